@@ -1,0 +1,1 @@
+"""Networks, boxes and tracks: arrays in, arrays out."""

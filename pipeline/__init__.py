@@ -1,0 +1,1 @@
+"""The engine: moves records about frames between stages; knows no pixels and no networks."""

@@ -1,0 +1,120 @@
+"""Every error of the engine, by who can mend it: the caller, the store, a source or nobody."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line and of workers."""
+
+    DONE = 0
+    SOURCE_FAILED = 1
+    USAGE = 2
+    STORE = 3
+    FENCED = 75
+    STOPPED_TWICE = 130
+
+
+class FramegateError(Exception):
+    """Root of all errors that Framegate raises on purpose; the message is for the user."""
+
+    exit = Exit.SOURCE_FAILED
+
+
+class ConfigFaults(FramegateError):
+    """The configuration or the command line is wrong; carries every fault, not the first."""
+
+    exit = Exit.USAGE
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class DataFolderRefused(FramegateError):
+    """The data folder is in use, already used, or cannot be written."""
+
+    exit = Exit.USAGE
+
+
+class StoreLost(FramegateError):
+    """The connection to the store broke; what was sent may or may not have been done."""
+
+    exit = Exit.STORE
+
+
+class StoreBusy(FramegateError):
+    """The store answers but takes no writes now (full, loading, disk full): try again later."""
+
+    exit = Exit.STORE
+
+
+class StoreRefused(FramegateError):
+    """The store cannot be used: absent, evicting, emptied, wrong version, wrong password."""
+
+    exit = Exit.STORE
+
+
+class SourceOwned(FramegateError):
+    """Another run owns the source."""
+
+    exit = Exit.USAGE
+
+
+class Fenced(FramegateError):
+    """A newer worker took this one's place: it must write nothing more and exit."""
+
+    exit = Exit.FENCED
+
+
+class FrameLost(FramegateError):
+    """The pixels of a frame are not, or no longer, in the frame store."""
+
+
+class FrameStoreFull(FramegateError):
+    """Shared memory has no room for the frame store of a source."""
+
+    exit = Exit.USAGE
+
+
+class RecordTooNew(FramegateError):
+    """A record has a version that this Framegate cannot read."""
+
+
+class ResultsTrimmed(FramegateError):
+    """Results between two positions were removed before this reader saw them."""
+
+    def __init__(self, source: str, after: str, before: str) -> None:
+        super().__init__(
+            f"source {source}: results after {after} and before {before} were trimmed from the "
+            "store before they were read; read sooner or raise store.results_keep"
+        )
+        self.source, self.after, self.before = source, after, before
+
+
+FaultReason = Literal[
+    "missing",
+    "permission",
+    "not_video",
+    "empty",
+    "no_video_stream",
+    "unsupported_codec",
+    "truncated",
+    "damaged",
+    "changed",
+    "no_memory",
+    "died",
+]
+
+
+class SourceFault(FramegateError):
+    """A source cannot go on and trying again would not help.
+
+    The message says what, where and what is allowed; `reason` is from a closed list.
+    """
+
+    def __init__(self, message: str, reason: FaultReason) -> None:
+        super().__init__(message)
+        self.reason: FaultReason = reason

@@ -1,0 +1,161 @@
+"""What travels on the edges and what users read: positions, records, results, and their bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline.errors import RecordTooNew
+from pipeline.source import Form
+
+VERSION = 1
+
+T = TypeVar("T")
+
+Outcome = Literal["detected", "carried", "cached", "failed"]
+Looked = Literal["whole", "part", "no"]
+Escalation = Literal["none", "done", "degraded"]
+Origin = Literal["detected", "carried", "moved", "cached", "escalated"]
+Reason = Literal["every_frame", "stage_error", "worker_died", "frame_lost", "reanchored"]
+CapturedFrom = Literal["rtcp", "arrival", "file"]
+
+
+class Position(NamedTuple):
+    """Where a frame stands in its source; in every stream it is the entry's id.
+
+    epoch  >= 1, grows at every break of continuity; 0 stands for "before the first frame"
+    seq    >= 0, counts decoded frames within the epoch
+    """
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    @classmethod
+    def parse(cls, text: bytes | str) -> Position:
+        """Read `<epoch>-<seq>`; ValueError on anything else."""
+        epoch, seq = (text.decode() if isinstance(text, bytes) else text).split("-")
+        return cls(int(epoch), int(seq))
+
+
+START = Position(0, 0)
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One frame on its way; its source is the stream's name, its position the entry's id.
+
+    pts       seconds from the container, None where it has none
+    captured  UNIX seconds, by `captured_from`
+    arrived   seconds of this host's monotonic clock
+    slot      where its pixels are in the frame store of (source, form)
+    said      what each stage before said of it, by stage name, msgpack
+    failed    why a stage could not say anything, None for a good frame
+    """
+
+    pts: float | None
+    captured: float
+    captured_from: CapturedFrom
+    arrived: float
+    slot: int
+    form: Form
+    said: dict[str, msgspec.Raw] = {}
+    failed: Reason | None = None
+    v: int = VERSION
+
+
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The end of an epoch: its id follows the last frame's; no frame in the accounting.
+
+    frames  decoded in this epoch; last: nothing will follow from this source in this run
+    fault   why the source ended, None when it was complete
+    """
+
+    frames: int
+    last: bool
+    counts: dict[str, int] = {}
+    fault: str | None = None
+    v: int = VERSION
+
+
+class SideOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a side stage emitted; `before` is the id of the frame entry it emitted before this."""
+
+    before: str
+    said: msgspec.Raw
+    v: int = VERSION
+
+
+class Object(msgspec.Struct, frozen=True):
+    """One object in one frame. box: x1, y1, x2, y2 in source pixels; score 0..1; track >= 1."""
+
+    track: int | None
+    label: str
+    class_id: int
+    score: float
+    box: tuple[float, float, float, float]
+    origin: Origin
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What is published for one frame; `--json` prints exactly this."""
+
+    v: int
+    source: str
+    epoch: int
+    seq: int
+    pts: float | None
+    captured: float
+    captured_from: CapturedFrom
+    published: float
+    width: int
+    height: int
+    outcome: Outcome
+    looked: Looked
+    escalation: Escalation
+    reason: Reason
+    objects: tuple[Object, ...]
+    models: tuple[str, ...]
+    age_s: float
+    scene: int
+
+    @property
+    def position(self) -> Position:
+        """Where this frame stands in its source."""
+        return Position(self.epoch, self.seq)
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_any: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
+def decode_record(data: bytes) -> Record:
+    """Read a frame entry's `d`; RecordTooNew if a newer Framegate wrote it."""
+    return _checked(_decode_record(data), data)
+
+
+def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Read msgpack as `kind`; msgspec.ValidationError if it is something else."""
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def decode_versioned(data: bytes, kind: type[T]) -> T:
+    """Read a versioned record of `kind`; RecordTooNew if a newer Framegate wrote it."""
+    return _checked(msgspec.msgpack.decode(data, type=kind), data)
+
+
+def _checked(record: T, data: bytes) -> T:
+    version = record.v  # type: ignore[attr-defined]
+    if version != VERSION:
+        raise RecordTooNew(
+            f"record version {version} ({len(data)} bytes); this Framegate reads version {VERSION}"
+        )
+    return record
+
+
+def as_builtins(data: bytes) -> Any:
+    """Any msgpack as plain Python values, for printing."""
+    return _decode_any.decode(data)

@@ -1,0 +1,50 @@
+"""What the engine asks of a source of frames: an iterator that knows nothing of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation."""
+
+    width: int
+    height: int
+    matrix: str = "bt601"
+    full_range: bool = False
+
+
+class Frame(Protocol):
+    """One decoded frame.
+
+    pts     seconds from the container, None where the container has none
+    nbytes  what `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), tight, in this order
+    """
+
+    @property
+    def pts(self) -> float | None: ...
+    @property
+    def form(self) -> Form: ...
+    @property
+    def nbytes(self) -> int: ...
+    def write(self, slot: memoryview) -> None: ...
+
+
+class Source(Protocol):
+    """An opened source. It is iterated once, in one thread; `close` comes after that thread.
+
+    Iterating ends at the end of the file and raises SourceFault when it cannot go on.
+    `counts` grows while iterating (damaged packets, say); `live` sources are never waited for.
+    """
+
+    @property
+    def live(self) -> bool: ...
+    @property
+    def duration_frames(self) -> int | None: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    def __iter__(self) -> Iterator[Frame]: ...
+    def close(self) -> None: ...
