@@ -6,6 +6,7 @@ the server with SIGKILL at exit, and the server outlives a killed parent.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -115,7 +116,12 @@ def _socket_folder(folder: Path) -> Path:
     """The data folder, or a private short one where the path is too long for a socket."""
     if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
         return folder
-    return Path(tempfile.mkdtemp(prefix="framegate-"))
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"framegate-{os.getuid()}-{digest}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    if short.stat().st_uid != os.getuid():
+        raise StoreRefused(f"{short} belongs to somebody else; set TMPDIR or use a shorter -d")
+    return short
 
 
 def _last_words(log: Path) -> str:

@@ -6,7 +6,6 @@ Pure: makes the commands of the server-side function library (hop.lua) and reads
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib.resources import files
@@ -25,11 +24,6 @@ FRAME, END = "frame", "end"
 def library_code() -> str:
     """Source of the function library, as loaded into the store."""
     return files("pipeline").joinpath("hop.lua").read_text()
-
-
-def library_digest() -> str:
-    """Tells two versions of the library apart."""
-    return hashlib.sha256(library_code().encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

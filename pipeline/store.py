@@ -1,0 +1,172 @@
+"""The store, seen by all but the hot path: is it fit, who owns a source, where do stages stand."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import redis
+
+from pipeline import keys
+from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
+from pipeline.hop import LIBRARY, library_code
+from pipeline.records import START, Position
+
+MIN_VERSION = (7, 2)
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours; the URL is shown without user and password."""
+    where = redacted(url)
+    try:
+        yield
+    except redis.AuthenticationError as error:
+        raise StoreRefused(f"store {where} refuses the login: {error}") from error
+    except redis.BusyLoadingError as error:
+        raise StoreBusy(f"store {where} is loading its data: {error}") from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise StoreLost(f"store {where} cannot be reached: {error}") from error
+    except redis.OutOfMemoryError as error:
+        raise StoreBusy(f"store {where} is full: {error}; raise its maxmemory") from error
+    except redis.ResponseError as error:
+        text = str(error)
+        if text.startswith(("MISCONF", "READONLY", "OOM")):
+            raise StoreBusy(f"store {where} takes no writes: {text}") from error
+        raise StoreRefused(f"store {where} refuses: {text}") from error
+
+
+def redacted(url: str) -> str:
+    """The URL without user, password and query."""
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url).split("?", 1)[0]
+
+
+class Store:
+    """A thin layer over redis-py. Not for the hot path."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._client = redis.Redis.from_url(url, protocol=2)
+        except ValueError as error:
+            raise StoreRefused(f"store URL {redacted(url)}: {error}") from error
+        self.url = url
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def prepare(self) -> str:
+        """Check that the store is fit, load the function library, give the store's identity.
+
+        StoreRefused if it is too old, may evict, or is a replica; StoreBusy if it is full.
+        """
+        with store_errors(self.url):
+            info = cast(dict[str, Any], self._client.info())
+            fault = unfit(info)
+            if fault:
+                raise StoreRefused(f"store {redacted(self.url)}: {fault}")
+            self._load_library()
+            self._client.set(keys.IDENTITY, uuid.uuid4().hex, nx=True)
+            return cast(bytes, self._client.get(keys.IDENTITY)).decode()
+
+    def _load_library(self) -> None:
+        loaded = self._client.function_list(library=LIBRARY, withcode=True)
+        if not any(library_code().encode() in library for library in cast(list[Any], loaded)):
+            self._client.function_load(library_code(), replace=True)
+
+    def same(self, identity: str) -> bool:
+        """Whether this is still the store that `prepare` saw, not an empty one in its place."""
+        with store_errors(self.url):
+            info = cast(dict[str, Any], self._client.info("memory"))
+            if info.get("maxmemory_policy", "noeviction") != "noeviction":
+                raise StoreRefused(f"store {redacted(self.url)}: {_EVICTING % info}")
+            return self._client.get(keys.IDENTITY) == identity.encode()
+
+    def claim(self, source: str, run: str, name: str, take_over: bool) -> None:
+        """Own a source for a run. SourceOwned, with the owner's name, if another run has it."""
+        with store_errors(self.url):
+            answer = self._function(
+                "fg1_claim", [keys.own(source)], run, name, "1" if take_over else "0"
+            )
+            if answer[0] == b"OWNED":
+                raise SourceOwned(
+                    f"source {source} is owned by run {answer[1].decode()}; stop that run, give "
+                    "this source another name, or take it over with --take-over"
+                )
+            self._client.hset(keys.SOURCES, source, name)
+
+    def release(self, source: str, run: str) -> None:
+        """End ownership; another run may take the source."""
+        with store_errors(self.url):
+            self._function("fg1_release", [keys.own(source)], run)
+
+    def detach(self, source: str, stage: str) -> None:
+        """Give a side stage up: nobody waits for it any more."""
+        with store_errors(self.url):
+            self._function("fg1_detach", [keys.room(source), keys.at(source, stage)])
+
+    def _function(self, name: str, names: list[str], *args: str) -> Any:
+        return self._client.fcall(name, len(names), *names, *args)
+
+    def sources(self) -> list[str]:
+        """Names of all sources that the store has ever seen, sorted."""
+        with store_errors(self.url):
+            names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
+        return sorted(name.decode() for name in names)
+
+    def owner(self, source: str) -> str | None:
+        """Run that owns a source, None if nobody does."""
+        with store_errors(self.url):
+            run = cast(bytes | None, self._client.hget(keys.own(source), "run"))
+            return run.decode() if run else None
+
+    def positions(self, source: str, stages: list[str]) -> dict[str, Position]:
+        """Where each stage stands; START before its first commit."""
+        with store_errors(self.url):
+            pipe = self._client.pipeline(transaction=False)
+            for stage in stages:
+                pipe.hget(keys.at(source, stage), "p")
+            found = pipe.execute()
+        return {s: Position.parse(p) if p else START for s, p in zip(stages, found, strict=True)}
+
+    def field(self, source: str, stage: str, name: str) -> bytes | None:
+        """One field of a stage's hash."""
+        with store_errors(self.url):
+            return cast(bytes | None, self._client.hget(keys.at(source, stage), name))
+
+    def counters(self, source: str) -> dict[str, int]:
+        """All counters of a source, read at one moment."""
+        with store_errors(self.url):
+            found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    def make_durable(self) -> None:
+        """Wait until all that was written is on disk, where the store keeps an append-only file."""
+        with store_errors(self.url):
+            try:
+                self._client.execute_command("WAITAOF", "1", "0", "5000")
+            except redis.ResponseError as error:
+                if "appendonly" not in str(error):
+                    raise
+
+
+_EVICTING = (
+    "may evict keys (maxmemory-policy %(maxmemory_policy)s); allowed is noeviction, else results "
+    "would be lost silently"
+)
+
+
+def unfit(info: dict[str, Any]) -> str | None:
+    """Why a server with this INFO cannot be the store, None if it can."""
+    version = str(info.get("redis_version", "0.0"))
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < MIN_VERSION:
+        return f"version {version}; allowed are Redis 7.2 and later, Valkey 7.2 and later"
+    if info.get("maxmemory_policy", "noeviction") != "noeviction":
+        return _EVICTING % info
+    if info.get("role", "master") != "master":
+        return "is a read-only replica; allowed is the primary"
+    return None
