@@ -1,0 +1,158 @@
+"""Decode: a video file or URL as an iterator of planar YUV frames."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Final
+
+import av
+import av.error
+from av.packet import Packet
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from pipeline.errors import SourceFault
+from stages.picture import Picture
+from stages.video_files import (
+    DecodeOptions,
+    Ending,
+    Opened,
+    check_size,
+    claimed_duration_s,
+    claimed_frames,
+    claimed_rate,
+    open_video,
+    refusal,
+    shown,
+)
+
+_DEFAULT: Final = DecodeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a file is, by its container and its first frame.
+
+    codec       FFmpeg's name
+    width, height   pixels, after turning by `rotation` degrees clockwise
+    fps, frames, duration_s   claims of the container, None where it makes none
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    frames: int | None
+    duration_s: float | None
+    pix_fmt: str
+    rotation: int
+
+
+class FileSource:
+    """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
+
+    Out     Picture in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix and
+            range, and pts in seconds (may be unordered, may be None)
+    Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
+            ended before what its container counts
+    Fails   SourceFault at construction (see open_video) and while iterating (damaged, empty,
+            no_memory)
+    Thread  one iterator in one thread; close() from any thread once that one has stopped
+    """
+
+    live: Final = False
+
+    def __init__(self, place: str, options: DecodeOptions = _DEFAULT) -> None:
+        self.place, self.options = place, options
+        opened = open_video(place, options)
+        rate = claimed_rate(opened.stream)
+        self.codec = opened.stream.codec_context.codec.canonical_name
+        self.claimed_fps = None if rate is None else float(rate)
+        self.claimed_s = claimed_duration_s(opened)
+        self.duration_frames = claimed_frames(opened)
+        self._tally = {"damaged": 0, "truncated": 0}
+        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        self._opened: Opened | None = opened
+        self._pictures: Generator[Picture] | None = None
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Return the one iterator of this source; ValueError once it is closed."""
+        if self._opened is None:
+            raise ValueError(f"{shown(self.place)}: this source is closed")
+        if self._pictures is None:
+            self._pictures = self._decode(self._opened)
+        return self._pictures
+
+    def close(self) -> None:
+        """Close file and decoder; again is harmless. Pictures already given stay valid."""
+        pictures, self._pictures = self._pictures, None
+        opened, self._opened = self._opened, None
+        if pictures is not None:
+            pictures.close()
+        if opened is not None:
+            opened.container.close()
+
+    def _decode(self, opened: Opened) -> Generator[Picture]:
+        converter, ending = VideoReformatter(), Ending()
+        given = in_a_row = 0
+        for packet in self._packets(opened):
+            ending.see(packet)
+            try:
+                frames = opened.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                in_a_row += 1
+                self._skip(in_a_row, given, error)
+                continue
+            if frames:
+                in_a_row = 0
+            for frame in frames:
+                check_size(self.place, frame.width, frame.height, self.options)
+                given += 1
+                yield Picture(frame, converter)
+        self._tally["truncated"] = int(ending.is_early(opened))
+        if given == 0:
+            raise self._nothing()
+
+    def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
+        """Yield the track's packets; one that cannot be read any further ends, and is counted."""
+        try:
+            yield from opened.container.demux(opened.stream)
+        except av.error.FFmpegError:
+            self._tally["damaged"] += 1
+            flush = Packet()
+            flush.time_base = opened.stream.time_base or Fraction(1)
+            yield flush  # type: ignore[misc]  # an empty packet makes the decoder give what it holds
+
+    def _skip(self, in_a_row: int, given: int, error: av.error.FFmpegError) -> None:
+        self._tally["damaged"] += 1
+        if in_a_row > self.options.max_damaged:
+            where = f"{in_a_row} packets in a row after frame {given}"
+            raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
+
+    def _nothing(self) -> SourceFault:
+        if skipped := self._tally["damaged"]:
+            what = f"none of its frames decodes ({skipped} packets skipped)"
+            return refusal(self.place, "damaged", what)
+        return refusal(self.place, "empty", "its video track has no frames")
+
+
+def probe(place: str, options: DecodeOptions = _DEFAULT) -> Probe:
+    """Open `place`, decode its first frame, and say what it is; SourceFault as FileSource."""
+    source = FileSource(place, options)
+    try:
+        first = next(iter(source))
+        return Probe(
+            codec=source.codec,
+            width=first.form.width,
+            height=first.form.height,
+            fps=source.claimed_fps,
+            frames=source.duration_frames,
+            duration_s=source.claimed_s,
+            pix_fmt=first.pix_fmt,
+            rotation=first.rotation,
+        )
+    finally:
+        source.close()

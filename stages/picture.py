@@ -1,0 +1,192 @@
+"""One decoded picture as tight planar YUV 4:2:0, turned the way it is to be seen."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from pipeline.source import Form
+
+Plane = npt.NDArray[np.uint8]
+
+_AS_IS: Final = frozenset({"yuv420p", "yuvj420p", "yuva420p"})
+_GRAY: Final = frozenset({"gray", "ya8"})
+_HD_ROWS: Final = 720
+_SEEN_AS: Final = {  # ITU-T H.273 matrix coefficients; BT.2020 and SMPTE 240M are nearest to 709
+    1: "bt709",
+    4: "bt601",
+    5: "bt601",
+    6: "bt601",
+    7: "bt709",
+    9: "bt709",
+    10: "bt709",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How stored rows and columns become seen ones: swap the axes, then mirror the seen picture."""
+
+    swap: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    def apply(self, plane: Plane) -> Plane:
+        """Return a view of `plane` (rows, columns) as it is to be seen; nothing is copied."""
+        seen = plane.T if self.swap else plane
+        if self.mirror_y:
+            seen = seen[::-1]
+        return seen[:, ::-1] if self.mirror_x else seen
+
+    @property
+    def degrees(self) -> int:
+        """Degrees clockwise, 0, 90, 180 or 270; for a mirrored picture its turn without mirror."""
+        if self.swap:
+            return 90 if self.mirror_x else 270
+        return 180 if self.mirror_y else 0
+
+
+UPRIGHT: Final = Turn()
+
+
+def turn_of(matrix: tuple[int, ...]) -> Turn:
+    """Read a display matrix (nine integers, row by row: x' = a x + c y, y' = b x + d y).
+
+    Only its signs and larger entries count, so an oblique angle becomes the nearest right angle.
+    """
+    a, b, _, c, d = matrix[:5]
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Turn(swap=True, mirror_x=c < 0, mirror_y=b < 0)
+    return Turn(mirror_x=a < 0, mirror_y=d < 0)
+
+
+def _turn_in(frame: av.VideoFrame) -> Turn:
+    try:
+        kept: Mapping[Any, Any] = frame.side_data
+    except ValueError:  # PyAV knows no name for some newer kind of side data and gives none at all
+        angle = math.radians(frame.rotation)
+        cos, sin = round(math.cos(angle)), round(math.sin(angle))
+        return turn_of((cos, -sin, 0, sin, cos))
+    matrix = kept.get(SideDataType.DISPLAYMATRIX)
+    return UPRIGHT if matrix is None else turn_of(struct.unpack("9i", bytes(matrix)))
+
+
+def _is_rgb(frame: av.VideoFrame) -> bool:
+    kind = frame.format
+    return bool(kind.is_rgb or kind.has_palette or kind.name.startswith(("bayer", "xyz", "mono")))
+
+
+def form_of(frame: av.VideoFrame, turn: Turn) -> Form:
+    """Say what the bytes of `frame` will mean.
+
+    What the stream does not say follows the usual rule: BT.601 below 720 rows, BT.709 from there;
+    limited range unless the format is one of JPEG's or gray. RGB becomes full-range YUV, which
+    loses least.
+    """
+    name = frame.format.name
+    by_size = "bt709" if frame.height >= _HD_ROWS else "bt601"
+    if _is_rgb(frame):
+        matrix, full = by_size, True
+    else:
+        matrix = _SEEN_AS.get(int(frame.colorspace), by_size)
+        untagged_full = name.startswith("yuvj") or name in _GRAY
+        stated = int(frame.color_range)
+        full = untagged_full if stated == ColorRange.UNSPECIFIED else stated == ColorRange.JPEG
+        full = full or name.startswith("yuvj")
+    width, height = (frame.height, frame.width) if turn.swap else (frame.width, frame.height)
+    return Form(width=width, height=height, matrix=matrix, full_range=full)
+
+
+def rows_of(frame: av.VideoFrame, index: int) -> Plane:
+    """Return a view (rows, columns) uint8 of plane `index`, 8 bit, without its padding."""
+    plane = frame.planes[index]
+    stride = plane.line_size
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, abs(stride))
+    # A negative stride means that the lowest address holds the last row.
+    return (rows[::-1] if stride < 0 else rows)[:, : plane.width]
+
+
+class Picture:
+    """A decoded frame that the engine can copy into a slot (`pipeline.source.Frame`).
+
+    pts     seconds as the container states them, None where it states none
+    form    size after turning, matrix and range of the bytes
+    nbytes  height * width + 2 * ceil(height / 2) * ceil(width / 2)
+
+    It keeps the decoder's buffer alive until it is dropped. Pictures of one source share a
+    converter: write them in the thread that iterates.
+    """
+
+    __slots__ = ("_converter", "_frame", "_turn", "form", "nbytes", "pts")
+
+    def __init__(self, frame: av.VideoFrame, converter: VideoReformatter) -> None:
+        self._frame = frame
+        self._converter = converter
+        self._turn = _turn_in(frame)
+        self.form = form_of(frame, self._turn)
+        self.pts = None
+        if frame.pts is not None and frame.time_base is not None:
+            self.pts = float(frame.pts * frame.time_base)
+        chroma = ((self.form.height + 1) // 2) * ((self.form.width + 1) // 2)
+        self.nbytes = self.form.height * self.form.width + 2 * chroma
+
+    @property
+    def pix_fmt(self) -> str:
+        """FFmpeg's name of the format as decoded."""
+        return str(self._frame.format.name)
+
+    @property
+    def rotation(self) -> int:
+        """Degrees clockwise by which the stored picture was turned: 0, 90, 180 or 270."""
+        return self._turn.degrees
+
+    def write(self, slot: memoryview) -> None:
+        """Fill the first `nbytes` of a writable `slot` with Y, U, V, row-tight, in this order.
+
+        ValueError: the slot is too small or read-only.
+        """
+        out = np.frombuffer(slot, np.uint8, count=self.nbytes)
+        start = 0
+        for plane in self._planes():
+            seen = self._turn.apply(plane)
+            end = start + seen.size
+            out[start:end].reshape(seen.shape)[...] = seen
+            start = end
+
+    def _planes(self) -> Iterator[Plane]:
+        frame = self._frame
+        name = frame.format.name
+        if name == "gray":
+            yield rows_of(frame, 0)
+            half = (frame.height + 1) // 2, (frame.width + 1) // 2
+            neutral = np.full((1, 1), 128, np.uint8)
+            yield np.broadcast_to(neutral, half)
+            yield np.broadcast_to(neutral, half)
+            return
+        if name not in _AS_IS:
+            frame = self._converted()
+        for index in range(3):
+            yield rows_of(frame, index)
+
+    def _converted(self) -> av.VideoFrame:
+        matrix = Colorspace.ITU709 if self.form.matrix == "bt709" else Colorspace.ITU601
+        full = ColorRange.JPEG if self.form.full_range else ColorRange.MPEG
+        # AREA averages exactly the chroma samples that become one; other filters blur or skip.
+        return self._converter.reformat(
+            self._frame,
+            format="yuv420p",
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=ColorRange.JPEG if _is_rgb(self._frame) else full,
+            dst_color_range=full,
+            interpolation=Interpolation.AREA,
+        )

@@ -1,0 +1,221 @@
+"""Open a video file or URL, say what it holds, and say clearly why it cannot be used."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+import av
+import av.error
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from pipeline.errors import FaultReason, SourceFault
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_ART: Final = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg draws any text file
+_ALLOWED: Final = (
+    "allowed: a regular file or a URL with a video track that FFmpeg decodes (mp4, mkv, avi, ts)"
+)
+_LOCKED: Final = (
+    av.error.HTTPUnauthorizedError,
+    av.error.HTTPForbiddenError,
+    av.error.PermissionError,
+)
+_MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How to open and decode.
+
+    threads         decoder threads, >= 1. One costs the least CPU a frame, has the least delay and
+                    repairs damaged streams the same way each time; more are FFmpeg's frame threads
+    max_damaged     more packets in a row than this that do not decode end the source
+    max_pixels      larger pictures are refused
+    open_timeout_s, read_timeout_s   for URLs
+    """
+
+    threads: int = 1
+    max_damaged: int = 250
+    max_pixels: int = 1 << 26
+    open_timeout_s: float = 10.0
+    read_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A container with the video track to decode; whoever holds it closes the container."""
+
+    container: InputContainer
+    stream: VideoStream
+
+
+def is_url(place: str) -> bool:
+    """Tell a URL (`scheme://...`) from a path."""
+    return _URL.match(place) is not None
+
+
+def shown(place: str) -> str:
+    """Return `place` without user, password, query and fragment, for messages and logs."""
+    if not is_url(place):
+        return place
+    parts = urlsplit(place)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def refusal(place: str, reason: FaultReason, what: str) -> SourceFault:
+    """Build the fault that says where, what is wrong, and what is allowed."""
+    return SourceFault(f"{shown(place)}: {what}; {_ALLOWED}", reason)
+
+
+def check_size(place: str, width: int, height: int, options: DecodeOptions) -> None:
+    """Raise SourceFault (no_memory) for a picture above `max_pixels`."""
+    if width * height > options.max_pixels:
+        what = f"a picture of {width}x{height} is above the limit of {options.max_pixels} pixels"
+        raise refusal(place, "no_memory", what)
+
+
+def open_video(place: str, options: DecodeOptions) -> Opened:
+    """Open `place` and choose its first video track that is no cover picture.
+
+    SourceFault: missing (also a URL that does not answer), permission, empty, not_video, truncated,
+    no_video_stream, unsupported_codec, no_memory (a picture above the limit).
+    """
+    if not is_url(place):
+        _check_file(place)
+    container = _open(place, options)
+    try:
+        stream = _video_track(place, container)
+        check_size(place, stream.codec_context.width, stream.codec_context.height, options)
+        stream.thread_count = options.threads
+        stream.thread_type = "FRAME" if options.threads > 1 else "SLICE"
+    except BaseException:
+        container.close()
+        raise
+    return Opened(container, stream)
+
+
+def _check_file(path: str) -> None:
+    try:
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            raise refusal(path, "not_video", "this is a directory")
+        if not stat.S_ISREG(found.st_mode):
+            raise refusal(path, "not_video", "this is a pipe or device, which cannot be read again")
+        with open(path, "rb"):
+            pass
+    except PermissionError as error:
+        raise refusal(path, "permission", "no permission to read it") from error
+    except (OSError, ValueError) as error:  # absent, a name too long, a NUL in it, a loop of links
+        raise refusal(path, "missing", "there is no such file") from error
+    if found.st_size == 0:
+        raise refusal(path, "empty", "the file is empty")
+
+
+def _open(place: str, options: DecodeOptions) -> InputContainer:
+    try:
+        if is_url(place):
+            timeout = (options.open_timeout_s, options.read_timeout_s)
+            return av.open(place, "r", timeout=timeout, metadata_errors="replace")
+        # Without the scheme FFmpeg takes what stands before a colon in a name for a protocol.
+        return av.open(f"file:{os.path.abspath(place)}", "r", metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        failure: Exception = error
+    # FFmpeg's text repeats the URL with its password: the fault must not carry it as its cause.
+    raise _opening_fault(place, failure)
+
+
+def _opening_fault(place: str, error: Exception) -> SourceFault:
+    if isinstance(error, _LOCKED):
+        return refusal(place, "permission", "the user name and password in use do not open it")
+    if is_url(place):
+        if not isinstance(error, av.error.InvalidDataError):
+            return refusal(place, "missing", f"it does not answer ({type(error).__name__})")
+    elif _lost_its_index(place):
+        what = "cut off before its index (moov box) was complete, so no frame can be found"
+        return refusal(place, "truncated", what)
+    return refusal(place, "not_video", "this is not a video")
+
+
+def _lost_its_index(path: str) -> bool:
+    """Tell an mp4 without a whole moov box: the boxes are those of an mp4 and end without it."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        at = 0
+        while at + 8 <= size:
+            file.seek(at)
+            head = file.read(16)
+            length, name = int.from_bytes(head[:4], "big"), head[4:8]
+            if at == 0 and name not in _MP4_BOXES:
+                return False
+            if length == 1:
+                length = int.from_bytes(head[8:16], "big")
+            if name == b"moov":
+                return at + length > size
+            if length < 8:
+                break
+            at += length
+    return at > 0
+
+
+def _video_track(place: str, container: InputContainer) -> VideoStream:
+    if container.format.name in _ART:
+        raise refusal(place, "not_video", "this is a text file, not a video")
+    cover = Disposition.attached_pic
+    tracks = [track for track in container.streams.video if not track.disposition & cover]
+    if not tracks:
+        kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
+        what = f"there is no video track in it ({', '.join(kinds) or 'no track at all'})"
+        raise refusal(place, "no_video_stream", what)
+    # PyAV has no context where FFmpeg has no decoder, though its stubs promise one.
+    if getattr(tracks[0], "codec_context", None) is None:
+        raise refusal(place, "unsupported_codec", "there is no decoder for its video track")
+    return tracks[0]
+
+
+def claimed_rate(stream: VideoStream) -> Fraction | None:
+    """Return the frames a second that the container claims; never used to count time."""
+    return stream.average_rate or stream.guessed_rate or None
+
+
+def claimed_duration_s(opened: Opened) -> float | None:
+    """Return the seconds that the container claims for the track, else for the whole file."""
+    stream, container = opened.stream, opened.container
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+def claimed_frames(opened: Opened) -> int | None:
+    """Return the frames that the container claims, or that follow from its duration and rate."""
+    if opened.stream.frames > 0:
+        return opened.stream.frames
+    rate, seconds = claimed_rate(opened.stream), claimed_duration_s(opened)
+    return round(seconds * rate) if rate and seconds and seconds > 0 else None
+
+
+class Ending:
+    """Watches the packets of a track to tell whether the file goes as far as it claims."""
+
+    def __init__(self) -> None:
+        self._packets = 0
+        self._is_cut = False
+
+    def see(self, packet: Packet[VideoStream]) -> None:
+        """Note one packet, in reading order; the empty one at the end is no packet."""
+        if packet.size:
+            self._packets += 1
+            self._is_cut = packet.is_corrupt
+
+    def is_early(self, opened: Opened) -> bool:
+        """Tell whether the last packet was cut or packets that the container counts are missing."""
+        return self._is_cut or self._packets < opened.stream.frames
