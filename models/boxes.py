@@ -1,0 +1,50 @@
+"""What a detector says about one picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.arrays import read_only
+from models.errors import ArrayMismatch
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boxes:
+    """A struct of read-only arrays, one row a box, highest score first.
+
+    xyxy       float32 (N, 4)  left, top, right, bottom in pixels of the source picture
+    scores     float32 (N,)    0..1
+    class_ids  int32   (N,)    index into `coco.LABELS`
+
+    Raises ArrayMismatch. N may be 0: "looked, found nothing". Safe to share between threads.
+    """
+
+    xyxy: FloatArray
+    scores: FloatArray
+    class_ids: IntArray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", read_only("scores", self.scores, np.float32, (None,)))
+        n = len(self.scores)
+        object.__setattr__(self, "xyxy", read_only("xyxy", self.xyxy, np.float32, (n, 4)))
+        object.__setattr__(self, "class_ids", read_only("class_ids", self.class_ids, np.int32, (n,)))
+        if n and not (np.isfinite(self.xyxy).all() and np.isfinite(self.scores).all()):
+            raise ArrayMismatch("boxes", "finite numbers", "NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "Boxes":
+        """The rows of an index array or a Boolean mask, in that order."""
+        return Boxes(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
+
+
+def empty() -> Boxes:
+    """No box at all."""
+    return Boxes(
+        np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32)
+    )

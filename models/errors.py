@@ -1,0 +1,71 @@
+"""What can go wrong in `models`, one class a fault, each carrying the facts."""
+
+from pathlib import Path
+
+
+class ModelError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ArrayMismatch(ModelError, ValueError):
+    """An array is not what its place in a record asks for."""
+
+    def __init__(self, name: str, expected: str, found: str) -> None:
+        super().__init__(f"{name}: expected {expected}, found {found}")
+        self.name, self.expected, self.found = name, expected, found
+
+
+class ModelUnreadable(ModelError):
+    """A weight file is missing, or its bytes are not those of the manifest."""
+
+    def __init__(self, path: Path, expected: str, found: str) -> None:
+        super().__init__(f"{path}: expected {expected}, found {found}")
+        self.path, self.expected, self.found = path, expected, found
+
+
+class PrecisionUnsupported(ModelError, ValueError):
+    """A precision that this program or this CPU does not have."""
+
+    def __init__(self, precision: str, supported: tuple[str, ...]) -> None:
+        super().__init__(f"precision {precision!r}: this CPU has {', '.join(supported)}")
+        self.precision, self.supported = precision, supported
+
+
+class UnknownDetector(ModelError, ValueError):
+    """A detector name that no policy describes."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"detector {name!r}: known are {', '.join(known)}")
+        self.name, self.known = name, known
+
+
+class UnknownClass(ModelError, ValueError):
+    """Class names that are not among the labels of the model."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(f"not among the 80 COCO classes: {', '.join(names)}")
+        self.names = names
+
+
+class WarmUpFailed(ModelError):
+    """The first inference of a network failed: the detector must not start."""
+
+    def __init__(self, model: str, shape: tuple[int, ...], reason: str) -> None:
+        super().__init__(f"{model} failed its warm-up at {shape}: {reason}")
+        self.model, self.shape, self.reason = model, shape, reason
+
+
+class TooManyInFlight(ModelError):
+    """More pictures submitted than answers read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} pictures are in flight: read an answer first")
+        self.limit = limit
+
+
+class WholePicturesOnly(ModelError, ValueError):
+    """A part of a picture, or a prepared one, given to a detector of several input sizes."""
+
+    def __init__(self, models: tuple[str, ...]) -> None:
+        super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")
+        self.models = models

@@ -1,0 +1,149 @@
+"""A network that OpenVINO runs on the CPU."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import openvino as ov
+
+from models import manifest
+from models.arrays import read_only
+from models.boxes import FloatArray
+from models.errors import ArrayMismatch, PrecisionUnsupported, TooManyInFlight, WarmUpFailed
+from models.picture import ByteArray
+from models.preprocess import STEP
+
+Precision = Literal["f32", "bf16", "int8", "int8+bf16"]
+T = TypeVar("T")
+
+# CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.
+_FILES = {
+    ("nanodet", "f32"): "nanodet",
+    ("nanodet", "bf16"): "nanodet",
+    ("nanodet", "int8"): "nanodet-int8",
+    ("nanodet", "int8+bf16"): "nanodet-int8",
+    ("centernet", "f32"): "centernet",
+    ("centernet", "bf16"): "centernet",
+    ("centernet", "int8"): "centernet",
+    ("centernet", "int8+bf16"): "centernet",
+}
+
+
+@cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+@cache
+def supported() -> tuple[Precision, ...]:
+    """The precisions that this CPU computes natively, f32 first.
+
+    Asked for bf16 on a CPU without it, OpenVINO would silently compute in f32: so we ask first.
+    """
+    abilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in abilities:
+        return ("f32", "bf16", "int8", "int8+bf16")
+    return ("f32", "int8")
+
+
+class Network:
+    """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
+
+    `name` is `nanodet` or `centernet`; `outputs` are the outputs to compute, in the order in which
+    `read` gives them. Batch 1 always, so that an answer never depends on the company. `submit`
+    returns at once; up to `max_in_flight` answers may be outstanding. Same input, precision,
+    threads and CPU: same bits.
+
+    Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
+
+    Raises PrecisionUnsupported, ModelUnreadable.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        outputs: Sequence[str],
+        precision: Precision,
+        threads: int,
+        cache_dir: Path | None = None,
+        max_in_flight: int = 4,
+    ) -> None:
+        if precision not in supported():
+            raise PrecisionUnsupported(precision, supported())
+        self.precision = precision
+        self.file = _FILES[name, precision]
+        path, self.sha256 = manifest.verified(self.file)
+        model = _core().read_model(path)
+        model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
+        self._compiled = _core().compile_model(model, "CPU", _config(precision, threads, cache_dir))
+        self._max_in_flight = max_in_flight
+        self._idle: list[Any] = []
+        self._running: dict[int, tuple[Any, ByteArray]] = {}
+        self._next_token = 0
+
+    def submit(self, bgr: ByteArray) -> int:
+        """Starts on `bgr`, uint8 (h, w, 3), h and w multiples of 32; gives a token for `read`.
+
+        Raises ArrayMismatch, TooManyInFlight.
+        """
+        checked = read_only("bgr", bgr, np.uint8, (None, None, 3))
+        if checked.size == 0 or checked.shape[0] % STEP or checked.shape[1] % STEP:
+            raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
+        if len(self._running) >= self._max_in_flight:
+            raise TooManyInFlight(self._max_in_flight)
+        request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+        request.set_input_tensor(ov.Tensor(np.ascontiguousarray(checked)[None]))
+        request.start_async()
+        token, self._next_token = self._next_token, self._next_token + 1
+        self._running[token] = (request, checked)
+        return token
+
+    def wait(self, token: int) -> None:
+        """Returns when the answer is there."""
+        self._running[token][0].wait()
+
+    def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T:
+        """Waits, then calls `reader` with the outputs, each float32 without its batch axis.
+
+        The arrays lie in memory that the next picture reuses: `reader` must not keep them. A token
+        can be read once.
+        """
+        request, _ = self._running[token]
+        try:
+            request.wait()
+            return reader([tensor.data[0] for tensor in request.output_tensors])
+        finally:
+            del self._running[token]
+            self._idle.append(request)
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Runs once at each (width, height): the first sight of a size costs some four times more.
+
+        Raises WarmUpFailed when the network fails or gives numbers that are not finite.
+        """
+        for width, height in sizes:
+            shape = (height, width, 3)
+            try:
+                token = self.submit(np.zeros(shape, np.uint8))
+                finite = self.read(token, lambda out: all(np.isfinite(a).all() for a in out))
+            except (RuntimeError, ArrayMismatch) as fault:
+                raise WarmUpFailed(self.file, shape, str(fault)) from fault
+            if not finite:
+                raise WarmUpFailed(self.file, shape, "outputs are not finite")
+
+
+def _config(precision: Precision, threads: int, cache_dir: Path | None) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        # Explicit also for f32: on some CPUs the default is bf16.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision.endswith("bf16") else "f32",
+        # Pinned threads of two processes would share one core and leave another idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if cache_dir is not None:
+        config["CACHE_DIR"] = str(cache_dir)
+    return config

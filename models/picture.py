@@ -1,0 +1,79 @@
+"""A picture as a video decoder gives it: planar YUV 4:2:0."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from models.arrays import read_only
+from models.errors import ArrayMismatch
+
+ByteArray = npt.NDArray[np.uint8]
+Matrix = Literal["bt601", "bt709"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Planes of one picture; read-only views, nothing is copied.
+
+    y           uint8 (H, W)                      H, W >= 1, odd sizes allowed
+    u, v        uint8 (ceil(H/2), ceil(W/2))      Cb and Cr
+    matrix      which weights made Y from RGB
+    full_range  True: Y 0..255; False: Y 16..235, chroma 16..240
+
+    Rows may lie apart in memory (a decoder's line size). Raises ArrayMismatch. Safe to share
+    between threads as long as nobody writes to the memory behind the planes.
+    """
+
+    y: ByteArray
+    u: ByteArray
+    v: ByteArray
+    matrix: Matrix = "bt709"
+    full_range: bool = False
+
+    def __post_init__(self) -> None:
+        y = read_only("y", self.y, np.uint8, (None, None))
+        if not y.size:
+            raise ArrayMismatch("y", "at least one pixel", f"{y.shape}")
+        half = ((y.shape[0] + 1) // 2, (y.shape[1] + 1) // 2)
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "u", read_only("u", self.u, np.uint8, half))
+        object.__setattr__(self, "v", read_only("v", self.v, np.uint8, half))
+        if self.matrix not in get_args(Matrix):
+            raise ArrayMismatch("matrix", " or ".join(get_args(Matrix)), repr(self.matrix))
+
+    @property
+    def width(self) -> int:
+        """Pixels in a row of Y."""
+        return int(self.y.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Rows of Y."""
+        return int(self.y.shape[0])
+
+
+def from_bgr(bgr: ByteArray) -> Picture:
+    """A photograph, uint8 (H, W, 3) in the order B, G, R, as full-range BT.601 planes.
+
+    This is what a JPEG file holds. Chroma is averaged over 2x2 pixels; an odd last row or column
+    is repeated for that. Raises ArrayMismatch.
+    """
+    checked = read_only("bgr", bgr, np.uint8, (None, None, 3))
+    height, width = checked.shape[:2]
+    if not height or not width:
+        raise ArrayMismatch("bgr", "at least one pixel", f"{checked.shape}")
+    ycrcb = cv2.cvtColor(checked, cv2.COLOR_BGR2YCrCb)
+    even = cv2.copyMakeBorder(ycrcb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    chroma = cv2.resize(
+        even[..., 1:], (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA
+    ).reshape(even.shape[0] // 2, even.shape[1] // 2, 2)
+    return Picture(
+        np.ascontiguousarray(ycrcb[..., 0]),
+        np.ascontiguousarray(chroma[..., 1]),
+        np.ascontiguousarray(chroma[..., 0]),
+        matrix="bt601",
+        full_range=True,
+    )

@@ -1,0 +1,1 @@
+"""Weight files, their manifest and their licences; package data, no code."""
