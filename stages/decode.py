@@ -16,14 +16,12 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
 from stages.picture import Picture
+from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
     DecodeOptions,
-    Ending,
     Opened,
     check_size,
-    claimed_duration_s,
-    claimed_frames,
-    claimed_rate,
+    is_url,
     open_video,
     refusal,
     shown,
@@ -58,8 +56,8 @@ class FileSource:
             range, and pts in seconds (may be unordered, may be None)
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
             ended before what its container counts
-    Fails   SourceFault at construction (see open_video) and while iterating (damaged, empty,
-            no_memory)
+    Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
+            empty, no_memory)
     Thread  one iterator in one thread; close() from any thread once that one has stopped
     """
 
@@ -117,14 +115,18 @@ class FileSource:
             raise self._nothing()
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
-        """Yield the track's packets; one that cannot be read any further ends, and is counted."""
+        """Yield the track's packets; a file that cannot be read further ends, and is counted."""
         try:
             yield from opened.container.demux(opened.stream)
-        except av.error.FFmpegError:
-            self._tally["damaged"] += 1
-            flush = Packet()
-            flush.time_base = opened.stream.time_base or Fraction(1)
-            yield flush  # type: ignore[misc]  # an empty packet makes the decoder give what it holds
+            return
+        except av.error.FFmpegError as error:
+            failure = type(error).__name__
+        if is_url(self.place):
+            raise refusal(self.place, "truncated", f"the connection was lost ({failure})")
+        self._tally["damaged"] += 1
+        flush = Packet()
+        flush.time_base = opened.stream.time_base or Fraction(1)
+        yield flush  # type: ignore[misc]  # an empty packet makes the decoder give what it holds
 
     def _skip(self, in_a_row: int, given: int, error: av.error.FFmpegError) -> None:
         self._tally["damaged"] += 1
@@ -133,8 +135,10 @@ class FileSource:
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
 
     def _nothing(self) -> SourceFault:
+        if self._tally["truncated"]:
+            return refusal(self.place, "truncated", "cut off before its first frame was complete")
         if skipped := self._tally["damaged"]:
-            what = f"none of its frames decodes ({skipped} packets skipped)"
+            what = f"none of its frames decodes (packets skipped: {skipped})"
             return refusal(self.place, "damaged", what)
         return refusal(self.place, "empty", "its video track has no frames")
 

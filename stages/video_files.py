@@ -1,4 +1,4 @@
-"""Open a video file or URL, say what it holds, and say clearly why it cannot be used."""
+"""Open a video file or URL, and say clearly why it cannot be used."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import av
 import av.error
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -24,6 +22,7 @@ _ART: Final = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg draws an
 _ALLOWED: Final = (
     "allowed: a regular file or a URL with a video track that FFmpeg decodes (mp4, mkv, avi, ts)"
 )
+_NO_INDEX: Final = "cut off before its index (moov box) was complete, so no frame can be found"
 _LOCKED: Final = (
     av.error.HTTPUnauthorizedError,
     av.error.HTTPForbiddenError,
@@ -141,8 +140,7 @@ def _opening_fault(place: str, error: Exception) -> SourceFault:
         if not isinstance(error, av.error.InvalidDataError):
             return refusal(place, "missing", f"it does not answer ({type(error).__name__})")
     elif _lost_its_index(place):
-        what = "cut off before its index (moov box) was complete, so no frame can be found"
-        return refusal(place, "truncated", what)
+        return refusal(place, "truncated", _NO_INDEX)
     return refusal(place, "not_video", "this is not a video")
 
 
@@ -172,6 +170,8 @@ def _video_track(place: str, container: InputContainer) -> VideoStream:
         raise refusal(place, "not_video", "this is a text file, not a video")
     cover = Disposition.attached_pic
     tracks = [track for track in container.streams.video if not track.disposition & cover]
+    if not tracks and not is_url(place) and _lost_its_index(place):
+        raise refusal(place, "truncated", _NO_INDEX)
     if not tracks:
         kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})
         what = f"there is no video track in it ({', '.join(kinds) or 'no track at all'})"
@@ -180,42 +180,3 @@ def _video_track(place: str, container: InputContainer) -> VideoStream:
     if getattr(tracks[0], "codec_context", None) is None:
         raise refusal(place, "unsupported_codec", "there is no decoder for its video track")
     return tracks[0]
-
-
-def claimed_rate(stream: VideoStream) -> Fraction | None:
-    """Return the frames a second that the container claims; never used to count time."""
-    return stream.average_rate or stream.guessed_rate or None
-
-
-def claimed_duration_s(opened: Opened) -> float | None:
-    """Return the seconds that the container claims for the track, else for the whole file."""
-    stream, container = opened.stream, opened.container
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / av.time_base
-
-
-def claimed_frames(opened: Opened) -> int | None:
-    """Return the frames that the container claims, or that follow from its duration and rate."""
-    if opened.stream.frames > 0:
-        return opened.stream.frames
-    rate, seconds = claimed_rate(opened.stream), claimed_duration_s(opened)
-    return round(seconds * rate) if rate and seconds and seconds > 0 else None
-
-
-class Ending:
-    """Watches the packets of a track to tell whether the file goes as far as it claims."""
-
-    def __init__(self) -> None:
-        self._packets = 0
-        self._is_cut = False
-
-    def see(self, packet: Packet[VideoStream]) -> None:
-        """Note one packet, in reading order; the empty one at the end is no packet."""
-        if packet.size:
-            self._packets += 1
-            self._is_cut = packet.is_corrupt
-
-    def is_early(self, opened: Opened) -> bool:
-        """Tell whether the last packet was cut or packets that the container counts are missing."""
-        return self._is_cut or self._packets < opened.stream.frames

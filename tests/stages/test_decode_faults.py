@@ -1,0 +1,142 @@
+"""Each way in which a place is no usable video has its reason, and a message that helps."""
+
+from __future__ import annotations
+
+import os
+import wave
+
+import pytest
+
+from pipeline.errors import SourceFault
+from stages.decode import FileSource
+from stages.video_files import DecodeOptions, shown
+from tests import footage
+
+
+def fault_of(place, options: DecodeOptions | None = None) -> SourceFault:
+    with pytest.raises(SourceFault) as caught:
+        FileSource(str(place), options or DecodeOptions())
+    assert str(caught.value).startswith(shown(str(place)) + ": ")
+    assert "allowed: " in str(caught.value)
+    return caught.value
+
+
+def test_missing(tmp_path):
+    assert fault_of(tmp_path / "none.mp4").reason == "missing"
+    assert fault_of(tmp_path / ("long" * 100)).reason == "missing"
+    assert fault_of(f"{tmp_path}/nul\0.mp4").reason == "missing"
+
+
+def test_directory(tmp_path):
+    fault = fault_of(tmp_path)
+    assert fault.reason == "not_video"
+    assert "directory" in str(fault)
+
+
+def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert fault_of(tmp_path / "pipe").reason == "not_video"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(2))
+    path.chmod(0)
+    assert fault_of(path).reason == "permission"
+
+
+def test_empty(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    assert fault_of(tmp_path / "a.mp4").reason == "empty"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.mp4", "notes"])
+def test_text_is_no_video(tmp_path, name):
+    (tmp_path / name).write_text("Frames come and go.\n" * 100)
+    assert fault_of(tmp_path / name).reason == "not_video"
+
+
+def test_noise_is_no_video(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 40)
+    assert fault_of(tmp_path / "a.mp4").reason == "not_video"
+
+
+def test_sound_has_no_video_track(tmp_path):
+    fault = fault_of(footage.write_tone(tmp_path / "a.m4a"))
+    assert fault.reason == "no_video_stream"
+    assert "(audio)" in str(fault)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", "not compressed"))
+        file.writeframes(bytes(16000))
+    assert fault_of(tmp_path / "a.wav").reason == "no_video_stream"
+
+
+def test_mp4_without_its_index_says_so(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(20))
+    fault = fault_of(footage.cut(path, tmp_path / "cut.mp4", 0.5))
+    assert fault.reason == "truncated"
+    assert "moov" in str(fault)
+
+
+def test_mp4_cut_inside_its_index_says_so(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(20), faststart=True)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(path.read_bytes()[:200])
+    assert fault_of(cut).reason == "truncated"
+
+
+def test_mp4_cut_before_its_first_frame_ended(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(20), faststart=True)
+    data = path.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(data[: data.index(b"mdat") + 12])
+    with pytest.raises(SourceFault) as caught:
+        list(FileSource(str(cut)))
+    assert caught.value.reason == "truncated"
+
+
+def test_codec_without_decoder(tmp_path):
+    path = footage.write_scene(tmp_path / "a.avi", footage.steady(3), codec="mjpeg")
+    data = path.read_bytes()
+    assert data.count(b"MJPG") >= 2
+    unknown = tmp_path / "unknown.avi"
+    unknown.write_bytes(data.replace(b"MJPG", b"ZQX9"))
+    assert fault_of(unknown).reason == "unsupported_codec"
+
+
+def test_picture_above_the_limit(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mkv", footage.steady(2), size=(96, 64))
+    FileSource(str(path), DecodeOptions(max_pixels=96 * 64)).close()
+    fault = fault_of(path, DecodeOptions(max_pixels=96 * 64 - 1))
+    assert fault.reason == "no_memory"
+    assert "96x64" in str(fault)
+
+
+def test_picture_that_grows_above_the_limit(tmp_path):
+    path = footage.write_sizes(tmp_path / "a.mjpeg", [(64, 64), (96, 96)], 2, codec="mjpeg")
+    source = FileSource(str(path), DecodeOptions(max_pixels=64 * 64))
+    frames = iter(source)
+    assert next(frames).form.width == next(frames).form.width == 64
+    with pytest.raises(SourceFault, match="96x96"):
+        next(frames)
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(2))
+    odd = path.rename(tmp_path / "http:cam 1 %d #x?.mp4")
+    FileSource(str(odd)).close()
+
+
+def test_a_relative_name_is_a_file(tmp_path, monkeypatch):
+    footage.write_scene(tmp_path / "cam:1.mp4", footage.steady(2))
+    monkeypatch.chdir(tmp_path)
+    FileSource("cam:1.mp4").close()
+
+
+def test_no_secret_of_a_url_is_told():
+    url = "http://anna:s3cret@127.0.0.1:9/live.mp4?token=t0ken"
+    fault = fault_of(url)
+    assert fault.reason == "missing"
+    assert str(fault).startswith("http://127.0.0.1:9/live.mp4: ")
+    chain = [fault, fault.__cause__, fault.__context__]
+    assert not any(secret in repr(part) for part in chain for secret in ("s3cret", "t0ken"))

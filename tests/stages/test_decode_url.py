@@ -1,0 +1,90 @@
+"""A file behind HTTP is a source like one on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SourceFault
+from stages.decode import FileSource, probe
+from stages.video_files import is_url, shown
+from tests import footage
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Serves a folder; `/locked/...` asks for a password, `/half/...` breaks off in the middle."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/locked"):
+            self.send_error(401)
+        elif self.path.startswith("/half"):
+            data = Path(self.directory, Path(self.path).name).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) * 6 // 10])
+        else:
+            super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://anna:s3cret@127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def stamps(place: str) -> list[float | None]:
+    source = FileSource(place)
+    try:
+        return [picture.pts for picture in source]
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "mpeg4")])
+def test_every_frame_comes_over_http(tmp_path, site, name, codec):
+    path = footage.write_scene(tmp_path / name, footage.steady(30), codec=codec, faststart=True)
+    assert stamps(f"{site}/{name}") == stamps(str(path))
+    assert probe(f"{site}/{name}") == probe(str(path))
+
+
+def test_what_the_server_refuses(tmp_path, site):
+    footage.write_scene(tmp_path / "a.mkv", footage.steady(3))
+    for path, reason in (("none.mkv", "missing"), ("locked/a.mkv", "permission")):
+        with pytest.raises(SourceFault) as caught:
+            FileSource(f"{site}/{path}")
+        assert caught.value.reason == reason
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_connection_that_breaks_is_told(tmp_path, site):
+    path = footage.write_scene(tmp_path / "a.mkv", footage.steady(40), codec="ffv1")
+    assert len(stamps(str(path))) == 40
+    with pytest.raises(SourceFault, match="connection was lost") as caught:
+        stamps(f"{site}/half/a.mkv")
+    assert caught.value.reason == "truncated"
+
+
+def test_shown():
+    assert shown("rtsp://u:p@cam:554/live/1?key=k#x") == "rtsp://cam:554/live/1"
+    assert shown("/videos/a b?.mp4") == "/videos/a b?.mp4"
+    assert [is_url(p) for p in ("http://a", "RTSP://a", "a.mp4", "C:/a.mp4", "x:y")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
