@@ -2,7 +2,7 @@
 -- The protocol's server side. Every key of a call belongs to one source or, for a hop over
 -- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
 --   own     hash  run, epoch           who may write for the source
---   at      hash  t token, p position, s state, w wake mark, gone   one for each stage
+--   at      hash  t token, p position, s state, e last emitted, w wake mark, gone   by stage
 --   count   hash  decoded, published, dropped:<reason>, ...
 --   room    stream of length 1 that wakes a waiting decoder
 
@@ -131,8 +131,8 @@ local function attach(keys, args)
   redis.call('HSETNX', keys[2], 'p', '0-0')
   local token = redis.call('HINCRBY', keys[2], 't', 1)
   redis.call('HDEL', keys[2], 'gone')
-  local at = redis.call('HMGET', keys[2], 'p', 's')
-  return { 'OK', tostring(token), at[1], at[2] }
+  local at = redis.call('HMGET', keys[2], 'p', 's', 'e')
+  return { 'OK', tostring(token), at[1], at[2], at[3] }
 end
 
 -- KEYS own; ARGV run, name, take over ('1' or '0'). Ownership of a source.

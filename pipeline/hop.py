@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import keys
 from pipeline.errors import StoreRefused
-from pipeline.records import Position
+from pipeline.records import START, Position
 from pipeline.wire import Command
 
 LIBRARY = "framegate1"
@@ -148,13 +148,15 @@ class Attached:
     token: bytes
     position: Position
     state: bytes | None
+    emitted: Position
 
 
 def read_attached(reply: list[Any]) -> Attached | Verdict:
     """The new standing, or FENCED (another run owns the source) or GONE (the store is empty)."""
     if reply[0] != b"OK":
         return Verdict(reply[0])
-    return Attached(reply[1], Position.parse(reply[2]), reply[3])
+    emitted = Position.parse(reply[4]) if reply[4] else START
+    return Attached(reply[1], Position.parse(reply[2]), reply[3], emitted)
 
 
 def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:

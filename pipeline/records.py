@@ -50,7 +50,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     pts       seconds from the container, None where it has none
     captured  UNIX seconds, by `captured_from`
     arrived   seconds of this host's monotonic clock
-    slot      where its pixels are in the frame store of (source, form)
+    number    counts the source's frames over all epochs; its pixels are in slot number mod slots
+    dropped   frames decoded right before this one that were dropped: their seqs are missing
     said      what each stage before said of it, by stage name, msgpack
     failed    why a stage could not say anything, None for a good frame
     """
@@ -59,8 +60,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     captured: float
     captured_from: CapturedFrom
     arrived: float
-    slot: int
+    number: int
     form: Form
+    dropped: int = 0
     said: dict[str, msgspec.Raw] = {}
     failed: Reason | None = None
     v: int = VERSION
@@ -71,12 +73,14 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
     frames  decoded in this epoch; last: nothing will follow from this source in this run
     fault   why the source ended, None when it was complete
+    said    what stages had left to say, by stage name, msgpack
     """
 
     frames: int
     last: bool
     counts: dict[str, int] = {}
     fault: str | None = None
+    said: dict[str, msgspec.Raw] = {}
     v: int = VERSION
 
 
@@ -159,3 +163,41 @@ def _checked(record: T, data: bytes) -> T:
 def as_builtins(data: bytes) -> Any:
     """Any msgpack as plain Python values, for printing."""
     return _decode_any.decode(data)
+
+
+def failed_result(source: str, position: Position, record: Record, published: float) -> Result:
+    """The result of a frame that a stage could not do; `record.failed` says why."""
+    return Result(
+        v=VERSION,
+        source=source,
+        epoch=position.epoch,
+        seq=position.seq,
+        pts=record.pts,
+        captured=record.captured,
+        captured_from=record.captured_from,
+        published=published,
+        width=record.form.width,
+        height=record.form.height,
+        outcome="failed",
+        looked="no",
+        escalation="none",
+        reason=record.failed or "stage_error",
+        objects=(),
+        models=(),
+        age_s=0.0,
+        scene=0,
+    )
+
+
+def record_of_result(data: bytes, stage: str) -> Record:
+    """A record that carries a published result, for stages that read the published stream."""
+    result = decode_versioned(data, Result)
+    return Record(
+        pts=result.pts,
+        captured=result.captured,
+        captured_from=result.captured_from,
+        arrived=0.0,
+        number=result.seq,
+        form=Form(result.width, result.height),
+        said={stage: msgspec.Raw(data)},
+    )

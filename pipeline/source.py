@@ -16,6 +16,11 @@ class Form:
     matrix: str = "bt601"
     full_range: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a frame: Y, then U and V of half the size, rounded up."""
+        return self.width * self.height + 2 * (-(-self.width // 2) * -(-self.height // 2))
+
 
 class Frame(Protocol):
     """One decoded frame.

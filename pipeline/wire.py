@@ -39,6 +39,7 @@ class Link:
         sock.settimeout(None)
         self._sock = sock
         self._reader = hiredis.Reader()
+        self._next: Any = False  # what hiredis says when there is no whole reply
 
     def fileno(self) -> int:
         """The socket's descriptor, for polling."""
@@ -53,19 +54,16 @@ class Link:
 
     def receive(self) -> Any:
         """Wait for the next reply. StoreLost, StoreBusy or StoreRefused as the store says."""
-        while True:
-            reply = self._reader.gets()
-            if reply is not False:
-                return _raised(reply)
+        while not self.here():
             self.fill()
-
-    def poll(self) -> Any:
-        """Take what the socket has and give the next whole reply, or False if it is not here."""
-        reply = self._reader.gets()
-        if reply is False:
-            self.fill()
-            reply = self._reader.gets()
+        reply, self._next = self._next, False
         return _raised(reply)
+
+    def here(self) -> bool:
+        """Whether the next reply is here, whole; takes nothing from the socket."""
+        if self._next is False:
+            self._next = self._reader.gets()
+        return self._next is not False
 
     def fill(self) -> None:
         """Take what the socket has; waits if it has nothing."""

@@ -1,0 +1,172 @@
+"""Supervisor and worker talk over a socket pair: one JSON message a packet, descriptors beside."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import FrameStoreFull
+from pipeline.frame_store import FrameStore
+from pipeline.source import Form
+
+PACKET = 65536
+
+
+class FramesWanted(msgspec.Struct, frozen=True, tag=True):
+    """Worker: give me the frame store of (source, form)."""
+
+    ask: int
+    source: str
+    form: Form
+    nbytes: int
+
+
+class Frames(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: here is its descriptor (beside), or why not."""
+
+    ask: int
+    slots: int
+    fault: str | None = None
+
+
+class InHand(msgspec.Struct, frozen=True, tag=True):
+    """Worker: a record of a careful source is about to be processed."""
+
+    source: str
+    stage: str
+    position: tuple[int, int]
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Worker: all stages are open."""
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    """Worker: `stage` passed the last entry of a source; fault: why the source ended early."""
+
+    source: str
+    stage: str
+    fault: str | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Worker: I end, and trying again would not help."""
+
+    message: str
+    exit: int
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: are you getting on?"""
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """Worker: this much was done so far; a number that only grows."""
+
+    done: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: decode no further; commit what is decoded."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: end after the commit in hand."""
+
+
+ToWorker = Frames | Ping | Drain | Stop
+ToSupervisor = FramesWanted | InHand | Ready | Finished | Failed | Pong
+
+_encode = msgspec.json.Encoder().encode
+_to_worker = msgspec.json.Decoder(ToWorker)
+_to_supervisor = msgspec.json.Decoder(ToSupervisor)
+
+
+def make_pair() -> tuple[socket.socket, socket.socket]:
+    """The supervisor's end and the worker's."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(end: socket.socket, message: ToWorker | ToSupervisor, descriptor: int | None = None) -> None:
+    """Send one message, with a descriptor beside it; a gone peer is no error here."""
+    try:
+        socket.send_fds(end, [_encode(message)], [] if descriptor is None else [descriptor])
+    except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+        pass
+
+
+def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
+    """The next message; None at the end. BlockingIOError if there is none yet."""
+    data = end.recv(PACKET)
+    return _to_supervisor.decode(data) if data else None
+
+
+class ControlLine:
+    """The worker's end. A thread of its own answers pings even while the stages work."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._orders: queue.SimpleQueue[Drain | Stop] = queue.SimpleQueue()
+        self._answers: dict[int, queue.SimpleQueue[tuple[Frames, int]]] = {}
+        self._stores: dict[tuple[str, Form], FrameStore] = {}
+        self._lock = threading.Lock()
+        self._asked = 0
+        self.done = 0
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def say(self, message: ToSupervisor) -> None:
+        """Tell the supervisor something. Any thread."""
+        send(self._end, message)
+
+    def order(self) -> Drain | Stop | None:
+        """The next order, None if there is none."""
+        try:
+            return self._orders.get_nowait()
+        except queue.Empty:
+            return None
+
+    def frame_store(self, source: str, form: Form, nbytes: int) -> FrameStore:
+        """The frame store of (source, form), made by the supervisor at first. Any thread.
+
+        FrameStoreFull if shared memory has no room for it.
+        """
+        with self._lock:
+            store = self._stores.get((source, form))
+            if store is None:
+                store = self._ask_frame_store(source, form, nbytes)
+                self._stores[source, form] = store
+            return store
+
+    def _ask_frame_store(self, source: str, form: Form, nbytes: int) -> FrameStore:
+        self._asked += 1
+        answers: queue.SimpleQueue[tuple[Frames, int]] = queue.SimpleQueue()
+        self._answers[self._asked] = answers
+        self.say(FramesWanted(self._asked, source, form, nbytes))
+        answer, descriptor = answers.get()
+        if answer.fault is not None:
+            raise FrameStoreFull(answer.fault)
+        try:
+            return FrameStore(descriptor, answer.slots, nbytes)
+        finally:
+            os.close(descriptor)
+
+    def _listen(self) -> None:
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self._end, PACKET, 1)
+            message: Any = _to_worker.decode(data) if data else Stop()
+            if isinstance(message, Frames):
+                self._answers.pop(message.ask).put((message, next(iter(descriptors), -1)))
+            elif isinstance(message, Ping):
+                self.say(Pong(self.done))
+            else:
+                self._orders.put(message)
+                os.eventfd_write(self.wake, 1)
+            if not data:
+                return
+

@@ -1,0 +1,268 @@
+"""One stage in its process: runs it on batches, keeps its standings, writes its commits.
+
+A batch that fails is run again record by record, so that one bad record harms no other; a record
+that fails alone is set aside and goes on as `failed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline import keys, records
+from pipeline.errors import FrameLost
+from pipeline.hop import END, FRAME, Attached, Commit, Entry, SetAside
+from pipeline.inbox import Arrival, Batch
+from pipeline.latency import bucket
+from pipeline.records import End, Position, Reason, Record, SideOutput
+from pipeline.spec import StageSpec
+from pipeline.stage import Item, Stage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where a stage stands with a source; `emitted` is the last frame it gave an output for."""
+
+    token: bytes
+    position: Position
+    state: Any
+    emitted: Position
+
+
+class Failure(NamedTuple):
+    """A stage has no answer for a record."""
+
+    reason: Reason
+    aside: bool
+
+
+@dataclass(slots=True)
+class Move:
+    """What a stage says about a batch of one source, before the store has taken it.
+
+    onward  what its readers in this process get
+    undone  what must wait: the pixels of its first frame are not there yet
+    """
+
+    commit: Commit
+    state: Any
+    emitted: Position
+    onward: list[Arrival] = field(default_factory=list)
+    undone: list[Arrival] = field(default_factory=list)
+
+
+class HostedStage:
+    """A stage and where it stands with each of its sources. One thread."""
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        stage: Stage[Any],
+        keep: int,
+        asides: Mapping[tuple[str, Position], Reason],
+    ) -> None:
+        self.spec = spec
+        self.stage = stage
+        self.standings: dict[str, Standing] = {}
+        self._keep = keep
+        self._asides = asides
+
+    def out(self, source: str) -> str:
+        """The stream it writes."""
+        return keys.results(source) if self.spec.publishes else keys.out(source, self.spec.name)
+
+    def attach(self, source: str, attached: Attached) -> None:
+        """Take the standing that the store has."""
+        kind = self.stage.State
+        state = records.decode(attached.state, kind) if attached.state else kind()
+        self.standings[source] = Standing(
+            attached.token, attached.position, state, attached.emitted
+        )
+
+    def accept(self, source: str, move: Move) -> None:
+        """The store took the move."""
+        standing = self.standings[source]
+        standing.position, standing.state = move.commit.last, move.state
+        standing.emitted = move.emitted
+
+    def answer(self, batch: Batch, patient: Collection[str]) -> dict[str, Move]:
+        """Run the stage on a batch; for `patient` sources a frame without pixels waits."""
+        states = {source: self.standings[source].state for source in batch}
+        items = [
+            Item(source, arrival.position, arrival.record)
+            for source, arrivals in batch.items()
+            for arrival in arrivals
+            if isinstance(arrival.record, Record) and self._wanted(source, arrival)
+        ]
+        items.sort(key=lambda item: item.record.arrived)
+        answers, states, waiting = self._process(items, states, patient)
+        return {
+            source: self._move(source, arrivals, answers, states[source], waiting.get(source))
+            for source, arrivals in batch.items()
+        }
+
+    def _wanted(self, source: str, arrival: Arrival) -> bool:
+        if (source, arrival.position) in self._asides:
+            return False
+        failed = isinstance(arrival.record, Record) and arrival.record.failed is not None
+        return self.stage.takes_failed or not failed
+
+    def _process(
+        self, items: list[Item], states: dict[str, Any], patient: Collection[str]
+    ) -> tuple[dict[tuple[str, Position], Any], dict[str, Any], dict[str, Position]]:
+        if not items:
+            return {}, states, {}
+        try:
+            outputs, after = self._call(items, states)
+        except Exception as error:
+            level = logging.DEBUG if isinstance(error, FrameLost) else logging.WARNING
+            log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(items))
+            return self._one_by_one(items, states, patient)
+        answers = {(i.source, i.position): o for i, o in zip(items, outputs, strict=True)}
+        return answers, {**states, **after}, {}
+
+    def _call(self, items: list[Item], states: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        outputs, after = self.stage.process(items, states)
+        if len(outputs) != len(items):
+            raise ValueError(
+                f"stage {self.spec.name} gave {len(outputs)} outputs for {len(items)} records"
+            )
+        return outputs, after
+
+    def _one_by_one(
+        self, items: list[Item], states: dict[str, Any], patient: Collection[str]
+    ) -> tuple[dict[tuple[str, Position], Any], dict[str, Any], dict[str, Position]]:
+        answers: dict[tuple[str, Position], Any] = {}
+        waiting: dict[str, Position] = {}
+        for item in items:
+            if item.source in waiting:
+                continue
+            key = (item.source, item.position)
+            try:
+                outputs, after = self._call([item], states)
+            except FrameLost as error:
+                if item.source in patient:
+                    waiting[item.source] = item.position
+                    continue
+                log.warning("source %s frame %s: %s", item.source, item.position, error)
+                answers[key] = Failure("frame_lost", aside=False)
+            except Exception:
+                log.exception(
+                    "stage %s cannot do frame %s of source %s: set aside",
+                    self.spec.name, item.position, item.source,
+                )  # fmt: skip
+                answers[key] = Failure("stage_error", aside=True)
+            else:
+                answers[key], states = outputs[0], {**states, **after}
+        return answers, states, waiting
+
+    def _move(
+        self,
+        source: str,
+        arrivals: list[Arrival],
+        answers: Mapping[tuple[str, Position], Any],
+        state: Any,
+        waits_at: Position | None,
+    ) -> Move:
+        said = _Said(self, source, state)
+        done = [a for a in arrivals if waits_at is None or a.position < waits_at]
+        for arrival in done:
+            if isinstance(arrival.record, End):
+                said.end(arrival.position, arrival.record)
+                continue
+            failure = self._failure(source, arrival)
+            said.frame(arrival.position, arrival.record, failure or answers.get(
+                (source, arrival.position), Failure("stage_error", aside=False)
+            ))  # fmt: skip
+        return said.move(done[-1].position if done else None, arrivals[len(done) :], self._keep)
+
+    def _failure(self, source: str, arrival: Arrival) -> Failure | None:
+        reason = self._asides.get((source, arrival.position))
+        if reason is not None:
+            return Failure(reason, aside=True)
+        assert isinstance(arrival.record, Record)
+        if arrival.record.failed is not None and not self.stage.takes_failed:
+            return Failure(arrival.record.failed, aside=False)
+        return None
+
+
+class _Said:
+    """Gathers what a stage says about one source's part of a batch."""
+
+    def __init__(self, hosted: HostedStage, source: str, state: Any) -> None:
+        self.hosted, self.source, self.state = hosted, source, state
+        self.standing = hosted.standings[source]
+        self.emitted = self.standing.emitted
+        self.entries: list[Entry] = []
+        self.onward: list[Arrival] = []
+        self.asides: list[SetAside] = []
+        self.counts: dict[str, int] = {}
+
+    def count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def frame(self, position: Position, record: Record, output: Any) -> None:
+        spec = self.hosted.spec
+        if isinstance(output, Failure):
+            if output.aside:
+                data = records.encode(record)
+                self.asides.append(SetAside(spec.name, position, output.reason, data))
+            record = msgspec.structs.replace(record, failed=output.reason)
+        if spec.publishes:
+            self._publish(position, record, output)
+        elif spec.main:
+            if not isinstance(output, Failure):
+                said = {**record.said, spec.name: msgspec.Raw(records.encode(output))}
+                record = msgspec.structs.replace(record, said=said)
+            self.entries.append(Entry(position, FRAME, records.encode(record)))
+            self.onward.append(Arrival(position, record))
+        elif output is not None and not isinstance(output, Failure):
+            side = SideOutput(str(self.emitted), msgspec.Raw(records.encode(output)))
+            self.entries.append(Entry(position, FRAME, records.encode(side)))
+            self.emitted = position
+
+    def _publish(self, position: Position, record: Record, output: Any) -> None:
+        if isinstance(output, Failure):
+            output = records.failed_result(self.source, position, record, time.time())
+        self.entries.append(Entry(position, FRAME, records.encode(output)))
+        self.count("published")
+        if output.outcome == "failed":
+            self.count("failed")
+        self.count(bucket(time.monotonic() - record.arrived))
+
+    def end(self, position: Position, end: End) -> None:
+        output, self.state = self.hosted.stage.end(self.source, end, self.state)
+        if output is not None:
+            said = {**end.said, self.hosted.spec.name: msgspec.Raw(records.encode(output))}
+            end = msgspec.structs.replace(end, said=said)
+        self.entries.append(Entry(position, END, records.encode(end)))
+        self.onward.append(Arrival(position, end))
+
+    def move(self, last: Position | None, undone: list[Arrival], keep: int) -> Move:
+        standing, spec = self.standing, self.hosted.spec
+        commit = Commit(
+            stage=spec.name,
+            out=self.hosted.out(self.source),
+            token=standing.token,
+            previous=standing.position,
+            last=last or standing.position,
+            entries=tuple(self.entries),
+            fields=self._fields(),
+            counts=tuple(self.counts.items()),
+            asides=tuple(self.asides),
+            keep=keep if spec.publishes else 0,
+        )
+        return Move(commit, self.state, self.emitted, self.onward, undone)
+
+    def _fields(self) -> tuple[tuple[str, bytes], ...]:
+        state = ("s", records.encode(self.state))
+        if self.emitted == self.standing.emitted:
+            return (state,)
+        return (state, ("e", str(self.emitted).encode()))

@@ -1,0 +1,75 @@
+"""What waits for a stage, by source; batches are taken earliest arrival first. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from pipeline.records import End, Position, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An entry that waits for a stage: a frame's record, or the end of an epoch."""
+
+    position: Position
+    record: Record | End
+
+
+Batch = dict[str, list[Arrival]]
+
+
+class Inbox:
+    """Queues of one stage, one a source."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Arrival]] = {}
+
+    def add(self, source: str, arrivals: Iterable[Arrival]) -> None:
+        """Append what came, in order of position."""
+        self._waiting.setdefault(source, deque()).extend(arrivals)
+
+    def give_back(self, source: str, arrivals: list[Arrival]) -> None:
+        """Put back what was taken and not done; it comes first again."""
+        self._waiting.setdefault(source, deque()).extendleft(reversed(arrivals))
+
+    def clear(self, source: str) -> None:
+        """Forget a source: the store says anew what waits."""
+        self._waiting.pop(source, None)
+
+    def waits(self, source: str) -> bool:
+        """Whether anything waits from this source."""
+        return bool(self._waiting.get(source))
+
+    def take(self, most: int, careful: Collection[str], passed_over: Collection[str]) -> Batch:
+        """Up to `most` entries over all sources, earliest arrival first, ends as they come.
+
+        A source's part stops after an end. An entry of a careful source comes alone. Sources
+        passed over keep what they have.
+        """
+        batch: Batch = {}
+        closed = set(passed_over)
+        for _ in range(most):
+            source = self._earliest(closed)
+            if source is None or (source in careful and batch):
+                break
+            arrival = self._waiting[source].popleft()
+            batch.setdefault(source, []).append(arrival)
+            if isinstance(arrival.record, End):
+                closed.add(source)
+            if source in careful:
+                break
+        return batch
+
+    def _earliest(self, closed: set[str]) -> str | None:
+        heads = (
+            (_arrived(queue[0]), source)
+            for source, queue in self._waiting.items()
+            if queue and source not in closed
+        )
+        return min(heads, default=(0.0, None))[1]
+
+
+def _arrived(arrival: Arrival) -> float:
+    return arrival.record.arrived if isinstance(arrival.record, Record) else 0.0

@@ -1,0 +1,212 @@
+"""The stages of one worker: attach to the store, run what waits, settle what the store said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline import keys, records
+from pipeline.control import ControlLine, Finished, InHand
+from pipeline.errors import StoreRefused
+from pipeline.hop import (
+    END,
+    Answer,
+    SourceHop,
+    Verdict,
+    attach_command,
+    read_attached,
+    trim_command,
+)
+from pipeline.hosted_stage import HostedStage, Move
+from pipeline.inbox import Arrival, Inbox
+from pipeline.records import End, Position
+from pipeline.spec import StageSpec, WorkerSpec
+from pipeline.wire import Command, Link
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 20.0
+TRIM_EVERY = 64
+
+Moves = dict[str, list[tuple[HostedStage, Move]]]
+
+
+class Runner:
+    """Hosted stages with their inboxes. One thread; the loops around it do the waiting."""
+
+    def __init__(self, spec: WorkerSpec, hosted: list[HostedStage], line: ControlLine) -> None:
+        self.spec = spec
+        self.hosted = hosted
+        self.sources = {source.name: source for source in spec.sources}
+        self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
+        self.stale: set[str] = set()
+        self._line = line
+        self._lacking: dict[tuple[str, str], float] = {}
+        self._untrimmed: dict[str, int] = {}
+
+    # -- standing with the store
+
+    def attach(self, link: Link, sources: Iterable[str]) -> None:
+        """Take new tokens for these sources and load where their stages stand.
+
+        A source that another run owns is dropped. StoreRefused if the store was emptied.
+        """
+        for source in list(sources):
+            for inbox in self.inboxes.values():
+                inbox.clear(source)
+            for stage in self.hosted:
+                reply = link.call(*attach_command(source, stage.spec.name, self.spec.run))
+                attached = read_attached(reply)
+                if isinstance(attached, Verdict):
+                    self.refused(source, attached)
+                    break
+                stage.attach(source, attached)
+            else:
+                self._catch_up(link, source)
+            self.stale.discard(source)
+
+    def _catch_up(self, link: Link, source: str) -> None:
+        """Give readers in this process what their input has said and they have not read."""
+        for stage in self.hosted:
+            inputs = [s for s in self.hosted if s.spec.name == stage.spec.input]
+            if inputs:
+                after = stage.standings[source].position
+                reply = link.call("XRANGE", inputs[0].out(source), f"({after}", "+")
+                self.receive(stage, source, reply)
+
+    def refused(self, source: str, verdict: Verdict) -> None:
+        """The store did not take what this worker says of a source."""
+        if verdict is Verdict.GONE:
+            raise StoreRefused(
+                f"the store no longer knows source {source}: it was emptied or replaced; nothing "
+                "was restarted, start a new run"
+            )
+        if verdict is Verdict.FENCED:
+            log.warning("source %s: another worker took over; this one writes no more", source)
+            self.sources.pop(source, None)
+            for inbox in self.inboxes.values():
+                inbox.clear(source)
+        else:
+            self.stale.add(source)
+
+    # -- work
+
+    def receive(self, stage: HostedStage, source: str, entries: list[list[Any]]) -> None:
+        """Put stream entries into a stage's inbox."""
+        reads = self._input(stage)
+        arrivals = [read_entry(entry, reads) for entry in entries]
+        self.inboxes[stage.spec.name].add(source, arrivals)
+
+    def _input(self, stage: HostedStage) -> StageSpec:
+        assert stage.spec.input is not None
+        return self.spec.stage(stage.spec.input)
+
+    def idle(self) -> bool:
+        """Whether nothing waits that could be done now."""
+        return not any(
+            inbox.waits(source) and (source, name) not in self._lacking
+            for name, inbox in self.inboxes.items()
+            for source in self.sources
+        )
+
+    def lacks_pixels(self) -> bool:
+        """Whether a frame waits for its pixels to be decoded again."""
+        return bool(self._lacking)
+
+    def step(self) -> Moves:
+        """Run each stage on one batch of what waits for it; inputs before readers."""
+        moves: Moves = {}
+        for stage in self.hosted:
+            inbox = self.inboxes[stage.spec.name]
+            batch = inbox.take(stage.stage.batch, self.spec.careful, ())
+            if not batch:
+                continue
+            self._announce(stage, batch)
+            for source, move in stage.answer(batch, self._patient(stage, batch)).items():
+                inbox.give_back(source, move.undone)
+                self._note_lack(source, stage.spec.name, move)
+                if move.commit.last > move.commit.previous:
+                    moves.setdefault(source, []).append((stage, move))
+                    for reader in self.hosted:
+                        if reader.spec.input == stage.spec.name:
+                            self.inboxes[reader.spec.name].add(source, move.onward)
+            self._line.done += 1
+        return moves
+
+    def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
+        for source in batch.keys() & set(self.spec.careful):
+            self._line.say(InHand(source, stage.spec.name, batch[source][0].position))
+
+    def _patient(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> set[str]:
+        """Sources whose missing pixels will come: a file of this run is decoded again."""
+        now = time.monotonic()
+        return {
+            source
+            for source, arrivals in batch.items()
+            if not self.sources[source].live
+            and arrivals[0].position.epoch > self.sources[source].past
+            and now - self._lacking.get((source, stage.spec.name), now) < PATIENCE_S
+        }
+
+    def _note_lack(self, source: str, stage: str, move: Move) -> None:
+        if move.undone:
+            self._lacking.setdefault((source, stage), time.monotonic())
+        else:
+            self._lacking.pop((source, stage), None)
+
+    def settle(self, source: str, moves: list[tuple[HostedStage, Move]], answer: Answer) -> bool:
+        """Take the store's answer; whether it took what was said."""
+        if answer.verdict is not Verdict.OK:
+            self.refused(source, answer.verdict)
+            return False
+        for stage, move in moves:
+            stage.accept(source, move)
+            entries = move.commit.entries
+            stream = stage.out(source)
+            self._untrimmed[stream] = self._untrimmed.get(stream, 0) + len(entries)
+            if entries and entries[-1].kind == END:
+                end = records.decode_versioned(entries[-1].data, End)
+                if end.last:
+                    self._line.say(Finished(source, stage.spec.name, end.fault))
+        return True
+
+    def trims(self, all_of_them: bool = False) -> list[Command]:
+        """Calls that remove what has been read, once in a while for each stream."""
+        due = []
+        for stage in self.hosted:
+            if stage.spec.publishes:
+                continue
+            for source in self.sources:
+                stream = stage.out(source)
+                if all_of_them or self._untrimmed.get(stream, 0) >= TRIM_EVERY:
+                    self._untrimmed[stream] = 0
+                    readers = self.spec.readers(stage.spec.name)
+                    due.append(trim_command(source, stream, readers))
+        return due
+
+
+def hops(moves: Moves) -> list[SourceHop]:
+    """The hops that these moves make."""
+    return [SourceHop(s, tuple(move.commit for _, move in m)) for s, m in moves.items()]
+
+
+def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
+    """A stream entry as it waits for a stage; results become records that carry them."""
+    position = Position.parse(entry[0])
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    data = fields[b"d"]
+    if fields[b"k"] == END.encode():
+        return Arrival(position, records.decode_versioned(data, End))
+    if writer.publishes:
+        return Arrival(position, records.record_of_result(data, writer.name))
+    return Arrival(position, records.decode_record(data))
+
+
+def input_stream(spec: WorkerSpec, stage: HostedStage, source: str) -> str:
+    """The stream that a stage reads."""
+    assert stage.spec.input is not None
+    if spec.stage(stage.spec.input).publishes:
+        return keys.results(source)
+    return keys.out(source, stage.spec.input)

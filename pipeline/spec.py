@@ -1,0 +1,92 @@
+"""What the supervisor tells a worker: plain data, JSON on its standard input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pipeline.records import START, Position, Reason
+
+
+class StageSpec(msgspec.Struct, frozen=True):
+    """One stage of the graph, with everything decided.
+
+    input      stage whose stream it reads, None for decode
+    main       on the way from decode to the published stream: one entry for every frame
+    reliable   the decoder waits for it, and streams keep what it has not read
+    publishes  writes the published stream
+    """
+
+    name: str
+    use: str
+    input: str | None
+    main: bool
+    reliable: bool
+    publishes: bool
+    options: dict[str, Any] = {}
+
+
+class SourceSpec(msgspec.Struct, frozen=True):
+    """One source of the run.
+
+    past    last epoch before this run: frames up to it are not waited for
+    credit  frames between the decoder and the slowest reliable reader
+    slots   frames that its frame store holds
+    """
+
+    name: str
+    url: str
+    live: bool
+    past: int
+    credit: int
+    slots: int
+    pace: str
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """A record that a stage is not to try again, and why."""
+
+    source: str
+    stage: str
+    position: tuple[int, int]
+    reason: Reason
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """One worker process: the stages it hosts, in order, for these sources.
+
+    hosted   names of the stages it hosts, inputs before readers
+    careful  sources to run one record at a time, saying which is in hand
+    asides   records to set aside
+    """
+
+    name: str
+    run: str
+    store: str
+    folder: str
+    results_keep: int
+    stages: list[StageSpec]
+    hosted: list[str]
+    sources: list[SourceSpec]
+    careful: list[str] = []
+    asides: list[Suspect] = []
+    log_level: str = "INFO"
+
+    def stage(self, name: str) -> StageSpec:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def readers(self, name: str) -> tuple[str, ...]:
+        """Reliable readers of a stage's stream."""
+        return tuple(s.name for s in self.stages if s.input == name and s.reliable)
+
+    def last_readers(self) -> tuple[str, ...]:
+        """Reliable stages that no reliable stage reads: the decoder waits for the slowest."""
+        inputs = {s.input for s in self.stages if s.reliable}
+        return tuple(s.name for s in self.stages if s.reliable and s.name not in inputs)
+
+
+def as_position(pair: tuple[int, int] | None) -> Position:
+    """A position from its plain form."""
+    return Position(*pair) if pair else START

@@ -1,0 +1,103 @@
+"""What a stage is, for ours and a user's alike: one class with one method.
+
+A stage gets records and gives outputs. It never touches the store, the environment or a clock
+of its own, never sleeps and never retries: the runner does. It keeps nothing between calls that
+matters to its answers: that is its state, which the runner stores in the same write as the
+outputs, so that a worker killed between any two lines goes on exactly where the store stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline import records
+from pipeline.records import End, Position, Record
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Item(NamedTuple):
+    """One frame of one source, as the stage before left it."""
+
+    source: str
+    position: Position
+    record: Record
+
+    def said(self, stage: str, kind: type[T]) -> T:
+        """What `stage` said about this frame, as `kind`. KeyError if it said nothing."""
+        return records.decode(self.record.said[stage], kind)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use.
+
+    pixels  the frame's bytes (see source.Frame), read-only, valid inside the `with`;
+            FrameLost on entry or exit if they are not there or were replaced meanwhile
+    now     UNIX seconds
+    folder  the run's data folder, for what must not change while the run lasts
+    before  the stage whose output this one reads
+    """
+
+    pixels: Callable[[Item], AbstractContextManager[memoryview]]
+    now: Callable[[], float]
+    folder: Path
+    before: str
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A stage without options."""
+
+
+class NoState(msgspec.Struct, frozen=True):
+    """A stage without state."""
+
+
+class Stage(Generic[S]):
+    """Base of all stages: subclass it, set what differs, write `process`.
+
+    Options     frozen dataclass of the keys that its table in pipeline.toml may have
+    State       msgspec.Struct, small (2 KB a frame on average); State() is its beginning
+    pixels      frames whose pixels it reads at once: 0, or 1 for the current one
+    batch       most records it wants in one call; fewer means answers come sooner
+    takes_failed  whether it wants records on which a stage before failed
+    publishes   its outputs are Results, written to the published stream
+    """
+
+    Options: ClassVar[type] = NoOptions
+    State: ClassVar[type] = NoState
+    pixels: ClassVar[int] = 0
+    batch: ClassVar[int] = 64
+    takes_failed: ClassVar[bool] = False
+    publishes: ClassVar[bool] = False
+
+    def __init__(self, options: Any, context: Context) -> None:
+        """Get ready (load models, warm up); raising here refuses the start."""
+        self.options = options
+        self.context = context
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, S]
+    ) -> tuple[Sequence[Any], Mapping[str, S]]:
+        """Answer a batch: an output for each item, and the new state of each source in it.
+
+        Items of one source are in order. On the main path an output is anything msgpack can
+        hold; a side stage may give None, "nothing to say". An exception means that the batch is
+        tried again item by item; an item that fails alone is set aside and published as failed.
+        """
+        raise TypeError(f"{type(self).__name__} has no process method")
+
+    def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
+        """An epoch of a source ended: what is left to say (None: nothing), and the new state."""
+        return None, state
+
+    def close(self) -> None:
+        """Let go of what it holds; the worker ends."""

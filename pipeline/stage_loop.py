@@ -1,0 +1,102 @@
+"""The loop of a worker that reads streams: read, run, commit; commit and next read in one write."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Any
+
+from pipeline.control import ControlLine, Drain, Stop
+from pipeline.errors import Fenced
+from pipeline.hop import hop_command, read_answers
+from pipeline.records import Position
+from pipeline.runner import Moves, Runner, hops, input_stream
+from pipeline.wire import Command, Link
+
+READ_COUNT = 16
+BLOCK_MS = 5000
+LACK_MS = 50
+
+
+class StageLoop:
+    """Serves the stages of one worker. One thread."""
+
+    def __init__(self, runner: Runner, line: ControlLine) -> None:
+        self._runner = runner
+        self._line = line
+        names = {stage.spec.name for stage in runner.hosted}
+        self._heads = [stage for stage in runner.hosted if stage.spec.input not in names]
+        self._read_to: dict[tuple[str, str], Position] = {}
+        self._did_something = False
+
+    def connected(self) -> bool:
+        """Whether this connection has done anything yet."""
+        return self._did_something
+
+    def serve(self, link: Link) -> None:
+        """Work until ordered to stop. Fenced when no source is left to this worker."""
+        self._did_something = False
+        for trim in self._runner.trims(all_of_them=True):
+            link.call(*trim)
+        self._attach(link, list(self._runner.sources))
+        while True:
+            if not self._runner.sources:
+                raise Fenced("another worker has taken all sources over")
+            moves = self._runner.step()
+            trims = self._runner.trims()
+            commands = [hop_command(hops(moves))] if moves else []
+            link.send(*commands, *trims, self._read_command())
+            if moves:
+                self._settle(moves, link.receive())
+            for _ in trims:
+                link.receive()
+            if not self._await_reply(link):
+                return
+            self._take(link.receive())
+            if self._runner.stale:
+                self._attach(link, set(self._runner.stale))
+            self._did_something = True
+
+    def _attach(self, link: Link, sources: Any) -> None:
+        self._runner.attach(link, sources)
+        for stage in self._heads:
+            for source in sources:
+                if source in self._runner.sources:
+                    position = stage.standings[source].position
+                    self._read_to[source, stage.spec.name] = position
+
+    def _read_command(self) -> Command:
+        pairs = [(source, stage) for stage in self._heads for source in self._runner.sources]
+        streams = [input_stream(self._runner.spec, stage, source) for source, stage in pairs]
+        ids = [str(self._read_to[source, stage.spec.name]) for source, stage in pairs]
+        block: tuple[str, ...] = ()
+        if self._runner.idle():
+            wait = LACK_MS if self._runner.lacks_pixels() else BLOCK_MS
+            block = ("BLOCK", str(wait))
+        return ("XREAD", "COUNT", str(READ_COUNT), *block, "STREAMS", *streams, *ids)
+
+    def _settle(self, moves: Moves, reply: list[list[Any]]) -> None:
+        for (source, theirs), answer in zip(moves.items(), read_answers(reply), strict=True):
+            self._runner.settle(source, theirs, answer)
+
+    def _await_reply(self, link: Link) -> bool:
+        """Wait for the read's reply; False when an order to end came first."""
+        while not link.here():
+            ready, _, _ = select.select([link, self._line.wake], [], [])
+            if self._line.wake in ready:
+                os.eventfd_read(self._line.wake)
+                if isinstance(self._line.order(), Stop | Drain):
+                    return False
+            if link in ready:
+                link.fill()
+        return True
+
+    def _take(self, reply: list[list[Any]] | None) -> None:
+        by_stream = {stream.decode(): entries for stream, entries in reply or ()}
+        for stage in self._heads:
+            for source in self._runner.sources.keys() - self._runner.stale:
+                entries = by_stream.get(input_stream(self._runner.spec, stage, source))
+                if entries:
+                    self._runner.receive(stage, source, entries)
+                    last = Position.parse(entries[-1][0])
+                    self._read_to[source, stage.spec.name] = last

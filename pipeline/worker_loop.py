@@ -1,0 +1,51 @@
+"""What both worker loops share: stay connected, obey orders, back off while the store is away."""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+from typing import Protocol
+
+from pipeline.control import ControlLine, Drain, Stop
+from pipeline.errors import StoreBusy, StoreLost
+from pipeline.retry import Backoff
+from pipeline.wire import Link
+
+log = logging.getLogger(__name__)
+
+
+class Served(Protocol):
+    """A loop's work on one connection; returns when the worker is to end."""
+
+    def serve(self, link: Link) -> None: ...
+    def connected(self) -> bool:
+        """Whether this connection has done anything yet."""
+        ...
+
+
+def run_connected(url: str, work: Served, line: ControlLine) -> None:
+    """Serve until the work ends; on every (re)connect it starts from what the store says."""
+    failures = 0
+    while True:
+        link = None
+        try:
+            link = Link(url)
+            work.serve(link)
+            return
+        except (StoreLost, StoreBusy) as error:
+            failures = 1 if work.connected() else failures + 1
+            delay = Backoff().delay_s(failures, random.random())
+            level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else logging.DEBUG
+            log.log(level, "%s; trying again in %.2f s", error, delay)
+            if stopped_within(line, delay):
+                return
+        finally:
+            if link is not None:
+                link.close()
+
+
+def stopped_within(line: ControlLine, seconds: float) -> bool:
+    """Wait; whether an order to end came meanwhile."""
+    select.select([line.wake], [], [], seconds)
+    return isinstance(line.order(), Stop | Drain)
