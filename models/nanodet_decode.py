@@ -24,7 +24,7 @@ def sigmoid(logits: FloatArray) -> FloatArray:
     return out
 
 
-def decode(heads: Sequence[FloatArray], min_score: float, max_candidates: int = 1000) -> Boxes:
+def decode(heads: Sequence[FloatArray], min_score: float, max_candidates: int = 500) -> Boxes:
     """Boxes in model pixels whose score is above `min_score`, highest first, before suppression.
 
     heads  three float32 arrays (124, H/s, W/s) for s = 8, 16, 32: 80 class logits, then for each
@@ -33,24 +33,36 @@ def decode(heads: Sequence[FloatArray], min_score: float, max_candidates: int = 
     The threshold comes first: sigmoid and softmax are computed for the few cells that pass it. At
     most `max_candidates` boxes, the best ones.
     """
-    parts = [_level(head, s, logit(min_score)) for head, s in zip(heads, STRIDES, strict=True)]
-    xyxy, logits, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(-logits, kind="stable")[:max_candidates]
-    return Boxes(xyxy[order], sigmoid(logits[order]), class_ids[order])
+    flats = [head.reshape(head.shape[0], -1) for head in heads]
+    threshold = logit(min_score)
+    hits = [np.flatnonzero(flat[:N_CLASSES] > threshold) for flat in flats]
+    logits = [flat.ravel()[hit] for flat, hit in zip(flats, hits, strict=True)]
+    lowest = _cut(np.concatenate(logits), max_candidates)
+    parts = []
+    for head, flat, hit, values, stride in zip(heads, flats, hits, logits, STRIDES, strict=True):
+        best = values >= lowest
+        classes, cells = np.divmod(hit[best], flat.shape[1])
+        xyxy = _boxes(flat[N_CLASSES:], cells, head.shape[2], stride)
+        parts.append((xyxy, values[best], classes.astype(np.int32)))
+    xyxy, scores, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(-scores, kind="stable")[:max_candidates]
+    return Boxes(xyxy[order], sigmoid(scores[order]), class_ids[order])
 
 
-def _level(
-    head: FloatArray, stride: int, threshold: float
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.int32]]:
-    width = head.shape[2]
-    flat = head.reshape(head.shape[0], -1)
-    hits = np.flatnonzero(flat[:N_CLASSES] > threshold)
-    classes, cells = np.divmod(hits, flat.shape[1])
-    sides = _expectation(flat[N_CLASSES:, cells]) * np.float32(stride)
+def _cut(logits: FloatArray, n: int) -> float:
+    """The n-th highest of `logits`; minus infinity when there are no more than n."""
+    return float(np.partition(logits, -n)[-n]) if len(logits) > n else -np.inf
+
+
+def _boxes(
+    side_logits: FloatArray, cells: npt.NDArray[np.intp], width: int, stride: int
+) -> FloatArray:
+    """Boxes (N, 4) of the given cells of one level whose rows are `width` cells long."""
+    sides = _expectation(side_logits[:, cells]) * np.float32(stride)
     rows, columns = np.divmod(cells, width)
     centre = (np.stack([columns, rows]).astype(np.float32) + np.float32(0.5)) * np.float32(stride)
-    xyxy = np.concatenate([centre - sides[:2], centre + sides[2:]]).T
-    return xyxy, flat[classes, cells], classes.astype(np.int32)
+    out: FloatArray = np.concatenate([centre - sides[:2], centre + sides[2:]]).T
+    return out
 
 
 def _expectation(logits: FloatArray) -> FloatArray:

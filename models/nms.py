@@ -1,5 +1,6 @@
-"""Class-wise non-maximum suppression in numpy."""
+"""Class-wise non-maximum suppression."""
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -34,21 +35,14 @@ def suppress(
 
     A box goes when one of its own class with a higher score was kept and their IoU is above
     `max_iou`. Of equal scores the earlier row wins, so the answer depends on nothing but the input.
+    Scores must be above 0 and areas too.
     """
-    order = np.argsort(-scores, kind="stable")
-    boxes, classes = xyxy[order], class_ids[order]
-    alive = np.ones(len(order), bool)
-    for one_class in np.flatnonzero(np.bincount(classes) > 1) if len(order) else ():
-        rows = np.flatnonzero(classes == one_class)
-        alive[rows] = _greedy(iou(boxes[rows], boxes[rows]) > max_iou)
-    return order[alive]
-
-
-def _greedy(overlaps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Which of boxes sorted by score stay, given who overlaps whom (N, N)."""
-    alive = np.ones(len(overlaps), bool)
-    # Only rows that overlap a later one can remove anything; most overlap none.
-    for i in np.flatnonzero(np.triu(overlaps, 1).any(axis=1)):
-        if alive[i]:
-            alive[i + 1 :] &= ~overlaps[i, i + 1 :]
-    return alive
+    if not len(scores):
+        return np.empty(0, np.intp)
+    boxes = xyxy.astype(np.float64)
+    # OpenCV tells classes apart by shifting each one's boxes: that needs coordinates from 0 up.
+    boxes[:, :2] -= boxes[:, :2].min(axis=0)
+    boxes[:, 2:] -= xyxy[:, :2]
+    keep = cv2.dnn.NMSBoxesBatched(boxes, scores, class_ids, 0.0, max_iou)
+    rows = np.sort(np.asarray(keep, np.intp).ravel())
+    return rows[np.argsort(-scores[rows], kind="stable")]
