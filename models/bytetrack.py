@@ -3,10 +3,10 @@
 Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box" (ECCV 2022):
 boxes with a high score are matched to predicted tracks first; the tracks left over may then be
 continued by boxes with a low score, which are more often an occluded object than a mistake; only
-high boxes begin tracks. What the paper leaves open follows the package `trackers` 2.6 (Apache-2.0),
-which the tests hold this module to: the state is the four edges and their speeds, overlap is plain
-IoU with a floor of 0.1, the noise of a box is 0.1 square pixels and that of a step 0.01, and a track
-gets its id at its second match in a row.
+high boxes begin tracks. What the paper leaves open follows the package `trackers` 2.6, which the
+tests hold this module to: the state is the four edges and their speeds, overlap is plain IoU with a
+floor of 0.1, the noise of an edge has the variance 0.1 and that of a step 0.01 (square pixels), and
+a track gets its id at its second match in a row.
 
 Classes are ignored, as in the paper and in `trackers`: a track whose label flickers stays one
 track, and who needs one label for it settles that outside.
@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 
 from models.boxes import Boxes
 from models.track_state import MAX_TRACKS, TrackState
@@ -167,7 +167,8 @@ def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
     union = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2) - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     # Single precision, as `trackers` has it: nearly equal pairs then tie in both.
-    return np.nan_to_num(overlap.astype(np.float32).astype(np.float64), posinf=0.0)
+    single: FloatArray = overlap.astype(np.float32).astype(np.float64)
+    return np.nan_to_num(single, copy=False, posinf=0.0)
 
 
 def _assign(overlap: FloatArray, min_iou: float) -> tuple[IndexArray, IndexArray]:

@@ -40,8 +40,8 @@ class TrackState:
     next_id     id that the next confirmed track will get, >= 1
     pts         latest time stamp seen, seconds; None before the first
     mean        float32 (T, 8)  left, top, right, bottom in pixels, then their change per step
-    covariance  float32 (T, 3)  variance of place, covariance with speed, variance of speed: the four
-                edges are independent and have the same noise, so one 2x2 matrix serves them all
+    covariance  float32 (T, 3)  variance of place, covariance with speed, variance of speed; the
+                four edges are independent with equal noise, so one 2x2 matrix serves them all
     lost_s      float32 (T,)    seconds since the last match, 0 where the last frame matched
     ids         int32 (T,)      0 while unconfirmed
     hits        uint8 (T,)      frames matched in a row, saturating
