@@ -31,6 +31,7 @@ IntArray = npt.NDArray[np.int32]
 _BOX_NOISE: Final = 0.1
 _STEP_NOISE: Final = 0.01
 _NOMINAL_S: Final = 0.004  # steps this near to one period count as one: clocks round and jitter
+_FIRST_COVARIANCE: Final = (1.0, 0.0, 1.0)
 _UNKNOWN_RATE: Final = 30.0
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.0005
@@ -106,15 +107,17 @@ def step(
     low = np.flatnonzero((boxes.scores < settings.high) & (boxes.scores >= settings.low))
     unmatched = high
     for candidates in (high, low):
+        if not (len(free) and len(candidates)):
+            continue
         overlap = _iou(tracks.mean[free, :4], boxes.xyxy[candidates])
         rows, columns = _assign(overlap, settings.min_iou)
         matched, chosen = free[rows], candidates[columns]
         _correct(tracks, matched, boxes.xyxy[chosen])
         next_id = _confirm(tracks, matched, next_id, settings.min_hits)
         ids[chosen] = tracks.ids[matched]
-        free = np.setdiff1d(free, matched)
+        free = _without(free, rows)
         if candidates is high:
-            unmatched = np.setdiff1d(high, chosen)
+            unmatched = _without(high, columns)
     seen = tracks.lost_s == 0
     tracks.keep(seen | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
     _begin(tracks, boxes.xyxy[unmatched[boxes.scores[unmatched] >= settings.start]])
@@ -143,7 +146,9 @@ def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _T
         axis=1,
     )
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
-    return _Tracks(mean, covariance, state.lost_s.astype(np.float64) + elapsed, state.ids, hits)
+    return _Tracks(
+        mean, covariance, state.lost_s.astype(np.float64) + elapsed, state.ids.copy(), hits
+    )
 
 
 def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
@@ -159,16 +164,24 @@ def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, floa
     return dt, _STEP_NOISE * dt**4 / 4, _STEP_NOISE * dt**3 / 2, _STEP_NOISE * dt**2
 
 
+def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
+    left = np.ones(len(indices), np.bool_)
+    left[places] = False
+    return indices[left]
+
+
 def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
     """Return float64 (T, N) intersection over union, 0 where it is not defined."""
-    a, b = tracked[:, None, :], found[None, :, :].astype(np.float64)
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    both = sides.clip(0).prod(axis=2)
-    union = (a[..., 2:] - a[..., :2]).prod(axis=2) + (b[..., 2:] - b[..., :2]).prod(axis=2) - both
+    a, b = tracked.T[:, :, None], found.T[:, None, :].astype(np.float64)
+    wide = (np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])).clip(0)
+    high = (np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])).clip(0)
+    both = wide * high
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     # Single precision, as `trackers` has it: nearly equal pairs then tie in both.
     single: FloatArray = overlap.astype(np.float32).astype(np.float64)
-    return np.nan_to_num(single, copy=False, posinf=0.0)
+    single[~np.isfinite(single)] = 0
+    return single
 
 
 def _assign(overlap: FloatArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
@@ -201,7 +214,6 @@ def _correct(tracks: _Tracks, rows: IndexArray, seen: npt.NDArray[np.float32]) -
 def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) -> int:
     """Give ids to matched tracks that have earned one; return the next free id."""
     earned = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
-    tracks.ids = tracks.ids.copy()
     tracks.ids[earned] = next_id + np.arange(len(earned))
     return next_id + len(earned)
 
@@ -209,9 +221,11 @@ def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) 
 def _begin(tracks: _Tracks, seen: npt.NDArray[np.float32]) -> None:
     """Append one unconfirmed track a box, standing still, with unit variances."""
     n = len(seen)
+    if n == 0:
+        return
     mean = np.concatenate([seen.astype(np.float64), np.zeros((n, 4))], axis=1)
     tracks.mean = np.concatenate([tracks.mean, mean])
-    tracks.covariance = np.concatenate([tracks.covariance, np.tile([1.0, 0.0, 1.0], (n, 1))])
+    tracks.covariance = np.concatenate([tracks.covariance, [_FIRST_COVARIANCE] * n])
     tracks.lost_s = np.concatenate([tracks.lost_s, np.zeros(n)])
     tracks.ids = np.concatenate([tracks.ids, np.zeros(n, np.int32)])
     tracks.hits = np.concatenate([tracks.hits, np.ones(n, np.int64)])
