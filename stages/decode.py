@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
-from stages.picture import Picture
+from stages.decoded_frame import DecodedFrame
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
     DecodeOptions,
@@ -52,7 +52,7 @@ class Probe:
 class FileSource:
     """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
 
-    Out     Picture in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix and
+    Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix and
             range, and pts in seconds (may be unordered, may be None)
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
             ended before what its container counts
@@ -74,26 +74,26 @@ class FileSource:
         self._tally = {"damaged": 0, "truncated": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
-        self._pictures: Generator[Picture] | None = None
+        self._frames: Generator[DecodedFrame] | None = None
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[DecodedFrame]:
         """Return the one iterator of this source; ValueError once it is closed."""
         if self._opened is None:
             raise ValueError(f"{shown(self.place)}: this source is closed")
-        if self._pictures is None:
-            self._pictures = self._decode(self._opened)
-        return self._pictures
+        if self._frames is None:
+            self._frames = self._decode(self._opened)
+        return self._frames
 
     def close(self) -> None:
-        """Close file and decoder; again is harmless. Pictures already given stay valid."""
-        pictures, self._pictures = self._pictures, None
+        """Close file and decoder; again is harmless. Frames already given stay valid."""
+        frames, self._frames = self._frames, None
         opened, self._opened = self._opened, None
-        if pictures is not None:
-            pictures.close()
+        if frames is not None:
+            frames.close()
         if opened is not None:
             opened.container.close()
 
-    def _decode(self, opened: Opened) -> Generator[Picture]:
+    def _decode(self, opened: Opened) -> Generator[DecodedFrame]:
         converter, ending = VideoReformatter(), Ending()
         given = in_a_row = 0
         for packet in self._packets(opened):
@@ -109,7 +109,7 @@ class FileSource:
             for frame in frames:
                 check_size(self.place, frame.width, frame.height, self.options)
                 given += 1
-                yield Picture(frame, converter)
+                yield DecodedFrame(frame, converter)
         self._tally["truncated"] = int(ending.is_early(opened))
         if given == 0:
             raise self._nothing()

@@ -9,7 +9,7 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.source import Form
 from stages.decode import FileSource
-from stages.picture import Picture, Turn, turn_of
+from stages.decoded_frame import DecodedFrame, Turn, turn_of
 from tests import footage
 
 SIZE = 48, 32
@@ -25,14 +25,14 @@ def planes_of(picture) -> list[np.ndarray]:
     return [luma.reshape(height, width), blue.reshape(half), red.reshape(half)]
 
 
-def first_of(path) -> Picture:
+def first_of(path) -> DecodedFrame:
     source = FileSource(str(path))
     picture = next(iter(source))
     source.close()
     return picture
 
 
-def through(tmp_path, planes, pix_fmt, codec="ffv1", setup=None) -> Picture:
+def through(tmp_path, planes, pix_fmt, codec="ffv1", setup=None) -> DecodedFrame:
     frame = footage.frame_of(planes, pix_fmt)
     return first_of(footage.write_frames(tmp_path / "a.mkv", [frame], [0.0], codec, setup=setup))
 
@@ -99,7 +99,7 @@ def test_gray_gets_neutral_chroma_and_its_full_range(tmp_path):
 def test_nv12_is_taken_apart():
     luma, both = noise(32, 48), noise(16, 48)
     frame = footage.frame_of([luma, both], "nv12")
-    got = planes_of(Picture(frame, VideoReformatter()))
+    got = planes_of(DecodedFrame(frame, VideoReformatter()))
     for plane, expected in zip(got, [luma, both[:, 0::2], both[:, 1::2]], strict=True):
         np.testing.assert_array_equal(plane, expected)
 
@@ -110,7 +110,7 @@ def test_rgb_becomes_full_range_yuv_by_the_matrix_of_its_size(height, kr, kb):
     frame = av.VideoFrame.from_ndarray(
         np.broadcast_to(colour, (height, 48, 3)).astype(np.uint8).copy(), format="rgb24"
     )
-    picture = Picture(frame, VideoReformatter())
+    picture = DecodedFrame(frame, VideoReformatter())
     assert picture.form == Form(48, height, "bt709" if height >= 720 else "bt601", full_range=True)
     y = kr * colour[0] + (1 - kr - kb) * colour[1] + kb * colour[2]
     expected = y, 128 + (colour[2] - y) / (2 - 2 * kb), 128 + (colour[0] - y) / (2 - 2 * kr)
@@ -124,7 +124,7 @@ def test_jpeg_formats_keep_their_range(pix_fmt):
     columns = 24 if pix_fmt == "yuvj422p" else 48
     planes = [np.full((32, 48), values[0], np.uint8)]
     planes += [np.full((32, columns), value, np.uint8) for value in values[1:]]
-    picture = Picture(footage.frame_of(planes, pix_fmt), VideoReformatter())
+    picture = DecodedFrame(footage.frame_of(planes, pix_fmt), VideoReformatter())
     assert picture.form.full_range
     for plane, value in zip(planes_of(picture), values, strict=True):
         assert (plane == value).all()

@@ -118,14 +118,14 @@ def rows_of(frame: av.VideoFrame, index: int) -> Plane:
     return (rows[::-1] if stride < 0 else rows)[:, : plane.width]
 
 
-class Picture:
+class DecodedFrame:
     """A decoded frame that the engine can copy into a slot (`pipeline.source.Frame`).
 
     pts     seconds as the container states them, None where it states none
     form    size after turning, matrix and range of the bytes
     nbytes  height * width + 2 * ceil(height / 2) * ceil(width / 2)
 
-    It keeps the decoder's buffer alive until it is dropped. Pictures of one source share a
+    It keeps the decoder's buffer alive until it is dropped. Frames of one source share a
     converter: write them in the thread that iterates.
     """
 
