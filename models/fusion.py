@@ -20,14 +20,12 @@ class _Cluster:
     best: dict[int, float] = field(default_factory=dict)
 
     def add(self, box: Corners, score: float, member: int) -> None:
-        a, b = self.weighted, box
-        self.weighted = (
-            a[0] + b[0] * score, a[1] + b[1] * score, a[2] + b[2] * score, a[3] + b[3] * score
-        )  # fmt: skip
-        self.weight += score
-        w = self.weight
-        a = self.weighted
-        self.box = (a[0] / w, a[1] / w, a[2] / w, a[3] / w)
+        left, top, right, bottom = self.weighted
+        left, top = left + box[0] * score, top + box[1] * score
+        right, bottom = right + box[2] * score, bottom + box[3] * score
+        self.weighted = left, top, right, bottom
+        self.weight = weight = self.weight + score
+        self.box = left / weight, top / weight, right / weight, bottom / weight
         self.best[member] = max(score, self.best.get(member, 0.0))
 
 
@@ -41,9 +39,11 @@ def fuse(members: Sequence[Boxes], min_iou: float) -> Boxes:
     its parts. Scores must be above 0.
     """
     everything = [
-        (float(score), int(class_id), member, tuple(map(float, box)))
+        (score, class_id, member, tuple(box))
         for member, boxes in enumerate(members)
-        for box, score, class_id in zip(boxes.xyxy, boxes.scores, boxes.class_ids, strict=True)
+        for box, score, class_id in zip(
+            boxes.xyxy.tolist(), boxes.scores.tolist(), boxes.class_ids.tolist(), strict=True
+        )
     ]
     clusters: dict[int, list[_Cluster]] = {}
     # A stable sort: of equal scores the earlier member goes first.
@@ -57,23 +57,21 @@ def fuse(members: Sequence[Boxes], min_iou: float) -> Boxes:
 
 
 def _best_match(clusters: list[_Cluster], box: Corners, min_iou: float) -> _Cluster | None:
+    # Plain floats: a picture has some ten clusters a class, too few for an array to pay.
     found, best = None, min_iou
+    left, top, right, bottom = box
+    own_area = (right - left) * (bottom - top)
     for cluster in clusters:
-        overlap = _iou(cluster.box, box)
+        x1, y1, x2, y2 = cluster.box
+        if x2 <= left or right <= x1 or y2 <= top or bottom <= y1:
+            continue
+        width = (x2 if x2 < right else right) - (x1 if x1 > left else left)
+        height = (y2 if y2 < bottom else bottom) - (y1 if y1 > top else top)
+        inter = width * height
+        overlap = inter / (own_area + (x2 - x1) * (y2 - y1) - inter)
         if overlap > best:
             found, best = cluster, overlap
     return found
-
-
-def _iou(a: Corners, b: Corners) -> float:
-    # Plain floats: a picture has some ten clusters a class, too few for an array to pay.
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    inter = width * height
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
-    return inter / union
 
 
 def _as_boxes(clusters: dict[int, list[_Cluster]], n_members: int) -> Boxes:

@@ -45,7 +45,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         a = self.entry(x)
         body = a
-        for first, second in self.pairs:  # type: ignore[misc]
+        for first, second in self.pairs:
             b = first(body)
             body = torch.cat((second(b), b), dim=1)
         return torch.cat((self.exit(body), a), dim=1)

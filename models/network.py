@@ -48,6 +48,20 @@ def supported() -> tuple[Precision, ...]:
     return ("f32", "int8")
 
 
+def cpu_model() -> str:
+    """The CPU's name as OpenVINO reads it."""
+    return str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
+
+
+def nearest(precision: str) -> Precision:
+    """`precision` if this CPU has it, else the same without bf16. Raises PrecisionUnsupported."""
+    for candidate in (precision, precision.removesuffix("+bf16").replace("bf16", "f32")):
+        for have in supported():
+            if candidate == have:
+                return have
+    raise PrecisionUnsupported(precision, supported())
+
+
 class Network:
     """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
 

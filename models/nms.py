@@ -1,5 +1,7 @@
 """Class-wise non-maximum suppression."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,8 @@ def suppress(
     # OpenCV tells classes apart by shifting each one's boxes: that needs coordinates from 0 up.
     boxes[:, :2] -= boxes[:, :2].min(axis=0)
     boxes[:, 2:] -= xyxy[:, :2]
-    keep = cv2.dnn.NMSBoxesBatched(boxes, scores, class_ids, 0.0, max_iou)
+    # OpenCV's stubs ask for lists; arrays are taken as they are, without a copy to Python numbers.
+    arrays: tuple[Any, Any, Any] = (boxes, scores, class_ids)
+    keep = cv2.dnn.NMSBoxesBatched(*arrays, 0.0, max_iou)
     rows = np.sort(np.asarray(keep, np.intp).ravel())
     return rows[np.argsort(-scores[rows], kind="stable")]

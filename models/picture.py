@@ -1,6 +1,7 @@
 """A picture as a video decoder gives it: planar YUV 4:2:0."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.arrays import read_only
-from models.errors import ArrayMismatch
+from models.errors import ArrayMismatch, PictureUnreadable
 
 ByteArray = npt.NDArray[np.uint8]
 Matrix = Literal["bt601", "bt709"]
@@ -53,6 +54,14 @@ class Picture:
     def height(self) -> int:
         """Rows of Y."""
         return int(self.y.shape[0])
+
+
+def read_photograph(path: Path) -> Picture:
+    """An image file as a picture. Raises PictureUnreadable."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise PictureUnreadable(path)
+    return from_bgr(bgr.astype(np.uint8, copy=False))
 
 
 def from_bgr(bgr: ByteArray) -> Picture:

@@ -17,7 +17,8 @@ class Policy:
     """One table of `policy.toml`.
 
     members           networks with the longer side of their input, such as `nanodet-416`
-    min_score         0..1, boxes below it are not answered (of the fused score if there are several)
+    precision         the one that the thresholds were chosen with
+    min_score         0..1, boxes below it are not answered (fused score if several)
     member_min_score  0..1, boxes below it do not enter a fusion
     nms_iou           0..1, suppression inside NanoDet's boxes
     fusion_iou        0..1, boxes of several members above it are one object
@@ -26,6 +27,7 @@ class Policy:
 
     name: str
     members: tuple[str, ...]
+    precision: str
     min_score: float
     member_min_score: float
     nms_iou: float
@@ -39,7 +41,10 @@ class Policy:
         return tuple((network, int(side)) for network, side in split)
 
     def with_min_score(self, min_score: float | None) -> "Policy":
-        """The same choices with another threshold; None keeps it. Raises ValueError outside 0..1."""
+        """The same choices with another threshold; None keeps it.
+
+        Raises ValueError outside 0..1.
+        """
         if min_score is None:
             return self
         if not 0 < min_score < 1:

@@ -78,7 +78,8 @@ def to_source(xyxy: FloatArray, prepared: Prepared) -> FloatArray:
     """Boxes (N, 4) in model pixels as boxes in source pixels, cut at the picture's border."""
     scale = np.array(prepared.scale * 2, np.float32)
     limit = np.array(prepared.source * 2, np.float32)
-    return np.clip(xyxy / scale, np.float32(0), limit)
+    out: FloatArray = np.clip(xyxy / scale, np.float32(0), limit)
+    return out
 
 
 def _resized(plane: ByteArray, size: tuple[int, int]) -> ByteArray:

@@ -9,11 +9,10 @@ made the committed file. CenterNet is left alone: quantised it loses a third of 
 import argparse
 from pathlib import Path
 
-import cv2
 import nncf
 import openvino as ov
 
-from models.picture import from_bgr
+from models.picture import read_photograph
 from models.preprocess import prepare
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -25,8 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photographs", type=Path)
     files = sorted(parser.parse_args().photographs.glob("*.jpg"))[:N_PHOTOGRAPHS]
-    photographs = (cv2.imread(str(file)) for file in files)
-    inputs = [prepare(from_bgr(bgr), LONG_SIDE).bgr[None] for bgr in photographs]
+    inputs = [prepare(read_photograph(file), LONG_SIDE).bgr[None] for file in files]
     quantised = nncf.quantize(
         ov.Core().read_model(WEIGHTS / "nanodet.xml"),
         nncf.Dataset(inputs),
