@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -116,7 +117,7 @@ class ControlLine:
         self._stores: dict[tuple[str, Form], FrameStore] = {}
         self._lock = threading.Lock()
         self._asked = 0
-        self.done = 0
+        self.progress: Callable[[], int] = lambda: 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
@@ -163,7 +164,7 @@ class ControlLine:
             if isinstance(message, Frames):
                 self._answers.pop(message.ask).put((message, next(iter(descriptors), -1)))
             elif isinstance(message, Ping):
-                self.say(Pong(self.done))
+                self.say(Pong(self.progress()))
             else:
                 self._orders.put(message)
                 os.eventfd_write(self.wake, 1)

@@ -93,15 +93,15 @@ local function write(keys, args, k, a, c)
   return a, refused
 end
 
--- KEYS for each source: count, room, aside, commits*(at, out), asked*(at)
--- ARGV: sources, then for each: commits, asked, commits*(a commit)
--- Answers for each source: {'OK', refused, asked positions ('' = given up) ...} | {'FENCED'} |
--- {'MOVED', p} | {'GONE'} | {'ERROR', text}. A source is written whole or not at all.
+-- KEYS for each source: count, room, aside, commits*(at, out)
+-- ARGV: sources, then for each: commits, commits*(a commit)
+-- Answers for each source: {'OK', refused entries} | {'FENCED'} | {'MOVED', p} | {'GONE'} |
+-- {'ERROR', text}. A source is written whole or not at all.
 local function hop(keys, args)
   local answers, k, a = {}, 1, 2
   for source = 1, tonumber(args[1]) do
-    local commits, asked = tonumber(args[a]), tonumber(args[a + 1])
-    a = a + 2
+    local commits = tonumber(args[a])
+    a = a + 1
     local answer = check(keys, args, k, a, commits)
     if answer then
       for _ = 1, commits do a = a + span(args, a) end
@@ -112,12 +112,8 @@ local function hop(keys, args)
         a, refused = write(keys, args, k, a, c)
         answer[2] = answer[2] + refused
       end
-      for r = 1, asked do
-        local reader = redis.call('HMGET', keys[k + 2 + 2 * commits + r], 'p', 'gone')
-        answer[2 + r] = reader[2] and '' or reader[1] or '0-0'
-      end
     end
-    k = k + 3 + 2 * commits + asked
+    k = k + 3 + 2 * commits
     answers[source] = answer
   end
   return answers

@@ -6,7 +6,7 @@ Pure: makes the commands of the server-side function library (hop.lua) and reads
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
 from typing import Any
@@ -68,11 +68,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class SourceHop:
-    """All commits of one source in a hop; `asked` are stages whose positions it wants to know."""
+    """All commits of one source in a hop, inputs before readers."""
 
     source: str
     commits: tuple[Commit, ...]
-    asked: tuple[str, ...] = ()
 
 
 class Verdict(Enum):
@@ -86,10 +85,9 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One source's answer: asked positions (None: that stage was given up), repeated entries."""
+    """One source's answer; `refused` counts entries whose id the stream had passed."""
 
     verdict: Verdict
-    asked: tuple[Position | None, ...] = field(default=())
     refused: int = 0
 
 
@@ -99,11 +97,10 @@ def hop_command(hops: list[SourceHop]) -> Command:
     args: list[str | bytes] = [str(len(hops))]
     for hop in hops:
         names += (keys.count(hop.source), keys.room(hop.source), keys.aside(hop.source))
-        args += (str(len(hop.commits)), str(len(hop.asked)))
+        args.append(str(len(hop.commits)))
         for commit in hop.commits:
             names += (keys.at(hop.source, commit.stage), commit.out)
             _add_commit(args, commit)
-        names += (keys.at(hop.source, stage) for stage in hop.asked)
     return ("FCALL", "fg1_hop", str(len(names)), *names, *args)
 
 
@@ -130,10 +127,7 @@ def _read_answer(answer: list[Any]) -> Answer:
     if answer[0] == b"ERROR":
         raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
     verdict = Verdict(answer[0])
-    if verdict is not Verdict.OK:
-        return Answer(verdict)
-    asked = tuple(Position.parse(text) if text else None for text in answer[2:])
-    return Answer(verdict, asked, answer[1])
+    return Answer(verdict, answer[1] if verdict is Verdict.OK else 0)
 
 
 def attach_command(source: str, stage: str, run: str) -> Command:

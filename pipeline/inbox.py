@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.records import End, Position, Record
+from pipeline.records import START, End, Position, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,25 @@ class Inbox:
         """Whether anything waits from this source."""
         return bool(self._waiting.get(source))
 
-    def take(self, most: int, careful: Collection[str], passed_over: Collection[str]) -> Batch:
+    def take(self, most: int, careful_until: Mapping[str, Position]) -> Batch:
         """Up to `most` entries over all sources, earliest arrival first, ends as they come.
 
-        A source's part stops after an end. An entry of a careful source comes alone. Sources
-        passed over keep what they have.
+        A source's part stops after an end. An entry of a careful source comes alone.
         """
         batch: Batch = {}
-        closed = set(passed_over)
+        closed: set[str] = set()
         for _ in range(most):
             source = self._earliest(closed)
-            if source is None or (source in careful and batch):
+            if source is None:
+                break
+            careful = self._waiting[source][0].position <= careful_until.get(source, START)
+            if careful and batch:
                 break
             arrival = self._waiting[source].popleft()
             batch.setdefault(source, []).append(arrival)
             if isinstance(arrival.record, End):
                 closed.add(source)
-            if source in careful:
+            if careful:
                 break
         return batch
 

@@ -26,6 +26,6 @@ def percentile(counters: Mapping[str, int], share: float) -> float | None:
     for index, n in filled:
         wanted -= n
         if wanted <= 0:
-            high = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]
-            return high / 1.25**0.5
+            high: float = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]
+            return float(high / 1.25**0.5)
     return None

@@ -12,10 +12,15 @@ _parent = os.getpid()
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the parent ends. Called in the child, before exec.
+    """Ask the kernel for SIGKILL when the parent ends. Runs in a new child, before its exec.
 
     The signal follows the parent's thread that made the child: start children in the main thread.
     """
+    die_with_parent_of(_parent)
+
+
+def die_with_parent_of(parent: int) -> None:
+    """The same, called by the child itself, which knows the process id of its parent."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != _parent:
+    if os.getppid() != parent:
         os._exit(1)

@@ -21,7 +21,7 @@ from pipeline.hop import (
 )
 from pipeline.hosted_stage import HostedStage, Move
 from pipeline.inbox import Arrival, Inbox
-from pipeline.records import End, Position
+from pipeline.records import START, End, Position
 from pipeline.spec import StageSpec, WorkerSpec
 from pipeline.wire import Command, Link
 
@@ -42,7 +42,9 @@ class Runner:
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
         self.stale: set[str] = set()
+        self.done = 0
         self._line = line
+        self._careful_until = {s: Position(*at) for s, at in spec.careful.items()}
         self._lacking: dict[tuple[str, str], float] = {}
         self._untrimmed: dict[str, int] = {}
 
@@ -120,7 +122,7 @@ class Runner:
         moves: Moves = {}
         for stage in self.hosted:
             inbox = self.inboxes[stage.spec.name]
-            batch = inbox.take(stage.stage.batch, self.spec.careful, ())
+            batch = inbox.take(stage.stage.batch, self._careful_until)
             if not batch:
                 continue
             self._announce(stage, batch)
@@ -132,12 +134,14 @@ class Runner:
                     for reader in self.hosted:
                         if reader.spec.input == stage.spec.name:
                             self.inboxes[reader.spec.name].add(source, move.onward)
-            self._line.done += 1
+            self.done += 1
         return moves
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
-        for source in batch.keys() & set(self.spec.careful):
-            self._line.say(InHand(source, stage.spec.name, batch[source][0].position))
+        for source, arrivals in batch.items():
+            at = arrivals[0].position
+            if at <= self._careful_until.get(source, START):
+                self._line.say(InHand(source, stage.spec.name, at))
 
     def _patient(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> set[str]:
         """Sources whose missing pixels will come: a file of this run is decoded again."""
@@ -204,9 +208,8 @@ def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
     return Arrival(position, records.decode_record(data))
 
 
-def input_stream(spec: WorkerSpec, stage: HostedStage, source: str) -> str:
+def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:
     """The stream that a stage reads."""
-    assert stage.spec.input is not None
-    if spec.stage(stage.spec.input).publishes:
-        return keys.results(source)
-    return keys.out(source, stage.spec.input)
+    before = spec.stage(stage).input
+    assert before is not None
+    return keys.results(source) if spec.stage(before).publishes else keys.out(source, before)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.records import START, Position, Reason
+from pipeline.records import Reason
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -33,6 +33,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     past    last epoch before this run: frames up to it are not waited for
     credit  frames between the decoder and the slowest reliable reader
     slots   frames that its frame store holds
+    fault   why it is not to be opened any more
     """
 
     name: str
@@ -42,6 +43,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     credit: int
     slots: int
     pace: str
+    fault: str | None = None
 
 
 class Suspect(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     """One worker process: the stages it hosts, in order, for these sources.
 
     hosted   names of the stages it hosts, inputs before readers
-    careful  sources to run one record at a time, saying which is in hand
+    careful  sources to run one record at a time, saying which is in hand, up to a position
     asides   records to set aside
     """
 
@@ -69,7 +71,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     stages: list[StageSpec]
     hosted: list[str]
     sources: list[SourceSpec]
-    careful: list[str] = []
+    careful: dict[str, tuple[int, int]] = {}
     asides: list[Suspect] = []
     log_level: str = "INFO"
 
@@ -85,8 +87,3 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         """Reliable stages that no reliable stage reads: the decoder waits for the slowest."""
         inputs = {s.input for s in self.stages if s.reliable}
         return tuple(s.name for s in self.stages if s.reliable and s.name not in inputs)
-
-
-def as_position(pair: tuple[int, int] | None) -> Position:
-    """A position from its plain form."""
-    return Position(*pair) if pair else START

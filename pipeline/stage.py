@@ -85,7 +85,9 @@ class Stage(Generic[S]):
         self.context = context
 
     def process(
-        self, batch: Sequence[Item], states: Mapping[str, S]
+        self,
+        batch: Sequence[Item],  # noqa: ARG002
+        states: Mapping[str, S],  # noqa: ARG002
     ) -> tuple[Sequence[Any], Mapping[str, S]]:
         """Answer a batch: an output for each item, and the new state of each source in it.
 

@@ -66,14 +66,17 @@ class StageLoop:
                     self._read_to[source, stage.spec.name] = position
 
     def _read_command(self) -> Command:
-        pairs = [(source, stage) for stage in self._heads for source in self._runner.sources]
-        streams = [input_stream(self._runner.spec, stage, source) for source, stage in pairs]
-        ids = [str(self._read_to[source, stage.spec.name]) for source, stage in pairs]
+        after: dict[str, Position] = {}
+        for (source, name), position in self._read_to.items():
+            if source in self._runner.sources:
+                stream = input_stream(self._runner.spec, name, source)
+                after[stream] = min(after.get(stream, position), position)
         block: tuple[str, ...] = ()
         if self._runner.idle():
             wait = LACK_MS if self._runner.lacks_pixels() else BLOCK_MS
             block = ("BLOCK", str(wait))
-        return ("XREAD", "COUNT", str(READ_COUNT), *block, "STREAMS", *streams, *ids)
+        ids = (str(position) for position in after.values())
+        return ("XREAD", "COUNT", str(READ_COUNT), *block, "STREAMS", *after, *ids)
 
     def _settle(self, moves: Moves, reply: list[list[Any]]) -> None:
         for (source, theirs), answer in zip(moves.items(), read_answers(reply), strict=True):
@@ -82,21 +85,24 @@ class StageLoop:
     def _await_reply(self, link: Link) -> bool:
         """Wait for the read's reply; False when an order to end came first."""
         while not link.here():
-            ready, _, _ = select.select([link, self._line.wake], [], [])
-            if self._line.wake in ready:
-                os.eventfd_read(self._line.wake)
+            wake = self._line.wake
+            ready, _, _ = select.select([link.fileno(), wake], [], [])
+            if wake in ready:
+                os.eventfd_read(wake)
                 if isinstance(self._line.order(), Stop | Drain):
                     return False
-            if link in ready:
+            if link.fileno() in ready:
                 link.fill()
         return True
 
     def _take(self, reply: list[list[Any]] | None) -> None:
         by_stream = {stream.decode(): entries for stream, entries in reply or ()}
         for stage in self._heads:
+            name = stage.spec.name
             for source in self._runner.sources.keys() - self._runner.stale:
-                entries = by_stream.get(input_stream(self._runner.spec, stage, source))
-                if entries:
-                    self._runner.receive(stage, source, entries)
-                    last = Position.parse(entries[-1][0])
-                    self._read_to[source, stage.spec.name] = last
+                entries = by_stream.get(input_stream(self._runner.spec, name, source), [])
+                read_to = self._read_to[source, name]
+                fresh = [e for e in entries if Position.parse(e[0]) > read_to]
+                if fresh:
+                    self._runner.receive(stage, source, fresh)
+                    self._read_to[source, name] = Position.parse(fresh[-1][0])

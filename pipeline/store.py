@@ -49,7 +49,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         try:
-            self._client = redis.Redis.from_url(url, protocol=2)
+            self._client: Any = redis.Redis.from_url(url, protocol=2)
         except ValueError as error:
             raise StoreRefused(f"store URL {redacted(url)}: {error}") from error
         self.url = url
@@ -64,7 +64,7 @@ class Store:
         StoreRefused if it is too old, may evict, or is a replica; StoreBusy if it is full.
         """
         with store_errors(self.url):
-            info = cast(dict[str, Any], self._client.info())
+            info = self._client.info()
             fault = unfit(info)
             if fault:
                 raise StoreRefused(f"store {redacted(self.url)}: {fault}")
@@ -74,16 +74,16 @@ class Store:
 
     def _load_library(self) -> None:
         loaded = self._client.function_list(library=LIBRARY, withcode=True)
-        if not any(library_code().encode() in library for library in cast(list[Any], loaded)):
+        if not any(library_code().encode() in library for library in loaded):
             self._client.function_load(library_code(), replace=True)
 
     def same(self, identity: str) -> bool:
         """Whether this is still the store that `prepare` saw, not an empty one in its place."""
         with store_errors(self.url):
-            info = cast(dict[str, Any], self._client.info("memory"))
+            info = self._client.info("memory")
             if info.get("maxmemory_policy", "noeviction") != "noeviction":
                 raise StoreRefused(f"store {redacted(self.url)}: {_EVICTING % info}")
-            return self._client.get(keys.IDENTITY) == identity.encode()
+            return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
     def claim(self, source: str, run: str, name: str, take_over: bool) -> None:
         """Own a source for a run. SourceOwned, with the owner's name, if another run has it."""

@@ -7,6 +7,7 @@ socket with hiredis' packer and reader. Several commands go out in one write.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -24,7 +25,9 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
-        self._connection = redis.Redis.from_url(url, protocol=2).connection_pool.make_connection()
+        pool = redis.Redis.from_url(url, protocol=2).connection_pool
+        connection: Any = pool.make_connection()
+        self._connection = connection
         try:
             self._connection.connect()
         except redis.AuthenticationError as error:
@@ -48,7 +51,7 @@ class Link:
     def send(self, *commands: Command) -> None:
         """Write all commands in one go. StoreLost if the connection broke."""
         try:
-            self._sock.sendall(b"".join(hiredis.pack_command(command) for command in commands))
+            self._sock.sendall(b"".join(map(_pack, commands)))
         except OSError as error:
             raise StoreLost(f"the connection to the store broke: {error}") from error
 
@@ -83,6 +86,9 @@ class Link:
     def close(self) -> None:
         """Close the socket."""
         self._connection.disconnect()
+
+
+_pack: Callable[[Any], bytes] = hiredis.pack_command
 
 
 def _raised(reply: Any) -> Any:

@@ -52,8 +52,8 @@ class Probe:
 class FileSource:
     """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
 
-    Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix and
-            range, and pts in seconds (may be unordered, may be None)
+    Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
+            and range, and pts in seconds (may be unordered, may be None)
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
             ended before what its container counts
     Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
@@ -160,3 +160,20 @@ def probe(place: str, options: DecodeOptions = _DEFAULT) -> Probe:
         )
     finally:
         source.close()
+
+
+class Decode:
+    """The decoder of the graph: opens each source of the run with the same options."""
+
+    Options = DecodeOptions
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self.options = options
+
+    def open(self, url: str) -> FileSource:
+        """Open one source; SourceFault as FileSource."""
+        return FileSource(url, self.options)
+
+    def probe(self, url: str) -> Probe:
+        """Open one source, decode its first frame, and say what it is; SourceFault as FileSource."""
+        return probe(url, self.options)

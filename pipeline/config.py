@@ -1,0 +1,207 @@
+"""pipeline.toml into frozen dataclasses; everything wrong with it is told at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import ConfigFaults
+from pipeline.graph import StageEntry, graph_faults
+from pipeline.keys import NAME_RULE, is_name
+from pipeline.loading import load
+from pipeline.options import read_options
+from pipeline.pace import PaceName
+
+PACKAGED = "pipeline.toml"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """`[store]`"""
+
+    url: str = "embedded"
+    url_env: str | None = None
+    fsync: Literal["everysec", "always"] = "everysec"
+    results_keep: int = field(default=100_000, metadata={"least": 1000})
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """`[sources.NAME]`"""
+
+    url: str = ""
+    url_env: str | None = None
+    pace: PaceName = "fast"
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    """`[credit]`"""
+
+    file: int = field(default=32, metadata={"least": 1, "most": 1024})
+    live: int = field(default=4, metadata={"least": 1, "most": 1024})
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """`[log]`"""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole checked configuration; `origin` says where it was read."""
+
+    origin: str
+    store: StoreConfig
+    credit: CreditConfig
+    log: LogConfig
+    sources: dict[str, SourceConfig]
+    stages: tuple[StageEntry, ...]
+    placement: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _StageTable:
+    use: str
+    input: str | None = None
+    on_lag: Literal["drop", "wait"] = "drop"
+
+
+Table = dict[str, Any]
+_TABLES = ("store", "credit", "log", "sources", "stages", "placement")
+
+
+def find_config(path: Path | None) -> tuple[str, str]:
+    """Where the configuration is and its text: `path`, else ./pipeline.toml, else the packaged."""
+    chosen = path if path is not None else Path(PACKAGED)
+    if path is None and not chosen.exists():
+        return "the packaged pipeline.toml", files("pipeline").joinpath(PACKAGED).read_text()
+    try:
+        return str(chosen), chosen.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"configuration {chosen}: {error}"]) from error
+
+
+def read_config(origin: str, text: str, changes: Mapping[str, Table] | None = None) -> Config:
+    """The checked configuration; `changes` (from the command line) go over the file's tables.
+
+    ConfigFaults carries all faults, each with its key path, the value and what is allowed.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
+    tables = _merged(tables, changes or {})
+    faults = [
+        f"{key}: unknown table; allowed are {', '.join(_TABLES)}"
+        for key in tables
+        if key not in _TABLES
+    ]
+    faults += [f"{key}: must be a table" for key in tables if not isinstance(tables[key], dict)]
+    if faults:
+        raise ConfigFaults([f"{origin}: {fault}" for fault in faults])
+    config = _read_tables(origin, tables, faults)
+    if config is None or faults:
+        raise ConfigFaults([f"{origin}: {fault}" for fault in faults])
+    return config
+
+
+def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
+    merged = dict(tables)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None:
+    store = read_options(StoreConfig, tables.get("store", {}), "store.", faults)
+    credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
+    log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
+    sources = _read_sources(tables.get("sources", {}), faults)
+    stages = _read_stages(tables.get("stages", {}), faults)
+    placement = tables.get("placement", {})
+    for worker, names in placement.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
+            placement = {}
+            break
+    if stages is not None:
+        faults += graph_faults(stages, placement)
+    if store is None or credit is None or log is None or sources is None or stages is None:
+        return None
+    placed = {worker: tuple(names) for worker, names in placement.items()}
+    return Config(origin, store, credit, log, sources, tuple(stages), placed)
+
+
+def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:
+    sources = {}
+    for name, entry in table.items():
+        path = f"sources.{name}"
+        if not is_name(name):
+            faults.append(f"{path}: a source's name is {NAME_RULE}")
+        if not isinstance(entry, dict):
+            faults.append(f"{path} = {entry!r}: must be a table with url or url_env")
+            continue
+        source = read_options(SourceConfig, entry, f"{path}.", faults)
+        if source is not None:
+            if bool(source.url) == bool(source.url_env):
+                faults.append(f"{path}: must have either url or url_env")
+            sources[name] = source
+    return sources
+
+
+def _read_stages(table: Table, faults: list[str]) -> list[StageEntry] | None:
+    before = len(faults)
+    entries = []
+    for name, entry in table.items():
+        if not isinstance(entry, dict):
+            faults.append(f"stages.{name} = {entry!r}: must be a table with use and input")
+            continue
+        read = _read_stage(name, entry, faults)
+        if read is not None:
+            entries.append(read)
+    return entries if len(faults) == before else None
+
+
+def _read_stage(name: str, entry: Table, faults: list[str]) -> StageEntry | None:
+    path = f"stages.{name}."
+    if isinstance(entry.get("input"), list):
+        faults.append(f"{path}input = {entry['input']!r}: a stage has exactly one input")
+        return None
+    own = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
+    read = read_options(_StageTable, own, path, faults)
+    if read is None:
+        return None
+    try:
+        kind = load(read.use)
+    except ConfigFaults as unknown:
+        faults += [f"{path}{fault}" for fault in unknown.faults]
+        return None
+    options = {key: value for key, value in entry.items() if key not in own}
+    if read_options(kind.Options, options, path, faults) is None:
+        return None
+    return StageEntry(
+        name=name,
+        use=read.use,
+        input=read.input,
+        on_lag=read.on_lag,
+        publishes=getattr(kind, "publishes", False),
+        pixels=getattr(kind, "pixels", 0),
+        options=options,
+    )
+
+
+def from_environment(name: str, key: str) -> str:
+    """A secret's value. ConfigFaults if the variable is not set."""
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigFaults([f"{key} = {name!r}: the environment has no such variable"])
+    return value

@@ -1,0 +1,50 @@
+"""Which record is to blame when workers die. Pure.
+
+After a worker's first death its sources go one record at a time for a while and it says which
+record is in hand. A record in whose hand workers die three times, with the position standing
+still, is set aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.records import Position
+
+LIMIT = 3
+CAREFUL_FRAMES = 64
+
+Place = tuple[str, str]
+
+
+class Deaths:
+    """The deaths of one worker's incarnations."""
+
+    def __init__(self) -> None:
+        self._blamed: dict[Place, tuple[Position, int]] = {}
+        self._set_aside: set[tuple[Place, Position]] = set()
+        self.careful_until: dict[str, Position] = {}
+
+    def died(
+        self, in_hand: Mapping[Place, Position], positions: Mapping[Place, Position]
+    ) -> list[tuple[Place, Position]]:
+        """Take a death into account; gives what is to be set aside by now.
+
+        in_hand    last record announced, by (source, stage)
+        positions  where the stages stand in the store, by (source, stage)
+        """
+        for place, at in in_hand.items():
+            if positions.get(place, at) >= at:
+                continue
+            blamed, deaths = self._blamed.get(place, (at, 0))
+            deaths = deaths + 1 if blamed == at else 1
+            self._blamed[place] = (at, deaths)
+            if deaths >= LIMIT:
+                self._set_aside.add((place, at))
+        for (source, _), at in positions.items():
+            until = Position(at.epoch, at.seq + CAREFUL_FRAMES)
+            self.careful_until[source] = max(until, self.careful_until.get(source, until))
+        self._set_aside = {
+            (place, at) for place, at in self._set_aside if positions.get(place, at) <= at
+        }
+        return sorted(self._set_aside)

@@ -1,0 +1,224 @@
+"""A thread that decodes one source into the frame store, as far ahead as its credit allows."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from pipeline.credit import Credit
+from pipeline.errors import FramegateError, SourceFault
+from pipeline.frame_store import FrameStore
+from pipeline.records import Position
+from pipeline.source import Form, Frame, Source
+
+log = logging.getLogger(__name__)
+
+GetFrameStore = Callable[[str, Form, int], FrameStore]
+Announce = Callable[[Position], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A frame whose pixels are in the frame store."""
+
+    position: Position
+    number: int
+    pts: float | None
+    form: Form
+    decoded_mono: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewForm:
+    """The next frame has another picture size: it needs a new epoch. The thread waits for it."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing follows: the source ended, or cannot go on (`fault`)."""
+
+    counts: Mapping[str, int]
+    fault: str | None = None
+
+
+Event = Decoded | NewForm | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A committed frame that some reliable reader has not read yet."""
+
+    position: Position
+    number: int
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where a decoder goes on: `number` frames are committed, `position` is the last one's.
+
+    open       its epoch goes on (if the picture size does)
+    in_flight  committed frames whose pixels must be there again
+    """
+
+    position: Position
+    number: int = 0
+    open: bool = False
+    in_flight: tuple[InFlight, ...] = field(default=())
+
+
+class DecoderThread(threading.Thread):
+    """Decodes from the start, skips what is committed, then fills slots and reports events.
+
+    The loop takes events with `take`, and tells the thread of freed credit and new epochs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_source: Callable[[], Source],
+        get_frame_store: GetFrameStore,
+        start: ResumePoint,
+        credit_limit: int,
+        wake: int,
+        announce: Announce,
+    ) -> None:
+        super().__init__(name=f"decode-{name}", daemon=True)
+        self.source_name = name
+        self._open_source = open_source
+        self._get_frame_store = get_frame_store
+        self._start_point = start
+        self._refills = {frame.number: frame for frame in start.in_flight}
+        self._wake = wake
+        self._announce = announce
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._epoch: int | None = start.position.epoch if start.open else None
+        self._seq = start.position.seq + 1
+        self._events: deque[Event] = deque()
+        self.credit = Credit(credit_limit)
+        for frame in start.in_flight:
+            self.credit.take(frame.position)
+        self.done = 0
+
+    # -- the loop's side
+
+    def first(self) -> Event | None:
+        """The oldest event that was not taken."""
+        return self._events[0] if self._events else None
+
+    def take(self) -> Event:
+        """Take the oldest event."""
+        return self._events.popleft()
+
+    def starved(self) -> bool:
+        """Whether no frame is to be had before readers go on."""
+        return self.credit.full and not self._events
+
+    def release(self, read: Position) -> None:
+        """All reliable readers are at `read`."""
+        with self._changed:
+            if self.credit.release(read):
+                self._changed.notify()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The answer to NewForm: frames count from 0 in this epoch."""
+        with self._changed:
+            self._epoch, self._seq = epoch, 0
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End after the frame in hand; join() then waits for that."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
+    # -- the thread's side
+
+    def run(self) -> None:
+        """Decode until the end, a fault, or stop()."""
+        source: Source | None = None
+        fault: str | None = None
+        try:
+            with self._announce(self._next_position()):
+                source = self._open_source()
+            if not self._decode(source):
+                return
+        except SourceFault as error:
+            fault = f"{error.reason}: {error}"
+        except FramegateError as error:
+            fault = str(error)
+        except Exception as error:
+            log.exception("source %s: the decoder failed", self.source_name)
+            fault = f"damaged: the decoder failed: {error!r}"
+        finally:
+            if source is not None:
+                source.close()
+        self._report(Finished(dict(source.counts) if source else {}, fault))
+
+    def _decode(self, source: Source) -> bool:
+        """Whether the source came to its end."""
+        form: Form | None = None
+        frames = iter(source)
+        for number in itertools.count():
+            with self._announce(self._next_position()):
+                frame = next(frames, None)
+            if frame is None:
+                return True
+            if self._stopping or not self._take(number, frame, form):
+                return False
+            form = frame.form
+        return True
+
+    def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
+        """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
+        self.done += 1
+        if number < self._start_point.number:
+            self._refill(number, frame)
+            return True
+        if self._epoch is None or (form is not None and frame.form != form):
+            self._epoch = None
+            self._report(NewForm(number))
+        return self._put(number, frame)
+
+    def _next_position(self) -> Position:
+        return Position(self._epoch or self._start_point.position.epoch, self._seq)
+
+    def _refill(self, number: int, frame: Frame) -> None:
+        wanted = self._refills.get(number)
+        if wanted is None or wanted.form != frame.form:
+            return
+        store = self._get_frame_store(self.source_name, frame.form, frame.nbytes)
+        slot = number % store.slots
+        if not store.holds(slot, wanted.position):
+            with store.writing(slot, wanted.position) as pixels:
+                frame.write(pixels)
+
+    def _put(self, number: int, frame: Frame) -> bool:
+        with self._changed:
+            while not self._stopping and (self._epoch is None or self.credit.full):
+                self._changed.wait()
+            if self._stopping or self._epoch is None:
+                return False
+            position = Position(self._epoch, self._seq)
+            self._seq += 1
+            self.credit.take(position)
+        store = self._get_frame_store(self.source_name, frame.form, frame.nbytes)
+        with store.writing(number % store.slots, position) as pixels:
+            frame.write(pixels)
+        self._report(Decoded(position, number, frame.pts, frame.form, time.monotonic()))
+        return True
+
+    def _report(self, event: Event) -> None:
+        self._events.append(event)
+        if len(self._events) == 1:
+            os.eventfd_write(self._wake, 1)

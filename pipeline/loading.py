@@ -1,0 +1,20 @@
+"""Stages and decoders by dotted path: the engine imports neither stages nor models by name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pipeline.errors import ConfigFaults
+
+
+def load(use: str) -> Any:
+    """The class at `package.module:Class`. ConfigFaults if it is not there."""
+    module_name, _, name = use.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        return getattr(module, name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigFaults(
+            [f"use = {use!r}: {error}; allowed is package.module:Class that Python can import"]
+        ) from error

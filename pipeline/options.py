@@ -1,0 +1,97 @@
+"""Plain data from TOML into frozen dataclasses, all faults told at once with their key paths.
+
+A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`.
+Its metadata may say `least`, `most` (numbers), `allowed` (of a string, or of each in a tuple).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[str]) -> T | None:
+    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None."""
+    before = len(faults)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    for key in table:
+        if key not in fields:
+            faults.append(f"{path}{key}: unknown key; allowed are {_listed(sorted(fields))}")
+    values = {}
+    for name, field in fields.items():
+        if name in table:
+            fault = _fault(hints[name], table[name], field.metadata)
+            if fault:
+                faults.append(f"{path}{name} = {table[name]!r}: {fault}")
+            values[name] = _converted(hints[name], table[name])
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            faults.append(f"{path}{name}: missing; it must be {_said(hints[name], field.metadata)}")
+    return kind(**values) if len(faults) == before else None
+
+
+def _fault(hint: Any, value: Any, limits: Any) -> str | None:
+    if not _fits(hint, value):
+        return f"allowed is {_said(hint, limits)}"
+    if "allowed" in limits:
+        items = value if isinstance(value, list | tuple) else [value]
+        unknown = [item for item in items if item is not None and item not in limits["allowed"]]
+        if unknown:
+            return f"{_listed(unknown)} is not known; allowed are {_listed(limits['allowed'])}"
+    if value is not None and not isinstance(value, str | list | dict):
+        if value < limits.get("least", value) or value > limits.get("most", value):
+            return f"allowed is {_said(hint, limits)}"
+    return None
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(part, value) for part in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def _said(hint: Any, limits: Any) -> str:
+    parts = [part for part in get_args(hint) or (hint,) if part is not type(None)]
+    if get_origin(hint) is Literal:
+        return _listed(get_args(hint), "or")
+    if len(parts) == 1 and get_origin(parts[0]) is Literal:
+        return _listed(get_args(parts[0]), "or")
+    if get_origin(hint) is tuple or any(get_origin(part) is tuple for part in parts):
+        return "a list of texts"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    kind = names.get(parts[0], "a table")
+    least, most = limits.get("least"), limits.get("most")
+    if least is not None and most is not None:
+        return f"{kind} from {least} to {most}"
+    return f"{kind} from {least} on" if least is not None else kind
+
+
+def _listed(values: Any, joint: str = "and") -> str:
+    texts = [str(value) for value in values]
+    if len(texts) > 12:
+        return f"{', '.join(texts[:12])}, ... ({len(texts)} in all)"
+    return f" {joint} ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)

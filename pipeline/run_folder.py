@@ -1,0 +1,147 @@
+"""The data folder of a run: who uses it, what the run is, and which files it reads."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import ConfigFaults, DataFolderRefused
+
+_ENDS_BYTES = 65536
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """Tells a changed file: size, time of change, hash of both ends."""
+
+    nbytes: int
+    mtime_ns: int
+    sha256_of_ends: str
+
+
+class RunSource(msgspec.Struct, frozen=True):
+    """A source of the run. file: None for a URL; past: its last epoch before this run."""
+
+    name: str
+    url: str
+    pace: str
+    past: int
+    file: Fingerprint | None
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """run.json: what `--resume` goes on with."""
+
+    run: str
+    identity: str
+    sources: tuple[RunSource, ...]
+    v: int = 1
+
+
+class RunFolder:
+    """One run's folder, locked while this object is open."""
+
+    def __init__(self, path: Path, made_by_us: bool) -> None:
+        self.path = path
+        self._made_by_us = made_by_us
+        self._file = path / "run.json"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataFolderRefused(f"data folder {path}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise DataFolderRefused(
+                f"data folder {path} is in use by another run; stop that one, or give another -d"
+            ) from error
+
+    @property
+    def store(self) -> Path:
+        """Where the embedded store keeps its data."""
+        return self.path / "store"
+
+    def read(self) -> RunFile | None:
+        """The run that this folder belongs to, None for a fresh one."""
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=RunFile)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise DataFolderRefused(f"{self._file}: {error}; it is not a run of ours") from error
+
+    def write(self, run: RunFile) -> None:
+        """Store what the run is; atomic."""
+        new = self._file.with_suffix(".new")
+        try:
+            new.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+            new.replace(self._file)
+        except OSError as error:
+            raise DataFolderRefused(f"data folder {self.path}: {error}") from error
+
+    def close(self, keep: bool) -> None:
+        """Unlock; a folder that we made and that holds nothing worth keeping goes."""
+        if self._made_by_us and not keep:
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def open_folder(path: Path | None, resume: bool) -> RunFolder:
+    """The folder at `path`, or a new one; DataFolderRefused if it is used or, to resume, fresh."""
+    if path is None:
+        if resume:
+            raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
+        name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+        return RunFolder(runs_folder() / name, made_by_us=True)
+    folder = RunFolder(path, made_by_us=not path.exists())
+    known = folder.read()
+    if (known is None) == resume:
+        folder.close(keep=known is not None)
+        raise DataFolderRefused(
+            f"data folder {path} holds no run to resume"
+            if resume
+            else f"data folder {path} holds a run already: add --resume to go on with it, or give "
+            "another -d"
+        )
+    return folder
+
+
+def runs_folder() -> Path:
+    """Where runs without -d keep their data."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "framegate"
+
+
+def fingerprint(url: str) -> Fingerprint | None:
+    """The file's fingerprint, None for what is not a readable regular file."""
+    path = Path(url)
+    try:
+        if not path.is_file():
+            return None
+        stat = path.stat()
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            digest.update(file.read(_ENDS_BYTES))
+            file.seek(max(0, stat.st_size - _ENDS_BYTES))
+            digest.update(file.read(_ENDS_BYTES))
+    except OSError:
+        return None
+    return Fingerprint(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+
+
+def changed(sources: tuple[RunSource, ...]) -> list[str]:
+    """What is wrong with resuming these sources: files that are not what they were."""
+    return [
+        f"source {source.name}: {source.url} was changed since the run began (size, time or "
+        "content); it cannot be resumed: start a new run"
+        for source in sources
+        if source.file is not None and fingerprint(source.url) != source.file
+    ]
