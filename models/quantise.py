@@ -12,6 +12,7 @@ from pathlib import Path
 import nncf
 import openvino as ov
 
+from models.export_ir import convert
 from models.picture import read_photograph
 from models.preprocess import prepare
 
@@ -26,13 +27,13 @@ def main() -> None:
     files = sorted(parser.parse_args().photographs.glob("*.jpg"))[:N_PHOTOGRAPHS]
     inputs = [prepare(read_photograph(file), LONG_SIDE).bgr[None] for file in files]
     quantised = nncf.quantize(
-        ov.Core().read_model(WEIGHTS / "nanodet.xml"),
+        convert("nanodet"),
         nncf.Dataset(inputs),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(inputs),
     )
     path = WEIGHTS / "nanodet-int8.xml"
-    ov.save_model(quantised, path)
+    ov.save_model(quantised, path, compress_to_fp16=False)
     print(path.name, path.stat().st_size, path.with_suffix(".bin").stat().st_size)
 
 
