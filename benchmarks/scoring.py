@@ -174,7 +174,7 @@ def best_threshold(matches: Sequence[Matches]) -> tuple[float, float]:
     true = np.concatenate([one.is_true[IOU_50, c] for one, c in zip(matches, counted, strict=True)])
     n_labels = sum(int(one.n_labels.sum()) for one in matches)
     thresholds = np.arange(5, 100) / 100
-    kept = scores[None, :] >= thresholds[:, None]
+    kept = scores[None, :] > thresholds[:, None]
     f1 = 2 * (kept & true).sum(axis=1) / (kept.sum(axis=1) + n_labels)
     best = int(np.argmax(f1))
     return float(thresholds[best]), float(f1[best])

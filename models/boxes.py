@@ -44,6 +44,11 @@ class Boxes:
         """The rows of an index array or a Boolean mask, in that order."""
         return Boxes(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
 
+    def moved(self, right: float, down: float) -> "Boxes":
+        """The same boxes, shifted by that many pixels: from a part of a picture to the whole."""
+        shift = np.array([right, down, right, down], np.float32)
+        return Boxes(self.xyxy + shift, self.scores, self.class_ids)
+
 
 def empty() -> Boxes:
     """No box at all."""

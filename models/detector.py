@@ -32,7 +32,7 @@ class Detector:
 
     models     what makes an answer: network, input side, precision, 8 digits of the sha256 of each
     policy_id  sha256 over thresholds, class set, precision and weights
-    choices, class_ids, precision, threads: as in use
+    members, choices, class_ids, precision, threads: as in use
 
     An answer depends on its picture alone, not on the others of a call nor on their order.
 
@@ -55,20 +55,20 @@ class Detector:
         self.policy_id = choices.hash(
             class_ids, precision, tuple(member.network.sha256 for member in members)
         )
-        self._members = tuple(members)
+        self.members = tuple(members)
 
     def detect(self, pictures: Sequence[Picture]) -> list[Boxes]:
         """Boxes of each picture, in source pixels, highest score first.
 
         While one input is in the network the next one is prepared and the last one decoded.
         """
-        parts = list(self._pipelined([(p, m) for p in pictures for m in self._members]))
-        n = len(self._members)
+        parts = list(self._pipelined([(p, m) for p in pictures for m in self.members]))
+        n = len(self.members)
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
 
     def prepare(self, picture: Picture) -> Prepared:
         """`picture` at the input size of the (first) network."""
-        return self._members[0].prepare(picture)
+        return self.members[0].prepare(picture)
 
     def submit(self, picture: Picture | Prepared, crop: Crop | None = None) -> Token:
         """Starts on one picture, or on the part of it inside `crop` (left, top, right, bottom).
@@ -81,9 +81,9 @@ class Detector:
             whole, prepared = picture, self.prepare(picture)
         else:
             whole, prepared = None, picture
-        if len(self._members) > 1 and (whole is None or crop is not None):
+        if len(self.members) > 1 and (whole is None or crop is not None):
             raise WholePicturesOnly(self.models)
-        return Token(self._members[0].start(prepared, crop), whole)
+        return Token(self.members[0].start(prepared, crop), whole)
 
     def result(self, token: Token) -> Boxes:
         """Waits for the answer to `token`."""
@@ -94,12 +94,12 @@ class Detector:
         boxes, features = token.first.finish()
         parts = [boxes]
         if token.picture is not None:
-            parts += self._pipelined([(token.picture, m) for m in self._members[1:]])
+            parts += self._pipelined([(token.picture, m) for m in self.members[1:]])
         return self._joined(parts), features
 
     def warm_up(self, width: int, height: int) -> None:
         """Runs every network once at the size of a (width, height) source. Raises WarmUpFailed."""
-        for member in self._members:
+        for member in self.members:
             inner = inner_size(width, height, member.long_side)
             member.network.warm_up([(padded(inner[0]), padded(inner[1]))])
 
@@ -123,7 +123,7 @@ class Detector:
 
     def _joined(self, parts: Sequence[Boxes]) -> Boxes:
         boxes = fusion.fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
-        rows = np.flatnonzero(boxes.scores >= np.float32(self.choices.min_score))
+        rows = np.flatnonzero(boxes.scores > np.float32(self.choices.min_score))
         return boxes.take(rows[: self.choices.max_boxes])
 
 
@@ -151,15 +151,28 @@ def load(
     """
     choices = policy.load(name).with_min_score(min_score)
     class_ids = coco.class_ids(classes)
-    several = len(choices.parts) > 1
     in_use = precision or nearest(choices.precision)
+    return build(choices, in_use, threads, class_ids, features=features, cache_dir=cache_dir)
+
+
+def build(
+    choices: Policy,
+    precision: Precision,
+    threads: int,
+    class_ids: tuple[int, ...],
+    *,
+    features: bool = False,
+    cache_dir: Path | None = None,
+) -> Detector:
+    """The detector that `choices` describe, as `load` does it for the two frozen ones."""
+    several = len(choices.parts) > 1
     extra = _FEATURES if features and not several else ()
     networks = {
-        kind: Network(kind, _OUTPUTS[kind] + extra, in_use, threads, cache_dir)
+        kind: Network(kind, _OUTPUTS[kind] + extra, precision, threads, cache_dir)
         for kind in dict(choices.parts)
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
         Member(part, networks[part[0]], choices, lowest, class_ids) for part in choices.parts
     ]
-    return Detector(choices, members, class_ids, in_use, threads)
+    return Detector(choices, members, class_ids, precision, threads)

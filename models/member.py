@@ -64,8 +64,8 @@ class Pending:
 class Member:
     """Picture to boxes by one network.
 
-    `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes below `min_score` and of
-    classes outside `class_ids` are dropped before the suppression, which is class-wise.
+    `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
+    of classes outside `class_ids` are dropped before the suppression, which is class-wise.
     """
 
     def __init__(

@@ -56,6 +56,26 @@ class Picture:
         return int(self.y.shape[0])
 
 
+def cut(picture: Picture, rect: tuple[int, int, int, int]) -> Picture:
+    """The part of `picture` inside `rect` (left, top, right, bottom, in pixels), without a copy.
+
+    Left and top must be even, so that colours stay with their pixels. Raises ArrayMismatch.
+    """
+    left, top, right, bottom = rect
+    inside = 0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height
+    if not inside or left % 2 or top % 2:
+        wanted = f"even left and top, inside {picture.width}x{picture.height}"
+        raise ArrayMismatch("rect", wanted, f"{rect}")
+    half = (slice(top // 2, (bottom + 1) // 2), slice(left // 2, (right + 1) // 2))
+    return Picture(
+        picture.y[top:bottom, left:right],
+        picture.u[half],
+        picture.v[half],
+        picture.matrix,
+        picture.full_range,
+    )
+
+
 def read_photograph(path: Path) -> Picture:
     """An image file as a picture. Raises PictureUnreadable."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)

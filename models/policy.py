@@ -18,8 +18,8 @@ class Policy:
 
     members           networks with the longer side of their input, such as `nanodet-416`
     precision         the one that the thresholds were chosen with
-    min_score         0..1, boxes below it are not answered (fused score if several)
-    member_min_score  0..1, boxes below it do not enter a fusion
+    min_score         0..1, only boxes above it are answered (fused score if several)
+    member_min_score  0..1, only boxes above it enter a fusion
     nms_iou           0..1, suppression inside NanoDet's boxes
     fusion_iou        0..1, boxes of several members above it are one object
     max_boxes         of one member, and of the answer

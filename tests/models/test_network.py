@@ -1,0 +1,152 @@
+"""The compiled network: what it refuses, and that answers do not mix."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import manifest
+from models.errors import (
+    ArrayMismatch,
+    ModelUnreadable,
+    PrecisionUnsupported,
+    TooManyInFlight,
+    WarmUpFailed,
+)
+from models.network import Network, nearest, supported
+
+HEADS = ("head8", "head16", "head32")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network("nanodet", HEADS, "f32", 1, max_in_flight=3)
+
+
+def picture(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def copies(outputs):
+    return [array.copy() for array in outputs]
+
+
+def test_shapes_follow_the_input(network):
+    shapes = network.read(network.submit(picture(0)), lambda out: [a.shape for a in out])
+    assert shapes == [(124, 8, 12), (124, 4, 6), (124, 2, 3)]
+
+
+def test_answers_do_not_depend_on_what_else_is_under_way(network):
+    alone = [network.read(network.submit(picture(i)), copies) for i in range(3)]
+    tokens = [network.submit(picture(i)) for i in range(3)]
+    together = [network.read(token, copies) for token in reversed(tokens)][::-1]
+    for a, b in zip(alone, together, strict=True):
+        assert all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
+def test_too_many_in_flight(network):
+    tokens = [network.submit(picture(i)) for i in range(3)]
+    with pytest.raises(TooManyInFlight) as caught:
+        network.submit(picture(3))
+    assert caught.value.limit == 3
+    for token in tokens:
+        network.read(token, lambda _: None)
+    network.read(network.submit(picture(3)), lambda _: None)
+
+
+def test_a_reader_that_fails_gives_the_place_back(network):
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            network.read(network.submit(picture(0)), lambda _: 1 // 0)
+
+
+def test_a_token_is_read_once(network):
+    token = network.submit(picture(0))
+    network.read(token, lambda _: None)
+    with pytest.raises(KeyError):
+        network.read(token, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((33, 64, 3), np.uint8),
+        np.zeros((64, 48, 3), np.uint8),
+        np.zeros((0, 64, 3), np.uint8),
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 3), np.float32),
+    ],
+)
+def test_inputs_of_other_shapes_are_refused(network, array):
+    with pytest.raises(ArrayMismatch, match="bgr"):
+        network.submit(array)
+
+
+def test_warm_up_runs_or_fails(network):
+    network.warm_up([(96, 64), (32, 32)])
+    with pytest.raises(WarmUpFailed) as caught:
+        network.warm_up([(100, 64)])
+    assert (caught.value.model, caught.value.shape) == ("nanodet", (64, 100, 3))
+
+
+def test_unknown_precision():
+    with pytest.raises(PrecisionUnsupported) as caught:
+        Network("nanodet", HEADS, "fp4", 1)  # type: ignore[arg-type]
+    assert caught.value.supported == supported()
+
+
+def test_nearest_precision(monkeypatch):
+    assert nearest("f32") == "f32"
+    monkeypatch.setattr("models.network.supported", lambda: ("f32", "int8"))
+    assert nearest("bf16") == "f32"
+    assert nearest("int8+bf16") == "int8"
+    with pytest.raises(PrecisionUnsupported):
+        nearest("fp4")
+
+
+def test_every_weight_file_is_listed_and_whole():
+    listed = manifest.read()
+    kinds = {".xml", ".bin", ".safetensors"}
+    present = {path.name for path in manifest.WEIGHTS.iterdir() if path.suffix in kinds}
+    assert present == set(listed)
+    for entry in listed.values():
+        assert (manifest.WEIGHTS / entry.file).stat().st_size == entry.bytes
+        assert (manifest.WEIGHTS.parent.parent / entry.script).is_file()
+    for name in ("nanodet", "nanodet-int8", "centernet"):
+        path, sha256 = manifest.verified(name)
+        assert (path.name, len(sha256)) == (f"{name}.xml", 64)
+    assert sum(entry.bytes for entry in listed.values()) < 40e6
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    for name in ("manifest.toml", "centernet.xml", "centernet.bin"):
+        shutil.copy(manifest.WEIGHTS / name, tmp_path)
+    return tmp_path
+
+
+def test_a_changed_file_is_refused(copied):
+    data = bytearray((copied / "centernet.bin").read_bytes())
+    data[1000] ^= 1
+    (copied / "centernet.bin").write_bytes(data)
+    with pytest.raises(ModelUnreadable) as caught:
+        manifest.verified("centernet", copied)
+    assert caught.value.path == copied / "centernet.bin"
+    assert caught.value.expected == f"sha256 {manifest.read()['centernet.bin'].sha256}"
+    assert len(caught.value.found) == 64
+
+
+def test_a_missing_file_is_refused(copied):
+    (copied / "centernet.xml").unlink()
+    with pytest.raises(ModelUnreadable, match=r"centernet\.xml"):
+        manifest.verified("centernet", copied)
+    with pytest.raises(ModelUnreadable, match="a line in"):
+        manifest.verified("resnet", copied)
+
+
+@pytest.mark.parametrize("text", ["", "files = 3", "[[files]]\nfile = 'x'", "{"])
+def test_a_broken_manifest_is_refused(tmp_path, text):
+    (tmp_path / "manifest.toml").write_text(text)
+    with pytest.raises(ModelUnreadable, match=r"manifest\.toml"):
+        manifest.read(tmp_path)
