@@ -13,6 +13,7 @@ import msgspec
 
 from pipeline.errors import FrameStoreFull
 from pipeline.frame_store import FrameStore
+from pipeline.records import Position
 from pipeline.source import Form
 
 PACKET = 65536
@@ -40,7 +41,7 @@ class InHand(msgspec.Struct, frozen=True, tag=True):
 
     source: str
     stage: str
-    position: tuple[int, int]
+    position: Position
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -22,29 +22,29 @@ class Deaths:
 
     def __init__(self) -> None:
         self._blamed: dict[Place, tuple[Position, int]] = {}
-        self._set_aside: set[tuple[Place, Position]] = set()
+        self.set_aside: set[tuple[Place, Position]] = set()
         self.careful_until: dict[str, Position] = {}
 
     def died(
         self, in_hand: Mapping[Place, Position], positions: Mapping[Place, Position]
     ) -> list[tuple[Place, Position]]:
-        """Take a death into account; gives what is to be set aside by now.
+        """Take a death into account; gives what is newly to be set aside.
 
         in_hand    last record announced, by (source, stage)
         positions  where the stages stand in the store, by (source, stage)
         """
+        self.set_aside = {(place, at) for place, at in self.set_aside if positions[place] < at}
+        guilty = []
         for place, at in in_hand.items():
             if positions.get(place, at) >= at:
                 continue
             blamed, deaths = self._blamed.get(place, (at, 0))
             deaths = deaths + 1 if blamed == at else 1
             self._blamed[place] = (at, deaths)
-            if deaths >= LIMIT:
-                self._set_aside.add((place, at))
+            if deaths == LIMIT:
+                guilty.append((place, at))
+        self.set_aside.update(guilty)
         for (source, _), at in positions.items():
             until = Position(at.epoch, at.seq + CAREFUL_FRAMES)
             self.careful_until[source] = max(until, self.careful_until.get(source, until))
-        self._set_aside = {
-            (place, at) for place, at in self._set_aside if positions.get(place, at) <= at
-        }
-        return sorted(self._set_aside)
+        return guilty

@@ -155,7 +155,7 @@ class IngestLoop:
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:
         """Careful sources decode in turn and say so before: a crash then has one suspect."""
-        if position > Position(*self._spec.careful.get(source, START)):
+        if position > self._spec.careful.get(source, START):
             yield
             return
         with self._turn_lock:

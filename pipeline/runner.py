@@ -44,7 +44,7 @@ class Runner:
         self.stale: set[str] = set()
         self.done = 0
         self._line = line
-        self._careful_until = {s: Position(*at) for s, at in spec.careful.items()}
+        self._careful_until = spec.careful
         self._lacking: dict[tuple[str, str], float] = {}
         self._untrimmed: dict[str, int] = {}
 

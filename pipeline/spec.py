@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.records import Reason
+from pipeline.records import Position, Reason
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Suspect(msgspec.Struct, frozen=True):
 
     source: str
     stage: str
-    position: tuple[int, int]
+    position: Position
     reason: Reason
 
 
@@ -71,7 +71,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     stages: list[StageSpec]
     hosted: list[str]
     sources: list[SourceSpec]
-    careful: dict[str, tuple[int, int]] = {}
+    careful: dict[str, Position] = {}
     asides: list[Suspect] = []
     log_level: str = "INFO"
 

@@ -117,6 +117,11 @@ class Store:
             names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
         return sorted(name.decode() for name in names)
 
+    def epoch(self, source: str) -> int:
+        """Last epoch of a source, 0 if it never had one."""
+        with store_errors(self.url):
+            return int(self._client.hget(keys.own(source), "epoch") or 0)
+
     def owner(self, source: str) -> str | None:
         """Run that owns a source, None if nobody does."""
         with store_errors(self.url):

@@ -20,7 +20,6 @@ from pipeline.ingest_loop import IngestLoop
 from pipeline.loading import load
 from pipeline.logs import set_up_logging
 from pipeline.orphans import die_with_parent_of
-from pipeline.records import Position
 from pipeline.runner import Runner
 from pipeline.spec import StageSpec, WorkerSpec
 from pipeline.stage import Context, Item, Stage
@@ -79,7 +78,7 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
     kind = load(stage.use)
     opened: Stage[Any] = kind(options_of(kind, stage.options), context)
     asides = {
-        (suspect.source, Position(*suspect.position)): suspect.reason
+        (suspect.source, suspect.position): suspect.reason
         for suspect in spec.asides
         if suspect.stage == stage.name
     }

@@ -1,0 +1,182 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.check import check
+from pipeline.config import find_config, read_config
+from pipeline.errors import ConfigFaults, Exit, FramegateError
+from pipeline.logs import set_up_logging
+from pipeline.run import RunOptions, run
+from pipeline.sources import named_sources
+from pipeline.watch import watch
+
+_EXITS = """\
+exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 130 stopped twice"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
+    parsed = parser().parse_args(arguments)
+    try:
+        code: Exit = parsed.command(parsed)
+    except ConfigFaults as faults:
+        for fault in faults.faults:
+            print(f"framegate: {fault}", file=sys.stderr)
+        return Exit.USAGE
+    except FramegateError as error:
+        print(f"framegate: {error}", file=sys.stderr)
+        return error.exit
+    except KeyboardInterrupt:
+        return Exit.STOPPED_TWICE
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="framegate",
+        description="Turns video files and cameras into streams of results, and never loses or "
+        "doubles one.",
+        epilog=_EXITS,
+    )
+    top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_watch(commands)
+    _add_check(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser(
+        "run",
+        help="run sources through the pipeline until they end",
+        description="Decodes each source, detects and tracks objects in it, and publishes one "
+        "result a frame. Ctrl-C finishes what is decoded and ends; a second one ends at once.",
+        epilog=_EXITS,
+    )
+    command.set_defaults(command=_run)
+    _add_sources(command)
+    _add_config(command)
+    command.add_argument("--json", action="store_true", help="print one result a line on stdout")
+    command.add_argument(
+        "--save", type=Path, metavar="DIR", help="write an annotated video of each source there"
+    )
+    command.add_argument(
+        "--pace", choices=("realtime", "fast"), help="as its time stamps say, or as fast as it goes"
+    )
+    command.add_argument(
+        "-d", dest="data", type=Path, metavar="DATA", help="data folder (default: a new one)"
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the run in DATA where it stopped"
+    )
+    command.add_argument(
+        "--take-over", action="store_true", help="take sources that another run owns"
+    )
+
+
+def _add_watch(commands: Any) -> None:
+    command = commands.add_parser(
+        "watch",
+        help="show a run from another terminal",
+        description="A live table of a run's sources: state, frames a second, latency, objects, "
+        "drops.",
+    )
+    command.set_defaults(command=_watch)
+    command.add_argument("sources", nargs="*", metavar="NAME", help="sources to show (default: all)")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument("--store", metavar="URL", help="the run's store, instead of -d")
+    command.add_argument("--json", action="store_true", help="one line of JSON a second")
+    command.add_argument("--once", action="store_true", help="show once and end")
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
+        "check",
+        help="check configuration, sources and this machine; start nothing",
+        description="Checks the whole configuration, opens each source, the model, the store and "
+        "shared memory, draws the graph, and measures what this machine can hold.",
+    )
+    command.set_defaults(command=_check)
+    _add_sources(command)
+    _add_config(command)
+
+
+def _add_sources(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="file, glob or URL, or NAME=one of them; more to those in the configuration",
+    )
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("--store", metavar="URL", help="your Redis or Valkey (default: embedded)")
+    command.add_argument("--detector", choices=("light", "heavy"), help="which detector")
+    command.add_argument(
+        "--classes", metavar="A,B", help="COCO labels to look for (default: all 80)"
+    )
+    command.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+
+
+def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says, in the form of configuration tables."""
+    changes: dict[str, Any] = {}
+    if parsed.store:
+        changes["store"] = {"url": parsed.store}
+    pace = getattr(parsed, "pace", None)
+    given = {"pace": pace} if pace else {}
+    named = named_sources(parsed.sources)
+    changes["sources"] = {name: {"url": url, **given} for name, url in named.items()}
+    detect: dict[str, Any] = {}
+    if parsed.detector:
+        detect["detector"] = parsed.detector
+    if parsed.classes is not None:
+        detect["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+    if parsed.min_score is not None:
+        detect["min_score"] = parsed.min_score
+    if detect:
+        changes["stages"] = {"detect": detect}
+    return changes
+
+
+def _run(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    config = read_config(origin, text, _changes(parsed))
+    set_up_logging(config.log.level, "run")
+    if not config.sources and not parsed.resume:
+        raise ConfigFaults(["no source: name one, for example: framegate run clip.mp4"])
+    print(f"framegate: configuration from {origin}", file=sys.stderr)
+    options = RunOptions(
+        folder=parsed.data,
+        resume=parsed.resume,
+        take_over=parsed.take_over,
+        json=parsed.json,
+        save=parsed.save,
+    )
+    return run(config, options)
+
+
+def _watch(parsed: argparse.Namespace) -> Exit:
+    return watch(parsed.store, parsed.data, parsed.sources, parsed.json, parsed.once)
+
+
+def _check(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    return check(read_config(origin, text, _changes(parsed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Prints results as JSON lines: a reliable stage in the supervisor's own process.
+
+Its position is in the store like any stage's, so after a restart of anything it goes on after the
+last line; and as it shares the supervisor's life, no kill of a worker can print a line twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from pipeline import control, records
+from pipeline.control import ControlLine, Stop
+from pipeline.errors import FrameLost
+from pipeline.hosted_stage import HostedStage
+from pipeline.runner import Runner
+from pipeline.spec import StageSpec, WorkerSpec
+from pipeline.stage import Context, Item, NoState, Stage
+from pipeline.stage_loop import StageLoop
+from pipeline.worker_loop import run_connected
+
+STAGE = "print"
+
+
+def print_spec(publisher: str) -> StageSpec:
+    """The stage as the others see it: they wait for it."""
+    return StageSpec(STAGE, "", publisher, main=False, reliable=True, publishes=False)
+
+
+class Print(Stage[NoState]):
+    """One published result in, one line out; nothing is emitted."""
+
+    takes_failed = True
+
+    def __init__(self, context: Context, out: IO[bytes], broken: Callable[[], None]) -> None:
+        super().__init__(None, context)
+        self._out, self._broken = out, broken
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[None], Mapping[str, NoState]]:
+        """Print each result; a reader that went away ends the run."""
+        lines = (json_line(item.record.said[self.context.before]) for item in batch)
+        try:
+            self._out.write(b"".join(lines))
+            self._out.flush()
+        except BrokenPipeError:
+            self._broken()
+        return [None] * len(batch), states
+
+
+def json_line(result: bytes | msgspec.Raw) -> bytes:
+    """A result's msgpack as a line of JSON."""
+    return msgspec.json.encode(records.as_builtins(bytes(result))) + b"\n"
+
+
+class Printer(threading.Thread):
+    """The thread that serves Print. `broken` is called, in it, when nobody reads any more."""
+
+    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Callable[[], None]) -> None:
+        super().__init__(name="printer", daemon=True)
+        stage = spec.stage(STAGE)
+        context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
+        hosted = HostedStage(stage, Print(context, out, broken), keep=0, asides={})
+        self._end, theirs = control.make_pair()
+        self._line = ControlLine(theirs)
+        self._url = spec.store
+        self._loop = StageLoop(Runner(spec, [hosted], self._line), self._line)
+
+    def run(self) -> None:
+        """Print until stopped."""
+        run_connected(self._url, self._loop, self._line)
+
+    def stop(self) -> None:
+        """End after the batch in hand."""
+        control.send(self._end, Stop())
+        self.join()
+        self._end.close()
+
+
+def _no_pixels(item: Item) -> AbstractContextManager[memoryview]:
+    raise FrameLost(f"published frame {item.position} has no pixels any more")

@@ -1,0 +1,209 @@
+"""`framegate run`: from sources and a configuration to a run, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import DataFolderRefused, Exit, StoreRefused
+from pipeline.graph import StageEntry, place, stage_specs
+from pipeline.printer import Printer, print_spec
+from pipeline.progress import Progress
+from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
+from pipeline.running import announced
+from pipeline.spec import SourceSpec, WorkerSpec
+from pipeline.store import Store
+from pipeline.supervisor import Plan, Supervisor
+
+log = logging.getLogger(__name__)
+
+SAVE = "stages.save:Save"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line of `run` says beside the configuration."""
+
+    folder: Path | None = None
+    resume: bool = False
+    take_over: bool = False
+    json: bool = False
+    save: Path | None = None
+
+
+def run(config: Config, options: RunOptions) -> Exit:
+    """Run all sources of the configuration until they end or a signal drains them."""
+    if options.save is not None:
+        config = with_save(config, options.save)
+    folder = open_folder(options.folder, options.resume)
+    keep = True
+    try:
+        known = folder.read()
+        if known is not None and (faults := changed(known.sources)):
+            raise DataFolderRefused("\n".join(faults))
+        with _store(config, folder) as (store, embedded):
+            code = _run_on(config, options, folder, known, store, embedded)
+            keep = any(store.counters(name).get("published") for name in store.sources())
+        return code
+    finally:
+        folder.close(keep)
+
+
+def with_save(config: Config, folder: Path) -> Config:
+    """The configuration with a stage that writes annotated videos, which the others wait for."""
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    options = {"folder": str(folder.absolute())}
+    save = StageEntry("save", SAVE, publisher.input, "wait", False, 1, options)
+    return replace(config, stages=(*config.stages, save))
+
+
+@contextmanager
+def _store(config: Config, folder: RunFolder) -> Iterator[tuple[Store, EmbeddedStore | None]]:
+    embedded = None
+    url = config.store.url
+    if config.store.url_env is not None:
+        url = from_environment(config.store.url_env, "store.url_env")
+    elif url == "embedded":
+        embedded = EmbeddedStore(folder.store, config.store.fsync)
+        embedded.start()
+        url = embedded.url
+    store = Store(url)
+    try:
+        yield store, embedded
+    finally:
+        store.close()
+        if embedded is not None:
+            embedded.stop()
+
+
+def _run_on(
+    config: Config,
+    options: RunOptions,
+    folder: RunFolder,
+    known: RunFile | None,
+    store: Store,
+    embedded: EmbeddedStore | None,
+) -> Exit:
+    identity = store.prepare()
+    if known is not None and known.identity != identity:
+        raise StoreRefused(
+            f"this store is not the one that the run in {folder.path} wrote to: it was emptied or "
+            "replaced; nothing was started, begin a new run with another -d"
+        )
+    run_id = known.run if known is not None else secrets.token_hex(8)
+    owner = f"{run_id} (host {socket.gethostname()}, data {folder.path})"
+    names = [s.name for s in known.sources] if known is not None else list(config.sources)
+    past = {name: store.epoch(name) for name in names}
+    for name in names:
+        store.claim(name, run_id, owner, options.take_over)
+    if known is None:
+        known = RunFile(run_id, identity, _run_sources(config, past))
+        folder.write(known)
+    plan = make_plan(config, known, folder, options.json)
+    try:
+        return asyncio.run(_supervise(plan, store, embedded, options, folder))
+    finally:
+        with contextlib.suppress(StoreRefused, OSError):
+            for name in names:
+                store.release(name, run_id)
+
+
+def _run_sources(config: Config, past: dict[str, int]) -> tuple[RunSource, ...]:
+    return tuple(
+        RunSource(name, _url(name, source), source.pace, past[name], fingerprint(source.url))
+        for name, source in config.sources.items()
+    )
+
+
+def _url(name: str, source: SourceConfig) -> str:
+    if source.url_env is not None:
+        return from_environment(source.url_env, f"sources.{name}.url_env")
+    return str(Path(source.url).absolute()) if Path(source.url).exists() else source.url
+
+
+def make_plan(config: Config, run: RunFile, folder: RunFolder, print_results: bool) -> Plan:
+    """All decisions of a run, from the configuration and what run.json says."""
+    specs = stage_specs(config.stages)
+    workers = place(specs, config.placement)
+    if print_results:
+        specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
+    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    sources = tuple(
+        SourceSpec(
+            name=source.name,
+            url=source.url,
+            live=False,
+            past=source.past,
+            credit=config.credit.file,
+            slots=config.credit.file + kept,
+            pace=source.pace,
+        )
+        for source in run.sources
+    )
+    return Plan(
+        run=run.run,
+        identity=run.identity,
+        folder=str(folder.path.absolute()),
+        results_keep=config.store.results_keep,
+        log_level=config.log.level,
+        stages=tuple(specs),
+        workers=workers,
+        sources=sources,
+    )
+
+
+def printer_spec(plan: Plan, url: str) -> WorkerSpec:
+    """The printer as a worker: it hosts the print stage only."""
+    return WorkerSpec(
+        name="printer",
+        run=plan.run,
+        store=url,
+        folder=plan.folder,
+        results_keep=plan.results_keep,
+        stages=list(plan.stages),
+        hosted=["print"],
+        sources=list(plan.sources),
+    )
+
+
+async def _supervise(
+    plan: Plan,
+    store: Store,
+    embedded: EmbeddedStore | None,
+    options: RunOptions,
+    folder: RunFolder,
+) -> Exit:
+    supervisor = Supervisor(plan, store, embedded)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, supervisor.drain)
+    printer = None
+    if options.json:
+        spec = printer_spec(plan, store.url)
+
+        def broken() -> None:
+            loop.call_soon_threadsafe(supervisor.drain)
+
+        printer = Printer(spec, sys.stdout.buffer, broken)
+        printer.start()
+    progress = asyncio.create_task(Progress(plan, store.url, quiet=options.json).show())
+    try:
+        with announced(folder.path, store.url):
+            code = await supervisor.run()
+        if printer is not None:
+            await asyncio.to_thread(printer.stop)
+    finally:
+        progress.cancel()
+        await asyncio.gather(progress, return_exceptions=True)
+    return code

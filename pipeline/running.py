@@ -1,0 +1,69 @@
+"""Which runs go on on this host, so that `watch` finds them without being told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import ConfigFaults
+from pipeline.run_folder import runs_folder
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A run that goes on: its supervisor, data folder and store."""
+
+    pid: int
+    folder: str
+    store: str
+
+
+@contextmanager
+def announced(folder: Path, store: str) -> Iterator[None]:
+    """Let others find this run while the block lasts. A host that forbids it is no error."""
+    place = runs_folder() / "running"
+    file = place / f"{os.getpid()}.json"
+    with contextlib.suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(msgspec.json.encode(Running(os.getpid(), str(folder.absolute()), store)))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def runs_going_on() -> list[Running]:
+    """Runs of this user whose supervisor lives; what dead ones left is removed."""
+    found = []
+    for file in sorted((runs_folder() / "running").glob("*.json")):
+        try:
+            run = msgspec.json.decode(file.read_bytes(), type=Running)
+            os.kill(run.pid, 0)
+        except (OSError, msgspec.MsgspecError):
+            with contextlib.suppress(OSError):
+                file.unlink()
+            continue
+        found.append(run)
+    return found
+
+
+def find_run(folder: Path | None) -> Running:
+    """The run in `folder`, or the only one there is. ConfigFaults if that does not name one."""
+    runs = runs_going_on()
+    if folder is not None:
+        runs = [run for run in runs if Path(run.folder) == folder.absolute()]
+    if len(runs) == 1:
+        return runs[0]
+    if not runs:
+        where = f"in {folder} " if folder else ""
+        raise ConfigFaults(
+            [f"no run goes on {where}on this host; start one, or give its store with --store"]
+        )
+    listed = "\n".join(f"  -d {run.folder}" for run in runs)
+    raise ConfigFaults([f"several runs go on; choose one:\n{listed}"])

@@ -1,0 +1,332 @@
+"""The supervisor: starts the workers, restarts the dead, kills the hung, drains, ends.
+
+Its own death takes workers and embedded store with it (orphans.py); `--resume` then goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from pipeline import records
+from pipeline.control import (
+    Drain,
+    Failed,
+    Finished,
+    FramesWanted,
+    Ping,
+    Ready,
+    Stop,
+    ToSupervisor,
+)
+from pipeline.deaths import LIMIT
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import Exit, StoreBusy, StoreLost, StoreRefused
+from pipeline.feed import DecodeState
+from pipeline.records import Position
+from pipeline.retry import Backoff
+from pipeline.shared_frames import SharedFrames
+from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
+from pipeline.store import Store
+from pipeline.worker_process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+HUNG_S = 30.0
+TICK_S = 1.0
+SAME_STORE_TICKS = 5
+DRAIN_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with everything decided. workers: stages by worker, inputs before readers."""
+
+    run: str
+    identity: str
+    folder: str
+    results_keep: int
+    log_level: str
+    stages: tuple[StageSpec, ...]
+    workers: dict[str, list[str]]
+    sources: tuple[SourceSpec, ...]
+
+
+class Supervisor:
+    """One run. All of it happens in the event loop of `run`."""
+
+    def __init__(self, plan: Plan, store: Store, embedded: EmbeddedStore | None) -> None:
+        self.plan = plan
+        self.faults: dict[str, str] = {}
+        self._store = store
+        self._embedded = embedded
+        self._frames = SharedFrames()
+        self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
+        self._sources = {source.name: source for source in plan.sources}
+        self._exit: Exit | None = None
+        self._changed = asyncio.Event()
+        self._draining = False
+        self._ending = False
+        self._ready: set[str] = set()
+        self._pending: set[str] = set()
+
+    # -- from outside
+
+    def drain(self) -> None:
+        """Decode no further, finish what is decoded, end. Once more: end at once."""
+        if self._draining:
+            self._end(Exit.STOPPED_TWICE)
+            return
+        self._draining = True
+        log.info("draining: frames that are decoded are finished; once more stops at once")
+        for worker in self._workers:
+            if "decode" in worker.hosted:
+                worker.tell(Drain())
+        self._changed.set()
+
+    async def run(self) -> Exit:
+        """Serve until all sources are done, drained, or something cannot go on."""
+        tasks = [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
+        if self._embedded is not None:
+            tasks.append(asyncio.create_task(self._keep_store()))
+        try:
+            await self._watch()
+        finally:
+            self._ending = True
+            await self._end_workers()
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            self._frames.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        assert self._exit is not None
+        if self._exit is Exit.DONE and self.faults:
+            return Exit.SOURCE_FAILED
+        return self._exit
+
+    # -- the workers
+
+    async def _keep_alive(self, worker: WorkerProcess) -> None:
+        while not self._ending:
+            await worker.start(self._spec(worker))
+            if self._draining and "decode" in worker.hosted:
+                worker.tell(Drain())
+            code = await worker.ended()
+            self._ready.discard(worker.name)
+            if self._ending or (self._draining and code == Exit.DONE):
+                self._changed.set()
+                return
+            if code == Exit.FENCED and not await self._still_ours():
+                log.error("worker %s: another run took its sources over", worker.name)
+                self._end(Exit.SOURCE_FAILED)
+                return
+            if self._exit is not None:
+                return
+            log.warning(
+                "worker %s ended (%s); starting another", worker.name, _exit_in_words(code)
+            )
+            await self._learn_from_death(worker)
+            if worker.quick_deaths > 1:
+                await asyncio.sleep(
+                    Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random())
+                )
+
+    async def _still_ours(self) -> bool:
+        owners = [await asyncio.to_thread(self._store.owner, name) for name in self._sources]
+        return any(owner == self.plan.run for owner in owners)
+
+    async def _learn_from_death(self, worker: WorkerProcess) -> None:
+        positions: dict[tuple[str, str], Position] = {}
+        try:
+            for source in self._sources:
+                found = await asyncio.to_thread(self._store.positions, source, worker.hosted)
+                positions |= {(source, stage): at for stage, at in found.items()}
+        except (StoreLost, StoreBusy):
+            return
+        for (source, stage), at in worker.deaths.died(worker.in_hand, positions):
+            log.error(
+                "source %s frame %s: it killed its worker %d times in stage %s: set aside",
+                source, at, LIMIT, stage,
+            )  # fmt: skip
+
+    def _spec(self, worker: WorkerProcess) -> WorkerSpec:
+        plan = self.plan
+        aside = worker.deaths.set_aside
+        dead = {source: at for (source, stage), at in aside if stage == "decode"}
+        sources = [
+            msgspec.structs.replace(
+                source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
+            )
+            if source.name in dead
+            else source
+            for source in plan.sources
+        ]
+        return WorkerSpec(
+            name=worker.name,
+            run=plan.run,
+            store=self._store.url,
+            folder=plan.folder,
+            results_keep=plan.results_keep,
+            stages=list(plan.stages),
+            hosted=worker.hosted,
+            sources=sources,
+            careful=worker.deaths.careful_until,
+            asides=[
+                Suspect(source, stage, at, "worker_died")
+                for (source, stage), at in aside
+                if stage != "decode"
+            ],
+            log_level=plan.log_level,
+        )
+
+    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+        if isinstance(message, FramesWanted):
+            worker.tell(*self._frames.answer(message, self._sources))
+        elif isinstance(message, Ready):
+            self._ready.add(worker.name)
+        elif isinstance(message, Finished):
+            if message.fault is not None and message.source not in self.faults:
+                self.faults[message.source] = message.fault
+                log.error("source %s: %s", message.source, message.fault)
+            self._changed.set()
+        elif isinstance(message, Failed):
+            log.error("worker %s: %s", worker.name, message.message)
+            self._end(Exit(message.exit))
+
+    # -- the store
+
+    async def _keep_store(self) -> None:
+        assert self._embedded is not None
+        while not self._ending:
+            assert self._embedded.process is not None
+            await _ended(self._embedded.process.pid)
+            if self._ending:
+                return
+            log.warning("the embedded store ended; starting it again")
+            try:
+                self._embedded.start()
+            except StoreRefused as error:
+                log.error("%s", error)
+                self._end(Exit.STORE)
+                return
+
+    # -- until the end
+
+    def _end(self, code: Exit) -> None:
+        if self._exit is None or code is Exit.STOPPED_TWICE:
+            self._exit = code
+        self._changed.set()
+
+    async def _watch(self) -> None:
+        ticks = 0
+        while self._exit is None:
+            timeout = DRAIN_POLL_S if self._draining else TICK_S
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                ticks += 1
+            self._changed.clear()
+            if self._exit is not None:
+                return
+            try:
+                await self._look(ticks)
+            except (StoreLost, StoreBusy) as error:
+                log.debug("%s", error)
+            except StoreRefused as error:
+                log.error("%s", error)
+                self._end(Exit.STORE)
+
+    async def _look(self, ticks: int) -> None:
+        if ticks % SAME_STORE_TICKS == 0 and not await asyncio.to_thread(
+            self._store.same, self.plan.identity
+        ):
+            raise StoreRefused(
+                "the store was emptied or replaced while the run went on; nothing was restarted"
+            )
+        done = True
+        self._pending.clear()
+        for source in self._sources:
+            done = await self._look_at(source) and done
+        self._kill_hung()
+        drained = self._draining and all(
+            worker.pid is None for worker in self._workers if "decode" in worker.hosted
+        )
+        if done and (drained or not self._draining):
+            self._end(Exit.DONE)
+
+    async def _look_at(self, source: str) -> bool:
+        """Whether all stages have passed all that is or will be decoded of a source."""
+        names = [stage.name for stage in self.plan.stages]
+        at = await asyncio.to_thread(self._store.positions, source, names)
+        state = await asyncio.to_thread(self._store.field, source, "decode", "s")
+        decoded = records.decode(state, DecodeState) if state else DecodeState()
+        done = decoded.done and decoded.run == self.plan.run
+        self._note_pending(self._sources[source], at, done)
+        behind = [name for name in names if at[name] < at["decode"]]
+        return (self._draining or done) and not behind
+
+    def _note_pending(self, source: SourceSpec, at: dict[str, Position], decoded: bool) -> None:
+        """Note which workers have something to do: only those can be hung."""
+        for worker in self._workers:
+            for stage in self.plan.stages:
+                if stage.name not in worker.hosted:
+                    continue
+                if stage.input is None:
+                    slowest = min(p for name, p in at.items() if name != stage.name)
+                    room = at[stage.name].seq - slowest.seq < source.credit // 2
+                    pending = not decoded and room and source.pace == "fast"
+                else:
+                    pending = at[stage.name] < at[stage.input]
+                if pending:
+                    self._pending.add(worker.name)
+
+    def _kill_hung(self) -> None:
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.name not in self._pending or worker.name not in self._ready:
+                worker.progress_mono = now
+                continue
+            worker.tell(Ping())
+            if now - worker.progress_mono > HUNG_S:
+                log.error("worker %s: no progress for %.0f s: killed", worker.name, HUNG_S)
+                worker.progress_mono = now
+                worker.kill()
+
+    async def _end_workers(self) -> None:
+        at_once = self._exit is not Exit.DONE
+        for worker in self._workers:
+            if at_once:
+                worker.kill()
+            else:
+                worker.tell(Stop())
+        deadline = time.monotonic() + 10
+        while any(worker.pid is not None for worker in self._workers):
+            await asyncio.sleep(0.01)
+            if time.monotonic() > deadline:
+                for worker in self._workers:
+                    worker.kill()
+
+
+async def _ended(pid: int) -> None:
+    """Wait for a child's end."""
+    descriptor = os.pidfd_open(pid)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+def _exit_in_words(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

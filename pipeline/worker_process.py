@@ -1,0 +1,118 @@
+"""The supervisor's side of one worker: start, listen, order, kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from pipeline import control
+from pipeline.control import InHand, Pong, ToSupervisor, ToWorker
+from pipeline.deaths import Deaths, Place
+from pipeline.orphans import die_with_parent
+from pipeline.records import Position
+from pipeline.spec import WorkerSpec
+
+Heard = Callable[["WorkerProcess", ToSupervisor], None]
+
+
+class WorkerProcess:
+    """A worker and, after its death, the ones that take its place. Lives in the event loop."""
+
+    def __init__(self, name: str, hosted: list[str], heard: Heard) -> None:
+        self.name = name
+        self.hosted = hosted
+        self.deaths = Deaths()
+        self.in_hand: dict[Place, Position] = {}
+        self.starts = 0
+        self.quick_deaths = 0
+        self.progress = -1
+        self.progress_mono = time.monotonic()
+        self._heard = heard
+        self._process: asyncio.subprocess.Process | None = None
+        self._end: socket.socket | None = None
+        self._started_mono = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def start(self, spec: WorkerSpec) -> None:
+        """Start the process and give it its spec."""
+        ours, theirs = control.make_pair()
+        ours.setblocking(False)
+        self.in_hand.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pipeline.worker", str(theirs.fileno()), str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(theirs.fileno(),),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._end = ours
+        self.starts += 1
+        self._started_mono = self.progress_mono = time.monotonic()
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._listen)
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._process.stdin.write(msgspec.json.encode(spec))
+            await self._process.stdin.drain()
+            self._process.stdin.close()
+
+    async def ended(self) -> int:
+        """Wait for the process's end; all that it said is heard first. Its exit code."""
+        assert self._process is not None
+        assert self._end is not None
+        code = await self._process.wait()
+        self._listen()
+        self._hang_up()
+        lived = time.monotonic() - self._started_mono
+        self.quick_deaths = self.quick_deaths + 1 if lived < 10 else 0
+        return code
+
+    def _listen(self) -> None:
+        while self._end is not None:
+            try:
+                message = control.receive_from_worker(self._end)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = None
+            if message is None:
+                self._hang_up()
+            elif isinstance(message, InHand):
+                self.in_hand[message.source, message.stage] = message.position
+            elif isinstance(message, Pong):
+                if message.done != self.progress:
+                    self.progress, self.progress_mono = message.done, time.monotonic()
+            else:
+                self._heard(self, message)
+
+    def _hang_up(self) -> None:
+        if self._end is not None:
+            asyncio.get_running_loop().remove_reader(self._end.fileno())
+            self._end.close()
+            self._end = None
+
+    def tell(self, message: ToWorker, descriptor: int | None = None) -> None:
+        """Send a message; nothing happens if the worker is gone."""
+        if self._end is not None:
+            with contextlib.suppress(BlockingIOError, OSError):
+                control.send(self._end, message, descriptor)
+
+    def kill(self) -> None:
+        """End it at once, even if it is stopped."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
