@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
 from stages.decoded_frame import DecodedFrame
+from stages.turn import Turns
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
     DecodeOptions,
@@ -94,7 +95,7 @@ class FileSource:
             opened.container.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame]:
-        converter, ending = VideoReformatter(), Ending()
+        converter, turns, ending = VideoReformatter(), Turns(), Ending()
         given = in_a_row = 0
         for packet in self._packets(opened):
             ending.see(packet)
@@ -109,7 +110,7 @@ class FileSource:
             for frame in frames:
                 check_size(self.place, frame.width, frame.height, self.options)
                 given += 1
-                yield DecodedFrame(frame, converter)
+                yield DecodedFrame(frame, converter, turns.of(frame))
         self._tally["truncated"] = int(ending.is_early(opened))
         if given == 0:
             raise self._nothing()
@@ -175,5 +176,5 @@ class Decode:
         return FileSource(url, self.options)
 
     def probe(self, url: str) -> Probe:
-        """Open one source, decode its first frame, and say what it is; SourceFault as FileSource."""
+        """Open one source and say what it is; SourceFault as FileSource."""
         return probe(url, self.options)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import av
-import cv2
 import numpy as np
 import numpy.typing as npt
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from pipeline.source import Form
+from stages.turn import UPRIGHT, Turn
 
 Plane = npt.NDArray[np.uint8]
 
@@ -32,55 +28,6 @@ _SEEN_AS: Final = {  # ITU-T H.273 matrix coefficients; BT.2020 and SMPTE 240M a
     9: "bt709",
     10: "bt709",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """How stored rows and columns become seen ones: swap the axes, then mirror the seen picture."""
-
-    swap: bool = False
-    mirror_x: bool = False
-    mirror_y: bool = False
-
-    def apply(self, plane: Plane) -> Plane:
-        """Return `plane` (rows, columns) as it is to be seen; itself where that is as it is."""
-        seen = cv2.transpose(plane) if self.swap else plane
-        if self.mirror_x or self.mirror_y:
-            # cv2's code: 0 top to bottom, 1 left to right, -1 both. Seven times as fast as strides.
-            seen = cv2.flip(seen, -1 if self.mirror_x and self.mirror_y else int(self.mirror_x))
-        return np.asarray(seen, np.uint8)
-
-    @property
-    def degrees(self) -> int:
-        """Degrees clockwise, 0, 90, 180 or 270; for a mirrored picture its turn without mirror."""
-        if self.swap:
-            return 90 if self.mirror_x else 270
-        return 180 if self.mirror_y else 0
-
-
-UPRIGHT: Final = Turn()
-
-
-def turn_of(matrix: tuple[int, ...]) -> Turn:
-    """Read a display matrix (nine integers, row by row: x' = a x + c y, y' = b x + d y).
-
-    Only its signs and larger entries count, so an oblique angle becomes the nearest right angle.
-    """
-    a, b, _, c, d = matrix[:5]
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return Turn(swap=True, mirror_x=c < 0, mirror_y=b < 0)
-    return Turn(mirror_x=a < 0, mirror_y=d < 0)
-
-
-def _turn_in(frame: av.VideoFrame) -> Turn:
-    try:
-        kept: Mapping[Any, Any] = frame.side_data
-    except ValueError:  # PyAV knows no name for some newer kind of side data and gives none at all
-        angle = math.radians(frame.rotation)
-        cos, sin = round(math.cos(angle)), round(math.sin(angle))
-        return turn_of((cos, -sin, 0, sin, cos))
-    matrix = kept.get(SideDataType.DISPLAYMATRIX)
-    return UPRIGHT if matrix is None else turn_of(struct.unpack("9i", bytes(matrix)))
 
 
 def _is_rgb(frame: av.VideoFrame) -> bool:
@@ -131,11 +78,13 @@ class DecodedFrame:
 
     __slots__ = ("_converter", "_frame", "_turn", "form", "nbytes", "pts")
 
-    def __init__(self, frame: av.VideoFrame, converter: VideoReformatter) -> None:
+    def __init__(
+        self, frame: av.VideoFrame, converter: VideoReformatter, turn: Turn = UPRIGHT
+    ) -> None:
         self._frame = frame
         self._converter = converter
-        self._turn = _turn_in(frame)
-        self.form = form_of(frame, self._turn)
+        self._turn = turn
+        self.form = form_of(frame, turn)
         self.pts = None
         if frame.pts is not None and frame.time_base is not None:
             self.pts = float(frame.pts * frame.time_base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -42,11 +42,11 @@ class DecodeOptions:
     open_timeout_s, read_timeout_s   for URLs
     """
 
-    threads: int = 1
-    max_damaged: int = 250
-    max_pixels: int = 1 << 26
-    open_timeout_s: float = 10.0
-    read_timeout_s: float = 30.0
+    threads: int = field(default=1, metadata={"least": 1, "most": 64})
+    max_damaged: int = field(default=250, metadata={"least": 0})
+    max_pixels: int = field(default=1 << 26, metadata={"least": 1})
+    open_timeout_s: float = field(default=10.0, metadata={"least": 0.1})
+    read_timeout_s: float = field(default=30.0, metadata={"least": 0.1})
 
 
 @dataclass(frozen=True, slots=True)

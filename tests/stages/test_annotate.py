@@ -15,7 +15,7 @@ import pytest
 from models.picture import Picture
 from pipeline.records import Object
 from stages.annotate import TICKS, AnnotatedVideo, VideoUnwritable
-from stages.overlay import colour_of, draw, ink_of, label_of, line_width
+from stages.overlay import colour_of, line_width
 
 ROOT = Path(__file__).parents[2]
 
@@ -236,71 +236,6 @@ def test_a_kill_leaves_what_was_written_playable(tmp_path):
     times, _ = read(tmp_path / "a.mp4")
     assert times == pytest.approx([n / 25 for n in range(len(times))])
     assert len(times) > 24
-
-
-def test_drawing_changes_only_what_is_under_box_and_label():
-    before = plain(320, 240)
-    after = draw(before, [thing((100, 100, 180, 200))])
-    changed = after.y != before.y
-    assert changed[100, 100:180].all()
-    assert changed[199, 100:180].all()
-    assert changed[100:200, 100].all()
-    assert changed[100:200, 179].all()
-    assert not changed[102:198, 102:178].any()
-    assert not changed[202:].any()
-    assert not changed[:80].any()
-    assert (before.y == 100).all()
-
-
-@pytest.mark.parametrize(
-    "box",
-    [
-        (-50, -20, 20, 30),
-        (300, 220, 400, 300),
-        (0, 0, 320, 240),
-        (-9e9, -9e9, 9e9, 9e9),
-        (5, 5, 5, 5),
-    ],
-)
-@pytest.mark.parametrize("size", [(320, 240), (33, 17), (1, 1)])
-def test_boxes_and_labels_at_and_beyond_the_border_are_clipped(box, size):
-    drawn = draw(plain(*size), [thing(box, label="a very long label of a thing")])
-    assert (drawn.width, drawn.height) == size
-
-
-@pytest.mark.parametrize("box", [(0, 0, 60, 60), (280, 2, 319, 60), (300, 230, 319, 239)])
-def test_a_label_stays_inside_the_picture(box):
-    before = plain(320, 240)
-    with_long = draw(before, [thing(box, label="person")])
-    ink = ink_of(colour_of(1), before)[0]
-    columns = np.flatnonzero((with_long.y == ink).sum(axis=0) > 3)
-    assert columns[-1] - columns[0] > 60
-
-
-def test_a_track_keeps_its_colour_and_neighbours_differ():
-    colours = [np.array(colour_of(track)) for track in range(1, 9)]
-    assert colour_of(5) == colour_of(5)
-    apart = [np.abs(a - b).max() for i, a in enumerate(colours) for b in colours[:i]]
-    assert min(apart) > 0.1
-
-
-@pytest.mark.parametrize(
-    ("colour", "expected"),
-    [
-        ((1, 0, 0), (81, 90, 240)),
-        ((0, 1, 0), (145, 54, 34)),
-        ((0, 0, 1), (41, 240, 110)),
-        ((1, 1, 1), (235, 128, 128)),
-        ((0, 0, 0), (16, 128, 128)),
-    ],
-)
-def test_ink_is_that_of_the_colour_bars_of_bt601(colour, expected):
-    assert ink_of(colour, plain(8, 8)) == expected
-
-
-def test_what_a_label_says():
-    assert label_of(thing((0, 0, 1, 1), track=12)) == "person #12 0.87"
-    assert label_of(thing((0, 0, 1, 1), track=None, score=0.5)) == "person 0.50"
 
 
 def test_quality_out_of_range(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_no_descriptor_stays_open(tmp_path):
         with pytest.raises(SourceFault):
             given(broken)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_frames_go_when_they_are_dropped_and_wait_for_no_garbage_collection(tmp_path):
+    path = footage.write_scene(tmp_path / "a.mp4", footage.steady(40), codec="libx264", rotation=90)
+    gc.collect()
+    gc.disable()
+    try:
+        given(path)
+        alive = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert alive <= 1
 
 
 def test_a_picture_outlives_its_source(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import av
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from av.video.reformatter import VideoReformatter
 
 from pipeline.source import Form
 from stages.decode import FileSource
-from stages.decoded_frame import DecodedFrame, Turn, turn_of
+from stages.decoded_frame import DecodedFrame
+from stages.turn import Turn, turn_of
 from tests import footage
 
 SIZE = 48, 32
@@ -171,6 +174,17 @@ def test_a_turned_picture_is_given_upright(tmp_path, degrees, size, suffix):
     assert picture.rotation == (360 - degrees) % 360
     for got, plane in zip(planes_of(picture), flat, strict=True):
         np.testing.assert_array_equal(got, np.rot90(plane, degrees // 90))
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_picture_is_turned_by_its_exif_orientation(tmp_path, orientation, turns):
+    raw = footage.write_sizes(tmp_path / "a.mjpeg", [SIZE], 1, codec="mjpeg").read_bytes()
+    tag = struct.pack(">4sIHHHIHHI", b"MM\0*", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    segment = struct.pack(">HH6s", 0xFFE1, len(tag) + 8, b"Exif\0\0") + tag
+    (tmp_path / "b.mjpeg").write_bytes(raw[:2] + segment + raw[2:])
+    flat, turned = (planes_of(first_of(tmp_path / f"{name}.mjpeg")) for name in "ab")
+    for got, plane in zip(turned, flat, strict=True):
+        np.testing.assert_array_equal(got, np.rot90(plane, turns))
 
 
 @pytest.mark.parametrize(
