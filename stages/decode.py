@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
 from stages.decoded_frame import DecodedFrame
-from stages.turn import Turns
+from stages.turn import Turn, Turns
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
     DecodeOptions,
@@ -108,9 +108,8 @@ class FileSource:
             if frames:
                 in_a_row = 0
             for frame in frames:
-                check_size(self.place, frame.width, frame.height, self.options)
                 given += 1
-                yield DecodedFrame(frame, converter, turns.of(frame))
+                yield DecodedFrame(frame, converter, self._turn(frame, turns))
         self._tally["truncated"] = int(ending.is_early(opened))
         if given == 0:
             raise self._nothing()
@@ -134,6 +133,14 @@ class FileSource:
         if in_a_row > self.options.max_damaged:
             where = f"{in_a_row} packets in a row after frame {given}"
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
+
+    def _turn(self, frame: av.VideoFrame, turns: Turns) -> Turn:
+        check_size(self.place, frame.width, frame.height, self.options)
+        try:
+            return turns.of(frame)
+        except av.error.FFmpegError as error:
+            what = f"its pixel format {frame.format.name} cannot be converted"
+            raise refusal(self.place, "unsupported_codec", what) from error
 
     def _nothing(self) -> SourceFault:
         if self._tally["truncated"]:

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideDataType
 
+_TINY: Final = 16
+
 Plane = npt.NDArray[np.uint8]
 
 
@@ -59,17 +61,17 @@ class Turns:
     """Tells the turn of each frame of one source; one thread at a time.
 
     PyAV ties a frame whose side data was looked at into a reference cycle, which keeps its pixels
-    until a garbage collection. So only the first frame of each size and rotation is looked at.
+    until a garbage collection. So a tiny copy is looked at, once for each size and rotation.
     """
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int, int], Turn] = {}
 
     def of(self, frame: av.VideoFrame) -> Turn:
-        """Return how `frame` is to be turned."""
+        """Return how `frame` is to be turned; FFmpegError if its format cannot be converted."""
         key = frame.width, frame.height, frame.rotation
         if key not in self._known:
-            self._known[key] = _turn_in(frame)
+            self._known[key] = _turn_in(frame.reformat(_TINY, _TINY, "gray"))
         return self._known[key]
 
 

@@ -207,10 +207,10 @@ def test_frames_go_when_they_are_dropped_and_wait_for_no_garbage_collection(tmp_
     gc.disable()
     try:
         given(path)
-        alive = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, av.VideoFrame)]
     finally:
         gc.enable()
-    assert alive <= 1
+    assert sum(frame.width * frame.height for frame in alive) < 1000
 
 
 def test_a_picture_outlives_its_source(tmp_path):

@@ -176,6 +176,29 @@ def test_a_turned_picture_is_given_upright(tmp_path, degrees, size, suffix):
         np.testing.assert_array_equal(got, np.rot90(plane, degrees // 90))
 
 
+@pytest.mark.parametrize(
+    ("degrees", "hflip", "vflip", "expected"),
+    [
+        (0, True, False, np.fliplr),
+        (0, False, True, np.flipud),
+        (90, True, False, lambda plane: np.fliplr(np.rot90(plane))),
+        (90, False, True, lambda plane: np.flipud(np.rot90(plane))),
+    ],
+)
+def test_a_mirrored_picture_is_given_as_it_is_to_be_seen(tmp_path, degrees, hflip, vflip, expected):
+    options = {"qp": "0", "preset": "ultrafast"}
+    frame = footage.frame_of(footage.scene(3, SIZE), "yuv420p")
+    flat, mirrored = (
+        footage.write_frames(tmp_path / name, [frame], [0.0], "libx264", options, setup=setup)
+        for name, setup in (
+            ("a.mp4", None),
+            ("b.mp4", lambda stream: stream.set_display_rotation(degrees, hflip, vflip)),
+        )
+    )
+    for got, plane in zip(planes_of(first_of(mirrored)), planes_of(first_of(flat)), strict=True):
+        np.testing.assert_array_equal(got, expected(plane))
+
+
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
 def test_a_picture_is_turned_by_its_exif_orientation(tmp_path, orientation, turns):
     raw = footage.write_sizes(tmp_path / "a.mjpeg", [SIZE], 1, codec="mjpeg").read_bytes()
