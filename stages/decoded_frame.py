@@ -109,9 +109,8 @@ class DecodedFrame:
         out = np.frombuffer(slot, np.uint8, count=self.nbytes)
         start = 0
         for plane in self._planes():
-            seen = self._turn.apply(plane)
-            end = start + seen.size
-            out[start:end].reshape(seen.shape)[...] = seen
+            end = start + plane.size
+            self._turn.copy(plane, out[start:end].reshape(self._turn.shape(plane)))
             start = end
 
     def _planes(self) -> Iterator[Plane]:

@@ -27,13 +27,26 @@ class Turn:
     mirror_x: bool = False
     mirror_y: bool = False
 
-    def apply(self, plane: Plane) -> Plane:
-        """Return `plane` (rows, columns) as it is to be seen; itself where that is as it is."""
-        seen = cv2.transpose(plane) if self.swap else plane
-        if self.mirror_x or self.mirror_y:
-            # cv2's code: 0 top to bottom, 1 left to right, -1 both. Seven times as fast as strides.
-            seen = cv2.flip(seen, -1 if self.mirror_x and self.mirror_y else int(self.mirror_x))
-        return np.asarray(seen, np.uint8)
+    def copy(self, plane: Plane, out: Plane) -> None:
+        """Copy `plane` (rows, columns) into the contiguous `out` as it is to be seen.
+
+        cv2 writes straight into `out` and is ten times as fast as a copy by strides.
+        """
+        if self.swap and self.mirror_x != self.mirror_y:
+            clockwise = cv2.ROTATE_90_CLOCKWISE
+            cv2.rotate(plane, clockwise if self.mirror_x else cv2.ROTATE_90_COUNTERCLOCKWISE, out)
+        elif self.swap:
+            cv2.transpose(cv2.flip(plane, -1) if self.mirror_x else plane, out)
+        elif self.mirror_x or self.mirror_y:
+            # cv2's code: 0 top to bottom, 1 left to right, -1 both
+            cv2.flip(plane, -1 if self.mirror_x and self.mirror_y else int(self.mirror_x), out)
+        else:
+            out[...] = plane
+
+    def shape(self, plane: Plane) -> tuple[int, int]:
+        """Return rows and columns of `plane` as it is to be seen."""
+        rows, columns = plane.shape
+        return (columns, rows) if self.swap else (rows, columns)
 
     @property
     def degrees(self) -> int:
