@@ -1,0 +1,111 @@
+"""Save: annotated videos, one a source; what `framegate run --save` adds to the graph."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import ConfigFaults
+from pipeline.records import End
+from pipeline.stage import Context, Item, Stage
+from stages.annotate import AnnotatedVideo, VideoUnwritable
+from stages.detect import as_picture
+from stages.detections import Detections
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """folder: where the videos go; made if it is not there."""
+
+    folder: str
+
+
+class SaveState(msgspec.Struct, frozen=True):
+    """parts: files begun for a source; a worker that takes over begins the next."""
+
+    parts: int = 0
+
+
+class Save(Stage[SaveState]):
+    """One frame in, one frame of video out; nothing is emitted.
+
+    In     pixels of the frame, and the detections of the stage before
+    State  how many files were begun: NAME.mp4, and NAME-2.mp4 if a worker died in between
+    Fails  a video that cannot be written is given up, said once; the run goes on
+    """
+
+    Options = SaveOptions
+    State = SaveState
+    pixels = 1
+    batch = 16
+    options: SaveOptions
+
+    def __init__(self, options: SaveOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self._folder = Path(options.folder)
+        self._videos: dict[str, AnnotatedVideo | None] = {}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigFaults([f"--save {self._folder}: {error}"]) from error
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, SaveState]
+    ) -> tuple[list[None], dict[str, SaveState]]:
+        """Add each frame to its source's video."""
+        now = dict(states)
+        for item in batch:
+            if item.source not in self._videos:
+                now[item.source] = self._begin(item.source, now[item.source])
+            self._add(item)
+        return [None] * len(batch), now
+
+    def _begin(self, source: str, state: SaveState) -> SaveState:
+        part = state.parts + 1
+        path = self._folder / (f"{source}.mp4" if part == 1 else f"{source}-{part}.mp4")
+        try:
+            self._videos[source] = AnnotatedVideo(path)
+        except VideoUnwritable as error:
+            self._give_up(source, error)
+        return SaveState(part)
+
+    def _add(self, item: Item) -> None:
+        video = self._videos[item.source]
+        if video is None:
+            return
+        objects = item.said(self.context.before, Detections).objects
+        try:
+            with self.context.pixels(item) as pixels:
+                video.add(as_picture(pixels, item.record.form), item.record.pts, objects)
+        except VideoUnwritable as error:
+            self._give_up(item.source, error)
+
+    def _give_up(self, source: str, error: VideoUnwritable) -> None:
+        log.error("source %s: %s; the run goes on without it", source, error)
+        self._videos[source] = None
+
+    def end(self, source: str, end: End, state: SaveState) -> tuple[Any, SaveState]:
+        """Finish the video with the source's last epoch."""
+        if end.last:
+            self._close(source)
+        return None, state
+
+    def close(self) -> None:
+        """Finish all videos."""
+        for source in list(self._videos):
+            self._close(source)
+
+    def _close(self, source: str) -> None:
+        video = self._videos.pop(source, None)
+        try:
+            if video is not None:
+                video.close()
+        except VideoUnwritable as error:
+            log.error("source %s: %s", source, error)
