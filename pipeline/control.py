@@ -160,7 +160,10 @@ class ControlLine:
 
     def _listen(self) -> None:
         while True:
-            data, descriptors, _, _ = socket.recv_fds(self._end, PACKET, 1)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._end, PACKET, 1)
+            except ConnectionResetError:
+                data, descriptors = b"", []
             message: Any = _to_worker.decode(data) if data else Stop()
             if isinstance(message, Frames):
                 self._answers.pop(message.ask).put((message, next(iter(descriptors), -1)))

@@ -172,6 +172,8 @@ class HostedStage:
         waits_at: Position | None,
     ) -> Move:
         said = _Said(self, source, state)
+        if not self.spec.reliable and arrivals:
+            said.count("lagged:" + self.spec.name, _missed(said.standing.position, arrivals[0]))
         done = [a for a in arrivals if waits_at is None or a.position < waits_at]
         for arrival in done:
             if isinstance(arrival.record, End):
@@ -193,6 +195,15 @@ class HostedStage:
         return None
 
 
+def _missed(position: Position, arrival: Arrival) -> int:
+    """Frames between a lossy reader's position and the next entry that it still found."""
+    dropped = arrival.record.dropped if isinstance(arrival.record, Record) else 0
+    before = arrival.position.seq - dropped
+    if arrival.position.epoch == position.epoch:
+        return max(0, before - position.seq - 1)
+    return max(0, before)
+
+
 class _Said:
     """Gathers what a stage says about one source's part of a batch."""
 
@@ -205,8 +216,9 @@ class _Said:
         self.asides: list[SetAside] = []
         self.counts: dict[str, int] = {}
 
-    def count(self, name: str) -> None:
-        self.counts[name] = self.counts.get(name, 0) + 1
+    def count(self, name: str, growth: int = 1) -> None:
+        if growth:
+            self.counts[name] = self.counts.get(name, 0) + growth
 
     def frame(self, position: Position, record: Record, output: Any) -> None:
         spec = self.hosted.spec
