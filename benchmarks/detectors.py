@@ -4,8 +4,9 @@
 
 Accuracy: photographs are turned into planar YUV and go the way of a video picture, on
 images/coco128 (which INT8 and the thresholds were tuned on) and images/coco-val2017-a (which
-nothing was). Boxes above .05, at most 100 a picture. Time: median milliseconds of one inference at 4:3, one and two
-threads, all variants of a model in turn. The last line is the whole result as one JSON object.
+nothing was). Boxes above .05, at most 100 a picture. Time: median milliseconds of one inference at
+4:3 (of the heavy pass: end to end), one and two threads, all variants of a model in turn. The last
+line is the whole result as one JSON object.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from benchmarks.scoring import Labelled, Score, match, read_labelled, score
 from models import coco, fusion, policy
 from models.boxes import Boxes, FloatArray
 from models.detector import Detector, build
+from models.member import Member
 from models.network import Network, Precision, cpu_model, supported
 from models.picture import ByteArray, Picture, read_photograph
 from models.preprocess import Prepared

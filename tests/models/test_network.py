@@ -150,3 +150,11 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
     (tmp_path / "manifest.toml").write_text(text)
     with pytest.raises(ModelUnreadable, match=r"manifest\.toml"):
         manifest.read(tmp_path)
+
+
+def test_a_cached_compilation_gives_the_same_bits(tmp_path):
+    first = Network("nanodet", HEADS, "int8", 1, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir())
+    second = Network("nanodet", HEADS, "int8", 1, cache_dir=tmp_path)
+    a, b = (one.read(one.submit(picture(0)), copies) for one in (first, second))
+    assert all((x == y).all() for x, y in zip(a, b, strict=True))
