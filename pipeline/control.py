@@ -37,11 +37,11 @@ class Frames(msgspec.Struct, frozen=True, tag=True):
 
 
 class InHand(msgspec.Struct, frozen=True, tag=True):
-    """Worker: a record of a careful source is about to be processed."""
+    """Worker: a record of a careful source is about to be processed; None: that is over."""
 
     source: str
     stage: str
-    position: Position
+    position: Position | None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from pipeline.credit import Credit
@@ -170,7 +170,8 @@ class DecoderThread(threading.Thread):
         form: Form | None = None
         frames = iter(source)
         for number in itertools.count():
-            with self._announce(self._next_position()):
+            fresh = number >= self._start_point.number
+            with self._announce(self._next_position()) if fresh else nullcontext():
                 frame = next(frames, None)
             if frame is None:
                 return True

@@ -160,7 +160,10 @@ class IngestLoop:
             return
         with self._turn_lock:
             self._line.say(InHand(source, "decode", position))
-            yield
+            try:
+                yield
+            finally:
+                self._line.say(InHand(source, "decode", None))
 
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)

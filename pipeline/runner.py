@@ -167,6 +167,8 @@ class Runner:
             return False
         for stage, move in moves:
             stage.accept(source, move)
+            if move.commit.previous < self._careful_until.get(source, START):
+                self._line.say(InHand(source, stage.spec.name, None))
             entries = move.commit.entries
             stream = stage.out(source)
             self._untrimmed[stream] = self._untrimmed.get(stream, 0) + len(entries)

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Run a worker: the control socket's descriptor is the argument, the spec comes on stdin."""
+    """Run a worker: name, control socket, parent as arguments; the spec on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: orders decide
-    line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
+    line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
-    die_with_parent_of(int(sys.argv[2]))
+    die_with_parent_of(int(sys.argv[3]))
     set_up_logging(spec.log_level, spec.name)
     try:
         _serve(spec, line)

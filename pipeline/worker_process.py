@@ -52,7 +52,8 @@ class WorkerProcess:
         ours.setblocking(False)
         self.in_hand.clear()
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline.worker", str(theirs.fileno()), str(os.getpid())),
+            *(sys.executable, "-m", "pipeline.worker", self.name),
+            *(str(theirs.fileno()), str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=sys.stderr.fileno(),
             pass_fds=(theirs.fileno(),),
@@ -93,12 +94,19 @@ class WorkerProcess:
             if message is None:
                 self._hang_up()
             elif isinstance(message, InHand):
-                self.in_hand[message.source, message.stage] = message.position
+                self._note_in_hand(message)
             elif isinstance(message, Pong):
                 if message.done != self.progress:
                     self.progress, self.progress_mono = message.done, time.monotonic()
             else:
                 self._heard(self, message)
+
+    def _note_in_hand(self, message: InHand) -> None:
+        place = (message.source, message.stage)
+        if message.position is None:
+            self.in_hand.pop(place, None)
+        else:
+            self.in_hand[place] = message.position
 
     def _hang_up(self) -> None:
         if self._end is not None:

@@ -1,0 +1,208 @@
+"""Laws 1-4, 6 and 10 under kill: whatever dies, every frame is published once, in order, equal.
+
+Two files run at once while workers, the store or the supervisor are killed; the published streams
+are then compared with an undisturbed run's and with a bare PyAV loop's frame count.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import pytest
+
+from pipeline.records import Position
+from tests.footage import bikes, repeat
+from tests.runs import Published, Run, children, published_in, said, wait_until
+
+KINDS = ("ingest", "infer", "publish")
+FIRST = {"ingest": "decode", "infer": "detect", "publish": "escalate"}
+BEFORE = {"infer": "window", "publish": "detect"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two sources with at least 600 frames in all."""
+    data = os.environ.get("FRAMEGATE_DATA")
+    if data:
+        clips = Path(data) / "clips"
+        return {
+            "car": str(clips / "car-detection.mp4"),
+            "pets": str(clips / "pets09-s2l1-view001-part1.mp4"),
+        }
+    folder = tmp_path_factory.mktemp("files")
+    repeat(bikes(), folder / "thrice.mp4", 3)
+    return {"thrice": str(folder / "thrice.mp4"), "once": str(bikes())}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    files: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Published]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "data"
+    run = Run(folder, *named(files))
+    assert run.wait() == 0, run.log.read_text()
+    found = published_in(folder, list(files))
+    assert sum(len(p.results) for p in found.values()) >= 600
+    assert sum(len(r.objects) for p in found.values() for r in p.results) >= 500
+    return found
+
+
+def named(files: dict[str, str]) -> list[str]:
+    return [f"{name}={path}" for name, path in files.items()]
+
+
+def frames_of(path: str) -> int:
+    with av.open(path) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def check_equal(
+    folder: Path, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    found = published_in(folder, list(files))
+    for name, path in files.items():
+        got, wanted = found[name], undisturbed[name]
+        assert got.positions == [Position(1, seq) for seq in range(frames_of(path))]
+        assert said(got.results) == said(wanted.results)
+        assert got.ended
+
+
+@pytest.fixture
+def started(tmp_path: Path, files: dict[str, str]) -> Iterator[Run]:
+    run = Run(tmp_path / "data", *named(files))
+    yield run
+    run.kill()
+
+
+class Killer:
+    """Kills workers of a run while they have work, and only after they got on since last time."""
+
+    def __init__(self, run: Run, sources: Sequence[str]) -> None:
+        self.run, self.sources = run, list(sources)
+        self.kills = dict.fromkeys((*KINDS, "valkey"), 0)
+        self._seen: dict[str, list[Position]] = {}
+
+    def finished(self) -> bool:
+        return self.run.process.poll() is not None
+
+    def kill(self, kind: str) -> bool:
+        """Kill one worker of this kind; False if the run ended before it had work."""
+        pid = wait_until(f"{kind} has work", lambda: self.finished() or self._busy(kind))
+        if pid is True:
+            return False
+        os.kill(pid, signal.SIGKILL)
+        self.kills[kind] += 1
+        return True
+
+    def _busy(self, kind: str) -> int | None:
+        pid = self.run.worker(kind)
+        if pid is None:
+            return None
+        stage = FIRST[kind]
+        moved, work = [], False
+        for source in self.sources:
+            at = self.run.positions(source, [stage, BEFORE.get(kind, "decode"), "cache"])
+            moved.append(at[stage])
+            work |= kind == "ingest" or at[stage] < at[BEFORE[kind]]
+        if not work or moved == self._seen.get(kind):
+            return None
+        self._seen[kind] = moved
+        return pid
+
+
+def test_workers_are_killed(
+    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    killer = Killer(started, list(files))
+    for _ in range(7):
+        for kind in KINDS:
+            killer.kill(kind)
+    assert started.wait(300) == 0, started.log.read_text()
+    assert all(killer.kills[kind] >= 5 for kind in KINDS), killer.kills
+    check_equal(started.folder, files, undisturbed)
+
+
+def test_the_store_is_killed(
+    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    before: Position | None = None
+    for _ in range(4):
+
+        def moved(before: Position | None = before) -> Position | None:
+            at = started.positions(next(iter(files)), ["cache"])["cache"]
+            return at if before is None or at > before else None
+
+        before = wait_until("results move on", moved)
+        os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
+    assert started.wait() == 0, started.log.read_text()
+    check_equal(started.folder, files, undisturbed)
+
+
+def test_the_supervisor_is_killed_and_resumes(
+    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    run = started
+    for n in range(3):
+        source = next(iter(files))
+        wanted = Position(1, 40 + 60 * n)
+        wait_until(
+            "some results",
+            lambda run=run, wanted=wanted: run.positions(source, ["cache"])["cache"] > wanted,
+        )
+        orphans = children(run.process.pid)
+        assert len(orphans) == 4
+        run.kill()
+        wait_until("no orphan", lambda orphans=orphans: not any(map(alive, orphans)))
+        run = Run(run.folder, "--resume")
+    assert run.wait() == 0, run.log.read_text()
+    check_equal(run.folder, files, undisturbed)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_drains_and_resume_completes(
+    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    source = next(iter(files))
+    wait_until("results", lambda: started.positions(source, ["cache"])["cache"] > Position(1, 30))
+    started.process.send_signal(signal.SIGINT)
+    assert started.wait() == 0, started.log.read_text()
+    half = published_in(started.folder, list(files))[source]
+    assert not half.ended
+    resumed = Run(started.folder, "--resume")
+    assert resumed.wait() == 0, resumed.log.read_text()
+    check_equal(started.folder, files, undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+def test_marathon_of_kills(
+    tmp_path: Path, files: dict[str, str], undisturbed: dict[str, Published]
+) -> None:
+    """At least 200 kills over as many runs as it takes; the result is printed as JSON."""
+    chance = random.Random(7)
+    kills = dict.fromkeys((*KINDS, "valkey"), 0)
+    runs = 0
+    while sum(kills.values()) < 200:
+        run = Run(tmp_path / f"data{runs}", *named(files))
+        killer = Killer(run, list(files))
+        while not killer.finished():
+            if chance.random() < 0.1 and (pid := run.valkey()):
+                os.kill(pid, signal.SIGKILL)
+                killer.kills["valkey"] += 1
+            killer.kill(chance.choice(KINDS))
+        assert run.wait() == 0, run.log.read_text()
+        check_equal(run.folder, files, undisturbed)
+        kills = {kind: n + killer.kills[kind] for kind, n in kills.items()}
+        runs += 1
+    print({"runs": runs, "kills": kills})
