@@ -93,7 +93,7 @@ def _add_watch(commands: Any) -> None:
         "drops.",
     )
     command.set_defaults(command=_watch)
-    command.add_argument("sources", nargs="*", metavar="NAME", help="sources to show (default: all)")
+    command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
     command.add_argument("--store", metavar="URL", help="the run's store, instead of -d")
     command.add_argument("--json", action="store_true", help="one line of JSON a second")
@@ -134,12 +134,10 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     """What the command line says, in the form of configuration tables."""
     changes: dict[str, Any] = {}
-    if parsed.store:
-        changes["store"] = {"url": parsed.store}
-    pace = getattr(parsed, "pace", None)
-    given = {"pace": pace} if pace else {}
+    if parsed.store is not None:
+        changes["store"] = {"url": parsed.store, "url_env": None}
     named = named_sources(parsed.sources)
-    changes["sources"] = {name: {"url": url, **given} for name, url in named.items()}
+    changes["sources"] = {name: {"url": url} for name, url in named.items()}
     detect: dict[str, Any] = {}
     if parsed.detector:
         detect["detector"] = parsed.detector
@@ -165,6 +163,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         take_over=parsed.take_over,
         json=parsed.json,
         save=parsed.save,
+        pace=parsed.pace,
     )
     return run(config, options)
 

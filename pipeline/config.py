@@ -18,6 +18,7 @@ from pipeline.options import read_options
 from pipeline.pace import PaceName
 
 PACKAGED = "pipeline.toml"
+_STORES = ("embedded", "redis://", "rediss://", "unix://")
 
 
 @dataclass(frozen=True)
@@ -92,25 +93,41 @@ def find_config(path: Path | None) -> tuple[str, str]:
 def read_config(origin: str, text: str, changes: Mapping[str, Table] | None = None) -> Config:
     """The checked configuration; `changes` (from the command line) go over the file's tables.
 
-    ConfigFaults carries all faults, each with its key path, the value and what is allowed.
+    ConfigFaults carries all faults, each with where it was said, its key path, the value and what
+    is allowed.
     """
+    changes = changes or {}
     try:
-        tables = tomllib.loads(text)
+        given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
-    tables = _merged(tables, changes or {})
+    tables = {key: table for key, table in given.items() if isinstance(table, dict)}
     faults = [
         f"{key}: unknown table; allowed are {', '.join(_TABLES)}"
-        for key in tables
+        for key in given
         if key not in _TABLES
     ]
-    faults += [f"{key}: must be a table" for key in tables if not isinstance(tables[key], dict)]
-    if faults:
-        raise ConfigFaults([f"{origin}: {fault}" for fault in faults])
-    config = _read_tables(origin, tables, faults)
+    loose = [key for key in _TABLES if key in given and key not in tables]
+    faults += [f"{key} = {given[key]!r}: must be a table" for key in loose]
+    faults += [
+        f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
+        for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
+    ]
+    config = _read_tables(origin, _merged(tables, changes), faults)
     if config is None or faults:
-        raise ConfigFaults([f"{origin}: {fault}" for fault in faults])
+        said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
+        raise ConfigFaults(
+            [f"{'command line' if f.startswith(said_there) else origin}: {f}" for f in faults]
+        )
     return config
+
+
+def _paths(tables: Mapping[str, Any], before: str = "") -> list[str]:
+    paths = []
+    for key, value in tables.items():
+        path = f"{before}{key}"
+        paths += [path, *_paths(value, f"{path}.")] if isinstance(value, dict) else [path]
+    return paths
 
 
 def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
@@ -123,6 +140,10 @@ def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
 
 def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None:
     store = read_options(StoreConfig, tables.get("store", {}), "store.", faults)
+    if store is not None and not store.url.startswith(_STORES):
+        faults.append(f'store.url: allowed is "embedded", or a URL with {", ".join(_STORES[1:])}')
+    if store is not None:
+        faults += _unset(store.url_env, "store.url_env")
     credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
@@ -154,6 +175,7 @@ def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | 
         if source is not None:
             if bool(source.url) == bool(source.url_env):
                 faults.append(f"{path}: must have either url or url_env")
+            faults += _unset(source.url_env, f"{path}.url_env")
             sources[name] = source
     return sources
 
@@ -201,7 +223,12 @@ def _read_stage(name: str, entry: Table, faults: list[str]) -> StageEntry | None
 
 def from_environment(name: str, key: str) -> str:
     """A secret's value. ConfigFaults if the variable is not set."""
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigFaults([f"{key} = {name!r}: the environment has no such variable"])
-    return value
+    if faults := _unset(name, key):
+        raise ConfigFaults(faults)
+    return os.environ[name]
+
+
+def _unset(name: str | None, key: str) -> list[str]:
+    if name is None or os.environ.get(name):
+        return []
+    return [f"{key} = {name!r}: the environment has no such variable"]

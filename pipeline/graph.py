@@ -127,7 +127,9 @@ def _main_path(by_name: Mapping[str, StageEntry]) -> set[str]:
     return main
 
 
-def place(specs: Sequence[StageSpec], placement: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def place(
+    specs: Sequence[StageSpec], placement: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
     """Stages by worker, in order of the graph; a stage that is not placed gets its own worker."""
     worker_of = {name: worker for worker, names in placement.items() for name in names}
     workers: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ Its metadata may say `least`, `most` (numbers), `allowed` (of a string, or of ea
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -38,11 +39,14 @@ def _fault(hint: Any, value: Any, limits: Any) -> str | None:
         return f"allowed is {_said(hint, limits)}"
     if "allowed" in limits:
         items = value if isinstance(value, list | tuple) else [value]
+        if not items:
+            return f"it names none; allowed are {_listed(limits['allowed'])}"
         unknown = [item for item in items if item is not None and item not in limits["allowed"]]
         if unknown:
             return f"{_listed(unknown)} is not known; allowed are {_listed(limits['allowed'])}"
-    if value is not None and not isinstance(value, str | list | dict):
-        if value < limits.get("least", value) or value > limits.get("most", value):
+    if isinstance(value, int | float):
+        within = limits.get("least", value) <= value <= limits.get("most", value)
+        if not (within and math.isfinite(value)):
             return f"allowed is {_said(hint, limits)}"
     return None
 
@@ -94,4 +98,6 @@ def _listed(values: Any, joint: str = "and") -> str:
     texts = [str(value) for value in values]
     if len(texts) > 12:
         return f"{', '.join(texts[:12])}, ... ({len(texts)} in all)"
-    return f" {joint} ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else "".join(texts)
+    if len(texts) < 2:
+        return "".join(texts)
+    return f" {joint} ".join([", ".join(texts[:-1]), texts[-1]])

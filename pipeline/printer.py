@@ -51,6 +51,7 @@ class Print(Stage[NoState]):
             self._out.flush()
         except BrokenPipeError:
             self._broken()
+            self._broken = _nothing  # a second word would end the run at once
         return [None] * len(batch), states
 
 
@@ -81,6 +82,10 @@ class Printer(threading.Thread):
         control.send(self._end, Stop())
         self.join()
         self._end.close()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _no_pixels(item: Item) -> AbstractContextManager[memoryview]:

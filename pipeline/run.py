@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pipeline.config import Config, SourceConfig, from_environment
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import DataFolderRefused, Exit, StoreRefused
+from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
+from pipeline.pace import PaceName
 from pipeline.printer import Printer, print_spec
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
@@ -40,6 +41,7 @@ class RunOptions:
     take_over: bool = False
     json: bool = False
     save: Path | None = None
+    pace: PaceName | None = None
 
 
 def run(config: Config, options: RunOptions) -> Exit:
@@ -47,17 +49,44 @@ def run(config: Config, options: RunOptions) -> Exit:
     if options.save is not None:
         config = with_save(config, options.save)
     folder = open_folder(options.folder, options.resume)
-    keep = True
+    keep = False
     try:
         known = folder.read()
-        if known is not None and (faults := changed(known.sources)):
-            raise DataFolderRefused("\n".join(faults))
+        keep = known is not None
+        if known is not None:
+            _check_resumable(config, known, folder)
         with _store(config, folder) as (store, embedded):
-            code = _run_on(config, options, folder, known, store, embedded)
-            keep = any(store.counters(name).get("published") for name in store.sources())
-        return code
+            try:
+                return _run_on(config, options, folder, known, store, embedded)
+            finally:
+                keep = keep or _published(folder, store)
     finally:
         folder.close(keep)
+
+
+def _check_resumable(config: Config, known: RunFile, folder: RunFolder) -> None:
+    """DataFolderRefused unless files are as they were and no other source is asked for."""
+    theirs = {source.name: source for source in known.sources}
+    strange = [
+        f"source {name}: it is not in the run that {folder.path} holds ({', '.join(theirs)}); "
+        "--resume goes on with those, so name none"
+        for name, asked in config.sources.items()
+        if name not in theirs
+        or (_place(asked), asked.url_env) != (theirs[name].url, theirs[name].url_env)
+    ]
+    if faults := strange + changed(known.sources):
+        raise DataFolderRefused("\n".join(faults))
+
+
+def _published(folder: RunFolder, store: Store) -> bool:
+    """Whether the run in the folder has results, as far as the store can tell."""
+    run = folder.read()
+    if run is None:
+        return False
+    try:
+        return any(store.counters(source.name).get("published") for source in run.sources)
+    except (StoreLost, StoreBusy, StoreRefused):
+        return True
 
 
 def with_save(config: Config, folder: Path) -> Config:
@@ -105,49 +134,63 @@ def _run_on(
     owner = f"{run_id} (host {socket.gethostname()}, data {folder.path})"
     names = [s.name for s in known.sources] if known is not None else list(config.sources)
     past = {name: store.epoch(name) for name in names}
-    for name in names:
-        store.claim(name, run_id, owner, options.take_over)
-    if known is None:
-        known = RunFile(run_id, identity, _run_sources(config, past))
-        folder.write(known)
-    plan = make_plan(config, known, folder, options.json)
     try:
+        for name in names:
+            store.claim(name, run_id, owner, options.take_over)
+        if known is None:
+            known = RunFile(run_id, identity, _run_sources(config, past))
+            folder.write(known)
+        plan = make_plan(config, known, folder, options)
         return asyncio.run(_supervise(plan, store, embedded, options, folder))
     finally:
-        with contextlib.suppress(StoreRefused, OSError):
+        with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
             for name in names:
                 store.release(name, run_id)
 
 
 def _run_sources(config: Config, past: dict[str, int]) -> tuple[RunSource, ...]:
     return tuple(
-        RunSource(name, _url(name, source), source.pace, past[name], fingerprint(source.url))
+        RunSource(
+            name=name,
+            url=_place(source),
+            url_env=source.url_env,
+            pace=source.pace,
+            past=past[name],
+            file=fingerprint(source.url),
+        )
         for name, source in config.sources.items()
     )
 
 
-def _url(name: str, source: SourceConfig) -> str:
+def _place(source: SourceConfig) -> str:
+    """What run.json says of the place: an absolute path or a URL; nothing where it is a secret."""
+    if source.url_env is not None or "://" in source.url:
+        return source.url
+    return str(Path(source.url).absolute())
+
+
+def _url(source: RunSource) -> str:
     if source.url_env is not None:
-        return from_environment(source.url_env, f"sources.{name}.url_env")
-    return str(Path(source.url).absolute()) if Path(source.url).exists() else source.url
+        return from_environment(source.url_env, f"sources.{source.name}.url_env")
+    return source.url
 
 
-def make_plan(config: Config, run: RunFile, folder: RunFolder, print_results: bool) -> Plan:
+def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptions) -> Plan:
     """All decisions of a run, from the configuration and what run.json says."""
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
-    if print_results:
+    if options.json:
         specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
     sources = tuple(
         SourceSpec(
             name=source.name,
-            url=source.url,
+            url=_url(source),
             live=False,
             past=source.past,
             credit=config.credit.file,
             slots=config.credit.file + kept,
-            pace=source.pace,
+            pace=options.pace or source.pace,
         )
         for source in run.sources
     )

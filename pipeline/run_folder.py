@@ -26,13 +26,19 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class RunSource(msgspec.Struct, frozen=True):
-    """A source of the run. file: None for a URL; past: its last epoch before this run."""
+    """A source of the run.
+
+    url_env  the variable that holds the URL, which is then not written down
+    past     last epoch before this run
+    file     None for what is no file
+    """
 
     name: str
     url: str
     pace: str
     past: int
     file: Fingerprint | None
+    url_env: str | None = None
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -82,6 +88,7 @@ class RunFolder:
         """Store what the run is; atomic."""
         new = self._file.with_suffix(".new")
         try:
+            new.touch(mode=0o600)  # a URL in it may carry a password
             new.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
             new.replace(self._file)
         except OSError as error:
@@ -101,6 +108,7 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
             raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
         name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         return RunFolder(runs_folder() / name, made_by_us=True)
+    path = path.absolute()  # servers and workers have other working directories
     folder = RunFolder(path, made_by_us=not path.exists())
     known = folder.read()
     if (known is None) == resume:
@@ -140,8 +148,8 @@ def fingerprint(url: str) -> Fingerprint | None:
 def changed(sources: tuple[RunSource, ...]) -> list[str]:
     """What is wrong with resuming these sources: files that are not what they were."""
     return [
-        f"source {source.name}: {source.url} was changed since the run began (size, time or "
-        "content); it cannot be resumed: start a new run"
+        f"source {source.name}: {source.url} was changed or removed since the run began (size, "
+        "time or content); it cannot be resumed: start a new run"
         for source in sources
         if source.file is not None and fingerprint(source.url) != source.file
     ]

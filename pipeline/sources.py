@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -19,7 +20,7 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
     given: set[str] = set()
     faults: list[str] = []
     for word in words:
-        match = _NAMED.fullmatch(word)
+        match = None if os.path.exists(word) else _NAMED.fullmatch(word)
         name, place = (match[1], match[2]) if match else (None, word)
         if name is not None and not is_name(name):
             faults.append(f"{word}: {name!r} cannot name a source; a name is {NAME_RULE}")

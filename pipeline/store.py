@@ -41,7 +41,7 @@ def store_errors(url: str) -> Iterator[None]:
 
 def redacted(url: str) -> str:
     """The URL without user, password and query."""
-    return re.sub(r"^(\w+://)[^/]*@", r"\1", url).split("?", 1)[0]
+    return re.sub(r"^(\w+://).*@", r"\1", url).split("?", 1)[0]
 
 
 class Store:
@@ -50,8 +50,8 @@ class Store:
     def __init__(self, url: str) -> None:
         try:
             self._client: Any = redis.Redis.from_url(url, protocol=2)
-        except ValueError as error:
-            raise StoreRefused(f"store URL {redacted(url)}: {error}") from error
+        except ValueError:  # its text may quote a part of the password
+            raise StoreRefused(f"store URL {redacted(url)}: it is not the URL of a Redis") from None
         self.url = url
 
     def close(self) -> None:

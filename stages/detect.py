@@ -20,7 +20,6 @@ from models.boxes import Boxes
 from models.bytetrack import TrackSettings
 from models.picture import Matrix, Picture
 from models.track_state import TrackState, no_tracks
-from pipeline.errors import ConfigFaults
 from pipeline.records import Object
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
@@ -80,9 +79,7 @@ class Detect(Stage[DetectState]):
         self.detector.warm_up(640, 360)
         least = self.detector.choices.min_score
         # A track begins where the detector is sure; what it merely reports may continue one.
-        self._tracking = TrackSettings(
-            high=least + 0.1, low=least, start=least + 0.15, min_hits=2
-        )
+        self._tracking = TrackSettings(high=least + 0.1, low=least, start=least + 0.15, min_hits=2)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
