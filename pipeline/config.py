@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
@@ -206,6 +207,11 @@ def _read_stage(name: str, entry: Table, faults: list[str]) -> StageEntry | None
         kind = load(read.use)
     except ConfigFaults as unknown:
         faults += [f"{path}{fault}" for fault in unknown.faults]
+        return None
+    if not dataclasses.is_dataclass(getattr(kind, "Options", None)):
+        faults.append(
+            f"{path}use = {read.use!r}: it is no stage; allowed is a pipeline.stage.Stage"
+        )
         return None
     options = {key: value for key, value in entry.items() if key not in own}
     if read_options(kind.Options, options, path, faults) is None:

@@ -33,6 +33,12 @@ class ConfigFaults(FramegateError):
         self.faults = faults
 
 
+class StageRefused(FramegateError):
+    """A stage could not get ready: its model is unreadable, say."""
+
+    exit = Exit.USAGE
+
+
 class DataFolderRefused(FramegateError):
     """The data folder is in use, already used, or cannot be written."""
 

@@ -14,7 +14,8 @@ def load(use: str) -> Any:
     try:
         module = importlib.import_module(module_name)
         return getattr(module, name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a user's module may raise anything
+        what = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
         raise ConfigFaults(
-            [f"use = {use!r}: {error}; allowed is package.module:Class that Python can import"]
+            [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import"]
         ) from error

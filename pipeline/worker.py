@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pipeline.control import ControlLine, Failed, Ready
-from pipeline.errors import Exit, Fenced, FramegateError
+from pipeline.errors import Exit, Fenced, FramegateError, StageRefused
 from pipeline.hosted_stage import HostedStage
 from pipeline.ingest_loop import IngestLoop
 from pipeline.loading import load
@@ -75,14 +75,26 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
 
 
 def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
-    kind = load(stage.use)
-    opened: Stage[Any] = kind(options_of(kind, stage.options), context)
+    opened = _open(stage, context)
     asides = {
         (suspect.source, suspect.position): suspect.reason
         for suspect in spec.asides
         if suspect.stage == stage.name
     }
     return HostedStage(stage, opened, spec.results_keep, asides)
+
+
+def _open(stage: StageSpec, context: Context) -> Stage[Any]:
+    kind = load(stage.use)
+    try:
+        opened: Stage[Any] = kind(options_of(kind, stage.options), context)
+    except FramegateError:
+        raise
+    except Exception as error:
+        log.debug("stage %s cannot start", stage.name, exc_info=True)
+        what = f"{type(error).__name__}: {error}"
+        raise StageRefused(f"stage {stage.name} ({stage.use}) cannot start: {what}") from error
+    return opened
 
 
 def options_of(kind: Any, options: dict[str, Any]) -> Any:
