@@ -209,9 +209,7 @@ def _read_stage(name: str, entry: Table, faults: list[str]) -> StageEntry | None
         faults += [f"{path}{fault}" for fault in unknown.faults]
         return None
     if not dataclasses.is_dataclass(getattr(kind, "Options", None)):
-        faults.append(
-            f"{path}use = {read.use!r}: it is no stage; allowed is a pipeline.stage.Stage"
-        )
+        faults.append(f"{path}use = {read.use!r}: it is no stage (pipeline.stage.Stage)")
         return None
     options = {key: value for key, value in entry.items() if key not in own}
     if read_options(kind.Options, options, path, faults) is None:
