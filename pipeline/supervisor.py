@@ -6,6 +6,7 @@ Its own death takes workers and embedded store with it (orphans.py); `--resume` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -192,6 +193,8 @@ class Supervisor:
             worker.tell(*self._frames.answer(message, self._sources))
         elif isinstance(message, Ready):
             self._ready.add(worker.name)
+            if len(self._ready) == len(self._workers):
+                self._settle_store()
         elif isinstance(message, Finished):
             if message.fault is not None and message.source not in self.faults:
                 self.faults[message.source] = message.fault
@@ -213,10 +216,16 @@ class Supervisor:
             log.warning("the embedded store ended; starting it again")
             try:
                 self._embedded.start()
+                self._settle_store()
             except StoreRefused as error:
                 log.error("%s", error)
                 self._end(Exit.STORE)
                 return
+
+    def _settle_store(self) -> None:
+        if self._embedded is not None:
+            with contextlib.suppress(StoreLost, StoreBusy):
+                self._embedded.settle()
 
     # -- until the end
 

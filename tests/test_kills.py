@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.records import Position
+from pipeline.records import START, Position
 from tests.footage import bikes, repeat
 from tests.runs import Published, Run, children, published_in, said, wait_until
 
@@ -130,12 +130,12 @@ def test_workers_are_killed(
 def test_the_store_is_killed(
     started: Run, files: dict[str, str], undisturbed: dict[str, Published]
 ) -> None:
-    before: Position | None = None
+    before = START
     for _ in range(4):
 
-        def moved(before: Position | None = before) -> Position | None:
+        def moved(before: Position = before) -> Position | None:
             at = started.positions(next(iter(files)), ["cache"])["cache"]
-            return at if before is None or at > before else None
+            return at if at > before else None
 
         before = wait_until("results move on", moved)
         os.kill(wait_until("a server", started.valkey), signal.SIGKILL)
