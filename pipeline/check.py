@@ -1,10 +1,215 @@
-"""`framegate check`: placeholder until the engine runs."""
+"""`framegate check`: everything that a run needs, looked at before one is started."""
 
 from __future__ import annotations
 
-from pipeline.config import Config
-from pipeline.errors import Exit
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from pipeline import keys
+from pipeline.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
+from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import Exit, FramegateError, FrameStoreFull, SourceOwned, StoreRefused
+from pipeline.frame_store import frame_store_bytes
+from pipeline.graph import drawn, place, stage_specs
+from pipeline.loading import load
+from pipeline.shared_file import FOLDER, free_bytes
+from pipeline.source import Form
+from pipeline.spec import StageSpec
+from pipeline.stage import Context, Stage
+from pipeline.store import redacted, store_errors, unfit
+from pipeline.worker import options_of
+
+MEASURE_S = 2.0
+MADE = Form(1280, 720, "bt709")
+MADE_FPS = 25.0
 
 
 def check(config: Config) -> Exit:
-    return Exit.DONE
+    """Look at all of it, print what was found, say with the exit code whether a run could start."""
+    report = Report()
+    report.say("configuration", f"{config.origin}: sound")
+    specs = stage_specs(config.stages)
+    report.say("graph", drawn(specs, place(specs, config.placement)))
+    with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
+        probes = _check_sources(config, report)
+        with report.watching("store"):
+            report.say("store", _store(config, Path(folder)))
+        with report.watching("shared memory"):
+            report.say("shared memory", _shared_memory(config, probes))
+        with report.watching("stages"):
+            _measure(config, Path(folder), probes, report)
+    report.say("result", report.verdict())
+    return report.exit
+
+
+class Report:
+    """Lines on stdout under headings, and the worst exit code of what was wrong."""
+
+    def __init__(self) -> None:
+        self.exit = Exit.DONE
+        self.faults = 0
+        self._heading = ""
+
+    def say(self, heading: str, text: str) -> None:
+        """Print a text of one or more lines; a heading stands once."""
+        for line in text.splitlines():
+            shown = heading if heading != self._heading else ""
+            self._heading = heading
+            print(f"{shown:<18} {line}".rstrip(), flush=True)
+
+    @contextmanager
+    def watching(self, heading: str, about: str = "") -> Iterator[None]:
+        """Turn what goes wrong in the block into a fault."""
+        try:
+            yield
+        except Exception as error:
+            code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
+            named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
+            self.faults += 1
+            self.exit = max(self.exit, code)
+            self.say(heading, f"FAULT: {about}{named}{error}")
+
+    def verdict(self) -> str:
+        """The last line."""
+        if self.faults == 0:
+            return "all is well"
+        return f"{self.faults} fault{'s' if self.faults > 1 else ''}: see FAULT above"
+
+
+def _check_sources(config: Config, report: Report) -> dict[str, Any]:
+    """Open each source; what the decoder says of the good ones, by name."""
+    if not config.sources:
+        report.say("sources", "none given")
+    decoder = _decoder(config)
+    probes = {}
+    for name, source in config.sources.items():
+        with report.watching("sources", f"{name}: "):
+            probe = decoder.probe(_place(name, source))
+            probes[name] = probe
+            report.say("sources", f"{name}: {_described(probe)}")
+    return probes
+
+
+def _decoder(config: Config) -> Any:
+    entry = next(stage for stage in config.stages if stage.input is None)
+    kind = load(entry.use)
+    return kind(options_of(kind, entry.options))
+
+
+def _place(name: str, source: SourceConfig) -> str:
+    if source.url_env is not None:
+        return from_environment(source.url_env, f"sources.{name}.url_env")
+    return source.url
+
+
+def _described(probe: Any) -> str:
+    parts = [f"{probe.codec} {probe.width}x{probe.height}"]
+    parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
+    parts += [f"{probe.frames} frames"] if probe.frames else []
+    parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
+    parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
+    return ", ".join(parts)
+
+
+def _store(config: Config, folder: Path) -> str:
+    """Start an embedded store in `folder` and stop it; of a given one, only ask."""
+    if config.store.url_env is None and config.store.url == "embedded":
+        embedded = EmbeddedStore(folder / "store", config.store.fsync)
+        embedded.start()
+        try:
+            return f"embedded: {_server(embedded.url, [])} starts and answers"
+        finally:
+            embedded.stop()
+    url = config.store.url
+    if config.store.url_env is not None:
+        url = from_environment(config.store.url_env, "store.url_env")
+    return f"{redacted(url)}: {_server(url, list(config.sources))} answers"
+
+
+def _server(url: str, sources: list[str]) -> str:
+    try:
+        client: Any = redis.Redis.from_url(url, protocol=2)
+    except ValueError as error:
+        raise StoreRefused(f"store URL {redacted(url)}: {error}") from error
+    with store_errors(url), closing(client):
+        info = client.info()
+        fault = unfit(info)
+        if fault:
+            raise StoreRefused(f"store {redacted(url)}: {fault}")
+        owned = [name for name in sources if client.hget(keys.own(name), "run")]
+        if owned:
+            owner = client.hget(keys.SOURCES, owned[0]) or b"?"
+            raise SourceOwned(f"source {owned[0]} is owned by run {owner.decode()}")
+    name = info.get("server_name", "redis").capitalize()
+    kept = "" if info.get("aof_enabled") else ", which keeps nothing on disk (appendonly no),"
+    return f"{name} {info.get('valkey_version') or info.get('redis_version')}{kept}"
+
+
+def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
+    slots = config.credit.file + sum(max(0, stage.pixels - 1) for stage in config.stages)
+    forms = [Form(probe.width, probe.height) for probe in probes.values()]
+    needed = sum(frame_store_bytes(slots, form.nbytes) for form in forms)
+    free = free_bytes()
+    text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
+    if needed > free:
+        raise FrameStoreFull(
+            f"{text}: enlarge it (a container's shm size), lower [credit] file, or run fewer "
+            "sources at once"
+        )
+    return text
+
+
+def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Report) -> None:
+    """Open the stages of the main path and take real frames of each good source through them."""
+
+    def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
+        kind = load(spec.use)
+        context = Context(frames.pixels, time.time, folder, spec.input or "")
+        stage: Stage[Any] = kind(options_of(kind, spec.options), context)
+        return stage
+
+    specs = stage_specs(config.stages)
+    workers = place(specs, config.placement)
+    with closing(Measuring(specs, open_stage)) as measuring:
+        lines = []
+        load_of_all = 0.0
+        for name, probe in probes.items():
+            with report.watching("stages", f"{name}: "):
+                source = _decoder(config).open(_place(name, config.sources[name]))
+                with closing(source):
+                    capacity = measuring.measure(name, iter(source), MEASURE_S)
+                fps = probe.fps or MADE_FPS
+                load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
+                decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
+                lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
+        if not probes:
+            capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
+            size = f"a made picture of {MADE.width}x{MADE.height}"
+            lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
+        if len(lines) > 1:
+            lines.append(f"all of these at their own pace need {load_of_all:.0%} of the rest")
+        report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
+        report.say("this machine", "\n".join([f"{_cores()} cores; a fifth of their time is left free", *lines]))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:
+    stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
+    slowest = max(stages, key=stages.__getitem__)
+    fit = capacity.live_sources(fps, workers, _cores())
+    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s"
+    if fit < 1:
+        return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
+    return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"

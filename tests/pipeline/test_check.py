@@ -1,0 +1,173 @@
+"""`framegate check` finds what would stop a run, and changes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+import pipeline.check as checking
+from pipeline.capacity import Capacity
+from pipeline.check import Report, check
+from pipeline.cli import main
+from pipeline.config import Config, find_config, read_config
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import Exit, FrameStoreFull
+from pipeline.stage import NoState, Stage
+from stages.decode import Probe
+from tests.footage import steady, write_scene
+from tests.pipeline.servers import server
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Refusing(Stage[NoState]):
+    """Raises when it is opened."""
+
+    def __init__(self, *_: object) -> None:
+        raise OSError("its file is not there")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:  # noqa: ARG001
+    """Measure briefly, in a folder for temporary files that must be empty afterwards."""
+    with tempfile.TemporaryDirectory(prefix="fg-") as folder:  # short: sockets lie in it
+        monkeypatch.setattr(checking, "MEASURE_S", 0.05)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        monkeypatch.undo()
+        assert list(Path(folder).iterdir()) == []
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_scene(tmp_path / "clip.mp4", steady(30), (64, 48))
+
+
+def configured(clip: Path, store: str = "embedded", **stages: dict[str, object]) -> Config:
+    origin, text = find_config(None)
+    changes = {
+        "sources": {"door": {"url": str(clip)}},
+        "store": {"url": store},
+        "stages": stages,
+    }
+    return read_config(origin, text, changes)
+
+
+def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"door={clip}"]) == Exit.DONE
+    said = capsys.readouterr().out
+    for part in ("└─ window", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
+                 "nanodet-416", "decode ", "detect ", "all is well"):  # fmt: skip
+        assert part in said
+
+
+def test_without_a_source_a_made_picture_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == Exit.DONE
+    assert "a made picture of 1280x720: detect" in capsys.readouterr().out
+
+
+def test_all_faults_are_told_at_once(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no video")
+    words = [f"door={clip}", f"notes={text}", f"gone={tmp_path / 'gone.mp4'}"]
+    absent = f"unix://{tmp_path}/absent.sock"
+    assert main(["check", *words, "--store", absent]) == Exit.STORE
+    said = capsys.readouterr().out
+    for part in ("FAULT: notes: ", "FAULT: gone: ", "cannot be reached", "3 faults", "door: mpeg4"):
+        assert part in said
+
+
+def test_a_source_that_is_not_there_is_exit_1(tmp_path: Path) -> None:
+    assert main(["check", str(tmp_path / "gone.mp4")]) == Exit.SOURCE_FAILED
+
+
+def test_a_given_store_is_only_asked(clip: Path, tmp_path: Path) -> None:
+    with server(tmp_path / "store") as store, client_of(store) as client:
+        assert check(configured(clip, store.url)) == Exit.DONE
+        assert client.dbsize() == 0
+        assert client.function_list() == []
+
+
+def test_an_evicting_store_is_a_fault(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(tmp_path / "store") as store, client_of(store) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert check(configured(clip, store.url)) == Exit.STORE
+    assert "allowed is noeviction" in capsys.readouterr().out
+
+
+def test_a_source_of_another_run_is_a_fault(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(tmp_path / "store") as store, client_of(store) as client:
+        client.hset("fg:{door}:own", mapping={"run": "r1", "epoch": 1})
+        client.hset("fg:sources", "door", "r1 (host gate)")
+        assert check(configured(clip, store.url)) == Exit.USAGE
+    assert "source door is owned by run r1 (host gate)" in capsys.readouterr().out
+
+
+def test_no_password_is_shown(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET_STORE", "redis://user:planted@127.0.0.1:1/0")
+    origin, text = find_config(None)
+    changes = {
+        "sources": {"door": {"url": str(clip)}},
+        "store": {"url_env": "SECRET_STORE"},
+    }
+    assert check(read_config(origin, text, changes)) == Exit.STORE
+    shown = capsys.readouterr()
+    assert "127.0.0.1" in shown.out
+    assert "planted" not in shown.out + shown.err
+
+
+def test_a_stage_that_does_not_open_is_a_fault(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use = f"{__name__}:Refusing"
+    config = configured(clip, escalate={"use": use, "input": "detect"})
+    assert check(config) == Exit.USAGE
+    assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
+
+
+def test_too_little_shared_memory_is_a_fault(clip: Path) -> None:
+    wide = Probe("ffv1", 10**6, 10**6, 25.0, None, None, "yuv420p", 0)
+    with pytest.raises(FrameStoreFull, match="needed: enlarge it"):
+        checking._shared_memory(configured(clip), {"wide": wide})
+
+
+def test_the_worst_exit_code_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    for error in (FrameStoreFull("first"), RuntimeError("second")):
+        with report.watching("part", "door: "):
+            raise error
+    assert report.exit == Exit.USAGE
+    assert capsys.readouterr().out.splitlines() == [
+        "part               FAULT: door: first",
+        "                   FAULT: door: RuntimeError: second",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "cores", "sources"),
+    [
+        (2.0, 4, 3.2),  # bound by its busiest worker: 100 frames/s, four fifths of it, at 25
+        (2.0, 1, 1.6),  # bound by its cores: 50 frames/s of one
+    ],
+)
+def test_how_many_sources_fit(cpu_s: float, cores: int, sources: float) -> None:
+    measured = {"decode": 9.0, "window": 0.1, "detect": 0.9, "cache": 0.1}
+    capacity = Capacity(frames=100, stage_s=measured, cpu_s=cpu_s)
+    workers = {"ingest": ["decode"], "infer": ["window", "detect"], "publish": ["cache"]}
+    assert capacity.live_sources(25.0, workers, cores) == pytest.approx(sources)
+
+
+def client_of(store: EmbeddedStore) -> redis.Redis:
+    return redis.Redis.from_url(store.url)
