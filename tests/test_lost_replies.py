@@ -1,0 +1,131 @@
+"""Law 1: a hop whose reply was lost was done once, and is not done again."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.embedded import EmbeddedStore
+from pipeline.records import Position
+from pipeline.store import Store
+from tests.footage import bikes
+from tests.runs import Run, check_accounts, published, said
+
+FRAMES = 250
+CUT_EVERY = 7
+
+
+class CuttingProxy(threading.Thread):
+    """Stands between clients and the server; cuts a connection after every n-th hop was done.
+
+    It forwards the hop, waits for the server's reply, and then closes both sides without handing
+    the reply on: the server has written, the client cannot know.
+    """
+
+    def __init__(self, listen: Path, server: Path) -> None:
+        super().__init__(daemon=True)
+        self.cuts = 0
+        self._hops = 0
+        self._server = server
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(listen))
+        self._listener.listen(64)
+        self._peers: dict[socket.socket, socket.socket] = {}
+        self._clients: set[socket.socket] = set()
+        self._doomed: set[socket.socket] = set()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._stop_read, self._stop_write = os.pipe()
+        self._selector.register(self._stop_read, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj == self._stop_read:
+                    return
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj in self._peers:
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._forward(key.fileobj)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(str(self._server))
+        self._clients.add(client)
+        for one, other in ((client, server), (server, client)):
+            self._peers[one] = other
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _forward(self, one: socket.socket) -> None:
+        try:
+            data = one.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        other = self._peers[one]
+        if not data or one in self._doomed:
+            self.cuts += one in self._doomed
+            self._drop(one)
+            return
+        if one in self._clients and b"fg1_hop" in data:
+            self._hops += 1
+            if self._hops % CUT_EVERY == 0:
+                self._doomed.add(other)
+        try:
+            other.sendall(data)
+        except OSError:
+            self._drop(one)
+
+    def _drop(self, one: socket.socket) -> None:
+        for end in (one, self._peers[one]):
+            del self._peers[end]
+            self._selector.unregister(end)
+            self._clients.discard(end)
+            self._doomed.discard(end)
+            end.close()
+
+    def stop(self) -> None:
+        os.write(self._stop_write, b"x")
+        self.join()
+        for end in [*self._peers, self._listener]:
+            end.close()
+        os.close(self._stop_read)
+        os.close(self._stop_write)
+
+
+@contextmanager
+def proxied(folder: Path) -> Iterator[tuple[EmbeddedStore, CuttingProxy, str]]:
+    server = EmbeddedStore(folder / "server", "everysec")
+    server.start()
+    proxy = CuttingProxy(folder / "proxy.sock", server.socket)
+    proxy.start()
+    try:
+        yield server, proxy, f"unix://{folder / 'proxy.sock'}"
+    finally:
+        proxy.stop()
+        server.stop()
+
+
+def test_replies_are_lost(tmp_path: Path) -> None:
+    with proxied(tmp_path) as (server, proxy, url):
+        names = ("one", "two")
+        words = [f"{name}={bikes()}" for name in names]
+        run = Run(tmp_path / "data", *words, "--store", url)
+        assert run.wait() == 0, run.log.read_text()
+        assert proxy.cuts >= 10
+        store = Store(server.url)
+        both = [published(server.url, name) for name in names]
+        assert [line[1:] for line in said(both[0].results)] == [
+            line[1:] for line in said(both[1].results)
+        ]
+        for name, found in zip(names, both, strict=True):
+            assert found.positions == [Position(1, seq) for seq in range(FRAMES)]
+            assert found.ended
+            check_accounts(store.counters(name))
+        store.close()
