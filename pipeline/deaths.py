@@ -26,12 +26,16 @@ class Deaths:
         self.careful_until: dict[str, Position] = {}
 
     def died(
-        self, in_hand: Mapping[Place, Position], positions: Mapping[Place, Position]
+        self,
+        in_hand: Mapping[Place, Position],
+        positions: Mapping[Place, Position],
+        epochs: Mapping[str, int],
     ) -> list[tuple[Place, Position]]:
         """Take a death into account; gives what is newly to be set aside.
 
         in_hand    last record announced, by (source, stage)
         positions  where the stages stand in the store, by (source, stage)
+        epochs     the last one of each source: what waits may be in it already
         """
         self.set_aside = {(place, at) for place, at in self.set_aside if positions[place] < at}
         guilty = []
@@ -46,5 +50,7 @@ class Deaths:
         self.set_aside.update(guilty)
         for (source, _), at in positions.items():
             until = Position(at.epoch, at.seq + CAREFUL_FRAMES)
+            if epochs[source] > at.epoch:
+                until = Position(epochs[source], CAREFUL_FRAMES)
             self.careful_until[source] = max(until, self.careful_until.get(source, until))
         return guilty

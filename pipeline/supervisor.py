@@ -146,13 +146,15 @@ class Supervisor:
 
     async def _learn_from_death(self, worker: WorkerProcess) -> None:
         positions: dict[tuple[str, str], Position] = {}
+        epochs: dict[str, int] = {}
         try:
             for source in self._sources:
+                epochs[source] = await asyncio.to_thread(self._store.epoch, source)
                 found = await asyncio.to_thread(self._store.positions, source, worker.hosted)
                 positions |= {(source, stage): at for stage, at in found.items()}
         except (StoreLost, StoreBusy):
             return
-        for (source, stage), at in worker.deaths.died(worker.in_hand, positions):
+        for (source, stage), at in worker.deaths.died(worker.in_hand, positions, epochs):
             log.error(
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,
