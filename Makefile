@@ -1,0 +1,59 @@
+# Everything from nothing: a Linux with Python 3.11, 3.12 or 3.13 and its venv module.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The first Python that runs, is new enough and can make virtual environments; PYTHON=... overrides.
+FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
+
+.PHONY: help install demo test test-all check extras locks clean
+
+help:
+	@echo "make demo      a clip through the pipeline, an annotated video, results"
+	@echo "make test      the tests, up to 10 minutes"
+	@echo "make test-all  with the kill marathon and other long ones"
+	@echo "make check     style, formatting and types"
+	@echo "make extras    also what benchmarks and training need (torch: large)"
+	@echo "make locks     resolve the locked versions anew"
+
+install: $(VENV)/installed
+
+$(VENV)/installed: locks/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed" \
+		"(Debian: apt-get install python3 python3-venv); or give PYTHON=/path/to/python"; exit 2; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r locks/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install
+	$(BIN)/python -m pipeline.demo
+
+test: install
+	$(BIN)/pytest -m "not long"
+
+test-all: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+extras: install
+	$(BIN)/pip install --disable-pip-version-check --no-deps -r locks/extras.txt
+
+# opencv-python is left out: headless provides the same module, and both would overwrite each other.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	--no-emit-package opencv-python
+locks: install
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(LOCK) --generate-hashes --extra demo --extra test pyproject.toml locks/build.in -o locks/dev.txt
+	$(LOCK) --constraint locks/dev.txt --extra bench --extra train pyproject.toml -o locks/extras.txt
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

