@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline import keys, records
-from pipeline.errors import FrameLost
+from pipeline.errors import FrameLost, StageRefused
 from pipeline.hop import END, FRAME, Attached, Commit, Entry, SetAside
 from pipeline.inbox import Arrival, Batch
 from pipeline.latency import bucket
-from pipeline.records import End, Position, Reason, Record, SideOutput
+from pipeline.records import End, Position, Reason, Record, SideOutput, failed_result
 from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage
 
@@ -108,11 +108,14 @@ class HostedStage:
             for source, arrivals in batch.items()
         }
 
+    def was_set_aside(self, source: str, position: Position) -> bool:
+        """Whether it is not to try what stands there."""
+        return (source, position) in self._asides
+
     def _wanted(self, source: str, arrival: Arrival) -> bool:
-        if (source, arrival.position) in self._asides:
-            return False
         failed = isinstance(arrival.record, Record) and arrival.record.failed is not None
-        return self.stage.takes_failed or not failed
+        tried = not self.was_set_aside(source, arrival.position)
+        return tried and (self.stage.takes_failed or not failed)
 
     def _process(
         self, items: list[Item], states: dict[str, Any], patient: Collection[str]
@@ -128,13 +131,15 @@ class HostedStage:
         answers = {(i.source, i.position): o for i, o in zip(items, outputs, strict=True)}
         return answers, {**states, **after}, {}
 
-    def _call(self, items: list[Item], states: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    def _call(
+        self, items: list[Item], states: Mapping[str, Any]
+    ) -> tuple[list[bytes | None], Mapping[str, Any]]:
         outputs, after = self.stage.process(items, states)
         if len(outputs) != len(items):
-            raise ValueError(
-                f"stage {self.spec.name} gave {len(outputs)} outputs for {len(items)} records"
-            )
-        return outputs, after
+            raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
+        # Bytes from here on: what cannot be encoded fails here, with its record.
+        silent = not (self.spec.main or self.spec.publishes)
+        return [None if silent and o is None else records.encode(o) for o in outputs], after
 
     def _one_by_one(
         self, items: list[Item], states: dict[str, Any], patient: Collection[str]
@@ -154,10 +159,8 @@ class HostedStage:
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
                 answers[key] = Failure("frame_lost", aside=False)
             except Exception:
-                log.exception(
-                    "stage %s cannot do frame %s of source %s: set aside",
-                    self.spec.name, item.position, item.source,
-                )  # fmt: skip
+                where = (self.spec.name, item.position, item.source)
+                log.exception("stage %s cannot do frame %s of source %s: set aside", *where)
                 answers[key] = Failure("stage_error", aside=True)
             else:
                 answers[key], states = outputs[0], {**states, **after}
@@ -220,7 +223,7 @@ class _Said:
         if growth:
             self.counts[name] = self.counts.get(name, 0) + growth
 
-    def frame(self, position: Position, record: Record, output: Any) -> None:
+    def frame(self, position: Position, record: Record, output: bytes | Failure | None) -> None:
         spec = self.hosted.spec
         if isinstance(output, Failure):
             if output.aside:
@@ -230,37 +233,49 @@ class _Said:
         if spec.publishes:
             self._publish(position, record, output)
         elif spec.main:
-            if not isinstance(output, Failure):
-                said = {**record.said, spec.name: msgspec.Raw(records.encode(output))}
+            if isinstance(output, bytes):
+                said = {**record.said, spec.name: msgspec.Raw(output)}
                 record = msgspec.structs.replace(record, said=said)
             self.entries.append(Entry(position, FRAME, records.encode(record)))
             self.onward.append(Arrival(position, record))
-        elif output is not None and not isinstance(output, Failure):
-            side = SideOutput(str(self.emitted), msgspec.Raw(records.encode(output)))
+        elif isinstance(output, bytes):
+            side = SideOutput(str(self.emitted), msgspec.Raw(output))
             self.entries.append(Entry(position, FRAME, records.encode(side)))
             self.emitted = position
 
-    def _publish(self, position: Position, record: Record, output: Any) -> None:
-        if isinstance(output, Failure):
-            output = records.failed_result(self.source, position, record, time.time())
-        self.entries.append(Entry(position, FRAME, records.encode(output)))
+    def _publish(self, position: Position, record: Record, output: bytes | Failure | None) -> None:
+        if not isinstance(output, bytes):
+            output = records.encode(failed_result(self.source, position, record, time.time()))
+        self.entries.append(Entry(position, FRAME, output))
         self.count("published")
-        if output.outcome == "failed":
+        if record.failed is not None:
             self.count("failed")
         self.count(bucket(time.monotonic() - record.arrived))
 
     def end(self, position: Position, end: End) -> None:
-        output, self.state = self.hosted.stage.end(self.source, end, self.state)
-        if output is not None:
-            said = {**end.said, self.hosted.spec.name: msgspec.Raw(records.encode(output))}
-            end = msgspec.structs.replace(end, said=said)
+        said = self._last_words(position, end)
+        if said is not None:
+            end = msgspec.structs.replace(end, said={**end.said, self.hosted.spec.name: said})
         self.entries.append(Entry(position, END, records.encode(end)))
         self.onward.append(Arrival(position, end))
 
+    def _last_words(self, position: Position, end: End) -> msgspec.Raw | None:
+        hosted, source = self.hosted, self.source
+        if hosted.was_set_aside(source, position):
+            return None
+        try:
+            output, state = hosted.stage.end(source, end, self.state)
+            said = None if output is None else msgspec.Raw(records.encode(output))
+        except Exception:
+            log.exception("stage %s cannot do the end of source %s", hosted.spec.name, source)
+            return None
+        self.state = state
+        return said
+
     def move(self, last: Position | None, undone: list[Arrival], keep: int) -> Move:
-        standing, spec = self.standing, self.hosted.spec
+        standing = self.standing
         commit = Commit(
-            stage=spec.name,
+            stage=self.hosted.spec.name,
             out=self.hosted.out(self.source),
             token=standing.token,
             previous=standing.position,
@@ -269,12 +284,16 @@ class _Said:
             fields=self._fields(),
             counts=tuple(self.counts.items()),
             asides=tuple(self.asides),
-            keep=keep if spec.publishes else 0,
+            keep=keep,
         )
         return Move(commit, self.state, self.emitted, self.onward, undone)
 
     def _fields(self) -> tuple[tuple[str, bytes], ...]:
-        state = ("s", records.encode(self.state))
+        try:
+            state = ("s", records.encode(self.state))
+        except TypeError as error:
+            what = f"stage {self.hosted.spec.name}: its state cannot be stored: {error}"
+            raise StageRefused(what) from error
         if self.emitted == self.standing.emitted:
             return (state,)
         return (state, ("e", str(self.emitted).encode()))

@@ -95,6 +95,6 @@ def _raised(reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
         text = str(reply)
         if text.startswith(_BUSY):
-            raise StoreBusy(text)
+            raise StoreBusy(f"the store takes no writes now: {text}")
         raise StoreRefused(text)
     return reply

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import socket
 import sys
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from pipeline.loading import load
 from pipeline.logs import set_up_logging
 from pipeline.orphans import die_with_parent_of
 from pipeline.runner import Runner
+from pipeline.shared_views import SharedViews
 from pipeline.spec import StageSpec, WorkerSpec
-from pipeline.stage import Context, Item, Stage
+from pipeline.stage import Context, Stage
 from pipeline.stage_loop import StageLoop
 from pipeline.worker_loop import run_connected
 
@@ -48,9 +49,9 @@ def main() -> int:
 
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
-    context_of = _Contexts(spec, line)
+    shared = SharedViews(spec.sources, line.shared_memory)
     hosted = [
-        _host(spec, spec.stage(name), context_of(spec.stage(name)))
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared))
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
@@ -65,7 +66,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         else:
             decoder = load(decode.use)
             opened = decoder(options_of(decoder, decode.options))
-            ingest = IngestLoop(runner, line, opened.open)
+            ingest = IngestLoop(runner, line, shared, opened.open)
             line.progress = ingest.progress
             line.say(Ready())
             run_connected(spec.store, ingest, line)
@@ -81,7 +82,8 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
         for suspect in spec.asides
         if suspect.stage == stage.name
     }
-    return HostedStage(stage, opened, spec.results_keep, asides)
+    read_by_stages = bool(spec.readers(stage.name)) and not stage.publishes
+    return HostedStage(stage, opened, 0 if read_by_stages else spec.results_keep, asides)
 
 
 def _open(stage: StageSpec, context: Context) -> Stage[Any]:
@@ -102,24 +104,14 @@ def options_of(kind: Any, options: dict[str, Any]) -> Any:
     return msgspec.convert(options, kind.Options)
 
 
-class _Contexts:
-    """Makes what each stage may use."""
-
-    def __init__(self, spec: WorkerSpec, line: ControlLine) -> None:
-        self._spec, self._line = spec, line
-
-    def __call__(self, stage: StageSpec) -> Context:
-        return Context(
-            pixels=self._pixels,
-            now=time.time,
-            folder=Path(self._spec.folder),
-            before=stage.input or "",
-        )
-
-    def _pixels(self, item: Item) -> AbstractContextManager[memoryview]:
-        form = item.record.form
-        store = self._line.frame_store(item.source, form, form.nbytes)
-        return store.reading(item.record.number % store.slots, item.position)
+def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context:
+    return Context(
+        pixels=shared.pixels,
+        now=time.time,
+        folder=Path(spec.folder),
+        before=stage.input or "",
+        plane=functools.partial(shared.state_plane, stage.name),
+    )
 
 
 if __name__ == "__main__":
