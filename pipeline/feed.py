@@ -24,12 +24,14 @@ class DecodeState(msgspec.Struct, frozen=True):
     number  frames committed by this run
     open    whether the epoch of the last frame goes on
     done    whether all was committed, the last end included
+    fault   why the source ended early, once it is done
     """
 
     run: str = ""
     number: int = 0
     open: bool = False
     done: bool = False
+    fault: str | None = None
 
 
 class Feed:
@@ -169,9 +171,9 @@ class Feed:
         counts = {name: n for name, n in event.counts.items() if n}
         self._counts.update(counts)
         end = End(frames=position.seq, last=True, counts=counts, fault=event.fault)
-        return self._hold(position, end, open=False, done=True)
+        return self._hold(position, end, open=False, done=True, fault=event.fault)
 
-    def _hold(self, position: Position, record: Record | End, **changes: int | bool) -> Arrival:
+    def _hold(self, position: Position, record: Record | End, **changes: int | bool | str | None) -> Arrival:
         arrival = Arrival(position, record)
         self.position = position
         self.state = msgspec.structs.replace(self.state, **changes)

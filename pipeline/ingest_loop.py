@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import threading
@@ -31,6 +32,8 @@ from pipeline.runner import Moves, Runner, read_entry
 from pipeline.source import Source
 from pipeline.spec import SourceSpec
 from pipeline.wire import Link
+
+log = logging.getLogger(__name__)
 
 OpenSource = Callable[[str], Source]
 
@@ -120,7 +123,7 @@ class IngestLoop:
         self._end_thread(feed)
         if state.done:
             feed.restart(start.position, state, None)
-            self._line.say(Finished(name, "decode"))
+            self._line.say(Finished(name, "decode", state.fault))
             return
         in_flight = self._in_flight(link, feed)
         thread = DecoderThread(
@@ -218,6 +221,8 @@ class IngestLoop:
             end = self._feeds[source].confirm()
             if end is not None:
                 self._line.say(Finished(source, "decode", end.fault))
+                for what, n in end.counts.items():
+                    log.warning("source %s: not whole: %s %d", source, what, n)
 
     # -- waiting
 
