@@ -173,7 +173,9 @@ class Feed:
         end = End(frames=position.seq, last=True, counts=counts, fault=event.fault)
         return self._hold(position, end, open=False, done=True, fault=event.fault)
 
-    def _hold(self, position: Position, record: Record | End, **changes: int | bool | str | None) -> Arrival:
+    def _hold(
+        self, position: Position, record: Record | End, **changes: int | bool | str | None
+    ) -> Arrival:
         arrival = Arrival(position, record)
         self.position = position
         self.state = msgspec.structs.replace(self.state, **changes)
