@@ -12,27 +12,24 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import FrameStoreFull
-from pipeline.frame_store import FrameStore
 from pipeline.records import Position
-from pipeline.source import Form
 
 PACKET = 65536
 
 
-class FramesWanted(msgspec.Struct, frozen=True, tag=True):
-    """Worker: give me the frame store of (source, form)."""
+class SharedWanted(msgspec.Struct, frozen=True, tag=True):
+    """Worker: give me the shared memory of a source that has this name and size."""
 
     ask: int
     source: str
-    form: Form
+    name: str
     nbytes: int
 
 
-class Frames(msgspec.Struct, frozen=True, tag=True):
+class Shared(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: here is its descriptor (beside), or why not."""
 
     ask: int
-    slots: int
     fault: str | None = None
 
 
@@ -81,8 +78,8 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: end after the commit in hand."""
 
 
-ToWorker = Frames | Ping | Drain | Stop
-ToSupervisor = FramesWanted | InHand | Ready | Finished | Failed | Pong
+ToWorker = Shared | Ping | Drain | Stop
+ToSupervisor = SharedWanted | InHand | Ready | Finished | Failed | Pong
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
@@ -114,8 +111,7 @@ class ControlLine:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._orders: queue.SimpleQueue[Drain | Stop] = queue.SimpleQueue()
-        self._answers: dict[int, queue.SimpleQueue[tuple[Frames, int]]] = {}
-        self._stores: dict[tuple[str, Form], FrameStore] = {}
+        self._answers: dict[int, queue.SimpleQueue[tuple[Shared, int]]] = {}
         self._lock = threading.Lock()
         self._asked = 0
         self.progress: Callable[[], int] = lambda: 0
@@ -133,30 +129,21 @@ class ControlLine:
         except queue.Empty:
             return None
 
-    def frame_store(self, source: str, form: Form, nbytes: int) -> FrameStore:
-        """The frame store of (source, form), made by the supervisor at first. Any thread.
+    def shared_memory(self, source: str, name: str, nbytes: int) -> int:
+        """A descriptor of that shared memory, made by the supervisor at first. Any thread.
 
-        FrameStoreFull if shared memory has no room for it.
+        The caller closes it. FrameStoreFull if there is no room for it.
         """
+        answers: queue.SimpleQueue[tuple[Shared, int]] = queue.SimpleQueue()
         with self._lock:
-            store = self._stores.get((source, form))
-            if store is None:
-                store = self._ask_frame_store(source, form, nbytes)
-                self._stores[source, form] = store
-            return store
-
-    def _ask_frame_store(self, source: str, form: Form, nbytes: int) -> FrameStore:
-        self._asked += 1
-        answers: queue.SimpleQueue[tuple[Frames, int]] = queue.SimpleQueue()
-        self._answers[self._asked] = answers
-        self.say(FramesWanted(self._asked, source, form, nbytes))
+            self._asked += 1
+            ask = self._asked
+            self._answers[ask] = answers
+        self.say(SharedWanted(ask, source, name, nbytes))
         answer, descriptor = answers.get()
         if answer.fault is not None:
             raise FrameStoreFull(answer.fault)
-        try:
-            return FrameStore(descriptor, answer.slots, nbytes)
-        finally:
-            os.close(descriptor)
+        return descriptor
 
     def _listen(self) -> None:
         while True:
@@ -165,7 +152,7 @@ class ControlLine:
             except ConnectionResetError:
                 data, descriptors = b"", []
             message: Any = _to_worker.decode(data) if data else Stop()
-            if isinstance(message, Frames):
+            if isinstance(message, Shared):
                 self._answers.pop(message.ask).put((message, next(iter(descriptors), -1)))
             elif isinstance(message, Ping):
                 self.say(Pong(self.progress()))

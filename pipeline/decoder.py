@@ -20,7 +20,7 @@ from pipeline.source import Form, Frame, Source
 
 log = logging.getLogger(__name__)
 
-GetFrameStore = Callable[[str, Form, int], FrameStore]
+GetFrameStore = Callable[[Form], FrameStore]
 Announce = Callable[[Position], AbstractContextManager[None]]
 
 
@@ -86,7 +86,7 @@ class DecoderThread(threading.Thread):
         self,
         name: str,
         open_source: Callable[[], Source],
-        get_frame_store: GetFrameStore,
+        frame_store: GetFrameStore,
         start: ResumePoint,
         credit_limit: int,
         wake: int,
@@ -95,7 +95,7 @@ class DecoderThread(threading.Thread):
         super().__init__(name=f"decode-{name}", daemon=True)
         self.source_name = name
         self._open_source = open_source
-        self._get_frame_store = get_frame_store
+        self._frame_store = frame_store
         self._start_point = start
         self._refills = {frame.number: frame for frame in start.in_flight}
         self._wake = wake
@@ -198,7 +198,7 @@ class DecoderThread(threading.Thread):
         wanted = self._refills.get(number)
         if wanted is None or wanted.form != frame.form:
             return
-        store = self._get_frame_store(self.source_name, frame.form, frame.nbytes)
+        store = self._frame_store(frame.form)
         slot = number % store.slots
         if not store.holds(slot, wanted.position):
             with store.writing(slot, wanted.position) as pixels:
@@ -213,7 +213,7 @@ class DecoderThread(threading.Thread):
             position = Position(self._epoch, self._seq)
             self._seq += 1
             self.credit.take(position)
-        store = self._get_frame_store(self.source_name, frame.form, frame.nbytes)
+        store = self._frame_store(frame.form)
         with store.writing(number % store.slots, position) as pixels:
             frame.write(pixels)
         self._report(Decoded(position, number, frame.pts, frame.form, time.monotonic()))

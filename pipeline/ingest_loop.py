@@ -29,6 +29,7 @@ from pipeline.inbox import Arrival
 from pipeline.records import START, Position, Record
 from pipeline.room import Room
 from pipeline.runner import Moves, Runner, read_entry
+from pipeline.shared_views import SharedViews
 from pipeline.source import Source
 from pipeline.spec import SourceSpec
 from pipeline.wire import Link
@@ -41,8 +42,11 @@ OpenSource = Callable[[str], Source]
 class IngestLoop:
     """Serves decode for its sources, and the stages that this process hosts behind it."""
 
-    def __init__(self, runner: Runner, line: ControlLine, open_source: OpenSource) -> None:
+    def __init__(
+        self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
+    ) -> None:
         self._runner = runner
+        self._shared = shared
         self._spec = runner.spec
         self._line = line
         self._open_source = open_source
@@ -129,7 +133,7 @@ class IngestLoop:
         thread = DecoderThread(
             name=name,
             open_source=lambda: self._open(feed.spec),
-            get_frame_store=self._line.frame_store,
+            frame_store=lambda form: self._shared.frame_store(name, form),
             start=ResumePoint(start.position, start.number, start.open, in_flight),
             credit_limit=feed.spec.credit,
             wake=self._line.wake,

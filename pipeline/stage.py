@@ -18,6 +18,7 @@ import msgspec
 
 from pipeline import records
 from pipeline.records import End, Position, Record
+from pipeline.state_plane import StatePlane, unshared_plane
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -44,12 +45,14 @@ class Context:
     now     UNIX seconds
     folder  the run's data folder, for what must not change while the run lasts
     before  the stage whose output this one reads
+    plane   (source, bytes) -> the stage's state plane, for state too large for a hop
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
     now: Callable[[], float]
     folder: Path
     before: str
+    plane: Callable[[str, int], StatePlane] = unshared_plane
 
 
 @dataclass(frozen=True)

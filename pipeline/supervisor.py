@@ -20,9 +20,9 @@ from pipeline.control import (
     Drain,
     Failed,
     Finished,
-    FramesWanted,
     Ping,
     Ready,
+    SharedWanted,
     Stop,
     ToSupervisor,
 )
@@ -32,7 +32,7 @@ from pipeline.errors import Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.feed import DecodeState
 from pipeline.records import Position
 from pipeline.retry import Backoff
-from pipeline.shared_frames import SharedFrames
+from pipeline.shared_files import SharedFiles
 from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 from pipeline.store import Store
 from pipeline.worker_process import WorkerProcess
@@ -67,7 +67,7 @@ class Supervisor:
         self.faults: dict[str, str] = {}
         self._store = store
         self._embedded = embedded
-        self._frames = SharedFrames()
+        self._shared = SharedFiles()
         self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
         self._sources = {source.name: source for source in plan.sources}
         self._exit: Exit | None = None
@@ -104,7 +104,7 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            self._frames.close()
+            self._shared.close()
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -191,8 +191,8 @@ class Supervisor:
         )
 
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, FramesWanted):
-            worker.tell(*self._frames.answer(message, self._sources))
+        if isinstance(message, SharedWanted):
+            worker.tell(*self._shared.answer(message))
         elif isinstance(message, Ready):
             self._ready.add(worker.name)
             if len(self._ready) == len(self._workers):

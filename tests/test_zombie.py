@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import find_config, read_config
-from pipeline.control import FramesWanted, Stop, ToSupervisor
+from pipeline.control import SharedWanted, Stop, ToSupervisor
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit
 from pipeline.graph import stage_specs
 from pipeline.records import Position
-from pipeline.shared_frames import SharedFrames
+from pipeline.shared_files import SharedFiles
 from pipeline.spec import SourceSpec, WorkerSpec
 from pipeline.store import Store
 from pipeline.worker_process import WorkerProcess
@@ -36,7 +36,7 @@ class Bench:
         self.store.claim("bikes", RUN, "the test", take_over=False)
         source = SourceSpec("bikes", str(bikes()), False, 0, 32, 32, "fast")
         self.sources = {"bikes": source}
-        self.frames = SharedFrames()
+        self.frames = SharedFiles()
         config = read_config(*find_config(Path("pipeline.toml")))
         self.stages = stage_specs(config.stages)
         self.workers: list[WorkerProcess] = []
@@ -59,8 +59,8 @@ class Bench:
         return worker
 
     def heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, FramesWanted):
-            worker.tell(*self.frames.answer(message, self.sources))
+        if isinstance(message, SharedWanted):
+            worker.tell(*self.frames.answer(message))
 
     def at(self, stage: str) -> Position:
         return self.store.positions("bikes", [stage])[stage]

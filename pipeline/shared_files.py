@@ -1,0 +1,37 @@
+"""The shared memory of a run, the supervisor's side: made at first request, kept until the end."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.control import Shared, SharedWanted
+from pipeline.errors import FrameStoreFull
+from pipeline.shared_file import make_shared_file
+
+
+class SharedFiles:
+    """Owns the descriptors, so that pixels and states outlive a killed worker."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[tuple[str, str], int] = {}
+        self.nbytes = 0
+
+    def answer(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+        """The reply to a worker's request, and the descriptor to send beside it."""
+        key = (wanted.source, wanted.name)
+        if key not in self._descriptors:
+            what = f"source {wanted.source} ({wanted.name})"
+            try:
+                self._descriptors[key] = make_shared_file(wanted.nbytes, what)
+            except FrameStoreFull as error:
+                return Shared(wanted.ask, str(error)), None
+            except OSError as error:
+                return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
+            self.nbytes += wanted.nbytes
+        return Shared(wanted.ask), self._descriptors[key]
+
+    def close(self) -> None:
+        """Let all go."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()

@@ -1,0 +1,57 @@
+"""The shared memory of a run, a worker's side: frame stores and state planes, mapped once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from pipeline.frame_store import FrameStore, frame_store_bytes
+from pipeline.source import Form
+from pipeline.spec import SourceSpec
+from pipeline.stage import Item
+from pipeline.state_plane import StatePlane, state_plane_bytes
+
+AskSharedMemory = Callable[[str, str, int], int]
+
+
+class SharedViews:
+    """Views by source. Any thread: two that come first at once map the same memory twice."""
+
+    def __init__(self, sources: list[SourceSpec], ask: AskSharedMemory) -> None:
+        """ask: a descriptor for (source, name, bytes); FrameStoreFull if there is no room."""
+        self._slots = {source.name: source.slots for source in sources}
+        self._ask = ask
+        self._stores: dict[tuple[str, Form], FrameStore] = {}
+        self._planes: dict[tuple[str, str], StatePlane] = {}
+
+    def frame_store(self, source: str, form: Form) -> FrameStore:
+        """The frame store of (source, picture size)."""
+        store = self._stores.get((source, form))
+        if store is None:
+            slots = self._slots[source]
+            name = f"frames {form.width}x{form.height} {form.matrix} {form.full_range:d}"
+            descriptor = self._ask(source, name, frame_store_bytes(slots, form.nbytes))
+            try:
+                store = FrameStore(descriptor, slots, form.nbytes)
+            finally:
+                os.close(descriptor)
+            self._stores[source, form] = store
+        return store
+
+    def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
+        """The frame's bytes; see stage.Context."""
+        store = self.frame_store(item.source, item.record.form)
+        return store.reading(item.record.number % store.slots, item.position)
+
+    def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
+        """A stage's state plane of a source."""
+        plane = self._planes.get((stage, source))
+        if plane is None:
+            descriptor = self._ask(source, f"state {stage} {nbytes}", state_plane_bytes(nbytes))
+            try:
+                plane = StatePlane(descriptor, nbytes)
+            finally:
+                os.close(descriptor)
+            self._planes[stage, source] = plane
+        return plane
