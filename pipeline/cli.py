@@ -25,7 +25,7 @@ exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 130 st
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
-    parsed = parser().parse_args(arguments)
+    parsed = _parsed(arguments)
     try:
         code: Exit = parsed.command(parsed)
     except ConfigFaults as faults:
@@ -38,6 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.STOPPED_TWICE
     return code
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; sources may stand before, between and after options."""
+    top = parser()
+    parsed, rest = top.parse_known_args(arguments)
+    if rest and ("sources" not in parsed or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        parsed.sources += rest
+    return parsed
 
 
 def parser() -> argparse.ArgumentParser:
