@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import openvino as ov
-import pycocotools
 
 from benchmarks.scoring import Labelled, Score, match, read_labelled, score
 from models import coco, fusion, policy
@@ -227,7 +227,7 @@ def conditions(sets: dict[str, Photographs], n_rounds: int) -> dict[str, Any]:
         "openvino": ov.__version__,
         "opencv": cv2.__version__,
         "numpy": np.__version__,
-        "pycocotools": getattr(pycocotools, "__version__", "unknown"),
+        "pycocotools": version("pycocotools"),
         "n_photographs": {name: len(one.pictures) for name, one in sets.items()},
         "n_rounds": n_rounds,
         "load_average": round(os.getloadavg()[0], 2),
@@ -248,6 +248,7 @@ def main() -> None:
     result: dict[str, Any] = {"conditions": conditions(sets, arguments.rounds)}
     print(json.dumps(result), flush=True)
     result["models"] = rows(sets, arguments.rounds)
+    result["conditions"]["load_average_at_end"] = round(os.getloadavg()[0], 2)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

@@ -16,15 +16,22 @@ def read_only(
     The caller's own array stays writable: only the view is locked. Raises ArrayMismatch when
     `array` is no numpy array, or its dtype or shape differ. Nothing is converted or copied.
     """
-    wanted = np.dtype(dtype)
-    expected = f"{wanted} {tuple('any' if n is None else n for n in shape)}"
-    if not isinstance(array, np.ndarray):
-        raise ArrayMismatch(name, expected, type(array).__name__)
-    fits = array.ndim == len(shape) and all(
-        n is None or n == have for n, have in zip(shape, array.shape, strict=True)
+    fits = (
+        isinstance(array, np.ndarray)
+        and array.dtype == dtype
+        and array.ndim == len(shape)
+        and all(n is None or n == have for n, have in zip(shape, array.shape, strict=True))
     )
-    if array.dtype != wanted or not fits:
-        raise ArrayMismatch(name, expected, f"{array.dtype} {array.shape}")
-    view = array.view()
+    if not fits:
+        raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
+    view: npt.NDArray[Any] = array.view()
     view.flags.writeable = False
     return view
+
+
+def _words(dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> str:
+    return f"{dtype} ({', '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def _found(array: Any) -> str:
+    return _words(array.dtype, array.shape) if isinstance(array, np.ndarray) else str(type(array))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.boxes import Boxes, FloatArray
+from models.boxes import Boxes, FloatArray, IntArray, empty
 from models.coco import N_CLASSES
 
 STRIDES = (8, 16, 32)
@@ -38,15 +38,20 @@ def decode(heads: Sequence[FloatArray], min_score: float, max_candidates: int = 
     hits = [np.flatnonzero(flat[:N_CLASSES] > threshold) for flat in flats]
     logits = [flat.ravel()[hit] for flat, hit in zip(flats, hits, strict=True)]
     lowest = _cut(np.concatenate(logits), max_candidates)
-    parts = []
-    for head, flat, hit, values, stride in zip(heads, flats, hits, logits, STRIDES, strict=True):
-        best = values >= lowest
-        classes, cells = np.divmod(hit[best], flat.shape[1])
-        xyxy = _boxes(flat[N_CLASSES:], cells, head.shape[2], stride)
-        parts.append((xyxy, values[best], classes.astype(np.int32)))
-    xyxy, scores, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts = [
+        _read(head, hit[values >= lowest], stride)
+        for head, hit, values, stride in zip(heads, hits, logits, STRIDES, strict=True)
+        if len(hit)
+    ]
+    if not parts:
+        return empty()
+    scores, class_ids, centre, strides, side_logits = (
+        np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
+    )
     order = np.argsort(-scores, kind="stable")[:max_candidates]
-    return Boxes(xyxy[order], sigmoid(scores[order]), class_ids[order])
+    reach = _expectation(side_logits[:, order]) * strides[order]
+    xyxy = np.concatenate([centre[:, order] - reach[:2], centre[:, order] + reach[2:]]).T
+    return Boxes(xyxy, sigmoid(scores[order]), class_ids[order])
 
 
 def _cut(logits: FloatArray, n: int) -> float:
@@ -54,15 +59,22 @@ def _cut(logits: FloatArray, n: int) -> float:
     return float(np.partition(logits, -n)[-n]) if len(logits) > n else -np.inf
 
 
-def _boxes(
-    side_logits: FloatArray, cells: npt.NDArray[np.intp], width: int, stride: int
-) -> FloatArray:
-    """Boxes (N, 4) of the given cells of one level whose rows are `width` cells long."""
-    sides = _expectation(side_logits[:, cells]) * np.float32(stride)
-    rows, columns = np.divmod(cells, width)
-    centre = (np.stack([columns, rows]).astype(np.float32) + np.float32(0.5)) * np.float32(stride)
-    out: FloatArray = np.concatenate([centre - sides[:2], centre + sides[2:]]).T
-    return out
+def _read(
+    head: FloatArray, hits: npt.NDArray[np.intp], stride: int
+) -> tuple[FloatArray, IntArray, FloatArray, FloatArray, FloatArray]:
+    """Of (class, cell) pairs of one level: logit, class, centre (2, N), stride, side logits."""
+    flat = head.reshape(head.shape[0], -1)
+    classes, cells = np.divmod(hits, flat.shape[1])
+    rows, columns = np.divmod(cells, head.shape[2])
+    centre = (np.array([columns, rows], np.float32) + np.float32(0.5)) * np.float32(stride)
+    strides = np.full(len(hits), stride, np.float32)
+    return (
+        flat[classes, cells],
+        classes.astype(np.int32),
+        centre,
+        strides,
+        flat[N_CLASSES:, cells],
+    )
 
 
 def _expectation(logits: FloatArray) -> FloatArray:
