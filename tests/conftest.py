@@ -1,0 +1,48 @@
+"""What every test must leave as it found it: no process, no socket, no shared memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+def children() -> set[int]:
+    """Processes whose parent is this one, zombies included."""
+    here = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for task in here.iterdir() for pid in (task / "children").read_text().split()}
+
+
+def shared_memory() -> set[str]:
+    """Names in the shared-memory file system."""
+    return {path.name for path in Path("/dev/shm").glob("*")}
+
+
+def socket_folders() -> set[str]:
+    """Private folders of embedded stores whose data folder has too long a name."""
+    return {path.name for path in Path(tempfile.gettempdir()).glob(f"framegate-{os.getuid()}-*")}
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within some seconds: what was ended may take a moment to be gone."""
+    until = time.monotonic() + 5
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.01)
+    return holds()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Compare after each test file, so that the culprit is named."""
+    before = children()
+    folders, memory = socket_folders(), shared_memory()
+    yield
+    assert soon(lambda: children() <= before), [
+        Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children() - before
+    ]
+    assert {name for name in shared_memory() - memory if "framegate" in name} == set()
+    assert socket_folders() <= folders, "socket folders of stores are left over"

@@ -1,0 +1,108 @@
+"""What watch and the progress table say, from samples made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
+from pipeline.records import End, Object, Result
+from pipeline.view import Sample, as_line, as_table, view
+from tests.pipeline.published import result
+
+
+def sample(
+    at_s: float,
+    counters: Mapping[str, int],
+    results: tuple[Result, ...] = (),
+    end: End | None = None,
+    started: bool = True,
+) -> Sample:
+    return Sample(at_s, counters, results, end, started)
+
+
+def seen(*labels: str) -> Result:
+    objects = tuple(
+        Object(track=None, label=label, class_id=0, score=0.5, box=(0, 0, 1, 1), origin="detected")
+        for label in labels
+    )
+    return replace_objects(result("door", 1, 0), objects)
+
+
+def replace_objects(whole: Result, objects: tuple[Object, ...]) -> Result:
+    fields = {name: getattr(whole, name) for name in whole.__struct_fields__}
+    return Result(**{**fields, "objects": objects})
+
+
+@pytest.mark.parametrize("seconds", [0.0006, 0.004, 0.033, 0.5, 2.0, 60.0])
+def test_a_percentile_is_right_within_its_bucket(seconds: float) -> None:
+    found = percentile({bucket(seconds): 7}, 0.5)
+    assert found == pytest.approx(seconds, rel=0.12)
+
+
+def test_percentiles_of_a_known_distribution() -> None:
+    counters: dict[str, int] = {"published": 100}
+    for seconds, frames in ((0.010, 50), (0.020, 45), (0.100, 4), (1.000, 1)):
+        counters[bucket(seconds)] = frames
+    wanted = {0.50: 0.010, 0.51: 0.020, 0.95: 0.020, 0.96: 0.100, 0.99: 0.100, 0.995: 1.000}
+    for share, seconds in wanted.items():
+        assert percentile(counters, share) == pytest.approx(seconds, rel=0.12)
+
+
+def test_no_latency_without_frames_and_the_longest_in_the_last_bucket() -> None:
+    assert percentile({"published": 0}, 0.5) is None
+    last = percentile({bucket(1e9): 1}, 0.99)
+    assert last == pytest.approx(BOUNDS_S[-1], rel=0.12)
+
+
+def test_a_view_is_of_the_time_between_two_samples() -> None:
+    slow, fast = bucket(1.0), bucket(0.010)
+    before = sample(10.0, {"decoded": 30, "published": 20, slow: 20})
+    now = sample(
+        12.0,
+        {"decoded": 80, "published": 70, "failed": 2, "dropped:late": 3, slow: 20, fast: 50},
+        (seen("person", "person", "dog"), seen("person")),
+    )
+    found = view("door", before, now)
+    assert (found.decoded, found.published, found.failed, found.dropped) == (80, 70, 2, 3)
+    assert found.fps == pytest.approx(25.0)
+    assert found.p99_s == pytest.approx(0.010, rel=0.12)
+    assert found.objects == {"person": 1.5, "dog": 0.5}
+
+
+def test_without_new_frames_the_latency_is_that_of_all() -> None:
+    counters = {"published": 20, bucket(1.0): 20}
+    found = view("door", sample(1.0, counters), sample(2.0, counters))
+    assert found.fps == 0.0
+    assert found.p50_s == pytest.approx(1.0, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("end", "started", "state"),
+    [
+        (None, False, "waiting"),
+        (None, True, "running"),
+        (End(frames=1, last=False), True, "running"),
+        (End(frames=1, last=True), True, "finished"),
+        (End(frames=1, last=True, fault="truncated"), True, "failed"),
+    ],
+)
+def test_states(end: End | None, started: bool, state: str) -> None:
+    assert view("door", None, sample(1.0, {}, end=end, started=started)).state == state
+
+
+def test_a_line_and_a_table_of_the_same_view() -> None:
+    counters = {"published": 50, bucket(0.010): 50}
+    found = view("door", sample(0.0, {}), sample(2.0, counters, (seen("person"),)))
+    assert as_line(replace(found, p50_s=0.0104, p99_s=0.0104)) == (
+        "door: running, 50 frames, 25.0 fps, p50 10 ms, p99 10 ms, 0 dropped, 0 failed; "
+        "a frame: person 1.0"
+    )
+    assert as_table([found]).row_count == 1
+
+
+def test_only_latency_counters_are_latencies() -> None:
+    assert bucket(0.010).startswith(PREFIX)
+    assert percentile({"decoded": 5, "dropped:late": 4}, 0.5) is None

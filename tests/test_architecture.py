@@ -1,0 +1,107 @@
+"""The rules of the code that a reader could not see from one file."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.loading import load
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pipeline", "stages", "models", "benchmarks", "tests")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MAY_IMPORT = {
+    "pipeline": {"pipeline"},
+    "models": {"models"},
+    "stages": {"stages", "pipeline", "models"},
+}
+VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
+GRAPH = (ROOT / "pipeline.toml").read_text()
+STAGES = tomllib.loads(GRAPH)["stages"]
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in FILES:
+        yield path, ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Top-level packages that a module imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def test_engine_and_models_know_neither_each_other_nor_the_stages() -> None:
+    for path, tree in trees():
+        package = path.relative_to(ROOT).parts[0]
+        ours = imported(tree) & set(PACKAGES)
+        assert ours <= MAY_IMPORT.get(package, set(PACKAGES)), f"{path} imports {ours}"
+
+
+def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
+    for path, tree in trees():
+        if path.parent.name == "stages" and path.parent.parent == ROOT:
+            assert not imported(tree) & {"redis", "hiredis", "socket", "subprocess"}, path
+
+
+@each_file
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+@each_file
+def test_names_say_what_a_thing_is(path: Path) -> None:
+    classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
+    assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == []
+
+
+@each_file
+def test_public_things_have_docstrings(path: Path) -> None:
+    if path.relative_to(ROOT).parts[0] == "tests":
+        pytest.skip("a test's name says it")
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or not tree.body, "the module has none"
+    for node in tree.body:
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        if isinstance(node, kinds) and not node.name.startswith(("_", "main")):
+            assert ast.get_docstring(node), f"{node.name} has none"
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    for package in ("pipeline", "stages", "models"):
+        assert package in listed
+    assert {p.parent.name for p in (ROOT / "models").glob("*/*") if p.suffix == ".xml"} <= {
+        name.rpartition(".")[2] for name in listed
+    }
+
+
+def test_the_packaged_configuration_is_the_one_at_the_top() -> None:
+    assert (ROOT / "pipeline" / "pipeline.toml").read_text() == GRAPH
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_of_a_stage_stands_in_the_configuration(name: str) -> None:
+    kind = load(STAGES[name]["use"])
+    section = GRAPH.split(f"[stages.{name}]")[1].split("\n[")[0]
+    for field in dataclasses.fields(kind.Options):
+        assert re.search(rf"^(# )?{field.name} = ", section, re.MULTILINE), field.name
