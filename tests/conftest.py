@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -12,9 +13,12 @@ import pytest
 
 
 def children() -> set[int]:
-    """Processes whose parent is this one, zombies included."""
-    here = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for task in here.iterdir() for pid in (task / "children").read_text().split()}
+    """Processes that a thread of this one started, zombies included."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
 
 
 def shared_memory() -> set[str]:
