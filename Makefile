@@ -47,9 +47,10 @@ check: install
 extras: install
 	$(BIN)/pip install --disable-pip-version-check --no-deps -r locks/extras.txt
 
-# opencv-python is left out: headless provides the same module, and both would overwrite each other.
+# Left out: opencv-python (headless provides the same module, and both would overwrite each other)
+# and the package by which OpenVINO reports its use over the network.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	--no-emit-package opencv-python
+	--no-emit-package opencv-python --no-emit-package openvino-telemetry
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --generate-hashes --extra demo --extra test pyproject.toml locks/build.in -o locks/dev.txt

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +107,8 @@ def test_every_option_of_a_stage_stands_in_the_configuration(name: str) -> None:
     section = GRAPH.split(f"[stages.{name}]")[1].split("\n[")[0]
     for field in dataclasses.fields(kind.Options):
         assert re.search(rf"^(# )?{field.name} = ", section, re.MULTILINE), field.name
+
+
+def test_nothing_is_reported_over_the_network_by_what_we_import() -> None:
+    code = "import stages.detect, sys; sys.exit(sys.modules['openvino_telemetry'] is not None)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
