@@ -275,12 +275,11 @@ class IngestLoop:
         order = self._line.order()
         if isinstance(order, Stop | Drain):
             self._draining = True
-            for feed in self._feeds.values():
-                if feed.thread is not None:
-                    feed.thread.stop()
+            threads = [feed.thread for feed in self._feeds.values() if feed.thread is not None]
+            for thread in threads:
+                thread.stop()
+            for thread in threads:  # nothing would wake this loop when the last one ends
+                thread.join()
 
     def _ended(self) -> bool:
-        return self._draining and not any(
-            (feed.thread is not None and feed.thread.is_alive()) or feed.held()
-            for feed in self._feeds.values()
-        )
+        return self._draining and not any(feed.held() for feed in self._feeds.values())

@@ -94,6 +94,11 @@ _pack: Callable[[Any], bytes] = hiredis.pack_command
 def _raised(reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
         text = str(reply)
+        if "Function not found" in text:
+            raise StoreRefused(
+                f"the store was emptied or replaced while the run went on ({text}); nothing was "
+                "restarted, start a new run"
+            )
         if text.startswith(_BUSY):
             raise StoreBusy(f"the store takes no writes now: {text}")
         raise StoreRefused(text)
