@@ -9,8 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+
+import msgspec
 
 from pipeline.credit import Credit
 from pipeline.errors import FramegateError, SourceFault
@@ -24,8 +26,7 @@ GetFrameStore = Callable[[Form], FrameStore]
 Announce = Callable[[Position], AbstractContextManager[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """A frame whose pixels are in the frame store."""
 
     position: Position
@@ -91,6 +92,7 @@ class DecoderThread(threading.Thread):
         credit_limit: int,
         wake: int,
         announce: Announce,
+        careful_until: Position,
     ) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
         self.source_name = name
@@ -100,6 +102,7 @@ class DecoderThread(threading.Thread):
         self._refills = {frame.number: frame for frame in start.in_flight}
         self._wake = wake
         self._announce = announce
+        self._careful_until = careful_until
         self._changed = threading.Condition()
         self._stopping = False
         self._epoch: int | None = start.position.epoch if start.open else None
@@ -149,7 +152,10 @@ class DecoderThread(threading.Thread):
         source: Source | None = None
         fault: str | None = None
         try:
-            with self._announce(self._next_position()):
+            if self._is_careful():
+                with self._announce(self._next_position()):
+                    source = self._open_source()
+            else:
                 source = self._open_source()
             if not self._decode(source):
                 return
@@ -170,9 +176,11 @@ class DecoderThread(threading.Thread):
         form: Form | None = None
         frames = iter(source)
         for number in itertools.count():
-            fresh = number >= self._start_point.number
-            with self._announce(self._next_position()) if fresh else nullcontext():
+            if number < self._start_point.number or not self._is_careful():
                 frame = next(frames, None)
+            else:
+                with self._announce(self._next_position()):
+                    frame = next(frames, None)
             if frame is None:
                 return True
             if self._stopping or not self._take(number, frame, form):
@@ -190,6 +198,9 @@ class DecoderThread(threading.Thread):
             self._epoch = None
             self._report(NewForm(number))
         return self._put(number, frame)
+
+    def _is_careful(self) -> bool:
+        return self._next_position() <= self._careful_until
 
     def _next_position(self) -> Position:
         return Position(self._epoch or self._start_point.position.epoch, self._seq)

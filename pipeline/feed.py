@@ -35,19 +35,19 @@ class DecodeState(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """Follows one decoder. `position` and `state` run ahead of the store by what is held."""
+    """Follows one decoder; its own position runs ahead of the store's by what is held."""
 
     def __init__(self, spec: SourceSpec, run: str) -> None:
         self.spec = spec
         self.thread: DecoderThread | None = None
         self.token = b""
-        self.position = START
-        self.state = DecodeState(run)
-        self._confirmed = START
+        self._run = run
+        self._position = self._confirmed = START
+        self._number = 0
+        self._open = False
         self._held: deque[Arrival] = deque()
-        self._states: deque[DecodeState] = deque()
         self._counts: dict[str, int] = {}
-        self._pace = Pace("realtime" if spec.pace == "realtime" else "fast")
+        self._pace = Pace(spec.pace)
 
     # -- standing with the store
 
@@ -60,41 +60,51 @@ class Feed:
         known = [self._confirmed, *(arrival.position for arrival in self._held)]
         if self.thread is None or attached.position not in known:
             return False
+        if self._held and attached.position == self._held[-1].position:
+            self.confirm()
         while self._held and self._held[0].position <= attached.position:
             self._held.popleft()
-            self._states.popleft()
         self._confirmed = attached.position
         return True
 
     def restart(self, position: Position, state: DecodeState, thread: DecoderThread | None) -> None:
         """Go on from the store's word, with a new decoder (None: all is done)."""
         self.thread = thread
-        self.position = self._confirmed = position
-        self.state = state
+        self._position = self._confirmed = position
+        self._number, self._open = state.number, state.open
         self._held.clear()
-        self._states.clear()
-        self._pace = Pace("realtime" if self.spec.pace == "realtime" else "fast")
+        self._counts.clear()
+        self._pace = Pace(self.spec.pace)
 
     def commit(self) -> Commit | None:
         """All that is held, as one commit; None if nothing is."""
         if not self._held:
             return None
-        entries = tuple(
-            Entry(a.position, FRAME if isinstance(a.record, Record) else END, records.encode(a.record))
-            for a in self._held
-        )
+        entries = [
+            Entry(
+                arrival.position,
+                FRAME if isinstance(arrival.record, Record) else END,
+                records.encode(arrival.record),
+            )
+            for arrival in self._held
+        ]
         frames = sum(entry.kind == FRAME for entry in entries)
-        counts = {"decoded": frames, **self._counts}
+        counts = {"decoded": frames, **self._counts} if frames else self._counts
         return Commit(
             stage="decode",
             out=keys.out(self.spec.name, "decode"),
             token=self.token,
             previous=self._confirmed,
-            last=self._held[-1].position,
-            entries=entries,
-            fields=(("s", records.encode(self._states[-1])),),
-            counts=tuple((name, n) for name, n in counts.items() if n),
+            last=entries[-1].position,
+            entries=tuple(entries),
+            fields=(("s", records.encode(self._state_after(self._held[-1].record))),),
+            counts=tuple(counts.items()),
         )
+
+    def _state_after(self, last: Record | End) -> DecodeState:
+        if isinstance(last, Record):
+            return DecodeState(self._run, last.number + 1, open=True)
+        return DecodeState(self._run, self._number, done=last.last, fault=last.fault)
 
     def held(self) -> list[Arrival]:
         """What the store has not confirmed, oldest first."""
@@ -105,7 +115,6 @@ class Feed:
         last = self._held[-1].record
         self._confirmed = self._held[-1].position
         self._held.clear()
-        self._states.clear()
         self._counts.clear()
         return last if isinstance(last, End) and last.last else None
 
@@ -114,28 +123,23 @@ class Feed:
     def due_s(self, now: float) -> float | None:
         """Seconds until the next event can be taken, 0 for now; None if there is none."""
         event = self.thread.first() if self.thread else None
-        if event is None:
-            return None
         if isinstance(event, Decoded):
             return self._pace.wait_s(event.pts, event.decoded_mono, now)
-        return 0.0
+        return None if event is None else 0.0
 
     def needs_epoch(self) -> bool:
         """Whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None
-        unopened = isinstance(event, Finished) and not self.state.open
-        return isinstance(event, NewForm) or unopened
+        return isinstance(event, NewForm) or (isinstance(event, Finished) and not self._open)
 
     def begin_epoch(self, epoch: int) -> list[Arrival]:
         """Go on in a new epoch; gives the end of the one that was open, if any."""
         assert self.thread is not None
         ended = []
-        if self.state.open:
-            position = Position(self.position.epoch, self.position.seq + 1)
-            end = End(frames=position.seq, last=False)
-            ended = [self._hold(position, end, open=False)]
-        self.position = Position(epoch, -1)
-        self.state = msgspec.structs.replace(self.state, open=True)
+        if self._open:
+            position = Position(self._position.epoch, self._position.seq + 1)
+            ended = [self._hold(position, End(frames=position.seq, last=False))]
+        self._position, self._open = Position(epoch, -1), True
         if isinstance(self.thread.first(), NewForm):
             self.thread.take()
             self.thread.begin_epoch(epoch)
@@ -144,41 +148,39 @@ class Feed:
     def gather(self, now: float, wall: float) -> list[Arrival]:
         """Take what is due now, as entries; they are held until confirmed."""
         taken: list[Arrival] = []
-        while len(taken) < MOST and self.due_s(now) == 0.0 and not self.needs_epoch():
-            assert self.thread is not None
-            event = self.thread.take()
+        if self.thread is None or self.needs_epoch():
+            return taken
+        while len(taken) < MOST:
+            event = self.thread.first()
             if isinstance(event, Decoded):
+                if self._pace.wait_s(event.pts, event.decoded_mono, now):
+                    break
                 taken.append(self._frame(event, now, wall))
             elif isinstance(event, Finished):
                 taken.append(self._finish(event))
+            else:
+                break
+            self.thread.take()
         return taken
 
     def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
         self._pace.passed(event.pts, event.decoded_mono)
         arrived = now if self.spec.pace == "realtime" else event.decoded_mono
-        record = Record(
-            pts=event.pts,
-            captured=wall - (now - arrived),
-            captured_from="arrival",
-            arrived=arrived,
-            number=event.number,
-            form=event.form,
-        )
-        return self._hold(event.position, record, number=event.number + 1)
+        self._number = event.number + 1
+        captured = wall - (now - arrived)
+        record = Record(event.pts, captured, "arrival", arrived, event.number, event.form)
+        return self._hold(event.position, record)
 
     def _finish(self, event: Finished) -> Arrival:
-        position = Position(self.position.epoch, self.position.seq + 1)
+        position = Position(self._position.epoch, self._position.seq + 1)
         counts = {name: n for name, n in event.counts.items() if n}
         self._counts.update(counts)
+        self._open = False
         end = End(frames=position.seq, last=True, counts=counts, fault=event.fault)
-        return self._hold(position, end, open=False, done=True, fault=event.fault)
+        return self._hold(position, end)
 
-    def _hold(
-        self, position: Position, record: Record | End, **changes: int | bool | str | None
-    ) -> Arrival:
+    def _hold(self, position: Position, record: Record | End) -> Arrival:
         arrival = Arrival(position, record)
-        self.position = position
-        self.state = msgspec.structs.replace(self.state, **changes)
+        self._position = position
         self._held.append(arrival)
-        self._states.append(self.state)
         return arrival

@@ -8,9 +8,6 @@ for the frame that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pipeline.errors import FrameLost
 from pipeline.records import Position
 from pipeline.shared_file import map_shared
@@ -41,31 +38,17 @@ class FrameStore:
 
     def holds(self, slot: int, position: Position) -> bool:
         """Whether the slot holds this frame, whole."""
-        epoch, seq, writes = self._header(slot)
-        return (epoch, seq) == position and writes % 2 == 0
-
-    def _header(self, slot: int) -> tuple[int, int, int]:
         at = slot * _HEADER_WORDS
-        return self._headers[at], self._headers[at + 1], self._headers[at + 2]
+        held = (self._headers[at], self._headers[at + 1])
+        return held == position and self._headers[at + 2] % 2 == 0
 
-    @contextmanager
-    def writing(self, slot: int, position: Position) -> Iterator[memoryview]:
+    def writing(self, slot: int, position: Position) -> Writing:
         """The slot's bytes to fill; only after the block does it hold the frame."""
-        at = slot * _HEADER_WORDS
-        self._headers[at + 2] |= 1
-        self._headers[at], self._headers[at + 1] = position
-        yield self._slots[slot]
-        self._headers[at + 2] += 1
+        return Writing(self._headers, slot * _HEADER_WORDS, position, self._slots[slot])
 
-    @contextmanager
-    def reading(self, slot: int, position: Position) -> Iterator[memoryview]:
+    def reading(self, slot: int, position: Position) -> Reading:
         """The frame's bytes, read-only. FrameLost if it is not there, or was replaced meanwhile."""
-        epoch, seq, writes = self._header(slot)
-        if (epoch, seq) != position or writes % 2:
-            raise FrameLost(f"slot {slot} holds frame {epoch}-{seq}, not {position}")
-        yield self._slots[slot].toreadonly()
-        if self._header(slot) != (epoch, seq, writes):
-            raise FrameLost(f"frame {position} was replaced in slot {slot} while it was read")
+        return Reading(self._headers, slot, position, self._slots[slot])
 
     def close(self) -> None:
         """Unmap. Views that callers still hold keep the memory until they go."""
@@ -76,6 +59,53 @@ class FrameStore:
             self._map.close()
         except BufferError:
             pass  # an array still looks at it; the last one to go unmaps it
+
+
+class Writing:
+    """A slot while it is written: `with` it. An error leaves it without a frame."""
+
+    __slots__ = ("_at", "_headers", "_pixels", "_position")
+
+    def __init__(
+        self, headers: memoryview, at: int, position: Position, pixels: memoryview
+    ) -> None:
+        self._headers, self._at, self._position, self._pixels = headers, at, position, pixels
+
+    def __enter__(self) -> memoryview:
+        headers, at = self._headers, self._at
+        headers[at + 2] |= 1
+        headers[at], headers[at + 1] = self._position
+        return self._pixels
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self._headers[self._at + 2] += 1
+
+
+class Reading:
+    """A slot while it is read: `with` it; FrameLost at either end."""
+
+    __slots__ = ("_headers", "_pixels", "_position", "_slot", "_writes")
+
+    def __init__(
+        self, headers: memoryview, slot: int, position: Position, pixels: memoryview
+    ) -> None:
+        self._headers, self._slot, self._position, self._pixels = headers, slot, position, pixels
+        self._writes = 0
+
+    def _header(self) -> tuple[int, int, int]:
+        at = self._slot * _HEADER_WORDS
+        return self._headers[at], self._headers[at + 1], self._headers[at + 2]
+
+    def __enter__(self) -> memoryview:
+        epoch, seq, self._writes = self._header()
+        if (epoch, seq) != self._position or self._writes % 2:
+            raise FrameLost(f"slot {self._slot} holds frame {epoch}-{seq}, not {self._position}")
+        return self._pixels.toreadonly()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None and self._header() != (*self._position, self._writes):
+            raise FrameLost(f"frame {self._position} was replaced in slot {self._slot} meanwhile")
 
 
 def _page_up(nbytes: int) -> int:

@@ -34,63 +34,71 @@ local function span(args, a)
   return HEAD + 2 * args[a + 4] + 2 * args[a + 5] + 4 * args[a + 6] + 3 * args[a + 7]
 end
 
+-- Checks all commits of a source; gives an answer if it is refused, else nil and, by commit, the
+-- wake marks and where the commits begin in args.
 local function check(keys, args, k, a, commits)
-  local sound = redis.pcall('HLEN', keys[k])
-  if failed(sound) then return { 'ERROR', sound.err } end
+  local marks, begins = {}, {}
   for c = 1, commits do
-    local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
-    local now = redis.pcall('HMGET', at, 't', 'p')
-    if failed(now) then return { 'ERROR', now.err } end
+    local now = redis.pcall('HMGET', keys[k + 1 + 2 * c], 't', 'p', 'w')
+    if now.err then return { 'ERROR', now.err } end
     if not now[1] then return { 'GONE' } end
     if now[1] ~= args[a] then return { 'FENCED' } end
     if now[2] ~= args[a + 1] then return { 'MOVED', now[2] } end
-    sound = redis.pcall('XLEN', out)
+    local sound = redis.pcall('XLEN', keys[k + 2 + 2 * c])
     if failed(sound) then return { 'ERROR', sound.err } end
+    marks[c], begins[c] = now[3], a
     a = a + span(args, a)
   end
-  return nil
+  return nil, marks, begins
 end
 
-local function write(keys, args, k, a, c)
+-- Counters of all commits first: should their key be of a wrong kind, nothing is written yet.
+local function count(key, args, begins)
+  for c = 1, #begins do
+    local a = begins[c] + HEAD + 2 * args[begins[c] + 4]
+    for i = a, a + 2 * args[begins[c] + 5] - 1, 2 do
+      local grown = redis.pcall('HINCRBY', key, args[i], args[i + 1])
+      if failed(grown) then return { 'ERROR', grown.err } end
+    end
+  end
+end
+
+local function append(out, keep, args, a)
+  local reply
+  if keep == '0' then
+    reply = redis.pcall('XADD', out, args[a], 'k', args[a + 1], 'd', args[a + 2])
+  else
+    reply = redis.pcall('XADD', out, 'MAXLEN', '~', keep, args[a], 'k', args[a + 1], 'd',
+      args[a + 2])
+  end
+  if type(reply) == 'string' then return 0 end
+  if not string.find(reply.err, 'equal or smaller', 1, true) then error(reply.err) end
+  return 1
+end
+
+local function write(keys, args, k, a, c, mark)
   local room, aside = keys[k + 1], keys[k + 2]
   local at, out = keys[k + 1 + 2 * c], keys[k + 2 + 2 * c]
   local last, keep = args[a + 2], args[a + 3]
-  local fields, counts, asides, entries = args[a + 4], args[a + 5], args[a + 6], args[a + 7]
+  local fields, counts = 2 * args[a + 4], 2 * args[a + 5]
+  local asides, entries = 4 * args[a + 6], 3 * args[a + 7]
   local refused = 0
   a = a + HEAD
-  local set = { 'HSET', at, 'p', last }
-  for i = 1, 2 * fields do set[4 + i] = args[a + i - 1] end
-  a = a + 2 * fields
-  for _ = 1, counts do
-    redis.call('HINCRBY', keys[k], args[a], args[a + 1])
-    a = a + 2
+  redis.call('HSET', at, 'p', last, unpack(args, a, a + fields - 1))
+  a = a + fields + counts
+  for i = a, a + asides - 1, 4 do
+    redis.call('XADD', aside, 'MAXLEN', '~', '1000', '*', 'stage', args[i], 'id', args[i + 1],
+      'reason', args[i + 2], 'd', args[i + 3])
   end
-  for _ = 1, asides do
-    redis.call('XADD', aside, 'MAXLEN', '~', '1000', '*', 'stage', args[a], 'id', args[a + 1],
-      'reason', args[a + 2], 'd', args[a + 3])
-    a = a + 4
+  a = a + asides
+  for i = a, a + entries - 1, 3 do
+    refused = refused + append(out, keep, args, i)
   end
-  for _ = 1, entries do
-    local reply
-    if keep == '0' then
-      reply = redis.pcall('XADD', out, args[a], 'k', args[a + 1], 'd', args[a + 2])
-    else
-      reply = redis.pcall('XADD', out, 'MAXLEN', '~', keep, args[a], 'k', args[a + 1], 'd',
-        args[a + 2])
-    end
-    if failed(reply) then
-      if not string.find(reply.err, 'equal or smaller', 1, true) then error(reply.err) end
-      refused = refused + 1
-    end
-    a = a + 3
-  end
-  redis.call(unpack(set))
-  local mark = redis.call('HGET', at, 'w')
   if mark and not before(last, mark) then
     wake(room, last)
     redis.call('HDEL', at, 'w')
   end
-  return a, refused
+  return refused
 end
 
 -- KEYS for each source: count, room, aside, commits*(at, out)
@@ -102,17 +110,15 @@ local function hop(keys, args)
   for source = 1, tonumber(args[1]) do
     local commits = tonumber(args[a])
     a = a + 1
-    local answer = check(keys, args, k, a, commits)
-    if answer then
-      for _ = 1, commits do a = a + span(args, a) end
-    else
+    local answer, marks, begins = check(keys, args, k, a, commits)
+    answer = answer or count(keys[k], args, begins)
+    if not answer then
       answer = { 'OK', 0 }
       for c = 1, commits do
-        local refused
-        a, refused = write(keys, args, k, a, c)
-        answer[2] = answer[2] + refused
+        answer[2] = answer[2] + write(keys, args, k, begins[c], c, marks[c])
       end
     end
+    for _ = 1, commits do a = a + span(args, a) end
     k = k + 3 + 2 * commits
     answers[source] = answer
   end

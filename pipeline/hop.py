@@ -11,6 +11,8 @@ from enum import Enum
 from importlib.resources import files
 from typing import Any
 
+import msgspec
+
 from pipeline import keys
 from pipeline.errors import StoreRefused
 from pipeline.records import START, Position
@@ -26,8 +28,7 @@ def library_code() -> str:
     return files("pipeline").joinpath("hop.lua").read_text()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One entry of an output stream; `kind` is frame or end."""
 
     position: Position
@@ -35,8 +36,7 @@ class Entry:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SetAside:
+class SetAside(msgspec.Struct, frozen=True, gc=False):
     """A record that a stage will not try again, with its bytes and the reason."""
 
     stage: str
@@ -45,8 +45,7 @@ class SetAside:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """What one stage says about the frames of one source after `previous`, up to `last`.
 
     keep    entries that its output stream keeps at least, 0 for all
@@ -66,8 +65,7 @@ class Commit:
     keep: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SourceHop:
+class SourceHop(msgspec.Struct, frozen=True):
     """All commits of one source in a hop, inputs before readers."""
 
     source: str
@@ -83,8 +81,7 @@ class Verdict(Enum):
     GONE = b"GONE"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """One source's answer; `refused` counts entries whose id the stream had passed."""
 
     verdict: Verdict
@@ -124,10 +121,11 @@ def read_answers(reply: list[list[Any]]) -> list[Answer]:
 
 
 def _read_answer(answer: list[Any]) -> Answer:
+    if answer[0] == b"OK":
+        return Answer(Verdict.OK, answer[1])
     if answer[0] == b"ERROR":
         raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
-    verdict = Verdict(answer[0])
-    return Answer(verdict, answer[1] if verdict is Verdict.OK else 0)
+    return Answer(Verdict(answer[0]))
 
 
 def attach_command(source: str, stage: str, run: str) -> Command:

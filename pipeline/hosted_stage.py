@@ -43,6 +43,10 @@ class Failure(NamedTuple):
     aside: bool
 
 
+Output = bytes | Failure | None  # None: a side stage has nothing to say
+_WAITS = Failure("frame_lost", aside=False)
+
+
 @dataclass(slots=True)
 class Move:
     """What a stage says about a batch of one source, before the store has taken it.
@@ -99,12 +103,13 @@ class HostedStage:
             Item(source, arrival.position, arrival.record)
             for source, arrivals in batch.items()
             for arrival in arrivals
-            if isinstance(arrival.record, Record) and self._wanted(source, arrival)
+            if isinstance(arrival.record, Record) and self._refusal(source, arrival) is None
         ]
-        items.sort(key=lambda item: item.record.arrived)
-        answers, states, waiting = self._process(items, states, patient)
+        if len(batch) > 1:
+            items.sort(key=_arrived)
+        outputs, states = self._process(items, states, patient)
         return {
-            source: self._move(source, arrivals, answers, states[source], waiting.get(source))
+            source: self._move(source, arrivals, outputs.get(source, []), states[source])
             for source, arrivals in batch.items()
         }
 
@@ -112,24 +117,31 @@ class HostedStage:
         """Whether it is not to try what stands there."""
         return (source, position) in self._asides
 
-    def _wanted(self, source: str, arrival: Arrival) -> bool:
-        failed = isinstance(arrival.record, Record) and arrival.record.failed is not None
-        tried = not self.was_set_aside(source, arrival.position)
-        return tried and (self.stage.takes_failed or not failed)
+    def _refusal(self, source: str, arrival: Arrival) -> Failure | None:
+        """Why a frame is not given to the stage at all."""
+        if self._asides and (source, arrival.position) in self._asides:
+            return Failure(self._asides[source, arrival.position], aside=True)
+        failed = arrival.record.failed if isinstance(arrival.record, Record) else None
+        if failed is not None and not self.stage.takes_failed:
+            return Failure(failed, aside=False)
+        return None
 
     def _process(
         self, items: list[Item], states: dict[str, Any], patient: Collection[str]
-    ) -> tuple[dict[tuple[str, Position], Any], dict[str, Any], dict[str, Position]]:
+    ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
+        """Outputs of each source in its order, as far as they go; its new state."""
         if not items:
-            return {}, states, {}
+            return {}, states
         try:
-            outputs, after = self._call(items, states)
+            said, after = self._call(items, states)
         except Exception as error:
             level = logging.DEBUG if isinstance(error, FrameLost) else logging.WARNING
             log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(items))
             return self._one_by_one(items, states, patient)
-        answers = {(i.source, i.position): o for i, o in zip(items, outputs, strict=True)}
-        return answers, {**states, **after}, {}
+        outputs: dict[str, list[Output]] = {source: [] for source in states}
+        for item, output in zip(items, said, strict=True):
+            outputs[item.source].append(output)
+        return outputs, {**states, **after}
 
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
@@ -143,59 +155,54 @@ class HostedStage:
 
     def _one_by_one(
         self, items: list[Item], states: dict[str, Any], patient: Collection[str]
-    ) -> tuple[dict[tuple[str, Position], Any], dict[str, Any], dict[str, Position]]:
-        answers: dict[tuple[str, Position], Any] = {}
-        waiting: dict[str, Position] = {}
+    ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
+        outputs: dict[str, list[Output]] = {source: [] for source in states}
+        waiting: set[str] = set()
         for item in items:
             if item.source in waiting:
                 continue
-            key = (item.source, item.position)
+            output: Output
             try:
-                outputs, after = self._call([item], states)
+                said, after = self._call([item], states)
             except FrameLost as error:
                 if item.source in patient:
-                    waiting[item.source] = item.position
+                    waiting.add(item.source)
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
-                answers[key] = Failure("frame_lost", aside=False)
+                output = Failure("frame_lost", aside=False)
             except Exception:
                 where = (self.spec.name, item.position, item.source)
                 log.exception("stage %s cannot do frame %s of source %s: set aside", *where)
-                answers[key] = Failure("stage_error", aside=True)
+                output = Failure("stage_error", aside=True)
             else:
-                answers[key], states = outputs[0], {**states, **after}
-        return answers, states, waiting
+                output, states = said[0], {**states, **after}
+            outputs[item.source].append(output)
+        return outputs, states
 
     def _move(
-        self,
-        source: str,
-        arrivals: list[Arrival],
-        answers: Mapping[tuple[str, Position], Any],
-        state: Any,
-        waits_at: Position | None,
+        self, source: str, arrivals: list[Arrival], outputs: list[Output], state: Any
     ) -> Move:
-        said = _Said(self, source, state)
-        if not self.spec.reliable and arrivals:
+        said = Saying(self, source, state)
+        if not self.spec.reliable:
             said.count("lagged:" + self.spec.name, _missed(said.standing.position, arrivals[0]))
-        done = [a for a in arrivals if waits_at is None or a.position < waits_at]
-        for arrival in done:
-            if isinstance(arrival.record, End):
-                said.end(arrival.position, arrival.record)
-                continue
-            failure = self._failure(source, arrival)
-            said.frame(arrival.position, arrival.record, failure or answers.get(
-                (source, arrival.position), Failure("stage_error", aside=False)
-            ))  # fmt: skip
-        return said.move(done[-1].position if done else None, arrivals[len(done) :], self._keep)
+        done = 0
+        rest = iter(outputs)
+        for arrival in arrivals:
+            record = arrival.record
+            if isinstance(record, End):
+                said.end(arrival.position, record)
+            else:
+                output = self._refusal(source, arrival) or next(rest, _WAITS)
+                if output is _WAITS:
+                    break
+                said.frame(arrival.position, record, output)
+            done += 1
+        last = arrivals[done - 1].position if done else None
+        return said.move(last, arrivals[done:], self._keep)
 
-    def _failure(self, source: str, arrival: Arrival) -> Failure | None:
-        reason = self._asides.get((source, arrival.position))
-        if reason is not None:
-            return Failure(reason, aside=True)
-        assert isinstance(arrival.record, Record)
-        if arrival.record.failed is not None and not self.stage.takes_failed:
-            return Failure(arrival.record.failed, aside=False)
-        return None
+
+def _arrived(item: Item) -> float:
+    return item.record.arrived
 
 
 def _missed(position: Position, arrival: Arrival) -> int:
@@ -207,7 +214,7 @@ def _missed(position: Position, arrival: Arrival) -> int:
     return max(0, before)
 
 
-class _Said:
+class Saying:
     """Gathers what a stage says about one source's part of a batch."""
 
     def __init__(self, hosted: HostedStage, source: str, state: Any) -> None:
@@ -229,13 +236,12 @@ class _Said:
             if output.aside:
                 data = records.encode(record)
                 self.asides.append(SetAside(spec.name, position, output.reason, data))
-            record = msgspec.structs.replace(record, failed=output.reason)
+            record = records.with_failure(record, output.reason)
         if spec.publishes:
             self._publish(position, record, output)
         elif spec.main:
             if isinstance(output, bytes):
-                said = {**record.said, spec.name: msgspec.Raw(output)}
-                record = msgspec.structs.replace(record, said=said)
+                record = records.with_said(record, spec.name, output)
             self.entries.append(Entry(position, FRAME, records.encode(record)))
             self.onward.append(Arrival(position, record))
         elif isinstance(output, bytes):

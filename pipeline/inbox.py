@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.records import START, End, Position, Record
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """An entry that waits for a stage: a frame's record, or the end of an epoch."""
 
     position: Position
@@ -47,6 +47,8 @@ class Inbox:
 
         A source's part stops after an end. An entry of a careful source comes alone.
         """
+        if not careful_until and sum(map(len, self._waiting.values())) <= most:
+            return self._take_all()
         batch: Batch = {}
         closed: set[str] = set()
         for _ in range(most):
@@ -62,6 +64,19 @@ class Inbox:
                 closed.add(source)
             if careful:
                 break
+        return batch
+
+    def _take_all(self) -> Batch:
+        """All that waits, where the limit allows it: the usual case, without looking for heads."""
+        batch: Batch = {}
+        for source, queue in self._waiting.items():
+            taken: list[Arrival] = []
+            while queue:
+                taken.append(queue.popleft())
+                if isinstance(taken[-1].record, End):
+                    break
+            if taken:
+                batch[source] = taken
         return batch
 
     def _earliest(self, closed: set[str]) -> str | None:

@@ -138,6 +138,7 @@ class IngestLoop:
             credit_limit=feed.spec.credit,
             wake=self._line.wake,
             announce=lambda position: self._in_turn(name, position),
+            careful_until=self._spec.careful.get(name, START),
         )
         feed.restart(start.position, state, thread)
         thread.start()
@@ -162,9 +163,6 @@ class IngestLoop:
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:
         """Careful sources decode in turn and say so before: a crash then has one suspect."""
-        if position > self._spec.careful.get(source, START):
-            yield
-            return
         with self._turn_lock:
             self._line.say(InHand(source, "decode", position))
             try:

@@ -12,9 +12,12 @@ PREFIX = "latency:"
 BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))
 
 
+_NAMES = tuple(f"{PREFIX}{index}" for index in range(len(BOUNDS_S) + 1))
+
+
 def bucket(seconds: float) -> str:
     """Counter of the bucket that holds this latency."""
-    return f"{PREFIX}{bisect.bisect_left(BOUNDS_S, seconds)}"
+    return _NAMES[bisect.bisect_left(BOUNDS_S, seconds)]
 
 
 def percentile(counters: Mapping[str, int], share: float) -> float | None:

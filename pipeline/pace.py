@@ -16,7 +16,8 @@ class Pace:
     Frames due within SLACK_S go together: a wake-up costs more than a millisecond early.
     """
 
-    def __init__(self, name: PaceName) -> None:
+    def __init__(self, name: str) -> None:
+        """name: a PaceName."""
         self._realtime = name == "realtime"
         self._shift: float | None = None
         self._last = float("-inf")

@@ -37,15 +37,20 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, text: bytes | str) -> Position:
         """Read `<epoch>-<seq>`; ValueError on anything else."""
-        epoch, seq = (text.decode() if isinstance(text, bytes) else text).split("-")
+        epoch, seq = text.split(b"-") if isinstance(text, bytes) else text.split("-")
         return cls(int(epoch), int(seq))
 
 
 START = Position(0, 0)
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+_SHORT = {"captured": "c", "captured_from": "cf", "arrived": "a", "number": "n", "form": "f"}
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     """One frame on its way; its source is the stream's name, its position the entry's id.
+
+    It is written at every hop: hence the short keys.
 
     pts       seconds from the container, None where it has none
     captured  UNIX seconds, by `captured_from`
@@ -66,6 +71,26 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     said: dict[str, msgspec.Raw] = {}
     failed: Reason | None = None
     v: int = VERSION
+
+
+def with_said(record: Record, stage: str, output: bytes) -> Record:
+    """The record with what `stage` says (msgpack) added. Spelt out: it runs at every hop."""
+    return Record(
+        record.pts,
+        record.captured,
+        record.captured_from,
+        record.arrived,
+        record.number,
+        record.form,
+        record.dropped,
+        {**record.said, stage: msgspec.Raw(output)},
+        record.failed,
+    )
+
+
+def with_failure(record: Record, reason: Reason) -> Record:
+    """The record of a frame on which a stage failed."""
+    return msgspec.structs.replace(record, failed=reason)
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):

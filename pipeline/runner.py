@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 20.0
 TRIM_EVERY = 64
 
+_END = END.encode()
+
 Moves = dict[str, list[tuple[HostedStage, Move]]]
 
 
@@ -76,7 +78,7 @@ class Runner:
             if inputs:
                 after = stage.standings[source].position
                 reply = link.call("XRANGE", inputs[0].out(source), f"({after}", "+")
-                self.receive(stage, source, reply)
+                self.receive(stage, source, reply, after)
 
     def refused(self, source: str, verdict: Verdict) -> None:
         """The store did not take what this worker says of a source."""
@@ -95,15 +97,17 @@ class Runner:
 
     # -- work
 
-    def receive(self, stage: HostedStage, source: str, entries: list[list[Any]]) -> None:
-        """Put stream entries into a stage's inbox."""
-        reads = self._input(stage)
-        arrivals = [read_entry(entry, reads) for entry in entries]
-        self.inboxes[stage.spec.name].add(source, arrivals)
-
-    def _input(self, stage: HostedStage) -> StageSpec:
+    def receive(
+        self, stage: HostedStage, source: str, entries: list[list[Any]], after: Position
+    ) -> Position:
+        """Put stream entries after a position into a stage's inbox; gives the last one's."""
         assert stage.spec.input is not None
-        return self.spec.stage(stage.spec.input)
+        writer = self.spec.stage(stage.spec.input)
+        arrivals = [read_entry(entry, writer) for entry in entries]
+        if arrivals and arrivals[0].position <= after:
+            arrivals = [arrival for arrival in arrivals if arrival.position > after]
+        self.inboxes[stage.spec.name].add(source, arrivals)
+        return arrivals[-1].position if arrivals else after
 
     def idle(self) -> bool:
         """Whether nothing waits that could be done now."""
@@ -201,9 +205,8 @@ def hops(moves: Moves) -> list[SourceHop]:
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
     """A stream entry as it waits for a stage; results become records that carry them."""
     position = Position.parse(entry[0])
-    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
-    data = fields[b"d"]
-    if fields[b"k"] == END.encode():
+    _, kind, _, data = entry[1]  # k, d: in the order that hop.lua writes them
+    if kind == _END:
         return Arrival(position, records.decode_versioned(data, End))
     if writer.publishes:
         return Arrival(position, records.record_of_result(data, writer.name))

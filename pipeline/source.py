@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Form:
+
+class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation."""
 
     width: int

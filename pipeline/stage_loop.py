@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterable
 from typing import Any
 
 from pipeline.control import ControlLine, Drain, Stop
 from pipeline.errors import Fenced
 from pipeline.hop import hop_command, read_answers
+from pipeline.hosted_stage import HostedStage
 from pipeline.records import Position
 from pipeline.runner import Moves, Runner, hops, input_stream
 from pipeline.wire import Command, Link
 
-READ_COUNT = 16
-BLOCK_MS = 5000
-LACK_MS = 50
+READ_COUNT = "16"
+_BLOCK = ("BLOCK", "5000")
+_BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
 
 
 class StageLoop:
@@ -27,6 +29,7 @@ class StageLoop:
         names = {stage.spec.name for stage in runner.hosted}
         self._heads = [stage for stage in runner.hosted if stage.spec.input not in names]
         self._read_to: dict[tuple[str, str], Position] = {}
+        self._readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
         self._did_something = False
 
     def connected(self) -> bool:
@@ -57,26 +60,29 @@ class StageLoop:
                 self._attach(link, set(self._runner.stale))
             self._did_something = True
 
-    def _attach(self, link: Link, sources: Any) -> None:
+    def _attach(self, link: Link, sources: Iterable[str]) -> None:
+        sources = list(sources)
         self._runner.attach(link, sources)
         for stage in self._heads:
             for source in sources:
                 if source in self._runner.sources:
                     position = stage.standings[source].position
                     self._read_to[source, stage.spec.name] = position
+        self._readers = {}
+        for stage in self._heads:
+            for source in self._runner.sources:
+                stream = input_stream(self._runner.spec, stage.spec.name, source).encode()
+                self._readers.setdefault(stream, []).append((source, stage))
 
     def _read_command(self) -> Command:
-        after: dict[str, Position] = {}
-        for (source, name), position in self._read_to.items():
-            if source in self._runner.sources:
-                stream = input_stream(self._runner.spec, name, source)
-                after[stream] = min(after.get(stream, position), position)
         block: tuple[str, ...] = ()
         if self._runner.idle():
-            wait = LACK_MS if self._runner.lacks_pixels() else BLOCK_MS
-            block = ("BLOCK", str(wait))
-        ids = (str(position) for position in after.values())
-        return ("XREAD", "COUNT", str(READ_COUNT), *block, "STREAMS", *after, *ids)
+            block = _BLOCK_SHORTLY if self._runner.lacks_pixels() else _BLOCK
+        ids = (
+            str(min(self._read_to[source, stage.spec.name] for source, stage in readers))
+            for readers in self._readers.values()
+        )
+        return ("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *self._readers, *ids)
 
     def _settle(self, moves: Moves, reply: list[list[Any]]) -> None:
         for (source, theirs), answer in zip(moves.items(), read_answers(reply), strict=True):
@@ -96,13 +102,10 @@ class StageLoop:
         return True
 
     def _take(self, reply: list[list[Any]] | None) -> None:
-        by_stream = {stream.decode(): entries for stream, entries in reply or ()}
-        for stage in self._heads:
-            name = stage.spec.name
-            for source in self._runner.sources.keys() - self._runner.stale:
-                entries = by_stream.get(input_stream(self._runner.spec, name, source), [])
-                read_to = self._read_to[source, name]
-                fresh = [e for e in entries if Position.parse(e[0]) > read_to]
-                if fresh:
-                    self._runner.receive(stage, source, fresh)
-                    self._read_to[source, name] = Position.parse(fresh[-1][0])
+        for stream, entries in reply or ():
+            for source, stage in self._readers[stream]:
+                if source in self._runner.stale or source not in self._runner.sources:
+                    continue
+                read_to = self._read_to[source, stage.spec.name]
+                fresh = self._runner.receive(stage, source, entries, read_to)
+                self._read_to[source, stage.spec.name] = fresh

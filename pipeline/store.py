@@ -137,10 +137,22 @@ class Store:
             found = pipe.execute()
         return {s: Position.parse(p) if p else START for s, p in zip(stages, found, strict=True)}
 
-    def field(self, source: str, stage: str, name: str) -> bytes | None:
-        """One field of a stage's hash."""
+    def standings(
+        self, sources: list[str], stages: list[str]
+    ) -> dict[str, tuple[dict[str, Position], bytes | None]]:
+        """Of each source: where its stages stand, and the state of decode. One round trip."""
         with store_errors(self.url):
-            return cast(bytes | None, self._client.hget(keys.at(source, stage), name))
+            pipe = self._client.pipeline(transaction=False)
+            for source in sources:
+                for stage in stages:
+                    pipe.hget(keys.at(source, stage), "p")
+                pipe.hget(keys.at(source, "decode"), "s")
+            found = iter(pipe.execute())
+        standings = {}
+        for source in sources:
+            at = {stage: Position.parse(next(found) or b"0-0") for stage in stages}
+            standings[source] = (at, next(found))
+        return standings
 
     def counters(self, source: str) -> dict[str, int]:
         """All counters of a source, read at one moment."""

@@ -262,27 +262,23 @@ class Supervisor:
             raise StoreRefused(
                 "the store was emptied or replaced while the run went on; nothing was restarted"
             )
-        done = True
+        names = [stage.name for stage in self.plan.stages]
+        found = await asyncio.to_thread(self._store.standings, list(self._sources), names)
         self._pending.clear()
-        for source in self._sources:
-            done = await self._look_at(source) and done
+        passed = [self._has_passed(source, *found[source]) for source in self._sources]
         self._kill_hung()
         drained = self._draining and all(
             worker.pid is None for worker in self._workers if "decode" in worker.hosted
         )
-        if done and (drained or not self._draining):
+        if all(passed) and (drained or not self._draining):
             self._end(Exit.DONE)
 
-    async def _look_at(self, source: str) -> bool:
+    def _has_passed(self, source: str, at: dict[str, Position], state: bytes | None) -> bool:
         """Whether all stages have passed all that is or will be decoded of a source."""
-        names = [stage.name for stage in self.plan.stages]
-        at = await asyncio.to_thread(self._store.positions, source, names)
-        state = await asyncio.to_thread(self._store.field, source, "decode", "s")
         decoded = records.decode(state, DecodeState) if state else DecodeState()
         done = decoded.done and decoded.run == self.plan.run
         self._note_pending(self._sources[source], at, done)
-        behind = [name for name in names if at[name] < at["decode"]]
-        return (self._draining or done) and not behind
+        return (self._draining or done) and min(at.values()) >= at["decode"]
 
     def _note_pending(self, source: SourceSpec, at: dict[str, Position], decoded: bool) -> None:
         """Note which workers have something to do: only those can be hung."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.records import VERSION, Result, failed_result
 from pipeline.stage import Item, NoState, Stage
-from stages.detections import Detections
+from stages.detections import last_detections
 
 
 class Cache(Stage[NoState]):
@@ -26,7 +26,7 @@ class Cache(Stage[NoState]):
         record = item.record
         if record.failed is not None:
             return failed_result(item.source, item.position, record, now)
-        found = item.said(self.context.before, Detections)
+        found = last_detections(record)
         return Result(
             v=VERSION,
             source=item.source,

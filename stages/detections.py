@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.records import Escalation, Looked, Object, Outcome, Reason
+from pipeline import records
+from pipeline.records import Escalation, Looked, Object, Outcome, Reason, Record
+
+_NOTHING = b"\xc0"  # None, in msgpack
 
 
 class Detections(msgspec.Struct, frozen=True):
@@ -18,3 +21,15 @@ class Detections(msgspec.Struct, frozen=True):
     age_s: float = 0.0
     scene: int = 0
     escalation: Escalation = "none"
+
+
+def last_detections(record: Record) -> Detections:
+    """What stands about a frame: stages after detect say Detections, or None to leave it so.
+
+    KeyError if no stage said anything.
+    """
+    for name in reversed(record.said):
+        said = record.said[name]
+        if bytes(said) != _NOTHING:
+            return records.decode(said, Detections)
+    raise KeyError(f"no detections; the frame's record has {', '.join(record.said) or 'nothing'}")

@@ -15,7 +15,7 @@ from pipeline.records import End
 from pipeline.stage import Context, Item, Stage
 from stages.annotate import AnnotatedVideo, VideoUnwritable
 from stages.detect import as_picture
-from stages.detections import Detections
+from stages.detections import last_detections
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Save(Stage[SaveState]):
         video = self._videos[item.source]
         if video is None:
             return
-        objects = item.said(self.context.before, Detections).objects
+        objects = last_detections(item.record).objects
         try:
             with self.context.pixels(item) as pixels:
                 video.add(as_picture(pixels, item.record.form), item.record.pts, objects)
