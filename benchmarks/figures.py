@@ -1,0 +1,105 @@
+"""`python -m benchmarks.figures`: write the results into README.md's tables; a test compares them.
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->` and comes from results/NAME.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).with_name("results")
+README = Path(__file__).resolve().parents[1] / "README.md"
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+SHOWN = (("nanodet-416", "f32"), ("nanodet-416", "int8+bf16"), ("heavy", "int8+bf16"))
+
+Row = tuple[str, str, str]
+
+OVERHEAD: tuple[Row, ...] = (
+    ("CPU a frame, 1 file", "cpu_ms_file_1", "ms"),
+    ("... against the same stages over `multiprocessing.Queue`", "cpu_ratio_file_1", "times"),
+    ("CPU a frame, 4 files", "cpu_ms_file_4", "ms"),
+    ("... against `multiprocessing.Queue`", "cpu_ratio_file_4", "times"),
+    ("CPU a frame, 4 sources at 30 frames/s, phases spread", "cpu_ms_live_spread", "ms"),
+    ("... against `multiprocessing.Queue`", "cpu_ratio_live_spread", "times"),
+    ("CPU a frame, 4 sources at 30 frames/s, on one tick", "cpu_ms_live_tick", "ms"),
+    ("... against `multiprocessing.Queue`", "cpu_ratio_live_tick", "times"),
+    ("one hop, median", "hop_p50_us", "µs"),
+    ("one hop, 99 % below", "hop_p99_us", "µs"),
+    ("source to result, median", "e2e_p50_ms", "ms"),
+    ("source to result, 99 % below", "e2e_p99_ms", "ms"),
+    ("append-only file", "aof_bytes_per_frame", "bytes a frame"),
+)
+END_TO_END: tuple[Row, ...] = (
+    ("frames/s against the faster of two bare loops", "fps_ratio", "times"),
+    ("arrival to publish at the clip's own rate, median", "latency_p50_ms", "ms"),
+    ("... 99 % below", "latency_p99_ms", "ms"),
+    ("... against the bare loop's", "latency_p99_ratio", "times"),
+    ("the model alone", "model_ms", "ms"),
+    ("CPU for a second of video", "cpu_s_per_video_s", "s"),
+    ("peak memory of the whole tree", "peak_rss_mb", "MB"),
+)
+
+
+def table(name: str) -> str:
+    """The lines of a table; one that says so where there is no result yet."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return f"Not measured yet: `python -m benchmarks.{name}` will.\n"
+    result = json.loads(path.read_text())
+    if name == "detectors":
+        return _detectors(result)
+    rows = [
+        f"| {text} | {_number(value)} {unit} |\n"
+        for text, key, unit in (OVERHEAD if name == "overhead" else END_TO_END)
+        if (value := _find(key, result)) is not None
+    ]
+    return "".join(["| what | measured |\n| --- | --- |\n", *rows])
+
+
+def _detectors(result: dict[str, Any]) -> str:
+    head = (
+        "| detector | precision | mAP coco128 | mAP val2017 part | ms, 1 thread | 2 threads |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    found = {(model["name"], model["precision"]): model for model in result["models"]}
+    return head + "".join(_detector(*key, found[key]) for key in SHOWN if key in found)
+
+
+def _detector(name: str, precision: str, model: dict[str, Any]) -> str:
+    maps = [model["sets"][which]["map"] for which in ("coco128", "coco-val2017-a")]
+    accuracy = " | ".join(f"{value:.3f}" for value in maps)
+    return f"| {name} | {precision} | {accuracy} | {model['ms_1t']:.0f} | {model['ms_2t']:.0f} |\n"
+
+
+def _find(key: str, result: Any) -> float | None:
+    """The first number of that name, however deep."""
+    if isinstance(result, dict):
+        if isinstance(result.get(key), int | float):
+            return float(result[key])
+        for value in result.values():
+            if (found := _find(key, value)) is not None:
+                return found
+    return None
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def filled(text: str) -> str:
+    """The document with its tables as the results have them."""
+    return MARKED.sub(lambda match: match[1] + table(match[2]) + match[3], text)
+
+
+def main() -> int:
+    README.write_text(filled(README.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
