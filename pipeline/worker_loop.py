@@ -34,7 +34,7 @@ def run_connected(url: str, work: Served, line: ControlLine) -> None:
             work.serve(link)
             return
         except (StoreLost, StoreBusy) as error:
-            failures = 1 if work.connected() else failures + 1
+            failures = 1 if link is not None and work.connected() else failures + 1
             delay = Backoff().delay_s(failures, random.random())
             level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else logging.DEBUG
             log.log(level, "%s; trying again in %.2f s", error, delay)
