@@ -70,7 +70,7 @@ def test_every_file_of_the_engine_is_explained() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     packages = [ROOT / name for name in ("pipeline", "stages", "models")]
     files = [p for package in packages for p in package.glob("*") if p.suffix in (".py", ".lua")]
-    unsaid = [f.name for f in files if f.name != "__init__.py" and f"`{f.stem}" not in text]
+    unsaid = [f.name for f in files if f.name != "__init__.py" and f"`{f.stem}`" not in text]
     assert unsaid == []
 
 
