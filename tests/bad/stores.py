@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,9 +65,10 @@ def lost_for_a_while(folder: Path, run: Command, store: EmbeddedStore) -> None: 
 
 
 def lost_for_good(folder: Path, run: Command, store: EmbeddedStore) -> None:  # noqa: ARG001
-    """The run waits for it: it could come back. Ctrl-C cannot finish what is under way."""
+    """The run waits, longer each time: it could come back. Ctrl-C cannot finish what goes on."""
     killed(store)
-    run.says("trying again")
+    longer = re.compile(r"the store is not there: .*; trying again in 0\.[1-9]")
+    wait_until("it backs off", lambda: longer.search(run.err))
     run.interrupt()
     run.says("once more stops at once")
     run.interrupt()
