@@ -16,7 +16,7 @@ from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.hop import Attached
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival
-from pipeline.records import START, Position, Record, Result
+from pipeline.records import VERSION, START, Position, Record, Result
 from pipeline.source import Form, Frame
 from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage
@@ -133,7 +133,7 @@ class Measuring:
         for number, frame in enumerate(islice(frames, ROUND), begun):
             position = Position(1, number)
             self._frames.put(frame, position)
-            record = Record(frame.pts, 0.0, "arrival", began, number, frame.form)
+            record = Record(VERSION, frame.pts, 0.0, began, number, frame.form)
             arrivals.append(Arrival(position, record))
         one.frames = len(arrivals)
         one.stage_s["decode"] = time.monotonic() - began

@@ -11,7 +11,7 @@ from pipeline.decoder import Decoded, DecoderThread, Finished, NewForm
 from pipeline.hop import END, FRAME, Attached, Commit, Entry
 from pipeline.inbox import Arrival
 from pipeline.pace import Pace
-from pipeline.records import START, End, Position, Record
+from pipeline.records import START, VERSION, End, Position, Record
 from pipeline.spec import SourceSpec
 
 MOST = 64
@@ -138,7 +138,7 @@ class Feed:
         ended = []
         if self._open:
             position = Position(self._position.epoch, self._position.seq + 1)
-            ended = [self._hold(position, End(frames=position.seq, last=False))]
+            ended = [self._hold(position, End(VERSION, position.seq, last=False))]
         self._position, self._open = Position(epoch, -1), True
         if isinstance(self.thread.first(), NewForm):
             self.thread.take()
@@ -168,7 +168,7 @@ class Feed:
         arrived = now if self.spec.pace == "realtime" else event.decoded_mono
         self._number = event.number + 1
         captured = wall - (now - arrived)
-        record = Record(event.pts, captured, "arrival", arrived, event.number, event.form)
+        record = Record(VERSION, event.pts, captured, arrived, event.number, event.form)
         return self._hold(event.position, record)
 
     def _finish(self, event: Finished) -> Arrival:
@@ -176,7 +176,7 @@ class Feed:
         counts = {name: n for name, n in event.counts.items() if n}
         self._counts.update(counts)
         self._open = False
-        end = End(frames=position.seq, last=True, counts=counts, fault=event.fault)
+        end = End(VERSION, position.seq, last=True, counts=counts, fault=event.fault)
         return self._hold(position, end)
 
     def _hold(self, position: Position, record: Record | End) -> Arrival:

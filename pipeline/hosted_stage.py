@@ -19,7 +19,7 @@ from pipeline.errors import FrameLost, StageRefused
 from pipeline.hop import END, FRAME, Attached, Commit, Entry, SetAside
 from pipeline.inbox import Arrival, Batch
 from pipeline.latency import bucket
-from pipeline.records import End, Position, Reason, Record, SideOutput, failed_result
+from pipeline.records import VERSION, End, Position, Reason, Record, SideOutput, failed_result
 from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage
 
@@ -245,7 +245,7 @@ class Saying:
             self.entries.append(Entry(position, FRAME, records.encode(record)))
             self.onward.append(Arrival(position, record))
         elif isinstance(output, bytes):
-            side = SideOutput(str(self.emitted), msgspec.Raw(output))
+            side = SideOutput(VERSION, str(self.emitted), msgspec.Raw(output))
             self.entries.append(Entry(position, FRAME, records.encode(side)))
             self.emitted = position
 

@@ -44,7 +44,7 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-_SHORT = {"captured": "c", "captured_from": "cf", "arrived": "a", "number": "n", "form": "f"}
+_SHORT = {"captured": "c", "arrived": "a", "number": "n", "form": "f"}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
@@ -61,27 +61,28 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     failed    why a stage could not say anything, None for a good frame
     """
 
+    v: int
     pts: float | None
     captured: float
-    captured_from: CapturedFrom
     arrived: float
     number: int
     form: Form
+    captured_from: CapturedFrom = "arrival"
     dropped: int = 0
     said: dict[str, msgspec.Raw] = {}
     failed: Reason | None = None
-    v: int = VERSION
 
 
 def with_said(record: Record, stage: str, output: bytes) -> Record:
     """The record with what `stage` says (msgpack) added. Spelt out: it runs at every hop."""
     return Record(
+        record.v,
         record.pts,
         record.captured,
-        record.captured_from,
         record.arrived,
         record.number,
         record.form,
+        record.captured_from,
         record.dropped,
         {**record.said, stage: msgspec.Raw(output)},
         record.failed,
@@ -101,20 +102,20 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     said    what stages had left to say, by stage name, msgpack
     """
 
+    v: int
     frames: int
     last: bool
     counts: dict[str, int] = {}
     fault: str | None = None
     said: dict[str, msgspec.Raw] = {}
-    v: int = VERSION
 
 
-class SideOutput(msgspec.Struct, frozen=True, omit_defaults=True):
+class SideOutput(msgspec.Struct, frozen=True):
     """What a side stage emitted; `before` is the id of the frame entry it emitted before this."""
 
+    v: int
     before: str
     said: msgspec.Raw
-    v: int = VERSION
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -218,6 +219,7 @@ def record_of_result(data: bytes, stage: str) -> Record:
     """A record that carries a published result, for stages that read the published stream."""
     result = decode_versioned(data, Result)
     return Record(
+        v=VERSION,
         pts=result.pts,
         captured=result.captured,
         captured_from=result.captured_from,

@@ -10,7 +10,7 @@ from pipeline.records import Escalation, Looked, Object, Outcome, Reason, Record
 _NOTHING = b"\xc0"  # None, in msgpack
 
 
-class Detections(msgspec.Struct, frozen=True):
+class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see records.Result for the fields."""
 
     outcome: Outcome

@@ -17,14 +17,14 @@ class WindowOptions:
     size: int = field(default=32, metadata={"least": 1, "most": 512})
 
 
-class WindowState(msgspec.Struct, frozen=True):
+class WindowState(msgspec.Struct, frozen=True, array_like=True):
     """The references that the window holds: seqs of one epoch, oldest first."""
 
     epoch: int = 0
     seqs: tuple[int, ...] = ()
 
 
-class WindowDelta(msgspec.Struct, frozen=True):
+class WindowDelta(msgspec.Struct, frozen=True, array_like=True):
     """How the window changed with this frame.
 
     added     (epoch, seq) of the newest frame

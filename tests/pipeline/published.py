@@ -8,7 +8,7 @@ import redis
 
 from pipeline import keys, records
 from pipeline.embedded import EmbeddedStore
-from pipeline.records import End, Position, Result
+from pipeline.records import VERSION, End, Position, Result
 
 
 def result(source: str, epoch: int, seq: int) -> Result:
@@ -50,7 +50,7 @@ class Publisher:
 
     def end(self, source: str, epoch: int, seq: int, last: bool = True) -> None:
         """Publish the end of an epoch that had `seq` frames."""
-        self._add(source, Position(epoch, seq), "end", End(frames=seq, last=last))
+        self._add(source, Position(epoch, seq), "end", End(VERSION, frames=seq, last=last))
 
     def _add(self, source: str, position: Position, kind: str, record: Result | End) -> None:
         entry = {"k": kind, "d": records.encode(record)}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
-from pipeline.records import End, Object, Result
+from pipeline.records import VERSION, End, Object, Result
 from pipeline.view import Sample, as_line, as_table, view
 from tests.pipeline.published import result
 
@@ -84,9 +84,9 @@ def test_without_new_frames_the_latency_is_that_of_all() -> None:
     [
         (None, False, "waiting"),
         (None, True, "running"),
-        (End(frames=1, last=False), True, "running"),
-        (End(frames=1, last=True), True, "finished"),
-        (End(frames=1, last=True, fault="truncated"), True, "failed"),
+        (End(VERSION, frames=1, last=False), True, "running"),
+        (End(VERSION, frames=1, last=True), True, "finished"),
+        (End(VERSION, frames=1, last=True, fault="truncated"), True, "failed"),
     ],
 )
 def test_states(end: End | None, started: bool, state: str) -> None:
