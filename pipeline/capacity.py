@@ -16,7 +16,7 @@ from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.hop import Attached
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival
-from pipeline.records import VERSION, START, Position, Record, Result
+from pipeline.records import START, VERSION, Position, Record, Result
 from pipeline.source import Form, Frame
 from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage

@@ -198,7 +198,8 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
         if len(lines) > 1:
             lines.append(f"all of these at their own pace need {load_of_all:.0%} of the rest")
         report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
-        report.say("this machine", "\n".join([f"{_cores()} cores; a fifth of their time is left free", *lines]))
+        head = f"{_cores()} cores; a fifth of their time is left free"
+        report.say("this machine", "\n".join([head, *lines]))
 
 
 def _cores() -> int:
