@@ -212,3 +212,39 @@ class Wordy(Stage[NoState]):
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[bytes], Mapping[str, NoState]]:
         return [os.urandom(self.options.nbytes) for _ in batch], states
+
+
+class Unsayable(PassOn):
+    """Says what no message can hold."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
+        return [object() for _ in batch], states
+
+
+class Silent(PassOn):
+    """Forgets to answer."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:  # noqa: ARG002
+        return None
+
+
+class Short(PassOn):
+    """Gives too few answers."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:  # noqa: ARG002
+        return [], states
+
+
+class BadState(PassOn):
+    """Keeps what cannot be stored."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
+        outputs, _ = super().process(batch, states)
+        return outputs, {item.source: object() for item in batch}
+
+
+class BadEnd(Numbers):
+    """Raises at the end of a source."""
+
+    def end(self, source: str, end: End, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
+        raise RuntimeError("no last words")
