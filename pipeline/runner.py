@@ -43,6 +43,7 @@ class Runner:
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
+        self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
         self.stale: set[str] = set()
         self.done = 0
         self._line = line
@@ -101,8 +102,7 @@ class Runner:
         self, stage: HostedStage, source: str, entries: list[list[Any]], after: Position
     ) -> Position:
         """Put stream entries after a position into a stage's inbox; gives the last one's."""
-        assert stage.spec.input is not None
-        writer = self.spec.stage(stage.spec.input)
+        writer = self._writers[stage.spec.name]
         arrivals = [read_entry(entry, writer) for entry in entries]
         if arrivals and arrivals[0].position <= after:
             arrivals = [arrival for arrival in arrivals if arrival.position > after]

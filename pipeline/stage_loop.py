@@ -90,14 +90,14 @@ class StageLoop:
 
     def _await_reply(self, link: Link) -> bool:
         """Wait for the read's reply; False when an order to end came first."""
+        wake, reply = self._line.wake, link.fileno()
         while not link.here():
-            wake = self._line.wake
-            ready, _, _ = select.select([link.fileno(), wake], [], [])
+            ready, _, _ = select.select([reply, wake], [], [])
             if wake in ready:
                 os.eventfd_read(wake)
                 if isinstance(self._line.order(), Stop | Drain):
                     return False
-            if link.fileno() in ready:
+            if reply in ready:
                 link.fill()
         return True
 

@@ -40,8 +40,8 @@ from pipeline.worker_process import WorkerProcess
 log = logging.getLogger(__name__)
 
 HUNG_S = 30.0
-TICK_S = 1.0
-SAME_STORE_TICKS = 5
+TICK_S = 5.0  # messages tell what happens; this finds what no message tells
+SAME_STORE_TICKS = 2
 DRAIN_POLL_S = 0.1
 
 

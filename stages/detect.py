@@ -71,7 +71,7 @@ class Detect(Stage[DetectState]):
         choice = _pinned_choice(context.folder)
         self.detector = detector.load(
             options.detector,
-            choice.precision,
+            choice.precision if options.detector == "light" else None,
             choice.threads,
             classes=options.classes,
             min_score=options.min_score,
