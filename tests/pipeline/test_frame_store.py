@@ -1,0 +1,133 @@
+"""Pixels: what a reader gets is the frame that it asked for, whole, or FrameLost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import FrameLost, FrameStoreFull
+from pipeline.frame_store import FrameStore, frame_store_bytes
+from pipeline.records import Position
+from pipeline.shared_file import make_shared_file
+
+SLOTS, NBYTES = 4, 1000
+
+
+@pytest.fixture
+def stores() -> Iterator[tuple[FrameStore, FrameStore]]:
+    """Two views of one file, as two processes have them."""
+    descriptor = make_shared_file(frame_store_bytes(SLOTS, NBYTES), "the test")
+    views = (FrameStore(descriptor, SLOTS, NBYTES), FrameStore(descriptor, SLOTS, NBYTES))
+    os.close(descriptor)
+    yield views
+    for view in views:
+        view.close()
+
+
+def put(store: FrameStore, slot: int, position: Position, fill: int) -> None:
+    with store.writing(slot, position) as pixels:
+        pixels[:] = bytes([fill]) * NBYTES
+
+
+def test_another_view_reads_what_was_written(stores: tuple[FrameStore, FrameStore]) -> None:
+    writer, reader = stores
+    put(writer, 2, Position(1, 6), 7)
+    with reader.reading(2, Position(1, 6)) as pixels:
+        assert bytes(pixels) == bytes([7]) * NBYTES
+        assert pixels.readonly
+    assert reader.holds(2, Position(1, 6))
+    assert not reader.holds(2, Position(2, 6))
+
+
+@pytest.mark.parametrize("asked", [Position(1, 2), Position(2, 6), Position(0, 0)])
+def test_another_frame_is_lost(stores: tuple[FrameStore, FrameStore], asked: Position) -> None:
+    writer, reader = stores
+    put(writer, 2, Position(1, 6), 7)
+    with pytest.raises(FrameLost, match="1-6"), reader.reading(2, asked):
+        raise AssertionError("not reached")
+
+
+def test_a_frame_replaced_while_it_is_read_is_lost(stores: tuple[FrameStore, FrameStore]) -> None:
+    writer, reader = stores
+    put(writer, 0, Position(1, 0), 1)
+    with pytest.raises(FrameLost, match="replaced"), reader.reading(0, Position(1, 0)):
+        put(writer, 0, Position(1, 4), 2)
+
+
+def test_the_same_frame_written_again_while_it_is_read_is_lost(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    writer, reader = stores
+    put(writer, 0, Position(1, 0), 1)
+    with pytest.raises(FrameLost), reader.reading(0, Position(1, 0)):
+        put(writer, 0, Position(1, 0), 1)
+
+
+def test_a_writer_killed_in_the_middle_leaves_no_frame(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    writer, reader = stores
+    with pytest.raises(KeyboardInterrupt), writer.writing(1, Position(1, 1)):
+        raise KeyboardInterrupt
+    assert not reader.holds(1, Position(1, 1))
+    with pytest.raises(FrameLost), reader.reading(1, Position(1, 1)):
+        raise AssertionError("not reached")
+    put(writer, 1, Position(1, 1), 3)
+    assert reader.holds(1, Position(1, 1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=40))
+def test_slots_hold_the_last_frame_written(frames: list[tuple[int, int]]) -> None:
+    descriptor = make_shared_file(frame_store_bytes(SLOTS, NBYTES), "the test")
+    store = FrameStore(descriptor, SLOTS, NBYTES)
+    os.close(descriptor)
+    last: dict[int, Position] = {}
+    for epoch, seq in frames:
+        put(store, seq % SLOTS, Position(epoch, seq), seq)
+        last[seq % SLOTS] = Position(epoch, seq)
+    for slot in range(SLOTS):
+        for epoch, seq in frames:
+            if seq % SLOTS == slot:
+                assert store.holds(slot, Position(epoch, seq)) == (
+                    last[slot] == Position(epoch, seq)
+                )
+    store.close()
+
+
+def test_a_reader_never_gets_a_torn_frame(stores: tuple[FrameStore, FrameStore]) -> None:
+    """A writer that does not wait for its reader, as no credit would allow."""
+    writer, reader = stores
+    done = threading.Event()
+
+    def write() -> None:
+        for seq in range(0, 4000, SLOTS):
+            put(writer, 0, Position(1, seq), seq % 251)
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    got = 0
+    while not done.is_set():
+        for seq in range(0, 4000, SLOTS):
+            try:
+                with reader.reading(0, Position(1, seq)) as pixels:
+                    copy = bytes(pixels)
+            except FrameLost:
+                continue
+            assert copy == bytes([seq % 251]) * NBYTES
+            got += 1
+    thread.join()
+    with reader.reading(0, Position(1, 3996)):
+        got += 1
+    assert got
+
+
+def test_what_does_not_fit_says_what_is_needed_and_free() -> None:
+    with pytest.raises(FrameStoreFull, match=r"camera needs .* MiB .* free"):
+        make_shared_file(1 << 50, "camera")

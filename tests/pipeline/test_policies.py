@@ -1,0 +1,174 @@
+"""The pure policies: credit, inbox, blame for deaths, backoff, latency buckets."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import ClassVar
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.credit import Credit
+from pipeline.deaths import CAREFUL_FRAMES, LIMIT, Deaths
+from pipeline.inbox import Arrival, Inbox
+from pipeline.latency import BOUNDS_S, bucket, percentile
+from pipeline.records import VERSION, End, Position, Record
+from pipeline.retry import Backoff
+from pipeline.source import Form
+
+
+def frame(seq: int, arrived: float, epoch: int = 1) -> Arrival:
+    record = Record(VERSION, None, 0.0, arrived, seq, Form(2, 2))
+    return Arrival(Position(epoch, seq), record)
+
+
+def end(seq: int) -> Arrival:
+    return Arrival(Position(1, seq), End(VERSION, seq, last=True))
+
+
+class TestCredit:
+    def test_full_at_its_limit_not_before(self) -> None:
+        credit = Credit(2)
+        credit.take(Position(1, 0))
+        assert not credit.full
+        credit.take(Position(1, 1))
+        assert credit.full
+        assert not credit.release(Position(0, 9))
+        assert credit.release(Position(1, 0))
+        assert not credit.full
+
+    @given(st.integers(1, 40), st.lists(st.integers(0, 60), max_size=60))
+    def test_in_flight_is_what_was_taken_and_not_read(self, limit: int, reads: list[int]) -> None:
+        credit, expected, seq = Credit(limit), deque[Position](), 0
+        for read in reads:
+            while not credit.full:
+                credit.take(Position(1, seq))
+                expected.append(Position(1, seq))
+                seq += 1
+            assert credit.low_water == expected[limit // 2]
+            credit.release(Position(1, read))
+            expected = deque(at for at in expected if at > Position(1, read))
+            assert len(credit) == len(expected) <= limit
+
+    def test_a_later_epoch_releases_an_earlier_one(self) -> None:
+        credit = Credit(4)
+        for at in (Position(1, 7), Position(1, 8), Position(2, 0)):
+            credit.take(at)
+        credit.release(Position(2, 0))
+        assert len(credit) == 0
+
+
+class TestInbox:
+    def test_earliest_arrival_first_over_all_sources(self) -> None:
+        inbox = Inbox()
+        inbox.add("a", [frame(n, arrived=10.0 + n) for n in range(6)])
+        inbox.add("b", [frame(n, arrived=10.5 + n) for n in range(6)])
+        batch = inbox.take(4, {})
+        assert [a.position.seq for a in batch["a"]] == [0, 1]
+        assert [a.position.seq for a in batch["b"]] == [0, 1]
+
+    def test_one_source_with_much_does_not_starve_another(self) -> None:
+        inbox = Inbox()
+        inbox.add("busy", [frame(n, arrived=float(n)) for n in range(1000)])
+        inbox.add("quiet", [frame(0, arrived=5.5)])
+        assert "quiet" in inbox.take(8, {})
+
+    def test_nothing_is_taken_past_an_end(self) -> None:
+        for most in (2, 100):
+            inbox = Inbox()
+            inbox.add("a", [frame(0, 1.0), end(1), frame(0, 2.0, epoch=2)])
+            assert [a.position for a in inbox.take(most, {})["a"]] == [(1, 0), (1, 1)]
+            assert [a.position for a in inbox.take(most, {})["a"]] == [(2, 0)]
+
+    def test_a_careful_source_comes_alone_and_one_by_one(self) -> None:
+        inbox = Inbox()
+        inbox.add("a", [frame(n, arrived=float(n)) for n in range(3)])
+        inbox.add("b", [frame(n, arrived=0.5 + n) for n in range(3)])
+        until = {"a": Position(1, 1)}
+        taken = [inbox.take(8, until) for _ in range(4)]
+        assert [{s: [a.position.seq for a in b] for s, b in t.items()} for t in taken] == [
+            {"a": [0]},
+            {"b": [0]},
+            {"a": [1]},
+            {"b": [1, 2], "a": [2]},
+        ]
+
+    @given(st.data())
+    def test_nothing_is_lost_doubled_or_reordered(self, data: st.DataObject) -> None:
+        inbox, sent, got = Inbox(), dict.fromkeys("abc", 0), {s: [] for s in "abc"}  # type: ignore[var-annotated]
+        for _ in range(data.draw(st.integers(1, 12))):
+            source = data.draw(st.sampled_from("abc"))
+            n = data.draw(st.integers(0, 5))
+            inbox.add(source, [frame(sent[source] + i, data.draw(st.floats(0, 9))) for i in range(n)])
+            sent[source] += n
+            for name, arrivals in inbox.take(data.draw(st.integers(1, 6)), {}).items():
+                keep = data.draw(st.integers(0, len(arrivals)))
+                got[name] += [a.position.seq for a in arrivals[:keep]]
+                inbox.give_back(name, arrivals[keep:])
+        while batch := inbox.take(5, {}):
+            for name, arrivals in batch.items():
+                got[name] += [a.position.seq for a in arrivals]
+        assert got == {name: list(range(n)) for name, n in sent.items()}
+
+
+class TestDeaths:
+    PLACE = ("camera", "detect")
+    EPOCHS: ClassVar[dict[str, int]] = {"camera": 1}
+
+    def test_three_deaths_in_one_hand_set_the_record_aside(self) -> None:
+        deaths, at = Deaths(), Position(1, 5)
+        positions = {self.PLACE: Position(1, 4)}
+        for n in range(LIMIT):
+            assert deaths.died({self.PLACE: at}, positions, self.EPOCHS) == (
+                [(self.PLACE, at)] if n == LIMIT - 1 else []
+            )
+        assert deaths.set_aside == {(self.PLACE, at)}
+
+    def test_a_position_that_moves_on_clears_the_record(self) -> None:
+        deaths = Deaths()
+        for seq in range(20):
+            positions = {self.PLACE: Position(1, seq - 1)}
+            assert deaths.died({self.PLACE: Position(1, seq)}, positions, self.EPOCHS) == []
+
+    def test_a_record_that_was_committed_is_not_blamed(self) -> None:
+        deaths, at = Deaths(), Position(1, 5)
+        for _ in range(5):
+            assert deaths.died({self.PLACE: at}, {self.PLACE: at}, self.EPOCHS) == []
+
+    def test_without_a_record_in_hand_nobody_is_blamed(self) -> None:
+        deaths = Deaths()
+        for _ in range(10):
+            assert deaths.died({}, {self.PLACE: Position(1, 4)}, self.EPOCHS) == []
+        assert deaths.careful_until == {"camera": Position(1, 4 + CAREFUL_FRAMES)}
+
+    def test_what_was_passed_is_forgotten(self) -> None:
+        deaths, at = Deaths(), Position(1, 5)
+        for _ in range(LIMIT):
+            deaths.died({self.PLACE: at}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
+        deaths.died({}, {self.PLACE: Position(1, 6)}, self.EPOCHS)
+        assert deaths.set_aside == set()
+
+
+@given(st.integers(1, 2000), st.floats(0, 1))
+def test_backoff_stays_between_half_of_first_and_most(failures: int, chance: float) -> None:
+    backoff = Backoff(first_s=0.1, most_s=3.0)
+    assert 0.05 <= backoff.delay_s(failures, chance) <= 3.0
+    assert backoff.delay_s(failures, 0.5) <= backoff.delay_s(failures + 1, 0.5)
+
+
+@given(st.lists(st.floats(0.001, 100.0), min_size=1), st.sampled_from([0.5, 0.95, 0.99]))
+def test_percentiles_are_right_to_within_a_bucket(seconds: list[float], share: float) -> None:
+    counters: dict[str, int] = {"published": len(seconds)}
+    for value in seconds:
+        counters[bucket(value)] = counters.get(bucket(value), 0) + 1
+    rank = max(0, -(-len(seconds) * share // 1) - 1)
+    exact = sorted(seconds)[int(rank)]
+    found = percentile(counters, share)
+    assert found is not None
+    assert found / 1.13 <= exact <= found * 1.13
+
+
+def test_no_latency_before_the_first_frame_and_none_without_a_bucket() -> None:
+    assert percentile({"published": 0}, 0.5) is None
+    assert bucket(0.0) == "latency:0"
+    assert bucket(1e9) == f"latency:{len(BOUNDS_S)}"
