@@ -79,6 +79,8 @@ def _converted(hint: Any, value: Any) -> Any:
 
 
 def _said(hint: Any, limits: Any) -> str:
+    if get_origin(hint) is dict:
+        return "a table"
     parts = [part for part in get_args(hint) or (hint,) if part is not type(None)]
     if get_origin(hint) is Literal:
         return _listed(get_args(hint), "or")

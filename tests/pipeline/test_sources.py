@@ -12,7 +12,6 @@ from pipeline.errors import ConfigFaults
 from pipeline.keys import is_name
 from pipeline.sources import derived_name, named_sources
 
-
 places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
 
 

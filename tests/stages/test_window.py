@@ -1,0 +1,101 @@
+"""Windows against a second, naive implementation that keeps every frame that ever came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from pipeline import records
+from pipeline.records import Position, Record
+from pipeline.source import Form
+from pipeline.stage import Context, Item
+from stages.window import Window, WindowDelta, WindowOptions, WindowState, slide
+
+Place = tuple[int, int]
+
+
+def naive(seen: Sequence[Place], size: int) -> list[Place]:
+    """The window after all of `seen`: the last `size` frames of the newest epoch."""
+    newest = [place for place in seen if place[0] == seen[-1][0]]
+    return newest[-size:]
+
+
+@st.composite
+def journeys(draw: st.DrawFn) -> list[Place]:
+    """Positions of one source: epochs that grow, seqs that grow and may leave dropped ones out."""
+    places: list[Place] = []
+    epoch = 0
+    for length in draw(st.lists(st.integers(1, 12), min_size=1, max_size=4)):
+        epoch += draw(st.integers(1, 3))
+        seq = draw(st.integers(0, 3))
+        for _ in range(length):
+            places.append((epoch, seq))
+            seq += draw(st.integers(1, 3))
+    return places
+
+
+@given(journeys(), st.integers(1, 10))
+def test_deltas_give_the_naive_windows(places: list[Place], size: int) -> None:
+    state, held = WindowState(), []
+    for count, place in enumerate(places, 1):
+        delta, state = slide(state, place, size)
+        assert held[: len(delta.released)] == list(delta.released)
+        held = [*held[len(delta.released) :], delta.added]
+        assert held == naive(places[:count], size)
+        assert delta.held == len(held)
+        assert [(state.epoch, seq) for seq in state.seqs] == held
+
+
+def no_pixels(item: Item) -> NoReturn:
+    raise AssertionError(f"window looked at the pixels of {item.position}")
+
+
+def window(size: int) -> Window:
+    return Window(WindowOptions(size), Context(no_pixels, lambda: 0.0, Path(), "decode"))
+
+
+def item(source: str, place: Place) -> Item:
+    record = Record(0.0, 0.0, "file", 0.0, 0, Form(2, 2))
+    return Item(source, Position(*place), record)
+
+
+@given(st.lists(journeys(), min_size=1, max_size=3), st.integers(1, 6), st.data())
+def test_batches_and_company_change_nothing(
+    several: list[list[Place]], size: int, data: st.DataObject
+) -> None:
+    """However the frames of all sources are cut into batches, each source's deltas are its own."""
+    alone = {f"s{n}": deltas(places, size) for n, places in enumerate(several)}
+    waiting = {f"s{n}": list(places) for n, places in enumerate(several)}
+    states = dict.fromkeys(waiting, WindowState())
+    found: dict[str, list[WindowDelta]] = {source: [] for source in waiting}
+    stage = window(size)
+    while any(waiting.values()):
+        sources = data.draw(
+            st.lists(st.sampled_from([s for s, w in waiting.items() if w]), min_size=1, max_size=9)
+        )
+        batch = [item(s, waiting[s].pop(0)) for s in sources if waiting[s]]
+        answers, after = stage.process(batch, states)
+        states |= {s: records.decode(records.encode(v), WindowState) for s, v in after.items()}
+        for each, answer in zip(batch, answers, strict=True):
+            found[each.source].append(answer)
+    assert found == alone
+
+
+def deltas(places: Sequence[Place], size: int) -> list[WindowDelta]:
+    state, answers = WindowState(), []
+    for place in places:
+        delta, state = slide(state, place, size)
+        answers.append(delta)
+    return answers
+
+
+def test_a_full_window_is_small_in_the_store() -> None:
+    """What a hop stores is at most 2 KB."""
+    state = WindowState()
+    for seq in range(600):
+        _, state = slide(state, (3, 100_000 + seq), 32)
+    assert len(records.encode(state)) < 250
