@@ -79,7 +79,7 @@ def test_names_say_what_a_thing_is(path: Path) -> None:
 @each_file
 def test_public_things_have_docstrings(path: Path) -> None:
     if path.relative_to(ROOT).parts[0] == "tests":
-        pytest.skip("a test's name says it")
+        return  # a test's name says it
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree) or not tree.body, "the module has none"
     for node in tree.body:
