@@ -110,7 +110,11 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
         return RunFolder(runs_folder() / name, made_by_us=True)
     path = path.absolute()  # servers and workers have other working directories
     folder = RunFolder(path, made_by_us=not path.exists())
-    known = folder.read()
+    try:
+        known = folder.read()
+    except DataFolderRefused:
+        folder.close(keep=True)
+        raise
     if (known is None) == resume:
         folder.close(keep=known is not None)
         raise DataFolderRefused(
