@@ -79,7 +79,8 @@ class Detect(Stage[DetectState]):
         self.detector.warm_up(640, 360)
         least = self.detector.choices.min_score
         # A track begins where the detector is sure; what it merely reports may continue one.
-        self._tracking = TrackSettings(high=least + 0.1, low=least, start=least + 0.15, min_hits=2)
+        high, start = least + min(0.1, (1 - least) / 3), least + min(0.15, (1 - least) / 2)
+        self._tracking = TrackSettings(high=high, low=least, start=start, min_hits=2)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
