@@ -1,0 +1,186 @@
+"""The data folder: whose it is, what it remembers, and when it goes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
+from pipeline.run_folder import (
+    Fingerprint,
+    RunFile,
+    RunSource,
+    changed,
+    fingerprint,
+    open_folder,
+    runs_folder,
+)
+from pipeline.shared_file import free_bytes, make_shared_file
+from tests.runs import environment
+
+RUN = RunFile(
+    "run-1",
+    "store-1",
+    (
+        RunSource("a", "/a.mp4", "fast", 3, Fingerprint(5, 7, "abc")),
+        RunSource("b", "", "realtime", 0, None, url_env="B_URL"),
+    ),
+)
+
+
+def test_a_fresh_folder_remembers_its_run(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "x" / "data", resume=False)
+    assert folder.read() is None
+    folder.write(RUN)
+    folder.close(keep=True)
+
+    again = open_folder(tmp_path / "x" / "data", resume=True)
+    assert again.read() == RUN
+    again.close(keep=True)
+    mode = stat.S_IMODE((tmp_path / "x" / "data" / "run.json").stat().st_mode)
+    assert mode == 0o600, "a URL in it may carry a password"
+
+
+def test_a_used_folder_is_refused_and_stays(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "data", resume=False)
+    folder.write(RUN)
+    folder.close(keep=True)
+    with pytest.raises(DataFolderRefused, match="holds a run already: add --resume"):
+        open_folder(tmp_path / "data", resume=False)
+    assert (tmp_path / "data" / "run.json").exists()
+
+
+def test_a_fresh_folder_cannot_be_resumed_and_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(DataFolderRefused, match="holds no run to resume"):
+        open_folder(tmp_path / "data", resume=True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    """The lock is the operating system's: another process is refused, a dead one holds nothing."""
+    folder = open_folder(tmp_path / "data", resume=False)
+    script = (
+        "import sys; from pathlib import Path; from pipeline.run_folder import open_folder\n"
+        "open_folder(Path(sys.argv[1]), False); print('mine')"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "data")]
+    other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert "is in use by another run; stop that one, or give another -d" in other.stderr
+    folder.close(keep=True)
+    other = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert other.stdout == "mine\n"
+    open_folder(tmp_path / "data", resume=False).close(keep=True)
+
+
+@pytest.mark.parametrize(("ours", "keep", "there"), [(True, False, False), (True, True, True),
+                                                     (False, False, True)])  # fmt: skip
+def test_only_our_own_empty_folder_goes(
+    tmp_path: Path, ours: bool, keep: bool, there: bool
+) -> None:
+    path = tmp_path / "data"
+    if not ours:
+        path.mkdir()
+    open_folder(path, resume=False).close(keep)
+    assert path.exists() == there
+
+
+def test_without_a_name_each_run_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    one, two = open_folder(None, resume=False), open_folder(None, resume=False)
+    assert one.path != two.path
+    assert one.path.parent == two.path.parent == runs_folder() == tmp_path / "framegate"
+    one.close(keep=False)
+    two.close(keep=False)
+    with pytest.raises(ConfigFaults, match="--resume: needs -d DATA"):
+        open_folder(None, resume=True)
+
+
+def test_a_relative_name_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers and workers have other working directories."""
+    monkeypatch.chdir(tmp_path)
+    folder = open_folder(Path("data"), resume=False)
+    assert folder.path == folder.store.parent == tmp_path / "data"
+    folder.close(keep=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"run": 5}', b"[]", b"\xff"])
+def test_a_strange_run_file_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(DataFolderRefused, match=r"run\.json: .*it is not a run of ours"):
+        open_folder(tmp_path, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == content
+    with pytest.raises(DataFolderRefused, match="it is not a run of ours"):
+        open_folder(tmp_path, resume=False)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(DataFolderRefused, match=f"data folder {path}: "):
+            open_folder(path, resume=False)
+
+
+def remembered(path: Path) -> tuple[RunSource, ...]:
+    return (RunSource("a", str(path), "fast", 0, fingerprint(str(path))),)
+
+
+def long_file(path: Path) -> Path:
+    path.write_bytes(bytes(range(256)) * 2048)
+    return path
+
+
+def test_the_same_file_is_unchanged(tmp_path: Path) -> None:
+    assert changed(remembered(long_file(tmp_path / "a.mp4"))) == []
+
+
+@pytest.mark.parametrize("at", [0, 60_000, -1, -60_000])
+def test_a_byte_near_either_end_tells(tmp_path: Path, at: int) -> None:
+    """Even where size and time are as before."""
+    path = long_file(tmp_path / "a.mp4")
+    before, was = remembered(path), path.stat()
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    [fault] = changed(before)
+    assert f"source a: {path} was changed" in fault
+
+
+def test_size_time_and_absence_tell(tmp_path: Path) -> None:
+    path = long_file(tmp_path / "a.mp4")
+    before = remembered(path)
+    os.utime(path, ns=(0, 0))
+    assert changed(before)
+    path.unlink()
+    assert changed(before)
+
+
+def test_what_is_no_file_has_no_fingerprint(tmp_path: Path) -> None:
+    places = (tmp_path, tmp_path / "none", "rtsp://cam/1", "/dev/null", "a\0b", "x" * 5000)
+    assert {fingerprint(str(place)) for place in places} == {None}
+    assert changed((RunSource("a", "rtsp://cam/1", "fast", 0, None),)) == []
+
+
+def test_shared_memory_that_does_not_fit_says_what_is_free(tmp_path: Path) -> None:
+    needed = free_bytes(str(tmp_path)) + (1 << 40)
+    with pytest.raises(FrameStoreFull) as refused:
+        make_shared_file(needed, "source a (4K)", str(tmp_path))
+    assert f"source a (4K) needs {needed / 2**20:.1f} MiB of shared memory" in str(refused.value)
+    assert f"{tmp_path} has " in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shared_memory_is_zeroed_and_nameless(tmp_path: Path) -> None:
+    descriptor = make_shared_file(100_000, "source a", str(tmp_path))
+    try:
+        assert os.pread(descriptor, 200_000, 0) == bytes(100_000)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        os.close(descriptor)

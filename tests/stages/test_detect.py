@@ -1,0 +1,175 @@
+"""Detect with the real light network on made pictures: objects, tracks, and how state carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from models import coco
+from pipeline import records
+from pipeline.errors import FrameLost
+from pipeline.records import Position, Record
+from pipeline.source import Form
+from pipeline.stage import Context, Item
+from stages.detect import Detect, DetectOptions, DetectState, as_picture
+from stages.detections import Detections
+
+FORM = Form(320, 180)
+LEAST = 0.05
+
+
+def blobs(seed: int) -> bytes:
+    """Planar YUV of coloured blobs, which the network takes for things at a low threshold."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+    bgr = cv2.resize(coarse, (FORM.width, FORM.height), interpolation=cv2.INTER_CUBIC)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420).tobytes()
+
+
+@contextmanager
+def pixels(item: Item) -> Iterator[memoryview]:
+    """The picture's seed is the record's number; a negative one is lost."""
+    if item.record.number < 0:
+        raise FrameLost("gone")
+    yield memoryview(blobs(item.record.number)).toreadonly()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def detect(folder: Path, **options: object) -> Detect:
+    given = DetectOptions(**{"min_score": LEAST, **options})  # type: ignore[arg-type]
+    return Detect(given, Context(pixels, lambda: 0.0, folder, "window"))
+
+
+@pytest.fixture(scope="module")
+def stage(folder: Path) -> Detect:
+    return detect(folder)
+
+
+def item(epoch: int, seq: int, picture: int, source: str = "a") -> Item:
+    record = Record(seq / 25, 0.0, "file", 0.0, picture, FORM)
+    return Item(source, Position(epoch, seq), record)
+
+
+def stored(states: dict[str, DetectState]) -> dict[str, DetectState]:
+    """States as the next worker finds them."""
+    return {s: records.decode(records.encode(v), DetectState) for s, v in states.items()}
+
+
+def answers(stage: Detect, *items: Item) -> tuple[list[Detections], dict[str, DetectState]]:
+    """One record at a time, with the state through the store each time."""
+    said = []
+    states = {i.source: DetectState() for i in items}
+    for each in items:
+        [answer], after = stage.process([each], states)
+        states |= stored(after)
+        said.append(answer)
+    return said, states
+
+
+def tracks(said: Detections) -> list[int]:
+    return [o.track for o in said.objects if o.track is not None]
+
+
+def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect) -> None:
+    [said], _ = answers(stage, item(1, 0, picture=1))
+    assert said.objects
+    for found in said.objects:
+        x1, y1, x2, y2 = found.box
+        assert -1 <= x1 < x2 <= FORM.width + 1
+        assert -1 <= y1 < y2 <= FORM.height + 1
+        assert LEAST <= found.score <= 1.0
+        assert found.label == coco.LABELS[found.class_id]
+        assert found.origin == "detected"
+    assert (said.outcome, said.looked, said.reason) == ("detected", "whole", "every_frame")
+    assert said.models == stage.detector.models
+    assert "@" in said.models[0]
+
+
+def test_batch_and_company_change_nothing(stage: Detect) -> None:
+    """Law 6: neither chunking nor other sources change boxes, labels, scores or tracks."""
+    mine = [item(1, n, picture=1 + n // 4) for n in range(8)]
+    others = [item(1, n, picture=9 - n, source="b") for n in range(8)]
+    alone, _ = answers(stage, *mine)
+    mixed = [each for pair in zip(mine, others, strict=True) for each in pair]
+    together, _ = stage.process(mixed, {"a": DetectState(), "b": DetectState()})
+    assert together[::2] == alone
+
+
+def test_tracks_go_on_over_frames_and_a_restart(stage: Detect) -> None:
+    said, _ = answers(stage, *[item(1, n, picture=1) for n in range(6)])
+    assert tracks(said[-1])
+    assert tracks(said[-1]) == tracks(said[-2])
+
+
+def test_ids_go_on_counting_in_a_new_epoch(stage: Detect) -> None:
+    """No track spans a break of continuity, and no id comes twice."""
+    first = [item(1, n, picture=1) for n in range(6)]
+    second = [item(2, n, picture=1) for n in range(6)]
+    said, states = answers(stage, *first, *second)
+    before = {track for each in said[:6] for track in tracks(each)}
+    after = {track for each in said[6:] for track in tracks(each)}
+    assert before
+    assert after
+    assert max(before) < min(after)
+    assert states["a"].epoch == 2
+
+
+def test_sources_have_ids_of_their_own(stage: Detect) -> None:
+    both = [item(1, n, picture=1, source=s) for n in range(6) for s in ("a", "b")]
+    said, _ = answers(stage, *both)
+    assert said[-1] == said[-2]
+
+
+def test_state_is_small(stage: Detect) -> None:
+    """What a hop stores is at most 2 KB a frame on average."""
+    _, states = answers(stage, *[item(1, n, picture=1 + n // 3) for n in range(12)])
+    assert len(records.encode(states["a"])) < 12 * 2048
+
+
+def test_classes(folder: Path, stage: Detect) -> None:
+    [everything], _ = answers(stage, item(1, 0, picture=1))
+    wanted = everything.objects[0].label
+    [said], _ = answers(detect(folder, classes=(wanted,)), item(1, 0, picture=1))
+    assert {found.label for found in said.objects} == {wanted}
+    assert next(o.box for o in everything.objects if o.label == wanted) in [
+        o.box for o in said.objects
+    ]
+
+
+def test_tracks_can_begin_whatever_the_least_score(folder: Path) -> None:
+    """The margin above --min-score must not lead out of 0..1: no score is above 1."""
+    settings = detect(folder, min_score=0.95)._tracking
+    assert 0.95 == settings.low < settings.high < settings.start < 1.0
+
+
+def test_lost_pixels_are_for_the_runner(stage: Detect) -> None:
+    with pytest.raises(FrameLost):
+        stage.process([item(1, 0, 1), item(1, 1, -1)], {"a": DetectState()})
+
+
+def test_a_run_decides_once(folder: Path, stage: Detect) -> None:
+    """A worker that takes over computes with the same precision and threads."""
+    assert (folder / "precision.json").exists()
+    again = detect(folder)
+    assert again.detector.models == stage.detector.models
+    [one], _ = answers(stage, item(1, 0, picture=2))
+    [two], _ = answers(again, item(1, 0, picture=2))
+    assert one == two
+
+
+@pytest.mark.parametrize("form", [Form(4, 2), Form(5, 3), Form(1, 1)])
+def test_planes_of_odd_sizes(form: Form) -> None:
+    data = bytes(range(form.nbytes))
+    picture = as_picture(memoryview(data), form)
+    rows, columns = (form.height + 1) // 2, (form.width + 1) // 2
+    assert picture.y.shape == (form.height, form.width)
+    assert picture.u.shape == picture.v.shape == (rows, columns)
+    assert b"".join(plane.tobytes() for plane in (picture.y, picture.u, picture.v)) == data
