@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ConfigFaults
-from pipeline.records import End
+from pipeline.records import START, End, Position
 from pipeline.stage import Context, Item, Stage
 from stages.annotate import AnnotatedVideo, VideoUnwritable
 from stages.detect import as_picture
@@ -51,6 +51,8 @@ class Save(Stage[SaveState]):
         super().__init__(options, context)
         self._folder = Path(options.folder)
         self._videos: dict[str, AnnotatedVideo | None] = {}
+        self._states: dict[str, SaveState] = {}
+        self._written: dict[str, Position] = {}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,22 +61,23 @@ class Save(Stage[SaveState]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, SaveState]
     ) -> tuple[list[None], dict[str, SaveState]]:
-        """Add each frame to its source's video."""
-        now = dict(states)
+        """Add each frame to its source's video; one that comes again is in it already."""
         for item in batch:
             if item.source not in self._videos:
-                now[item.source] = self._begin(item.source, now[item.source])
-            self._add(item)
-        return [None] * len(batch), now
+                self._begin(item.source, states[item.source])
+            if item.position > self._written.get(item.source, START):
+                self._add(item)
+                self._written[item.source] = item.position
+        return [None] * len(batch), {item.source: self._states[item.source] for item in batch}
 
-    def _begin(self, source: str, state: SaveState) -> SaveState:
+    def _begin(self, source: str, state: SaveState) -> None:
         part = state.parts + 1
+        self._states[source] = SaveState(part)
         path = self._folder / (f"{source}.mp4" if part == 1 else f"{source}-{part}.mp4")
         try:
             self._videos[source] = AnnotatedVideo(path)
         except VideoUnwritable as error:
             self._give_up(source, error)
-        return SaveState(part)
 
     def _add(self, item: Item) -> None:
         video = self._videos[item.source]
