@@ -54,7 +54,7 @@ def stage(folder: Path) -> Detect:
 
 
 def item(epoch: int, seq: int, picture: int, source: str = "a") -> Item:
-    record = Record(seq / 25, 0.0, "file", 0.0, picture, FORM)
+    record = Record(v=1, pts=seq / 25, captured=0.0, arrived=0.0, number=picture, form=FORM)
     return Item(source, Position(epoch, seq), record)
 
 

@@ -59,7 +59,7 @@ def window(size: int) -> Window:
 
 
 def item(source: str, place: Place) -> Item:
-    record = Record(0.0, 0.0, "file", 0.0, 0, Form(2, 2))
+    record = Record(v=1, pts=0.0, captured=0.0, arrived=0.0, number=0, form=Form(2, 2))
     return Item(source, Position(*place), record)
 
 

@@ -1,0 +1,139 @@
+"""Save writes each frame once, whatever is tried again, and names what it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import msgspec
+import pytest
+
+from pipeline import records
+from pipeline.errors import ConfigFaults, FrameLost
+from pipeline.records import End, Object, Position, Record
+from pipeline.source import Form
+from pipeline.stage import Context, Item
+from stages.detections import Detections
+from stages.save import Save, SaveOptions, SaveState
+
+FORM = Form(64, 48)
+THING = Object(1, "person", 0, 0.9, (8.0, 8.0, 40.0, 40.0), "detected")
+FOUND = Detections("detected", "whole", "every_frame", (THING,), ("x@1",))
+
+
+class Pixels:
+    """Grey pictures; those of the numbers in `lost` are not there."""
+
+    def __init__(self) -> None:
+        self.lost: set[int] = set()
+
+    @contextmanager
+    def __call__(self, item: Item) -> Iterator[memoryview]:
+        if item.record.number in self.lost:
+            raise FrameLost(f"frame {item.record.number}")
+        yield memoryview(bytes([100]) * (64 * 48) + bytes([128]) * (64 * 48 // 2))
+
+
+@pytest.fixture
+def pixels() -> Pixels:
+    return Pixels()
+
+
+def save(folder: Path, pixels: Pixels) -> Save:
+    return Save(SaveOptions(str(folder)), Context(pixels, lambda: 0.0, folder, "detect"))
+
+
+def items(numbers: range, source: str = "a", epoch: int = 1) -> list[Item]:
+    said = {"detect": msgspec.Raw(records.encode(FOUND))}
+    return [
+        Item(
+            source,
+            Position(epoch, n),
+            Record(v=1, pts=n / 25, captured=0.0, arrived=0.0, number=n, form=FORM, said=said),
+        )
+        for n in numbers
+    ]
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as video:
+        return [round(float(f.pts * f.time_base), 3) for f in video.decode(video=0)]
+
+
+def stamps(numbers: range) -> list[float]:
+    return [n / 25 for n in numbers]
+
+
+def last(frames: int) -> End:
+    return End(v=1, frames=frames, last=True)
+
+
+def test_one_video_a_source_with_every_frame(tmp_path: Path, pixels: Pixels) -> None:
+    stage = save(tmp_path / "new" / "videos", pixels)
+    states = {"a": SaveState(), "b": SaveState()}
+    batch = [i for pair in zip(items(range(9)), items(range(9), "b"), strict=True) for i in pair]
+    said, states = stage.process(batch, states)
+    assert said == [None] * 18
+    for source in ("a", "b"):
+        assert stage.end(source, last(9), states[source]) == (None, SaveState(1))
+        assert times(tmp_path / "new" / "videos" / f"{source}.mp4") == stamps(range(9))
+    stage.close()
+
+
+def test_a_batch_that_is_tried_again_doubles_nothing(tmp_path: Path, pixels: Pixels) -> None:
+    """The runner tries frame by frame after a fault, and all anew after a broken connection."""
+    stage, state = save(tmp_path, pixels), {"a": SaveState()}
+    pixels.lost = {5}
+    with pytest.raises(FrameLost):
+        stage.process(items(range(8)), state)
+    for n in range(5):
+        _, after = stage.process(items(range(n, n + 1)), state)
+        assert after == {"a": SaveState(1)}
+    pixels.lost = set()
+    stage.process(items(range(8)), state)
+    stage.process(items(range(8)), state)
+    stage.end("a", last(8), SaveState(1))
+    assert times(tmp_path / "a.mp4") == stamps(range(8))
+
+
+def test_a_worker_that_takes_over_begins_the_next_file(tmp_path: Path, pixels: Pixels) -> None:
+    first = save(tmp_path, pixels)
+    _, states = first.process(items(range(6)), {"a": SaveState()})
+    second = save(tmp_path, pixels)
+    stored = records.decode(records.encode(states["a"]), SaveState)
+    _, states = second.process(items(range(6, 9)), {"a": stored})
+    assert states == {"a": SaveState(2)}
+    second.close()
+    first.close()
+    assert times(tmp_path / "a.mp4") == stamps(range(6))
+    assert len(times(tmp_path / "a-2.mp4")) == 3
+
+
+def test_a_new_epoch_goes_on_in_the_same_file(tmp_path: Path, pixels: Pixels) -> None:
+    stage = save(tmp_path, pixels)
+    _, states = stage.process(items(range(3)), {"a": SaveState()})
+    stage.end("a", End(v=1, frames=3, last=False), states["a"])
+    stage.process(items(range(3), epoch=2), states)
+    stage.close()
+    assert len(times(tmp_path / "a.mp4")) == 6
+
+
+def test_a_video_that_cannot_be_written_is_given_up_alone(
+    tmp_path: Path, pixels: Pixels, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.mp4").mkdir()
+    stage = save(tmp_path, pixels)
+    batch = [*items(range(4)), *items(range(4), "b")]
+    said, _ = stage.process(batch, {"a": SaveState(), "b": SaveState()})
+    assert said == [None] * 8
+    stage.close()
+    assert times(tmp_path / "b.mp4") == stamps(range(4))
+    assert caplog.text.count("the run goes on without it") == 1
+
+
+def test_a_folder_that_cannot_be_one_refuses_the_start(tmp_path: Path, pixels: Pixels) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigFaults, match=r"--save .*file: "):
+        save(tmp_path / "file", pixels)
