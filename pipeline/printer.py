@@ -6,6 +6,7 @@ last line; and as it shares the supervisor's life, no kill of a worker can print
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ import msgspec
 
 from pipeline import control, records
 from pipeline.control import ControlLine, Stop
-from pipeline.errors import FrameLost
+from pipeline.errors import Fenced, FrameLost, StoreRefused
 from pipeline.hosted_stage import HostedStage
 from pipeline.runner import Runner
 from pipeline.spec import StageSpec, WorkerSpec
@@ -24,7 +25,10 @@ from pipeline.stage import Context, Item, NoState, Stage
 from pipeline.stage_loop import StageLoop
 from pipeline.worker_loop import run_connected
 
+log = logging.getLogger(__name__)
+
 STAGE = "print"
+Broken = Callable[[OSError], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
@@ -37,21 +41,21 @@ class Print(Stage[NoState]):
 
     takes_failed = True
 
-    def __init__(self, context: Context, out: IO[bytes], broken: Callable[[], None]) -> None:
+    def __init__(self, context: Context, out: IO[bytes], broken: Broken) -> None:
         super().__init__(None, context)
         self._out, self._broken = out, broken
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[None], Mapping[str, NoState]]:
-        """Print each result; a reader that went away ends the run."""
+        """Print each result; output that nobody takes any more ends the run."""
         lines = (json_line(item.record.said[self.context.before]) for item in batch)
         try:
             self._out.write(b"".join(lines))
             self._out.flush()
-        except BrokenPipeError:
-            self._broken()
-            self._broken = _nothing  # a second word would end the run at once
+        except OSError as error:
+            self._broken(error)
+            self._broken = _told  # a second word would end the run at once
         return [None] * len(batch), states
 
 
@@ -61,9 +65,9 @@ def json_line(result: bytes | msgspec.Raw) -> bytes:
 
 
 class Printer(threading.Thread):
-    """The thread that serves Print. `broken` is called, in it, when nobody reads any more."""
+    """The thread that serves Print. `broken` is called, in it, when it cannot print any more."""
 
-    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Callable[[], None]) -> None:
+    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Broken) -> None:
         super().__init__(name="printer", daemon=True)
         stage = spec.stage(STAGE)
         context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
@@ -74,8 +78,11 @@ class Printer(threading.Thread):
         self._loop = StageLoop(Runner(spec, [hosted], self._line), self._line)
 
     def run(self) -> None:
-        """Print until stopped."""
-        run_connected(self._url, self._loop, self._line)
+        """Print until stopped, or until the supervisor, too, finds what is wrong with the store."""
+        try:
+            run_connected(self._url, self._loop, self._line)
+        except (StoreRefused, Fenced) as error:
+            log.debug("printer: %s", error)
 
     def stop(self) -> None:
         """End after the batch in hand."""
@@ -84,8 +91,8 @@ class Printer(threading.Thread):
         self._end.close()
 
 
-def _nothing() -> None:
-    pass
+def _told(error: OSError) -> None:
+    log.debug("printer: %s", error)
 
 
 def _no_pixels(item: Item) -> AbstractContextManager[memoryview]:

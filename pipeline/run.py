@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -232,10 +233,15 @@ async def _supervise(
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
     printer = None
+    unprinted: list[OSError] = []
     if options.json:
         spec = printer_spec(plan, store.url)
 
-        def broken() -> None:
+        def broken(error: OSError) -> None:
+            if not isinstance(error, BrokenPipeError):
+                unprinted.append(error)
+                log.error("standard output: %s; the run drains, its results are stored", error)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             loop.call_soon_threadsafe(supervisor.drain)
 
         printer = Printer(spec, sys.stdout.buffer, broken)
@@ -249,4 +255,4 @@ async def _supervise(
     finally:
         progress.cancel()
         await asyncio.gather(progress, return_exceptions=True)
-    return code
+    return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
