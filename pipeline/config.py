@@ -50,6 +50,13 @@ class CreditConfig:
 
 
 @dataclass(frozen=True)
+class WorkersConfig:
+    """`[workers]`"""
+
+    hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """`[log]`"""
 
@@ -63,6 +70,7 @@ class Config:
     origin: str
     store: StoreConfig
     credit: CreditConfig
+    workers: WorkersConfig
     log: LogConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
@@ -77,7 +85,7 @@ class _StageTable:
 
 
 Table = dict[str, Any]
-_TABLES = ("store", "credit", "log", "sources", "stages", "placement")
+_TABLES = ("store", "credit", "workers", "log", "sources", "stages", "placement")
 
 
 def find_config(path: Path | None) -> tuple[str, str]:
@@ -146,6 +154,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     if store is not None:
         faults += _unset(store.url_env, "store.url_env")
     credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
+    workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = _read_stages(tables.get("stages", {}), faults)
@@ -157,10 +166,12 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             break
     if stages is not None:
         faults += graph_faults(stages, placement)
-    if store is None or credit is None or log is None or sources is None or stages is None:
+    if store is None or credit is None or workers is None or log is None:
+        return None
+    if sources is None or stages is None:
         return None
     placed = {worker: tuple(names) for worker, names in placement.items()}
-    return Config(origin, store, credit, log, sources, tuple(stages), placed)
+    return Config(origin, store, credit, workers, log, sources, tuple(stages), placed)
 
 
 def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:

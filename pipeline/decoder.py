@@ -68,12 +68,14 @@ class ResumePoint:
     """Where a decoder goes on: `number` frames are committed, `position` is the last one's.
 
     open       its epoch goes on (if the picture size does)
+    done       nothing is left to commit: decode only what is in flight
     in_flight  committed frames whose pixels must be there again
     """
 
     position: Position
     number: int = 0
     open: bool = False
+    done: bool = False
     in_flight: tuple[InFlight, ...] = field(default=())
 
 
@@ -172,10 +174,12 @@ class DecoderThread(threading.Thread):
         self._report(Finished(dict(source.counts) if source else {}, fault))
 
     def _decode(self, source: Source) -> bool:
-        """Whether the source came to its end."""
+        """Whether the source came to its end, and that is to be told."""
         form: Form | None = None
         frames = iter(source)
         for number in itertools.count():
+            if self._start_point.done and number >= self._start_point.number:
+                return False
             if number < self._start_point.number or not self._is_careful():
                 frame = next(frames, None)
             else:

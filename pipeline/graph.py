@@ -91,7 +91,20 @@ def _placement_faults(
             if name in seen:
                 faults.append(f"placement.{worker}: {name!r} is placed in {seen[name]} already")
             seen[name] = worker
-    return faults
+    return faults + _reader_faults(by_name, placement)
+
+
+def _reader_faults(
+    by_name: Mapping[str, StageEntry], placement: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The worker that decodes reads no streams: what it hosts gets its input from inside it."""
+    return [
+        f"placement.{worker}: {name!r} reads {by_name[name].input!r}, which is not in this worker; "
+        "with decode there can be only stages whose input is there too"
+        for worker, names in placement.items()
+        for name in names
+        if "decode" in names and name in by_name and by_name[name].input not in (None, *names)
+    ]
 
 
 def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:

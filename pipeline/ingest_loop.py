@@ -18,6 +18,7 @@ from pipeline.errors import Fenced, SourceFault
 from pipeline.feed import DecodeState, Feed
 from pipeline.hop import (
     Answer,
+    Commit,
     SourceHop,
     Verdict,
     attach_command,
@@ -119,28 +120,28 @@ class IngestLoop:
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
-            start = ResumePoint(attached.position, state.number, state.open)
-            self._restart(link, feed, start, state)
+            self._restart(link, feed, attached.position, state)
 
-    def _restart(self, link: Link, feed: Feed, start: ResumePoint, state: DecodeState) -> None:
+    def _restart(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
         name = feed.spec.name
         self._end_thread(feed)
-        if state.done:
-            feed.restart(start.position, state, None)
-            self._line.say(Finished(name, "decode", state.fault))
-            return
         in_flight = self._in_flight(link, feed)
+        if state.done:
+            self._line.say(Finished(name, "decode", state.fault))
+            if not in_flight:
+                feed.restart(position, state, None)
+                return
         thread = DecoderThread(
             name=name,
             open_source=lambda: self._open(feed.spec),
             frame_store=lambda form: self._shared.frame_store(name, form),
-            start=ResumePoint(start.position, start.number, start.open, in_flight),
+            start=ResumePoint(position, state.number, state.open, state.done, in_flight),
             credit_limit=feed.spec.credit,
             wake=self._line.wake,
             announce=lambda position: self._in_turn(name, position),
             careful_until=self._spec.careful.get(name, START),
         )
-        feed.restart(start.position, state, thread)
+        feed.restart(position, state, thread)
         thread.start()
 
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
@@ -212,14 +213,17 @@ class IngestLoop:
         for _ in trims:
             link.receive()
         for hop, answer in zip(hops, answers, strict=True):
-            self._settle(hop.source, moves, commits[hop.source] is not None, answer)
+            self._settle(hop.source, moves, commits[hop.source], answer)
 
-    def _settle(self, source: str, moves: Moves, decoded: bool, answer: Answer) -> None:
+    def _settle(
+        self, source: str, moves: Moves, decoded: Commit | None, answer: Answer
+    ) -> None:
         if not self._runner.settle(source, moves.get(source, []), answer):
             if answer.verdict is Verdict.FENCED:
                 self._drop(source)
             return
-        if decoded:
+        if decoded is not None:
+            self._runner.wrote(source, "decode", len(decoded.entries))
             end = self._feeds[source].confirm()
             if end is not None:
                 self._line.say(Finished(source, "decode", end.fault))

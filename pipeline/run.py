@@ -201,6 +201,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
         log_level=config.log.level,
+        hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
         sources=sources,

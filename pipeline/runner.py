@@ -49,7 +49,12 @@ class Runner:
         self._line = line
         self._careful_until = spec.careful
         self._lacking: dict[tuple[str, str], float] = {}
-        self._untrimmed: dict[str, int] = {}
+        self._untrimmed: dict[tuple[str, str], int] = {}
+        self._trimmed_by = {
+            name: spec.readers(name) for name in spec.hosted if not spec.stage(name).publishes
+        }
+        # A restarted decoder learns from its own stream which pixels are still needed.
+        self._trimmed_by["decode"] = spec.last_readers()
 
     # -- standing with the store
 
@@ -75,10 +80,10 @@ class Runner:
     def _catch_up(self, link: Link, source: str) -> None:
         """Give readers in this process what their input has said and they have not read."""
         for stage in self.hosted:
-            inputs = [s for s in self.hosted if s.spec.name == stage.spec.input]
-            if inputs:
+            if stage.spec.input in self.spec.hosted:
                 after = stage.standings[source].position
-                reply = link.call("XRANGE", inputs[0].out(source), f"({after}", "+")
+                stream = input_stream(self.spec, stage.spec.name, source)
+                reply = link.call("XRANGE", stream, f"({after}", "+")
                 self.receive(stage, source, reply, after)
 
     def refused(self, source: str, verdict: Verdict) -> None:
@@ -174,26 +179,29 @@ class Runner:
             if move.commit.previous < self._careful_until.get(source, START):
                 self._line.say(InHand(source, stage.spec.name, None))
             entries = move.commit.entries
-            stream = stage.out(source)
-            self._untrimmed[stream] = self._untrimmed.get(stream, 0) + len(entries)
+            self.wrote(source, stage.spec.name, len(entries))
             if entries and entries[-1].kind == END:
                 end = records.decode_versioned(entries[-1].data, End)
                 if end.last:
                     self._line.say(Finished(source, stage.spec.name, end.fault))
         return True
 
+    def wrote(self, source: str, stage: str, entries: int) -> None:
+        """Count what makes a stage's stream longer."""
+        self._untrimmed[source, stage] = self._untrimmed.get((source, stage), 0) + entries
+
     def trims(self, all_of_them: bool = False) -> list[Command]:
         """Calls that remove what has been read, once in a while for each stream."""
+        if all_of_them:
+            for name in self.spec.hosted:
+                for source in self.sources:
+                    self.wrote(source, name, TRIM_EVERY)
         due = []
-        for stage in self.hosted:
-            if stage.spec.publishes:
-                continue
-            for source in self.sources:
-                stream = stage.out(source)
-                if all_of_them or self._untrimmed.get(stream, 0) >= TRIM_EVERY:
-                    self._untrimmed[stream] = 0
-                    readers = self.spec.readers(stage.spec.name)
-                    due.append(trim_command(source, stream, readers))
+        for (source, stage), entries in self._untrimmed.items():
+            readers = self._trimmed_by.get(stage)
+            if entries >= TRIM_EVERY and readers:
+                self._untrimmed[source, stage] = 0
+                due.append(trim_command(source, keys.out(source, stage), readers))
         return due
 
 

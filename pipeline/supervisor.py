@@ -39,7 +39,6 @@ from pipeline.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-HUNG_S = 30.0
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 DRAIN_POLL_S = 0.1
@@ -54,6 +53,7 @@ class Plan:
     folder: str
     results_keep: int
     log_level: str
+    hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
     sources: tuple[SourceSpec, ...]
@@ -239,7 +239,7 @@ class Supervisor:
     async def _watch(self) -> None:
         ticks = 0
         while self._exit is None:
-            timeout = DRAIN_POLL_S if self._draining else TICK_S
+            timeout = DRAIN_POLL_S if self._draining else min(TICK_S, self.plan.hung_s / 4)
             try:
                 await asyncio.wait_for(self._changed.wait(), timeout)
             except TimeoutError:
@@ -302,8 +302,10 @@ class Supervisor:
                 worker.progress_mono = now
                 continue
             worker.tell(Ping())
-            if now - worker.progress_mono > HUNG_S:
-                log.error("worker %s: no progress for %.0f s: killed", worker.name, HUNG_S)
+            if now - worker.progress_mono > self.plan.hung_s:
+                log.error(
+                    "worker %s: no progress for %.0f s: killed", worker.name, self.plan.hung_s
+                )
                 worker.progress_mono = now
                 worker.kill()
 
