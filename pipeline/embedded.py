@@ -6,6 +6,7 @@ the server with SIGKILL at exit, and the server outlives a killed parent.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -51,16 +52,19 @@ class EmbeddedStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
         log = self._folder / "valkey.log"
-        config = self._folder / "valkey.conf"
-        config.write_bytes(os.fsencode(self._config(log)))
         self.process = subprocess.Popen(
-            [str(get_binary_path()), str(config)],
-            stdin=subprocess.DEVNULL,
+            # Its configuration on stdin: a file's name would be a pattern to it, and one that
+            # matches nothing would start a public server with its defaults.
+            [str(get_binary_path()), "-"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(os.fsencode(self._config(log)))
         self._wait_until_it_answers(log)
 
     def _config(self, log: Path) -> str:

@@ -109,6 +109,8 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
         name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
         return RunFolder(runs_folder() / name, made_by_us=True)
     path = path.absolute()  # servers and workers have other working directories
+    if os.fsencode(path).decode(errors="ignore") != str(path):
+        raise DataFolderRefused(f"data folder {str(path)!r}: its name is not UTF-8")
     folder = RunFolder(path, made_by_us=not path.exists())
     try:
         known = folder.read()

@@ -32,6 +32,9 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
         if not places:
             faults.append(f"{word}: no file matches")
         for each in places:
+            if not _is_text(each):
+                faults.append(f"{each!r}: its name is not UTF-8; rename it")
+                continue
             chosen = _free(name, sources) if name else _free(derived_name(each), sources)
             given.add(chosen)
             sources[chosen] = each
@@ -46,6 +49,11 @@ def _expanded(place: str) -> list[str]:
     if Path(place).exists():
         return [place]
     return sorted(glob.glob(place, recursive=True))
+
+
+def _is_text(place: str) -> bool:
+    """Whether it can be written down: a file's name on disk may be any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in place)
 
 
 def derived_name(place: str) -> str:
