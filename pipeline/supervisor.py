@@ -262,6 +262,7 @@ class Supervisor:
             raise StoreRefused(
                 "the store was emptied or replaced while the run went on; nothing was restarted"
             )
+        await self._let_go_of_lost_sources()
         names = [stage.name for stage in self.plan.stages]
         found = await asyncio.to_thread(self._store.standings, list(self._sources), names)
         self._pending.clear()
@@ -272,6 +273,13 @@ class Supervisor:
         )
         if all(passed) and (drained or not self._draining):
             self._end(Exit.DONE)
+
+    async def _let_go_of_lost_sources(self) -> None:
+        for source in list(self._sources):
+            if await asyncio.to_thread(self._store.owner, source) != self.plan.run:
+                self.faults[source] = "another run took it over"
+                log.error("source %s: another run took it over", source)
+                del self._sources[source]
 
     def _has_passed(self, source: str, at: dict[str, Position], state: bytes | None) -> bool:
         """Whether all stages have passed all that is or will be decoded of a source."""
