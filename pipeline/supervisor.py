@@ -125,7 +125,7 @@ class Supervisor:
             if self._ending or (self._draining and code == Exit.DONE):
                 self._changed.set()
                 return
-            if code == Exit.FENCED and not await self._still_ours():
+            if code == Exit.FENCED and not any([await self._is_ours(s) for s in self._sources]):
                 log.error("worker %s: another run took its sources over", worker.name)
                 self._end(Exit.SOURCE_FAILED)
                 return
@@ -140,9 +140,8 @@ class Supervisor:
                     Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random())
                 )
 
-    async def _still_ours(self) -> bool:
-        owners = [await asyncio.to_thread(self._store.owner, name) for name in self._sources]
-        return any(owner == self.plan.run for owner in owners)
+    async def _is_ours(self, source: str) -> bool:
+        return await asyncio.to_thread(self._store.owner, source) == self.plan.run
 
     async def _learn_from_death(self, worker: WorkerProcess) -> None:
         positions: dict[tuple[str, str], Position] = {}
@@ -256,13 +255,13 @@ class Supervisor:
                 self._end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
-        if ticks % SAME_STORE_TICKS == 0 and not await asyncio.to_thread(
-            self._store.same, self.plan.identity
-        ):
-            raise StoreRefused(
-                "the store was emptied or replaced while the run went on; nothing was restarted"
-            )
-        await self._let_go_of_lost_sources()
+        lost = [source for source in self._sources if not await self._is_ours(source)]
+        if lost or ticks % SAME_STORE_TICKS == 0:
+            await self._check_store()
+        for source in lost:
+            self.faults[source] = "another run took it over"
+            log.error("source %s: another run took it over", source)
+            del self._sources[source]
         names = [stage.name for stage in self.plan.stages]
         found = await asyncio.to_thread(self._store.standings, list(self._sources), names)
         self._pending.clear()
@@ -274,12 +273,11 @@ class Supervisor:
         if all(passed) and (drained or not self._draining):
             self._end(Exit.DONE)
 
-    async def _let_go_of_lost_sources(self) -> None:
-        for source in list(self._sources):
-            if await asyncio.to_thread(self._store.owner, source) != self.plan.run:
-                self.faults[source] = "another run took it over"
-                log.error("source %s: another run took it over", source)
-                del self._sources[source]
+    async def _check_store(self) -> None:
+        if not await asyncio.to_thread(self._store.same, self.plan.identity):
+            raise StoreRefused(
+                "the store was emptied or replaced while the run went on; nothing was restarted"
+            )
 
     def _has_passed(self, source: str, at: dict[str, Position], state: bytes | None) -> bool:
         """Whether all stages have passed all that is or will be decoded of a source."""
