@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, USAGE, Case
@@ -109,6 +110,26 @@ def taken_over(folder: Path) -> Ended:
         return ended
 
 
+def one_taken_over(folder: Path) -> Ended:
+    """The source that is left is finished."""
+    with server(folder / "server") as store:
+        words = ("--store", store.url, "-d", "data")
+        with held_up(folder, "good.mp4", "theirs=good.mp4", *words) as first:
+            reader = Reader(store.url)
+            for source in ("good", "theirs"):
+                key = f"fg:{{{source}}}:out:detect"
+                wait_until("frames are on their way", partial(reader.client.exists, key))
+            taker = framegate(other(folder), "run", "theirs=../good.mp4", "--take-over", *words)
+            assert taker.code == DONE
+            open_gate(folder)
+            ended = first.wait()
+        reader.whole("good", GOOD_FRAMES)
+        theirs = [r["seq"] for r in reader.results("theirs") if r["epoch"] == 2]
+        assert theirs == list(range(GOOD_FRAMES))
+        reader.close()
+        return ended
+
+
 CASES = [
     Case("a folder in use", in_use, USAGE, ("data is in use by another run; stop that one",)),
     Case("a used folder", used, USAGE, ("data holds a run already: add --resume to go on",)),
@@ -138,5 +159,6 @@ CASES = [
         USAGE,
         ("source good is owned by run ", "data)", "or take it over with --take-over"),
     ),
+    Case("one taken over", one_taken_over, SOURCE_FAILED, ("theirs: another run took it over",)),
     Case("taken over", taken_over, SOURCE_FAILED, ("another run took its sources over",)),
 ]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
 from pipeline.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
 from pipeline.run_folder import (
@@ -21,6 +22,7 @@ from pipeline.run_folder import (
     runs_folder,
 )
 from pipeline.shared_file import free_bytes, make_shared_file
+from tests.pipeline.servers import server
 from tests.runs import environment
 
 RUN = RunFile(
@@ -125,6 +127,22 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "data"):
         with pytest.raises(DataFolderRefused, match=f"data folder {path}: "):
             open_folder(path, resume=False)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataFolderRefused, match="its name is not UTF-8"):
+        open_folder(tmp_path / os.fsdecode(b"b\xffad"), resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ['we "i\\rd', "100%41 ?#[a]*", "üñï\n", "-x", "n" * 150])
+def test_a_store_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    """What it writes is there, found by its URL, and read again."""
+    with server(tmp_path / name) as store, redis.Redis.from_url(store.url) as client:
+        client.set("key", "value")
+    assert (tmp_path / name / "appendonlydir").is_dir()
+    with server(tmp_path / name) as store, redis.Redis.from_url(store.url) as client:
+        assert client.get("key") == b"value"
 
 
 def remembered(path: Path) -> tuple[RunSource, ...]:

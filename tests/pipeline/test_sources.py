@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -68,6 +69,14 @@ def test_a_file_with_a_strange_name_is_that_file(here: Path, name: str) -> None:
     (here / name).touch()
     (here / "1.mp4").touch()
     assert list(named_sources([name]).values()) == [name]
+
+
+def test_a_name_that_cannot_be_written_down(here: Path) -> None:
+    odd = os.fsdecode(b"b\xffad.mp4")
+    (here / odd).touch()
+    for word in (odd, "*.mp4"):
+        with pytest.raises(ConfigFaults, match="its name is not UTF-8; rename it"):
+            named_sources([word])
 
 
 def test_all_faults_at_once() -> None:
