@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks.engine_run import EngineRun, growth
@@ -24,6 +25,7 @@ from benchmarks.hop_time import hop_times_s
 from benchmarks.null_source import SCHEME
 from benchmarks.queue_pipeline import Job, QueueChain, delay_s
 from benchmarks.report import conditions, median_of_ratios, percentile, tell
+from benchmarks.roboflow_peer import PeerSpec, measure_peer
 
 FPS = 30
 LOOK_S = 0.2
@@ -121,6 +123,14 @@ def measure_queue(job: Job, seconds: float) -> Measured:
     return Measured(frames, after.mono - before.mono, {"python": spent}, delays)
 
 
+def measure_roboflow(python: str, job: Job, seconds: float) -> Measured:
+    """Roboflow's pipeline with a handler that does nothing; it is one process and keeps nothing."""
+    spec = PeerSpec(job.phases_s, job.fps, job.live, warm_up_frames(job), seconds)
+    told = measure_peer(python, spec)
+    delays = told["latencies_s"] if job.live else []
+    return Measured(told["frames"], told["seconds"], {"python": told["cpu_s"]}, delays)
+
+
 def warm_up_frames(job: Job) -> int:
     """Frames after which a job is in its steady state."""
     return FPS * len(job.phases_s) if job.live else 5000
@@ -129,10 +139,12 @@ def warm_up_frames(job: Job) -> int:
 Runs = dict[str, dict[str, list[Measured]]]
 
 
-def measure(rounds: int, seconds: float) -> Runs:
-    """All jobs on both, in turn; who begins changes from round to round."""
+def measure(rounds: int, seconds: float, peers: str | None) -> Runs:
+    """All jobs on all sides, in turn; who begins changes from round to round."""
     sides: list[tuple[str, Callable[[Job, float], Measured]]]
     sides = [("engine", measure_engine), ("queue", measure_queue)]
+    if peers is not None:
+        sides.append(("roboflow", partial(measure_roboflow, peers)))
     runs: Runs = {name: {side: [] for side, _ in sides} for name in JOBS}
     for n in range(rounds):
         for name, job in JOBS.items():
@@ -210,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a live run; a file's: half")
+    parser.add_argument("--peers", help="Python with Roboflow's inference installed")
     parser.add_argument("--hops", type=int, default=20_000)
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
     arguments = parser.parse_args()
@@ -217,7 +230,7 @@ def main() -> None:
     told = conditions(versions, rounds=arguments.rounds, live_s=arguments.seconds)
     print(told, flush=True)
     hops_s = hop_times_s(arguments.hops)
-    runs = measure(arguments.rounds, arguments.seconds)
+    runs = measure(arguments.rounds, arguments.seconds, arguments.peers)
     result = headline(runs, hops_s)
     report_bars(result)
     tell("overhead", {**result, "detail": detail(runs), "conditions": told}, arguments.write)
