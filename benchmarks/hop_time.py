@@ -19,7 +19,7 @@ from pipeline.hop import (
     read_answers,
     read_attached,
 )
-from pipeline.records import Position, Record
+from pipeline.records import VERSION, Position, Record
 from pipeline.source import Form
 from pipeline.store import Store
 from pipeline.wire import Command, Link
@@ -58,7 +58,7 @@ def _measure(url: str, n: int) -> list[float]:
 def _fill(link: Link, n: int) -> None:
     """The input: n records as decode writes them."""
     for seq in range(n + 1):
-        record = Record(seq / 30, time.time(), "arrival", time.monotonic(), seq, Form(640, 360))
+        record = Record(VERSION, seq / 30, time.time(), time.monotonic(), seq, Form(640, 360))
         data = records.encode(record)
         link.call("XADD", keys.out(SOURCE, BEFORE), str(Position(1, seq)), "k", FRAME, "d", data)
 

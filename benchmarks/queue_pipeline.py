@@ -26,7 +26,7 @@ from benchmarks.process_tree import Usage, usage
 from pipeline import records
 from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.pace import Pace
-from pipeline.records import Position, Record
+from pipeline.records import VERSION, Position, Record
 from pipeline.shared_file import make_shared_file
 from pipeline.source import Form
 from pipeline.stage import Context, Item, NoOptions, Stage
@@ -171,7 +171,7 @@ class _Ahead:
         """The frame's record; the next frame is made."""
         number = self._number
         self._pace.passed(self.pts, self.ready)
-        record = Record(self.pts, wall, "arrival", now, number, self.frame.form)
+        record = Record(VERSION, self.pts, wall, now, number, self.frame.form)
         self._number += 1
         self._make()
         return self.name, Position(1, number), record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
@@ -91,12 +92,12 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
-def send(end: socket.socket, message: ToWorker | ToSupervisor, descriptor: int | None = None) -> None:
+def send(
+    end: socket.socket, message: ToWorker | ToSupervisor, descriptor: int | None = None
+) -> None:
     """Send one message, with a descriptor beside it; a gone peer is no error here."""
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
         socket.send_fds(end, [_encode(message)], [] if descriptor is None else [descriptor])
-    except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-        pass
 
 
 def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
@@ -161,4 +162,3 @@ class ControlLine:
                 os.eventfd_write(self.wake, 1)
             if not data:
                 return
-

@@ -18,9 +18,7 @@ class EpochRequest:
 
     def __init__(self, url: str, source: str, token: bytes) -> None:
         self.link = Link(url)
-        self.link.send(
-            epoch_command(source, token), ("WAITAOF", "1", "0", str(DURABLE_MS))
-        )
+        self.link.send(epoch_command(source, token), ("WAITAOF", "1", "0", str(DURABLE_MS)))
         self._epoch: int | None = None
 
     def answer(self) -> int | Verdict | None:

@@ -7,59 +7,23 @@ that fails alone is set aside and goes on as `failed`.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from pipeline import keys, records
-from pipeline.errors import FrameLost, StageRefused
-from pipeline.hop import END, FRAME, Attached, Commit, Entry, SetAside
+from pipeline import records
+from pipeline.errors import FrameLost
+from pipeline.hop import Attached
 from pipeline.inbox import Arrival, Batch
-from pipeline.latency import bucket
-from pipeline.records import VERSION, End, Position, Reason, Record, SideOutput, failed_result
+from pipeline.records import End, Position, Reason, Record
+from pipeline.saying import Failure, Move, Output, Saying, Standing
 from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Standing:
-    """Where a stage stands with a source; `emitted` is the last frame it gave an output for."""
-
-    token: bytes
-    position: Position
-    state: Any
-    emitted: Position
-
-
-class Failure(NamedTuple):
-    """A stage has no answer for a record."""
-
-    reason: Reason
-    aside: bool
-
-
-Output = bytes | Failure | None  # None: a side stage has nothing to say
 _WAITS = Failure("frame_lost", aside=False)
-
-
-@dataclass(slots=True)
-class Move:
-    """What a stage says about a batch of one source, before the store has taken it.
-
-    onward  what its readers in this process get
-    undone  what must wait: the pixels of its first frame are not there yet
-    """
-
-    commit: Commit
-    state: Any
-    emitted: Position
-    onward: list[Arrival] = field(default_factory=list)
-    undone: list[Arrival] = field(default_factory=list)
 
 
 class HostedStage:
@@ -77,10 +41,6 @@ class HostedStage:
         self.standings: dict[str, Standing] = {}
         self._keep = keep
         self._asides = asides
-
-    def out(self, source: str) -> str:
-        """The stream it writes."""
-        return keys.results(source) if self.spec.publishes else keys.out(source, self.spec.name)
 
     def attach(self, source: str, attached: Attached) -> None:
         """Take the standing that the store has."""
@@ -182,15 +142,17 @@ class HostedStage:
     def _move(
         self, source: str, arrivals: list[Arrival], outputs: list[Output], state: Any
     ) -> Move:
-        said = Saying(self, source, state)
+        said = Saying(self.spec, source, self.standings[source], state)
         if not self.spec.reliable:
-            said.count("lagged:" + self.spec.name, _missed(said.standing.position, arrivals[0]))
+            said.count(
+                "lagged:" + self.spec.name, _missed(self.standings[source].position, arrivals[0])
+            )
         done = 0
         rest = iter(outputs)
         for arrival in arrivals:
             record = arrival.record
             if isinstance(record, End):
-                said.end(arrival.position, record)
+                said.end(arrival.position, record, self._last_words(source, arrival, said))
             else:
                 output = self._refusal(source, arrival) or next(rest, _WAITS)
                 if output is _WAITS:
@@ -199,6 +161,18 @@ class HostedStage:
             done += 1
         last = arrivals[done - 1].position if done else None
         return said.move(last, arrivals[done:], self._keep)
+
+    def _last_words(self, source: str, arrival: Arrival, said: Saying) -> msgspec.Raw | None:
+        if self.was_set_aside(source, arrival.position) or not isinstance(arrival.record, End):
+            return None
+        try:
+            output, state = self.stage.end(source, arrival.record, said.state)
+            words = None if output is None else msgspec.Raw(records.encode(output))
+        except Exception:
+            log.exception("stage %s cannot do the end of source %s", self.spec.name, source)
+            return None
+        said.state = state
+        return words
 
 
 def _arrived(item: Item) -> float:
@@ -212,94 +186,3 @@ def _missed(position: Position, arrival: Arrival) -> int:
     if arrival.position.epoch == position.epoch:
         return max(0, before - position.seq - 1)
     return max(0, before)
-
-
-class Saying:
-    """Gathers what a stage says about one source's part of a batch."""
-
-    def __init__(self, hosted: HostedStage, source: str, state: Any) -> None:
-        self.hosted, self.source, self.state = hosted, source, state
-        self.standing = hosted.standings[source]
-        self.emitted = self.standing.emitted
-        self.entries: list[Entry] = []
-        self.onward: list[Arrival] = []
-        self.asides: list[SetAside] = []
-        self.counts: dict[str, int] = {}
-
-    def count(self, name: str, growth: int = 1) -> None:
-        if growth:
-            self.counts[name] = self.counts.get(name, 0) + growth
-
-    def frame(self, position: Position, record: Record, output: bytes | Failure | None) -> None:
-        spec = self.hosted.spec
-        if isinstance(output, Failure):
-            if output.aside:
-                data = records.encode(record)
-                self.asides.append(SetAside(spec.name, position, output.reason, data))
-            record = records.with_failure(record, output.reason)
-        if spec.publishes:
-            self._publish(position, record, output)
-        elif spec.main:
-            if isinstance(output, bytes):
-                record = records.with_said(record, spec.name, output)
-            self.entries.append(Entry(position, FRAME, records.encode(record)))
-            self.onward.append(Arrival(position, record))
-        elif isinstance(output, bytes):
-            side = SideOutput(VERSION, str(self.emitted), msgspec.Raw(output))
-            self.entries.append(Entry(position, FRAME, records.encode(side)))
-            self.emitted = position
-
-    def _publish(self, position: Position, record: Record, output: bytes | Failure | None) -> None:
-        if not isinstance(output, bytes):
-            output = records.encode(failed_result(self.source, position, record, time.time()))
-        self.entries.append(Entry(position, FRAME, output))
-        self.count("published")
-        if record.failed is not None:
-            self.count("failed")
-        self.count(bucket(time.monotonic() - record.arrived))
-
-    def end(self, position: Position, end: End) -> None:
-        said = self._last_words(position, end)
-        if said is not None:
-            end = msgspec.structs.replace(end, said={**end.said, self.hosted.spec.name: said})
-        self.entries.append(Entry(position, END, records.encode(end)))
-        self.onward.append(Arrival(position, end))
-
-    def _last_words(self, position: Position, end: End) -> msgspec.Raw | None:
-        hosted, source = self.hosted, self.source
-        if hosted.was_set_aside(source, position):
-            return None
-        try:
-            output, state = hosted.stage.end(source, end, self.state)
-            said = None if output is None else msgspec.Raw(records.encode(output))
-        except Exception:
-            log.exception("stage %s cannot do the end of source %s", hosted.spec.name, source)
-            return None
-        self.state = state
-        return said
-
-    def move(self, last: Position | None, undone: list[Arrival], keep: int) -> Move:
-        standing = self.standing
-        commit = Commit(
-            stage=self.hosted.spec.name,
-            out=self.hosted.out(self.source),
-            token=standing.token,
-            previous=standing.position,
-            last=last or standing.position,
-            entries=tuple(self.entries),
-            fields=self._fields(),
-            counts=tuple(self.counts.items()),
-            asides=tuple(self.asides),
-            keep=keep,
-        )
-        return Move(commit, self.state, self.emitted, self.onward, undone)
-
-    def _fields(self) -> tuple[tuple[str, bytes], ...]:
-        try:
-            state = ("s", records.encode(self.state))
-        except TypeError as error:
-            what = f"stage {self.hosted.spec.name}: its state cannot be stored: {error}"
-            raise StageRefused(what) from error
-        if self.emitted == self.standing.emitted:
-            return (state,)
-        return (state, ("e", str(self.emitted).encode()))

@@ -215,9 +215,7 @@ class IngestLoop:
         for hop, answer in zip(hops, answers, strict=True):
             self._settle(hop.source, moves, commits[hop.source], answer)
 
-    def _settle(
-        self, source: str, moves: Moves, decoded: Commit | None, answer: Answer
-    ) -> None:
+    def _settle(self, source: str, moves: Moves, decoded: Commit | None, answer: Answer) -> None:
         if not self._runner.settle(source, moves.get(source, []), answer):
             if answer.verdict is Verdict.FENCED:
                 self._drop(source)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pipeline.errors import FramegateError
-from pipeline.supervisor import Plan
+from pipeline.plan import Plan
 from pipeline.view import View, Viewer, as_line, as_table
 
 TABLE_S = 1.0

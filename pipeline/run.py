@@ -16,17 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.deaths import Deaths
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
 from pipeline.pace import PaceName
+from pipeline.plan import Plan
+from pipeline.printer import STAGE as PRINT
 from pipeline.printer import Printer, print_spec
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
 from pipeline.running import announced
-from pipeline.spec import SourceSpec, WorkerSpec
+from pipeline.spec import SourceSpec
 from pipeline.store import Store
-from pipeline.supervisor import Plan, Supervisor
+from pipeline.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -208,20 +211,6 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
     )
 
 
-def printer_spec(plan: Plan, url: str) -> WorkerSpec:
-    """The printer as a worker: it hosts the print stage only."""
-    return WorkerSpec(
-        name="printer",
-        run=plan.run,
-        store=url,
-        folder=plan.folder,
-        results_keep=plan.results_keep,
-        stages=list(plan.stages),
-        hosted=["print"],
-        sources=list(plan.sources),
-    )
-
-
 async def _supervise(
     plan: Plan,
     store: Store,
@@ -236,7 +225,7 @@ async def _supervise(
     printer = None
     unprinted: list[OSError] = []
     if options.json:
-        spec = printer_spec(plan, store.url)
+        spec = plan.spec("printer", [PRINT], store.url, Deaths())
 
         def broken(error: OSError) -> None:
             if not isinstance(error, BrokenPipeError):

@@ -19,9 +19,10 @@ from pipeline.hop import (
     read_attached,
     trim_command,
 )
-from pipeline.hosted_stage import HostedStage, Move
+from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival, Inbox
 from pipeline.records import START, End, Position
+from pipeline.saying import Move
 from pipeline.spec import StageSpec, WorkerSpec
 from pipeline.wire import Command, Link
 
@@ -225,4 +226,4 @@ def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:
     """The stream that a stage reads."""
     before = spec.stage(stage).input
     assert before is not None
-    return keys.results(source) if spec.stage(before).publishes else keys.out(source, before)
+    return spec.stage(before).out(source)

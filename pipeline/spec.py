@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline import keys
 from pipeline.records import Position, Reason
 
 
@@ -25,6 +26,10 @@ class StageSpec(msgspec.Struct, frozen=True):
     reliable: bool
     publishes: bool
     options: dict[str, Any] = {}
+
+    def out(self, source: str) -> str:
+        """The stream that it writes for a source."""
+        return keys.results(source) if self.publishes else keys.out(source, self.name)
 
 
 class SourceSpec(msgspec.Struct, frozen=True):

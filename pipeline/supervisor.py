@@ -11,9 +11,6 @@ import logging
 import os
 import random
 import time
-from dataclasses import dataclass
-
-import msgspec
 
 from pipeline import records
 from pipeline.control import (
@@ -30,10 +27,11 @@ from pipeline.deaths import LIMIT
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.feed import DecodeState
+from pipeline.pending import pending_stages
+from pipeline.plan import Plan
 from pipeline.records import Position
 from pipeline.retry import Backoff
 from pipeline.shared_files import SharedFiles
-from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 from pipeline.store import Store
 from pipeline.worker_process import WorkerProcess
 
@@ -42,21 +40,6 @@ log = logging.getLogger(__name__)
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 DRAIN_POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A run with everything decided. workers: stages by worker, inputs before readers."""
-
-    run: str
-    identity: str
-    folder: str
-    results_keep: int
-    log_level: str
-    hung_s: float
-    stages: tuple[StageSpec, ...]
-    workers: dict[str, list[str]]
-    sources: tuple[SourceSpec, ...]
 
 
 class Supervisor:
@@ -75,6 +58,9 @@ class Supervisor:
         self._draining = False
         self._ending = False
         self._ready: set[str] = set()
+        self._others_ready = asyncio.Event()
+        if all("decode" in worker.hosted for worker in self._workers):
+            self._others_ready.set()
         self._pending: set[str] = set()
 
     # -- from outside
@@ -96,6 +82,8 @@ class Supervisor:
         tasks = [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
         if self._embedded is not None:
             tasks.append(asyncio.create_task(self._keep_store()))
+        for task in tasks:
+            task.add_done_callback(self._fell)
         try:
             await self._watch()
         finally:
@@ -116,8 +104,11 @@ class Supervisor:
     # -- the workers
 
     async def _keep_alive(self, worker: WorkerProcess) -> None:
+        if "decode" in worker.hosted:
+            await self._others_ready.wait()
         while not self._ending:
-            await worker.start(self._spec(worker))
+            spec = self.plan.spec(worker.name, worker.hosted, self._store.url, worker.deaths)
+            await worker.start(spec)
             if self._draining and "decode" in worker.hosted:
                 worker.tell(Drain())
             code = await worker.ended()
@@ -131,14 +122,10 @@ class Supervisor:
                 return
             if self._exit is not None:
                 return
-            log.warning(
-                "worker %s ended (%s); starting another", worker.name, _exit_in_words(code)
-            )
+            log.warning("worker %s ended (%s); starting another", worker.name, _exit_in_words(code))
             await self._learn_from_death(worker)
             if worker.quick_deaths > 1:
-                await asyncio.sleep(
-                    Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random())
-                )
+                await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
 
     async def _is_ours(self, source: str) -> bool:
         return await asyncio.to_thread(self._store.owner, source) == self.plan.run
@@ -159,41 +146,13 @@ class Supervisor:
                 source, at, LIMIT, stage,
             )  # fmt: skip
 
-    def _spec(self, worker: WorkerProcess) -> WorkerSpec:
-        plan = self.plan
-        aside = worker.deaths.set_aside
-        dead = {source: at for (source, stage), at in aside if stage == "decode"}
-        sources = [
-            msgspec.structs.replace(
-                source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
-            )
-            if source.name in dead
-            else source
-            for source in plan.sources
-        ]
-        return WorkerSpec(
-            name=worker.name,
-            run=plan.run,
-            store=self._store.url,
-            folder=plan.folder,
-            results_keep=plan.results_keep,
-            stages=list(plan.stages),
-            hosted=worker.hosted,
-            sources=sources,
-            careful=worker.deaths.careful_until,
-            asides=[
-                Suspect(source, stage, at, "worker_died")
-                for (source, stage), at in aside
-                if stage != "decode"
-            ],
-            log_level=plan.log_level,
-        )
-
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
         if isinstance(message, SharedWanted):
             worker.tell(*self._shared.answer(message))
         elif isinstance(message, Ready):
             self._ready.add(worker.name)
+            if self._ready >= {w.name for w in self._workers if "decode" not in w.hosted}:
+                self._others_ready.set()
             if len(self._ready) == len(self._workers):
                 self._settle_store()
         elif isinstance(message, Finished):
@@ -229,6 +188,11 @@ class Supervisor:
                 self._embedded.settle()
 
     # -- until the end
+
+    def _fell(self, task: asyncio.Task[None]) -> None:
+        """A task that ends with an error ends the run; `run` raises the error."""
+        if not task.cancelled() and task.exception() is not None:
+            self._end(Exit.SOURCE_FAILED)
 
     def _end(self, code: Exit) -> None:
         if self._exit is None or code is Exit.STOPPED_TWICE:
@@ -283,28 +247,13 @@ class Supervisor:
         """Whether all stages have passed all that is or will be decoded of a source."""
         decoded = records.decode(state, DecodeState) if state else DecodeState()
         done = decoded.done and decoded.run == self.plan.run
-        self._note_pending(self._sources[source], at, done)
+        self._pending |= pending_stages(self.plan.stages, self._sources[source], at, done)
         return (self._draining or done) and min(at.values()) >= at["decode"]
-
-    def _note_pending(self, source: SourceSpec, at: dict[str, Position], decoded: bool) -> None:
-        """Note which workers have something to do: only those can be hung."""
-        for worker in self._workers:
-            for stage in self.plan.stages:
-                if stage.name not in worker.hosted:
-                    continue
-                if stage.input is None:
-                    slowest = min(p for name, p in at.items() if name != stage.name)
-                    room = at[stage.name].seq - slowest.seq < source.credit // 2
-                    pending = not decoded and room and source.pace == "fast"
-                else:
-                    pending = at[stage.name] < at[stage.input]
-                if pending:
-                    self._pending.add(worker.name)
 
     def _kill_hung(self) -> None:
         now = time.monotonic()
         for worker in self._workers:
-            if worker.name not in self._pending or worker.name not in self._ready:
+            if worker.name not in self._ready or not self._pending & set(worker.hosted):
                 worker.progress_mono = now
                 continue
             worker.tell(Ping())

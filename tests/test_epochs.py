@@ -84,7 +84,9 @@ USUAL = 'ingest = ["decode", "window"]\ninfer = ["detect"]\npublish = ["escalate
 MIXED = 'ingest = ["decode"]\nodd = ["window", "escalate"]\neven = ["detect", "cache"]'
 
 
-def start(folder: Path, source: Path, placement: str, detect: str = "Null", hung_s: int = 30) -> Run:
+def start(
+    folder: Path, source: Path, placement: str, detect: str = "Null", hung_s: int = 30
+) -> Run:
     folder.mkdir(exist_ok=True)
     (folder / "stages_of_mine.py").write_text(STAGES)
     config = folder / "pipeline.toml"

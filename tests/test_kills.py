@@ -61,9 +61,7 @@ def frames_of(path: str) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def check_equal(
-    folder: Path, files: dict[str, str], undisturbed: dict[str, Published]
-) -> None:
+def check_equal(folder: Path, files: dict[str, str], undisturbed: dict[str, Published]) -> None:
     found = published_in(folder, list(files))
     for name, path in files.items():
         got, wanted = found[name], undisturbed[name]

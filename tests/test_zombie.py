@@ -99,7 +99,11 @@ def test_a_continued_zombie_is_refused(tmp_path: Path, hosted: tuple[str, ...], 
 
 
 async def replace_a_stopped_worker(bench: Bench, hosted: tuple[str, ...], at: str) -> None:
-    groups = {"ingest": ("decode", "window"), "infer": ("detect",), "publish": ("escalate", "cache")}
+    groups = {
+        "ingest": ("decode", "window"),
+        "infer": ("detect",),
+        "publish": ("escalate", "cache"),
+    }
     try:
         for name, stages in groups.items():
             if stages != hosted:

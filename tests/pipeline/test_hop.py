@@ -62,8 +62,9 @@ def attach(link: Link, source: str, stage: str) -> Attached:
 
 
 def commit(attached: Attached, source: str, stage: str, n: int) -> Commit:
-    epoch, first = max(1, attached.position.epoch), attached.position.seq + bool(
-        attached.position.epoch
+    epoch, first = (
+        max(1, attached.position.epoch),
+        attached.position.seq + bool(attached.position.epoch),
     )
     entries = tuple(Entry(Position(epoch, first + i), FRAME, b"data") for i in range(n))
     return Commit(

@@ -99,7 +99,9 @@ class TestInbox:
         for _ in range(data.draw(st.integers(1, 12))):
             source = data.draw(st.sampled_from("abc"))
             n = data.draw(st.integers(0, 5))
-            inbox.add(source, [frame(sent[source] + i, data.draw(st.floats(0, 9))) for i in range(n)])
+            inbox.add(
+                source, [frame(sent[source] + i, data.draw(st.floats(0, 9))) for i in range(n)]
+            )
             sent[source] += n
             for name, arrivals in inbox.take(data.draw(st.integers(1, 6)), {}).items():
                 keep = data.draw(st.integers(0, len(arrivals)))

@@ -1,0 +1,54 @@
+"""A run with everything decided, and what it tells each worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from pipeline.deaths import LIMIT, Deaths
+from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with everything decided. workers: stages by worker, inputs before readers."""
+
+    run: str
+    identity: str
+    folder: str
+    results_keep: int
+    log_level: str
+    hung_s: float
+    stages: tuple[StageSpec, ...]
+    workers: dict[str, list[str]]
+    sources: tuple[SourceSpec, ...]
+
+    def spec(self, name: str, hosted: list[str], store: str, deaths: Deaths) -> WorkerSpec:
+        """What the worker `name` is told, after the deaths of those before it."""
+        aside = sorted(deaths.set_aside)
+        dead = {source: at for (source, stage), at in aside if stage == "decode"}
+        return WorkerSpec(
+            name=name,
+            run=self.run,
+            store=store,
+            folder=self.folder,
+            results_keep=self.results_keep,
+            stages=list(self.stages),
+            hosted=hosted,
+            sources=[
+                msgspec.structs.replace(
+                    source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
+                )
+                if source.name in dead
+                else source
+                for source in self.sources
+            ],
+            careful=deaths.careful_until,
+            asides=[
+                Suspect(source, stage, at, "worker_died")
+                for (source, stage), at in aside
+                if stage != "decode"
+            ],
+            log_level=self.log_level,
+        )
