@@ -98,6 +98,17 @@ def evicting(folder: Path) -> Ended:
         return framegate(folder, "run", "good.mp4", "--store", store.url, "-d", "data")
 
 
+def wrong_password(folder: Path) -> Ended:
+    """Neither the right one nor the wrong one is ever shown or written down."""
+    with server(folder / "server") as store, redis.Redis.from_url(store.url) as client:
+        client.config_set("requirepass", "hunter2")
+        url = store.url.replace("unix://", "unix://:hunter3@")
+        ended = framegate(folder, "run", "good.mp4", "--store", url, "-d", "data")
+    assert "hunter" not in ended.err
+    assert not (folder / "data").exists()
+    return ended
+
+
 def full_from_the_start(folder: Path) -> Ended:
     with server(folder / "server") as store, redis.Redis.from_url(store.url) as client:
         client.config_set("maxmemory", 1 << 20)
@@ -124,6 +135,7 @@ def full_for_a_while(folder: Path) -> Ended:
 
 CASES = [
     Case("store absent", absent, STORE, ("store unix:///nowhere/valkey.sock cannot be reached",)),
+    Case("store with a password", wrong_password, STORE, ("valkey.sock refuses the login: ",)),
     Case("store lost", midway(lost_for_a_while), DONE, ("store", "trying again in")),
     Case("store lost for good", midway(lost_for_good), STOPPED_TWICE, ("the store is not there",)),
     Case("store emptied", midway(emptied), STORE, ("emptied or replaced", "new run")),
