@@ -32,7 +32,7 @@ def bare(clip: Path) -> list[float | None]:
     """The time stamps of all frames, by the loop that everybody writes."""
     with av.open(str(clip)) as container:
         return [
-            None if frame.pts is None else float(Fraction(frame.pts) * frame.time_base)
+            None if frame.pts is None else float(frame.pts * Fraction(frame.time_base or 0))
             for frame in container.decode(video=0)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from pipeline.records import decode_record
 from tests.bad.case import DONE, GOOD_FRAMES, Case, Play

@@ -47,7 +47,7 @@ def test_every_kind() -> None:
     assert faults == []
     wanted = Coffee("arabica", 12, 1.0, True, "light", ("nut", "clove"), 3.0, {"any": ["thing"]})
     assert coffee == wanted
-    assert isinstance(coffee.strength, float)  # type: ignore[union-attr]
+    assert isinstance(coffee.strength, float)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def items(numbers: range, source: str = "a", epoch: int = 1) -> list[Item]:
 
 def times(path: Path) -> list[float]:
     with av.open(str(path)) as video:
-        return [round(float(f.pts * f.time_base), 3) for f in video.decode(video=0)]
+        return [round(f.time or 0.0, 3) for f in video.decode(video=0)]
 
 
 def stamps(numbers: range) -> list[float]:

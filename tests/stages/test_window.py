@@ -40,7 +40,8 @@ def journeys(draw: st.DrawFn) -> list[Place]:
 
 @given(journeys(), st.integers(1, 10))
 def test_deltas_give_the_naive_windows(places: list[Place], size: int) -> None:
-    state, held = WindowState(), []
+    state = WindowState()
+    held: list[Place] = []
     for count, place in enumerate(places, 1):
         delta, state = slide(state, place, size)
         assert held[: len(delta.released)] == list(delta.released)
