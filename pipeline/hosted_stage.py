@@ -7,7 +7,7 @@ that fails alone is set aside and goes on as `failed`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ from pipeline.spec import StageSpec
 from pipeline.stage import Item, Stage
 
 log = logging.getLogger(__name__)
+
+Patience = Callable[[str, str, Position], bool]  # of a stage, for a source's frame
 
 _WAITS = Failure("frame_lost", aside=False)
 
@@ -56,8 +58,8 @@ class HostedStage:
         standing.position, standing.state = move.commit.last, move.state
         standing.emitted = move.emitted
 
-    def answer(self, batch: Batch, patient: Collection[str]) -> dict[str, Move]:
-        """Run the stage on a batch; for `patient` sources a frame without pixels waits."""
+    def answer(self, batch: Batch, is_patient: Patience) -> dict[str, Move]:
+        """Run the stage on a batch; a frame without pixels waits while `is_patient`."""
         states = {source: self.standings[source].state for source in batch}
         items = [
             Item(source, arrival.position, arrival.record)
@@ -67,7 +69,7 @@ class HostedStage:
         ]
         if len(batch) > 1:
             items.sort(key=_arrived)
-        outputs, states = self._process(items, states, patient)
+        outputs, states = self._process(items, states, is_patient)
         return {
             source: self._move(source, arrivals, outputs.get(source, []), states[source])
             for source, arrivals in batch.items()
@@ -87,7 +89,7 @@ class HostedStage:
         return None
 
     def _process(
-        self, items: list[Item], states: dict[str, Any], patient: Collection[str]
+        self, items: list[Item], states: dict[str, Any], is_patient: Patience
     ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
         """Outputs of each source in its order, as far as they go; its new state."""
         if not items:
@@ -97,7 +99,7 @@ class HostedStage:
         except Exception as error:
             level = logging.DEBUG if isinstance(error, FrameLost) else logging.WARNING
             log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(items))
-            return self._one_by_one(items, states, patient)
+            return self._one_by_one(items, states, is_patient)
         outputs: dict[str, list[Output]] = {source: [] for source in states}
         for item, output in zip(items, said, strict=True):
             outputs[item.source].append(output)
@@ -114,7 +116,7 @@ class HostedStage:
         return [None if silent and o is None else records.encode(o) for o in outputs], after
 
     def _one_by_one(
-        self, items: list[Item], states: dict[str, Any], patient: Collection[str]
+        self, items: list[Item], states: dict[str, Any], is_patient: Patience
     ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
         outputs: dict[str, list[Output]] = {source: [] for source in states}
         waiting: set[str] = set()
@@ -125,7 +127,7 @@ class HostedStage:
             try:
                 said, after = self._call([item], states)
             except FrameLost as error:
-                if item.source in patient:
+                if is_patient(self.spec.name, item.source, item.position):
                     waiting.add(item.source)
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)

@@ -38,9 +38,9 @@ class Inbox:
         """Forget a source: the store says anew what waits."""
         self._waiting.pop(source, None)
 
-    def waits(self, source: str) -> bool:
-        """Whether anything waits from this source."""
-        return bool(self._waiting.get(source))
+    def waiting(self) -> list[str]:
+        """Sources of which something waits."""
+        return [source for source, queue in self._waiting.items() if queue]
 
     def take(self, most: int, careful_until: Mapping[str, Position]) -> Batch:
         """Up to `most` entries over all sources, earliest arrival first, ends as they come.

@@ -44,6 +44,10 @@ class Runner:
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
         self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
+        self._onward = {
+            s.spec.name: [self.inboxes[r.spec.name] for r in hosted if r.spec.input == s.spec.name]
+            for s in hosted
+        }
         self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
         self.stale: set[str] = set()
         self.done = 0
@@ -51,11 +55,15 @@ class Runner:
         self._careful_until = spec.careful
         self._lacking: dict[tuple[str, str], float] = {}
         self._untrimmed: dict[tuple[str, str], int] = {}
+        self._trims_due: set[tuple[str, str]] = set()
         self._trimmed_by = {
-            name: spec.readers(name) for name in spec.hosted if not spec.stage(name).publishes
+            name: readers
+            for name in spec.hosted
+            if (readers := spec.readers(name)) and not spec.stage(name).publishes
         }
         # A restarted decoder learns from its own stream which pixels are still needed.
-        self._trimmed_by["decode"] = spec.last_readers()
+        if "decode" in spec.hosted:
+            self._trimmed_by["decode"] = spec.last_readers()
 
     # -- standing with the store
 
@@ -118,9 +126,9 @@ class Runner:
     def idle(self) -> bool:
         """Whether nothing waits that could be done now."""
         return not any(
-            inbox.waits(source) and (source, name) not in self._lacking
+            (source, name) not in self._lacking
             for name, inbox in self.inboxes.items()
-            for source in self.sources
+            for source in inbox.waiting()
         )
 
     def lacks_pixels(self) -> bool:
@@ -135,15 +143,16 @@ class Runner:
             batch = inbox.take(stage.stage.batch, self._careful_until)
             if not batch:
                 continue
-            self._announce(stage, batch)
-            for source, move in stage.answer(batch, self._patient(stage, batch)).items():
-                inbox.give_back(source, move.undone)
-                self._note_lack(source, stage.spec.name, move)
+            if self._careful_until:
+                self._announce(stage, batch)
+            for source, move in stage.answer(batch, self._is_patient).items():
+                if move.undone or self._lacking:
+                    inbox.give_back(source, move.undone)
+                    self._note_lack(source, stage.spec.name, move)
                 if move.commit.last > move.commit.previous:
                     moves.setdefault(source, []).append((stage, move))
-                    for reader in self.hosted:
-                        if reader.spec.input == stage.spec.name:
-                            self.inboxes[reader.spec.name].add(source, move.onward)
+                    for onward in self._onward[stage.spec.name]:
+                        onward.add(source, move.onward)
             self.done += 1
         return moves
 
@@ -153,16 +162,12 @@ class Runner:
             if at <= self._careful_until.get(source, START):
                 self._line.say(InHand(source, stage.spec.name, at))
 
-    def _patient(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> set[str]:
-        """Sources whose missing pixels will come: a file of this run is decoded again."""
+    def _is_patient(self, stage: str, source: str, position: Position) -> bool:
+        """Whether missing pixels are worth waiting for: a file of this run is decoded again."""
         now = time.monotonic()
-        return {
-            source
-            for source, arrivals in batch.items()
-            if not self.sources[source].live
-            and arrivals[0].position.epoch > self.sources[source].past
-            and now - self._lacking.get((source, stage.spec.name), now) < PATIENCE_S
-        }
+        spec = self.sources[source]
+        waited = now - self._lacking.get((source, stage), now)
+        return not spec.live and position.epoch > spec.past and waited < PATIENCE_S
 
     def _note_lack(self, source: str, stage: str, move: Move) -> None:
         if move.undone:
@@ -189,7 +194,10 @@ class Runner:
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
         """Count what makes a stage's stream longer."""
-        self._untrimmed[source, stage] = self._untrimmed.get((source, stage), 0) + entries
+        longer = self._untrimmed.get((source, stage), 0) + entries
+        self._untrimmed[source, stage] = longer
+        if longer >= TRIM_EVERY and stage in self._trimmed_by:
+            self._trims_due.add((source, stage))
 
     def trims(self, all_of_them: bool = False) -> list[Command]:
         """Calls that remove what has been read, once in a while for each stream."""
@@ -197,13 +205,13 @@ class Runner:
             for name in self.spec.hosted:
                 for source in self.sources:
                     self.wrote(source, name, TRIM_EVERY)
-        due = []
-        for (source, stage), entries in self._untrimmed.items():
-            readers = self._trimmed_by.get(stage)
-            if entries >= TRIM_EVERY and readers:
-                self._untrimmed[source, stage] = 0
-                due.append(trim_command(source, keys.out(source, stage), readers))
-        return due
+        due, self._trims_due = self._trims_due, set()
+        for place in due:
+            self._untrimmed[place] = 0
+        return [
+            trim_command(source, keys.out(source, stage), self._trimmed_by[stage])
+            for source, stage in due
+        ]
 
 
 def hops(moves: Moves) -> list[SourceHop]:
