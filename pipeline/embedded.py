@@ -7,6 +7,7 @@ the server with SIGKILL at exit, and the server outlives a killed parent.
 from __future__ import annotations
 
 import contextlib
+import asyncio
 import hashlib
 import os
 import shutil
@@ -106,6 +107,19 @@ class EmbeddedStore:
         """
         with store_errors(self.url), redis.Redis.from_url(self.url) as client:
             client.config_set("appendfsync", self._fsync)
+
+    async def ended(self) -> None:
+        """Wait for the process's end."""
+        assert self.process is not None
+        descriptor = os.pidfd_open(self.process.pid)
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
 
     def alive(self) -> bool:
         """Whether the process runs."""

@@ -29,9 +29,12 @@ class Progress:
         self._table = sys.stderr.isatty() and not quiet
         self._console = Console(stderr=True, highlight=False)
         self._began = time.monotonic()
+        self._before: dict[str, int] = {}
 
     async def show(self) -> None:
         """Show until cancelled."""
+        with contextlib.suppress(FramegateError):
+            self._before = {v.source: v.published for v in self._viewer.look(self._names)}
         try:
             if self._table:
                 await self._show_table()
@@ -58,15 +61,14 @@ class Progress:
 
     def _summary(self) -> None:
         self._viewer.forget()
-        whole = self._viewer.look(self._names)
-        seconds = time.monotonic() - self._began
+        views = [self._over_all(view) for view in self._viewer.look(self._names)]
         if self._table:
-            self._console.print(as_table([_averaged(view, seconds) for view in whole]))
-        else:
-            for view in whole:
-                line = as_line(_averaged(view, seconds))
-                self._console.print(line, markup=False, soft_wrap=True)
+            self._console.print(as_table(views))
+            return
+        for view in views:
+            self._console.print(as_line(view), markup=False, soft_wrap=True)
 
-
-def _averaged(view: View, seconds: float) -> View:
-    return replace(view, fps=view.published / seconds)
+    def _over_all(self, view: View) -> View:
+        """The view over the whole time of this process, which has ended."""
+        fps = (view.published - self._before.get(view.source, 0)) / (time.monotonic() - self._began)
+        return replace(view, fps=fps, state="stopped" if view.state == "running" else view.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +28,20 @@ def announced(folder: Path, store: str) -> Iterator[None]:
     """Let others find this run while the block lasts. A host that forbids it is no error."""
     place = runs_folder() / "running"
     file = place / f"{os.getpid()}.json"
+    descriptor = None
     with contextlib.suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_bytes(msgspec.json.encode(Running(os.getpid(), str(folder.absolute()), store)))
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run = Running(os.getpid(), str(folder.absolute()), store)
+        os.write(descriptor, msgspec.json.encode(run))
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             file.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def runs_going_on() -> list[Running]:
@@ -43,14 +49,23 @@ def runs_going_on() -> list[Running]:
     found = []
     for file in sorted((runs_folder() / "running").glob("*.json")):
         try:
-            run = msgspec.json.decode(file.read_bytes(), type=Running)
-            os.kill(run.pid, 0)
-        except (OSError, msgspec.MsgspecError):
-            with contextlib.suppress(OSError):
+            if _is_locked(file):
+                found.append(msgspec.json.decode(file.read_bytes(), type=Running))
+            else:
                 file.unlink()
+        except (OSError, msgspec.MsgspecError):
             continue
-        found.append(run)
     return found
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether its supervisor lives: the lock goes with it, while its process id may come again."""
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def find_run(folder: Path | None) -> Running:

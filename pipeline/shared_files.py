@@ -20,7 +20,7 @@ class SharedFiles:
         """The reply to a worker's request, and the descriptor to send beside it."""
         key = (wanted.source, wanted.name)
         if key not in self._descriptors:
-            what = f"source {wanted.source} ({wanted.name})"
+            what = f"the memory for {wanted.name}"
             try:
                 self._descriptors[key] = make_shared_file(wanted.nbytes, what)
             except FrameStoreFull as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
 
@@ -33,13 +32,14 @@ from pipeline.records import Position
 from pipeline.retry import Backoff
 from pipeline.shared_files import SharedFiles
 from pipeline.store import Store
-from pipeline.worker_process import WorkerProcess
+from pipeline.worker_process import WorkerProcess, exit_in_words
 
 log = logging.getLogger(__name__)
 
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 DRAIN_POLL_S = 0.1
+DRAIN_PATIENCE_S = 10.0
 
 
 class Supervisor:
@@ -62,6 +62,7 @@ class Supervisor:
         if all("decode" in worker.hosted for worker in self._workers):
             self._others_ready.set()
         self._pending: set[str] = set()
+        self._away_since: float | None = None
 
     # -- from outside
 
@@ -116,16 +117,23 @@ class Supervisor:
             if self._ending or (self._draining and code == Exit.DONE):
                 self._changed.set()
                 return
-            if code == Exit.FENCED and not any([await self._is_ours(s) for s in self._sources]):
+            if code == Exit.FENCED and not any([await self._may_be_ours(s) for s in self._sources]):
                 log.error("worker %s: another run took its sources over", worker.name)
                 self._end(Exit.SOURCE_FAILED)
                 return
             if self._exit is not None:
                 return
-            log.warning("worker %s ended (%s); starting another", worker.name, _exit_in_words(code))
+            log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
             await self._learn_from_death(worker)
             if worker.quick_deaths > 1:
                 await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
+
+    async def _may_be_ours(self, source: str) -> bool:
+        """Whether no other run is known to own the source; a store that is away knows nothing."""
+        try:
+            return await self._is_ours(source)
+        except (StoreLost, StoreBusy):
+            return True
 
     async def _is_ours(self, source: str) -> bool:
         return await asyncio.to_thread(self._store.owner, source) == self.plan.run
@@ -169,8 +177,7 @@ class Supervisor:
     async def _keep_store(self) -> None:
         assert self._embedded is not None
         while not self._ending:
-            assert self._embedded.process is not None
-            await _ended(self._embedded.process.pid)
+            await self._embedded.ended()
             if self._ending:
                 return
             log.warning("the embedded store ended; starting it again")
@@ -212,11 +219,21 @@ class Supervisor:
                 return
             try:
                 await self._look(ticks)
+                self._away_since = None
             except (StoreLost, StoreBusy) as error:
                 log.debug("%s", error)
+                self._note_away(error)
             except StoreRefused as error:
                 log.error("%s", error)
                 self._end(Exit.STORE)
+
+    def _note_away(self, error: StoreLost | StoreBusy) -> None:
+        """A store that stays away is waited for, but not while draining."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if self._draining and now - self._away_since > DRAIN_PATIENCE_S:
+            log.error("%s; what is decoded stays undone, --resume goes on with it", error)
+            self._end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
         lost = [source for source in self._sources if not await self._is_ours(source)]
@@ -277,20 +294,3 @@ class Supervisor:
             if time.monotonic() > deadline:
                 for worker in self._workers:
                     worker.kill()
-
-
-async def _ended(pid: int) -> None:
-    """Wait for a child's end."""
-    descriptor = os.pidfd_open(pid)
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(descriptor, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _exit_in_words(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

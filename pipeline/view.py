@@ -17,7 +17,7 @@ from pipeline.latency import PREFIX, percentile
 from pipeline.records import End, Result
 from pipeline.store import store_errors
 
-State = Literal["waiting", "running", "finished", "failed"]
+State = Literal["waiting", "running", "stopped", "finished", "failed"]
 RECENT = 30
 
 
@@ -131,7 +131,13 @@ def _state(now: Sample) -> State:
     return "running" if now.started else "waiting"
 
 
-_STYLES = {"waiting": "yellow", "running": "green", "finished": "bold", "failed": "red"}
+_STYLES = {
+    "waiting": "yellow",
+    "running": "green",
+    "stopped": "yellow",
+    "finished": "bold",
+    "failed": "red",
+}
 
 
 def as_table(views: Sequence[View]) -> Table:

@@ -124,3 +124,8 @@ class WorkerProcess:
         """End it at once, even if it is stopped."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
+
+
+def exit_in_words(code: int) -> str:
+    """What a process's exit code says."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

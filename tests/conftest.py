@@ -39,6 +39,22 @@ def soon(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def folders_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs keep their traces here, apart from the user's and from another session's."""
+    before = {name: os.environ.get(name) for name in ("XDG_STATE_HOME", "TMPDIR")}
+    for name in before:
+        os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
+    tempfile.tempdir = None
+    yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+    tempfile.tempdir = None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """Compare after each test file, so that the culprit is named."""

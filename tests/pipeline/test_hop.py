@@ -178,7 +178,7 @@ def test_a_full_store_writes_nothing_and_can_be_trimmed(link: Link) -> None:
 
 
 def test_a_source_has_one_owner(store: Store) -> None:
-    with pytest.raises(SourceOwned, match="the test.*--take-over"):
+    with pytest.raises(SourceOwned, match=r"the test.*--take-over"):
         store.claim("a", "run-2", "another", take_over=False)
     store.claim("a", RUN, "the test, resumed", take_over=False)
     store.claim("a", "run-2", "another", take_over=True)
