@@ -6,8 +6,8 @@ the server with SIGKILL at exit, and the server outlives a killed parent.
 
 from __future__ import annotations
 
-import contextlib
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
