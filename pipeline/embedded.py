@@ -76,6 +76,7 @@ class EmbeddedStore:
             "unixsocketperm 600",
             "appendonly yes",
             "appendfsync always",
+            "auto-aof-rewrite-min-size 256mb",
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
@@ -120,10 +121,6 @@ class EmbeddedStore:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
         """End it cleanly (SIGTERM, then SIGKILL after 10 s) and remove its socket."""
