@@ -35,9 +35,9 @@ class Credit:
 
     @property
     def low_water(self) -> Position:
-        """Where readers must be for half of the credit to be free again: the hysteresis."""
-        return self._in_flight[len(self._in_flight) // 2]
+        """Where readers must be before more is decoded: three quarters on, one frame still to go.
 
-    def clear(self) -> None:
-        """Forget all: the store says anew what is in flight."""
-        self._in_flight.clear()
+        Hysteresis: a decoder that is woken for each single frame costs more than it decodes.
+        """
+        n = len(self._in_flight)
+        return self._in_flight[max(0, min(3 * n // 4, n - 2))]

@@ -47,7 +47,10 @@ class Room:
         if self._owed:
             return None
         if reply:
-            self._last_id = reply[0][1][-1][0].decode()
+            entry_id, (_, woken_by) = reply[0][1][-1]
+            self._last_id = entry_id.decode()
+            if len(self._readers) == 1:
+                return Position.parse(woken_by)
         return self.least()
 
     def least(self) -> Position:
