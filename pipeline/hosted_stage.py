@@ -112,8 +112,9 @@ class HostedStage:
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
         # Bytes from here on: what cannot be encoded fails here, with its record.
-        silent = not (self.spec.main or self.spec.publishes)
-        return [None if silent and o is None else records.encode(o) for o in outputs], after
+        if self.spec.publishes:
+            return [records.encode(o) for o in outputs], after
+        return [None if o is None else records.encode(o) for o in outputs], after
 
     def _one_by_one(
         self, items: list[Item], states: dict[str, Any], is_patient: Patience
@@ -159,7 +160,7 @@ class HostedStage:
                 output = self._refusal(source, arrival) or next(rest, _WAITS)
                 if output is _WAITS:
                     break
-                said.frame(arrival.position, record, output)
+                said.frame(arrival, record, output)
             done += 1
         last = arrivals[done - 1].position if done else None
         return said.move(last, arrivals[done:], self._keep)

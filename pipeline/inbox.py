@@ -11,10 +11,14 @@ from pipeline.records import START, End, Position, Record
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """An entry that waits for a stage: a frame's record, or the end of an epoch."""
+    """An entry that waits for a stage: a frame's record, or the end of an epoch.
+
+    data  the record's bytes, where they are known: a stage with nothing to add hands them on
+    """
 
     position: Position
     record: Record | End
+    data: bytes | None = None
 
 
 Batch = dict[str, list[Arrival]]

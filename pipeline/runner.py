@@ -227,7 +227,7 @@ def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
         return Arrival(position, records.decode_versioned(data, End))
     if writer.publishes:
         return Arrival(position, records.record_of_result(data, writer.name))
-    return Arrival(position, records.decode_record(data))
+    return Arrival(position, records.decode_record(data), data)
 
 
 def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:

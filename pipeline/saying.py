@@ -34,7 +34,7 @@ class Failure(NamedTuple):
     aside: bool
 
 
-Output = bytes | Failure | None  # None: a side stage has nothing to say
+Output = bytes | Failure | None  # None: nothing to say; on the main path: nothing to add
 
 
 @dataclass(slots=True)
@@ -69,9 +69,9 @@ class Saying:
         if growth:
             self._counts[name] = self._counts.get(name, 0) + growth
 
-    def frame(self, position: Position, record: Record, output: Output) -> None:
-        """A frame, and the stage's answer to it."""
-        spec = self._spec
+    def frame(self, arrival: Arrival, record: Record, output: Output) -> None:
+        """A frame with its record, and the stage's answer to it."""
+        spec, position = self._spec, arrival.position
         if isinstance(output, Failure):
             if output.aside:
                 data = records.encode(record)
@@ -82,8 +82,10 @@ class Saying:
         elif spec.main:
             if isinstance(output, bytes):
                 record = records.with_said(record, spec.name, output)
-            self._entries.append(Entry(position, FRAME, records.encode(record)))
-            self._onward.append(Arrival(position, record))
+            known = arrival.data if record is arrival.record else None
+            data = known or records.encode(record)
+            self._entries.append(Entry(position, FRAME, data))
+            self._onward.append(Arrival(position, record, data))
         elif isinstance(output, bytes):
             side = SideOutput(VERSION, str(self._emitted), msgspec.Raw(output))
             self._entries.append(Entry(position, FRAME, records.encode(side)))

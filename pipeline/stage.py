@@ -94,9 +94,10 @@ class Stage(Generic[S]):
     ) -> tuple[Sequence[Any], Mapping[str, S]]:
         """Answer a batch: an output for each item, and the new state of each source in it.
 
-        Items of one source are in order. On the main path an output is anything msgpack can
-        hold; a side stage may give None, "nothing to say". An exception means that the batch is
-        tried again item by item; an item that fails alone is set aside and published as failed.
+        Items of one source are in order. An output is anything msgpack can hold, or None: nothing
+        to say, and on the main path nothing to add to what stages before said. An exception means
+        that the batch is tried again item by item; an item that fails alone is set aside, and on
+        the main path published as failed.
         """
         raise TypeError(f"{type(self).__name__} has no process method")
 

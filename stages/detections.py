@@ -7,8 +7,6 @@ import msgspec
 from pipeline import records
 from pipeline.records import Escalation, Looked, Object, Outcome, Reason, Record
 
-_NOTHING = b"\xc0"  # None, in msgpack
-
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see records.Result for the fields."""
@@ -24,12 +22,11 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def last_detections(record: Record) -> Detections:
-    """What stands about a frame: stages after detect say Detections, or None to leave it so.
+    """What stands about a frame: what the last stage to say anything said of it.
 
-    KeyError if no stage said anything.
+    Stages between detect and cache say Detections, or None to leave things as they are. KeyError
+    if no stage said anything.
     """
     for name in reversed(record.said):
-        said = record.said[name]
-        if bytes(said) != _NOTHING:
-            return records.decode(said, Detections)
-    raise KeyError(f"no detections; the frame's record has {', '.join(record.said) or 'nothing'}")
+        return records.decode(record.said[name], Detections)
+    raise KeyError("no detections; no stage said anything about this frame")
