@@ -111,10 +111,10 @@ class ControlLine:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._orders: queue.SimpleQueue[Drain | Stop] = queue.SimpleQueue()
         self._answers: dict[int, queue.SimpleQueue[tuple[Shared, int]]] = {}
         self._lock = threading.Lock()
         self._asked = 0
+        self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
         self.progress: Callable[[], int] = lambda: 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -122,13 +122,6 @@ class ControlLine:
     def say(self, message: ToSupervisor) -> None:
         """Tell the supervisor something. Any thread."""
         send(self._end, message)
-
-    def order(self) -> Drain | Stop | None:
-        """The next order, None if there is none."""
-        try:
-            return self._orders.get_nowait()
-        except queue.Empty:
-            return None
 
     def shared_memory(self, source: str, name: str, nbytes: int) -> int:
         """A descriptor of that shared memory, made by the supervisor at first. Any thread.
@@ -158,7 +151,7 @@ class ControlLine:
             elif isinstance(message, Ping):
                 self.say(Pong(self.progress()))
             else:
-                self._orders.put(message)
+                self.ordered = message
                 os.eventfd_write(self.wake, 1)
             if not data:
                 return

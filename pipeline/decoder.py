@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -114,6 +115,7 @@ class DecoderThread(threading.Thread):
         for frame in start.in_flight:
             self.credit.take(frame.position)
         self.done = 0
+        self.busy = True
 
     # -- the loop's side
 
@@ -124,10 +126,6 @@ class DecoderThread(threading.Thread):
     def take(self) -> Event:
         """Take the oldest event."""
         return self._events.popleft()
-
-    def starved(self) -> bool:
-        """Whether no frame is to be had before readers go on."""
-        return self.credit.full and not self._events
 
     def release(self, read: Position) -> None:
         """All reliable readers are at `read`."""
@@ -142,25 +140,36 @@ class DecoderThread(threading.Thread):
             self._changed.notify()
 
     def stop(self) -> None:
-        """End after the frame in hand; join() then waits for that."""
+        """End after the frame in hand, or when all that is in flight has its pixels again."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
+
+    def abandon(self) -> None:
+        """End after the frame in hand, whatever is missing: another thread takes over."""
+        self._refills.clear()
+        self.stop()
 
     # -- the thread's side
 
     def run(self) -> None:
         """Decode until the end, a fault, or stop()."""
+        try:
+            finished = self._decode_to_the_end()
+        finally:
+            self.busy = False
+            os.eventfd_write(self._wake, 1)
+        if finished is not None:
+            self._report(finished)
+
+    def _decode_to_the_end(self) -> Finished | None:
+        """How it ended; None if it was stopped, or nothing is to be told."""
         source: Source | None = None
         fault: str | None = None
         try:
-            if self._is_careful():
-                with self._announce(self._next_position()):
-                    source = self._open_source()
-            else:
-                source = self._open_source()
+            source = self._open()
             if not self._decode(source):
-                return
+                return None
         except SourceFault as error:
             fault = f"{error.reason}: {error}"
         except FramegateError as error:
@@ -171,13 +180,23 @@ class DecoderThread(threading.Thread):
         finally:
             if source is not None:
                 source.close()
-        self._report(Finished(dict(source.counts) if source else {}, fault))
+        if fault is not None:
+            self._give_up_refills()
+        return Finished(dict(source.counts) if source else {}, fault)
+
+    def _open(self) -> Source:
+        if not self._is_careful():
+            return self._open_source()
+        with self._announce(self._next_position()):
+            return self._open_source()
 
     def _decode(self, source: Source) -> bool:
         """Whether the source came to its end, and that is to be told."""
         form: Form | None = None
         frames = iter(source)
         for number in itertools.count():
+            if self._stopping and not self._refills:
+                return False
             if self._start_point.done and number >= self._start_point.number:
                 return False
             if number < self._start_point.number or not self._is_careful():
@@ -186,8 +205,9 @@ class DecoderThread(threading.Thread):
                 with self._announce(self._next_position()):
                     frame = next(frames, None)
             if frame is None:
+                self._give_up_refills()
                 return True
-            if self._stopping or not self._take(number, frame, form):
+            if not self._take(number, frame, form):
                 return False
             form = frame.form
         return True
@@ -210,7 +230,7 @@ class DecoderThread(threading.Thread):
         return Position(self._epoch or self._start_point.position.epoch, self._seq)
 
     def _refill(self, number: int, frame: Frame) -> None:
-        wanted = self._refills.get(number)
+        wanted = self._refills.pop(number, None)
         if wanted is None or wanted.form != frame.form:
             return
         store = self._frame_store(frame.form)
@@ -218,6 +238,13 @@ class DecoderThread(threading.Thread):
         if not store.holds(slot, wanted.position):
             with store.writing(slot, wanted.position) as pixels:
                 frame.write(pixels)
+
+    def _give_up_refills(self) -> None:
+        """The source cannot be read again: readers need not wait for these pixels."""
+        for number, frame in self._refills.items():
+            with contextlib.suppress(FramegateError):
+                store = self._frame_store(frame.form)
+                store.give_up(number % store.slots, frame.position)
 
     def _put(self, number: int, frame: Frame) -> bool:
         with self._changed:

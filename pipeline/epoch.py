@@ -10,15 +10,15 @@ from pipeline.errors import StoreRefused
 from pipeline.hop import Verdict, epoch_command
 from pipeline.wire import Link
 
-DURABLE_MS = 5000
+_ON_DISK = ("WAITAOF", "1", "0", "5000")
 
 
 class EpochRequest:
     """One request under way. One thread."""
 
-    def __init__(self, url: str, source: str, token: bytes) -> None:
+    def __init__(self, url: str, source: str, token: bytes, run: str) -> None:
         self.link = Link(url)
-        self.link.send(epoch_command(source, token), ("WAITAOF", "1", "0", str(DURABLE_MS)))
+        self.link.send(epoch_command(source, token, run), _ON_DISK)
         self._epoch: int | None = None
 
     def answer(self) -> int | Verdict | None:
@@ -32,10 +32,14 @@ class EpochRequest:
         if self._epoch is None or not self.link.here():
             return None
         try:
-            self.link.receive()
+            synced, _ = self.link.receive()
         except StoreRefused as refused:
             if "appendonly" not in str(refused):
                 raise
+            return self._epoch  # the store keeps no log: epochs are as durable as it is
+        if not synced:
+            self.link.send(_ON_DISK)
+            return None
         return self._epoch
 
     def close(self) -> None:

@@ -76,7 +76,11 @@ class Fenced(FramegateError):
 
 
 class FrameLost(FramegateError):
-    """The pixels of a frame are not, or no longer, in the frame store."""
+    """The pixels of a frame are not in the frame store; `final`: and nobody will put them there."""
+
+    def __init__(self, message: str, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
 
 
 class FrameStoreFull(FramegateError):

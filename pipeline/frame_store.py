@@ -2,8 +2,8 @@
 
 Slot = frame number mod slots, where the frame number counts a source's frames over all epochs.
 A slot's header says whose pixels it holds and how often it was written: an odd number is a write
-in progress. A reader checks before and after use, so a torn or replaced frame is never taken
-for the frame that was asked for.
+in progress. It may also say that a frame's pixels will never come. A reader checks before and
+after use, so a torn or replaced frame is never taken for the frame that was asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipeline.records import Position
 from pipeline.shared_file import map_shared
 
 PAGE = 4096
-_HEADER_WORDS = 8  # 64 bytes a slot: epoch, seq, writes, and room
+_HEADER_WORDS = 8  # 64 bytes a slot: epoch, seq, writes, whether lost, and room
 
 
 def frame_store_bytes(slots: int, slot_bytes: int) -> int:
@@ -41,6 +41,13 @@ class FrameStore:
         at = slot * _HEADER_WORDS
         held = (self._headers[at], self._headers[at + 1])
         return held == position and self._headers[at + 2] % 2 == 0
+
+    def give_up(self, slot: int, position: Position) -> None:
+        """Say that this frame's pixels will never come: whoever waits for them need not."""
+        at = slot * _HEADER_WORDS
+        self._headers[at + 2] |= 1
+        self._headers[at], self._headers[at + 1] = position
+        self._headers[at + 3] = 1
 
     def writing(self, slot: int, position: Position) -> Writing:
         """The slot's bytes to fill; only after the block does it hold the frame."""
@@ -75,6 +82,7 @@ class Writing:
         headers, at = self._headers, self._at
         headers[at + 2] |= 1
         headers[at], headers[at + 1] = self._position
+        headers[at + 3] = 0
         return self._pixels
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -100,7 +108,11 @@ class Reading:
     def __enter__(self) -> memoryview:
         epoch, seq, self._writes = self._header()
         if (epoch, seq) != self._position or self._writes % 2:
-            raise FrameLost(f"slot {self._slot} holds frame {epoch}-{seq}, not {self._position}")
+            lost = (epoch, seq) == self._position and self._headers[
+                self._slot * _HEADER_WORDS + 3
+            ] == 1
+            what = f"slot {self._slot} holds frame {epoch}-{seq}, not {self._position}"
+            raise FrameLost("its pixels are gone for good" if lost else what, final=lost)
         return self._pixels.toreadonly()
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

@@ -156,8 +156,9 @@ local function release(keys, args)
   return 0
 end
 
--- KEYS own, at of decode; ARGV token. The next epoch of a source.
+-- KEYS own, at of decode; ARGV token, run. The next epoch of a source.
 local function epoch(keys, args)
+  if redis.call('HGET', keys[1], 'run') ~= args[2] then return { 'FENCED' } end
   local token = redis.call('HGET', keys[2], 't')
   if not token then return { 'GONE' } end
   if token ~= args[1] then return { 'FENCED' } end

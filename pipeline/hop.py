@@ -163,6 +163,6 @@ def await_command(source: str, reader: str, position: Position) -> Command:
     return ("FCALL", "fg1_await", "2", *names, str(position))
 
 
-def epoch_command(source: str, token: bytes) -> Command:
-    """The call that allocates the next epoch to the decoder that holds `token`."""
-    return ("FCALL", "fg1_epoch", "2", keys.own(source), keys.at(source, "decode"), token)
+def epoch_command(source: str, token: bytes, run: str) -> Command:
+    """The call that allocates the next epoch to the decoder of `run` that holds `token`."""
+    return ("FCALL", "fg1_epoch", "2", keys.own(source), keys.at(source, "decode"), token, run)

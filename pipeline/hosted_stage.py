@@ -68,7 +68,7 @@ class HostedStage:
             if isinstance(arrival.record, Record) and self._refusal(source, arrival) is None
         ]
         if len(batch) > 1:
-            items.sort(key=_arrived)
+            items = by_arrival(items)
         outputs, states = self._process(items, states, is_patient)
         return {
             source: self._move(source, arrivals, outputs.get(source, []), states[source])
@@ -128,7 +128,7 @@ class HostedStage:
             try:
                 said, after = self._call([item], states)
             except FrameLost as error:
-                if is_patient(self.spec.name, item.source, item.position):
+                if not error.final and is_patient(self.spec.name, item.source, item.position):
                     waiting.add(item.source)
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
@@ -178,8 +178,14 @@ class HostedStage:
         return words
 
 
-def _arrived(item: Item) -> float:
-    return item.record.arrived
+def by_arrival(items: list[Item]) -> list[Item]:
+    """Earliest arrival first over all sources; within a source the order stays as it is."""
+    latest: dict[str, float] = {}
+    keyed = []
+    for item in items:
+        latest[item.source] = max(item.record.arrived, latest.get(item.source, 0.0))
+        keyed.append((latest[item.source], item))
+    return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]
 
 
 def _missed(position: Position, arrival: Arrival) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -46,15 +46,22 @@ class Inbox:
         """Sources of which something waits."""
         return [source for source, queue in self._waiting.items() if queue]
 
-    def take(self, most: int, careful_until: Mapping[str, Position]) -> Batch:
+    def count(self, source: str) -> int:
+        """How much waits from a source."""
+        return len(self._waiting.get(source, ()))
+
+    def take(
+        self, most: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
+    ) -> Batch:
         """Up to `most` entries over all sources, earliest arrival first, ends as they come.
 
-        A source's part stops after an end. An entry of a careful source comes alone.
+        A source's part stops after an end. An entry of a careful source comes alone. Resting
+        sources are passed over.
         """
-        if not careful_until and sum(map(len, self._waiting.values())) <= most:
+        if not careful_until and not resting and sum(map(len, self._waiting.values())) <= most:
             return self._take_all()
         batch: Batch = {}
-        closed: set[str] = set()
+        closed = set(resting)
         for _ in range(most):
             source = self._earliest(closed)
             if source is None:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from pipeline import keys, records
-from pipeline.control import ControlLine, Drain, Finished, InHand, Stop
+from pipeline.control import ControlLine, Finished, InHand, Stop
 from pipeline.decoder import DecoderThread, InFlight, ResumePoint
-from pipeline.epoch import EpochRequest
+from pipeline.errands import Answer as ErrandAnswer
+from pipeline.errands import Errands
 from pipeline.errors import Fenced, SourceFault
 from pipeline.feed import DecodeState, Feed
 from pipeline.hop import (
@@ -28,8 +29,8 @@ from pipeline.hop import (
 )
 from pipeline.inbox import Arrival
 from pipeline.records import START, Position, Record
-from pipeline.room import Room
-from pipeline.runner import Moves, Runner, read_entry
+from pipeline.room import slowest
+from pipeline.runner import REST_S, Moves, Runner, read_entry
 from pipeline.shared_views import SharedViews
 from pipeline.source import Source
 from pipeline.spec import SourceSpec
@@ -52,8 +53,7 @@ class IngestLoop:
         self._line = line
         self._open_source = open_source
         self._feeds = {s.name: Feed(s, self._spec.run) for s in self._spec.sources}
-        self._rooms: dict[str, Room] = {}
-        self._epochs: dict[str, EpochRequest] = {}
+        self._errands = Errands(runner.spec)
         self._turn_lock = threading.Lock()
         self._draining = False
         self._did_something = False
@@ -64,12 +64,13 @@ class IngestLoop:
 
     def progress(self) -> int:
         """What was done so far; grows while files are decoded again up to their position, too."""
-        threads = [feed.thread for feed in self._feeds.values() if feed.thread]
+        threads = [feed.thread for feed in list(self._feeds.values()) if feed.thread]
         return self._runner.done + sum(thread.done for thread in threads)
 
     def serve(self, link: Link) -> None:
         """Work until ordered to stop, or drained. Fenced when no source is left."""
         self._did_something = False
+        self._obey()
         for trim in self._runner.trims(all_of_them=True):
             link.call(*trim)
         try:
@@ -80,18 +81,14 @@ class IngestLoop:
                 self._turn(link)
                 self._did_something = True
         finally:
-            errands: list[Room | EpochRequest] = [*self._rooms.values(), *self._epochs.values()]
-            for errand in errands:
-                errand.close()
-            self._rooms.clear()
-            self._epochs.clear()
+            self._errands.drop_all()
 
     def _turn(self, link: Link) -> None:
         now, wall = time.monotonic(), time.time()
         for source, feed in self._feeds.items():
             if not self._draining:
                 self._hand_on(source, feed.gather(now, wall))
-        self._commit(link, self._runner.step())
+        self._run_stages(link)
         if self._runner.stale:
             self._attach(link, set(self._runner.stale))
         if self._runner.idle():
@@ -105,9 +102,11 @@ class IngestLoop:
     # -- standing with the store
 
     def _attach(self, link: Link, sources: Iterable[str]) -> None:
-        self._runner.attach(link, sources)
-        for source in list(sources):
-            attached = read_attached(link.call(*attach_command(source, "decode", self._spec.run)))
+        """Decode's tokens first: from then on no other worker adds to what the stages read."""
+        run = self._spec.run
+        taken = {s: read_attached(link.call(*attach_command(s, "decode", run))) for s in sources}
+        self._runner.attach(link, taken)
+        for source, attached in taken.items():
             if isinstance(attached, Verdict):
                 self._runner.refused(source, attached)
                 self._drop(source)
@@ -142,12 +141,14 @@ class IngestLoop:
             careful_until=self._spec.careful.get(name, START),
         )
         feed.restart(position, state, thread)
+        if self._draining:
+            thread.stop()
         thread.start()
 
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
         """Committed frames of this run that some reliable reader has yet to read."""
         source = feed.spec.name
-        read = self._room(source).least()
+        _, read = slowest(link, source, self._spec.last_readers())
         reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
         arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
         return tuple(
@@ -174,31 +175,30 @@ class IngestLoop:
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)
         if feed is not None:
+            self._errands.drop(source)
             self._end_thread(feed)
 
     def _end_thread(self, feed: Feed) -> None:
         if feed.thread is not None:
-            feed.thread.stop()
+            feed.thread.abandon()
             feed.thread.join()
-
-    def _ask_epoch(self, feed: Feed) -> None:
-        source = feed.spec.name
-        if source not in self._epochs:
-            self._epochs[source] = EpochRequest(self._spec.store, source, feed.token)
-
-    def _take_epoch(self, source: str) -> None:
-        answer = self._epochs[source].answer()
-        if answer is None:
-            return
-        self._epochs.pop(source).close()
-        if isinstance(answer, Verdict):
-            self._runner.stale.add(source)
-        else:
-            self._hand_on(source, self._feeds[source].begin_epoch(answer))
 
     # -- committing
 
+    def _run_stages(self, link: Link) -> None:
+        """Run the hosted stages and commit; no careful source decodes meanwhile."""
+        if not self._spec.careful:
+            self._commit(link, self._runner.step())
+            return
+        with self._turn_lock:
+            settle = self._send(link, self._runner.step())
+        settle()
+
     def _commit(self, link: Link, moves: Moves) -> None:
+        self._send(link, moves)()
+
+    def _send(self, link: Link, moves: Moves) -> Callable[[], None]:
+        """Send what is to be committed and take the answers; gives what settles them."""
         commits = {source: feed.commit() for source, feed in self._feeds.items()}
         hops = []
         for source, own in commits.items():
@@ -206,14 +206,18 @@ class IngestLoop:
             if own or theirs:
                 hops.append(SourceHop(source, (*([own] if own else []), *theirs)))
         if not hops:
-            return
+            return lambda: None
         trims = self._runner.trims()
         link.send(hop_command(hops), *trims)
         answers = read_answers(link.receive())
         for _ in trims:
             link.receive()
-        for hop, answer in zip(hops, answers, strict=True):
-            self._settle(hop.source, moves, commits[hop.source], answer)
+
+        def settle() -> None:
+            for hop, answer in zip(hops, answers, strict=True):
+                self._settle(hop.source, moves, commits[hop.source], answer)
+
+        return settle
 
     def _settle(self, source: str, moves: Moves, decoded: Commit | None, answer: Answer) -> None:
         if not self._runner.settle(source, moves.get(source, []), answer):
@@ -230,32 +234,40 @@ class IngestLoop:
 
     # -- waiting
 
-    def _room(self, source: str) -> Room:
-        if source not in self._rooms:
-            self._rooms[source] = Room(self._spec.store, source, self._spec.last_readers())
-        return self._rooms[source]
-
     def _wait(self) -> None:
         """Sleep until a frame is due, a decoder has something, room comes, or an order."""
         timeout = self._due_s()
         if timeout == 0.0 or self._ended():
             return
-        for source, feed in self._feeds.items():
-            if feed.needs_epoch() and not self._draining:
-                self._ask_epoch(feed)
-            elif feed.thread and feed.thread.credit.full and not self._room(source).armed:
-                self._room(source).arm(feed.thread.credit.low_water)
-        rooms = {room.link.fileno(): s for s, room in self._rooms.items() if room.armed}
-        epochs = {request.link.fileno(): s for s, request in self._epochs.items()}
-        ready, _, _ = select.select([self._line.wake, *rooms, *epochs], [], [], timeout)
+        if self._runner.lacks_pixels():
+            timeout = min(REST_S, REST_S if timeout is None else timeout)
+        for feed in self._feeds.values():
+            if not self._draining:
+                self._errands.run_for(feed)
+        errands = self._errands.under_way()
+        ready, _, _ = select.select([self._line.wake, *errands], [], [], timeout)
         for descriptor in ready:
             if descriptor == self._line.wake:
                 os.eventfd_read(descriptor)
                 self._obey()
-            elif descriptor in rooms:
-                self._released(rooms[descriptor])
             else:
-                self._take_epoch(epochs[descriptor])
+                self._done(
+                    errands[descriptor], self._errands.answer(descriptor, errands[descriptor])
+                )
+
+    def _done(self, source: str, answer: ErrandAnswer) -> None:
+        """An errand of a source was answered."""
+        feed = self._feeds.get(source)
+        if feed is None:
+            return
+        if isinstance(answer, Position):
+            if feed.thread is not None:
+                feed.thread.release(answer)
+        elif isinstance(answer, Verdict):
+            self._runner.refused(source, answer)
+            self._drop(source)
+        elif answer is not None:
+            self._hand_on(source, feed.begin_epoch(answer))
 
     def _due_s(self) -> float | None:
         if self._draining:
@@ -265,21 +277,18 @@ class IngestLoop:
         dues = [feed.due_s(now) for feed in feeds]
         return min((due for due in dues if due is not None), default=None)
 
-    def _released(self, source: str) -> None:
-        read = self._rooms[source].woken()
-        thread = self._feeds[source].thread
-        if read is not None and thread is not None:
-            thread.release(read)
-
     def _obey(self) -> None:
-        order = self._line.order()
-        if isinstance(order, Stop | Drain):
+        if self._line.ordered is not None:
             self._draining = True
-            threads = [feed.thread for feed in self._feeds.values() if feed.thread is not None]
-            for thread in threads:
-                thread.stop()
-            for thread in threads:  # nothing would wake this loop when the last one ends
-                thread.join()
+            for feed in self._feeds.values():
+                if feed.thread is not None:
+                    feed.thread.stop()
 
     def _ended(self) -> bool:
-        return self._draining and not any(feed.held() for feed in self._feeds.values())
+        """Whether to end: at once, or drained, with pixels for all that was committed."""
+        if isinstance(self._line.ordered, Stop):
+            return True
+        return self._draining and not any(
+            feed.held() or (feed.thread is not None and feed.thread.busy)
+            for feed in self._feeds.values()
+        )

@@ -6,12 +6,14 @@ last line; and as it shares the supervisor's life, no kill of a worker can print
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import msgspec
 
@@ -19,6 +21,7 @@ from pipeline import control, records
 from pipeline.control import ControlLine, Stop
 from pipeline.errors import Fenced, FrameLost, StoreRefused
 from pipeline.hosted_stage import HostedStage
+from pipeline.records import START, Position
 from pipeline.runner import Runner
 from pipeline.spec import StageSpec, WorkerSpec
 from pipeline.stage import Context, Item, NoState, Stage
@@ -28,7 +31,9 @@ from pipeline.worker_loop import run_connected
 log = logging.getLogger(__name__)
 
 STAGE = "print"
+_LAST_SEQ = 2**62
 Broken = Callable[[OSError], None]
+Died = Callable[[Exception], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
@@ -37,19 +42,28 @@ def print_spec(publisher: str) -> StageSpec:
 
 
 class Print(Stage[NoState]):
-    """One published result in, one line out; nothing is emitted."""
+    """One published result in, one line out; nothing is emitted.
+
+    printed  where to go on after: results of earlier runs are not printed, and those whose hop
+             was lost are not printed again
+    """
 
     takes_failed = True
 
-    def __init__(self, context: Context, out: IO[bytes], broken: Broken) -> None:
+    def __init__(
+        self, context: Context, out: IO[bytes], broken: Broken, printed: Mapping[str, Position]
+    ) -> None:
         super().__init__(None, context)
         self._out, self._broken = out, broken
+        self._printed = dict(printed)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[None], Mapping[str, NoState]]:
         """Print each result; output that nobody takes any more ends the run."""
-        lines = (json_line(item.record.said[self.context.before]) for item in batch)
+        fresh = [i for i in batch if i.position > self._printed.get(i.source, START)]
+        lines = (json_line(item.record.said[self.context.before]) for item in fresh)
+        self._printed |= {item.source: item.position for item in fresh}
         try:
             self._out.write(b"".join(lines))
             self._out.flush()
@@ -64,14 +78,34 @@ def json_line(result: bytes | msgspec.Raw) -> bytes:
     return msgspec.json.encode(records.as_builtins(bytes(result))) + b"\n"
 
 
-class Printer(threading.Thread):
-    """The thread that serves Print. `broken` is called, in it, when it cannot print any more."""
+class Unbuffered(io.FileIO):
+    """A descriptor to write to that holds no lock which an exit would wait for."""
 
-    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Broken) -> None:
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+
+    def write(self, data: Any) -> int:
+        """Write all of it. BlockingIOError if the descriptor does not block, and is full."""
+        left = memoryview(data)
+        while left:
+            written = super().write(left)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, "it is full and does not block")
+            left = left[written:]
+        return memoryview(data).nbytes
+
+
+class Printer(threading.Thread):
+    """The thread that serves Print."""
+
+    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Broken, died: Died) -> None:
+        """Both are called in the thread: `broken` if `out` takes no more, `died` as it ends."""
         super().__init__(name="printer", daemon=True)
+        self._died = died
         stage = spec.stage(STAGE)
         context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
-        hosted = HostedStage(stage, Print(context, out, broken), keep=0, asides={})
+        printed = {source.name: Position(source.past, _LAST_SEQ) for source in spec.sources}
+        hosted = HostedStage(stage, Print(context, out, broken, printed), keep=0, asides={})
         self._end, theirs = control.make_pair()
         self._line = ControlLine(theirs)
         self._url = spec.store
@@ -83,11 +117,14 @@ class Printer(threading.Thread):
             run_connected(self._url, self._loop, self._line)
         except (StoreRefused, Fenced) as error:
             log.debug("printer: %s", error)
+        except Exception as error:
+            log.debug("the printer ends", exc_info=True)
+            self._died(error)
 
-    def stop(self) -> None:
-        """End after the batch in hand."""
+    def stop(self, patience_s: float | None) -> None:
+        """End after the batch in hand; one whose output nobody takes is not waited for."""
         control.send(self._end, Stop())
-        self.join()
+        self.join(patience_s)
         self._end.close()
 
 

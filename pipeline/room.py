@@ -51,19 +51,18 @@ class Room:
             self._last_id = entry_id.decode()
             if len(self._readers) == 1:
                 return Position.parse(woken_by)
-        return self.least()
-
-    def least(self) -> Position:
-        """Position of the slowest reader that was not given up; far ahead if none is left."""
-        commands = [("HMGET", keys.at(self._source, r), "p", "gone") for r in self._readers]
-        self.link.send(*commands)
-        found = {r: self.link.receive() for r in self._readers}
-        at = {r: Position.parse(p) if p else START for r, (p, gone) in found.items() if not gone}
-        if not at:
-            return Position(2**62, 0)
-        self._slowest = min(at, key=at.__getitem__)
-        return at[self._slowest]
+        self._slowest, read = slowest(self.link, self._source, self._readers)
+        return read
 
     def close(self) -> None:
         """Close the connection; a wait that is under way is forgotten."""
         self.link.close()
+
+
+def slowest(link: Link, source: str, readers: tuple[str, ...]) -> tuple[str, Position]:
+    """The slowest reader that was not given up, and where it stands; far ahead if none is left."""
+    link.send(*(("HMGET", keys.at(source, reader), "p", "gone") for reader in readers))
+    found = {reader: link.receive() for reader in readers}
+    at = {r: Position.parse(p) if p else START for r, (p, gone) in found.items() if not gone}
+    last = min(at, key=at.__getitem__, default=None)
+    return (last, at[last]) if last is not None else (readers[0], Position(2**62, 0))

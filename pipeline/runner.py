@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from pipeline import keys, records
 from pipeline.control import ControlLine, Finished, InHand
 from pipeline.errors import StoreRefused
@@ -21,14 +23,14 @@ from pipeline.hop import (
 )
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival, Inbox
-from pipeline.records import START, End, Position
+from pipeline.records import START, End, Position, Record
 from pipeline.saying import Move
 from pipeline.spec import StageSpec, WorkerSpec
 from pipeline.wire import Command, Link
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 20.0
+REST_S = 0.05
 TRIM_EVERY = 64
 
 _END = END.encode()
@@ -52,7 +54,7 @@ class Runner:
         self.stale: set[str] = set()
         self.done = 0
         self._line = line
-        self._careful_until = spec.careful
+        self._careful_until = dict(spec.careful)
         self._lacking: dict[tuple[str, str], float] = {}
         self._untrimmed: dict[tuple[str, str], int] = {}
         self._trims_due: set[tuple[str, str]] = set()
@@ -118,10 +120,17 @@ class Runner:
         """Put stream entries after a position into a stage's inbox; gives the last one's."""
         writer = self._writers[stage.spec.name]
         arrivals = [read_entry(entry, writer) for entry in entries]
+        if arrivals and not self._is_past(arrivals):
+            arrivals = [arrived_now(arrival) for arrival in arrivals]
         if arrivals and arrivals[0].position <= after:
             arrivals = [arrival for arrival in arrivals if arrival.position > after]
         self.inboxes[stage.spec.name].add(source, arrivals)
         return arrivals[-1].position if arrivals else after
+
+    def _is_past(self, arrivals: list[Arrival]) -> bool:
+        """Whether they arrived by this host's clock as it runs now, not before it was restarted."""
+        last = arrivals[-1].record
+        return not isinstance(last, Record) or last.arrived <= time.monotonic()
 
     def idle(self) -> bool:
         """Whether nothing waits that could be done now."""
@@ -136,11 +145,16 @@ class Runner:
         return bool(self._lacking)
 
     def step(self) -> Moves:
-        """Run each stage on one batch of what waits for it; inputs before readers."""
+        """Run each stage on one batch of what waits for it; inputs before readers.
+
+        While a source is careful, one stage only, the last that can: what is in hand is then one
+        record in one stage, and it is committed before the next is taken.
+        """
         moves: Moves = {}
-        for stage in self.hosted:
+        for stage in reversed(self.hosted) if self._careful_until else self.hosted:
             inbox = self.inboxes[stage.spec.name]
-            batch = inbox.take(stage.stage.batch, self._careful_until)
+            resting = self._resting(stage.spec.name) if self._lacking else ()
+            batch = inbox.take(stage.stage.batch, self._careful_until, resting)
             if not batch:
                 continue
             if self._careful_until:
@@ -154,7 +168,14 @@ class Runner:
                     for onward in self._onward[stage.spec.name]:
                         onward.add(source, move.onward)
             self.done += 1
+            if self._careful_until and moves:
+                break
         return moves
+
+    def _resting(self, stage: str) -> list[str]:
+        """Sources whose next frame lacked its pixels a moment ago: others go first."""
+        now = time.monotonic()
+        return [s for (s, g), last in self._lacking.items() if g == stage and now - last < REST_S]
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
         for source, arrivals in batch.items():
@@ -163,15 +184,15 @@ class Runner:
                 self._line.say(InHand(source, stage.spec.name, at))
 
     def _is_patient(self, stage: str, source: str, position: Position) -> bool:
-        """Whether missing pixels are worth waiting for: a file of this run is decoded again."""
-        now = time.monotonic()
+        """Whether missing pixels will come: those of a file of this run are decoded again, and
+        kept for readers that the decoder waits for.
+        """
         spec = self.sources[source]
-        waited = now - self._lacking.get((source, stage), now)
-        return not spec.live and position.epoch > spec.past and waited < PATIENCE_S
+        return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
 
     def _note_lack(self, source: str, stage: str, move: Move) -> None:
         if move.undone:
-            self._lacking.setdefault((source, stage), time.monotonic())
+            self._lacking[source, stage] = time.monotonic()
         else:
             self._lacking.pop((source, stage), None)
 
@@ -180,17 +201,26 @@ class Runner:
         if answer.verdict is not Verdict.OK:
             self.refused(source, answer.verdict)
             return False
+        if answer.refused:
+            log.error("source %s: %d entries were there already", source, answer.refused)
         for stage, move in moves:
             stage.accept(source, move)
             if move.commit.previous < self._careful_until.get(source, START):
                 self._line.say(InHand(source, stage.spec.name, None))
+                self._relax(source)
             entries = move.commit.entries
             self.wrote(source, stage.spec.name, len(entries))
             if entries and entries[-1].kind == END:
                 end = records.decode_versioned(entries[-1].data, End)
-                if end.last:
+                if end.last and move.commit.last.epoch > self.sources[source].past:
                     self._line.say(Finished(source, stage.spec.name, end.fault))
         return True
+
+    def _relax(self, source: str) -> None:
+        """A source is careful no longer once all stages are past what was suspected."""
+        until = self._careful_until[source]
+        if all(stage.standings[source].position > until for stage in self.hosted):
+            del self._careful_until[source]
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
         """Count what makes a stage's stream longer."""
@@ -212,6 +242,14 @@ class Runner:
             trim_command(source, keys.out(source, stage), self._trimmed_by[stage])
             for source, stage in due
         ]
+
+
+def arrived_now(arrival: Arrival) -> Arrival:
+    """The entry as if it arrived now: its own time is of another clock."""
+    if not isinstance(arrival.record, Record):
+        return arrival
+    record = msgspec.structs.replace(arrival.record, arrived=time.monotonic())
+    return Arrival(arrival.position, record)
 
 
 def hops(moves: Moves) -> list[SourceHop]:

@@ -7,15 +7,16 @@ import select
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.control import ControlLine, Drain, Stop
+from pipeline.control import ControlLine
 from pipeline.errors import Fenced
 from pipeline.hop import hop_command, read_answers
 from pipeline.hosted_stage import HostedStage
 from pipeline.records import Position
-from pipeline.runner import Moves, Runner, hops, input_stream
+from pipeline.runner import REST_S, Moves, Runner, hops, input_stream
 from pipeline.wire import Command, Link
 
 READ_COUNT = "16"
+PLENTY = 16
 _BLOCK = ("BLOCK", "5000")
 _BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
 
@@ -42,20 +43,24 @@ class StageLoop:
         for trim in self._runner.trims(all_of_them=True):
             link.call(*trim)
         self._attach(link, list(self._runner.sources))
-        while True:
+        while self._line.ordered is None:
             if not self._runner.sources:
                 raise Fenced("another worker has taken all sources over")
             moves = self._runner.step()
             trims = self._runner.trims()
+            reads = self._read_commands()
             commands = [hop_command(hops(moves))] if moves else []
-            link.send(*commands, *trims, self._read_command())
+            link.send(*commands, *trims, *reads)
             if moves:
                 self._settle(moves, link.receive())
             for _ in trims:
                 link.receive()
-            if not self._await_reply(link):
-                return
-            self._take(link.receive())
+            if reads:
+                if not self._await_reply(link):
+                    return
+                self._take(link.receive())
+            elif self._runner.idle():
+                select.select([self._line.wake], [], [], REST_S)
             if self._runner.stale:
                 self._attach(link, set(self._runner.stale))
             self._did_something = True
@@ -68,25 +73,40 @@ class StageLoop:
                 if source in self._runner.sources:
                     position = stage.standings[source].position
                     self._read_to[source, stage.spec.name] = position
+        self._list_readers()
+
+    def _list_readers(self) -> None:
+        """Who reads which stream, of the sources that are still this worker's."""
         self._readers = {}
         for stage in self._heads:
             for source in self._runner.sources:
                 stream = input_stream(self._runner.spec, stage.spec.name, source).encode()
                 self._readers.setdefault(stream, []).append((source, stage))
 
-    def _read_command(self) -> Command:
+    def _read_commands(self) -> list[Command]:
+        """The next read, of streams whose readers have not got plenty waiting; none if all have."""
+        streams = {
+            stream: min(self._read_to[source, stage.spec.name] for source, stage in readers)
+            for stream, readers in self._readers.items()
+            if any(self._has_room(source, stage) for source, stage in readers)
+        }
+        if not streams:
+            return []
         block: tuple[str, ...] = ()
         if self._runner.idle():
             block = _BLOCK_SHORTLY if self._runner.lacks_pixels() else _BLOCK
-        ids = (
-            str(min(self._read_to[source, stage.spec.name] for source, stage in readers))
-            for readers in self._readers.values()
-        )
-        return ("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *self._readers, *ids)
+        ids = map(str, streams.values())
+        return [("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *streams, *ids)]
+
+    def _has_room(self, source: str, stage: HostedStage) -> bool:
+        return self._runner.inboxes[stage.spec.name].count(source) < PLENTY
 
     def _settle(self, moves: Moves, reply: list[list[Any]]) -> None:
+        before = len(self._runner.sources)
         for (source, theirs), answer in zip(moves.items(), read_answers(reply), strict=True):
             self._runner.settle(source, theirs, answer)
+        if len(self._runner.sources) < before:
+            self._list_readers()
 
     def _await_reply(self, link: Link) -> bool:
         """Wait for the read's reply; False when an order to end came first."""
@@ -95,7 +115,7 @@ class StageLoop:
             ready, _, _ = select.select([reply, wake], [], [])
             if wake in ready:
                 os.eventfd_read(wake)
-                if isinstance(self._line.order(), Stop | Drain):
+                if self._line.ordered is not None:
                     return False
             if reply in ready:
                 link.fill()
@@ -103,8 +123,8 @@ class StageLoop:
 
     def _take(self, reply: list[list[Any]] | None) -> None:
         for stream, entries in reply or ():
-            for source, stage in self._readers[stream]:
-                if source in self._runner.stale or source not in self._runner.sources:
+            for source, stage in self._readers.get(stream, ()):
+                if source in self._runner.stale:
                     continue
                 read_to = self._read_to[source, stage.spec.name]
                 fresh = self._runner.receive(stage, source, entries, read_to)

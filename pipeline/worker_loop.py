@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import select
+import time
 from typing import Protocol
 
-from pipeline.control import ControlLine, Drain, Stop
+from pipeline.control import ControlLine, Stop
 from pipeline.errors import StoreBusy, StoreLost
 from pipeline.retry import Backoff
 from pipeline.wire import Link
@@ -46,6 +48,9 @@ def run_connected(url: str, work: Served, line: ControlLine) -> None:
 
 
 def stopped_within(line: ControlLine, seconds: float) -> bool:
-    """Wait; whether an order to end came meanwhile."""
-    select.select([line.wake], [], [], seconds)
-    return isinstance(line.order(), Stop | Drain)
+    """Wait; whether an order to stop came meanwhile. A drain needs the store: it waits as well."""
+    until = time.monotonic() + seconds
+    while not isinstance(line.ordered, Stop) and (left := until - time.monotonic()) > 0:
+        if select.select([line.wake], [], [], left)[0]:
+            os.eventfd_read(line.wake)
+    return isinstance(line.ordered, Stop)

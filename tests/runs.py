@@ -69,9 +69,10 @@ class Run:
         self.folder = folder
         self.log = folder.with_suffix(".log")
         command = [sys.executable, "-m", "pipeline.cli", "run", "-d", str(folder), *words]
-        with self.log.open("ab") as log:
+        self.out = folder.with_suffix(".out")
+        with self.log.open("ab") as log, self.out.open("ab") as out:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=log, cwd=cwd, env=environment()
+                command, stdout=out, stderr=log, cwd=cwd, env=environment()
             )
 
     @property

@@ -163,6 +163,23 @@ def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Positio
     check_epochs(run.folder, sizes)
 
 
+def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> None:
+    """Pixels of what was committed are decoded again before the resumed run may end."""
+    run = start(tmp_path / "run", sizes, USUAL, detect="Slow")
+    at = Position(2, 8)
+    wait_until("some results", lambda: run.positions("clip", ["cache"])["cache"] >= at)
+    run.kill()
+    config = str(tmp_path / "run" / "pipeline.toml")
+    for n in range(2):
+        run = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
+        wait_until(f"ingest {n}", lambda run=run: run.worker("ingest"))
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 0, run.log.read_text()
+    run = Run(run.folder, "--resume", "-c", config, cwd=tmp_path / "run")
+    assert run.wait() == 0, run.log.read_text()
+    check_epochs(run.folder, sizes)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_hung_worker_is_replaced_and_its_record_set_aside(tmp_path: Path) -> None:

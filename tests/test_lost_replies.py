@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import socket
@@ -9,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from pipeline.embedded import EmbeddedStore
 from pipeline.records import Position
@@ -21,14 +24,16 @@ CUT_EVERY = 7
 
 
 class CuttingProxy(threading.Thread):
-    """Stands between clients and the server; cuts a connection after every n-th hop was done.
+    """Stands between clients and the server; cuts a connection at every n-th hop.
 
-    It forwards the hop, waits for the server's reply, and then closes both sides without handing
-    the reply on: the server has written, the client cannot know.
+    late: it forwards the hop, waits for the server's reply, and then closes both sides without
+    handing the reply on: the server has written, the client cannot know. Otherwise it cuts before
+    it forwards: the server has not written, the client cannot know that either.
     """
 
-    def __init__(self, listen: Path, server: Path) -> None:
+    def __init__(self, listen: Path, server: Path, late: bool) -> None:
         super().__init__(daemon=True)
+        self._late = late
         self.cuts = 0
         self._hops = 0
         self._server = server
@@ -75,6 +80,10 @@ class CuttingProxy(threading.Thread):
             return
         if one in self._clients and b"fg1_hop" in data:
             self._hops += 1
+            if self._hops % CUT_EVERY == 0 and not self._late:
+                self.cuts += 1
+                self._drop(one)
+                return
             if self._hops % CUT_EVERY == 0:
                 self._doomed.add(other)
         try:
@@ -100,10 +109,10 @@ class CuttingProxy(threading.Thread):
 
 
 @contextmanager
-def proxied(folder: Path) -> Iterator[tuple[EmbeddedStore, CuttingProxy, str]]:
+def proxied(folder: Path, late: bool) -> Iterator[tuple[EmbeddedStore, CuttingProxy, str]]:
     server = EmbeddedStore(folder / "server", "everysec")
     server.start()
-    proxy = CuttingProxy(folder / "proxy.sock", server.socket)
+    proxy = CuttingProxy(folder / "proxy.sock", server.socket, late)
     proxy.start()
     try:
         yield server, proxy, f"unix://{folder / 'proxy.sock'}"
@@ -112,11 +121,13 @@ def proxied(folder: Path) -> Iterator[tuple[EmbeddedStore, CuttingProxy, str]]:
         server.stop()
 
 
-def test_replies_are_lost(tmp_path: Path) -> None:
-    with proxied(tmp_path) as (server, proxy, url):
+@pytest.mark.parametrize("late", [True, False], ids=["after the write", "before the write"])
+def test_connections_are_cut_at_hops(tmp_path: Path, late: bool) -> None:
+    """Published once and printed once, whichever side of the write the connection breaks."""
+    with proxied(tmp_path, late) as (server, proxy, url):
         names = ("one", "two")
         words = [f"{name}={bikes()}" for name in names]
-        run = Run(tmp_path / "data", *words, "--store", url)
+        run = Run(tmp_path / "data", *words, "--store", url, "--json")
         assert run.wait() == 0, run.log.read_text()
         assert proxy.cuts >= 10
         store = Store(server.url)
@@ -124,8 +135,11 @@ def test_replies_are_lost(tmp_path: Path) -> None:
         assert [line[1:] for line in said(both[0].results)] == [
             line[1:] for line in said(both[1].results)
         ]
+        printed = [json.loads(line) for line in run.out.read_text().splitlines()]
         for name, found in zip(names, both, strict=True):
             assert found.positions == [Position(1, seq) for seq in range(FRAMES)]
             assert found.ended
+            lines = [(r["epoch"], r["seq"]) for r in printed if r["source"] == name]
+            assert lines == found.positions
             check_accounts(store.counters(name))
         store.close()

@@ -192,7 +192,7 @@ def test_a_source_has_one_owner(store: Store) -> None:
 
 def test_epochs_outlive_their_owner(store: Store, link: Link) -> None:
     token = attach(link, "a", "decode").token
-    assert link.call(*epoch_command("a", token)) == [b"OK", 1]
+    assert link.call(*epoch_command("a", token, RUN)) == [b"OK", 1]
     store.release("a", RUN)
     store.claim("a", "run-2", "another", take_over=False)
     assert store.epoch("a") == 1

@@ -125,13 +125,13 @@ class Protocol(RuleBasedStateMachine):
     @rule(source=st.sampled_from(SOURCES))
     def next_epoch(self, source: str) -> None:
         token = self.stages[source, "decode"].token
-        reply = self.link.call(*epoch_command(source, str(token).encode()))
+        reply = self.link.call(*epoch_command(source, str(token).encode(), RUN))
         if token == 0:
             assert reply == [b"GONE"]
             return
         self.epochs[source] += 1
         assert reply == [b"OK", self.epochs[source]]
-        assert self.link.call(*epoch_command(source, str(token - 1).encode())) == [b"FENCED"]
+        assert self.link.call(*epoch_command(source, str(token - 1).encode(), RUN)) == [b"FENCED"]
 
     @rule(source=st.sampled_from(SOURCES))
     def trim(self, source: str) -> None:

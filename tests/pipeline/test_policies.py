@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from pipeline.credit import Credit
 from pipeline.deaths import CAREFUL_FRAMES, LIMIT, Deaths
+from pipeline.hosted_stage import by_arrival
 from pipeline.inbox import Arrival, Inbox
 from pipeline.latency import BOUNDS_S, bucket, percentile
 from pipeline.records import VERSION, End, Position, Record
 from pipeline.retry import Backoff
 from pipeline.source import Form
+from pipeline.stage import Item
 
 
 def frame(seq: int, arrived: float, epoch: int = 1) -> Arrival:
@@ -80,6 +82,13 @@ class TestInbox:
             assert [a.position for a in inbox.take(most, {})["a"]] == [(1, 0), (1, 1)]
             assert [a.position for a in inbox.take(most, {})["a"]] == [(2, 0)]
 
+    def test_a_resting_source_starves_nobody(self) -> None:
+        inbox = Inbox()
+        inbox.add("a", [frame(n, arrived=float(n)) for n in range(20)])
+        inbox.add("b", [frame(0, arrived=100.0)])
+        assert set(inbox.take(8, {}, ["a"])) == {"b"}
+        assert set(inbox.take(8, {})) == {"a"}
+
     def test_a_careful_source_comes_alone_and_one_by_one(self) -> None:
         inbox = Inbox()
         inbox.add("a", [frame(n, arrived=float(n)) for n in range(3)])
@@ -111,6 +120,20 @@ class TestInbox:
             for name, arrivals in batch.items():
                 got[name] += [a.position.seq for a in arrivals]
         assert got == {name: list(range(n)) for name, n in sent.items()}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 1e6)), max_size=30))
+def test_within_a_source_no_clock_changes_the_order(arrivals: list[tuple[str, float]]) -> None:
+    """Times of arrival may be of a clock that was reset since: order is by position."""
+    items, seqs = [], dict.fromkeys("ab", 0)
+    for source, arrived in arrivals:
+        arrival = frame(seqs[source], arrived)
+        assert isinstance(arrival.record, Record)
+        items.append(Item(source, arrival.position, arrival.record))
+        seqs[source] += 1
+    ordered = by_arrival(items)
+    for source, n in seqs.items():
+        assert [i.position.seq for i in ordered if i.source == source] == list(range(n))
 
 
 class TestDeaths:
