@@ -19,8 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
-
+from benchmarks.engine_run import RunFailed
 from benchmarks.null_source import NullDetect, NullOptions, NullSource
 from benchmarks.process_tree import Usage, usage
 from pipeline import records
@@ -127,11 +126,11 @@ class QueueChain:
         self._shared.close()
 
     def wait_for(self, frames: int, timeout_s: float = 60.0) -> None:
-        """Until that many frames came out. TimeoutError when they do not."""
+        """Until that many frames came out. RunFailed when they do not."""
         deadline = time.monotonic() + timeout_s
         while self._shared.published.value < frames:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the baseline does not get on")
+            if time.monotonic() > deadline or not all(p.is_alive() for p in self._processes):
+                raise RunFailed("a stage of the baseline ended, or it does not get on")
             time.sleep(0.05)
 
     def sample(self) -> Sample:
@@ -224,9 +223,10 @@ def _serve(index: int, job: Job, shared: Shared, given: Any, onward: Any) -> Non
             shared.delays_s[count % KEPT_DELAYS] = due.delay_s(item)
             shared.published.value = count + 1
             continue
-        said = {**item.record.said, name: msgspec.Raw(records.encode(output))}
-        record = msgspec.structs.replace(item.record, said=said)
-        onward.put(_pack(item.source, item.position, record))
+        if output is not None:  # None: what was said before stands, the bytes go on as they are
+            record = records.with_said(item.record, name, records.encode(output))
+            message = _pack(item.source, item.position, record)
+        onward.put(message)
     if onward is not None:
         _put(onward, None, shared)
 
