@@ -24,6 +24,8 @@ class Deaths:
         self._blamed: dict[Place, tuple[Position, int]] = {}
         self.set_aside: set[tuple[Place, Position]] = set()
         self.careful_until: dict[str, Position] = {}
+        self.fruitless = 0  # deaths in a row between which no position moved
+        self._stood: dict[Place, Position] = {}
 
     def died(
         self,
@@ -37,7 +39,11 @@ class Deaths:
         positions  where the stages stand in the store, by (source, stage)
         epochs     the last one of each source: what waits may be in it already
         """
-        self.set_aside = {(place, at) for place, at in self.set_aside if positions[place] < at}
+        self.fruitless = self.fruitless + 1 if self._stood == dict(positions) else 1
+        self._stood = dict(positions)
+        self.set_aside = {  # a source that another run has taken over stands nowhere
+            (place, at) for place, at in self.set_aside if positions.get(place, at) < at
+        }
         guilty = []
         for place, at in in_hand.items():
             if positions.get(place, at) >= at:
