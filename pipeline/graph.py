@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.spec import StageSpec
 
+RESERVED = {"print": "framegate run --json", "save": "framegate run --save"}
+
 
 @dataclass(frozen=True)
 class StageEntry:
@@ -34,6 +36,11 @@ def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[
     for stage in stages:
         if not is_name(stage.name):
             faults.append(f"stages.{stage.name}: a stage's name is {NAME_RULE}")
+        if stage.name in RESERVED:
+            faults.append(
+                f"stages.{stage.name}: this name is kept for {RESERVED[stage.name]}; allowed is "
+                "any other"
+            )
         if stage.input is not None and stage.input not in by_name:
             faults.append(
                 f"stages.{stage.name}.input = {stage.input!r}: there is no such stage; "
@@ -138,6 +145,15 @@ def _main_path(by_name: Mapping[str, StageEntry]) -> set[str]:
         main.add(at)
         at = by_name[at].input
     return main
+
+
+def with_readers(specs: Sequence[StageSpec], names: Sequence[str]) -> list[StageSpec]:
+    """These stages and all that read from them, directly or not; `specs` inputs before readers."""
+    found: list[StageSpec] = []
+    for spec in specs:
+        if spec.name in names or any(spec.input == before.name for before in found):
+            found.append(spec)
+    return found
 
 
 def place(

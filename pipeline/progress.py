@@ -11,16 +11,21 @@ from dataclasses import replace
 from rich.console import Console
 from rich.live import Live
 
+from pipeline.apart import apart
 from pipeline.errors import FramegateError
 from pipeline.plan import Plan
 from pipeline.view import View, Viewer, as_line, as_table
 
 TABLE_S = 1.0
 LINES_S = 5.0
+SUMMARY_S = 2.0
 
 
 class Progress:
-    """Shows a run on stderr until cancelled, then once more as a summary."""
+    """Shows a run on stderr until cancelled, then once more as a summary.
+
+    The store is asked apart from the event loop: one that hangs holds nothing up.
+    """
 
     def __init__(self, plan: Plan, url: str, quiet: bool) -> None:
         """quiet: no table, lines only (stdout carries results)."""
@@ -34,34 +39,37 @@ class Progress:
     async def show(self) -> None:
         """Show until cancelled."""
         with contextlib.suppress(FramegateError):
-            self._before = {v.source: v.published for v in self._viewer.look(self._names)}
+            self._before = {v.source: v.published for v in await self._look()}
         try:
             if self._table:
                 await self._show_table()
             else:
                 await self._show_lines()
         finally:
-            with contextlib.suppress(FramegateError):
-                self._summary()
+            with contextlib.suppress(FramegateError, TimeoutError):
+                await asyncio.wait_for(self._summary(), SUMMARY_S)
             self._viewer.close()
+
+    async def _look(self) -> list[View]:
+        return await apart(self._viewer.look, self._names)
 
     async def _show_table(self) -> None:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 with contextlib.suppress(FramegateError):
-                    live.update(as_table(self._viewer.look(self._names)), refresh=True)
+                    live.update(as_table(await self._look()), refresh=True)
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
         while True:
             await asyncio.sleep(LINES_S)
             with contextlib.suppress(FramegateError):
-                for view in self._viewer.look(self._names):
+                for view in await self._look():
                     self._console.print(as_line(view), markup=False, soft_wrap=True)
 
-    def _summary(self) -> None:
+    async def _summary(self) -> None:
         self._viewer.forget()
-        views = [self._over_all(view) for view in self._viewer.look(self._names)]
+        views = [self._over_all(view) for view in await self._look()]
         if self._table:
             self._console.print(as_table(views))
             return

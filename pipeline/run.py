@@ -15,25 +15,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.apart import apart
 from pipeline.config import Config, SourceConfig, from_environment
 from pipeline.deaths import Deaths
-from pipeline.embedded import EmbeddedStore
+from pipeline.embedded import STOP_S, EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
-from pipeline.printer import Printer, print_spec
+from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
 from pipeline.running import announced
 from pipeline.spec import SourceSpec
-from pipeline.store import Store
+from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 SAVE = "stages.save:Save"
+STOP_PRINTER_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,6 @@ class RunOptions:
 
 def run(config: Config, options: RunOptions) -> Exit:
     """Run all sources of the configuration until they end or a signal drains them."""
-    if options.save is not None:
-        config = with_save(config, options.save)
     folder = open_folder(options.folder, options.resume)
     keep = False
     try:
@@ -93,10 +93,10 @@ def _published(folder: RunFolder, store: Store) -> bool:
         return True
 
 
-def with_save(config: Config, folder: Path) -> Config:
+def with_save(config: Config, folder: Path, run: str) -> Config:
     """The configuration with a stage that writes annotated videos, which the others wait for."""
     publisher = next(stage for stage in config.stages if stage.publishes)
-    options = {"folder": str(folder.absolute())}
+    options = {"folder": str(folder.absolute()), "run": run}
     save = StageEntry("save", SAVE, publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 
@@ -117,7 +117,7 @@ def _store(config: Config, folder: RunFolder) -> Iterator[tuple[Store, EmbeddedS
     finally:
         store.close()
         if embedded is not None:
-            embedded.stop()
+            embedded.stop(HURRY_S if store.hurried else STOP_S)
 
 
 def _run_on(
@@ -135,6 +135,8 @@ def _run_on(
             "replaced; nothing was started, begin a new run with another -d"
         )
     run_id = known.run if known is not None else secrets.token_hex(8)
+    if options.save is not None:
+        config = with_save(config, options.save, run_id)
     owner = f"{run_id} (host {socket.gethostname()}, data {folder.path})"
     names = [s.name for s in known.sources] if known is not None else list(config.sources)
     past = {name: store.epoch(name) for name in names}
@@ -145,7 +147,10 @@ def _run_on(
             known = RunFile(run_id, identity, _run_sources(config, past))
             folder.write(known)
         plan = make_plan(config, known, folder, options)
-        return asyncio.run(_supervise(plan, store, embedded, options, folder))
+        code = asyncio.run(_supervise(plan, store, embedded, options, folder))
+        if code in (Exit.STOPPED_TWICE, Exit.STORE):
+            store.hurry()
+        return code
     finally:
         with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
             for name in names:
@@ -222,27 +227,35 @@ async def _supervise(
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
-    printer = None
     unprinted: list[OSError] = []
-    if options.json:
-        spec = plan.spec("printer", [PRINT], store.url, Deaths())
-
-        def broken(error: OSError) -> None:
-            if not isinstance(error, BrokenPipeError):
-                unprinted.append(error)
-                log.error("standard output: %s; the run drains, its results are stored", error)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            loop.call_soon_threadsafe(supervisor.drain)
-
-        printer = Printer(spec, sys.stdout.buffer, broken)
-        printer.start()
+    printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
     progress = asyncio.create_task(Progress(plan, store.url, quiet=options.json).show())
     try:
         with announced(folder.path, store.url):
             code = await supervisor.run()
         if printer is not None:
-            await asyncio.to_thread(printer.stop)
+            await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
     finally:
         progress.cancel()
         await asyncio.gather(progress, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:
+    """Start the printer; what is wrong with standard output is added to `unprinted`."""
+    loop = asyncio.get_running_loop()
+
+    def broken(error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            unprinted.append(error)
+            log.error("standard output: %s; the run drains, its results are stored", error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        loop.call_soon_threadsafe(supervisor.drain)
+
+    def died(error: Exception) -> None:
+        loop.call_soon_threadsafe(supervisor.fail, f"results are printed no more: {error!r}")
+
+    spec = plan.spec("printer", [PRINT], url, Deaths())
+    printer = Printer(spec, Unbuffered(sys.stdout.fileno()), broken, died)
+    printer.start()
+    return printer

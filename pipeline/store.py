@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pipeline import keys
 from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
@@ -16,6 +18,9 @@ from pipeline.hop import LIBRARY, library_code
 from pipeline.records import START, Position
 
 MIN_VERSION = (7, 2)
+CONNECT_S = 5.0
+ANSWER_S = 10.0
+HURRY_S = 0.5
 
 
 @contextmanager
@@ -44,15 +49,32 @@ def redacted(url: str) -> str:
     return re.sub(r"^(\w+://).*@", r"\1", url).split("?", 1)[0]
 
 
+def connect(url: str, answer_s: float = ANSWER_S) -> Any:
+    """A client that does not wait for ever: a store that hangs is lost, after one more try."""
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_connect_timeout=min(CONNECT_S, answer_s),
+            socket_timeout=answer_s,
+            retry=Retry(NoBackoff(), 1),  # its connection may be that to a server that has died
+        )
+    except ValueError:  # its text may quote a part of the password
+        raise StoreRefused(f"store URL {redacted(url)}: it is not the URL of a Redis") from None
+
+
 class Store:
     """A thin layer over redis-py. Not for the hot path."""
 
     def __init__(self, url: str) -> None:
-        try:
-            self._client: Any = redis.Redis.from_url(url, protocol=2)
-        except ValueError:  # its text may quote a part of the password
-            raise StoreRefused(f"store URL {redacted(url)}: it is not the URL of a Redis") from None
+        self._client = connect(url)
         self.url = url
+        self.hurried = False
+
+    def hurry(self) -> None:
+        """Wait no longer than a moment for any answer from now on."""
+        self._client = connect(self.url, HURRY_S)
+        self.hurried = True
 
     def close(self) -> None:
         """Close its connections."""
@@ -159,15 +181,6 @@ class Store:
         with store_errors(self.url):
             found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
         return {name.decode(): int(value) for name, value in found.items()}
-
-    def make_durable(self) -> None:
-        """Wait until all that was written is on disk, where the store keeps an append-only file."""
-        with store_errors(self.url):
-            try:
-                self._client.execute_command("WAITAOF", "1", "0", "5000")
-            except redis.ResponseError as error:
-                if "appendonly" not in str(error):
-                    raise
 
 
 _EVICTING = (

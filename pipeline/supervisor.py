@@ -6,12 +6,11 @@ Its own death takes workers and embedded store with it (orphans.py); `--resume` 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
 
-from pipeline import records
+from pipeline.apart import apart
 from pipeline.control import (
     Drain,
     Failed,
@@ -25,13 +24,13 @@ from pipeline.control import (
 from pipeline.deaths import LIMIT
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, StoreBusy, StoreLost, StoreRefused
-from pipeline.feed import DecodeState
-from pipeline.pending import pending_stages
+from pipeline.graph import with_readers
+from pipeline.lookout import Lookout
 from pipeline.plan import Plan
-from pipeline.records import Position
 from pipeline.retry import Backoff
 from pipeline.shared_files import SharedFiles
 from pipeline.store import Store
+from pipeline.store_watch import StoreWatch
 from pipeline.worker_process import WorkerProcess, exit_in_words
 
 log = logging.getLogger(__name__)
@@ -40,6 +39,8 @@ TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 DRAIN_POLL_S = 0.1
 DRAIN_PATIENCE_S = 10.0
+STOP_S = 10.0
+FRUITLESS_DEATHS = 10
 
 
 class Supervisor:
@@ -48,20 +49,23 @@ class Supervisor:
     def __init__(self, plan: Plan, store: Store, embedded: EmbeddedStore | None) -> None:
         self.plan = plan
         self.faults: dict[str, str] = {}
-        self._store = store
-        self._embedded = embedded
+        self._url = store.url
+        self._lookout = Lookout(plan, store)
+        self._store_watch = StoreWatch(embedded, plan.hung_s) if embedded is not None else None
         self._shared = SharedFiles()
         self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
         self._sources = {source.name: source for source in plan.sources}
         self._exit: Exit | None = None
+        self._ended = asyncio.Event()
         self._changed = asyncio.Event()
         self._draining = False
         self._ending = False
         self._ready: set[str] = set()
+        self._once_ready: set[str] = set()
+        self._given_up: set[str] = set()
         self._others_ready = asyncio.Event()
         if all("decode" in worker.hosted for worker in self._workers):
             self._others_ready.set()
-        self._pending: set[str] = set()
         self._away_since: float | None = None
 
     # -- from outside
@@ -78,15 +82,22 @@ class Supervisor:
                 worker.tell(Drain())
         self._changed.set()
 
+    def fail(self, message: str) -> None:
+        """End: something that the run needs has broken."""
+        log.error("%s", message)
+        self._end(Exit.SOURCE_FAILED)
+
     async def run(self) -> Exit:
         """Serve until all sources are done, drained, or something cannot go on."""
         tasks = [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
-        if self._embedded is not None:
-            tasks.append(asyncio.create_task(self._keep_store()))
+        if self._store_watch is not None:
+            tasks.append(asyncio.create_task(self._keep_store(self._store_watch)))
+        tasks.append(asyncio.create_task(self._watch()))
         for task in tasks:
             task.add_done_callback(self._fell)
         try:
-            await self._watch()
+            # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
+            await self._ended.wait()
         finally:
             self._ending = True
             await self._end_workers()
@@ -108,7 +119,7 @@ class Supervisor:
         if "decode" in worker.hosted:
             await self._others_ready.wait()
         while not self._ending:
-            spec = self.plan.spec(worker.name, worker.hosted, self._store.url, worker.deaths)
+            spec = self.plan.spec(worker.name, worker.hosted, self._url, worker.deaths)
             await worker.start(spec)
             if self._draining and "decode" in worker.hosted:
                 worker.tell(Drain())
@@ -117,84 +128,80 @@ class Supervisor:
             if self._ending or (self._draining and code == Exit.DONE):
                 self._changed.set()
                 return
-            if code == Exit.FENCED and not any([await self._may_be_ours(s) for s in self._sources]):
-                log.error("worker %s: another run took its sources over", worker.name)
-                self._end(Exit.SOURCE_FAILED)
-                return
-            if self._exit is not None:
+            if code == Exit.FENCED and not await self._may_own_any():
+                self.fail(f"worker {worker.name}: another run took its sources over")
+            else:
+                await self._learn_from_death(worker, exit_in_words(code))
+            if self._exit is not None or self._given_up.issuperset(worker.hosted):
                 return
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            await self._learn_from_death(worker)
             if worker.quick_deaths > 1:
                 await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
 
-    async def _may_be_ours(self, source: str) -> bool:
-        """Whether no other run is known to own the source; a store that is away knows nothing."""
-        try:
-            return await self._is_ours(source)
-        except (StoreLost, StoreBusy):
-            return True
+    async def _may_own_any(self) -> bool:
+        return any(
+            [await apart(self._lookout.may_be_ours, source) for source in list(self._sources)]
+        )
 
-    async def _is_ours(self, source: str) -> bool:
-        return await asyncio.to_thread(self._store.owner, source) == self.plan.run
-
-    async def _learn_from_death(self, worker: WorkerProcess) -> None:
-        positions: dict[tuple[str, str], Position] = {}
-        epochs: dict[str, int] = {}
+    async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
         try:
-            for source in self._sources:
-                epochs[source] = await asyncio.to_thread(self._store.epoch, source)
-                found = await asyncio.to_thread(self._store.positions, source, worker.hosted)
-                positions |= {(source, stage): at for stage, at in found.items()}
+            found = await apart(self._lookout.places, list(self._sources), worker.hosted)
         except (StoreLost, StoreBusy):
             return
-        for (source, stage), at in worker.deaths.died(worker.in_hand, positions, epochs):
+        for (source, stage), at in worker.deaths.died(worker.in_hand, *found):
             log.error(
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,
             )  # fmt: skip
+        if min(worker.quick_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
+            n = FRUITLESS_DEATHS
+            self._give_up(worker, f"it ended {n} times in a row without getting on (now: {how})")
+
+    def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
+        """Go on without the stages of a worker; end if they are on the main path."""
+        stages = with_readers(self.plan.stages, worker.hosted)
+        log.error("worker %s: %s", worker.name, why)
+        if any(stage.main for stage in stages):
+            self._end(code)
+            return
+        self._given_up |= {stage.name for stage in stages}
+        names = ", ".join(stage.name for stage in stages)
+        log.error("the run goes on without: %s", names)
+        self._note_ready()
+        self._changed.set()
 
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
         if isinstance(message, SharedWanted):
             worker.tell(*self._shared.answer(message))
         elif isinstance(message, Ready):
             self._ready.add(worker.name)
-            if self._ready >= {w.name for w in self._workers if "decode" not in w.hosted}:
-                self._others_ready.set()
-            if len(self._ready) == len(self._workers):
-                self._settle_store()
+            self._once_ready.add(worker.name)
+            self._note_ready()
         elif isinstance(message, Finished):
-            if message.fault is not None and message.source not in self.faults:
-                self.faults[message.source] = message.fault
-                log.error("source %s: %s", message.source, message.fault)
             self._changed.set()
         elif isinstance(message, Failed):
-            log.error("worker %s: %s", worker.name, message.message)
-            self._end(Exit(message.exit))
+            code = Exit(message.exit)
+            if worker.name in self._once_ready and code is not Exit.STORE:
+                self._give_up(worker, message.message, code)
+            else:
+                log.error("worker %s: %s", worker.name, message.message)
+                self._end(code)
 
-    # -- the store
-
-    async def _keep_store(self) -> None:
-        assert self._embedded is not None
-        while not self._ending:
-            await self._embedded.ended()
-            if self._ending:
-                return
-            log.warning("the embedded store ended; starting it again")
-            try:
-                self._embedded.start()
-                self._settle_store()
-            except StoreRefused as error:
-                log.error("%s", error)
-                self._end(Exit.STORE)
-                return
-
-    def _settle_store(self) -> None:
-        if self._embedded is not None:
-            with contextlib.suppress(StoreLost, StoreBusy):
-                self._embedded.settle()
+    def _note_ready(self) -> None:
+        waited_for = [w for w in self._workers if not self._given_up.issuperset(w.hosted)]
+        if self._ready >= {w.name for w in waited_for if "decode" not in w.hosted}:
+            self._others_ready.set()
+        if self._store_watch is not None and self._ready >= {w.name for w in waited_for}:
+            self._store_watch.settle()
 
     # -- until the end
+
+    async def _keep_store(self, watch: StoreWatch) -> None:
+        try:
+            await watch.keep()
+        except StoreRefused as error:
+            log.error("%s", error)
+            self._end(Exit.STORE)
 
     def _fell(self, task: asyncio.Task[None]) -> None:
         """A task that ends with an error ends the run; `run` raises the error."""
@@ -204,7 +211,7 @@ class Supervisor:
     def _end(self, code: Exit) -> None:
         if self._exit is None or code is Exit.STOPPED_TWICE:
             self._exit = code
-        self._changed.set()
+        self._ended.set()
 
     async def _watch(self) -> None:
         ticks = 0
@@ -215,8 +222,6 @@ class Supervisor:
             except TimeoutError:
                 ticks += 1
             self._changed.clear()
-            if self._exit is not None:
-                return
             try:
                 await self._look(ticks)
                 self._away_since = None
@@ -236,41 +241,26 @@ class Supervisor:
             self._end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
-        lost = [source for source in self._sources if not await self._is_ours(source)]
-        if lost or ticks % SAME_STORE_TICKS == 0:
-            await self._check_store()
-        for source in lost:
-            self.faults[source] = "another run took it over"
-            log.error("source %s: another run took it over", source)
+        draining = self._draining
+        drained = all(w.pid is None for w in self._workers if "decode" in w.hosted)
+        sources, given_up = list(self._sources.values()), sorted(self._given_up)
+        thorough = ticks % SAME_STORE_TICKS == 0
+        seen = await apart(self._lookout.look, sources, given_up, draining, thorough)
+        for source in seen.lost:
+            seen.faults[source] = "another run took it over"
             del self._sources[source]
-        names = [stage.name for stage in self.plan.stages]
-        found = await asyncio.to_thread(self._store.standings, list(self._sources), names)
-        self._pending.clear()
-        passed = [self._has_passed(source, *found[source]) for source in self._sources]
-        self._kill_hung()
-        drained = self._draining and all(
-            worker.pid is None for worker in self._workers if "decode" in worker.hosted
-        )
-        if all(passed) and (drained or not self._draining):
+        for source, fault in seen.faults.items():
+            if source not in self.faults:
+                self.faults[source] = fault
+                log.error("source %s: %s", source, fault)
+        self._kill_hung(seen.pending)
+        if seen.passed and (drained or not draining):
             self._end(Exit.DONE)
 
-    async def _check_store(self) -> None:
-        if not await asyncio.to_thread(self._store.same, self.plan.identity):
-            raise StoreRefused(
-                "the store was emptied or replaced while the run went on; nothing was restarted"
-            )
-
-    def _has_passed(self, source: str, at: dict[str, Position], state: bytes | None) -> bool:
-        """Whether all stages have passed all that is or will be decoded of a source."""
-        decoded = records.decode(state, DecodeState) if state else DecodeState()
-        done = decoded.done and decoded.run == self.plan.run
-        self._pending |= pending_stages(self.plan.stages, self._sources[source], at, done)
-        return (self._draining or done) and min(at.values()) >= at["decode"]
-
-    def _kill_hung(self) -> None:
+    def _kill_hung(self, pending: set[str]) -> None:
         now = time.monotonic()
         for worker in self._workers:
-            if worker.name not in self._ready or not self._pending & set(worker.hosted):
+            if worker.name not in self._ready or not pending.intersection(worker.hosted):
                 worker.progress_mono = now
                 continue
             worker.tell(Ping())
@@ -282,15 +272,11 @@ class Supervisor:
                 worker.kill()
 
     async def _end_workers(self) -> None:
-        at_once = self._exit is not Exit.DONE
         for worker in self._workers:
-            if at_once:
-                worker.kill()
-            else:
-                worker.tell(Stop())
-        deadline = time.monotonic() + 10
+            worker.tell(Stop())
+        deadline = time.monotonic() + STOP_S
         while any(worker.pid is not None for worker in self._workers):
-            await asyncio.sleep(0.01)
-            if time.monotonic() > deadline:
+            if self._exit is not Exit.DONE or time.monotonic() > deadline:
                 for worker in self._workers:
                     worker.kill()
+            await asyncio.sleep(0.01)

@@ -6,16 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import redis
 from rich.table import Table
 
 from pipeline import keys, records
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
 from pipeline.records import End, Result
-from pipeline.store import store_errors
+from pipeline.store import connect, store_errors
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 RECENT = 30
@@ -58,7 +57,7 @@ class Viewer:
     """Samples sources over its own connection. One thread."""
 
     def __init__(self, url: str) -> None:
-        self._client: Any = redis.Redis.from_url(url, protocol=2)
+        self._client = connect(url)
         self._url = url
         self._before: dict[str, Sample] = {}
 

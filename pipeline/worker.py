@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +64,32 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             stages = StageLoop(runner, line)
             line.progress = lambda: runner.done
             line.say(Ready())
-            run_connected(spec.store, stages, line)
+            with _stored(spec):
+                run_connected(spec.store, stages, line)
         else:
             decoder = load(decode.use)
             opened = decoder(options_of(decoder, decode.options))
             ingest = IngestLoop(runner, line, shared, opened.open)
             line.progress = ingest.progress
             line.say(Ready())
-            run_connected(spec.store, ingest, line)
+            with _stored(spec):
+                run_connected(spec.store, ingest, line)
     finally:
         for stage in hosted:
             stage.stage.close()
+
+
+@contextmanager
+def _stored(spec: WorkerSpec) -> Iterator[None]:
+    """StageRefused if what the store keeps cannot be read: another worker could not, either."""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise StageRefused(
+            f"what the store keeps for {', '.join(spec.hosted)} does not fit them as they are now: "
+            f"{error}; go on with the stages that wrote it, or give the stage or the source "
+            "another name"
+        ) from error
 
 
 def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:

@@ -31,7 +31,6 @@ class WorkerProcess:
         self.hosted = hosted
         self.deaths = Deaths()
         self.in_hand: dict[Place, Position] = {}
-        self.starts = 0
         self.quick_deaths = 0
         self.progress = -1
         self.progress_mono = time.monotonic()
@@ -63,7 +62,6 @@ class WorkerProcess:
         )
         theirs.close()
         self._end = ours
-        self.starts += 1
         self._started_mono = self.progress_mono = time.monotonic()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._listen)
         assert self._process.stdin is not None
@@ -123,7 +121,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it at once, even if it is stopped."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def exit_in_words(code: int) -> str:

@@ -22,15 +22,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """folder: where the videos go; made if it is not there."""
+    """folder: where the videos go; made if it is not there. run: whose videos they are."""
 
     folder: str
+    run: str = ""
 
 
 class SaveState(msgspec.Struct, frozen=True):
-    """parts: files begun for a source; a worker that takes over begins the next."""
+    """parts: files begun for a source in a run; a worker that takes over begins the next."""
 
     parts: int = 0
+    run: str = ""
 
 
 class Save(Stage[SaveState]):
@@ -71,8 +73,9 @@ class Save(Stage[SaveState]):
         return [None] * len(batch), {item.source: self._states[item.source] for item in batch}
 
     def _begin(self, source: str, state: SaveState) -> None:
-        part = state.parts + 1
-        self._states[source] = SaveState(part)
+        run = self.options.run
+        part = state.parts + 1 if state.run == run else 1
+        self._states[source] = SaveState(part, run)
         path = self._folder / (f"{source}.mp4" if part == 1 else f"{source}-{part}.mp4")
         try:
             self._videos[source] = AnnotatedVideo(path)

@@ -174,6 +174,49 @@ def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) ->
     assert "stage extra: its state cannot be stored" in ended.err
 
 
+def test_a_side_stage_that_cannot_live_is_given_up(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """It, and what reads from it; the decoder waits for them no longer."""
+    more = side("Crashes", "detect") + '[stages.after]\nuse = "user_stages:Numbers"\n'
+    user_folder(folder, more=f'{more}input = "side"\non_lag = "wait"\n')
+    footage.write_scene(folder / "a.mp4", footage.steady(200))
+    err = run(folder, store, "a.mp4")
+    reader.whole("a", 200)
+    assert "worker side: it ended 10 times in a row without getting on (now: exit code 7)" in err
+    assert "the run goes on without: side, after" in err
+
+
+def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
+    user_folder(folder, main='use = "user_stages:Crashes"')
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data")
+    assert ended.code == 1
+    assert "worker extra: it ended 10 times in a row without getting on" in ended.err
+
+
+def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, main='use = "user_stages:PassOn"')
+    reader.client.hset("fg:{a}:at:extra", "s", msgpack.packb("another"))
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data", "--store", store.url)
+    assert ended.code == 2
+    assert "what the store keeps for extra does not fit" in ended.err
+
+
+def test_a_side_stage_whose_stored_state_no_longer_fits_is_given_up(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, more=side("Numbers", "detect"))
+    reader.client.hset("fg:{a}:at:side", "s", msgpack.packb("another"))
+    footage.write_scene(folder / "a.mp4", footage.steady(200))
+    err = run(folder, store, "a.mp4")
+    reader.whole("a", 200)
+    assert "the run goes on without: side" in err
+
+
 def test_a_side_stage_that_the_others_wait_for_sees_every_frame(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:

@@ -248,3 +248,11 @@ class BadEnd(Numbers):
 
     def end(self, source: str, end: End, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
         raise RuntimeError("no last words")
+
+
+class Crashes(Numbers):
+    """Its process dies before it is open."""
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        os._exit(7)

@@ -30,6 +30,8 @@ def test_the_packaged_chain_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("stage", "fault"),
     [
+        (entry("print", "cache"), "stages.print: this name is kept for framegate run --json"),
+        (entry("save", "cache"), "stages.save: this name is kept for framegate run --save"),
         (entry("Big", "cache"), "stages.Big: a stage's name is a lower-case letter"),
         (entry("x" * 33, "cache"), "a stage's name is a lower-case letter"),
         (

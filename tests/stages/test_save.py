@@ -137,3 +137,15 @@ def test_a_folder_that_cannot_be_one_refuses_the_start(tmp_path: Path, pixels: P
     (tmp_path / "file").touch()
     with pytest.raises(ConfigFaults, match=r"--save .*file: "):
         save(tmp_path / "file", pixels)
+
+
+def test_each_run_begins_with_the_plain_name(tmp_path: Path, pixels: Pixels) -> None:
+    state = SaveState()
+    for run in ("first", "second"):
+        folder = tmp_path / run
+        context = Context(pixels, lambda: 0.0, folder, "detect")
+        stage = Save(SaveOptions(str(folder), run), context)
+        _, states = stage.process(items(range(3)), {"a": state})
+        state = states["a"]
+        stage.close()
+        assert [path.name for path in folder.iterdir()] == ["a.mp4"]

@@ -1,0 +1,64 @@
+"""Keeps the embedded server up: starts it again when it ended, ends it when it hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from pipeline.apart import apart
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import StoreBusy, StoreLost
+
+log = logging.getLogger(__name__)
+
+TICK_S = 5.0
+
+
+class StoreWatch:
+    """Watches over one embedded store. Lives in the event loop."""
+
+    def __init__(self, embedded: EmbeddedStore, hung_s: float) -> None:
+        """hung_s: how long it may be silent."""
+        self._embedded = embedded
+        self._hung_s = hung_s
+        self._settling: asyncio.Task[None] | None = None
+
+    async def keep(self) -> None:
+        """Until cancelled; StoreRefused if it does not start again."""
+        while True:
+            health = asyncio.create_task(self._kill_when_silent())
+            try:
+                await self._embedded.ended()
+            finally:
+                health.cancel()
+            log.warning("the embedded store ended; starting it again")
+            self._embedded.launch()
+            await apart(self._embedded.wait_until_it_answers)
+            await self._settle()
+
+    async def _kill_when_silent(self) -> None:
+        silent_since: float | None = None
+        while True:
+            await asyncio.sleep(min(TICK_S, self._hung_s / 4))
+            asked = time.monotonic()
+            try:
+                await apart(self._embedded.ping, self._hung_s / 2)  # asked twice
+                silent_since = None
+            except StoreBusy:
+                silent_since = None
+            except StoreLost:
+                silent_since = silent_since or asked
+            if silent_since is not None and time.monotonic() - silent_since >= self._hung_s:
+                log.error("the embedded store is silent for %.0f s: killed", self._hung_s)
+                self._embedded.kill()
+                return
+
+    def settle(self) -> None:
+        """Workers have begun: from now on sync as configured."""
+        self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        with contextlib.suppress(StoreLost, StoreBusy):
+            await apart(self._embedded.settle)
