@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
+from pipeline.credit import Credit
 from pipeline.records import Position
 from pipeline.spec import SourceSpec, StageSpec
 
@@ -16,11 +18,26 @@ def pending_stages(
     at       where every stage stands
     decoded  whether nothing is left to decode
 
-    A decoder that waits for its readers, or for a frame to be due, has nothing to do.
+    A decoder that waits for its readers has nothing to do, be it for the last epoch's or this
+    one's. One that keeps the source's own pace counts: its frames are due more often than a
+    worker is taken for hung.
     """
     pending = {s.name for s in stages if s.input is not None and at[s.name] < at[s.input]}
-    slowest = min(at.values())
-    room = at["decode"].seq - slowest.seq < source.credit // 2
-    if not decoded and room and source.pace == "fast":
+    slowest = min(at[s.name] for s in stages if s.reliable)
+    last = at["decode"]
+    if (
+        not decoded
+        and slowest.epoch == last.epoch
+        and last.seq - slowest.seq <= still_unread(source.credit)
+    ):
         pending.add("decode")
     return pending
+
+
+@functools.cache
+def still_unread(limit: int) -> int:
+    """Frames that are still unread when a decoder whose credit was used up is woken."""
+    credit = Credit(limit)
+    for seq in range(limit):
+        credit.take(Position(1, seq))
+    return limit - 1 - credit.low_water.seq

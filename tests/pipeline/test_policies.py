@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import ClassVar
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +14,11 @@ from pipeline.deaths import CAREFUL_FRAMES, LIMIT, Deaths
 from pipeline.hosted_stage import by_arrival
 from pipeline.inbox import Arrival, Inbox
 from pipeline.latency import BOUNDS_S, bucket, percentile
+from pipeline.pending import pending_stages, still_unread
 from pipeline.records import VERSION, End, Position, Record
 from pipeline.retry import Backoff
 from pipeline.source import Form
+from pipeline.spec import SourceSpec, StageSpec
 from pipeline.stage import Item
 
 
@@ -136,6 +139,52 @@ def test_within_a_source_no_clock_changes_the_order(arrivals: list[tuple[str, fl
         assert [i.position.seq for i in ordered if i.source == source] == list(range(n))
 
 
+class TestPending:
+    STAGES = tuple(
+        StageSpec(name, "", before, main=reliable, reliable=reliable, publishes=name == "cache")
+        for name, before, reliable in [
+            ("decode", None, True),
+            ("detect", "decode", True),
+            ("cache", "detect", True),
+            ("side", "decode", False),
+        ]
+    )
+
+    def pending(self, pace: str = "fast", decoded: bool = False, **at: Position) -> set[str]:
+        source = SourceSpec("a", "", live=False, past=0, credit=32, slots=32, pace=pace)
+        here = {"detect": at["decode"], "cache": at["decode"], "side": at["decode"], **at}
+        return pending_stages(self.STAGES, source, here, decoded)
+
+    @pytest.mark.parametrize("pace", ["fast", "realtime"])
+    def test_a_decoder_without_readers_to_wait_for_has_something_to_do(self, pace: str) -> None:
+        assert self.pending(pace, decode=Position(1, 9)) == {"decode"}
+        assert self.pending(pace, decode=Position(1, 9), decoded=True) == set()
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 4, 32, 1024])
+    def test_it_sleeps_until_its_low_water(self, limit: int) -> None:
+        credit = Credit(limit)
+        for seq in range(limit):
+            credit.take(Position(1, seq))
+        credit.release(credit.low_water)
+        assert still_unread(limit) == len(credit)
+
+    @pytest.mark.parametrize(("ahead", "waits"), [(7, False), (8, True), (31, True)])
+    def test_a_decoder_that_waits_for_a_slow_reader_is_not_hung(
+        self, ahead: int, waits: bool
+    ) -> None:
+        found = self.pending(decode=Position(1, 40), cache=Position(1, 40 - ahead))
+        assert found == ({"cache"} if waits else {"cache", "decode"})
+
+    def test_an_old_epoch_that_is_still_read_is_waited_for(self) -> None:
+        old = Position(1, 500)
+        found = self.pending(decode=Position(2, 31), detect=old, cache=old)
+        assert found == {"detect"}
+
+    def test_nobody_waits_for_a_lossy_stage(self) -> None:
+        found = self.pending(decode=Position(1, 400), side=Position(1, 0))
+        assert found == {"side", "decode"}
+
+
 class TestDeaths:
     PLACE = ("camera", "detect")
     EPOCHS: ClassVar[dict[str, int]] = {"camera": 1}
@@ -197,3 +246,18 @@ def test_no_latency_before_the_first_frame_and_none_without_a_bucket() -> None:
     assert percentile({"published": 0}, 0.5) is None
     assert bucket(0.0) == "latency:0"
     assert bucket(1e9) == f"latency:{len(BOUNDS_S)}"
+
+    def test_a_source_that_was_taken_over_is_forgotten(self) -> None:
+        deaths, at = Deaths(), Position(1, 5)
+        for _ in range(LIMIT):
+            deaths.died({self.PLACE: at}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
+        assert deaths.died({}, {}, {}) == []
+        assert deaths.set_aside == set()
+
+    def test_deaths_between_which_a_position_moved_bear_fruit(self) -> None:
+        deaths = Deaths()
+        for n in range(5):
+            deaths.died({}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
+            assert deaths.fruitless == n + 1
+        deaths.died({}, {self.PLACE: Position(1, 5)}, self.EPOCHS)
+        assert deaths.fruitless == 1
