@@ -11,8 +11,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from pipeline import keys
 from pipeline.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
 from pipeline.config import Config, SourceConfig, from_environment
@@ -25,7 +23,7 @@ from pipeline.shared_file import FOLDER, free_bytes
 from pipeline.source import Form
 from pipeline.spec import StageSpec
 from pipeline.stage import Context, Stage
-from pipeline.store import redacted, store_errors, unfit
+from pipeline.store import connect, redacted, store_errors, unfit
 from pipeline.worker import options_of
 
 MEASURE_S = 2.0
@@ -136,11 +134,7 @@ def _store(config: Config, folder: Path) -> str:
 
 
 def _server(url: str, sources: list[str]) -> str:
-    try:
-        client: Any = redis.Redis.from_url(url, protocol=2)
-    except ValueError as error:
-        raise StoreRefused(f"store URL {redacted(url)}: {error}") from error
-    with store_errors(url), closing(client):
+    with store_errors(url), closing(connect(url)) as client:
         info = client.info()
         fault = unfit(info)
         if fault:
