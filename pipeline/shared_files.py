@@ -14,7 +14,6 @@ class SharedFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[tuple[str, str], int] = {}
-        self.nbytes = 0
 
     def answer(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
         """The reply to a worker's request, and the descriptor to send beside it."""
@@ -27,7 +26,6 @@ class SharedFiles:
                 return Shared(wanted.ask, str(error)), None
             except OSError as error:
                 return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
-            self.nbytes += wanted.nbytes
         return Shared(wanted.ask), self._descriptors[key]
 
     def close(self) -> None:
