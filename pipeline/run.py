@@ -139,11 +139,12 @@ def _run_on(
         config = with_save(config, options.save, run_id)
     owner = f"{run_id} (host {socket.gethostname()}, data {folder.path})"
     names = [s.name for s in known.sources] if known is not None else list(config.sources)
-    past = {name: store.epoch(name) for name in names}
     try:
         for name in names:
             store.claim(name, run_id, owner, options.take_over)
         if known is None:
+            # Read once they are ours: from then on no other run can begin an epoch.
+            past = {name: store.epoch(name) for name in names}
             known = RunFile(run_id, identity, _run_sources(config, past))
             folder.write(known)
         plan = make_plan(config, known, folder, options)
