@@ -13,7 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from pipeline.embedded import EmbeddedStore
-from pipeline.records import decode_record
+from pipeline.records import VERSION, End, decode_record, encode
 from tests import footage
 from tests.commands import Command, Reader, framegate, user_folder
 from tests.pipeline.servers import server
@@ -215,6 +215,20 @@ def test_a_side_stage_whose_stored_state_no_longer_fits_is_given_up(
     err = run(folder, store, "a.mp4")
     reader.whole("a", 200)
     assert "the run goes on without: side" in err
+
+
+def test_a_fault_of_an_earlier_run_is_not_this_ones(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """An end that the earlier run's stages did not come to read."""
+    end = encode(End(VERSION, 0, last=True, fault="damaged: long ago"))
+    reader.client.hset("fg:{a}:own", "epoch", 1)
+    reader.client.xadd("fg:{a}:out:detect", {"k": "end", "d": end}, id="1-0")
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    assert "long ago" not in run(folder, store, "a.mp4")
+    assert [kind for _, kind, _ in reader.entries("a", "results")] == ["end"] + 20 * ["frame"] + [
+        "end"
+    ]
 
 
 def test_a_side_stage_that_the_others_wait_for_sees_every_frame(
