@@ -34,6 +34,7 @@ def hop_times_s(n: int) -> list[float]:
         embedded = EmbeddedStore(Path(folder), "everysec")
         embedded.start()
         try:
+            embedded.settle()  # it starts with a sync at every write
             return _measure(embedded.url, n + _WARM_UP)[_WARM_UP:]
         finally:
             embedded.stop()
