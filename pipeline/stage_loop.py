@@ -15,7 +15,7 @@ from pipeline.records import Position
 from pipeline.runner import REST_S, Moves, Runner, hops, input_stream
 from pipeline.wire import Command, Link
 
-READ_COUNT = "16"
+READ_COUNT = "64"
 PLENTY = 16
 _BLOCK = ("BLOCK", "5000")
 _BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
