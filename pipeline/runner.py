@@ -112,6 +112,15 @@ class Runner:
         else:
             self.stale.add(source)
 
+    def check_tokens(self, link: Link) -> None:
+        """Drop the sources that another worker has attached to since; StoreRefused if emptied."""
+        places = [(source, stage) for stage in self.hosted for source in self.sources]
+        link.send(*(("HGET", keys.at(source, s.spec.name), "t") for source, s in places))
+        tokens = [link.receive() for _ in places]
+        for (source, stage), token in zip(places, tokens, strict=True):
+            if source in self.sources and token != stage.standings[source].token:
+                self.refused(source, Verdict.FENCED if token else Verdict.GONE)
+
     # -- work
 
     def receive(

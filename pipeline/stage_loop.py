@@ -58,7 +58,10 @@ class StageLoop:
             if reads:
                 if not self._await_reply(link):
                     return
-                self._take(link.receive())
+                reply = link.receive()
+                self._take(reply)
+                if reply is None and not self._runner.lacks_pixels():
+                    self._see_whether_replaced(link)
             elif self._runner.idle():
                 select.select([self._line.wake], [], [], REST_S)
             if self._runner.stale:
@@ -97,6 +100,11 @@ class StageLoop:
             block = _BLOCK_SHORTLY if self._runner.lacks_pixels() else _BLOCK
         ids = map(str, streams.values())
         return [("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *streams, *ids)]
+
+    def _see_whether_replaced(self, link: Link) -> None:
+        """A worker without work learns that another took its place, and ends like one with work."""
+        self._runner.check_tokens(link)
+        self._list_readers()
 
     def _has_room(self, source: str, stage: HostedStage) -> bool:
         return self._runner.inboxes[stage.spec.name].count(source) < PLENTY

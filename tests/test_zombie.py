@@ -72,6 +72,18 @@ class Bench:
             await asyncio.sleep(0.01)
         raise AssertionError(f"{stage} stays at {self.at(stage)}")
 
+    async def stop_with_work(self, worker: WorkerProcess, stage: str) -> None:
+        """Stop it when there is something that it has not committed."""
+        before = next(s.input for s in self.stages if s.name == stage)
+        for _ in range(1_000):
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGSTOP)
+            if stage == "window" or self.at(stage) < self.at(before or ""):
+                return
+            os.kill(worker.pid, signal.SIGCONT)
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"{stage} never had work")
+
     async def close(self) -> None:
         for worker in self.workers:
             if worker.pid is not None:
@@ -110,8 +122,7 @@ async def replace_a_stopped_worker(bench: Bench, hosted: tuple[str, ...], at: st
                 await bench.start(name, *stages)
         zombie = await bench.start("zombie", *hosted)
         await bench.until(at, Position(1, 20))
-        assert zombie.pid is not None
-        os.kill(zombie.pid, signal.SIGSTOP)
+        await bench.stop_with_work(zombie, at)
         stood = bench.at(at)
         await bench.start("replacement", *hosted)
         await bench.until(at, Position(1, min(stood.seq + 60, FRAMES)))
