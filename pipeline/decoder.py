@@ -92,6 +92,7 @@ class DecoderThread(threading.Thread):
         open_source: Callable[[], Source],
         frame_store: GetFrameStore,
         start: ResumePoint,
+        token: int,
         credit_limit: int,
         wake: int,
         announce: Announce,
@@ -100,7 +101,8 @@ class DecoderThread(threading.Thread):
         super().__init__(name=f"decode-{name}", daemon=True)
         self.source_name = name
         self._open_source = open_source
-        self._frame_store = frame_store
+        self._get_frame_store = frame_store
+        self._token = token
         self._start_point = start
         self._refills = {frame.number: frame for frame in start.in_flight}
         self._wake = wake
@@ -245,6 +247,13 @@ class DecoderThread(threading.Thread):
             with contextlib.suppress(FramegateError):
                 store = self._frame_store(frame.form)
                 store.give_up(number % store.slots, frame.position)
+
+    def _frame_store(self, form: Form) -> FrameStore:
+        """Where frames of this form go. Fenced if a decoder with a later token writes there."""
+        store = self._get_frame_store(form)
+        if not store.is_writer(self._token):
+            store.become_writer(self._token)
+        return store
 
     def _put(self, number: int, frame: Frame) -> bool:
         with self._changed:

@@ -8,7 +8,7 @@ after use, so a torn or replaced frame is never taken for the frame that was ask
 
 from __future__ import annotations
 
-from pipeline.errors import FrameLost
+from pipeline.errors import Fenced, FrameLost
 from pipeline.records import Position
 from pipeline.shared_file import map_shared
 
@@ -30,6 +30,7 @@ class FrameStore:
         self.slots = slots
         self.slot_bytes = slot_bytes
         whole = memoryview(self._map)
+        self._writer = whole[:8].cast("Q")
         self._headers = whole[PAGE : PAGE + 64 * slots].cast("Q")
         start, step = _data_start(slots), _page_up(slot_bytes)
         self._slots = [
@@ -41,6 +42,16 @@ class FrameStore:
         at = slot * _HEADER_WORDS
         held = (self._headers[at], self._headers[at + 1])
         return held == position and self._headers[at + 2] % 2 == 0
+
+    def become_writer(self, token: int) -> None:
+        """Write from now on under this fencing token; Fenced if a later one's holder writes."""
+        if self._writer[0] > token:
+            raise Fenced("another decoder took over and writes the pixels now")
+        self._writer[0] = token
+
+    def is_writer(self, token: int) -> bool:
+        """Whether nobody with a later token writes."""
+        return self._writer[0] == token
 
     def give_up(self, slot: int, position: Position) -> None:
         """Say that this frame's pixels will never come: whoever waits for them need not."""
@@ -60,6 +71,7 @@ class FrameStore:
     def close(self) -> None:
         """Unmap. Views that callers still hold keep the memory until they go."""
         try:
+            self._writer.release()
             self._headers.release()
             for slot in self._slots:
                 slot.release()
@@ -108,11 +120,12 @@ class Reading:
     def __enter__(self) -> memoryview:
         epoch, seq, self._writes = self._header()
         if (epoch, seq) != self._position or self._writes % 2:
-            lost = (epoch, seq) == self._position and self._headers[
-                self._slot * _HEADER_WORDS + 3
-            ] == 1
+            given_up = self._headers[self._slot * _HEADER_WORDS + 3] == 1
+            lost = given_up and (epoch, seq) == self._position
+            # Frames come in order: an older one in its place is a zombie's, and stays.
+            lost = lost or (epoch > 0 and (epoch, seq) < self._position)
             what = f"slot {self._slot} holds frame {epoch}-{seq}, not {self._position}"
-            raise FrameLost("its pixels are gone for good" if lost else what, final=lost)
+            raise FrameLost(f"{what}, for good" if lost else what, final=lost)
         return self._pixels.toreadonly()
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

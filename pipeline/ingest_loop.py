@@ -135,6 +135,7 @@ class IngestLoop:
             open_source=lambda: self._open(feed.spec),
             frame_store=lambda form: self._shared.frame_store(name, form),
             start=ResumePoint(position, state.number, state.open, state.done, in_flight),
+            token=int(feed.token),
             credit_limit=feed.spec.credit,
             wake=self._line.wake,
             announce=lambda position: self._in_turn(name, position),

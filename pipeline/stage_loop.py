@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.wire import Command, Link
 
 READ_COUNT = "64"
 PLENTY = 16
+CHECK_S = 4.0
 _BLOCK = ("BLOCK", "5000")
 _BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
 
@@ -32,6 +34,7 @@ class StageLoop:
         self._read_to: dict[tuple[str, str], Position] = {}
         self._readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
         self._did_something = False
+        self._checked_mono = 0.0
 
     def connected(self) -> bool:
         """Whether this connection has done anything yet."""
@@ -60,10 +63,11 @@ class StageLoop:
                     return
                 reply = link.receive()
                 self._take(reply)
-                if reply is None and not self._runner.lacks_pixels():
+                if reply is None:
                     self._see_whether_replaced(link)
             elif self._runner.idle():
                 select.select([self._line.wake], [], [], REST_S)
+                self._see_whether_replaced(link)
             if self._runner.stale:
                 self._attach(link, set(self._runner.stale))
             self._did_something = True
@@ -103,8 +107,11 @@ class StageLoop:
 
     def _see_whether_replaced(self, link: Link) -> None:
         """A worker without work learns that another took its place, and ends like one with work."""
-        self._runner.check_tokens(link)
-        self._list_readers()
+        now = time.monotonic()
+        if now - self._checked_mono > CHECK_S:
+            self._checked_mono = now
+            self._runner.check_tokens(link)
+            self._list_readers()
 
     def _has_room(self, source: str, stage: HostedStage) -> bool:
         return self._runner.inboxes[stage.spec.name].count(source) < PLENTY

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import FrameLost, FrameStoreFull
+from pipeline.errors import Fenced, FrameLost, FrameStoreFull
 from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.records import Position
 from pipeline.shared_file import make_shared_file
@@ -66,6 +66,40 @@ def test_the_same_frame_written_again_while_it_is_read_is_lost(
     put(writer, 0, Position(1, 0), 1)
     with pytest.raises(FrameLost), reader.reading(0, Position(1, 0)):
         put(writer, 0, Position(1, 0), 1)
+
+
+def test_a_later_writer_fences_an_earlier_one(stores: tuple[FrameStore, FrameStore]) -> None:
+    zombie, successor = stores
+    zombie.become_writer(3)
+    assert zombie.is_writer(3)
+    successor.become_writer(4)
+    assert not zombie.is_writer(3)
+    with pytest.raises(Fenced):
+        zombie.become_writer(3)
+    assert successor.is_writer(4)
+
+
+def test_who_waits_for_pixels_learns_whether_they_may_come(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    """Not written yet, or a later frame in its place: it may be decoded again. Given up, or an
+    older frame in its place (a zombie wrote last): never.
+    """
+    writer, reader = stores
+
+    def is_final(position: Position) -> bool:
+        with pytest.raises(FrameLost) as lost, reader.reading(1, position):
+            raise AssertionError("not reached")
+        return lost.value.final
+
+    assert not is_final(Position(1, 5))
+    put(writer, 1, Position(1, 9), 1)
+    assert not is_final(Position(1, 5))
+    assert is_final(Position(1, 13))
+    writer.give_up(1, Position(1, 5))
+    assert is_final(Position(1, 5))
+    put(writer, 1, Position(1, 5), 2)
+    assert reader.holds(1, Position(1, 5))
 
 
 def test_a_writer_killed_in_the_middle_leaves_no_frame(
