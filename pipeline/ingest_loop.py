@@ -91,7 +91,7 @@ class IngestLoop:
         self._run_stages(link)
         if self._runner.stale:
             self._attach(link, set(self._runner.stale))
-        if self._runner.idle():
+        if self._feeds and self._runner.idle():
             self._wait()
 
     def _hand_on(self, source: str, arrivals: Iterable[Arrival]) -> None:
