@@ -98,8 +98,14 @@ class Writing:
         return self._pixels
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self._headers[self._at + 2] += 1
+        if kind is not None:
+            return
+        headers, at = self._headers, self._at
+        if (headers[at], headers[at + 1]) == self._position:
+            headers[at + 2] = (headers[at + 2] | 1) + 1  # even, whoever else wrote the same frame
+        else:  # a successor wrote another frame here, and this one wrote over its pixels
+            headers[at + 2] |= 1
+            headers[at + 3] = 1
 
 
 class Reading:

@@ -79,6 +79,29 @@ def test_a_later_writer_fences_an_earlier_one(stores: tuple[FrameStore, FrameSto
     assert successor.is_writer(4)
 
 
+def test_a_zombie_that_finishes_the_same_frame_harms_nobody(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    zombie, successor = stores
+    with zombie.writing(1, Position(1, 5)) as pixels:
+        put(successor, 1, Position(1, 5), 7)
+        pixels[:] = bytes([7]) * NBYTES
+    with successor.reading(1, Position(1, 5)) as read:
+        assert bytes(read) == bytes([7]) * NBYTES
+
+
+def test_a_zombie_that_writes_over_a_later_frame_is_told_from_it(
+    stores: tuple[FrameStore, FrameStore],
+) -> None:
+    """The later frame's pixels are spoilt: its reader must not get them, nor wait for them."""
+    zombie, successor = stores
+    with zombie.writing(1, Position(1, 5)):
+        put(successor, 1, Position(1, 9), 7)
+    with pytest.raises(FrameLost) as lost, successor.reading(1, Position(1, 9)):
+        raise AssertionError("not reached")
+    assert lost.value.final
+
+
 def test_who_waits_for_pixels_learns_whether_they_may_come(
     stores: tuple[FrameStore, FrameStore],
 ) -> None:
