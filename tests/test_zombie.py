@@ -74,7 +74,8 @@ class Bench:
 
     async def stop_with_work(self, worker: WorkerProcess, stage: str) -> None:
         """Stop it when there is something that it has not committed."""
-        before = next(s.input for s in self.stages if s.name == stage)
+        head = worker.hosted[0]
+        before = next(s.input for s in self.stages if s.name == head)
         for _ in range(1_000):
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGSTOP)
