@@ -47,11 +47,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
-    """Worker: `stage` passed the last entry of a source; fault: why the source ended early."""
+    """Worker: `stage` passed the last entry of a source; the store says how it ended."""
 
     source: str
     stage: str
-    fault: str | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -126,7 +126,7 @@ class IngestLoop:
         self._end_thread(feed)
         in_flight = self._in_flight(link, feed)
         if state.done:
-            self._line.say(Finished(name, "decode", state.fault))
+            self._line.say(Finished(name, "decode"))
             if not in_flight:
                 feed.restart(position, state, None)
                 return
@@ -229,7 +229,7 @@ class IngestLoop:
             self._runner.wrote(source, "decode", len(decoded.entries))
             end = self._feeds[source].confirm()
             if end is not None:
-                self._line.say(Finished(source, "decode", end.fault))
+                self._line.say(Finished(source, "decode"))
                 for what, n in end.counts.items():
                     log.warning("source %s: not whole: %s %d", source, what, n)
 

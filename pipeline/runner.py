@@ -222,7 +222,7 @@ class Runner:
             if entries and entries[-1].kind == END:
                 end = records.decode_versioned(entries[-1].data, End)
                 if end.last and move.commit.last.epoch > self.sources[source].past:
-                    self._line.say(Finished(source, stage.spec.name, end.fault))
+                    self._line.say(Finished(source, stage.spec.name))
         return True
 
     def _relax(self, source: str) -> None:
