@@ -53,7 +53,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 	--no-emit-package opencv-python --no-emit-package openvino-telemetry
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(LOCK) --generate-hashes --extra demo --extra test pyproject.toml locks/build.in -o locks/dev.txt
+	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra bench --extra train pyproject.toml -o locks/extras.txt
 
 clean:

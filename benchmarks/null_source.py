@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.records import Object, Record
-from pipeline.source import Form
+from pipeline.source import Form, Request
 from pipeline.stage import Item, NoState, Stage
 from stages.detections import Detections
 
@@ -94,9 +94,9 @@ class NullDecode:
     def __init__(self, options: NullOptions) -> None:
         self.options = options
 
-    def open(self, url: str) -> NullSource:
+    def open(self, request: Request) -> NullSource:
         """Open a made source."""
-        return NullSource(self.options, float(url.removeprefix(SCHEME)) / 1e3)
+        return NullSource(self.options, float(request.url.removeprefix(SCHEME)) / 1e3)
 
 
 FOUND = Detections(

@@ -14,6 +14,7 @@ import msgspec
 
 from pipeline.errors import FrameStoreFull
 from pipeline.records import Position
+from pipeline.spec import SourceSpec
 
 PACKET = 65536
 
@@ -70,6 +71,12 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     done: int
 
 
+class Sources(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: from now on these are your sources."""
+
+    sources: list[SourceSpec]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: decode no further; commit what is decoded."""
 
@@ -78,7 +85,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: end after the commit in hand."""
 
 
-ToWorker = Shared | Ping | Drain | Stop
+ToWorker = Shared | Ping | Sources | Drain | Stop
 ToSupervisor = SharedWanted | InHand | Ready | Finished | Failed | Pong
 
 _encode = msgspec.json.Encoder().encode
@@ -114,6 +121,7 @@ class ControlLine:
         self._lock = threading.Lock()
         self._asked = 0
         self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
+        self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
         self.progress: Callable[[], int] = lambda: 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -150,7 +158,10 @@ class ControlLine:
             elif isinstance(message, Ping):
                 self.say(Pong(self.progress()))
             else:
-                self.ordered = message
+                if isinstance(message, Sources):
+                    self.sources = message.sources
+                else:
+                    self.ordered = message
                 os.eventfd_write(self.wake, 1)
             if not data:
                 return

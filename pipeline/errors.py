@@ -116,6 +116,10 @@ FaultReason = Literal[
     "changed",
     "no_memory",
     "died",
+    "unreachable",
+    "stalled",
+    "closed",
+    "time_jump",
 ]
 
 

@@ -32,13 +32,13 @@ from pipeline.records import START, Position, Record
 from pipeline.room import slowest
 from pipeline.runner import REST_S, Moves, Runner, read_entry
 from pipeline.shared_views import SharedViews
-from pipeline.source import Source
+from pipeline.source import Request, Source
 from pipeline.spec import SourceSpec
 from pipeline.wire import Link
 
 log = logging.getLogger(__name__)
 
-OpenSource = Callable[[str], Source]
+OpenSource = Callable[[Request], Source]
 
 
 class IngestLoop:
@@ -161,7 +161,7 @@ class IngestLoop:
     def _open(self, spec: SourceSpec) -> Source:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
-        return self._open_source(spec.url)
+        return self._open_source(spec.request)
 
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:

@@ -110,6 +110,20 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     said: dict[str, msgspec.Raw] = {}
 
 
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a live source's connection stands: field `c` of the hash `at:decode`.
+
+    state  connecting: not since this run began; lost: not any more; both are tried for ever
+    since  UNIX seconds
+    fault  why not, None while connected or before the first try failed
+    """
+
+    v: int
+    state: Literal["connecting", "connected", "lost"]
+    since: float
+    fault: str | None = None
+
+
 class SideOutput(msgspec.Struct, frozen=True):
     """What a side stage emitted; `before` is the id of the frame entry it emitted before this."""
 

@@ -28,6 +28,7 @@ from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
 from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
 from pipeline.running import announced
+from pipeline.source import Request
 from pipeline.spec import SourceSpec
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
@@ -195,8 +196,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
     sources = tuple(
         SourceSpec(
             name=source.name,
-            url=_url(source),
-            live=False,
+            request=Request(_url(source)),
             past=source.past,
             credit=config.credit.file,
             slots=config.credit.file + kept,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -20,6 +20,36 @@ class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def nbytes(self) -> int:
         """Bytes of a frame: Y, then U and V of half the size, rounded up."""
         return self.width * self.height + 2 * (-(-self.width // 2) * -(-self.height // 2))
+
+
+class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Which frames of a source are wanted; the others are skipped, and counted apart.
+
+    keyframes  only those that need no other to be decoded
+    every      one of so many, >= 1
+    max_fps    so many a second at most, by their time stamps, > 0
+    """
+
+    keyframes: bool = False
+    every: int = 1
+    max_fps: float | None = None
+
+
+Transport = Literal["tcp", "udp"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is to be opened, and how.
+
+    url        path or URL
+    live       frames come when they come: the newest wins; else all are wanted
+    transport  of RTSP
+    """
+
+    url: str
+    live: bool = False
+    transport: Transport = "tcp"
+    frames: Frames = Frames()
 
 
 class Frame(Protocol):

@@ -8,6 +8,7 @@ import msgspec
 
 from pipeline import keys
 from pipeline.records import Position, Reason
+from pipeline.source import Request
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -39,16 +40,22 @@ class SourceSpec(msgspec.Struct, frozen=True):
     credit  frames between the decoder and the slowest reliable reader
     slots   frames that its frame store holds
     fault   why it is not to be opened any more
+    ending  it is to be removed: decode no further, its last end follows
     """
 
     name: str
-    url: str
-    live: bool
+    request: Request
     past: int
     credit: int
     slots: int
     pace: str
     fault: str | None = None
+    ending: bool = False
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a camera: never waited for."""
+        return self.request.live
 
 
 class Suspect(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
+from pipeline.source import Request
 from stages.decoded_frame import DecodedFrame
 from stages.turn import Turn, Turns
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
@@ -178,9 +179,9 @@ class Decode:
     def __init__(self, options: DecodeOptions) -> None:
         self.options = options
 
-    def open(self, url: str) -> FileSource:
+    def open(self, request: Request) -> FileSource:
         """Open one source; SourceFault as FileSource."""
-        return FileSource(url, self.options)
+        return FileSource(request.url, self.options)
 
     def probe(self, url: str) -> Probe:
         """Open one source and say what it is; SourceFault as FileSource."""

@@ -16,6 +16,7 @@ from pipeline.errors import Exit
 from pipeline.graph import stage_specs
 from pipeline.records import Position
 from pipeline.shared_files import SharedFiles
+from pipeline.source import Request
 from pipeline.spec import SourceSpec, WorkerSpec
 from pipeline.store import Store
 from pipeline.worker_process import WorkerProcess
@@ -34,7 +35,7 @@ class Bench:
         self.store = Store(store.url)
         self.store.prepare()
         self.store.claim("bikes", RUN, "the test", take_over=False)
-        source = SourceSpec("bikes", str(bikes()), False, 0, 32, 32, "fast")
+        source = SourceSpec("bikes", Request(str(bikes())), 0, 32, 32, "fast")
         self.sources = {"bikes": source}
         self.frames = SharedFiles()
         config = read_config(*find_config(Path("pipeline.toml")))

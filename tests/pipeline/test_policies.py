@@ -17,7 +17,7 @@ from pipeline.latency import BOUNDS_S, bucket, percentile
 from pipeline.pending import pending_stages, still_unread
 from pipeline.records import VERSION, End, Position, Record
 from pipeline.retry import Backoff
-from pipeline.source import Form
+from pipeline.source import Form, Request
 from pipeline.spec import SourceSpec, StageSpec
 from pipeline.stage import Item
 
@@ -151,7 +151,7 @@ class TestPending:
     )
 
     def pending(self, pace: str = "fast", decoded: bool = False, **at: Position) -> set[str]:
-        source = SourceSpec("a", "", live=False, past=0, credit=32, slots=32, pace=pace)
+        source = SourceSpec("a", Request(""), past=0, credit=32, slots=32, pace=pace)
         here = {"detect": at["decode"], "cache": at["decode"], "side": at["decode"], **at}
         return pending_stages(self.STAGES, source, here, decoded)
 
