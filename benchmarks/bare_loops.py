@@ -33,8 +33,9 @@ from models.track_state import no_tracks
 from pipeline import records
 from pipeline.source import Form
 from stages.decode import FileSource
-from stages.detect import as_objects, as_picture
+from stages.detect import as_objects
 from stages.detections import Detections
+from stages.planes import as_picture
 
 LoopName = Literal["sequential", "overlapped"]
 LOOPS: tuple[LoopName, ...] = ("sequential", "overlapped")

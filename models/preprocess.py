@@ -65,13 +65,32 @@ def prepare(picture: Picture, long_side: int) -> Prepared:
     at most one source pixel over the whole picture.
     """
     width, height = size = inner_size(picture.width, picture.height, long_side)
-    planes = [_resized(plane, size) for plane in (picture.y, picture.u, picture.v)]
     bgr = np.empty((padded(height), padded(width), 3), np.uint8)
-    inside = cv2.transform(cv2.merge(planes), _to_bgr(picture.matrix, picture.full_range))
-    bgr[:height, :width] = inside
+    bgr[:height, :width] = to_bgr(picture, size)
     bgr[height:] = 0
     bgr[:height, width:] = 0
     return Prepared(bgr, size, (picture.width, picture.height))
+
+
+def to_bgr(picture: Picture, size: tuple[int, int]) -> ByteArray:
+    """`picture` at `size` (width, height) as uint8 (height, width, 3), order B, G, R."""
+    planes = [_resized(plane, size) for plane in (picture.y, picture.u, picture.v)]
+    return _bytes(cv2.transform(cv2.merge(planes), _to_bgr(picture.matrix, picture.full_range)))
+
+
+def shrunk(picture: Picture, width: int) -> Picture:
+    """`picture` at most `width` pixels wide, 1 or more, in its proportions; never enlarged."""
+    if width >= picture.width:
+        return picture
+    height = max(1, round(picture.height * width / picture.width))
+    half = ((width + 1) // 2, (height + 1) // 2)
+    return Picture(
+        _resized(picture.y, (width, height)),
+        _resized(picture.u, half),
+        _resized(picture.v, half),
+        picture.matrix,
+        picture.full_range,
+    )
 
 
 def to_source(xyxy: FloatArray, prepared: Prepared) -> FloatArray:

@@ -43,6 +43,13 @@ class FrameStore:
         held = (self._headers[at], self._headers[at + 1])
         return held == position and self._headers[at + 2] % 2 == 0
 
+    def slot_of(self, position: Position) -> int:
+        """The slot that holds this frame, whole; FrameLost if none does."""
+        for slot in range(self.slots):
+            if self.holds(slot, position):
+                return slot
+        raise FrameLost(f"no slot holds frame {position}")
+
     def become_writer(self, token: int) -> None:
         """Write from now on under this fencing token; Fenced if a later one's holder writes."""
         if self._writer[0] > token:

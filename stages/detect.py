@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import cv2
 import msgspec
@@ -18,12 +18,11 @@ import numpy.typing as npt
 from models import bytetrack, coco, detector, trial
 from models.boxes import Boxes
 from models.bytetrack import TrackSettings
-from models.picture import Matrix, Picture
 from models.track_state import TrackState, no_tracks
 from pipeline.records import Object
-from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.detections import Detections
+from stages.planes import as_picture
 
 DetectorName = Literal["light", "heavy"]
 
@@ -110,20 +109,6 @@ class Detect(Stage[DetectState]):
             objects=as_objects(boxes, ids),
             models=self.detector.models,
         )
-
-
-def as_picture(pixels: memoryview, form: Form) -> Picture:
-    """The frame's planes as arrays over the same memory; see source.Frame for their order."""
-    rows, columns = -(-form.height // 2), -(-form.width // 2)
-    flat = np.frombuffer(pixels, np.uint8)
-    luma, half = form.width * form.height, rows * columns
-    return Picture(
-        flat[:luma].reshape(form.height, form.width),
-        flat[luma : luma + half].reshape(rows, columns),
-        flat[luma + half : luma + 2 * half].reshape(rows, columns),
-        cast(Matrix, form.matrix),
-        form.full_range,
-    )
 
 
 def as_objects(boxes: Boxes, ids: npt.NDArray[np.int32]) -> tuple[Object, ...]:

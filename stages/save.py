@@ -14,8 +14,8 @@ from pipeline.errors import ConfigFaults
 from pipeline.records import START, End, Position
 from pipeline.stage import Context, Item, Stage
 from stages.annotate import AnnotatedVideo, VideoUnwritable
-from stages.detect import as_picture
 from stages.detections import last_detections
+from stages.planes import as_picture
 
 log = logging.getLogger(__name__)
 

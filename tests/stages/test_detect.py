@@ -16,8 +16,9 @@ from pipeline.errors import FrameLost
 from pipeline.records import Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
-from stages.detect import Detect, DetectOptions, DetectState, as_picture
+from stages.detect import Detect, DetectOptions, DetectState
 from stages.detections import Detections
+from stages.planes import as_picture
 
 FORM = Form(320, 180)
 LEAST = 0.05

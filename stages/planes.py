@@ -1,0 +1,24 @@
+"""A frame's bytes as the planes of a picture."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from models.picture import Matrix, Picture
+from pipeline.source import Form
+
+
+def as_picture(pixels: memoryview, form: Form) -> Picture:
+    """The frame's planes as arrays over the same memory; see source.Frame for their order."""
+    rows, columns = -(-form.height // 2), -(-form.width // 2)
+    flat = np.frombuffer(pixels, np.uint8)
+    luma, half = form.width * form.height, rows * columns
+    return Picture(
+        flat[:luma].reshape(form.height, form.width),
+        flat[luma : luma + half].reshape(rows, columns),
+        flat[luma + half : luma + 2 * half].reshape(rows, columns),
+        cast(Matrix, form.matrix),
+        form.full_range,
+    )
