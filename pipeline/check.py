@@ -19,11 +19,12 @@ from pipeline.errors import Exit, FramegateError, FrameStoreFull, SourceOwned, S
 from pipeline.frame_store import frame_store_bytes
 from pipeline.graph import drawn, place, stage_specs
 from pipeline.loading import load
+from pipeline.redaction import redacted, shown
 from pipeline.shared_file import FOLDER, free_bytes
 from pipeline.source import Form
 from pipeline.spec import StageSpec
 from pipeline.stage import Context, Stage
-from pipeline.store import connect, redacted, store_errors, unfit
+from pipeline.store import connect, store_errors, unfit
 from pipeline.worker import options_of
 
 MEASURE_S = 2.0
@@ -60,9 +61,9 @@ class Report:
     def say(self, heading: str, text: str) -> None:
         """Print a text of one or more lines; a heading stands once."""
         for line in text.splitlines():
-            shown = heading if heading != self._heading else ""
+            first = heading if heading != self._heading else ""
             self._heading = heading
-            print(f"{shown:<18} {line}".rstrip(), flush=True)
+            print(f"{first:<18} {line}".rstrip(), flush=True)
 
     @contextmanager
     def watching(self, heading: str, about: str = "") -> Iterator[None]:
@@ -74,7 +75,7 @@ class Report:
             named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
             self.faults += 1
             self.exit = max(self.exit, code)
-            self.say(heading, f"FAULT: {about}{named}{error}")
+            self.say(heading, redacted(f"FAULT: {about}{named}{error}"))
 
     def verdict(self) -> str:
         """The last line."""
@@ -130,7 +131,7 @@ def _store(config: Config, folder: Path) -> str:
     url = config.store.url
     if config.store.url_env is not None:
         url = from_environment(config.store.url_env, "store.url_env")
-    return f"{redacted(url)}: {_server(url, list(config.sources))} answers"
+    return f"{shown(url)}: {_server(url, list(config.sources))} answers"
 
 
 def _server(url: str, sources: list[str]) -> str:
@@ -138,7 +139,7 @@ def _server(url: str, sources: list[str]) -> str:
         info = client.info()
         fault = unfit(info)
         if fault:
-            raise StoreRefused(f"store {redacted(url)}: {fault}")
+            raise StoreRefused(f"store {shown(url)}: {fault}")
         owned = [name for name in sources if client.hget(keys.own(name), "run")]
         if owned:
             owner = client.hget(keys.SOURCES, owned[0]) or b"?"

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.check import check
 from pipeline.config import find_config, read_config
 from pipeline.errors import ConfigFaults, Exit, FramegateError
-from pipeline.logs import set_up_logging
+from pipeline.logs import set_up_logging, to_user
+from pipeline.redaction import redacted
 from pipeline.run import RunOptions, run
 from pipeline.sources import named_sources
 from pipeline.watch import watch
@@ -26,14 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
     parsed = _parsed(arguments)
+    name = parsed.command.__name__.strip("_")
+    set_up_logging("WARNING", name, getattr(parsed, "log_format", None) or "text")
     try:
         code: Exit = parsed.command(parsed)
     except ConfigFaults as faults:
         for fault in faults.faults:
-            print(f"framegate: {fault}", file=sys.stderr)
+            to_user.error("%s", fault)
         return Exit.USAGE
     except FramegateError as error:
-        print(f"framegate: {error}", file=sys.stderr)
+        to_user.error("%s", error)
         return error.exit
     except KeyboardInterrupt:
         return Exit.STOPPED_TWICE
@@ -51,9 +54,15 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line; a word of it may be a URL with a password."""
+        super().error(redacted(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="framegate",
         description="Turns video files and cameras into streams of results, and never loses or "
         "doubles one.",
@@ -140,6 +149,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         "--classes", metavar="A,B", help="COCO labels to look for (default: all 80)"
     )
     command.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
 
 
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -156,6 +166,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
         detect["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
     if parsed.min_score is not None:
         detect["min_score"] = parsed.min_score
+    if parsed.log_format is not None:
+        changes["log"] = {"format": parsed.log_format}
     if detect:
         changes["stages"] = {"detect": detect}
     return changes
@@ -164,10 +176,10 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
 def _run(parsed: argparse.Namespace) -> Exit:
     origin, text = find_config(parsed.config)
     config = read_config(origin, text, _changes(parsed))
-    set_up_logging(config.log.level, "run")
+    set_up_logging(config.log.level, "run", config.log.format)
     if not config.sources and not parsed.resume:
         raise ConfigFaults(["no source: name one, for example: framegate run clip.mp4"])
-    print(f"framegate: configuration from {origin}", file=sys.stderr)
+    to_user.info("configuration from %s", origin)
     options = RunOptions(
         folder=parsed.data,
         resume=parsed.resume,

@@ -15,8 +15,10 @@ from pipeline.errors import ConfigFaults
 from pipeline.graph import StageEntry, graph_faults
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.loading import load
+from pipeline.logs import Form
 from pipeline.options import read_options
 from pipeline.pace import PaceName
+from pipeline.redaction import remember, remember_url
 
 PACKAGED = "pipeline.toml"
 _STORES = ("embedded", "redis://", "rediss://", "unix://")
@@ -61,6 +63,7 @@ class LogConfig:
     """`[log]`"""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Form = "text"
 
 
 @dataclass(frozen=True)
@@ -240,7 +243,9 @@ def from_environment(name: str, key: str) -> str:
     """A secret's value. ConfigFaults if the variable is not set."""
     if faults := _unset(name, key):
         raise ConfigFaults(faults)
-    return os.environ[name]
+    secret = os.environ[name]
+    remember_url(secret) if "://" in secret else remember(secret)
+    return secret
 
 
 def _unset(name: str | None, key: str) -> list[str]:

@@ -19,6 +19,7 @@ from pipeline.credit import Credit
 from pipeline.errors import FramegateError, SourceFault
 from pipeline.frame_store import FrameStore
 from pipeline.records import Position
+from pipeline.redaction import redacted
 from pipeline.source import Form, Frame, Source
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class DecoderThread(threading.Thread):
             fault = str(error)
         except Exception as error:
             log.exception("source %s: the decoder failed", self.source_name)
-            fault = f"damaged: the decoder failed: {error!r}"
+            fault = redacted(f"damaged: the decoder failed: {error!r}")
         finally:
             if source is not None:
                 source.close()

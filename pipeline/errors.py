@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Literal
 
+from pipeline.redaction import redacted
+
 
 class Exit(IntEnum):
     """Exit codes of the command line and of workers."""
@@ -18,9 +20,15 @@ class Exit(IntEnum):
 
 
 class FramegateError(Exception):
-    """Root of all errors that Framegate raises on purpose; the message is for the user."""
+    """Root of all errors that Framegate raises on purpose; the message is for the user.
+
+    It carries no secret: it may be logged, stored or published as it is.
+    """
 
     exit = Exit.SOURCE_FAILED
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigFaults(FramegateError):
@@ -30,7 +38,7 @@ class ConfigFaults(FramegateError):
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [redacted(fault) for fault in faults]
 
 
 class StageRefused(FramegateError):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pipeline.deaths import LIMIT, Deaths
+from pipeline.logs import Form
 from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 
 
@@ -19,6 +20,7 @@ class Plan:
     folder: str
     results_keep: int
     log_level: str
+    log_format: Form
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
@@ -51,4 +53,5 @@ class Plan:
                 if stage != "decode"
             ],
             log_level=self.log_level,
+            log_format=self.log_format,
         )

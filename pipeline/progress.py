@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +16,8 @@ from pipeline.apart import apart
 from pipeline.errors import FramegateError
 from pipeline.plan import Plan
 from pipeline.view import View, Viewer, as_line, as_table
+
+log = logging.getLogger(__name__)
 
 TABLE_S = 1.0
 LINES_S = 5.0
@@ -65,7 +68,7 @@ class Progress:
             await asyncio.sleep(LINES_S)
             with contextlib.suppress(FramegateError):
                 for view in await self._look():
-                    self._console.print(as_line(view), markup=False, soft_wrap=True)
+                    log.info("%s", as_line(view))
 
     async def _summary(self) -> None:
         self._viewer.forget()
@@ -74,7 +77,7 @@ class Progress:
             self._console.print(as_table(views))
             return
         for view in views:
-            self._console.print(as_line(view), markup=False, soft_wrap=True)
+            log.info("%s", as_line(view))
 
     def _over_all(self, view: View) -> View:
         """The view over the whole time of this process, which has ended."""

@@ -210,6 +210,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
         log_level=config.log.level,
+        log_format=config.log.format,
         hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
@@ -230,7 +231,8 @@ async def _supervise(
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
-    progress = asyncio.create_task(Progress(plan, store.url, quiet=options.json).show())
+    quiet = options.json or plan.log_format == "json"
+    progress = asyncio.create_task(Progress(plan, store.url, quiet=quiet).show())
     try:
         with announced(folder.path, store.url):
             code = await supervisor.run()

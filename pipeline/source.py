@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from pipeline.redaction import remember_url
+
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation."""
@@ -50,6 +52,10 @@ class Request(msgspec.Struct, frozen=True):
     live: bool = False
     transport: Transport = "tcp"
     frames: Frames = Frames()
+
+    def __post_init__(self) -> None:
+        """Whichever process gets a URL keeps its secrets out of what it says."""
+        remember_url(self.url)
 
 
 class Frame(Protocol):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from pipeline import keys
+from pipeline.logs import Form
 from pipeline.records import Position, Reason
 from pipeline.source import Request
 
@@ -86,6 +87,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     careful: dict[str, Position] = {}
     asides: list[Suspect] = []
     log_level: str = "INFO"
+    log_format: Form = "text"
 
     def stage(self, name: str) -> StageSpec:
         """The stage of that name."""

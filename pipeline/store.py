@@ -16,6 +16,7 @@ from pipeline import keys
 from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
 from pipeline.hop import LIBRARY, library_code
 from pipeline.records import START, Position
+from pipeline.redaction import remember_url, shown
 
 MIN_VERSION = (7, 2)
 CONNECT_S = 5.0
@@ -26,7 +27,7 @@ HURRY_S = 0.5
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
     """Turn redis-py's errors into ours; the URL is shown without user and password."""
-    where = redacted(url)
+    where = shown(url)
     try:
         yield
     except redis.AuthenticationError as error:
@@ -44,13 +45,9 @@ def store_errors(url: str) -> Iterator[None]:
         raise StoreRefused(f"store {where} refuses: {text}") from error
 
 
-def redacted(url: str) -> str:
-    """The URL without user, password and query."""
-    return re.sub(r"^(\w+://).*@", r"\1", url).split("?", 1)[0]
-
-
 def connect(url: str, answer_s: float = ANSWER_S) -> Any:
     """A client that does not wait for ever: a store that hangs is lost, after one more try."""
+    remember_url(url)
     try:
         return redis.Redis.from_url(
             url,
@@ -60,7 +57,7 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Any:
             retry=Retry(NoBackoff(), 1),  # its connection may be that to a server that has died
         )
     except ValueError:  # its text may quote a part of the password
-        raise StoreRefused(f"store URL {redacted(url)}: it is not the URL of a Redis") from None
+        raise StoreRefused(f"store URL {shown(url)}: it is not the URL of a Redis") from None
 
 
 class Store:
@@ -89,7 +86,7 @@ class Store:
             info = self._client.info()
             fault = unfit(info)
             if fault:
-                raise StoreRefused(f"store {redacted(self.url)}: {fault}")
+                raise StoreRefused(f"store {shown(self.url)}: {fault}")
             self._load_library()
             self._client.set(keys.IDENTITY, uuid.uuid4().hex, nx=True)
             return cast(bytes, self._client.get(keys.IDENTITY)).decode()
@@ -104,7 +101,7 @@ class Store:
         with store_errors(self.url):
             info = self._client.info("memory")
             if info.get("maxmemory_policy", "noeviction") != "noeviction":
-                raise StoreRefused(f"store {redacted(self.url)}: {_EVICTING % info}")
+                raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
             return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
     def claim(self, source: str, run: str, name: str, take_over: bool) -> None:

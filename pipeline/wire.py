@@ -14,6 +14,7 @@ import hiredis
 import redis
 
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from pipeline.redaction import remember_url
 
 _BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN")
 
@@ -25,6 +26,7 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
+        remember_url(url)
         pool = redis.Redis.from_url(url, protocol=2).connection_pool
         connection: Any = pool.make_connection()
         self._connection = connection

@@ -38,7 +38,7 @@ def main() -> int:
     line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     die_with_parent_of(int(sys.argv[3]))
-    set_up_logging(spec.log_level, spec.name)
+    set_up_logging(spec.log_level, spec.name, spec.log_format)
     try:
         _serve(spec, line)
     except Fenced as error:

@@ -15,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
+from pipeline.redaction import shown
 from pipeline.source import Request
 from stages.decoded_frame import DecodedFrame
 from stages.turn import Turn, Turns
@@ -26,7 +27,6 @@ from stages.video_files import (
     is_url,
     open_video,
     refusal,
-    shown,
 )
 
 _DEFAULT: Final = DecodeOptions()

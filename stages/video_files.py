@@ -7,7 +7,6 @@ import re
 import stat
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import av
 import av.error
@@ -16,6 +15,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from pipeline.errors import FaultReason, SourceFault
+from pipeline.redaction import shown
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _ART: Final = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg draws any text file
@@ -60,15 +60,6 @@ class Opened:
 def is_url(place: str) -> bool:
     """Tell a URL (`scheme://...`) from a path."""
     return _URL.match(place) is not None
-
-
-def shown(place: str) -> str:
-    """Return `place` without user, password, query and fragment, for messages and logs."""
-    if not is_url(place):
-        return place
-    parts = urlsplit(place)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def refusal(place: str, reason: FaultReason, what: str) -> SourceFault:

@@ -8,8 +8,9 @@ import wave
 import pytest
 
 from pipeline.errors import SourceFault
+from pipeline.redaction import shown
 from stages.decode import FileSource
-from stages.video_files import DecodeOptions, shown
+from stages.video_files import DecodeOptions
 from tests import footage
 
 

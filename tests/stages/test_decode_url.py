@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import SourceFault
+from pipeline.redaction import shown
 from stages.decode import FileSource, probe
-from stages.video_files import is_url, shown
+from stages.video_files import is_url
 from tests import footage
 
 

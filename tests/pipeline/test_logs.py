@@ -1,0 +1,126 @@
+"""Whatever a process says, it says as lines of one form, and no secret is in them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from datetime import datetime
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import redaction
+from pipeline.logs import JsonLines, TextLines
+from tests.runs import environment
+
+MARK = "Hunter2"
+FORMS = ("text", "json")
+
+SAYS = """
+import asyncio, gc, logging, sys, threading, warnings
+import av
+from pipeline.logs import set_up_logging, to_user
+from pipeline.redaction import remember
+
+URL = "rtsp://admin:Hunter2@127.0.0.1:1/live?token=Hunter2"
+remember("Hunter2 plainly")
+set_up_logging("DEBUG", "ingest", sys.argv[1])
+logging.info("opening %s", URL)
+logging.getLogger("uvicorn.error").error("at %s", URL)
+to_user.error("no camera at %s", URL)
+logging.info("two %s", URL, URL)
+warnings.warn(f"old: {URL}")
+
+def open_it():
+    try:
+        raise OSError(f"the camera said Hunter2 plainly")
+    except OSError as error:
+        raise ValueError(f"cannot open {URL}") from error
+
+thread = threading.Thread(target=open_it, name="decode-gate")
+thread.start()
+thread.join()
+
+class Held:
+    def __del__(self):
+        open_it()
+
+Held()
+gc.collect()
+
+async def forgotten():
+    asyncio.get_running_loop().create_task(fails())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+async def fails():
+    open_it()
+
+asyncio.run(forgotten())
+gc.collect()
+try:
+    av.open(URL, timeout=(1, 1))
+except OSError:
+    pass
+open_it()
+"""
+
+
+def said(form: str) -> str:
+    """What such a process says on stderr."""
+    command = [sys.executable, "-c", SAYS, form]
+    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    return ended.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_secret_is_said_by_anybody(form: str) -> None:
+    text = said(form)
+    assert MARK not in text
+    for word in (
+        "opening rtsp://127.0.0.1:1/live",
+        "no camera at rtsp://127.0.0.1:1/live",
+        "with arguments that do not fit",
+        "UserWarning: old: rtsp://127.0.0.1:1/live",
+        "thread decode-gate ended by an error",
+        "Task exception was never retrieved",
+        "ended by an error that nobody expected",
+        "OSError: the camera said ***",
+        "ValueError: cannot open rtsp://127.0.0.1:1/live",
+        "in open_it",
+    ):
+        assert word in text, text
+
+
+def test_json_is_one_object_a_line() -> None:
+    lines = [json.loads(line) for line in said("json").splitlines()]
+    assert {line["part"] for line in lines} == {"ingest"}
+    assert {frozenset(line) - {"exception"} for line in lines} == {
+        frozenset({"time", "level", "part", "message"})
+    }
+    assert all(datetime.fromisoformat(line["time"]).utcoffset() is not None for line in lines)
+    assert lines[-1]["level"] == "CRITICAL"
+    assert lines[-1]["exception"].endswith("ValueError: cannot open rtsp://127.0.0.1:1/live")
+
+
+passwords = st.tuples(st.text(max_size=8), st.text(max_size=8)).map(MARK.join)
+
+
+@given(passwords, st.sampled_from([TextLines, JsonLines]))
+def test_the_password_of_a_url_that_was_given_is_in_no_line(
+    password: str, lines: type[logging.Formatter]
+) -> None:
+    encoded = quote(password, safe="", errors="replace")
+    redaction.remember_url(f"rtsp://admin:{encoded}@cam/1")
+    redaction.remember(password)
+    error = OSError(f"401 for {password}", encoded)
+    record = logging.LogRecord(
+        "x", logging.ERROR, "", 0, "%s and %r", (password, password), (OSError, error, None)
+    )
+    assert MARK not in lines("ingest").format(record)

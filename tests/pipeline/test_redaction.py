@@ -1,0 +1,125 @@
+"""No secret of a URL gets through, and nothing else is touched."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline import redaction
+from pipeline.errors import ConfigFaults, SourceFault
+from pipeline.redaction import redacted, remember, secrets_of, shown, without
+
+ODD = r"aZ09-._~!$&'()*+,;=:@/?#%[]{}|\^`\"<>é "
+MARK = "Hunter2"
+
+passwords = st.tuples(st.text(ODD, max_size=8), st.text(ODD, max_size=8)).map(MARK.join)
+raw = passwords.filter(lambda password: " " not in password)
+users = st.text("abcXYZ09._-", max_size=8)
+schemes = st.sampled_from(["rtsp", "rtsps", "http", "https", "redis", "rediss", "unix", "mqtt+tls"])
+hosts = st.sampled_from(["cam", "10.0.0.7", "cam.example:554", "[::1]:8554", ""])
+paths = st.sampled_from(["", "/", "/live/1", "/a@b/c"])
+around = st.sampled_from(["{}", "'{}'", "<{}>: no answer", "cannot open {}, again in 2 s", "x={};"])
+
+
+@given(schemes, users, raw, hosts, paths, around)
+def test_a_password_of_a_url_is_gone_however_odd(
+    scheme: str, user: str, password: str, host: str, path: str, text: str
+) -> None:
+    said = text.format(f"{scheme}://{user}:{password}@{host}{path}")
+    assert MARK not in redacted(said)
+    assert redacted(redacted(said)) == redacted(said)
+
+
+@given(schemes, users, passwords, hosts, paths, around)
+def test_a_percent_encoded_password_is_gone_and_the_place_stays(
+    scheme: str, user: str, password: str, host: str, path: str, text: str
+) -> None:
+    url = f"{scheme}://{user}:{quote(password, safe='')}@{host}"
+    assert redacted(text.format(url)) == text.format(f"{scheme}://{host}")
+    assert MARK not in redacted(text.format(url + path))
+
+
+@given(schemes, hosts, paths, raw, around)
+def test_a_query_is_gone(scheme: str, host: str, path: str, secret: str, text: str) -> None:
+    assert MARK not in redacted(text.format(f"{scheme}://{host}{path}?key={secret}"))
+
+
+@given(users, passwords.filter(lambda p: not p.lstrip()[:1].isdigit()))
+@example("u", "a b Hunter2 c")
+def test_spaces_hide_no_password(user: str, password: str) -> None:
+    url = f"rtsp://{user}:{password}@cam/1"
+    assert MARK not in shown(url)
+    assert MARK not in without(f"{url} is away", secrets_of(url))
+
+
+@given(st.text())
+@example("a@b: c/d?e#f 10:20:30 //x")
+def test_a_text_without_a_url_stays_as_it_is(text: str) -> None:
+    if "://" not in text:
+        assert without(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "display"),
+    [
+        ("rtsp://u:p@cam:554/live/1?key=k#x", "rtsp://cam:554/live/1"),
+        ("redis://:pw@host:6379/0", "redis://host:6379/0"),
+        ("unix://:pw@/run/valkey.sock?db=1", "unix:///run/valkey.sock"),
+        ("https://token@host/clip.mp4", "https://host/clip.mp4"),
+        ("rtsp://[::1]:8554/a", "rtsp://[::1]:8554/a"),
+        ("rtsp://u:p?w@cam/1", "rtsp://***"),
+        ("rtsp://u:p", "rtsp://***"),
+        ("/videos/a b?.mp4", "/videos/a b?.mp4"),
+        ("webcam:0", "webcam:0"),
+    ],
+)
+def test_a_url_is_shown_by_its_place(url: str, display: str) -> None:
+    assert shown(url) == display
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rtsp://cam:554: connection refused",
+        "('rtsp://cam/live/1', 3)",
+        "see http://127.0.0.1:9464/metrics.",
+        "epoch 1-2, at 10:20, me@example.org",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert without(text, ()) == text
+
+
+@given(passwords)
+def test_a_known_secret_is_gone_in_every_form(password: str) -> None:
+    url = f"rtsp://admin:{quote(password, safe='')}@cam/1"
+    said = f"{password} {password!r} {quote(password)} {quote(password, safe='')}"
+    assert MARK not in without(said, redaction._known) or MARK not in _after(url, said)
+
+
+def _after(url: str, said: str) -> str:
+    redaction.remember_url(url)
+    return redacted(said)
+
+
+def test_what_a_process_was_told_is_hidden_and_short_words_are_not() -> None:
+    remember("open sesame")
+    remember("the")
+    assert redacted("the words: open sesame") == "the words: ***"
+
+
+def test_parameters_that_name_a_secret_are_secret() -> None:
+    found = secrets_of("http://cam/mjpg?user=viewer&pwd=gr8secret&fps=5")
+    assert "gr8secret" in found
+    assert "viewer" not in found
+
+
+def test_our_errors_carry_no_secret_whoever_prints_them() -> None:
+    fault = SourceFault("rtsp://u:hunter2@cam/1?key=hunter3: it is away", "missing")
+    faults = ConfigFaults(["sources.a.url = 'rtsp://u:hunter2@cam/1': no"])
+    said = f"{fault} {fault!r} {faults} {faults!r} {faults.faults}"
+    assert "hunter" not in said
+    assert "rtsp://cam/1: it is away" in said
