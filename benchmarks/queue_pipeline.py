@@ -224,7 +224,7 @@ def _serve(index: int, job: Job, shared: Shared, given: Any, onward: Any) -> Non
             shared.published.value = count + 1
             continue
         if output is not None:  # None: what was said before stands, the bytes go on as they are
-            record = records.with_said(item.record, name, records.encode(output))
+            record = records.with_said(item.record, name, records.encode(output), time.monotonic())
             message = _pack(item.source, item.position, record)
         onward.put(message)
     if onward is not None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.errors import FrameStoreFull
+from pipeline.durations import StageTimes
+from pipeline.errors import FrameStoreFull, SupervisorSilent
 from pipeline.records import Position
 from pipeline.spec import SourceSpec
 
@@ -71,6 +72,28 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     done: int
 
 
+class TimesWanted(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: how long did your stages wait and work?"""
+
+
+class Times(msgspec.Struct, frozen=True, tag=True):
+    """Worker: this long, since I began, by stage."""
+
+    stages: dict[str, StageTimes]
+
+
+class StatusWanted(msgspec.Struct, frozen=True, tag=True):
+    """The HTTP process: how is the run?"""
+
+    ask: int
+
+
+class StatusThere(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: here is a file (beside) with a run_status.RunStatus: no packet has its size."""
+
+    ask: int
+
+
 class Sources(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: from now on these are your sources."""
 
@@ -85,8 +108,8 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: end after the commit in hand."""
 
 
-ToWorker = Shared | Ping | Sources | Drain | Stop
-ToSupervisor = SharedWanted | InHand | Ready | Finished | Failed | Pong
+ToWorker = Shared | StatusThere | Ping | TimesWanted | Sources | Drain | Stop
+ToSupervisor = SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
@@ -117,12 +140,13 @@ class ControlLine:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._answers: dict[int, queue.SimpleQueue[tuple[Shared, int]]] = {}
+        self._answers: dict[int, queue.SimpleQueue[tuple[Shared | StatusThere, int]]] = {}
         self._lock = threading.Lock()
         self._asked = 0
         self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
         self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
         self.progress: Callable[[], int] = lambda: 0
+        self.times: Callable[[], dict[str, StageTimes]] = dict
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
@@ -135,16 +159,39 @@ class ControlLine:
 
         The caller closes it. FrameStoreFull if there is no room for it.
         """
-        answers: queue.SimpleQueue[tuple[Shared, int]] = queue.SimpleQueue()
+        answer, descriptor = self._ask(lambda ask: SharedWanted(ask, source, name, nbytes))
+        if isinstance(answer, Shared) and answer.fault is not None:
+            raise FrameStoreFull(answer.fault)
+        return descriptor
+
+    def status(self, patience_s: float) -> int:
+        """A descriptor of a file with the run's status. Any thread; the caller closes it.
+
+        SupervisorSilent if it does not answer in time.
+        """
+        return self._ask(StatusWanted, patience_s)[1]
+
+    def _ask(
+        self, question: Callable[[int], ToSupervisor], patience_s: float | None = None
+    ) -> tuple[Shared | StatusThere, int]:
+        answers: queue.SimpleQueue[tuple[Shared | StatusThere, int]] = queue.SimpleQueue()
         with self._lock:
             self._asked += 1
             ask = self._asked
             self._answers[ask] = answers
-        self.say(SharedWanted(ask, source, name, nbytes))
-        answer, descriptor = answers.get()
-        if answer.fault is not None:
-            raise FrameStoreFull(answer.fault)
-        return descriptor
+        self.say(question(ask))
+        try:
+            return answers.get(timeout=patience_s)
+        except queue.Empty:
+            self._answers.pop(ask, None)
+            raise SupervisorSilent(f"no answer from the supervisor in {patience_s} s") from None
+
+    def _answer(self, message: Shared | StatusThere, descriptor: int) -> None:
+        answers = self._answers.pop(message.ask, None)
+        if answers is not None:
+            answers.put((message, descriptor))
+        elif descriptor >= 0:  # who asked does not wait any more
+            os.close(descriptor)
 
     def _listen(self) -> None:
         while True:
@@ -153,10 +200,12 @@ class ControlLine:
             except ConnectionResetError:
                 data, descriptors = b"", []
             message: Any = _to_worker.decode(data) if data else Stop()
-            if isinstance(message, Shared):
-                self._answers.pop(message.ask).put((message, next(iter(descriptors), -1)))
+            if isinstance(message, Shared | StatusThere):
+                self._answer(message, next(iter(descriptors), -1))
             elif isinstance(message, Ping):
                 self.say(Pong(self.progress()))
+            elif isinstance(message, TimesWanted):
+                self.say(Times(self.times()))
             else:
                 if isinstance(message, Sources):
                     self.sources = message.sources

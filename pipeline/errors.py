@@ -91,6 +91,10 @@ class FrameLost(FramegateError):
         self.final = final
 
 
+class SupervisorSilent(FramegateError):
+    """The supervisor does not answer: it hangs, or is stopped."""
+
+
 class FrameStoreFull(FramegateError):
     """Shared memory has no room for the frame store of a source."""
 

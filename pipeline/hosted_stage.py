@@ -7,12 +7,14 @@ that fails alone is set aside and goes on as `failed`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from pipeline import records
+from pipeline.durations import StageTimes
 from pipeline.errors import FrameLost
 from pipeline.hop import Attached
 from pipeline.inbox import Arrival, Batch
@@ -41,6 +43,7 @@ class HostedStage:
         self.spec = spec
         self.stage = stage
         self.standings: dict[str, Standing] = {}
+        self.times = StageTimes()
         self._keep = keep
         self._asides = asides
 
@@ -69,11 +72,26 @@ class HostedStage:
         ]
         if len(batch) > 1:
             items = by_arrival(items)
+        began = time.monotonic()
         outputs, states = self._process(items, states, is_patient)
+        ended = time.monotonic()
+        self._note_times(items, began, ended)
         return {
-            source: self._move(source, arrivals, outputs.get(source, []), states[source])
+            source: self._move(source, arrivals, outputs.get(source, []), states[source], ended)
             for source, arrivals in batch.items()
         }
+
+    def _note_times(self, items: list[Item], began: float, ended: float) -> None:
+        records_in = [item.record for item in items]
+        self.times.waited.add_us(
+            [
+                int((began - record.arrived) * 1e6) - record.taken_us
+                for record in records_in
+                if record.arrived  # a published result, read by a side stage, has no such time
+            ]
+        )
+        if items:
+            self.times.worked.add_us([int((ended - began) * 1e6)])
 
     def was_set_aside(self, source: str, position: Position) -> bool:
         """Whether it is not to try what stands there."""
@@ -143,9 +161,14 @@ class HostedStage:
         return outputs, states
 
     def _move(
-        self, source: str, arrivals: list[Arrival], outputs: list[Output], state: Any
+        self,
+        source: str,
+        arrivals: list[Arrival],
+        outputs: list[Output],
+        state: Any,
+        ended: float,
     ) -> Move:
-        said = Saying(self.spec, source, self.standings[source], state)
+        said = Saying(self.spec, source, self.standings[source], state, ended)
         if not self.spec.reliable:
             said.count(
                 "lagged:" + self.spec.name, _missed(self.standings[source].position, arrivals[0])

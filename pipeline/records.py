@@ -44,7 +44,7 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-_SHORT = {"captured": "c", "arrived": "a", "number": "n", "form": "f"}
+_SHORT = {"captured": "c", "arrived": "a", "number": "n", "form": "f", "taken_us": "u"}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
@@ -59,6 +59,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     dropped   frames decoded right before this one that were dropped: their seqs are missing
     said      what each stage before said of it, by stage name, msgpack
     failed    why a stage could not say anything, None for a good frame
+    taken_us  microseconds from arrival until the last stage that said anything was done
     """
 
     v: int
@@ -71,10 +72,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     dropped: int = 0
     said: dict[str, msgspec.Raw] = {}
     failed: Reason | None = None
+    taken_us: int = 0
 
 
-def with_said(record: Record, stage: str, output: bytes) -> Record:
-    """The record with what `stage` says (msgpack) added. Spelt out: it runs at every hop."""
+def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
+    """The record with what `stage` said (msgpack) until `ended`. Spelt out: it runs each hop."""
     return Record(
         record.v,
         record.pts,
@@ -86,6 +88,7 @@ def with_said(record: Record, stage: str, output: bytes) -> Record:
         record.dropped,
         {**record.said, stage: msgspec.Raw(output)},
         record.failed,
+        int((ended - record.arrived) * 1e6),
     )
 
 

@@ -257,7 +257,7 @@ def arrived_now(arrival: Arrival) -> Arrival:
     """The entry as if it arrived now: its own time is of another clock."""
     if not isinstance(arrival.record, Record):
         return arrival
-    record = msgspec.structs.replace(arrival.record, arrived=time.monotonic())
+    record = msgspec.structs.replace(arrival.record, arrived=time.monotonic(), taken_us=0)
     return Arrival(arrival.position, record)
 
 

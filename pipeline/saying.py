@@ -55,8 +55,12 @@ class Move:
 class Saying:
     """Gathers what a stage says about one source's part of a batch."""
 
-    def __init__(self, spec: StageSpec, source: str, standing: Standing, state: Any) -> None:
+    def __init__(
+        self, spec: StageSpec, source: str, standing: Standing, state: Any, ended: float
+    ) -> None:
+        """ended: when the stage was done with the batch, by the monotonic clock."""
         self._spec, self._source, self._standing = spec, source, standing
+        self._ended = ended
         self.state = state
         self._emitted = standing.emitted
         self._entries: list[Entry] = []
@@ -81,7 +85,7 @@ class Saying:
             self._publish(position, record, output)
         elif spec.main:
             if isinstance(output, bytes):
-                record = records.with_said(record, spec.name, output)
+                record = records.with_said(record, spec.name, output, self._ended)
             known = arrival.data if record is arrival.record else None
             data = known or records.encode(record)
             self._entries.append(Entry(position, FRAME, data))
