@@ -1,0 +1,168 @@
+"""What a browser gets: the live page, snapshots, and streams of pictures.
+
+/                         the page
+/snapshot/NAME.jpg        what was seen last; ?plain=1 without boxes, ?width=640 at most so wide
+/stream/NAME.mjpg         multipart MJPEG, for players and <img>
+/live?sources=A,B         pictures of many sources in one response, for the page: a browser has
+                          few connections to a host. Each part is a line of JSON (source,
+                          position, bytes) and the JPEG
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from pipeline.errors import FrameLost, StoreBusy, StoreLost
+from pipeline.last_frames import LastFrame, LastFrames
+from pipeline.shared_pictures import SharedPictures, Shown
+
+FPS = 10.0
+WIDTH = 960  # of the pictures in streams
+LIVE_BUDGET = 60.0  # pictures a second in one response of /live
+WIDEST = 16384
+
+_FRESH = {"Cache-Control": "no-store"}
+_BOUNDARY = "framegate"
+
+Sources = Callable[[], Mapping[str, str]]
+
+
+class AsJpeg(Protocol):
+    """Draws and encodes a frame; see stages.pictures.as_jpeg."""
+
+    def __call__(self, frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes: ...
+
+
+def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> list[Route]:
+    """The routes; nothing is read, opened or encoded before a request.
+
+    sources  the run's, each with why there may be no picture of it yet; may block some ms
+    """
+    shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
+
+    async def snapshot(request: Request) -> Response:
+        known = await run_in_threadpool(sources)
+        return await shared.in_turn(partial(_snapshot, request, frames, as_jpeg, known))
+
+    async def stream(request: Request) -> Response:
+        known = await run_in_threadpool(sources)
+        name = request.path_params["source"]
+        if name not in known:
+            return _unknown([name], known)
+        shown = shared.stream([name], FPS, request.is_disconnected)
+        return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+
+    async def live(request: Request) -> Response:
+        known = await run_in_threadpool(sources)
+        names = list(dict.fromkeys(request.query_params.get("sources", "").split(",")))
+        if strange := [name for name in names if name not in known]:
+            return _unknown(strange, known)
+        fps = min(FPS, LIVE_BUDGET / len(names))
+        return _streaming(
+            _lines(shared.stream(names, fps, request.is_disconnected)), "application/octet-stream"
+        )
+
+    return [
+        Route("/", _page),
+        Route("/snapshot/{source}.jpg", snapshot),
+        Route("/stream/{source}.mjpg", stream),
+        Route("/live", live),
+    ]
+
+
+def _page(request: Request) -> Response:  # noqa: ARG001
+    html = Path(__file__).with_name("page.html").read_text()
+    return HTMLResponse(html, headers={**_FRESH, "Content-Security-Policy": _only_itself(html)})
+
+
+def _only_itself(html: str) -> str:
+    """What the page may do: run its own script and style, and ask only where it came from."""
+    script, style = (_hash_of(tag, html) for tag in ("script", "style"))
+    return (
+        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
+        "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+
+
+def _hash_of(tag: str, html: str) -> str:
+    inside = html.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
+
+
+def _snapshot(
+    request: Request, frames: LastFrames, as_jpeg: AsJpeg, known: Mapping[str, str]
+) -> Response:
+    name = request.path_params["source"]
+    if name not in known:
+        return _unknown([name], known)
+    try:
+        width = _width(request.query_params.get("width"))
+    except ValueError as error:
+        return _says(400, str(error))
+    plain = request.query_params.get("plain", "0") not in ("", "0")
+    try:
+        frame = frames.newest(name)
+    except (FrameLost, StoreLost, StoreBusy) as error:
+        return _not_now(str(error))
+    if frame is None:
+        return _not_now(f"source {name}: no frame yet" + (known[name] and f"; {known[name]}"))
+    headers = {**_FRESH, "X-Framegate-Position": str(frame.result.position)}
+    jpeg = as_jpeg(frame, not plain, width)
+    return Response(jpeg, headers=headers, media_type="image/jpeg")
+
+
+def _width(asked: str | None) -> int | None:
+    """Pixels; ValueError says what is allowed."""
+    if not asked:
+        return None
+    if not (asked.isascii() and asked.isdecimal() and 16 <= int(asked[:9]) <= WIDEST):
+        raise ValueError(f"width: {asked[:20]!r}; allowed: 16 to {WIDEST} pixels")
+    return int(asked)
+
+
+def _unknown(names: list[str], known: Mapping[str, str]) -> Response:
+    asked = ", ".join(name[:32] or "without a name" for name in names)
+    there = f"there are: {', '.join(sorted(known))}" if known else "the run has none"
+    return _says(404, f"no source {asked}; {there}")
+
+
+def _not_now(why: str) -> Response:
+    return _says(503, why, {"Retry-After": "1"})
+
+
+def _says(status: int, text: str, headers: Mapping[str, str] = _FRESH) -> Response:
+    return PlainTextResponse(f"{text}\n", status, {**_FRESH, **headers})
+
+
+def _streaming(parts: AsyncIterator[bytes], kind: str) -> Response:
+    return StreamingResponse(parts, headers={**_FRESH, "X-Accel-Buffering": "no"}, media_type=kind)
+
+
+async def _multipart(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:
+    border = f"--{_BOUNDARY}\r\n".encode()
+    yield border
+    async for shown in pictures:
+        head = f"Content-Type: image/jpeg\r\nContent-Length: {len(shown.jpeg)}\r\n\r\n"
+        # The next border comes at once: some browsers show a picture only when they see it.
+        yield head.encode() + shown.jpeg + b"\r\n" + border
+
+
+async def _lines(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:
+    async for shown in pictures:
+        head = {
+            "source": shown.source,
+            "position": str(shown.position),
+            "bytes": len(shown.jpeg),
+        }
+        yield msgspec.json.encode(head) + b"\n" + shown.jpeg

@@ -1,0 +1,60 @@
+"""Pictures: what was seen last, as JPEG; the part of the live page that knows pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import msgspec
+from starlette.routing import Route
+
+from models.picture import Picture
+from models.preprocess import shrunk, to_bgr
+from pipeline.last_frames import FrameStores, LastFrame, LastFrames
+from pipeline.picture_routes import picture_routes
+from pipeline.records import Object
+from stages.overlay import draw
+from stages.planes import as_picture
+
+QUALITY = 80  # of 100
+
+
+class Pictures:
+    """What `pipeline.web` loads by its dotted path; see picture_routes for what it serves."""
+
+    def __init__(
+        self, frames: FrameStores, store_url: str, sources: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """sources: the run's, each with why there may be no picture of it yet, or nothing."""
+        self._frames = LastFrames(store_url, frames)
+        self._sources = sources
+
+    def routes(self) -> list[Route]:
+        """The page, snapshots and streams."""
+        return picture_routes(self._frames, as_jpeg, self._sources)
+
+
+def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes:
+    """The frame as a JPEG at most `width` pixels wide, with its objects drawn unless not wanted.
+
+    Boxes and labels are drawn after shrinking: they stay sharp and can be read. Any thread.
+    """
+    whole = as_picture(memoryview(frame.pixels), frame.form)
+    picture = whole if width is None else shrunk(whole, width)
+    if boxes:
+        picture = draw(picture, _moved(frame.result.objects, whole, picture))
+    bgr = to_bgr(picture, (picture.width, picture.height))
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return jpeg.tobytes()
+
+
+def _moved(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:
+    """The objects in the pixels of a smaller picture."""
+    across, down = small.width / whole.width, small.height / whole.height
+    return [
+        msgspec.structs.replace(
+            thing,
+            box=tuple(edge * by for edge, by in zip(thing.box, (across, down) * 2, strict=True)),
+        )
+        for thing in objects
+    ]
