@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.records import Object, Record
-from pipeline.source import Form, Request
+from pipeline.source import Form, Guard, Request
 from pipeline.stage import Item, NoState, Stage
 from stages.detections import Detections
 
@@ -41,6 +41,7 @@ class NullFrame:
     """
 
     __slots__ = ("_number", "_pts", "_start", "form", "nbytes")
+    arrived_mono = captured = None
 
     def __init__(self, number: int, start: float, fps: int, form: Form) -> None:
         self._number, self._start = number, start
@@ -65,8 +66,6 @@ class NullSource:
     The first one comes `phase_s` after a whole second of the monotonic clock, so that sources in
     any process keep their phases to each other once frames are paced by their pts.
     """
-
-    live = False
 
     def __init__(self, options: NullOptions, phase_s: float) -> None:
         self._options, self._phase_s = options, phase_s
@@ -94,7 +93,7 @@ class NullDecode:
     def __init__(self, options: NullOptions) -> None:
         self.options = options
 
-    def open(self, request: Request) -> NullSource:
+    def open(self, request: Request, guard: Guard) -> NullSource:  # noqa: ARG002
         """Open a made source."""
         return NullSource(self.options, float(request.url.removeprefix(SCHEME)) / 1e3)
 

@@ -18,16 +18,21 @@ from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FramegateError, FrameStoreFull, SourceOwned, StoreRefused
 from pipeline.frame_store import frame_store_bytes
 from pipeline.graph import drawn, place, stage_specs
+from pipeline.listener import check_free
 from pipeline.loading import load
 from pipeline.redaction import redacted, shown
 from pipeline.shared_file import FOLDER, free_bytes
-from pipeline.source import Form
+from pipeline.source import Form, Request
+from pipeline.sources import frames_of, is_live
 from pipeline.spec import StageSpec
 from pipeline.stage import Context, Stage
-from pipeline.store import connect, store_errors, unfit
+from pipeline.store import unfit
+from pipeline.store_faults import store_errors
+from pipeline.store_url import connect
 from pipeline.worker import options_of
 
 MEASURE_S = 2.0
+LARGE_PIXELS = 1280 * 720
 MADE = Form(1280, 720, "bt709")
 MADE_FPS = 25.0
 
@@ -42,6 +47,10 @@ def check(config: Config) -> Exit:
         probes = _check_sources(config, report)
         with report.watching("store"):
             report.say("store", _store(config, Path(folder)))
+        if config.store.listen is not None:
+            with report.watching("listen"):
+                check_free(config.store.listen)
+                report.say("listen", f"{config.store.listen} is free")
         with report.watching("shared memory"):
             report.say("shared memory", _shared_memory(config, probes))
         with report.watching("stages"):
@@ -92,9 +101,11 @@ def _check_sources(config: Config, report: Report) -> dict[str, Any]:
     probes = {}
     for name, source in config.sources.items():
         with report.watching("sources", f"{name}: "):
-            probe = decoder.probe(_place(name, source))
+            probe = decoder.probe(_request(config, name, source))
             probes[name] = probe
             report.say("sources", f"{name}: {_described(probe)}")
+            if advice := _advice(probe):
+                report.say("sources", f"{name}: {advice}")
     return probes
 
 
@@ -104,10 +115,22 @@ def _decoder(config: Config) -> Any:
     return kind(options_of(kind, entry.options))
 
 
-def _place(name: str, source: SourceConfig) -> str:
+def _request(config: Config, name: str, source: SourceConfig) -> Request:
+    url = source.url
     if source.url_env is not None:
-        return from_environment(source.url_env, f"sources.{name}.url_env")
-    return source.url
+        url = from_environment(source.url_env, f"sources.{name}.url_env")
+    live = is_live(url) if source.live is None else source.live
+    return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
+
+
+def _advice(probe: Any) -> str | None:
+    """What a user should think of, None if nothing: the detector looks at far smaller pictures."""
+    if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
+        return None
+    return (
+        f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a "
+        "sub-stream of about 640x360, take that"
+    )
 
 
 def _described(probe: Any) -> str:
@@ -121,16 +144,14 @@ def _described(probe: Any) -> str:
 
 def _store(config: Config, folder: Path) -> str:
     """Start an embedded store in `folder` and stop it; of a given one, only ask."""
-    if config.store.url_env is None and config.store.url == "embedded":
+    url = config.store.place()
+    if url is None:
         embedded = EmbeddedStore(folder / "store", config.store.fsync)
         embedded.start()
         try:
             return f"embedded: {_server(embedded.url, [])} starts and answers"
         finally:
             embedded.stop()
-    url = config.store.url
-    if config.store.url_env is not None:
-        url = from_environment(config.store.url_env, "store.url_env")
     return f"{shown(url)}: {_server(url, list(config.sources))} answers"
 
 
@@ -179,12 +200,17 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
         load_of_all = 0.0
         for name, probe in probes.items():
             with report.watching("stages", f"{name}: "):
-                source = _decoder(config).open(_place(name, config.sources[name]))
-                with closing(source):
-                    capacity = measuring.measure(name, iter(source), MEASURE_S)
+                if probe.live:  # its frames come when they come: how fast one decodes is unknown
+                    made = MadeFrame(Form(probe.width, probe.height))
+                    capacity = measuring.measure(name, repeat(made), MEASURE_S)
+                    decoded = "decode not measured, "
+                else:
+                    source = _decoder(config).open(_request(config, name, config.sources[name]))
+                    with closing(source):
+                        capacity = measuring.measure(name, iter(source), MEASURE_S)
+                    decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
                 fps = probe.fps or MADE_FPS
                 load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
-                decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
                 lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
         if not probes:
             capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)

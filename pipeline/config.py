@@ -19,19 +19,11 @@ from pipeline.logs import Form
 from pipeline.options import read_options
 from pipeline.pace import PaceName
 from pipeline.redaction import remember, remember_url
+from pipeline.source import Transport
+from pipeline.sources import frames_of
+from pipeline.store_config import StoreConfig, store_faults
 
 PACKAGED = "pipeline.toml"
-_STORES = ("embedded", "redis://", "rediss://", "unix://")
-
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """`[store]`"""
-
-    url: str = "embedded"
-    url_env: str | None = None
-    fsync: Literal["everysec", "always"] = "everysec"
-    results_keep: int = field(default=100_000, metadata={"least": 1000})
 
 
 @dataclass(frozen=True)
@@ -41,6 +33,17 @@ class SourceConfig:
     url: str = ""
     url_env: str | None = None
     pace: PaceName = "fast"
+    live: bool | None = None
+    transport: Transport = "tcp"
+    frames: str | dict[str, Any] = "all"
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """`[live]`"""
+
+    stall_s: float = field(default=5.0, metadata={"least": 0.5, "most": 3600.0})
+    retry_most_s: float = field(default=30.0, metadata={"least": 0.1, "most": 3600.0})
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Config:
     origin: str
     store: StoreConfig
     credit: CreditConfig
+    live: LiveConfig
     workers: WorkersConfig
     log: LogConfig
     sources: dict[str, SourceConfig]
@@ -88,7 +92,7 @@ class _StageTable:
 
 
 Table = dict[str, Any]
-_TABLES = ("store", "credit", "workers", "log", "sources", "stages", "placement")
+_TABLES = ("store", "credit", "live", "workers", "log", "sources", "stages", "placement")
 
 
 def find_config(path: Path | None) -> tuple[str, str]:
@@ -152,11 +156,10 @@ def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
 
 def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None:
     store = read_options(StoreConfig, tables.get("store", {}), "store.", faults)
-    if store is not None and not store.url.startswith(_STORES):
-        faults.append(f'store.url: allowed is "embedded", or a URL with {", ".join(_STORES[1:])}')
     if store is not None:
-        faults += _unset(store.url_env, "store.url_env")
+        faults += store_faults(store)
     credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
+    live = read_options(LiveConfig, tables.get("live", {}), "live.", faults)
     workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
@@ -169,12 +172,12 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             break
     if stages is not None:
         faults += graph_faults(stages, placement)
-    if store is None or credit is None or workers is None or log is None:
+    if store is None or credit is None or live is None or workers is None or log is None:
         return None
     if sources is None or stages is None:
         return None
     placed = {worker: tuple(names) for worker, names in placement.items()}
-    return Config(origin, store, credit, workers, log, sources, tuple(stages), placed)
+    return Config(origin, store, credit, live, workers, log, sources, tuple(stages), placed)
 
 
 def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:
@@ -191,6 +194,10 @@ def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | 
             if bool(source.url) == bool(source.url_env):
                 faults.append(f"{path}: must have either url or url_env")
             faults += _unset(source.url_env, f"{path}.url_env")
+            try:
+                frames_of(source.frames)
+            except ValueError as error:
+                faults.append(f"{path}.frames = {source.frames!r}: {error}")
             sources[name] = source
     return sources
 

@@ -1,9 +1,7 @@
-"""A thread that decodes one source into the frame store, as far ahead as its credit allows."""
+"""What both kinds of decoder threads share: events for the ingest loop, credit, epochs, slots."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
 import os
 import threading
@@ -16,11 +14,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pipeline.credit import Credit
-from pipeline.errors import FramegateError, SourceFault
 from pipeline.frame_store import FrameStore
 from pipeline.records import Position
-from pipeline.redaction import redacted
-from pipeline.source import Form, Frame, Source
+from pipeline.source import Form, Frame, Guard, Source
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +25,44 @@ Announce = Callable[[Position], AbstractContextManager[None]]
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """A frame whose pixels are in the frame store."""
+    """A frame whose pixels are in the frame store.
+
+    arrived_mono  monotonic seconds
+    captured      UNIX seconds by the camera's own clock, None if it tells none
+    dropped       frames decoded right before it that a newer one replaced
+    counts        growth of the source's other counters since the last event
+    """
 
     position: Position
     number: int
     pts: float | None
     form: Form
-    decoded_mono: float
+    arrived_mono: float
+    captured: float | None = None
+    dropped: int = 0
+    counts: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class NewForm:
-    """The next frame has another picture size: it needs a new epoch. The thread waits for it."""
+class NewEpoch:
+    """The next frame needs a new epoch: another picture size, or a break in time.
 
-    number: int
+    The thread waits for it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A live source's connection is lost, or could not be made; it is tried again.
+
+    fault   what the trouble is, for people; reason: from errors.FaultReason
+    counts  as of Decoded; `dropped` frames were decoded after the last that went out
+    """
+
+    fault: str
+    reason: str
+    dropped: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +73,7 @@ class Finished:
     fault: str | None = None
 
 
-Event = Decoded | NewForm | Finished
+Event = Decoded | NewEpoch | Lost | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,40 +101,43 @@ class ResumePoint:
     in_flight: tuple[InFlight, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a decoder thread needs of its worker.
+
+    token          of decode, fences the frame store
+    wake           eventfd that tells the loop of a first event
+    announce       says that a frame is in hand, for as long as the block lasts
+    careful_until  frames up to here are announced
+    """
+
+    open_source: Callable[[Guard], Source]
+    frame_store: GetFrameStore
+    token: int
+    credit_limit: int
+    wake: int
+    announce: Announce
+    careful_until: Position
+
+
 class DecoderThread(threading.Thread):
-    """Decodes from the start, skips what is committed, then fills slots and reports events.
+    """Fills slots of one source and reports events; subclasses say where frames come from.
 
     The loop takes events with `take`, and tells the thread of freed credit and new epochs.
     """
 
-    def __init__(
-        self,
-        name: str,
-        open_source: Callable[[], Source],
-        frame_store: GetFrameStore,
-        start: ResumePoint,
-        token: int,
-        credit_limit: int,
-        wake: int,
-        announce: Announce,
-        careful_until: Position,
-    ) -> None:
+    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
         self.source_name = name
-        self._open_source = open_source
-        self._get_frame_store = frame_store
-        self._token = token
+        self._around = around
         self._start_point = start
-        self._refills = {frame.number: frame for frame in start.in_flight}
-        self._wake = wake
-        self._announce = announce
-        self._careful_until = careful_until
         self._changed = threading.Condition()
         self._stopping = False
+        self._finishing = False
         self._epoch: int | None = start.position.epoch if start.open else None
         self._seq = start.position.seq + 1
         self._events: deque[Event] = deque()
-        self.credit = Credit(credit_limit)
+        self.credit = Credit(around.credit_limit)
         for frame in start.in_flight:
             self.credit.take(frame.position)
         self.done = 0
@@ -134,23 +157,27 @@ class DecoderThread(threading.Thread):
         """All reliable readers are at `read`."""
         with self._changed:
             if self.credit.release(read):
-                self._changed.notify()
+                self._changed.notify_all()
 
     def begin_epoch(self, epoch: int) -> None:
-        """The answer to NewForm: frames count from 0 in this epoch."""
+        """The answer to NewEpoch: frames count from 0 in this epoch."""
         with self._changed:
             self._epoch, self._seq = epoch, 0
-            self._changed.notify()
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End after the frame in hand, or when all that is in flight has its pixels again."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Stop, and report that nothing follows: the source is removed."""
+        self._finishing = True
+        self.stop()
 
     def abandon(self) -> None:
         """End after the frame in hand, whatever is missing: another thread takes over."""
-        self._refills.clear()
         self.stop()
 
     # -- the thread's side
@@ -161,117 +188,69 @@ class DecoderThread(threading.Thread):
             finished = self._decode_to_the_end()
         finally:
             self.busy = False
-            os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._around.wake, 1)
+        if finished is None and self._finishing:
+            finished = Finished({})
         if finished is not None:
             self._report(finished)
 
     def _decode_to_the_end(self) -> Finished | None:
         """How it ended; None if it was stopped, or nothing is to be told."""
-        source: Source | None = None
-        fault: str | None = None
-        try:
-            source = self._open()
-            if not self._decode(source):
-                return None
-        except SourceFault as error:
-            fault = f"{error.reason}: {error}"
-        except FramegateError as error:
-            fault = str(error)
-        except Exception as error:
-            log.exception("source %s: the decoder failed", self.source_name)
-            fault = redacted(f"damaged: the decoder failed: {error!r}")
-        finally:
-            if source is not None:
-                source.close()
-        if fault is not None:
-            self._give_up_refills()
-        return Finished(dict(source.counts) if source else {}, fault)
-
-    def _open(self) -> Source:
-        if not self._is_careful():
-            return self._open_source()
-        with self._announce(self._next_position()):
-            return self._open_source()
-
-    def _decode(self, source: Source) -> bool:
-        """Whether the source came to its end, and that is to be told."""
-        form: Form | None = None
-        frames = iter(source)
-        for number in itertools.count():
-            if self._stopping and not self._refills:
-                return False
-            if self._start_point.done and number >= self._start_point.number:
-                return False
-            if number < self._start_point.number or not self._is_careful():
-                frame = next(frames, None)
-            else:
-                with self._announce(self._next_position()):
-                    frame = next(frames, None)
-            if frame is None:
-                self._give_up_refills()
-                return True
-            if not self._take(number, frame, form):
-                return False
-            form = frame.form
-        return True
-
-    def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
-        """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
-        self.done += 1
-        if number < self._start_point.number:
-            self._refill(number, frame)
-            return True
-        if self._epoch is None or (form is not None and frame.form != form):
-            self._epoch = None
-            self._report(NewForm(number))
-        return self._put(number, frame)
+        raise NotImplementedError
 
     def _is_careful(self) -> bool:
-        return self._next_position() <= self._careful_until
+        return self._next_position() <= self._around.careful_until
 
     def _next_position(self) -> Position:
         return Position(self._epoch or self._start_point.position.epoch, self._seq)
 
-    def _refill(self, number: int, frame: Frame) -> None:
-        wanted = self._refills.pop(number, None)
-        if wanted is None or wanted.form != frame.form:
-            return
-        store = self._frame_store(frame.form)
-        slot = number % store.slots
-        if not store.holds(slot, wanted.position):
-            with store.writing(slot, wanted.position) as pixels:
-                frame.write(pixels)
-
-    def _give_up_refills(self) -> None:
-        """The source cannot be read again: readers need not wait for these pixels."""
-        for number, frame in self._refills.items():
-            with contextlib.suppress(FramegateError):
-                store = self._frame_store(frame.form)
-                store.give_up(number % store.slots, frame.position)
-
     def _frame_store(self, form: Form) -> FrameStore:
         """Where frames of this form go. Fenced if a decoder with a later token writes there."""
-        store = self._get_frame_store(form)
-        if not store.is_writer(self._token):
-            store.become_writer(self._token)
+        store = self._around.frame_store(form)
+        if not store.is_writer(self._around.token):
+            store.become_writer(self._around.token)
         return store
 
-    def _put(self, number: int, frame: Frame) -> bool:
+    def _ask_for_epoch(self) -> None:
+        """Nothing can be put before the loop's answer."""
+        with self._changed:
+            self._epoch = None
+        self._report(NewEpoch())
+
+    def _take_credit(self, dropped: int = 0) -> Position | None:
+        """The position of the next frame, once there is room for it; None if stopped before.
+
+        dropped: frames before it that are not put.
+        """
         with self._changed:
             while not self._stopping and (self._epoch is None or self.credit.full):
                 self._changed.wait()
             if self._stopping or self._epoch is None:
-                return False
-            position = Position(self._epoch, self._seq)
-            self._seq += 1
+                return None
+            position = Position(self._epoch, self._seq + dropped)
+            self._seq = position.seq + 1
             self.credit.take(position)
+            return position
+
+    def _put(
+        self,
+        number: int,
+        frame: Frame,
+        position: Position,
+        dropped: int = 0,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write the frame into its slot and report it."""
         store = self._frame_store(frame.form)
         with store.writing(number % store.slots, position) as pixels:
             frame.write(pixels)
-        self._report(Decoded(position, number, frame.pts, frame.form, time.monotonic()))
-        return True
+        arrived = frame.arrived_mono or time.monotonic()
+        event = Decoded(
+            position, number, frame.pts, frame.form, arrived, frame.captured, dropped, counts or {}
+        )
+        self._report(event)
 
     def _report(self, event: Event) -> None:
         self._events.append(event)
         if len(self._events) == 1:
-            os.eventfd_write(self._wake, 1)
+            os.eventfd_write(self._around.wake, 1)

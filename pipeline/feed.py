@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
 from pipeline import keys, records
-from pipeline.decoder import Decoded, DecoderThread, Finished, NewForm
+from pipeline.decoder import Decoded, DecoderThread, Finished, Lost, NewEpoch
 from pipeline.hop import END, FRAME, Attached, Commit, Entry
 from pipeline.inbox import Arrival
 from pipeline.pace import Pace
-from pipeline.records import START, VERSION, End, Position, Record
+from pipeline.records import START, VERSION, Connection, End, Position, Record
 from pipeline.spec import SourceSpec
 
+log = logging.getLogger(__name__)
+
 MOST = 64
+
+State = Literal["connecting", "connected", "lost"]
 
 
 class DecodeState(msgspec.Struct, frozen=True):
@@ -48,6 +55,8 @@ class Feed:
         self._held: deque[Arrival] = deque()
         self._counts: dict[str, int] = {}
         self._pace = Pace(spec.pace)
+        self._connection: Connection | None = None
+        self._unsaid: Connection | None = None
 
     # -- standing with the store
 
@@ -77,29 +86,31 @@ class Feed:
         self._pace = Pace(self.spec.pace)
 
     def commit(self) -> Commit | None:
-        """All that is held, as one commit; None if nothing is."""
-        if not self._held:
+        """All that is held, and how the connection stands if that is news; None if nothing is."""
+        if not self._held and self._unsaid is None:
             return None
-        entries = [
-            Entry(
-                arrival.position,
-                FRAME if isinstance(arrival.record, Record) else END,
-                records.encode(arrival.record),
-            )
-            for arrival in self._held
-        ]
-        frames = sum(entry.kind == FRAME for entry in entries)
-        counts = {"decoded": frames, **self._counts} if frames else self._counts
+        fields: list[tuple[str, bytes]] = []
+        if self._held:
+            fields.append(("s", records.encode(self._state_after(self._held[-1].record))))
+        if self._unsaid is not None:
+            fields.append(("c", records.encode(self._unsaid)))
         return Commit(
             stage="decode",
             out=keys.out(self.spec.name, "decode"),
             token=self.token,
             previous=self._confirmed,
-            last=entries[-1].position,
-            entries=tuple(entries),
-            fields=(("s", records.encode(self._state_after(self._held[-1].record))),),
-            counts=tuple(counts.items()),
+            last=self._held[-1].position if self._held else self._confirmed,
+            entries=tuple(_entry(arrival) for arrival in self._held),
+            fields=tuple(fields),
+            counts=tuple(self._grown().items()),
         )
+
+    def _grown(self) -> dict[str, int]:
+        counts = dict(self._counts)
+        for arrival in self._held:
+            if isinstance(arrival.record, Record):
+                _add(counts, {"decoded": 1}, arrival.record.dropped)
+        return counts
 
     def _state_after(self, last: Record | End) -> DecodeState:
         if isinstance(last, Record):
@@ -112,10 +123,13 @@ class Feed:
 
     def confirm(self) -> End | None:
         """The store took the commit; gives the last end, if that was in it."""
+        self._unsaid = None
+        self._counts.clear()
+        if not self._held:
+            return None
         last = self._held[-1].record
         self._confirmed = self._held[-1].position
         self._held.clear()
-        self._counts.clear()
         return last if isinstance(last, End) and last.last else None
 
     # -- events to entries
@@ -124,13 +138,13 @@ class Feed:
         """Seconds until the next event can be taken, 0 for now; None if there is none."""
         event = self.thread.first() if self.thread else None
         if isinstance(event, Decoded):
-            return self._pace.wait_s(event.pts, event.decoded_mono, now)
+            return self._pace.wait_s(event.pts, event.arrived_mono, now)
         return None if event is None else 0.0
 
     def needs_epoch(self) -> bool:
         """Whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None
-        return isinstance(event, NewForm) or (isinstance(event, Finished) and not self._open)
+        return isinstance(event, NewEpoch) or (isinstance(event, Finished) and not self._open)
 
     def begin_epoch(self, epoch: int) -> list[Arrival]:
         """Go on in a new epoch; gives the end of the one that was open, if any."""
@@ -140,7 +154,7 @@ class Feed:
             position = Position(self._position.epoch, self._position.seq + 1)
             ended = [self._hold(position, End(VERSION, position.seq, last=False))]
         self._position, self._open = Position(epoch, -1), True
-        if isinstance(self.thread.first(), NewForm):
+        if isinstance(self.thread.first(), NewEpoch):
             self.thread.take()
             self.thread.begin_epoch(epoch)
         return ended
@@ -150,12 +164,18 @@ class Feed:
         taken: list[Arrival] = []
         if self.thread is None or self.needs_epoch():
             return taken
+        if self.spec.live and self._connection is None:
+            self._say_connection("lost" if self._number else "connecting", wall)
         while len(taken) < MOST:
             event = self.thread.first()
             if isinstance(event, Decoded):
-                if self._pace.wait_s(event.pts, event.decoded_mono, now):
+                if self.spec.live:
+                    self._note_connected(wall)
+                if self._pace.wait_s(event.pts, event.arrived_mono, now):
                     break
                 taken.append(self._frame(event, now, wall))
+            elif isinstance(event, Lost):
+                taken += self._lose(event, wall)
             elif isinstance(event, Finished):
                 taken.append(self._finish(event))
             else:
@@ -164,12 +184,50 @@ class Feed:
         return taken
 
     def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
-        self._pace.passed(event.pts, event.decoded_mono)
-        arrived = now if self.spec.pace == "realtime" else event.decoded_mono
+        self._pace.passed(event.pts, event.arrived_mono)
+        arrived = now if self.spec.pace == "realtime" else event.arrived_mono
         self._number = event.number + 1
-        captured = wall - (now - arrived)
-        record = Record(VERSION, event.pts, captured, arrived, event.number, event.form)
+        _add(self._counts, event.counts)
+        record = Record(
+            v=VERSION,
+            pts=event.pts,
+            captured=wall - (now - arrived) if event.captured is None else event.captured,
+            arrived=arrived,
+            number=event.number,
+            form=event.form,
+            captured_from="arrival" if event.captured is None else "rtcp",
+            dropped=event.dropped,
+        )
         return self._hold(event.position, record)
+
+    def _lose(self, event: Lost, wall: float) -> list[Arrival]:
+        """The connection is lost: that ends the epoch. Or it was not made."""
+        fault = f"{event.reason}: {event.fault}"
+        _add(self._counts, event.counts, event.dropped)
+        if not self._open:
+            _add(self._counts, {"connect_failures": 1})
+            self._say_connection("lost" if self._number else "connecting", wall, fault)
+            return []
+        _add(self._counts, {f"lost:{event.reason}": 1})
+        self._say_connection("lost", wall, fault)
+        self._open = False
+        frames = self._position.seq + 1 + event.dropped
+        position = Position(self._position.epoch, frames)
+        return [self._hold(position, End(VERSION, frames, last=False, fault=fault))]
+
+    def _note_connected(self, wall: float) -> None:
+        if self._connection is None or self._connection.state != "connected":
+            _add(self._counts, {"connects": 1})
+            self._say_connection("connected", wall)
+
+    def _say_connection(self, state: State, wall: float, fault: str | None = None) -> None:
+        """What the next commit says of the connection; `since` stays while the state does."""
+        before = self._connection
+        if before is None or (state, fault) != (before.state, before.fault):
+            level = logging.INFO if fault is None else logging.WARNING
+            log.log(level, "source %s: %s%s", self.spec.name, state, f": {fault}" if fault else "")
+        since = before.since if before is not None and before.state == state else wall
+        self._connection = self._unsaid = Connection(VERSION, state, since, fault)
 
     def _finish(self, event: Finished) -> Arrival:
         position = Position(self._position.epoch, self._position.seq + 1)
@@ -184,3 +242,16 @@ class Feed:
         self._position = position
         self._held.append(arrival)
         return arrival
+
+
+def _entry(arrival: Arrival) -> Entry:
+    kind = FRAME if isinstance(arrival.record, Record) else END
+    return Entry(arrival.position, kind, records.encode(arrival.record))
+
+
+def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:
+    """Let counters grow; frames that newer ones replaced were decoded as well."""
+    more = {"decoded": dropped, "dropped:replaced": dropped} if dropped else {}
+    for grown in (growth, more):
+        for name, n in grown.items():
+            counts[name] = counts.get(name, 0) + n

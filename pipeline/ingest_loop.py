@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import select
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-from pipeline import keys, records
-from pipeline.control import ControlLine, Finished, InHand, Stop
-from pipeline.decoder import DecoderThread, InFlight, ResumePoint
+from pipeline import records
+from pipeline.control import ControlLine, Finished, Stop
+from pipeline.decoders import Decoders, OpenSource, end_thread
 from pipeline.errands import Answer as ErrandAnswer
 from pipeline.errands import Errands
-from pipeline.errors import Fenced, SourceFault
+from pipeline.errors import Fenced
 from pipeline.feed import DecodeState, Feed
 from pipeline.hop import (
     Answer,
@@ -28,17 +26,12 @@ from pipeline.hop import (
     read_attached,
 )
 from pipeline.inbox import Arrival
-from pipeline.records import START, Position, Record
-from pipeline.room import slowest
-from pipeline.runner import REST_S, Moves, Runner, read_entry
+from pipeline.records import Position
+from pipeline.runner import REST_S, Moves, Runner
 from pipeline.shared_views import SharedViews
-from pipeline.source import Request, Source
-from pipeline.spec import SourceSpec
 from pipeline.wire import Link
 
 log = logging.getLogger(__name__)
-
-OpenSource = Callable[[Request], Source]
 
 
 class IngestLoop:
@@ -48,13 +41,12 @@ class IngestLoop:
         self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
     ) -> None:
         self._runner = runner
-        self._shared = shared
         self._spec = runner.spec
         self._line = line
-        self._open_source = open_source
+        self._decoders = Decoders(runner.spec, line, shared, open_source)
         self._feeds = {s.name: Feed(s, self._spec.run) for s in self._spec.sources}
         self._errands = Errands(runner.spec)
-        self._turn_lock = threading.Lock()
+        self._sources = line.sources
         self._draining = False
         self._did_something = False
 
@@ -71,12 +63,15 @@ class IngestLoop:
         """Work until ordered to stop, or drained. Fenced when no source is left."""
         self._did_something = False
         self._obey()
+        self._take_sources()
         for trim in self._runner.trims(all_of_them=True):
             link.call(*trim)
         try:
             self._attach(link, list(self._feeds))
             while not self._ended():
-                if not self._feeds:
+                if self._line.sources is not self._sources:
+                    self._attach(link, self._take_sources())
+                if not self._feeds and self._runner.fenced:
                     raise Fenced("another worker has taken all sources over")
                 self._turn(link)
                 self._did_something = True
@@ -91,8 +86,27 @@ class IngestLoop:
         self._run_stages(link)
         if self._runner.stale:
             self._attach(link, set(self._runner.stale))
-        if self._feeds and self._runner.idle():
+        if self._runner.idle():
             self._wait()
+
+    def _take_sources(self) -> list[str]:
+        """Serve the sources that the supervisor named last; gives those that are new."""
+        self._sources = self._line.sources
+        if self._sources is None:
+            return []
+        self._runner.take_sources(self._sources)
+        for source in self._feeds.keys() - self._runner.sources.keys():
+            self._drop(source)
+        new = []
+        for name, spec in self._runner.sources.items():
+            feed = self._feeds.setdefault(name, Feed(spec, self._spec.run))
+            ends = spec.ending and not feed.spec.ending
+            feed.spec = spec
+            if feed.thread is None and not feed.token:
+                new.append(name)
+            elif ends and feed.thread is not None:
+                feed.thread.finish()
+        return new
 
     def _hand_on(self, source: str, arrivals: Iterable[Arrival]) -> None:
         for stage in self._runner.hosted:
@@ -119,70 +133,17 @@ class IngestLoop:
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
-            self._restart(link, feed, attached.position, state)
-
-    def _restart(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
-        name = feed.spec.name
-        self._end_thread(feed)
-        in_flight = self._in_flight(link, feed)
-        if state.done:
-            self._line.say(Finished(name, "decode"))
-            if not in_flight:
-                feed.restart(position, state, None)
-                return
-        thread = DecoderThread(
-            name=name,
-            open_source=lambda: self._open(feed.spec),
-            frame_store=lambda form: self._shared.frame_store(name, form),
-            start=ResumePoint(position, state.number, state.open, state.done, in_flight),
-            token=int(feed.token),
-            credit_limit=feed.spec.credit,
-            wake=self._line.wake,
-            announce=lambda position: self._in_turn(name, position),
-            careful_until=self._spec.careful.get(name, START),
-        )
-        feed.restart(position, state, thread)
-        if self._draining:
-            thread.stop()
-        thread.start()
-
-    def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
-        """Committed frames of this run that some reliable reader has yet to read."""
-        source = feed.spec.name
-        _, read = slowest(link, source, self._spec.last_readers())
-        reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
-        arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
-        return tuple(
-            InFlight(a.position, a.record.number, a.record.form)
-            for a in arrivals
-            if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
-        )
-
-    def _open(self, spec: SourceSpec) -> Source:
-        if spec.fault is not None:
-            raise SourceFault(spec.fault, "died")
-        return self._open_source(spec.request)
-
-    @contextmanager
-    def _in_turn(self, source: str, position: Position) -> Iterator[None]:
-        """Careful sources decode in turn and say so before: a crash then has one suspect."""
-        with self._turn_lock:
-            self._line.say(InHand(source, "decode", position))
-            try:
-                yield
-            finally:
-                self._line.say(InHand(source, "decode", None))
+            self._decoders.start(link, feed, attached.position, state)
+            if state.done:
+                self._line.say(Finished(source, "decode"))
+            if self._draining and feed.thread is not None:
+                feed.thread.stop()
 
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)
         if feed is not None:
             self._errands.drop(source)
-            self._end_thread(feed)
-
-    def _end_thread(self, feed: Feed) -> None:
-        if feed.thread is not None:
-            feed.thread.abandon()
-            feed.thread.join()
+            end_thread(feed)
 
     # -- committing
 
@@ -191,7 +152,7 @@ class IngestLoop:
         if not self._spec.careful:
             self._commit(link, self._runner.step())
             return
-        with self._turn_lock:
+        with self._decoders.turn:
             settle = self._send(link, self._runner.step())
         settle()
 

@@ -21,14 +21,17 @@ from pipeline.deaths import Deaths
 from pipeline.embedded import STOP_S, EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
+from pipeline.listener import Listener, open_listener
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
 from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
+from pipeline.retention import Limits, keep_limits
 from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
 from pipeline.running import announced
 from pipeline.source import Request
+from pipeline.sources import frames_of, is_live, is_remote
 from pipeline.spec import SourceSpec
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
@@ -53,6 +56,9 @@ class RunOptions:
 
 def run(config: Config, options: RunOptions) -> Exit:
     """Run all sources of the configuration until they end or a signal drains them."""
+    listener = None
+    if config.store.listen is not None:
+        listener = open_listener(config.store.listen, config.store.listen_password_file)
     folder = open_folder(options.folder, options.resume)
     keep = False
     try:
@@ -60,7 +66,7 @@ def run(config: Config, options: RunOptions) -> Exit:
         keep = known is not None
         if known is not None:
             _check_resumable(config, known, folder)
-        with _store(config, folder) as (store, embedded):
+        with _store(config, folder, listener) as (store, embedded):
             try:
                 return _run_on(config, options, folder, known, store, embedded)
             finally:
@@ -103,15 +109,17 @@ def with_save(config: Config, folder: Path, run: str) -> Config:
 
 
 @contextmanager
-def _store(config: Config, folder: RunFolder) -> Iterator[tuple[Store, EmbeddedStore | None]]:
+def _store(
+    config: Config, folder: RunFolder, listener: Listener | None
+) -> Iterator[tuple[Store, EmbeddedStore | None]]:
     embedded = None
-    url = config.store.url
-    if config.store.url_env is not None:
-        url = from_environment(config.store.url_env, "store.url_env")
-    elif url == "embedded":
-        embedded = EmbeddedStore(folder.store, config.store.fsync)
+    url = config.store.place()
+    if url is None:
+        embedded = EmbeddedStore(folder.store, config.store.fsync, listener)
         embedded.start()
         url = embedded.url
+        if listener is not None:
+            listener.announce()
     store = Store(url)
     try:
         yield store, embedded
@@ -168,6 +176,9 @@ def _run_sources(config: Config, past: dict[str, int]) -> tuple[RunSource, ...]:
             pace=source.pace,
             past=past[name],
             file=fingerprint(source.url),
+            live=is_live(_given(name, source)) if source.live is None else source.live,
+            transport=source.transport,
+            frames=frames_of(source.frames),
         )
         for name, source in config.sources.items()
     )
@@ -175,14 +186,14 @@ def _run_sources(config: Config, past: dict[str, int]) -> tuple[RunSource, ...]:
 
 def _place(source: SourceConfig) -> str:
     """What run.json says of the place: an absolute path or a URL; nothing where it is a secret."""
-    if source.url_env is not None or "://" in source.url:
+    if source.url_env is not None or is_remote(source.url):
         return source.url
     return str(Path(source.url).absolute())
 
 
-def _url(source: RunSource) -> str:
+def _given(name: str, source: SourceConfig | RunSource) -> str:
     if source.url_env is not None:
-        return from_environment(source.url_env, f"sources.{source.name}.url_env")
+        return from_environment(source.url_env, f"sources.{name}.url_env")
     return source.url
 
 
@@ -194,14 +205,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
     sources = tuple(
-        SourceSpec(
-            name=source.name,
-            request=Request(_url(source)),
-            past=source.past,
-            credit=config.credit.file,
-            slots=config.credit.file + kept,
-            pace=options.pace or source.pace,
-        )
+        _source_spec(config, source, kept, options.pace or source.pace)
         for source in run.sources
     )
     return Plan(
@@ -209,12 +213,34 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         identity=run.identity,
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
+        results=Limits(config.store.results_age_s, config.store.results_bytes),
         log_level=config.log.level,
         log_format=config.log.format,
         hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
         sources=sources,
+    )
+
+
+def _source_spec(config: Config, source: RunSource, kept: int, pace: PaceName) -> SourceSpec:
+    """kept: frames whose pixels stages keep beyond the one in work."""
+    live = config.live
+    credit = config.credit.live if source.live else config.credit.file
+    return SourceSpec(
+        name=source.name,
+        request=Request(
+            url=_given(source.name, source),
+            live=source.live,
+            transport=source.transport,
+            stall_s=live.stall_s,
+            frames=source.frames,
+        ),
+        past=source.past,
+        credit=credit,
+        slots=credit + kept,
+        pace="fast" if source.live else pace,
+        retry_most_s=live.retry_most_s,
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import ConfigFaults, DataFolderRefused
+from pipeline.pace import PaceName
+from pipeline.source import Frames, Transport
 
 _ENDS_BYTES = 65536
 
@@ -28,17 +30,21 @@ class Fingerprint(msgspec.Struct, frozen=True):
 class RunSource(msgspec.Struct, frozen=True):
     """A source of the run.
 
-    url_env  the variable that holds the URL, which is then not written down
-    past     last epoch before this run
-    file     None for what is no file
+    url_env    the variable that holds the URL, which is then not written down
+    past       last epoch before this run
+    file       None for what is no file
+    live, transport, frames   see source.Request
     """
 
     name: str
     url: str
-    pace: str
+    pace: PaceName
     past: int
     file: Fingerprint | None
     url_env: str | None = None
+    live: bool = False
+    transport: Transport = "tcp"
+    frames: Frames = Frames()
 
 
 class RunFile(msgspec.Struct, frozen=True):

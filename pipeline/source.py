@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import msgspec
@@ -46,11 +47,13 @@ class Request(msgspec.Struct, frozen=True):
     url        path or URL
     live       frames come when they come: the newest wins; else all are wanted
     transport  of RTSP
+    stall_s    of a live source: so long, or 20 frame periods, without a frame is a loss
     """
 
     url: str
     live: bool = False
     transport: Transport = "tcp"
+    stall_s: float = 5.0
     frames: Frames = Frames()
 
     def __post_init__(self) -> None:
@@ -61,12 +64,18 @@ class Request(msgspec.Struct, frozen=True):
 class Frame(Protocol):
     """One decoded frame.
 
-    pts     seconds from the container, None where the container has none
+    pts           seconds from the container, None where the container has none
+    arrived_mono  monotonic seconds at which its last packet was read, None for "just now"
+    captured      UNIX seconds by the camera's own clock (RTCP), None where it tells none
     nbytes  what `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), tight, in this order
     """
 
     @property
     def pts(self) -> float | None: ...
+    @property
+    def arrived_mono(self) -> float | None: ...
+    @property
+    def captured(self) -> float | None: ...
     @property
     def form(self) -> Form: ...
     @property
@@ -74,18 +83,19 @@ class Frame(Protocol):
     def write(self, slot: memoryview) -> None: ...
 
 
+Guard = Callable[[], AbstractContextManager[None]]
+"""Entered around each call of a decoder, which bad input may crash: then there is one suspect."""
+
+
 class Source(Protocol):
     """An opened source. It is iterated once, in one thread; `close` comes after that thread.
 
-    Iterating ends at the end of the file and raises SourceFault when it cannot go on.
-    `counts` grows while iterating (damaged packets, say); `live` sources are never waited for.
+    Iterating ends at the end of the file and raises SourceFault when it cannot go on. A live one
+    gives None when nothing came for a while, and ends with a SourceFault only.
+    `counts` grows while iterating (damaged packets, say).
     """
 
     @property
-    def live(self) -> bool: ...
-    @property
-    def duration_frames(self) -> int | None: ...
-    @property
     def counts(self) -> Mapping[str, int]: ...
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[Frame | None]: ...
     def close(self) -> None: ...

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
 
 from pipeline.errors import ConfigFaults
 from pipeline.keys import NAME_RULE, is_name
+from pipeline.source import Frames
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 
@@ -43,8 +48,50 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
     return sources
 
 
+_LIVE = re.compile(r"(rtsps?|rtmps?|rtp|udp|srt|mms)://|webcam:\d+$")
+_VIDEO_FILE = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|ts|mts|m2ts|mpe?g|flv|wmv|ogv|3gp)$")
+
+
+def is_live(place: str) -> bool:
+    """Whether a place is a camera rather than a file: by its scheme; over HTTP, unless its path
+    names a video file.
+    """
+    if _LIVE.match(place):
+        return True
+    if not place.startswith(("http://", "https://")):
+        return False
+    return not _VIDEO_FILE.search(re.split(r"[?#]", place, maxsplit=1)[0].lower())
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL or a webcam, not a path."""
+    return "://" in place or _LIVE.match(place) is not None
+
+
+FRAMES_RULE = 'allowed is "all", "keyframes", {every = N} or {max_fps = F}, each above 0'
+
+
+def frames_of(said: str | Mapping[str, Any]) -> Frames:
+    """What configuration or command line (`every=3`) says of the frames that are wanted.
+
+    ValueError says what is allowed.
+    """
+    if isinstance(said, str):
+        key, _, value = said.partition("=")
+        words: dict[str, Mapping[str, Any]] = {"all": {}, "keyframes": {"keyframes": True}}
+        said = words.get(said, {key: value})
+    try:
+        frames = msgspec.convert(said, Frames, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(FRAMES_RULE) from None
+    fps = frames.max_fps
+    if frames.every < 1 or (fps is not None and not 0 < fps < math.inf):
+        raise ValueError(FRAMES_RULE)
+    return frames
+
+
 def _expanded(place: str) -> list[str]:
-    if "://" in place or not glob.has_magic(place):
+    if is_remote(place) or not glob.has_magic(place):
         return [place]
     if Path(place).exists():
         return [place]
@@ -58,7 +105,11 @@ def _is_text(place: str) -> bool:
 
 def derived_name(place: str) -> str:
     """A source name made of a file's or URL's last part."""
-    stem = PurePath(place.split("?", 1)[0].rstrip("/")).stem
+    path = place.split("?", 1)[0].rstrip("/").replace("webcam:", "webcam")
+    if "://" in path:
+        host, _, inner = path.partition("://")[2].rpartition("@")[2].partition("/")
+        path = inner or host.partition(":")[0].replace(".", "_")
+    stem = PurePath(path).stem
     name = re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")
     return (name if name[:1].isalpha() else f"s_{name}".rstrip("_"))[:28]
 

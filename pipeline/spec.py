@@ -41,6 +41,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     credit  frames between the decoder and the slowest reliable reader
     slots   frames that its frame store holds
     fault   why it is not to be opened any more
+    retry_most_s  most seconds between two tries to connect
     ending  it is to be removed: decode no further, its last end follows
     """
 
@@ -51,6 +52,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     slots: int
     pace: str
     fault: str | None = None
+    retry_most_s: float = 30.0
     ending: bool = False
 
     @property

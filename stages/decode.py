@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -16,8 +17,10 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceFault
 from pipeline.redaction import shown
-from pipeline.source import Request
+from pipeline.source import Guard, Request
+from stages.camera import CameraSource
 from stages.decoded_frame import DecodedFrame
+from stages.frame_choice import FrameChoice
 from stages.turn import Turn, Turns
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
@@ -49,6 +52,7 @@ class Probe:
     duration_s: float | None
     pix_fmt: str
     rotation: int
+    live: bool
 
 
 class FileSource:
@@ -57,23 +61,24 @@ class FileSource:
     Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
             and range, and pts in seconds (may be unordered, may be None)
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
-            ended before what its container counts
+            ended before what its container counts; skipped: packets and frames that are not wanted
     Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
             empty, no_memory)
     Thread  one iterator in one thread; close() from any thread once that one has stopped
     """
 
-    live: Final = False
-
-    def __init__(self, place: str, options: DecodeOptions = _DEFAULT) -> None:
-        self.place, self.options = place, options
-        opened = open_video(place, options)
+    def __init__(self, request: Request | str, options: DecodeOptions = _DEFAULT) -> None:
+        """request: a file's path stands for all its frames."""
+        self._request = Request(request) if isinstance(request, str) else request
+        self.place, self.options = self._request.url, options
+        self.live = self._request.live
+        opened = open_video(self._request, options)
         rate = claimed_rate(opened.stream)
         self.codec = opened.stream.codec_context.codec.canonical_name
         self.claimed_fps = None if rate is None else float(rate)
         self.claimed_s = claimed_duration_s(opened)
         self.duration_frames = claimed_frames(opened)
-        self._tally = {"damaged": 0, "truncated": 0}
+        self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
         self._frames: Generator[DecodedFrame] | None = None
@@ -97,9 +102,13 @@ class FileSource:
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame]:
         converter, turns, ending = VideoReformatter(), Turns(), Ending()
+        choice = FrameChoice(self._request.frames)
         given = in_a_row = 0
         for packet in self._packets(opened):
             ending.see(packet)
+            if packet.size and not choice.takes_packet(packet.is_keyframe):
+                self._tally["skipped"] += 1
+                continue
             try:
                 frames = opened.stream.decode(packet)
             except av.error.FFmpegError as error:
@@ -110,6 +119,9 @@ class FileSource:
                 in_a_row = 0
             for frame in frames:
                 given += 1
+                if not choice.takes(frame.time):
+                    self._tally["skipped"] += 1
+                    continue
                 yield DecodedFrame(frame, converter, self._turn(frame, turns))
         self._tally["truncated"] = int(ending.is_early(opened))
         if given == 0:
@@ -152,9 +164,9 @@ class FileSource:
         return refusal(self.place, "empty", "its video track has no frames")
 
 
-def probe(place: str, options: DecodeOptions = _DEFAULT) -> Probe:
-    """Open `place`, decode its first frame, and say what it is; SourceFault as FileSource."""
-    source = FileSource(place, options)
+def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
+    """Open it, decode its first frame, and say what it is; SourceFault as FileSource."""
+    source = FileSource(request, options)
     try:
         first = next(iter(source))
         return Probe(
@@ -166,6 +178,7 @@ def probe(place: str, options: DecodeOptions = _DEFAULT) -> Probe:
             duration_s=source.claimed_s,
             pix_fmt=first.pix_fmt,
             rotation=first.rotation,
+            live=source.live,
         )
     finally:
         source.close()
@@ -179,10 +192,12 @@ class Decode:
     def __init__(self, options: DecodeOptions) -> None:
         self.options = options
 
-    def open(self, request: Request) -> FileSource:
-        """Open one source; SourceFault as FileSource."""
-        return FileSource(request.url, self.options)
+    def open(self, request: Request, guard: Guard = nullcontext) -> FileSource | CameraSource:
+        """Open one source; SourceFault as FileSource or CameraSource."""
+        if request.live:
+            return CameraSource(request, self.options, guard)
+        return FileSource(request, self.options)
 
-    def probe(self, url: str) -> Probe:
+    def probe(self, request: Request) -> Probe:
         """Open one source and say what it is; SourceFault as FileSource."""
-        return probe(url, self.options)
+        return probe(request, self.options)

@@ -68,22 +68,32 @@ def rows_of(frame: av.VideoFrame, index: int) -> Plane:
 class DecodedFrame:
     """A decoded frame that the engine can copy into a slot (`pipeline.source.Frame`).
 
-    pts     seconds as the container states them, None where it states none
-    form    size after turning, matrix and range of the bytes
-    nbytes  height * width + 2 * ceil(height / 2) * ceil(width / 2)
+    pts           seconds as the container states them, None where it states none
+    form          size after turning, matrix and range of the bytes
+    nbytes        height * width + 2 * ceil(height / 2) * ceil(width / 2)
+    arrived_mono  monotonic seconds at which its packet came, None for a file's
+    captured      UNIX seconds by the camera's clock, None where it tells none
 
     It keeps the decoder's buffer alive until it is dropped. Frames of one source share a
     converter: write them in the thread that iterates.
     """
 
-    __slots__ = ("_converter", "_frame", "_turn", "form", "nbytes", "pts")
+    __slots__ = (
+        "_converter", "_frame", "_turn", "arrived_mono", "captured", "form", "nbytes", "pts",
+    )  # fmt: skip
 
     def __init__(
-        self, frame: av.VideoFrame, converter: VideoReformatter, turn: Turn = UPRIGHT
+        self,
+        frame: av.VideoFrame,
+        converter: VideoReformatter,
+        turn: Turn = UPRIGHT,
+        arrived_mono: float | None = None,
+        captured: float | None = None,
     ) -> None:
         self._frame = frame
         self._converter = converter
         self._turn = turn
+        self.arrived_mono, self.captured = arrived_mono, captured
         self.form = form_of(frame, turn)
         self.pts = None
         if frame.pts is not None and frame.time_base is not None:

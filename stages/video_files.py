@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Literal
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from pipeline.errors import FaultReason, SourceFault
 from pipeline.redaction import shown
+from pipeline.source import Request
 
+WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _ART: Final = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg draws any text file
 _ALLOWED: Final = (
-    "allowed: a regular file or a URL with a video track that FFmpeg decodes (mp4, mkv, avi, ts)"
+    "allowed: a regular file, webcam:N, or a URL (rtsp, http, ...) with a video track that FFmpeg "
+    "decodes"
 )
 _NO_INDEX: Final = "cut off before its index (moov box) was complete, so no frame can be found"
 _LOCKED: Final = (
@@ -39,7 +44,8 @@ class DecodeOptions:
                     repairs damaged streams the same way each time; more are FFmpeg's frame threads
     max_damaged     more packets in a row than this that do not decode end the source
     max_pixels      larger pictures are refused
-    open_timeout_s, read_timeout_s   for URLs
+    open_timeout_s, read_timeout_s   for URLs; the latter not for live ones (Request.stall_s)
+    hwaccel         auto: decode on the graphics unit where FFmpeg can, else on the CPU; off
     """
 
     threads: int = field(default=1, metadata={"least": 1, "most": 64})
@@ -47,6 +53,7 @@ class DecodeOptions:
     max_pixels: int = field(default=1 << 26, metadata={"least": 1})
     open_timeout_s: float = field(default=10.0, metadata={"least": 0.1})
     read_timeout_s: float = field(default=30.0, metadata={"least": 0.1})
+    hwaccel: Literal["auto", "off"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,11 @@ def is_url(place: str) -> bool:
     return _URL.match(place) is not None
 
 
+def is_webcam(place: str) -> bool:
+    """Tell `webcam:N` from a path."""
+    return place.startswith(WEBCAM) and place.removeprefix(WEBCAM).isdigit()
+
+
 def refusal(place: str, reason: FaultReason, what: str) -> SourceFault:
     """Build the fault that says where, what is wrong, and what is allowed."""
     return SourceFault(f"{shown(place)}: {what}; {_ALLOWED}", reason)
@@ -74,15 +86,16 @@ def check_size(place: str, width: int, height: int, options: DecodeOptions) -> N
         raise refusal(place, "no_memory", what)
 
 
-def open_video(place: str, options: DecodeOptions) -> Opened:
-    """Open `place` and choose its first video track that is no cover picture.
+def open_video(request: Request, options: DecodeOptions) -> Opened:
+    """Open it and choose its first video track that is no cover picture.
 
-    SourceFault: missing (also a URL that does not answer), permission, empty, not_video, truncated,
-    no_video_stream, unsupported_codec, no_memory (a picture above the limit).
+    SourceFault: missing (a file, a URL's path), unreachable, permission, empty, not_video,
+    truncated, no_video_stream, unsupported_codec, no_memory (a picture above the limit).
     """
-    if not is_url(place):
+    place = request.url
+    if not is_url(place) and not is_webcam(place):
         _check_file(place)
-    container = _open(place, options)
+    container = _open(request, options)
     try:
         stream = _video_track(place, container)
         check_size(place, stream.codec_context.width, stream.codec_context.height, options)
@@ -111,28 +124,60 @@ def _check_file(path: str) -> None:
         raise refusal(path, "empty", "the file is empty")
 
 
-def _open(place: str, options: DecodeOptions) -> InputContainer:
+def _open(request: Request, options: DecodeOptions) -> InputContainer:
+    place, more = request.url, _how(request, options)
+    began = time.monotonic()
     try:
         if is_url(place):
-            timeout = (options.open_timeout_s, options.read_timeout_s)
-            return av.open(place, "r", timeout=timeout, metadata_errors="replace")
-        # Without the scheme FFmpeg takes what stands before a colon in a name for a protocol.
-        return av.open(f"file:{os.path.abspath(place)}", "r", metadata_errors="replace")
+            where = place
+        elif is_webcam(place):
+            where = f"/dev/video{place.removeprefix(WEBCAM)}"
+        else:
+            # Without the scheme FFmpeg takes what stands before a colon in a name for a protocol.
+            where = f"file:{os.path.abspath(place)}"
+        container: InputContainer = av.open(where, "r", metadata_errors="replace", **more)
+        return container
     except (av.error.FFmpegError, OSError, ValueError) as error:
         failure: Exception = error
     # FFmpeg's text repeats the URL with its password: the fault must not carry it as its cause.
-    raise _opening_fault(place, failure)
+    if is_url(place) or is_webcam(place):
+        raise _remote_fault(place, failure, time.monotonic() - began >= options.open_timeout_s)
+    raise _file_fault(place, failure)
 
 
-def _opening_fault(place: str, error: Exception) -> SourceFault:
+def _how(request: Request, options: DecodeOptions) -> dict[str, Any]:
+    """What is told to FFmpeg beside the place."""
+    more: dict[str, Any] = {"format": "video4linux2,v4l2"} if is_webcam(request.url) else {}
+    if is_url(request.url):
+        read_s = request.stall_s if request.live else options.read_timeout_s
+        more["timeout"] = (options.open_timeout_s, read_s)
+    if request.url.startswith(("rtsp://", "rtsps://")):
+        # Half a second tells size and codec; by itself FFmpeg looks for 3 s to guess a frame rate,
+        # and then gives at once what came meanwhile.
+        more["options"] = {"rtsp_transport": request.transport, "analyzeduration": "500000"}
+    if options.hwaccel == "auto" and (devices := hwdevices_available()):
+        more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)
+    return more
+
+
+def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
     if isinstance(error, _LOCKED):
         return refusal(place, "permission", "the user name and password in use do not open it")
-    if is_url(place):
-        if not isinstance(error, av.error.InvalidDataError):
-            return refusal(place, "missing", f"it does not answer ({type(error).__name__})")
-    elif _lost_its_index(place):
-        return refusal(place, "truncated", _NO_INDEX)
-    return refusal(place, "not_video", "this is not a video")
+    if isinstance(error, av.error.HTTPNotFoundError | av.error.FileNotFoundError):
+        return refusal(place, "missing", "it is not there, though its host answers")
+    if timed_out or isinstance(error, av.error.ExitError):
+        return refusal(place, "unreachable", "it does not answer in time")
+    if isinstance(error, av.error.InvalidDataError):
+        return refusal(place, "not_video", "what answers there is not a video stream")
+    return refusal(place, "unreachable", f"it cannot be reached ({type(error).__name__})")
+
+
+def _file_fault(path: str, error: Exception) -> SourceFault:
+    if isinstance(error, _LOCKED):
+        return refusal(path, "permission", "no permission to read it")
+    if _lost_its_index(path):
+        return refusal(path, "truncated", _NO_INDEX)
+    return refusal(path, "not_video", "this is not a video")
 
 
 def _lost_its_index(path: str) -> bool:
@@ -161,7 +206,7 @@ def _video_track(place: str, container: InputContainer) -> VideoStream:
         raise refusal(place, "not_video", "this is a text file, not a video")
     cover = Disposition.attached_pic
     tracks = [track for track in container.streams.video if not track.disposition & cover]
-    if not tracks and not is_url(place) and _lost_its_index(place):
+    if not tracks and not is_url(place) and not is_webcam(place) and _lost_its_index(place):
         raise refusal(place, "truncated", _NO_INDEX)
     if not tracks:
         kinds = sorted({stream.type for stream in container.streams if stream.type != "video"})

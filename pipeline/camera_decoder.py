@@ -1,0 +1,148 @@
+"""A thread that keeps a camera connected and puts its newest frames into the frame store."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.camera_reader import CameraReader
+from pipeline.decoder import DecoderThread, Finished, Lost, ResumePoint, Surroundings
+from pipeline.errors import FramegateError, SourceFault
+from pipeline.retry import Backoff
+from pipeline.source import Frame, Source
+
+RETRY_FIRST_S = 0.5
+STABLE_S = 10.0
+STEP_BACK_S = 1.0
+LEAP_S = 10.0
+
+
+class CameraDecoder(DecoderThread):
+    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins.
+
+    Frames are decoded as they come; without credit the newest is kept, and how many it replaced
+    is reported with it. A stall is a loss, and each loss gives the decoder up whole.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        around: Surroundings,
+        start: ResumePoint,
+        stall_s: float,
+        retry_most_s: float,
+    ) -> None:
+        super().__init__(name, around, start)
+        self._epoch = None
+        self._number = start.number
+        self._stall_s = stall_s
+        self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
+
+    def _decode_to_the_end(self) -> Finished | None:
+        failures = 0
+        while not self._stopping:
+            began = time.monotonic()
+            reader = CameraReader(self.source_name, self._open, self._changed)
+            reader.start()
+            try:
+                lost = self._follow(reader)
+            except FramegateError as error:  # no room for its pictures, say
+                lost = Lost(str(error), "no_memory", reader.replaced, reader.news())
+            finally:
+                reader.abandon()
+            if lost is None:
+                return None
+            if lost.reason == "died":
+                return Finished(lost.counts, f"{lost.reason}: {lost.fault}")
+            self._report(lost)
+            failures = 1 if time.monotonic() - began > STABLE_S else failures + 1
+            self._rest(failures, lost.reason)
+        return None
+
+    def _rest(self, failures: int, reason: str) -> None:
+        """Wait before the next try; long after a wrong password, which may lock an account."""
+        if reason == "permission":
+            failures = 40
+        until = time.monotonic() + self._backoff.delay_s(failures, random.random())
+        with self._changed:
+            while not self._stopping and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _follow(self, reader: CameraReader) -> Lost | None:
+        """Put frames until the connection is lost; None if stopped."""
+        before: Frame | None = None
+        opened = False
+        while True:
+            fault = self._await_frame(reader, even_without_room=not opened)
+            if self._stopping:
+                return None
+            if fault is not None:
+                return self._lost(reader, fault, opened)
+            if not opened or (before is not None and is_break(before, reader.hand)):
+                self._ask_for_epoch()
+                if not self._await_epoch():
+                    return None
+                opened, before = True, None
+                continue
+            with self._changed:
+                frame, dropped = reader.take()
+            position = self._take_credit(dropped)
+            if position is None:
+                return None
+            self.done += 1
+            self._put(self._number, frame, position, dropped, reader.news())
+            self._number += 1
+            before = frame
+
+    def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
+        """Wait until there is a frame and room for it; gives why no more comes, None otherwise."""
+        with self._changed:
+            while not self._stopping:
+                if reader.hand is not None and (even_without_room or not self.credit.full):
+                    return None
+                if reader.fault is not None:
+                    return reader.fault
+                left = reader.stalled_at(self._stall_s) - time.monotonic()
+                if left <= 0:
+                    what = f"no frame for {self._stall_s:.1f} s or 20 frame periods"
+                    return SourceFault(what, "stalled")
+                self._changed.wait(left)
+        return None
+
+    def _await_epoch(self) -> bool:
+        """Wait for the answer to NewEpoch; False if stopped before."""
+        with self._changed:
+            while not self._stopping and self._epoch is None:
+                self._changed.wait()
+            return not self._stopping
+
+    def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
+        with self._changed:
+            dropped = reader.replaced + (reader.hand is not None)
+        return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
+
+    def _open(self) -> Source:
+        return self._around.open_source(self._guard)
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        if not self._is_careful():
+            yield
+            return
+        with self._around.announce(self._next_position()):
+            yield
+
+
+def is_break(before: Frame, frame: Frame | None) -> bool:
+    """Whether a frame needs a new epoch: another form, time stamps that went back, or that leapt
+    by what the clock here has not seen pass.
+    """
+    if frame is None or frame.form != before.form:
+        return frame is not None
+    if before.pts is None or frame.pts is None:
+        return False
+    step = frame.pts - before.pts
+    passed = (frame.arrived_mono or 0.0) - (before.arrived_mono or 0.0)
+    return step < -STEP_BACK_S or step > passed + LEAP_S

@@ -1,0 +1,99 @@
+"""Starting and ending the decoder threads of an ingest worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pipeline import keys
+from pipeline.camera_decoder import CameraDecoder
+from pipeline.control import ControlLine, InHand
+from pipeline.decoder import DecoderThread, InFlight, ResumePoint, Surroundings
+from pipeline.errors import SourceFault
+from pipeline.feed import DecodeState, Feed
+from pipeline.file_decoder import FileDecoder
+from pipeline.records import START, Position, Record
+from pipeline.room import slowest
+from pipeline.runner import read_entry
+from pipeline.shared_views import SharedViews
+from pipeline.source import Guard, Request, Source
+from pipeline.spec import SourceSpec, WorkerSpec
+from pipeline.wire import Link
+
+OpenSource = Callable[[Request, Guard], Source]
+
+
+class Decoders:
+    """Makes the thread that a feed follows, from where the store says that it stands."""
+
+    def __init__(
+        self, spec: WorkerSpec, line: ControlLine, shared: SharedViews, open_source: OpenSource
+    ) -> None:
+        self._spec, self._line, self._shared = spec, line, shared
+        self._open_source = open_source
+        self.turn = threading.Lock()
+        """Held while a careful source decodes: its stages run at other times."""
+
+    def start(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
+        """Let the feed go on from there with a new thread; without one if all is done."""
+        end_thread(feed)
+        in_flight = self._in_flight(link, feed)
+        if state.done and (not in_flight or feed.spec.live):
+            feed.restart(position, state, None)
+            return
+        start = ResumePoint(position, state.number, state.open, state.done, in_flight)
+        thread = self._thread(feed, start)
+        feed.restart(position, state, thread)
+        if feed.spec.ending:
+            thread.finish()
+        thread.start()
+
+    def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
+        name, spec = feed.spec.name, feed.spec
+        around = Surroundings(
+            open_source=lambda guard: self._open(spec, guard),
+            frame_store=lambda form: self._shared.frame_store(name, form),
+            token=int(feed.token),
+            credit_limit=spec.credit,
+            wake=self._line.wake,
+            announce=lambda position: self._in_turn(name, position),
+            careful_until=self._spec.careful.get(name, START),
+        )
+        if spec.live:
+            return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)
+        return FileDecoder(name, around, start)
+
+    def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
+        """Committed frames of this run that some reliable reader has yet to read."""
+        source = feed.spec.name
+        _, read = slowest(link, source, self._spec.last_readers())
+        reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
+        arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
+        return tuple(
+            InFlight(a.position, a.record.number, a.record.form)
+            for a in arrivals
+            if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
+        )
+
+    def _open(self, spec: SourceSpec, guard: Guard) -> Source:
+        if spec.fault is not None:
+            raise SourceFault(spec.fault, "died")
+        return self._open_source(spec.request, guard)
+
+    @contextmanager
+    def _in_turn(self, source: str, position: Position) -> Iterator[None]:
+        """Careful sources decode in turn and say so before: a crash then has one suspect."""
+        with self.turn:
+            self._line.say(InHand(source, "decode", position))
+            try:
+                yield
+            finally:
+                self._line.say(InHand(source, "decode", None))
+
+
+def end_thread(feed: Feed) -> None:
+    """End a feed's thread, if it has one, after the frame in hand."""
+    if feed.thread is not None:
+        feed.thread.abandon()
+        feed.thread.join()

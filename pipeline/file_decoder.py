@@ -1,0 +1,113 @@
+"""A thread that decodes a file into the frame store, as far ahead as its credit allows."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from contextlib import nullcontext
+
+from pipeline.decoder import DecoderThread, Finished, ResumePoint, Surroundings
+from pipeline.errors import FramegateError, SourceFault
+from pipeline.source import Form, Frame, Source
+
+log = logging.getLogger(__name__)
+
+
+class FileDecoder(DecoderThread):
+    """Decodes from the start, skips what is committed, then fills slots; loses nothing."""
+
+    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
+        super().__init__(name, around, start)
+        self._refills = {frame.number: frame for frame in start.in_flight}
+
+    def abandon(self) -> None:
+        """End after the frame in hand, whatever is missing: another thread takes over."""
+        self._refills.clear()
+        self.stop()
+
+    def finish(self) -> None:
+        """Stop, and report that nothing follows; pixels that readers wait for come no more."""
+        self._give_up_refills()
+        super().finish()
+
+    def _decode_to_the_end(self) -> Finished | None:
+        source: Source | None = None
+        fault: str | None = None
+        try:
+            source = self._open()
+            if not self._decode(source):
+                return None
+        except SourceFault as error:
+            fault = f"{error.reason}: {error}"
+        except FramegateError as error:
+            fault = str(error)
+        except Exception as error:
+            log.exception("source %s: the decoder failed", self.source_name)
+            fault = f"damaged: the decoder failed: {error!r}"
+        finally:
+            if source is not None:
+                source.close()
+        if fault is not None:
+            self._give_up_refills()
+        return Finished(dict(source.counts) if source else {}, fault)
+
+    def _open(self) -> Source:
+        if not self._is_careful():
+            return self._around.open_source(nullcontext)
+        with self._around.announce(self._next_position()):
+            return self._around.open_source(nullcontext)
+
+    def _decode(self, source: Source) -> bool:
+        """Whether the source came to its end, and that is to be told."""
+        form: Form | None = None
+        frames = iter(source)
+        for number in itertools.count():
+            if self._stopping and not self._refills:
+                return False
+            if self._start_point.done and number >= self._start_point.number:
+                return False
+            if number < self._start_point.number or not self._is_careful():
+                frame = next(frames, None)
+            else:
+                with self._around.announce(self._next_position()):
+                    frame = next(frames, None)
+            if frame is None:
+                self._give_up_refills()
+                return True
+            if not self._take(number, frame, form):
+                return False
+            form = frame.form
+        return True
+
+    def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
+        """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
+        self.done += 1
+        if number < self._start_point.number:
+            self._refill(number, frame)
+            return True
+        if self._epoch is None or (form is not None and frame.form != form):
+            self._ask_for_epoch()
+        position = self._take_credit()
+        if position is None:
+            return False
+        self._put(number, frame, position)
+        return True
+
+    def _refill(self, number: int, frame: Frame) -> None:
+        wanted = self._refills.pop(number, None)
+        if wanted is None or wanted.form != frame.form:
+            return
+        store = self._frame_store(frame.form)
+        slot = number % store.slots
+        if not store.holds(slot, wanted.position):
+            with store.writing(slot, wanted.position) as pixels:
+                frame.write(pixels)
+
+    def _give_up_refills(self) -> None:
+        """The source cannot be read again: readers need not wait for these pixels."""
+        for number in list(self._refills):
+            frame = self._refills.pop(number)
+            with contextlib.suppress(FramegateError):
+                store = self._frame_store(frame.form)
+                store.give_up(number % store.slots, frame.position)

@@ -1,0 +1,132 @@
+"""A camera or another live stream as an iterator of planar YUV frames, for one connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Final
+
+import av
+import av.error
+from av.packet import Packet
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from pipeline.errors import FaultReason, SourceFault
+from pipeline.redaction import shown
+from pipeline.source import Guard, Request
+from stages.camera_clock import CameraClock
+from stages.decoded_frame import DecodedFrame
+from stages.frame_choice import FrameChoice
+from stages.turn import Turn, Turns
+from stages.video_files import DecodeOptions, Opened, check_size, open_video
+
+_INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"})
+
+
+class CameraSource:
+    """Every wanted frame of one connection (`pipeline.source.Source`); it is never read again.
+
+    Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
+            the camera's own clock where RTCP tells it; None when nothing came for `stall_s`: who
+            iterates decides when that is a stall
+    Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
+            as damaged, which are given; skipped: packets or frames that are not wanted
+    Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
+            damaged (more in a row than allowed). It never just ends
+    Thread  all of it in one thread
+    """
+
+    def __init__(self, request: Request, options: DecodeOptions, guard: Guard = nullcontext):
+        self._request, self._options, self._guard = request, options, guard
+        opened = open_video(request, options)
+        self.codec = opened.stream.codec_context.codec.canonical_name
+        self._tally = {"damaged": 0, "skipped": 0}
+        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        self._opened = opened
+        self._frames: Generator[DecodedFrame | None] | None = None
+
+    def __iter__(self) -> Iterator[DecodedFrame | None]:
+        """Return the one iterator of this source."""
+        if self._frames is None:
+            self._frames = self._decode(self._opened)
+        return self._frames
+
+    def close(self) -> None:
+        """Close connection and decoder; frames already given stay valid."""
+        if self._frames is not None:
+            self._frames.close()
+        self._opened.container.close()
+
+    def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
+        converter, turns, clock = VideoReformatter(), Turns(), CameraClock()
+        choice = FrameChoice(self._request.frames)
+        choose_packets = self.codec in _INTRA_ONLY  # what is not wanted need not be decoded
+        in_a_row = 0
+        for packet in self._packets(opened):
+            if packet is None:
+                yield None
+                continue
+            arrived = time.monotonic()
+            clock.see(packet)
+            wanted = choice.takes_packet(packet.is_keyframe)
+            if wanted and choose_packets:
+                wanted = choice.takes(_seconds(packet))
+            if not wanted:
+                self._tally["skipped"] += 1
+                continue
+            try:
+                with self._guard():
+                    frames = opened.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                in_a_row += 1
+                self._skip(in_a_row, error)
+                continue
+            for frame in frames:
+                in_a_row = 0
+                self._tally["damaged"] += frame.is_corrupt
+                if choose_packets or choice.takes(frame.time):
+                    turn = self._turn(frame, turns)
+                    yield DecodedFrame(frame, converter, turn, arrived, clock.of(frame))
+                else:
+                    self._tally["skipped"] += 1
+
+    def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream] | None]:
+        """Yield the track's packets, None when nothing came for a while; SourceFault at the end."""
+        while True:
+            try:
+                for packet in opened.container.demux(opened.stream):
+                    if packet.size:
+                        yield packet
+                what = "the camera ended the stream"
+            except av.error.ExitError:
+                yield None
+                continue
+            except av.error.FFmpegError as error:
+                what = f"the connection was lost ({type(error).__name__})"
+            raise self._fault("closed", what)
+
+    def _fault(self, reason: FaultReason, what: str) -> SourceFault:
+        return SourceFault(f"{shown(self._request.url)}: {what}", reason)
+
+    def _skip(self, in_a_row: int, error: av.error.FFmpegError) -> None:
+        self._tally["damaged"] += 1
+        if in_a_row > self._options.max_damaged:
+            what = f"{in_a_row} packets in a row do not decode ({type(error).__name__})"
+            raise self._fault("damaged", what)
+
+    def _turn(self, frame: av.VideoFrame, turns: Turns) -> Turn:
+        check_size(self._request.url, frame.width, frame.height, self._options)
+        try:
+            return turns.of(frame)
+        except av.error.FFmpegError as error:
+            what = f"its pixel format {frame.format.name} cannot be converted"
+            raise self._fault("unsupported_codec", what) from error
+
+
+def _seconds(packet: Packet[VideoStream]) -> float | None:
+    if packet.pts is None:
+        return None
+    return float(packet.pts * packet.time_base)
