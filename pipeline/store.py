@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from pipeline import keys
-from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import SourceOwned, StoreRefused
 from pipeline.hop import LIBRARY, library_code
 from pipeline.records import START, Position
-from pipeline.redaction import remember_url, shown
+from pipeline.redaction import shown
+from pipeline.store_faults import store_errors
+from pipeline.store_url import connect
 
 MIN_VERSION = (7, 2)
-CONNECT_S = 5.0
-ANSWER_S = 10.0
 HURRY_S = 0.5
-
-
-@contextmanager
-def store_errors(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours; the URL is shown without user and password."""
-    where = shown(url)
-    try:
-        yield
-    except redis.AuthenticationError as error:
-        raise StoreRefused(f"store {where} refuses the login: {error}") from error
-    except redis.BusyLoadingError as error:
-        raise StoreBusy(f"store {where} is loading its data: {error}") from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise StoreLost(f"store {where} cannot be reached: {error}") from error
-    except redis.OutOfMemoryError as error:
-        raise StoreBusy(f"store {where} is full: {error}; raise its maxmemory") from error
-    except redis.ResponseError as error:
-        text = str(error)
-        if text.startswith(("MISCONF", "READONLY", "OOM")):
-            raise StoreBusy(f"store {where} takes no writes: {text}") from error
-        raise StoreRefused(f"store {where} refuses: {text}") from error
-
-
-def connect(url: str, answer_s: float = ANSWER_S) -> Any:
-    """A client that does not wait for ever: a store that hangs is lost, after one more try."""
-    remember_url(url)
-    try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=min(CONNECT_S, answer_s),
-            socket_timeout=answer_s,
-            retry=Retry(NoBackoff(), 1),  # its connection may be that to a server that has died
-        )
-    except ValueError:  # its text may quote a part of the password
-        raise StoreRefused(f"store URL {shown(url)}: it is not the URL of a Redis") from None
 
 
 class Store:

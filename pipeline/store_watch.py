@@ -44,7 +44,7 @@ class StoreWatch:
             await asyncio.sleep(min(TICK_S, self._hung_s / 4))
             asked = time.monotonic()
             try:
-                await apart(self._embedded.ping, self._hung_s / 2)  # asked twice
+                await apart(self._embedded.ping, self._hung_s / 2)
                 silent_since = None
             except StoreBusy:
                 silent_since = None

@@ -14,7 +14,8 @@ from pipeline import keys, records
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
 from pipeline.records import End, Result
-from pipeline.store import connect, store_errors
+from pipeline.store_faults import store_errors
+from pipeline.store_url import connect
 
 State = Literal["waiting", "running", "stopped", "finished", "failed"]
 RECENT = 30

@@ -1,22 +1,23 @@
 """A blocking RESP connection for the hot path: what redis-py does there costs 4-7 times as much.
 
-redis-py opens the connection (URL, password, TLS, time-outs); this class then speaks over its
-socket with hiredis' packer and reader. Several commands go out in one write.
+redis-py opens the connection (URL, login, TLS, time-outs); this class then speaks over its socket
+with hiredis' packer and reader. Several commands go out in one write.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
-import redis
 
-from pipeline.errors import StoreBusy, StoreLost, StoreRefused
-from pipeline.redaction import remember_url
+from pipeline.errors import StoreLost
+from pipeline.store_faults import reply_fault, store_errors
+from pipeline.store_url import connect
 
-_BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN")
+DEAD_S = 30
 
 Command = tuple[str | bytes, ...]
 
@@ -26,23 +27,16 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
-        remember_url(url)
-        pool = redis.Redis.from_url(url, protocol=2).connection_pool
-        connection: Any = pool.make_connection()
-        self._connection = connection
-        try:
+        self._connection: Any = connect(url).connection_pool.make_connection()
+        with store_errors(url):
             self._connection.connect()
-        except redis.AuthenticationError as error:
-            raise StoreRefused(f"the store refuses the login: {error}") from error
-        except redis.BusyLoadingError as error:
-            raise StoreBusy(f"the store is loading its data: {error}") from error
-        except (redis.RedisError, OSError) as error:
-            raise StoreLost(f"the store is not there: {error}") from error
         sock = self._connection._sock  # redis-py has no public name for it
         if not isinstance(sock, socket.socket):
             raise StoreLost("the store's connection has no socket")
         sock.settimeout(None)
+        _end_when_dead(sock)
         self._sock = sock
+        self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._reader = hiredis.Reader()
         self._next: Any = False  # what hiredis says when there is no whole reply
 
@@ -74,6 +68,8 @@ class Link:
         """Take what the socket has; waits if it has nothing."""
         try:
             data = self._sock.recv(65536)
+            while self._decrypted is not None and self._decrypted():
+                data += self._sock.recv(65536)  # polling the socket would not tell of these
         except OSError as error:
             raise StoreLost(f"the connection to the store broke: {error}") from error
         if not data:
@@ -95,13 +91,16 @@ _pack: Callable[[Any], bytes] = hiredis.pack_command
 
 def _raised(reply: Any) -> Any:
     if isinstance(reply, hiredis.ReplyError):
-        text = str(reply)
-        if "Function not found" in text:
-            raise StoreRefused(
-                f"the store was emptied or replaced while the run went on ({text}); nothing was "
-                "restarted, start a new run"
-            )
-        if text.startswith(_BUSY):
-            raise StoreBusy(f"the store takes no writes now: {text}")
-        raise StoreRefused(text)
+        raise reply_fault(str(reply))
     return reply
+
+
+def _end_when_dead(sock: socket.socket) -> None:
+    """A host that fell silent is a lost connection; blocking reads have no time-out."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, DEAD_S // 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, DEAD_S // 6)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)

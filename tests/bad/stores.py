@@ -67,7 +67,7 @@ def lost_for_a_while(folder: Path, run: Command, store: EmbeddedStore) -> None: 
 def lost_for_good(folder: Path, run: Command, store: EmbeddedStore) -> None:  # noqa: ARG001
     """The run waits, longer each time: it could come back. Ctrl-C cannot finish what goes on."""
     killed(store)
-    longer = re.compile(r"the store is not there: .*; trying again in 0\.[1-9]")
+    longer = re.compile(r"cannot be reached: .*; trying again in 0\.[1-9]")
     wait_until("it backs off", lambda: longer.search(run.err))
     run.interrupt()
     run.says("once more stops at once")
@@ -137,7 +137,7 @@ CASES = [
     Case("store absent", absent, STORE, ("store unix:///nowhere/valkey.sock cannot be reached",)),
     Case("store with a password", wrong_password, STORE, ("valkey.sock refuses the login: ",)),
     Case("store lost", midway(lost_for_a_while), DONE, ("store", "trying again in")),
-    Case("store lost for good", midway(lost_for_good), STOPPED_TWICE, ("the store is not there",)),
+    Case("store lost for good", midway(lost_for_good), STOPPED_TWICE, ("cannot be reached: ",)),
     Case("store emptied", midway(emptied), STORE, ("emptied or replaced", "new run")),
     Case("store replaced", midway(replaced), STORE, ("emptied or replaced",)),
     Case(

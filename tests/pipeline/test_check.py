@@ -129,15 +129,13 @@ def test_no_password_is_shown(
 
 
 def test_no_part_of_a_password_in_a_url_that_is_none(
-    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SECRET_STORE", "redis://user:pla#nted@127.0.0.1:1/0")
-    origin, text = find_config(None)
-    changes = {"sources": {"door": {"url": str(clip)}}, "store": {"url_env": "SECRET_STORE"}}
-    assert check(read_config(origin, text, changes)) == Exit.STORE
+    assert main(["check", "--store", "env:SECRET_STORE"]) == Exit.USAGE
     shown = capsys.readouterr()
-    assert "it is not the URL of a Redis" in shown.out
-    assert "pla" not in shown.out.replace("place", "") + shown.err
+    assert "store.url_env = 'SECRET_STORE': it is not the URL of a Redis" in shown.err
+    assert "pla" not in shown.out + shown.err
 
 
 def test_a_stage_that_does_not_open_is_a_fault(

@@ -214,7 +214,7 @@ def test_a_store_must_be_fit(info: dict[str, str], said: str | None) -> None:
 
 
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StoreLost, match="not there"):
+    with pytest.raises(StoreLost, match="cannot be reached"):
         Link(f"unix://{tmp_path}/none.sock")
     with pytest.raises(StoreLost, match="cannot be reached"):
         Store(f"unix://{tmp_path}/none.sock").prepare()

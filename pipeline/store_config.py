@@ -1,0 +1,109 @@
+"""`[store]`: where the store is, how it is reached, and who else may read from it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import ConfigFaults
+from pipeline.listener import address_fault
+from pipeline.store_url import SCHEMES, url_fault, with_tls
+
+EMBEDDED = "embedded"
+BY_NAME = "env:"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """`[store]`"""
+
+    url: str = EMBEDDED
+    url_env: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_check_hostname: bool = True
+    listen: str | None = None
+    listen_password_file: str | None = None
+    fsync: Literal["everysec", "always"] = "everysec"
+    results_keep: int = field(default=100_000, metadata={"least": 1000})
+
+    def place(self) -> str | None:
+        """The whole URL, with its secrets and TLS files; None for the embedded store."""
+        url = os.environ[self.url_env] if self.url_env is not None else self.url
+        if url == EMBEDDED:
+            return None
+        return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
+
+
+def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
+    """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
+    said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
+    said = {key: value for key, value in said.items() if value is not None}
+    if url is not None and url.startswith(BY_NAME):
+        return {**said, "url_env": url.removeprefix(BY_NAME)}
+    return said if url is None else {**said, "url": url, "url_env": None}
+
+
+def url_said(url: str | None) -> str | None:
+    """A --store of a command without configuration, with the variable that it names looked up."""
+    if url is None or not url.startswith(BY_NAME):
+        return url
+    name = url.removeprefix(BY_NAME)
+    if not os.environ.get(name):
+        raise ConfigFaults([f"--store {url}: the environment has no such variable"])
+    return os.environ[name]
+
+
+def store_faults(store: StoreConfig) -> list[str]:
+    """All that is wrong with it; what a variable holds is not shown."""
+    if store.url_env is not None and not os.environ.get(store.url_env):
+        return [f"store.url_env = {store.url_env!r}: the environment has no such variable"]
+    faults = _tls_faults(store)
+    place = store.place() if not faults else None
+    if store.url_env is None and store.url != EMBEDDED and not store.url.startswith(SCHEMES):
+        return [f'store.url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
+    if place is not None and (fault := url_fault(place)) is not None:
+        key = "url" if store.url_env is None else f"url_env = {store.url_env!r}"
+        faults.append(f"store.{key}: {fault}")
+    return faults + _listen_faults(store)
+
+
+def _tls_faults(store: StoreConfig) -> list[str]:
+    files = {key: getattr(store, key) for key in ("tls_ca", "tls_cert", "tls_key")}
+    given = {key: file for key, file in files.items() if file is not None}
+    faults = [
+        f"store.{key} = {file!r}: this file cannot be read"
+        for key, file in given.items()
+        if not os.access(file, os.R_OK)
+    ]
+    if store.tls_key is not None and store.tls_cert is None:
+        faults.append("store.tls_key: it needs store.tls_cert as well, the certificate of that key")
+    if (given or not store.tls_check_hostname) and not _uses_tls(store):
+        faults.append("store.tls_*: they need a store whose URL begins with rediss://")
+    return faults
+
+
+def _uses_tls(store: StoreConfig) -> bool:
+    url = os.environ[store.url_env] if store.url_env is not None else store.url
+    return url.startswith("rediss://")
+
+
+def _listen_faults(store: StoreConfig) -> list[str]:
+    if store.listen is None:
+        alone = store.listen_password_file is not None
+        return ["store.listen_password_file: it needs store.listen as well"] if alone else []
+    faults = []
+    if store.url_env is not None or store.url != EMBEDDED:
+        faults.append(
+            f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
+            "own, make a user that may read (README: Other programs)"
+        )
+    if (fault := address_fault(store.listen)) is not None:
+        faults.append(f"store.listen = {store.listen!r}: {fault}")
+    file = store.listen_password_file
+    if file is not None and not os.access(Path(file), os.R_OK):
+        faults.append(f"store.listen_password_file = {file!r}: this file cannot be read")
+    return faults
