@@ -1,0 +1,1 @@
+"""Camera servers on loopback, and what goes wrong between them and us."""
