@@ -41,7 +41,7 @@ class CameraSource:
 
     def __init__(self, request: Request, options: DecodeOptions, guard: Guard = nullcontext):
         self._request, self._options, self._guard = request, options, guard
-        opened = open_video(request, options)
+        opened = open_video(request, options, at_once=True)
         self.codec = opened.stream.codec_context.codec.canonical_name
         self._tally = {"damaged": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)

@@ -86,8 +86,10 @@ def check_size(place: str, width: int, height: int, options: DecodeOptions) -> N
         raise refusal(place, "no_memory", what)
 
 
-def open_video(request: Request, options: DecodeOptions) -> Opened:
+def open_video(request: Request, options: DecodeOptions, at_once: bool = False) -> Opened:
     """Open it and choose its first video track that is no cover picture.
+
+    at_once: do not look ahead to guess a live stream's frame rate, which costs seconds.
 
     SourceFault: missing (a file, a URL's path), unreachable, permission, empty, not_video,
     truncated, no_video_stream, unsupported_codec, no_memory (a picture above the limit).
@@ -95,7 +97,7 @@ def open_video(request: Request, options: DecodeOptions) -> Opened:
     place = request.url
     if not is_url(place) and not is_webcam(place):
         _check_file(place)
-    container = _open(request, options)
+    container = _open(request, options, at_once)
     try:
         stream = _video_track(place, container)
         check_size(place, stream.codec_context.width, stream.codec_context.height, options)
@@ -124,8 +126,8 @@ def _check_file(path: str) -> None:
         raise refusal(path, "empty", "the file is empty")
 
 
-def _open(request: Request, options: DecodeOptions) -> InputContainer:
-    place, more = request.url, _how(request, options)
+def _open(request: Request, options: DecodeOptions, at_once: bool) -> InputContainer:
+    place, more = request.url, _how(request, options, at_once)
     began = time.monotonic()
     try:
         if is_url(place):
@@ -145,16 +147,22 @@ def _open(request: Request, options: DecodeOptions) -> InputContainer:
     raise _file_fault(place, failure)
 
 
-def _how(request: Request, options: DecodeOptions) -> dict[str, Any]:
+def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, Any]:
     """What is told to FFmpeg beside the place."""
     more: dict[str, Any] = {"format": "video4linux2,v4l2"} if is_webcam(request.url) else {}
     if is_url(request.url):
-        read_s = request.stall_s if request.live else options.read_timeout_s
+        # FFmpeg's parser gives a picture when the next one begins, or when a read times out: a last
+        # picture that came as late as a stall would put the stall off.
+        read_s = request.stall_s / 4 if request.live else options.read_timeout_s
         more["timeout"] = (options.open_timeout_s, read_s)
+    # To guess a frame rate FFmpeg looks 3 to 8 s ahead, and gives at once what came meanwhile.
+    how = {"fpsprobesize": "0"} if at_once else {}
     if request.url.startswith(("rtsp://", "rtsps://")):
-        # Half a second tells size and codec; by itself FFmpeg looks for 3 s to guess a frame rate,
-        # and then gives at once what came meanwhile.
-        more["options"] = {"rtsp_transport": request.transport, "analyzeduration": "500000"}
+        # RTSP says before the first packet what comes: no need to look at any.
+        ahead = {"probesize": "32"} if at_once else {"analyzeduration": "500000"}
+        how |= {"rtsp_transport": request.transport, **ahead}
+    if how:
+        more["options"] = how
     if options.hwaccel == "auto" and (devices := hwdevices_available()):
         more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)
     return more
