@@ -17,7 +17,7 @@ from pipeline.errors import FrameStoreFull, SupervisorSilent
 from pipeline.records import Position
 from pipeline.spec import SourceSpec
 
-PACKET = 65536
+PACKET = 1 << 18  # more than the kernel lets through in one packet
 
 
 class SharedWanted(msgspec.Struct, frozen=True, tag=True):

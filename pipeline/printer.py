@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,12 +19,12 @@ from typing import IO, Any
 import msgspec
 
 from pipeline import control, records
-from pipeline.control import ControlLine, Stop
+from pipeline.control import ControlLine, Sources, Stop
 from pipeline.errors import Fenced, FrameLost, StoreRefused
 from pipeline.hosted_stage import HostedStage
 from pipeline.records import START, Position
 from pipeline.runner import Runner
-from pipeline.spec import StageSpec, WorkerSpec
+from pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from pipeline.stage import Context, Item, NoState, Stage
 from pipeline.stage_loop import StageLoop
 from pipeline.worker_loop import run_connected
@@ -56,6 +57,11 @@ class Print(Stage[NoState]):
         super().__init__(None, context)
         self._out, self._broken = out, broken
         self._printed = dict(printed)
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """Print results of these; not what earlier runs said of a new one."""
+        past = _printed_before(sources)
+        self._printed = {name: max(at, self._printed.get(name, at)) for name, at in past.items()}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
@@ -104,12 +110,14 @@ class Printer(threading.Thread):
         self._died = died
         stage = spec.stage(STAGE)
         context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
-        printed = {source.name: Position(source.past, _LAST_SEQ) for source in spec.sources}
-        hosted = HostedStage(stage, Print(context, out, broken, printed), keep=0, asides={})
+        printing = Print(context, out, broken, _printed_before(spec.sources))
+        hosted = HostedStage(stage, printing, keep=0, asides={})
         self._end, theirs = control.make_pair()
+        self._end.shutdown(socket.SHUT_RD)  # nobody listens: what it says must not fill the pair
         self._line = ControlLine(theirs)
         self._url = spec.store
-        self._loop = StageLoop(Runner(spec, [hosted], self._line), self._line)
+        runner = Runner(spec, [hosted], self._line, printing.take_sources)
+        self._loop = StageLoop(runner, self._line)
 
     def run(self) -> None:
         """Print until stopped, or until the supervisor, too, finds what is wrong with the store."""
@@ -121,11 +129,19 @@ class Printer(threading.Thread):
             log.debug("the printer ends", exc_info=True)
             self._died(error)
 
+    def take_sources(self, sources: list[SourceSpec]) -> None:
+        """Print results of these from now on."""
+        control.send(self._end, Sources(sources))
+
     def stop(self, patience_s: float | None) -> None:
         """End after the batch in hand; one whose output nobody takes is not waited for."""
         control.send(self._end, Stop())
         self.join(patience_s)
         self._end.close()
+
+
+def _printed_before(sources: Sequence[SourceSpec]) -> dict[str, Position]:
+    return {source.name: Position(source.past, _LAST_SEQ) for source in sources}
 
 
 def _told(error: OSError) -> None:

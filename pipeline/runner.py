@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,29 +19,36 @@ from pipeline.hop import (
     Verdict,
     attach_command,
     read_attached,
-    trim_command,
 )
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival, Inbox
 from pipeline.records import START, End, Position, Record
 from pipeline.saying import Move
-from pipeline.spec import StageSpec, WorkerSpec
+from pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from pipeline.trimming import Trimming
 from pipeline.wire import Command, Link
 
 log = logging.getLogger(__name__)
 
 REST_S = 0.05
-TRIM_EVERY = 64
 
 _END = END.encode()
 
 Moves = dict[str, list[tuple[HostedStage, Move]]]
+TellSources = Callable[[Sequence[SourceSpec]], None]
 
 
 class Runner:
     """Hosted stages with their inboxes. One thread; the loops around it do the waiting."""
 
-    def __init__(self, spec: WorkerSpec, hosted: list[HostedStage], line: ControlLine) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        hosted: list[HostedStage],
+        line: ControlLine,
+        tell_sources: TellSources,
+    ) -> None:
+        """tell_sources: called with each new set, for what else keeps something of a source."""
         self.spec = spec
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
@@ -56,16 +63,30 @@ class Runner:
         self._line = line
         self._careful_until = dict(spec.careful)
         self._lacking: dict[tuple[str, str], float] = {}
-        self._untrimmed: dict[tuple[str, str], int] = {}
-        self._trims_due: set[tuple[str, str]] = set()
-        self._trimmed_by = {
-            name: readers
-            for name in spec.hosted
-            if (readers := spec.readers(name)) and not spec.stage(name).publishes
-        }
-        # A restarted decoder learns from its own stream which pixels are still needed.
-        if "decode" in spec.hosted:
-            self._trimmed_by["decode"] = spec.last_readers()
+        self._trimming = Trimming(spec)
+        self._tell_sources = tell_sources
+        self.fenced: set[str] = set()
+
+    # -- which sources
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """Serve these from now on; what is new must be attached. Not those that others took."""
+        wanted = {source.name: source for source in sources}
+        for source in self.sources.keys() - wanted.keys():
+            self._forget(source)
+        self.fenced &= wanted.keys()
+        self.sources = {name: wanted[name] for name in wanted if name not in self.fenced}
+        self._tell_sources(sources)
+
+    def _forget(self, source: str) -> None:
+        for inbox in self.inboxes.values():
+            inbox.clear(source)
+        for stage in self.hosted:
+            stage.standings.pop(source, None)
+            self._lacking.pop((source, stage.spec.name), None)
+        self._careful_until.pop(source, None)
+        self._trimming.forget(source)
+        self.stale.discard(source)
 
     # -- standing with the store
 
@@ -107,8 +128,8 @@ class Runner:
         if verdict is Verdict.FENCED:
             log.warning("source %s: another worker took over; this one writes no more", source)
             self.sources.pop(source, None)
-            for inbox in self.inboxes.values():
-                inbox.clear(source)
+            self.fenced.add(source)
+            self._forget(source)
         else:
             self.stale.add(source)
 
@@ -233,24 +254,13 @@ class Runner:
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
         """Count what makes a stage's stream longer."""
-        longer = self._untrimmed.get((source, stage), 0) + entries
-        self._untrimmed[source, stage] = longer
-        if longer >= TRIM_EVERY and stage in self._trimmed_by:
-            self._trims_due.add((source, stage))
+        self._trimming.wrote(source, stage, entries)
 
     def trims(self, all_of_them: bool = False) -> list[Command]:
         """Calls that remove what has been read, once in a while for each stream."""
         if all_of_them:
-            for name in self.spec.hosted:
-                for source in self.sources:
-                    self.wrote(source, name, TRIM_EVERY)
-        due, self._trims_due = self._trims_due, set()
-        for place in due:
-            self._untrimmed[place] = 0
-        return [
-            trim_command(source, keys.out(source, stage), self._trimmed_by[stage])
-            for source, stage in due
-        ]
+            self._trimming.all_are_due(self.sources)
+        return self._trimming.commands()
 
 
 def arrived_now(arrival: Arrival) -> Arrival:

@@ -28,6 +28,11 @@ class SharedFiles:
                 return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
         return Shared(wanted.ask), self._descriptors[key]
 
+    def drop(self, source: str) -> None:
+        """Let go what a source has; who mapped it keeps it until it unmaps."""
+        for key in [key for key in self._descriptors if key[0] == source]:
+            os.close(self._descriptors.pop(key))
+
     def close(self) -> None:
         """Let all go."""
         for descriptor in self._descriptors.values():

@@ -31,6 +31,7 @@ class StageLoop:
         self._line = line
         names = {stage.spec.name for stage in runner.hosted}
         self._heads = [stage for stage in runner.hosted if stage.spec.input not in names]
+        self._sources = line.sources
         self._read_to: dict[tuple[str, str], Position] = {}
         self._readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
         self._did_something = False
@@ -41,14 +42,18 @@ class StageLoop:
         return self._did_something
 
     def serve(self, link: Link) -> None:
-        """Work until ordered to stop. Fenced when no source is left to this worker."""
+        """Work until ordered to stop, or told of other sources: those are served on a connection
+        of their own. Fenced when all sources were taken from this worker.
+        """
         self._did_something = False
+        self._take_sources()
         for trim in self._runner.trims(all_of_them=True):
             link.call(*trim)
         self._attach(link, list(self._runner.sources))
-        while self._line.ordered is None:
+        while not self._has_word():
             if not self._runner.sources:
-                raise Fenced("another worker has taken all sources over")
+                self._await_sources()
+                return
             moves = self._runner.step()
             trims = self._runner.trims()
             reads = self._read_commands()
@@ -66,11 +71,30 @@ class StageLoop:
                 if reply is None:
                     self._see_whether_replaced(link)
             elif self._runner.idle():
-                select.select([self._line.wake], [], [], REST_S)
+                if select.select([self._line.wake], [], [], REST_S)[0]:
+                    os.eventfd_read(self._line.wake)
                 self._see_whether_replaced(link)
             if self._runner.stale:
                 self._attach(link, set(self._runner.stale))
             self._did_something = True
+
+    def _take_sources(self) -> None:
+        self._sources = self._line.sources
+        if self._sources is not None:
+            self._runner.take_sources(self._sources)
+            self._read_to.clear()
+
+    def _has_word(self) -> bool:
+        """Whether there is an order, or another set of sources."""
+        return self._line.ordered is not None or self._line.sources is not self._sources
+
+    def _await_sources(self) -> None:
+        """Nothing to do before there is a word. Fenced if there was something."""
+        if self._runner.fenced:
+            raise Fenced("another worker has taken all sources over")
+        while not self._has_word():
+            select.select([self._line.wake], [], [])
+            os.eventfd_read(self._line.wake)
 
     def _attach(self, link: Link, sources: Iterable[str]) -> None:
         sources = list(sources)
@@ -124,13 +148,13 @@ class StageLoop:
             self._list_readers()
 
     def _await_reply(self, link: Link) -> bool:
-        """Wait for the read's reply; False when an order to end came first."""
+        """Wait for the read's reply; False when an order or other sources came first."""
         wake, reply = self._line.wake, link.fileno()
         while not link.here():
             ready, _, _ = select.select([reply, wake], [], [])
             if wake in ready:
                 os.eventfd_read(wake)
-                if self._line.ordered is not None:
+                if self._has_word():
                     return False
             if reply in ready:
                 link.fill()

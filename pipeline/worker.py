@@ -57,7 +57,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
-    runner = Runner(spec, hosted, line)
+    runner = Runner(spec, hosted, line, shared.take_sources)
     line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
     try:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
-    """A loop's work on one connection; returns when the worker is to end."""
+    """A loop's work on one connection; returns when ordered to end, or to begin on a new one."""
 
     def serve(self, link: Link) -> None: ...
     def connected(self) -> bool:
@@ -34,7 +34,9 @@ def run_connected(url: str, work: Served, line: ControlLine) -> None:
         try:
             link = Link(url)
             work.serve(link)
-            return
+            if line.ordered is not None:
+                return
+            failures = 0
         except (StoreLost, StoreBusy) as error:
             failures = 1 if link is not None and work.connected() else failures + 1
             delay = Backoff().delay_s(failures, random.random())

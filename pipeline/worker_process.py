@@ -112,11 +112,14 @@ class WorkerProcess:
             self._end.close()
             self._end = None
 
-    def tell(self, message: ToWorker, descriptor: int | None = None) -> None:
-        """Send a message; nothing happens if the worker is gone."""
+    def tell(self, message: ToWorker, descriptor: int | None = None) -> bool:
+        """Send a message; False if this worker does not take it, True as well if there is none."""
         if self._end is not None:
-            with contextlib.suppress(BlockingIOError, OSError):
+            try:
                 control.send(self._end, message, descriptor)
+            except OSError:
+                return False
+        return True
 
     def kill(self) -> None:
         """End it at once, even if it is stopped."""
