@@ -20,13 +20,13 @@ def pending_stages(
 
     A decoder that waits for its readers has nothing to do, be it for the last epoch's or this
     one's. One that keeps the source's own pace counts: its frames are due more often than a
-    worker is taken for hung.
+    worker is taken for hung. A camera's does not: its frames may come or not.
     """
     pending = {s.name for s in stages if s.input is not None and at[s.name] < at[s.input]}
     slowest = min(at[s.name] for s in stages if s.reliable)
     last = at["decode"]
     if (
-        not decoded
+        not (decoded or source.live)
         and slowest.epoch == last.epoch
         and last.seq - slowest.seq <= still_unread(source.credit)
     ):

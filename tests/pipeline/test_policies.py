@@ -160,6 +160,11 @@ class TestPending:
         assert self.pending(pace, decode=Position(1, 9)) == {"decode"}
         assert self.pending(pace, decode=Position(1, 9), decoded=True) == set()
 
+    def test_nothing_is_expected_of_a_camera(self) -> None:
+        source = SourceSpec("a", Request("", live=True), past=0, credit=4, slots=4, pace="fast")
+        at = dict.fromkeys(("decode", "detect", "cache", "side"), Position(1, 9))
+        assert pending_stages(self.STAGES, source, at, False) == set()
+
     @pytest.mark.parametrize("limit", [1, 2, 3, 4, 32, 1024])
     def test_it_sleeps_until_its_low_water(self, limit: int) -> None:
         credit = Credit(limit)

@@ -137,7 +137,7 @@ def test_a_relative_name_is_a_file(tmp_path, monkeypatch):
 def test_no_secret_of_a_url_is_told():
     url = "http://anna:s3cret@127.0.0.1:9/live.mp4?token=t0ken"
     fault = fault_of(url)
-    assert fault.reason == "missing"
+    assert fault.reason == "unreachable"
     assert str(fault).startswith("http://127.0.0.1:9/live.mp4: ")
     chain = [fault, fault.__cause__, fault.__context__]
     assert not any(secret in repr(part) for part in chain for secret in ("s3cret", "t0ken"))

@@ -1,0 +1,281 @@
+"""A camera's decoder, over sources that a test drives: newest wins, losses, epochs, accounting."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.camera_decoder import CameraDecoder, is_break
+from pipeline.decoder import (
+    Decoded,
+    Event,
+    Finished,
+    InFlight,
+    Lost,
+    NewEpoch,
+    ResumePoint,
+    Surroundings,
+)
+from pipeline.errors import SourceFault
+from pipeline.frame_store import FrameStore, frame_store_bytes
+from pipeline.records import START, Position
+from pipeline.shared_file import make_shared_file
+from pipeline.source import Form, Guard
+
+FORM = Form(16, 8)
+SLOTS = 4
+
+
+@dataclass
+class Picture:
+    """A frame whose pixels all have one value."""
+
+    value: int
+    pts: float | None = None
+    form: Form = FORM
+    arrived_mono: float | None = None
+    captured: float | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.form.nbytes
+
+    def write(self, slot: memoryview) -> None:
+        slot[: self.nbytes] = bytes([self.value]) * self.nbytes
+
+
+@dataclass
+class Camera:
+    """Gives what the test puts in; a fault ends the connection. `drained` counts what it gave."""
+
+    feed: queue.SimpleQueue[Picture | SourceFault | None] = field(default_factory=queue.SimpleQueue)
+    given: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    counts: dict[str, int] = field(default_factory=dict)
+    opened: int = 0
+    closed: int = 0
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        while True:
+            item = self.feed.get()
+            if isinstance(item, SourceFault):
+                raise item
+            yield item
+            self.given.put(None)  # it was taken: the next is asked for
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def show(self, *pictures: Picture) -> None:
+        """Let these come, and wait until the last has been taken from the connection."""
+        for picture in pictures:
+            self.feed.put(picture)
+        for _ in pictures:
+            self.given.get(timeout=20)
+
+
+class Bench:
+    """A decoder with a frame store and the loop's side of it."""
+
+    def __init__(self, credit: int = SLOTS, stall_s: float = 60.0) -> None:
+        self.camera = Camera()
+        self.fault: SourceFault | None = None
+        self.epoch = 0
+        descriptor = make_shared_file(frame_store_bytes(SLOTS, 4 * FORM.nbytes), "the test")
+        self.store = FrameStore(descriptor, SLOTS, 4 * FORM.nbytes)
+        os.close(descriptor)
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        around = Surroundings(
+            open_source=self.open,
+            frame_store=lambda form: self.store,  # noqa: ARG005
+            token=1,
+            credit_limit=credit,
+            wake=self.wake,
+            announce=self.announce,
+            careful_until=START,
+        )
+        self.decoder = CameraDecoder("camera", around, ResumePoint(START), stall_s, 0.01)
+        self.decoder.start()
+
+    def open(self, guard: Guard) -> Camera:  # noqa: ARG002
+        self.camera.opened += 1
+        if self.fault is not None:
+            raise self.fault
+        return self.camera
+
+    def announce(self, position: Position) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+    def event(self) -> Event:
+        """The next event; a request for an epoch is answered at once."""
+        while self.decoder.first() is None:
+            ready, _, _ = select.select([self.wake], [], [], 20)
+            assert ready, "no event in 20 s"
+            os.eventfd_read(self.wake)
+        event = self.decoder.take()
+        if isinstance(event, NewEpoch):
+            self.epoch += 1
+            self.decoder.begin_epoch(self.epoch)
+        return event
+
+    def decoded(self) -> Decoded:
+        event = self.event()
+        assert isinstance(event, Decoded)
+        return event
+
+    def pixel(self, event: Decoded) -> int:
+        with self.store.reading(event.number % SLOTS, event.position) as pixels:
+            return pixels[0]
+
+    def close(self) -> None:
+        self.decoder.abandon()
+        self.camera.feed.put(SourceFault("the test is over", "closed"))
+        self.decoder.join(20)
+        self.store.close()
+        os.close(self.wake)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_frames_come_in_an_epoch_of_their_own(bench: Bench) -> None:
+    bench.camera.show(Picture(7, 0.0))
+    assert isinstance(bench.event(), NewEpoch)
+    first = bench.decoded()
+    assert (first.position, first.dropped, bench.pixel(first)) == (Position(1, 0), 0, 7)
+    bench.camera.show(Picture(8, 0.1))
+    second = bench.decoded()
+    assert (second.position, second.number, bench.pixel(second)) == (Position(1, 1), 1, 8)
+
+
+def test_without_credit_the_newest_wins_and_the_others_are_counted(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().position == Position(1, 0)
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        assert bench.decoded().position == Position(1, value)
+    bench.camera.show(*(Picture(value) for value in range(10, 16)))
+    bench.decoder.release(Position(1, 0))
+    newest = bench.decoded()
+    assert (newest.position, newest.dropped, newest.number) == (Position(1, 9), 5, SLOTS)
+    assert bench.pixel(newest) == 15
+
+
+def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoch(
+    bench: Bench,
+) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        bench.decoded()
+    bench.camera.show(Picture(7), Picture(8), Picture(9))
+    bench.camera.counts["damaged"] = 2
+    bench.camera.feed.put(SourceFault("gone", "closed"))
+    lost = bench.event()
+    assert lost == Lost("gone", "closed", 3, {"damaged": 2})
+    bench.decoder.release(Position(1, 99))
+    bench.camera.show(Picture(9))
+    assert isinstance(bench.event(), NewEpoch)
+    again = bench.decoded()
+    assert (again.position, again.number, again.dropped) == (Position(2, 0), SLOTS, 0)
+    assert bench.camera.opened == 2
+    assert bench.camera.closed == 1
+
+
+def test_a_camera_that_is_off_is_tried_again_and_counts_no_frames() -> None:
+    bench = _failing(SourceFault("no route", "unreachable"))
+    for _ in range(3):
+        assert bench.event() == Lost("no route", "unreachable")
+    bench.fault = None
+    bench.camera.feed.put(Picture(1))
+    while not isinstance(event := bench.event(), NewEpoch):
+        assert isinstance(event, Lost)
+    assert bench.decoded().position == Position(1, 0)
+    bench.close()
+
+
+def _failing(fault: SourceFault) -> Bench:
+    class Off(Bench):
+        def open(self, guard: Guard) -> Camera:
+            if not hasattr(self, "begun"):
+                self.begun, self.fault = True, fault
+            return super().open(guard)
+
+    return Off()
+
+
+def test_a_stall_is_a_loss_although_the_read_goes_on() -> None:
+    bench = Bench(stall_s=0.05)
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    lost = bench.event()
+    assert isinstance(lost, Lost)
+    assert lost.reason == "stalled"
+    bench.close()
+
+
+def test_another_size_is_a_new_epoch_of_the_same_connection(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.camera.show(Picture(1, form=Form(8, 8)))
+    assert isinstance(bench.event(), NewEpoch)
+    other = bench.decoded()
+    assert (other.position, other.form, bench.camera.opened) == (Position(2, 0), Form(8, 8), 1)
+
+
+def test_a_removed_camera_finishes(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.decoder.finish()
+    assert bench.event() == Finished({})
+
+
+def test_one_that_killed_its_decoder_is_not_tried_again() -> None:
+    bench = _failing(SourceFault("it killed its decoder", "died"))
+    assert bench.event() == Finished({}, "died: it killed its decoder")
+    bench.close()
+
+
+def test_what_is_in_flight_takes_credit_and_numbers_go_on() -> None:
+    in_flight = tuple(InFlight(Position(1, n), n, FORM) for n in range(SLOTS))
+    bench = Bench()
+    bench.close()
+    start = ResumePoint(Position(1, SLOTS - 1), SLOTS, open=True, in_flight=in_flight)
+    decoder = CameraDecoder("camera", bench.decoder._around, start, 60.0, 0.01)
+    assert decoder.credit.full
+    assert len(decoder.credit) == SLOTS
+
+
+def frame(pts: float | None, arrived: float, form: Form = FORM) -> Picture:
+    return Picture(0, pts, form, arrived)
+
+
+@pytest.mark.parametrize(
+    ("after", "breaks"),
+    [
+        (frame(10.1, 100.1), False),
+        (frame(9.5, 100.1), False),
+        (frame(0.0, 100.1), True),
+        (frame(15.0, 105.0), False),
+        (frame(40.0, 100.1), True),
+        (frame(None, 100.1), False),
+        (frame(10.1, 100.1, Form(8, 8)), True),
+    ],
+)
+def test_time_that_goes_back_or_leaps_is_a_break(after: Picture, breaks: bool) -> None:
+    assert is_break(frame(10.0, 100.0), after) is breaks
