@@ -87,7 +87,7 @@ class EmbeddedStore:
             "unixsocketperm 600",
             "appendonly yes",
             "appendfsync always",
-            "auto-aof-rewrite-min-size 256mb",
+            "auto-aof-rewrite-min-size 32mb",
             'save ""',
             "maxmemory-policy noeviction",
             "daemonize no",
