@@ -65,7 +65,7 @@ class Listener:
 
     def announce(self) -> None:
         """Tell where it listens, and what that means."""
-        log.info("results can be read at redis://%s@%s", VIEWER, self.address)
+        log.info("results can be read at redis://%s by the user %s", self.address, VIEWER)
         if not _is_loopback(self.host):
             log.warning(
                 "--listen %s: passwords and results go over the network in the clear, as the "

@@ -146,13 +146,23 @@ def test_what_is_wrong_with_the_connection_is_said(program: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("program", [needs("redis-server")])
-def test_a_plain_port_is_told_from_one_with_tls(program: str, folder: Path) -> None:
-    with own_server(program, folder.parent / "own") as server:
+def test_a_plain_port_is_told_from_one_with_tls(program: str, tmp_path: Path) -> None:
+    """The server waits for the end of a line that never comes: it takes all of one's patience."""
+    with own_server(program, tmp_path / "own") as server:
         url = server.url("rediss").replace(str(server.tls_port), str(server.port))
+        found = prepared(f"{url}?socket_timeout=0.5")
+    assert "speaks no TLS on this port: allowed there is redis://" in found
+    assert server.password not in found
+
+
+@pytest.mark.parametrize("program", [needs("redis-server")])
+def test_a_run_that_is_refused_leaves_nothing(program: str, folder: Path) -> None:
+    with own_server(program, folder.parent / "own") as server:
+        url = server.url("redis").replace(server.login, "framegate:not-it")
         ended = framegate(folder, "run", "good.mp4", "--store", url, "-d", "data")
     assert ended.code == 3
-    assert "speaks no TLS on this port: allowed there is redis://" in ended.err
-    assert server.password not in ended.err
+    assert "refuses the login: " in ended.err
+    assert "not-it" not in ended.err
     assert not (folder / "data").exists()
 
 

@@ -1,0 +1,242 @@
+"""--listen: others may read results over TCP, as `viewer`, and do nothing else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pipeline import keys
+from pipeline.client import subscribe
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import StoreRefused
+from pipeline.listener import PASSWORD_ENV, Listener, address_fault
+from pipeline.store import Store
+from tests import footage
+from tests.bad.folders import held_up, open_gate
+from tests.commands import Command, framegate, user_folder
+from tests.own_servers import free_port
+from tests.pipeline.published import Publisher
+from tests.runs import children, wait_until
+
+FRAMES = 40
+PASSWORD = "a pass of 4 words"
+QUOTED = "a%20pass%20of%204%20words"
+
+
+def viewer_url(port: int) -> str:
+    return f"redis://viewer:{QUOTED}@127.0.0.1:{port}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = user_folder(tmp_path / "user")
+    footage.write_scene(folder / "good.mp4", footage.steady(FRAMES))
+    (folder / "viewer.password").write_text(f"{PASSWORD}\n")
+    return folder
+
+
+@contextmanager
+def listening(folder: Path) -> Iterator[tuple[EmbeddedStore, str]]:
+    """An embedded store that listens, and the viewer's URL."""
+    port = free_port()
+    listener = Listener("127.0.0.1", port, sha256(PASSWORD.encode()).hexdigest())
+    store = EmbeddedStore(folder / "store", "everysec", listener)
+    store.start()
+    try:
+        yield store, viewer_url(port)
+    finally:
+        store.stop()
+
+
+def test_the_viewer_reads_results_and_the_registry(tmp_path: Path) -> None:
+    with listening(tmp_path) as (store, url):
+        publisher = Publisher(store)
+        publisher.results("door", 1, range(3))
+        publisher.end("door", 1, 3)
+        with subscribe(url, start="earliest", until_end=True) as results:
+            assert [result.seq for result in results] == [0, 1, 2]
+        with redis.Redis.from_url(url) as viewer:
+            stream = keys.results("door")
+            assert len(viewer.xread({stream: "0"})[0][1]) == 4
+            assert len(viewer.xrange(stream)) == len(viewer.xrevrange(stream)) == 4
+            assert viewer.xlen(stream) == 4
+            assert viewer.hkeys(keys.SOURCES) == [b"door"]
+        publisher.client.close()
+
+
+FORBIDDEN: list[tuple[Any, ...]] = [
+    ("XADD", keys.results("door"), "*", "k", "frame"),
+    ("XTRIM", keys.results("door"), "MAXLEN", "0"),
+    ("XDEL", keys.results("door"), "1-0"),
+    ("XGROUP", "CREATE", keys.results("door"), "g", "0"),
+    ("DEL", keys.SOURCES),
+    ("HSET", keys.SOURCES, "a", "b"),
+    ("HGETALL", keys.SOURCES),
+    ("SET", "mine", "1"),
+    ("XRANGE", keys.out("door", "decode"), "-", "+"),
+    ("XRANGE", keys.out("door", "results"), "-", "+"),
+    ("XLEN", keys.aside("door")),
+    ("GET", "fg:anything"),
+    ("HKEYS", keys.at("door", "decode")),
+    ("HKEYS", keys.count("door")),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("CONFIG", "GET", "requirepass"),
+    ("ACL", "LIST"),
+    ("ACL", "WHOAMI"),
+    ("CLIENT", "LIST"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("MONITOR",),
+    ("INFO",),
+    ("EVAL", "return 1", "0"),
+    ("FUNCTION", "FLUSH"),
+    ("FCALL", "fg1_release", "1", keys.own("door"), "x"),
+    ("SHUTDOWN", "NOSAVE"),
+    ("REPLICAOF", "127.0.0.1", "1"),
+    ("SUBSCRIBE", "any"),
+    ("PUBLISH", "any", "thing"),
+]
+
+
+def test_the_viewer_may_do_nothing_else(tmp_path: Path) -> None:
+    with listening(tmp_path) as (store, url), redis.Redis.from_url(url) as viewer:
+        Store(store.url).prepare()
+        for command in FORBIDDEN:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                viewer.execute_command(*command)
+
+
+def test_nobody_else_enters(tmp_path: Path) -> None:
+    """Not without a login, not by another password, over TCP or at the unix socket."""
+    with listening(tmp_path) as (store, url):
+        for wrong in (
+            url.replace(f"viewer:{QUOTED}@", ""),
+            url.replace(QUOTED, "another"),
+            url.replace(f"viewer:{QUOTED}", f"owner:{QUOTED}"),
+            url.replace(f"viewer:{QUOTED}", f":{QUOTED}"),
+            f"unix://{store.socket}",
+        ):
+            with redis.Redis.from_url(wrong) as stranger, pytest.raises(redis.AuthenticationError):
+                stranger.ping()
+
+
+def test_a_group_needs_more_than_a_viewer_may(tmp_path: Path) -> None:
+    with listening(tmp_path) as (store, url):
+        publisher = Publisher(store)
+        publisher.results("door", 1, range(3))
+        publisher.client.close()
+        refused = pytest.raises(StoreRefused, match=r"viewer of --listen may only read .* groups")
+        with subscribe(url, start="earliest", group="g", consumer="c") as results, refused:
+            next(results)
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_listens(folder: Path) -> None:
+    """A reader over TCP gets it all; the passwords are nowhere to be seen."""
+    port = free_port()
+    words = ("good.mp4", "-d", "data", "--listen", f"127.0.0.1:{port}")
+    with held_up(folder, *words, "--listen-password-file", "viewer.password") as run:
+        run.says(f"results can be read at redis://127.0.0.1:{port} by the user viewer")
+        started = children(run.process.pid)
+        owner = owner_password(folder)
+        seen = [said_of(pid) for pid in (run.process.pid, *started)]
+        open_gate(folder)
+        with subscribe(viewer_url(port), ["good"], start="earliest", until_end=True) as results:
+            assert [result.seq for result in results] == list(range(FRAMES))
+        ended = run.wait()
+    assert ended.code == 0, ended.err
+    kept = [path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()]
+    for secret in (PASSWORD, QUOTED, owner):
+        assert secret not in ended.out + ended.err
+        assert not any(secret.encode() in said for said in [*seen, *kept])
+
+
+def owner_password(folder: Path) -> str:
+    """What the run's own note for `watch` and `subscribe` says; only this user can read it."""
+
+    def notes() -> list[Path]:
+        found = (folder / "state" / "framegate" / "running").glob("*.json")
+        return [note for note in found if "owner:" in note.read_text()]
+
+    (note,) = wait_until("the run has told others of it", notes)
+    assert note.stat().st_mode & 0o077 == 0
+    return str(note.read_text()).partition("owner:")[2].partition("@")[0]
+
+
+def said_of(pid: int) -> bytes:
+    """A process's command line and environment."""
+    return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+
+
+def test_the_password_in_a_variable_is_kept_from_children(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PASSWORD_ENV, PASSWORD)
+    words = ("good.mp4", "-d", "data", "--listen", f"127.0.0.1:{free_port()}")
+    with held_up(folder, *words) as run:
+        run.says("results can be read at")
+        seen = [said_of(pid) for pid in children(run.process.pid)]
+        open_gate(folder)
+        assert run.wait().code == 0
+    assert seen
+    assert not any(PASSWORD.encode() in said for said in seen)
+
+
+def test_what_is_refused(folder: Path) -> None:
+    (folder / "short.password").write_text("seven77\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        free = f"127.0.0.1:{free_port()}"
+        file = ("--listen-password-file", "viewer.password")
+        cases = {
+            ("--listen", free): "it needs a password for its user viewer: in a file ",
+            ("--listen", f"127.0.0.1:{port}", *file): f"--listen 127.0.0.1:{port}: Address already",
+            ("--listen", "127.0.0.1", *file): "allowed is HOST:PORT, such as ",
+            ("--listen", "192.0.2.1:6379", *file): "allowed is an address of this host",
+            ("--listen", free, "--listen-password-file", "none"): "this file cannot be read",
+            ("--listen", free, "--listen-password-file", "short.password"): "allowed are 8 and mo",
+            file: "store.listen_password_file: it needs store.listen as well",
+            ("--listen", free, *file, "--store", "redis://127.0.0.1:1"): "only the embedded store ",
+        }
+        for words, said in cases.items():
+            ended = framegate(folder, "run", "good.mp4", "-d", "data", *words)
+            assert ended.code == 2, (words, ended.err)
+            assert said in ended.err, (words, ended.err)
+            assert not (folder / "data").exists()
+
+
+def test_an_open_address_is_warned_of(folder: Path) -> None:
+    words = ("--listen", f"0.0.0.0:{free_port()}", "--listen-password-file", "viewer.password")
+    with Command(folder, "run", "good.mp4", *words) as run:
+        ended = run.wait()
+    assert ended.code == 0
+    assert "passwords and results go over the network in the clear" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("127.0.0.1:6379", True),
+        ("[::1]:1", True),
+        ("box.example:65535", True),
+        ("127.0.0.1:65536", False),
+        ("127.0.0.1:0", False),
+        (":6379", False),
+        ("::1:6379", False),
+        ("host name:1", False),
+        ("a\nuser x on nopass +@all:1", False),
+    ],
+)
+def test_addresses(text: str, fits: bool) -> None:
+    assert (address_fault(text) is None) == fits
