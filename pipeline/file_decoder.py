@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from pipeline.decoder import DecoderThread, Finished, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
+from pipeline.redaction import redacted
 from pipeline.source import Form, Frame, Source
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class FileDecoder(DecoderThread):
             fault = str(error)
         except Exception as error:
             log.exception("source %s: the decoder failed", self.source_name)
-            fault = f"damaged: the decoder failed: {error!r}"
+            fault = redacted(f"damaged: the decoder failed: {error!r}")
         finally:
             if source is not None:
                 source.close()

@@ -8,6 +8,7 @@ import msgspec
 
 from pipeline.deaths import LIMIT, Deaths
 from pipeline.logs import Form
+from pipeline.retention import Limits
 from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 
 
@@ -19,6 +20,7 @@ class Plan:
     identity: str
     folder: str
     results_keep: int
+    results: Limits
     log_level: str
     log_format: Form
     hung_s: float

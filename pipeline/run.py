@@ -258,15 +258,19 @@ async def _supervise(
     unprinted: list[OSError] = []
     printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
     quiet = options.json or plan.log_format == "json"
-    progress = asyncio.create_task(Progress(plan, store.url, quiet=quiet).show())
+    beside = [
+        asyncio.create_task(Progress(plan, store.url, quiet=quiet).show()),
+        asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results)),
+    ]
     try:
         with announced(folder.path, store.url):
             code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
     finally:
-        progress.cancel()
-        await asyncio.gather(progress, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
 
 

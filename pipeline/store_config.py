@@ -29,6 +29,8 @@ class StoreConfig:
     listen_password_file: str | None = None
     fsync: Literal["everysec", "always"] = "everysec"
     results_keep: int = field(default=100_000, metadata={"least": 1000})
+    results_age_s: float = field(default=0.0, metadata={"least": 0.0})
+    results_bytes: int = field(default=0, metadata={"least": 0})
 
     def place(self) -> str | None:
         """The whole URL, with its secrets and TLS files; None for the embedded store."""
