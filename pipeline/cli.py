@@ -16,6 +16,7 @@ from pipeline.errors import ConfigFaults, Exit, FramegateError
 from pipeline.logs import set_up_logging, to_user
 from pipeline.redaction import redacted
 from pipeline.run import RunOptions, run
+from pipeline.snapshot import snapshot
 from pipeline.sources import named_sources
 from pipeline.store_config import store_said, url_said
 from pipeline.watch import watch
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_watch(commands)
+    _add_snapshot(commands)
     _add_check(commands)
     return top
 
@@ -119,6 +121,22 @@ def _add_watch(commands: Any) -> None:
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
     command.add_argument("--json", action="store_true", help="one line of JSON a second")
     command.add_argument("--once", action="store_true", help="show once and end")
+
+
+def _add_snapshot(commands: Any) -> None:
+    command = commands.add_parser(
+        "snapshot",
+        help="a picture of what a source of a run sees now",
+        description="Writes what was published last of a source as a JPEG, with its objects drawn. "
+        "It asks the run's HTTP port.",
+    )
+    command.set_defaults(command=_snapshot)
+    command.add_argument("source", metavar="NAME", help="the source")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument(
+        "-o", dest="file", type=Path, metavar="FILE", help="default: NAME.jpg; -: standard output"
+    )
+    command.add_argument("--plain", action="store_true", help="without boxes and labels")
 
 
 def _add_check(commands: Any) -> None:
@@ -209,6 +227,10 @@ def _run(parsed: argparse.Namespace) -> Exit:
 
 def _watch(parsed: argparse.Namespace) -> Exit:
     return watch(url_said(parsed.store), parsed.data, parsed.sources, parsed.json, parsed.once)
+
+
+def _snapshot(parsed: argparse.Namespace) -> Exit:
+    return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain)
 
 
 def _check(parsed: argparse.Namespace) -> Exit:

@@ -16,15 +16,16 @@ from pipeline.run_folder import runs_folder
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A run that goes on: its supervisor, data folder and store."""
+    """A run that goes on: its supervisor, data folder, store, and HTTP port (HOST:PORT)."""
 
     pid: int
     folder: str
     store: str
+    http: str | None = None
 
 
 @contextmanager
-def announced(folder: Path, store: str) -> Iterator[None]:
+def announced(folder: Path, store: str, http: str | None = None) -> Iterator[None]:
     """Let others find this run while the block lasts. A host that forbids it is no error."""
     place = runs_folder() / "running"
     file = place / f"{os.getpid()}.json"
@@ -33,7 +34,7 @@ def announced(folder: Path, store: str) -> Iterator[None]:
         place.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        run = Running(os.getpid(), str(folder.absolute()), store)
+        run = Running(os.getpid(), str(folder.absolute()), store, http)
         os.write(descriptor, msgspec.json.encode(run))
     try:
         yield

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -18,9 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Route
 
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import FrameLost
@@ -34,6 +30,7 @@ from tests.pipeline.published import result
 from tests.pipeline.servers import server
 from tests.runs import wait_until
 from tests.studio import FORM, SLOTS, Studio, grey_of, object_of
+from tests.web_server import serving
 
 Seen = np.ndarray
 
@@ -69,23 +66,6 @@ class Answer:
     @property
     def text(self) -> str:
         return self.content.decode()
-
-
-@contextmanager
-def serving(routes: list[Route]) -> Iterator[int]:
-    """A server with these routes; its port."""
-    config = uvicorn.Config(
-        Starlette(routes=routes), port=0, log_level="error", timeout_graceful_shutdown=0
-    )
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    wait_until("the server listens", lambda: running.started)
-    try:
-        yield running.servers[0].sockets[0].getsockname()[1]
-    finally:
-        running.should_exit = True
-        thread.join()
 
 
 def opened(port: int, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:

@@ -1,0 +1,75 @@
+"""`framegate snapshot` against the pictures of a source made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.errors import ConfigFaults, Exit
+from pipeline.running import Running, announced
+from pipeline.snapshot import NoPicture, fetch, snapshot
+from stages.pictures import Pictures
+from tests.pipeline.servers import server
+from tests.studio import FORM, Studio
+from tests.web_server import serving
+
+KNOWN = {"door": "", "yard": "connecting: connection refused"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run's data are, and where its user stands."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(folder: Path) -> Iterator[None]:
+    """A run whose source `door` shows frame 3."""
+    with server(folder / "store") as store:
+        studio = Studio(store)
+        studio.show(3)
+        pictures = Pictures(studio, studio.url, lambda: KNOWN)
+        with serving(pictures.routes()) as port, announced(folder, store.url, f"127.0.0.1:{port}"):
+            yield
+        studio.close()
+
+
+@pytest.mark.usefixtures("run")
+def test_a_snapshot_is_written_where_it_is_wanted(
+    folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert snapshot("door", folder, None, plain=False) is Exit.DONE
+    assert capfdbinary.readouterr().out == b"door.jpg\n"
+    drawn = cv2.imread("door.jpg")
+    assert drawn.shape == (FORM.height, FORM.width, 3)
+    assert snapshot("door", None, Path("-"), plain=True) is Exit.DONE
+    plain = cv2.imdecode(np.frombuffer(capfdbinary.readouterr().out, np.uint8), cv2.IMREAD_COLOR)
+    assert plain.std() < 2 < drawn.std()
+
+
+@pytest.mark.usefixtures("run")
+def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None:
+    with pytest.raises(ConfigFaults, match="no source window; there are: door, yard"):
+        snapshot("window", folder, None, plain=False)
+    with pytest.raises(ConfigFaults, match="allowed as a name: a lower-case letter"):
+        snapshot("../etc?a=b#c", folder, Path("x.jpg"), plain=False)
+    with pytest.raises(NoPicture, match="yard: no frame yet; connecting: connection refused"):
+        snapshot("yard", folder, None, plain=False)
+    with pytest.raises(ConfigFaults, match=r"-o none/x\.jpg: No such file or directory"):
+        snapshot("door", folder, Path("none/x.jpg"), plain=False)
+    assert list(Path().glob("*.jpg")) == []
+
+
+def test_a_run_that_is_not_there_or_serves_no_http_is_said(folder: Path) -> None:
+    with pytest.raises(ConfigFaults, match="no run goes on in"):
+        snapshot("door", folder, None, plain=False)
+    with announced(folder, "unix://nowhere"), pytest.raises(ConfigFaults, match="serves no HTTP"):
+        snapshot("door", folder, None, plain=False)
+    with pytest.raises(NoPicture, match=r"http://127\.0\.0\.1:1: the run gives no picture"):
+        fetch(Running(1, "data", "unix://nowhere", "127.0.0.1:1"), "door", plain=False)
