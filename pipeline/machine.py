@@ -1,0 +1,67 @@
+"""What this machine is, as the kernel says it: facts without judgement."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import resource
+from collections.abc import Iterable
+from pathlib import Path
+
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_TIMEX_BYTES = 512  # more than any architecture's struct timex
+_VECTORS = {
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512f",),
+    "VNNI": ("avx512_vnni", "avx_vnni"),
+    "AMX": ("amx_tile",),
+    "NEON": ("asimd",),
+}
+
+
+def vector_units(cpuinfo: str) -> list[str]:
+    """Names of the vector units that /proc/cpuinfo tells of."""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return [name for name, any_of in _VECTORS.items() if flags.intersection(any_of)]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory() -> tuple[int, int]:
+    """Bytes in all and bytes available; a container's limit counts as all."""
+    text = Path("/proc/meminfo").read_text()
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
+    total, available = int(found["MemTotal"]) * 1024, int(found["MemAvailable"]) * 1024
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = Path(limit).read_text().strip() if Path(limit).exists() else "max"
+        total = min(total, int(text)) if text.isdigit() else total
+    return total, min(total, available)
+
+
+def open_files() -> int:
+    """Descriptors that this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free where the folder is, or will be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    stat = os.statvfs(existing)
+    return stat.f_bavail * stat.f_frsize
+
+
+def clock_is_synchronised() -> bool:
+    """Whether something (NTP, PTP) keeps the clock right, as far as the kernel knows."""
+    state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    return state != _TIME_ERROR
+
+
+def devices(patterns: Iterable[str]) -> dict[str, bool]:
+    """Device files that match, and whether this user may open each."""
+    found = (path for pattern in patterns for path in sorted(Path("/dev").glob(pattern)))
+    return {str(path): os.access(path, os.R_OK | os.W_OK) for path in found}

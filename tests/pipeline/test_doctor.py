@@ -1,0 +1,84 @@
+"""The doctor says what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import doctor, machine
+from pipeline.config import find_config, read_config
+from pipeline.doctor import GIB, MIB, Finding
+from tests.commands import Ended, framegate, user_folder
+
+
+def looked_at(tmp_path: Path, *words: str, more: str = "") -> Ended:
+    return framegate(user_folder(tmp_path / "user", more=more), "doctor", *words)
+
+
+def test_on_this_machine_nothing_is_missing(tmp_path: Path) -> None:
+    ended = looked_at(tmp_path, "--json")
+    findings = {found["name"]: found for found in json.loads(ended.out)}
+    failed = {name for name, found in findings.items() if found["level"] == "FAIL"}
+    assert failed <= {"shared memory", "disk"}, "the only ones that a test cannot give itself"
+    assert ended.code == bool(failed)
+    assert findings["packages"]["found"] == f"all {len(doctor.MODULES)} import"
+    assert "nanodet" in findings["models"]["found"]
+    assert list((tmp_path / "user").glob("**/valkey.sock")) == []
+
+
+def test_a_person_reads_a_line_each(tmp_path: Path) -> None:
+    ended = looked_at(tmp_path)
+    heads = [line.split()[0] for line in ended.out.splitlines()]
+    assert set(heads) <= {"OK", "WARN", "FAIL", "->"}
+    assert heads.count("->") == sum(head in ("WARN", "FAIL") for head in heads)
+
+
+def test_what_is_missing_is_a_fault_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(doctor.MODULES, "no_such_module", "no-such-package")
+    config = read_config(*find_config(None))
+    assert doctor.doctor(config, tmp_path, as_json=True) == 1
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}["packages"]
+    assert found["level"] == "FAIL"
+    assert found["found"].startswith("no-such-package: No module named")
+    assert "make install" in found["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("found", "level", "remedy"),
+    [
+        (doctor.python((3, 10)), "FAIL", "3.11, 3.12 or 3.13"),
+        (doctor.python((3, 13)), "OK", ""),
+        (doctor.memory(2 * GIB, MIB), "WARN", "memory limit"),
+        (doctor.shared_memory(64 * MIB, 100 * MIB), "FAIL", "docker run --shm-size=125m"),
+        (doctor.shared_memory(64 * MIB, 64 * MIB), "OK", ""),
+        (doctor.open_files(256, 16), "WARN", "ulimit -n"),
+        (doctor.disk(100 * MIB, Path("/data")), "FAIL", "store.results_age_s"),
+        (doctor.disk(GIB, Path("/data")), "WARN", "-d"),
+        (doctor.clock(False), "WARN", "NTP"),
+        (doctor.webcams({"/dev/video0": False}), "WARN", "group video"),
+        (doctor.webcams({"/dev/video0": True}), "OK", ""),
+    ],
+)
+def test_a_judgement(found: Finding, level: str, remedy: str) -> None:
+    assert found.level == level
+    assert remedy in found.remedy
+    assert bool(found.remedy) == (level != "OK")
+
+
+def test_shared_memory_is_that_of_the_sources() -> None:
+    origin, text = find_config(None)
+    sources = {"gate": {"url": "rtsp://cam/1"}, "clip": {"url": "a.mp4"}}
+    both = doctor.needed(read_config(origin, text, {"sources": sources}))
+    picture = 1920 * 1080 * 3 // 2
+    assert 36 * picture <= both <= 40 * picture, "credit 4 of the camera and 32 of the file"
+
+
+def test_vector_units_are_read_from_what_the_kernel_says() -> None:
+    intel = "flags\t\t: fpu avx2 avx512f avx512_vnni amx_tile\nflags\t\t: fpu"
+    assert machine.vector_units(intel) == ["AVX2", "AVX-512", "VNNI", "AMX"]
+    assert machine.vector_units("Features\t: fp asimd") == ["NEON"]
+    assert machine.vector_units("") == []
