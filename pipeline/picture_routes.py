@@ -65,9 +65,10 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
 
     async def live(request: Request) -> Response:
         known = await run_in_threadpool(sources)
-        names = list(dict.fromkeys(request.query_params.get("sources", "").split(",")))
-        if strange := [name for name in names if name not in known]:
-            return _unknown(strange, known)
+        asked = request.query_params.get("sources", "").split(",")
+        names = sorted(known.keys() & asked)  # one may have been removed while the page asks
+        if not names:
+            return _unknown(asked, known)
         fps = min(FPS, LIVE_BUDGET / len(names))
         return _streaming(
             _lines(shared.stream(names, fps, request.is_disconnected)), "application/octet-stream"

@@ -253,7 +253,7 @@ def test_a_snapshot_is_the_frame_with_its_boxes_or_plain(studio: Studio, port: i
     [
         ("/snapshot/window.jpg", 404, "no source window; there are: door, yard"),
         ("/stream/window.mjpg", 404, "no source window; there are: door, yard"),
-        ("/live?sources=door,window", 404, "no source window; there are: door, yard"),
+        ("/live?sources=a,b", 404, "no source a, b; there are: door, yard"),
         ("/live", 404, "no source without a name"),
         ("/snapshot/yard.jpg", 503, "source yard: no frame yet; connecting: connection refused"),
         ("/snapshot/door.jpg", 503, "source door: no frame yet"),
@@ -407,7 +407,7 @@ def test_one_response_has_the_pictures_of_many_sources(
 ) -> None:
     port, _ = served
     studio.show(4)
-    connection, answer = opened(port, "/live?sources=door")
+    connection, answer = opened(port, "/live?sources=door,removed")
     head = json.loads(answer.readline())
     assert (head["source"], head["position"]) == ("door", "1-4")
     assert decoded(answer.read(head["bytes"])).shape == (FORM.height, FORM.width, 3)
