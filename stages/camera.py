@@ -19,10 +19,12 @@ from pipeline.redaction import shown
 from pipeline.source import Guard, Request
 from stages.camera_clock import CameraClock
 from stages.decoded_frame import DecodedFrame
+from stages.even_pace import EvenPace
 from stages.frame_choice import FrameChoice
 from stages.turn import Turn, Turns
 from stages.video_files import DecodeOptions, Opened, check_size, open_video
 
+_SIGN_S: Final = 0.5
 _INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"})
 
 
@@ -30,8 +32,9 @@ class CameraSource:
     """Every wanted frame of one connection (`pipeline.source.Source`); it is never read again.
 
     Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
-            the camera's own clock where RTCP tells it; None when nothing came for `stall_s`: who
-            iterates decides when that is a stall
+            the camera's own clock where RTCP tells it; None when nothing came for a while: who
+            iterates decides when that is a stall. HLS brings a segment at once: its frames are
+            given as their pts say, and arrive when they are given
     Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
             as damaged, which are given; skipped: packets or frames that are not wanted
     Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
@@ -51,7 +54,9 @@ class CameraSource:
     def __iter__(self) -> Iterator[DecodedFrame | None]:
         """Return the one iterator of this source."""
         if self._frames is None:
-            self._frames = self._decode(self._opened)
+            frames = self._decode(self._opened)
+            in_heaps = self._opened.container.format.name == "hls"
+            self._frames = _evenly(frames) if in_heaps else frames
         return self._frames
 
     def close(self) -> None:
@@ -124,6 +129,19 @@ class CameraSource:
         except av.error.FFmpegError as error:
             what = f"its pixel format {frame.format.name} cannot be converted"
             raise self._fault("unsupported_codec", what) from error
+
+
+def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | None]:
+    """Give frames when their pts say; between them a sign of life now and then."""
+    pace = EvenPace()
+    for frame in frames:
+        if frame is not None:
+            frame.arrived_mono = due = pace.due(frame.pts, time.monotonic())
+            while (left := due - time.monotonic()) > 0:
+                time.sleep(min(left, _SIGN_S))
+                if left > _SIGN_S:
+                    yield None
+        yield frame
 
 
 def _seconds(packet: Packet[VideoStream]) -> float | None:

@@ -152,12 +152,13 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     more: dict[str, Any] = {"format": "video4linux2,v4l2"} if is_webcam(request.url) else {}
     if is_url(request.url):
         # FFmpeg's parser gives a picture when the next one begins, or when a read times out: a last
-        # picture that came as late as a stall would put the stall off.
-        read_s = request.stall_s / 4 if request.live else options.read_timeout_s
+        # picture that came as late as a stall would put the stall off. HLS survives no time-out.
+        live_rtsp = request.live and _is_rtsp(request.url)
+        read_s = request.stall_s / 2 if live_rtsp else options.read_timeout_s
         more["timeout"] = (options.open_timeout_s, read_s)
     # To guess a frame rate FFmpeg looks 3 to 8 s ahead, and gives at once what came meanwhile.
     how = {"fpsprobesize": "0"} if at_once else {}
-    if request.url.startswith(("rtsp://", "rtsps://")):
+    if _is_rtsp(request.url):
         # RTSP says before the first packet what comes: no need to look at any.
         ahead = {"probesize": "32"} if at_once else {"analyzeduration": "500000"}
         how |= {"rtsp_transport": request.transport, **ahead}
@@ -166,6 +167,10 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     if options.hwaccel == "auto" and (devices := hwdevices_available()):
         more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)
     return more
+
+
+def _is_rtsp(place: str) -> bool:
+    return place.startswith(("rtsp://", "rtsps://"))
 
 
 def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
