@@ -177,7 +177,8 @@ def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:
     if isinstance(error, _LOCKED):
         return refusal(place, "permission", "the user name and password in use do not open it")
     if isinstance(error, av.error.HTTPNotFoundError | av.error.FileNotFoundError):
-        return refusal(place, "missing", "it is not there, though its host answers")
+        what = "no such device here" if is_webcam(place) else "it is not there; its host answers"
+        return refusal(place, "missing", what)
     if timed_out or isinstance(error, av.error.ExitError):
         return refusal(place, "unreachable", "it does not answer in time")
     if isinstance(error, av.error.InvalidDataError):
