@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +19,8 @@ class Background:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        # The toolkit's server reads each connection's file in a thread of this pool.
+        self.loop.set_default_executor(ThreadPoolExecutor(64, "camera-files"))
         self._thread = threading.Thread(target=self.loop.run_forever, name="cameras")
         self._thread.start()
 

@@ -53,12 +53,13 @@ class FaultyLine:
     It starts as a camera that is off. Every method is for the test's thread.
 
     accepted   connections so far
+    pictures   whole ones that got through so far
     spoilt     media packets damaged so far
     """
 
     def __init__(self, background: Background) -> None:
         self._background = background
-        self.accepted = self.spoilt = 0
+        self.accepted = self.pictures = self.spoilt = 0
         self.faults = Faults()
         self._camera: int | None = None
         self._server: asyncio.Server | None = None
@@ -123,7 +124,7 @@ class FaultyLine:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_until_closed(self._requests(reader, line.camera)))
                 both.create_task(_until_closed(self._answers(from_camera, line)))
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # asyncio would print the latter
             pass
         finally:
             self._lines.discard(line)
@@ -139,7 +140,8 @@ class FaultyLine:
 
     async def _answers(self, reader: asyncio.StreamReader, line: _Line) -> None:
         while data := await reader.read(65536):
-            out = b"".join(bytes(self._altered(p, line)) for p in line.splitter.feed(data))
+            pieces = [self._altered(piece, line) for piece in line.splitter.feed(data)]
+            out = b"".join(map(bytes, pieces))
             if self.faults.pause_s:
                 await asyncio.sleep(self.faults.pause_s)
             if self.faults.bytes_per_s:
@@ -148,6 +150,7 @@ class FaultyLine:
                 await asyncio.sleep(0.01)
             line.client.write(out)
             await line.client.drain()
+            self.pictures += sum(piece.ends_picture for piece in pieces)
         line.client.close()
 
     def _altered(self, piece: Piece, line: _Line) -> Piece:

@@ -29,6 +29,11 @@ class Piece:
         return self.channel is not None and self.channel % 2 == 0 and len(self.data) > 12
 
     @property
+    def ends_picture(self) -> bool:
+        """The last media packet of a picture, by RTP's marker."""
+        return self.is_rtp and self.data[1] >= 128
+
+    @property
     def is_sender_report(self) -> bool:
         """RTCP that says which wall-clock time belongs to which RTP time."""
         return self.channel is not None and self.channel % 2 == 1 and self._type == _SENDER_REPORT

@@ -36,6 +36,7 @@ class Clips:
     ) -> Path:
         """A Matroska file at FPS with a key frame a second, without B-frames."""
         chosen = name or f"{codec}_{size[0]}x{size[1]}_{seconds:g}.mkv"
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / chosen
         if not path.exists():
             encoder, options = _SETTINGS[codec]

@@ -12,6 +12,7 @@ from tests.cameras.background import Background
 from tests.cameras.faulty import LOOPBACK
 
 server.logger = logging.getLogger("aio_rtsp_toolkit")  # its own writes every request to stdout
+server.logger.setLevel(logging.CRITICAL)
 
 
 class ToolkitCamera:
