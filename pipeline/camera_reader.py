@@ -73,7 +73,8 @@ class CameraReader(threading.Thread):
             self._arrived[-1] = time.monotonic()
             self._follow(self._source)
         except SourceFault as error:
-            fault = error
+            # Its traceback would hold this thread, and with it the pictures and the decoder.
+            fault = SourceFault(str(error), error.reason)
         except Exception as error:
             log.exception("source %s: the decoder failed", self.name.removeprefix("camera-"))
             fault = SourceFault(f"the decoder failed: {type(error).__name__}", "damaged")
