@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline import add, list_sources, remove
 from pipeline.check import check
 from pipeline.config import find_config, read_config
 from pipeline.doctor import doctor
@@ -75,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    add.register(commands)
+    remove.register(commands)
+    list_sources.register(commands)
     _add_watch(commands)
     _add_snapshot(commands)
     _add_check(commands)
@@ -237,6 +241,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         json=parsed.json,
         save=parsed.save,
         pace=parsed.pace,
+        named=frozenset(named_sources(parsed.sources)),
     )
     return run(config, options)
 

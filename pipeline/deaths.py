@@ -60,3 +60,9 @@ class Deaths:
                 until = Position(epochs[source], CAREFUL_FRAMES)
             self.careful_until[source] = max(until, self.careful_until.get(source, until))
         return guilty
+
+    def forget(self, source: str) -> None:
+        """The source was removed: one of that name that comes later is another."""
+        self.set_aside = {(place, at) for place, at in self.set_aside if place[0] != source}
+        self._blamed = {place: n for place, n in self._blamed.items() if place[0] != source}
+        self.careful_until.pop(source, None)

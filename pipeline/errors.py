@@ -71,6 +71,14 @@ class StoreRefused(FramegateError):
     exit = Exit.STORE
 
 
+class RunRefused(FramegateError):
+    """A run that goes on did not do what it was asked."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit = code
+
+
 class SourceOwned(FramegateError):
     """Another run owns the source."""
 

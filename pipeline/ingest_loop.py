@@ -94,9 +94,11 @@ class IngestLoop:
         self._sources = self._line.sources
         if self._sources is None:
             return []
+        past = {spec.name: spec.past for spec in self._sources}
+        for source, feed in list(self._feeds.items()):
+            if past.get(source) != feed.spec.past:  # it went, and may have come back
+                self._drop(source)
         self._runner.take_sources(self._sources)
-        for source in self._feeds.keys() - self._runner.sources.keys():
-            self._drop(source)
         new = []
         for name, spec in self._runner.sources.items():
             feed = self._feeds.setdefault(name, Feed(spec, self._spec.run))

@@ -22,12 +22,14 @@ class Seen:
     lost     sources that another run has taken over
     faults   why sources ended early, by source
     pending  stages that have something to do
+    through  sources of which all stages passed the last end
     passed   whether all stages passed all that is or will be decoded
     """
 
     lost: list[str]
     faults: dict[str, str] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
+    through: set[str] = field(default_factory=set)
     passed: bool = True
 
 
@@ -78,11 +80,14 @@ class Lookout:
         for source in ours:
             at, state = found[source.name]
             decoded = records.decode(state, DecodeState) if state else DecodeState()
-            done = decoded.done and decoded.run == self._plan.run
+            ran = decoded.run == self._plan.run and at["decode"].epoch > source.past
+            done = decoded.done and ran
             if done and decoded.fault is not None:
                 seen.faults[source.name] = decoded.fault
             seen.pending |= pending_stages(stages, source, at, done)
             seen.passed &= (draining or done) and _all_there(at)
+            if done and _all_there(at):
+                seen.through.add(source.name)
         return seen
 
     def _check_store(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -26,12 +27,16 @@ class Plan:
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
-    sources: tuple[SourceSpec, ...]
 
-    def spec(self, name: str, hosted: list[str], store: str, deaths: Deaths) -> WorkerSpec:
+    def spec(
+        self,
+        name: str,
+        hosted: list[str],
+        store: str,
+        sources: Sequence[SourceSpec],
+        deaths: Deaths,
+    ) -> WorkerSpec:
         """What the worker `name` is told, after the deaths of those before it."""
-        aside = sorted(deaths.set_aside)
-        dead = {source: at for (source, stage), at in aside if stage == "decode"}
         return WorkerSpec(
             name=name,
             run=self.run,
@@ -40,20 +45,27 @@ class Plan:
             results_keep=self.results_keep,
             stages=list(self.stages),
             hosted=hosted,
-            sources=[
-                msgspec.structs.replace(
-                    source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
-                )
-                if source.name in dead
-                else source
-                for source in self.sources
-            ],
+            sources=told_sources(sources, deaths),
             careful=deaths.careful_until,
             asides=[
                 Suspect(source, stage, at, "worker_died")
-                for (source, stage), at in aside
+                for (source, stage), at in sorted(deaths.set_aside)
                 if stage != "decode"
             ],
             log_level=self.log_level,
             log_format=self.log_format,
         )
+
+
+def told_sources(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
+    """What a worker is told of the sources: those that killed its decoder are not opened."""
+    aside = deaths.set_aside
+    dead = {source: at for (source, stage), at in aside if stage == "decode"}
+    return [
+        msgspec.structs.replace(
+            source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
+        )
+        if source.name in dead
+        else source
+        for source in sources
+    ]

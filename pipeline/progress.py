@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from rich.console import Console
@@ -14,7 +15,6 @@ from rich.live import Live
 
 from pipeline.apart import apart
 from pipeline.errors import FramegateError
-from pipeline.plan import Plan
 from pipeline.view import View, Viewer, as_line, as_table
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ class Progress:
     The store is asked apart from the event loop: one that hangs holds nothing up.
     """
 
-    def __init__(self, plan: Plan, url: str, quiet: bool) -> None:
-        """quiet: no table, lines only (stdout carries results)."""
-        self._names = [source.name for source in plan.sources]
+    def __init__(self, names: Callable[[], list[str]], url: str, quiet: bool) -> None:
+        """names: of the sources there are. quiet: no table, lines only (stdout carries results)."""
+        self._names = names
         self._viewer = Viewer(url)
         self._table = sys.stderr.isatty() and not quiet
         self._console = Console(stderr=True, highlight=False)
@@ -54,7 +54,7 @@ class Progress:
             self._viewer.close()
 
     async def _look(self) -> list[View]:
-        return await apart(self._viewer.look, self._names)
+        return await apart(self._viewer.look, self._names())
 
     async def _show_table(self) -> None:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:

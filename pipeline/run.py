@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -15,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.answering import answered
 from pipeline.apart import apart
-from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.config import Config
 from pipeline.deaths import Deaths
 from pipeline.embedded import STOP_S, EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
@@ -27,12 +27,12 @@ from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
 from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
+from pipeline.resuming import Resumed, resumed
 from pipeline.retention import Limits, keep_limits
-from pipeline.run_folder import RunFile, RunFolder, RunSource, changed, fingerprint, open_folder
+from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
+from pipeline.run_sources import RunSources
 from pipeline.running import announced
-from pipeline.source import Request
-from pipeline.sources import frames_of, is_live, is_remote
-from pipeline.spec import SourceSpec
+from pipeline.said_sources import run_source, spec_maker
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
 
@@ -52,6 +52,8 @@ class RunOptions:
     json: bool = False
     save: Path | None = None
     pace: PaceName | None = None
+    named: frozenset[str] = frozenset()
+    """Sources that the command line names, not the configuration."""
 
 
 def run(config: Config, options: RunOptions) -> Exit:
@@ -64,36 +66,36 @@ def run(config: Config, options: RunOptions) -> Exit:
     try:
         known = folder.read()
         keep = known is not None
-        if known is not None:
-            _check_resumable(config, known, folder)
+        before = resumed(known, _asked(config, options), folder.path) if known else None
+        if before is None and options.resume and folder.made_by_us and not config.sources:
+            raise DataFolderRefused(
+                f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
+                "make the folder to begin one that waits for framegate add"
+            )
         with _store(config, folder, listener) as (store, embedded):
             try:
-                return _run_on(config, options, folder, known, store, embedded)
+                return _run_on(config, options, folder, before, store, embedded)
             finally:
-                keep = keep or _published(folder, store)
+                keep = keep or _is_worth_keeping(folder, store)
     finally:
         folder.close(keep)
 
 
-def _check_resumable(config: Config, known: RunFile, folder: RunFolder) -> None:
-    """DataFolderRefused unless files are as they were and no other source is asked for."""
-    theirs = {source.name: source for source in known.sources}
-    strange = [
-        f"source {name}: it is not in the run that {folder.path} holds ({', '.join(theirs)}); "
-        "--resume goes on with those, so name none"
-        for name, asked in config.sources.items()
-        if name not in theirs
-        or (_place(asked), asked.url_env) != (theirs[name].url, theirs[name].url_env)
+def _asked(config: Config, options: RunOptions) -> list[RunSource]:
+    """The sources that configuration and command line name."""
+    return [
+        run_source(name, said, "command" if name in options.named else "config")
+        for name, said in config.sources.items()
     ]
-    if faults := strange + changed(known.sources):
-        raise DataFolderRefused("\n".join(faults))
 
 
-def _published(folder: RunFolder, store: Store) -> bool:
-    """Whether the run in the folder has results, as far as the store can tell."""
+def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
+    """Whether the run in the folder is a service, or has results, as far as the store can tell."""
     run = folder.read()
     if run is None:
         return False
+    if run.stays or any(source.by == "add" for source in run.sources):
+        return True
     try:
         return any(store.counters(source.name).get("published") for source in run.sources)
     except (StoreLost, StoreBusy, StoreRefused):
@@ -133,81 +135,43 @@ def _run_on(
     config: Config,
     options: RunOptions,
     folder: RunFolder,
-    known: RunFile | None,
+    before: Resumed | None,
     store: Store,
     embedded: EmbeddedStore | None,
 ) -> Exit:
     identity = store.prepare()
-    if known is not None and known.identity != identity:
+    if before is not None and before.run.identity != identity:
         raise StoreRefused(
             f"this store is not the one that the run in {folder.path} wrote to: it was emptied or "
             "replaced; nothing was started, begin a new run with another -d"
         )
-    run_id = known.run if known is not None else secrets.token_hex(8)
+    asked = _asked(config, options)
+    if before is None:
+        run = RunFile(secrets.token_hex(8), identity, (), stays=not asked)
+        before = Resumed(run, new=tuple(asked))
     if options.save is not None:
-        config = with_save(config, options.save, run_id)
-    owner = f"{run_id} (host {socket.gethostname()}, data {folder.path})"
-    names = [s.name for s in known.sources] if known is not None else list(config.sources)
+        config = with_save(config, options.save, before.run.run)
+    owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
+    spec_of = spec_maker(config, options.pace)
+    sources = RunSources(before.run, folder, store, owner, spec_of)
     try:
-        for name in names:
-            store.claim(name, run_id, owner, options.take_over)
-        if known is None:
-            # Read once they are ours: from then on no other run can begin an epoch.
-            past = {name: store.epoch(name) for name in names}
-            known = RunFile(run_id, identity, _run_sources(config, past))
-            folder.write(known)
-        plan = make_plan(config, known, folder, options)
-        code = asyncio.run(_supervise(plan, store, embedded, options, folder))
+        sources.claim(options.take_over)
+        sources.add(before.new, options.take_over)
+        plan = make_plan(config, before.run, folder, options)
+        code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code
     finally:
-        with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
-            for name in names:
-                store.release(name, run_id)
-
-
-def _run_sources(config: Config, past: dict[str, int]) -> tuple[RunSource, ...]:
-    return tuple(
-        RunSource(
-            name=name,
-            url=_place(source),
-            url_env=source.url_env,
-            pace=source.pace,
-            past=past[name],
-            file=fingerprint(source.url),
-            live=is_live(_given(name, source)) if source.live is None else source.live,
-            transport=source.transport,
-            frames=frames_of(source.frames),
-        )
-        for name, source in config.sources.items()
-    )
-
-
-def _place(source: SourceConfig) -> str:
-    """What run.json says of the place: an absolute path or a URL; nothing where it is a secret."""
-    if source.url_env is not None or is_remote(source.url):
-        return source.url
-    return str(Path(source.url).absolute())
-
-
-def _given(name: str, source: SourceConfig | RunSource) -> str:
-    if source.url_env is not None:
-        return from_environment(source.url_env, f"sources.{name}.url_env")
-    return source.url
+        sources.release()
 
 
 def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptions) -> Plan:
-    """All decisions of a run, from the configuration and what run.json says."""
+    """All decisions of a run but its sources."""
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
     if options.json:
         specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
-    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
-    sources = tuple(
-        _source_spec(config, source, kept, options.pace or source.pace)
-        for source in run.sources
-    )
     return Plan(
         run=run.run,
         identity=run.identity,
@@ -219,28 +183,6 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
-        sources=sources,
-    )
-
-
-def _source_spec(config: Config, source: RunSource, kept: int, pace: PaceName) -> SourceSpec:
-    """kept: frames whose pixels stages keep beyond the one in work."""
-    live = config.live
-    credit = config.credit.live if source.live else config.credit.file
-    return SourceSpec(
-        name=source.name,
-        request=Request(
-            url=_given(source.name, source),
-            live=source.live,
-            transport=source.transport,
-            stall_s=live.stall_s,
-            frames=source.frames,
-        ),
-        past=source.past,
-        credit=credit,
-        slots=credit + kept,
-        pace="fast" if source.live else pace,
-        retry_most_s=live.retry_most_s,
     )
 
 
@@ -250,8 +192,9 @@ async def _supervise(
     embedded: EmbeddedStore | None,
     options: RunOptions,
     folder: RunFolder,
+    sources: RunSources,
 ) -> Exit:
-    supervisor = Supervisor(plan, store, embedded)
+    supervisor = Supervisor(plan, store, embedded, sources)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
@@ -259,12 +202,13 @@ async def _supervise(
     printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
     quiet = options.json or plan.log_format == "json"
     beside = [
-        asyncio.create_task(Progress(plan, store.url, quiet=quiet).show()),
+        asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
         asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results)),
     ]
     try:
-        with announced(folder.path, store.url):
-            code = await supervisor.run()
+        async with answered(folder.path, supervisor, store.url):
+            with announced(folder.path):
+                code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
     finally:
@@ -288,7 +232,8 @@ def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSErr
     def died(error: Exception) -> None:
         loop.call_soon_threadsafe(supervisor.fail, f"results are printed no more: {error!r}")
 
-    spec = plan.spec("printer", [PRINT], url, Deaths())
+    spec = plan.spec("printer", [PRINT], url, supervisor.sources.specs(), Deaths())
     printer = Printer(spec, Unbuffered(sys.stdout.fileno()), broken, died)
     printer.start()
+    supervisor.also_told.append(printer.take_sources)
     return printer

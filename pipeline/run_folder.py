@@ -8,7 +8,9 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -16,7 +18,10 @@ from pipeline.errors import ConfigFaults, DataFolderRefused
 from pipeline.pace import PaceName
 from pipeline.source import Frames, Transport
 
+VERSION = 2
 _ENDS_BYTES = 65536
+
+By = Literal["config", "command", "add"]
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -31,8 +36,10 @@ class RunSource(msgspec.Struct, frozen=True):
     """A source of the run.
 
     url_env    the variable that holds the URL, which is then not written down
-    past       last epoch before this run
+    past       last epoch before this run, or before it was added to it
     file       None for what is no file
+    by         who named it: the configuration, the command line of `run`, or `framegate add`
+    ending     it is being removed: what is decoded of it is finished
     live, transport, frames   see source.Request
     """
 
@@ -45,14 +52,25 @@ class RunSource(msgspec.Struct, frozen=True):
     live: bool = False
     transport: Transport = "tcp"
     frames: Frames = Frames()
+    by: By = "command"
+    ending: bool = False
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """run.json: what `--resume` goes on with."""
+    """run.json: what `--resume` goes on with.
+
+    stays  it goes on until it is told to stop, also with no source left
+    v      grows when an older Framegate would misread what is new; what is missing has its default
+    """
 
     run: str
     identity: str
     sources: tuple[RunSource, ...]
+    stays: bool = False
+    v: int = VERSION
+
+
+class _Versioned(msgspec.Struct):
     v: int = 1
 
 
@@ -61,7 +79,7 @@ class RunFolder:
 
     def __init__(self, path: Path, made_by_us: bool) -> None:
         self.path = path
-        self._made_by_us = made_by_us
+        self.made_by_us = made_by_us
         self._file = path / "run.json"
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -84,7 +102,14 @@ class RunFolder:
     def read(self) -> RunFile | None:
         """The run that this folder belongs to, None for a fresh one."""
         try:
-            return msgspec.json.decode(self._file.read_bytes(), type=RunFile)
+            data = self._file.read_bytes()
+            version = msgspec.json.decode(data, type=_Versioned).v
+            if version > VERSION:
+                raise DataFolderRefused(
+                    f"{self._file}: a newer Framegate wrote it (version {version}; this one reads "
+                    f"up to {VERSION}); go on with that one, or begin a new run with another -d"
+                )
+            return msgspec.json.decode(data, type=RunFile)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
@@ -95,20 +120,24 @@ class RunFolder:
         new = self._file.with_suffix(".new")
         try:
             new.touch(mode=0o600)  # a URL in it may carry a password
-            new.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+            with new.open("wb") as file:
+                now = msgspec.structs.replace(run, v=VERSION)
+                file.write(msgspec.json.format(msgspec.json.encode(now)))
+                file.flush()
+                os.fsync(file.fileno())
             new.replace(self._file)
         except OSError as error:
             raise DataFolderRefused(f"data folder {self.path}: {error}") from error
 
     def close(self, keep: bool) -> None:
         """Unlock; a folder that we made and that holds nothing worth keeping goes."""
-        if self._made_by_us and not keep:
+        if self.made_by_us and not keep:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def open_folder(path: Path | None, resume: bool) -> RunFolder:
-    """The folder at `path`, or a new one; DataFolderRefused if it is used or, to resume, fresh."""
+    """The folder at `path`, or a new one; DataFolderRefused if it is used, unless to resume."""
     if path is None:
         if resume:
             raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
@@ -123,12 +152,10 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
     except DataFolderRefused:
         folder.close(keep=True)
         raise
-    if (known is None) == resume:
-        folder.close(keep=known is not None)
+    if known is not None and not resume:
+        folder.close(keep=True)
         raise DataFolderRefused(
-            f"data folder {path} holds no run to resume"
-            if resume
-            else f"data folder {path} holds a run already: add --resume to go on with it, or give "
+            f"data folder {path} holds a run already: add --resume to go on with it, or give "
             "another -d"
         )
     return folder
@@ -157,7 +184,7 @@ def fingerprint(url: str) -> Fingerprint | None:
     return Fingerprint(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
 
 
-def changed(sources: tuple[RunSource, ...]) -> list[str]:
+def changed(sources: Sequence[RunSource]) -> list[str]:
     """What is wrong with resuming these sources: files that are not what they were."""
     return [
         f"source {source.name}: {source.url} was changed or removed since the run began (size, "

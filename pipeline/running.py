@@ -11,21 +11,30 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.asking import SOCKET, TheStore, WhatStore, ask
 from pipeline.errors import ConfigFaults
 from pipeline.run_folder import runs_folder
 
+ANSWER_S = 10.0
+
 
 class Running(msgspec.Struct, frozen=True):
-    """A run that goes on: its supervisor, data folder, store, and HTTP port (HOST:PORT)."""
+    """A run that goes on: its supervisor (0: not known), data folder, HTTP port (HOST:PORT)."""
 
     pid: int
     folder: str
-    store: str
     http: str | None = None
+
+    @property
+    def store(self) -> str:
+        """The store's URL, asked of the run: it may hold a password, and is written nowhere."""
+        answer = ask(Path(self.folder), WhatStore(), ANSWER_S)
+        assert isinstance(answer, TheStore)
+        return answer.url
 
 
 @contextmanager
-def announced(folder: Path, store: str, http: str | None = None) -> Iterator[None]:
+def announced(folder: Path, http: str | None = None) -> Iterator[None]:
     """Let others find this run while the block lasts. A host that forbids it is no error."""
     place = runs_folder() / "running"
     file = place / f"{os.getpid()}.json"
@@ -34,7 +43,7 @@ def announced(folder: Path, store: str, http: str | None = None) -> Iterator[Non
         place.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        run = Running(os.getpid(), str(folder.absolute()), store, http)
+        run = Running(os.getpid(), str(folder.absolute()), http)
         os.write(descriptor, msgspec.json.encode(run))
     try:
         yield
@@ -76,6 +85,8 @@ def find_run(folder: Path | None) -> Running:
         runs = [run for run in runs if Path(run.folder) == folder.absolute()]
     if len(runs) == 1:
         return runs[0]
+    if folder is not None and (folder / SOCKET).exists():  # of a service with another home
+        return Running(0, str(folder.absolute()))
     if not runs:
         where = f"in {folder} " if folder else ""
         raise ConfigFaults(

@@ -75,10 +75,17 @@ class Store:
                 )
             self._client.hset(keys.SOURCES, source, name)
 
-    def release(self, source: str, run: str) -> None:
-        """End ownership; another run may take the source."""
+    def release(self, source: str, run: str, removed: bool = False) -> None:
+        """End ownership; another run may take the source. removed: tell so to who looks at it."""
         with store_errors(self.url):
+            if removed and self._client.hget(keys.own(source), "run") == run.encode():
+                self._client.hset(keys.own(source), "name", "")
             self._function("fg1_release", [keys.own(source)], run)
+
+    def begin_anew(self, source: str) -> None:
+        """Forget what decode knows of a source, which is this run's and served by nobody."""
+        with store_errors(self.url):
+            self._client.hdel(keys.at(source, "decode"), "s", "c")
 
     def detach(self, source: str, stage: str) -> None:
         """Give a side stage up: nobody waits for it any more."""

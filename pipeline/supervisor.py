@@ -1,4 +1,4 @@
-"""The supervisor: starts the workers, restarts the dead, kills the hung, drains, ends.
+"""The supervisor: runs the crew, looks at the store, changes the sources, drains, ends.
 
 Its own death takes workers and embedded store with it (orphans.py); `--resume` then goes on.
 """
@@ -7,221 +7,143 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
+from collections.abc import Callable, Sequence
 
 from pipeline.apart import apart
-from pipeline.control import (
-    Drain,
-    Failed,
-    Finished,
-    Ping,
-    Ready,
-    SharedWanted,
-    Stop,
-    ToSupervisor,
-)
-from pipeline.deaths import LIMIT
+from pipeline.crew import Crew
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import Exit, StoreBusy, StoreLost, StoreRefused
-from pipeline.graph import with_readers
-from pipeline.lookout import Lookout
+from pipeline.ending import Ending
+from pipeline.errors import (
+    ConfigFaults,
+    DataFolderRefused,
+    Exit,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
+from pipeline.lookout import Lookout, Seen
 from pipeline.plan import Plan
-from pipeline.retry import Backoff
-from pipeline.shared_files import SharedFiles
+from pipeline.run_folder import RunSource
+from pipeline.run_sources import RunSources
+from pipeline.spec import SourceSpec
 from pipeline.store import Store
 from pipeline.store_watch import StoreWatch
-from pipeline.worker_process import WorkerProcess, exit_in_words
 
 log = logging.getLogger(__name__)
 
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
-DRAIN_POLL_S = 0.1
+POLL_S = 0.1  # while somebody waits: draining, or removing a source
 DRAIN_PATIENCE_S = 10.0
-STOP_S = 10.0
-FRUITLESS_DEATHS = 10
 
 
 class Supervisor:
     """One run. All of it happens in the event loop of `run`."""
 
-    def __init__(self, plan: Plan, store: Store, embedded: EmbeddedStore | None) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, embedded: EmbeddedStore | None, sources: RunSources
+    ) -> None:
         self.plan = plan
+        self.sources = sources
         self.faults: dict[str, str] = {}
-        self._url = store.url
+        self.also_told: list[Callable[[list[SourceSpec]], None]] = []
+        """Who reads streams in this process, and must learn which sources there are."""
+        self._ending = Ending()
         self._lookout = Lookout(plan, store)
         self._store_watch = StoreWatch(embedded, plan.hung_s) if embedded is not None else None
-        self._shared = SharedFiles()
-        self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
-        self._sources = {source.name: source for source in plan.sources}
-        self._exit: Exit | None = None
-        self._ended = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._crew = Crew(plan, store.url, sources, self._lookout, self._ending, self._settle)
         self._draining = False
-        self._ending = False
-        self._ready: set[str] = set()
-        self._once_ready: set[str] = set()
-        self._given_up: set[str] = set()
-        self._others_ready = asyncio.Event()
-        if all("decode" in worker.hosted for worker in self._workers):
-            self._others_ready.set()
         self._away_since: float | None = None
+        self._changing = asyncio.Lock()
+        self._removed: dict[str, asyncio.Event] = {}
 
     # -- from outside
 
     def drain(self) -> None:
         """Decode no further, finish what is decoded, end. Once more: end at once."""
         if self._draining:
-            self._end(Exit.STOPPED_TWICE)
+            self._ending.end(Exit.STOPPED_TWICE)
             return
         self._draining = True
         log.info("draining: frames that are decoded are finished; once more stops at once")
-        for worker in self._workers:
-            if "decode" in worker.hosted:
-                worker.tell(Drain())
-        self._changed.set()
+        self._crew.drain()
 
     def fail(self, message: str) -> None:
         """End: something that the run needs has broken."""
-        log.error("%s", message)
-        self._end(Exit.SOURCE_FAILED)
+        self._ending.fail(message)
+
+    async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
+        """Serve these as well, all or none; see RunSources.add for what may be wrong."""
+        async with self._changing:
+            if self._draining or self._ending.code is not None:
+                raise ConfigFaults(["the run is ending: it takes no more sources"])
+            await apart(self.sources.add, sources, take_over)
+            self._tell_sources()
+        for source in sources:
+            log.info("source %s: added", source.name)
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Decode these no further, finish what is decoded, and let them go.
+
+        ConfigFaults if there is no such source.
+        """
+        async with self._changing:
+            await apart(self.sources.end, names)
+            gone = [self._removed.setdefault(name, asyncio.Event()) for name in names]
+            self._crew.tell_sources(decoders_only=True)
+            await self._let_go([name for name in names if name in self.sources.lost()])
+        for event in gone:
+            await event.wait()
 
     async def run(self) -> Exit:
         """Serve until all sources are done, drained, or something cannot go on."""
-        tasks = [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
+        tasks = self._crew.start()
         if self._store_watch is not None:
             tasks.append(asyncio.create_task(self._keep_store(self._store_watch)))
         tasks.append(asyncio.create_task(self._watch()))
         for task in tasks:
-            task.add_done_callback(self._fell)
+            task.add_done_callback(self._ending.fell)
         try:
             # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
-            await self._ended.wait()
+            await self._ending.wait()
         finally:
-            self._ending = True
-            await self._end_workers()
+            await self._crew.stop()
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
-            self._shared.close()
+            self._crew.shared.close()
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        assert self._exit is not None
-        if self._exit is Exit.DONE and self.faults:
+        assert self._ending.code is not None
+        if self._ending.code is Exit.DONE and self.faults:
             return Exit.SOURCE_FAILED
-        return self._exit
+        return self._ending.code
 
-    # -- the workers
+    # -- the store
 
-    async def _keep_alive(self, worker: WorkerProcess) -> None:
-        if "decode" in worker.hosted:
-            await self._others_ready.wait()
-        while not self._ending:
-            spec = self.plan.spec(worker.name, worker.hosted, self._url, worker.deaths)
-            await worker.start(spec)
-            if self._draining and "decode" in worker.hosted:
-                worker.tell(Drain())
-            code = await worker.ended()
-            self._ready.discard(worker.name)
-            if self._ending or (self._draining and code == Exit.DONE):
-                self._changed.set()
-                return
-            if code == Exit.FENCED and not await self._may_own_any():
-                self.fail(f"worker {worker.name}: another run took its sources over")
-            else:
-                await self._learn_from_death(worker, exit_in_words(code))
-            if self._exit is not None or self._given_up.issuperset(worker.hosted):
-                return
-            log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            if worker.quick_deaths > 1:
-                await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
-
-    async def _may_own_any(self) -> bool:
-        return any(
-            [await apart(self._lookout.may_be_ours, source) for source in list(self._sources)]
-        )
-
-    async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
-        try:
-            found = await apart(self._lookout.places, list(self._sources), worker.hosted)
-        except (StoreLost, StoreBusy):
-            return
-        for (source, stage), at in worker.deaths.died(worker.in_hand, *found):
-            log.error(
-                "source %s frame %s: it killed its worker %d times in stage %s: set aside",
-                source, at, LIMIT, stage,
-            )  # fmt: skip
-        if min(worker.quick_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
-            n = FRUITLESS_DEATHS
-            self._give_up(worker, f"it ended {n} times in a row without getting on (now: {how})")
-
-    def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
-        """Go on without the stages of a worker; end if they are on the main path."""
-        stages = with_readers(self.plan.stages, worker.hosted)
-        log.error("worker %s: %s", worker.name, why)
-        if any(stage.main for stage in stages):
-            self._end(code)
-            return
-        self._given_up |= {stage.name for stage in stages}
-        names = ", ".join(stage.name for stage in stages)
-        log.error("the run goes on without: %s", names)
-        self._note_ready()
-        self._changed.set()
-
-    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            worker.tell(*self._shared.answer(message))
-        elif isinstance(message, Ready):
-            self._ready.add(worker.name)
-            self._once_ready.add(worker.name)
-            self._note_ready()
-        elif isinstance(message, Finished):
-            self._changed.set()
-        elif isinstance(message, Failed):
-            code = Exit(message.exit)
-            if worker.name in self._once_ready and code is not Exit.STORE:
-                self._give_up(worker, message.message, code)
-            else:
-                log.error("worker %s: %s", worker.name, message.message)
-                self._end(code)
-
-    def _note_ready(self) -> None:
-        waited_for = [w for w in self._workers if not self._given_up.issuperset(w.hosted)]
-        if self._ready >= {w.name for w in waited_for if "decode" not in w.hosted}:
-            self._others_ready.set()
-        if self._store_watch is not None and self._ready >= {w.name for w in waited_for}:
+    def _settle(self) -> None:
+        if self._store_watch is not None:
             self._store_watch.settle()
-
-    # -- until the end
 
     async def _keep_store(self, watch: StoreWatch) -> None:
         try:
             await watch.keep()
         except StoreRefused as error:
             log.error("%s", error)
-            self._end(Exit.STORE)
-
-    def _fell(self, task: asyncio.Task[None]) -> None:
-        """A task that ends with an error ends the run; `run` raises the error."""
-        if not task.cancelled() and task.exception() is not None:
-            self._end(Exit.SOURCE_FAILED)
-
-    def _end(self, code: Exit) -> None:
-        if self._exit is None or code is Exit.STOPPED_TWICE:
-            self._exit = code
-        self._ended.set()
+            self._ending.end(Exit.STORE)
 
     async def _watch(self) -> None:
         ticks = 0
-        while self._exit is None:
-            timeout = DRAIN_POLL_S if self._draining else min(TICK_S, self.plan.hung_s / 4)
+        while self._ending.code is None:
+            waited_for = self._draining or any(s.ending for s in self.sources.specs())
+            timeout = POLL_S if waited_for else min(TICK_S, self.plan.hung_s / 4)
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
+                await asyncio.wait_for(self._crew.changed.wait(), timeout)
             except TimeoutError:
                 ticks += 1
-            self._changed.clear()
+            self._crew.changed.clear()
             try:
                 await self._look(ticks)
                 self._away_since = None
@@ -230,7 +152,7 @@ class Supervisor:
                 self._note_away(error)
             except StoreRefused as error:
                 log.error("%s", error)
-                self._end(Exit.STORE)
+                self._ending.end(Exit.STORE)
 
     def _note_away(self, error: StoreLost | StoreBusy) -> None:
         """A store that stays away is waited for, but not while draining."""
@@ -238,45 +160,57 @@ class Supervisor:
         self._away_since = self._away_since or now
         if self._draining and now - self._away_since > DRAIN_PATIENCE_S:
             log.error("%s; what is decoded stays undone, --resume goes on with it", error)
-            self._end(Exit.STORE)
+            self._ending.end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
-        draining = self._draining
-        drained = all(w.pid is None for w in self._workers if "decode" in w.hosted)
-        sources, given_up = list(self._sources.values()), sorted(self._given_up)
+        draining, drained = self._draining, self._crew.drained
+        specs, given_up = self.sources.specs(), sorted(self._crew.given_up)
         thorough = ticks % SAME_STORE_TICKS == 0
-        seen = await apart(self._lookout.look, sources, given_up, draining, thorough)
-        for source in seen.lost:
-            seen.faults[source] = "another run took it over"
-            del self._sources[source]
-        for source, fault in seen.faults.items():
-            if source not in self.faults:
-                self.faults[source] = fault
-                log.error("source %s: %s", source, fault)
-        self._kill_hung(seen.pending)
-        if seen.passed and (drained or not draining):
-            self._end(Exit.DONE)
+        seen = await apart(self._lookout.look, specs, given_up, draining, thorough)
+        async with self._changing:
+            now = self.sources.specs()
+            same = {spec.name for spec in specs if any(spec is other for other in now)}
+            self._note_faults(seen, same)
+            self._crew.kill_hung(seen.pending)
+            removed = {spec.name for spec in now if spec.ending and spec.name in same}
+            removed &= {*seen.through, *seen.lost}
+            if removed:
+                await self._let_go(sorted(removed))
+            elif seen.passed and len(same) == len(now) and self._may_end(drained):
+                self._ending.end(Exit.DONE)
 
-    def _kill_hung(self, pending: set[str]) -> None:
-        now = time.monotonic()
-        for worker in self._workers:
-            if worker.name not in self._ready or not pending.intersection(worker.hosted):
-                worker.progress_mono = now
-                continue
-            worker.tell(Ping())
-            if now - worker.progress_mono > self.plan.hung_s:
-                log.error(
-                    "worker %s: no progress for %.0f s: killed", worker.name, self.plan.hung_s
-                )
-                worker.progress_mono = now
-                worker.kill()
+    def _note_faults(self, seen: Seen, same: set[str]) -> None:
+        """same: sources that are still those that were looked at."""
+        for name in same.intersection(seen.lost):
+            seen.faults[name] = "another run took it over"
+            self.sources.lose(name)
+        for name in same & seen.faults.keys():
+            if name not in self.faults:
+                self.faults[name] = seen.faults[name]
+                log.error("source %s: %s", name, seen.faults[name])
 
-    async def _end_workers(self) -> None:
-        for worker in self._workers:
-            worker.tell(Stop())
-        deadline = time.monotonic() + STOP_S
-        while any(worker.pid is not None for worker in self._workers):
-            if self._exit is not Exit.DONE or time.monotonic() > deadline:
-                for worker in self._workers:
-                    worker.kill()
-            await asyncio.sleep(0.01)
+    def _may_end(self, drained: bool) -> bool:
+        return drained if self._draining else not self.sources.stays
+
+    # -- other sources
+
+    def _tell_sources(self) -> None:
+        self._crew.tell_sources()
+        for tell in self.also_told:
+            tell(self.sources.specs())
+
+    async def _let_go(self, names: list[str]) -> None:
+        """All that was decoded of these is done."""
+        try:
+            await apart(self.sources.drop, names)
+        except DataFolderRefused as error:
+            log.error("%s; trying again", error)
+            return
+        self._tell_sources()  # before others may have them: a worker that knows better is no zombie
+        await apart(self.sources.release, names, removed=True)
+        for name in names:
+            self._crew.forget(name)
+            self.faults.pop(name, None)
+            if name in self._removed:
+                self._removed.pop(name).set()
+            log.info("source %s: removed", name)

@@ -11,41 +11,61 @@ from typing import Literal
 from rich.table import Table
 
 from pipeline import keys, records
+from pipeline.feed import DecodeState
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
-from pipeline.records import End, Result
+from pipeline.records import Connection, End, Result
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 
-State = Literal["waiting", "running", "stopped", "finished", "failed"]
+State = Literal[
+    "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"
+]
 RECENT = 30
+DROPPED = "dropped:"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A source at one moment: its counters, its last published results, and its end, if any."""
+    """A source at one moment: its counters, its last published results, and its end, if any.
+
+    done        whether decode has nothing more to say: an end may be of an earlier life
+    connection  of a camera
+    owned       whether a run has it; removed: whether it was removed from the last that had it
+    """
 
     taken_mono: float
     counters: Mapping[str, int]
     results: Sequence[Result]
     end: End | None
     started: bool
+    done: bool = True
+    connection: Connection | None = None
+    owned: bool = True
+    removed: bool = False
 
 
 @dataclass(frozen=True)
 class View:
     """A source over the time between two samples.
 
-    fps        published frames a second; latencies in seconds, arrival to publish
-    objects    objects a frame by label, over the last results
+    since       UNIX seconds since which a camera is in its state
+    drops       frames by reason; in_flight: decoded, and neither published nor dropped
+    reconnects  times that a camera came back
+    fps         published frames a second; latencies in seconds, arrival to publish
+    objects     objects a frame by label, over the last results
     """
 
     source: str
     state: State
+    since: float | None
     decoded: int
     published: int
     failed: int
     dropped: int
+    drops: Mapping[str, int]
+    in_flight: int
+    reconnects: int
     fps: float
     p50_s: float | None
     p95_s: float | None
@@ -85,8 +105,9 @@ class Viewer:
             pipe = self._client.pipeline(transaction=False)
             pipe.hgetall(keys.count(source))
             pipe.xrevrange(keys.results(source), count=RECENT)
-            pipe.hget(keys.at(source, "decode"), "p")
-            counts, entries, started = pipe.execute()
+            pipe.hmget(keys.at(source, "decode"), "p", "s", "c")
+            pipe.hmget(keys.own(source), "run", "name")
+            counts, entries, (started, state, connection), (run, owner) = pipe.execute()
         results: list[Result] = []
         end = None
         for index, (_, fields) in enumerate(entries):
@@ -95,7 +116,17 @@ class Viewer:
             elif index == 0:
                 end = records.decode_versioned(fields[b"d"], End)
         counters = {name.decode(): int(value) for name, value in counts.items()}
-        return Sample(time.monotonic(), counters, results, end, bool(started))
+        return Sample(
+            time.monotonic(),
+            counters,
+            results,
+            end,
+            bool(started),
+            done=bool(state) and records.decode(state, DecodeState).done,
+            connection=records.decode_versioned(connection, Connection) if connection else None,
+            owned=bool(run),
+            removed=not run and owner == b"",
+        )
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,34 +140,62 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     recent = change if any(n for name, n in change.items() if PREFIX in name) else now.counters
     elapsed = now.taken_mono - before.taken_mono if before else 0.0
     objects = Counter(o.label for result in now.results for o in result.objects)
+    count, drops, state = now.counters.get, drops_of(now.counters), _state(now)
+    ended = state in ("finished", "failed", "removed")
     return View(
         source=source,
-        state=_state(now),
-        decoded=now.counters.get("decoded", 0),
-        published=now.counters.get("published", 0),
-        failed=now.counters.get("failed", 0),
-        dropped=sum(n for name, n in now.counters.items() if name.startswith("dropped:")),
+        state=state,
+        since=now.connection.since if now.connection and not ended else None,
+        decoded=count("decoded", 0),
+        published=count("published", 0),
+        failed=count("failed", 0),
+        dropped=sum(drops.values()),
+        drops=drops,
+        in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
+        reconnects=max(0, count("connects", 0) - 1),
         fps=change.get("published", 0) / elapsed if elapsed else 0.0,
         p50_s=percentile(recent, 0.50),
         p95_s=percentile(recent, 0.95),
         p99_s=percentile(recent, 0.99),
         objects={label: n / len(now.results) for label, n in objects.most_common()},
-        fault=now.end.fault if now.end else None,
+        fault=_fault(now, ended),
     )
 
 
+def drops_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Dropped frames by reason."""
+    return {
+        name.removeprefix(DROPPED): n for name, n in counters.items() if name.startswith(DROPPED)
+    }
+
+
 def _state(now: Sample) -> State:
-    if now.end is not None and now.end.last:
+    if now.removed:
+        return "removed"
+    if now.end is not None and now.end.last and now.done:
         return "failed" if now.end.fault else "finished"
+    if not now.owned:
+        return "stopped" if now.started else "waiting"
+    if now.connection is not None and now.connection.state != "connected":
+        return now.connection.state
     return "running" if now.started else "waiting"
 
 
-_STYLES = {
+def _fault(now: Sample, ended: bool) -> str | None:
+    if now.connection is not None and not ended:
+        return now.connection.fault
+    return now.end.fault if now.end else None
+
+
+STYLES = {
     "waiting": "yellow",
+    "connecting": "yellow",
     "running": "green",
+    "lost": "red",
     "stopped": "yellow",
     "finished": "bold",
     "failed": "red",
+    "removed": "dim",
 }
 
 
@@ -153,7 +212,7 @@ def as_table(views: Sequence[View]) -> Table:
         objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
         table.add_row(
             v.source,
-            f"[{_STYLES[v.state]}]{v.state}[/]",
+            f"[{STYLES[v.state]}]{v.state}[/]",
             str(v.published),
             f"{v.fps:.1f}",
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
@@ -168,7 +227,8 @@ def as_line(v: View) -> str:
     """A view as one line of text, for logs."""
     latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
+    fault = f" ({v.fault})" if v.fault else ""
     return (
-        f"{v.source}: {v.state}, {v.published} frames, {v.fps:.1f} fps{latency}, "
+        f"{v.source}: {v.state}{fault}, {v.published} frames, {v.fps:.1f} fps{latency}, "
         f"{v.dropped} dropped, {v.failed} failed; a frame: {objects or 'no objects'}"
     )

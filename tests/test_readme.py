@@ -17,10 +17,10 @@ import pytest
 from pipeline.cli import parser
 from pipeline.embedded import EmbeddedStore
 from pipeline.records import Result
-from pipeline.running import announced
 from tests.commands import framegate, user_folder
 from tests.footage import steady, write_scene
 from tests.pipeline.published import Publisher
+from tests.told_store import telling_its_store
 
 pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +82,7 @@ def test_readers(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
     url = f"unix://{folder / 'data' / 'store' / 'valkey.sock'}"
-    with announced(folder / "data", url):
+    with telling_its_store(folder / "data", url):
         assert shown(folder, the_block("python", containing), 3) == expected
 
 

@@ -18,8 +18,8 @@ from pipeline.client import Subscription, subscribe
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
 from pipeline.records import Result
-from pipeline.running import announced
 from tests.pipeline.published import Publisher
+from tests.told_store import telling_its_store
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -226,7 +226,10 @@ def test_a_data_folder_stands_for_the_store_of_its_run(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     publisher.results("door", 1, range(1))
-    with announced(tmp_path, store.url), subscribe(tmp_path, start="earliest") as subscription:
+    with (
+        telling_its_store(tmp_path, store.url),
+        subscribe(tmp_path, start="earliest") as subscription,
+    ):
         assert taken(subscription, 1) == [("door", "1-0")]
     with pytest.raises(ConfigFaults, match="no run goes on"):
         subscribe(tmp_path)

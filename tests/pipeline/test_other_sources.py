@@ -47,6 +47,7 @@ class Bench:
     def source(self, name: str, frames: int, pace: str = "fast") -> SourceSpec:
         """A source of its own footage, claimed; it goes on after what the store has of it."""
         self.store.claim(name, RUN, "the test", take_over=False)
+        self.store.begin_anew(name)
         file = footage.write_scene(self.folder / f"{name}.mp4", footage.steady(frames, fps=100))
         return SourceSpec(name, Request(str(file)), self.store.epoch(name), 32, 32, pace)
 

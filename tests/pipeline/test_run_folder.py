@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -57,10 +58,31 @@ def test_a_used_folder_is_refused_and_stays(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "run.json").exists()
 
 
-def test_a_fresh_folder_cannot_be_resumed_and_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(DataFolderRefused, match="holds no run to resume"):
-        open_folder(tmp_path / "data", resume=True)
+def test_a_fresh_folder_may_be_resumed_as_a_service_always_does(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "data", resume=True)
+    assert folder.read() is None
+    folder.close(keep=False)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_run_of_a_newer_framegate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"v": 3, "run": {"what": "nobody knows"}}')
+    with pytest.raises(DataFolderRefused, match=r"a newer Framegate wrote it \(version 3; .* 2\)"):
+        open_folder(tmp_path, resume=True)
+
+
+def test_a_run_of_the_first_version_is_read_and_written_as_this_one(tmp_path: Path) -> None:
+    old = {"name": "a", "url": "/a.mp4", "pace": "fast", "past": 3, "file": None}
+    run = {"run": "run-1", "identity": "store-1", "v": 1, "sources": [old]}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    folder = open_folder(tmp_path, resume=True)
+    read = folder.read()
+    assert read is not None
+    assert read.sources == (RunSource("a", "/a.mp4", "fast", 3, None),)
+    assert not read.stays
+    folder.write(read)
+    folder.close(keep=True)
+    assert json.loads((tmp_path / "run.json").read_text())["v"] == 2
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""A run's ear for other commands: the socket that asking.py speaks to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from pipeline.asking import (
+    LINE,
+    Add,
+    Answer,
+    Done,
+    Listed,
+    Question,
+    Refused,
+    Remove,
+    TheSources,
+    TheStore,
+    WhatSources,
+    control_socket,
+    refusal,
+)
+from pipeline.errors import DataFolderRefused, Exit, FramegateError
+from pipeline.redaction import shown
+from pipeline.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_question = msgspec.json.Decoder(Question)
+
+
+@asynccontextmanager
+async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIterator[None]:
+    """Let commands of the same user ask the run while the block lasts. store: its URL."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, ValueError):  # it hung up; too long a line
+                question = await reader.readline()
+                writer.write(
+                    msgspec.json.encode(await _answer(question, supervisor, store)) + b"\n"
+                )
+                await writer.drain()
+        finally:
+            writer.close()
+            serving.discard(task)
+
+    serving: set[asyncio.Task[None]] = set()
+    with control_socket(folder) as at, _listening(at) as ear:
+        server = await asyncio.start_unix_server(serve, sock=ear, limit=LINE)
+        try:
+            yield
+        finally:
+            server.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+            with contextlib.suppress(OSError):
+                os.unlink(at)
+
+
+def _listening(at: str) -> socket.socket:
+    """The socket of a folder that is ours; one that a killed run left behind goes."""
+    ear = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(at)
+        ear.bind(at)
+        os.chmod(at, 0o600)  # before it listens: nobody can have connected
+    except OSError as error:
+        ear.close()
+        what = f"no socket in it: {error.strerror}; allowed is one on a local file system"
+        raise DataFolderRefused(f"data folder: {what}") from error
+    return ear
+
+
+async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
+    try:
+        question = _question.decode(said)
+        if isinstance(question, Add):
+            await supervisor.add(question.sources, question.take_over)
+            return Done()
+        if isinstance(question, Remove):
+            await supervisor.remove(question.names)
+            return Done()
+        if isinstance(question, WhatSources):
+            return _listed(supervisor)
+        return TheStore(store)
+    except FramegateError as error:
+        return refusal(error)
+    except msgspec.MsgspecError as error:
+        return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
+
+
+def _listed(supervisor: Supervisor) -> TheSources:
+    sources, lost = supervisor.sources.listed(), supervisor.sources.lost()
+    return TheSources(
+        [
+            Listed(
+                name=source.name,
+                place=shown(source.url) if source.url_env is None else f"env:{source.url_env}",
+                live=source.live,
+                by=source.by,
+                removing=source.ending,
+                lost=source.name in lost,
+            )
+            for source in sources
+        ]
+    )

@@ -1,0 +1,221 @@
+"""The workers of a run: started, replaced when dead, killed when hung, told, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from pipeline.apart import apart
+from pipeline.control import (
+    Drain,
+    Failed,
+    Finished,
+    Ping,
+    Ready,
+    SharedWanted,
+    Sources,
+    Stop,
+    ToSupervisor,
+)
+from pipeline.deaths import LIMIT
+from pipeline.ending import Ending
+from pipeline.errors import Exit, StoreBusy, StoreLost
+from pipeline.graph import with_readers
+from pipeline.lookout import Lookout
+from pipeline.plan import Plan, told_sources
+from pipeline.retry import Backoff
+from pipeline.run_sources import RunSources
+from pipeline.shared_files import SharedFiles
+from pipeline.worker_process import WorkerProcess, exit_in_words
+
+log = logging.getLogger(__name__)
+
+STOP_S = 10.0
+FRUITLESS_DEATHS = 10
+
+
+class Crew:
+    """Lives in the event loop.
+
+    changed   set when there may be something to look for in the store
+    given_up  stages that the run goes on without
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        url: str,
+        sources: RunSources,
+        lookout: Lookout,
+        ending: Ending,
+        all_ready: Callable[[], None],
+    ) -> None:
+        """all_ready: called each time when all workers that are waited for are ready."""
+        self.changed = asyncio.Event()
+        self.shared = SharedFiles()
+        self.given_up: set[str] = set()
+        self._plan, self._url, self._sources = plan, url, sources
+        self._lookout, self._ending, self._all_ready = lookout, ending, all_ready
+        self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
+        self._draining = self._stopping = False
+        self._ready: set[str] = set()
+        self._once_ready: set[str] = set()
+        self._others_ready = asyncio.Event()
+        if all("decode" in worker.hosted for worker in self._workers):
+            self._others_ready.set()
+
+    # -- from outside
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Keep each worker alive, in a task of its own."""
+        return [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
+
+    def drain(self) -> None:
+        """Decode no further."""
+        self._draining = True
+        for worker in self._workers:
+            if "decode" in worker.hosted:
+                worker.tell(Drain())
+        self.changed.set()
+
+    @property
+    def drained(self) -> bool:
+        """Whether no worker decodes any more."""
+        return all(w.pid is None for w in self._workers if "decode" in w.hosted)
+
+    def tell_sources(self, decoders_only: bool = False) -> None:
+        """Tell all workers which sources there are now."""
+        for worker in self._workers:
+            if "decode" in worker.hosted or not decoders_only:
+                self._tell_sources(worker)
+        self.changed.set()
+
+    def _tell_sources(self, worker: WorkerProcess) -> None:
+        sources = told_sources(self._sources.specs(), worker.deaths)
+        if not worker.tell(Sources(sources)):
+            log.warning("worker %s cannot be told of its sources: killed", worker.name)
+            worker.kill()  # the next is told at its start
+
+    def forget(self, source: str) -> None:
+        """A source was removed; all workers were told."""
+        self.shared.drop(source)
+        for worker in self._workers:
+            worker.deaths.forget(source)
+
+    def kill_hung(self, pending: set[str]) -> None:
+        """Kill workers that do not get on although a stage of theirs has something to do."""
+        now = time.monotonic()
+        for worker in self._workers:
+            if worker.name not in self._ready or not pending.intersection(worker.hosted):
+                worker.progress_mono = now
+                continue
+            worker.tell(Ping())
+            if now - worker.progress_mono > self._plan.hung_s:
+                log.error(
+                    "worker %s: no progress for %.0f s: killed", worker.name, self._plan.hung_s
+                )
+                worker.progress_mono = now
+                worker.kill()
+
+    async def stop(self) -> None:
+        """End all workers: after the commit in hand if the run is done, else at once."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.tell(Stop())
+        deadline = time.monotonic() + STOP_S
+        while any(worker.pid is not None for worker in self._workers):
+            if self._ending.code is not Exit.DONE or time.monotonic() > deadline:
+                for worker in self._workers:
+                    worker.kill()
+            await asyncio.sleep(0.01)
+
+    # -- one worker
+
+    async def _keep_alive(self, worker: WorkerProcess) -> None:
+        if "decode" in worker.hosted:
+            await self._others_ready.wait()
+        while not self._stopping:
+            await self._start(worker)
+            code = await worker.ended()
+            self._ready.discard(worker.name)
+            if self._stopping or (self._draining and code == Exit.DONE):
+                self.changed.set()
+                return
+            if code == Exit.FENCED and not await self._may_own_any():
+                self._ending.fail(f"worker {worker.name}: another run took its sources over")
+            else:
+                await self._learn_from_death(worker, exit_in_words(code))
+            if self._ending.code is not None or self.given_up.issuperset(worker.hosted):
+                return
+            log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
+            if worker.quick_deaths > 1:
+                await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
+
+    async def _start(self, worker: WorkerProcess) -> None:
+        sources = self._sources.specs()
+        spec = self._plan.spec(worker.name, worker.hosted, self._url, sources, worker.deaths)
+        await worker.start(spec)
+        if self._sources.specs() != sources:
+            self._tell_sources(worker)
+        if self._draining and "decode" in worker.hosted:
+            worker.tell(Drain())
+
+    async def _may_own_any(self) -> bool:
+        """False if all was taken over; where there is nothing, nothing was."""
+        names = [source.name for source in self._sources.specs()]
+        return not names or any([await apart(self._lookout.may_be_ours, name) for name in names])
+
+    async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
+        names = [source.name for source in self._sources.specs()]
+        try:
+            found = await apart(self._lookout.places, names, worker.hosted)
+        except (StoreLost, StoreBusy):
+            return
+        for (source, stage), at in worker.deaths.died(worker.in_hand, *found):
+            log.error(
+                "source %s frame %s: it killed its worker %d times in stage %s: set aside",
+                source, at, LIMIT, stage,
+            )  # fmt: skip
+        if min(worker.quick_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
+            n = FRUITLESS_DEATHS
+            self._give_up(worker, f"it ended {n} times in a row without getting on (now: {how})")
+
+    def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
+        """Go on without the stages of a worker; end if they are on the main path."""
+        stages = with_readers(self._plan.stages, worker.hosted)
+        log.error("worker %s: %s", worker.name, why)
+        if any(stage.main for stage in stages):
+            self._ending.end(code)
+            return
+        self.given_up |= {stage.name for stage in stages}
+        names = ", ".join(stage.name for stage in stages)
+        log.error("the run goes on without: %s", names)
+        self._note_ready()
+        self.changed.set()
+
+    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+        if isinstance(message, SharedWanted):
+            worker.tell(*self.shared.answer(message))
+        elif isinstance(message, Ready):
+            self._ready.add(worker.name)
+            self._once_ready.add(worker.name)
+            self._note_ready()
+        elif isinstance(message, Finished):
+            self.changed.set()
+        elif isinstance(message, Failed):
+            code = Exit(message.exit)
+            if worker.name in self._once_ready and code is not Exit.STORE:
+                self._give_up(worker, message.message, code)
+            else:
+                log.error("worker %s: %s", worker.name, message.message)
+                self._ending.end(code)
+
+    def _note_ready(self) -> None:
+        waited_for = [w for w in self._workers if not self.given_up.issuperset(w.hosted)]
+        if self._ready >= {w.name for w in waited_for if "decode" not in w.hosted}:
+            self._others_ready.set()
+        if self._ready >= {w.name for w in waited_for}:
+            self._all_ready()

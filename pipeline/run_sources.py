@@ -1,0 +1,154 @@
+"""The sources of a run as they are now: claimed in the store, and written down in run.json."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from msgspec.structs import replace
+
+from pipeline import records
+from pipeline.errors import ConfigFaults, FramegateError, StoreBusy, StoreLost, StoreRefused
+from pipeline.feed import DecodeState
+from pipeline.keys import NAME_RULE, is_name
+from pipeline.run_folder import RunFile, RunFolder, RunSource
+from pipeline.spec import SourceSpec
+from pipeline.store import Store
+
+SpecOf = Callable[[RunSource], SourceSpec]
+
+
+class RunSources:
+    """What changes them may block, and is called by one thread at a time; any thread reads."""
+
+    def __init__(
+        self, run: RunFile, folder: RunFolder, store: Store, owner: str, spec_of: SpecOf
+    ) -> None:
+        """owner: the name that other runs are told; spec_of: what workers are told of a source."""
+        self._run = run
+        self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
+        self._lost: frozenset[str] = frozenset()
+        self._specs: dict[str, SourceSpec] = {}
+
+    @property
+    def stays(self) -> bool:
+        """Whether the run goes on without sources: once it had a camera, or began without any."""
+        return self._run.stays
+
+    def listed(self) -> tuple[RunSource, ...]:
+        """All sources, in the order in which they came."""
+        return self._run.sources
+
+    def names(self) -> list[str]:
+        """Names of all sources."""
+        return [source.name for source in self._run.sources]
+
+    def lost(self) -> Collection[str]:
+        """Names of sources that another run took over."""
+        return self._lost
+
+    def specs(self) -> list[SourceSpec]:
+        """What workers are told of the sources that are this run's; the same objects until a
+        source changes.
+        """
+        return list(self._specs.values())
+
+    def claim(self, take_over: bool) -> None:
+        """Own what an earlier process of this run had, and let go what it had beside that.
+
+        SourceOwned if another run has one of them.
+        """
+        for source in self._run.sources:
+            self._store.claim(source.name, self._run.run, self._owner, take_over)
+            if source.live and not source.ending and self._has_ended(source.name):
+                self._store.begin_anew(source.name)  # a camera that failed is tried again
+        for name in set(self._store.sources()) - set(self.names()):
+            self._store.release(name, self._run.run)
+        self._take(self._run.sources)
+
+    def _has_ended(self, name: str) -> bool:
+        _, state = self._store.standings([name], [])[name]
+        return state is not None and records.decode(state, DecodeState).done
+
+    def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
+        """Own these as well, all or none. They go on in the epoch after their last.
+
+        ConfigFaults for names that are taken or none; SourceOwned if another run has one.
+        """
+        if faults := self._name_faults(sources):
+            raise ConfigFaults(faults)
+        for source in sources:
+            self._spec_of(source)
+        try:
+            added = [self._began(source, take_over) for source in sources]
+            self._write((*self._run.sources, *added))
+        except FramegateError:
+            self.release([source.name for source in sources])
+            raise
+
+    def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
+        taken = {source.name: source for source in self._run.sources}
+        faults = []
+        for source in sources:
+            name = source.name
+            if not is_name(name):
+                faults.append(f"{name!r} cannot name a source; a name is {NAME_RULE}")
+            elif name in taken and taken[name].ending:
+                faults.append(f"source {name}: it is being removed; add it again after that")
+            elif name in taken:
+                faults.append(
+                    f"source {name}: the run has one of that name; give this one another, or "
+                    "remove that one before"
+                )
+            taken[name] = source
+        return faults
+
+    def _began(self, source: RunSource, take_over: bool) -> RunSource:
+        self._store.claim(source.name, self._run.run, self._owner, take_over)
+        self._store.begin_anew(source.name)
+        # Read once it is ours: from then on no other run can begin an epoch.
+        return replace(source, past=self._store.epoch(source.name))
+
+    def end(self, names: Collection[str]) -> None:
+        """Mark them as being removed. ConfigFaults if there is no such source."""
+        if strange := [name for name in names if name not in self.names()]:
+            has = ", ".join(self.names()) or "none"
+            raise ConfigFaults(
+                [f"source {name}: the run has no such source; it has: {has}" for name in strange]
+            )
+        self._write(
+            replace(source, ending=True) if source.name in names else source
+            for source in self._run.sources
+        )
+
+    def drop(self, names: Collection[str]) -> None:
+        """Serve them no more; they are to be released."""
+        self._lost -= frozenset(names)
+        self._write(source for source in self._run.sources if source.name not in names)
+
+    def lose(self, name: str) -> None:
+        """Another run took it over."""
+        self._lost |= {name}
+        self._take(self._run.sources)
+
+    def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
+        """End ownership of these, or of all; a store that is away is no error."""
+        with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
+            for name in self.names() if names is None else names:
+                self._store.release(name, self._run.run, removed)
+
+    def _write(self, sources: Iterable[RunSource]) -> None:
+        sources = tuple(sources)
+        stays = self._run.stays or any(source.live for source in sources)
+        run = replace(self._run, sources=sources, stays=stays)
+        self._folder.write(run)
+        self._run = run
+        self._take(sources)
+
+    def _take(self, sources: Sequence[RunSource]) -> None:
+        before = self._specs
+        specs = [self._spec_of(source) for source in sources if source.name not in self._lost]
+        self._specs = {
+            spec.name: before[spec.name] if before.get(spec.name) == spec else spec
+            for spec in specs
+        }

@@ -1,0 +1,67 @@
+"""From what is said of a source to what run.json and the workers are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.pace import PaceName
+from pipeline.run_folder import By, RunSource, fingerprint
+from pipeline.source import Request
+from pipeline.sources import frames_of, is_live, is_remote
+from pipeline.spec import SourceSpec
+
+
+def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
+    """A source as run.json has it: with an absolute path, or a URL, or the variable of a secret."""
+    place = _place(said)
+    return RunSource(
+        name=name,
+        url=place,
+        url_env=said.url_env,
+        pace=said.pace,
+        past=0,
+        file=fingerprint(said.url),
+        live=is_live(_url(name, place, said.url_env)) if said.live is None else said.live,
+        transport=said.transport,
+        frames=frames_of(said.frames),
+        by=by,
+    )
+
+
+def _place(said: SourceConfig) -> str:
+    if said.url_env is not None or is_remote(said.url):
+        return said.url
+    return str(Path(said.url).absolute())
+
+
+def _url(name: str, place: str, url_env: str | None) -> str:
+    return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
+
+
+def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
+    """How workers are told of a source. pace: of all files, whatever is said of each."""
+    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    live = config.live
+
+    def spec(source: RunSource) -> SourceSpec:
+        credit = config.credit.live if source.live else config.credit.file
+        return SourceSpec(
+            name=source.name,
+            request=Request(
+                url=_url(source.name, source.url, source.url_env),
+                live=source.live,
+                transport=source.transport,
+                stall_s=live.stall_s,
+                frames=source.frames,
+            ),
+            past=source.past,
+            credit=credit,
+            slots=credit + kept,
+            pace="fast" if source.live else pace or source.pace,
+            retry_most_s=live.retry_most_s,
+            ending=source.ending,
+        )
+
+    return spec
