@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from aio_rtsp_toolkit import server
 
 LOOPBACK = "127.0.0.1"
+MOST_CAMERAS = 256
 
 
 async def _serve(folder: str, port: int) -> None:
+    # Each viewer holds a thread of the loop's own pool, which has but a few.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MOST_CAMERAS))
     await server.RtspServer(folder, LOOPBACK, port).start()
     print("listening", flush=True)
     await asyncio.Event().wait()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,10 +92,34 @@ class EngineRun:
             return 0
         return sum(int(count or 0) for count in found)
 
+    def counters(self) -> dict[str, dict[str, int]]:
+        """All counters of each source; none while the store starts."""
+        pipe = self._client.pipeline(transaction=False)
+        for name in self.sources:
+            pipe.hgetall(keys.count(name))
+        try:
+            found = pipe.execute()
+        except redis.RedisError:
+            found = [{} for _ in self.sources]
+        pairs = zip(self.sources, found, strict=True)
+        return {name: {k.decode(): int(n) for k, n in counts.items()} for name, counts in pairs}
+
     def wait_for(self, frames: int, timeout_s: float = START_S) -> None:
         """Until that many frames are published. RunFailed when that does not happen."""
+        self._wait_until(lambda: self.published() >= frames, timeout_s)
+
+    def wait_for_each(self, frames: int, timeout_s: float = START_S) -> None:
+        """The same, of each source."""
+
+        def all_there() -> bool:
+            found = self.counters().values()
+            return all(counts.get("published", 0) >= frames for counts in found)
+
+        self._wait_until(all_there, timeout_s)
+
+    def _wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self.published() < frames:
+        while not is_so():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RunFailed(self.last_words())
             time.sleep(0.05)

@@ -53,6 +53,8 @@ def table(name: str) -> str:
     result = json.loads(path.read_text())
     if name == "detectors":
         return _detectors(result)
+    if name == "live":
+        return _live(result)
     rows = [
         f"| {text} | {_number(value)} {unit} |\n"
         for text, key, unit in (OVERHEAD if name == "overhead" else END_TO_END)
@@ -74,6 +76,22 @@ def _detector(name: str, precision: str, model: dict[str, Any]) -> str:
     maps = [model["sets"][which]["map"] for which in ("coco128", "coco-val2017-a")]
     accuracy = " | ".join(f"{value:.3f}" for value in maps)
     return f"| {name} | {precision} | {accuracy} | {model['ms_1t']:.0f} | {model['ms_2t']:.0f} |\n"
+
+
+def _live(result: dict[str, Any]) -> str:
+    head = (
+        "| cameras | height | dropped | p50 ms | p99 ms | CPU cores | MB "
+        "| Roboflow: dropped | p50 ms | p99 ms | CPU cores | MB |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("dropped", "p50_ms", "p99_ms", "cpu_cores", "rss_mb")
+    columns = ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))
+    points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
+    return head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else _number(value)
 
 
 def _find(key: str, result: Any) -> float | None:

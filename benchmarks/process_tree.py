@@ -78,7 +78,13 @@ def _pss(pid: int) -> int:
 
 
 def _command(pid: int) -> str:
+    """A worker by its own name; the supervisor is the run; any other by its program."""
     try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "pipeline.worker" in words:
+            return words[words.index("pipeline.worker") + 1]
+        if "pipeline.cli" in words:
+            return "supervisor"
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "ended"

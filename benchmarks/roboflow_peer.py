@@ -114,7 +114,7 @@ class Handler:
 
     def __init__(self, spec: PeerSpec, starts: list[float]) -> None:
         self._spec, self._starts = spec, starts
-        self._network = _Network(spec) if spec.clip else None
+        self._network = Network(spec) if spec.clip else None
         self.frames, self.seen = 0, 0
         self.latencies_s: list[float] = []
         self._began = self._cpu_s = 0.0
@@ -125,7 +125,7 @@ class Handler:
         """A prediction for each frame."""
         if self._network is None:
             return [{"objects": 1}] * len(video_frames)
-        return [self._network.answer(frame.image) for frame in video_frames]
+        return [self._network.answer(frame.image, frame.source_id or 0) for frame in video_frames]
 
     def on_prediction(self, predictions: Any, video_frames: Any) -> None:
         """Count what came out; one source gives single frames, several give lists with gaps."""
@@ -145,8 +145,8 @@ class Handler:
             self.over.set()
 
 
-class _Network:
-    """Our light detector and tracker on the pipeline's BGR frames."""
+class Network:
+    """Our light detector and a tracker for each source, on the pipeline's BGR frames."""
 
     def __init__(self, spec: PeerSpec) -> None:
         from models import bytetrack, detector
@@ -156,11 +156,12 @@ class _Network:
         self._detector.warm_up(640, 360)
         least = self._detector.choices.min_score
         self._settings = bytetrack.TrackSettings(least + 0.1, least, least + 0.15, min_hits=2)
-        self._tracks, self._step = no_tracks(), bytetrack.step
-        self._fps, self._number = spec.fps, 0
+        self._tracks = [no_tracks()] * len(spec.phases_s)
+        self._numbers = [0] * len(spec.phases_s)
+        self._step, self._fps = bytetrack.step, spec.fps
 
-    def answer(self, image: Any) -> Any:
-        """Boxes and track ids of one frame."""
+    def answer(self, image: Any, source: int) -> Any:
+        """Boxes and track ids of one frame of a source, counted from 0."""
         from models.preprocess import Prepared, inner_size, padded
 
         height, width = image.shape[:2]
@@ -169,9 +170,9 @@ class _Network:
         bgr[: inner[1], : inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
         token = self._detector.submit(Prepared(bgr, inner, (width, height)))
         boxes = self._detector.result(token)
-        pts = self._number / self._fps
-        self._number += 1
-        self._tracks, ids = self._step(self._tracks, boxes, pts, self._settings)
+        pts = self._numbers[source] / self._fps
+        self._numbers[source] += 1
+        self._tracks[source], ids = self._step(self._tracks[source], boxes, pts, self._settings)
         return boxes, ids
 
 
