@@ -35,7 +35,7 @@ def run(folder: Path) -> Iterator[None]:
         studio = Studio(store)
         studio.show(3)
         pictures = Pictures(studio, studio.url, lambda: KNOWN)
-        with serving(pictures.routes()) as port, announced(folder, store.url, f"127.0.0.1:{port}"):
+        with serving(pictures.routes()) as port, announced(folder, http=f"127.0.0.1:{port}"):
             yield
         studio.close()
 
@@ -69,7 +69,7 @@ def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None
 def test_a_run_that_is_not_there_or_serves_no_http_is_said(folder: Path) -> None:
     with pytest.raises(ConfigFaults, match="no run goes on in"):
         snapshot("door", folder, None, plain=False)
-    with announced(folder, "unix://nowhere"), pytest.raises(ConfigFaults, match="serves no HTTP"):
+    with announced(folder), pytest.raises(ConfigFaults, match="serves no HTTP"):
         snapshot("door", folder, None, plain=False)
     with pytest.raises(NoPicture, match=r"http://127\.0\.0\.1:1: the run gives no picture"):
-        fetch(Running(1, "data", "unix://nowhere", "127.0.0.1:1"), "door", plain=False)
+        fetch(Running(pid=1, folder="data", http="127.0.0.1:1"), "door", plain=False)
