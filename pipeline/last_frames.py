@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline import keys, records
 from pipeline.errors import FrameLost
@@ -19,15 +20,7 @@ TRIES = 3  # the pipeline may write the next frame over the one that is being re
 
 _FRAME = FRAME.encode()
 
-
-class FrameStores(Protocol):
-    """Frame stores as they are; it makes none: FrameLost where there is none of that form.
-
-    forget  the source has other memory now; the next frame_store maps it
-    """
-
-    def frame_store(self, source: str, form: Form) -> FrameStore: ...
-    def forget(self, source: str) -> None: ...
+GetFrameStore = Callable[[str, Form], FrameStore]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +35,11 @@ class LastFrame:
 class LastFrames:
     """Reads results and pixels. Any thread; connects at the first call."""
 
-    def __init__(self, url: str, stores: FrameStores) -> None:
+    def __init__(self, url: str, frame_store: GetFrameStore) -> None:
+        """frame_store: that of (source, form), which makes none: FrameLost where there is none."""
         self._client = connect(url)
         self._url = url
-        self._stores = stores
+        self._frame_store = frame_store
         self._forms: dict[str, tuple[int, Form]] = {}
 
     def newest(self, source: str, seen: Position = START) -> LastFrame | None:
@@ -65,7 +59,6 @@ class LastFrames:
                     lost = error
             if lost is None:
                 return None
-            self._stores.forget(source)
         raise FrameLost(f"source {source}: the pixels of its last frames are gone: {lost}")
 
     def _results(self, source: str) -> list[Result]:
@@ -76,7 +69,7 @@ class LastFrames:
 
     def _frame(self, source: str, result: Result) -> LastFrame:
         form = self._form(source, result.epoch)
-        store = self._stores.frame_store(source, form)
+        store = self._frame_store(source, form)
         slot = store.slot_of(result.position)
         with store.reading(slot, result.position) as pixels:
             copy = bytes(pixels)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from pipeline.errors import FrameLost, StoreBusy, StoreLost
+from pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost
 from pipeline.last_frames import LastFrame, LastFrames
 from pipeline.shared_pictures import SharedPictures, Shown
 
@@ -31,6 +32,7 @@ FPS = 10.0
 WIDTH = 960  # of the pictures in streams
 LIVE_BUDGET = 60.0  # pictures a second in one response of /live
 WIDEST = 16384
+CHECK_S = 5.0
 
 _FRESH = {"Cache-Control": "no-store"}
 _BOUNDARY = "framegate"
@@ -60,7 +62,7 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
         name = request.path_params["source"]
         if name not in known:
             return _unknown([name], known)
-        shown = shared.stream([name], FPS, request.is_disconnected)
+        shown = shared.stream([name], FPS, _gone(request, [name], sources))
         return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
 
     async def live(request: Request) -> Response:
@@ -70,9 +72,8 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
         if not names:
             return _unknown(asked, known)
         fps = min(FPS, LIVE_BUDGET / len(names))
-        return _streaming(
-            _lines(shared.stream(names, fps, request.is_disconnected)), "application/octet-stream"
-        )
+        shown = shared.stream(names, fps, _gone(request, names, sources))
+        return _streaming(_lines(shown), "application/octet-stream")
 
     return [
         Route("/", _page),
@@ -80,6 +81,25 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
         Route("/stream/{source}.mjpg", stream),
         Route("/live", live),
     ]
+
+
+def _gone(request: Request, names: list[str], sources: Sources) -> Callable[[], Awaitable[bool]]:
+    """Whether the viewer went, or all that it watches was removed from the run."""
+    checked_mono = time.monotonic()
+
+    async def gone() -> bool:
+        nonlocal checked_mono
+        if time.monotonic() - checked_mono > CHECK_S:
+            checked_mono = time.monotonic()
+            try:
+                known = await run_in_threadpool(sources)
+            except FramegateError:
+                return True
+            if not known.keys() & names:
+                return True
+        return await request.is_disconnected()
+
+    return gone
 
 
 def _page(request: Request) -> Response:  # noqa: ARG001

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from models.picture import Picture
 from models.preprocess import shrunk, to_bgr
-from pipeline.last_frames import FrameStores, LastFrame, LastFrames
+from pipeline.last_frames import GetFrameStore, LastFrame, LastFrames
 from pipeline.picture_routes import picture_routes
 from pipeline.records import Object
 from stages.overlay import draw
@@ -23,10 +23,10 @@ class Pictures:
     """What `pipeline.web` loads by its dotted path; see picture_routes for what it serves."""
 
     def __init__(
-        self, frames: FrameStores, store_url: str, sources: Callable[[], Mapping[str, str]]
+        self, frame_store: GetFrameStore, store_url: str, sources: Callable[[], Mapping[str, str]]
     ) -> None:
         """sources: the run's, each with why there may be no picture of it yet, or nothing."""
-        self._frames = LastFrames(store_url, frames)
+        self._frames = LastFrames(store_url, frame_store)
         self._sources = sources
 
     def routes(self) -> list[Route]:

@@ -36,7 +36,7 @@ def object_of(seq: int) -> Object:
 
 
 class Studio:
-    """One source, `door`. It is the FrameStores of whoever looks, too."""
+    """One source, `door`."""
 
     def __init__(self, store: EmbeddedStore, form: Form = FORM) -> None:
         self.url, self.form = store.url, form
@@ -46,15 +46,11 @@ class Studio:
         descriptor = make_shared_file(frame_store_bytes(SLOTS, nbytes), "the studio")
         self.frames = FrameStore(descriptor, SLOTS, nbytes)
         os.close(descriptor)
-        self.forgotten = 0
 
     def frame_store(self, source: str, form: Form) -> FrameStore:
         if (source, form) != ("door", self.form):
             raise FrameLost(f"no frames of {source} in {form}")
         return self.frames
-
-    def forget(self, source: str) -> None:  # noqa: ARG002
-        self.forgotten += 1
 
     def decode(self, seq: int, epoch: int = 1) -> None:
         """Write the pixels of a frame and its record."""

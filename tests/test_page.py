@@ -57,7 +57,7 @@ class Site:
     away: bool = False
 
     def routes(self) -> list[Route]:
-        pictures = Pictures(self.studio, self.studio.url, self._known)
+        pictures = Pictures(self.studio.frame_store, self.studio.url, self._known)
         return [Route("/api/sources", self._told), *pictures.routes()]
 
     def _known(self) -> dict[str, str]:

@@ -34,7 +34,7 @@ def run(folder: Path) -> Iterator[None]:
     with server(folder / "store") as store:
         studio = Studio(store)
         studio.show(3)
-        pictures = Pictures(studio, studio.url, lambda: KNOWN)
+        pictures = Pictures(studio.frame_store, studio.url, lambda: KNOWN)
         with serving(pictures.routes()) as port, announced(folder, http=f"127.0.0.1:{port}"):
             yield
         studio.close()
