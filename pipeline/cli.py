@@ -197,6 +197,11 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="that user's password (default: in FRAMEGATE_LISTEN_PASSWORD, or asked for)",
     )
+    command.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        help="metrics, health and live page (default: 127.0.0.1:8686, or a free port); off",
+    )
     command.add_argument("--detector", choices=("light", "heavy"), help="which detector")
     command.add_argument(
         "--classes", metavar="A,B", help="COCO labels to look for (default: all 80)"
@@ -211,6 +216,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     store = store_said(parsed.store, parsed.listen, parsed.listen_password_file)
     if store:
         changes["store"] = store
+    if parsed.http is not None:
+        changes["http"] = {"listen": parsed.http}
     named = named_sources(parsed.sources)
     changes["sources"] = {name: {"url": url} for name, url in named.items()}
     detect: dict[str, Any] = {}

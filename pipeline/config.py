@@ -62,6 +62,13 @@ class WorkersConfig:
 
 
 @dataclass(frozen=True)
+class HttpConfig:
+    """`[http]`"""
+
+    listen: str | None = None
+
+
+@dataclass(frozen=True)
 class LogConfig:
     """`[log]`"""
 
@@ -79,6 +86,7 @@ class Config:
     live: LiveConfig
     workers: WorkersConfig
     log: LogConfig
+    http: HttpConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -92,7 +100,7 @@ class _StageTable:
 
 
 Table = dict[str, Any]
-_TABLES = ("store", "credit", "live", "workers", "log", "sources", "stages", "placement")
+_TABLES = ("store", "credit", "live", "workers", "log", "http", "sources", "stages", "placement")
 
 
 def find_config(path: Path | None) -> tuple[str, str]:
@@ -162,6 +170,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     live = read_options(LiveConfig, tables.get("live", {}), "live.", faults)
     workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
+    http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = _read_stages(tables.get("stages", {}), faults)
     placement = tables.get("placement", {})
@@ -172,12 +181,19 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             break
     if stages is not None:
         faults += graph_faults(stages, placement)
-    if store is None or credit is None or live is None or workers is None or log is None:
+    if (
+        store is None
+        or credit is None
+        or live is None
+        or workers is None
+        or log is None
+        or http is None
+    ):
         return None
     if sources is None or stages is None:
         return None
     placed = {worker: tuple(names) for worker, names in placement.items()}
-    return Config(origin, store, credit, live, workers, log, sources, tuple(stages), placed)
+    return Config(origin, store, credit, live, workers, log, http, sources, tuple(stages), placed)
 
 
 def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:

@@ -18,16 +18,20 @@ from pipeline.control import (
     SharedWanted,
     Sources,
     Stop,
+    Times,
     ToSupervisor,
 )
+from pipeline.crew_times import CrewTimes
 from pipeline.deaths import LIMIT
 from pipeline.ending import Ending
 from pipeline.errors import Exit, StoreBusy, StoreLost
 from pipeline.graph import with_readers
 from pipeline.lookout import Lookout
 from pipeline.plan import Plan, told_sources
+from pipeline.redaction import shown
 from pipeline.retry import Backoff
 from pipeline.run_sources import RunSources
+from pipeline.run_status import RunStatus, SourceStatus, WorkerStatus
 from pipeline.shared_files import SharedFiles
 from pipeline.worker_process import WorkerProcess, exit_in_words
 
@@ -60,6 +64,7 @@ class Crew:
         self._plan, self._url, self._sources = plan, url, sources
         self._lookout, self._ending, self._all_ready = lookout, ending, all_ready
         self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
+        self._times = CrewTimes()
         self._draining = self._stopping = False
         self._ready: set[str] = set()
         self._once_ready: set[str] = set()
@@ -120,6 +125,29 @@ class Crew:
                 worker.progress_mono = now
                 worker.kill()
 
+    async def status(self) -> RunStatus:
+        """How the run is; asks the workers for their times."""
+        times = await self._times.ask(self._workers)
+        workers = [
+            WorkerStatus(w.name, w.pid, w.name in self._ready, w.restarts) for w in self._workers
+        ]
+        served = {w.name for w in self._workers if not self.given_up.issuperset(w.hosted)}
+        sources = [
+            SourceStatus(
+                name=spec.name,
+                url=shown(spec.request.url),
+                live=spec.live,
+                past=spec.past,
+                credit=spec.credit,
+                slots=spec.slots,
+                shared_bytes=self.shared.nbytes(spec.name),
+            )
+            for spec in self._sources.specs()
+        ]
+        unready = [f"worker {name} is not ready" for name in sorted(served - self._ready)]
+        unready += ["the run is draining"] if self._draining else []
+        return RunStatus(self._plan.run, self._draining, unready, workers, sources, times)
+
     async def stop(self) -> None:
         """End all workers: after the commit in hand if the run is done, else at once."""
         self._stopping = True
@@ -141,6 +169,7 @@ class Crew:
             await self._start(worker)
             code = await worker.ended()
             self._ready.discard(worker.name)
+            self._times.died(worker.name)
             if self._stopping or (self._draining and code == Exit.DONE):
                 self.changed.set()
                 return
@@ -203,6 +232,8 @@ class Crew:
             self._ready.add(worker.name)
             self._once_ready.add(worker.name)
             self._note_ready()
+        elif isinstance(message, Times):
+            self._times.told(worker.name, message)
         elif isinstance(message, Finished):
             self.changed.set()
         elif isinstance(message, Failed):

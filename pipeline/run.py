@@ -21,6 +21,7 @@ from pipeline.deaths import Deaths
 from pipeline.embedded import STOP_S, EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
+from pipeline.http_port import HttpPort, WebSpec, address, bound
 from pipeline.listener import Listener, open_listener
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
@@ -39,6 +40,7 @@ from pipeline.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 SAVE = "stages.save:Save"
+PICTURES = "stages.pictures:Pictures"
 STOP_PRINTER_S = 0.5
 
 
@@ -58,6 +60,11 @@ class RunOptions:
 
 def run(config: Config, options: RunOptions) -> Exit:
     """Run all sources of the configuration until they end or a signal drains them."""
+    with bound(config.http.listen) as listening:
+        return _run_listening(config, options, listening)
+
+
+def _run_listening(config: Config, options: RunOptions, listening: socket.socket | None) -> Exit:
     listener = None
     if config.store.listen is not None:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
@@ -74,7 +81,7 @@ def run(config: Config, options: RunOptions) -> Exit:
             )
         with _store(config, folder, listener) as (store, embedded):
             try:
-                return _run_on(config, options, folder, before, store, embedded)
+                return _run_on(config, options, folder, before, store, embedded, listening)
             finally:
                 keep = keep or _is_worth_keeping(folder, store)
     finally:
@@ -138,6 +145,7 @@ def _run_on(
     before: Resumed | None,
     store: Store,
     embedded: EmbeddedStore | None,
+    listening: socket.socket | None,
 ) -> Exit:
     identity = store.prepare()
     if before is not None and before.run.identity != identity:
@@ -158,7 +166,7 @@ def _run_on(
         sources.claim(options.take_over)
         sources.add(before.new, options.take_over)
         plan = make_plan(config, before.run, folder, options)
-        code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources))
+        code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources, listening))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code
@@ -193,6 +201,7 @@ async def _supervise(
     options: RunOptions,
     folder: RunFolder,
     sources: RunSources,
+    listening: socket.socket | None,
 ) -> Exit:
     supervisor = Supervisor(plan, store, embedded, sources)
     loop = asyncio.get_running_loop()
@@ -205,9 +214,14 @@ async def _supervise(
         asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
         asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results)),
     ]
+    http = None
+    if listening is not None:
+        http = address(listening)
+        log.info("metrics and live page at http://%s", http)
+        beside.append(asyncio.create_task(_http_port(plan, store.url, supervisor, listening)))
     try:
         async with answered(folder.path, supervisor, store.url):
-            with announced(folder.path):
+            with announced(folder.path, http):
                 code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
@@ -216,6 +230,13 @@ async def _supervise(
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+async def _http_port(
+    plan: Plan, url: str, supervisor: Supervisor, listening: socket.socket
+) -> None:
+    spec = WebSpec(url, PICTURES, plan.log_level, plan.log_format)
+    await HttpPort(listening, spec, supervisor.status, supervisor.find_shared).serve()
 
 
 def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:

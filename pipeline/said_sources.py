@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.http_port import OFF
 from pipeline.pace import PaceName
 from pipeline.run_folder import By, RunSource, fingerprint
 from pipeline.source import Request
@@ -43,6 +44,7 @@ def _url(name: str, place: str, url_env: str | None) -> str:
 def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
     """How workers are told of a source. pace: of all files, whatever is said of each."""
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    kept += config.http.listen not in OFF  # the last one published stays for who looks at it
     live = config.live
 
     def spec(source: RunSource) -> SourceSpec:

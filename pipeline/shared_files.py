@@ -28,6 +28,17 @@ class SharedFiles:
                 return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
         return Shared(wanted.ask), self._descriptors[key]
 
+    def find(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+        """The reply to somebody who only looks: nothing is made for him."""
+        descriptor = self._descriptors.get((wanted.source, wanted.name))
+        fault = None if descriptor is not None else f"there is no {wanted.name} of it"
+        return Shared(wanted.ask, fault), descriptor
+
+    def nbytes(self, source: str) -> int:
+        """Bytes that a source has."""
+        held = [file for key, file in self._descriptors.items() if key[0] == source]
+        return sum(os.fstat(descriptor).st_size for descriptor in held)
+
     def drop(self, source: str) -> None:
         """Let go what a source has; who mapped it keeps it until it unmaps."""
         for key in [key for key in self._descriptors if key[0] == source]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from pipeline.apart import apart
+from pipeline.control import Shared, SharedWanted
 from pipeline.crew import Crew
 from pipeline.embedded import EmbeddedStore
 from pipeline.ending import Ending
@@ -26,6 +27,7 @@ from pipeline.lookout import Lookout, Seen
 from pipeline.plan import Plan
 from pipeline.run_folder import RunSource
 from pipeline.run_sources import RunSources
+from pipeline.run_status import RunStatus
 from pipeline.spec import SourceSpec
 from pipeline.store import Store
 from pipeline.store_watch import StoreWatch
@@ -95,6 +97,14 @@ class Supervisor:
             await self._let_go([name for name in names if name in self.sources.lost()])
         for event in gone:
             await event.wait()
+
+    async def status(self) -> RunStatus:
+        """How the run is."""
+        return await self._crew.status()
+
+    def find_shared(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+        """Memory that a source has already, for somebody who looks."""
+        return self._crew.shared.find(wanted)
 
     async def run(self) -> Exit:
         """Serve until all sources are done, drained, or something cannot go on."""

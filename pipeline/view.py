@@ -91,7 +91,7 @@ class Viewer:
         """Each source since the last look (the first time: since its beginning)."""
         views = []
         for source in sources:
-            now = self._sample(source)
+            now = self.sample(source)
             views.append(view(source, self._before.get(source), now))
             self._before[source] = now
         return views
@@ -100,7 +100,8 @@ class Viewer:
         """Let the next look be since the beginning again."""
         self._before.clear()
 
-    def _sample(self, source: str) -> Sample:
+    def sample(self, source: str) -> Sample:
+        """A source at this moment."""
         with store_errors(self._url):
             pipe = self._client.pipeline(transaction=False)
             pipe.hgetall(keys.count(source))

@@ -31,7 +31,7 @@ class WorkerProcess:
         self.hosted = hosted
         self.deaths = Deaths()
         self.in_hand: dict[Place, Position] = {}
-        self.quick_deaths = 0
+        self.quick_deaths = self.restarts = 0
         self.progress = -1
         self.progress_mono = time.monotonic()
         self._heard = heard
@@ -47,6 +47,7 @@ class WorkerProcess:
 
     async def start(self, spec: WorkerSpec) -> None:
         """Start the process and give it its spec."""
+        self.restarts += self._process is not None
         ours, theirs = control.make_pair()
         ours.setblocking(False)
         self.in_hand.clear()

@@ -1,0 +1,210 @@
+"""The HTTP port: bound by the supervisor, served by a process that lives while somebody looks.
+
+Like socket activation: until the first connection there is nothing but a socket. The process ends
+by itself when nobody asks any more, and its death harms nothing: the next connection starts one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from pipeline import control
+from pipeline.control import Shared, SharedWanted, StatusThere, StatusWanted, ToSupervisor
+from pipeline.errors import ConfigFaults
+from pipeline.logs import Form
+from pipeline.orphans import die_with_parent
+from pipeline.run_status import RunStatus
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "127.0.0.1:8686"
+OFF = ("off", "")
+RULE = "allowed is HOST:PORT, such as 127.0.0.1:8686 or [::1]:8686, or off"
+REST_S = 1.0
+PATIENCE_S = 3.0
+
+
+class WebSpec(msgspec.Struct, frozen=True):
+    """What the process is told. pictures: class that serves pictures, by its dotted path."""
+
+    store: str
+    pictures: str
+    log_level: str
+    log_format: Form
+    idle_s: float = 60.0
+
+
+def bind(asked: str | None) -> socket.socket | None:
+    """A listening socket; None if it is to be off. Not asked for: the default, or any free port.
+
+    ConfigFaults if the address that was asked for cannot be listened on.
+    """
+    if asked in OFF:
+        return None
+    host, port = _parts(asked or DEFAULT)
+    try:
+        return _listening(host, port)
+    except OSError as error:
+        if asked is None:
+            with contextlib.suppress(OSError):
+                return _listening(host, 0)
+            return None
+        what = error.strerror or error
+        raise ConfigFaults([f"--http {asked}: {what}; take a free port, or off"]) from None
+
+
+def _parts(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ConfigFaults([f"--http {text!r}: {RULE}"])
+    return found[1] or found[2], int(found[3])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(place)
+        made.listen(64)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def address(listening: socket.socket) -> str:
+    """HOST:PORT at which a program on this host reaches it."""
+    host, port = listening.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = "127.0.0.1" if listening.family == socket.AF_INET else "::1"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def bound(asked: str | None) -> Iterator[socket.socket | None]:
+    """`bind` for the length of a block."""
+    listening = bind(asked)
+    try:
+        yield listening
+    finally:
+        if listening is not None:
+            listening.close()
+
+
+class HttpPort:
+    """Serves the port while `serve` runs. Lives in the supervisor's event loop."""
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        spec: WebSpec,
+        status: Callable[[], Awaitable[RunStatus]],
+        shared: Callable[[SharedWanted], tuple[Shared, int | None]],
+    ) -> None:
+        """status: how the run is; shared: memory that a source has already."""
+        self._listening, self._spec = listening, spec
+        self._status, self._shared = status, shared
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Start a process whenever somebody connects and there is none; for ever."""
+        while True:
+            await self._connection()
+            code = await self._serve_with_a_process()
+            if code != 0:
+                log.warning("the HTTP process ended with code %d; another may start", code)
+                await asyncio.sleep(REST_S)
+
+    async def _connection(self) -> None:
+        loop, somebody = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._listening.fileno(), somebody.set)
+        try:
+            await somebody.wait()
+        finally:
+            loop.remove_reader(self._listening.fileno())
+
+    async def _serve_with_a_process(self) -> int:
+        ours, theirs = control.make_pair()
+        ours.setblocking(False)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pipeline.web", str(theirs.fileno()), str(os.getpid())),
+            str(self._listening.fileno()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            pass_fds=(theirs.fileno(), self._listening.fileno()),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+        theirs.close()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours.fileno(), self._listen, ours)
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                process.stdin.write(msgspec.json.encode(self._spec))
+                await process.stdin.drain()
+            process.stdin.close()
+            return await process.wait()
+        finally:
+            loop.remove_reader(ours.fileno())
+            for task in self._tasks:
+                task.cancel()
+            ours.close()
+            await _end(process)
+
+    def _listen(self, ours: socket.socket) -> None:
+        while True:
+            try:
+                message = control.receive_from_worker(ours)
+            except (BlockingIOError, OSError):
+                return
+            if message is None:
+                asyncio.get_running_loop().remove_reader(ours.fileno())
+                return
+            self._answer(ours, message)
+
+    def _answer(self, ours: socket.socket, message: ToSupervisor) -> None:
+        if isinstance(message, SharedWanted):
+            control.send(ours, *self._shared(message))
+        elif isinstance(message, StatusWanted):
+            task = asyncio.create_task(self._tell_status(ours, message.ask))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _tell_status(self, ours: socket.socket, ask: int) -> None:
+        told = msgspec.json.encode(await self._status())
+        descriptor = os.memfd_create("framegate-status", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, told)
+            control.send(ours, StatusThere(ask), descriptor)
+        finally:
+            os.close(descriptor)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End it in time, or at once."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), PATIENCE_S)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

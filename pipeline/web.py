@@ -1,0 +1,253 @@
+"""The HTTP process: metrics, health, and what the page needs to know.
+
+/metrics      for Prometheus
+/healthz      200 while the run lives
+/readyz       200 when all workers serve and the store answers, else 503 and why, as JSON
+/api/sources  each source as JSON
+and the routes of the class that serves pictures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.control import ControlLine
+from pipeline.errors import FramegateError, SupervisorSilent
+from pipeline.frame_views import FrameViews
+from pipeline.http_port import WebSpec
+from pipeline.loading import load
+from pipeline.logs import set_up_logging
+from pipeline.metrics import Scrape
+from pipeline.orphans import die_with_parent_of
+from pipeline.processes import ProcessUse, process_use
+from pipeline.redaction import redacted
+from pipeline.run_status import RunStatus
+from pipeline.source import Request as SourceRequest
+from pipeline.spec import SourceSpec
+from pipeline.store_faults import store_errors
+from pipeline.store_url import connect
+from pipeline.view import View, Viewer, view
+
+log = logging.getLogger(__name__)
+
+ANSWER_S = 5.0
+FRESH_S = 1.0
+IDLE_TICK_S = 5.0
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+class RunReader:
+    """What the store and the supervisor know. Any thread, one at a time."""
+
+    def __init__(self, line: ControlLine, store: str, frames: FrameViews) -> None:
+        self._line, self._url, self._frames = line, store, frames
+        self._lock = threading.Lock()
+        self._viewer: Viewer | None = None
+        self._status: RunStatus | None = None
+        self._asked_mono = 0.0
+
+    def status(self) -> RunStatus:
+        """How the run is, at most a second ago. SupervisorSilent if nobody says."""
+        with self._lock:
+            now = time.monotonic()
+            if self._status is None or now - self._asked_mono > FRESH_S:
+                self._status = self._ask()
+                self._asked_mono = now
+                self._frames.take_sources([_spec(source) for source in self._status.sources])
+            return self._status
+
+    def _ask(self) -> RunStatus:
+        descriptor = self._line.status(ANSWER_S)
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(0)
+            return msgspec.json.decode(file.read(), type=RunStatus)
+
+    def views(self) -> list[View]:
+        """The run's sources since they were last looked at. StoreLost, StoreBusy."""
+        names = [source.name for source in self.status().sources]
+        with self._lock:
+            if self._viewer is None:
+                self._viewer = Viewer(self._url)
+            return self._viewer.look(names)
+
+    def missing_pictures(self) -> Mapping[str, str]:
+        """The run's sources, with why there may be no picture."""
+        try:
+            return {v.source: f"{v.state}: {v.fault}" if v.fault else "" for v in self.views()}
+        except FramegateError:
+            return dict.fromkeys((source.name for source in self.status().sources), "")
+
+    def scrape(self) -> Scrape:
+        """All that is measured. StoreLost, StoreBusy, SupervisorSilent."""
+        status = self.status()
+        with store_errors(self._url), connect(self._url) as client:
+            info = client.info()
+        viewer = Viewer(self._url)
+        try:
+            samples = {source.name: viewer.sample(source.name) for source in status.sources}
+        finally:
+            viewer.close()
+        views = [view(name, None, sample) for name, sample in samples.items()]
+        return Scrape(
+            status=status,
+            counters={name: sample.counters for name, sample in samples.items()},
+            views=views,
+            models={n: s.results[0].models for n, s in samples.items() if s.results},
+            uses=_uses(status),
+            store=info,
+        )
+
+    def store_fault(self) -> str | None:
+        """Why the store does not answer, None if it does."""
+        try:
+            with store_errors(self._url), connect(self._url) as client:
+                client.ping()
+        except FramegateError as error:
+            return redacted(str(error))
+        return None
+
+
+def _spec(source: Any) -> SourceSpec:
+    return SourceSpec(
+        source.name, SourceRequest("", source.live), source.past, source.credit, source.slots, ""
+    )
+
+
+def _uses(status: RunStatus) -> dict[str, ProcessUse]:
+    found = {w.name: process_use(w.pid) for w in status.workers if w.pid is not None}
+    return {name: use for name, use in found.items() if use is not None}
+
+
+def routes(run: RunReader) -> list[Route]:
+    """The routes that need no pixels."""
+
+    def metrics(request: Request) -> Response:  # noqa: ARG001
+        registry = CollectorRegistry()
+        registry.register(run.scrape())
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    def healthz(request: Request) -> Response:  # noqa: ARG001
+        run.status()
+        return PlainTextResponse("alive\n")
+
+    def readyz(request: Request) -> Response:  # noqa: ARG001
+        why = list(run.status().unready)
+        if (fault := run.store_fault()) is not None:
+            why.append(fault)
+        return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
+
+    def sources(request: Request) -> Response:  # noqa: ARG001
+        status = {source.name: source for source in run.status().sources}
+        listed = [as_json(view, status[view.source]) for view in run.views()]
+        return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
+
+    return [
+        Route("/metrics", metrics),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/api/sources", sources),
+    ]
+
+
+def as_json(view: View, source: Any) -> dict[str, Any]:
+    """One source as the page and programs get it."""
+    told: dict[str, Any] = msgspec.to_builtins(view)
+    told["dropped"] = told.pop("drops")
+    return {**told, "live": source.live, "url": source.url, "credit": source.credit}
+
+
+class IdleCount:
+    """Counts open requests, and since when there are none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._open = 0
+        self._since_mono = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        self._open += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._open -= 1
+            self._since_mono = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds without an open request."""
+        return 0.0 if self._open else time.monotonic() - self._since_mono
+
+
+async def serve(app: IdleCount, listening: socket.socket, idle_s: float) -> None:
+    """Serve until nobody asks any more, or SIGTERM."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not serving.done():
+        await asyncio.wait([serving], timeout=min(IDLE_TICK_S, idle_s))
+        server.should_exit = server.should_exit or app.idle_s > idle_s
+    await serving
+
+
+def make_app(line: ControlLine, spec: WebSpec) -> Starlette:
+    """All routes. Without the class for pictures there are none of them; that is logged."""
+    frames = FrameViews(line)
+    run = RunReader(line, spec.store, frames)
+    all_routes = routes(run)
+    try:
+        kind: Callable[..., Any] = load(spec.pictures)
+        all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()
+    except Exception:
+        log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
+    return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
+
+
+def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    level = logging.WARNING if isinstance(error, SupervisorSilent) else logging.DEBUG
+    log.log(level, "%s", error)
+    return PlainTextResponse(f"{redacted(str(error))}\n", 503, _NO_STORE)
+
+
+def main() -> int:
+    """Control socket, parent and listening socket as arguments; the spec on standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WebSpec)
+    die_with_parent_of(int(sys.argv[2]))
+    set_up_logging(spec.log_level, "http", spec.log_format)
+    app = IdleCount(make_app(line, spec))
+    asyncio.run(serve(app, socket.socket(fileno=int(sys.argv[3])), spec.idle_s))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

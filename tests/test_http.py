@@ -1,0 +1,154 @@
+"""The HTTP port of real runs: what it says agrees with the store, and it costs nothing unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.errors import Exit
+from pipeline.store import Store
+from tests.footage import bikes
+from tests.runs import Run, children, wait_until
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, "nobody listens"
+
+
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+def scraped(port: int) -> Samples:
+    """Samples by name and labels."""
+    status, text = get(port, "/metrics")
+    assert status == 200, text
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def web_process(run: Run) -> int | None:
+    for pid, command in children(run.process.pid).items():
+        if command[1:3] == ["-m", "pipeline.web"]:
+            return pid
+    return None
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Run, int]]:
+    """A run of the demo's clip at its own pace, with a port."""
+    clip = bikes()
+    assert clip is not None
+    port = free_port()
+    run = Run(
+        tmp_path / "data", f"bikes={clip}", "--pace", "realtime", "--http", f"127.0.0.1:{port}"
+    )
+    yield run, port
+    run.kill()
+
+
+def test_metrics_health_and_sources_agree_with_the_store(served: tuple[Run, int]) -> None:
+    run, port = served
+    assert web_process(run) is None, "nothing serves before somebody asks"
+    wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
+    assert web_process(run) is not None
+    assert get(port, "/healthz") == (200, "alive\n")
+    bikes_only = (("source", "bikes"),)
+    store = Store(run.url)
+    for _ in range(10):
+        before = store.counters("bikes")
+        found = scraped(port)
+        after = store.counters("bikes")
+        decoded, published, dropped, flight = (
+            found[f"framegate_{name}"][labels]
+            for name, labels in (
+                ("frames_decoded_total", bikes_only),
+                ("frames_published_total", bikes_only),
+                ("frames_dropped_total", (("reason", "replaced"), *bikes_only)),
+                ("frames_in_flight", bikes_only),
+            )
+        )
+        assert decoded == published + dropped + flight
+        assert before.get("decoded", 0) <= decoded <= after.get("decoded", 0)
+        assert before.get("published", 0) <= published <= after.get("published", 0)
+    store.close()
+    wait_until("latency is told", lambda: _count(scraped(port), "arrival_to_publish") > 0)
+    wait_until("stages tell their times", lambda: _count(scraped(port), "stage_compute") > 0)
+    found = scraped(port)
+    assert found["framegate_source_up"] == {bikes_only: 1.0}
+    assert {dict(labels)["worker"] for labels in found["framegate_worker_ready"]} == {
+        "ingest", "infer", "publish",
+    }  # fmt: skip
+    assert found["framegate_frame_store_bytes"][bikes_only] > 640 * 272
+    (listed,) = json.loads(get(port, "/api/sources")[1])
+    assert (listed["source"], listed["live"], listed["state"]) == ("bikes", False, "running")
+    assert run.wait() == Exit.DONE
+
+
+def _count(found: Samples, what: str) -> float:
+    name = f"framegate_{what}_seconds_bucket"
+    return sum(n for labels, n in found.get(name, {}).items() if ("le", "+Inf") in labels)
+
+
+def test_its_process_may_die(served: tuple[Run, int]) -> None:
+    run, port = served
+    wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
+    first = web_process(run)
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    wait_until("it is gone", lambda: web_process(run) != first)
+    assert get(port, "/healthz")[0] == 200
+    assert web_process(run) not in (None, first)
+    assert run.wait() == Exit.DONE
+
+
+def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        run = Run(tmp_path / "data", str(bikes()), "--http", address)
+        assert run.wait() == Exit.USAGE
+    assert f"--http {address}: Address already in use; take a free port, or off" in (
+        run.log.read_text()
+    )
+
+
+def test_dashboards_and_rules_name_metrics_that_there_are(served: tuple[Run, int]) -> None:
+    run, port = served
+    wait_until("latency is told", lambda: _count(scraped(port), "arrival_to_publish") > 0)
+    known = set(scraped(port)) | {"framegate_source_losses_total"}
+    for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
+        named = set(re.findall(r"framegate_[a-z0-9_]+", (DEPLOY / name).read_text()))
+        assert named, name
+        assert named <= known, named - known
+    run.kill()
