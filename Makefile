@@ -9,7 +9,7 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check extras locks clean
+.PHONY: help install demo test test-all check extras locks platforms clean
 
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
@@ -18,6 +18,7 @@ help:
 	@echo "make check     style, formatting and types"
 	@echo "make extras    also what benchmarks and training need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
+	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
 
 install: $(VENV)/installed
 
@@ -55,6 +56,11 @@ locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra bench --extra train pyproject.toml -o locks/extras.txt
+
+# Not after install: to ask the registry is no reason to make the environment anew.
+platforms:
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python deploy/platforms.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
