@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -181,7 +183,7 @@ _decode_any: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
 
 def decode_record(data: bytes) -> Record:
     """Read a frame entry's `d`; RecordTooNew if a newer Framegate wrote it."""
-    return _checked(_decode_record(data), data)
+    return _checked(_decode_record, data)
 
 
 def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
@@ -191,14 +193,26 @@ def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
 
 def decode_versioned(data: bytes, kind: type[T]) -> T:
     """Read a versioned record of `kind`; RecordTooNew if a newer Framegate wrote it."""
-    return _checked(msgspec.msgpack.decode(data, type=kind), data)
+    return _checked(partial(decode, kind=kind), data)
 
 
-def _checked(record: T, data: bytes) -> T:
-    version = record.v  # type: ignore[attr-defined]
-    if version != VERSION:
+class _Versioned(msgspec.Struct):
+    v: int
+
+
+def _checked(read: Callable[[bytes], T], data: bytes) -> T:
+    """What was read, of a version up to ours; a newer one may be of any shape beside its `v`."""
+    try:
+        record = read(data)
+        version: int = record.v  # type: ignore[attr-defined]
+    except msgspec.ValidationError:
+        version = decode(data, _Versioned).v
+        if version <= VERSION:
+            raise
+    if version > VERSION:
         raise RecordTooNew(
-            f"record version {version} ({len(data)} bytes); this Framegate reads version {VERSION}"
+            f"record version {version} ({len(data)} bytes); this Framegate reads up to version "
+            f"{VERSION}: read it with the Framegate that wrote it, or a later one"
         )
     return record
 
