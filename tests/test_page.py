@@ -30,7 +30,8 @@ def door(**changes: Any) -> dict[str, Any]:
     usual = {
         "source": "door",
         "url": "rtsp://camera.example/main",
-        "state": "connected",
+        "live": True,
+        "state": "running",
         "since": 1_000_000_000.0,
         "fault": None,
         "fps": 24.96,
