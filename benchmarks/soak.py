@@ -60,7 +60,13 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        command = [sys.executable, "-m", "benchmarks.camera_server", str(self._folder), str(self.port)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.camera_server",
+            str(self._folder),
+            str(self.port),
+        ]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._process.stdout.readline()
@@ -282,12 +288,13 @@ def main() -> None:
         tail = run.log.read_text()[-2000:] if code else ""
     if tail:
         print(tail, file=sys.stderr)
+    found = {"conditions": said, "minutes": asked.minutes, "exit": code, "kills": kills}
+    tell("soak", {**found, **_found(watch)}, asked.write)
+
+
+def _found(watch: Watch) -> dict[str, Any]:
     counters = {n: c for n, c in sorted(watch.counters.items()) if "latency:" not in n}
-    result = {
-        "conditions": said,
-        "minutes": asked.minutes,
-        "exit": code,
-        "kills": kills,
+    return {
         "counters": counters,
         "results_read": watch.results,
         "doubled": watch.doubled,
@@ -298,7 +305,6 @@ def main() -> None:
             what: watch.slope(what) for what in ("memory_mb", "descriptors", "shared_mb", "log_mb")
         },
     }
-    tell("soak", result, asked.write)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,7 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
 
 def test_dashboards_and_rules_name_metrics_that_there_are(served: tuple[Run, int]) -> None:
     run, port = served
+    wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
     wait_until("latency is told", lambda: _count(scraped(port), "arrival_to_publish") > 0)
     known = set(scraped(port)) | {"framegate_source_losses_total"}
     for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
