@@ -293,6 +293,11 @@ def test_all_adds_up_and_no_password_is_anywhere(scene: Scene) -> None:
     for source in run.sources:
         run.check_positions(source)
     assert run.finish() == 0
+    planted = run.folder / "planted"
+    planted.write_text(f"somebody wrote {SECRET}")
+    with pytest.raises(AssertionError, match="a password is in .*planted"):
+        run.check_secrets()
+    planted.unlink()
     published = published_in(run.data, run.sources)  # law 4 once more: nothing is in flight now
     blind = {source for source in run.sources if not published[source].results}
     assert blind == {"dead", "silent", "sound", "absent", "no_camera"} | (

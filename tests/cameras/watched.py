@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import secrets
 import signal
 import stat
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import msgpack  # type: ignore[import-untyped]
 
 from pipeline.embedded import EmbeddedStore
-from tests.commands import Command, Reader, user_folder
+from tests.commands import Command, Reader, framegate, user_folder
 from tests.runs import children, wait_until
 
 USER = "viewer"
 SECRET = f"{secrets.token_hex(8)}!{secrets.token_hex(4)}"
+_ADDRESS = re.compile(r"live page at (http://\S+)")
 LIVE = "[live]\nstall_s = 2.0\nretry_most_s = 0.2\n"
 
 
@@ -54,7 +57,9 @@ class WatchedRun:
         self.data = self.folder / "data"
         self.sources = tuple(sources)
         named = [f"{name}={place}" for name, place in sources.items()]
-        self.command = Command(self.folder, "run", *named, "-d", "data", "--json")
+        self.command = Command(
+            self.folder, "run", *named, "-d", "data", "--json", "--http", "127.0.0.1:0"
+        )
         try:
             store = EmbeddedStore(self.data / "store", "everysec")
             self.reader = Reader(store.url)
@@ -181,6 +186,23 @@ class WatchedRun:
             yield f"command line of {pid}", "\0".join(command).encode()
         if self.alive:
             yield from _stored(self.reader.client)
+            yield from self._pages()
+            elsewhere = self.folder.with_name(f"{self.folder.name}_asked")
+            elsewhere.mkdir(exist_ok=True)
+            for words in (["watch", "--json", "--once"], ["sources"]):
+                told = framegate(elsewhere, *words, "-d", str(self.data))
+                assert told.code == 0, told.err
+                yield f"framegate {words[0]}", f"{told.out}{told.err}".encode()
+
+    def _pages(self) -> Iterator[tuple[str, bytes]]:
+        """What the run's HTTP port shows."""
+        found = _ADDRESS.search(self.command.err)
+        assert found, self.command.err
+        for path in ("/", "/metrics", "/healthz", "/readyz", "/api/sources"):
+            answer = httpx.get(f"{found[1]}{path}", timeout=20.0)
+            shown = f"{answer.status_code} {answer.headers} {answer.text}"
+            assert answer.status_code in (200, 503), f"{path}: {shown}"
+            yield path, shown.encode()
 
     # -- the end
 
