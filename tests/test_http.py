@@ -148,6 +148,7 @@ def test_dashboards_and_rules_name_metrics_that_there_are(served: tuple[Run, int
     wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
     wait_until("latency is told", lambda: _count(scraped(port), "arrival_to_publish") > 0)
     known = set(scraped(port)) | {"framegate_source_losses_total"}
+    known |= {name.removesuffix("_bucket") for name in known}
     for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
         named = set(re.findall(r"framegate_[a-z0-9_]+", (DEPLOY / name).read_text()))
         assert named, name
