@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
-from pipeline.records import VERSION, End, Object, Result
+from pipeline.list_sources import accounts
+from pipeline.records import VERSION, Connection, End, Object, Result
 from pipeline.view import Sample, as_line, as_table, view
 from tests.pipeline.published import result
 
@@ -91,6 +94,58 @@ def test_without_new_frames_the_latency_is_that_of_all() -> None:
 )
 def test_states(end: End | None, started: bool, state: str) -> None:
     assert view("door", None, sample(1.0, {}, end=end, started=started)).state == state
+
+
+CONNECTING = Connection(VERSION, "connecting", 5.0, "unreachable: no route")
+CONNECTED = Connection(VERSION, "connected", 6.0)
+LOST = Connection(VERSION, "lost", 7.0, "stalled: no frame for 5.0 s")
+OVER = End(VERSION, frames=1, last=True)
+
+
+@pytest.mark.parametrize(
+    ("connection", "end", "more", "expected"),
+    [
+        (CONNECTING, None, {"started": False}, ("connecting", 5.0, "unreachable: no route")),
+        (CONNECTED, None, {}, ("running", 6.0, None)),
+        (LOST, None, {}, ("lost", 7.0, "stalled: no frame for 5.0 s")),
+        (LOST, End(VERSION, frames=1, last=False), {}, ("lost", 7.0, LOST.fault)),
+        (LOST, OVER, {}, ("finished", None, None)),
+        (LOST, OVER, {"owned": False, "removed": True}, ("removed", None, None)),
+        (CONNECTING, OVER, {"done": False}, ("connecting", 5.0, "unreachable: no route")),
+        (CONNECTED, None, {"owned": False}, ("stopped", 6.0, None)),
+    ],
+)
+def test_states_of_cameras(
+    connection: Connection,
+    end: End | None,
+    more: dict[str, bool],
+    expected: tuple[str, float | None, str | None],
+) -> None:
+    """An end of an earlier life is none of a camera that was added again."""
+    now = replace(sample(1.0, {}, end=end), connection=connection, **more)
+    found = view("door", None, now)
+    assert (found.state, found.since, found.fault) == expected
+
+
+@given(
+    drops=st.dictionaries(st.sampled_from(["replaced", "late"]), st.integers(0, 50)),
+    published=st.integers(0, 50),
+    in_flight=st.integers(0, 50),
+    connects=st.integers(0, 5),
+)
+def test_each_frame_is_somewhere(
+    drops: dict[str, int], published: int, in_flight: int, connects: int
+) -> None:
+    dropped = {f"dropped:{reason}": n for reason, n in drops.items()}
+    decoded = sum(drops.values()) + published + in_flight
+    counters = {"decoded": decoded, "published": published, "connects": connects, **dropped}
+    found = view("door", None, sample(1.0, counters))
+    assert (found.in_flight, found.drops, found.dropped) == (in_flight, drops, sum(drops.values()))
+    assert found.reconnects == max(0, connects - 1)
+    assert accounts([found, found]) == (
+        f"{2 * decoded} decoded = {2 * published} published + {2 * found.dropped} dropped + "
+        f"{2 * in_flight} in flight"
+    )
 
 
 def test_a_line_and_a_table_of_the_same_view() -> None:
