@@ -9,104 +9,23 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pytest
 
 from pipeline import latency
-from tests.cameras import gstreamer
-from tests.cameras.background import Background
-from tests.cameras.faulty import FaultyLine
-from tests.cameras.gstreamer import GStreamerCamera, Login
-from tests.cameras.http import HttpCamera
-from tests.cameras.pictures import FPS, SIZE, SMALL, Clips
-from tests.cameras.toolkit import ToolkitCamera
-from tests.cameras.watched import LIVE, SECRET, USER, WatchedRun, url
+from tests.cameras.pictures import FPS, SIZE, SMALL
+from tests.cameras.scene import ABSENT, STEADY, Scene, set_up
+from tests.cameras.watched import SECRET
 from tests.runs import published_in
 
-ABSENT = gstreamer.missing()
 needs_gstreamer = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
-
-LOGIN = Login(USER, SECRET)
-STEADY = ("steady", "guarded", "datagrams")
-BEHIND_A_LINE = (
-    "late",
-    "flaky",
-    "stalling",
-    "changing",
-    "restarting",
-    "fast_clock",
-    "bursts",
-    "damaged",
-    "dead",
-    "silent",
-)
-
-
-class _Closes(Protocol):
-    def close(self) -> None: ...
-
-
-Closing = TypeVar("Closing", bound=_Closes)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """The run with its cameras; `lines` are the networks that tests disturb."""
-
-    run: WatchedRun
-    lines: dict[str, FaultyLine]
-    kit: ToolkitCamera
-    other: ToolkitCamera
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """One camera for each test, all in the same run."""
     with ExitStack() as close, pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cameras")
-        background = Background()
-        close.callback(background.close)
-        clips, others = Clips(folder / "clips"), Clips(folder / "others")
-        kit = _closing(close, ToolkitCamera(background, clips.folder))
-        other = _closing(close, ToolkitCamera(background, others.folder))
-        path = kit.path(clips.clip(name="cam.mkv", seconds=20).name)
-        others.clip("hevc", SMALL, name="cam.mkv", seconds=20)
-        lines = {name: _closing(close, FaultyLine(background)) for name in BEHIND_A_LINE}
-        sources = {name: url(line.port, path) for name, line in lines.items()}
-        web = HttpCamera(background, folder / "hls", clips.clip("mjpeg"), clips.clip(), LOGIN)
-        close.callback(web.close)
-        sources |= {
-            "steady": url(kit.port, path),
-            "hls": url(web.port, "/cam.m3u8", "http"),
-            "mjpeg": url(web.port, "/cam.mjpg", "http"),
-            "sound": url(kit.port, kit.path(clips.sound().name)),
-            "absent": url(kit.port, kit.path("nothing.mkv")),
-            "no_camera": url(web.port, "/cam.m3u8"),
-        }
-        more = LIVE
-        if ABSENT is None:
-            clip = clips.clip(seconds=240)
-            guarded = GStreamerCamera(clip, "/cam", login=Login(USER, SECRET, "digest"))
-            locked = GStreamerCamera(clip, "/cam", login=Login(USER, "another"))
-            datagrams = GStreamerCamera(clip, "/cam", login=LOGIN)
-            for camera in (guarded, locked, datagrams):
-                close.callback(camera.close)
-            sources |= {"guarded": url(guarded.port, "/cam"), "locked": url(locked.port, "/cam")}
-            patch.setenv("DATAGRAMS", url(datagrams.port, "/cam"))
-            more += '[sources.datagrams]\nurl_env = "DATAGRAMS"\ntransport = "udp"\n'
-        for name, line in lines.items():
-            if name not in ("late", "dead"):
-                line.on(None if name == "silent" else kit.port)
-        run = WatchedRun(folder / "user", sources, more)
-        close.callback(run.close)
-        yield Scene(run, lines, kit, other)
-
-
-def _closing(close: ExitStack, found: Closing) -> Closing:
-    close.callback(found.close)
-    return found
+        yield set_up(tmp_path_factory.mktemp("cameras"), close, patch)
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +214,7 @@ def test_all_adds_up_and_no_password_is_anywhere(scene: Scene) -> None:
     assert run.finish() == 0
     planted = run.folder / "planted"
     planted.write_text(f"somebody wrote {SECRET}")
-    with pytest.raises(AssertionError, match="a password is in .*planted"):
+    with pytest.raises(AssertionError, match=r"a password is in .*planted"):
         run.check_secrets()
     planted.unlink()
     published = published_in(run.data, run.sources)  # law 4 once more: nothing is in flight now

@@ -50,12 +50,17 @@ class WatchedRun:
     """Runs until it is closed; `reader` reads its store meanwhile."""
 
     def __init__(
-        self, folder: Path, sources: dict[str, str], more: str = LIVE, main: str = ""
+        self,
+        folder: Path,
+        sources: dict[str, str],
+        more: str = LIVE,
+        main: str = "",
+        also: Sequence[str] = (),
     ) -> None:
-        """sources: URL by name; more, main: as of user_folder."""
+        """sources: URL by name; more, main: as of user_folder; also: sources named in `more`."""
         self.folder = user_folder(folder, more, main)
         self.data = self.folder / "data"
-        self.sources = tuple(sources)
+        self.sources = (*sources, *also)
         named = [f"{name}={place}" for name, place in sources.items()]
         self.command = Command(
             self.folder, "run", *named, "-d", "data", "--json", "--http", "127.0.0.1:0"
