@@ -136,7 +136,8 @@ def main() -> None:
     parser.add_argument("--peers", help="Python with Roboflow's inference installed")
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda which, _: sys.exit(128 + which))
     counts = sorted({int(count) for count in arguments.cameras.split(",")})
     clip = find_clip(arguments.data)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
