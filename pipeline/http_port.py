@@ -43,7 +43,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     pictures: str
     log_level: str
     log_format: Form
-    idle_s: float = 60.0
+    idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 
 def bind(asked: str | None) -> socket.socket | None:
@@ -122,6 +122,9 @@ class HttpPort:
 
     async def serve(self) -> None:
         """Start a process whenever somebody connects and there is none; for ever."""
+        if not ipaddress.ip_address(self._listening.getsockname()[0]).is_loopback:
+            where = address(self._listening)
+            log.warning("http: %s has no password: whoever reaches it sees the pictures", where)
         while True:
             await self._connection()
             code = await self._serve_with_a_process()

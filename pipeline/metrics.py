@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from pipeline.run_status import RunStatus, SourceStatus
 from pipeline.view import View, drops_of
 
 STATES = ("waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed")
-LOST = "lost:"
+LOST, LAGGED = "lost:", "lagged:"
 EVERY_BOUND = 3
 
 # name of the metric, name of the counter, what it counts
@@ -42,8 +43,8 @@ class Scrape:
 
     counters, views   by source, each source's read at one moment
     models            by source, what made its last result
-    uses              memory and CPU by worker
-    store             INFO of the store
+    uses              memory and CPU by worker; own: the supervisor's
+    store             INFO of the store, None while it does not answer
     """
 
     status: RunStatus
@@ -51,18 +52,21 @@ class Scrape:
     views: Sequence[View]
     models: Mapping[str, Sequence[str]]
     uses: Mapping[str, ProcessUse]
-    store: Mapping[str, object]
+    own: ProcessUse | None
+    store: Mapping[str, object] | None
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
-        yield InfoMetricFamily(
-            "framegate_build", "What runs", value={"version": version("framegate")}
-        )
+        build = {"version": version("framegate"), "python": platform.python_version()}
+        yield InfoMetricFamily("framegate_build", "What runs", value=build)
+        ready = self.store is not None and not self.status.unready
+        yield _one("ready", "1 while all workers serve and the store answers", ready)
         yield from self._counted()
         yield from self._by_reason()
         yield from self._sources()
         yield self._latency()
         yield from self._stages()
+        yield self._models()
         yield from self._workers()
         yield from self._store()
 
@@ -86,8 +90,14 @@ class Scrape:
             for name, n in counters.items():
                 if name.startswith(LOST):
                     losses.add_metric([source, name.removeprefix(LOST)], n)
-        yield dropped
-        yield losses
+        lagged = CounterMetricFamily(
+            "framegate_frames_lagged", "Frames that a side stage missed", labels=["source", "stage"]
+        )
+        for source, counters in self.counters.items():
+            for name, n in counters.items():
+                if name.startswith(LAGGED):
+                    lagged.add_metric([source, name.removeprefix(LAGGED)], n)
+        yield from (dropped, losses, lagged)
 
     def _sources(self) -> Iterator[Metric]:
         state = StateSetMetricFamily(
@@ -106,17 +116,22 @@ class Scrape:
         yield from (state, up, flight, credit)
         memory = _gauge("frame_store_bytes", "Shared memory of a source")
         slots = _gauge("frame_store_slots", "Frames that a source's frame store holds")
+        used = _gauge("frame_store_slots_used", "Of these, frames that are in flight")
         for source in self.status.sources:
             memory.add_metric([source.name], source.shared_bytes)
             slots.add_metric([source.name], source.slots)
-        yield from (memory, slots)
-        models = GaugeMetricFamily(
-            "framegate_model_info", "What made the last result", labels=["source", "model"]
-        )
-        for name, made_by in self.models.items():
-            for model in made_by:
-                models.add_metric([name, model], 1)
-        yield models
+        for view in self.views:
+            if (spec := self._spec(view.source)) is not None:
+                used.add_metric([view.source], min(spec.slots, view.in_flight))
+        yield from (memory, slots, used)
+
+    def _models(self) -> Metric:
+        labels = ["source", "model", "precision"]
+        models = InfoMetricFamily("framegate_model", "What made the last result", labels=labels)
+        for source, made_by in self.models.items():
+            for name in made_by:
+                models.add_metric([source, *model_parts(name)], {})
+        return models
 
     def _spec(self, name: str) -> SourceStatus | None:
         return next((source for source in self.status.sources if source.name == name), None)
@@ -152,7 +167,7 @@ class Scrape:
             "framegate_worker_restarts", "Times that another took its place", labels=labels
         )
         memory = GaugeMetricFamily(
-            "framegate_worker_resident_bytes", "Resident memory", labels=labels
+            "framegate_worker_resident_memory_bytes", "Resident memory", labels=labels
         )
         cpu = CounterMetricFamily(
             "framegate_worker_cpu_seconds", "CPU since it was started", labels=labels
@@ -164,18 +179,38 @@ class Scrape:
                 memory.add_metric([worker.name], use.resident_bytes)
                 cpu.add_metric([worker.name], use.cpu_s)
         yield from (ready, again, memory, cpu)
+        if self.own is not None:
+            name, whose = "supervisor_resident_memory_bytes", "of the supervisor"
+            yield _one(name, f"Resident memory {whose}", self.own.resident_bytes)
+            name = "framegate_supervisor_cpu_seconds"
+            yield CounterMetricFamily(name, f"CPU {whose}", value=self.own.cpu_s)
 
     def _store(self) -> Iterator[Metric]:
+        yield _one("store_up", "1 while the store answers", self.store is not None)
         for metric, key, what in (
             ("store_memory_bytes", "used_memory", "Memory that the store uses"),
-            ("store_log_bytes", "aof_current_size", "Size of the store's append-only file"),
+            ("store_aof_bytes", "aof_current_size", "Size of the store's append-only file"),
         ):
-            if isinstance(found := self.store.get(key), int):
-                yield GaugeMetricFamily(f"framegate_{metric}", what, value=found)
+            if isinstance(found := (self.store or {}).get(key), int):
+                yield _one(metric, what, found)
 
 
 def _gauge(name: str, what: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"framegate_{name}", what, labels=["source"])
+
+
+def _one(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"framegate_{name}", what, value=value)
+
+
+def model_parts(name: str) -> tuple[str, str]:
+    """Model and precision of what results call KIND-PRECISION@HASH; the hash stays with the model.
+
+    A name of another form, of a user's stage, is all model.
+    """
+    kind, at, digest = name.partition("@")
+    model, dash, precision = kind.rpartition("-")
+    return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
 
 
 def latency_buckets(counters: Mapping[str, int]) -> list[tuple[str, float]]:

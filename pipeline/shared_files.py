@@ -31,8 +31,9 @@ class SharedFiles:
     def find(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
         """The reply to somebody who only looks: nothing is made for him."""
         descriptor = self._descriptors.get((wanted.source, wanted.name))
-        fault = None if descriptor is not None else f"there is no {wanted.name} of it"
-        return Shared(wanted.ask, fault), descriptor
+        if descriptor is None or os.fstat(descriptor).st_size != wanted.nbytes:
+            return Shared(wanted.ask, f"there is no {wanted.name} of it"), None
+        return Shared(wanted.ask), descriptor
 
     def nbytes(self, source: str) -> int:
         """Bytes that a source has."""

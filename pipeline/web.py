@@ -21,16 +21,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.control import ControlLine
-from pipeline.errors import FramegateError, SupervisorSilent
+from pipeline.errors import FramegateError, StoreBusy, StoreLost, SupervisorSilent
 from pipeline.frame_views import FrameViews
 from pipeline.http_port import WebSpec
 from pipeline.loading import load
@@ -44,13 +42,13 @@ from pipeline.source import Request as SourceRequest
 from pipeline.spec import SourceSpec
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
-from pipeline.view import View, Viewer, view
+from pipeline.view import Sample, View, Viewer, view
+from pipeline.web_server import QuietServer, guarded
 
 log = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
 FRESH_S = 1.0
-IDLE_TICK_S = 5.0
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -96,24 +94,30 @@ class RunReader:
             return dict.fromkeys((source.name for source in self.status().sources), "")
 
     def scrape(self) -> Scrape:
-        """All that is measured. StoreLost, StoreBusy, SupervisorSilent."""
+        """All that is measured; without a store that answers, the rest. SupervisorSilent."""
         status = self.status()
-        with store_errors(self._url), connect(self._url) as client:
-            info = client.info()
-        viewer = Viewer(self._url)
         try:
-            samples = {source.name: viewer.sample(source.name) for source in status.sources}
-        finally:
-            viewer.close()
-        views = [view(name, None, sample) for name, sample in samples.items()]
+            samples, info = self._read([source.name for source in status.sources])
+        except (StoreLost, StoreBusy):
+            return Scrape(status, {}, [], {}, _uses(status), _own_use(), None)
         return Scrape(
             status=status,
             counters={name: sample.counters for name, sample in samples.items()},
-            views=views,
+            views=[view(name, None, sample) for name, sample in samples.items()],
             models={n: s.results[0].models for n, s in samples.items() if s.results},
             uses=_uses(status),
+            own=_own_use(),
             store=info,
         )
+
+    def _read(self, names: list[str]) -> tuple[dict[str, Sample], dict[str, Any]]:
+        viewer = Viewer(self._url)
+        try:
+            samples = {name: viewer.sample(name) for name in names}
+        finally:
+            viewer.close()
+        with store_errors(self._url), connect(self._url) as client:
+            return samples, client.info()
 
     def store_fault(self) -> str | None:
         """Why the store does not answer, None if it does."""
@@ -136,13 +140,17 @@ def _uses(status: RunStatus) -> dict[str, ProcessUse]:
     return {name: use for name, use in found.items() if use is not None}
 
 
+def _own_use() -> ProcessUse | None:
+    """The supervisor's: it has started this process, which dies with it."""
+    return process_use(os.getppid())
+
+
 def routes(run: RunReader) -> list[Route]:
     """The routes that need no pixels."""
 
-    def metrics(request: Request) -> Response:  # noqa: ARG001
-        registry = CollectorRegistry()
-        registry.register(run.scrape())
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
     def healthz(request: Request) -> Response:  # noqa: ARG001
         run.status()
@@ -174,50 +182,6 @@ def as_json(view: View, source: Any) -> dict[str, Any]:
     return {**told, "live": source.live, "url": source.url, "credit": source.credit}
 
 
-class IdleCount:
-    """Counts open requests, and since when there are none."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._open = 0
-        self._since_mono = time.monotonic()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        self._open += 1
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._open -= 1
-            self._since_mono = time.monotonic()
-
-    @property
-    def idle_s(self) -> float:
-        """Seconds without an open request."""
-        return 0.0 if self._open else time.monotonic() - self._since_mono
-
-
-async def serve(app: IdleCount, listening: socket.socket, idle_s: float) -> None:
-    """Serve until nobody asks any more, or SIGTERM."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=1,
-        lifespan="off",
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    while not serving.done():
-        await asyncio.wait([serving], timeout=min(IDLE_TICK_S, idle_s))
-        server.should_exit = server.should_exit or app.idle_s > idle_s
-    await serving
-
-
 def make_app(line: ControlLine, spec: WebSpec) -> Starlette:
     """All routes. Without the class for pictures there are none of them; that is logged."""
     frames = FrameViews(line)
@@ -240,12 +204,13 @@ def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG00
 def main() -> int:
     """Control socket, parent and listening socket as arguments; the spec on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    listening = socket.socket(fileno=int(sys.argv[3]))
     line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WebSpec)
     die_with_parent_of(int(sys.argv[2]))
     set_up_logging(spec.log_level, "http", spec.log_format)
-    app = IdleCount(make_app(line, spec))
-    asyncio.run(serve(app, socket.socket(fileno=int(sys.argv[3])), spec.idle_s))
+    app = guarded(make_app(line, spec), listening)
+    asyncio.run(QuietServer(app, spec.idle_s).serve([listening]))
     return 0
 
 

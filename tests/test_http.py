@@ -17,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import Exit
 from pipeline.store import Store
-from tests.footage import bikes
+from tests.footage import bikes, steady, write_scene
 from tests.runs import Run, children, wait_until
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
+SECRET = "tulip-4711"
 
 
 def free_port() -> int:
@@ -31,9 +32,10 @@ def free_port() -> int:
         return port
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers or {})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -63,21 +65,44 @@ def web_process(run: Run) -> int | None:
     return None
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Run, int]]:
-    """A run of the demo's clip at its own pace, with a port."""
-    clip = bikes()
-    assert clip is not None
+@pytest.fixture(scope="module")
+def staying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int]]:
+    """A run that is ready: a short clip, done, and a camera that is off, so that it goes on."""
+    folder, port = tmp_path_factory.mktemp("http"), free_port()
+    clip = write_scene(folder / "short.mp4", steady(20))
+    camera = f"rtsp://watcher:{SECRET}@127.0.0.1:{free_port()}/gate"
+    address = f"127.0.0.1:{port}"
+    run = Run(folder / "data", f"short={clip}", f"gate={camera}", "--http", address)
+    try:
+        wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
+        wait_until("the clip is done", lambda: _state(port, "short") == "finished")
+        yield run, port
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == Exit.DONE
+        assert get(port, "/healthz")[0] == 0
+        assert SECRET not in run.log.read_text()
+    finally:
+        run.kill()
+
+
+def _state(port: int, source: str) -> str | None:
+    status, text = get(port, "/api/sources")
+    listed = json.loads(text) if status == 200 else []
+    return next((told["state"] for told in listed if told["source"] == source), None)
+
+
+def test_metrics_health_and_sources_agree_with_the_store(tmp_path: Path) -> None:
     port = free_port()
-    run = Run(
-        tmp_path / "data", f"bikes={clip}", "--pace", "realtime", "--http", f"127.0.0.1:{port}"
-    )
-    yield run, port
-    run.kill()
+    address = f"127.0.0.1:{port}"
+    run = Run(tmp_path / "data", f"bikes={bikes()}", "--pace", "realtime", "--http", address)
+    try:
+        _agree(run, port)
+        assert run.wait() == Exit.DONE
+    finally:
+        run.kill()
 
 
-def test_metrics_health_and_sources_agree_with_the_store(served: tuple[Run, int]) -> None:
-    run, port = served
+def _agree(run: Run, port: int) -> None:
     assert web_process(run) is None, "nothing serves before somebody asks"
     wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
     assert web_process(run) is not None
@@ -111,7 +136,6 @@ def test_metrics_health_and_sources_agree_with_the_store(served: tuple[Run, int]
     assert found["framegate_frame_store_bytes"][bikes_only] > 640 * 272
     (listed,) = json.loads(get(port, "/api/sources")[1])
     assert (listed["source"], listed["live"], listed["state"]) == ("bikes", False, "running")
-    assert run.wait() == Exit.DONE
 
 
 def _count(found: Samples, what: str) -> float:
@@ -119,16 +143,15 @@ def _count(found: Samples, what: str) -> float:
     return sum(n for labels, n in found.get(name, {}).items() if ("le", "+Inf") in labels)
 
 
-def test_its_process_may_die(served: tuple[Run, int]) -> None:
-    run, port = served
-    wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
+def test_its_process_may_die(staying: tuple[Run, int]) -> None:
+    run, port = staying
+    assert get(port, "/healthz")[0] == 200
     first = web_process(run)
     assert first is not None
     os.kill(first, signal.SIGKILL)
     wait_until("it is gone", lambda: web_process(run) != first)
     assert get(port, "/healthz")[0] == 200
     assert web_process(run) not in (None, first)
-    assert run.wait() == Exit.DONE
 
 
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -143,14 +166,42 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     )
 
 
-def test_dashboards_and_rules_name_metrics_that_there_are(served: tuple[Run, int]) -> None:
-    run, port = served
-    wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
-    wait_until("latency is told", lambda: _count(scraped(port), "arrival_to_publish") > 0)
+def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, int]) -> None:
+    _, port = staying
     known = set(scraped(port)) | {"framegate_source_losses_total"}
     known |= {name.removesuffix("_bucket") for name in known}
     for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
-        named = set(re.findall(r"framegate_[a-z0-9_]+", (DEPLOY / name).read_text()))
+        text = (DEPLOY / name).read_text()
+        named = set(re.findall(r"(?<![:\w])framegate_[a-z0-9_]+", text))  # source:...: is recorded
         assert named, name
         assert named <= known, named - known
-    run.kill()
+
+
+def test_other_names_of_this_host_are_not_answered(staying: tuple[Run, int]) -> None:
+    _, port = staying
+    assert get(port, "/healthz", {"Host": f"localhost:{port}"})[0] == 200
+    assert get(port, "/healthz", {"Host": f"rebound.example:{port}"})[0] == 400
+
+
+def test_a_source_that_ended_and_a_camera_that_is_off_are_told_exactly(
+    staying: tuple[Run, int],
+) -> None:
+    run, port = staying
+    store, labels, gate = Store(run.url), (("source", "short"),), (("source", "gate"),)
+    counters, found = store.counters("short"), scraped(port)
+    store.close()
+    assert counters["published"] == 20
+    for name in ("decoded", "published"):
+        assert found[f"framegate_frames_{name}_total"][labels] == counters[name]
+    assert found["framegate_frames_in_flight"][labels] == 0
+    latency = found["framegate_arrival_to_publish_seconds_bucket"]
+    assert latency[(("le", "+Inf"), *labels)] == counters["published"]
+    state = found["framegate_source_state"]
+    assert state[(("framegate_source_state", "connecting"), *gate)] == 1
+    assert found["framegate_source_up"] == {labels: 1, gate: 0}
+
+
+def test_no_path_tells_the_cameras_password(staying: tuple[Run, int]) -> None:
+    _, port = staying
+    for path in ("/metrics", "/api/sources", "/readyz", "/healthz", "/snapshot/gate.jpg", "/"):
+        assert SECRET not in get(port, path)[1], path
