@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pipeline.decoder import DecoderThread, Finished, Lost, ResumePoint, Surroun
 from pipeline.errors import FramegateError, SourceFault
 from pipeline.retry import Backoff
 from pipeline.source import Frame, Source
+
+log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.5
 STABLE_S = 10.0
@@ -37,6 +40,7 @@ class CameraDecoder(DecoderThread):
         super().__init__(name, around, start)
         self._epoch = None
         self._number = start.number
+        self._untold = 0  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
 
@@ -45,11 +49,11 @@ class CameraDecoder(DecoderThread):
         while not self._stopping:
             began = time.monotonic()
             reader = CameraReader(self.source_name, self._open, self._changed)
-            reader.start()
             try:
+                reader.start()
                 lost = self._follow(reader)
-            except FramegateError as error:  # no room for its pictures, say
-                lost = Lost(str(error), "no_memory", reader.replaced, reader.news())
+            except Exception as error:
+                lost = self._given_up(reader, error)
             finally:
                 reader.abandon()
             if lost is None:
@@ -57,7 +61,8 @@ class CameraDecoder(DecoderThread):
             if lost.reason == "died":
                 return Finished(lost.counts, f"{lost.reason}: {lost.fault}")
             self._report(lost)
-            failures = 1 if time.monotonic() - began > STABLE_S else failures + 1
+            stable = reader.frames and time.monotonic() - began > STABLE_S
+            failures = 1 if stable else failures + 1
             self._rest(failures, lost.reason)
         return None
 
@@ -80,21 +85,29 @@ class CameraDecoder(DecoderThread):
                 return None
             if fault is not None:
                 return self._lost(reader, fault, opened)
-            if not opened or (before is not None and is_break(before, reader.hand)):
+            taken = self._take_from(reader, before) if opened else None
+            if taken is None:
                 self._ask_for_epoch()
                 if not self._await_epoch():
                     return None
                 opened, before = True, None
                 continue
-            with self._changed:
-                frame, dropped = reader.take()
+            before, dropped = taken
             position = self._take_credit(dropped)
             if position is None:
                 return None
             self.done += 1
-            self._put(self._number, frame, position, dropped, reader.news())
+            self._untold = dropped + 1
+            self._put(self._number, before, position, dropped, reader.news())
+            self._untold = 0
             self._number += 1
-            before = frame
+
+    def _take_from(self, reader: CameraReader, before: Frame | None) -> tuple[Frame, int] | None:
+        """The newest frame, and how many it replaced; None if it needs a new epoch first."""
+        with self._changed:  # the frame that is judged is the one that is taken
+            if before is not None and is_break(before, reader.hand):
+                return None
+            return reader.take()
 
     def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
         """Wait until there is a frame and room for it; gives why no more comes, None otherwise."""
@@ -120,8 +133,17 @@ class CameraDecoder(DecoderThread):
 
     def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
         with self._changed:
-            dropped = reader.replaced + (reader.hand is not None)
+            dropped = self._untold + reader.replaced + (reader.hand is not None)
+        self._untold = 0
         return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
+
+    def _given_up(self, reader: CameraReader, error: Exception) -> Lost:
+        """A frame could not be put: that costs the connection, not the camera."""
+        if isinstance(error, FramegateError):  # no room for its pictures, say
+            return self._lost(reader, SourceFault(str(error), "no_memory"), opened=True)
+        log.exception("source %s: a frame could not be put", self.source_name)
+        what = f"a frame could not be put: {type(error).__name__}"
+        return self._lost(reader, SourceFault(what, "damaged"), opened=True)
 
     def _open(self) -> Source:
         return self._around.open_source(self._guard)
