@@ -127,9 +127,14 @@ class HttpPort:
             log.warning("http: %s has no password: whoever reaches it sees the pictures", where)
         while True:
             await self._connection()
-            code = await self._serve_with_a_process()
-            if code != 0:
+            try:
+                code = await self._serve_with_a_process()
+            except OSError as error:  # no memory, descriptor or process left for it now
+                log.warning("the HTTP process cannot start: %s; trying again", error)
+                code = None
+            if code:
                 log.warning("the HTTP process ended with code %d; another may start", code)
+            if code != 0:
                 await asyncio.sleep(REST_S)
 
     async def _connection(self) -> None:

@@ -58,6 +58,7 @@ class RunReader:
     def __init__(self, line: ControlLine, store: str, frames: FrameViews) -> None:
         self._line, self._url, self._frames = line, store, frames
         self._lock = threading.Lock()
+        self._looking = threading.Lock()  # apart: a store that hangs must not hold up health
         self._viewer: Viewer | None = None
         self._status: RunStatus | None = None
         self._asked_mono = 0.0
@@ -81,7 +82,7 @@ class RunReader:
     def views(self) -> list[View]:
         """The run's sources since they were last looked at. StoreLost, StoreBusy."""
         names = [source.name for source in self.status().sources]
-        with self._lock:
+        with self._looking:
             if self._viewer is None:
                 self._viewer = Viewer(self._url)
             return self._viewer.look(names)

@@ -1,0 +1,66 @@
+"""What the HTTP process knows, while others hang."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import msgspec
+
+from pipeline import control
+from pipeline.control import ControlLine, StatusThere, StatusWanted
+from pipeline.errors import StoreLost
+from pipeline.frame_views import FrameViews
+from pipeline.run_status import RunStatus, SourceStatus
+from pipeline.web import RunReader
+
+STATUS = RunStatus(
+    run="r",
+    draining=False,
+    unready=[],
+    workers=[],
+    sources=[SourceStatus("a", "a.mp4", False, 0, 4, 4, 0)],
+    times={},
+)
+
+
+def supervise(end: socket.socket) -> None:
+    """Tell the status whenever it is wanted, until the other side hangs up."""
+    while (message := control.receive_from_worker(end)) is not None:
+        assert isinstance(message, StatusWanted)
+        descriptor = os.memfd_create("status")
+        os.write(descriptor, msgspec.json.encode(STATUS))
+        control.send(end, StatusThere(message.ask), descriptor)
+        os.close(descriptor)
+
+
+def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
+    ours, theirs = control.make_pair()
+    supervisor = threading.Thread(target=supervise, args=(ours,))
+    supervisor.start()
+    line = ControlLine(theirs)
+    with socket.socket(socket.AF_UNIX) as store:
+        store.bind(str(tmp_path / "store"))
+        store.listen()
+        run = RunReader(line, f"unix://{tmp_path / 'store'}", FrameViews(line))
+        lost: list[StoreLost] = []
+
+        def look() -> None:
+            try:
+                run.views()
+            except StoreLost as error:
+                lost.append(error)
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        hanging, _ = store.accept()
+        assert run.status() == STATUS
+        assert looking.is_alive()  # it has no answer yet, and held nobody up
+        hanging.close()
+    looking.join(20)
+    assert lost
+    theirs.shutdown(socket.SHUT_RDWR)
+    supervisor.join(20)
+    ours.close()
