@@ -110,17 +110,6 @@ def ask(folder: Path, question: Question, patience_s: float | None = None) -> An
     return answer
 
 
-def _said(folder: Path, question: bytes, patience_s: float | None) -> bytes:
-    """The line that comes back, empty if the run hangs up."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-        line.settimeout(patience_s)
-        with control_socket(folder) as at:
-            line.connect(at)
-        line.sendall(question + b"\n")
-        with line.makefile("rb") as answers:
-            return answers.readline()
-
-
 def refusal(error: FramegateError) -> Refused:
     """An error as an answer."""
     return Refused(str(error), int(error.exit))
