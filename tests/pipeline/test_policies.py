@@ -227,6 +227,21 @@ class TestDeaths:
         deaths.died({}, {self.PLACE: Position(1, 6)}, self.EPOCHS)
         assert deaths.set_aside == set()
 
+    def test_a_source_that_was_taken_over_is_forgotten(self) -> None:
+        deaths, at = Deaths(), Position(1, 5)
+        for _ in range(LIMIT):
+            deaths.died({self.PLACE: at}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
+        assert deaths.died({}, {}, {}) == []
+        assert deaths.set_aside == set()
+
+    def test_deaths_between_which_a_position_moved_bear_fruit(self) -> None:
+        deaths = Deaths()
+        for n in range(5):
+            deaths.died({}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
+            assert deaths.fruitless == n + 1
+        deaths.died({}, {self.PLACE: Position(1, 5)}, self.EPOCHS)
+        assert deaths.fruitless == 1
+
 
 @given(st.integers(1, 2000), st.floats(0, 1))
 def test_backoff_stays_between_half_of_first_and_most(failures: int, chance: float) -> None:
@@ -251,18 +266,3 @@ def test_no_latency_before_the_first_frame_and_none_without_a_bucket() -> None:
     assert percentile({"published": 0}, 0.5) is None
     assert bucket(0.0) == "latency:0"
     assert bucket(1e9) == f"latency:{len(BOUNDS_S)}"
-
-    def test_a_source_that_was_taken_over_is_forgotten(self) -> None:
-        deaths, at = Deaths(), Position(1, 5)
-        for _ in range(LIMIT):
-            deaths.died({self.PLACE: at}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
-        assert deaths.died({}, {}, {}) == []
-        assert deaths.set_aside == set()
-
-    def test_deaths_between_which_a_position_moved_bear_fruit(self) -> None:
-        deaths = Deaths()
-        for n in range(5):
-            deaths.died({}, {self.PLACE: Position(1, 4)}, self.EPOCHS)
-            assert deaths.fruitless == n + 1
-        deaths.died({}, {self.PLACE: Position(1, 5)}, self.EPOCHS)
-        assert deaths.fruitless == 1
