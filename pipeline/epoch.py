@@ -14,10 +14,10 @@ _ON_DISK = ("WAITAOF", "1", "0", "5000")
 
 
 class EpochRequest:
-    """One request under way. One thread."""
+    """One request under way, on a connection of its own. One thread."""
 
-    def __init__(self, url: str, source: str, token: bytes, run: str) -> None:
-        self.link = Link(url)
+    def __init__(self, link: Link, source: str, token: bytes, run: str) -> None:
+        self.link = link
         self.link.send(epoch_command(source, token, run), _ON_DISK)
         self._epoch: int | None = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pipeline.epoch import EpochRequest
 from pipeline.feed import Feed
 from pipeline.hop import Verdict
+from pipeline.links import Links
 from pipeline.records import Position
 from pipeline.room import Room
 from pipeline.spec import WorkerSpec
@@ -18,8 +19,8 @@ Answer = Position | int | Verdict | None
 class Errands:
     """Waits under way, by source. One thread."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: WorkerSpec, links: Links) -> None:
+        self._spec, self._links = spec, links
         self._rooms: dict[str, Room] = {}
         self._epochs: dict[str, EpochRequest] = {}
 
@@ -28,11 +29,12 @@ class Errands:
         source = feed.spec.name
         if feed.needs_epoch():
             if source not in self._epochs:
-                spec = self._spec
-                self._epochs[source] = EpochRequest(spec.store, source, feed.token, spec.run)
+                link = self._links.open(source)
+                self._epochs[source] = EpochRequest(link, source, feed.token, self._spec.run)
         elif feed.thread is not None and feed.thread.credit.full:
             if source not in self._rooms:
-                self._rooms[source] = Room(self._spec.store, source, self._spec.last_readers())
+                link = self._links.open(source)
+                self._rooms[source] = Room(link, source, self._spec.last_readers())
             if not self._rooms[source].armed:
                 self._rooms[source].arm(feed.thread.credit.low_water)
 

@@ -21,15 +21,13 @@ from pipeline.hop import (
     SourceHop,
     Verdict,
     attach_command,
-    hop_command,
-    read_answers,
     read_attached,
 )
 from pipeline.inbox import Arrival
+from pipeline.links import Links
 from pipeline.records import Position
 from pipeline.runner import REST_S, Moves, Runner
 from pipeline.shared_views import SharedViews
-from pipeline.wire import Link
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +43,14 @@ class IngestLoop:
         self._line = line
         self._decoders = Decoders(runner.spec, line, shared, open_source)
         self._feeds = {s.name: Feed(s, self._spec.run) for s in self._spec.sources}
-        self._errands = Errands(runner.spec)
         self._sources = line.sources
         self._draining = False
         self._did_something = False
+        self._links: Links
+        self._errands: Errands
 
     def connected(self) -> bool:
-        """Whether this connection has done anything yet."""
+        """Whether anything was done since it connected."""
         return self._did_something
 
     def progress(self) -> int:
@@ -59,33 +58,35 @@ class IngestLoop:
         threads = [feed.thread for feed in list(self._feeds.values()) if feed.thread]
         return self._runner.done + sum(thread.done for thread in threads)
 
-    def serve(self, link: Link) -> None:
+    def serve(self, links: Links) -> None:
         """Work until ordered to stop, or drained. Fenced when no source is left."""
+        self._links, self._errands = links, Errands(self._spec, links)
         self._did_something = False
         self._obey()
         self._take_sources()
-        for trim in self._runner.trims(all_of_them=True):
-            link.call(*trim)
+        self._runner.let_all_be_trimmed()
+        for source, trim in self._runner.trims(self._runner.sources):
+            links.of(source).call(*trim)
         try:
-            self._attach(link, list(self._feeds))
+            self._attach(list(self._feeds))
             while not self._ended():
                 if self._line.sources is not self._sources:
-                    self._attach(link, self._take_sources())
+                    self._attach(self._take_sources())
                 if not self._feeds and self._runner.fenced:
                     raise Fenced("another worker has taken all sources over")
-                self._turn(link)
+                self._turn()
                 self._did_something = True
         finally:
             self._errands.drop_all()
 
-    def _turn(self, link: Link) -> None:
+    def _turn(self) -> None:
         now, wall = time.monotonic(), time.time()
         for source, feed in self._feeds.items():
             if not self._draining:
                 self._hand_on(source, feed.gather(now, wall))
-        self._run_stages(link)
+        self._run_stages()
         if self._runner.stale:
-            self._attach(link, set(self._runner.stale))
+            self._attach(set(self._runner.stale))
         if self._runner.idle():
             self._wait()
 
@@ -117,11 +118,14 @@ class IngestLoop:
 
     # -- standing with the store
 
-    def _attach(self, link: Link, sources: Iterable[str]) -> None:
+    def _attach(self, sources: Iterable[str]) -> None:
         """Decode's tokens first: from then on no other worker adds to what the stages read."""
-        run = self._spec.run
-        taken = {s: read_attached(link.call(*attach_command(s, "decode", run))) for s in sources}
-        self._runner.attach(link, taken)
+        run, links = self._spec.run, self._links
+        taken = {
+            source: read_attached(links.of(source).call(*attach_command(source, "decode", run)))
+            for source in sources
+        }
+        self._runner.attach(links, taken)
         for source, attached in taken.items():
             if isinstance(attached, Verdict):
                 self._runner.refused(source, attached)
@@ -135,7 +139,7 @@ class IngestLoop:
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
-            self._decoders.start(link, feed, attached.position, state)
+            self._decoders.start(links.of(source), feed, attached.position, state)
             if state.done:
                 self._line.say(Finished(source, "decode"))
             if self._draining and feed.thread is not None:
@@ -145,41 +149,38 @@ class IngestLoop:
         feed = self._feeds.pop(source, None)
         if feed is not None:
             self._errands.drop(source)
+            self._links.drop([source])
             end_thread(feed)
 
     # -- committing
 
-    def _run_stages(self, link: Link) -> None:
+    def _run_stages(self) -> None:
         """Run the hosted stages and commit; no careful source decodes meanwhile."""
         if not self._spec.careful:
-            self._commit(link, self._runner.step())
+            self._send(self._runner.step())()
             return
         with self._decoders.turn:
-            settle = self._send(link, self._runner.step())
+            settle = self._send(self._runner.step())
         settle()
 
-    def _commit(self, link: Link, moves: Moves) -> None:
-        self._send(link, moves)()
-
-    def _send(self, link: Link, moves: Moves) -> Callable[[], None]:
+    def _send(self, moves: Moves) -> Callable[[], None]:
         """Send what is to be committed and take the answers; gives what settles them."""
         commits = {source: feed.commit() for source, feed in self._feeds.items()}
-        hops = []
+        hops = {}
         for source, own in commits.items():
             theirs = [move.commit for _, move in moves.get(source, [])]
             if own or theirs:
-                hops.append(SourceHop(source, (*([own] if own else []), *theirs)))
+                hops[source] = SourceHop(source, (*([own] if own else []), *theirs))
         if not hops:
             return lambda: None
-        trims = self._runner.trims()
-        link.send(hop_command(hops), *trims)
-        answers = read_answers(link.receive())
-        for _ in trims:
-            link.receive()
+        parts = self._links.parts(hops, self._runner.trims(self._feeds)).values()
+        for part in parts:
+            part.link.send(*part.commands())
+        answers = [said for part in parts for said in part.receive()]
 
         def settle() -> None:
-            for hop, answer in zip(hops, answers, strict=True):
-                self._settle(hop.source, moves, commits[hop.source], answer)
+            for source, answer in answers:
+                self._settle(source, moves, commits[source], answer)
 
         return settle
 

@@ -15,8 +15,8 @@ SAFETY_MS = 5000
 class Room:
     """One source's wait for room, on a connection of its own. One thread."""
 
-    def __init__(self, url: str, source: str, readers: tuple[str, ...]) -> None:
-        self.link = Link(url)
+    def __init__(self, link: Link, source: str, readers: tuple[str, ...]) -> None:
+        self.link = link
         self._source = source
         self._readers = readers
         self._slowest = readers[0]

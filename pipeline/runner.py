@@ -12,16 +12,10 @@ import msgspec
 from pipeline import keys, records
 from pipeline.control import ControlLine, Finished, InHand
 from pipeline.errors import StoreRefused
-from pipeline.hop import (
-    END,
-    Answer,
-    SourceHop,
-    Verdict,
-    attach_command,
-    read_attached,
-)
+from pipeline.hop import END, Answer, SourceHop, Verdict, attach_command, read_attached
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival, Inbox
+from pipeline.links import Links
 from pipeline.records import START, End, Position, Record
 from pipeline.saying import Move
 from pipeline.spec import SourceSpec, StageSpec, WorkerSpec
@@ -90,7 +84,7 @@ class Runner:
 
     # -- standing with the store
 
-    def attach(self, link: Link, sources: Iterable[str]) -> None:
+    def attach(self, links: Links, sources: Iterable[str]) -> None:
         """Take new tokens for these sources and load where their stages stand.
 
         A source that another run owns is dropped. StoreRefused if the store was emptied.
@@ -99,23 +93,25 @@ class Runner:
             for inbox in self.inboxes.values():
                 inbox.clear(source)
             for stage in self.hosted:
-                reply = link.call(*attach_command(source, stage.spec.name, self.spec.run))
+                reply = links.of(source).call(
+                    *attach_command(source, stage.spec.name, self.spec.run)
+                )
                 attached = read_attached(reply)
                 if isinstance(attached, Verdict):
                     self.refused(source, attached)
                     break
                 stage.attach(source, attached)
             else:
-                self._catch_up(link, source)
+                self._catch_up(links, source)
             self.stale.discard(source)
 
-    def _catch_up(self, link: Link, source: str) -> None:
+    def _catch_up(self, links: Links, source: str) -> None:
         """Give readers in this process what their input has said and they have not read."""
         for stage in self.hosted:
             if stage.spec.input in self.spec.hosted:
                 after = stage.standings[source].position
                 stream = input_stream(self.spec, stage.spec.name, source)
-                reply = link.call("XRANGE", stream, f"({after}", "+")
+                reply = links.of(source).call("XRANGE", stream, f"({after}", "+")
                 self.receive(stage, source, reply, after)
 
     def refused(self, source: str, verdict: Verdict) -> None:
@@ -133,9 +129,12 @@ class Runner:
         else:
             self.stale.add(source)
 
-    def check_tokens(self, link: Link) -> None:
-        """Drop the sources that another worker has attached to since; StoreRefused if emptied."""
-        places = [(source, stage) for stage in self.hosted for source in self.sources]
+    def check_tokens(self, link: Link, sources: Iterable[str]) -> None:
+        """Drop those of a link's sources that another worker has attached to since.
+
+        StoreRefused if the store was emptied.
+        """
+        places = [(s, stage) for stage in self.hosted for s in sources if s in self.sources]
         link.send(*(("HGET", keys.at(source, s.spec.name), "t") for source, s in places))
         tokens = [link.receive() for _ in places]
         for (source, stage), token in zip(places, tokens, strict=True):
@@ -256,11 +255,13 @@ class Runner:
         """Count what makes a stage's stream longer."""
         self._trimming.wrote(source, stage, entries)
 
-    def trims(self, all_of_them: bool = False) -> list[Command]:
-        """Calls that remove what has been read, once in a while for each stream."""
-        if all_of_them:
-            self._trimming.all_are_due(self.sources)
-        return self._trimming.commands()
+    def let_all_be_trimmed(self) -> None:
+        """Let the next calls of `trims` be about all streams."""
+        self._trimming.all_are_due(self.sources)
+
+    def trims(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
+        """Calls that remove what was read of these sources, with their source; now and then."""
+        return self._trimming.commands(sources)
 
 
 def arrived_now(arrival: Arrival) -> Arrival:
@@ -271,9 +272,9 @@ def arrived_now(arrival: Arrival) -> Arrival:
     return Arrival(arrival.position, record)
 
 
-def hops(moves: Moves) -> list[SourceHop]:
-    """The hops that these moves make."""
-    return [SourceHop(s, tuple(move.commit for _, move in m)) for s, m in moves.items()]
+def hops(moves: Moves) -> dict[str, SourceHop]:
+    """The hops that these moves make, by source."""
+    return {s: SourceHop(s, tuple(move.commit for _, move in m)) for s, m in moves.items()}
 
 
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.control import ControlLine
 from pipeline.errors import Fenced
-from pipeline.hop import hop_command, read_answers
 from pipeline.hosted_stage import HostedStage
+from pipeline.links import Links
 from pipeline.records import Position
 from pipeline.runner import REST_S, Moves, Runner, hops, input_stream
 from pipeline.wire import Command, Link
@@ -21,6 +23,21 @@ PLENTY = 16
 CHECK_S = 4.0
 _BLOCK = ("BLOCK", "5000")
 _BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
+
+
+@dataclass
+class Reading:
+    """What is read over one link: all sources, or in a cluster one.
+
+    readers   who reads which stream
+    under_way whether a read was sent whose reply was not taken
+    """
+
+    link: Link
+    sources: list[str] = field(default_factory=list)
+    readers: dict[bytes, list[tuple[str, HostedStage]]] = field(default_factory=dict)
+    under_way: bool = False
+    checked_mono: float = 0.0
 
 
 class StageLoop:
@@ -33,49 +50,36 @@ class StageLoop:
         self._heads = [stage for stage in runner.hosted if stage.spec.input not in names]
         self._sources = line.sources
         self._read_to: dict[tuple[str, str], Position] = {}
-        self._readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
+        self._readings: dict[Link, Reading] = {}
         self._did_something = False
-        self._checked_mono = 0.0
+        self._links: Links
 
     def connected(self) -> bool:
-        """Whether this connection has done anything yet."""
+        """Whether anything was done since it connected."""
         return self._did_something
 
-    def serve(self, link: Link) -> None:
-        """Work until ordered to stop, or told of other sources: those are served on a connection
+    def serve(self, links: Links) -> None:
+        """Work until ordered to stop, or told of other sources: those are served on connections
         of their own. Fenced when all sources were taken from this worker.
         """
+        self._links = links
+        self._readings = {}
         self._did_something = False
         self._take_sources()
-        for trim in self._runner.trims(all_of_them=True):
-            link.call(*trim)
-        self._attach(link, list(self._runner.sources))
+        self._runner.let_all_be_trimmed()
+        for source, trim in self._runner.trims(self._runner.sources):
+            links.of(source).call(*trim)
+        self._attach(list(self._runner.sources))
         while not self._has_word():
             if not self._runner.sources:
                 self._await_sources()
                 return
-            moves = self._runner.step()
-            trims = self._runner.trims()
-            reads = self._read_commands()
-            commands = [hop_command(hops(moves))] if moves else []
-            link.send(*commands, *trims, *reads)
-            if moves:
-                self._settle(moves, link.receive())
-            for _ in trims:
-                link.receive()
-            if reads:
-                if not self._await_reply(link):
-                    return
-                reply = link.receive()
-                self._take(reply)
-                if reply is None:
-                    self._see_whether_replaced(link)
-            elif self._runner.idle():
-                if select.select([self._line.wake], [], [], REST_S)[0]:
-                    os.eventfd_read(self._line.wake)
-                self._see_whether_replaced(link)
+            sent = self._commit_and_read(self._runner.step())
+            if not self._hear(wait=sent or self._runner.idle()):
+                return
             if self._runner.stale:
-                self._attach(link, set(self._runner.stale))
+                links.drop(self._runner.stale)  # with what is read of them
+                self._attach(set(self._runner.stale))
             self._did_something = True
 
     def _take_sources(self) -> None:
@@ -96,9 +100,9 @@ class StageLoop:
             select.select([self._line.wake], [], [])
             os.eventfd_read(self._line.wake)
 
-    def _attach(self, link: Link, sources: Iterable[str]) -> None:
+    def _attach(self, sources: Iterable[str]) -> None:
         sources = list(sources)
-        self._runner.attach(link, sources)
+        self._runner.attach(self._links, sources)
         for stage in self._heads:
             for source in sources:
                 if source in self._runner.sources:
@@ -107,18 +111,47 @@ class StageLoop:
         self._list_readers()
 
     def _list_readers(self) -> None:
-        """Who reads which stream, of the sources that are still this worker's."""
-        self._readers = {}
-        for stage in self._heads:
-            for source in self._runner.sources:
+        """Who reads which stream over which link, of the sources that are still this worker's."""
+        before, self._readings = self._readings, {}
+        for source in self._runner.sources:
+            link = self._links.of(source)
+            if link not in self._readings:
+                reading = self._readings[link] = before.get(link) or Reading(link)
+                reading.sources, reading.readers = [], {}
+            reading = self._readings[link]
+            reading.sources.append(source)
+            for stage in self._heads:
                 stream = input_stream(self._runner.spec, stage.spec.name, source).encode()
-                self._readers.setdefault(stream, []).append((source, stage))
+                reading.readers.setdefault(stream, []).append((source, stage))
 
-    def _read_commands(self) -> list[Command]:
+    def _commit_and_read(self, moves: Moves) -> bool:
+        """Commit and next read leave in one write; whether there was a read."""
+        free = [r.sources for r in self._readings.values() if not r.under_way]
+        trims = self._runner.trims(itertools.chain.from_iterable(free))
+        parts = self._links.parts(hops(moves), trims)
+        sent = False
+        for link, reading in self._readings.items():
+            commands = parts[link].commands() if link in parts else []
+            read = [] if reading.under_way else self._read_commands(reading)
+            if reading.under_way and commands:
+                self._take(reading)  # its reply comes first
+            if commands or read:
+                link.send(*commands, *read)
+            reading.under_way |= bool(read)
+            sent |= bool(read)
+        before = len(self._runner.sources)
+        for part in parts.values():
+            for source, answer in part.receive():
+                self._runner.settle(source, moves[source], answer)
+        if len(self._runner.sources) < before:
+            self._list_readers()
+        return sent
+
+    def _read_commands(self, reading: Reading) -> list[Command]:
         """The next read, of streams whose readers have not got plenty waiting; none if all have."""
         streams = {
             stream: min(self._read_to[source, stage.spec.name] for source, stage in readers)
-            for stream, readers in self._readers.items()
+            for stream, readers in reading.readers.items()
             if any(self._has_room(source, stage) for source, stage in readers)
         }
         if not streams:
@@ -129,42 +162,51 @@ class StageLoop:
         ids = map(str, streams.values())
         return [("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *streams, *ids)]
 
-    def _see_whether_replaced(self, link: Link) -> None:
-        """A worker without work learns that another took its place, and ends like one with work."""
-        now = time.monotonic()
-        if now - self._checked_mono > CHECK_S:
-            self._checked_mono = now
-            self._runner.check_tokens(link)
-            self._list_readers()
-
     def _has_room(self, source: str, stage: HostedStage) -> bool:
         return self._runner.inboxes[stage.spec.name].count(source) < PLENTY
 
-    def _settle(self, moves: Moves, reply: list[list[Any]]) -> None:
-        before = len(self._runner.sources)
-        for (source, theirs), answer in zip(moves.items(), read_answers(reply), strict=True):
-            self._runner.settle(source, theirs, answer)
-        if len(self._runner.sources) < before:
-            self._list_readers()
+    def _hear(self, wait: bool) -> bool:
+        """Take the replies to reads that are here, one at least if it is to wait for it.
 
-    def _await_reply(self, link: Link) -> bool:
-        """Wait for the read's reply; False when an order or other sources came first."""
-        wake, reply = self._line.wake, link.fileno()
-        while not link.here():
-            ready, _, _ = select.select([reply, wake], [], [])
-            if wake in ready:
-                os.eventfd_read(wake)
+        False when an order or other sources came first.
+        """
+        under_way = [reading for reading in self._readings.values() if reading.under_way]
+        if not under_way and not wait:
+            return True
+        timeout = (None if under_way else REST_S) if wait else 0.0
+        while not (here := [reading for reading in under_way if reading.link.here()]):
+            links = {reading.link.fileno(): reading.link for reading in under_way}
+            ready, _, _ = select.select([self._line.wake, *links], [], [], timeout)
+            if self._line.wake in ready:
+                os.eventfd_read(self._line.wake)
                 if self._has_word():
                     return False
-            if reply in ready:
-                link.fill()
+            for descriptor in links.keys() & ready:
+                links[descriptor].fill()
+            if not ready:
+                break
+        for reading in here or (() if under_way else self._readings.values()):
+            if not reading.under_way or not self._take(reading):
+                self._see_whether_replaced(reading)
         return True
 
-    def _take(self, reply: list[list[Any]] | None) -> None:
+    def _see_whether_replaced(self, reading: Reading) -> None:
+        """A worker without work learns that another took its place, and ends like one with work."""
+        now = time.monotonic()
+        if now - reading.checked_mono > CHECK_S:
+            reading.checked_mono = now
+            self._runner.check_tokens(reading.link, reading.sources)
+            self._list_readers()
+
+    def _take(self, reading: Reading) -> bool:
+        """Take the reply to a read; whether there was anything."""
+        reply: list[list[Any]] | None = reading.link.receive()
+        reading.under_way = False
         for stream, entries in reply or ():
-            for source, stage in self._readers.get(stream, ()):
+            for source, stage in reading.readers.get(stream, ()):
                 if source in self._runner.stale:
                     continue
                 read_to = self._read_to[source, stage.spec.name]
                 fresh = self._runner.receive(stage, source, entries, read_to)
                 self._read_to[source, stage.spec.name] = fresh
+        return reply is not None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from typing import Any, cast
 
+import redis
+
 from pipeline import keys
-from pipeline.errors import SourceOwned, StoreRefused
+from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
 from pipeline.hop import LIBRARY, library_code
 from pipeline.records import START, Position
 from pipeline.redaction import shown
@@ -28,7 +31,8 @@ class Store:
 
     def hurry(self) -> None:
         """Wait no longer than a moment for any answer from now on."""
-        self._client = connect(self.url, HURRY_S)
+        with contextlib.suppress(StoreLost, StoreBusy):  # a cluster is asked who holds what
+            self._client = connect(self.url, HURRY_S)
         self.hurried = True
 
     def close(self) -> None:
@@ -41,25 +45,27 @@ class Store:
         StoreRefused if it is too old, may evict, or is a replica; StoreBusy if it is full.
         """
         with store_errors(self.url):
-            info = self._client.info()
-            fault = unfit(info)
-            if fault:
-                raise StoreRefused(f"store {shown(self.url)}: {fault}")
-            self._load_library()
+            for server in self._servers():
+                fault = unfit(server.info())
+                if fault:
+                    raise StoreRefused(f"store {shown(self.url)}: {fault}")
+                _load_library(server)
             self._client.set(keys.IDENTITY, uuid.uuid4().hex, nx=True)
             return cast(bytes, self._client.get(keys.IDENTITY)).decode()
 
-    def _load_library(self) -> None:
-        loaded = self._client.function_list(library=LIBRARY, withcode=True)
-        if not any(library_code().encode() in library for library in loaded):
-            self._client.function_load(library_code(), replace=True)
+    def _servers(self) -> list[Any]:
+        """Clients of all servers that hold a part of it."""
+        if not isinstance(self._client, redis.RedisCluster):
+            return [self._client]
+        return [self._client.get_redis_connection(node) for node in self._client.get_primaries()]
 
     def same(self, identity: str) -> bool:
         """Whether this is still the store that `prepare` saw, not an empty one in its place."""
         with store_errors(self.url):
-            info = self._client.info("memory")
-            if info.get("maxmemory_policy", "noeviction") != "noeviction":
-                raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
+            for server in self._servers():
+                info = server.info("memory")
+                if info.get("maxmemory_policy", "noeviction") != "noeviction":
+                    raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
             return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
     def claim(self, source: str, run: str, name: str, take_over: bool) -> None:
@@ -143,6 +149,12 @@ class Store:
         with store_errors(self.url):
             found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
         return {name.decode(): int(value) for name, value in found.items()}
+
+
+def _load_library(server: Any) -> None:
+    loaded = server.function_list(library=LIBRARY, withcode=True)
+    if not any(library_code().encode() in library for library in loaded):
+        server.function_load(library_code(), replace=True)
 
 
 _EVICTING = (

@@ -7,22 +7,29 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import redis
+from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
 
 from pipeline.errors import FramegateError, StoreBusy, StoreLost, StoreRefused
 from pipeline.redaction import shown
-from pipeline.store_url import tcp_address
 
 PROBE_S = 1.0
 
 # All that Framegate's own user needs; FLUSHALL, CONFIG, KEYS and the like are not in it.
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
 
-_BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN")
+_BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
 _BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ")
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "UNKNOWN_CA", "BAD_CERTIFICATE")
-_ERRORS = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError)
+_ERRORS = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ResponseError,
+    RedisClusterException,
+    OSError,
+)
 
 
 @contextmanager
@@ -48,6 +55,8 @@ def _fault(url: str, error: Exception) -> FramegateError:
             return StoreBusy(f"{where} is full: {error}; raise its maxmemory")
         case redis.exceptions.NoPermissionError():
             return StoreRefused(f"{where} refuses: {error}; {needed_permission()}")
+        case ClusterDownError() | AskError() | TryAgainError():
+            return StoreBusy(f"{where}: the cluster changes, or lacks a server: {error}")
         case redis.ResponseError():
             text = str(error)
             if text.startswith(("MISCONF", "READONLY", "OOM")):
@@ -74,6 +83,8 @@ def reply_fault(text: str) -> FramegateError:
             f"the store was emptied or replaced while the run went on ({text}); nothing was "
             "restarted, start a new run"
         )
+    if text.startswith(("MOVED", "ASK")):
+        return StoreLost(f"the cluster gave the source to another server: {text}")
     if text.startswith(_BUSY):
         return StoreBusy(f"the store takes no writes now: {text}")
     if "NOPERM" in text or "ACL failure" in text:
@@ -83,7 +94,7 @@ def reply_fault(text: str) -> FramegateError:
 
 def _tls_fault(url: str, text: str) -> str | None:
     """What is wrong with TLS on either side; None if it is something else."""
-    address = tcp_address(url)
+    address = _tcp_address(url)
     if address is None:
         return None
     broken_off = any(words in text for words in _BROKEN_OFF)
@@ -111,6 +122,12 @@ def _tls_fault(url: str, text: str) -> str | None:
     if _speaks_plainly(address):
         return "speaks no TLS on this port: allowed there is redis://, or give its tls-port"
     return f"cannot be spoken to over TLS: {text}" if "SSL" in text else None
+
+
+def _tcp_address(url: str) -> tuple[str, int] | None:
+    """Host and port; None for a unix socket."""
+    parts = urlsplit(url)
+    return None if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
 
 
 def _word_over_tls(address: tuple[str, int]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 import redis
 from redis.backoff import NoBackoff
@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from pipeline.errors import StoreRefused
 from pipeline.redaction import remember_url, shown
+from pipeline.store_faults import store_errors
 
 SCHEMES = ("redis://", "rediss://", "unix://")
 CONNECT_S = 5.0
@@ -52,26 +53,44 @@ def url_fault(url: str) -> str | None:
     return None
 
 
-def tcp_address(url: str) -> tuple[str, int] | None:
-    """Host and port; None for a unix socket."""
-    parts = urlsplit(url)
-    return None if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
-
-
 def connect(url: str, answer_s: float = ANSWER_S) -> Any:
-    """A client that does not wait for ever: a store that hangs is lost.
+    """A client of the store, be it a server or a cluster; does not wait for ever.
 
-    Opens nothing yet. StoreRefused if the URL cannot be that of a store.
+    A cluster is recognised by asking, once for each URL. StoreLost or StoreRefused then, or if the
+    URL cannot be that of a store.
     """
+    client = single(url, answer_s)
+    if url.startswith("unix://") or not _is_cluster(url, client):
+        return client
+    client.close()
+    with store_errors(url):
+        return redis.RedisCluster.from_url(url, **_options(answer_s))
+
+
+def _is_cluster(url: str, client: Any) -> bool:
+    if url not in _clusters:
+        with store_errors(url):
+            _clusters[url] = bool(client.info("cluster").get("cluster_enabled"))
+    return _clusters[url]
+
+
+_clusters: dict[str, bool] = {}
+
+
+def single(url: str, answer_s: float = ANSWER_S) -> Any:
+    """A client of the one server at this URL; opens nothing yet."""
     remember_url(url)
     fault = url_fault(url)
     if fault is not None:
         raise StoreRefused(f"store URL {shown(url)}: {fault}")
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        socket_connect_timeout=min(CONNECT_S, answer_s),
-        socket_timeout=answer_s,
+    return redis.Redis.from_url(url, **_options(answer_s))
+
+
+def _options(answer_s: float) -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        "socket_connect_timeout": min(CONNECT_S, answer_s),
+        "socket_timeout": answer_s,
         # Once more: its connection may be that to a server that has died.
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
+        "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    }

@@ -45,12 +45,16 @@ class Trimming:
             self._untrimmed.pop((source, stage), None)
             self._due.discard((source, stage))
 
-    def commands(self) -> list[Command]:
-        """The calls that are due."""
-        due, self._due = self._due, set()
+    def commands(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
+        """The calls that are due for these sources, each with its source."""
+        if not self._due:
+            return []
+        theirs = set(sources)
+        due = {place for place in self._due if place[0] in theirs}
+        self._due -= due
         for place in due:
             self._untrimmed[place] = 0
         return [
-            trim_command(source, keys.out(source, stage), self._readers[stage])
+            (source, trim_command(source, keys.out(source, stage), self._readers[stage]))
             for source, stage in due
         ]

@@ -15,7 +15,7 @@ import hiredis
 
 from pipeline.errors import StoreLost
 from pipeline.store_faults import reply_fault, store_errors
-from pipeline.store_url import connect
+from pipeline.store_url import single
 
 DEAD_S = 30
 
@@ -27,7 +27,7 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
-        self._connection: Any = connect(url).connection_pool.make_connection()
+        self._connection: Any = single(url).connection_pool.make_connection()
         with store_errors(url):
             self._connection.connect()
         sock = self._connection._sock  # redis-py has no public name for it

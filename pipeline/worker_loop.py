@@ -11,18 +11,18 @@ from typing import Protocol
 
 from pipeline.control import ControlLine, Stop
 from pipeline.errors import StoreBusy, StoreLost
+from pipeline.links import Links
 from pipeline.retry import Backoff
-from pipeline.wire import Link
 
 log = logging.getLogger(__name__)
 
 
 class Served(Protocol):
-    """A loop's work on one connection; returns when ordered to end, or to begin on a new one."""
+    """A loop's work while connected; returns to end, or to begin again on new connections."""
 
-    def serve(self, link: Link) -> None: ...
+    def serve(self, links: Links) -> None: ...
     def connected(self) -> bool:
-        """Whether this connection has done anything yet."""
+        """Whether anything was done since it connected."""
         ...
 
 
@@ -30,23 +30,23 @@ def run_connected(url: str, work: Served, line: ControlLine) -> None:
     """Serve until the work ends; on every (re)connect it starts from what the store says."""
     failures = 0
     while True:
-        link = None
+        links = None
         try:
-            link = Link(url)
-            work.serve(link)
+            links = Links(url)
+            work.serve(links)
             if line.ordered is not None:
                 return
             failures = 0
         except (StoreLost, StoreBusy) as error:
-            failures = 1 if link is not None and work.connected() else failures + 1
+            failures = 1 if links is not None and work.connected() else failures + 1
             delay = Backoff().delay_s(failures, random.random())
             level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else logging.DEBUG
             log.log(level, "%s; trying again in %.2f s", error, delay)
             if stopped_within(line, delay):
                 return
         finally:
-            if link is not None:
-                link.close()
+            if links is not None:
+                links.close()
 
 
 def stopped_within(line: ControlLine, seconds: float) -> bool:

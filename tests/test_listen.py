@@ -15,8 +15,9 @@ import redis
 from pipeline import keys
 from pipeline.client import subscribe
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import StoreRefused
+from pipeline.errors import ConfigFaults, StoreRefused
 from pipeline.listener import PASSWORD_ENV, Listener, address_fault
+from pipeline.running import find_run
 from pipeline.store import Store
 from tests import footage
 from tests.bad.folders import held_up, open_gate
@@ -140,8 +141,9 @@ def test_a_group_needs_more_than_a_viewer_may(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_run_that_listens(folder: Path) -> None:
+def test_a_run_that_listens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader over TCP gets it all; the passwords are nowhere to be seen."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
     port = free_port()
     words = ("good.mp4", "-d", "data", "--listen", f"127.0.0.1:{port}")
     with held_up(folder, *words, "--listen-password-file", "viewer.password") as run:
@@ -155,21 +157,23 @@ def test_a_run_that_listens(folder: Path) -> None:
         ended = run.wait()
     assert ended.code == 0, ended.err
     kept = [path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()]
+    assert len(owner) == 64
     for secret in (PASSWORD, QUOTED, owner):
         assert secret not in ended.out + ended.err
         assert not any(secret.encode() in said for said in [*seen, *kept])
 
 
 def owner_password(folder: Path) -> str:
-    """What the run's own note for `watch` and `subscribe` says; only this user can read it."""
+    """What the run tells programs of the same user, at a socket in its data folder."""
 
-    def notes() -> list[Path]:
-        found = (folder / "state" / "framegate" / "running").glob("*.json")
-        return [note for note in found if "owner:" in note.read_text()]
+    def url() -> str | None:
+        try:
+            return find_run(folder / "data").store
+        except ConfigFaults:  # it begins
+            return None
 
-    (note,) = wait_until("the run has told others of it", notes)
-    assert note.stat().st_mode & 0o077 == 0
-    return str(note.read_text()).partition("owner:")[2].partition("@")[0]
+    said: str = wait_until("the run can be asked", url)
+    return said.partition("owner:")[2].partition("@")[0]
 
 
 def said_of(pid: int) -> bytes:
