@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.camera_reader import CameraReader
+from pipeline.deaths import CAREFUL_FRAMES
 from pipeline.decoder import DecoderThread, Finished, Lost, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
+from pipeline.records import START
 from pipeline.retry import Backoff
 from pipeline.source import Frame, Source
 
@@ -147,6 +149,11 @@ class CameraDecoder(DecoderThread):
 
     def _open(self) -> Source:
         return self._around.open_source(self._guard)
+
+    def _is_careful(self) -> bool:
+        """For so many frames after a death, whatever their epoch: each connection begins one."""
+        careful = self._around.careful_until > START
+        return careful and self._number - self._start_point.number < CAREFUL_FRAMES
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

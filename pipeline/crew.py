@@ -198,12 +198,13 @@ class Crew:
         return not names or any([await apart(self._lookout.may_be_ours, name) for name in names])
 
     async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
-        names = [source.name for source in self._sources.specs()]
+        specs = self._sources.specs()
+        names, live = [s.name for s in specs], {s.name for s in specs if s.live}
         try:
             found = await apart(self._lookout.places, names, worker.hosted)
         except (StoreLost, StoreBusy):
             return
-        for (source, stage), at in worker.deaths.died(worker.in_hand, *found):
+        for (source, stage), at in worker.deaths.died(worker.in_hand, *found, live):
             log.error(
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,

@@ -227,6 +227,24 @@ class TestDeaths:
         deaths.died({}, {self.PLACE: Position(1, 6)}, self.EPOCHS)
         assert deaths.set_aside == set()
 
+    CAMERA = ("camera", "decode")
+
+    def test_a_camera_is_set_aside_after_three_connections_in_whose_hand_workers_died(self) -> None:
+        deaths = Deaths()
+        for epoch in range(1, LIMIT + 1):
+            at, stands = Position(epoch, 3), {self.CAMERA: Position(epoch, 2)}
+            guilty = deaths.died({self.CAMERA: at}, stands, {"camera": epoch}, {"camera"})
+            assert guilty == ([(self.CAMERA, at)] if epoch == LIMIT else [])
+
+    def test_a_connection_that_went_well_clears_a_camera(self) -> None:
+        deaths = Deaths()
+        for epoch in range(1, 20, 2):
+            well = {self.CAMERA: Position(epoch, CAREFUL_FRAMES)}
+            assert deaths.died({}, well, {"camera": epoch}, {"camera"}) == []
+            stands = {self.CAMERA: Position(epoch + 1, 2)}
+            in_hand = {self.CAMERA: Position(epoch + 1, 3)}
+            assert deaths.died(in_hand, stands, {"camera": epoch + 1}, {"camera"}) == []
+
     def test_a_source_that_was_taken_over_is_forgotten(self) -> None:
         deaths, at = Deaths(), Position(1, 5)
         for _ in range(LIMIT):

@@ -1,0 +1,32 @@
+"""A camera that kills its decoder a moment after each connect ends up alone (law 10)."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from pipeline.errors import Exit
+from tests.commands import GRAPH
+from tests.footage import steady, write_scene
+from tests.runs import Run, published, published_in, wait_until
+
+FRAMES = 60
+
+
+def test_a_camera_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
+    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.user_")
+    deadly = graph.replace("stages.decode:Decode", "tests.deadly_camera:DeadlyDecode")
+    (tmp_path / "pipeline.toml").write_text(deadly)
+    clip = write_scene(tmp_path / "good.mp4", steady(FRAMES))
+    run = Run(tmp_path / "data", "bad=rtsp://127.0.0.1:1/bad", f"good={clip}", cwd=tmp_path)
+    try:
+        wait_until("the camera is set aside", lambda: published(run.url, "bad").ended)
+        wait_until("the file is done", lambda: published(run.url, "good").ended)
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == Exit.SOURCE_FAILED, run.log.read_text()
+    finally:
+        run.kill()
+    assert "it killed its worker 3 times in stage decode: set aside" in run.log.read_text()
+    found = published_in(tmp_path / "data", ["bad", "good"])
+    assert [at.seq for at in found["good"].positions] == list(range(FRAMES))
+    assert len(set(found["bad"].positions)) == len(found["bad"].positions)
