@@ -58,7 +58,12 @@ def tree(root: int) -> dict[int, list[str]]:
 
 def memory_bytes(root: int) -> int:
     """Proportional set size of the tree: a shared page counts once."""
-    return sum(_pss(pid) for pid in tree(root))
+    return sum(_mapped(pid, "Pss") for pid in tree(root))
+
+
+def own_memory_bytes(root: int) -> int:
+    """Memory of the tree that is no file's: what can leak, whoever else maps the same files."""
+    return sum(_mapped(pid, "Anonymous") for pid in tree(root))
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -69,12 +74,12 @@ def _stat(pid: int) -> list[str] | None:
     return text[text.rindex(")") + 2 :].split()
 
 
-def _pss(pid: int) -> int:
+def _mapped(pid: int, kind: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:")), 0)
 
 
 def _command(pid: int) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import av
 import redis
 
-from benchmarks.process_tree import memory_bytes, tree
+from benchmarks.process_tree import own_memory_bytes, tree
 from benchmarks.report import conditions, tell
 from pipeline import keys
 from pipeline.errors import StoreBusy, StoreLost
@@ -98,7 +98,7 @@ class Watch:
         self.samples.append(
             {
                 "elapsed_s": elapsed_s,
-                "memory_mb": memory_bytes(self._run.process.pid) / 2**20,
+                "memory_mb": own_memory_bytes(self._run.process.pid) / 2**20,
                 "descriptors": sum(len(_descriptors(pid)) for pid in pids),
                 "shared_mb": _shared_bytes(self._run.process.pid) / 2**20,
                 "log_mb": _folder_bytes(self._run.folder / "store") / 2**20,
