@@ -219,6 +219,8 @@ async def _supervise(
         http = address(listening)
         log.info("metrics and live page at http://%s", http)
         beside.append(asyncio.create_task(_http_port(plan, store.url, supervisor, listening)))
+    for task in beside:
+        task.add_done_callback(_tell_fall)
     try:
         async with answered(folder.path, supervisor, store.url):
             with announced(folder.path, http):
@@ -230,6 +232,12 @@ async def _supervise(
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+def _tell_fall(task: asyncio.Task[None]) -> None:
+    """What runs beside may fall, but not unheard."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
 
 
 async def _http_port(

@@ -132,9 +132,11 @@ class RunSources:
         self._take(self._run.sources)
 
     def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
-        """End ownership of these, or of all; a store that is away is no error."""
+        """End ownership of these, or of all, those included that an addition which failed left
+        behind; a store that is away is no error.
+        """
         with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
-            for name in self.names() if names is None else names:
+            for name in self._store.sources() if names is None else names:
                 self._store.release(name, self._run.run, removed)
 
     def _write(self, sources: Iterable[RunSource]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import keys, records
@@ -219,7 +220,7 @@ def as_table(views: Sequence[View]) -> Table:
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
             str(v.dropped),
             str(v.failed),
-            v.fault or objects or "-",
+            escape(v.fault or objects or "-"),
         )
     return table
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
 from pipeline.list_sources import accounts
@@ -156,6 +158,13 @@ def test_a_line_and_a_table_of_the_same_view() -> None:
         "a frame: person 1.0"
     )
     assert as_table([found]).row_count == 1
+
+
+def test_a_fault_is_no_markup_of_the_table() -> None:
+    found = view("door", None, sample(0.0, {}, end=End(VERSION, 0, last=True, fault="no [/gate]")))
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(as_table([found]))
+    assert "no [/gate]" in console.export_text()
 
 
 def test_only_latency_counters_are_latencies() -> None:
