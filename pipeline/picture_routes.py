@@ -53,26 +53,31 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
     """
     shared = SharedPictures(frames, lambda frame: as_jpeg(frame, width=WIDTH), FPS)
 
-    async def snapshot(request: Request) -> Response:
+    async def now() -> Mapping[str, str]:
         known = await run_in_threadpool(sources)
+        shared.keep(known)
+        return known
+
+    async def snapshot(request: Request) -> Response:
+        known = await now()
         return await shared.in_turn(partial(_snapshot, request, frames, as_jpeg, known))
 
     async def stream(request: Request) -> Response:
-        known = await run_in_threadpool(sources)
+        known = await now()
         name = request.path_params["source"]
         if name not in known:
             return _unknown([name], known)
-        shown = shared.stream([name], FPS, _gone(request, [name], sources))
+        shown = shared.stream([name], FPS, _gone(request, [name], now))
         return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
 
     async def live(request: Request) -> Response:
-        known = await run_in_threadpool(sources)
+        known = await now()
         asked = request.query_params.get("sources", "").split(",")
         names = sorted(known.keys() & asked)  # one may have been removed while the page asks
         if not names:
             return _unknown(asked, known)
         fps = min(FPS, LIVE_BUDGET / len(names))
-        shown = shared.stream(names, fps, _gone(request, names, sources))
+        shown = shared.stream(names, fps, _gone(request, names, now))
         return _streaming(_lines(shown), "application/octet-stream")
 
     return [
@@ -83,7 +88,9 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
     ]
 
 
-def _gone(request: Request, names: list[str], sources: Sources) -> Callable[[], Awaitable[bool]]:
+def _gone(
+    request: Request, names: list[str], sources: Callable[[], Awaitable[Mapping[str, str]]]
+) -> Callable[[], Awaitable[bool]]:
     """Whether the viewer went, or all that it watches was removed from the run."""
     checked_mono = time.monotonic()
 
@@ -92,7 +99,7 @@ def _gone(request: Request, names: list[str], sources: Sources) -> Callable[[], 
         if time.monotonic() - checked_mono > CHECK_S:
             checked_mono = time.monotonic()
             try:
-                known = await run_in_threadpool(sources)
+                known = await sources()
             except FramegateError:
                 return True
             if not known.keys() & names:

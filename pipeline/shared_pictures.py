@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +60,11 @@ class SharedPictures:
                 await self.in_turn(partial(self._look, source))
         return self._shown.get(source)
 
+    def keep(self, sources: Collection[str]) -> None:
+        """Forget the others: a source that is added again may be another camera."""
+        for gone in self._shown.keys() - set(sources):
+            del self._shown[gone]
+
     async def in_turn(self, work: Callable[[], T]) -> T:
         """Do it in the thread that does all work on pictures."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -72,6 +77,7 @@ class SharedPictures:
                 self._shown[source] = Shown(source, frame.result.position, self._encode(frame))
         except FramegateError as error:  # the store is away, pixels are gone: the next look tells
             log.debug("source %s: no picture: %s", source, error)
+            self._shown.pop(source, None)
 
     async def stream(
         self, sources: Sequence[str], fps: float, gone: Callable[[], Awaitable[bool]]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 
+import cv2
 import msgspec
+import numpy as np
 import redis
 
 from pipeline import keys, records
@@ -22,6 +24,7 @@ from tests.pipeline.published import result
 
 FORM = Form(320, 180, "bt601", False)
 SLOTS = 5
+KNOWN = {"door": "", "yard": "connecting: connection refused"}  # what a run says of its sources
 
 
 def grey_of(seq: int) -> int:
@@ -84,3 +87,8 @@ class Studio:
     def close(self) -> None:
         self._client.close()
         self.frames.close()
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    """A JPEG's pixels, uint8 (H, W, 3), B, G, R."""
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)

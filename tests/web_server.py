@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.applications import Starlette
@@ -28,3 +30,30 @@ def serving(routes: list[Route]) -> Iterator[int]:
     finally:
         running.should_exit = True
         thread.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server said."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
+
+
+def opened(port: int, path: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """An answer that is still to be read."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path)
+    return connection, connection.getresponse()
+
+
+def get(port: int, path: str) -> Answer:
+    connection, answer = opened(port, path)
+    content = answer.read()
+    connection.close()
+    return Answer(answer.status, answer.headers, content)

@@ -14,10 +14,8 @@ from pipeline.running import Running, announced
 from pipeline.snapshot import NoPicture, fetch, snapshot
 from stages.pictures import Pictures
 from tests.pipeline.servers import server
-from tests.studio import FORM, Studio
+from tests.studio import FORM, KNOWN, Studio
 from tests.web_server import serving
-
-KNOWN = {"door": "", "yard": "connecting: connection refused"}
 
 
 @pytest.fixture
