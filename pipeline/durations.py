@@ -19,12 +19,10 @@ class Durations(msgspec.Struct):
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
     sum_us: int = 0
 
-    def add_us(self, durations: list[int]) -> None:
-        """Count durations in microseconds; a bucket is found by a length, not by a search."""
-        counts = self.counts
-        for us in durations:
-            counts[us.bit_length()] += 1
-        self.sum_us += sum(durations)
+    def add_us(self, duration: int) -> None:
+        """Count a duration in microseconds; a bucket is found by a length, not by a search."""
+        self.counts[duration.bit_length()] += 1
+        self.sum_us += duration
 
     def plus(self, other: Durations) -> Durations:
         """Both together."""
@@ -42,14 +40,24 @@ class Durations(msgspec.Struct):
 
 
 class StageTimes(msgspec.Struct):
-    """Of one stage. waited: each frame, from the stage before to this; worked: each batch."""
+    """Of one stage.
+
+    waited  for each batch: its first frame, from when the stage before had done it
+    worked  for each batch: all of it
+    frames  in all batches
+    """
 
     waited: Durations = msgspec.field(default_factory=Durations)
     worked: Durations = msgspec.field(default_factory=Durations)
+    frames: int = 0
 
     def plus(self, other: StageTimes) -> StageTimes:
         """Both together."""
-        return StageTimes(self.waited.plus(other.waited), self.worked.plus(other.worked))
+        return StageTimes(
+            self.waited.plus(other.waited),
+            self.worked.plus(other.worked),
+            self.frames + other.frames,
+        )
 
 
 class TimesOverLives:

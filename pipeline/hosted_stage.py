@@ -82,16 +82,13 @@ class HostedStage:
         }
 
     def _note_times(self, items: list[Item], began: float, ended: float) -> None:
-        records_in = [item.record for item in items]
-        self.times.waited.add_us(
-            [
-                int((began - record.arrived) * 1e6) - record.taken_us
-                for record in records_in
-                if record.arrived  # a published result, read by a side stage, has no such time
-            ]
-        )
-        if items:
-            self.times.worked.add_us([int((ended - began) * 1e6)])
+        if not items:
+            return
+        first = items[0].record  # one look a batch: a look at each frame costs 2 % of all we do
+        if first.arrived:  # a published result, read by a side stage, has no such time
+            self.times.waited.add_us(int((began - first.arrived) * 1e6) - first.taken_us)
+        self.times.worked.add_us(int((ended - began) * 1e6))
+        self.times.frames += len(items)
 
     def was_set_aside(self, source: str, position: Position) -> bool:
         """Whether it is not to try what stands there."""

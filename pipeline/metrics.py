@@ -149,16 +149,20 @@ class Scrape:
     def _stages(self) -> Iterator[Metric]:
         wait = HistogramMetricFamily(
             "framegate_stage_queue_wait_seconds",
-            "A frame's wait for a stage after the one before",
+            "Wait of a batch's first frame, from when the stage before had done it",
             labels=["stage"],
         )
         work = HistogramMetricFamily(
             "framegate_stage_compute_seconds", "Work of a stage on a batch", labels=["stage"]
         )
+        frames = CounterMetricFamily(
+            "framegate_stage_frames", "Frames that a stage took", labels=["stage"]
+        )
         for stage, times in self.status.times.items():
             for family, spent in ((wait, times.waited), (work, times.worked)):
                 family.add_metric([stage], spent.upper_bounds(), spent.sum_us / 1e6)
-        yield from (wait, work)
+            frames.add_metric([stage], times.frames)
+        yield from (wait, work, frames)
 
     def _workers(self) -> Iterator[Metric]:
         labels = ["worker"]

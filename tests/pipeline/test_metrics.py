@@ -37,7 +37,8 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
     ]
     workers = [WorkerStatus("infer", 4711, ready=True, restarts=2)]
     times = {"detect": StageTimes()}
-    times["detect"].waited.add_us([100, 3000])
+    for waited_us in (100, 3000):
+        times["detect"].waited.add_us(waited_us)
     status = RunStatus("run", False, [], workers, sources, times)
     views = [view(name, None, Sample(0.0, c, [], None, True)) for name, c in counters.items()]
     uses = {"infer": ProcessUse(2**20, 1.5)}
@@ -102,7 +103,8 @@ def test_latency_buckets_hold_what_the_store_counted(latencies: list[float]) -> 
 @given(st.lists(st.integers(0, 10**9), max_size=30))
 def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) -> None:
     durations = Durations()
-    durations.add_us(microseconds)
+    for us in microseconds:
+        durations.add_us(us)
     assert durations.sum_us == sum(microseconds)
     for bound, below in durations.upper_bounds()[:-1]:
         assert below == sum(us < round(float(bound) * 1e6) for us in microseconds)
@@ -111,10 +113,10 @@ def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) 
 
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     lives, first, second = TimesOverLives(), StageTimes(), StageTimes()
-    first.worked.add_us([5, 6])
+    first.worked.add_us(11)
     lives.told({"detect": first})
     lives.died()
-    second.worked.add_us([7])
+    second.worked.add_us(7)
     assert lives.total()["detect"].worked.sum_us == 11
     lives.told({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
