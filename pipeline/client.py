@@ -14,14 +14,17 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AskError
 from redis.retry import Retry
 
+from pipeline.cluster import Nodes
 from pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
 from pipeline.follower import Ask, Follower, Given, Start, Steps
 from pipeline.group_follower import GroupFollower, Member
 from pipeline.records import End, Result
 from pipeline.retry import Backoff
 from pipeline.running import find_run
+from pipeline.spread import Leg, gathered, is_elsewhere, pause_s, spread
 from pipeline.store_faults import store_errors
 
 __all__ = ["Result", "ResultsTrimmed", "Start", "Subscription", "subscribe"]
@@ -77,8 +80,9 @@ class Subscription:
         self._url = url
         self._follower = follower
         self._patience_s = patience_s
-        self._client: Any = None
-        self._async_client: Any = None
+        self._nodes: Nodes | None = None
+        self._clients: dict[str, Any] = {}
+        self._async_clients: dict[str, Any] = {}
         self._failures = 0
         self._away_mono: float | None = None
 
@@ -109,8 +113,8 @@ class Subscription:
 
     def close(self) -> None:
         """Close the connection; again is harmless."""
-        client, self._client = self._client, None
-        if client is not None:
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
             client.close()
 
     def __enter__(self) -> Self:
@@ -137,15 +141,31 @@ class Subscription:
 
     def _answer(self, ask: Ask) -> list[Any]:
         with store_errors(self._url):
-            if self._client is None:
-                self._client = redis.Redis.from_url(self._url, **_options(Retry(NoBackoff(), 0)))
-                self._client.response_callbacks.clear()
-            pipe = self._client.pipeline(transaction=ask.atomic)
-            for command in ask.commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = pipe.execute(raise_on_error=False) if ask.commands else []
-        time.sleep(ask.pause_s)
+            replies = self._replies(ask)
+            if is_elsewhere(replies):
+                (answer,) = self._leg(Leg(self._url, [("CLUSTER", "SLOTS")]), atomic=False)
+                self._nodes = Nodes(self._url, answer)
+                replies = self._replies(ask)
+        time.sleep(ask.pause_s + pause_s(ask.commands, self._nodes, replies))
         return replies
+
+    def _replies(self, ask: Ask) -> list[Any]:
+        legs = spread(ask.commands, self._url, self._nodes)
+        return gathered(ask.commands, legs, [self._leg(leg, ask.atomic) for leg in legs])
+
+    def _leg(self, leg: Leg, atomic: bool) -> list[Any]:
+        client = self._clients.get(leg.url)
+        if client is None:
+            client = redis.Redis.from_url(leg.url, **_options(Retry(NoBackoff(), 0)))
+            client.response_callbacks.clear()
+            self._clients[leg.url] = client
+        pipe = client.pipeline(transaction=atomic)
+        for command in leg.commands:
+            pipe.execute_command(*command)
+        try:
+            return list(pipe.execute(raise_on_error=False))
+        except AskError as elsewhere:  # a transaction
+            return [elsewhere] * len(leg.commands)
 
     # -- asyncio
 
@@ -169,8 +189,8 @@ class Subscription:
 
     async def aclose(self) -> None:
         """The same as `close`, for asyncio."""
-        client, self._async_client = self._async_client, None
-        if client is not None:
+        clients, self._async_clients = self._async_clients, {}
+        for client in clients.values():
             await client.aclose()
 
     async def __aenter__(self) -> Self:
@@ -197,16 +217,34 @@ class Subscription:
 
     async def _async_answer(self, ask: Ask) -> list[Any]:
         with store_errors(self._url):
-            if self._async_client is None:
-                retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-                self._async_client = redis.asyncio.Redis.from_url(self._url, **_options(retry))
-                self._async_client.response_callbacks.clear()
-            pipe = self._async_client.pipeline(transaction=ask.atomic)
-            for command in ask.commands:
-                pipe.execute_command(*command)
-            replies: list[Any] = await pipe.execute(raise_on_error=False) if ask.commands else []
-        await asyncio.sleep(ask.pause_s)
+            replies = await self._async_replies(ask)
+            if is_elsewhere(replies):
+                slots = Leg(self._url, [("CLUSTER", "SLOTS")])
+                (answer,) = await self._async_leg(slots, atomic=False)
+                self._nodes = Nodes(self._url, answer)
+                replies = await self._async_replies(ask)
+        await asyncio.sleep(ask.pause_s + pause_s(ask.commands, self._nodes, replies))
         return replies
+
+    async def _async_replies(self, ask: Ask) -> list[Any]:
+        legs = spread(ask.commands, self._url, self._nodes)
+        replies = [await self._async_leg(leg, ask.atomic) for leg in legs]
+        return gathered(ask.commands, legs, replies)
+
+    async def _async_leg(self, leg: Leg, atomic: bool) -> list[Any]:
+        client = self._async_clients.get(leg.url)
+        if client is None:
+            retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+            client = redis.asyncio.Redis.from_url(leg.url, **_options(retry))
+            client.response_callbacks.clear()
+            self._async_clients[leg.url] = client
+        pipe = client.pipeline(transaction=atomic)
+        for command in leg.commands:
+            pipe.execute_command(*command)
+        try:
+            return list(await pipe.execute(raise_on_error=False))
+        except AskError as elsewhere:  # a transaction
+            return [elsewhere] * len(leg.commands)
 
     # -- both
 

@@ -14,6 +14,12 @@ def slot_of(source: str) -> int:
     return binascii.crc_hqx(source.encode(), 0) % SLOTS
 
 
+def _tag_of(key: str) -> str:
+    """What of a key decides on its slot."""
+    tag = key.partition("{")[2].partition("}")
+    return tag[0] if tag[0] and tag[1] else key
+
+
 class Nodes:
     """Who holds which slots, by the answer to CLUSTER SLOTS. Frozen once made."""
 
@@ -33,6 +39,10 @@ class Nodes:
             if first <= slot <= last:
                 return at_address(self._url, host, port)
         return None
+
+    def url_of_key(self, key: str) -> str | None:
+        """The same for any key."""
+        return self.url_of(_tag_of(key))
 
     def urls(self) -> list[str]:
         """URLs of all servers that hold slots."""

@@ -55,9 +55,11 @@ class Store:
 
     def _servers(self) -> list[Any]:
         """Clients of all servers that hold a part of it."""
-        if not isinstance(self._client, redis.RedisCluster):
-            return [self._client]
-        return [self._client.get_redis_connection(node) for node in self._client.get_primaries()]
+        client = self._client
+        if not isinstance(client, redis.RedisCluster):
+            return [client]
+        primaries = cast(Any, client).get_primaries()
+        return [client.get_redis_connection(node) for node in primaries]
 
     def same(self, identity: str) -> bool:
         """Whether this is still the store that `prepare` saw, not an empty one in its place."""

@@ -5,6 +5,8 @@ Also when a server dies and comes back, and when a source moves to another serve
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.client import subscribe
 from pipeline.cluster import Nodes, slot_of
 from tests import footage
 from tests.bad.folders import held_up, open_gate
@@ -58,6 +61,25 @@ def check_places(servers: list[Server]) -> None:
         assert slots == {slot_of(name)}
 
 
+def check_readers(url: str) -> None:
+    """Blocking, asyncio, and shared in a group."""
+    positions = sorted((name, seq) for name in SOURCES for seq in range(FRAMES))
+    with subscribe(url, start="earliest", until_end=True) as results:
+        assert sorted((r.source, r.seq) for r in results) == positions
+
+    async def read() -> list[tuple[str, int]]:
+        async with subscribe(url, start="earliest", until_end=True) as results:
+            return [(r.source, r.seq) async for r in results]
+
+    assert sorted(asyncio.run(read())) == positions
+    with subscribe(url, start="earliest", group="g", consumer="c") as results:
+        found = []
+        for result in itertools.islice(results, len(positions)):
+            found.append((result.source, result.seq))
+            results.ack(result)
+    assert sorted(found) == positions
+
+
 def disturbed(folder: Path, servers: list[Server], disturb: Callable[[Command], None]) -> Command:
     """A run that stood still at a frame while something happened to the cluster."""
     words = (*CLIPS, "-d", "data", "--store", servers[0].url)
@@ -88,6 +110,7 @@ def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> N
         disturbed(folder, servers, die)
         check_places(servers)
         check_results(servers, expected)
+        check_readers(servers[2].url)
         shown = framegate(folder, "watch", "--store", servers[2].url, "--json", "--once")
         views = {view["source"]: view["published"] for view in json.loads(shown.out)}
         assert views == dict.fromkeys(SOURCES, FRAMES)

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from pipeline import keys
+from pipeline.cli import main
 from pipeline.client import subscribe
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import ConfigFaults, StoreRefused
@@ -21,7 +22,7 @@ from pipeline.running import find_run
 from pipeline.store import Store
 from tests import footage
 from tests.bad.folders import held_up, open_gate
-from tests.commands import Command, framegate, user_folder
+from tests.commands import Command, user_folder
 from tests.own_servers import free_port
 from tests.pipeline.published import Publisher
 from tests.runs import children, wait_until
@@ -195,7 +196,10 @@ def test_the_password_in_a_variable_is_kept_from_children(
     assert not any(PASSWORD.encode() in said for said in seen)
 
 
-def test_what_is_refused(folder: Path) -> None:
+def test_what_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
     (folder / "short.password").write_text("seven77\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -214,9 +218,8 @@ def test_what_is_refused(folder: Path) -> None:
             ("--listen", free, *file, "--store", "redis://127.0.0.1:1"): "only the embedded store ",
         }
         for words, said in cases.items():
-            ended = framegate(folder, "run", "good.mp4", "-d", "data", *words)
-            assert ended.code == 2, (words, ended.err)
-            assert said in ended.err, (words, ended.err)
+            assert main(["run", "good.mp4", "-d", "data", *words]) == 2, words
+            assert said in capsys.readouterr().err, words
             assert not (folder / "data").exists()
 
 
