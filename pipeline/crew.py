@@ -13,7 +13,6 @@ from pipeline.control import (
     Drain,
     Failed,
     Finished,
-    Ping,
     Ready,
     SharedWanted,
     Sources,
@@ -111,18 +110,20 @@ class Crew:
             worker.deaths.forget(source)
 
     def kill_hung(self, pending: set[str]) -> None:
-        """Kill workers that do not get on although a stage of theirs has something to do."""
-        now = time.monotonic()
+        """Kill workers that do not get on although a stage of theirs has something to do, and
+        those that do not even answer: whether a camera has something to say is not known.
+        """
+        now, hung_s = time.monotonic(), self._plan.hung_s
         for worker in self._workers:
-            if worker.name not in self._ready or not pending.intersection(worker.hosted):
+            ready = worker.name in self._ready
+            if not ready or not pending.intersection(worker.hosted):
                 worker.progress_mono = now
+            if not ready:
                 continue
-            worker.tell(Ping())
-            if now - worker.progress_mono > self._plan.hung_s:
-                log.error(
-                    "worker %s: no progress for %.0f s: killed", worker.name, self._plan.hung_s
-                )
-                worker.progress_mono = now
+            worker.ping()
+            if now - min(worker.progress_mono, worker.unanswered_mono or now) > hung_s:
+                log.error("worker %s: no progress for %.0f s: killed", worker.name, hung_s)
+                worker.progress_mono, worker.unanswered_mono = now, None
                 worker.kill()
 
     async def status(self) -> RunStatus:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from pipeline import control
-from pipeline.control import InHand, Pong, ToSupervisor, ToWorker
+from pipeline.control import InHand, Ping, Pong, ToSupervisor, ToWorker
 from pipeline.deaths import Deaths, Place
 from pipeline.orphans import die_with_parent
 from pipeline.records import Position
@@ -34,6 +34,7 @@ class WorkerProcess:
         self.quick_deaths = self.restarts = 0
         self.progress = -1
         self.progress_mono = time.monotonic()
+        self.unanswered_mono: float | None = None  # since when a ping waits for its answer
         self._heard = heard
         self._process: asyncio.subprocess.Process | None = None
         self._end: socket.socket | None = None
@@ -64,6 +65,7 @@ class WorkerProcess:
         theirs.close()
         self._end = ours
         self._started_mono = self.progress_mono = time.monotonic()
+        self.unanswered_mono = None
         asyncio.get_running_loop().add_reader(ours.fileno(), self._listen)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -95,6 +97,7 @@ class WorkerProcess:
             elif isinstance(message, InHand):
                 self._note_in_hand(message)
             elif isinstance(message, Pong):
+                self.unanswered_mono = None
                 if message.done != self.progress:
                     self.progress, self.progress_mono = message.done, time.monotonic()
             else:
@@ -121,6 +124,11 @@ class WorkerProcess:
             except OSError:
                 return False
         return True
+
+    def ping(self) -> None:
+        """Ask how it gets on."""
+        self.unanswered_mono = self.unanswered_mono or time.monotonic()
+        self.tell(Ping())
 
     def kill(self) -> None:
         """End it at once, even if it is stopped."""

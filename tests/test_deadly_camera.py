@@ -1,11 +1,13 @@
-"""A camera that kills its decoder a moment after each connect ends up alone (law 10)."""
+"""Decoders of cameras that die or hang: a camera that kills them ends up alone (law 10)."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 from pipeline.errors import Exit
+from pipeline.store import Store
 from tests.commands import GRAPH
 from tests.footage import steady, write_scene
 from tests.runs import Run, published, published_in, wait_until
@@ -30,3 +32,26 @@ def test_a_camera_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
     found = published_in(tmp_path / "data", ["bad", "good"])
     assert [at.seq for at in found["good"].positions] == list(range(FRAMES))
     assert len(set(found["bad"].positions)) == len(found["bad"].positions)
+
+
+def test_a_worker_of_cameras_that_hangs_is_replaced(tmp_path: Path) -> None:
+    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.user_")
+    (tmp_path / "pipeline.toml").write_text(f"[workers]\nhung_s = 2\n{graph}")
+    run = Run(tmp_path / "data", "off=rtsp://127.0.0.1:1/off", cwd=tmp_path)
+    try:
+        hung = wait_until("the decoder tries", lambda: _tries(run) and run.worker("ingest"))
+        os.kill(hung, signal.SIGSTOP)
+        wait_until("another", lambda: (run.worker("ingest") or hung) != hung)
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == Exit.DONE, run.log.read_text()
+    finally:
+        run.kill()
+    assert "worker ingest: no progress for 2 s: killed" in run.log.read_text()
+
+
+def _tries(run: Run) -> bool:
+    store = Store(run.url)
+    try:
+        return store.counters("off").get("connect_failures", 0) > 0
+    finally:
+        store.close()
