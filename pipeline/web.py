@@ -83,16 +83,22 @@ class RunReader:
         """The run's sources since they were last looked at. StoreLost, StoreBusy."""
         names = [source.name for source in self.status().sources]
         with self._looking:
-            if self._viewer is None:
-                self._viewer = Viewer(self._url)
-            return self._viewer.look(names)
+            return self._there().look(names)
+
+    def _there(self) -> Viewer:
+        if self._viewer is None:
+            self._viewer = Viewer(self._url)
+        return self._viewer
 
     def missing_pictures(self) -> Mapping[str, str]:
-        """The run's sources, with why there may be no picture."""
+        """The run's sources, with why there may be no picture; leaves `views` its rates."""
+        names = [source.name for source in self.status().sources]
         try:
-            return {v.source: f"{v.state}: {v.fault}" if v.fault else "" for v in self.views()}
+            with self._looking:
+                views = [view(name, None, self._there().sample(name)) for name in names]
         except FramegateError:
-            return dict.fromkeys((source.name for source in self.status().sources), "")
+            return dict.fromkeys(names, "")
+        return {v.source: f"{v.state}: {v.fault}" if v.fault else "" for v in views}
 
     def scrape(self) -> Scrape:
         """All that is measured; without a store that answers, the rest. SupervisorSilent."""
