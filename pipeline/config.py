@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pipeline.errors import ConfigFaults
 from pipeline.graph import StageEntry, graph_faults
+from pipeline.http_port import http_faults
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.loading import load
 from pipeline.logs import Form
@@ -171,6 +172,8 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
+    if http is not None:
+        faults += http_faults(http.listen)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = _read_stages(tables.get("stages", {}), faults)
     placement = tables.get("placement", {})

@@ -62,13 +62,24 @@ def bind(asked: str | None) -> socket.socket | None:
                 return _listening(host, 0)
             return None
         what = error.strerror or error
-        raise ConfigFaults([f"--http {asked}: {what}; take a free port, or off"]) from None
+        raise ConfigFaults(
+            [f"http.listen = {asked!r} (--http): {what}; take a free port, or off"]
+        ) from None
+
+
+def http_faults(asked: str | None) -> list[str]:
+    """What is wrong with `http.listen`, as far as its form goes."""
+    try:
+        _parts(asked or DEFAULT)
+    except ConfigFaults as wrong:
+        return [] if asked in OFF else wrong.faults
+    return []
 
 
 def _parts(text: str) -> tuple[str, int]:
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
     if found is None or int(found[3]) > 65535:
-        raise ConfigFaults([f"--http {text!r}: {RULE}"])
+        raise ConfigFaults([f"http.listen = {text!r}: {RULE}"])
     return found[1] or found[2], int(found[3])
 
 

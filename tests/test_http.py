@@ -161,9 +161,8 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         run = Run(tmp_path / "data", str(bikes()), "--http", address)
         assert run.wait() == Exit.USAGE
-    assert f"--http {address}: Address already in use; take a free port, or off" in (
-        run.log.read_text()
-    )
+    said = f"http.listen = '{address}' (--http): Address already in use; take a free port, or off"
+    assert said in run.log.read_text()
 
 
 def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, int]) -> None:
