@@ -166,7 +166,7 @@ class Measuring:
 class MadeFrame:
     """A picture of noise, to measure with where there is no source."""
 
-    pts = None
+    pts = arrived_mono = captured = None
 
     def __init__(self, form: Form) -> None:
         self.form = form
