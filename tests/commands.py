@@ -95,6 +95,11 @@ class Command:
         """What it said so far."""
         return self._err.read_text()
 
+    @property
+    def out(self) -> str:
+        """What it has printed so far."""
+        return self._out.read_text()
+
     def says(self, words: str) -> None:
         """Wait until it has said this."""
         wait_until(f"says {words!r}", lambda: words in self.err or self._dead(), DEADLINE_S)

@@ -2,7 +2,6 @@
 
 One table. A case plays something bad and gives how the command ended; its message says what is
 wrong, where, and what is allowed. What a case harms and does not harm, it asserts itself.
-`run` opens no port, so that none can be taken.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests import footage
-from tests.bad import configuration, disks, folders, poison, sources, stores
+from tests.bad import cameras, configuration, disks, folders, poison, sources, stores
 from tests.bad.case import GOOD_FRAMES, Case
 from tests.commands import user_folder
 
 TABLE = [
     *sources.CASES,
+    *cameras.CASES,
     *configuration.CASES,
     *folders.CASES,
     *stores.CASES,
