@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +12,8 @@ from typing import Any, Literal
 from pipeline.errors import ConfigFaults
 from pipeline.listener import address_fault
 from pipeline.store_url import SCHEMES, url_fault, with_tls
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 BY_NAME = "env:"
@@ -42,6 +46,11 @@ class StoreConfig:
 
 def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
     """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
+    if url is not None and re.match(r"\w+://[^/@]*:[^/@]+@", url):
+        log.warning(
+            "--store: others on this host can see a password on the command line; put the URL into "
+            "a variable, and give --store env:NAME"
+        )
     said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
     said = {key: value for key, value in said.items() if value is not None}
     if url is not None and url.startswith(BY_NAME):

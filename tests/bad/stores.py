@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import redis
 
 from pipeline.embedded import EmbeddedStore
-from tests.bad.case import DONE, GOOD_FRAMES, STOPPED_TWICE, STORE, Case, Play
+from pipeline.listener import Listener
+from tests.bad.case import DONE, GOOD_FRAMES, STOPPED_TWICE, STORE, USAGE, Case, Play
 from tests.bad.folders import held_up, open_gate
 from tests.commands import Command, Ended, Reader, framegate, user_folder
+from tests.own_servers import free_port
 from tests.pipeline.servers import server
 from tests.runs import wait_until
 
@@ -133,6 +137,31 @@ def full_for_a_while(folder: Path) -> Ended:
         return ended
 
 
+def no_tls_there(folder: Path) -> Ended:
+    listener = Listener("127.0.0.1", free_port(), sha256(b"a password").hexdigest())
+    store = EmbeddedStore(folder / "server", "everysec", listener)
+    store.start()
+    try:
+        url = f"rediss://viewer@{listener.address}?socket_timeout=0.5"
+        return framegate(folder, "run", "good.mp4", "--store", url, "-d", "data")
+    finally:
+        store.stop()
+
+
+def listens_to_all(folder: Path) -> Ended:
+    return framegate(folder, "run", "good.mp4", "--listen", f"127.0.0.1:{free_port()}")
+
+
+def port_taken(folder: Path) -> Ended:
+    (folder / "viewer").write_text("a password")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ("--listen", address, "--listen-password-file", "viewer")
+        return framegate(folder, "run", "good.mp4", *words)
+
+
 CASES = [
     Case("store absent", absent, STORE, ("store unix:///nowhere/valkey.sock cannot be reached",)),
     Case("store with a password", wrong_password, STORE, ("valkey.sock refuses the login: ",)),
@@ -153,5 +182,8 @@ CASES = [
         ("may evict keys (maxmemory-policy allkeys-lru); allowed is noeviction",),
     ),
     Case("store full at the start", full_from_the_start, STORE, ("is full: ", "its maxmemory")),
+    Case("store without TLS", no_tls_there, STORE, ("speaks no TLS on this port: allowed there",)),
+    Case("listener without password", listens_to_all, USAGE, ("needs a password for its user",)),
+    Case("listener at a taken port", port_taken, USAGE, ("Address already in use; allowed is",)),
     Case("store full", full_for_a_while, DONE, ("the store takes no writes now: OOM",)),
 ]
