@@ -1,16 +1,48 @@
-"""A process that plays the videos of a folder as RTSP cameras: FOLDER PORT, until it is killed."""
+"""Videos of a folder as RTSP cameras, in a process of its own: FOLDER PORT, until it is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from aio_rtsp_toolkit import server
 
 LOOPBACK = "127.0.0.1"
 MOST_CAMERAS = 256
+
+
+class CameraServer:
+    """A camera server's process on a port that stays the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.camera_server",
+            str(self._folder),
+            str(self.port),
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.communicate()
 
 
 async def _serve(folder: str, port: int) -> None:

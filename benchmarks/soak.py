@@ -12,9 +12,7 @@ import argparse
 import itertools
 import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,7 @@ from typing import Any
 import av
 import redis
 
+from benchmarks.camera_server import CameraServer
 from benchmarks.process_tree import own_memory_bytes, tree
 from benchmarks.report import conditions, tell
 from pipeline import keys
@@ -46,35 +45,6 @@ results_keep = 1000
 [live]
 retry_most_s = 5.0
 """
-
-
-class Server:
-    """A camera server's process on a port that stays the same."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self.start()
-
-    def start(self) -> None:
-        """Start it and wait until it listens."""
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.camera_server",
-            str(self._folder),
-            str(self.port),
-        ]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.communicate()
 
 
 class Watch:
@@ -197,13 +167,13 @@ def _make_video(path: Path) -> None:
 
 
 @contextmanager
-def _stage() -> Iterator[tuple[Run, list[Server], list[str]]]:
+def _stage() -> Iterator[tuple[Run, list[CameraServer], list[str]]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framegate-soak-")))
         videos = folder / "videos"
         videos.mkdir()
         _make_video(videos / "bikes.mkv")
-        servers = [Server(videos) for _ in range(SERVERS)]
+        servers = [CameraServer(videos) for _ in range(SERVERS)]
         for server in servers:
             stack.callback(server.kill)
         (folder / "pipeline.toml").write_text(_packaged_with(CONFIG))
@@ -238,12 +208,12 @@ def _kill(pid: int | None) -> int:
     return 0
 
 
-def _soak(run: Run, servers: list[Server], watch: Watch, seconds: float) -> dict[str, int]:
+def _soak(run: Run, servers: list[CameraServer], watch: Watch, seconds: float) -> dict[str, int]:
     """Kill and sample until the time is over; how often what was killed."""
     began = time.monotonic()
     kills = {"worker": 0, "server": 0, "store": 0}
     due = {"worker": WORKER_S, "server": SERVER_S, "store": STORE_S, "sample": SAMPLE_S}
-    back: list[tuple[float, Server]] = []
+    back: list[tuple[float, CameraServer]] = []
     workers, turns = itertools.cycle(("ingest", "infer", "publish")), itertools.cycle(servers)
     while (elapsed := time.monotonic() - began) < seconds and run.process.poll() is None:
         if elapsed >= due["worker"]:
