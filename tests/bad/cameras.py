@@ -1,4 +1,4 @@
-"""Cameras that cannot be used, and doors that cannot be opened; good.mp4 beside them is whole."""
+"""Cameras that cannot be used, and a port that is taken; good.mp4 beside them is whole."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import io
 import socket
 import threading
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.bad.case import DONE, GOOD_FRAMES, STORE, USAGE, Case, Play
+from tests.bad.case import DONE, GOOD_FRAMES, USAGE, Case, Play
 from tests.bad.sources import unknown_codec
 from tests.commands import Command, Ended, framegate
-from tests.pipeline.servers import server
 from tests.runs import wait_until
 
 SECRET = "correct-horse"
@@ -83,56 +82,14 @@ def _sound() -> bytes:
     return made.getvalue()
 
 
-def refused(*words: str) -> Callable[[Path], Ended]:
-    def play(folder: Path) -> Ended:
-        ended = framegate(folder, "run", "good.mp4", "-d", "x", *words)
-        assert not (folder / "x").exists()
-        return ended
-
-    return play
-
-
-def taken_port(option: str) -> Play:
-    def play(folder: Path) -> Ended:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
-            address = f"127.0.0.1:{taken.getsockname()[1]}"
-            (folder / "password").write_text(SECRET)
-            more = ("--listen-password-file", "password") if option == "--listen" else ()
-            return refused(option, address, *more)(folder)
-
-    return play
-
-
-def tls_to_a_plain_store(folder: Path) -> Ended:
-    with server(folder / "server") as plain, _over_tcp(plain.socket) as port:
-        return refused("--store", f"rediss://127.0.0.1:{port}")(folder)
-
-
-@contextmanager
-def _over_tcp(unix: Path) -> Iterator[int]:
-    """A port that leads to a unix socket."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        threading.Thread(target=_serve, args=(door, unix), daemon=True).start()
-        yield door.getsockname()[1]
-
-
-def _serve(door: socket.socket, unix: Path) -> None:
-    while True:
-        try:
-            came, _ = door.accept()
-        except OSError:
-            return
-        with came, socket.socket(socket.AF_UNIX) as inner:
-            inner.connect(str(unix))
-            came.settimeout(5)
-            inner.settimeout(5)
-            try:
-                inner.sendall(came.recv(65536))
-                came.sendall(inner.recv(65536))
-            except OSError:
-                continue
+def taken_port(folder: Path) -> Ended:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = framegate(folder, "run", "good.mp4", "-d", "x", "--http", address)
+    assert not (folder / "x").exists()
+    return ended
 
 
 CASES = [
@@ -174,21 +131,8 @@ CASES = [
     ),
     Case(
         "port of the page is taken",
-        taken_port("--http"),
+        taken_port,
         USAGE,
         ("Address already in use", "take a free port, or off"),
     ),
-    Case(
-        "port for readers is taken",
-        taken_port("--listen"),
-        USAGE,
-        ("--listen 127.0.0.1:", "Address already in use", "with a free port"),
-    ),
-    Case(
-        "door for readers without a password",
-        refused("--listen", "127.0.0.1:1"),
-        USAGE,
-        ("it needs a password for its user viewer", "--listen-password-file FILE"),
-    ),
-    Case("store without TLS", tls_to_a_plain_store, STORE, ("TLS",)),
 ]
