@@ -5,29 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import stat
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from pipeline.asking import TheSources, TheStore, WhatSources, WhatStore, ask
-from pipeline.list_sources import as_json
-from pipeline.view import Viewer
 from tests import footage
+from tests.asked import Asked, frames, kill, service, workers
 from tests.commands import Command, Reader, user_folder
 from tests.pipeline.servers import server
-from tests.runs import children, environment, wait_until
+from tests.runs import wait_until
 
-DONE, SOURCE_FAILED, USAGE = 0, 1, 2
+DONE, USAGE = 0, 2
 LONG, SHORT = 2000, 60  # LONG: 80 s at its own pace
-PASSWORD = "swordfish9"
 
 
 @pytest.fixture
@@ -36,79 +26,6 @@ def folder(tmp_path: Path) -> Path:
     footage.write_scene(folder / "long.mp4", footage.steady(LONG))
     footage.write_scene(folder / "short.mp4", footage.steady(SHORT))
     return folder
-
-
-class Asked:
-    """Commands to the run in a folder, and its store as any client reads it."""
-
-    def __init__(self, folder: Path, data: str = "data") -> None:
-        self.folder, self.data = folder, data
-
-    def says(self, *words: str, typed: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *words, "-d", self.data],
-            cwd=self.folder,
-            env={**environment(), "XDG_STATE_HOME": str(self.folder / "state")},
-            input=typed,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    def does(self, *words: str, typed: str = "") -> str:
-        ended = self.says(*words, typed=typed)
-        assert ended.returncode == DONE, ended.stderr
-        return ended.stdout
-
-    def sources(self) -> dict[str, dict[str, Any]]:
-        """What `framegate sources --json` says, without a process and a second for each look."""
-        answer = ask(self.folder / self.data, WhatSources())
-        assert isinstance(answer, TheSources)
-        store = ask(self.folder / self.data, WhatStore())
-        assert isinstance(store, TheStore)
-        viewer = Viewer(store.url)
-        views = viewer.look([source.name for source in answer.sources])
-        viewer.close()
-        return {v.source: as_json(s, v) for s, v in zip(answer.sources, views, strict=True)}
-
-    @property
-    def store(self) -> Reader:
-        return Reader(f"unix://{self.folder / self.data / 'store' / 'valkey.sock'}")
-
-    def seqs(self, source: str) -> list[tuple[int, int]]:
-        return [(r["epoch"], r["seq"]) for r in self.store.results(source)]
-
-    def until(self, source: str, frames: int) -> None:
-        wait_until(f"{frames} of {source}", lambda: len(self.seqs(source)) >= frames)
-
-    def written(self) -> dict[str, dict[str, Any]]:
-        run = json.loads((self.folder / self.data / "run.json").read_text())
-        return {source["name"]: source for source in run["sources"]}
-
-
-@contextmanager
-def service(folder: Path, *words: str) -> Iterator[Command]:
-    """A run as a service manager starts it, its folder there beforehand."""
-    (folder / "data").mkdir(exist_ok=True)
-    (folder / "data" / "control.sock").unlink(missing_ok=True)
-    with Command(folder, "run", "-d", "data", "--resume", *words) as run:
-        wait_until("it can be asked", (folder / "data" / "control.sock").exists)
-        yield run
-
-
-def workers(pid: int) -> dict[str, int]:
-    """Process ids of a run's workers by name."""
-    found = children(pid).items()
-    return {words[3]: child for child, words in found if "pipeline.worker" in words}
-
-
-def frames(epoch: int, count: int) -> list[tuple[int, int]]:
-    return [(epoch, seq) for seq in range(count)]
-
-
-def kill(run: Command, worker: str) -> None:
-    os.kill(wait_until(worker, lambda: workers(run.process.pid).get(worker)), signal.SIGKILL)
 
 
 def test_sources_come_and_go_beside_one_that_stays_while_workers_die(folder: Path) -> None:
@@ -208,7 +125,8 @@ def test_a_removal_that_a_kill_interrupts_is_finished_by_resume(folder: Path) ->
         wait_until("it is gone", lambda: "goes" not in asked.written())
         at = len(asked.seqs("stays"))
         asked.until("stays", at + 5)
-        assert asked.seqs("stays") == frames(1, len(asked.seqs("stays")))
+        stays = asked.seqs("stays")
+        assert stays == frames(1, len(stays))
         goes = asked.store.entries("goes", "results")
         assert [kind for _, kind, _ in goes] == ["frame"] * (len(goes) - 1) + ["end"]
 
@@ -306,69 +224,3 @@ def test_no_run_to_ask(folder: Path) -> None:
         ended = asked.says(*words)
         assert ended.returncode == USAGE
         assert "no run goes on in " in ended.stderr
-
-
-def test_a_camera_with_a_password_is_added_and_nobody_is_told_the_password(folder: Path) -> None:
-    with socket.socket() as port:
-        port.bind(("127.0.0.1", 0))
-        url = f"rtsp://me:{PASSWORD}@127.0.0.1:{port.getsockname()[1]}/yard"
-    asked = Asked(folder)
-    with service(folder) as run:
-        asked.does("add", "yard=-", typed=f"{url}\n")
-        wait_until("tried", lambda: "unreachable" in (asked.sources()["yard"]["fault"] or ""))
-        [yard] = asked.sources().values()
-        assert (yard["state"], yard["live"], yard["by"]) == ("connecting", True, "add")
-        assert yard["place"] == url.replace(f"me:{PASSWORD}@", "")
-        seen = [asked.does("sources"), run.err, *command_lines(run.process.pid)]
-        seen += [text(path) for path in (folder / "state").rglob("*")]
-        assert stat.S_IMODE((folder / "data" / "control.sock").stat().st_mode) == 0o600
-        assert stat.S_IMODE((folder / "data" / "run.json").stat().st_mode) == 0o600
-        seen += [str(dump(asked.store.client))]
-        asked.does("remove", "yard")
-        run.interrupt()
-        assert run.wait().code == DONE
-    assert [each for each in seen if PASSWORD in each] == []
-
-
-def test_cameras_of_the_configuration_follow_it_and_added_ones_stay(folder: Path) -> None:
-    def configured(*names: str) -> None:
-        tables = "".join(f'[sources.{name}]\nurl = "rtsp://127.0.0.1:9/{name}"\n' for name in names)
-        user_folder(folder, more=tables)
-
-    asked = Asked(folder)
-    configured("one", "two")
-    with service(folder) as run:
-        asked.does("add", "mine=rtsp://127.0.0.1:9/mine")
-        asked.does("remove", "two")
-        run.kill()
-    configured("two", "three")
-    with service(folder):
-        assert {name: s["by"] for name, s in asked.sources().items()} == {
-            "mine": "add", "two": "config", "three": "config",
-        }  # fmt: skip
-
-
-def command_lines(parent: int) -> list[str]:
-    return [
-        Path(f"/proc/{pid}/cmdline").read_bytes().decode()
-        for pid in (parent, *workers(parent).values())
-    ]
-
-
-def text(path: Path) -> str:
-    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
-
-
-def dump(client: Any) -> list[Any]:
-    """All that a store holds, as text that shows every string."""
-    found: list[Any] = []
-    for key in client.scan_iter():
-        kind = client.type(key)
-        if kind == b"hash":
-            found.append((key, client.hgetall(key)))
-        elif kind == b"stream":
-            entries = client.xrange(key)
-            found.append((key, [msgpack.unpackb(f[b"d"]) for _, f in entries if b"d" in f]))
-        else:
-            found.append((key, client.get(key)))
-    return found
