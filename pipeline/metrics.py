@@ -32,6 +32,7 @@ _COUNTED = (
     ("frames_failed", "failed", "Frames published as failed"),
     ("frames_skipped", "skipped", "Packets and frames that were not wanted ([sources] frames)"),
     ("packets_damaged", "damaged", "Packets that did not decode, and frames marked as damaged"),
+    ("packets_late", "late", "Packets left out because decoding fell behind the camera"),
     ("source_connects", "connects", "Times that a camera was connected"),
     ("source_connect_failures", "connect_failures", "Tries to connect that failed"),
 )

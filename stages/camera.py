@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Final
@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from pipeline.errors import FaultReason, SourceFault
 from pipeline.redaction import shown
 from pipeline.source import Guard, Request
+from stages.backlog import Backlog
 from stages.camera_clock import CameraClock
 from stages.decoded_frame import DecodedFrame
 from stages.even_pace import EvenPace
@@ -36,7 +37,8 @@ class CameraSource:
             iterates decides when that is a stall. HLS brings a segment at once: its frames are
             given as their pts say, and arrive when they are given
     Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
-            as damaged, which are given; skipped: packets or frames that are not wanted
+            as damaged, which are given; skipped: packets or frames that are not wanted;
+            late: packets left out because decoding fell behind
     Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
             damaged (more in a row than allowed). It never just ends
     Thread  all of it in one thread
@@ -46,7 +48,7 @@ class CameraSource:
         self._request, self._options, self._guard = request, options, guard
         opened = open_video(request, options, at_once=True)
         self.codec = opened.stream.codec_context.codec.canonical_name
-        self._tally = {"damaged": 0, "skipped": 0}
+        self._tally = {"damaged": 0, "skipped": 0, "late": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened = opened
         self._frames: Generator[DecodedFrame | None] | None = None
@@ -54,9 +56,11 @@ class CameraSource:
     def __iter__(self) -> Iterator[DecodedFrame | None]:
         """Return the one iterator of this source."""
         if self._frames is None:
-            frames = self._decode(self._opened)
-            in_heaps = self._opened.container.format.name == "hls"
-            self._frames = _evenly(frames) if in_heaps else frames
+            packets = self._packets(self._opened)
+            if self._opened.container.format.name == "hls":
+                self._frames = _evenly(self._decode(self._opened, packets))
+            else:
+                self._frames = self._decode(self._opened, self._timely(packets))
         return self._frames
 
     def close(self) -> None:
@@ -65,12 +69,14 @@ class CameraSource:
             self._frames.close()
         self._opened.container.close()
 
-    def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
+    def _decode(
+        self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
+    ) -> Generator[DecodedFrame | None]:
         converter, turns, clock = VideoReformatter(), Turns(), CameraClock()
         choice = FrameChoice(self._request.frames)
         choose_packets = self.codec in _INTRA_ONLY  # what is not wanted need not be decoded
         in_a_row = 0
-        for packet in self._packets(opened):
+        for packet in packets:
             if packet is None:
                 yield None
                 continue
@@ -112,6 +118,24 @@ class CameraSource:
             except av.error.FFmpegError as error:
                 what = f"the connection was lost ({type(error).__name__})"
             raise self._fault("closed", what)
+
+    def _timely(
+        self, packets: Iterable[Packet[VideoStream] | None]
+    ) -> Iterator[Packet[VideoStream] | None]:
+        """Leave packets out, up to a key frame, when decoding falls behind: they would wait in the
+        connection, where nobody sees how late they are.
+        """
+        backlog, behind = Backlog(), False
+        for packet in packets:
+            if packet is not None:
+                if backlog.grows(_seconds(packet), time.monotonic()):
+                    behind = True
+                elif packet.is_keyframe:
+                    behind = False
+                if behind:
+                    self._tally["late"] += 1
+                    continue
+            yield packet
 
     def _fault(self, reason: FaultReason, what: str) -> SourceFault:
         return SourceFault(f"{shown(self._request.url)}: {what}", reason)

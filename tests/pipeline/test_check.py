@@ -148,7 +148,7 @@ def test_a_stage_that_does_not_open_is_a_fault(
 
 
 def test_too_little_shared_memory_is_a_fault(clip: Path) -> None:
-    wide = Probe("ffv1", 10**6, 10**6, 25.0, None, None, "yuv420p", 0)
+    wide = Probe("ffv1", 10**6, 10**6, 25.0, None, None, "yuv420p", 0, live=False)
     with pytest.raises(FrameStoreFull, match="needed: enlarge it"):
         checking._shared_memory(configured(clip), {"wide": wide})
 
