@@ -72,7 +72,7 @@ class IngestLoop:
             while not self._ended():
                 if self._line.sources is not self._sources:
                     self._attach(self._take_sources())
-                if not self._feeds and self._runner.fenced:
+                if self._lost_all():
                     raise Fenced("another worker has taken all sources over")
                 self._turn()
                 self._did_something = True
@@ -87,8 +87,12 @@ class IngestLoop:
         self._run_stages()
         if self._runner.stale:
             self._attach(set(self._runner.stale))
-        if self._runner.idle():
+        if self._runner.idle() and not self._lost_all():
             self._wait()
+
+    def _lost_all(self) -> bool:
+        """Whether others took all that this worker had; one that has nothing yet waits."""
+        return not self._feeds and bool(self._runner.fenced)
 
     def _take_sources(self) -> list[str]:
         """Serve the sources that the supervisor named last; gives those that are new."""
