@@ -38,6 +38,7 @@ def held(pid: int) -> Held:
     return Held(int(fields["VmRSS"].split()[0]) / 1024, files, int(fields["Threads"]))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_reconnects_leave_nothing_behind(tmp_path: Path) -> None:
     with ExitStack() as close:

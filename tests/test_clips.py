@@ -69,6 +69,7 @@ def test_every_clip_as_fast_as_it_goes(tmp_path: Path) -> None:
     published_as_a_bare_loop(tmp_path / "user", CLIPS, "fast")
 
 
+@pytest.mark.long
 @needs_data
 @pytest.mark.timeout(120)
 def test_short_clips_at_their_own_pace(tmp_path: Path) -> None:
