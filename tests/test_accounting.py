@@ -22,6 +22,7 @@ from tests.cameras.watched import WatchedRun, url
 from tests.commands import framegate
 
 SAMPLES = 50
+MORE = 12
 NAMES = ("one", "two")
 
 
@@ -69,6 +70,8 @@ def test_it_closes_at_any_moment(
         for name in NAMES:
             run.until_published(name, 3)
         for n in range(SAMPLES):
+            if n == 3:
+                _hold_up(run, lines["one"])
             if n % 12 == 6:
                 os.kill(run.worker(workers[n // 12]), signal.SIGKILL)
             if n % 15 == 10:
@@ -96,6 +99,17 @@ def test_it_closes_at_any_moment(
         assert run.finish() == 0
     finally:
         run.close()
+
+
+def _hold_up(run: WatchedRun, line: FaultyLine) -> None:
+    """Stop detecting until a camera has sent more than there is credit for."""
+    worker, before = run.worker("infer"), line.pictures
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        run.until("more came than may wait", lambda: line.pictures >= before + MORE)
+        run.check_accounts()
+    finally:
+        os.kill(worker, signal.SIGCONT)
 
 
 def _dropped(run: WatchedRun) -> int:
