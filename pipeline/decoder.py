@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -120,7 +121,7 @@ class Surroundings:
     careful_until: Position
 
 
-class DecoderThread(threading.Thread):
+class DecoderThread(threading.Thread, ABC):
     """Fills slots of one source and reports events; subclasses say where frames come from.
 
     The loop takes events with `take`, and tells the thread of freed credit and new epochs.
@@ -194,9 +195,9 @@ class DecoderThread(threading.Thread):
         if finished is not None:
             self._report(finished)
 
+    @abstractmethod
     def _decode_to_the_end(self) -> Finished | None:
         """How it ended; None if it was stopped, or nothing is to be told."""
-        raise NotImplementedError
 
     def _is_careful(self) -> bool:
         return self._next_position() <= self._around.careful_until

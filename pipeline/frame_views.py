@@ -14,18 +14,11 @@ class FrameViews:
     """What `LastFrames` reads from. Any thread."""
 
     def __init__(self, line: ControlLine) -> None:
-        self._line = line
-        self._sources: list[SourceSpec] = []
         self._views = SharedViews([], line.shared_memory)
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
         """These are the run's sources now."""
-        self._sources = sources
         self._views.take_sources(sources)
-
-    def forget(self, source: str) -> None:  # noqa: ARG002
-        """Map anew what is looked at next."""
-        self._views = SharedViews(self._sources, self._line.shared_memory)
 
     def frame_store(self, source: str, form: Form) -> FrameStore:
         """FrameLost if the source has no pictures of this size, or is not there."""
