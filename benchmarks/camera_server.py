@@ -12,6 +12,8 @@ from pathlib import Path
 
 from aio_rtsp_toolkit import server
 
+from pipeline.orphans import die_with_parent
+
 LOOPBACK = "127.0.0.1"
 MOST_CAMERAS = 256
 
@@ -35,9 +37,21 @@ class CameraServer:
             str(self._folder),
             str(self.port),
         ]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        # Ctrl-C is for who started it, and it ends with that one however that ends.
+        self._process = subprocess.Popen(
+            command,
+            cwd=Path(__file__).resolve().parent.parent,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
         assert self._process.stdout is not None
         self._process.stdout.readline()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
 
     def kill(self) -> None:
         """End it at once."""

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.clips import find_clip
 from benchmarks.end_to_end import choice_of_engine
-from benchmarks.live_cameras import FPS, SIZES, CameraServer, make_cameras
+from benchmarks.live_cameras import FPS, SIZES, ClipCameras, make_cameras
 from benchmarks.live_point import SETTLE, LivePoint, measure
 from benchmarks.report import conditions, percentile, tell
 from benchmarks.roboflow_live import LiveSpec, measure_live_peer
@@ -56,7 +56,7 @@ def most_held(known: dict[int, bool], try_one: Callable[[int], bool], most: int)
 
 
 def measure_beside(
-    server: CameraServer, spec: LiveSpec, python: str | None, first: bool, height: int
+    server: ClipCameras, spec: LiveSpec, python: str | None, first: bool, height: int
 ) -> tuple[LivePoint | None, dict[str, Any]]:
     """The engine and the peer on the same cameras, the peer first or not."""
     theirs = peer_figures(python, spec) if first else {}
@@ -98,7 +98,7 @@ def spec_of(urls: Sequence[str], choice: Choice, seconds: float) -> LiveSpec:
 
 
 def measure_all(
-    server: CameraServer, counts: Sequence[int], seconds: float, python: str | None, choice: Choice
+    server: ClipCameras, counts: Sequence[int], seconds: float, python: str | None, choice: Choice
 ) -> dict[str, Any]:
     """All points, then what is held at each height."""
     points: list[dict[str, Any]] = []
@@ -115,7 +115,7 @@ def measure_all(
     return {"points": points, "cameras_held": held, "held_by_count": outcomes}
 
 
-def _search(server: CameraServer, height: int, tried: dict[int, bool], seconds: float) -> int:
+def _search(server: ClipCameras, height: int, tried: dict[int, bool], seconds: float) -> int:
     def is_held(cameras: int) -> bool:
         point = measure(server, cameras, height, seconds)
         print(f"  {cameras} cameras of {height}: {_told(point)}", flush=True)
@@ -152,7 +152,7 @@ def main() -> None:
             threads=choice.threads,
         )
         print(told, flush=True)
-        with CameraServer(Path(folder)) as server:
+        with ClipCameras(Path(folder)) as server:
             found = measure_all(server, counts, arguments.seconds, arguments.peers, choice)
     tell("live", found | {"conditions": told}, arguments.write)
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import av
 from av.packet import Packet
 from av.video.frame import PictureType
 
+from benchmarks.camera_server import CameraServer
 from benchmarks.process_tree import Usage, usage
-from pipeline.orphans import die_with_parent
 
 FPS = 10
 GOP = 20
@@ -50,45 +46,23 @@ def name(number: int, height: int) -> str:
     return f"camera{number}-{height}.mkv"
 
 
-class CameraServer:
+class ClipCameras(CameraServer):
     """One process that plays them all; gone after the block."""
 
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        command = (sys.executable, "-m", "benchmarks.camera_server", str(folder), str(self._port))
-        # Ctrl-C is for us: we end it. And it ends with us however we end.
-        self._process = subprocess.Popen(
-            command,
-            cwd=Path(__file__).resolve().parent.parent,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-
-    def __enter__(self) -> CameraServer:
+    def __enter__(self) -> ClipCameras:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def urls(self, cameras: int, height: int) -> tuple[str, ...]:
         """Addresses of the first `cameras` cameras; each plays for ever."""
         names = (name(number, height) for number in range(cameras))
-        return tuple(f"rtsp://127.0.0.1:{self._port}/{each}?play_count=0" for each in names)
+        return tuple(f"rtsp://127.0.0.1:{self.port}/{each}?play_count=0" for each in names)
 
     def usage(self) -> Usage:
         """CPU of the server: nobody's but its own."""
-        return usage(self._process.pid)
+        return usage(self.pid)
 
 
 def _encoded(clip: Path, path: Path, size: tuple[int, int]) -> list[Packet[av.VideoStream]]:

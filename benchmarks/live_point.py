@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from benchmarks.engine_run import EngineRun, RunFailed
-from benchmarks.live_cameras import FPS, CameraServer
+from benchmarks.live_cameras import FPS, ClipCameras
 from benchmarks.process_tree import memory_bytes
 from benchmarks.report import percentile
 from pipeline import latency
@@ -73,7 +73,7 @@ def source(number: int) -> str:
     return f"camera{number}"
 
 
-def measure(server: CameraServer, cameras: int, height: int, seconds: float) -> LivePoint | None:
+def measure(server: ClipCameras, cameras: int, height: int, seconds: float) -> LivePoint | None:
     """Run the engine on cameras that play; None if not every one of them gave frames."""
     names = [source(number) for number in range(cameras)]
     with EngineRun(config_text(server.urls(cameras, height)), names) as run:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks import figures
 from benchmarks.live import most_held
-from benchmarks.live_cameras import FPS, GOP, SIZES, CameraServer, make_cameras, name
+from benchmarks.live_cameras import FPS, GOP, SIZES, ClipCameras, make_cameras, name
 from benchmarks.live_point import LivePoint, config_text, grown, measure
 from pipeline.config import read_config
 from pipeline.sources import is_live
@@ -70,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(folder: Path) -> Iterator[CameraServer]:
-    with CameraServer(folder) as running:
+def server(folder: Path) -> Iterator[ClipCameras]:
+    with ClipCameras(folder) as running:
         yield running
 
 
@@ -91,7 +91,7 @@ def test_each_camera_begins_elsewhere_with_a_key_frame(folder: Path, height: int
     assert len(begins) == 3
 
 
-def test_more_cameras_play_at_once_than_a_loop_has_threads(server: CameraServer) -> None:
+def test_more_cameras_play_at_once_than_a_loop_has_threads(server: ClipCameras) -> None:
     with ExitStack() as opened:
         options = {"rtsp_transport": "tcp", "probesize": "32", "fpsprobesize": "0"}
         for url in server.urls(CAMERAS, 360):
@@ -101,7 +101,7 @@ def test_more_cameras_play_at_once_than_a_loop_has_threads(server: CameraServer)
 
 
 @pytest.mark.long
-def test_the_engine_holds_one_camera(server: CameraServer) -> None:
+def test_the_engine_holds_one_camera(server: ClipCameras) -> None:
     point = measure(server, 1, 360, 2.0)
     assert point is not None
     assert 10 <= point.published <= 40
