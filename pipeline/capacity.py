@@ -167,6 +167,7 @@ class MadeFrame:
     """A picture of noise, to measure with where there is no source."""
 
     pts = arrived_mono = captured = None
+    key_frame = False
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
@@ -15,13 +14,13 @@ from pipeline.errors import ConfigFaults
 from pipeline.graph import StageEntry, graph_faults
 from pipeline.http_port import http_faults
 from pipeline.keys import NAME_RULE, is_name
-from pipeline.loading import load
 from pipeline.logs import Form
 from pipeline.options import read_options
 from pipeline.pace import PaceName
 from pipeline.redaction import remember, remember_url
 from pipeline.source import Transport
 from pipeline.sources import frames_of
+from pipeline.stage_tables import Table, read_stages
 from pipeline.store_config import StoreConfig, store_faults
 
 PACKAGED = "pipeline.toml"
@@ -93,14 +92,6 @@ class Config:
     placement: dict[str, tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class _StageTable:
-    use: str
-    input: str | None = None
-    on_lag: Literal["drop", "wait"] = "drop"
-
-
-Table = dict[str, Any]
 _TABLES = ("store", "credit", "live", "workers", "log", "http", "sources", "stages", "placement")
 
 
@@ -127,13 +118,7 @@ def read_config(origin: str, text: str, changes: Mapping[str, Table] | None = No
     except tomllib.TOMLDecodeError as error:
         raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
     tables = {key: table for key, table in given.items() if isinstance(table, dict)}
-    faults = [
-        f"{key}: unknown table; allowed are {', '.join(_TABLES)}"
-        for key in given
-        if key not in _TABLES
-    ]
-    loose = [key for key in _TABLES if key in given and key not in tables]
-    faults += [f"{key} = {given[key]!r}: must be a table" for key in loose]
+    faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
     faults += [
         f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
@@ -175,7 +160,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     if http is not None:
         faults += http_faults(http.listen)
     sources = _read_sources(tables.get("sources", {}), faults)
-    stages = _read_stages(tables.get("stages", {}), faults)
+    stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
     for worker, names in placement.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -219,50 +204,6 @@ def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | 
                 faults.append(f"{path}.frames = {source.frames!r}: {error}")
             sources[name] = source
     return sources
-
-
-def _read_stages(table: Table, faults: list[str]) -> list[StageEntry] | None:
-    before = len(faults)
-    entries = []
-    for name, entry in table.items():
-        if not isinstance(entry, dict):
-            faults.append(f"stages.{name} = {entry!r}: must be a table with use and input")
-            continue
-        read = _read_stage(name, entry, faults)
-        if read is not None:
-            entries.append(read)
-    return entries if len(faults) == before else None
-
-
-def _read_stage(name: str, entry: Table, faults: list[str]) -> StageEntry | None:
-    path = f"stages.{name}."
-    if isinstance(entry.get("input"), list):
-        faults.append(f"{path}input = {entry['input']!r}: a stage has exactly one input")
-        return None
-    own = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
-    read = read_options(_StageTable, own, path, faults)
-    if read is None:
-        return None
-    try:
-        kind = load(read.use)
-    except ConfigFaults as unknown:
-        faults += [f"{path}{fault}" for fault in unknown.faults]
-        return None
-    if not dataclasses.is_dataclass(getattr(kind, "Options", None)):
-        faults.append(f"{path}use = {read.use!r}: it is no stage (pipeline.stage.Stage)")
-        return None
-    options = {key: value for key, value in entry.items() if key not in own}
-    if read_options(kind.Options, options, path, faults) is None:
-        return None
-    return StageEntry(
-        name=name,
-        use=read.use,
-        input=read.input,
-        on_lag=read.on_lag,
-        publishes=getattr(kind, "publishes", False),
-        pixels=getattr(kind, "pixels", 0),
-        options=options,
-    )
 
 
 def from_environment(name: str, key: str) -> str:

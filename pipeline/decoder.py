@@ -31,6 +31,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     arrived_mono  monotonic seconds
     captured      UNIX seconds by the camera's own clock, None if it tells none
     dropped       frames decoded right before it that a newer one replaced
+    key_frame     it was encoded without others
     counts        growth of the source's other counters since the last event
     """
 
@@ -41,6 +42,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     arrived_mono: float
     captured: float | None = None
     dropped: int = 0
+    key_frame: bool = False
     counts: Mapping[str, int] = {}
 
 
@@ -247,7 +249,15 @@ class DecoderThread(threading.Thread, ABC):
             frame.write(pixels)
         arrived = frame.arrived_mono or time.monotonic()
         event = Decoded(
-            position, number, frame.pts, frame.form, arrived, frame.captured, dropped, counts or {}
+            position,
+            number,
+            frame.pts,
+            frame.form,
+            arrived,
+            frame.captured,
+            dropped,
+            frame.key_frame,
+            counts or {},
         )
         self._report(event)
 

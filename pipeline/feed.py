@@ -197,6 +197,7 @@ class Feed:
             form=event.form,
             captured_from="arrival" if event.captured is None else "rtcp",
             dropped=event.dropped,
+            key_frame=event.key_frame,
         )
         return self._hold(event.position, record)
 

@@ -1,7 +1,8 @@
 """Plain data from TOML into frozen dataclasses, all faults told at once with their key paths.
 
-A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`.
-Its metadata may say `least`, `most` (numbers), `allowed` (of a string, or of each in a tuple).
+A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`,
+or a dataclass: a table of its own. Its metadata may say `least`, `most` (numbers), `allowed` (of a
+string, or of each in a tuple), `check` (value -> what is wrong with it, or None).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
             faults.append(f"{path}{key}: unknown key; allowed are {_listed(sorted(fields))}")
     values = {}
     for name, field in fields.items():
-        if name in table:
+        if name in table and dataclasses.is_dataclass(hints[name]):
+            values[name] = _read_table(hints[name], table[name], f"{path}{name}", faults)
+        elif name in table:
             fault = _fault(hints[name], table[name], field.metadata)
             if fault:
                 faults.append(f"{path}{name} = {table[name]!r}: {fault}")
@@ -34,9 +37,18 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     return kind(**values) if len(faults) == before else None
 
 
+def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
+    if isinstance(value, dict):
+        return read_options(kind, value, f"{path}.", faults)
+    faults.append(f"{path} = {value!r}: must be a table")
+    return None
+
+
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
     if not _fits(hint, value):
         return f"allowed is {_said(hint, limits)}"
+    if "check" in limits and (fault := limits["check"](value)):
+        return str(fault)
     if "allowed" in limits:
         items = value if isinstance(value, list | tuple) else [value]
         if not items:

@@ -19,7 +19,11 @@ Outcome = Literal["detected", "carried", "cached", "failed"]
 Looked = Literal["whole", "part", "no"]
 Escalation = Literal["none", "done", "degraded"]
 Origin = Literal["detected", "carried", "moved", "cached", "escalated"]
-Reason = Literal["every_frame", "stage_error", "worker_died", "frame_lost", "reanchored"]
+LookReason = Literal["changed", "age", "waiting", "unchanged"]
+WholeReason = Literal["every_frame", "first", "reanchored", "frame_age", "too_much"]
+CameraReason = Literal["moving", "exposure"]
+FailReason = Literal["stage_error", "worker_died", "frame_lost"]
+Reason = Literal[LookReason, WholeReason, CameraReason, FailReason]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
 
 
@@ -46,7 +50,14 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-_SHORT = {"captured": "c", "arrived": "a", "number": "n", "form": "f", "taken_us": "u"}
+_SHORT = {
+    "captured": "c",
+    "arrived": "a",
+    "number": "n",
+    "form": "f",
+    "taken_us": "u",
+    "key_frame": "k",
+}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
@@ -62,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     said      what each stage before said of it, by stage name, msgpack
     failed    why a stage could not say anything, None for a good frame
     taken_us  microseconds from arrival until the last stage that said anything was done
+    key_frame  it was encoded without others: compression may show as a change
     """
 
     v: int
@@ -75,6 +87,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     said: dict[str, msgspec.Raw] = {}
     failed: Reason | None = None
     taken_us: int = 0
+    key_frame: bool = False
 
 
 def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
@@ -91,6 +104,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
         {**record.said, stage: msgspec.Raw(output)},
         record.failed,
         int((ended - record.arrived) * 1e6),
+        record.key_frame,
     )
 
 
@@ -148,7 +162,25 @@ class Object(msgspec.Struct, frozen=True):
     origin: Origin
 
 
-class Result(msgspec.Struct, frozen=True):
+class GateView(msgspec.Struct, frozen=True):
+    """What the gate saw in a frame, for drawing; told only where somebody asked for it.
+
+    columns, rows  tiles across and down, of `tile` pixels each
+    hot          a bit a tile, row by row, highest first: whether its content changed
+    looked       rectangles (x1, y1, x2, y2) in source pixels that the network was given
+    sensitivity  a byte a tile, row by row: the change of a cell's mean, in tenths of a grey level,
+                 that is looked at within two frames; 255 is 25.5 or more
+    """
+
+    columns: int
+    rows: int
+    tile: int
+    hot: bytes
+    looked: tuple[tuple[int, int, int, int], ...]
+    sensitivity: bytes
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published for one frame; `--json` prints exactly this."""
 
     v: int
@@ -169,6 +201,7 @@ class Result(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
     age_s: float
     scene: int
+    gate: GateView | None = None
 
     @property
     def position(self) -> Position:

@@ -67,6 +67,7 @@ class Frame(Protocol):
     pts           seconds from the container, None where the container has none
     arrived_mono  monotonic seconds at which its last packet was read, None for "just now"
     captured      UNIX seconds by the camera's own clock (RTCP), None where it tells none
+    key_frame     it was encoded without others
     nbytes  what `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), tight, in this order
     """
 
@@ -76,6 +77,8 @@ class Frame(Protocol):
     def arrived_mono(self) -> float | None: ...
     @property
     def captured(self) -> float | None: ...
+    @property
+    def key_frame(self) -> bool: ...
     @property
     def form(self) -> Form: ...
     @property

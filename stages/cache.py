@@ -46,4 +46,5 @@ class Cache(Stage[NoState]):
             models=found.models,
             age_s=found.age_s,
             scene=found.scene,
+            gate=found.gate,
         )

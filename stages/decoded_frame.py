@@ -73,13 +73,15 @@ class DecodedFrame:
     nbytes        height * width + 2 * ceil(height / 2) * ceil(width / 2)
     arrived_mono  monotonic seconds at which its packet came, None for a file's
     captured      UNIX seconds by the camera's clock, None where it tells none
+    key_frame     it was encoded without others
 
     It keeps the decoder's buffer alive until it is dropped. Frames of one source share a
     converter: write them in the thread that iterates.
     """
 
     __slots__ = (
-        "_converter", "_frame", "_turn", "arrived_mono", "captured", "form", "nbytes", "pts",
+        "_converter", "_frame", "_turn", "arrived_mono", "captured", "form", "key_frame",
+        "nbytes", "pts",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +96,7 @@ class DecodedFrame:
         self._converter = converter
         self._turn = turn
         self.arrived_mono, self.captured = arrived_mono, captured
+        self.key_frame = bool(frame.key_frame)
         self.form = form_of(frame, turn)
         self.pts = None
         if frame.pts is not None and frame.time_base is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import records
-from pipeline.records import Escalation, Looked, Object, Outcome, Reason, Record
+from pipeline.records import Escalation, GateView, Looked, Object, Outcome, Reason, Record
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -19,6 +19,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     age_s: float = 0.0
     scene: int = 0
     escalation: Escalation = "none"
+    gate: GateView | None = None
 
 
 def last_detections(record: Record) -> Detections:

@@ -25,6 +25,7 @@ class Gray:
     pts: float
     arrived_mono: float | None = None
     captured: float | None = None
+    key_frame: bool = False
     form: Form = FORM
 
     @property

@@ -40,7 +40,7 @@ class Picture:
     pts: float | None = None
     form: Form = FORM
     arrived_mono: float | None = None
-    captured: float | None = None
+    captured, key_frame = None, False
 
     @property
     def nbytes(self) -> int:
