@@ -1,0 +1,104 @@
+"""What the calm rule remembers of each track between two frames, as arrays and as bytes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.arrays import read_only
+from models.errors import ModelError
+
+CLASSES: Final = (
+    3  # as many classes of a track are remembered; a fourth takes the least one's place
+)
+NO_CLASS: Final = 255
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<BHd")  # version, tracks, pts (NaN where unknown)
+_COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
+    ("ids", "<i4", ()),
+    ("lost_s", "<f4", ()),
+    ("looks", "u1", ()),
+    ("classes", "u1", (CLASSES,)),
+    ("votes", "<f4", (CLASSES,)),
+)
+
+
+class CalmStateUnreadable(ModelError, ValueError):
+    """Bytes that are no state of the calm rule, or of a version this program does not know."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"calm state: expected {expected}, found {found}")
+        self.expected, self.found = expected, found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalmState:
+    """One row a track, lowest id first; read-only arrays, safe to share between threads.
+
+    pts      latest time stamp seen, seconds; None before the first
+    ids      int32 (T,)       the track, rising
+    lost_s   float32 (T,)     seconds since its last box, 0 where the last frame had one
+    looks    uint8 (T,)       looks that its mean is over
+    classes  uint8 (T, 3)     classes it was seen as, NO_CLASS where fewer
+    votes    float32 (T, 3)   mean score it was seen with as each of them; their sum is its mean
+
+    Kept in the precision in which it is stored: a state written and read goes on to the same bits.
+    Raises ArrayMismatch.
+    """
+
+    pts: float | None
+    ids: npt.NDArray[np.int32]
+    lost_s: npt.NDArray[np.float32]
+    looks: npt.NDArray[np.uint8]
+    classes: npt.NDArray[np.uint8]
+    votes: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name, kind, tail in _COLUMNS:
+            value = getattr(self, name)
+            checked = read_only(name, value, np.dtype(kind), (len(self.ids), *tail))
+            object.__setattr__(self, name, checked)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to_bytes(self) -> bytes:
+        """Return the state in 11 + 24 T bytes, the same on every machine."""
+        pts = math.nan if self.pts is None else self.pts
+        columns = (
+            np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
+            for name, kind, _ in _COLUMNS
+        )
+        return _HEAD.pack(_VERSION, len(self), pts) + b"".join(columns)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> CalmState:
+        """Return the state that `to_bytes` wrote; CalmStateUnreadable for anything else."""
+        if len(data) < _HEAD.size:
+            raise CalmStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
+        version, tracks, pts = _HEAD.unpack_from(data)
+        if version != _VERSION:
+            raise CalmStateUnreadable(f"version {_VERSION}", f"version {version}")
+        size = _HEAD.size + tracks * sum(
+            np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS
+        )
+        if len(data) != size:
+            raise CalmStateUnreadable(f"{size} bytes for {tracks} tracks", f"{len(data)}")
+        columns: dict[str, npt.NDArray[Any]] = {}
+        at = _HEAD.size
+        for name, kind, tail in _COLUMNS:
+            count = tracks * math.prod(tail)
+            columns[name] = np.frombuffer(data, kind, count, at).reshape(tracks, *tail)
+            at += count * np.dtype(kind).itemsize
+        return CalmState(None if math.isnan(pts) else pts, **columns)
+
+
+def not_calmed() -> CalmState:
+    """Return the state before the first frame of a source."""
+    columns = {name: np.zeros((0, *tail), kind) for name, kind, tail in _COLUMNS}
+    return CalmState(None, **columns)
