@@ -22,6 +22,7 @@ from av.video.stream import VideoStream
 from models.picture import Picture
 from pipeline.errors import FramegateError
 from pipeline.records import Object
+from stages.gate_overlay import Look, draw_gate
 from stages.overlay import draw
 
 Plane = npt.NDArray[np.uint8]
@@ -71,11 +72,17 @@ class AnnotatedVideo:
         except OSError as error:
             raise self._fault(error) from error
 
-    def add(self, picture: Picture, pts: float | None, objects: Sequence[Object] = ()) -> None:
-        """Write one frame with its objects drawn."""
+    def add(
+        self,
+        picture: Picture,
+        pts: float | None,
+        objects: Sequence[Object] = (),
+        look: Look | None = None,
+    ) -> None:
+        """Write one frame with its objects drawn, and what the gate saw where `look` tells it."""
         if self._output is None:
             raise ValueError(f"{self.path}: this video is closed")
-        drawn = draw(picture, objects)
+        drawn = draw_gate(picture, objects, look) if look else draw(picture, objects)
         try:
             stream = self._stream or self._start(self._output, drawn)
             frame = self._frame(_fitted(drawn, stream.width, stream.height))

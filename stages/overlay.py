@@ -5,46 +5,18 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
-
-import cv2
-import numpy as np
-import numpy.typing as npt
 
 from models.picture import Picture
 from pipeline.records import Object
+from stages.canvas import BLACK, WHITE, Canvas, Rect, Rgb, text_size
 
-Plane = npt.NDArray[np.uint8]
-Rgb = tuple[float, float, float]
-
-_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
-_CAPITALS: Final = 21  # pixels of a capital letter in this font at scale 1
 _LEAST_CAPITALS: Final = 9
 _DARK: Final = 0.58  # luma below which white letters are read more easily than black ones
 _UNTRACKED: Final[Rgb] = (0.8, 0.8, 0.8)
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
-_WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # of red and blue in luma
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """Writable planes uint8 of one picture; drawing outside of it is clipped."""
-
-    y: Plane
-    u: Plane
-    v: Plane
-
-    def fill(self, left: int, top: int, right: int, bottom: int, ink: tuple[int, int, int]) -> None:
-        """Set the pixels of a rectangle, right and bottom exclusive, and their chroma samples."""
-        height, width = self.y.shape
-        left, right = max(left, 0), min(right, width)
-        top, bottom = max(top, 0), min(bottom, height)
-        if left >= right or top >= bottom:
-            return
-        self.y[top:bottom, left:right] = ink[0]
-        half = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
-        self.u[half], self.v[half] = ink[1], ink[2]
+_FRESH: Final = ("detected", "escalated")
+_GLASS: Final = 0.6  # of black under the label of an object that was not looked at
 
 
 def draw(picture: Picture, objects: Sequence[Object]) -> Picture:
@@ -52,12 +24,18 @@ def draw(picture: Picture, objects: Sequence[Object]) -> Picture:
 
     It draws into the planes: what is not under a box or label keeps its bytes.
     """
-    canvas = Canvas(picture.y.copy(), picture.u.copy(), picture.v.copy())
+    canvas = Canvas.of(picture)
+    draw_objects(canvas, objects)
+    return canvas.picture()
+
+
+def draw_objects(canvas: Canvas, objects: Sequence[Object], by_origin: bool = False) -> None:
+    """Draw boxes, then labels. by_origin: dashed and unfilled where the frame was not looked at."""
     for thing in objects:
-        _draw_box(canvas, picture, thing)
+        old = by_origin and thing.origin not in _FRESH
+        (_draw_dashes if old else _draw_box)(canvas, thing)
     for thing in objects:
-        _draw_label(canvas, picture, thing)
-    return Picture(canvas.y, canvas.u, canvas.v, picture.matrix, picture.full_range)
+        _draw_label(canvas, thing, by_origin)
 
 
 def colour_of(track: int | None) -> Rgb:
@@ -67,29 +45,19 @@ def colour_of(track: int | None) -> Rgb:
     return colorsys.hsv_to_rgb(track * _GOLDEN % 1, 0.65, 1.0)
 
 
-def ink_of(colour: Rgb, picture: Picture) -> tuple[int, int, int]:
-    """Return Y, U, V bytes of an RGB colour (0..1) in the picture's matrix and range."""
-    red, green, blue = colour
-    kr, kb = _WEIGHTS[picture.matrix]
-    luma = kr * red + (1 - kr - kb) * green + kb * blue
-    cb, cr = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
-    if picture.full_range:
-        return round(255 * luma), _byte(128 + 255 * cb), _byte(128 + 255 * cr)
-    return round(16 + 219 * luma), round(128 + 224 * cb), round(128 + 224 * cr)
-
-
-def _byte(value: float) -> int:
-    return min(round(value), 255)
-
-
-def line_width(picture: Picture) -> int:
+def line_width(picture: Picture | Canvas) -> int:
     """Return the width of a box's line in pixels: 1 on small pictures, 3 at 1080 rows."""
     return math.ceil(min(picture.width, picture.height) / 400)
 
 
-def _corners(thing: Object, picture: Picture) -> tuple[int, int, int, int]:
+def capitals_on(picture: Picture | Canvas) -> int:
+    """Return the height of capital letters in pixels."""
+    return max(_LEAST_CAPITALS, picture.height // 55)
+
+
+def _corners(thing: Object, canvas: Canvas) -> Rect:
     """Return the box in whole pixels, at most one picture outside of the picture."""
-    limits = (picture.width, picture.height) * 2
+    limits = (canvas.width, canvas.height) * 2
     left, top, right, bottom = (
         round(min(max(edge, -limit), 2 * limit))
         for edge, limit in zip(thing.box, limits, strict=True)
@@ -97,13 +65,33 @@ def _corners(thing: Object, picture: Picture) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def _draw_box(canvas: Canvas, picture: Picture, thing: Object) -> None:
-    left, top, right, bottom = _corners(thing, picture)
-    ink, wide = ink_of(colour_of(thing.track), picture), line_width(picture)
-    canvas.fill(left, top, right, top + wide, ink)
-    canvas.fill(left, bottom - wide, right, bottom, ink)
-    canvas.fill(left, top, left + wide, bottom, ink)
-    canvas.fill(right - wide, top, right, bottom, ink)
+def _draw_box(canvas: Canvas, thing: Object) -> None:
+    left, top, right, bottom = _corners(thing, canvas)
+    colour, wide = colour_of(thing.track), line_width(canvas)
+    canvas.fill((left, top, right, top + wide), colour)
+    canvas.fill((left, bottom - wide, right, bottom), colour)
+    canvas.fill((left, top, left + wide, bottom), colour)
+    canvas.fill((right - wide, top, right, bottom), colour)
+
+
+def _draw_dashes(canvas: Canvas, thing: Object) -> None:
+    """Draw the box as dashes, whole ones at the corners."""
+    left, top, right, bottom = _corners(thing, canvas)
+    colour, wide = colour_of(thing.track), line_width(canvas)
+    for begin, end in _dashes(left, right, 5 * wide):
+        canvas.fill((begin, top, end, top + wide), colour)
+        canvas.fill((begin, bottom - wide, end, bottom), colour)
+    for begin, end in _dashes(top, bottom, 5 * wide):
+        canvas.fill((left, begin, left + wide, end), colour)
+        canvas.fill((right - wide, begin, right, end), colour)
+
+
+def _dashes(begin: int, end: int, about: int) -> list[tuple[int, int]]:
+    """Return dashes of about that length with gaps as long, one at each end."""
+    count = max(1, round(((end - begin) / about + 1) / 2))
+    step = (end - begin) / (2 * count - 1)
+    starts = [begin + 2 * step * index for index in range(count)]
+    return [(round(start), round(start + step)) for start in starts]
 
 
 def label_of(thing: Object) -> str:
@@ -112,20 +100,22 @@ def label_of(thing: Object) -> str:
     return f"{thing.label}{track} {thing.score:.2f}"
 
 
-def _draw_label(canvas: Canvas, picture: Picture, thing: Object) -> None:
+def _draw_label(canvas: Canvas, thing: Object, by_origin: bool) -> None:
     """Put the label on the box's upper edge, inside the picture, on the track's colour."""
-    capitals = max(_LEAST_CAPITALS, picture.height // 55)
-    scale, stroke = capitals / _CAPITALS, 1 + capitals // 14
-    text = label_of(thing)
-    (wide, _), below = cv2.getTextSize(text, _FONT, scale, stroke)
+    old = by_origin and thing.origin not in _FRESH
+    text = f"{label_of(thing)} {thing.origin}" if old else label_of(thing)
+    capitals, colour = capitals_on(canvas), colour_of(thing.track)
+    wide, below = text_size(text, capitals)
     pad = max(2, capitals // 5)
     high = capitals + 2 * pad + below // 2
-    left, top, _, _ = _corners(thing, picture)
-    left = max(0, min(left, picture.width - wide - 2 * pad))
-    top = max(0, min(top - high, picture.height - high))
-    ink = ink_of(colour_of(thing.track), picture)
-    canvas.fill(left, top, left + wide + 2 * pad, top + high, ink)
-    white, black = (ink_of((grey, grey, grey), picture)[0] for grey in (1.0, 0.0))
-    at = (left + pad, top + pad + capitals)
-    letters = white if ink[0] < black + _DARK * (white - black) else black
-    cv2.putText(canvas.y, text, at, _FONT, scale, letters, stroke, cv2.LINE_AA)
+    left, top, _, _ = _corners(thing, canvas)
+    left = max(0, min(left, canvas.width - wide - 2 * pad))
+    top = max(0, min(top - high, canvas.height - high))
+    place = (left, top, left + wide + 2 * pad, top + high)
+    if old:
+        canvas.fill(place, BLACK, _GLASS)
+        letters = colour
+    else:
+        canvas.fill(place, colour)
+        letters = WHITE if canvas.lightness(colour) < _DARK else BLACK
+    canvas.write(text, left + pad, top + pad + capitals, capitals, letters)

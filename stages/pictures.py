@@ -13,6 +13,7 @@ from models.preprocess import shrunk, to_bgr
 from pipeline.last_frames import GetFrameStore, LastFrame, LastFrames
 from pipeline.picture_routes import picture_routes
 from pipeline.records import Object
+from stages.gate_overlay import draw_gate, look_of
 from stages.overlay import draw
 from stages.planes import as_picture
 
@@ -42,7 +43,9 @@ def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> b
     whole = as_picture(memoryview(frame.pixels), frame.form)
     picture = whole if width is None else shrunk(whole, width)
     if boxes:
-        picture = draw(picture, _moved(frame.result.objects, whole, picture))
+        objects = _moved(frame.result.objects, whole, picture)
+        look = look_of(frame.result, whole)
+        picture = draw_gate(picture, objects, look) if look else draw(picture, objects)
     bgr = to_bgr(picture, (picture.width, picture.height))
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return jpeg.tobytes()

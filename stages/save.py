@@ -15,6 +15,7 @@ from pipeline.records import START, End, Position
 from pipeline.stage import Context, Item, Stage
 from stages.annotate import AnnotatedVideo, VideoUnwritable
 from stages.detections import last_detections
+from stages.gate_overlay import look_of
 from stages.planes import as_picture
 
 log = logging.getLogger(__name__)
@@ -86,10 +87,11 @@ class Save(Stage[SaveState]):
         video = self._videos[item.source]
         if video is None:
             return
-        objects = last_detections(item.record).objects
+        found = last_detections(item.record)
         try:
             with self.context.pixels(item) as pixels:
-                video.add(as_picture(pixels, item.record.form), item.record.pts, objects)
+                picture = as_picture(pixels, item.record.form)
+                video.add(picture, item.record.pts, found.objects, look_of(found, picture))
         except VideoUnwritable as error:
             self._give_up(item.source, error)
 

@@ -7,7 +7,8 @@ import pytest
 
 from models.picture import Picture
 from pipeline.records import Object
-from stages.overlay import colour_of, draw, ink_of, label_of
+from stages.canvas import Canvas
+from stages.overlay import colour_of, draw, label_of
 
 
 def plain(width: int, height: int, y: int = 100, matrix="bt601", full_range=False) -> Picture:
@@ -59,7 +60,7 @@ def test_boxes_and_labels_at_and_beyond_the_border_are_clipped(box, size):
 def test_a_label_stays_inside_the_picture(box):
     before = plain(320, 240)
     with_long = draw(before, [thing(box, label="person")])
-    ink = ink_of(colour_of(1), before)[0]
+    ink = Canvas.of(before).ink(colour_of(1))[0]
     columns = np.flatnonzero((with_long.y == ink).sum(axis=0) > 3)
     assert columns[-1] - columns[0] > 60
 
@@ -82,7 +83,7 @@ def test_a_track_keeps_its_colour_and_neighbours_differ():
     ],
 )
 def test_ink_is_that_of_the_colour_bars_of_bt601(colour, expected):
-    assert ink_of(colour, plain(8, 8)) == expected
+    assert Canvas.of(plain(8, 8)).ink(colour) == expected
 
 
 def test_what_a_label_says():
