@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 
 from pipeline.latency import BOUNDS_S, PREFIX
+from pipeline.looks import looks_of
 from pipeline.processes import ProcessUse
 from pipeline.run_status import RunStatus, SourceStatus
 from pipeline.view import View, drops_of
@@ -64,6 +65,7 @@ class Scrape:
         yield _one("ready", "1 while all workers serve and the store answers", ready)
         yield from self._counted()
         yield from self._by_reason()
+        yield self._looks()
         yield from self._sources()
         yield self._latency()
         yield from self._stages()
@@ -99,6 +101,16 @@ class Scrape:
                 if name.startswith(LAGGED):
                     lagged.add_metric([source, name.removeprefix(LAGGED)], n)
         yield from (dropped, losses, lagged)
+
+    def _looks(self) -> Metric:
+        labels = ["source", "looked", "reason"]
+        what = "Published frames, by how much of them was looked at (whole, part, no) and why"
+        family = CounterMetricFamily("framegate_looks", what, labels=labels)
+        for source, counters in self.counters.items():
+            for looked, reasons in looks_of(counters).items():
+                for reason, n in reasons.items():
+                    family.add_metric([source, looked, reason], n)
+        return family
 
     def _sources(self) -> Iterator[Metric]:
         state = StateSetMetricFamily(

@@ -13,6 +13,7 @@ from pipeline.errors import StageRefused
 from pipeline.hop import END, FRAME, Commit, Entry, SetAside
 from pipeline.inbox import Arrival
 from pipeline.latency import bucket
+from pipeline.looks import look_counter
 from pipeline.records import VERSION, End, Position, Reason, Record, SideOutput, failed_result
 from pipeline.spec import StageSpec
 
@@ -100,6 +101,8 @@ class Saying:
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
         self.count("published")
+        if (looked := look_counter(output)) is not None:
+            self.count(looked)
         if record.failed is not None:
             self.count("failed")
         self.count(bucket(time.monotonic() - record.arrived))

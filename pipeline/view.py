@@ -15,6 +15,7 @@ from pipeline import keys, records
 from pipeline.feed import DecodeState
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
+from pipeline.looks import looks_of, share_looked
 from pipeline.records import Connection, End, Result
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
@@ -55,6 +56,8 @@ class View:
     reconnects  times that a camera came back
     fps         published frames a second; latencies in seconds, arrival to publish
     objects     objects a frame by label, over the last results
+    looked      share of these frames, 0..1, that were looked at; none without frames
+    looks       frames since the beginning by how they were looked at and why
     """
 
     source: str
@@ -73,6 +76,8 @@ class View:
     p99_s: float | None
     objects: Mapping[str, float]
     fault: str | None
+    looked: float | None
+    looks: Mapping[str, Mapping[str, int]]
 
 
 class Viewer:
@@ -161,6 +166,8 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         p99_s=percentile(recent, 0.99),
         objects={label: n / len(now.results) for label, n in objects.most_common()},
         fault=_fault(now, ended),
+        looked=share_looked(looks_of(recent)),
+        looks=looks_of(now.counters),
     )
 
 
@@ -206,7 +213,7 @@ def as_table(views: Sequence[View]) -> Table:
     table = Table(expand=False)
     table.add_column("source")
     table.add_column("state")
-    columns = ("frames", "fps", "p50 ms", "p95 ms", "p99 ms", "dropped", "failed")
+    columns = ("frames", "fps", "looked", "p50 ms", "p95 ms", "p99 ms", "dropped", "failed")
     for name in columns:
         table.add_column(name, justify="right")
     table.add_column("objects a frame")
@@ -217,6 +224,7 @@ def as_table(views: Sequence[View]) -> Table:
             f"[{STYLES[v.state]}]{v.state}[/]",
             str(v.published),
             f"{v.fps:.1f}",
+            f"{v.looked:.0%}" if v.looked is not None else "-",
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
             str(v.dropped),
             str(v.failed),
@@ -230,7 +238,8 @@ def as_line(v: View) -> str:
     latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
     fault = f" ({v.fault})" if v.fault else ""
+    looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
     return (
-        f"{v.source}: {v.state}{fault}, {v.published} frames, {v.fps:.1f} fps{latency}, "
-        f"{v.dropped} dropped, {v.failed} failed; a frame: {objects or 'no objects'}"
+        f"{v.source}: {v.state}{fault}, {v.published} frames, {v.fps:.1f} fps{looked}"
+        f"{latency}, {v.dropped} dropped, {v.failed} failed; a frame: {objects or 'no objects'}"
     )

@@ -192,6 +192,8 @@ def test_a_source_that_ended_and_a_camera_that_is_off_are_told_exactly(
     assert counters["published"] == 20
     for name in ("decoded", "published"):
         assert found[f"framegate_frames_{name}_total"][labels] == counters[name]
+    looks = {key: n for key, n in found["framegate_looks_total"].items() if labels[0] in key}
+    assert sum(looks.values()) == counters["published"]
     assert found["framegate_frames_in_flight"][labels] == 0
     latency = found["framegate_arrival_to_publish_seconds_bucket"]
     assert latency[(("le", "+Inf"), *labels)] == counters["published"]

@@ -25,7 +25,10 @@ from pipeline.view import Sample, view
 from pipeline.web_server import QuietServer, guarded
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-GATE = {"decoded": 12, "published": 7, "failed": 1, "dropped:replaced": 3, "lost:stalled": 2}
+LOOKED = {"looked:part:changed": 4, "looked:no:unchanged": 2, "looked:no:stage_error": 1}
+GATE = {
+    "decoded": 12, "published": 7, "failed": 1, "dropped:replaced": 3, "lost:stalled": 2, **LOOKED,
+}  # fmt: skip
 
 seconds = st.floats(0, 200)
 
@@ -63,6 +66,11 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found["framegate_frames_failed_total" + source] == 1
     assert found['framegate_frames_dropped_total{"reason": "replaced", "source": "gate"}'] == 3
     assert found['framegate_source_losses_total{"reason": "stalled", "source": "gate"}'] == 2
+    assert {name: n for name, n in found.items() if name.startswith("framegate_looks")} == {
+        'framegate_looks_total{"looked": "part", "reason": "changed", "source": "gate"}': 4,
+        'framegate_looks_total{"looked": "no", "reason": "unchanged", "source": "gate"}': 2,
+        'framegate_looks_total{"looked": "no", "reason": "stage_error", "source": "gate"}': 1,
+    }
     assert found["framegate_frames_in_flight" + source] == 12 - 7 - 3
     assert found["framegate_credit_left" + source] == 4 - 2
     assert found["framegate_frame_store_slots_used" + source] == 2

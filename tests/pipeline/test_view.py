@@ -64,10 +64,19 @@ def test_no_latency_without_frames_and_the_longest_in_the_last_bucket() -> None:
 
 def test_a_view_is_of_the_time_between_two_samples() -> None:
     slow, fast = bucket(1.0), bucket(0.010)
-    before = sample(10.0, {"decoded": 30, "published": 20, slow: 20})
+    before = sample(10.0, {"decoded": 30, "published": 20, slow: 20, "looked:whole:first": 20})
+    looks = {"looked:whole:first": 20, "looked:part:changed": 10, "looked:no:unchanged": 40}
     now = sample(
         12.0,
-        {"decoded": 80, "published": 70, "failed": 2, "dropped:late": 3, slow: 20, fast: 50},
+        {
+            "decoded": 80,
+            "published": 70,
+            "failed": 2,
+            "dropped:late": 3,
+            slow: 20,
+            fast: 50,
+            **looks,
+        },
         (seen("person", "person", "dog"), seen("person")),
     )
     found = view("door", before, now)
@@ -75,6 +84,9 @@ def test_a_view_is_of_the_time_between_two_samples() -> None:
     assert found.fps == pytest.approx(25.0)
     assert found.p99_s == pytest.approx(0.010, rel=0.12)
     assert found.objects == {"person": 1.5, "dog": 0.5}
+    assert found.looked == pytest.approx(0.2)
+    assert found.looks == {"whole": {"first": 20}, "part": {"changed": 10}, "no": {"unchanged": 40}}
+    assert "25.0 fps, 20% looked at, p50" in as_line(found)
 
 
 def test_without_new_frames_the_latency_is_that_of_all() -> None:
