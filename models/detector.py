@@ -1,22 +1,25 @@
 """Pictures in, boxes out: the light detector and the heavy pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from models import coco, fusion, policy
+from models import coco, crops, fusion, policy
 from models.boxes import Boxes
+from models.crops import Look
 from models.errors import WholePicturesOnly
-from models.member import Crop, Features, Member, Pending
+from models.member import Features, Member, Pending
 from models.network import Network, Precision, nearest
 from models.picture import Picture
 from models.policy import Policy
-from models.preprocess import Prepared, inner_size, padded
+from models.preprocess import Prepared
 
 _OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,61 +65,98 @@ class Detector:
 
         While one input is in the network the next one is prepared and the last one decoded.
         """
-        parts = list(self._pipelined([(p, m) for p in pictures for m in self.members]))
+        jobs = [(picture, member, None) for picture in pictures for member in self.members]
+        parts = list(self._pipelined(jobs, _boxes))
         n = len(self.members)
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
+
+    def look(self, picture: Picture, looks: Sequence[Look]) -> list[Boxes]:
+        """What each look at a part of `picture` finds, in source pixels, highest score first.
+
+        Only those parts are prepared. Raises ArrayMismatch, and WholePicturesOnly at the heavy
+        pass.
+        """
+        return self.look_with_features(picture, looks, _boxes)
+
+    def look_with_features(
+        self,
+        picture: Picture,
+        looks: Sequence[Look],
+        reader: Callable[[Boxes, Features | None], T],
+    ) -> list[T]:
+        """As `look`, with `reader` of each look's boxes and of NanoDet's inner maps.
+
+        The maps are there if they were asked for at `load`, and only as long as `reader` runs: it
+        pools from them what it needs (`Features.copy` keeps all).
+        """
+        self._one_network()
+        jobs = [(picture, self.members[0], look) for look in looks]
+        return list(self._pipelined(jobs, lambda boxes, maps: reader(self._joined([boxes]), maps)))
 
     def prepare(self, picture: Picture) -> Prepared:
         """`picture` at the input size of the (first) network."""
         return self.members[0].prepare(picture)
 
-    def submit(self, picture: Picture | Prepared, crop: Crop | None = None) -> Token:
-        """Starts on one picture, or on the part of it inside `crop` (left, top, right, bottom).
+    def submit(self, picture: Picture | Prepared, look: Look | None = None) -> Token:
+        """Starts on one picture, or on what `look` is at; boxes are in source pixels all the same.
 
-        Crop edges are multiples of 32, in pixels of `prepare(picture).bgr`; the boxes of the answer
-        are in source pixels all the same. Up to 4 tokens may be outstanding. Raises ArrayMismatch,
-        TooManyInFlight, and WholePicturesOnly for a crop or a Prepared at the heavy pass.
+        Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
+        WholePicturesOnly for a look or a Prepared at the heavy pass.
         """
-        if isinstance(picture, Picture):
-            whole, prepared = picture, self.prepare(picture)
-        else:
-            whole, prepared = None, picture
-        if len(self.members) > 1 and (whole is None or crop is not None):
-            raise WholePicturesOnly(self.models)
-        return Token(self.members[0].start(prepared, crop), whole)
+        if isinstance(picture, Prepared):
+            self._one_network()
+            return Token(self.members[0].start(picture), None)
+        if look is not None:
+            self._one_network()
+        return Token(self.members[0].start(self.members[0].prepare(picture, look)), picture)
 
     def result(self, token: Token) -> Boxes:
         """Waits for the answer to `token`."""
-        return self.result_with_features(token)[0]
+        return self.result_with_features(token, _boxes)
 
-    def result_with_features(self, token: Token) -> tuple[Boxes, Features | None]:
-        """As `result`, with NanoDet's inner maps if they were asked for at `load`."""
-        boxes, features = token.first.finish()
-        parts = [boxes]
+    def result_with_features(
+        self, token: Token, reader: Callable[[Boxes, Features | None], T]
+    ) -> T:
+        """As `result`, through a `reader` as `look_with_features` has one; no maps when heavy."""
+        if len(self.members) == 1:
+            return token.first.finish(lambda boxes, maps: reader(self._joined([boxes]), maps))
+        parts = [token.first.finish(_boxes)]
         if token.picture is not None:
-            parts += self._pipelined([(token.picture, m) for m in self.members[1:]])
-        return self._joined(parts), features
+            jobs = [(token.picture, member, None) for member in self.members[1:]]
+            parts += self._pipelined(jobs, _boxes)
+        return reader(self._joined(parts), None)
 
     def warm_up(self, width: int, height: int) -> None:
-        """Runs every network once at the size of a (width, height) source. Raises WarmUpFailed."""
-        for member in self.members:
-            inner = inner_size(width, height, member.long_side)
-            member.network.warm_up([(padded(inner[0]), padded(inner[1]))])
+        """Runs every network once at each size that a (width, height) source may ask for.
 
-    def _pipelined(self, jobs: Sequence[tuple[Picture, Member]]) -> Iterator[Boxes]:
-        """Boxes of each job. One network computes at a time: two would fight for the cores."""
+        Raises WarmUpFailed.
+        """
+        for member in self.members:
+            sizes = crops.sizes(width, height, member.long_side)
+            member.network.warm_up(sizes if len(self.members) == 1 else sizes[-1:])
+
+    def _one_network(self) -> None:
+        if len(self.members) > 1:
+            raise WholePicturesOnly(self.models)
+
+    def _pipelined(
+        self,
+        jobs: Sequence[tuple[Picture, Member, Look | None]],
+        reader: Callable[[Boxes, Features | None], T],
+    ) -> Iterator[T]:
+        """`reader` of each job. One network computes at a time: two would fight for the cores."""
         ahead: Pending | None = None
         try:
-            for picture, member in jobs:
-                prepared = member.prepare(picture)
+            for picture, member, look in jobs:
+                prepared = member.prepare(picture, look)
                 if ahead is not None:
                     ahead.wait()
                 done, ahead = ahead, member.start(prepared)
                 if done is not None:
-                    yield done.finish()[0]
+                    yield done.finish(reader)
             if ahead is not None:
                 done, ahead = ahead, None
-                yield done.finish()[0]
+                yield done.finish(reader)
         finally:
             if ahead is not None:
                 ahead.discard()
@@ -125,6 +165,10 @@ class Detector:
         boxes = fusion.fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
         rows = np.flatnonzero(boxes.scores > np.float32(self.choices.min_score))
         return boxes.take(rows[: self.choices.max_boxes])
+
+
+def _boxes(boxes: Boxes, _features: Features | None) -> Boxes:
+    return boxes
 
 
 def load(
@@ -144,7 +188,7 @@ def load(
     threads             of one inference, 1 or more
     classes             COCO labels to answer; None: all 80
     min_score           0..1, in place of the frozen one (it changes the policy id)
-    features            True: `result_with_features` gives C3 and P4 (light only)
+    features            True: `look_with_features` gives C3 and P4 (light only)
     cache_dir           folder for OpenVINO's compiled models; None: compile anew
 
     Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.

@@ -1,11 +1,12 @@
 """From a decoded picture straight to the array that a network takes, and the way back.
 
 The planes are resized first and turned into B, G, R only at the size of the model: a 1080p picture
-is never converted whole.
+is never converted whole. A part of a prepared picture is made from that part of the source alone.
 """
 
+import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -13,9 +14,13 @@ import numpy.typing as npt
 
 from models.arrays import read_only
 from models.boxes import FloatArray
+from models.errors import ArrayMismatch
 from models.picture import ByteArray, Matrix, Picture
 
 STEP = 32  # every network here halves its input five times
+MOST_ASIDE = 1 / 32  # of a pixel, that a part may be sampled beside the whole
+
+Rect = tuple[int, int, int, int]  # left, top, right, bottom
 
 _LUMA_WEIGHTS: dict[Matrix, tuple[float, float]] = {
     "bt601": (0.299, 0.114),
@@ -25,11 +30,13 @@ _LUMA_WEIGHTS: dict[Matrix, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A picture at model size.
+    """A picture at model size, or a rectangle of one.
 
     bgr           uint8 (h, w, 3), order B, G, R; h and w multiples of 32; black right and below
-    inner         (width, height) of the part of it that holds the picture
+                  the picture
+    inner         (width, height) of the whole picture at this size, without the black
     source        (width, height) of the picture itself
+    offset        (left, top) of `bgr` in the whole prepared picture
 
     Read-only; safe to share between threads.
     """
@@ -37,6 +44,7 @@ class Prepared:
     bgr: ByteArray
     inner: tuple[int, int]
     source: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bgr", read_only("bgr", self.bgr, np.uint8, (None, None, 3)))
@@ -58,23 +66,39 @@ def padded(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
-def prepare(picture: Picture, long_side: int) -> Prepared:
-    """`picture` with its longer side at `long_side` pixels (a multiple of 32), padded with black.
+def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> Prepared:
+    """`picture` with its longer side at `long_side` pixels, padded with black; all of it or `rect`.
+
+    `rect` has edges that are multiples of 32 and lies inside the padded whole; only its part of
+    the source is read. Its pixels are those of the whole: the same where a pixel of the model
+    begins with a pixel of the source every 32 pixels or less (as for 16:9 at 416 or 832), else
+    sampled at most 1/32 of a pixel aside: a few grey levels at sharp edges. Raises ArrayMismatch.
 
     Colour planes are taken as centred on their four pixels; for an odd size they are stretched by
     at most one source pixel over the whole picture.
     """
     width, height = size = inner_size(picture.width, picture.height, long_side)
-    bgr = np.empty((padded(height), padded(width), 3), np.uint8)
-    bgr[:height, :width] = to_bgr(picture, size)
-    bgr[height:] = 0
-    bgr[:height, width:] = 0
-    return Prepared(bgr, size, (picture.width, picture.height))
+    left, top, right, bottom = rect or (0, 0, padded(width), padded(height))
+    fits = 0 <= left < right <= padded(width) and 0 <= top < bottom <= padded(height)
+    if not fits or any(edge % STEP for edge in (left, top, right, bottom)):
+        wanted = f"multiples of {STEP} inside {padded(width)}x{padded(height)}"
+        raise ArrayMismatch("rect", wanted, f"{rect}")
+    bgr = np.empty((bottom - top, right - left, 3), np.uint8)
+    filled = (left, top, min(right, width), min(bottom, height))
+    columns, rows = filled[2] - left, filled[3] - top
+    if columns > 0 and rows > 0:
+        bgr[:rows, :columns] = to_bgr(picture, size, filled)
+    bgr[max(rows, 0) :] = 0
+    bgr[:, max(columns, 0) :] = 0
+    return Prepared(bgr, size, (picture.width, picture.height), (left, top))
 
 
-def to_bgr(picture: Picture, size: tuple[int, int]) -> ByteArray:
-    """`picture` at `size` (width, height) as uint8 (height, width, 3), order B, G, R."""
-    planes = [_resized(plane, size) for plane in (picture.y, picture.u, picture.v)]
+def to_bgr(picture: Picture, size: tuple[int, int], window: Rect | None = None) -> ByteArray:
+    """`picture` at `size` (width, height) as uint8 (height, width, 3), order B, G, R.
+
+    With `window`, in pixels of the answer, only that part of it.
+    """
+    planes = [_resized(plane, size, window) for plane in (picture.y, picture.u, picture.v)]
     return _bytes(cv2.transform(cv2.merge(planes), _to_bgr(picture.matrix, picture.full_range)))
 
 
@@ -94,28 +118,73 @@ def shrunk(picture: Picture, width: int) -> Picture:
 
 
 def to_source(xyxy: FloatArray, prepared: Prepared) -> FloatArray:
-    """Boxes (N, 4) in model pixels as boxes in source pixels, cut at the picture's border."""
+    """Boxes (N, 4) in pixels of `prepared.bgr` as boxes in source pixels, cut at its border."""
     scale = np.array(prepared.scale * 2, np.float32)
     limit = np.array(prepared.source * 2, np.float32)
-    out: FloatArray = np.clip(xyxy / scale, np.float32(0), limit)
+    shift = np.array(prepared.offset * 2, np.float32)
+    out: FloatArray = np.clip((xyxy + shift) / scale, np.float32(0), limit)
     return out
 
 
-def _resized(plane: ByteArray, size: tuple[int, int]) -> ByteArray:
+def _resized(plane: ByteArray, size: tuple[int, int], window: Rect | None = None) -> ByteArray:
     """Exact halvings while there are two source pixels for one, then one interpolation.
 
     A halving by 2x2 means is some twenty times faster than OpenCV's general area filter and is the
-    same filter; below a factor of two the linear filter skips no pixel.
+    same filter; below a factor of two the linear filter skips no pixel. Of a `window` only the
+    surroundings are computed.
     """
     width, height = size
-    while _halves(plane.shape[1], width) and _halves(plane.shape[0], height):
-        half = (plane.shape[1] // 2, plane.shape[0] // 2)
-        plane = _bytes(cv2.resize(plane, half, interpolation=cv2.INTER_AREA))
-    if plane.shape == (height, width):
-        return plane
-    shrinks_much = plane.shape[1] >= 2 * width or plane.shape[0] >= 2 * height
-    how = cv2.INTER_AREA if shrinks_much else cv2.INTER_LINEAR
-    return _bytes(cv2.resize(plane, size, interpolation=how))
+    n_columns, n_rows = plane.shape[1], plane.shape[0]
+    shrink = 1
+    while _halves(n_columns, width) and _halves(n_rows, height):
+        n_columns, n_rows, shrink = n_columns // 2, n_rows // 2, shrink * 2
+    left, top, right, bottom = window or (0, 0, width, height)
+    columns = _reach(n_columns, width, left, right)
+    rows = _reach(n_rows, height, top, bottom)
+    part = plane[
+        rows.first * shrink : rows.end * shrink, columns.first * shrink : columns.end * shrink
+    ]
+    while shrink > 1:
+        half = (part.shape[1] // 2, part.shape[0] // 2)
+        part, shrink = _bytes(cv2.resize(part, half, interpolation=cv2.INTER_AREA)), shrink // 2
+    if (n_columns, n_rows) != size:
+        shrinks_much = n_columns >= 2 * width or n_rows >= 2 * height
+        how = cv2.INTER_AREA if shrinks_much else cv2.INTER_LINEAR
+        # By factors, not by size: those of the whole hold for its parts.
+        part = _bytes(
+            cv2.resize(part, None, fx=width / n_columns, fy=height / n_rows, interpolation=how)
+        )
+    return part[rows.skip :, columns.skip :][: bottom - top, : right - left]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Along one axis: source pixels `first` to `end`, and how many answers of theirs to skip."""
+
+    first: int
+    end: int
+    skip: int
+
+
+@lru_cache(4096)
+def _reach(n: int, wanted: int, start: int, stop: int) -> _Reach:
+    """What pixels `start` to `stop` need when `n` pixels become `wanted`.
+
+    A resize of a part begins at its first pixel, so the part begins where a pixel of the answer
+    begins with a pixel of the source, or nearly so: within a step before `start`, else at 0.
+    """
+    ratio = n / wanted
+    # An enlarging filter looks back further than one pixel of the answer.
+    latest = start - (math.ceil(0.5 / ratio) if ratio < 1 else 0)
+    aside = {
+        k: round(abs(k * ratio - round(k * ratio)), 9)
+        for k in range(latest, max(-1, latest - STEP), -1)
+    }
+    aligned = min(aside, key=aside.__getitem__, default=0)
+    if aside.get(aligned, 1.0) > MOST_ASIDE:
+        aligned = 0
+    end = n if stop >= wanted else min(n, math.ceil(stop * ratio) + 2)
+    return _Reach(round(aligned * ratio), end, start - aligned)
 
 
 def _halves(length: int, wanted: int) -> bool:

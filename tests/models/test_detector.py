@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import coco, policy
+from models import coco, crops, policy
 from models.boxes import Boxes
+from models.crops import Look
 from models.detector import Detector, load
 from models.errors import (
     ArrayMismatch,
@@ -17,7 +18,7 @@ from models.errors import (
     WholePicturesOnly,
 )
 from models.picture import Picture, cut, from_bgr, read_photograph
-from models.preprocess import padded
+from models.preprocess import padded, prepare
 
 LOW = 0.02
 
@@ -103,24 +104,32 @@ def test_a_picture_that_cannot_be_read_blocks_nothing(light):
     assert light.detect([scene(0)])
 
 
-def test_the_whole_as_a_crop_is_the_whole(light):
-    prepared = light.prepare(scene(0))
-    height, width = prepared.bgr.shape[:2]
-    part = light.result(light.submit(prepared, (0, 0, width, height)))
-    assert same(part, light.detect([scene(0)])[0])
+def test_a_look_at_the_whole_is_a_whole_pass(light):
+    looked = light.look(scene(0), [crops.whole(320, 180, 416)])
+    assert same(looked[0], light.detect([scene(0)])[0])
+    assert light.look(scene(0), []) == []
 
 
-def test_a_crop_answers_in_pixels_of_the_source(light):
-    """The network sees the same numbers in a crop as in a picture of that crop's size."""
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_a_look_answers_in_pixels_of_the_source(light, zoom):
+    """The network sees the same numbers in a look as in a picture of that look's size."""
     picture = scene(3, 832, 832)
-    crop = (128, 64, 416, 352)
-    prepared = light.prepare(picture)
-    part = light.result(light.submit(prepared, crop))
-    alone = from_network(light, prepared.bgr[64:352, 128:416])
+    look = Look((128, 64, 416, 352), zoom)
+    part = light.look(picture, [look])[0]
+    pixels = prepare(picture, 416 * zoom).bgr[64:352, 128:416]
+    alone = from_network(light, np.ascontiguousarray(pixels))
     np.testing.assert_allclose(part.scores, alone.scores)
-    inside = np.clip(alone.xyxy + np.array([128, 64] * 2), 0, 416) * 2
+    inside = np.clip((alone.xyxy + np.array([128, 64] * 2)) * 2 / zoom, 0, 832)
     np.testing.assert_allclose(part.xyxy, inside, rtol=1e-5, atol=1e-2)
     assert len(part) > 3
+    assert same(part, light.result(light.submit(picture, look)))
+
+
+def test_looks_answer_in_their_order(light):
+    looks = [Look((32 * i, 0, 32 * i + 128, 96)) for i in range(5)]
+    together = light.look(scene(0), looks)
+    backwards = light.look(scene(0), looks[::-1])[::-1]
+    assert all(same(a, b) for a, b in zip(together, backwards, strict=True))
 
 
 def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
@@ -134,35 +143,50 @@ def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
 
 
 @pytest.mark.parametrize(
-    "crop", [(0, 0, 31, 32), (0, 0, 448, 32), (-32, 0, 32, 32), (32, 0, 32, 32), (1, 0, 33, 32)]
+    "rect", [(0, 0, 31, 32), (0, 0, 448, 32), (-32, 0, 32, 32), (32, 0, 32, 32), (1, 0, 33, 32)]
 )
-def test_crops_are_multiples_of_32_inside(light, crop):
-    with pytest.raises(ArrayMismatch, match="crop"):
-        light.submit(scene(0), crop)
+def test_looks_are_multiples_of_32_inside(light, rect):
+    with pytest.raises(ArrayMismatch, match="rect"):
+        light.submit(scene(0), Look(rect))
 
 
 def test_the_heavy_pass_takes_whole_pictures(heavy, light):
     with pytest.raises(WholePicturesOnly):
-        heavy.submit(scene(0), (0, 0, 32, 32))
+        heavy.submit(scene(0), Look((0, 0, 32, 32)))
+    with pytest.raises(WholePicturesOnly):
+        heavy.look(scene(0), [])
     with pytest.raises(WholePicturesOnly):
         heavy.submit(light.prepare(scene(0)))
 
 
 def test_features_have_the_shapes_of_the_input(light):
-    picture = scene(0)
-    boxes, features = light.result_with_features(light.submit(picture))
+    picture, looks = scene(0), [crops.whole(320, 180, 416), Look((64, 32, 192, 128))]
+    lent = light.look_with_features(picture, looks, lambda boxes, maps: (boxes, maps.copy()))
+    (boxes, whole), (_, part) = lent
     assert same(boxes, light.detect([picture])[0])
     height, width = padded(234), 416
-    assert features is not None
-    assert features.c3.shape == (128, height // 8, width // 8)
-    assert features.p4.shape == (128, height // 16, width // 16)
-    kept = features.c3.copy()
-    light.detect([scene(1)])
-    assert (features.c3 == kept).all()
+    assert whole.c3.shape == (128, height // 8, width // 8)
+    assert whole.p4.shape == (128, height // 16, width // 16)
+    assert part.c3.shape == (128, 12, 16)
+    assert part.offset == (64, 32)
+    assert whole.scale == part.scale == (1.3, 1.3)
+
+
+def test_features_lie_where_the_picture_does(light):
+    """The same things at the same place: a part's features are the whole's, its rim apart."""
+    picture, rect = scene(3, 832, 832), (96, 96, 320, 320)
+    whole, part = light.look_with_features(
+        picture, [crops.whole(832, 832, 416), Look(rect)], lambda _, maps: maps.copy()
+    )
+    rim, left, top = 4, part.offset[0] // 8, part.offset[1] // 8
+    inside = part.c3[:, rim:-rim, rim:-rim]
+    n = inside.shape[1]
+    there = whole.c3[:, top + rim : top + rim + n, left + rim : left + rim + n]
+    assert np.abs(inside - there).mean() < 0.05 * np.abs(there).mean()
 
 
 def test_features_are_none_where_nobody_asked(heavy):
-    assert heavy.result_with_features(heavy.submit(scene(0)))[1] is None
+    assert heavy.result_with_features(heavy.submit(scene(0)), lambda _, maps: maps) is None
 
 
 def test_classes_are_the_answer_without_the_others(light):

@@ -1,8 +1,9 @@
 """Planes to model input: colours by hand and in float64, sizes, and the way back."""
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from models.picture import Picture, from_bgr
@@ -27,6 +28,15 @@ def noise(height: int, width: int, matrix: str = "bt601", full_range: bool = Tru
         matrix,  # type: ignore[arg-type]
         full_range,
     )
+
+
+def smooth(height: int, width: int) -> Picture:
+    """Blobs some thirty pixels wide."""
+    coarse = np.random.default_rng(height * 1000 + width).integers(0, 256, (12, 12), np.uint8)
+    half = ((width + 1) // 2, (height + 1) // 2)
+    luma = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    blue, red = (cv2.resize(c, half) for c in (coarse[::-1], coarse.T.copy()))
+    return Picture(luma, blue, red, "bt601", True)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,49 @@ def test_rows_apart_in_memory_give_the_same():
     wide[:, :90] = picture.y
     strided = Picture(wide[:, :90], picture.u, picture.v, "bt601", True)
     assert (prepare(strided, 96).bgr == prepare(picture, 96).bgr).all()
+
+
+@st.composite
+def parts(draw):
+    """A size, and a rectangle of its prepared picture on multiples of 32."""
+    width, height = draw(st.integers(8, 800)), draw(st.integers(8, 800))
+    inner = inner_size(width, height, 416)
+    across = sorted(draw(st.lists(st.integers(0, -(-inner[0] // 32)), min_size=2, max_size=2)))
+    down = sorted(draw(st.lists(st.integers(0, -(-inner[1] // 32)), min_size=2, max_size=2)))
+    assume(across[0] < across[1] and down[0] < down[1])
+    return width, height, tuple(32 * edge for edge in (across[0], down[0], across[1], down[1]))
+
+
+@given(part=parts())
+def test_a_part_is_the_whole_there(part):
+    width, height, rect = part
+    picture = smooth(height, width)
+    left, top, right, bottom = rect
+    there = prepare(picture, 416).bgr[top:bottom, left:right]
+    found = prepare(picture, 416, rect)
+    assert found.offset == (left, top)
+    assert np.abs(found.bgr.astype(int) - there).max() <= 8
+    assert np.abs(found.bgr.astype(int) - there).mean() <= 1
+
+
+@pytest.mark.parametrize("long_side", [416, 832])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1080, 1920), (720, 1280), (432, 768), (360, 640), (480, 640)]
+)
+def test_a_part_of_an_usual_size_is_the_whole_bit_by_bit(height, width, long_side):
+    picture = noise(height, width)
+    whole = prepare(picture, long_side).bgr
+    for rect in ((0, 0, 96, 96), (64, 32, 224, 192), (256, 128, 416, whole.shape[0] // 32 * 32)):
+        left, top, right, bottom = rect
+        part = prepare(picture, long_side, rect).bgr
+        assert np.mean(part != whole[top:bottom, left:right]) < 1e-3
+        assert np.abs(part.astype(int) - whole[top:bottom, left:right]).max() <= 2
+
+
+def test_boxes_of_a_part_are_the_whole_pictures():
+    part = prepare(noise(416, 832), 416, (64, 32, 160, 128))
+    box = np.array([[0, 0, 10, 20]], np.float32)
+    assert to_source(box, part).tolist() == [[128, 64, 148, 104]]
 
 
 def test_inner_size_by_hand():
