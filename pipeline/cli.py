@@ -102,6 +102,12 @@ def _add_run(commands: Any) -> None:
         "--save", type=Path, metavar="DIR", help="write an annotated video of each source there"
     )
     command.add_argument(
+        "--draw",
+        choices=("gate",),
+        help="into these videos, snapshots and the live page: what changed, where the network "
+        "looked and why, and how small a change is seen",
+    )
+    command.add_argument(
         "--pace", choices=("realtime", "fast"), help="as its time stamps say, or as fast as it goes"
     )
     command.add_argument(
@@ -229,6 +235,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
         detect["min_score"] = parsed.min_score
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
+    if getattr(parsed, "draw", None) == "gate":
+        changes["gate"] = {"view": True}
     if detect:
         changes["stages"] = {"detect": detect}
     return changes

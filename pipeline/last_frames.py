@@ -61,6 +61,19 @@ class LastFrames:
                 return None
         raise FrameLost(f"source {source}: the pixels of its last frames are gone: {lost}")
 
+    def last_map(self, source: str) -> tuple[Result, LastFrame | None] | None:
+        """The newest result with a sensitivity map, and its frame if its pixels are still there.
+
+        None if none of the last results has a map. StoreLost, StoreBusy.
+        """
+        for result in self._results(source):
+            if result.gate is not None and result.gate.sensitivity:
+                try:
+                    return result, self._frame(source, result)
+                except FrameLost:
+                    return result, None
+        return None
+
     def _results(self, source: str) -> list[Result]:
         """The last ones, newest first."""
         with store_errors(self._url):

@@ -21,10 +21,11 @@ from typing import Protocol
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost
+from pipeline.http_answers import FRESH, not_now, says, unknown
 from pipeline.last_frames import LastFrame, LastFrames
 from pipeline.shared_pictures import SharedPictures, Shown
 
@@ -34,7 +35,6 @@ LIVE_BUDGET = 60.0  # pictures a second in one response of /live
 WIDEST = 16384
 CHECK_S = 5.0
 
-_FRESH = {"Cache-Control": "no-store"}
 _BOUNDARY = "framegate"
 
 Sources = Callable[[], Mapping[str, str]]
@@ -66,7 +66,7 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
         known = await now()
         name = request.path_params["source"]
         if name not in known:
-            return _unknown([name], known)
+            return unknown([name], known)
         shown = shared.stream([name], FPS, _gone(request, [name], now))
         return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
 
@@ -75,7 +75,7 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> lis
         asked = request.query_params.get("sources", "").split(",")
         names = sorted(known.keys() & asked)  # one may have been removed while the page asks
         if not names:
-            return _unknown(asked, known)
+            return unknown(asked, known)
         fps = min(FPS, LIVE_BUDGET / len(names))
         shown = shared.stream(names, fps, _gone(request, names, now))
         return _streaming(_lines(shown), "application/octet-stream")
@@ -111,7 +111,7 @@ def _gone(
 
 def _page(request: Request) -> Response:  # noqa: ARG001
     html = Path(__file__).with_name("page.html").read_text()
-    return HTMLResponse(html, headers={**_FRESH, "Content-Security-Policy": _only_itself(html)})
+    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": _only_itself(html)})
 
 
 def _only_itself(html: str) -> str:
@@ -133,19 +133,19 @@ def _snapshot(
 ) -> Response:
     name = request.path_params["source"]
     if name not in known:
-        return _unknown([name], known)
+        return unknown([name], known)
     try:
         width = _width(request.query_params.get("width"))
     except ValueError as error:
-        return _says(400, str(error))
+        return says(400, str(error))
     plain = request.query_params.get("plain", "0") not in ("", "0")
     try:
         frame = frames.newest(name)
     except (FrameLost, StoreLost, StoreBusy) as error:
-        return _not_now(str(error))
+        return not_now(str(error))
     if frame is None:
-        return _not_now(f"source {name}: no frame yet" + (known[name] and f"; {known[name]}"))
-    headers = {**_FRESH, "X-Framegate-Position": str(frame.result.position)}
+        return not_now(f"source {name}: no frame yet" + (known[name] and f"; {known[name]}"))
+    headers = {**FRESH, "X-Framegate-Position": str(frame.result.position)}
     jpeg = as_jpeg(frame, not plain, width)
     return Response(jpeg, headers=headers, media_type="image/jpeg")
 
@@ -159,22 +159,8 @@ def _width(asked: str | None) -> int | None:
     return int(asked)
 
 
-def _unknown(names: list[str], known: Mapping[str, str]) -> Response:
-    asked = ", ".join(name[:32] or "without a name" for name in names)
-    there = f"there are: {', '.join(sorted(known))}" if known else "the run has none"
-    return _says(404, f"no source {asked}; {there}")
-
-
-def _not_now(why: str) -> Response:
-    return _says(503, why, {"Retry-After": "1"})
-
-
-def _says(status: int, text: str, headers: Mapping[str, str] = _FRESH) -> Response:
-    return PlainTextResponse(f"{text}\n", status, {**_FRESH, **headers})
-
-
 def _streaming(parts: AsyncIterator[bytes], kind: str) -> Response:
-    return StreamingResponse(parts, headers={**_FRESH, "X-Accel-Buffering": "no"}, media_type=kind)
+    return StreamingResponse(parts, headers={**FRESH, "X-Accel-Buffering": "no"}, media_type=kind)
 
 
 async def _multipart(pictures: AsyncIterator[Shown]) -> AsyncIterator[bytes]:

@@ -6,18 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import msgspec
+import numpy as np
 from starlette.routing import Route
 
-from models.picture import Picture
+from models.picture import Picture, from_bgr
 from models.preprocess import shrunk, to_bgr
 from pipeline.last_frames import GetFrameStore, LastFrame, LastFrames
 from pipeline.picture_routes import picture_routes
-from pipeline.records import Object
+from pipeline.records import Object, Result
+from pipeline.sensitivity_routes import sensitivity_routes
 from stages.gate_overlay import draw_gate, look_of
 from stages.overlay import draw
 from stages.planes import as_picture
+from stages.sensitivity import draw_sensitivity
 
 QUALITY = 80  # of 100
+MAP_WIDTH = 1280
+GREY = 100  # where a map has no picture behind it
 
 
 class Pictures:
@@ -31,8 +36,11 @@ class Pictures:
         self._sources = sources
 
     def routes(self) -> list[Route]:
-        """The page, snapshots and streams."""
-        return picture_routes(self._frames, as_jpeg, self._sources)
+        """The page, snapshots, streams and sensitivity maps."""
+        return [
+            *picture_routes(self._frames, as_jpeg, self._sources),
+            *sensitivity_routes(self._frames, as_map, self._sources),
+        ]
 
 
 def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes:
@@ -49,6 +57,23 @@ def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> b
     bgr = to_bgr(picture, (picture.width, picture.height))
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return jpeg.tobytes()
+
+
+def as_map(result: Result, frame: LastFrame | None) -> bytes:
+    """The sensitivity map of a result over its frame, or over grey, as a PNG. Any thread.
+
+    It is at most MAP_WIDTH pixels wide. ValueError if the result has no map.
+    """
+    if result.gate is None:
+        raise ValueError(f"result {result.position} of {result.source} has no sensitivity map")
+    if frame is not None:
+        whole = as_picture(memoryview(frame.pixels), frame.form)
+    else:
+        whole = from_bgr(np.full((result.height, result.width, 3), GREY, np.uint8))
+    size = whole.width, whole.height
+    drawn = draw_sensitivity(shrunk(whole, MAP_WIDTH), result.gate, size)
+    _, png = cv2.imencode(".png", to_bgr(drawn, (drawn.width, drawn.height)))
+    return png.tobytes()
 
 
 def _moved(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:

@@ -7,6 +7,7 @@ the other's sees it.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import cv2
 import msgspec
@@ -64,10 +65,11 @@ class Studio:
         record = Record(VERSION, seq / 25, 1.5, 1.5, seq, self.form)
         self._add(keys.out("door", "decode"), epoch, seq, "frame", record)
 
-    def publish(self, seq: int, epoch: int = 1) -> None:
-        """Publish the result of a frame."""
+    def publish(self, seq: int, epoch: int = 1, **told: Any) -> None:
+        """Publish the result of a frame; `told` are fields of it."""
         bare = result("door", epoch, seq)
-        seen = msgspec.structs.replace(bare, objects=(object_of(seq),))
+        size = {"width": self.form.width, "height": self.form.height}
+        seen = msgspec.structs.replace(bare, objects=(object_of(seq),), **size, **told)
         self._add(keys.results("door"), epoch, seq, "frame", seen)
 
     def show(self, seq: int, epoch: int = 1) -> None:
