@@ -17,9 +17,9 @@ def nearer(
 ) -> ByteArray:
     """The reference moved by what came over the expected, yet within `reach` of the origin.
 
-    origin, reference, expected, now  uint8 (3, rows, columns)  cells when they were inferred, what
+    origin, reference, expected, now  uint8 (n,)  cells when they were inferred, what
         became of them, how they should look at today's exposure, and how they look
-    step  uint8 (rows, columns)  at most so many levels at once; None: all the way
+    step  uint8 (n,)  at most so many levels at once; None: all the way
 
     Moved by one level at a time a reference goes to the median of what it sees (sigma-delta
     estimation, Manzanera and Richefeu 2004). Since it stays near its origin in total, no number of

@@ -15,8 +15,8 @@ from models.picture import ByteArray, Picture
 
 BoolArray = npt.NDArray[np.bool_]
 
-CELLS_OF_A_TILE: Final = 4  # along a side
-_TILE: Final = np.ones((CELLS_OF_A_TILE, CELLS_OF_A_TILE), np.uint8)
+_IN_TILE: Final = 4  # cells along a side of a tile
+_COLOURS_IN_TILE: Final = _IN_TILE // 2
 _LEAST_CELL: Final = 4
 _MOST_COLUMNS: Final = 250  # along the longer side
 _WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
@@ -27,7 +27,8 @@ class Grid:
     """Where the cells and tiles of a picture of one size lie.
 
     width, height  of the picture in pixels, >= 1
-    cell           side of a cell in pixels: 4, 8, 16, ...
+    cell           side of a cell in samples of its plane: 4, 8, 16, ...; a cell of Y spans as many
+                   pixels, one of Cb or Cr, which have half as many samples a line, twice as many
 
     A cell in the last column (row) ends with the picture and so may overlap the one before. Tiles
     are counted from the top left; those of the last column (row) may hold fewer cells.
@@ -44,44 +45,45 @@ class Grid:
             raise ArrayMismatch("cell", "4, 8, 16, ...", f"{self.cell}")
 
     @property
-    def columns(self) -> int:
-        """Cells in a row."""
-        return -(-self.width // self.cell)
+    def luma(self) -> tuple[int, int]:
+        """(rows, columns) of cells of Y."""
+        return -(-self.height // self.cell), -(-self.width // self.cell)
 
     @property
-    def rows(self) -> int:
-        """Cells in a column."""
-        return -(-self.height // self.cell)
+    def colour(self) -> tuple[int, int]:
+        """(rows, columns) of cells of Cb, and of Cr."""
+        return -(-self.height // (2 * self.cell)), -(-self.width // (2 * self.cell))
 
     @property
-    def tile_columns(self) -> int:
-        """Tiles in a row."""
-        return -(-self.columns // CELLS_OF_A_TILE)
-
-    @property
-    def tile_rows(self) -> int:
-        """Tiles in a column."""
-        return -(-self.rows // CELLS_OF_A_TILE)
+    def cells(self) -> int:
+        """How many cells the three planes have."""
+        luma, colour = self.luma, self.colour
+        return luma[0] * luma[1] + 2 * colour[0] * colour[1]
 
     @property
     def tile_px(self) -> int:
         """Side of a tile in pixels."""
-        return self.cell * CELLS_OF_A_TILE
+        return self.cell * _IN_TILE
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """Shape of an array with one entry a tile: (tile_rows, tile_columns)."""
+        """(tile_rows, tile_columns)."""
         return self.tile_rows, self.tile_columns
+
+    @property
+    def tile_rows(self) -> int:
+        """Tiles in a column."""
+        return -(-self.height // self.tile_px)
+
+    @property
+    def tile_columns(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_px)
 
     @property
     def rounding(self) -> float:
         """Most by which the difference of two uint8 cell means may miss the true one, in levels."""
         return _WRONG_BY * (self.cell.bit_length() - 1)
-
-    @property
-    def colour_rounding(self) -> float:
-        """The same for Cb and Cr, of which a cell has half as many samples along a side."""
-        return _WRONG_BY * (self.cell.bit_length() - 2)
 
 
 def grid_of(width: int, height: int) -> Grid:
@@ -97,42 +99,49 @@ def grid_of(width: int, height: int) -> Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """Cell means of a picture's planes; read-only, safe to share between threads.
+    """Cell means of a picture; read-only, safe to share between threads.
 
-    planes  uint8 (3, rows, columns)  Y, Cb, Cr; C-contiguous, in the levels of the picture
+    levels  uint8 (grid.cells,)  those of Y row by row, then of Cb, then of Cr
 
     Raises ArrayMismatch.
     """
 
-    planes: ByteArray
+    grid: Grid
+    levels: ByteArray
 
     def __post_init__(self) -> None:
-        planes = read_only("planes", self.planes, np.uint8, (3, None, None))
-        if not planes.flags.c_contiguous:
-            raise ArrayMismatch("planes", "C-contiguous", f"strides {planes.strides}")
-        object.__setattr__(self, "planes", planes)
+        levels = read_only("levels", self.levels, np.uint8, (self.grid.cells,))
+        object.__setattr__(self, "levels", levels)
 
     @property
-    def luma(self) -> ByteArray:
+    def y(self) -> ByteArray:
         """Means of Y, uint8 (rows, columns)."""
-        plane: ByteArray = self.planes[0]
-        return plane
+        return planes(self.levels, self.grid)[0]
 
     @property
     def u(self) -> ByteArray:
-        """Means of Cb, uint8 (rows, columns)."""
-        plane: ByteArray = self.planes[1]
-        return plane
+        """Means of Cb, uint8 (rows, columns) of colour."""
+        return planes(self.levels, self.grid)[1]
 
     @property
     def v(self) -> ByteArray:
-        """Means of Cr, uint8 (rows, columns)."""
-        plane: ByteArray = self.planes[2]
-        return plane
+        """Means of Cr, uint8 (rows, columns) of colour."""
+        return planes(self.levels, self.grid)[2]
+
+
+def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArray]:
+    """Views of one value a cell, uint8 (grid.cells,), as planes Y, Cb, Cr."""
+    luma, colour = grid.luma, grid.colour
+    first, size = luma[0] * luma[1], colour[0] * colour[1]
+    return (
+        levels[:first].reshape(luma),
+        levels[first : first + size].reshape(colour),
+        levels[first + size :].reshape(colour),
+    )
 
 
 def cells_of(picture: Picture, grid: Grid) -> Cells:
-    """The cells of `picture`, by halving its planes again and again, as the fastest exact way.
+    """The cells of `picture`, by halving its planes again and again, as that is fastest.
 
     Each halving rounds, so a mean is wrong by -0.25 to +0.5 levels for each (see `rounding`).
     Raises ArrayMismatch when the picture has another size than the grid.
@@ -140,11 +149,10 @@ def cells_of(picture: Picture, grid: Grid) -> Cells:
     if (picture.width, picture.height) != (grid.width, grid.height):
         wanted = f"{grid.width}x{grid.height}"
         raise ArrayMismatch("picture", wanted, f"{picture.width}x{picture.height}")
-    planes = np.empty((3, grid.rows, grid.columns), np.uint8)
-    _means(picture.y, grid.cell, planes[0])
-    _means(picture.u, grid.cell // 2, planes[1])
-    _means(picture.v, grid.cell // 2, planes[2])
-    return Cells(planes)
+    levels = np.empty(grid.cells, np.uint8)
+    for plane, out in zip((picture.y, picture.u, picture.v), planes(levels, grid), strict=True):
+        _means(plane, grid.cell, out)
+    return Cells(grid, levels)
 
 
 def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
@@ -163,27 +171,37 @@ def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> B
     return touched
 
 
-def tile_maxima(planes: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
+def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
     """Largest value in each tile: float32 (2, tile_rows, tile_columns), of Y, and of Cb and Cr.
 
-    planes  uint8 (3, rows, columns)
+    levels  uint8 (grid.cells,)
     """
+    y, u, v = planes(levels, grid)
     maxima = np.empty((2, *grid.tiles), np.float32)
-    for out, cells in zip(maxima, (planes[0], np.maximum(planes[1], planes[2])), strict=True):
-        largest = cv2.dilate(cells, _TILE, anchor=(0, 0))  # of the cell and those right and below
-        out[:] = largest[::CELLS_OF_A_TILE, ::CELLS_OF_A_TILE]
+    for out, values, side in ((maxima[0], y, _IN_TILE), (maxima[1], cv2.max(u, v), 2)):
+        square = np.ones((side, side), np.uint8)
+        out[:] = cv2.dilate(values, square, anchor=(0, 0))[::side, ::side]  # of what lies after it
     return maxima
 
 
 def cells_of_tiles(tiles: BoolArray, grid: Grid) -> ByteArray:
-    """uint8 (rows, columns): 1 in the cells of `tiles`, bool (tile_rows, tile_columns), or 0."""
-    size = grid.tile_columns * CELLS_OF_A_TILE, grid.tile_rows * CELLS_OF_A_TILE
-    spread = cv2.resize(tiles.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    return spread[: grid.rows, : grid.columns].astype(np.uint8, copy=False)
+    """uint8 (grid.cells,): 1 in the cells of `tiles`, bool (tile_rows, tile_columns), or 0."""
+    spread = np.empty(grid.cells, np.uint8)
+    y, u, v = planes(spread, grid)
+    y[:] = _spread(tiles, _IN_TILE)[: y.shape[0], : y.shape[1]]
+    u[:] = v[:] = _spread(tiles, _COLOURS_IN_TILE)[: u.shape[0], : u.shape[1]]
+    return spread
+
+
+def _spread(tiles: BoolArray, side: int) -> npt.NDArray[np.generic]:
+    size = tiles.shape[1] * side, tiles.shape[0] * side
+    return cv2.resize(tiles.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).reshape(
+        size[::-1]
+    )
 
 
 def _means(plane: ByteArray, side: int, out: ByteArray) -> None:
-    """Write the means of `side` x `side` pixels; the last ones are taken from the plane's end."""
+    """Write the means of `side` x `side` samples; the last ones are taken from the plane's end."""
     height, width = plane.shape
     if height < side or width < side:
         missing = max(0, side - height), max(0, side - width)

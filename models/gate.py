@@ -16,14 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from models.anchor import nearer
-from models.cells import BoolArray, Cells, Grid, cells_of_tiles, tile_maxima
-from models.exposure import Exposure, fit, tables
-from models.gate_state import NEVER, GateState
+from models.cells import BoolArray, Cells, Grid, cells_of_tiles, planes, tile_maxima
+from models.errors import ArrayMismatch
+from models.exposure import SAME, Exposure, fit
+from models.gate_state import MOST_ANCHOR, NEVER, GateState
 from models.picture import ByteArray
+
+FloatArray = npt.NDArray[np.float32]
 
 _HOT: Final = 2  # looks above the threshold
 _MOST: Final = np.uint8(250)  # where counters of looks stop
-_AVERAGED: Final = 7  # looks after an inference that make the reference better
+_AVERAGED: Final = np.uint8(7)  # looks after an inference that make the reference better
+_COMPENSATED: Final = 1.25  # levels of rounding that compensating the exposure adds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,9 @@ class GateSettings:
     still_looks       and the other
     """
 
-    tau_first: float = 8.0
-    tau_least: float = 6.0
-    tau_most: float = 18.0
+    tau_first: float = 10.0
+    tau_least: float = 7.0
+    tau_most: float = 20.0
     colour: float = 0.75
     anchor: int = 2
     at_once: float = 2.0
@@ -61,6 +65,13 @@ class GateSettings:
     still_share: float = 0.2
     moving_looks: int = 3
     still_looks: int = 5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau_least <= self.tau_first <= self.tau_most:
+            found = f"{self.tau_least}, {self.tau_first}, {self.tau_most}"
+            raise ValueError(f"tau_least, tau_first, tau_most: {found}; allowed: 0 or more, rising")
+        if not 0 <= self.anchor <= MOST_ANCHOR:
+            raise ValueError(f"anchor: {self.anchor}; allowed: 0 to {MOST_ANCHOR}")
 
 
 DEFAULT: Final = GateSettings()
@@ -92,38 +103,41 @@ def look(
 ) -> Change:
     """Compare a frame with what the detector last saw; before any inference on it.
 
-    `state` is None at first and when the grid changed. `ignored` are tiles that never are hot.
-    A tile that no network looked at is hot. Pure: the same bits from equal input. Raises
+    `state` is None at first and when the size changed. `ignored` are tiles that never are hot. A
+    tile that no network looked at is hot. Pure: the same bits from equal input. Raises
     ArrayMismatch.
     """
+    if cells.grid != grid:
+        raise ArrayMismatch("cells", f"{grid}", f"{cells.grid}")
     if state is None or state.grid != grid:
-        state = _first(cells, grid, settings)
-    planes = cells.planes
-    exposure = fit(state.reference[0], cells.luma)
+        state = _first(cells, settings)
+    luma = grid.luma[0] * grid.luma[1]
+    exposure = fit(planes(state.reference, grid)[0], cells.y)
     reference, age = state.reference, state.age
-    expected = _expected(reference, exposure)
+    expected = exposure.apply(reference, luma)
     if key_frame:
-        reference = nearer(state.origin, reference, expected, planes, settings.anchor)
-        expected = _expected(reference, exposure)
+        reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor)
+        expected = exposure.apply(reference, luma)
         age = np.where(age == NEVER, age, np.uint8(0))
-    change = tile_maxima(np.maximum(expected, planes) - np.minimum(expected, planes), grid)
-    over, above = _above(state, change, settings)
-    if (fresh := age < _AVERAGED).any():
+    over, above = _above(state, _differences(expected, cells), settings)
+    fresh = age < _AVERAGED
+    if fresh.any():
         step = cells_of_tiles(fresh, grid)
-        reference = nearer(state.origin, reference, expected, planes, settings.anchor, step)
+        reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor, step)
         age = age + fresh
     hot = (above >= _HOT).any(0) | (age == NEVER)
     if ignored is not None:
         hot &= ~ignored
         over &= ~ignored
-    share = np.count_nonzero(over) / (hot.size if ignored is None else hot.size - ignored.sum())
+    watched = hot.size if ignored is None else hot.size - np.count_nonzero(ignored)
     state = replace(
         state,
         reference=reference,
         above=above,
         age=age,
         looks=state.looks + 1,
-        **_motion(state, share, settings),
+        exposure=exposure,
+        **_motion(state, np.count_nonzero(over) / max(1, watched), settings),
     )
     return Change(hot, state.moving, _left_bound(exposure, settings), state)
 
@@ -137,20 +151,24 @@ def inferred(
 ) -> GateState:
     """The detector saw these cells in the tiles `looked`; in those of `found` its boxes changed.
 
-    Both are bool (tile_rows, tile_columns). A hot tile in which nothing was found raises its
-    threshold; time lowers all of them by as much as the budget of false triggers allows.
+    Both are bool (tile_rows, tile_columns). `state` is that of the look at the same frame. A hot
+    tile in which nothing was found raises its threshold; time lowers all of them by as much as the
+    budget of false triggers allows.
     """
-    grid = state.grid
     false = (state.above >= _HOT) & (looked & ~found)
     budget = settings.false_triggers / looked.size
     rate = settings.eta * (false - np.float32(budget * state.looks))
-    tau = _bounded(state.tau * np.exp(rate, dtype=np.float32), settings)
+    tau = _bounded(state.tau * np.exp(rate), settings)
+    exposure = state.exposure
     if looked.all():
-        origin = reference = cells.planes
+        origin = reference = cells.levels
+        exposure = SAME
     else:
-        mask = cells_of_tiles(looked, grid).view(np.bool_)
-        origin = np.where(mask, cells.planes, state.origin)
-        reference = np.where(mask, cells.planes, state.reference)
+        mask = cells_of_tiles(looked, state.grid).view(np.bool_)
+        luma = state.grid.luma[0] * state.grid.luma[1]
+        levels = exposure.inverse.apply(cells.levels, luma)
+        origin = np.where(mask, levels, state.origin)
+        reference = np.where(mask, levels, state.reference)
     return replace(
         state,
         origin=origin,
@@ -159,62 +177,52 @@ def inferred(
         above=np.where(looked, np.uint8(0), state.above),
         age=np.where(looked, np.uint8(0), state.age),
         looks=0,
+        exposure=exposure,
     )
 
 
-def sensitivity(state: GateState) -> npt.NDArray[np.float32]:
+def sensitivity(state: GateState) -> FloatArray:
     """The stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
 
-    A noise-free change of at least this much in Y, Cb or Cr, after the exposure was compensated,
-    is hot within two looks, whatever key frames came since the last inference.
+    A noise-free change of at least this much in Y, Cb or Cr, beside what the exposure explains, is
+    hot within two looks, whatever key frames came since the last inference. While the exposure is
+    compensated, rounding adds to the bound.
     """
-    largest: npt.NDArray[np.float32] = state.tau.max(0)
-    return largest
+    added = np.float32(0 if state.exposure.same else _COMPENSATED)
+    bound: FloatArray = state.tau.max(0) + added
+    return bound
 
 
-def _first(cells: Cells, grid: Grid, settings: GateSettings) -> GateState:
-    tau = np.empty((2, *grid.tiles), np.float32)
+def _first(cells: Cells, settings: GateSettings) -> GateState:
+    tiles = cells.grid.tiles
+    tau = np.empty((2, *tiles), np.float32)
     tau[0], tau[1] = settings.tau_first, settings.tau_first * settings.colour
-    return GateState(
-        grid,
-        cells.planes,
-        cells.planes,
-        tau,
-        np.zeros((2, *grid.tiles), np.uint8),
-        np.full(grid.tiles, NEVER, np.uint8),
-    )
+    above = np.zeros((2, *tiles), np.uint8)
+    age = np.full(tiles, NEVER, np.uint8)
+    return GateState(cells.grid, cells.levels, cells.levels, tau, above, age)
 
 
-def _bounded(tau: npt.NDArray[np.float32], settings: GateSettings) -> npt.NDArray[np.float32]:
-    factor = np.array([1, settings.colour], np.float32).reshape(2, 1, 1)
-    clipped = np.clip(tau, settings.tau_least * factor, settings.tau_most * factor)
+def _differences(expected: ByteArray, cells: Cells) -> FloatArray:
+    now = cells.levels
+    return tile_maxima(np.maximum(expected, now) - np.minimum(expected, now), cells.grid)
+
+
+def _bounded(tau: FloatArray, settings: GateSettings) -> FloatArray:
+    parts = np.array([1, settings.colour], np.float32).reshape(2, 1, 1)
+    clipped = np.clip(tau, settings.tau_least * parts, settings.tau_most * parts)
     return clipped.astype(np.float32, copy=False)
 
 
-def _thresholds(state: GateState, settings: GateSettings) -> npt.NDArray[np.float32]:
-    """What a change must reach so that the stated bound holds: less rounding and the anchor."""
-    rounding = np.array([state.grid.rounding, state.grid.colour_rounding], np.float32)
-    slack = rounding.reshape(2, 1, 1) + np.float32(settings.anchor)
-    return np.maximum(state.tau - slack, np.float32(0))
-
-
-def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
-    gain = abs(exposure.gain - 1)
-    return gain > settings.exposure_gain or abs(exposure.shift) > settings.exposure_shift
-
-
-def _expected(reference: ByteArray, exposure: Exposure) -> ByteArray:
-    if exposure.same:
-        return reference
-    luma, colour = tables(exposure)
-    return np.concatenate([luma[reference[:1]], colour[reference[1:]]])
-
-
 def _above(
-    state: GateState, change: npt.NDArray[np.float32], settings: GateSettings
+    state: GateState, change: FloatArray, settings: GateSettings
 ) -> tuple[BoolArray, ByteArray]:
-    """Which tiles are over their threshold, and for how many looks each plane now was."""
-    threshold = _thresholds(state, settings)
+    """Which tiles are over their threshold, and for how many looks each plane now was.
+
+    The threshold leaves room for what rounding and the anchor may hide, so that the stated bound
+    holds.
+    """
+    hidden = np.float32(state.grid.rounding + settings.anchor)
+    threshold = np.maximum(state.tau - hidden, np.float32(0))
     over: Any = change >= threshold
     above: ByteArray = np.minimum(state.above, _MOST) + over
     above[change < settings.calm * threshold] = 0
@@ -230,3 +238,8 @@ def _motion(state: GateState, share: float, settings: GateSettings) -> dict[str,
     limit = settings.still_looks if state.moving else settings.moving_looks
     enough = (restful if state.moving else restless) >= limit
     return {"restless": restless, "restful": restful, "moving": state.moving != enough}
+
+
+def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
+    gain = abs(exposure.gain - 1)
+    return gain > settings.exposure_gain or abs(exposure.shift) > settings.exposure_shift

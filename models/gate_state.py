@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +12,14 @@ import numpy.typing as npt
 from models.arrays import read_only
 from models.cells import Grid
 from models.errors import ModelError
+from models.exposure import SAME, Exposure
 from models.picture import ByteArray
 
 NEVER: Final = 255  # `age` of a tile that no network has looked at
+MOST_ANCHOR: Final = 7
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BIIIIBBB")
+_HEAD: Final = struct.Struct("<BIIIIBBBddd")
+_MIDDLE: Final = np.uint8(8)  # how an offset of 0 is written in four bits
 
 
 class GateStateUnreadable(ModelError, ValueError):
@@ -33,15 +35,18 @@ class GateState:
     """Arrays are read-only and may be shared between states; safe to share between threads.
 
     grid       where cells and tiles lie
-    origin     uint8 (3, rows, columns)  cells at each tile's last inference: Y, Cb, Cr
-    reference  uint8 (3, rows, columns)  the same less noise and key-frame pops, near `origin`
+    origin     uint8 (grid.cells,)  levels at each cell's last inference, in the exposure that the
+               last inference of the whole picture had
+    reference  uint8 (grid.cells,)  the same less noise and key-frame pops: within 7 of `origin`
     tau        float32 (2, tile_rows, tile_columns)  stated bound in levels: luma, colour
     above      uint8 (2, tile_rows, tile_columns)  looks over the threshold, 2: hot, saturating
-    age        uint8 (tile_rows, tile_columns)  looks since the last inference, saturating; NEVER
-    looks      since tau was last relaxed
+    age        uint8 (tile_rows, tile_columns)  looks since the reference was renewed, saturating
+               at 7; NEVER
+    looks      since the last inference
     restless   looks in a row at which much of the picture had changed, saturating
     restful    looks in a row at which little had, saturating
     moving     the camera moves or refocuses
+    exposure   of the last look
 
     Raises ArrayMismatch.
     """
@@ -56,64 +61,70 @@ class GateState:
     restless: int = 0
     restful: int = 0
     moving: bool = False
+    exposure: Exposure = SAME
 
     def __post_init__(self) -> None:
-        for name, kind, shape in _arrays(self.grid):
-            checked = read_only(name, getattr(self, name), np.dtype(kind), shape)
-            object.__setattr__(self, name, checked)
+        cells, tiles = self.grid.cells, self.grid.tiles
+        for name, kind, shape in (
+            ("origin", np.uint8, (cells,)),
+            ("reference", np.uint8, (cells,)),
+            ("tau", np.float32, (2, *tiles)),
+            ("above", np.uint8, (2, *tiles)),
+            ("age", np.uint8, tiles),
+        ):
+            object.__setattr__(self, name, read_only(name, getattr(self, name), kind, shape))
 
     def to_bytes(self) -> bytes:
         """Return the state in `nbytes(grid)` bytes, the same on every machine."""
-        grid = self.grid
-        head = _HEAD.pack(
-            _VERSION,
-            grid.width,
-            grid.height,
-            grid.cell,
-            self.looks,
-            self.restless,
-            self.restful,
-            self.moving,
-        )
-        columns = (
-            np.ascontiguousarray(getattr(self, name), np.dtype(kind)).data
-            for name, kind, _ in _arrays(grid)
-        )
-        return b"".join((head, *columns))
+        grid, exposure = self.grid, self.exposure
+        counts = self.looks, self.restless, self.restful, self.moving
+        line = exposure.gain, exposure.shift, exposure.level
+        head = _HEAD.pack(_VERSION, grid.width, grid.height, grid.cell, *counts, *line)
+        offset = self.reference - self.origin + _MIDDLE  # wraps round, as it should
+        half = _half(grid)
+        packed = offset[:half].copy()
+        packed[: grid.cells - half] |= offset[half:] << np.uint8(4)
+        tau = self.tau.astype("<f4", copy=False)
+        arrays = self.origin, packed, tau, self.above, self.age
+        return b"".join([head, *(array.tobytes() for array in arrays)])
 
     @staticmethod
     def from_bytes(data: bytes) -> GateState:
         """Return the state that `to_bytes` wrote; GateStateUnreadable for anything else."""
         if len(data) < _HEAD.size:
             raise GateStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
-        version, width, height, cell, looks, restless, restful, moving = _HEAD.unpack_from(data)
+        version, width, height, cell, *head = _HEAD.unpack_from(data)
         if version != _VERSION:
             raise GateStateUnreadable(f"version {_VERSION}", f"version {version}")
         grid = Grid(width, height, cell)
         if len(data) != nbytes(grid):
             raise GateStateUnreadable(f"{nbytes(grid)} bytes for {grid}", f"{len(data)}")
-        columns: dict[str, Any] = {}
-        at = _HEAD.size
-        for name, kind, shape in _arrays(grid):
-            columns[name] = np.frombuffer(data, kind, math.prod(shape), at).reshape(shape)
-            at += columns[name].nbytes
-        columns |= {"looks": looks, "restless": restless, "restful": restful}
-        return GateState(grid, **columns, moving=bool(moving))
+        tiles, half = grid.tile_rows * grid.tile_columns, _half(grid)
+        origin = np.frombuffer(data, np.uint8, grid.cells, _HEAD.size)
+        packed = np.frombuffer(data, np.uint8, half, _HEAD.size + grid.cells)
+        at = _HEAD.size + grid.cells + half
+        offset = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)])[: grid.cells]
+        tau = np.frombuffer(data, "<f4", 2 * tiles, at).reshape(2, *grid.tiles)
+        rest = np.frombuffer(data, np.uint8, 3 * tiles, at + 8 * tiles).reshape(3, *grid.tiles)
+        return GateState(
+            grid,
+            origin,
+            origin + offset - _MIDDLE,
+            tau.astype(np.float32, copy=False),
+            rest[:2],
+            rest[2],
+            looks=head[0],
+            restless=head[1],
+            restful=head[2],
+            moving=bool(head[3]),
+            exposure=Exposure(*head[4:]),
+        )
 
 
 def nbytes(grid: Grid) -> int:
-    """Bytes of a state for this grid."""
-    return _HEAD.size + sum(
-        np.dtype(kind).itemsize * math.prod(shape) for _, kind, shape in _arrays(grid)
-    )
+    """Bytes of a state for this grid: 1.5 a cell and 11 a tile."""
+    return _HEAD.size + grid.cells + _half(grid) + 11 * grid.tile_rows * grid.tile_columns
 
 
-def _arrays(grid: Grid) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    cells, tiles = (3, grid.rows, grid.columns), (grid.tile_rows, grid.tile_columns)
-    return (
-        ("origin", "u1", cells),
-        ("reference", "u1", cells),
-        ("tau", "<f4", (2, *tiles)),
-        ("above", "u1", (2, *tiles)),
-        ("age", "u1", tiles),
-    )
+def _half(grid: Grid) -> int:
+    return (grid.cells + 1) // 2

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cells import Cells, Grid, cells_of, cells_of_tiles, grid_of, tile_maxima, tiles_of
+from models.cells import (
+    Cells,
+    Grid,
+    cells_of,
+    cells_of_tiles,
+    grid_of,
+    planes,
+    tile_maxima,
+    tiles_of,
+)
 from models.errors import ArrayMismatch
 from models.picture import Picture
 
@@ -38,14 +47,10 @@ def test_cells_are_means_that_miss_by_no_more_than_is_said(
 ) -> None:
     picture, grid = noise(width, height, seed), Grid(width, height, cell)
     cells = cells_of(picture, grid)
-    assert cells.luma.shape == (grid.rows, grid.columns)
-    for mean, plane, side, rounding in (
-        (cells.luma, picture.y, cell, grid.rounding),
-        (cells.u, picture.u, cell // 2, grid.colour_rounding),
-        (cells.v, picture.v, cell // 2, grid.colour_rounding),
-    ):
-        wrong = mean - plain_means(plane, side)
-        assert np.ptp(np.append(wrong, 0)) <= rounding
+    assert (cells.y.shape, cells.u.shape, cells.v.shape) == (grid.luma, grid.colour, grid.colour)
+    for mean, plane in ((cells.y, picture.y), (cells.u, picture.u), (cells.v, picture.v)):
+        wrong = mean - plain_means(plane, cell)
+        assert np.ptp(np.append(wrong, 0)) <= grid.rounding
 
 
 def test_rows_may_lie_apart_in_memory() -> None:
@@ -53,25 +58,30 @@ def test_rows_may_lie_apart_in_memory() -> None:
     apart = Picture(wide.y[:, :62], wide.u[:, :31], wide.v[:, :31])
     packed = Picture(apart.y.copy(), apart.u.copy(), apart.v.copy())
     grid = grid_of(62, 64)
-    assert (cells_of(apart, grid).planes == cells_of(packed, grid).planes).all()
+    assert (cells_of(apart, grid).levels == cells_of(packed, grid).levels).all()
 
 
 @pytest.mark.parametrize(
-    ("size", "cell", "cells", "tiles"),
+    ("size", "cell", "luma", "colour", "tiles"),
     [
-        ((768, 432), 4, (108, 192), (27, 48)),
-        ((640, 360), 4, (90, 160), (23, 40)),
-        ((1920, 1080), 8, (135, 240), (34, 60)),
-        ((1080, 1920), 8, (240, 135), (60, 34)),
-        ((3840, 2160), 16, (135, 240), (34, 60)),
-        ((1, 1), 4, (1, 1), (1, 1)),
+        ((768, 432), 4, (108, 192), (54, 96), (27, 48)),
+        ((640, 360), 4, (90, 160), (45, 80), (23, 40)),
+        ((1920, 1080), 8, (135, 240), (68, 120), (34, 60)),
+        ((1080, 1920), 8, (240, 135), (120, 68), (60, 34)),
+        ((3840, 2160), 16, (135, 240), (68, 120), (34, 60)),
+        ((1, 1), 4, (1, 1), (1, 1), (1, 1)),
     ],
 )
 def test_a_grid_has_a_bounded_number_of_cells(
-    size: tuple[int, int], cell: int, cells: tuple[int, int], tiles: tuple[int, int]
+    size: tuple[int, int],
+    cell: int,
+    luma: tuple[int, int],
+    colour: tuple[int, int],
+    tiles: tuple[int, int],
 ) -> None:
     grid = grid_of(*size)
-    assert (grid.cell, (grid.rows, grid.columns), grid.tiles) == (cell, cells, tiles)
+    assert (grid.cell, grid.luma, grid.colour, grid.tiles) == (cell, luma, colour, tiles)
+    assert grid.cells == luma[0] * luma[1] + 2 * colour[0] * colour[1]
 
 
 def test_faults_are_said() -> None:
@@ -81,26 +91,30 @@ def test_faults_are_said() -> None:
         Grid(20, 10, 6)
     with pytest.raises(ArrayMismatch, match="0x10"):
         grid_of(0, 10)
-    with pytest.raises(ArrayMismatch, match="contiguous"):
-        Cells(np.zeros((3, 8, 8), np.uint8)[:, ::2])
+    with pytest.raises(ArrayMismatch, match="24"):
+        Cells(Grid(16, 16, 4), np.zeros(23, np.uint8))
 
 
 @settings(max_examples=30, deadline=None)
 @given(width=sides, height=sides, seed=st.integers(0, 99))
 def test_a_tile_has_the_largest_value_of_its_cells(width: int, height: int, seed: int) -> None:
     grid = Grid(width, height, 4)
-    shape = (3, grid.rows, grid.columns)
-    planes = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    found = tile_maxima(planes, grid)
-    owners = cells_of_tiles(np.ones(grid.tiles, np.bool_), grid)
-    assert owners.shape == shape[1:]
-    assert owners.all()
+    levels = np.random.default_rng(seed).integers(0, 256, grid.cells, np.uint8)
+    y, u, v = planes(levels, grid)
+    found = tile_maxima(levels, grid)
+    assert cells_of_tiles(np.ones(grid.tiles, np.bool_), grid).all()
     for row, column in np.ndindex(grid.tiles):
-        tile = planes[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
-        assert found[:, row, column].tolist() == [tile[0].max(), tile[1:].max()]
+        luma = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+        colour = slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2)
+        largest = [y[luma].max(), max(u[colour].max(), v[colour].max())]
+        assert found[:, row, column].tolist() == largest
         only = np.zeros(grid.tiles, np.bool_)
         only[row, column] = True
-        assert cells_of_tiles(only, grid).sum() == tile[0].size
+        ones = planes(cells_of_tiles(only, grid), grid)
+        assert ones[0][luma].all()
+        assert ones[1][colour].all()
+        assert ones[2][colour].all()
+        assert sum(int(plane.sum()) for plane in ones) == y[luma].size + 2 * u[colour].size
 
 
 def test_which_tiles_a_box_touches() -> None:

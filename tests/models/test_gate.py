@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.cells import Cells, grid_of
+from models.cells import Cells, grid_of, planes
 from models.gate import DEFAULT, GateSettings, inferred, look
 from models.gate_state import GateState, nbytes
 
@@ -13,22 +13,21 @@ NONE = np.zeros(GRID.tiles, np.bool_)
 ALL = ~NONE
 
 
-def scene(seed: int = 0) -> np.ndarray:
-    shape = (3, GRID.rows, GRID.columns)
-    return np.random.default_rng(seed).integers(60, 190, shape, np.uint8)
+def scene(seed: int = 0) -> Cells:
+    return Cells(GRID, np.random.default_rng(seed).integers(60, 190, GRID.cells, np.uint8))
 
 
-def settled(planes: np.ndarray, looks: int = 10, settings: GateSettings = DEFAULT) -> GateState:
+def settled(cells: Cells, looks: int = 10, settings: GateSettings = DEFAULT) -> GateState:
     """The state after an inference of the whole picture and some looks at the same."""
-    state = look(None, Cells(planes), GRID, True, settings).state
-    state = inferred(state, Cells(planes), ALL, ALL, settings)
+    state = look(None, cells, GRID, True, settings).state
+    state = inferred(state, cells, ALL, ALL, settings)
     for _ in range(looks):
-        state = look(state, Cells(planes), GRID, False, settings).state
+        state = look(state, cells, GRID, False, settings).state
     return state
 
 
 def test_at_first_everything_must_be_looked_at_until_it_was() -> None:
-    cells = Cells(scene())
+    cells = scene()
     first = look(None, cells, GRID, True)
     again = look(first.state, cells, GRID, False)
     assert first.hot.all()
@@ -40,17 +39,17 @@ def test_at_first_everything_must_be_looked_at_until_it_was() -> None:
 
 
 def test_what_is_as_it_was_is_left_alone() -> None:
-    change = look(settled(scene()), Cells(scene()), GRID, False)
+    change = look(settled(scene()), scene(), GRID, False)
     assert not change.hot.any()
     assert not change.moving
     assert not change.exposure
 
 
 def test_a_new_object_is_hot_where_it_is() -> None:
-    planes = scene()
-    state = settled(planes)
-    planes[0, 9:11, 17:23] += 30
-    hot = look(state, Cells(planes), GRID, False).hot
+    state = settled(scene())
+    levels = scene().levels.copy()
+    planes(levels, GRID)[0][9:11, 17:23] += 30
+    hot = look(state, Cells(GRID, levels), GRID, False).hot
     assert np.argwhere(hot).tolist() == [[2, 4], [2, 5]]
 
 
@@ -58,7 +57,7 @@ def test_thresholds_of_zero_are_no_gate() -> None:
     zero = GateSettings(tau_first=0, tau_least=0, tau_most=0)
     state = settled(scene(), settings=zero)
     for key_frame in (False, True):
-        assert look(state, Cells(scene()), GRID, key_frame, zero).hot.all()
+        assert look(state, scene(), GRID, key_frame, zero).hot.all()
 
 
 def test_a_state_survives_being_written_down() -> None:
