@@ -1,4 +1,4 @@
-"""The shared memory of a run, a worker's side: frame stores and state planes, mapped once."""
+"""A worker's side of a run's shared memory: frame stores, state planes and rings, mapped once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipeline.source import Form
 from pipeline.spec import SourceSpec
 from pipeline.stage import Item
 from pipeline.state_plane import StatePlane, state_plane_bytes
+from pipeline.state_ring import StateRing, state_ring_bytes
 
 AskSharedMemory = Callable[[str, str, int], int]
 
@@ -24,6 +25,7 @@ class SharedViews:
         self._ask = ask
         self._stores: dict[tuple[str, Form], FrameStore] = {}
         self._planes: dict[tuple[str, str], StatePlane] = {}
+        self._rings: dict[tuple[str, str], StateRing] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
@@ -33,6 +35,7 @@ class SharedViews:
         stay = {name for name in served if self._served.get(name) == served[name]}
         self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
         self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
+        self._rings = {at: ring for at, ring in self._rings.items() if at[1] in stay}
         self._served = served
 
     def frame_store(self, source: str, form: Form) -> FrameStore:
@@ -57,7 +60,7 @@ class SharedViews:
     def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
         """A stage's state plane of a source."""
         plane = self._planes.get((stage, source))
-        if plane is None:
+        if plane is None or plane.nbytes != nbytes:
             descriptor = self._ask(source, f"state {stage} {nbytes}", state_plane_bytes(nbytes))
             try:
                 plane = StatePlane(descriptor, nbytes)
@@ -65,3 +68,16 @@ class SharedViews:
                 os.close(descriptor)
             self._planes[stage, source] = plane
         return plane
+
+    def state_ring(self, stage: str, source: str, rows: int, row_bytes: int) -> StateRing:
+        """A stage's state ring of a source, of so many rows."""
+        ring = self._rings.get((stage, source))
+        if ring is None or (ring.rows, ring.row_bytes) != (rows, row_bytes):
+            name = f"rows {stage} {rows} {row_bytes}"
+            descriptor = self._ask(source, name, state_ring_bytes(rows, row_bytes))
+            try:
+                ring = StateRing(descriptor, rows, row_bytes)
+            finally:
+                os.close(descriptor)
+            self._rings[stage, source] = ring
+        return ring

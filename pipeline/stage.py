@@ -19,6 +19,7 @@ import msgspec
 from pipeline import records
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
+from pipeline.state_ring import StateRing, unshared_ring
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -46,6 +47,7 @@ class Context:
     folder  the run's data folder, for what must not change while the run lasts
     before  the stage whose output this one reads
     plane   (source, bytes) -> the stage's state plane, for state too large for a hop
+    ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -53,6 +55,7 @@ class Context:
     folder: Path
     before: str
     plane: Callable[[str, int], StatePlane] = unshared_plane
+    ring: Callable[[str, int, int], StateRing] = unshared_ring
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
         folder=Path(spec.folder),
         before=stage.input or "",
         plane=functools.partial(shared.state_plane, stage.name),
+        ring=functools.partial(shared.state_ring, stage.name),
     )
 
 
