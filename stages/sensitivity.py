@@ -13,7 +13,7 @@ from pipeline.records import GateView
 from stages.canvas import BLACK, WHITE, Canvas, Plane, Rect, Rgb, rounded, text_size
 from stages.overlay import capitals_on
 
-LEAST, MOST = 3.0, 14.0  # grey levels at the ends of the colour scale
+LEAST, MOST = 4.0, 20.0  # grey levels at the ends of the colour scale
 _SCALE: Final[tuple[Rgb, ...]] = (  # dark where least is needed, bright where most
     (0.17, 0.12, 0.40),
     (0.22, 0.33, 0.62),
@@ -21,7 +21,8 @@ _SCALE: Final[tuple[Rgb, ...]] = (  # dark where least is needed, bright where m
     (0.45, 0.78, 0.35),
     (0.99, 0.91, 0.15),
 )
-_TITLE: Final = "sensitivity"
+_TITLE: Final = "sees changes from"
+_BLIND: Final = 25.5  # hatched: a mask, or no change that matters is seen
 _SHARE: Final = 0.22  # of the picture's width
 _OPACITY: Final = 0.72
 _PANEL: Final = 0.62
@@ -86,7 +87,9 @@ def _draw_map(canvas: Canvas, place: Rect, gate: GateView, size: Size, luma: Pla
     """Draw the map in a rectangle that begins at even pixels, over `luma` fitted into it."""
     left, top, right, bottom = place
     wide, high = right - left, bottom - top
-    ink = _inks(canvas, _levels_at(gate, size, (wide, high)))
+    levels = _levels_at(gate, size, (wide, high))
+    ink = _inks(canvas, levels)
+    ink[_hatching(wide, high) & (levels >= _BLIND)] = canvas.ink(BLACK)
     behind = _resized(luma.astype(np.float32), (wide, high))
     canvas.y[top:bottom, left:right] = behind * (1 - _OPACITY) + ink[..., 0] * _OPACITY
     half = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
@@ -101,6 +104,13 @@ def _levels_at(gate: GateView, size: Size, to: Size) -> FloatTiles:
     rows = (np.arange(to[1]) * size[1] // (to[1] * gate.tile)).clip(max=gate.rows - 1)
     levels: FloatTiles = tenths[rows][:, columns].astype(np.float32) * np.float32(0.1)
     return levels
+
+
+def _hatching(wide: int, high: int) -> npt.NDArray[np.bool_]:
+    """Slanted lines, bool (high, wide)."""
+    period = max(6, high // 40)
+    across, down = np.arange(wide), np.arange(high)[:, None]
+    return (across + down) % period < period // 2
 
 
 def _inks(canvas: Canvas, levels: FloatTiles) -> FloatTiles:

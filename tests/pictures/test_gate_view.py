@@ -11,7 +11,7 @@ from tests.studio import FORM, SLOTS, Studio, decoded
 from tests.web_server import get
 
 COLUMNS, ROWS = 20, 12  # of 16 pixels; the last row reaches over the border
-LEVELS = [30 + 5 * (place % COLUMNS) for place in range(COLUMNS * ROWS)]
+LEVELS = [40 + 5 * (place % COLUMNS) for place in range(COLUMNS * ROWS)]
 
 
 def gate(levels: bytes = bytes(LEVELS)) -> GateView:
@@ -37,7 +37,7 @@ def test_sensitivity_is_told_in_grey_levels_and_drawn(studio: Studio, port: int)
     told = json.loads(get(port, "/sensitivity/door.json").content)
     assert (told["epoch"], told["seq"], told["tile"]) == (1, 0, 16)
     assert (told["width"], told["height"]) == (FORM.width, FORM.height)
-    assert np.array(told["levels"]).tolist() == [[3 + c / 2 for c in range(COLUMNS)]] * ROWS
+    assert np.array(told["levels"]).tolist() == [[4 + c / 2 for c in range(COLUMNS)]] * ROWS
     answer = get(port, "/sensitivity/door.png")
     assert answer.headers["content-type"] == "image/png"
     drawn = decoded(answer.content)

@@ -44,6 +44,7 @@ def door(**changes: Any) -> dict[str, Any]:
         "failed": 1,
         "dropped": {"replaced": 40, "frame_lost": 7},
         "reconnects": 3,
+        "looks": {"part": {"changed": 60, "age": 2}, "no": {"unchanged": 938}},
     }
     return {**usual, **changes}
 
@@ -104,6 +105,7 @@ def test_pictures_and_numbers_arrive_and_go_on(browser: Any, site: Site) -> None
         "rtsp://camera.example/main",
         "frames/s 25.0 p50 12 ms p95 200 ms p99 12 s",
         "up to 12200 ms",
+        "looked at 6 % of frames changed 6 %, age < 1 %; not: unchanged 94 %",
         "car 1.3 person 0.5 decoded",
         "decoded 1,500 published 1,452 failed 1 dropped 47 replaced 40 frame lost 7 reconnects 3",
     ):

@@ -86,11 +86,11 @@ def test_words(looked, reason, words):
 
 def test_the_map_is_dark_where_little_is_seen_and_has_its_place():
     before = plain(*SIZE)
-    dark, bright = (draw_sensitivity(before, gate(tenths=n), SIZE).y[:100] for n in (30, 140))
+    dark, bright = (draw_sensitivity(before, gate(tenths=n), SIZE).y[:100] for n in (40, 200))
     assert dark.max() < before.y[0, 0] < bright.min()
     assert (draw_sensitivity(before, gate(), SIZE).y == before.y).all()
     shown = [
-        draw_gate(before, [], Look(gate(tenths=n), "no", "unchanged", SIZE)) for n in (30, 140)
+        draw_gate(before, [], Look(gate(tenths=n), "no", "unchanged", SIZE)) for n in (40, 200)
     ]
     rows, columns = np.nonzero(changed(*shown))
     assert (rows.min() > 100, columns.min() > 220) == (True, True)
