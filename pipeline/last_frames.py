@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline import keys, records
 from pipeline.errors import FrameLost
 from pipeline.frame_store import FrameStore
 from pipeline.hop import FRAME
-from pipeline.records import START, Position, Result
+from pipeline.records import START, GateView, Position, Result
 from pipeline.source import Form
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
@@ -25,11 +25,15 @@ GetFrameStore = Callable[[str, Form], FrameStore]
 
 @dataclass(frozen=True, slots=True)
 class LastFrame:
-    """A published frame: what was said of it, and a copy of its own pixels (see source.Frame)."""
+    """A published frame: what was said of it, and a copy of its own pixels (see source.Frame).
+
+    before  what the gate saw in the frames before, newest first, as far as it was told
+    """
 
     result: Result
     form: Form
     pixels: bytes
+    before: tuple[GateView, ...] = ()
 
 
 class LastFrames:
@@ -50,11 +54,13 @@ class LastFrames:
         """
         lost = None
         for _ in range(TRIES):
-            for result in self._results(source):
+            results = self._results(source)
+            for index, result in enumerate(results):
                 if result.position == seen:
                     return None
                 try:
-                    return self._frame(source, result)
+                    frame = self._frame(source, result)
+                    return replace(frame, before=_views(results[index + 1 :]))
                 except FrameLost as error:
                     lost = error
             if lost is None:
@@ -106,6 +112,10 @@ class LastFrames:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _views(results: list[Result]) -> tuple[GateView, ...]:
+    return tuple(result.gate for result in results if result.gate is not None)
 
 
 def _is_frame(fields: dict[bytes, Any]) -> bool:

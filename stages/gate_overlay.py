@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, Protocol
 
 import cv2
@@ -12,13 +13,15 @@ import numpy.typing as npt
 
 from models.picture import Picture
 from pipeline.records import GateView, Looked, Object, Reason
-from stages.canvas import BLACK, WHITE, Canvas, Rect, Rgb, rounded, text_size
+from stages.canvas import BLACK, WHITE, Canvas, Plane, Rect, Rgb, rounded, text_size
 from stages.overlay import capitals_on, draw_objects, line_width
 from stages.sensitivity import draw_inset, has_room
 
 CHANGED: Final[Rgb] = (1.0, 0.62, 0.10)  # amber: warm, as what moves
 LOOKED: Final[Rgb] = (0.18, 0.86, 0.75)  # teal, as Framegate's own mark
 _TINT, _EDGE = 0.26, 0.85
+_HOT: Final = 255
+FADING: Final = 6  # frames in which the tint of a change goes
 _THIN, _SHADOW = 0.65, 0.40
 _PANEL: Final = 0.62  # of black under words
 _SAID: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
@@ -28,12 +31,17 @@ Tiles = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How a frame was looked at. size: width and height of the source; `gate` is in its pixels."""
+    """How a frame was looked at.
+
+    size    width and height of the source, in whose pixels `gate` is
+    before  what the gate saw in the frames before, newest first: it fades
+    """
 
     gate: GateView
     looked: Looked
     reason: Reason
     size: tuple[int, int]
+    before: Sequence[GateView] = ()
 
 
 class Told(Protocol):
@@ -47,11 +55,12 @@ class Told(Protocol):
     def gate(self) -> GateView | None: ...
 
 
-def look_of(told: Told, source: Picture) -> Look | None:
+def look_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> Look | None:
     """How the frame `source` was looked at; None where nobody asked what the gate sees."""
     if told.gate is None:
         return None
-    return Look(told.gate, told.looked, told.reason, (source.width, source.height))
+    size = source.width, source.height
+    return Look(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
 
 
 def draw_gate(picture: Picture, objects: Sequence[Object], look: Look) -> Picture:
@@ -80,18 +89,28 @@ def hot_tiles(gate: GateView) -> Tiles:
 
 
 def _draw_changed(canvas: Canvas, look: Look) -> None:
-    """Tint tiles that changed, and draw the edge of each of their groups."""
-    hot = hot_tiles(look.gate)
-    if not hot.any():
+    """Tint tiles that changed, less if it was before; edges are of what changed now."""
+    gate = look.gate
+    warm = _warmth(look)
+    if not warm.any():
         return
-    columns = _edges(look.gate.columns, look.gate.tile * canvas.width / look.size[0], canvas.width)
-    rows = _edges(look.gate.rows, look.gate.tile * canvas.height / look.size[1], canvas.height)
-    fine = np.repeat(np.repeat(hot, np.diff(rows), 0), np.diff(columns), 1)
-    cover = np.where(fine, np.uint8(255), np.uint8(0))
+    columns = np.diff(_edges(gate.columns, gate.tile * canvas.width / look.size[0], canvas.width))
+    rows = np.diff(_edges(gate.rows, gate.tile * canvas.height / look.size[1], canvas.height))
+    cover = np.repeat(np.repeat(warm, rows, 0), columns, 1)
+    hot = np.where(cover == _HOT, np.uint8(255), np.uint8(0))
     reach = 2 * line_width(canvas) + 1
-    core = np.asarray(cv2.erode(cover, np.ones((reach, reach), np.uint8)), np.uint8)
+    core = np.asarray(cv2.erode(hot, np.ones((reach, reach), np.uint8)), np.uint8)
     canvas.blend(0, 0, cover, CHANGED, _TINT)
-    canvas.blend(0, 0, cover - core, CHANGED, _EDGE)
+    canvas.blend(0, 0, hot - core, CHANGED, _EDGE)
+
+
+def _warmth(look: Look) -> Plane:
+    """Return how fresh each tile's last change is, uint8 (rows, columns): 255 now, then less."""
+    warm: Plane = np.zeros((look.gate.rows, look.gate.columns), np.uint8)
+    for age, gate in reversed(list(enumerate((look.gate, *look.before)))):
+        if (gate.columns, gate.rows) == (look.gate.columns, look.gate.rows):
+            warm[hot_tiles(gate)] = round(_HOT * (1 - age / (FADING + 1)))
+    return warm
 
 
 def _edges(count: int, tile: float, limit: int) -> npt.NDArray[np.int64]:

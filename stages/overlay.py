@@ -114,8 +114,13 @@ def _draw_label(canvas: Canvas, thing: Object, by_origin: bool) -> None:
     place = (left, top, left + wide + 2 * pad, top + high)
     if old:
         canvas.fill(place, BLACK, _GLASS)
-        letters = colour
+        letters = _paler(colour)
     else:
         canvas.fill(place, colour)
         letters = WHITE if canvas.lightness(colour) < _DARK else BLACK
     canvas.write(text, left + pad, top + pad + capitals, capitals, letters)
+
+
+def _paler(colour: Rgb) -> Rgb:
+    red, green, blue = (0.55 * part + 0.45 for part in colour)
+    return red, green, blue

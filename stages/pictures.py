@@ -52,7 +52,7 @@ def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> b
     picture = whole if width is None else shrunk(whole, width)
     if boxes:
         objects = _moved(frame.result.objects, whole, picture)
-        look = look_of(frame.result, whole)
+        look = look_of(frame.result, whole, frame.before)
         picture = draw_gate(picture, objects, look) if look else draw(picture, objects)
     bgr = to_bgr(picture, (picture.width, picture.height))
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

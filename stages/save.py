@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ConfigFaults
-from pipeline.records import START, End, Position
+from pipeline.records import START, End, GateView, Position
 from pipeline.stage import Context, Item, Stage
 from stages.annotate import AnnotatedVideo, VideoUnwritable
 from stages.detections import last_detections
-from stages.gate_overlay import look_of
+from stages.gate_overlay import FADING, look_of
 from stages.planes import as_picture
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Save(Stage[SaveState]):
         self._videos: dict[str, AnnotatedVideo | None] = {}
         self._states: dict[str, SaveState] = {}
         self._written: dict[str, Position] = {}
+        self._seen: defaultdict[str, deque[GateView]] = defaultdict(lambda: deque(maxlen=FADING))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,9 +93,12 @@ class Save(Stage[SaveState]):
         try:
             with self.context.pixels(item) as pixels:
                 picture = as_picture(pixels, item.record.form)
-                video.add(picture, item.record.pts, found.objects, look_of(found, picture))
+                look = look_of(found, picture, self._seen[item.source])
+                video.add(picture, item.record.pts, found.objects, look)
         except VideoUnwritable as error:
             self._give_up(item.source, error)
+        if found.gate is not None:
+            self._seen[item.source].appendleft(found.gate)
 
     def _give_up(self, source: str, error: VideoUnwritable) -> None:
         log.error("source %s: %s; the run goes on without it", source, error)
@@ -112,6 +117,7 @@ class Save(Stage[SaveState]):
 
     def _close(self, source: str) -> None:
         video = self._videos.pop(source, None)
+        self._seen.pop(source, None)
         try:
             if video is not None:
                 video.close()

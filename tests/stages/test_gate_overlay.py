@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.picture import Picture
 from pipeline.records import GateView, Object
-from stages.gate_overlay import Look, draw_gate, hot_tiles, words_of
+from stages.gate_overlay import FADING, Look, draw_gate, hot_tiles, words_of
 from stages.overlay import draw
 from stages.sensitivity import draw_sensitivity
 from tests.stages.test_overlay import plain
@@ -42,6 +42,19 @@ def test_tiles_that_changed_are_tinted_and_edged():
     assert edge > inside > before.y[0, 0]
     assert after.v[10, 14] > 128 > after.u[10, 14]  # amber
     assert (before.y == 100).all()
+
+
+def test_what_changed_before_fades():
+    before = plain(*SIZE)
+    first, other_grid = gate(hot=[(2, 3)]), gate(hot=[(0, 0)], tile=32)
+    seen = [
+        draw_gate(before, [], Look(gate(), "no", "unchanged", SIZE, (*[other_grid] * n, first)))
+        for n in range(FADING)
+    ]
+    tints = [int(picture.y[40, 56]) - 100 for picture in seen]
+    assert tints == sorted(tints, reverse=True)
+    assert tints[0] > tints[-1] > 0
+    assert all((changed(before, picture).sum() == 16 * 16) for picture in seen)
 
 
 def test_what_was_looked_at_is_framed_and_the_whole_picture_at_its_border():
