@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 import cv2
@@ -20,6 +21,7 @@ BLACK: Final[Rgb] = (0.0, 0.0, 0.0)
 
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _CAPITALS: Final = 21  # pixels of a capital letter in this font at scale 1
+_TOUCHED: Final = 64  # of 255: a quarter of a chroma sample's pixels
 _WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # of red and blue in luma
 
 
@@ -88,11 +90,15 @@ class Canvas:
             (self.v, np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]),
         )
         for (plane, place), ink in zip(places, self.ink(colour), strict=True):
-            if opacity >= 1:
-                plane[place] = ink
-            else:
-                mixed = plane[place] * np.float32(1 - opacity) + np.float32(ink * opacity + 0.5)
-                plane[place] = mixed
+            plane[place] = ink if opacity >= 1 else cv2.LUT(plane[place], _mixes(ink, opacity))
+
+    def colour_where(self, mask: Plane, colour: Rgb, opacity: float) -> None:
+        """Put a colour over the picture where `mask`, uint8 (height, width), is 255 and not 0."""
+        luma, cb, cr = self.ink(colour)
+        size = self.u.shape[1], self.u.shape[0]
+        half = cv2.inRange(_smaller(mask, size), _TOUCHED, 255)
+        for plane, inside, ink in ((self.y, mask, luma), (self.u, half, cb), (self.v, half, cr)):
+            cv2.copyTo(cv2.LUT(plane, _mixes(ink, opacity)), inside, plane)
 
     def blend(self, left: int, top: int, cover: Plane, colour: Rgb, opacity: float = 1.0) -> None:
         """Put a colour over the picture where `cover`, uint8 (h, w), is more than 0; 255 is all."""
@@ -150,6 +156,13 @@ def _smaller(cover: Plane, size: tuple[int, int]) -> Plane:
 def _font(capitals: int) -> tuple[float, int]:
     """Scale and thickness of letters."""
     return capitals / _CAPITALS, 1 + capitals // 14
+
+
+@lru_cache(maxsize=256)
+def _mixes(ink: int, opacity: float) -> Plane:
+    """Each byte under so much ink: uint8 (256,)."""
+    bytes_ = np.arange(256, dtype=np.float32)
+    return (bytes_ + (ink - bytes_) * np.float32(opacity) + np.float32(0.5)).astype(np.uint8)
 
 
 def _byte(value: float) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final, Protocol
 
 import cv2
@@ -94,14 +94,25 @@ def _draw_changed(canvas: Canvas, look: Look) -> None:
     warm = _warmth(look)
     if not warm.any():
         return
-    columns = np.diff(_edges(gate.columns, gate.tile * canvas.width / look.size[0], canvas.width))
-    rows = np.diff(_edges(gate.rows, gate.tile * canvas.height / look.size[1], canvas.height))
-    cover = np.repeat(np.repeat(warm, rows, 0), columns, 1)
-    hot = np.where(cover == _HOT, np.uint8(255), np.uint8(0))
+    columns = _edges(gate.columns, gate.tile * canvas.width / look.size[0], canvas.width)
+    rows = _edges(gate.rows, gate.tile * canvas.height / look.size[1], canvas.height)
+    for row, begin, end in _runs(warm):
+        place = (columns[begin], rows[row], columns[end], rows[row + 1])
+        canvas.fill(place, CHANGED, _TINT * int(warm[row, begin]) / _HOT)
+    hot = np.where(warm == _HOT, np.uint8(255), np.uint8(0))
+    hot = np.repeat(np.repeat(hot, np.diff(rows), 0), np.diff(columns), 1)
     reach = 2 * line_width(canvas) + 1
     core = np.asarray(cv2.erode(hot, np.ones((reach, reach), np.uint8)), np.uint8)
-    canvas.blend(0, 0, cover, CHANGED, _TINT)
-    canvas.blend(0, 0, hot - core, CHANGED, _EDGE)
+    canvas.colour_where(hot - core, CHANGED, _EDGE)
+
+
+def _runs(warm: Plane) -> Iterator[tuple[int, int, int]]:
+    """Row, first and last but one column of neighbours that are equally warm, and not cold."""
+    for row, tiles in enumerate(warm):
+        borders = [0, *(np.flatnonzero(np.diff(tiles)) + 1).tolist(), len(tiles)]
+        for begin, end in pairwise(borders):
+            if tiles[begin]:
+                yield row, begin, end
 
 
 def _warmth(look: Look) -> Plane:
@@ -113,9 +124,9 @@ def _warmth(look: Look) -> Plane:
     return warm
 
 
-def _edges(count: int, tile: float, limit: int) -> npt.NDArray[np.int64]:
-    """Borders of tiles in the picture's pixels, up to its own."""
-    return np.minimum(np.round(np.arange(count + 1) * tile), limit).astype(np.int64)
+def _edges(count: int, tile: float, limit: int) -> list[int]:
+    """Return the borders of tiles in the picture's pixels, up to its own."""
+    return [min(round(index * tile), limit) for index in range(count + 1)]
 
 
 def _places(canvas: Canvas, look: Look) -> list[Rect]:
@@ -167,10 +178,17 @@ def words_of(look: Look) -> str:
 def _area(look: Look) -> float:
     """Share of the picture inside the rectangles."""
     width, height = look.size
-    covered = np.zeros((height, width), np.bool_)
-    for left, top, right, bottom in look.gate.looked:
-        covered[max(top, 0) : bottom, max(left, 0) : right] = True
-    return float(covered.mean())
+    limits = (width, height) * 2
+    rects = [[min(max(e, 0), m) for e, m in zip(r, limits, strict=True)] for r in look.gate.looked]
+    across = sorted({0, width, *(x for rect in rects for x in rect[::2])})
+    down = sorted({0, height, *(y for rect in rects for y in rect[1::2])})
+    covered = sum(
+        (right - left) * (bottom - top)
+        for left, right in pairwise(across)
+        for top, bottom in pairwise(down)
+        if any(a <= left and right <= c and b <= top and bottom <= d for a, b, c, d in rects)
+    )
+    return covered / (width * height)
 
 
 def _draw_words(canvas: Canvas, look: Look) -> None:

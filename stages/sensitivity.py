@@ -86,24 +86,36 @@ def draw_inset(canvas: Canvas, gate: GateView, size: Size, luma: Plane) -> None:
 def _draw_map(canvas: Canvas, place: Rect, gate: GateView, size: Size, luma: Plane) -> None:
     """Draw the map in a rectangle that begins at even pixels, over `luma` fitted into it."""
     left, top, right, bottom = place
-    wide, high = right - left, bottom - top
-    levels = _levels_at(gate, size, (wide, high))
-    ink = _inks(canvas, levels)
-    ink[_hatching(wide, high) & (levels >= _BLIND)] = canvas.ink(BLACK)
-    behind = _resized(luma.astype(np.float32), (wide, high))
-    canvas.y[top:bottom, left:right] = behind * (1 - _OPACITY) + ink[..., 0] * _OPACITY
-    half = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
-    small = _resized(ink, ((wide + 1) // 2, (high + 1) // 2))
-    canvas.u[half], canvas.v[half] = small[..., 1], small[..., 2]
-
-
-def _levels_at(gate: GateView, size: Size, to: Size) -> FloatTiles:
-    """Grey levels for each pixel of a map; the last tiles may reach over the source's border."""
+    whole, half = (right - left, bottom - top), ((right - left + 1) // 2, (bottom - top + 1) // 2)
     tenths = np.frombuffer(gate.sensitivity, np.uint8).reshape(gate.rows, gate.columns)
-    columns = (np.arange(to[0]) * size[0] // (to[0] * gate.tile)).clip(max=gate.columns - 1)
-    rows = (np.arange(to[1]) * size[1] // (to[1] * gate.tile)).clip(max=gate.rows - 1)
-    levels: FloatTiles = tenths[rows][:, columns].astype(np.float32) * np.float32(0.1)
-    return levels
+    levels = tenths.astype(np.float32) * np.float32(0.1)
+    ink = _inks(canvas, levels)
+    lines = _hatching(*whole) & (_stretched(levels, gate.tile, size, whole) >= _BLIND)
+    map_luma = _stretched(ink[..., 0], gate.tile, size, whole)
+    map_luma[lines] = canvas.ink(BLACK)[0]
+    behind = cv2.resize(_thinned(luma, whole), whole, interpolation=cv2.INTER_AREA)
+    canvas.y[top:bottom, left:right] = cv2.addWeighted(
+        behind.astype(np.float32), 1 - _OPACITY, map_luma, _OPACITY, 0.5
+    )
+    chroma = np.s_[top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+    canvas.u[chroma] = _stretched(ink[..., 1], gate.tile, size, half)
+    canvas.v[chroma] = _stretched(ink[..., 2], gate.tile, size, half)
+
+
+def _stretched(tiles: FloatTiles, tile: int, size: Size, to: Size) -> FloatTiles:
+    """Return the tiles of a source of this size on a map; the last may reach over its border."""
+    rows, columns = tiles.shape
+    across = (np.arange(to[0]) * size[0] // (to[0] * tile)).clip(max=columns - 1)
+    down = (np.arange(to[1]) * size[1] // (to[1] * tile)).clip(max=rows - 1)
+    stretched: FloatTiles = tiles[down][:, across]
+    return stretched
+
+
+def _thinned(plane: Plane, to: Size) -> Plane:
+    """Return every second pixel as often as enough are left: a small map shows no more."""
+    while plane.shape[1] >= 4 * to[0] and plane.shape[0] >= 4 * to[1]:
+        plane = plane[::2, ::2]
+    return plane
 
 
 def _hatching(wide: int, high: int) -> npt.NDArray[np.bool_]:
@@ -118,10 +130,6 @@ def _inks(canvas: Canvas, levels: FloatTiles) -> FloatTiles:
     anchors = np.array([canvas.ink(colour) for colour in _SCALE], np.float32)
     at, steps = (levels - LEAST) / (MOST - LEAST), np.linspace(0, 1, len(_SCALE))
     return np.stack([np.interp(at, steps, anchors[:, k]) for k in range(3)], -1).astype(np.float32)
-
-
-def _resized(plane: FloatTiles, size: Size) -> FloatTiles:
-    return cv2.resize(plane, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
 
 
 def _draw_scale(canvas: Canvas, place: Rect, capitals: int) -> None:
