@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import records
 from pipeline.errors import ConfigFaults, FrameLost
-from pipeline.records import End, Object, Position, Record
+from pipeline.records import End, GateView, Object, Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from stages.detections import Detections
@@ -45,8 +45,10 @@ def save(folder: Path, pixels: Pixels) -> Save:
     return Save(SaveOptions(str(folder)), Context(pixels, lambda: 0.0, folder, "detect"))
 
 
-def items(numbers: range, source: str = "a", epoch: int = 1) -> list[Item]:
-    said = {"detect": msgspec.Raw(records.encode(FOUND))}
+def items(
+    numbers: range, source: str = "a", epoch: int = 1, found: Detections = FOUND
+) -> list[Item]:
+    said = {"detect": msgspec.Raw(records.encode(found))}
     return [
         Item(
             source,
@@ -80,6 +82,18 @@ def test_one_video_a_source_with_every_frame(tmp_path: Path, pixels: Pixels) -> 
         assert stage.end(source, last(9), states[source]) == (None, SaveState(1))
         assert times(tmp_path / "new" / "videos" / f"{source}.mp4") == stamps(range(9))
     stage.close()
+
+
+def test_what_the_gate_saw_is_drawn_where_it_is_told(tmp_path: Path, pixels: Pixels) -> None:
+    view = GateView(4, 3, 16, b"\x00\x10", (), b"")  # the last tile but none
+    gated = Detections("carried", "no", "waiting", (), ("x@1",), gate=view)
+    stage, states = save(tmp_path, pixels), {"a": SaveState()}
+    _, states = stage.process(items(range(1), found=gated), states)
+    stage.end("a", last(1), states["a"])
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        (frame,) = video.decode(video=0)
+    luma = frame.to_ndarray(format="gray").astype(int)
+    assert luma[36:44, 52:60].mean() > luma[4:12, 4:12].mean() + 10
 
 
 def test_a_batch_that_is_tried_again_doubles_nothing(tmp_path: Path, pixels: Pixels) -> None:
