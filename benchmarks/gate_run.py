@@ -38,6 +38,7 @@ from stages.memory import Memory
 Array = npt.NDArray[Any]
 _KEY: Final = b"benchmark"
 _TIMED_EVERY: Final = 8  # frames; more would only take longer
+_ENLARGED: Final = 60  # frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +176,30 @@ def gate_ms(picture: Picture, memory: Memory, given: BeliefSettings) -> float:
     grid = grid_of(picture.width, picture.height)
     gate.look(memory.gate, cells_of(picture, grid), grid, False, given.attention.gate)
     return 1e3 * (time.perf_counter() - began)
+
+
+def gate_ms_at(clip: GateClip, size: tuple[int, int], given: BeliefSettings) -> float:
+    """Median milliseconds of the gate on a clip's first frames at another size."""
+    memory, spent = Memory(), []
+    for number, (picture, _, key_frame) in enumerate(frames(clip)):
+        if number == _ENLARGED:
+            break
+        large = _resized(picture, size)
+        if memory.gate is not None:
+            spent.append(gate_ms(large, memory, given))
+        grid = grid_of(*size)
+        cells = cells_of(large, grid)
+        state = gate.look(memory.gate, cells, grid, key_frame, given.attention.gate).state
+        everywhere = np.ones(grid.tiles, np.bool_)
+        memory = Memory(gate=gate.inferred(state, cells, everywhere, everywhere))
+    return statistics.median(spent)
+
+
+def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    half = (size[0] + 1) // 2, (size[1] + 1) // 2
+    planes = (picture.y, size), (picture.u, half), (picture.v, half)
+    y, u, v = (np.asarray(cv2.resize(plane, at), np.uint8) for plane, at in planes)
+    return Picture(y, u, v, picture.matrix, picture.full_range)
 
 
 def _measure(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from stages.gate_options import GateOptions
 
 Array = npt.NDArray[Any]
 Kind = Literal["carried", "moved"]
+KINDS: Final[tuple[Kind, ...]] = ("carried", "moved")
 NOISE = 2  # grey levels
 FEW_BOXES = 100  # of the dense path: with fewer an F1 says little
 
@@ -170,6 +171,18 @@ def scores(run: Gated, base: Baseline) -> dict[str, Any]:
     }
 
 
+def by_second(run: Gated, base: Baseline, fps: float) -> dict[str, list[float]]:
+    """Mean share and mean number of objects of the dense path in each second of video."""
+    step = max(1, round(fps))
+    pixels = run.pixels / base.dense.pixels
+    boxes = np.array([len(frame.ids) for frame in base.shown])
+    starts = range(0, len(pixels) - step + 1, step)
+    return {
+        name: [round(float(values[at : at + step].mean()), 3) for at in starts]
+        for name, values in (("share", pixels), ("boxes", boxes))
+    }
+
+
 def evaluate(
     clip: GateClip,
     options: GateOptions | BeliefSettings,
@@ -193,9 +206,8 @@ def evaluate(
 def rivals_of(clip: GateClip, base: Baseline, run: Gated, given: BeliefSettings) -> dict[str, Any]:
     """The rivals at the gate's share and at its time, and how the gate does against the better."""
     age_s = given.attention.options.frame_age_s
-    kinds: tuple[Kind, ...] = ("carried", "moved")
-    at_share = {kind: Rival(kind, share(run, base)) for kind in kinds}
-    at_time = {kind: Rival(kind, equal_time(run, kind, clip.fps, age_s)) for kind in kinds}
+    at_share = {kind: Rival(kind, share(run, base)) for kind in KINDS}
+    at_time = {kind: Rival(kind, equal_time(run, kind, clip.fps, age_s)) for kind in KINDS}
     names = {rival: f"{rival.kind}_at_equal_share" for rival in at_share.values()}
     names |= {rival: f"{rival.kind}_at_equal_time" for rival in at_time.values()}
     found = run_rivals(clip, base, given, list(names))
