@@ -8,8 +8,8 @@ tests hold this module to: the state is the four edges and their speeds, overlap
 floor of 0.1, the noise of an edge has the variance 0.1 and that of a step 0.01 (square pixels), and
 a track gets its id at its second match in a row.
 
-Classes are ignored, as in the paper and in `trackers`: a track whose label flickers stays one
-track, and who needs one label for it settles that outside.
+Classes are ignored, as in the paper and in `trackers`, unless `by_class` says otherwise: then boxes
+of two classes at one place are two tracks, and none of them takes the other's box.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class TrackSettings:
     frame_rate    None: each call is one step of motion, right where every frame is given. A rate:
                   motion goes by pts in units of this period, right where frames are dropped
     max_tracks    1..65535, beyond it the tracks unseen for longest go
+    by_class      a track is continued by boxes of its own class only (of ids up to 255)
     """
 
     high: float = 0.6
@@ -60,6 +61,7 @@ class TrackSettings:
     max_lost_s: float = 1.0
     frame_rate: float | None = None
     max_tracks: int = 512
+    by_class: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_hits <= 255:
@@ -82,10 +84,12 @@ class _Tracks:
     lost_s: FloatArray
     ids: IntArray
     hits: npt.NDArray[np.int64]
+    class_ids: npt.NDArray[np.uint8]
 
     def keep(self, rows: npt.NDArray[np.bool_] | IndexArray) -> None:
         self.mean, self.covariance = self.mean[rows], self.covariance[rows]
         self.lost_s, self.ids, self.hits = self.lost_s[rows], self.ids[rows], self.hits[rows]
+        self.class_ids = self.class_ids[rows]
 
 
 def step(
@@ -110,6 +114,8 @@ def step(
         if not (len(free) and len(candidates)):
             continue
         overlap = _iou(tracks.mean[free, :4], boxes.xyxy[candidates])
+        if settings.by_class:
+            overlap *= tracks.class_ids[free, None] == boxes.class_ids[None, candidates]
         rows, columns = _assign(overlap, settings.min_iou)
         matched, chosen = free[rows], candidates[columns]
         _correct(tracks, matched, boxes.xyxy[chosen])
@@ -120,7 +126,7 @@ def step(
             unmatched = _without(high, columns)
     seen = tracks.lost_s == 0
     tracks.keep(seen | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
-    _begin(tracks, boxes.xyxy[unmatched[boxes.scores[unmatched] >= settings.start]])
+    _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]))
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     return _rounded(tracks, next_id, latest, settings), ids
 
@@ -146,9 +152,8 @@ def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _T
         axis=1,
     )
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
-    return _Tracks(
-        mean, covariance, state.lost_s.astype(np.float64) + elapsed, state.ids.copy(), hits
-    )
+    lost_s = state.lost_s.astype(np.float64) + elapsed
+    return _Tracks(mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids)
 
 
 def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
@@ -218,17 +223,18 @@ def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) 
     return next_id + len(earned)
 
 
-def _begin(tracks: _Tracks, seen: npt.NDArray[np.float32]) -> None:
+def _begin(tracks: _Tracks, seen: Boxes) -> None:
     """Append one unconfirmed track a box, standing still, with unit variances."""
     n = len(seen)
     if n == 0:
         return
-    mean = np.concatenate([seen.astype(np.float64), np.zeros((n, 4))], axis=1)
+    mean = np.concatenate([seen.xyxy.astype(np.float64), np.zeros((n, 4))], axis=1)
     tracks.mean = np.concatenate([tracks.mean, mean])
     tracks.covariance = np.concatenate([tracks.covariance, [_FIRST_COVARIANCE] * n])
     tracks.lost_s = np.concatenate([tracks.lost_s, np.zeros(n)])
     tracks.ids = np.concatenate([tracks.ids, np.zeros(n, np.int32)])
     tracks.hits = np.concatenate([tracks.hits, np.ones(n, np.int64)])
+    tracks.class_ids = np.concatenate([tracks.class_ids, seen.class_ids.astype(np.uint8)])
 
 
 def _rounded(
@@ -247,4 +253,5 @@ def _rounded(
         tracks.lost_s.astype(np.float32),
         tracks.ids.astype(np.int32),
         tracks.hits.clip(0, 255).astype(np.uint8),
+        tracks.class_ids,
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from models.arrays import read_only
 from models.errors import ModelError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN where unknown)
 _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("mean", "<f4", (8,)),
@@ -21,6 +21,7 @@ _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("lost_s", "<f4", ()),
     ("ids", "<i4", ()),
     ("hits", "u1", ()),
+    ("class_ids", "u1", ()),
 )
 MAX_TRACKS: Final = 0xFFFF
 
@@ -45,6 +46,7 @@ class TrackState:
     lost_s      float32 (T,)    seconds since the last match, 0 where the last frame matched
     ids         int32 (T,)      0 while unconfirmed
     hits        uint8 (T,)      frames matched in a row, saturating
+    class_ids   uint8 (T,)      class of the box that began it
 
     Everything is kept in the precision in which it is stored, so a state that was written and read
     again goes on to the same bits. Raises ArrayMismatch.
@@ -57,6 +59,7 @@ class TrackState:
     lost_s: npt.NDArray[np.float32]
     ids: npt.NDArray[np.int32]
     hits: npt.NDArray[np.uint8]
+    class_ids: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
@@ -68,7 +71,7 @@ class TrackState:
         return len(self.ids)
 
     def to_bytes(self) -> bytes:
-        """Return the state in 15 + 53 T bytes, the same on every machine."""
+        """Return the state in 15 + 54 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()

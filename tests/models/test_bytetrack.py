@@ -175,6 +175,18 @@ def test_low_boxes_continue_tracks_from_the_floor_on(score, expected):
     assert step(state, boxes([(1, 0, 51, 50, score)]), 0.12)[1].tolist() == [expected]
 
 
+def test_by_class_a_track_is_continued_by_its_own_class_only():
+    """Two classes at one place, whose order by score changes: each keeps its track."""
+    both, state, seen = boxes([(0, 0, 50, 50, 0.9), (2, 0, 52, 50, 0.8)]), no_tracks(), []
+    for n in range(6):
+        labels = np.array([3, 7] if n % 2 else [7, 3], np.int32)
+        here = Boxes(both.xyxy, both.scores, labels)
+        state, ids = step(state, here, n / 30, TrackSettings(by_class=True))
+        seen.append(dict(zip(labels.tolist(), ids.tolist(), strict=True)))
+    assert seen[1:] == [{7: 1, 3: 2}] * 5
+    assert sorted(state.class_ids.tolist()) == [3, 7]
+
+
 @pytest.mark.parametrize("stamps", [[None] * 6, [0.0] * 6, [0.0, 0.08, 0.04, 0.16, 0.12, 0.2]])
 def test_missing_standing_and_unordered_time_keep_tracks(stamps):
     film_ = film(6, slide(0, 2, range(6)))
@@ -202,7 +214,7 @@ def test_the_state_is_bounded():
     for n in range(4):
         state, _ = step(state, crowd, n / 30, TrackSettings(max_tracks=50))
     assert len(state) == 50
-    assert len(state.to_bytes()) == 15 + 53 * 50
+    assert len(state.to_bytes()) == 15 + 54 * 50
 
 
 def test_absurd_boxes_do_not_stop_it():
@@ -237,7 +249,7 @@ def test_a_state_written_and_read_goes_on_to_the_same_bits(frames, rate):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda _: b"", lambda d: b"\x02" + d[1:], lambda d: d[:-1], lambda d: d + b"x"]
+    "change", [lambda _: b"", lambda d: b"\x09" + d[1:], lambda d: d[:-1], lambda d: d + b"x"]
 )
 def test_foreign_bytes_are_refused(change):
     state = no_tracks()
