@@ -21,7 +21,6 @@ from models.nms import iou
 Array = npt.NDArray[Any]
 Statistic = Callable[[Array], float]
 MIN_IOU = 0.5
-_RECALLS = np.linspace(0, 1, 101)
 _TIE = 1e-3  # what overlap weighs beside one more match
 _LEAST_S, _WITHIN_S = 0.5, 0.5
 
@@ -138,21 +137,17 @@ def _is_true(ours: Boxes, reference: Boxes) -> Array:
 def average_precision(ranking: Ranking, times: Array | None = None) -> float:
     """Average precision of the boxes of all classes together, frame i taken `times[i]` times.
 
-    Precision made monotone and read at 101 recalls, as in COCO. All classes share one curve: in a
-    single clip a class with two reference boxes would else weigh as much as one with thousands.
-    NaN where the reference has no box.
+    The area under the curve of precision, made monotone, over recall. All classes share one curve:
+    in a single clip a class with two reference boxes would else weigh as much as one with
+    thousands. NaN where the reference has no box.
     """
-    n_frames = len(ranking.n_reference)
-    weights = np.ones(n_frames, np.int64) if times is None else times
-    wanted = int(weights @ ranking.n_reference)
+    each = np.ones(len(ranking.frame), np.int64) if times is None else times[ranking.frame]
+    wanted = int(ranking.n_reference.sum() if times is None else times @ ranking.n_reference)
     if not wanted:
         return float("nan")
-    each = weights[ranking.frame]
     true, seen = np.cumsum(each * ranking.is_true), np.cumsum(each)
-    precision = true / np.maximum(seen, 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(true / wanted, _RECALLS, side="left")
-    return float(precision[at[at < len(precision)]].sum() / len(_RECALLS))
+    precision = np.maximum.accumulate((true / np.maximum(seen, 1))[::-1])[::-1]
+    return float(precision @ (each * ranking.is_true) / wanted)
 
 
 def flicker(frames: Sequence[Tracked]) -> Flicker:
