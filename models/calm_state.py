@@ -1,4 +1,4 @@
-"""What the calm rule remembers of each track between two frames, as arrays and as bytes."""
+"""What the calm rule remembers of each object between two frames, as arrays and as bytes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ import numpy.typing as npt
 from models.arrays import read_only
 from models.errors import ModelError
 
-CLASSES: Final = (
-    3  # as many classes of a track are remembered; a fourth takes the least one's place
-)
-NO_CLASS: Final = 255
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BHd")  # version, tracks, pts (NaN where unknown)
+_HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN where unknown)
 _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
-    ("ids", "<i4", ()),
+    ("xyxy", "<f4", (4,)),
+    ("means", "<f4", ()),
     ("lost_s", "<f4", ()),
+    ("ids", "<i4", ()),
     ("looks", "u1", ()),
-    ("classes", "u1", (CLASSES,)),
-    ("votes", "<f4", (CLASSES,)),
+    ("class_ids", "u1", ()),
 )
+_ROW_BYTES: Final = sum(np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
 
 
 class CalmStateUnreadable(ModelError, ValueError):
@@ -38,37 +36,39 @@ class CalmStateUnreadable(ModelError, ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CalmState:
-    """One row a track, lowest id first; read-only arrays, safe to share between threads.
+    """One row an object; read-only arrays, safe to share between threads.
 
-    pts      latest time stamp seen, seconds; None before the first
-    ids      int32 (T,)       the track, rising
-    lost_s   float32 (T,)     seconds since its last box, 0 where the last frame had one
-    looks    uint8 (T,)       looks that its mean is over
-    classes  uint8 (T, 3)     classes it was seen as, NO_CLASS where fewer
-    votes    float32 (T, 3)   mean score it was seen with as each of them; their sum is its mean
+    pts        latest time stamp seen, seconds; None before the first
+    xyxy       float32 (T, 4)  its last box, pixels
+    means      float32 (T,)    0..1, its mean score over the looks at it
+    lost_s     float32 (T,)    seconds since it last had a box, 0 where the last frame had one
+    ids        int32 (T,)      its last track, 0 where it never had one
+    looks      uint8 (T,)      how many looks the mean is over
+    class_ids  uint8 (T,)      index into `coco.LABELS`
 
     Kept in the precision in which it is stored: a state written and read goes on to the same bits.
     Raises ArrayMismatch.
     """
 
     pts: float | None
-    ids: npt.NDArray[np.int32]
+    xyxy: npt.NDArray[np.float32]
+    means: npt.NDArray[np.float32]
     lost_s: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int32]
     looks: npt.NDArray[np.uint8]
-    classes: npt.NDArray[np.uint8]
-    votes: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
             value = getattr(self, name)
-            checked = read_only(name, value, np.dtype(kind), (len(self.ids), *tail))
+            checked = read_only(name, value, np.dtype(kind), (len(self.means), *tail))
             object.__setattr__(self, name, checked)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.means)
 
     def to_bytes(self) -> bytes:
-        """Return the state in 11 + 24 T bytes, the same on every machine."""
+        """Return the state in 11 + 30 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
@@ -81,19 +81,17 @@ class CalmState:
         """Return the state that `to_bytes` wrote; CalmStateUnreadable for anything else."""
         if len(data) < _HEAD.size:
             raise CalmStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
-        version, tracks, pts = _HEAD.unpack_from(data)
+        version, objects, pts = _HEAD.unpack_from(data)
         if version != _VERSION:
             raise CalmStateUnreadable(f"version {_VERSION}", f"version {version}")
-        size = _HEAD.size + tracks * sum(
-            np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS
-        )
+        size = _HEAD.size + objects * _ROW_BYTES
         if len(data) != size:
-            raise CalmStateUnreadable(f"{size} bytes for {tracks} tracks", f"{len(data)}")
+            raise CalmStateUnreadable(f"{size} bytes for {objects} objects", f"{len(data)}")
         columns: dict[str, npt.NDArray[Any]] = {}
         at = _HEAD.size
         for name, kind, tail in _COLUMNS:
-            count = tracks * math.prod(tail)
-            columns[name] = np.frombuffer(data, kind, count, at).reshape(tracks, *tail)
+            count = objects * math.prod(tail)
+            columns[name] = np.frombuffer(data, kind, count, at).reshape(objects, *tail)
             at += count * np.dtype(kind).itemsize
         return CalmState(None if math.isnan(pts) else pts, **columns)
 

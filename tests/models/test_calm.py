@@ -11,99 +11,112 @@ from models.boxes import Boxes
 from models.calm import CalmSettings, step
 from models.calm_state import CalmState, CalmStateUnreadable, not_calmed
 
-PLAIN = CalmSettings(candidate=0.2, shown=0.3, looks=4, own=0.0)
+PLAIN = CalmSettings(shown=0.3, candidate=0.2, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]
+Row = tuple[int, float, int, float]
 
 
-def frame(*rows: tuple[int, int, float], looked: bool = True) -> Frame:
-    """Track, class, score; each at a place of its own."""
-    left = np.arange(len(rows), dtype=np.float32) * 100
-    corners = np.stack([left, left * 0, left + 10, left * 0 + 10], axis=1)
+def frame(*rows: Row, looked: bool = True) -> Frame:
+    """Squares of 10 px: track, left, class, score."""
+    table = np.array(rows, np.float64).reshape(-1, 4)
+    left, zero = table[:, 1], np.zeros(len(table))
     found = Boxes(
-        corners,
-        np.array([score for _, _, score in rows], np.float32),
-        np.array([class_id for _, class_id, _ in rows], np.int32),
+        np.stack([left, zero, left + 10, zero + 10], axis=1).astype(np.float32),
+        table[:, 3].astype(np.float32),
+        table[:, 2].astype(np.int32),
     )
-    ids = np.array([track for track, _, _ in rows], np.int32)
-    return found, ids, np.full(len(rows), looked)
+    return found, table[:, 0].astype(np.int32), np.full(len(table), looked)
 
 
 def show(frames: list[Frame], chosen: CalmSettings = PLAIN) -> list[list[tuple[int, int, float]]]:
-    """Track, class and score of what is shown of each frame, ten frames a second."""
+    """Row, class and score of what is shown of each frame, ten frames a second."""
     state, shown = not_calmed(), []
     for number, (found, ids, looked) in enumerate(frames):
         state, boxes, rows = step(state, found, ids, looked, number / 10, chosen)
-        shown.append(
-            list(
-                zip(
-                    ids[rows].tolist(),
-                    boxes.class_ids.tolist(),
-                    np.round(boxes.scores.astype(float), 4).tolist(),
-                    strict=True,
-                )
-            )
-        )
+        np.testing.assert_array_equal(boxes.xyxy, found.xyxy[rows])
+        scores = np.round(boxes.scores.astype(float), 4).tolist()
+        shown.append(list(zip(rows.tolist(), boxes.class_ids.tolist(), scores, strict=True)))
     return shown
 
 
-def test_without_a_track_a_box_stands_for_itself() -> None:
-    assert show([frame((0, 3, 0.31), (0, 4, 0.29))]) == [[(0, 3, 0.31)]]
+def scores_shown(*scores: float) -> list[float | None]:
+    """Scores of one standing object with these scores, None where it is not shown."""
+    answers = show([frame((0, 0.0, 2, score)) for score in scores])
+    return [rows[0][2] if rows else None for rows in answers]
 
 
-def test_a_track_is_shown_by_the_mean_of_its_looks() -> None:
-    """Means .4, .3 (not above), .3333, .35, and then a quarter of each new score."""
-    scores = (0.4, 0.2, 0.4, 0.4, 0.15)
-    shown = show([frame((1, 2, score)) for score in scores])
-    assert shown == [[(1, 2, 0.4)], [], [(1, 2, 0.3333)], [(1, 2, 0.35)], []]
-    assert show([frame((1, 2, score)) for score in (0.4, 0.4, 0.2)])[2] == [(1, 2, 0.3333)]
+def test_a_first_look_stands_for_itself() -> None:
+    assert show([frame((0, 0.0, 3, 0.29), (7, 50.0, 4, 0.31))]) == [[(1, 4, 0.31)]]
 
 
-def test_a_track_that_a_look_missed_was_seen_with_score_0() -> None:
-    assert show([frame((1, 2, 0.8)), frame(), frame((1, 2, 0.2))]) == [
-        [(1, 2, 0.8)],
-        [],
-        [(1, 2, 0.3333)],
-    ]
+def test_an_object_is_shown_by_the_mean_of_its_looks() -> None:
+    """Means .4, .3 (not above), .3333, .35; from the fifth on each look is a quarter."""
+    assert scores_shown(0.4, 0.2, 0.4, 0.4) == [0.4, None, 0.3333, 0.35]
+    assert scores_shown(0.8, 0.8, 0.8, 0.8, 0.4, 0.4)[4:] == [0.7, 0.625]
+
+
+def test_candidates_begin_no_mean() -> None:
+    """What was never above the threshold does not hold an object down that rises above it."""
+    assert scores_shown(0.2, 0.2, 0.32) == [None, None, 0.32]
+
+
+def test_a_look_without_a_candidate_changes_no_mean() -> None:
+    here = frame((0, 0.0, 2, 0.5))
+    assert show([here, frame(), frame((0, 0.0, 2, 0.2))])[1:] == [[], [(0, 2, 0.35)]]
 
 
 def test_a_carried_box_is_no_evidence() -> None:
-    first = [frame((1, 2, 0.5)), frame((1, 2, 0.3))]
-    carried = [frame((1, 2, 0.3), looked=False)] * 5
-    shown = show([*first, *carried, frame((1, 2, 0.2))])
-    assert shown[1:7] == [[(1, 2, 0.4)]] * 6
-    assert shown[7] == [(1, 2, 0.3333)]
+    carried = [frame((0, 0.0, 2, 0.2), looked=False)] * 5
+    shown = show([frame((0, 0.0, 2, 0.5)), *carried, frame((0, 0.0, 2, 0.3))])
+    assert shown == [[(0, 2, 0.5)]] * 6 + [[(0, 2, 0.4)]]
 
 
-def test_the_class_is_the_one_with_most_of_the_score() -> None:
-    """Mean scores of class 2: .6, .3, .2, .35; of class 3: 0, .25, .4333, .325."""
-    frames = [frame((1, 2, 0.6)), frame((1, 3, 0.5)), frame((1, 3, 0.8)), frame((1, 2, 0.8))]
-    assert [class_id for [(_, class_id, _)] in show(frames)] == [2, 2, 3, 2]
+def test_two_classes_at_one_place_are_two_objects() -> None:
+    frames = [
+        frame((0, 0.0, 2, 0.6), (0, 0.0, 7, 0.32)),
+        frame((0, 0.0, 7, 0.34), (0, 0.0, 2, 0.4)),
+    ]
+    assert show(frames) == [[(0, 2, 0.6), (1, 7, 0.32)], [(1, 2, 0.5), (0, 7, 0.33)]]
 
 
-def test_of_many_classes_the_least_is_forgotten() -> None:
-    frames = [frame((1, class_id, 0.5 + class_id / 100)) for class_id in range(5)]
+def test_an_object_is_known_again_by_its_track_before_its_place() -> None:
+    """They have changed places; without tracks the mean would stay with the place."""
+    before = frame((1, 0.0, 2, 0.6), (2, 50.0, 2, 0.4))
+    swapped = frame((2, 0.0, 2, 0.4), (1, 50.0, 2, 0.4))
+    assert show([before, swapped])[1] == [(1, 2, 0.5), (0, 2, 0.4)]
+
+
+@pytest.mark.parametrize(("left", "mean"), [(4.0, 0.5), (5.0, 0.4)])
+def test_without_a_track_an_object_is_known_again_by_its_place(left: float, mean: float) -> None:
+    """Overlap 6 / 14 is above .4, 5 / 15 is not."""
+    assert show([frame((0, 0.0, 2, 0.6)), frame((0, left, 2, 0.4))])[1] == [(0, 2, mean)]
+
+
+@pytest.mark.parametrize(("away_s", "mean"), [(0.9, 0.5), (1.0, 0.5), (1.1, 0.4)])
+def test_objects_are_forgotten_with_time(away_s: float, mean: float) -> None:
+    found, ids, looked = frame((0, 0.0, 2, 0.6))
+    state, _, _ = step(not_calmed(), found, ids, looked, 7.0, PLAIN)
+    state, _, _ = step(state, *frame(), 7.0 + away_s / 2, PLAIN)
+    found, ids, looked = frame((0, 0.0, 2, 0.4))
+    _, boxes, _ = step(state, found, ids, looked, 7.0 + away_s, PLAIN)
+    assert boxes.scores.tolist() == [pytest.approx(mean)]
+
+
+def test_the_state_is_bounded() -> None:
     state = not_calmed()
-    for number, (found, ids, looked) in enumerate(frames):
-        state, _, _ = step(state, found, ids, looked, float(number), PLAIN)
-    assert sorted(state.classes[0].tolist()) == [2, 3, 4]
+    for number in range(8):
+        rows = [(0, 20.0 * (100 * number + i), 2, 0.9) for i in range(100)]
+        state, _, _ = step(state, *frame(*rows), number / 10)
+    assert len(state) == 512
+    assert (state.lost_s == 0).sum() == 100
+    assert len(state.to_bytes()) == 11 + 30 * 512
 
 
-def test_tracks_are_forgotten_with_time() -> None:
-    state = not_calmed()
-    for number in range(100):
-        found, ids, looked = frame((number + 1, 2, 0.5))
-        state, _, _ = step(state, found, ids, looked, number / 10, PLAIN)
-    assert len(state) == 11, "those of the last second"
-    assert len(state.to_bytes()) == 11 + 24 * 11
-
-
+placed = st.tuples(
+    st.integers(0, 6), st.integers(0, 30), st.integers(0, 2), st.floats(0.2, 1.0), st.booleans()
+)
 tables = st.lists(
-    st.lists(
-        st.tuples(st.integers(1, 6), st.integers(0, 5), st.floats(0.2, 1.0), st.booleans()),
-        unique_by=lambda row: row[0],
-        max_size=4,
-    ),
-    max_size=12,
+    st.lists(placed, unique_by=lambda row: row[0] or object(), max_size=4), max_size=12
 )
 
 
@@ -112,8 +125,8 @@ tables = st.lists(
 def test_a_state_written_and_read_goes_on_to_the_same_bits(table: list) -> None:
     kept = read = not_calmed()
     for number, rows in enumerate(table):
-        found, ids, _ = frame(*(row[:3] for row in rows))
-        looked = np.array([row[3] for row in rows], bool)
+        found, ids, _ = frame(*(row[:4] for row in rows))
+        looked = np.array([row[4] for row in rows], bool)
         kept, here, _ = step(kept, found, ids, looked, number / 10, PLAIN)
         read, there, _ = step(read, found, ids, looked, number / 10, PLAIN)
         assert here.scores.tobytes() == there.scores.tobytes()
