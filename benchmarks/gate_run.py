@@ -1,6 +1,7 @@
 """A clip through the detector: every frame whole, the same with noise, and as the gate has it.
 
 All in this process and through the code that the stage detect runs, with the network on one thread.
+Times are CPU times of the process: others on the machine make them hardly longer.
 """
 
 from __future__ import annotations
@@ -55,16 +56,19 @@ class Dense:
 
 @dataclass(slots=True)
 class Times:
-    """Milliseconds of parts, one entry a time that they were measured."""
+    """CPU-milliseconds of parts, one entry a time that they were measured.
+
+    whole  a whole pass with what follows it; gate  which tiles changed; flow  boxes moved once
+    """
 
     whole: list[float] = field(default_factory=list)
     gate: list[float] = field(default_factory=list)
     flow: list[float] = field(default_factory=list)
 
-    def median(self, name: str) -> float:
+    def mean(self, name: str) -> float:
         """Of `whole`, `gate` or `flow`; NaN where it was not measured."""
         values = getattr(self, name)
-        return statistics.median(values) if values else float("nan")
+        return statistics.fmean(values) if values else float("nan")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +77,7 @@ class Gated:
 
     shown    of each frame
     pixels   int64 (F,)    that the network was given
-    ms       float64 (F,)  from the decoded picture to the objects
+    ms       float64 (F,)  CPU-milliseconds from the decoded picture to the objects
     reasons  why each frame was looked at as it was
     """
 
@@ -152,17 +156,21 @@ def gated(
     shown  what a rival that moves boxes would move, to measure that, too; none: not measured
     """
     memory, tracks, times = Memory(), no_tracks(), Times()
+    answer = answering(given)
     out, pixels, ms, reasons = [], [], [], []
     before: Array | None = None
     for number, (picture, pts, key_frame) in enumerate(frames(clip)):
         if number % _TIMED_EVERY == 0:
-            before = _measure(times, picture, using, given, memory)
+            if memory.gate is not None:
+                times.gate.append(gate_ms(picture, memory, given))
+            times.whole.append(_whole_ms(picture, pts, using, answer))
+            before = small_luma(picture)
         elif number % _TIMED_EVERY == 1 and shown and before is not None:
             times.flow.append(_flow_ms(picture, before, shown[number - 1]))
         moment = Moment(Position(1, number), pts, key_frame, _KEY)
-        began = time.perf_counter()
+        began = time.process_time()
         attention, belief = look_at(using, picture, moment, memory, tracks, given)
-        ms.append(1e3 * (time.perf_counter() - began))
+        ms.append(1e3 * (time.process_time() - began))
         memory, tracks = belief.memory, belief.tracks
         out.append(Tracked(pts, belief.shown, belief.ids))
         pixels.append(sum(look.pixels for look in attention.looks))
@@ -171,15 +179,15 @@ def gated(
 
 
 def gate_ms(picture: Picture, memory: Memory, given: BeliefSettings) -> float:
-    """Milliseconds from a decoded picture to which of its tiles changed."""
-    began = time.perf_counter()
+    """CPU-milliseconds from a decoded picture to which of its tiles changed."""
+    began = time.process_time()
     grid = grid_of(picture.width, picture.height)
     gate.look(memory.gate, cells_of(picture, grid), grid, False, given.attention.gate)
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.process_time() - began)
 
 
 def gate_ms_at(clip: GateClip, size: tuple[int, int], given: BeliefSettings) -> float:
-    """Median milliseconds of the gate on a clip's first frames at another size."""
+    """Median CPU-milliseconds of the gate on a clip's first frames at another size."""
     memory, spent = Memory(), []
     for number, (picture, _, key_frame) in enumerate(frames(clip)):
         if number == _ENLARGED:
@@ -202,22 +210,17 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
     return Picture(y, u, v, picture.matrix, picture.full_range)
 
 
-def _measure(
-    times: Times, picture: Picture, using: Detector, given: BeliefSettings, memory: Memory
-) -> Array:
-    """What a whole pass and the gate alone cost here; the picture as the flow would have it."""
-    if memory.gate is not None:
-        times.gate.append(gate_ms(picture, memory, given))
-    began = time.perf_counter()
-    using.detect([picture])
-    times.whole.append(1e3 * (time.perf_counter() - began))
-    return small_luma(picture)
+def _whole_ms(picture: Picture, pts: float, using: Detector, answer: Answering) -> float:
+    began = time.process_time()
+    boxes = using.detect([picture])[0]
+    answer(boxes, np.ones(len(boxes), np.bool_), pts)
+    return 1e3 * (time.process_time() - began)
 
 
 def _flow_ms(picture: Picture, before: Array, shown: Tracked) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     followed(before, small_luma(picture), [shown], (picture.width, picture.height))
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.process_time() - began)
 
 
 def _whole_pixels(picture: Picture, using: Detector) -> int:

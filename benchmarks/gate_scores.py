@@ -115,8 +115,8 @@ def equal_time(run: Gated, kind: Kind, fps: float, frame_age_s: float) -> float:
     At least one in `frame_age_s`, which no gate looks at less often.
     """
     spent = float(run.ms[WARM_UP:].mean())
-    flow = run.times.median("flow") if kind == "moved" else 0.0
-    possible = (spent - flow) / (run.times.median("whole") - flow)
+    flow = run.times.mean("flow") if kind == "moved" else 0.0
+    possible = (spent - flow) / (run.times.mean("whole") - flow)
     return min(1.0, max(possible, 1 / (fps * frame_age_s)))
 
 
@@ -164,9 +164,9 @@ def scores(run: Gated, base: Baseline) -> dict[str, Any]:
         "events_missed": events.total - events.met,
         "share_warm_up": round(share(run, base, 0, WARM_UP), 4),
         "frame_ms": round(float(run.ms[WARM_UP:].mean()), 3),
-        "whole_ms": round(run.times.median("whole"), 3),
-        "flow_ms": round(run.times.median("flow"), 3) if run.times.flow else None,
-        "gate_ms": round(run.times.median("gate"), 3) if run.times.gate else None,
+        "whole_ms": round(run.times.mean("whole"), 3),
+        "flow_ms": round(run.times.mean("flow"), 3) if run.times.flow else None,
+        "gate_ms": round(run.times.mean("gate"), 3) if run.times.gate else None,
         "reasons": run.reasons_from(WARM_UP),
     }
 
