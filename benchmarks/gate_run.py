@@ -1,7 +1,6 @@
 """A clip through the detector: every frame whole, the same with noise, and as the gate has it.
 
 All in this process and through the code that the stage detect runs, with the network on one thread.
-Times are CPU times of the process: others on the machine make them hardly longer.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Dense:
 
 @dataclass(slots=True)
 class Times:
-    """CPU-milliseconds of parts, one entry a time that they were measured.
+    """Milliseconds of parts, one entry a time that they were measured.
 
     whole  a whole pass with what follows it; gate  which tiles changed; flow  boxes moved once
     """
@@ -77,7 +76,7 @@ class Gated:
 
     shown    of each frame
     pixels   int64 (F,)    that the network was given
-    ms       float64 (F,)  CPU-milliseconds from the decoded picture to the objects
+    ms       float64 (F,)  milliseconds from the decoded picture to the objects
     reasons  why each frame was looked at as it was
     """
 
@@ -168,9 +167,9 @@ def gated(
         elif number % _TIMED_EVERY == 1 and shown and before is not None:
             times.flow.append(_flow_ms(picture, before, shown[number - 1]))
         moment = Moment(Position(1, number), pts, key_frame, _KEY)
-        began = time.process_time()
+        began = time.perf_counter()
         attention, belief = look_at(using, picture, moment, memory, tracks, given)
-        ms.append(1e3 * (time.process_time() - began))
+        ms.append(1e3 * (time.perf_counter() - began))
         memory, tracks = belief.memory, belief.tracks
         out.append(Tracked(pts, belief.shown, belief.ids))
         pixels.append(sum(look.pixels for look in attention.looks))
@@ -179,15 +178,15 @@ def gated(
 
 
 def gate_ms(picture: Picture, memory: Memory, given: BeliefSettings) -> float:
-    """CPU-milliseconds from a decoded picture to which of its tiles changed."""
-    began = time.process_time()
+    """Milliseconds from a decoded picture to which of its tiles changed."""
+    began = time.perf_counter()
     grid = grid_of(picture.width, picture.height)
     gate.look(memory.gate, cells_of(picture, grid), grid, False, given.attention.gate)
-    return 1e3 * (time.process_time() - began)
+    return 1e3 * (time.perf_counter() - began)
 
 
 def gate_ms_at(clip: GateClip, size: tuple[int, int], given: BeliefSettings) -> float:
-    """Median CPU-milliseconds of the gate on a clip's first frames at another size."""
+    """Median milliseconds of the gate on a clip's first frames at another size."""
     memory, spent = Memory(), []
     for number, (picture, _, key_frame) in enumerate(frames(clip)):
         if number == _ENLARGED:
@@ -211,16 +210,16 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def _whole_ms(picture: Picture, pts: float, using: Detector, answer: Answering) -> float:
-    began = time.process_time()
+    began = time.perf_counter()
     boxes = using.detect([picture])[0]
     answer(boxes, np.ones(len(boxes), np.bool_), pts)
-    return 1e3 * (time.process_time() - began)
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _flow_ms(picture: Picture, before: Array, shown: Tracked) -> float:
-    began = time.process_time()
+    began = time.perf_counter()
     followed(before, small_luma(picture), [shown], (picture.width, picture.height))
-    return 1e3 * (time.process_time() - began)
+    return 1e3 * (time.perf_counter() - began)
 
 
 def _whole_pixels(picture: Picture, using: Detector) -> int:
