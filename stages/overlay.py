@@ -15,6 +15,9 @@ _LEAST_CAPITALS: Final = 9
 _DARK: Final = 0.58  # luma below which white letters are read more easily than black ones
 _UNTRACKED: Final[Rgb] = (0.8, 0.8, 0.8)
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
+# Hues of tracks; amber and teal between them are the gate's.
+_AMBER_ENDS, _GREENS = 0.15, 0.27
+_TEAL_ENDS, _BLUES = 0.52, 0.52
 _FRESH: Final = ("detected", "escalated")
 _GLASS: Final = 0.6  # of black under the label of an object that was not looked at
 
@@ -42,7 +45,9 @@ def colour_of(track: int | None) -> Rgb:
     """Return the colour of a track, 0..1: bright, the same always, far from its neighbours'."""
     if track is None:
         return _UNTRACKED
-    return colorsys.hsv_to_rgb(track * _GOLDEN % 1, 0.65, 1.0)
+    place = track * _GOLDEN % 1 * (_GREENS + _BLUES)
+    hue = _AMBER_ENDS + place if place < _GREENS else _TEAL_ENDS + place - _GREENS
+    return colorsys.hsv_to_rgb(hue % 1, 0.65, 1.0)
 
 
 def line_width(picture: Picture | Canvas) -> int:
