@@ -31,6 +31,7 @@ from models.detector import Token
 from models.network import Precision
 from models.track_state import no_tracks
 from pipeline import records
+from pipeline.records import Origin
 from pipeline.source import Form
 from stages.decode import FileSource
 from stages.detect import as_objects
@@ -112,9 +113,9 @@ class _Run:
     def publish(self, frame: _Ready, boxes: Boxes) -> None:
         """Track, make the result's bytes, count."""
         self._tracks, ids = bytetrack.step(self._tracks, boxes, frame.pts, self._settings)
-        found = Detections(
-            "detected", "whole", "every_frame", as_objects(boxes, ids), self.detector.models
-        )
+        origins: list[Origin] = ["detected"] * len(boxes)
+        objects = as_objects(boxes, ids, origins)
+        found = Detections("detected", "whole", "every_frame", objects, self.detector.models)
         records.encode(("clip", frame.number, frame.pts, time.time(), frame.form, found))
         self._count(frame)
 

@@ -28,7 +28,6 @@ from models.detector import Detector
 from models.network import Precision
 from models.picture import Picture
 from models.track_state import no_tracks
-from pipeline.records import Position
 from stages.attention import Moment
 from stages.belief import BeliefSettings
 from stages.gate_options import GateOptions
@@ -166,7 +165,7 @@ def gated(
             before = small_luma(picture)
         elif number % _TIMED_EVERY == 1 and shown and before is not None:
             times.flow.append(_flow_ms(picture, before, shown[number - 1]))
-        moment = Moment(Position(1, number), pts, key_frame, _KEY)
+        moment = Moment(pts, key_frame, _KEY)
         began = time.perf_counter()
         attention, belief = look_at(using, picture, moment, memory, tracks, given)
         ms.append(1e3 * (time.perf_counter() - began))

@@ -223,20 +223,19 @@ def _lengths(full: int) -> Iterator[int]:
 
 
 def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> FloatArray:
-    """Places with their margin and with the boxes that they touch, in model pixels."""
+    """Places with their margin and with the boxes that they touch, in model pixels.
+
+    Not with what touches those in turn: of parked cars in a row all would be looked at for one.
+    """
     out = np.array([-1, -1, 1, 1], np.float32)
     regions = places + out * np.float32(settings.margin)
     if not len(boxes):
         return regions
     with_slack = boxes + out * np.float32(settings.slack)
-    while True:
-        touched = _touch(regions, boxes)
-        low = np.where(touched[..., None], with_slack[None, :, :2], np.inf).min(axis=1)
-        high = np.where(touched[..., None], with_slack[None, :, 2:], -np.inf).max(axis=1)
-        wider = np.hstack([np.minimum(regions[:, :2], low), np.maximum(regions[:, 2:], high)])
-        if (wider == regions).all():
-            return regions
-        regions = wider
+    touched = _touch(places, boxes)[..., None]
+    low = np.where(touched, with_slack[None, :, :2], np.inf).min(axis=1)
+    high = np.where(touched, with_slack[None, :, 2:], -np.inf).max(axis=1)
+    return np.hstack([np.minimum(regions[:, :2], low), np.maximum(regions[:, 2:], high)])
 
 
 def _touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:

@@ -8,9 +8,10 @@ outputs, so that a worker killed between any two lines goes on exactly where the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -54,8 +55,12 @@ class Context:
     now: Callable[[], float]
     folder: Path
     before: str
-    plane: Callable[[str, int], StatePlane] = unshared_plane
-    ring: Callable[[str, int, int], StateRing] = unshared_ring
+    plane: Callable[[str, int], StatePlane] = field(
+        default_factory=lambda: functools.cache(unshared_plane)
+    )
+    ring: Callable[[str, int, int], StateRing] = field(
+        default_factory=lambda: functools.cache(unshared_ring)
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
             all_loaded = False
             continue
         table, kind = found
-        owned |= _own_tables(kind.Options).keys()
+        owned |= own_tables(kind.Options).keys()
         read = _read_stage(name, entry, tables, (table, kind), faults)
         if read is not None:
             entries.append(read)
@@ -55,7 +55,7 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
     return entries if len(faults) == before else None
 
 
-def _own_tables(options: type) -> dict[str, Any]:
+def own_tables(options: type) -> dict[str, Any]:
     """The top-level tables that these options name as theirs: what each holds."""
     hints = get_type_hints(options)
     fields = dataclasses.fields(options)
@@ -88,7 +88,7 @@ def _read_stage(
 ) -> StageEntry | None:
     read, kind = found
     path = f"stages.{name}."
-    own = _own_tables(kind.Options)
+    own = own_tables(kind.Options)
     options = {key: v for key, v in entry.items() if key not in ("use", "input", "on_lag")}
     before = len(faults)
     faults += [

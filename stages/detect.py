@@ -1,4 +1,4 @@
-"""Detect: the objects of each frame, whole frame by whole frame, and the tracks they belong to."""
+"""Detect: the objects of each frame and their tracks; it computes only what is new."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models import bytetrack, coco, detector, trial
+from models import coco, crops, detector, policy, trial
 from models.boxes import Boxes
-from models.bytetrack import TrackSettings
+from models.cells import BoolArray, grid_of
+from models.masks import ignored_tiles
 from models.track_state import TrackState, no_tracks
-from pipeline.records import Object
+from pipeline.records import Object, Origin
+from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
+from pipeline.state_plane import PlaneRef, StatePlane
+from stages.attention import Attention, Moment, clock_s
+from stages.belief import Belief, conclude
 from stages.detections import Detections
+from stages.gate_options import GateOptions
+from stages.gate_view import view_of
+from stages.looking import look_at, settings_for
+from stages.memory import Memory, memory_bytes
 from stages.planes import as_picture
 
 DetectorName = Literal["light", "heavy"]
@@ -34,26 +43,43 @@ class DetectOptions:
     detector   light, or heavy (about ten times the time)
     classes    COCO labels to look for; none: all 80
     min_score  0..1, least score of an object; none: the frozen one of the detector
+    gate       the table [gate]
     """
 
     detector: DetectorName = "light"
     classes: tuple[str, ...] | None = field(default=None, metadata={"allowed": coco.LABELS})
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
 
 
 class DetectState(msgspec.Struct, frozen=True):
-    """State of detect: the tracks of an epoch, as bytes of models.track_state."""
+    """State of detect.
+
+    tracks  of this epoch, as bytes of models.track_state
+    memory  names what else is remembered of the epoch, in the stage's state plane
+    """
 
     epoch: int = 0
     tracks: bytes = b""
+    memory: PlaneRef | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Standing:
+    """Where a source stands while a batch is worked on. lost: its memory could not be read."""
+
+    memory: Memory
+    tracks: TrackState
+    lost: bool = False
 
 
 class Detect(Stage[DetectState]):
-    """One frame in, its objects out. Looks at every frame, whole.
+    """One frame in, its objects out.
 
     In     pixels of the frame
     Out    Detections
-    State  tracks; they never span a break of continuity (epoch), and ids go on counting
+    State  tracks and memory; they never span a break of continuity (epoch), and the ids of tracks
+           go on counting. A memory that is lost costs one look at the whole frame
     Fails  FrameLost: the runner waits for the pixels, or publishes the frame as failed
     """
 
@@ -68,23 +94,48 @@ class Detect(Stage[DetectState]):
         super().__init__(options, context)
         cv2.setNumThreads(1)
         choice = _pinned_choice(context.folder)
+        choices = policy.load(options.detector).with_min_score(options.min_score)
+        long_side = choices.parts[0][1]
+        several = len(choices.parts) > 1
+        self._settings = settings_for(options.gate, long_side, choices.min_score, several)
         self.detector = detector.load(
             options.detector,
             choice.precision if options.detector == "light" else None,
             choice.threads,
             classes=options.classes,
-            min_score=options.min_score,
+            min_score=self._settings.calm.candidate,
         )
-        self.detector.warm_up(640, 360)
-        least = self.detector.choices.min_score
-        # A track begins where the detector is sure; what it merely reports may continue one.
-        high, start = least + min(0.1, (1 - least) / 3), least + min(0.15, (1 - least) / 2)
-        self._tracking = TrackSettings(high=high, low=least, start=start, min_hits=2)
+        self._warm: set[tuple[int, int]] = set()
+        self._warm_up(640, 360)
+        self._known: dict[str, tuple[PlaneRef, Memory]] = {}
+        self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
-        """Detect in all pictures of the batch, then go on with each source's tracks in order."""
+        """Look at each frame where its source's memory says, in order."""
+        whole = self._whole_answers(batch) if self.options.gate.mode == "off" else None
+        standing: dict[str, _Standing] = {}
+        last: dict[str, Item] = {}
+        answers = []
+        for row, item in enumerate(batch):
+            before = last.get(item.source)
+            if before is not None and before.position.epoch == item.position.epoch:
+                at = standing[item.source]
+            else:
+                at = self._standing(item, states[item.source], standing.get(item.source))
+            attention, belief = self._look(item, at, None if whole is None else whole[row])
+            standing[item.source] = _Standing(belief.memory, belief.tracks)
+            last[item.source] = item
+            answers.append(self._detections(item, attention, belief))
+        kept = {
+            source: self._kept(item, standing[source], states[source])
+            for source, item in last.items()
+        }
+        return answers, {**states, **kept}
+
+    def _whole_answers(self, batch: Sequence[Item]) -> list[Boxes]:
+        """Boxes of all pictures of the batch: while one is in the network, others are prepared."""
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
@@ -92,32 +143,98 @@ class Detect(Stage[DetectState]):
             ]
             found = self.detector.detect(pictures)
             del pictures
-        now = dict(states)
-        answers = []
-        for item, boxes in zip(batch, found, strict=True):
-            tracks = _tracks_of(now[item.source], item.position.epoch)
-            tracks, ids = bytetrack.step(tracks, boxes, item.record.pts, self._tracking)
-            now[item.source] = DetectState(item.position.epoch, tracks.to_bytes())
-            answers.append(self._detections(boxes, ids))
-        return answers, now
+        return found
 
-    def _detections(self, boxes: Boxes, ids: npt.NDArray[np.int32]) -> Detections:
+    def _look(self, item: Item, at: _Standing, found: Boxes | None) -> tuple[Attention, Belief]:
+        record, settings = item.record, self._settings
+        form = record.form
+        if found is not None:
+            now_s = clock_s(at.memory, at.tracks.pts, record.pts)
+            whole = (crops.whole(form.width, form.height, settings.attention.long_side),)
+            attention = Attention(whole, "whole", "every_frame", now_s)
+            size = form.width, form.height
+            belief = conclude(at.memory, at.tracks, attention, [found], size, record.pts, settings)
+            return attention, belief
+        self._warm_up(form.width, form.height)
+        moment = Moment(record.pts, record.key_frame, item.source.encode(), at.lost)
+        ignored = self._ignored_tiles(item)
+        with self.context.pixels(item) as pixels:
+            picture = as_picture(pixels, form)
+            seen = look_at(self.detector, picture, moment, at.memory, at.tracks, settings, ignored)
+            del picture
+        return seen
+
+    def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
+        form = item.record.form
         return Detections(
-            outcome="detected",
-            looked="whole",
-            reason="every_frame",
-            objects=as_objects(boxes, ids),
+            outcome="detected" if attention.looks else "carried",
+            looked=attention.looked,
+            reason=attention.reason,
+            objects=as_objects(belief.shown, belief.ids, belief.origins),
             models=self.detector.models,
+            age_s=round(belief.age_s, 3),
+            gate=view_of(attention, form, self._settings.attention.long_side)
+            if self.options.gate.view
+            else None,
         )
 
+    # -- what is remembered
 
-def as_objects(boxes: Boxes, ids: npt.NDArray[np.int32]) -> tuple[Object, ...]:
+    def _standing(self, item: Item, state: DetectState, now: _Standing | None) -> _Standing:
+        """Where the source stands before its first frame here, or before one of another epoch."""
+        tracks = now.tracks if now is not None else None
+        if tracks is None:
+            tracks = TrackState.from_bytes(state.tracks) if state.tracks else no_tracks()
+        if now is not None or state.epoch != item.position.epoch:
+            return _Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
+        memory = self._memory(item, state.memory)
+        return _Standing(memory or Memory(), tracks, lost=memory is None)
+
+    def _memory(self, item: Item, reference: PlaneRef | None) -> Memory | None:
+        if reference is None:
+            return None
+        known = self._known.get(item.source)
+        if known is not None and known[0] == reference:
+            return known[1]
+        data = self._plane(item).read(reference)
+        return None if data is None else Memory.from_bytes(data)
+
+    def _kept(self, item: Item, standing: _Standing, state: DetectState) -> DetectState:
+        """The source's new state; its memory counts once the hop took it."""
+        memory = standing.memory
+        reference = self._plane(item).write(item.position, memory.to_bytes(), state.memory)
+        self._known[item.source] = (reference, memory)
+        return DetectState(item.position.epoch, standing.tracks.to_bytes(), reference)
+
+    def _plane(self, item: Item) -> StatePlane:
+        form = item.record.form
+        return self.context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
+
+    def _ignored_tiles(self, item: Item) -> BoolArray | None:
+        key = item.source, item.record.form
+        if key not in self._ignored:
+            polygons = self.options.gate.masks.get(item.source, ())
+            grid = grid_of(item.record.form.width, item.record.form.height)
+            self._ignored[key] = ignored_tiles(polygons, grid) if polygons else None
+        return self._ignored[key]
+
+    def _warm_up(self, width: int, height: int) -> None:
+        """Once for each size: the first sight of an input's size costs some four times more."""
+        if (width, height) not in self._warm:
+            self._warm.add((width, height))
+            self.detector.warm_up(width, height)
+
+
+def as_objects(
+    boxes: Boxes, ids: npt.NDArray[np.int32], origins: Sequence[Origin]
+) -> tuple[Object, ...]:
     """Objects of a frame: boxes to a tenth of a pixel, scores to a ten-thousandth."""
     rows = zip(
         np.round(boxes.xyxy.astype(np.float64), 1).tolist(),
         np.round(boxes.scores.astype(np.float64), 4).tolist(),
         boxes.class_ids.tolist(),
         ids.tolist(),
+        origins,
         strict=True,
     )
     return tuple(
@@ -127,17 +244,10 @@ def as_objects(boxes: Boxes, ids: npt.NDArray[np.int32]) -> tuple[Object, ...]:
             class_id=class_id,
             score=score,
             box=(box[0], box[1], box[2], box[3]),
-            origin="detected",
+            origin=origin,
         )
-        for box, score, class_id, track in rows
+        for box, score, class_id, track, origin in rows
     )
-
-
-def _tracks_of(state: DetectState, epoch: int) -> TrackState:
-    if not state.tracks:
-        return no_tracks()
-    tracks = TrackState.from_bytes(state.tracks)
-    return tracks if state.epoch == epoch else replace(no_tracks(), next_id=tracks.next_id)
 
 
 def _pinned_choice(folder: Path) -> trial.Choice:

@@ -13,6 +13,7 @@ from pipeline import config as subject
 from pipeline.config import Config, find_config, from_environment, read_config
 from pipeline.errors import ConfigFaults
 from pipeline.loading import load
+from pipeline.stage_tables import own_tables
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = (ROOT / "pipeline" / "pipeline.toml").read_text()
@@ -56,7 +57,10 @@ def options() -> dict[str, Any]:
     """Every table of pipeline.toml with the dataclass that reads it."""
     stages = {f"stages.{s.name}": load(s.use).Options for s in read().stages}
     tables = {"store": "StoreConfig", "credit": "CreditConfig", "log": "LogConfig"}
-    return {**{name: getattr(subject, kind) for name, kind in tables.items()}, **stages}
+    owned = {
+        name: holds for options in stages.values() for name, holds in own_tables(options).items()
+    }
+    return {**{name: getattr(subject, kind) for name, kind in tables.items()}, **stages, **owned}
 
 
 @pytest.mark.parametrize("table", list(options()))
@@ -66,6 +70,8 @@ def test_every_key_is_in_the_packaged_file_with_its_default(table: str) -> None:
     fields = dataclasses.fields(options()[table])
     assert head or not fields
     for field in fields:
+        if field.name in own_tables(options()[table]) or field.name == "masks":
+            continue  # tables of their own
         said = re.search(rf"^(# )?{field.name} = (.*)$", head[1] if head else "", re.M)
         assert said, f"{table}.{field.name}"
         if said[1] is None:
@@ -97,7 +103,24 @@ def test_changes_go_over_the_file() -> None:
     )
     assert config.sources["a"].pace == "realtime"
     detect = next(stage for stage in config.stages if stage.name == "detect")
-    assert detect.options == {"detector": "light", "min_score": 0.5}
+    own = {key: value for key, value in detect.options.items() if key != "gate"}
+    assert own == {"detector": "light", "min_score": 0.5}
+
+
+def test_a_table_that_a_stage_owns() -> None:
+    """[gate] goes to detect, with the command line's changes; its faults name its own keys."""
+    config = read(gate={"mode": "off", "masks": {"a": [[[0, 0], [9, 0], [9, 9]]]}})
+    detect = next(stage for stage in config.stages if stage.name == "detect")
+    gate = detect.options["gate"]
+    assert (gate["mode"], gate["least"]) == ("off", 6.0)
+    wrong = {"mode": "on", "masks": {"a": [[[0, 0], [9, 0]]]}, "levels": 1}
+    assert [fault.split(": ")[1] for fault in faults(PACKAGED, gate=wrong)] == [
+        "gate.levels",
+        "gate.mode = 'on'",
+        "gate.masks = {'a'",
+    ]
+    text = PACKAGED.replace("[stages.detect]\n", "[stages.detect]\ngate = 1\n")
+    assert "it is a table of its own, [gate]" in faults(text)[0]
 
 
 def test_where_a_fault_was_said() -> None:

@@ -18,6 +18,7 @@ from pipeline.source import Form
 from pipeline.stage import Context, Item
 from stages.detect import Detect, DetectOptions, DetectState
 from stages.detections import Detections
+from stages.gate_options import GateOptions, Mode
 from stages.planes import as_picture
 
 FORM = Form(320, 180)
@@ -44,14 +45,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
 
 
-def detect(folder: Path, **options: object) -> Detect:
-    given = DetectOptions(**{"min_score": LEAST, **options})  # type: ignore[arg-type]
-    return Detect(given, Context(pixels, lambda: 0.0, folder, "window"))
+def detect(folder: Path, mode: Mode = "crops", **options: object) -> Detect:
+    given = {"min_score": LEAST, "gate": GateOptions(mode=mode), **options}
+    return Detect(DetectOptions(**given), Context(pixels, lambda: 0.0, folder, "window"))  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def stage(folder: Path) -> Detect:
-    return detect(folder)
+@pytest.fixture(scope="module", params=["off", "crops"])
+def stage(request: pytest.FixtureRequest, folder: Path) -> Detect:
+    return detect(folder, request.param)
 
 
 def item(epoch: int, seq: int, picture: int, source: str = "a") -> Item:
@@ -89,7 +90,8 @@ def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect)
         assert LEAST <= found.score <= 1.0
         assert found.label == coco.LABELS[found.class_id]
         assert found.origin == "detected"
-    assert (said.outcome, said.looked, said.reason) == ("detected", "whole", "every_frame")
+    reason = "every_frame" if stage.options.gate.mode == "off" else "first"
+    assert (said.outcome, said.looked, said.reason) == ("detected", "whole", reason)
     assert said.models == stage.detector.models
     assert "@" in said.models[0]
 
@@ -145,10 +147,49 @@ def test_classes(folder: Path, stage: Detect) -> None:
     ]
 
 
-def test_tracks_can_begin_whatever_the_least_score(folder: Path) -> None:
-    """The margin above --min-score must not lead out of 0..1: no score is above 1."""
-    settings = detect(folder, min_score=0.95)._tracking
-    assert 0.95 == settings.low < settings.high < settings.start < 1.0
+def test_what_does_not_change_is_carried(folder: Path) -> None:
+    """Law 7: each result says whether it was looked at and how old its evidence is."""
+    stage = detect(folder)
+    said, _ = answers(stage, *[item(1, n, picture=1) for n in range(20)])
+    still = [each for each in said if each.looked == "no"]
+    assert len(still) > 15
+    assert {(each.outcome, each.reason) for each in still} == {("carried", "unchanged")}
+    assert {o.origin for each in still for o in each.objects} == {"carried"}
+    assert still[-1].objects
+    assert still[-1].age_s == pytest.approx(19 / 25)
+
+
+def test_objects_and_frames_have_a_maximum_age(folder: Path) -> None:
+    """Law 8, at one frame in two seconds: whatever is carried was seen within the limits."""
+    stage = detect(folder, gate=GateOptions(object_age_s=1.0, frame_age_s=3.0))
+    said, _ = answers(stage, *[item(1, n * 12, picture=1) for n in range(30)])
+    assert "no" in {each.looked for each in said}
+    assert max(each.age_s for each in said) < 3.0
+    seen = 0.0
+    for n, each in enumerate(said):
+        if each.looked != "no":
+            seen = n * 12 / 25
+        tracked = [o for o in each.objects if o.track is not None]
+        assert not tracked or n * 12 / 25 - seen < 1.0
+
+
+def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
+    """A host that restarts has no shared memory left: one look at the whole frame, tracks go on."""
+    first = detect(folder)
+    said, states = answers(first, *[item(1, n, picture=1) for n in range(6)])
+    [again], _ = detect(folder).process([item(1, 6, picture=1)], states)
+    assert (again.looked, again.reason) == ("whole", "reanchored")
+    assert tracks(again) == tracks(said[-1])
+
+
+def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:
+    """Every tile fires on every frame: the same boxes, scores and tracks as with mode off."""
+    open_gate = GateOptions(least=0.0, most=0.0, wait_frames=0)
+    frames = [item(1, n, picture=1 + n // 4) for n in range(12)]
+    said, _ = answers(detect(folder, gate=open_gate), *frames)
+    without, _ = answers(detect(folder, "off"), *frames)
+    assert [each.objects for each in said] == [each.objects for each in without]
+    assert {each.looked for each in said} == {"whole"}
 
 
 def test_lost_pixels_are_for_the_runner(stage: Detect) -> None:
@@ -159,7 +200,7 @@ def test_lost_pixels_are_for_the_runner(stage: Detect) -> None:
 def test_a_run_decides_once(folder: Path, stage: Detect) -> None:
     """A worker that takes over computes with the same precision and threads."""
     assert (folder / "precision.json").exists()
-    again = detect(folder)
+    again = detect(folder, stage.options.gate.mode)
     assert again.detector.models == stage.detector.models
     [one], _ = answers(stage, item(1, 0, picture=2))
     [two], _ = answers(again, item(1, 0, picture=2))

@@ -1,0 +1,199 @@
+"""Where to look in a frame: decided from what changed and from how old what is known is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models import crops, gate
+from models.ages import age_limit
+from models.boxes import FloatArray
+from models.cells import BoolArray, Cells, cells_of, grid_of, tiles_of
+from models.crops import CropSettings, Look
+from models.gate import Change, GateSettings
+from models.picture import Picture
+from models.track_state import TrackState
+from pipeline.records import Looked, Reason
+from stages.gate_options import GateOptions
+from stages.memory import Believed, Memory
+
+_MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
+_UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame without a time stamp
+_LEAST_S: Final = 0.001
+_ROUNDING_S: Final = 0.004
+_MOVED_MOST: Final = 0.2  # of its shorter side, of a box that nobody looks at
+_SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
+_NO_PLACES: Final = np.empty((0, 4), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A frame, beside its pixels.
+
+    key   of its source, for what is to be spread over time
+    lost  whether what was remembered of the frames before it is lost
+    """
+
+    pts: float | None
+    key_frame: bool
+    key: bytes
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """What is to be done about a frame.
+
+    looks    parts to give to the network; one of them may be the whole
+    clock_s  the source's clock at this frame
+    """
+
+    looks: tuple[Look, ...]
+    looked: Looked
+    reason: Reason
+    clock_s: float
+    cells: Cells | None = None
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSettings:
+    """Numbers behind GateOptions, for one detector.
+
+    long_side  of the network's input
+    """
+
+    options: GateOptions
+    long_side: int
+    gate: GateSettings
+    crops: CropSettings
+
+
+def clock_s(memory: Memory, before: float | None, pts: float | None) -> float:
+    """The source's clock at a frame with time stamp `pts` after one with `before`, in seconds.
+
+    Time stamps may be missing (then a frame lasts 1/30 s) or not rise (then it lasts 1 ms).
+    """
+    if before is None or pts is None:
+        return memory.clock_s + _UNKNOWN_PERIOD_S
+    return memory.clock_s + max(pts - before, _LEAST_S)
+
+
+def attend(
+    memory: Memory,
+    tracks: TrackState,
+    now_s: float,
+    picture: Picture,
+    moment: Moment,
+    settings: AttentionSettings,
+    ignored: BoolArray | None = None,
+) -> Attention:
+    """What to look at in `picture`; a pure function.
+
+    now_s    the source's clock
+    ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
+    """
+    size = picture.width, picture.height
+    if settings.options.mode == "off":
+        whole = (crops.whole(*size, settings.long_side),)
+        return Attention(whole, "whole", "every_frame", now_s)
+    grid = grid_of(*size)
+    cells = cells_of(picture, grid)
+    change = gate.look(memory.gate, cells, grid, moment.key_frame, settings.gate, ignored)
+    looked, reason, places = _choice(memory, tracks, now_s, moment, change, settings.options)
+    looks: tuple[Look, ...] | None = ()
+    if looked == "part":
+        known = memory.believed.boxes.xyxy
+        looks = crops.plan(places, known, size, settings.long_side, settings.crops)
+    if looked == "whole" or looks is None:
+        reason = "too_much" if looks is None else reason
+        looked, looks = "whole", (crops.whole(*size, settings.long_side),)
+    return Attention(looks, looked, reason, now_s, cells, change)
+
+
+def _choice(
+    memory: Memory,
+    tracks: TrackState,
+    now_s: float,
+    moment: Moment,
+    change: Change,
+    options: GateOptions,
+) -> tuple[Looked, Reason, FloatArray]:
+    """How much to look at, why, and the places (M, 4) in source pixels if a part is enough."""
+    reason = _reason_for_whole(memory, now_s, moment, change, options)
+    if reason is not None:
+        return "whole", reason, _NO_PLACES
+    if change.moving:
+        is_due = now_s - memory.look_s >= _MOVING_PERIOD_S - _ROUNDING_S
+        return "whole" if is_due else "no", "moving", _NO_PLACES
+    changed = crops.places_of(change.hot, change.state.grid.tile_px)
+    if len(changed) and _may_wait(memory, tracks, now_s, change, options):
+        return "no", "waiting", _NO_PLACES
+    aged = _aged(memory, now_s, moment, options)
+    places = np.concatenate([changed, memory.cut, aged])
+    if not len(places):
+        return "no", "unchanged", _NO_PLACES
+    why: Reason = "age" if len(places) == len(aged) else "changed"
+    return "whole" if options.mode == "frames" else "part", why, places
+
+
+def _reason_for_whole(
+    memory: Memory, now_s: float, moment: Moment, change: Change, options: GateOptions
+) -> Reason | None:
+    if memory.gate is None:
+        return "reanchored" if moment.lost else "first"
+    if now_s - memory.whole_s >= _limit_s(options.frame_age_s, moment.key, memory.whole_s):
+        return "frame_age"
+    return "exposure" if change.exposure else None
+
+
+def _may_wait(
+    memory: Memory, tracks: TrackState, now_s: float, change: Change, options: GateOptions
+) -> bool:
+    """Whether all that changed lies at known objects whose motion can be told until the next frame.
+
+    So it cannot where an object goes a good part of its own size until then.
+    """
+    next_s = now_s + (now_s - memory.clock_s)
+    too_late = next_s - memory.look_s > options.wait_s + _ROUNDING_S
+    if too_late or memory.waited >= options.wait_frames:
+        return False
+    believed, grid = memory.believed, change.state.grid
+    steps = memory.waited + 2
+    slow = _steps_of_own_size(believed, tracks) * steps <= _MOVED_MOST
+    around = tiles_of(believed.boxes.xyxy[slow], grid, grow_px=grid.tile_px)
+    return not (change.hot & ~around.any(axis=0)).any()
+
+
+def _steps_of_own_size(believed: Believed, tracks: TrackState) -> FloatArray:
+    """By what part of its shorter side each box goes in a frame; infinite without a track."""
+    rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if track}
+    at = [rows.get(track, -1) for track in believed.ids.tolist()]
+    known = np.array(at, np.intp) >= 0
+    parts: FloatArray = np.full(len(at), np.inf, np.float32)
+    if known.any():
+        speeds = tracks.mean[np.array(at, np.intp)[known], 4:]
+        gone = np.abs(speeds[:, :2] + speeds[:, 2:]).max(axis=1) / 2
+        xyxy = believed.boxes.xyxy[known]
+        parts[known] = gone / np.maximum((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1), 1)
+    return parts
+
+
+def _aged(memory: Memory, now_s: float, moment: Moment, options: GateOptions) -> FloatArray:
+    """Tracked boxes that were not seen for too long; if any was not, those that soon will be."""
+    believed = memory.believed
+    ages = now_s - believed.seen_s
+    limits = np.array(
+        [_limit_s(options.object_age_s, moment.key, seen_s) for seen_s in believed.seen_s]
+    )
+    tracked = believed.ids > 0
+    if not (tracked & (ages >= limits)).any():
+        return _NO_PLACES
+    aged: FloatArray = believed.boxes.xyxy[tracked & (ages >= _SOON * options.object_age_s)]
+    return aged
+
+
+def _limit_s(most_s: float, key: bytes, since_s: float) -> float:
+    return age_limit(most_s, key, (round(since_s * 1000),))

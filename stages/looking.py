@@ -1,0 +1,74 @@
+"""One frame through gate, network and belief: what the stage detect does, and benchmarks too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from models.boxes import Boxes
+from models.calm import CALM, TRACKS
+from models.cells import BoolArray
+from models.crops import DEFAULT as CROPS
+from models.detector import Detector
+from models.gate import DEFAULT as GATE
+from models.gate import GateSettings
+from models.picture import Picture
+from models.track_state import TrackState
+from stages.attention import Attention, AttentionSettings, Moment, attend, clock_s
+from stages.belief import Belief, BeliefSettings, conclude
+from stages.gate_options import GateOptions
+from stages.memory import Memory
+
+_NATIVE_ZOOMS = (2, 4)
+
+
+def settings_for(
+    options: GateOptions, long_side: int, min_score: float, several: bool = False
+) -> BeliefSettings:
+    """Everything that decides, for a detector whose objects have `min_score` or more.
+
+    several  whether it is made of several networks: these look at whole frames only
+    """
+    if several and options.mode == "crops":
+        options = replace(options, mode="frames")
+    part = min_score / CALM.shown
+    calm = replace(CALM, shown=min_score, candidate=CALM.candidate * part)
+    tracks = replace(TRACKS, high=TRACKS.high * part, low=calm.candidate, start=TRACKS.start * part)
+    zooms = _NATIVE_ZOOMS if options.native else ()
+    attention = AttentionSettings(
+        options, long_side, gate_settings(options), replace(CROPS, zooms=zooms)
+    )
+    return BeliefSettings(attention, tracks, calm)
+
+
+def gate_settings(options: GateOptions) -> GateSettings:
+    """The gate's numbers with the levels of `[gate]`."""
+    first = min(max(GATE.tau_first, options.least), options.most)
+    return replace(GATE, tau_first=first, tau_least=options.least, tau_most=options.most)
+
+
+def look_at(
+    detector: Detector,
+    picture: Picture,
+    moment: Moment,
+    memory: Memory,
+    tracks: TrackState,
+    settings: BeliefSettings,
+    ignored: BoolArray | None = None,
+) -> tuple[Attention, Belief]:
+    """What is to be seen in a frame, and what of it was computed anew.
+
+    The detector's own threshold must be the calm rule's `candidate`. A function of its arguments.
+    """
+    now_s = clock_s(memory, tracks.pts, moment.pts)
+    attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
+    found = run_looks(detector, picture, attention)
+    size = picture.width, picture.height
+    return attention, conclude(memory, tracks, attention, found, size, moment.pts, settings)
+
+
+def run_looks(detector: Detector, picture: Picture, attention: Attention) -> Sequence[Boxes]:
+    """What the detector finds at each of the looks."""
+    if attention.looked == "whole":
+        return detector.detect([picture])
+    return detector.look(picture, attention.looks) if attention.looks else ()

@@ -1,0 +1,108 @@
+"""What detect remembers of a source between two frames, beside its tracks."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.arrays import read_only
+from models.boxes import Boxes, empty
+from models.calm_state import CalmState, not_calmed
+from models.cells import Grid
+from models.gate_state import GateState, nbytes
+
+MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
+_ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
+
+_HEAD: Final = struct.Struct("<dddIIIII")  # times, frames waited, then bytes and rows
+_ROW: Final = np.dtype(
+    [("xyxy", "<f4", 4), ("score", "<f4"), ("class_id", "<i4"), ("seen_s", "<f8"), ("id", "<i4")]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Believed:
+    """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
+
+    boxes   in source pixels, where they are now; with candidates that are not shown
+    seen_s  float64 (N,)  when the network last saw each, on the source's clock
+    ids     int32   (N,)  tracks, 0 without one
+    """
+
+    boxes: Boxes
+    seen_s: npt.NDArray[np.float64]
+    ids: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        object.__setattr__(self, "seen_s", read_only("seen_s", self.seen_s, np.float64, (n,)))
+        object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+
+
+NOTHING: Final = Believed(empty(), np.empty(0, np.float64), np.empty(0, np.int32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """Everything but the tracks; the next frame makes another one of it.
+
+    clock_s   media time since the epoch began; it neither stands still nor goes back
+    whole_s   when the whole frame was last looked at
+    look_s    when anything was
+    waited    frames for which changes have waited
+    believed  boxes
+    calm      means of the tracks' scores
+    cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
+    gate      what was seen where; None where no gate looks
+    """
+
+    clock_s: float = 0.0
+    whole_s: float = 0.0
+    look_s: float = 0.0
+    waited: int = 0
+    believed: Believed = NOTHING
+    calm: CalmState = field(default_factory=not_calmed)
+    cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    gate: GateState | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cut", read_only("cut", self.cut, np.float32, (None, 4)))
+
+    def to_bytes(self) -> bytes:
+        """All of it, the same on every machine."""
+        rows = np.empty(len(self.believed.ids), _ROW)
+        boxes = self.believed.boxes
+        rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
+        rows["seen_s"], rows["id"] = self.believed.seen_s, self.believed.ids
+        calm = self.calm.to_bytes()
+        gate = b"" if self.gate is None else self.gate.to_bytes()
+        times = self.clock_s, self.whole_s, self.look_s
+        sizes = len(rows), len(self.cut), len(calm), len(gate)
+        cut = np.ascontiguousarray(self.cut, "<f4").tobytes()
+        return b"".join([_HEAD.pack(*times, self.waited, *sizes), rows.tobytes(), cut, calm, gate])
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Memory:
+        """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
+        clock_s, whole_s, look_s, waited, n, k, calm, gate = _HEAD.unpack_from(data)
+        at = _HEAD.size
+        rows = np.frombuffer(data, _ROW, n, at)
+        at += rows.nbytes
+        cut = np.frombuffer(data, "<f4", 4 * k, at).reshape(k, 4)
+        at += cut.nbytes
+        columns = [np.ascontiguousarray(rows[name]) for name in ("xyxy", "score", "class_id")]
+        believed = Believed(
+            Boxes(*columns), np.ascontiguousarray(rows["seen_s"]), np.ascontiguousarray(rows["id"])
+        )
+        known = CalmState.from_bytes(data[at : at + calm])
+        seen = GateState.from_bytes(data[at + calm :]) if gate else None
+        return Memory(clock_s, whole_s, look_s, waited, believed, known, cut, seen)
+
+
+def memory_bytes(grid: Grid) -> int:
+    """Most bytes that the memory of a source with this grid takes."""
+    return nbytes(grid) + _ROOM
