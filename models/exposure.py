@@ -22,6 +22,7 @@ _FOLLOW: Final = 4.0  # levels: a cell so near to the line follows it,
 _MOST_FOLLOW: Final = 0.5  # and at least this share of them must
 _NO_SHIFT: Final = 0.75  # levels
 _NO_GAIN: Final = 0.02
+_FLAT: Final = 10.0  # levels of standard deviation
 _GREY: Final = 128.0  # level of Cb and Cr without colour
 
 
@@ -69,8 +70,8 @@ def fit(reference: ByteArray, now: ByteArray) -> Exposure:
 
     reference, now  uint8 (rows, columns)  means of Y
 
-    Least squares over the cells that lay near the line of the round before, first near a plain
-    shift (least trimmed squares, Rousseeuw 1984): what covers less than half of the picture, and
+    A line through the cells that lay near the line of the round before, first near a plain shift
+    (as in least trimmed squares, Rousseeuw 1984): what covers less than half of the picture, and
     differs, does not bend it.
     """
     old = reference[::_EVERY, ::_EVERY].astype(np.float32).ravel()
@@ -104,9 +105,11 @@ def _median(values: FloatArray) -> float:
 
 
 def _line(old: FloatArray, new: FloatArray) -> tuple[float, float, float]:
-    """Least squares: gain, mean of old, mean of new."""
-    level, mean = float(old.mean()), float(new.mean())
-    centred = old - np.float32(level)
-    spread = float(centred @ centred)
-    gain = float(centred @ (new - np.float32(mean))) / spread if spread > 1 else 1.0
-    return gain, level, mean
+    """Gain, mean of old, mean of new.
+
+    The gain is the ratio of the spreads (reduced major axis): least squares would take noise in
+    the old levels for a loss of contrast. A flat picture does not tell its gain.
+    """
+    spread = float(old.std())
+    gain = float(new.std()) / spread if spread >= _FLAT else 1.0
+    return gain, float(old.mean()), float(new.mean())

@@ -19,62 +19,17 @@ from models.anchor import nearer
 from models.cells import BoolArray, Cells, Grid, cells_of_tiles, planes, tile_maxima
 from models.errors import ArrayMismatch
 from models.exposure import SAME, Exposure, fit
-from models.gate_state import MOST_ANCHOR, NEVER, GateState
+from models.gate_learning import picture_learned, tiles_learned
+from models.gate_settings import DEFAULT as DEFAULT
+from models.gate_settings import GateSettings as GateSettings
+from models.gate_state import AT_ONCE, HOT, NEVER, GateState
 from models.picture import ByteArray
 
 FloatArray = npt.NDArray[np.float32]
 
-_HOT: Final = 2  # looks above the threshold
 _MOST: Final = np.uint8(250)  # where counters of looks stop
 _AVERAGED: Final = np.uint8(7)  # looks after an inference that make the reference better
 _COMPENSATED: Final = 1.25  # levels of rounding that compensating the exposure adds
-
-
-@dataclass(frozen=True, slots=True)
-class GateSettings:
-    """Defaults were chosen by measurement on the three CC BY clips.
-
-    tau_first, tau_least, tau_most  stated bound at first, and where learning stops: levels of a
-                      cell mean; all 0: every tile is hot on every frame, as if there were no gate
-    colour            the same for Cb and Cr, in parts of those for Y
-    anchor            levels by which noise and key frames may move a reference in total, 0..7
-    at_once           times the threshold: such a change is hot at its first look
-    calm              times the threshold: below it a change is forgotten
-    false_triggers    of the whole picture on each frame, which the thresholds settle at
-    eta               how much a trigger that was found empty raises its threshold (exponent)
-    exposure_shift    levels, and
-    exposure_gain     parts: beyond one of them an exposure change asks for a whole pass
-    moving_share      share of tiles that changed from which on the camera counts as moving,
-    still_share       and up to which it counts as still again,
-    moving_looks      after so many looks in a row, one way
-    still_looks       and the other
-    """
-
-    tau_first: float = 10.0
-    tau_least: float = 7.0
-    tau_most: float = 20.0
-    colour: float = 0.75
-    anchor: int = 2
-    at_once: float = 2.0
-    calm: float = 0.6
-    false_triggers: float = 0.02
-    eta: float = 0.35
-    exposure_shift: float = 8.0
-    exposure_gain: float = 0.05
-    moving_share: float = 0.4
-    still_share: float = 0.2
-    moving_looks: int = 3
-    still_looks: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tau_least <= self.tau_first <= self.tau_most:
-            found = f"{self.tau_least}, {self.tau_first}, {self.tau_most}"
-            raise ValueError(f"tau_least, tau_first, tau_most: {found}; allowed: 0 or more, rising")
-        if not 0 <= self.anchor <= MOST_ANCHOR:
-            raise ValueError(f"anchor: {self.anchor}; allowed: 0 to {MOST_ANCHOR}")
-
-
-DEFAULT: Final = GateSettings()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,16 +74,18 @@ def look(
         reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor)
         expected = exposure.apply(reference, luma)
         age = np.where(age == NEVER, age, np.uint8(0))
-    over, above = _above(state, _differences(expected, cells), settings)
+    changed, above = _above(state, _differences(expected, cells), settings)
     fresh = age < _AVERAGED
     if fresh.any():
         step = cells_of_tiles(fresh, grid)
         reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor, step)
         age = age + fresh
-    hot = (above >= _HOT).any(0) | (age == NEVER)
+    hot = age == NEVER
     if ignored is not None:
         hot &= ~ignored
-        over &= ~ignored
+        changed &= ~ignored
+        above[:, ignored] = 0
+    hot = hot | (above >= HOT).any(0)
     watched = hot.size if ignored is None else hot.size - np.count_nonzero(ignored)
     state = replace(
         state,
@@ -137,7 +94,7 @@ def look(
         age=age,
         looks=state.looks + 1,
         exposure=exposure,
-        **_motion(state, np.count_nonzero(over) / max(1, watched), settings),
+        **_motion(state, np.count_nonzero(changed) / max(1, watched), settings),
     )
     return Change(hot, state.moving, _left_bound(exposure, settings), state)
 
@@ -148,17 +105,19 @@ def inferred(
     looked: BoolArray,
     found: BoolArray,
     settings: GateSettings = DEFAULT,
+    occupied: BoolArray | None = None,
 ) -> GateState:
     """The detector saw these cells in the tiles `looked`; in those of `found` its boxes changed.
 
-    Both are bool (tile_rows, tile_columns). `state` is that of the look at the same frame. A hot
-    tile in which nothing was found raises its threshold; time lowers all of them by as much as the
-    budget of false triggers allows.
+    All three are bool (tile_rows, tile_columns); `occupied` are the tiles of known objects. `state`
+    is that of the look at the same frame. Raises ArrayMismatch.
     """
-    false = (state.above >= _HOT) & (looked & ~found)
-    budget = settings.false_triggers / looked.size
-    rate = settings.eta * (false - np.float32(budget * state.looks))
-    tau = _bounded(state.tau * np.exp(rate), settings)
+    tau, floor = state.tau, state.floor
+    if not _left_bound(state.exposure, settings):
+        empty = (state.above >= HOT) & (looked & ~found)
+        floor = picture_learned(state, empty, occupied, settings)
+        if not (state.restless or state.moving):
+            tau = tiles_learned(state, empty, settings)
     exposure = state.exposure
     if looked.all():
         origin = reference = cells.levels
@@ -174,6 +133,7 @@ def inferred(
         origin=origin,
         reference=reference,
         tau=tau,
+        floor=floor,
         above=np.where(looked, np.uint8(0), state.above),
         age=np.where(looked, np.uint8(0), state.age),
         looks=0,
@@ -185,21 +145,23 @@ def sensitivity(state: GateState) -> FloatArray:
     """The stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
 
     A noise-free change of at least this much in Y, Cb or Cr, beside what the exposure explains, is
-    hot within two looks, whatever key frames came since the last inference. While the exposure is
-    compensated, rounding adds to the bound.
+    hot at the second look at the latest, whatever key frames came since the last inference. While
+    the exposure is compensated, rounding adds to the bound. A bound may rise between two looks:
+    what then is below it must wait for the maximum age.
     """
     added = np.float32(0 if state.exposure.same else _COMPENSATED)
-    bound: FloatArray = state.tau.max(0) + added
+    bound: FloatArray = state.bound.max(0) + added
     return bound
 
 
 def _first(cells: Cells, settings: GateSettings) -> GateState:
     tiles = cells.grid.tiles
     tau = np.empty((2, *tiles), np.float32)
-    tau[0], tau[1] = settings.tau_first, settings.tau_first * settings.colour
+    tau[0], tau[1] = settings.limits[0]
     above = np.zeros((2, *tiles), np.uint8)
     age = np.full(tiles, NEVER, np.uint8)
-    return GateState(cells.grid, cells.levels, cells.levels, tau, above, age)
+    floor = settings.tau_first, settings.tau_first * settings.colour
+    return GateState(cells.grid, cells.levels, cells.levels, tau, above, age, floor)
 
 
 def _differences(expected: ByteArray, cells: Cells) -> FloatArray:
@@ -207,28 +169,22 @@ def _differences(expected: ByteArray, cells: Cells) -> FloatArray:
     return tile_maxima(np.maximum(expected, now) - np.minimum(expected, now), cells.grid)
 
 
-def _bounded(tau: FloatArray, settings: GateSettings) -> FloatArray:
-    parts = np.array([1, settings.colour], np.float32).reshape(2, 1, 1)
-    clipped = np.clip(tau, settings.tau_least * parts, settings.tau_most * parts)
-    return clipped.astype(np.float32, copy=False)
-
-
 def _above(
     state: GateState, change: FloatArray, settings: GateSettings
 ) -> tuple[BoolArray, ByteArray]:
-    """Which tiles are over their threshold, and for how many looks each plane now was.
+    """Which tiles changed, and for how many looks each was over its threshold in each plane.
 
     The threshold leaves room for what rounding and the anchor may hide, so that the stated bound
-    holds.
+    holds. With no room left every tile is over it, changed or not.
     """
     hidden = np.float32(state.grid.rounding + settings.anchor)
-    threshold = np.maximum(state.tau - hidden, np.float32(0))
+    threshold = np.maximum(state.bound - hidden, np.float32(0))
     over: Any = change >= threshold
     above: ByteArray = np.minimum(state.above, _MOST) + over
     above[change < settings.calm * threshold] = 0
-    above[change >= settings.at_once * threshold] = _HOT
-    over_any: BoolArray = over.any(0)
-    return over_any, above
+    above[change >= settings.at_once * threshold] = AT_ONCE
+    changed: BoolArray = (over & (threshold > 0)).any(0)
+    return changed, above
 
 
 def _motion(state: GateState, share: float, settings: GateSettings) -> dict[str, Any]:

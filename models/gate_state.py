@@ -16,9 +16,11 @@ from models.exposure import SAME, Exposure
 from models.picture import ByteArray
 
 NEVER: Final = 255  # `age` of a tile that no network has looked at
-MOST_ANCHOR: Final = 7
+HOT: Final = 2  # `above` from which on a tile is hot
+AT_ONCE: Final = 100  # `above` of a tile that changed by so much that it was hot at once
+MOST_ANCHOR: Final = 7  # levels between origin and reference
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BIIIIBBBddd")
+_HEAD: Final = struct.Struct("<BIIIddIBBBddd")
 _MIDDLE: Final = np.uint8(8)  # how an offset of 0 is written in four bits
 
 
@@ -38,8 +40,9 @@ class GateState:
     origin     uint8 (grid.cells,)  levels at each cell's last inference, in the exposure that the
                last inference of the whole picture had
     reference  uint8 (grid.cells,)  the same less noise and key-frame pops: within 7 of `origin`
-    tau        float32 (2, tile_rows, tile_columns)  stated bound in levels: luma, colour
-    above      uint8 (2, tile_rows, tile_columns)  looks over the threshold, 2: hot, saturating
+    tau        float32 (2, tile_rows, tile_columns)  learned by each tile, in levels: luma, colour
+    floor      the same learned by the picture: luma, colour
+    above      uint8 (2, tile_rows, tile_columns)  looks over the threshold: HOT, AT_ONCE
     age        uint8 (tile_rows, tile_columns)  looks since the reference was renewed, saturating
                at 7; NEVER
     looks      since the last inference
@@ -57,6 +60,7 @@ class GateState:
     tau: npt.NDArray[np.float32]
     above: ByteArray
     age: ByteArray
+    floor: tuple[float, float]
     looks: int = 0
     restless: int = 0
     restful: int = 0
@@ -74,12 +78,18 @@ class GateState:
         ):
             object.__setattr__(self, name, read_only(name, getattr(self, name), kind, shape))
 
+    @property
+    def bound(self) -> npt.NDArray[np.float32]:
+        """Stated bounds for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
+        floor = np.array(self.floor, np.float32).reshape(2, 1, 1)
+        return np.maximum(self.tau, floor)
+
     def to_bytes(self) -> bytes:
         """Return the state in `nbytes(grid)` bytes, the same on every machine."""
         grid, exposure = self.grid, self.exposure
         counts = self.looks, self.restless, self.restful, self.moving
         line = exposure.gain, exposure.shift, exposure.level
-        head = _HEAD.pack(_VERSION, grid.width, grid.height, grid.cell, *counts, *line)
+        head = _HEAD.pack(_VERSION, grid.width, grid.height, grid.cell, *self.floor, *counts, *line)
         offset = self.reference - self.origin + _MIDDLE  # wraps round, as it should
         half = _half(grid)
         packed = offset[:half].copy()
@@ -113,11 +123,12 @@ class GateState:
             tau.astype(np.float32, copy=False),
             rest[:2],
             rest[2],
-            looks=head[0],
-            restless=head[1],
-            restful=head[2],
-            moving=bool(head[3]),
-            exposure=Exposure(*head[4:]),
+            floor=(head[0], head[1]),
+            looks=head[2],
+            restless=head[3],
+            restful=head[4],
+            moving=bool(head[5]),
+            exposure=Exposure(*head[6:]),
         )
 
 
