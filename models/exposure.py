@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
+from models.cells import BoolArray
 from models.picture import ByteArray
 
 FloatArray = npt.NDArray[np.float32]
@@ -59,7 +61,10 @@ class Exposure:
         all_levels = np.arange(256, dtype=np.float64)
         bright = self.level + self.shift + self.gain * (all_levels - self.level)
         colour = _GREY + self.gain * (all_levels - _GREY)
-        return np.concatenate([_bytes(bright)[levels[:luma]], _bytes(colour)[levels[luma:]]])
+        became = np.empty_like(levels)
+        cv2.LUT(levels[:luma], _bytes(bright), became[:luma])
+        cv2.LUT(levels[luma:], _bytes(colour), became[luma:])
+        return became
 
 
 SAME: Final = Exposure()
@@ -83,7 +88,7 @@ def fit(reference: ByteArray, now: ByteArray) -> Exposure:
     for _ in range(_ROUNDS):
         residual = np.abs(new - (mean - gain * level) - np.float32(gain) * old)
         kept = residual < max(_LEAST_RESIDUAL, _TRIM * _median(residual))
-        gain, level, mean = _line(old[kept], new[kept])
+        gain, level, mean = _line(old, new, kept)
     residual = np.abs(new - (mean - gain * level) - np.float32(gain) * old)
     if np.count_nonzero(residual < _FOLLOW) < _MOST_FOLLOW * old.size:
         return SAME
@@ -104,12 +109,15 @@ def _median(values: FloatArray) -> float:
     return float(np.partition(values, values.size // 2)[values.size // 2])
 
 
-def _line(old: FloatArray, new: FloatArray) -> tuple[float, float, float]:
-    """Gain, mean of old, mean of new.
+def _line(old: FloatArray, new: FloatArray, kept: BoolArray) -> tuple[float, float, float]:
+    """Gain, mean of old, mean of new, of the kept cells.
 
     The gain is the ratio of the spreads (reduced major axis): least squares would take noise in
     the old levels for a loss of contrast. A flat picture does not tell its gain.
     """
-    spread = float(old.std())
-    gain = float(new.std()) / spread if spread >= _FLAT else 1.0
-    return gain, float(old.mean()), float(new.mean())
+    mask = kept.view(np.uint8)
+    (level, mean), (before, after) = (
+        [float(number[0, 0]) for number in pair]
+        for pair in zip(cv2.meanStdDev(old, mask=mask), cv2.meanStdDev(new, mask=mask), strict=True)
+    )
+    return (after / before if before >= _FLAT else 1.0), level, mean
