@@ -7,9 +7,9 @@ the whole picture's input, so that their pixels and strides are those of a whole
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import combinations
 
 import cv2
@@ -20,7 +20,6 @@ from models.arrays import read_only
 from models.boxes import FloatArray
 from models.preprocess import STEP, Rect, inner_size, padded
 
-SHORTEST = 3 * STEP  # a network that sees less around an object than this is often wrong about it
 MANY = 16  # places; more of them are all over the picture
 _Cells = tuple[int, int, int, int]
 
@@ -50,23 +49,26 @@ class CropSettings:
 
     margin      model pixels around a place: what a changed pixel belongs to is larger than it
     slack       model pixels around a known box that is looked at: it may have grown
-    most        rectangles in one picture
-    call_pixels what one call costs beside its pixels, in pixels: 0.9 ms against 89 ns a pixel,
-                measured with INT8 on one thread; only the ratio matters
+    shortest    model pixels, least side of a look, a multiple of 32: with less around an object
+                its score falls (by .1 to .17 in looks of 96 pixels, by .03 in those of 160)
+    most        looks at one picture
+    call_pixels what one call costs beside its pixels, in pixels; with INT8 on one thread 0.9 ms
+                against 89 ns a pixel on one CPU, against 30 ns on another: 10,000 to 30,000
     share       of a whole pass' cost; above it the whole pass is made
     zooms       allowed besides 1, for pictures with more pixels than the network sees
-    zoom_share  of a whole pass' cost that looks of one picture may cost when zoomed
-    zoom_side   model pixels, the longest side that a known box may have when zoomed: the network
-                loses what is larger than it was trained on
+    zoom_share  of a whole pass' cost; as much may be spent on one picture to see parts of it closer
+    zoom_side   model pixels, the longest side that a place or a known box there may have when seen
+                closer: the network loses what is larger than it was trained on
     """
 
     margin: float = 24.0
     slack: float = 12.0
+    shortest: int = 160
     most: int = 3
-    call_pixels: int = 10_000
-    share: float = 0.45
+    call_pixels: int = 20_000
+    share: float = 0.6
     zooms: tuple[int, ...] = ()
-    zoom_share: float = 0.45
+    zoom_share: float = 0.6
     zoom_side: float = 200.0
 
 
@@ -84,12 +86,13 @@ def sizes(
 ) -> tuple[tuple[int, int], ...]:
     """The (width, height) that looks at a picture of this size can have; the whole's own is last.
 
-    About a dozen: each side grows by half until it is the whole's, and what costs more than
+    At most a dozen: each side grows by half until it is the whole's, and what costs more than
     `share` of a whole pass is left out.
     """
     full = whole(width, height, long_side).rect[2:]
     limit = settings.share * (full[0] * full[1] + settings.call_pixels)
-    pairs = ((w, h) for w in _lengths(full[0]) for h in _lengths(full[1]))
+    across, down = (tuple(_lengths(settings.shortest, side)) for side in full)
+    pairs = ((w, h) for w in across for h in down)
     parts = [(w, h) for w, h in pairs if w * h + settings.call_pixels <= limit]
     return *sorted(parts, key=lambda size: size[0] * size[1]), full
 
@@ -131,13 +134,19 @@ def plan(
         return ()
     if len(places) > MANY:
         return None
-    grid = _grid_of(size[0], size[1], long_side, settings)
-    regions = _grown(places * grid.scale, boxes * grid.scale, settings)
-    joined = _joined(sorted(set(grid.cells(regions))), grid, settings.most)
+    grid = _grid_of(*size, long_side, settings)
+    spots = grid.cells(_grown(places * grid.scale, boxes * grid.scale, settings))
+    joined = _joined(sorted(set(spots)), grid, settings.most)
     cost = sum(grid.cost(cells) for cells in joined)
     if cost > settings.share * grid.whole_cost:
         return None
-    return tuple(_zoomed(joined, cost, boxes * grid.scale, size, long_side, settings))
+    looks, budget = [], settings.zoom_share * grid.whole_cost - cost
+    for cells in joined:
+        mine = places[[_union(cells, spot) == cells for spot in spots]]
+        look, more = _closest(cells, mine, boxes, size, long_side, settings, budget)
+        looks.append(look)
+        budget -= more
+    return tuple(looks)
 
 
 def looked_at(look: Look, size: tuple[int, int], long_side: int) -> FloatArray:
@@ -213,9 +222,9 @@ def _grid_of(
     return _Grid(columns, rows, scale, holds, settings.call_pixels)
 
 
-def _lengths(full: int) -> Iterator[int]:
-    """SHORTEST, then half as much again each time, and at last `full`."""
-    length = SHORTEST
+def _lengths(shortest: int, full: int) -> Iterator[int]:
+    """`shortest`, then half as much again each time, and at last `full`."""
+    length = shortest
     while length * 5 // 4 < full:
         yield length
         length = padded(length * 3 // 2)
@@ -259,30 +268,26 @@ def _union(a: _Cells, b: _Cells) -> _Cells:
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
-def _zoomed(
-    joined: Sequence[_Cells],
-    cost: int,
+def _closest(
+    cells: _Cells,
+    places: FloatArray,
     boxes: FloatArray,
     size: tuple[int, int],
     long_side: int,
     settings: CropSettings,
-) -> Iterator[Look]:
-    """Each rectangle at the highest zoom that the budget and the boxes in it allow."""
+    budget: float,
+) -> tuple[Look, float]:
+    """A look at `cells` as close as budget and contents allow, and what it costs beyond theirs."""
     grid = _grid_of(*size, long_side, settings)
-    budget = settings.zoom_share * grid.whole_cost - cost
-    for cells in joined:
-        look = Look(grid.rect(cells))
-        inside = _touch(np.array([cells], np.float32) * STEP, boxes)[0]
-        sides = boxes[inside, 2:] - boxes[inside, :2]
-        for zoom in sorted(settings.zooms, reverse=True):
-            fine = _grid_of(*size, long_side, settings, zoom)
-            closer = tuple(edge * zoom for edge in cells)
-            left, top, right, bottom = closer
-            closer = (left, top, min(right, fine.columns), min(bottom, fine.rows))
-            more = fine.cost(closer) - grid.cost(cells)
-            too_large = len(sides) and sides.max() * zoom > settings.zoom_side
-            if long_side * zoom <= max(size) and more <= budget and not too_large:
-                budget -= more
-                look = Look(fine.rect(closer), zoom)
-                break
-        yield look
+    touched = boxes[_touch(places, boxes).any(axis=0)]
+    sides = np.concatenate([places[:, 2:] - places[:, :2], touched[:, 2:] - touched[:, :2]])
+    for zoom in sorted(settings.zooms, reverse=True):
+        if long_side * zoom > max(size):
+            continue
+        fine = _grid_of(*size, long_side, settings, zoom)
+        regions = fine.cells(_grown(places * fine.scale, boxes * fine.scale, settings))
+        closer = reduce(_union, regions)
+        more = fine.cost(closer) - grid.cost(cells)
+        if more <= budget and sides.max() * fine.scale[0] <= settings.zoom_side:
+            return Look(fine.rect(closer), zoom), more
+    return Look(grid.rect(cells)), 0

@@ -93,27 +93,27 @@ def test_much_to_look_at_is_a_whole_pass():
 
 def test_a_box_pulls_in_what_it_touches():
     """By hand: 0.5417 model pixels for one of the source."""
-    place, boxes = rows((100, 100, 110, 110)), rows((105, 105, 250, 200), (600, 300, 640, 340))
-    alone = crops.plan(place, NONE, SIZE, LONG)
-    grown = crops.plan(place, boxes, SIZE, LONG)
-    assert alone == (Look((0, 0, 96, 96)),)
-    assert grown == (Look((0, 0, 160, 160)),)
+    place, boxes = rows((100, 100, 110, 110)), rows((105, 105, 300, 200), (600, 300, 640, 340))
+    assert crops.plan(place, NONE, SIZE, LONG) == (Look((0, 0, 160, 160)),)
+    assert crops.plan(place, boxes, SIZE, LONG) == (Look((0, 0, 256, 160)),)
 
 
 def test_two_near_places_are_one_call_and_far_ones_two():
     near = rows((100, 100, 110, 110), (130, 100, 140, 110))
     far = rows((50, 50, 60, 60), (700, 380, 710, 390))
-    assert len(crops.plan(near, NONE, SIZE, LONG)) == 1
-    assert len(crops.plan(far, NONE, SIZE, LONG)) == 2
-    calls_are_dear = CropSettings(call_pixels=1_000_000, share=0.99999)
+    calls_are_cheap = CropSettings(call_pixels=1000)
+    assert len(crops.plan(near, NONE, SIZE, LONG, calls_are_cheap)) == 1
+    assert len(crops.plan(far, NONE, SIZE, LONG, calls_are_cheap)) == 2
+    calls_are_dear = CropSettings(call_pixels=1_000_000)
     assert crops.plan(far, NONE, SIZE, LONG, calls_are_dear) is None
 
 
 def test_small_things_are_looked_at_closer_and_large_ones_are_not():
     size, place = (1920, 1080), rows((900, 500, 920, 520))
     settings = CropSettings(zooms=(2, 4))
-    assert crops.plan(place, NONE, size, LONG, settings)[0].zoom == 2
-    large = rows((850, 300, 1000, 900))
+    assert crops.plan(place, NONE, size, LONG, settings)[0].zoom == 4
+    assert crops.plan(rows((900, 500, 1060, 660)), NONE, size, LONG, settings)[0].zoom == 2
+    large = rows((850, 300, 1000, 800))
     assert crops.plan(place, large, size, LONG, settings)[0].zoom == 1
     assert crops.plan(place / 2.5, NONE, SIZE, LONG, settings)[0].zoom == 1
 
