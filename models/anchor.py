@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from models.picture import ByteArray
+
+MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
 
 
 def nearer(

@@ -184,6 +184,17 @@ def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
     return maxima
 
 
+def contrasts(plane: ByteArray) -> ByteArray:
+    """From the darkest to the brightest cell of Y in each tile: uint8 (tile_rows, tile_columns).
+
+    plane  uint8 (rows, columns)
+    """
+    square = np.ones((_IN_TILE, _IN_TILE), np.uint8)
+    brightest = cv2.dilate(plane, square, anchor=(0, 0))
+    darkest = cv2.erode(plane, square, anchor=(0, 0))
+    return cv2.subtract(brightest, darkest)[::_IN_TILE, ::_IN_TILE].astype(np.uint8, copy=False)
+
+
 def cells_of_tiles(tiles: BoolArray, grid: Grid) -> ByteArray:
     """uint8 (grid.cells,): 1 in the cells of `tiles`, bool (tile_rows, tile_columns), or 0."""
     spread = np.empty(grid.cells, np.uint8)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.anchor import nearer
+from models.camera_motion import watch
 from models.cells import BoolArray, Cells, Grid, cells_of_tiles, planes, tile_maxima
 from models.errors import ArrayMismatch
 from models.exposure import SAME, Exposure, fit
@@ -83,20 +84,21 @@ def look(
     hot = age == NEVER
     if ignored is not None:
         hot &= ~ignored
-        changed &= ~ignored
         above[:, ignored] = 0
     hot = hot | (above >= HOT).any(0)
-    watched = hot.size if ignored is None else hot.size - np.count_nonzero(ignored)
+    watched = None if ignored is None else ~ignored
+    luma_reference = planes(reference, grid)[0]
+    motion = watch(state.motion, changed, luma_reference, state.bound[0], watched, settings)
     state = replace(
         state,
         reference=reference,
         above=above,
         age=age,
         looks=state.looks + 1,
+        motion=motion,
         exposure=exposure,
-        **_motion(state, np.count_nonzero(changed) / max(1, watched), settings),
     )
-    return Change(hot, state.moving, _left_bound(exposure, settings), state)
+    return Change(hot, motion.moving, _left_bound(exposure, settings), state)
 
 
 def inferred(
@@ -116,7 +118,7 @@ def inferred(
     if not _left_bound(state.exposure, settings):
         empty = (state.above >= HOT) & (looked & ~found)
         floor = picture_learned(state, empty, occupied, settings)
-        if not (state.restless or state.moving):
+        if not (state.motion.restless or state.motion.moving):
             tau = tiles_learned(state, empty, settings)
     exposure = state.exposure
     if looked.all():
@@ -185,15 +187,6 @@ def _above(
     above[change >= settings.at_once * threshold] = AT_ONCE
     changed: BoolArray = (over & (threshold > 0)).any(0)
     return changed, above
-
-
-def _motion(state: GateState, share: float, settings: GateSettings) -> dict[str, Any]:
-    """Whether the camera moves, by the share of tiles that changed."""
-    restless = min(state.restless + 1, int(_MOST)) if share >= settings.moving_share else 0
-    restful = min(state.restful + 1, int(_MOST)) if share <= settings.still_share else 0
-    limit = settings.still_looks if state.moving else settings.moving_looks
-    enough = (restful if state.moving else restless) >= limit
-    return {"restless": restless, "restful": restful, "moving": state.moving != enough}
 
 
 def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models.gate_state import MOST_ANCHOR
+from models.anchor import MOST_ANCHOR
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,10 +28,11 @@ class GateSettings:
     floor_eta         exponent of a factor, and how much that of the picture
     exposure_shift    levels, and
     exposure_gain     parts: beyond one of them an exposure change asks for a whole pass
-    moving_share      share of tiles that changed from which on the camera counts as moving,
+    moving_share      share of textured tiles that changed, from which the camera counts as moving,
     still_share       and up to which it counts as still again,
     moving_looks      after so many looks in a row, one way
     still_looks       and the other
+    noisy_share       share of flat tiles that changed, from which noise is everywhere
     """
 
     tau_first: float = 10.0
@@ -46,10 +47,11 @@ class GateSettings:
     floor_eta: float = 0.1
     exposure_shift: float = 8.0
     exposure_gain: float = 0.05
-    moving_share: float = 0.4
-    still_share: float = 0.2
+    moving_share: float = 0.6
+    still_share: float = 0.3
     moving_looks: int = 3
     still_looks: int = 5
+    noisy_share: float = 0.4
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau_least <= self.tau_first <= self.tau_most:

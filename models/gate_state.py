@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.arrays import read_only
+from models.camera_motion import STILL, CameraMotion
 from models.cells import Grid
 from models.errors import ModelError
 from models.exposure import SAME, Exposure
@@ -18,9 +19,8 @@ from models.picture import ByteArray
 NEVER: Final = 255  # `age` of a tile that no network has looked at
 HOT: Final = 2  # `above` from which on a tile is hot
 AT_ONCE: Final = 100  # `above` of a tile that changed by so much that it was hot at once
-MOST_ANCHOR: Final = 7  # levels between origin and reference
 _VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BIIIddIBBBddd")
+_HEAD: Final = struct.Struct("<BIIIddI?BB?ddd")
 _MIDDLE: Final = np.uint8(8)  # how an offset of 0 is written in four bits
 
 
@@ -46,9 +46,7 @@ class GateState:
     age        uint8 (tile_rows, tile_columns)  looks since the reference was renewed, saturating
                at 7; NEVER
     looks      since the last inference
-    restless   looks in a row at which much of the picture had changed, saturating
-    restful    looks in a row at which little had, saturating
-    moving     the camera moves or refocuses
+    motion     of the camera
     exposure   of the last look
 
     Raises ArrayMismatch.
@@ -62,9 +60,7 @@ class GateState:
     age: ByteArray
     floor: tuple[float, float]
     looks: int = 0
-    restless: int = 0
-    restful: int = 0
-    moving: bool = False
+    motion: CameraMotion = STILL
     exposure: Exposure = SAME
 
     def __post_init__(self) -> None:
@@ -87,9 +83,11 @@ class GateState:
     def to_bytes(self) -> bytes:
         """Return the state in `nbytes(grid)` bytes, the same on every machine."""
         grid, exposure = self.grid, self.exposure
-        counts = self.looks, self.restless, self.restful, self.moving
+        motion = self.motion.moving, self.motion.restless, self.motion.restful, self.motion.noisy
         line = exposure.gain, exposure.shift, exposure.level
-        head = _HEAD.pack(_VERSION, grid.width, grid.height, grid.cell, *self.floor, *counts, *line)
+        head = _HEAD.pack(
+            _VERSION, grid.width, grid.height, grid.cell, *self.floor, self.looks, *motion, *line
+        )
         offset = self.reference - self.origin + _MIDDLE  # wraps round, as it should
         half = _half(grid)
         packed = offset[:half].copy()
@@ -125,10 +123,8 @@ class GateState:
             rest[2],
             floor=(head[0], head[1]),
             looks=head[2],
-            restless=head[3],
-            restful=head[4],
-            moving=bool(head[5]),
-            exposure=Exposure(*head[6:]),
+            motion=CameraMotion(*head[3:7]),
+            exposure=Exposure(*head[7:]),
         )
 
 

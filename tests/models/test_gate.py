@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.camera_motion import CameraMotion
 from models.cells import BoolArray, Cells, grid_of, planes
 from models.errors import ArrayMismatch
 from models.gate import DEFAULT, GateSettings, inferred, look, sensitivity
@@ -267,8 +268,9 @@ def test_states_of_any_size_survive_being_written_down(size: tuple[int, int]) ->
     grid = grid_of(*size)
     levels = np.random.default_rng(size).integers(0, 256, grid.cells, np.uint8)
     state = look(None, Cells(grid, levels), grid, False, replace(DEFAULT, anchor=7)).state
+    motion = CameraMotion(True, 1, 2, True)
     reference = np.clip(levels.astype(int) + np.resize([7, -7, 0, 3], levels.size), 0, 255)
-    state = replace(state, reference=reference.astype(np.uint8), moving=True, restful=3)
+    state = replace(state, reference=reference.astype(np.uint8), motion=motion)
     again = GateState.from_bytes(state.to_bytes())
     assert (again.reference == state.reference).all()
     assert again.to_bytes() == state.to_bytes()

@@ -1,0 +1,85 @@
+"""Whether a camera moves, by where its picture changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.cells import BoolArray, contrasts
+from models.gate_settings import GateSettings
+from models.picture import ByteArray
+
+FloatArray = npt.NDArray[np.float32]
+
+_TEXTURED: Final = 2.0  # times a tile's bound: contrast from which on motion must show in it
+_FEW: Final = 0.02  # share of tiles; less than this is no sign of anything
+_ENOUGH: Final = 0.08  # share of tiles that must be of a kind before their share says something
+_MOST: Final = 250  # where counters of looks stop
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMotion:
+    """What is known of it after a look.
+
+    moving    the camera moves, or its focus does
+    restless  looks in a row in which most of the textured tiles had changed, saturating
+    restful   looks in a row in which few of them had, saturating
+    noisy     the flat tiles had changed as well, as by noise that is everywhere
+    """
+
+    moving: bool = False
+    restless: int = 0
+    restful: int = 0
+    noisy: bool = False
+
+
+STILL: Final = CameraMotion()
+
+
+def watch(
+    motion: CameraMotion,
+    changed: BoolArray,
+    reference: ByteArray,
+    bound: FloatArray,
+    watched: BoolArray | None,
+    settings: GateSettings,
+) -> CameraMotion:
+    """Go on by one look.
+
+    changed    bool (tile_rows, tile_columns)  tiles over their threshold
+    reference  uint8 (rows, columns)  cells of Y that they were compared with
+    bound      float32 (tile_rows, tile_columns)  stated bound of each tile for Y, in levels
+    watched    bool (tile_rows, tile_columns)  tiles that count; None: all
+
+    Sky and road hide motion, so the share of textured tiles counts: much that moves in front of a
+    still camera leaves most of what is behind it as it was. Where hardly anything has texture, all
+    tiles count.
+    """
+    moved: float | None = 0.0
+    noise: float | None = 0.0
+    if np.count_nonzero(changed) > _FEW * changed.size:
+        textured = contrasts(reference) >= _TEXTURED * bound
+        every = np.ones_like(changed) if watched is None else watched
+        noise = _share(changed, every & ~textured)
+        moved = _share(changed, every & textured)
+        if moved is None:
+            moved = _share(changed, every)
+    restless = _counted(motion.restless, moved is not None and moved >= settings.moving_share)
+    restful = _counted(motion.restful, moved is None or moved <= settings.still_share)
+    limit = settings.still_looks if motion.moving else settings.moving_looks
+    enough = (restful if motion.moving else restless) >= limit
+    noisy = noise is not None and noise >= settings.noisy_share
+    return CameraMotion(motion.moving != enough, restless, restful, noisy)
+
+
+def _share(changed: BoolArray, kind: BoolArray) -> float | None:
+    """What part of the tiles of a kind changed; None of too few."""
+    count = np.count_nonzero(kind)
+    return np.count_nonzero(changed & kind) / count if count > _ENOUGH * kind.size else None
+
+
+def _counted(looks: int, on: bool) -> int:
+    return min(looks + 1, _MOST) if on else 0
