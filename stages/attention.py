@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 
 from models import crops, gate
@@ -23,8 +24,9 @@ _MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame without a time stamp
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.004
-_MOVED_MOST: Final = 0.2  # of its shorter side, of a box that nobody looks at
+_MOVED_MOST: Final = 0.3  # of its shorter side, of a box that nobody looks at
 _SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
+_NEXT_TILES: Final = np.ones((3, 3), np.uint8)
 _NO_PLACES: Final = np.empty((0, 4), np.float32)
 
 
@@ -152,33 +154,35 @@ def _reason_for_whole(
 def _may_wait(
     memory: Memory, tracks: TrackState, now_s: float, change: Change, options: GateOptions
 ) -> bool:
-    """Whether all that changed lies at known objects whose motion can be told until the next frame.
+    """Whether all that changed is known: objects whose motion can be told until the next frame, and
+    what was looked at when it last changed, and is in none.
 
-    So it cannot where an object goes a good part of its own size until then.
+    An object's motion cannot be told where it goes a good part of its own size until then.
     """
     next_s = now_s + (now_s - memory.clock_s)
     too_late = next_s - memory.look_s > options.wait_s + _ROUNDING_S
     if too_late or memory.waited >= options.wait_frames:
         return False
-    believed, grid = memory.believed, change.state.grid
-    steps = memory.waited + 2
-    slow = _steps_of_own_size(believed, tracks) * steps <= _MOVED_MOST
-    around = tiles_of(believed.boxes.xyxy[slow], grid, grow_px=grid.tile_px)
-    return not (change.hot & ~around.any(axis=0)).any()
+    grid = change.state.grid
+    boxes, speeds = _moving(memory.believed, tracks)
+    sides = np.maximum((boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf), 1)
+    slow = np.abs(speeds).max(axis=1, initial=0) * (memory.waited + 2) <= _MOVED_MOST * sides
+    # Since the last look an object uncovered where it was, and covers where it is now and goes to.
+    was, goes = boxes - speeds * memory.waited, boxes + speeds
+    swept = np.hstack([np.minimum(was, goes)[:, :2], np.maximum(was, goes)[:, 2:]])[slow]
+    known = tiles_of(swept, grid, grow_px=grid.tile_px).any(axis=0)
+    if memory.watched.size:
+        known |= cv2.dilate(memory.watched.astype(np.uint8), _NEXT_TILES).astype(np.bool_)
+    return not (change.hot & ~known).any()
 
 
-def _steps_of_own_size(believed: Believed, tracks: TrackState) -> FloatArray:
-    """By what part of its shorter side each box goes in a frame; infinite without a track."""
+def _moving(believed: Believed, tracks: TrackState) -> tuple[FloatArray, FloatArray]:
+    """Boxes with a track, and the pixels (N, 4) that the middle of each goes in a frame."""
     rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if track}
-    at = [rows.get(track, -1) for track in believed.ids.tolist()]
-    known = np.array(at, np.intp) >= 0
-    parts: FloatArray = np.full(len(at), np.inf, np.float32)
-    if known.any():
-        speeds = tracks.mean[np.array(at, np.intp)[known], 4:]
-        gone = np.abs(speeds[:, :2] + speeds[:, 2:]).max(axis=1) / 2
-        xyxy = believed.boxes.xyxy[known]
-        parts[known] = gone / np.maximum((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1), 1)
-    return parts
+    at = np.array([rows.get(track, -1) for track in believed.ids.tolist()], np.intp)
+    edges = tracks.mean[at[at >= 0], 4:]
+    speeds: FloatArray = np.tile((edges[:, :2] + edges[:, 2:]) / 2, 2)
+    return believed.boxes.xyxy[at >= 0], speeds
 
 
 def _aged(memory: Memory, now_s: float, moment: Moment, options: GateOptions) -> FloatArray:

@@ -73,6 +73,9 @@ def conclude(
     seen_s = _seen_s(known, merged, now_s)
     state = _learned(attention, known.boxes, merged, size, settings)
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
+    watched = memory.watched
+    if attention.looks and attention.change is not None:
+        watched = attention.change.hot
     memory = Memory(
         clock_s=now_s,
         whole_s=whole_s,
@@ -86,6 +89,7 @@ def conclude(
         calm=after,
         cut=merged.cut,
         gate=state,
+        watched=watched,
     )
     origins = _origins(merged, moved, rows)
     return Belief(memory, tracks, shown, ids[rows], origins, now_s - whole_s)

@@ -53,8 +53,8 @@ class GateOptions:
     mode: Mode = "crops"
     object_age_s: float = field(default=1.0, metadata={"least": 0.05, "most": 60.0})
     frame_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
-    wait_frames: int = field(default=2, metadata={"least": 0, "most": 30})
-    wait_s: float = field(default=0.25, metadata={"least": 0.0, "most": 10.0})
+    wait_frames: int = field(default=3, metadata={"least": 0, "most": 30})
+    wait_s: float = field(default=0.35, metadata={"least": 0.0, "most": 10.0})
     native: bool = False
     least: float = field(default=6.0, metadata={"least": 0.0, "most": 255.0})
     most: float = field(default=18.0, metadata={"least": 0.0, "most": 255.0})

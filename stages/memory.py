@@ -12,7 +12,7 @@ import numpy.typing as npt
 from models.arrays import read_only
 from models.boxes import Boxes, empty
 from models.calm_state import CalmState, not_calmed
-from models.cells import Grid
+from models.cells import BoolArray, Grid
 from models.gate_state import GateState, nbytes
 
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
@@ -58,6 +58,7 @@ class Memory:
     calm      means of the tracks' scores
     cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
     gate      what was seen where; None where no gate looks
+    watched   bool (tile_rows, tile_columns)  what had changed when it was last looked at
     """
 
     clock_s: float = 0.0
@@ -68,6 +69,7 @@ class Memory:
     calm: CalmState = field(default_factory=not_calmed)
     cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
     gate: GateState | None = None
+    watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cut", read_only("cut", self.cut, np.float32, (None, 4)))
@@ -83,7 +85,9 @@ class Memory:
         times = self.clock_s, self.whole_s, self.look_s
         sizes = len(rows), len(self.cut), len(calm), len(gate)
         cut = np.ascontiguousarray(self.cut, "<f4").tobytes()
-        return b"".join([_HEAD.pack(*times, self.waited, *sizes), rows.tobytes(), cut, calm, gate])
+        head = _HEAD.pack(*times, self.waited, *sizes)
+        watched = np.packbits(self.watched).tobytes()
+        return b"".join([head, rows.tobytes(), cut, calm, gate, watched])
 
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
@@ -99,8 +103,14 @@ class Memory:
             Boxes(*columns), np.ascontiguousarray(rows["seen_s"]), np.ascontiguousarray(rows["id"])
         )
         known = CalmState.from_bytes(data[at : at + calm])
-        seen = GateState.from_bytes(data[at + calm :]) if gate else None
-        return Memory(clock_s, whole_s, look_s, waited, believed, known, cut, seen)
+        at += calm
+        if not gate:
+            return Memory(clock_s, whole_s, look_s, waited, believed, known, cut)
+        seen = GateState.from_bytes(data[at : at + gate])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, at + gate))
+        tiles = seen.grid.tile_rows * seen.grid.tile_columns
+        watched = bits[:tiles].astype(np.bool_).reshape(seen.grid.tiles)
+        return Memory(clock_s, whole_s, look_s, waited, believed, known, cut, seen, watched)
 
 
 def memory_bytes(grid: Grid) -> int:
