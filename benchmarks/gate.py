@@ -52,7 +52,7 @@ from stages.belief import BeliefSettings
 from stages.gate_options import GateOptions
 
 # From careful to bold: times the default thresholds, and frames that a change may wait.
-SWEEP: Final = ((0.5, 0), (1.5, 1), (2.5, 2), (4.0, 4))
+SWEEP: Final = ((0.5, 0), (2.0, 2), (4.0, 4))
 CURVE: Final = (0.03, 0.06, 0.12, 0.25, 0.5)
 CURVE_PHASES: Final = PHASES[::2]
 RULES: Final = (("previous_frame", PreviousFrame), ("running_average", RunningAverage))
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with clips/")
     parser.add_argument("--clips", nargs="*", default=(), help="names of some; default: all")
-    parser.add_argument("--frames", type=int, default=600, help="most that are judged of a clip")
+    parser.add_argument("--frames", type=int, default=500, help="most that are judged of a clip")
     parser.add_argument("--seconds", type=float, default=12.0, help="of video for each CPU figure")
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
     arguments = parser.parse_args()

@@ -59,18 +59,17 @@ def _accuracy(rows: Sequence[Row], path: Path) -> Path:
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure, panels = plt.subplots(
-        lines, columns, figsize=(1.9 * columns, 1.75 * lines), squeeze=False, sharex=True
+        lines, columns, figsize=(1.9 * columns, 1.75 * lines), squeeze=False
     )
     for panel, row in zip(panels.flat, shown, strict=False):
         _panel(panel, row)
     for panel in panels.flat[len(shown) :]:
-        panel.set_visible(False)
+        panel.remove()
     for panel in panels[:, 0]:
-        panel.set_ylabel("F1 with every frame whole")
+        panel.set_ylabel("F1")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.supxlabel("pixels given to the network, in parts of every frame whole", fontsize=8)
-    figure.legend(handles, labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
+    figure.legend(handles, labels, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.99))
     return _saved(figure, path)
 
 
@@ -96,6 +95,8 @@ def _panel(panel: Axes, row: Row) -> None:
     panel.set_xticks(_TICKS)
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.tick_params(labelsize=6)
+    panel.set_xlabel("share of pixels", fontsize=7)
     panel.set_title(f"{row['clip']}\n{_GROUPS[row['group']]}", fontsize=7)
 
 
