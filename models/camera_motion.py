@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float32]
 
 _TEXTURED: Final = 2.0  # times a tile's bound: contrast from which on motion must show in it
 _FEW: Final = 0.02  # share of tiles; less than this is no sign of anything
-_ENOUGH: Final = 0.08  # share of tiles that must be of a kind before their share says something
+_ENOUGH: Final = 0.12  # share of tiles that must be of a kind before their share says something
 _MOST: Final = 250  # where counters of looks stop
 
 
@@ -43,6 +43,7 @@ def watch(
     motion: CameraMotion,
     changed: BoolArray,
     reference: ByteArray,
+    now: ByteArray,
     bound: FloatArray,
     watched: BoolArray | None,
     settings: GateSettings,
@@ -51,34 +52,34 @@ def watch(
 
     changed    bool (tile_rows, tile_columns)  tiles over their threshold
     reference  uint8 (rows, columns)  cells of Y that they were compared with
+    now        uint8 (rows, columns)  cells of Y
     bound      float32 (tile_rows, tile_columns)  stated bound of each tile for Y, in levels
     watched    bool (tile_rows, tile_columns)  tiles that count; None: all
 
-    Sky and road hide motion, so the share of textured tiles counts: much that moves in front of a
-    still camera leaves most of what is behind it as it was. Where hardly anything has texture, all
-    tiles count.
+    Sky and road hide motion, so the share of tiles counts that had texture and have it still: much
+    that moves in front of a still camera leaves most of what is behind it as it was, and where it
+    passes over something plain, texture comes and goes. Where few tiles are of a kind, all count.
     """
-    moved: float | None = 0.0
-    noise: float | None = 0.0
+    moved = noise = 0.0
     if np.count_nonzero(changed) > _FEW * changed.size:
-        textured = contrasts(reference) >= _TEXTURED * bound
+        contrast = np.minimum(contrasts(reference), contrasts(now))
+        textured = contrast >= _TEXTURED * bound
         every = np.ones_like(changed) if watched is None else watched
-        noise = _share(changed, every & ~textured)
-        moved = _share(changed, every & textured)
-        if moved is None:
-            moved = _share(changed, every)
-    restless = _counted(motion.restless, moved is not None and moved >= settings.moving_share)
-    restful = _counted(motion.restful, moved is None or moved <= settings.still_share)
+        moved = _share(changed, every & textured, every)
+        noise = _share(changed, every & ~textured, every)
+    restless = _counted(motion.restless, moved >= settings.moving_share)
+    restful = _counted(motion.restful, moved <= settings.still_share)
     limit = settings.still_looks if motion.moving else settings.moving_looks
     enough = (restful if motion.moving else restless) >= limit
-    noisy = noise is not None and noise >= settings.noisy_share
-    return CameraMotion(motion.moving != enough, restless, restful, noisy)
+    return CameraMotion(motion.moving != enough, restless, restful, noise >= settings.noisy_share)
 
 
-def _share(changed: BoolArray, kind: BoolArray) -> float | None:
-    """What part of the tiles of a kind changed; None of too few."""
-    count = np.count_nonzero(kind)
-    return np.count_nonzero(changed & kind) / count if count > _ENOUGH * kind.size else None
+def _share(changed: BoolArray, kind: BoolArray, every: BoolArray) -> float:
+    """What part of the tiles of a kind changed; of all where there are few of the kind."""
+    if np.count_nonzero(kind) < _ENOUGH * kind.size:
+        kind = every
+    count = int(np.count_nonzero(kind))
+    return int(np.count_nonzero(changed & kind)) / max(1, count)
 
 
 def _counted(looks: int, on: bool) -> int:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.cells import BoolArray
+from models.cells import BoolArray, Grid
 from models.picture import ByteArray
 
 FloatArray = npt.NDArray[np.float32]
@@ -51,8 +51,8 @@ class Exposure:
         """Back from levels of now to those of the reference."""
         return Exposure(1 / self.gain, -self.shift, self.level + self.shift)
 
-    def apply(self, levels: ByteArray, luma: int) -> ByteArray:
-        """What these levels became: uint8 (n,), the first `luma` of Y, the others of Cb and Cr.
+    def apply(self, levels: ByteArray, grid: Grid) -> ByteArray:
+        """What these levels of cells became: uint8 (grid.cells,).
 
         Colour has no part in the shift. Within half a level, but for what leaves 0..255.
         """
@@ -62,6 +62,7 @@ class Exposure:
         bright = self.level + self.shift + self.gain * (all_levels - self.level)
         colour = _GREY + self.gain * (all_levels - _GREY)
         became = np.empty_like(levels)
+        luma = grid.luma[0] * grid.luma[1]
         cv2.LUT(levels[:luma], _bytes(bright), became[:luma])
         cv2.LUT(levels[luma:], _bytes(colour), became[luma:])
         return became

@@ -67,13 +67,12 @@ def look(
         raise ArrayMismatch("cells", f"{grid}", f"{cells.grid}")
     if state is None or state.grid != grid:
         state = _first(cells, settings)
-    luma = grid.luma[0] * grid.luma[1]
     exposure = fit(planes(state.reference, grid)[0], cells.y)
     reference, age = state.reference, state.age
-    expected = exposure.apply(reference, luma)
+    expected = exposure.apply(reference, grid)
     if key_frame:
         reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor)
-        expected = exposure.apply(reference, luma)
+        expected = exposure.apply(reference, grid)
         age = np.where(age == NEVER, age, np.uint8(0))
     changed, above = _above(state, _differences(expected, cells), settings)
     fresh = age < _AVERAGED
@@ -87,8 +86,8 @@ def look(
         above[:, ignored] = 0
     hot = hot | (above >= HOT).any(0)
     watched = None if ignored is None else ~ignored
-    luma_reference = planes(reference, grid)[0]
-    motion = watch(state.motion, changed, luma_reference, state.bound[0], watched, settings)
+    luma = planes(reference, grid)[0]
+    motion = watch(state.motion, changed, luma, cells.y, state.bound[0], watched, settings)
     state = replace(
         state,
         reference=reference,
@@ -126,8 +125,7 @@ def inferred(
         exposure = SAME
     else:
         mask = cells_of_tiles(looked, state.grid).view(np.bool_)
-        luma = state.grid.luma[0] * state.grid.luma[1]
-        levels = exposure.inverse.apply(cells.levels, luma)
+        levels = exposure.inverse.apply(cells.levels, state.grid)
         origin = np.where(mask, levels, state.origin)
         reference = np.where(mask, levels, state.reference)
     return replace(

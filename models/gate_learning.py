@@ -50,7 +50,10 @@ def picture_learned(
     fresh = empty & (state.tau <= floor.reshape(2, 1, 1))
     if occupied is not None:
         fresh &= ~occupied
-    if fresh.any() and not state.motion.noisy:
+    motion = state.motion
+    if not motion.noisy and (motion.moving or motion.restless):
+        fresh[:] = False
+    elif fresh.any() and not motion.noisy:
         fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
     budget = settings.false_triggers * state.looks / len(floor)
     rises = settings.floor_eta * (fresh.any((1, 2)) - budget)

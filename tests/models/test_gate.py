@@ -182,6 +182,29 @@ def test_a_moving_camera_is_recognised_and_its_rest_too() -> None:
     assert not any(cut)
 
 
+def driven_past(camera: bool) -> list[bool]:
+    """Half the picture is plain; the other half passes by, or a large thing on it does."""
+    still = scene().levels.copy()
+    planes(still, GRID)[0][: GRID.luma[0] // 2] = 120
+    state, said = settled(Cells(GRID, still)), []
+    for number in range(1, 9):
+        levels = still.copy()
+        luma = planes(levels, GRID)[0]
+        if camera:
+            luma[24:] = np.roll(luma[24:], number, axis=1)
+        else:
+            luma[:24, 4 * number : 4 * number + 40] = luma[24:, :40]
+        change = look(state, Cells(GRID, levels), GRID, False)
+        state = inferred(change.state, Cells(GRID, levels), change.hot, change.hot)
+        said.append(change.moving)
+    return said
+
+
+def test_the_sky_does_not_hide_a_moving_camera_nor_is_a_passing_lorry_one() -> None:
+    assert driven_past(camera=True) == [False] * 2 + [True] * 6
+    assert driven_past(camera=False) == [False] * 8
+
+
 def fire(state: GateState, at: tuple[int, int], found: bool, looks: int = 1) -> GateState:
     """A change by 60 levels in one tile, looked at once, after some looks at nothing."""
     for _ in range(looks - 1):
