@@ -67,19 +67,8 @@ def look(
         raise ArrayMismatch("cells", f"{grid}", f"{cells.grid}")
     if state is None or state.grid != grid:
         state = _first(cells, settings)
-    exposure = fit(planes(state.reference, grid)[0], cells.y)
-    reference, age = state.reference, state.age
-    expected = exposure.apply(reference, grid)
-    if key_frame:
-        reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor)
-        expected = exposure.apply(reference, grid)
-        age = np.where(age == NEVER, age, np.uint8(0))
-    changed, above = _above(state, _differences(expected, cells), settings)
-    fresh = age < _AVERAGED
-    if fresh.any():
-        step = cells_of_tiles(fresh, grid)
-        reference = nearer(state.origin, reference, expected, cells.levels, settings.anchor, step)
-        age = age + fresh
+    exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
+    changed, above = _above(state, difference, settings)
     hot = age == NEVER
     if ignored is not None:
         hot &= ~ignored
@@ -164,9 +153,28 @@ def _first(cells: Cells, settings: GateSettings) -> GateState:
     return GateState(cells.grid, cells.levels, cells.levels, tau, above, age, floor)
 
 
-def _differences(expected: ByteArray, cells: Cells) -> FloatArray:
-    now = cells.levels
-    return tile_maxima(np.maximum(expected, now) - np.minimum(expected, now), cells.grid)
+def _compared(
+    state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
+) -> tuple[Exposure, ByteArray, ByteArray, FloatArray]:
+    """The exposure, the reference and its age from now on, and the largest difference in a tile.
+
+    On a key frame the reference moves before it is compared, else after that.
+    """
+    now, grid = cells.levels, cells.grid
+    reference, age = state.reference, state.age
+    exposure = fit(planes(reference, grid)[0], cells.y)
+    expected = exposure.apply(reference, grid)
+    if key_frame:
+        reference = nearer(state.origin, reference, expected, now, settings.anchor)
+        expected = exposure.apply(reference, grid)
+        age = np.where(age == NEVER, age, np.uint8(0))
+    difference = tile_maxima(np.maximum(expected, now) - np.minimum(expected, now), grid)
+    fresh = age < _AVERAGED
+    if fresh.any():
+        step = cells_of_tiles(fresh, grid)
+        reference = nearer(state.origin, reference, expected, now, settings.anchor, step)
+        age = age + fresh
+    return exposure, reference, age, difference
 
 
 def _above(
