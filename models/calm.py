@@ -11,7 +11,8 @@ An object is of one class. It is known again by its track, and where the tracker
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,9 +26,10 @@ from models.nms import iou
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 IndexArray = npt.NDArray[np.intp]
+Column = npt.NDArray[Any]
 
 _ROUNDING_S: Final = 0.0005
-_MAX_OBJECTS: Final = 512
+MAX_OBJECTS: Final = 512  # or as many as a frame has boxes
 _SURE: Final = 2.0  # what a common track is worth beside overlap
 
 
@@ -35,23 +37,25 @@ _SURE: Final = 2.0  # what a common track is worth beside overlap
 class CalmSettings:
     """Numbers of the rule, chosen with `benchmarks.calm` on three clips and frozen.
 
-    shown       0..1, a box is shown when its object's mean score is above it
+    shown       0..1, a box is shown when its object's mean score is above it; it is a little below
+                the least score of single looks, which a mean reaches less often than their best
     candidate   0..1, least score of a box that the rule is given: evidence, if never shown
-    looks       1..255, looks that a mean is over; what was before is forgotten, exponentially
+    first       0..1, how far above `shown` a first look must be; then one more look decides
+    looks       at least 1, looks that a mean is over; what was before is forgotten, exponentially
     min_iou     0..1, smallest overlap of a box without a track with its object's last one
     max_lost_s  seconds of pts after which an object without a box is forgotten, as in TrackSettings
     """
 
-    shown: float = 0.31
+    shown: float = 0.305
     candidate: float = 0.2
-    looks: int = 8
-    first: float = 0.0
+    first: float = 0.05
+    looks: float = 8
     min_iou: float = 0.4
     max_lost_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.looks <= 255:
-            raise ValueError(f"looks: {self.looks}; allowed: 1 to 255")
+        if not self.looks >= 1:
+            raise ValueError(f"looks: {self.looks}; allowed: 1 and more")
 
 
 CALM: Final = CalmSettings()
@@ -75,84 +79,81 @@ def step(
     looked   bool (N,)   False: carried or moved along, which is no new evidence
     pts      seconds, or None where unknown (then nothing is forgotten for its age)
 
-    Shown boxes carry the mean score, highest first. A box that begins an object stands for itself.
+    Shown boxes carry the mean score, highest first. Earlier looks weigh less the farther an object
+    has moved since: its mean is of the same sight, and does not lag behind what changes.
     A look that finds no candidate changes no mean: without a box there is nothing to show.
     A pure function, the same bits from equal input.
     """
-    past = _aged(state, pts, settings.max_lost_s)
-    place = _continued(past, boxes, ids, settings.min_iou)
+    now_s, lost_s = _times(state, pts)
+    away = lost_s <= settings.max_lost_s + _ROUNDING_S
+    place, overlap = _continued(state, away, boxes, ids, settings.min_iou)
+    away[place[place >= 0]] = False
+    looks, means = _at(place, state.looks), _at(place, state.means)
     fresh = looked | (place < 0)
-    looks = _at(place, past.looks)
-    looks[fresh] = np.minimum(looks[fresh], settings.looks - 1) + 1
-    means = _at(place, past.means)
-    means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh].astype(np.float32)
-    least = np.float32(settings.shown) + np.float32(settings.first) * (looks == 1)
+    earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
+    looks[fresh] = earlier[fresh] + 1
+    means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
+    least = np.float32(settings.shown) + np.float32(settings.first) * (looks <= 1)
     shown = np.flatnonzero(means > least)
     shown = shown[np.argsort(-means[shown], kind="stable")]
+    calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
     known = (place >= 0) | (means > np.float32(settings.shown))
-    now = CalmState(
-        past.pts,
-        boxes.xyxy[known],
-        means[known],
-        np.zeros(np.count_nonzero(known), np.float32),
-        np.where(ids > 0, ids, _at(place, past.ids))[known],
-        looks[known],
-        boxes.class_ids[known].astype(np.uint8),
-    )
-    away = np.ones(len(past), np.bool_)
-    away[place[place >= 0]] = False
-    after = _joined(_rows(past, away), now)
-    return after, Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown]), shown
+    tracks = np.where(ids > 0, ids, _at(place, state.ids))
+    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks, boxes.class_ids)
+    return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
 
 
-def _aged(state: CalmState, pts: float | None, max_lost_s: float) -> CalmState:
-    """The state at `pts`, without what was away for too long."""
+def _times(state: CalmState, pts: float | None) -> tuple[float | None, npt.NDArray[np.float32]]:
+    """The latest time stamp, and for how long each object has had no box."""
     both = [t for t in (state.pts, pts) if t is not None]
     elapsed = max(both[1] - both[0], 0.0) if len(both) == 2 else 0.0
-    lost_s = state.lost_s + np.float32(elapsed)
-    aged = replace(state, pts=max(both, default=None), lost_s=lost_s)
-    return _rows(aged, lost_s <= max_lost_s + _ROUNDING_S)
+    return max(both, default=None), state.lost_s + np.float32(elapsed)
 
 
-def _continued(past: CalmState, boxes: Boxes, ids: IntArray, min_iou: float) -> IndexArray:
-    """Row in `past` of the object that each box continues, -1 for none; of its class always.
+def _continued(
+    state: CalmState, there: BoolArray, boxes: Boxes, ids: IntArray, min_iou: float
+) -> tuple[IndexArray, npt.NDArray[np.float32]]:
+    """Row in `state` of the object that each box continues, -1 for none, and their overlap.
 
-    Objects go to the box of their track, and what is left to the box that overlaps most.
+    Objects that are `there` go to the box of their track, and what is left to the box that overlaps
+    most; the class is the same always.
     """
+    same_class = (boxes.class_ids[:, None] == state.class_ids[None, :]) & there
+    same_track = same_class & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
+    overlap = np.where(same_class, iou(boxes.xyxy, state.xyxy), np.float32(0))
+    worth = np.where(same_track, _SURE, np.where(overlap >= min_iou, overlap, 0))
     place = np.full(len(boxes), -1, np.intp)
-    same_class = boxes.class_ids[:, None] == past.class_ids[None, :]
-    worth = np.where(same_class, iou(boxes.xyxy, past.xyxy), 0)
-    worth[worth < min_iou] = 0
-    same_track = (ids[:, None] == past.ids[None, :]) & (ids[:, None] > 0)
-    worth[same_track & same_class] = _SURE
+    free = there.copy()
     rows, columns = np.nonzero(worth)
-    free = np.ones(len(past), np.bool_)
     for pair in np.argsort(-worth[rows, columns], kind="stable"):
         row, column = rows[pair], columns[pair]
         if place[row] < 0 and free[column]:
             place[row], free[column] = column, False
-    return place
+    chosen = np.zeros(len(boxes), np.float32)
+    chosen[place >= 0] = overlap[place >= 0, place[place >= 0]]
+    return place, chosen
 
 
-def _at(place: IndexArray, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _at(place: IndexArray, column: Column) -> Column:
     """The column's values at these rows, 0 where there is none."""
     values = np.zeros(len(place), column.dtype)
     values[place >= 0] = column[place[place >= 0]]
     return values
 
 
-def _rows(state: CalmState, rows: npt.NDArray[Any]) -> CalmState:
-    return CalmState(state.pts, *(column[rows] for column in _columns(state)))
-
-
-def _joined(away: CalmState, here: CalmState) -> CalmState:
-    """Both, within the bound: those away for longest go first."""
-    both = zip(_columns(away), _columns(here), strict=True)
-    joined = CalmState(here.pts, *(np.concatenate(pair) for pair in both))
-    if len(joined) <= _MAX_OBJECTS:
-        return joined
-    return _rows(joined, np.sort(np.argsort(joined.lost_s, kind="stable")[:_MAX_OBJECTS]))
-
-
-def _columns(state: CalmState) -> tuple[npt.NDArray[Any], ...]:
-    return (state.xyxy, state.means, state.lost_s, state.ids, state.looks, state.class_ids)
+def _remembered(
+    pts: float | None,
+    state: CalmState,
+    lost_s: Column,
+    away: BoolArray,
+    now: Sequence[Column],
+    known: BoolArray,
+) -> CalmState:
+    """What is away and what is here, within the bound: those away for longest go first."""
+    before = (state.xyxy, state.means, lost_s, state.looks, state.ids, state.class_ids)
+    rows = np.flatnonzero(away)
+    room = max(MAX_OBJECTS - int(known.sum()), 0)
+    if len(rows) > room:
+        rows = np.sort(rows[np.argsort(lost_s[rows], kind="stable")[:room]])
+    both = zip(before, now, strict=True)
+    return CalmState(pts, *(np.concatenate([a[rows], b[known].astype(a.dtype)]) for a, b in both))

@@ -19,8 +19,8 @@ _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("xyxy", "<f4", (4,)),
     ("means", "<f4", ()),
     ("lost_s", "<f4", ()),
+    ("looks", "<f4", ()),
     ("ids", "<i4", ()),
-    ("looks", "u1", ()),
     ("class_ids", "u1", ()),
 )
 _ROW_BYTES: Final = sum(np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
@@ -42,8 +42,8 @@ class CalmState:
     xyxy       float32 (T, 4)  its last box, pixels
     means      float32 (T,)    0..1, its mean score over the looks at it
     lost_s     float32 (T,)    seconds since it last had a box, 0 where the last frame had one
+    looks      float32 (T,)    how many looks the mean is over, those elsewhere counted less
     ids        int32 (T,)      its last track, 0 where it never had one
-    looks      uint8 (T,)      how many looks the mean is over
     class_ids  uint8 (T,)      index into `coco.LABELS`
 
     Kept in the precision in which it is stored: a state written and read goes on to the same bits.
@@ -54,8 +54,8 @@ class CalmState:
     xyxy: npt.NDArray[np.float32]
     means: npt.NDArray[np.float32]
     lost_s: npt.NDArray[np.float32]
+    looks: npt.NDArray[np.float32]
     ids: npt.NDArray[np.int32]
-    looks: npt.NDArray[np.uint8]
     class_ids: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class CalmState:
         return len(self.means)
 
     def to_bytes(self) -> bytes:
-        """Return the state in 11 + 30 T bytes, the same on every machine."""
+        """Return the state in 11 + 33 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()

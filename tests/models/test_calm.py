@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from models.boxes import Boxes
 from models.calm import CalmSettings, step
 from models.calm_state import CalmState, CalmStateUnreadable, not_calmed
 
-PLAIN = CalmSettings(shown=0.3, candidate=0.2, looks=4)
+PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]
 Row = tuple[int, float, int, float]
 
@@ -65,6 +67,14 @@ def test_a_look_without_a_candidate_changes_no_mean() -> None:
     assert show([here, frame(), frame((0, 0.0, 2, 0.2))])[1:] == [[], [(0, 2, 0.35)]]
 
 
+def test_a_weak_first_look_needs_a_second() -> None:
+    """Carrying it along is no look; a strong one is shown at once."""
+    chosen = replace(PLAIN, first=0.05)
+    weak, carried = frame((0, 0.0, 2, 0.34)), frame((0, 0.0, 2, 0.34), looked=False)
+    assert show([weak, carried, carried, weak], chosen) == [[], [], [], [(0, 2, 0.34)]]
+    assert show([frame((0, 0.0, 2, 0.36))], chosen) == [[(0, 2, 0.36)]]
+
+
 def test_a_carried_box_is_no_evidence() -> None:
     carried = [frame((0, 0.0, 2, 0.2), looked=False)] * 5
     shown = show([frame((0, 0.0, 2, 0.5)), *carried, frame((0, 0.0, 2, 0.3))])
@@ -80,16 +90,22 @@ def test_two_classes_at_one_place_are_two_objects() -> None:
 
 
 def test_an_object_is_known_again_by_its_track_before_its_place() -> None:
-    """They have changed places; without tracks the mean would stay with the place."""
-    before = frame((1, 0.0, 2, 0.6), (2, 50.0, 2, 0.4))
-    swapped = frame((2, 0.0, 2, 0.4), (1, 50.0, 2, 0.4))
-    assert show([before, swapped])[1] == [(1, 2, 0.5), (0, 2, 0.4)]
+    """They have changed places; by its place, the first would have kept the high mean: .5."""
+    before = frame((1, 0.0, 2, 0.6), (2, 5.0, 2, 0.4))
+    swapped = frame((2, 0.0, 2, 0.4), (1, 5.0, 2, 0.4))
+    mean = pytest.approx(0.4 + 0.2 * 1 / 10, abs=1e-4)
+    assert show([before, swapped])[1] == [(1, 2, mean), (0, 2, 0.4)]
 
 
-@pytest.mark.parametrize(("left", "mean"), [(4.0, 0.5), (5.0, 0.4)])
+@pytest.mark.parametrize(("left", "mean"), [(4.0, 0.4 + 0.2 * 9 / 58), (5.0, 0.4)])
 def test_without_a_track_an_object_is_known_again_by_its_place(left: float, mean: float) -> None:
-    """Overlap 6 / 14 is above .4, 5 / 15 is not."""
-    assert show([frame((0, 0.0, 2, 0.6)), frame((0, left, 2, 0.4))])[1] == [(0, 2, mean)]
+    """Overlap 6 / 14 is above .4, and the look before weighs 9 / 49; 5 / 15 is not."""
+    moved = show([frame((0, 0.0, 2, 0.6)), frame((0, left, 2, 0.4))])[1]
+    assert moved == [(0, 2, pytest.approx(mean, abs=1e-4))]
+
+
+def test_with_a_track_a_look_that_overlaps_nothing_stands_for_itself() -> None:
+    assert show([frame((1, 0.0, 2, 0.6)), frame((1, 50.0, 2, 0.4))])[1] == [(0, 2, 0.4)]
 
 
 @pytest.mark.parametrize(("away_s", "mean"), [(0.9, 0.5), (1.0, 0.5), (1.1, 0.4)])
@@ -109,7 +125,7 @@ def test_the_state_is_bounded() -> None:
         state, _, _ = step(state, *frame(*rows), number / 10)
     assert len(state) == 512
     assert (state.lost_s == 0).sum() == 100
-    assert len(state.to_bytes()) == 11 + 30 * 512
+    assert len(state.to_bytes()) == 11 + 33 * 512
 
 
 placed = st.tuples(
