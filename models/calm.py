@@ -12,7 +12,7 @@ An object is of one class. It is known again by its track, and where the tracker
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -62,6 +62,26 @@ CALM: Final = CalmSettings()
 # Tracks begin where the detector is sure; candidates continue them. By class: the light network
 # often sees one object as two classes, and their boxes would take each other's track.
 TRACKS: Final = TrackSettings(high=0.41, low=CALM.candidate, start=0.46, by_class=True)
+_SINGLE: Final = (
+    0.31  # the light detector's threshold for single looks, with which both were chosen
+)
+
+
+def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
+    """Both settings for a detector with this threshold for single looks, 0..1.
+
+    exactly  True: no object's mean may be below it either, as when a user has asked for it
+    """
+    part, above = min_score / _SINGLE, 1 - min_score
+    calm = replace(
+        CALM,
+        shown=min_score if exactly else CALM.shown * part,
+        candidate=CALM.candidate * part,
+        first=min(CALM.first, above / 6),
+    )
+    high, start = min(TRACKS.high - _SINGLE, above / 3), min(TRACKS.start - _SINGLE, above / 2)
+    tracks = replace(TRACKS, high=min_score + high, low=calm.candidate, start=min_score + start)
+    return calm, tracks
 
 
 def step(
@@ -150,6 +170,7 @@ def _remembered(
     known: BoolArray,
 ) -> CalmState:
     """What is away and what is here, within the bound: those away for longest go first."""
+    before: Sequence[Column]
     before = (state.xyxy, state.means, lost_s, state.looks, state.ids, state.class_ids)
     rows = np.flatnonzero(away)
     room = max(MAX_OBJECTS - int(known.sum()), 0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.boxes import Boxes
-from models.calm import CalmSettings, step
+from models.calm import CALM, TRACKS, CalmSettings, settings_for, step
 from models.calm_state import CalmState, CalmStateUnreadable, not_calmed
 
 PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
@@ -126,6 +126,16 @@ def test_the_state_is_bounded() -> None:
     assert len(state) == 512
     assert (state.lost_s == 0).sum() == 100
     assert len(state.to_bytes()) == 11 + 33 * 512
+
+
+def test_settings_follow_the_detector() -> None:
+    rule, tracks = settings_for(0.31)
+    assert (rule.shown, rule.candidate) == pytest.approx((CALM.shown, CALM.candidate))
+    assert (tracks.high, tracks.start) == pytest.approx((TRACKS.high, TRACKS.start))
+    for least in (0.01, 0.22, 0.5, 0.99):
+        rule, tracks = settings_for(least, exactly=True)
+        assert rule.candidate < rule.shown == least < rule.shown + rule.first < 1
+        assert rule.candidate == tracks.low < least < tracks.high < tracks.start < 1
 
 
 placed = st.tuples(
