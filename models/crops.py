@@ -241,13 +241,13 @@ def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> Flo
     if not len(boxes):
         return regions
     with_slack = boxes + out * np.float32(settings.slack)
-    touched = _touch(places, boxes)[..., None]
+    touched = touch(places, boxes)[..., None]
     low = np.where(touched, with_slack[None, :, :2], np.inf).min(axis=1)
     high = np.where(touched, with_slack[None, :, 2:], -np.inf).max(axis=1)
     return np.hstack([np.minimum(regions[:, :2], low), np.maximum(regions[:, 2:], high)])
 
 
-def _touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
+def touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
     """Which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
     overlap = (a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2])
     return np.asarray(overlap.all(axis=2), np.bool_)
@@ -279,7 +279,7 @@ def _closest(
 ) -> tuple[Look, float]:
     """A look at `cells` as close as budget and contents allow, and what it costs beyond theirs."""
     grid = _grid_of(*size, long_side, settings)
-    touched = boxes[_touch(places, boxes).any(axis=0)]
+    touched = boxes[touch(places, boxes).any(axis=0)]
     sides = np.concatenate([places[:, 2:] - places[:, :2], touched[:, 2:] - touched[:, :2]])
     for zoom in sorted(settings.zooms, reverse=True):
         if long_side * zoom > max(size):

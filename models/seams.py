@@ -81,11 +81,13 @@ def merge(
     size: tuple[int, int],
     long_side: int,
     settings: SeamSettings = DEFAULT,
+    judged: BoolArray | None = None,
 ) -> Merged:
     """`found`, what each of `looks` at a (width, height) picture found, among what is `known`.
 
     All boxes are in source pixels, and so is the answer. With no look everything known stays; a
-    look at the whole replaces everything. Raises ArrayMismatch when there are more or fewer
+    look at the whole replaces everything. `judged`, bool (N,), tells what of the known the looks
+    were made for: the rest stays (None: all). Raises ArrayMismatch when there are more or fewer
     `found` than `looks`.
     """
     if len(found) != len(looks):
@@ -103,6 +105,8 @@ def merge(
     pieces, at_seam = everything.take(cut), at_seam[cut]
     seen = _share(known.xyxy, np.array(areas, np.float32).reshape(-1, 4)).max(axis=1, initial=0)
     elsewhere = seen < settings.inside
+    if judged is not None:
+        elsewhere |= ~judged
     # A piece of something found whole, in another look, or of something known that was not looked
     # at as a whole: no news. A piece of what was looked at: the known box is the better answer.
     explained = [_part_of(pieces, whole, settings) for whole in (fresh, known.take(elsewhere))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import cv2
@@ -22,6 +22,8 @@ from stages.memory import Believed, Memory
 
 _MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame without a time stamp
+_UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
+_LEAST_TRUST: Final = 0.6
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.004
 _MOVED_MOST: Final = 0.3  # of its shorter side, of a box that nobody looks at
@@ -50,6 +52,7 @@ class Attention:
 
     looks    parts to give to the network; one of them may be the whole
     clock_s  the source's clock at this frame
+    asked    float32 (M, 4)  places, in source pixels, that parts are looked at for
     """
 
     looks: tuple[Look, ...]
@@ -58,6 +61,7 @@ class Attention:
     clock_s: float
     cells: Cells | None = None
     change: Change | None = None
+    asked: FloatArray = field(default_factory=lambda: _NO_PLACES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def attend(
     if looked == "whole" or looks is None:
         reason = "too_much" if looks is None else reason
         looked, looks = "whole", (crops.whole(*size, settings.long_side),)
-    return Attention(looks, looked, reason, now_s, cells, change)
+    return Attention(looks, looked, reason, now_s, cells, change, places)
 
 
 def _choice(
@@ -133,12 +137,15 @@ def _choice(
     changed = crops.places_of(change.hot, change.state.grid.tile_px)
     if len(changed) and _may_wait(memory, tracks, now_s, change, options):
         return "no", "waiting", _NO_PLACES
+    if len(memory.doubted):
+        return "whole", "doubted", _NO_PLACES
     aged = _aged(memory, now_s, moment, options)
     places = np.concatenate([changed, memory.cut, aged])
     if not len(places):
         return "no", "unchanged", _NO_PLACES
     why: Reason = "age" if len(places) == len(aged) else "changed"
-    return "whole" if options.mode == "frames" else "part", why, places
+    can_be_part = options.mode == "crops" and memory.trust >= _LEAST_TRUST
+    return "part" if can_be_part else "whole", why, places
 
 
 def _reason_for_whole(
@@ -159,6 +166,8 @@ def _may_wait(
 
     An object's motion cannot be told where it goes a good part of its own size until then.
     """
+    if not options.most:
+        return False
     next_s = now_s + (now_s - memory.clock_s)
     too_late = next_s - memory.look_s > options.wait_s + _ROUNDING_S
     if too_late or memory.waited >= options.wait_frames:
@@ -171,7 +180,7 @@ def _may_wait(
     was, goes = boxes - speeds * memory.waited, boxes + speeds
     swept = np.hstack([np.minimum(was, goes)[:, :2], np.maximum(was, goes)[:, 2:]])[slow]
     known = tiles_of(swept, grid, grow_px=grid.tile_px).any(axis=0)
-    if memory.watched.size:
+    if memory.watched.size and next_s - memory.look_s <= _UNKNOWN_WAIT_S + _ROUNDING_S:
         known |= cv2.dilate(memory.watched.astype(np.uint8), _NEXT_TILES).astype(np.bool_)
     return not (change.hot & ~known).any()
 
@@ -186,16 +195,15 @@ def _moving(believed: Believed, tracks: TrackState) -> tuple[FloatArray, FloatAr
 
 
 def _aged(memory: Memory, now_s: float, moment: Moment, options: GateOptions) -> FloatArray:
-    """Tracked boxes that were not seen for too long; if any was not, those that soon will be."""
+    """Boxes that were not seen for too long; if any was not, those too that soon will be."""
     believed = memory.believed
     ages = now_s - believed.seen_s
     limits = np.array(
         [_limit_s(options.object_age_s, moment.key, seen_s) for seen_s in believed.seen_s]
     )
-    tracked = believed.ids > 0
-    if not (tracked & (ages >= limits)).any():
+    if not (ages >= limits).any():
         return _NO_PLACES
-    aged: FloatArray = believed.boxes.xyxy[tracked & (ages >= _SOON * options.object_age_s)]
+    aged: FloatArray = believed.boxes.xyxy[ages >= _SOON * options.object_age_s]
     return aged
 
 

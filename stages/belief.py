@@ -9,19 +9,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models import bytetrack, calm, crops, gate, seams
-from models.boxes import Boxes
+from models import bytetrack, calm, crops, gate, nms, seams
+from models.boxes import Boxes, FloatArray
 from models.bytetrack import TrackSettings
 from models.calm import CalmSettings
 from models.cells import BoolArray, Grid, tiles_of
 from models.gate_state import GateState
 from models.seams import Merged
 from models.track_state import TrackState
-from pipeline.records import Origin
+from pipeline.records import Looked, Origin
 from stages.attention import Attention, AttentionSettings
 from stages.memory import MOST_BELIEVED, Believed, Memory
 
 _SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
+_FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
+_SURE: Final = 0.9
+_GAIN, _LOSS, _FORGIVES = 0.25, 0.25, 0.003
+_NOWHERE: Final = np.empty((0, 4), np.float32)
 _LEAST_SIDE: Final = 2.0  # pixels of a moved box that are still in the picture
 
 
@@ -62,9 +66,8 @@ def conclude(
     settings: BeliefSettings,
 ) -> Belief:
     """What holds once each of the attention's looks has `found` its boxes; a pure function."""
-    long_side = settings.attention.long_side
     known, moved = _moved_along(memory.believed, attention, tracks, size)
-    merged = seams.merge(known.boxes, found, attention.looks, size, long_side)
+    merged, doubted = _merged(known.boxes, attention, found, size, memory.trust, settings)
     now_s = attention.clock_s
     tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
     after, shown, rows = calm.step(
@@ -90,9 +93,60 @@ def conclude(
         cut=merged.cut,
         gate=state,
         watched=watched,
+        trust=_trust(memory, merged, attention.looked, settings.calm.shown),
+        doubted=doubted,
     )
     origins = _origins(merged, moved, rows)
     return Belief(memory, tracks, shown, ids[rows], origins, now_s - whole_s)
+
+
+def _merged(
+    known: Boxes,
+    attention: Attention,
+    found: Sequence[Boxes],
+    size: tuple[int, int],
+    trust: float,
+    settings: BeliefSettings,
+) -> tuple[Merged, FloatArray]:
+    """Known and found boxes; and the places where a part may not have shown what is there.
+
+    With less around it the network is less sure of what it sees. So where nothing changed, what it
+    said before holds; and what it does not find again holds until the whole was looked at. So is
+    it where something changed and nothing was found, unless parts have earned trust.
+    """
+    long_side, shown = settings.attention.long_side, np.float32(settings.calm.shown)
+    if attention.looked != "part":
+        return seams.merge(known, found, attention.looks, size, long_side), _NOWHERE
+    asked = attention.asked
+    judged: BoolArray = np.any(crops.touch(known.xyxy, asked), axis=1)
+    new = [
+        boxes.take(np.flatnonzero(crops.touch(boxes.xyxy, asked).any(axis=1))) for boxes in found
+    ]
+    missed = judged & (known.scores > shown)
+    empty = np.ones(len(asked), np.bool_)
+    for boxes in new:
+        same_class = known.class_ids[:, None] == boxes.class_ids[None, :]
+        missed &= ~((nms.iou(known.xyxy, boxes.xyxy) > _FOUND_AGAIN) & same_class).any(axis=1)
+        sure = boxes.xyxy[boxes.scores > shown]
+        empty &= ~crops.touch(asked, sure).any(axis=1)
+    merged = seams.merge(known, new, attention.looks, size, long_side, judged=judged & ~missed)
+    if trust >= _SURE:
+        empty[:] = False
+    return merged, np.concatenate([known.xyxy[missed], asked[empty]])
+
+
+def _trust(memory: Memory, merged: Merged, looked: Looked, shown: float) -> float:
+    """How far parts of this source's frames can be trusted to show what is in them.
+
+    A whole look after a doubted part tells.
+    """
+    if looked != "whole":
+        return memory.trust
+    if not len(memory.doubted):
+        return memory.trust + _FORGIVES * (1 - memory.trust)
+    there = merged.boxes.xyxy[merged.boxes.scores > np.float32(shown)]
+    wrong = crops.touch(there, memory.doubted).any()
+    return memory.trust * (1 - _LOSS) if wrong else memory.trust + _GAIN * (1 - memory.trust)
 
 
 def _learned(
@@ -112,7 +166,9 @@ def _learned(
     areas = np.array([crops.looked_at(look, size, using.long_side) for look in attention.looks])
     inside = tiles_inside(areas, state.grid)
     found = _found_tiles(known, merged, inside, state.grid, settings.calm.shown)
-    return gate.inferred(state, attention.cells, inside, found, using.gate)
+    boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
+    occupied: BoolArray = np.any(tiles_of(boxes, state.grid, grow_px=state.grid.tile_px), axis=0)
+    return gate.inferred(state, attention.cells, inside, found, using.gate, occupied)
 
 
 def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from models.gate_state import GateState, nbytes
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
-_HEAD: Final = struct.Struct("<dddIIIII")  # times, frames waited, then bytes and rows
+_HEAD: Final = struct.Struct("<dddIdIIIII")  # times, waited, trust, then rows and bytes
 _ROW: Final = np.dtype(
     [("xyxy", "<f4", 4), ("score", "<f4"), ("class_id", "<i4"), ("seen_s", "<f8"), ("id", "<i4")]
 )
@@ -59,6 +59,8 @@ class Memory:
     cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
     gate      what was seen where; None where no gate looks
     watched   bool (tile_rows, tile_columns)  what had changed when it was last looked at
+    trust     0..1, how far parts of late showed what the whole frame shows
+    doubted   float32 (K, 4)  places where the last part may not have: the whole is looked at next
     """
 
     clock_s: float = 0.0
@@ -70,9 +72,13 @@ class Memory:
     cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
     gate: GateState | None = None
     watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
+    trust: float = 0.75
+    doubted: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cut", read_only("cut", self.cut, np.float32, (None, 4)))
+        for name in ("cut", "doubted"):
+            places = read_only(name, getattr(self, name), np.float32, (None, 4))
+            object.__setattr__(self, name, places)
 
     def to_bytes(self) -> bytes:
         """All of it, the same on every machine."""
@@ -83,34 +89,35 @@ class Memory:
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         times = self.clock_s, self.whole_s, self.look_s
-        sizes = len(rows), len(self.cut), len(calm), len(gate)
-        cut = np.ascontiguousarray(self.cut, "<f4").tobytes()
-        head = _HEAD.pack(*times, self.waited, *sizes)
+        sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
+        places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
+        head = _HEAD.pack(*times, self.waited, self.trust, *sizes)
         watched = np.packbits(self.watched).tobytes()
-        return b"".join([head, rows.tobytes(), cut, calm, gate, watched])
+        return b"".join([head, rows.tobytes(), places, calm, gate, watched])
 
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
-        clock_s, whole_s, look_s, waited, n, k, calm, gate = _HEAD.unpack_from(data)
+        clock_s, whole_s, look_s, waited, trust, n, k, m, calm, gate = _HEAD.unpack_from(data)
         at = _HEAD.size
         rows = np.frombuffer(data, _ROW, n, at)
         at += rows.nbytes
-        cut = np.frombuffer(data, "<f4", 4 * k, at).reshape(k, 4)
-        at += cut.nbytes
+        places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
+        at += places.nbytes
         columns = [np.ascontiguousarray(rows[name]) for name in ("xyxy", "score", "class_id")]
         believed = Believed(
             Boxes(*columns), np.ascontiguousarray(rows["seen_s"]), np.ascontiguousarray(rows["id"])
         )
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
+        memory = Memory(clock_s, whole_s, look_s, waited, believed, known, places[:k])
         if not gate:
-            return Memory(clock_s, whole_s, look_s, waited, believed, known, cut)
+            return memory
         seen = GateState.from_bytes(data[at : at + gate])
         bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, at + gate))
         tiles = seen.grid.tile_rows * seen.grid.tile_columns
         watched = bits[:tiles].astype(np.bool_).reshape(seen.grid.tiles)
-        return Memory(clock_s, whole_s, look_s, waited, believed, known, cut, seen, watched)
+        return replace(memory, gate=seen, watched=watched, trust=trust, doubted=places[k:])
 
 
 def memory_bytes(grid: Grid) -> int:
