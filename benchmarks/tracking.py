@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from trackeval.metrics import HOTA, Identity
 
-from benchmarks.agreement import Tracked
+from benchmarks.agreement import Tracked, pairs
 from models.nms import iou
 
 Array = npt.NDArray[Any]
@@ -34,9 +34,12 @@ class TrackScore:
 def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
     """Score the boxes that have a track, all classes at once; boxes of two classes never match.
 
-    NaN where the reference has no track, 0 where only ours has none.
+    A box of ours that matches one without a track counts for nothing, as MOTChallenge does it: the
+    reference sees the object, but does not say who it is. NaN where the reference has no track, 0
+    where only ours has none.
     """
-    ours, reference = [f.in_tracks() for f in ours], [f.in_tracks() for f in reference]
+    ours = [_undisputed(a, b) for a, b in zip(ours, reference, strict=True)]
+    reference = [frame.in_tracks() for frame in reference]
     our_ids, our_rows = _numbered(ours)
     their_ids, their_rows = _numbered(reference)
     if not len(their_ids):
@@ -58,6 +61,14 @@ def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
         association=float(np.mean(higher["AssA"])),
         idf1=float(identity["IDF1"]),
     )
+
+
+def _undisputed(ours: Tracked, reference: Tracked) -> Tracked:
+    ours = ours.in_tracks()
+    rows, columns = pairs(ours.boxes, reference.boxes)
+    counts = np.ones(len(ours.ids), np.bool_)
+    counts[rows[reference.ids[columns] == 0]] = False
+    return Tracked(ours.pts, ours.boxes.take(counts), ours.ids[counts])
 
 
 def _numbered(frames: Sequence[Tracked]) -> tuple[Array, list[Array]]:
