@@ -35,9 +35,9 @@ class GateSettings:
     noisy_share       share of flat tiles that changed, from which noise is everywhere
     """
 
-    tau_first: float = 10.0
-    tau_least: float = 7.0
-    tau_most: float = 20.0
+    tau_first: float = 14.0
+    tau_least: float = 10.0
+    tau_most: float = 24.0
     colour: float = 0.75
     anchor: int = 2
     at_once: float = 2.0

@@ -44,7 +44,7 @@ def test_a_large_change_is_hot_at_once_where_it_is(plane: int, cell: tuple[int, 
 
 
 def test_a_smaller_one_must_stay_for_a_second_look() -> None:
-    after = changed(scene(), 0, 11, 23, 10)
+    after = changed(scene(), 0, 11, 23, 14)
     once = look(settled(scene()), after, GRID, False)
     assert not once.hot.any()
     assert (look(once.state, after, GRID, False).hot == tile(2, 5)).all()

@@ -46,7 +46,7 @@ def test_a_large_one_asks_for_a_whole_pass_until_it_is_made(gain: float, shift: 
 
 def test_half_a_new_picture_is_no_change_of_exposure() -> None:
     half = scene().levels.copy()
-    for new, plane in zip(planes(half, GRID), planes(scene(shift=20).levels, GRID), strict=True):
+    for new, plane in zip(planes(half, GRID), planes(scene(shift=30).levels, GRID), strict=True):
         new[:, : new.shape[1] * 2 // 5] = plane[:, : new.shape[1] * 2 // 5]
     change = look(settled(scene()), Cells(GRID, half), GRID, False)
     assert not change.exposure
