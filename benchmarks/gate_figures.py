@@ -44,7 +44,7 @@ _STYLE: Final[Any] = {
 
 
 def draw(result: Row, folder: Path = DOCS) -> list[Path]:
-    """Write the figures; their paths. `result` as benchmarks.gate tells it."""
+    """Write the figures; their paths. `result` as benchmarks.gate tells it, with curves of a clip."""
     with plt.rc_context(_STYLE):
         return [
             _accuracy(result["clips"], folder / "gate-accuracy.png"),
@@ -55,7 +55,7 @@ def draw(result: Row, folder: Path = DOCS) -> list[Path]:
 
 def _accuracy(rows: Sequence[Row], path: Path) -> Path:
     """F1 against the share of pixels, a panel a clip."""
-    shown = [row for row in rows if row["f1"] is not None]
+    shown = [row for row in rows if "curves" in row]
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure, panels = plt.subplots(
@@ -122,7 +122,7 @@ def _cost(rows: Sequence[Row], path: Path) -> Path:
 
 def _over_time(rows: Sequence[Row], path: Path) -> Path:
     """What the network was given, second by second, and how many objects there were."""
-    shown = [row for row in rows if row["group"] == "quiet" and row["f1"] is not None][:3]
+    shown = [row for row in rows if row["group"] == "quiet" and "curves" in row][:3]
     figure, panels = plt.subplots(
         len(shown), 1, figsize=(5.6, 1.3 * len(shown) + 0.4), squeeze=False
     )
