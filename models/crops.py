@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from itertools import combinations
+from functools import lru_cache
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from models.arrays import read_only
 from models.boxes import FloatArray
 from models.preprocess import STEP, Rect, inner_size, padded
 
-MANY = 16  # places; more of them are all over the picture
+MANY = 16  # of more places only neighbours are joined: all pairs would take too long
 _Cells = tuple[int, int, int, int]
 
 
@@ -56,9 +56,9 @@ class CropSettings:
                 against 89 ns a pixel on one CPU, against 30 ns on another: 10,000 to 30,000
     share       of a whole pass' cost; above it the whole pass is made
     zooms       allowed besides 1, for pictures with more pixels than the network sees
-    zoom_share  of a whole pass' cost; as much may be spent on one picture to see parts of it closer
-    zoom_side   model pixels, the longest side that a place or a known box there may have when seen
-                closer: the network loses what is larger than it was trained on
+    zoom_share  of a whole pass' cost; as much may be spent on one picture to see it closer
+    zoom_side   model pixels, the longest side that what is at a place may have when seen closer: on
+                coco128 twice the size shows more of what then is below 70, and less of the rest
     """
 
     margin: float = 24.0
@@ -68,8 +68,8 @@ class CropSettings:
     call_pixels: int = 20_000
     share: float = 0.6
     zooms: tuple[int, ...] = ()
-    zoom_share: float = 0.6
-    zoom_side: float = 200.0
+    zoom_share: float = 1.0
+    zoom_side: float = 70.0
 
 
 DEFAULT = CropSettings()
@@ -127,26 +127,21 @@ def plan(
     size       (width, height) of the source picture
     long_side  of the network's input
 
-    No place: no look. None: a whole pass costs less than these would save. Rectangles are joined
-    as long as one call on both costs less than two calls.
+    No place: no look. None: a whole pass costs less than these would save. Looks are joined as
+    long as one call on both costs less than two calls. What is small is seen closer where the
+    settings allow it and the budget holds all such places.
     """
     if not len(places):
         return ()
-    if len(places) > MANY:
-        return None
-    grid = _grid_of(*size, long_side, settings)
-    spots = grid.cells(_grown(places * grid.scale, boxes * grid.scale, settings))
-    joined = _joined(sorted(set(spots)), grid, settings.most)
-    cost = sum(grid.cost(cells) for cells in joined)
-    if cost > settings.share * grid.whole_cost:
-        return None
-    looks, budget = [], settings.zoom_share * grid.whole_cost - cost
-    for cells in joined:
-        mine = places[[_union(cells, spot) == cells for spot in spots]]
-        look, more = _closest(cells, mine, boxes, size, long_side, settings, budget)
-        looks.append(look)
-        budget -= more
-    return tuple(looks)
+    closest = _closest(places, boxes, size, long_side, settings)
+    whole_cost = _grid_of(*size, long_side, settings).whole_cost
+    for zoom in sorted({1, *closest}, reverse=True):
+        at_most = [min(own, zoom) for own in closest]
+        looks = _looks(places, boxes, at_most, size, long_side, settings)
+        cost = sum(look.pixels + settings.call_pixels for look in looks)
+        if cost <= whole_cost * (settings.zoom_share if zoom > 1 else settings.share):
+            return looks
+    return None
 
 
 def looked_at(look: Look, size: tuple[int, int], long_side: int) -> FloatArray:
@@ -256,12 +251,13 @@ def touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
 def _joined(cells: list[_Cells], grid: _Grid, most: int) -> list[_Cells]:
     """Joins the pair that costs least together, as long as that saves something or must be."""
     while len(cells) > 1:
-        pairs = [(_union(a, b), a, b) for a, b in combinations(cells, 2)]
+        couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
+        pairs = [(_union(a, b), a, b) for a, b in couples]
         both, a, b = min(pairs, key=lambda p: grid.cost(p[0]) - grid.cost(p[1]) - grid.cost(p[2]))
         if len(cells) <= most and grid.cost(both) > grid.cost(a) + grid.cost(b):
             break
-        cells = [rest for rest in cells if rest not in (a, b, both)] + [both]
-    return sorted(cells)
+        cells = sorted([both, *(rest for rest in cells if rest not in (a, b, both))])
+    return cells
 
 
 def _union(a: _Cells, b: _Cells) -> _Cells:
@@ -269,25 +265,38 @@ def _union(a: _Cells, b: _Cells) -> _Cells:
 
 
 def _closest(
-    cells: _Cells,
     places: FloatArray,
     boxes: FloatArray,
     size: tuple[int, int],
     long_side: int,
     settings: CropSettings,
-    budget: float,
-) -> tuple[Look, float]:
-    """A look at `cells` as close as budget and contents allow, and what it costs beyond theirs."""
-    grid = _grid_of(*size, long_side, settings)
-    touched = boxes[touch(places, boxes).any(axis=0)]
-    sides = np.concatenate([places[:, 2:] - places[:, :2], touched[:, 2:] - touched[:, :2]])
-    for zoom in sorted(settings.zooms, reverse=True):
-        if long_side * zoom > max(size):
-            continue
-        fine = _grid_of(*size, long_side, settings, zoom)
-        regions = fine.cells(_grown(places * fine.scale, boxes * fine.scale, settings))
-        closer = reduce(_union, regions)
-        more = fine.cost(closer) - grid.cost(cells)
-        if more <= budget and sides.max() * fine.scale[0] <= settings.zoom_side:
-            return Look(fine.rect(closer), zoom), more
-    return Look(grid.rect(cells)), 0
+) -> list[int]:
+    """The highest zoom for each place at which what is there is not too large for the network.
+
+    That is the largest known box there; where nothing is known, as large as the place itself.
+    """
+    met = touch(places, boxes)
+    box_sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    sides = np.where(met, box_sides[None, :], 0).max(axis=1, initial=0)
+    sides = np.where(met.any(axis=1), sides, (places[:, 2:] - places[:, :2]).max(axis=1))
+    most = np.minimum(settings.zoom_side / (sides * long_side / max(size)), max(size) / long_side)
+    return [max((zoom for zoom in settings.zooms if zoom <= own), default=1) for own in most]
+
+
+def _looks(
+    places: FloatArray,
+    boxes: FloatArray,
+    zooms: list[int],
+    size: tuple[int, int],
+    long_side: int,
+    settings: CropSettings,
+) -> tuple[Look, ...]:
+    """Looks at the places, each at its zoom."""
+    looks: list[Look] = []
+    for zoom in sorted(set(zooms)):
+        grid = _grid_of(*size, long_side, settings, zoom)
+        mine = places[np.array(zooms) == zoom] * grid.scale
+        cells = grid.cells(_grown(mine, boxes * grid.scale, settings))
+        joined = _joined(sorted(set(cells)), grid, settings.most if zoom == 1 else len(cells))
+        looks += (Look(grid.rect(each), zoom) for each in joined)
+    return tuple(looks)

@@ -62,7 +62,8 @@ def test_looks_are_few_cheap_of_known_sizes_and_on_the_grid(picture, zooms):
     known = crops.sizes(*size, LONG, settings)
     full = crops.whole(*size, LONG).pixels + settings.call_pixels
     assert len(looks) <= settings.most
-    assert sum(look.pixels + settings.call_pixels for look in looks) <= settings.share * full
+    share = settings.zoom_share if any(look.zoom > 1 for look in looks) else settings.share
+    assert sum(look.pixels + settings.call_pixels for look in looks) <= share * full
     for look in looks:
         left, top, right, bottom = look.rect
         inner = inner_size(*size, LONG * look.zoom)
@@ -89,6 +90,7 @@ def test_much_to_look_at_is_a_whole_pass():
     assert crops.plan(rows((0, 0, 600, 400)), NONE, SIZE, LONG) is None
     many = rows(*[(40 * i, 0, 40 * i + 1, 1) for i in range(crops.MANY + 1)])
     assert crops.plan(many, NONE, SIZE, LONG) is None
+    assert len(crops.plan(many / 20, NONE, SIZE, LONG)) == 1
 
 
 def test_a_box_pulls_in_what_it_touches():
@@ -111,11 +113,24 @@ def test_two_near_places_are_one_call_and_far_ones_two():
 def test_small_things_are_looked_at_closer_and_large_ones_are_not():
     size, place = (1920, 1080), rows((900, 500, 920, 520))
     settings = CropSettings(zooms=(2, 4))
-    assert crops.plan(place, NONE, size, LONG, settings)[0].zoom == 4
-    assert crops.plan(rows((900, 500, 1060, 660)), NONE, size, LONG, settings)[0].zoom == 2
-    large = rows((850, 300, 1000, 800))
-    assert crops.plan(place, large, size, LONG, settings)[0].zoom == 1
+
+    def zooms(places, boxes):
+        return [look.zoom for look in crops.plan(places, boxes, size, LONG, settings)]
+
+    assert zooms(place, NONE) == [4]
+    assert zooms(rows((900, 500, 960, 620)), NONE) == [2]
+    assert zooms(place, rows((910, 400, 970, 520))) == [2]
+    assert zooms(place, rows((850, 300, 1000, 700))) == [1]
     assert crops.plan(place / 2.5, NONE, SIZE, LONG, settings)[0].zoom == 1
+    assert crops.plan(place, NONE, size, LONG)[0].zoom == 1
+
+
+def test_what_is_small_in_too_many_places_is_seen_from_afar():
+    places = rows(*[(900 + 110 * i, 400 + 90 * i, 920 + 110 * i, 420 + 90 * i) for i in range(4)])
+    near = CropSettings(zooms=(2,), zoom_share=4)
+    assert {look.zoom for look in crops.plan(places, NONE, (1920, 1080), LONG, near)} == {2}
+    afar = CropSettings(zooms=(2,), zoom_share=0.3)
+    assert {look.zoom for look in crops.plan(places, NONE, (1920, 1080), LONG, afar)} == {1}
 
 
 def clusters(tiles: np.ndarray) -> set[tuple[int, ...]]:
