@@ -1,8 +1,8 @@
 """Which parts of a picture to look at, so that little is computed and no object is cut.
 
-Pure functions of rectangles. Places that must be looked at become a few rectangles of a few sizes:
-a network is slow at the first sight of a size. Rectangles lie on multiples of 32 model pixels of
-the whole picture's input, so that their pixels and strides are those of a whole pass.
+Pure functions. Places to look at become few rectangles of few sizes: a network is slow at the
+first sight of a size. They lie on multiples of 32 model pixels of the whole picture's input, so
+that their pixels and strides are those of a whole pass.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -18,10 +17,8 @@ import numpy.typing as npt
 
 from models.arrays import read_only
 from models.boxes import FloatArray
-from models.preprocess import STEP, Rect, inner_size, padded
-
-MANY = 16  # of more places only neighbours are joined: all pairs would take too long
-_Cells = tuple[int, int, int, int]
+from models.crop_grid import CropGrid, grid_of, joined_cells
+from models.preprocess import Rect, inner_size, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +78,24 @@ def whole(width: int, height: int, long_side: int) -> Look:
     return Look((0, 0, padded(inner[0]), padded(inner[1])))
 
 
+@lru_cache(64)
 def sizes(
     width: int, height: int, long_side: int, settings: CropSettings = DEFAULT
 ) -> tuple[tuple[int, int], ...]:
     """The (width, height) that looks at a picture of this size can have; the whole's own is last.
 
     At most a dozen: each side grows by half until it is the whole's, and what costs more than
-    `share` of a whole pass is left out.
+    `share` of a whole pass is left out. With zooms also the whole seen closer, if it is affordable.
     """
     full = whole(width, height, long_side).rect[2:]
-    limit = settings.share * (full[0] * full[1] + settings.call_pixels)
+    cost = full[0] * full[1] + settings.call_pixels
     across, down = (tuple(_lengths(settings.shortest, side)) for side in full)
     pairs = ((w, h) for w in across for h in down)
-    parts = [(w, h) for w, h in pairs if w * h + settings.call_pixels <= limit]
+    parts = [(w, h) for w, h in pairs if w * h + settings.call_pixels <= settings.share * cost]
+    zooms = (zoom for zoom in settings.zooms if long_side * zoom <= max(width, height))
+    closer = (whole(width, height, long_side * zoom).rect[2:] for zoom in zooms)
+    limit = settings.zoom_share * cost
+    parts += [(w, h) for w, h in closer if w * h + settings.call_pixels <= limit]
     return *sorted(parts, key=lambda size: size[0] * size[1]), full
 
 
@@ -134,7 +136,7 @@ def plan(
     if not len(places):
         return ()
     closest = _closest(places, boxes, size, long_side, settings)
-    whole_cost = _grid_of(*size, long_side, settings).whole_cost
+    whole_cost = _grid_of(size, long_side, settings).whole_cost
     for zoom in sorted({1, *closest}, reverse=True):
         at_most = [min(own, zoom) for own in closest]
         looks = _looks(places, boxes, at_most, size, long_side, settings)
@@ -152,69 +154,10 @@ def looked_at(look: Look, size: tuple[int, int], long_side: int) -> FloatArray:
     return area
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Grid:
-    """A picture in cells of 32 model pixels, and the size of look that holds so many of them.
-
-    holds   [rows][columns] -> (columns, rows) of the cheapest size that holds as many
-    """
-
-    columns: int
-    rows: int
-    scale: FloatArray
-    holds: tuple[tuple[tuple[int, int], ...], ...]
-    call_pixels: int
-
-    @property
-    def whole_cost(self) -> int:
-        return self.columns * self.rows * STEP * STEP + self.call_pixels
-
-    def cells(self, regions: FloatArray) -> list[_Cells]:
-        """The cells that each region (M, 4) of model pixels touches."""
-        low = np.floor(regions[:, :2] / STEP).astype(int)
-        high = np.maximum(np.ceil(regions[:, 2:] / STEP).astype(int), low + 1)
-        limit = np.array([self.columns, self.rows])
-        low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
-        return [(a, b, c, d) for a, b, c, d in np.hstack([low, high]).tolist()]
-
-    def size(self, cells: _Cells) -> tuple[int, int]:
-        return self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
-
-    def cost(self, cells: _Cells) -> int:
-        columns, rows = self.size(cells)
-        return columns * rows * STEP * STEP + self.call_pixels
-
-    def rect(self, cells: _Cells) -> Rect:
-        """The snapped rectangle around `cells`, with as much room on either side as there is."""
-        columns, rows = self.size(cells)
-        left = cells[0] - (columns - cells[2] + cells[0]) // 2
-        top = cells[1] - (rows - cells[3] + cells[1]) // 2
-        left = min(max(left, 0), self.columns - columns)
-        top = min(max(top, 0), self.rows - rows)
-        return left * STEP, top * STEP, (left + columns) * STEP, (top + rows) * STEP
-
-
-@lru_cache(64)
 def _grid_of(
-    width: int, height: int, long_side: int, settings: CropSettings, zoom: int = 1
-) -> _Grid:
-    inner = inner_size(width, height, long_side * zoom)
-    columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP
-    fitting = [
-        (w // STEP, h // STEP)
-        for w, h in sizes(width, height, long_side, settings)
-        if w // STEP <= columns and h // STEP <= rows
-    ]
-    fitting.append((columns, rows))
-    holds = tuple(
-        tuple(
-            min((s for s in fitting if s[0] >= c and s[1] >= r), key=lambda s: s[0] * s[1])
-            for c in range(columns + 1)
-        )
-        for r in range(rows + 1)
-    )
-    scale = np.array([inner[0] / width, inner[1] / height] * 2, np.float32)
-    return _Grid(columns, rows, scale, holds, settings.call_pixels)
+    size: tuple[int, int], long_side: int, settings: CropSettings, zoom: int = 1
+) -> CropGrid:
+    return grid_of(*size, long_side, zoom, sizes(*size, long_side, settings), settings.call_pixels)
 
 
 def _lengths(shortest: int, full: int) -> Iterator[int]:
@@ -248,22 +191,6 @@ def touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
     return np.asarray(overlap.all(axis=2), np.bool_)
 
 
-def _joined(cells: list[_Cells], grid: _Grid, most: int) -> list[_Cells]:
-    """Joins the pair that costs least together, as long as that saves something or must be."""
-    while len(cells) > 1:
-        couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
-        pairs = [(_union(a, b), a, b) for a, b in couples]
-        both, a, b = min(pairs, key=lambda p: grid.cost(p[0]) - grid.cost(p[1]) - grid.cost(p[2]))
-        if len(cells) <= most and grid.cost(both) > grid.cost(a) + grid.cost(b):
-            break
-        cells = sorted([both, *(rest for rest in cells if rest not in (a, b, both))])
-    return cells
-
-
-def _union(a: _Cells, b: _Cells) -> _Cells:
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
 def _closest(
     places: FloatArray,
     boxes: FloatArray,
@@ -294,9 +221,9 @@ def _looks(
     """Looks at the places, each at its zoom."""
     looks: list[Look] = []
     for zoom in sorted(set(zooms)):
-        grid = _grid_of(*size, long_side, settings, zoom)
+        grid = _grid_of(size, long_side, settings, zoom)
         mine = places[np.array(zooms) == zoom] * grid.scale
         cells = grid.cells(_grown(mine, boxes * grid.scale, settings))
-        joined = _joined(sorted(set(cells)), grid, settings.most if zoom == 1 else len(cells))
+        joined = joined_cells(sorted(set(cells)), grid, settings.most if zoom == 1 else len(cells))
         looks += (Look(grid.rect(each), zoom) for each in joined)
     return tuple(looks)

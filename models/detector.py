@@ -9,7 +9,7 @@ import numpy as np
 
 from models import coco, crops, fusion, policy
 from models.boxes import Boxes
-from models.crops import Look
+from models.crops import CropSettings, Look
 from models.errors import WholePicturesOnly
 from models.member import Features, Member, Pending
 from models.network import Network, Precision, nearest
@@ -126,13 +126,13 @@ class Detector:
             parts += self._pipelined(jobs, _boxes)
         return reader(self._joined(parts), None)
 
-    def warm_up(self, width: int, height: int) -> None:
+    def warm_up(self, width: int, height: int, settings: CropSettings = crops.DEFAULT) -> None:
         """Runs every network once at each size that a (width, height) source may ask for.
 
         Raises WarmUpFailed.
         """
         for member in self.members:
-            sizes = crops.sizes(width, height, member.long_side)
+            sizes = crops.sizes(width, height, member.long_side, settings)
             member.network.warm_up(sizes if len(self.members) == 1 else sizes[-1:])
 
     def _one_network(self) -> None:

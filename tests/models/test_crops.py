@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import crops
+from models.crop_grid import MANY
 from models.crops import CropSettings, Look
 from models.preprocess import inner_size, padded
 
@@ -82,13 +83,20 @@ def test_sizes_are_about_a_dozen_and_hold_the_whole(size):
     assert all(side % 32 == 0 for pair in known for side in pair)
 
 
+def test_the_whole_seen_closer_is_a_size_where_it_can_be_paid():
+    dear, cheap = (CropSettings(zooms=(2, 4), zoom_share=share) for share in (4.0, 3.0))
+    assert (832, 480) in crops.sizes(1920, 1080, LONG, dear)
+    assert (832, 480) not in crops.sizes(1920, 1080, LONG, cheap)
+    assert (832, 480) not in crops.sizes(*SIZE, LONG, dear)
+
+
 def test_nothing_to_look_at():
     assert crops.plan(NONE, rows((0, 0, 50, 50)), SIZE, LONG) == ()
 
 
 def test_much_to_look_at_is_a_whole_pass():
     assert crops.plan(rows((0, 0, 600, 400)), NONE, SIZE, LONG) is None
-    many = rows(*[(40 * i, 0, 40 * i + 1, 1) for i in range(crops.MANY + 1)])
+    many = rows(*[(40 * i, 0, 40 * i + 1, 1) for i in range(MANY + 1)])
     assert crops.plan(many, NONE, SIZE, LONG) is None
     assert len(crops.plan(many / 20, NONE, SIZE, LONG)) == 1
 
