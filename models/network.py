@@ -32,7 +32,8 @@ _FILES = {
 
 
 @cache
-def _core() -> ov.Core:
+def core() -> ov.Core:
+    """OpenVINO's entry point, one a process."""
     return ov.Core()
 
 
@@ -42,7 +43,7 @@ def supported() -> tuple[Precision, ...]:
 
     Asked for bf16 on a CPU without it, OpenVINO would silently compute in f32: so we ask first.
     """
-    abilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" in abilities:
         return ("f32", "bf16", "int8", "int8+bf16")
     return ("f32", "int8")
@@ -50,7 +51,7 @@ def supported() -> tuple[Precision, ...]:
 
 def cpu_model() -> str:
     """The CPU's name as OpenVINO reads it."""
-    return str(_core().get_property("CPU", "FULL_DEVICE_NAME"))
+    return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
 
 
 def nearest(precision: str) -> Precision:
@@ -89,9 +90,9 @@ class Network:
         self.precision = precision
         self.file = _FILES[name, precision]
         path, self.sha256 = manifest.verified(self.file)
-        model = _core().read_model(path)
+        model = core().read_model(path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
-        self._compiled = _core().compile_model(model, "CPU", _config(precision, threads, cache_dir))
+        self._compiled = core().compile_model(model, "CPU", config(precision, threads, cache_dir))
         self._max_in_flight = max_in_flight
         self._idle: list[Any] = []
         self._running: dict[int, tuple[Any, ByteArray]] = {}
@@ -148,8 +149,9 @@ class Network:
                 raise WarmUpFailed(self.file, shape, "outputs are not finite")
 
 
-def _config(precision: Precision, threads: int, cache_dir: Path | None) -> dict[str, Any]:
-    config: dict[str, Any] = {
+def config(precision: Precision, threads: int, cache_dir: Path | None = None) -> dict[str, Any]:
+    """How every network here is compiled for the CPU."""
+    options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
@@ -159,5 +161,5 @@ def _config(precision: Precision, threads: int, cache_dir: Path | None) -> dict[
         "ENABLE_CPU_PINNING": False,
     }
     if cache_dir is not None:
-        config["CACHE_DIR"] = str(cache_dir)
-    return config
+        options["CACHE_DIR"] = str(cache_dir)
+    return options
