@@ -44,7 +44,7 @@ _STYLE: Final[Any] = {
 
 
 def draw(result: Row, folder: Path = DOCS) -> list[Path]:
-    """Write the figures; their paths. `result` as benchmarks.gate tells it, with curves of a clip."""
+    """Write the figures of what benchmarks.gate tells, some clip with curves; their paths."""
     with plt.rc_context(_STYLE):
         return [
             _accuracy(result["clips"], folder / "gate-accuracy.png"),
