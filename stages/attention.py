@@ -195,8 +195,8 @@ def _moving(believed: Believed, tracks: TrackState) -> tuple[FloatArray, FloatAr
 
 
 def _aged(memory: Memory, now_s: float, moment: Moment, options: GateOptions) -> FloatArray:
-    """Boxes that were not seen for too long; if any was not, those too that soon will be."""
-    believed = memory.believed
+    """Objects that were not seen for too long; if any was not, those too that soon will be."""
+    believed = memory.believed.take(memory.believed.shown)
     ages = now_s - believed.seen_s
     limits = np.array(
         [_limit_s(options.object_age_s, moment.key, seen_s) for seen_s in believed.seen_s]

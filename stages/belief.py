@@ -73,7 +73,9 @@ def conclude(
     after, shown, rows = calm.step(
         memory.calm, merged.boxes, ids, merged.is_new, pts, settings.calm
     )
-    seen_s = _seen_s(known, merged, now_s)
+    is_shown = np.zeros(len(ids), np.bool_)
+    is_shown[rows] = True
+    believed = Believed(merged.boxes, _seen_s(known, merged, now_s), ids, is_shown)
     state = _learned(attention, known.boxes, merged, size, settings)
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
     watched = memory.watched
@@ -84,11 +86,7 @@ def conclude(
         whole_s=whole_s,
         look_s=now_s if attention.looks else memory.look_s,
         waited=memory.waited + 1 if attention.reason == "waiting" else 0,
-        believed=Believed(
-            merged.boxes.take(np.arange(len(ids)) < MOST_BELIEVED),
-            seen_s[:MOST_BELIEVED],
-            ids[:MOST_BELIEVED],
-        ),
+        believed=believed.take(np.arange(min(len(ids), MOST_BELIEVED))),
         calm=after,
         cut=merged.cut,
         gate=state,
@@ -206,8 +204,8 @@ def _moved_along(
         xyxy[row] += np.tile(speeds.get(int(believed.ids[row]), np.zeros(2, np.float32)), 2)
     xyxy = np.clip(xyxy, np.float32(0), np.array(size * 2, np.float32))
     stays = (xyxy[:, 2:] - xyxy[:, :2] >= _LEAST_SIDE).all(axis=1) | ~moved
-    boxes = replace(believed.boxes, xyxy=xyxy).take(stays)
-    return Believed(boxes, believed.seen_s[stays], believed.ids[stays]), moved[stays]
+    at = replace(believed, boxes=replace(believed.boxes, xyxy=xyxy))
+    return at.take(stays), moved[stays]
 
 
 def _seen_s(believed: Believed, merged: Merged, now_s: float) -> npt.NDArray[np.float64]:

@@ -20,7 +20,14 @@ _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
 _HEAD: Final = struct.Struct("<dddIdIIIII")  # times, waited, trust, then rows and bytes
 _ROW: Final = np.dtype(
-    [("xyxy", "<f4", 4), ("score", "<f4"), ("class_id", "<i4"), ("seen_s", "<f8"), ("id", "<i4")]
+    [
+        ("xyxy", "<f4", 4),
+        ("score", "<f4"),
+        ("class_id", "<i4"),
+        ("seen_s", "<f8"),
+        ("id", "<i4"),
+        ("shown", "?"),
+    ]
 )
 
 
@@ -31,19 +38,28 @@ class Believed:
     boxes   in source pixels, where they are now; with candidates that are not shown
     seen_s  float64 (N,)  when the network last saw each, on the source's clock
     ids     int32   (N,)  tracks, 0 without one
+    shown   bool    (N,)  whether the frame's result has it
     """
 
     boxes: Boxes
     seen_s: npt.NDArray[np.float64]
     ids: npt.NDArray[np.int32]
+    shown: BoolArray
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
         object.__setattr__(self, "seen_s", read_only("seen_s", self.seen_s, np.float64, (n,)))
         object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+        object.__setattr__(self, "shown", read_only("shown", self.shown, np.bool_, (n,)))
+
+    def take(self, rows: npt.NDArray[np.intp] | BoolArray) -> Believed:
+        """The rows of an index array or a Boolean mask, in that order."""
+        return Believed(self.boxes.take(rows), self.seen_s[rows], self.ids[rows], self.shown[rows])
 
 
-NOTHING: Final = Believed(empty(), np.empty(0, np.float64), np.empty(0, np.int32))
+NOTHING: Final = Believed(
+    empty(), np.empty(0, np.float64), np.empty(0, np.int32), np.empty(0, np.bool_)
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +102,7 @@ class Memory:
         boxes = self.believed.boxes
         rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
         rows["seen_s"], rows["id"] = self.believed.seen_s, self.believed.ids
+        rows["shown"] = self.believed.shown
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         times = self.clock_s, self.whole_s, self.look_s
@@ -104,10 +121,10 @@ class Memory:
         at += rows.nbytes
         places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
         at += places.nbytes
-        columns = [np.ascontiguousarray(rows[name]) for name in ("xyxy", "score", "class_id")]
-        believed = Believed(
-            Boxes(*columns), np.ascontiguousarray(rows["seen_s"]), np.ascontiguousarray(rows["id"])
+        xyxy, scores, class_ids, *rest = (
+            np.ascontiguousarray(rows[name]) for name in _ROW.names or ()
         )
+        believed = Believed(Boxes(xyxy, scores, class_ids), *rest)
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
         memory = Memory(clock_s, whole_s, look_s, waited, believed, known, places[:k])
