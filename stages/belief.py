@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models import bytetrack, calm, crops, gate, nms, seams
-from models.boxes import Boxes, FloatArray
+from models.boxes import Boxes, FloatArray, IntArray
 from models.bytetrack import TrackSettings
 from models.calm import CalmSettings
 from models.cells import BoolArray, Grid, tiles_of
@@ -69,7 +69,10 @@ def conclude(
     known, moved = _moved_along(memory.believed, attention, tracks, size)
     merged, doubted = _merged(known.boxes, attention, found, size, memory.trust, settings)
     now_s = attention.clock_s
-    tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
+    if attention.looks:
+        tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
+    else:
+        tracks, ids = _coasted(tracks, known.ids[moved], pts), known.ids[merged.known_row]
     after, shown, rows = calm.step(
         memory.calm, merged.boxes, ids, merged.is_new, pts, settings.calm
     )
@@ -96,6 +99,15 @@ def conclude(
     )
     origins = _origins(merged, moved, rows)
     return Belief(memory, tracks, shown, ids[rows], origins, now_s - whole_s)
+
+
+def _coasted(tracks: TrackState, moved: IntArray, pts: float | None) -> TrackState:
+    """The tracks a frame later that nobody looked at: no evidence, so only `moved` ones go on."""
+    mean = tracks.mean.copy()
+    rows = np.isin(tracks.ids, moved)
+    mean[rows, :4] += mean[rows, 4:]
+    latest = max((t for t in (tracks.pts, pts) if t is not None), default=None)
+    return replace(tracks, pts=latest, mean=mean)
 
 
 def _merged(
