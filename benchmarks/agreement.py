@@ -215,5 +215,6 @@ def paired_bootstrap(
             times = np.repeat(often, block)[:n_frames]
             drawn[row, i] = ours(times) - theirs(times)
     whole = [ours(np.ones(n, np.int64)) - theirs(np.ones(n, np.int64)) for ours, theirs, n in clips]
-    low, high = np.nanpercentile(np.nanmean(drawn, axis=0), [2.5, 97.5])
+    drawn = drawn[:, ~np.isnan(drawn).all(axis=0)]  # where no clip had a reference box to find
+    low, high = np.percentile(np.nanmean(drawn, axis=0), [2.5, 97.5])
     return Difference(float(np.nanmean(whole)), float(low), float(high))

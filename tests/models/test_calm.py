@@ -67,6 +67,17 @@ def test_a_look_without_a_candidate_changes_no_mean() -> None:
     assert show([here, frame(), frame((0, 0.0, 2, 0.2))])[1:] == [[], [(0, 2, 0.35)]]
 
 
+@pytest.mark.parametrize(("average", "shown"), [(0.32, True), (0.28, False)])
+def test_a_score_near_the_threshold_stays_on_its_side(average: float, shown: bool) -> None:
+    """Give or take .04, it crosses .3 all the time."""
+    scores = np.random.default_rng(4).normal(average, 0.04, 400)
+    frames = [frame((0, 0.0, 2, score)) for score in scores]
+    here = np.array([bool(rows) for rows in show(frames, replace(PLAIN, looks=16))])
+    assert np.count_nonzero(np.diff(scores > PLAIN.shown)) > 100
+    assert np.count_nonzero(np.diff(here)) < 20
+    assert np.mean(here == shown) > 0.9
+
+
 def test_a_weak_first_look_needs_a_second() -> None:
     """Carrying it along is no look; a strong one is shown at once."""
     chosen = replace(PLAIN, first=0.05)
