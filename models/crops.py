@@ -55,7 +55,7 @@ class CropSettings:
     zooms       allowed besides 1, for pictures with more pixels than the network sees
     zoom_share  of a whole pass' cost; as much may be spent on one picture to see it closer
     zoom_side   model pixels, the longest side that what is at a place may have when seen closer: on
-                coco128 twice the size shows more of what then is below 70, and less of the rest
+                coco128 twice the size shows more of what then is below 80, and less of the rest
     """
 
     margin: float = 24.0
@@ -66,7 +66,7 @@ class CropSettings:
     share: float = 0.6
     zooms: tuple[int, ...] = ()
     zoom_share: float = 1.0
-    zoom_side: float = 70.0
+    zoom_side: float = 80.0
 
 
 DEFAULT = CropSettings()
