@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ class SeamSettings:
 
 
 DEFAULT = SeamSettings()
+_NOWHERE: Final = np.empty((0, 4), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,34 +94,48 @@ def merge(
     """
     if len(found) != len(looks):
         raise ArrayMismatch("found", f"{len(looks)} sets of boxes, one a look", f"{len(found)}")
-    areas = [looked_at(look, size, long_side) for look in looks]
+    if not looks:
+        rows = np.arange(len(known), dtype=np.int32)
+        return Merged(known, np.zeros(len(known), np.bool_), rows, _NOWHERE)
+    areas = np.array([looked_at(look, size, long_side) for look in looks])
     near = [settings.border / _scale(look, size, long_side) for look in looks]
-    ends = [
-        _ends_at_seam(boxes.xyxy, area, size, reach)
-        for boxes, area, reach in zip(found, areas, near, strict=True)
-    ]
-    everything, at_seam = _together(found), np.concatenate([*ends, np.empty((0, 4), np.bool_)])
-    cut = np.asarray(at_seam.any(axis=1), np.bool_)
+    at_seam = np.concatenate(
+        [
+            _ends_at_seam(boxes.xyxy, area, size, reach)
+            for boxes, area, reach in zip(found, areas, near, strict=True)
+        ]
+    )
+    everything, cut = _together(found), np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
     fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, fresh.class_ids, settings.same))
-    pieces, at_seam = everything.take(cut), at_seam[cut]
-    seen = _share(known.xyxy, np.array(areas, np.float32).reshape(-1, 4)).max(axis=1, initial=0)
-    elsewhere = seen < settings.inside
+    elsewhere = _share(known.xyxy, areas).max(axis=1, initial=0) < settings.inside
     if judged is not None:
         elsewhere |= ~judged
-    # A piece of something found whole, in another look, or of something known that was not looked
-    # at as a whole: no news. A piece of what was looked at: the known box is the better answer.
-    explained = [_part_of(pieces, whole, settings) for whole in (fresh, known.take(elsewhere))]
-    loose = ~np.asarray(np.concatenate(explained, axis=1).any(axis=1), np.bool_)
-    doubted = (_part_of(pieces, known, settings) & loose[:, None]).any(axis=0)
-    held = elsewhere | doubted
+    loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere, settings)
     fresh = fresh.take(~(_part_of(fresh, known, settings) & elsewhere).any(axis=1))
     is_same = _same(fresh, known, settings.same)
-    held &= ~is_same.any(axis=0)
-    again = loose & (pieces.scores >= np.float32(settings.least))
-    return _merged(
-        known, held, fresh, is_same, _beyond(pieces.xyxy, at_seam, size, settings.reach)[again]
-    )
+    held = (elsewhere | doubted) & ~is_same.any(axis=0)
+    again = np.flatnonzero(cut)[loose]
+    again = again[everything.scores[again] >= np.float32(settings.least)]
+    beyond = _beyond(everything.xyxy[again], at_seam[again], size, settings.reach)
+    return _merged(known, held, fresh, is_same, beyond)
+
+
+def _doubts(
+    pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: SeamSettings
+) -> tuple[BoolArray, BoolArray]:
+    """Which pieces are of nothing that was found whole, and which known boxes they speak for.
+
+    A piece of something found whole in another look, or of something known that was not looked at
+    as a whole, is no news. A piece of what was looked at: the known box is the better answer.
+    """
+    if not len(pieces):
+        return np.zeros(0, np.bool_), np.zeros(len(known), np.bool_)
+    of_known = _part_of(pieces, known, settings)
+    explained = _part_of(pieces, fresh, settings).any(axis=1)
+    explained |= (of_known & elsewhere).any(axis=1)
+    loose = np.asarray(~explained, np.bool_)
+    return loose, np.asarray((of_known & loose[:, None]).any(axis=0), np.bool_)
 
 
 def _merged(

@@ -92,6 +92,14 @@ def test_what_two_looks_found_is_one_box():
     assert out.boxes.scores.tolist() == pytest.approx([0.7])
 
 
+def test_what_the_looks_were_not_made_for_stays():
+    known = boxes((10, 10, 60, 60, 0.9, 0), (100, 100, 200, 200, 0.5, 2))
+    judged = np.array([True, False])
+    out = seams.merge(known, [empty()], [LEFT], SIZE, LONG, judged=judged)
+    assert out.known_row.tolist() == [1]
+    assert not out.is_new.any()
+
+
 def test_a_weak_piece_is_not_worth_another_look():
     out = merged(empty(), boxes((250, 50, 319, 100, 0.2, 0)))
     assert not len(out.boxes)
