@@ -99,18 +99,13 @@ def merge(
         return Merged(known, np.zeros(len(known), np.bool_), rows, _NOWHERE)
     areas = np.array([looked_at(look, size, long_side) for look in looks])
     near = [settings.border / _scale(look, size, long_side) for look in looks]
-    at_seam = np.concatenate(
-        [
-            _ends_at_seam(boxes.xyxy, area, size, reach)
-            for boxes, area, reach in zip(found, areas, near, strict=True)
-        ]
-    )
+    parts = zip(found, areas, near, strict=True)
+    at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, reach) for b, area, reach in parts])
     everything, cut = _together(found), np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
     fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, fresh.class_ids, settings.same))
-    elsewhere = _share(known.xyxy, areas).max(axis=1, initial=0) < settings.inside
-    if judged is not None:
-        elsewhere |= ~judged
+    seen = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
+    elsewhere = ~seen if judged is None else ~(seen & judged)
     loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere, settings)
     fresh = fresh.take(~(_part_of(fresh, known, settings) & elsewhere).any(axis=1))
     is_same = _same(fresh, known, settings.same)

@@ -113,6 +113,9 @@ def attend(
     if looked == "part":
         known = memory.believed.boxes.xyxy
         looks = crops.plan(places, known, size, settings.long_side, settings.crops)
+        if looks is None and reason == "age":
+            places = _aged(memory, now_s, moment, settings.options, with_soon=False)
+            looks = crops.plan(places, known, size, settings.long_side, settings.crops)
     if looked == "whole" or looks is None:
         reason = "too_much" if looks is None else reason
         looked, looks = "whole", (crops.whole(*size, settings.long_side),)
@@ -134,7 +137,8 @@ def _choice(
     if change.moving:
         is_due = now_s - memory.look_s >= _MOVING_PERIOD_S - _ROUNDING_S
         return "whole" if is_due else "no", "moving", _NO_PLACES
-    changed = crops.places_of(change.hot, change.state.grid.tile_px)
+    any_hot = bool(change.hot.any())
+    changed = crops.places_of(change.hot, change.state.grid.tile_px) if any_hot else _NO_PLACES
     if len(changed) and _may_wait(memory, tracks, now_s, change, options):
         return "no", "waiting", _NO_PLACES
     if len(memory.doubted):
@@ -194,18 +198,24 @@ def _moving(believed: Believed, tracks: TrackState) -> tuple[FloatArray, FloatAr
     return believed.boxes.xyxy[at >= 0], speeds
 
 
-def _aged(memory: Memory, now_s: float, moment: Moment, options: GateOptions) -> FloatArray:
+def _aged(
+    memory: Memory, now_s: float, moment: Moment, options: GateOptions, with_soon: bool = True
+) -> FloatArray:
     """Objects that were not seen for too long; if any was not, those too that soon will be."""
-    believed = memory.believed.take(memory.believed.shown)
+    believed = memory.believed.take(memory.believed.shown())
     ages = now_s - believed.seen_s
     limits = np.array(
-        [_limit_s(options.object_age_s, moment.key, seen_s) for seen_s in believed.seen_s]
+        [
+            _limit_s(options.object_age_s, moment.key, seen_s, track)
+            for seen_s, track in zip(believed.seen_s.tolist(), believed.ids.tolist(), strict=True)
+        ]
     )
     if not (ages >= limits).any():
         return _NO_PLACES
-    aged: FloatArray = believed.boxes.xyxy[ages >= _SOON * options.object_age_s]
+    limits = np.minimum(limits, _SOON * options.object_age_s) if with_soon else limits
+    aged: FloatArray = believed.boxes.xyxy[ages >= limits]
     return aged
 
 
-def _limit_s(most_s: float, key: bytes, since_s: float) -> float:
-    return age_limit(most_s, key, (round(since_s * 1000),))
+def _limit_s(most_s: float, key: bytes, since_s: float, track: int = 0) -> float:
+    return age_limit(most_s, key, (round(since_s * 1000), track))

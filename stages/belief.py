@@ -9,16 +9,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models import bytetrack, calm, crops, gate, nms, seams
+from models import bytetrack, calm, crops, nms, seams
 from models.boxes import Boxes, FloatArray, IntArray
 from models.bytetrack import TrackSettings
 from models.calm import CalmSettings
-from models.cells import BoolArray, Grid, tiles_of
-from models.gate_state import GateState
+from models.cells import BoolArray, tiles_of
 from models.seams import Merged
 from models.track_state import TrackState
 from pipeline.records import Looked, Origin
 from stages.attention import Attention, AttentionSettings
+from stages.gate_lesson import learned
 from stages.memory import MOST_BELIEVED, Believed, Memory
 
 _SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
@@ -66,39 +66,75 @@ def conclude(
     settings: BeliefSettings,
 ) -> Belief:
     """What holds once each of the attention's looks has `found` its boxes; a pure function."""
-    known, moved = _moved_along(memory.believed, attention, tracks, size)
+    if not attention.looks:
+        return _held(memory, tracks, attention, size, pts, settings.tracks)
+    known = memory.believed
     merged, doubted = _merged(known.boxes, attention, found, size, memory.trust, settings)
-    now_s = attention.clock_s
-    if attention.looks:
-        tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
-    else:
-        tracks, ids = _coasted(tracks, known.ids[moved], pts), known.ids[merged.known_row]
+    tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
     after, shown, rows = calm.step(
         memory.calm, merged.boxes, ids, merged.is_new, pts, settings.calm
     )
-    is_shown = np.zeros(len(ids), np.bool_)
-    is_shown[rows] = True
-    believed = Believed(merged.boxes, _seen_s(known, merged, now_s), ids, is_shown)
-    state = _learned(attention, known.boxes, merged, size, settings)
+    now_s = attention.clock_s
+    means = np.zeros(len(ids), np.float32)
+    means[rows] = shown.scores
+    believed = Believed(merged.boxes, _seen_s(known, merged, now_s), ids, means)
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
-    watched = memory.watched
-    if attention.looks and attention.change is not None:
-        watched = attention.change.hot
     memory = Memory(
         clock_s=now_s,
         whole_s=whole_s,
-        look_s=now_s if attention.looks else memory.look_s,
-        waited=memory.waited + 1 if attention.reason == "waiting" else 0,
+        look_s=now_s,
+        waited=0,
         believed=believed.take(np.arange(min(len(ids), MOST_BELIEVED))),
         calm=after,
         cut=merged.cut,
-        gate=state,
-        watched=watched,
+        gate=learned(attention, known.boxes, merged, size, settings.attention, settings.calm.shown),
+        watched=memory.watched if attention.change is None else attention.change.hot,
         trust=_trust(memory, merged, attention.looked, settings.calm.shown),
         doubted=doubted,
     )
-    origins = _origins(merged, moved, rows)
-    return Belief(memory, tracks, shown, ids[rows], origins, now_s - whole_s)
+    origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
+    return Belief(memory, tracks, shown, ids[rows], tuple(origins), now_s - whole_s)
+
+
+def _seen_s(known: Believed, merged: Merged, now_s: float) -> npt.NDArray[np.float64]:
+    seen_s = np.full(len(merged.boxes), now_s)
+    kept = ~merged.is_new
+    seen_s[kept] = known.seen_s[merged.known_row[kept]]
+    return seen_s
+
+
+def _held(
+    memory: Memory,
+    tracks: TrackState,
+    attention: Attention,
+    size: tuple[int, int],
+    pts: float | None,
+    settings: TrackSettings,
+) -> Belief:
+    """What holds where nobody looked: everything known, some of it a frame's motion further.
+
+    That is no evidence for tracks, but one that just began is confirmed by what did not change.
+    """
+    believed, moved = _moved_along(memory.believed, attention, tracks, size)
+    if (tracks.ids == 0).any():
+        tracks, ids = bytetrack.step(tracks, believed.boxes, pts, settings)
+        believed = replace(believed, ids=ids)
+    else:
+        tracks = _coasted(tracks, believed.ids[moved], pts)
+    memory = replace(
+        memory,
+        clock_s=attention.clock_s,
+        waited=memory.waited + 1 if attention.reason == "waiting" else 0,
+        believed=believed,
+        calm=replace(memory.calm, pts=tracks.pts),
+        gate=None if attention.change is None else attention.change.state,
+    )
+    rows = believed.shown()
+    boxes = believed.boxes
+    shown = Boxes(boxes.xyxy[rows], believed.means[rows], boxes.class_ids[rows])
+    origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
+    age_s = attention.clock_s - memory.whole_s
+    return Belief(memory, tracks, shown, believed.ids[rows], tuple(origins), age_s)
 
 
 def _coasted(tracks: TrackState, moved: IntArray, pts: float | None) -> TrackState:
@@ -159,44 +195,6 @@ def _trust(memory: Memory, merged: Merged, looked: Looked, shown: float) -> floa
     return memory.trust * (1 - _LOSS) if wrong else memory.trust + _GAIN * (1 - memory.trust)
 
 
-def _learned(
-    attention: Attention,
-    known: Boxes,
-    merged: Merged,
-    size: tuple[int, int],
-    settings: BeliefSettings,
-) -> GateState | None:
-    """The gate's state after the looks: what they saw where, and whether it was worth it."""
-    if attention.change is None or attention.cells is None:
-        return None
-    state = attention.change.state
-    if not attention.looks:
-        return state
-    using = settings.attention
-    areas = np.array([crops.looked_at(look, size, using.long_side) for look in attention.looks])
-    inside = tiles_inside(areas, state.grid)
-    found = _found_tiles(known, merged, inside, state.grid, settings.calm.shown)
-    boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
-    occupied: BoolArray = np.any(tiles_of(boxes, state.grid, grow_px=state.grid.tile_px), axis=0)
-    return gate.inferred(state, attention.cells, inside, found, using.gate, occupied)
-
-
-def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
-    """Tiles that lie in one of the rectangles (K, 4) of source pixels, as far as the picture goes.
-
-    bool (tile_rows, tile_columns)
-    """
-    px = grid.tile_px
-    left, top = np.arange(grid.tile_columns) * px, np.arange(grid.tile_rows) * px
-    right, bottom = np.minimum(left + px, grid.width), np.minimum(top + px, grid.height)
-    inside: BoolArray = np.zeros(grid.tiles, np.bool_)
-    for area in areas:
-        across = (left >= area[0]) & (right <= area[2] + 0.5)
-        down = (top >= area[1]) & (bottom <= area[3] + 0.5)
-        inside |= down[:, None] & across
-    return inside
-
-
 def _moved_along(
     believed: Believed, attention: Attention, tracks: TrackState, size: tuple[int, int]
 ) -> tuple[Believed, BoolArray]:
@@ -205,7 +203,7 @@ def _moved_along(
     They go as fast as the middle of their tracks and keep their size; what leaves the picture goes.
     """
     none = np.zeros(len(believed.ids), np.bool_)
-    if attention.looks or attention.change is None or not len(none):
+    if attention.change is None or attention.reason == "unchanged":
         return believed, none
     touched = tiles_of(believed.boxes.xyxy, attention.change.state.grid)
     moved = (touched & attention.change.hot).any(axis=(1, 2)) & (believed.ids > 0)
@@ -218,48 +216,3 @@ def _moved_along(
     stays = (xyxy[:, 2:] - xyxy[:, :2] >= _LEAST_SIDE).all(axis=1) | ~moved
     at = replace(believed, boxes=replace(believed.boxes, xyxy=xyxy))
     return at.take(stays), moved[stays]
-
-
-def _seen_s(believed: Believed, merged: Merged, now_s: float) -> npt.NDArray[np.float64]:
-    seen_s = np.full(len(merged.boxes), now_s)
-    kept = ~merged.is_new
-    seen_s[kept] = believed.seen_s[merged.known_row[kept]]
-    return seen_s
-
-
-def _found_tiles(
-    known: Boxes, merged: Merged, inside: BoolArray, grid: Grid, shown: float
-) -> BoolArray:
-    """Tiles in which the look changed what is known: a box that is new, gone, or elsewhere."""
-    before = np.flatnonzero(known.scores > np.float32(shown))
-    after = np.flatnonzero(merged.boxes.scores > np.float32(shown))
-    stayed = {
-        int(merged.known_row[row])
-        for row in after
-        if _stayed(known, merged.known_row[row], merged.boxes.xyxy[row])
-    }
-    gone = [row for row in before if int(row) not in stayed]
-    come = [row for row in after if int(merged.known_row[row]) not in stayed]
-    changed = np.concatenate([known.xyxy[gone], merged.boxes.xyxy[come]])
-    found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px).any(axis=0) & inside
-    return found
-
-
-def _stayed(known: Boxes, row: int, now: npt.NDArray[np.float32]) -> bool:
-    if row < 0:
-        return False
-    before = known.xyxy[row]
-    sides = np.minimum(before[2:], now[2:]) - np.maximum(before[:2], now[:2])
-    both = float(np.prod(np.maximum(sides, 0)))
-    union = float(np.prod(before[2:] - before[:2]) + np.prod(now[2:] - now[:2])) - both
-    return both >= _SAME_PLACE * union
-
-
-def _origins(merged: Merged, moved: BoolArray, rows: npt.NDArray[np.intp]) -> tuple[Origin, ...]:
-    names: list[Origin] = []
-    for row in rows:
-        if merged.is_new[row]:
-            names.append("detected")
-        else:
-            names.append("moved" if moved[merged.known_row[row]] else "carried")
-    return tuple(names)

@@ -56,7 +56,7 @@ class GateOptions:
     wait_frames: int = field(default=3, metadata={"least": 0, "most": 30})
     wait_s: float = field(default=0.35, metadata={"least": 0.0, "most": 10.0})
     native: bool = False
-    least: float = field(default=6.0, metadata={"least": 0.0, "most": 255.0})
-    most: float = field(default=18.0, metadata={"least": 0.0, "most": 255.0})
+    least: float = field(default=10.0, metadata={"least": 0.0, "most": 255.0})
+    most: float = field(default=24.0, metadata={"least": 0.0, "most": 255.0})
     masks: dict[str, Any] = field(default_factory=dict, metadata={"check": masks_fault})
     view: bool = False

@@ -26,9 +26,11 @@ _ROW: Final = np.dtype(
         ("class_id", "<i4"),
         ("seen_s", "<f8"),
         ("id", "<i4"),
-        ("shown", "?"),
+        ("mean", "<f4"),
     ]
 )
+
+_COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "id", "mean")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,27 +40,32 @@ class Believed:
     boxes   in source pixels, where they are now; with candidates that are not shown
     seen_s  float64 (N,)  when the network last saw each, on the source's clock
     ids     int32   (N,)  tracks, 0 without one
-    shown   bool    (N,)  whether the frame's result has it
+    means   float32 (N,)  score in the frame's result, 0 where that does not have it
     """
 
     boxes: Boxes
     seen_s: npt.NDArray[np.float64]
     ids: npt.NDArray[np.int32]
-    shown: BoolArray
+    means: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
         object.__setattr__(self, "seen_s", read_only("seen_s", self.seen_s, np.float64, (n,)))
         object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
-        object.__setattr__(self, "shown", read_only("shown", self.shown, np.bool_, (n,)))
+        object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
+
+    def shown(self) -> npt.NDArray[np.intp]:
+        """Rows that the frame's result has, highest mean first."""
+        rows = np.flatnonzero(self.means)
+        return rows[np.argsort(-self.means[rows], kind="stable")]
 
     def take(self, rows: npt.NDArray[np.intp] | BoolArray) -> Believed:
         """The rows of an index array or a Boolean mask, in that order."""
-        return Believed(self.boxes.take(rows), self.seen_s[rows], self.ids[rows], self.shown[rows])
+        return Believed(self.boxes.take(rows), self.seen_s[rows], self.ids[rows], self.means[rows])
 
 
 NOTHING: Final = Believed(
-    empty(), np.empty(0, np.float64), np.empty(0, np.int32), np.empty(0, np.bool_)
+    empty(), np.empty(0, np.float64), np.empty(0, np.int32), np.empty(0, np.float32)
 )
 
 
@@ -102,7 +109,7 @@ class Memory:
         boxes = self.believed.boxes
         rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
         rows["seen_s"], rows["id"] = self.believed.seen_s, self.believed.ids
-        rows["shown"] = self.believed.shown
+        rows["mean"] = self.believed.means
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         times = self.clock_s, self.whole_s, self.look_s
@@ -121,9 +128,7 @@ class Memory:
         at += rows.nbytes
         places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
         at += places.nbytes
-        xyxy, scores, class_ids, *rest = (
-            np.ascontiguousarray(rows[name]) for name in _ROW.names or ()
-        )
+        xyxy, scores, class_ids, *rest = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
         believed = Believed(Boxes(xyxy, scores, class_ids), *rest)
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm

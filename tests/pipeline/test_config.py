@@ -112,7 +112,7 @@ def test_a_table_that_a_stage_owns() -> None:
     config = read(gate={"mode": "off", "masks": {"a": [[[0, 0], [9, 0], [9, 9]]]}})
     detect = next(stage for stage in config.stages if stage.name == "detect")
     gate = detect.options["gate"]
-    assert (gate["mode"], gate["least"]) == ("off", 6.0)
+    assert (gate["mode"], gate["least"]) == ("off", 10.0)
     wrong = {"mode": "on", "masks": {"a": [[[0, 0], [9, 0]]]}, "levels": 1}
     assert [fault.split(": ")[1] for fault in faults(PACKAGED, gate=wrong)] == [
         "gate.levels",
