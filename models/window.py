@@ -8,35 +8,23 @@ itself and by what came before. Ages count rows back, so a window has no absolut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
-from models import manifest
 from models.arrays import read_only
 from models.boxes import Boxes, FloatArray, IntArray
-from models.nanodet_decode import sigmoid
-from models.network import config, core
 from models.nms import iou
 from models.region_features import LENGTH, HalfArray, RegionFeatures
-from models.window_rows import MOST, ROWS, WIDTH, FrameRow, WindowState, tile_grid, tiles_after
+from models.window_network import FILE, PAST, Judged, Newest, WindowNetwork
+from models.window_rows import MOST, ROWS, FrameRow, WindowState, tile_grid, tiles_after
 
-FILE: Final = "window-head"
 MAX_AGE_S: Final = 10.0  # what was seen longer ago says nothing any more
-_FILL: Final = (8, 16, MOST)  # boxes of a row for which the network is compiled
-# The network's inputs: features and boxes of the newest row, then keys, values, boxes and ages of
-# the past ones, then how many rows those are.
-_SEEN: Final = ((4,), (), (), ())
-_TAILS: Final = ((LENGTH,), *_SEEN, (WIDTH,), (WIDTH,), *_SEEN, (), ())
-_FILLER: Final = (0, 0, 0, -1, -1, 0, 0, 0, 0, -1, -1, 1)
-_WHOLE_NUMBERS: Final = (3, 4, 9, 10)
 _SAME_PLACE: Final = 0.5
-_PAST: Final = ROWS - 1
 
 BoolArray = npt.NDArray[np.bool_]
 IndexArray = npt.NDArray[np.intp]
@@ -103,17 +91,14 @@ class WindowHead:
         self, long_side: int = 416, threads: int = 1, cache_dir: Path | None = None
     ) -> None:
         """long_side: of the detector's input, which decides the tiles."""
-        path, self.sha256 = manifest.verified(FILE)
-        self.name = f"{FILE}@{self.sha256[:8]}"
         self.long_side = long_side
-        self._model = core().read_model(path)
-        self._options = config("f32", threads, cache_dir)
-        self._sizes: dict[int, tuple[Any, list[npt.NDArray[Any]]]] = {}
+        self._network = WindowNetwork(threads, cache_dir)
+        self.sha256 = self._network.sha256
+        self.name = f"{FILE}@{self.sha256[:8]}"
 
     def warm_up(self) -> None:
         """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
-        for n in _FILL:
-            self._compiled(n)
+        self._network.warm_up()
 
     def step(self, state: WindowState, sight: Sight) -> Step:
         """Takes in one frame. A pure function of its arguments; see `Step`.
@@ -123,92 +108,60 @@ class WindowHead:
         that it had.
         """
         rows = _young(state.rows, sight.pts)
-        known = _found_again(sight, rows[-1]) if rows else np.full(len(sight.ids), -1)
+        known = _found_again(sight, rows)
         if not sight.looks:
             return _said(WindowState(rows), sight, known, None)
-        taken = np.flatnonzero(sight.fresh | (known >= 0))
-        best = np.argsort(-sight.candidates.scores[taken], kind="stable")[:MOST]
-        taken = np.sort(taken[best])
-        row = self._row(rows, sight, taken, known[taken])
+        taken = _taken(sight, known)
+        row = self._row(rows, sight, taken, known[taken], self._network.judge)
         place = np.full(len(known), -1)
         place[taken] = np.arange(len(taken))
         return _said(WindowState((*rows, row)[-ROWS:]), sight, place, row)
 
+    def remember(self, state: WindowState, sight: Sight) -> WindowState:
+        """As `step` for a frame about which nobody asks, as between two strides.
+
+        Its boxes get keys and values, for later frames, and keep the detector's scores.
+        """
+        rows = _young(state.rows, sight.pts)
+        if not sight.looks:
+            return WindowState(rows)
+        known = _found_again(sight, rows)
+        taken = _taken(sight, known)
+        row = self._row(rows, sight, taken, known[taken], self._network.encode)
+        return WindowState((*rows, row)[-ROWS:])
+
     def _row(
-        self, rows: tuple[FrameRow, ...], sight: Sight, taken: IndexArray, known: IndexArray
+        self,
+        rows: tuple[FrameRow, ...],
+        sight: Sight,
+        taken: IndexArray,
+        known: IndexArray,
+        judge: Callable[[tuple[FrameRow, ...], Newest], Judged],
     ) -> FrameRow:
         """The frame's row: the boxes `taken`, of which `known` says where the last row has them."""
         boxes, carried = sight.candidates.take(taken), ~sight.fresh[taken]
-        features = sight.features[taken]
+        newest = Newest(boxes, sight.ids[taken], sight.features[taken], max(sight.size))
         if carried.any():
-            features[carried] = rows[-1].features[known[carried]]
-        ids = sight.ids[taken]
+            newest.features[carried] = rows[-1].features[known[carried]]
+        judged = judge(rows[-PAST:], newest)
+        if carried.any():
+            judged.things[carried] = rows[-1].things[known[carried]]
+            judged.scores[carried] = rows[-1].refined[known[carried]]
         grid = (*tile_grid(*sight.size, self.long_side), LENGTH)
         before = rows[-1].tiles if rows else np.zeros(grid, np.float16)
-        keys, values, things, refined = self._judged(rows[-_PAST:], boxes, ids, features, sight)
-        if carried.any():
-            things[carried] = rows[-1].things[known[carried]]
-            refined[carried] = rows[-1].refined[known[carried]]
         return FrameRow(
             sight.pts,
             boxes.xyxy,
             boxes.scores,
             boxes.class_ids,
-            ids,
-            features,
-            keys,
-            values,
-            things,
-            refined,
+            newest.ids,
+            newest.features,
+            judged.keys,
+            judged.values,
+            judged.things,
+            judged.scores,
             tiles_after(before, sight.looks, sight.size, self.long_side),
         )
-
-    def _judged(
-        self,
-        past: tuple[FrameRow, ...],
-        boxes: Boxes,
-        ids: IntArray,
-        features: HalfArray,
-        sight: Sight,
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Keys, values, objectness and scores of boxes: one call at the smallest size that fits."""
-        n, m = len(boxes), sum(len(row) for row in past)
-        fill = next(one for one in _FILL if n <= one and m <= one * _PAST)
-        scale = np.float32(max(sight.size))
-        request, inputs = self._compiled(fill)
-        newest = (features, boxes.xyxy / scale, boxes.scores, boxes.class_ids, ids)
-        ages = np.repeat(np.arange(len(past), 0, -1), [len(row) for row in past])
-        names = ("keys", "values", "xyxy", "scores", "class_ids", "ids")
-        columns: list[Any] = [np.concatenate([getattr(r, c) for r in past]) for c in names if past]
-        if past:
-            columns[2] = columns[2] / scale
-            for place, column in zip(inputs[5:12], (*columns, ages), strict=True):
-                place[:m] = column
-        for place, column in zip(inputs, newest, strict=False):
-            place[:n] = column
-        for place, rows, rest in zip(inputs, [n] * 5 + [m] * 7, _FILLER, strict=False):
-            place[rows:] = rest
-        inputs[12][0] = len(past)
-        request.infer()
-        keys, values, things, refined = (out.data[:n].copy() for out in request.output_tensors)
-        return keys, values, sigmoid(things), sigmoid(refined)
-
-    def _compiled(self, fill: int) -> tuple[Any, list[npt.NDArray[Any]]]:
-        """The network for rows of at most `fill` boxes, and the arrays that it reads."""
-        if fill not in self._sizes:
-            model = self._model.clone()
-            first = [fill] * 5 + [fill * _PAST] * 7 + [1]
-            shapes = [(n, *tail) for n, tail in zip(first, _TAILS, strict=True)]
-            model.reshape({i: list(shape) for i, shape in enumerate(shapes)})
-            compiled = core().compile_model(model, "CPU", self._options)
-            request = compiled.create_infer_request()
-            inputs: list[npt.NDArray[Any]] = []
-            for i, shape in enumerate(shapes):
-                kind = np.int32 if i in _WHOLE_NUMBERS else np.float32
-                inputs.append(np.zeros(shape, kind))
-                request.set_input_tensor(i, ov.Tensor(inputs[i], shared_memory=True))
-            self._sizes[fill] = request, inputs
-        return self._sizes[fill]
 
 
 def _young(rows: tuple[FrameRow, ...], pts: float | None) -> tuple[FrameRow, ...]:
@@ -219,9 +172,12 @@ def _young(rows: tuple[FrameRow, ...], pts: float | None) -> tuple[FrameRow, ...
     return ()
 
 
-def _found_again(sight: Sight, last: FrameRow) -> IndexArray:
+def _found_again(sight: Sight, rows: tuple[FrameRow, ...]) -> IndexArray:
     """Where the last row has each carried box (N,), by track or place; -1 where nowhere."""
     found = np.full(len(sight.ids), -1)
+    if not rows:
+        return found
+    last = rows[-1]
     for i in np.flatnonzero(~sight.fresh):
         same = last.class_ids == sight.candidates.class_ids[i]
         tracked = np.flatnonzero(same & (last.ids == sight.ids[i]) & (last.ids > 0))
@@ -232,6 +188,13 @@ def _found_again(sight: Sight, last: FrameRow) -> IndexArray:
             if overlap.max() >= _SAME_PLACE:
                 found[i] = overlap.argmax()
     return found
+
+
+def _taken(sight: Sight, known: IndexArray) -> IndexArray:
+    """The candidates that get into the row: of those that can, the best, in their order."""
+    can = np.flatnonzero(sight.fresh | (known >= 0))
+    best = np.argsort(-sight.candidates.scores[can], kind="stable")[:MOST]
+    return np.sort(can[best])
 
 
 def _said(state: WindowState, sight: Sight, place: IndexArray, row: FrameRow | None) -> Step:

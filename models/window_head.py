@@ -19,9 +19,11 @@ WIDTH = 64
 HEADS = 4
 LOOK = 16
 STATISTICS = 28
+ATTENDED = WIDTH + 4 * HEADS
 MOST_LOOKS = 31  # past rows of a window
 FADE = 3.0  # rows after which what was seen weighs a third in the recent means
-REACH = 1.0  # how far, in logits, a score may be moved
+REACH = 2.0  # how far, in logits, a score may be moved
+FAR = 4.0  # deviations beyond which a statistic is only far
 
 
 class Seen(NamedTuple):
@@ -40,7 +42,10 @@ class Seen(NamedTuple):
 
 
 class WindowHead(nn.Module):
-    """How far to believe each of the newest boxes; 70 k weights."""
+    """How far to believe each of the newest boxes; 64 k weights."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +54,9 @@ class WindowHead(nn.Module):
         self.relation = nn.Linear(3, HEADS)
         self.memory = nn.Linear(2, HEADS)
         self.nothing = nn.Parameter(torch.zeros(HEADS))
-        n_in = STATISTICS + LOOK + WIDTH + 4 * HEADS
-        self.norm = nn.LayerNorm(n_in)
+        self.register_buffer("mean", torch.zeros(STATISTICS))
+        self.register_buffer("deviation", torch.ones(STATISTICS))
+        n_in = STATISTICS + LOOK + ATTENDED
         self.judge = nn.Sequential(
             nn.Linear(n_in, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2)
         )
@@ -76,7 +82,9 @@ class WindowHead(nn.Module):
         each the logit that there is an object at all, and that of the box with its class.
         """
         query, new_keys, new_values = self.encode(features)
-        attended, stats = self.gather(query, newest, keys, values, past, ages, looks)
+        relations = relations_of(newest, past)
+        attended = self.attend(query, keys, values, past, ages, relations)
+        stats = statistics_of(newest, past, ages, looks, relations)
         thing, score = self.decide(features, newest, attended, stats)
         return new_keys, new_values, thing, score
 
@@ -85,33 +93,17 @@ class WindowHead(nn.Module):
         query, keys, values = self.project(features * 16).split(WIDTH, dim=-1)
         return query, keys, values
 
-    def gather(
-        self,
-        query: Tensor,
-        newest: Seen,
-        keys: Tensor,
-        values: Tensor,
-        past: Seen,
-        ages: Tensor,
-        looks: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """What attention finds in the past (N, 80), and the statistics (N, 28)."""
-        relations = _relations(newest, past)
-        attended = self._attended(query, keys, values, past, ages, relations)
-        return attended, torch.cat(
-            (_history(newest, past, ages, looks, relations), _company(newest)), dim=1
-        )
-
     def decide(
         self, features: Tensor, newest: Seen, attended: Tensor, stats: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (N,): that there is an object, and that it is one of the box's class."""
-        told = self.norm(torch.cat((stats, self.look(features * 16), attended), dim=1))
+        usual = ((stats - self.mean) / self.deviation).clamp(-FAR, FAR)
+        told = torch.cat((usual, self.look(features * 16), attended), dim=1)
         thing, moved = self.judge(told).unbind(dim=1)
-        own = _logit(newest.scores)
+        own = logit(newest.scores)
         return own + 3 * torch.tanh(thing), own + REACH * torch.tanh(moved)
 
-    def _attended(
+    def attend(
         self,
         query: Tensor,
         keys: Tensor,
@@ -119,16 +111,20 @@ class WindowHead(nn.Module):
         past: Seen,
         ages: Tensor,
         relations: "Relations",
-        boost: float = 0.0,
+        missing: float = 0.0,
     ) -> Tensor:
-        """What each head gathers: values, and how much of it speaks for the class."""
+        """What each head gathers of the past (N, 80): values, and how much speaks for the class.
+
+        missing: logarithm of how many times more past rows there are than are given: training
+        takes a sample of them.
+        """
         n, m, each = query.shape[0], keys.shape[0], WIDTH // HEADS
         queries = query.view(n, HEADS, each).transpose(0, 1) / math.sqrt(each)
         likeness = queries @ keys.view(m, HEADS, each).permute(1, 2, 0)
         pairs = torch.stack((relations.same_track, relations.same_class, relations.overlap))
         bias = (self.relation.weight @ pairs.view(3, n * m)).view(HEADS, n, m)
         alone = self.memory(torch.stack((torch.log1p(ages) / 3.5, past.scores), dim=1))
-        alone = alone + self.relation.bias + boost - 30 * (past.scores == 0).float()[:, None]
+        alone = alone + self.relation.bias + missing - 30 * (past.scores == 0).float()[:, None]
         logits = likeness + bias + alone.t()[:, None]
         nothing = self.nothing[:, None, None].expand(-1, n, 1)
         weights = functional.softmax(torch.cat((logits, nothing), dim=-1), dim=-1)[..., :m]
@@ -147,7 +143,8 @@ class Relations(NamedTuple):
     same_track: Tensor
 
 
-def _relations(newest: Seen, past: Seen) -> Relations:
+def relations_of(newest: Seen, past: Seen) -> Relations:
+    """How boxes stand to past boxes."""
     same_class = (newest.class_ids[:, None] == past.class_ids[None]).float()
     tracked = torch.where(newest.ids > 0, newest.ids, torch.full_like(newest.ids, -2))
     same_track = (tracked[:, None] == past.ids[None]).float()
@@ -164,6 +161,13 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     area = (right - left) * (bottom - top)
     other = (other_right - other_left) * (other_bottom - other_top)
     return both / (area + other - both + 1e-9), both / (area + 1e-9)
+
+
+def statistics_of(
+    newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: Relations
+) -> Tensor:
+    """What needs no learning (N, 28): a box's history, and its company in its own frame."""
+    return torch.cat((_history(newest, past, ages, looks, relations), _company(newest)), dim=1)
 
 
 def _history(newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: Relations) -> Tensor:
@@ -194,7 +198,7 @@ def _company(newest: Seen) -> Tensor:
     sides = (box[:, 2:] - box[:, :2]).clamp(min=1e-3)
     columns = (
         own,
-        _logit(own) / 4,
+        logit(own) / 4,
         (twins * overlap).amax(1),
         (twins * inside).amax(1),
         (rivals * overlap).amax(1),
@@ -208,6 +212,7 @@ def _company(newest: Seen) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def _logit(scores: Tensor) -> Tensor:
+def logit(scores: Tensor) -> Tensor:
+    """The number whose sigmoid is the score; scores of 0 and 1 count as almost that."""
     scores = scores.clamp(1e-3, 1 - 1e-3)
     return torch.log(scores) - torch.log(1 - scores)

@@ -17,7 +17,8 @@ import pytest
 from models import crops, detector, region_features
 from models.boxes import Boxes
 from models.region_features import LENGTH, RegionFeatures
-from models.window import FILE, Sight, Step, WindowHead
+from models.window import Sight, Step, WindowHead
+from models.window_network import FILE
 from models.window_rows import (
     MOST,
     ROWS,
@@ -122,6 +123,19 @@ def test_a_window_goes_on_from_the_bytes_of_its_rows() -> None:
         assert rows is not None
         state = WindowState.from_rows(rows)
     assert len(state.rows) == ROWS
+
+
+def test_between_strides_it_is_enough_to_remember() -> None:
+    sights = [made(i, 5, i / 25) for i in range(20)]
+    state = WindowState()
+    for i, (sight, expected) in enumerate(zip(sights, run(sights), strict=True)):
+        if i % 8 != 7:
+            state = head().remember(state, sight)
+            continue
+        step = head().step(state, sight)
+        np.testing.assert_allclose(step.boxes.scores, expected.boxes.scores, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(step.embedding, expected.embedding)
+        state = step.state
 
 
 def test_two_sources_do_not_meet() -> None:
