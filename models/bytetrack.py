@@ -14,7 +14,7 @@ of two classes at one place are two tracks, and none of them takes the other's b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -129,6 +129,24 @@ def step(
     _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]))
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     return _rounded(tracks, next_id, latest, settings), ids
+
+
+def coast(
+    state: TrackState,
+    moved: npt.NDArray[np.bool_],
+    pts: float | None,
+    settings: TrackSettings = _DEFAULT,
+) -> TrackState:
+    """Advance by one frame that nobody looked at; it is no evidence, and no track is lost by it.
+
+    Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay.
+    """
+    ahead = _predicted(state, _elapsed_s(state.pts, pts, settings), settings)
+    latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    rows = moved[:, None]
+    mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)
+    covariance = np.where(rows, ahead.covariance.astype(np.float32), state.covariance)
+    return replace(state, pts=latest, mean=mean, covariance=covariance)
 
 
 def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings) -> float:

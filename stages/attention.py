@@ -23,6 +23,7 @@ from stages.memory import Believed, Memory
 _MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
 _UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame without a time stamp
 _UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
+_SPEED_VARIANCE: Final = 0.15  # of a track, square pixels a frame: some three looks
 _LEAST_TRUST: Final = 0.6
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.004
@@ -190,8 +191,9 @@ def _may_wait(
 
 
 def _moving(believed: Believed, tracks: TrackState) -> tuple[FloatArray, FloatArray]:
-    """Boxes with a track, and the pixels (N, 4) that the middle of each goes in a frame."""
-    rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if track}
+    """Boxes whose tracks have a known speed: pixels (N, 4) that the middle of each goes a frame."""
+    known = (tracks.ids > 0) & (tracks.covariance[:, 2] <= _SPEED_VARIANCE)
+    rows = {track: row for row, track in enumerate(tracks.ids.tolist()) if known[row]}
     at = np.array([rows.get(track, -1) for track in believed.ids.tolist()], np.intp)
     edges = tracks.mean[at[at >= 0], 4:]
     speeds: FloatArray = np.tile((edges[:, :2] + edges[:, 2:]) / 2, 2)

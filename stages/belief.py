@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models import bytetrack, calm, crops, nms, seams
-from models.boxes import Boxes, FloatArray, IntArray
+from models.boxes import Boxes, FloatArray
 from models.bytetrack import TrackSettings
 from models.calm import CalmSettings
 from models.cells import BoolArray, tiles_of
@@ -116,11 +116,12 @@ def _held(
     That is no evidence for tracks, but one that just began is confirmed by what did not change.
     """
     believed, moved = _moved_along(memory.believed, attention, tracks, size)
-    if (tracks.ids == 0).any():
+    if attention.reason == "unchanged" and (tracks.ids == 0).any():
         tracks, ids = bytetrack.step(tracks, believed.boxes, pts, settings)
         believed = replace(believed, ids=ids)
     else:
-        tracks = _coasted(tracks, believed.ids[moved], pts)
+        going = np.isin(tracks.ids, believed.ids[moved])
+        tracks = bytetrack.coast(tracks, going, pts, settings)
     memory = replace(
         memory,
         clock_s=attention.clock_s,
@@ -135,15 +136,6 @@ def _held(
     origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
     age_s = attention.clock_s - memory.whole_s
     return Belief(memory, tracks, shown, believed.ids[rows], tuple(origins), age_s)
-
-
-def _coasted(tracks: TrackState, moved: IntArray, pts: float | None) -> TrackState:
-    """The tracks a frame later that nobody looked at: no evidence, so only `moved` ones go on."""
-    mean = tracks.mean.copy()
-    rows = np.isin(tracks.ids, moved)
-    mean[rows, :4] += mean[rows, 4:]
-    latest = max((t for t in (tracks.pts, pts) if t is not None), default=None)
-    return replace(tracks, pts=latest, mean=mean)
 
 
 def _merged(

@@ -222,7 +222,7 @@ class Detect(Stage[DetectState]):
         """Once for each size: the first sight of an input's size costs some four times more."""
         if (width, height) not in self._warm:
             self._warm.add((width, height))
-            self.detector.warm_up(width, height)
+            self.detector.warm_up(width, height, self._settings.attention.crops)
 
 
 def as_objects(

@@ -1,0 +1,199 @@
+"""Where detect looks, what it believes afterwards, and that its memory carries all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from models import crops
+from models.boxes import Boxes
+from models.picture import Picture
+from models.track_state import TrackState, no_tracks
+from stages.attention import Attention, Moment, attend, clock_s
+from stages.belief import Belief, conclude
+from stages.gate_options import GateOptions, masks_fault
+from stages.looking import settings_for
+from stages.memory import Memory, memory_bytes
+
+SIZE = (640, 360)
+FPS = 25
+THING = (300.0, 100.0, 400.0, 200.0)
+rng = np.random.default_rng(3)
+SCENE = rng.integers(60, 180, (SIZE[1] // 8, SIZE[0] // 8)).repeat(8, 0).repeat(8, 1)
+
+
+def picture(*patches: tuple[int, int, int, int], light: int = 60) -> Picture:
+    """The scene, lighter inside the patches."""
+    y = SCENE.copy()
+    for left, top, right, bottom in patches:
+        y[top:bottom, left:right] += light
+    half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
+    return Picture(y.clip(0, 255).astype(np.uint8), half, half)
+
+
+def boxes(*rows: tuple[float, float, float, float], score: float = 0.8) -> Boxes:
+    n = len(rows)
+    xyxy = np.array(rows, np.float32).reshape(n, 4)
+    return Boxes(xyxy, np.full(n, score, np.float32), np.zeros(n, np.int32))
+
+
+class Source:
+    """Frames of one source, with a detector that finds what the test says is there."""
+
+    def __init__(self, **options: object) -> None:
+        self.settings = settings_for(GateOptions(**options), 416, 0.31)  # type: ignore[arg-type]
+        self.memory, self.tracks = Memory(), no_tracks()
+        self.frame = 0
+
+    def see(self, shown: Picture, *there: tuple[float, float, float, float], key: bool = False,
+            step: int = 1) -> tuple[Attention, Belief]:  # fmt: skip
+        """One frame further, or several; a look finds the boxes that lie in it."""
+        self.frame += step
+        pts = self.frame / FPS
+        now_s = clock_s(self.memory, self.tracks.pts, pts)
+        moment = Moment(pts, key, b"test")
+        attention = attend(self.memory, self.tracks, now_s, shown, moment, self.settings.attention)
+        found = [self._inside(look, boxes(*there)) for look in attention.looks]
+        told = conclude(self.memory, self.tracks, attention, found, SIZE, pts, self.settings)
+        self.memory = Memory.from_bytes(told.memory.to_bytes())
+        self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
+        return attention, told
+
+    @staticmethod
+    def _inside(look: crops.Look, there: Boxes) -> Boxes:
+        area = crops.looked_at(look, SIZE, 416)
+        inside = (there.xyxy[:, :2] >= area[:2]).all(1) & (there.xyxy[:, 2:] <= area[2:]).all(1)
+        return there.take(np.flatnonzero(inside))
+
+    def settle(self, *there: tuple[float, float, float, float]) -> None:
+        """Ten frames in which nothing changes."""
+        for _ in range(10):
+            self.see(picture(), *there)
+
+
+def areas(attention: Attention) -> npt.NDArray[np.float32]:
+    return np.array([crops.looked_at(look, SIZE, 416) for look in attention.looks])
+
+
+def test_first_whole_then_nothing() -> None:
+    source = Source()
+    assert source.see(picture())[0].reason == "first"
+    looked = [source.see(picture())[0] for _ in range(15)]
+    assert {(each.looked, each.reason) for each in looked} == {("no", "unchanged")}
+
+
+@pytest.mark.parametrize("key", [False, True])
+@pytest.mark.parametrize("place", [(0, 0), (300, 170), (616, 336)])
+def test_what_is_new_is_looked_at_within_two_frames(place: tuple[int, int], key: bool) -> None:
+    source = Source()
+    source.settle()
+    left, top = place
+    patch = (left, top, left + 24, top + 24)
+    looked = [source.see(picture(patch), key=key and n == 0)[0] for n in range(2)]
+    seen = next(each for each in looked if each.looks)
+    assert seen.reason == "changed"
+    assert any((area[:2] <= patch[:2]).all() and (area[2:] >= patch[2:]).all()
+               for area in areas(seen))  # fmt: skip
+
+
+def test_a_part_costs_less_than_the_whole() -> None:
+    source = Source()
+    source.settle()
+    source.see(picture((300, 170, 340, 210)))
+    seen = source.memory
+    whole = crops.whole(*SIZE, 416).pixels
+    attention, _ = source.see(picture((300, 170, 344, 214), (40, 40, 80, 80)))
+    assert seen is not source.memory
+    if attention.looked == "part":
+        assert sum(look.pixels for look in attention.looks) < 0.6 * whole
+
+
+def test_masked_places_do_not_trigger() -> None:
+    from models.cells import grid_of
+    from models.masks import ignored_tiles
+
+    source = Source()
+    source.settle()
+    mask = ignored_tiles([[(280, 160), (360, 160), (360, 240), (280, 240)]], grid_of(*SIZE))
+    shown = picture((300, 176, 324, 200))
+    attention = attend(source.memory, source.tracks, 1.0, shown, Moment(1.0, False, b""),
+                       source.settings.attention, mask)  # fmt: skip
+    assert attention.reason == "unchanged"
+
+
+def test_an_object_is_looked_at_again_within_a_second() -> None:
+    """Law 8, and its frame within ten."""
+    source = Source()
+    source.settle(THING)
+    last = whole = source.frame
+    for _ in range(12 * FPS):
+        attention, told = source.see(picture(), THING)
+        if attention.looks and (areas(attention)[:, 0] <= THING[0]).any():
+            last = source.frame
+        whole = source.frame if attention.looked == "whole" else whole
+        assert source.frame - last < 1.0 * FPS
+        assert source.frame - whole < 10.0 * FPS
+        assert len(told.shown) == 1
+
+
+def test_an_object_that_left_is_gone_after_the_whole_was_looked_at() -> None:
+    """A part that misses what is known may be wrong: the whole decides, in the next frame."""
+    source = Source()
+    source.settle(THING)
+    looked = [source.see(picture((300, 100, 330, 130)))[0].reason for _ in range(3)]
+    assert "doubted" in looked
+    _, told = source.see(picture((300, 100, 330, 130)))
+    assert not len(told.shown)
+
+
+def test_a_slow_object_is_moved_along_while_its_change_waits() -> None:
+    source = Source()
+    origins = set()
+    for n in range(30):
+        left = 200.0 + 3 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        _, told = source.see(picture(here), (left, 100.0, left + 100, 200.0))
+        origins |= set(told.origins)
+        if n > 5:
+            assert abs(told.shown.xyxy[0, 0] - left) < 8
+            assert told.ids[0] == 1
+    assert "moved" in origins
+
+
+def test_what_is_new_does_not_wait_for_what_moves() -> None:
+    source = Source()
+    for n in range(20):
+        left = 200.0 + 3 * n
+        moving = (int(left), 100, int(left) + 100, 200)
+        new = [(560, 300, 600, 340)] if n >= 12 else []
+        attention, _ = source.see(picture(moving, *new), (left, 100.0, left + 100, 200.0))
+        if n in (12, 13) and attention.looks:
+            return
+    raise AssertionError("a new object was not looked at within two frames")
+
+
+def test_the_clock_neither_stands_still_nor_goes_back() -> None:
+    memory = Memory(clock_s=5.0)
+    assert clock_s(memory, None, 1.0) == clock_s(memory, 1.0, None) == pytest.approx(5 + 1 / 30)
+    assert clock_s(memory, 2.0, 1.0) == clock_s(memory, 2.0, 2.0) == pytest.approx(5.001)
+    assert clock_s(memory, 2.0, 4.5) == pytest.approx(7.5)
+
+
+def test_memory_fits_its_plane_and_survives_it() -> None:
+    source = Source()
+    source.settle(THING)
+    source.see(picture((10, 10, 60, 60)), THING)
+    memory = replace(source.memory, cut=np.ones((2, 4), np.float32))
+    data = memory.to_bytes()
+    assert memory.gate is not None
+    assert len(data) <= memory_bytes(memory.gate.grid)
+    assert Memory.from_bytes(data).to_bytes() == data
+
+
+def test_masks_are_checked() -> None:
+    assert masks_fault({"a": [[[0, 0], [9, 0], [9, 9]]]}) is None
+    for wrong in ([[0, 0]], [[[0, 0], [9, 0]]], [[[0, 0], [9, 0], ["x", 9]]], "all"):
+        assert "three or more points" in str(masks_fault({"a": wrong}))
