@@ -170,11 +170,20 @@ def _remembered(
     known: BoolArray,
 ) -> CalmState:
     """What is away and what is here, within the bound: those away for longest go first."""
-    before: Sequence[Column]
-    before = (state.xyxy, state.means, lost_s, state.looks, state.ids, state.class_ids)
+    before: Sequence[Column] = (
+        state.xyxy,
+        state.means,
+        lost_s,
+        state.looks,
+        state.ids,
+        state.class_ids,
+    )
     rows = np.flatnonzero(away)
     room = max(MAX_OBJECTS - int(known.sum()), 0)
     if len(rows) > room:
         rows = np.sort(rows[np.argsort(lost_s[rows], kind="stable")[:room]])
-    both = zip(before, now, strict=True)
-    return CalmState(pts, *(np.concatenate([a[rows], b[known].astype(a.dtype)]) for a, b in both))
+    columns = [
+        np.concatenate([old[rows], new[known].astype(old.dtype)])
+        for old, new in zip(before, now, strict=True)
+    ]
+    return CalmState(pts, *columns)
