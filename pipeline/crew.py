@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.apart import apart
 from pipeline.control import (
@@ -58,7 +59,7 @@ class Crew:
     ) -> None:
         """all_ready: called each time when all workers that are waited for are ready."""
         self.changed = asyncio.Event()
-        self.shared = SharedFiles()
+        self.shared = SharedFiles(Path(plan.folder) / "state")
         self.given_up: set[str] = set()
         self._plan, self._url, self._sources = plan, url, sources
         self._lookout, self._ending, self._all_ready = lookout, ending, all_ready

@@ -1,7 +1,8 @@
-"""Nameless files in shared memory: made by the supervisor, handed to workers as descriptors.
+"""Files that are mapped by several processes: made by the supervisor, handed over as descriptors.
 
-They have no name (O_TMPFILE), so nothing is left over whoever is killed: the kernel frees them
-with the last process that holds them, and a killed worker's successor gets the same bytes.
+Those in shared memory have no name (O_TMPFILE), so nothing is left over whoever is killed: the
+kernel frees them with the last process that holds them, and a killed worker's successor gets the
+same bytes. Those in the run's data folder outlive the supervisor, too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from pathlib import Path
 
 from pipeline.errors import FrameStoreFull
 
@@ -33,6 +35,21 @@ def make_shared_file(nbytes: int, what: str, folder: str = FOLDER) -> int:
             f"{free / 2**20:.1f} MiB free: enlarge it (a container's shm size), lower the credit, "
             "or run fewer sources at once"
         ) from error
+    return descriptor
+
+
+def open_kept_file(path: Path, nbytes: int) -> int:
+    """A descriptor of the file at `path`, made or enlarged to `nbytes`, with room for all of them.
+
+    OSError where there is none.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, nbytes)
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

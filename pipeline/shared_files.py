@@ -1,18 +1,31 @@
-"""The shared memory of a run, the supervisor's side: made at first request, kept until the end."""
+"""The shared memory of a run, the supervisor's side: made at first request, kept until the end.
+
+States lie in the data folder, so that a run goes on as it would have after its supervisor was
+killed, too; the system writes them to disk when it likes. Where the folder has no room they lie in
+memory, as pixels do.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 from pipeline.control import Shared, SharedWanted
 from pipeline.errors import FrameStoreFull
-from pipeline.shared_file import make_shared_file
+from pipeline.shared_file import make_shared_file, open_kept_file
+
+log = logging.getLogger(__name__)
+
+KEPT = ("state ", "rows ")  # names of state planes and rings
 
 
 class SharedFiles:
     """Owns the descriptors, so that pixels and states outlive a killed worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """folder: for what is to outlive the supervisor; None: nothing is."""
+        self._folder = folder
         self._descriptors: dict[tuple[str, str], int] = {}
 
     def answer(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
@@ -21,12 +34,26 @@ class SharedFiles:
         if key not in self._descriptors:
             what = f"the memory for {wanted.name}"
             try:
-                self._descriptors[key] = make_shared_file(wanted.nbytes, what)
+                self._descriptors[key] = self._make(wanted, what)
             except FrameStoreFull as error:
                 return Shared(wanted.ask, str(error)), None
             except OSError as error:
                 return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
         return Shared(wanted.ask), self._descriptors[key]
+
+    def _make(self, wanted: SharedWanted, what: str) -> int:
+        path = self._kept_at(wanted.source, wanted.name)
+        if path is not None:
+            try:
+                return open_kept_file(path, wanted.nbytes)
+            except OSError as error:
+                log.warning("%s: %s: it will not outlive the supervisor", path, error.strerror)
+        return make_shared_file(wanted.nbytes, what)
+
+    def _kept_at(self, source: str, name: str) -> Path | None:
+        if self._folder is None or not name.startswith(KEPT):
+            return None
+        return self._folder / f"{source}.{name.replace(' ', '-')}"
 
     def find(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
         """The reply to somebody who only looks: nothing is made for him."""
@@ -44,6 +71,8 @@ class SharedFiles:
         """Let go what a source has; who mapped it keeps it until it unmaps."""
         for key in [key for key in self._descriptors if key[0] == source]:
             os.close(self._descriptors.pop(key))
+            if (path := self._kept_at(*key)) is not None:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let all go."""
