@@ -99,7 +99,7 @@ def light(precision: Precision | None = None) -> Detector:
 def settings(options: GateOptions) -> BeliefSettings:
     """Everything that decides, for the light detector."""
     choices = policy.load("light")
-    return settings_for(options, choices.parts[0][1], choices.min_score)
+    return settings_for(options, choices)
 
 
 def answering(given: BeliefSettings) -> Answering:

@@ -94,10 +94,8 @@ class Detect(Stage[DetectState]):
         super().__init__(options, context)
         cv2.setNumThreads(1)
         choice = _pinned_choice(context.folder)
-        choices = policy.load(options.detector).with_min_score(options.min_score)
-        long_side = choices.parts[0][1]
-        several = len(choices.parts) > 1
-        self._settings = settings_for(options.gate, long_side, choices.min_score, several)
+        choices = policy.load(options.detector)
+        self._settings = settings_for(options.gate, choices, options.min_score)
         self.detector = detector.load(
             options.detector,
             choice.precision if options.detector == "light" else None,

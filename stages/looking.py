@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from models.boxes import Boxes
-from models.calm import CALM, TRACKS
+from models.calm import settings_for as calm_settings
 from models.cells import BoolArray
 from models.crops import DEFAULT as CROPS
 from models.detector import Detector
 from models.gate import DEFAULT as GATE
 from models.gate import GateSettings
 from models.picture import Picture
+from models.policy import Policy
 from models.track_state import TrackState
 from stages.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from stages.belief import Belief, BeliefSettings, conclude
@@ -23,20 +24,19 @@ _NATIVE_ZOOMS = (2, 4)
 
 
 def settings_for(
-    options: GateOptions, long_side: int, min_score: float, several: bool = False
+    options: GateOptions, choices: Policy, min_score: float | None = None
 ) -> BeliefSettings:
-    """Everything that decides, for a detector whose objects have `min_score` or more.
+    """Everything that decides, for the detector of `choices` and the least score that a user wants.
 
-    several  whether it is made of several networks: these look at whole frames only
+    Several networks together look at whole frames only.
     """
-    if several and options.mode == "crops":
+    if len(choices.parts) > 1 and options.mode == "crops":
         options = replace(options, mode="frames")
-    part = min_score / CALM.shown
-    calm = replace(CALM, shown=min_score, candidate=CALM.candidate * part)
-    tracks = replace(TRACKS, high=TRACKS.high * part, low=calm.candidate, start=TRACKS.start * part)
+    shown = choices.min_score if min_score is None else min_score
+    calm, tracks = calm_settings(shown, exactly=min_score is not None)
     zooms = _NATIVE_ZOOMS if options.native else ()
     attention = AttentionSettings(
-        options, long_side, gate_settings(options), replace(CROPS, zooms=zooms)
+        options, choices.parts[0][1], gate_settings(options), replace(CROPS, zooms=zooms)
     )
     return BeliefSettings(attention, tracks, calm)
 

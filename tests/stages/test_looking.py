@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models import crops
+from models import crops, policy
 from models.boxes import Boxes
 from models.picture import Picture
 from models.track_state import TrackState, no_tracks
@@ -44,7 +44,7 @@ class Source:
     """Frames of one source, with a detector that finds what the test says is there."""
 
     def __init__(self, **options: object) -> None:
-        self.settings = settings_for(GateOptions(**options), 416, 0.31)  # type: ignore[arg-type]
+        self.settings = settings_for(GateOptions(**options), policy.load("light"))  # type: ignore[arg-type]
         self.memory, self.tracks = Memory(), no_tracks()
         self.frame = 0
 
