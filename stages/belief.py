@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from models import bytetrack, calm, crops, nms, seams
-from models.boxes import Boxes, FloatArray
+from models.boxes import Boxes, FloatArray, IntArray
 from models.bytetrack import TrackSettings
 from models.calm import CalmSettings
+from models.calm_state import CalmState
 from models.cells import BoolArray, tiles_of
 from models.seams import Merged
 from models.track_state import TrackState
+from models.window import Step
 from pipeline.records import Looked, Origin
 from stages.attention import Attention, AttentionSettings
 from stages.gate_lesson import learned
@@ -27,6 +29,9 @@ _SURE: Final = 0.9
 _GAIN, _LOSS, _FORGIVES = 0.25, 0.25, 0.003
 _NOWHERE: Final = np.empty((0, 4), np.float32)
 _LEAST_SIDE: Final = 2.0  # pixels of a moved box that are still in the picture
+
+
+Judge = Callable[[Merged, IntArray], Step]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ class Belief:
     ids      int32 (N,)  tracks of the shown, 0 without one
     origins  of each
     age_s    of the oldest evidence: how long ago the whole frame was looked at
+    window   what the head said, where one was asked
     """
 
     memory: Memory
@@ -54,6 +60,7 @@ class Belief:
     ids: npt.NDArray[np.int32]
     origins: tuple[Origin, ...]
     age_s: float
+    window: Step | None = None
 
 
 def conclude(
@@ -64,27 +71,28 @@ def conclude(
     size: tuple[int, int],
     pts: float | None,
     settings: BeliefSettings,
+    judge: Judge | None = None,
 ) -> Belief:
-    """What holds once each of the attention's looks has `found` its boxes; a pure function."""
+    """What holds once each look has `found` its boxes; `judge` may score them anew. Pure."""
     if not attention.looks:
         return _held(memory, tracks, attention, size, pts, settings.tracks)
     known = memory.believed
     merged, doubted = _merged(known.boxes, attention, found, size, memory.trust, settings)
     tracks, ids = bytetrack.step(tracks, merged.boxes, pts, settings.tracks)
-    after, shown, rows = calm.step(
-        memory.calm, merged.boxes, ids, merged.is_new, pts, settings.calm
-    )
+    window = None if judge is None else judge(merged, ids)
+    after, shown, rows = _calmed(memory, merged, ids, window, pts, settings.calm)
     now_s = attention.clock_s
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
     believed = Believed(merged.boxes, _seen_s(known, merged, now_s), ids, means)
+    believed = believed.take(np.arange(min(len(ids), MOST_BELIEVED)))
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
     memory = Memory(
         clock_s=now_s,
         whole_s=whole_s,
         look_s=now_s,
         waited=0,
-        believed=believed.take(np.arange(min(len(ids), MOST_BELIEVED))),
+        believed=believed,
         calm=after,
         cut=merged.cut,
         gate=learned(attention, known.boxes, merged, size, settings.attention, settings.calm.shown),
@@ -93,7 +101,24 @@ def conclude(
         doubted=doubted,
     )
     origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
-    return Belief(memory, tracks, shown, ids[rows], tuple(origins), now_s - whole_s)
+    return Belief(memory, tracks, shown, ids[rows], tuple(origins), now_s - whole_s, window)
+
+
+def _calmed(
+    memory: Memory,
+    merged: Merged,
+    ids: IntArray,
+    window: Step | None,
+    pts: float | None,
+    settings: CalmSettings,
+) -> tuple[CalmState, Boxes, npt.NDArray[np.intp]]:
+    """calm.step on those boxes that are evidence, with rows of all."""
+    boxes = merged.boxes if window is None else window.boxes
+    there = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))
+    after, shown, rows = calm.step(
+        memory.calm, boxes.take(there), ids[there], merged.is_new[there], pts, settings
+    )
+    return after, shown, there[rows]
 
 
 def _seen_s(known: Believed, merged: Merged, now_s: float) -> npt.NDArray[np.float64]:

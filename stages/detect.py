@@ -6,12 +6,11 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import cv2
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -19,19 +18,19 @@ from models import coco, crops, detector, policy, trial
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
-from models.track_state import TrackState, no_tracks
+from models.window import WindowHead
 from pipeline.records import Object, Origin
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
-from pipeline.state_plane import PlaneRef, StatePlane
 from stages.attention import Attention, Moment, clock_s
 from stages.belief import Belief, conclude
 from stages.detections import Detections
 from stages.gate_options import GateOptions
 from stages.gate_view import view_of
 from stages.looking import look_at, settings_for
-from stages.memory import Memory, memory_bytes
 from stages.planes import as_picture
+from stages.standing import DetectState, Standing, Standings
+from stages.window_view import CANDIDATE, WindowOptions, WindowView
 
 DetectorName = Literal["light", "heavy"]
 
@@ -44,33 +43,14 @@ class DetectOptions:
     classes    COCO labels to look for; none: all 80
     min_score  0..1, least score of an object; none: the frozen one of the detector
     gate       the table [gate]
+    window     the table [window]; its head is for the light detector
     """
 
     detector: DetectorName = "light"
     classes: tuple[str, ...] | None = field(default=None, metadata={"allowed": coco.LABELS})
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-
-
-class DetectState(msgspec.Struct, frozen=True):
-    """State of detect.
-
-    tracks  of this epoch, as bytes of models.track_state
-    memory  names what else is remembered of the epoch, in the stage's state plane
-    """
-
-    epoch: int = 0
-    tracks: bytes = b""
-    memory: PlaneRef | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Standing:
-    """Where a source stands while a batch is worked on. lost: its memory could not be read."""
-
-    memory: Memory
-    tracks: TrackState
-    lost: bool = False
+    window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
 
 
 class Detect(Stage[DetectState]):
@@ -96,38 +76,43 @@ class Detect(Stage[DetectState]):
         choice = _pinned_choice(context.folder)
         choices = policy.load(options.detector)
         self._settings = settings_for(options.gate, choices, options.min_score)
+        has_head = options.window.head and options.detector == "light"
+        self.head = WindowHead(choices.parts[0][1], choice.threads) if has_head else None
         self.detector = detector.load(
             options.detector,
             choice.precision if options.detector == "light" else None,
             choice.threads,
             classes=options.classes,
-            min_score=self._settings.calm.candidate,
+            min_score=CANDIDATE if has_head else self._settings.calm.candidate,
+            features=has_head,
         )
+        self._models = (*self.detector.models, *((self.head.name,) if self.head else ()))
         self._warm: set[tuple[int, int]] = set()
         self._warm_up(640, 360)
-        self._known: dict[str, tuple[PlaneRef, Memory]] = {}
+        if self.head:
+            self.head.warm_up()
+        self._standings = Standings(context, self.head)
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
         """Look at each frame where its source's memory says, in order."""
-        whole = self._whole_answers(batch) if self.options.gate.mode == "off" else None
-        standing: dict[str, _Standing] = {}
+        at_once = self.options.gate.mode == "off" and self.head is None
+        whole = self._whole_answers(batch) if at_once else None
+        standing: dict[str, Standing] = {}
         last: dict[str, Item] = {}
         answers = []
         for row, item in enumerate(batch):
-            before = last.get(item.source)
-            if before is not None and before.position.epoch == item.position.epoch:
-                at = standing[item.source]
-            else:
-                at = self._standing(item, states[item.source], standing.get(item.source))
+            before, at = last.get(item.source), standing.get(item.source)
+            if at is None or before is None or before.position.epoch != item.position.epoch:
+                at = self._standings.of(item, states[item.source], at)
             attention, belief = self._look(item, at, None if whole is None else whole[row])
-            standing[item.source] = _Standing(belief.memory, belief.tracks)
+            standing[item.source] = at.after(item.position, belief)
             last[item.source] = item
             answers.append(self._detections(item, attention, belief))
         kept = {
-            source: self._kept(item, standing[source], states[source])
+            source: self._standings.kept(item, standing[source], states[source])
             for source, item in last.items()
         }
         return answers, {**states, **kept}
@@ -143,7 +128,7 @@ class Detect(Stage[DetectState]):
             del pictures
         return found
 
-    def _look(self, item: Item, at: _Standing, found: Boxes | None) -> tuple[Attention, Belief]:
+    def _look(self, item: Item, at: Standing, found: Boxes | None) -> tuple[Attention, Belief]:
         record, settings = item.record, self._settings
         form = record.form
         if found is not None:
@@ -156,9 +141,12 @@ class Detect(Stage[DetectState]):
         self._warm_up(form.width, form.height)
         moment = Moment(record.pts, record.key_frame, item.source.encode(), at.lost)
         ignored = self._ignored_tiles(item)
+        window = WindowView(self.head, at.window) if self.head else None
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
-            seen = look_at(self.detector, picture, moment, at.memory, at.tracks, settings, ignored)
+            seen = look_at(
+                self.detector, picture, moment, at.memory, at.tracks, settings, ignored, window
+            )
             del picture
         return seen
 
@@ -169,44 +157,13 @@ class Detect(Stage[DetectState]):
             looked=attention.looked,
             reason=attention.reason,
             objects=as_objects(belief.shown, belief.ids, belief.origins),
-            models=self.detector.models,
+            models=self._models,
             age_s=round(belief.age_s, 3),
+            novelty=round(belief.window.novelty, 4) if belief.window else 0.0,
             gate=view_of(attention, form, self._settings.attention.long_side)
             if self.options.gate.view
             else None,
         )
-
-    # -- what is remembered
-
-    def _standing(self, item: Item, state: DetectState, now: _Standing | None) -> _Standing:
-        """Where the source stands before its first frame here, or before one of another epoch."""
-        tracks = now.tracks if now is not None else None
-        if tracks is None:
-            tracks = TrackState.from_bytes(state.tracks) if state.tracks else no_tracks()
-        if now is not None or state.epoch != item.position.epoch:
-            return _Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
-        memory = self._memory(item, state.memory)
-        return _Standing(memory or Memory(), tracks, lost=memory is None)
-
-    def _memory(self, item: Item, reference: PlaneRef | None) -> Memory | None:
-        if reference is None:
-            return None
-        known = self._known.get(item.source)
-        if known is not None and known[0] == reference:
-            return known[1]
-        data = self._plane(item).read(reference)
-        return None if data is None else Memory.from_bytes(data)
-
-    def _kept(self, item: Item, standing: _Standing, state: DetectState) -> DetectState:
-        """The source's new state; its memory counts once the hop took it."""
-        memory = standing.memory
-        reference = self._plane(item).write(item.position, memory.to_bytes(), state.memory)
-        self._known[item.source] = (reference, memory)
-        return DetectState(item.position.epoch, standing.tracks.to_bytes(), reference)
-
-    def _plane(self, item: Item) -> StatePlane:
-        form = item.record.form
-        return self.context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form

@@ -9,7 +9,10 @@ from pipeline.records import Escalation, GateView, Looked, Object, Outcome, Reas
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frame's objects and how they came about; see records.Result for the fields."""
+    """A frame's objects and how they came about; see records.Result for the fields.
+
+    novelty  0..2, how unlike the last frames it looks; 0 where no window head looks
+    """
 
     outcome: Outcome
     looked: Looked
@@ -20,6 +23,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     scene: int = 0
     escalation: Escalation = "none"
     gate: GateView | None = None
+    novelty: float = 0.0
 
 
 def last_detections(record: Record) -> Detections:

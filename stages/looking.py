@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+from models import region_features
 from models.boxes import Boxes
 from models.calm import settings_for as calm_settings
 from models.cells import BoolArray
@@ -19,6 +21,7 @@ from stages.attention import Attention, AttentionSettings, Moment, attend, clock
 from stages.belief import Belief, BeliefSettings, conclude
 from stages.gate_options import GateOptions
 from stages.memory import Memory
+from stages.window_view import WindowView
 
 _NATIVE_ZOOMS = (2, 4)
 
@@ -55,16 +58,25 @@ def look_at(
     tracks: TrackState,
     settings: BeliefSettings,
     ignored: BoolArray | None = None,
+    window: WindowView | None = None,
 ) -> tuple[Attention, Belief]:
-    """What is to be seen in a frame, and what of it was computed anew.
+    """What is to be seen in a frame, and what of it was computed anew; a pure function.
 
-    The detector's own threshold must be the calm rule's `candidate`. A function of its arguments.
+    The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
+    with a window it must give features.
     """
     now_s = clock_s(memory, tracks.pts, moment.pts)
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
-    found = run_looks(detector, picture, attention)
     size = picture.width, picture.height
-    return attention, conclude(memory, tracks, attention, found, size, moment.pts, settings)
+    if window is None:
+        found = run_looks(detector, picture, attention)
+        told = conclude(memory, tracks, attention, found, size, moment.pts, settings)
+        return attention, told
+    seen = detector.look_with_features(picture, attention.looks, region_features.read)
+    judge = partial(window.judge, seen=seen, size=size, pts=moment.pts)
+    found = [boxes for boxes, _ in seen]
+    told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)
+    return attention, told
 
 
 def run_looks(detector: Detector, picture: Picture, attention: Attention) -> Sequence[Boxes]:

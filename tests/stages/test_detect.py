@@ -20,6 +20,7 @@ from stages.detect import Detect, DetectOptions, DetectState
 from stages.detections import Detections
 from stages.gate_options import GateOptions, Mode
 from stages.planes import as_picture
+from stages.window_view import WindowOptions
 
 FORM = Form(320, 180)
 LEAST = 0.05
@@ -180,6 +181,21 @@ def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
     [again], _ = detect(folder).process([item(1, 6, picture=1)], states)
     assert (again.looked, again.reason) == ("whole", "reanchored")
     assert tracks(again) == tracks(said[-1])
+
+
+def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
+    """Law 6: neither batches nor another worker change what it says; its rows are in the ring."""
+    context = Context(pixels, lambda: 0.0, folder, "window")
+    options = DetectOptions(min_score=LEAST, window=WindowOptions(head=True))
+    first, second = Detect(options, context), Detect(options, context)
+    frames = [item(1, n, picture=1 + n // 3) for n in range(12)]
+    other = [item(1, n, picture=1 + n // 3, source="b") for n in range(12)]
+    alone, states = answers(first, *frames)
+    assert any(name.startswith("window-head@") for name in alone[0].models)
+    assert states["a"].window is not None
+    begun, after = first.process(other[:5], {"b": DetectState()})
+    ended, _ = second.process(other[5:], stored(after))
+    assert [*begun, *ended] == alone
 
 
 def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:

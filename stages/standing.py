@@ -1,0 +1,114 @@
+"""Where detect stands with a source between two frames, and how that outlives a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from models.cells import grid_of
+from models.track_state import TrackState, no_tracks
+from models.window import WindowHead
+from models.window_rows import ROWS, FrameRow, WindowState, row_bytes
+from pipeline.records import Position
+from pipeline.stage import Context, Item
+from pipeline.state_plane import PlaneRef, StatePlane
+from pipeline.state_ring import RingRef, StateRing
+from stages.belief import Belief
+from stages.memory import Memory, memory_bytes
+
+
+class DetectState(msgspec.Struct, frozen=True):
+    """State of detect.
+
+    tracks  of this epoch, as bytes of models.track_state
+    memory  names what else is remembered of the epoch, in the stage's state plane
+    window  names the rows of the window head, in the stage's state ring
+    """
+
+    epoch: int = 0
+    tracks: bytes = b""
+    memory: PlaneRef | None = None
+    window: RingRef | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """What the next frame starts from.
+
+    lost    its memory could not be read
+    begins  its window begins anew
+    rows    of the window that are not in the ring yet
+    """
+
+    memory: Memory
+    tracks: TrackState
+    window: WindowState = field(default_factory=lambda: WindowState(()))
+    lost: bool = False
+    begins: bool = True
+    rows: tuple[tuple[Position, FrameRow], ...] = ()
+
+    def after(self, position: Position, belief: Belief) -> Standing:
+        """Where it stands after a frame."""
+        now = replace(self, memory=belief.memory, tracks=belief.tracks, lost=False)
+        step = belief.window
+        if step is None:
+            return now
+        new = () if step.row is None else ((position, step.row),)
+        return replace(now, window=step.state, rows=(*self.rows, *new))
+
+
+class Standings:
+    """Standings of a worker's sources: in its memory, in shared memory, in the hop. One thread."""
+
+    def __init__(self, context: Context, head: WindowHead | None) -> None:
+        self._context, self._head = context, head
+        self._known: dict[str, tuple[DetectState, Standing]] = {}
+
+    def of(self, item: Item, state: DetectState, now: Standing | None) -> Standing:
+        """Before a frame: `now` if it was reached in this batch, else what the state names.
+
+        Nothing but the count of tracks goes on into another epoch.
+        """
+        if now is not None or state.epoch != item.position.epoch:
+            tracks = now.tracks if now is not None else _tracks(state)
+            return Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
+        known = self._known.get(item.source)
+        if known is not None and known[0] == state:
+            return known[1]
+        data = None if state.memory is None else self._plane(item).read(state.memory)
+        rows = self._rows(item, state)
+        if data is None or rows is None:
+            return Standing(Memory(), _tracks(state), lost=True)
+        window = WindowState.from_rows(rows)
+        return Standing(Memory.from_bytes(data), _tracks(state), window, begins=not rows)
+
+    def kept(self, item: Item, standing: Standing, state: DetectState) -> DetectState:
+        """The source's new state; what it names counts once the hop took it."""
+        memory = self._plane(item).write(item.position, standing.memory.to_bytes(), state.memory)
+        window, begins = state.window, standing.begins
+        for position, row in standing.rows:
+            window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
+            begins = False
+        new = DetectState(item.position.epoch, standing.tracks.to_bytes(), memory, window)
+        self._known[item.source] = new, replace(standing, rows=(), begins=begins)
+        return new
+
+    def _rows(self, item: Item, state: DetectState) -> tuple[bytes, ...] | None:
+        if self._head is None or state.window is None:
+            return ()
+        return self._ring(item).read(state.window)
+
+    def _plane(self, item: Item) -> StatePlane:
+        form = item.record.form
+        return self._context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
+
+    def _ring(self, item: Item) -> StateRing:
+        assert self._head is not None
+        form = item.record.form
+        most = row_bytes(form.width, form.height, self._head.long_side)
+        return self._context.ring(item.source, ROWS, most)
+
+
+def _tracks(state: DetectState) -> TrackState:
+    return TrackState.from_bytes(state.tracks) if state.tracks else no_tracks()
