@@ -16,14 +16,14 @@ def read_only(
     The caller's own array stays writable: only the view is locked. Raises ArrayMismatch when
     `array` is no numpy array, or its dtype or shape differ. Nothing is converted or copied.
     """
-    fits = (
-        isinstance(array, np.ndarray)
-        and array.dtype == dtype
-        and array.ndim == len(shape)
-        and all(n is None or n == have for n, have in zip(shape, array.shape, strict=True))
-    )
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
+    # Spelt out: it runs dozens of times a frame.
+    for wanted, have in zip(shape, array.shape if fits else (), strict=False):
+        fits = fits and wanted in (None, have)
     if not fits:
         raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
+    if not array.flags.writeable:
+        return array
     view: npt.NDArray[Any] = array.view()
     view.flags.writeable = False
     return view

@@ -141,8 +141,10 @@ def coast(
 
     Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay.
     """
-    ahead = _predicted(state, _elapsed_s(state.pts, pts, settings), settings)
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    if not moved.any():
+        return replace(state, pts=latest)
+    ahead = _predicted(state, _elapsed_s(state.pts, pts, settings), settings)
     rows = moved[:, None]
     mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)
     covariance = np.where(rows, ahead.covariance.astype(np.float32), state.covariance)
