@@ -55,6 +55,8 @@ def table(name: str) -> str:
         return _detectors(result)
     if name == "live":
         return _live(result)
+    if name == "gate":
+        return _gate(result)
     rows = [
         f"| {text} | {_number(value)} {unit} |\n"
         for text, key, unit in (OVERHEAD if name == "overhead" else END_TO_END)
@@ -88,6 +90,19 @@ def _live(result: dict[str, Any]) -> str:
     columns = ("cameras", "height", *keys, *(f"peer_{key}" for key in keys))
     points = [[_cell(point.get(key)) for key in columns] for point in result["points"]]
     return head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
+
+
+def _gate(result: dict[str, Any]) -> str:
+    head = (
+        "| clip | group | pixels | F1 | ceiling | subsampling | events met | CPU |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("share", "f1", "ceiling", "rival_f1", "event_recall", "cpu_ratio")
+    lines = []
+    for clip in result["clips"]:
+        cells = (_cell(clip.get(key)) for key in keys)
+        lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
 
 
 def _cell(value: float | None) -> str:
