@@ -22,10 +22,10 @@ def read_only(
         fits = fits and wanted in (None, have)
     if not fits:
         raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
-    if not array.flags.writeable:
-        return array
-    view: npt.NDArray[Any] = array.view()
-    view.flags.writeable = False
+    view: npt.NDArray[Any] = array
+    if view.flags.writeable:
+        view = view.view()
+        view.flags.writeable = False
     return view
 
 
