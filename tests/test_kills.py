@@ -6,6 +6,7 @@ are then compared with an undisturbed run's and with a bare PyAV loop's frame co
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import os
 import random
@@ -45,12 +46,23 @@ def undisturbed(
     files: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Published]:
     folder = tmp_path_factory.mktemp("undisturbed") / "data"
-    run = Run(folder, *named(files))
+    run = Run(folder, *head_on(folder.parent), *named(files))
     assert run.wait() == 0, run.log.read_text()
     found = published_in(folder, list(files))
+    results = [result for source in found.values() for result in source.results]
+    assert {result.looked for result in results} >= {"whole", "no"}
+    assert all("window-head" in result.models[-1] for result in results)
     assert sum(len(p.results) for p in found.values()) >= 600
     assert sum(len(r.objects) for p in found.values() for r in p.results) >= 500
     return found
+
+
+def head_on(folder: Path) -> list[str]:
+    """A configuration with the window head, too: all that detect can remember is at stake."""
+    config = folder / "head.toml"
+    packaged = importlib.resources.files("pipeline").joinpath("pipeline.toml").read_text()
+    config.write_text(packaged.replace("\nhead = false\n", "\nhead = true\n"))
+    return ["-c", str(config)]
 
 
 def named(files: dict[str, str]) -> list[str]:
@@ -74,7 +86,7 @@ def check_equal(folder: Path, files: dict[str, str], undisturbed: dict[str, Publ
 
 @pytest.fixture
 def started(tmp_path: Path, files: dict[str, str]) -> Iterator[Run]:
-    run = Run(tmp_path / "data", *named(files))
+    run = Run(tmp_path / "data", *head_on(tmp_path), *named(files))
     yield run
     run.kill()
 
@@ -157,7 +169,7 @@ def test_the_supervisor_is_killed_and_resumes(
         assert len(orphans) == 4
         run.kill()
         wait_until("no orphan", lambda orphans=orphans: not any(map(alive, orphans)))
-        run = Run(run.folder, "--resume")
+        run = Run(run.folder, "--resume", *head_on(run.folder.parent))
     assert run.wait() == 0, run.log.read_text()
     check_equal(run.folder, files, undisturbed)
 
@@ -178,7 +190,7 @@ def test_ctrl_c_drains_and_resume_completes(
     assert started.wait() == 0, started.log.read_text()
     half = published_in(started.folder, list(files))[source]
     assert not half.ended
-    resumed = Run(started.folder, "--resume")
+    resumed = Run(started.folder, "--resume", *head_on(started.folder.parent))
     assert resumed.wait() == 0, resumed.log.read_text()
     check_equal(started.folder, files, undisturbed)
 
@@ -193,7 +205,7 @@ def test_marathon_of_kills(
     kills = dict.fromkeys((*KINDS, "valkey"), 0)
     runs = 0
     while sum(kills.values()) < 200:
-        run = Run(tmp_path / f"data{runs}", *named(files))
+        run = Run(tmp_path / f"data{runs}", *head_on(tmp_path), *named(files))
         killer = Killer(run, list(files))
         while not killer.finished():
             if chance.random() < 0.1 and (pid := run.valkey()):
