@@ -137,6 +137,7 @@ def _choice(
         return "whole", reason, _NO_PLACES
     if change.moving:
         is_due = now_s - memory.look_s >= _MOVING_PERIOD_S - _ROUNDING_S
+        is_due |= _too_old(memory, now_s, options)
         return "whole" if is_due else "no", "moving", _NO_PLACES
     any_hot = bool(change.hot.any())
     changed = crops.places_of(change.hot, change.state.grid.tile_px) if any_hot else _NO_PLACES
@@ -175,7 +176,7 @@ def _may_wait(
         return False
     next_s = now_s + (now_s - memory.clock_s)
     too_late = next_s - memory.look_s > options.wait_s + _ROUNDING_S
-    if too_late or memory.waited >= options.wait_frames:
+    if too_late or memory.waited >= options.wait_frames or _too_old(memory, now_s, options):
         return False
     grid = change.state.grid
     boxes, speeds = _moving(memory.believed, tracks)
@@ -217,6 +218,13 @@ def _aged(
     limits = np.minimum(limits, _SOON * options.object_age_s) if with_soon else limits
     aged: FloatArray = believed.boxes.xyxy[ages >= limits]
     return aged
+
+
+def _too_old(memory: Memory, now_s: float, options: GateOptions) -> bool:
+    """Whether an object was not seen for as long as any may be: then nothing waits."""
+    believed = memory.believed
+    ages = now_s - believed.seen_s[believed.means > 0]
+    return bool(ages.max(initial=0) >= options.object_age_s)
 
 
 def _limit_s(most_s: float, key: bytes, since_s: float, track: int = 0) -> float:

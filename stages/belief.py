@@ -20,7 +20,7 @@ from models.track_state import TrackState
 from models.window import Step
 from pipeline.records import Looked, Origin
 from stages.attention import Attention, AttentionSettings
-from stages.gate_lesson import learned
+from stages.gate_lesson import learned, tiles_inside
 from stages.memory import MOST_BELIEVED, Believed, Memory
 
 _SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
@@ -181,9 +181,10 @@ def _merged(
     if attention.looked != "part":
         return seams.merge(known, found, attention.looks, size, long_side), _NOWHERE
     asked = attention.asked
-    judged: BoolArray = np.any(crops.touch(known.xyxy, asked), axis=1)
+    changed = np.concatenate([asked, _stirred(attention, size, long_side)])
+    judged: BoolArray = np.any(crops.touch(known.xyxy, changed), axis=1)
     new = [
-        boxes.take(np.flatnonzero(crops.touch(boxes.xyxy, asked).any(axis=1))) for boxes in found
+        boxes.take(np.flatnonzero(crops.touch(boxes.xyxy, changed).any(axis=1))) for boxes in found
     ]
     missed = judged & (known.scores > shown)
     empty = np.ones(len(asked), np.bool_)
@@ -195,7 +196,18 @@ def _merged(
     merged = seams.merge(known, new, attention.looks, size, long_side, judged=judged & ~missed)
     if trust >= _SURE:
         empty[:] = False
+    missed &= crops.touch(known.xyxy, asked).any(axis=1)
     return merged, np.concatenate([known.xyxy[missed], asked[empty]])
+
+
+def _stirred(attention: Attention, size: tuple[int, int], long_side: int) -> FloatArray:
+    """Places (M, 4) that the looks show and that began to change: after them, that is seen."""
+    if attention.change is None:
+        return _NOWHERE
+    state = attention.change.state
+    areas = np.array([crops.looked_at(look, size, long_side) for look in attention.looks])
+    tiles = (state.above > 0).any(axis=0) & ~attention.change.hot & tiles_inside(areas, state.grid)
+    return crops.places_of(tiles, state.grid.tile_px) if tiles.any() else _NOWHERE
 
 
 def _trust(memory: Memory, merged: Merged, looked: Looked, shown: float) -> float:

@@ -133,13 +133,14 @@ class Memory:
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
         memory = Memory(clock_s, whole_s, look_s, waited, believed, known, places[:k])
+        memory = replace(memory, trust=trust, doubted=places[k:])
         if not gate:
             return memory
         seen = GateState.from_bytes(data[at : at + gate])
         bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, at + gate))
         tiles = seen.grid.tile_rows * seen.grid.tile_columns
         watched = bits[:tiles].astype(np.bool_).reshape(seen.grid.tiles)
-        return replace(memory, gate=seen, watched=watched, trust=trust, doubted=places[k:])
+        return replace(memory, gate=seen, watched=watched)
 
 
 def memory_bytes(grid: Grid) -> int:

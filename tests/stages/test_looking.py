@@ -175,6 +175,34 @@ def test_what_is_new_does_not_wait_for_what_moves() -> None:
     raise AssertionError("a new object was not looked at within two frames")
 
 
+def test_what_begins_to_change_beside_what_is_looked_at_is_believed() -> None:
+    """Its tiles count as seen after that look, so what was found in them must count, too."""
+    source = Source()
+    source.settle()
+    clear, faint = (288.0, 160.0, 320.0, 192.0), (352.0, 160.0, 384.0, 192.0)
+    y = picture((288, 160, 320, 192)).y.copy()
+    y[160:192, 352:384] += 15  # not enough to be looked at for at its first sight
+    half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
+    attention, told = source.see(Picture(y, half, half), clear, faint)
+    assert attention.looked == "part"
+    assert not crops.touch(np.array([faint], np.float32), attention.asked).any()
+    for _ in range(3):
+        _, told = source.see(Picture(y, half, half), clear, faint)
+    assert len(told.shown) == 2
+
+
+def test_nothing_waits_while_an_object_is_too_old() -> None:
+    source = Source(object_age_s=0.5, wait_s=1.0, wait_frames=12)
+    there = (20.0, 250.0, 90.0, 340.0)
+    for n in range(200):
+        left = 200.0 + 0.5 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        attention, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), there)
+        believed = source.memory.believed
+        ages = attention.clock_s - believed.seen_s[believed.means > 0]
+        assert ages.max(initial=0) < 0.5
+
+
 def test_the_clock_neither_stands_still_nor_goes_back() -> None:
     memory = Memory(clock_s=5.0)
     assert clock_s(memory, None, 1.0) == clock_s(memory, 1.0, None) == pytest.approx(5 + 1 / 30)
