@@ -35,6 +35,7 @@ _FIRST_COVARIANCE: Final = (1.0, 0.0, 1.0)
 _UNKNOWN_RATE: Final = 30.0
 _LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.0005
+_UNSEEN: Final = 0.1  # of its time, what a frame that nobody looks at adds to how long one is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +140,17 @@ def coast(
 ) -> TrackState:
     """Advance by one frame that nobody looked at; it is no evidence, and no track is lost by it.
 
-    Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay.
+    Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay. What
+    was lost before is so for a tenth of the frame longer: it ends after ten times `max_lost_s`.
     """
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    elapsed = _elapsed_s(state.pts, pts, settings)
+    if (state.lost_s > 0).any():
+        lost_s = state.lost_s + np.float32(_UNSEEN * elapsed) * (state.lost_s > 0)
+        state = replace(state, lost_s=lost_s.astype(np.float32, copy=False))
     if not moved.any():
         return replace(state, pts=latest)
-    ahead = _predicted(state, _elapsed_s(state.pts, pts, settings), settings)
+    ahead = _predicted(state, elapsed, settings)
     rows = moved[:, None]
     mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)
     covariance = np.where(rows, ahead.covariance.astype(np.float32), state.covariance)

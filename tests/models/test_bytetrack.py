@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from models.boxes import Boxes
-from models.bytetrack import TrackSettings, step
+from models.bytetrack import TrackSettings, coast, step
 from models.track_state import StateUnreadable, TrackState, no_tracks
 
 DATA = os.environ.get("FRAMEGATE_DATA")
@@ -265,3 +265,18 @@ def test_foreign_bytes_are_refused(change):
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="allowed"):
         TrackSettings(**wrong)
+
+
+def test_what_was_lost_ends_while_nobody_looks() -> None:
+    """What is seen stays however long nobody looks; what was lost is not continued much later."""
+    here, there = (10, 10, 50, 90, 0.9), (200, 10, 260, 90, 0.9)
+    chosen = TrackSettings(max_lost_s=1.0)
+    state = no_tracks()
+    for pts, rows in ((0.0, [here, there]), (0.04, [here, there]), (0.08, [here])):
+        state, _ = step(state, boxes(rows), pts, chosen)
+    nobody = np.zeros(len(state), np.bool_)
+    soon = coast(state, nobody, 1.0, chosen)
+    assert step(soon, boxes([here, there]), 1.04, chosen)[1].tolist() == [1, 2]
+    for n in range(30):
+        state = coast(state, nobody, 0.08 + 0.4 * n, chosen)
+    assert step(state, boxes([here, there]), 12.0, chosen)[1].tolist() == [1, 0]
