@@ -21,11 +21,10 @@ from stages.gate_options import GateOptions
 from stages.memory import Believed, Memory
 
 _MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
-_UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame without a time stamp
+_UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame whose time stamps do not tell
 _UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
 _SPEED_VARIANCE: Final = 0.15  # of a track, square pixels a frame: some three looks
 _LEAST_TRUST: Final = 0.6
-_LEAST_S: Final = 0.001
 _ROUNDING_S: Final = 0.004
 _MOVED_MOST: Final = 0.3  # of its shorter side, of a box that nobody looks at
 _SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
@@ -78,14 +77,16 @@ class AttentionSettings:
     crops: CropSettings
 
 
-def clock_s(memory: Memory, before: float | None, pts: float | None) -> float:
-    """The source's clock at a frame with time stamp `pts` after one with `before`, in seconds.
+def clock_s(memory: Memory, pts: float | None) -> float:
+    """The source's clock at a frame with time stamp `pts`, the next one after `memory`, in seconds.
 
-    Time stamps may be missing (then a frame lasts 1/30 s) or not rise (then it lasts 1 ms).
+    Time stamps may be missing or not rise, as where a camera starts its own anew: then a frame
+    lasts 1/30 s, so that no age stands still.
     """
-    if before is None or pts is None:
+    before = memory.pts
+    if before is None or pts is None or pts <= before:
         return memory.clock_s + _UNKNOWN_PERIOD_S
-    return memory.clock_s + max(pts - before, _LEAST_S)
+    return memory.clock_s + pts - before
 
 
 def attend(

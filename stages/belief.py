@@ -88,6 +88,7 @@ def conclude(
     believed = believed.take(np.arange(min(len(ids), MOST_BELIEVED)))
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
     memory = Memory(
+        pts=pts,
         clock_s=now_s,
         whole_s=whole_s,
         look_s=now_s,
@@ -149,6 +150,7 @@ def _held(
         tracks = bytetrack.coast(tracks, going, pts, settings)
     memory = replace(
         memory,
+        pts=pts,
         clock_s=attention.clock_s,
         waited=memory.waited + 1 if attention.reason == "waiting" else 0,
         believed=believed,

@@ -65,7 +65,7 @@ def look_at(
     The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
     with a window it must give features.
     """
-    now_s = clock_s(memory, tracks.pts, moment.pts)
+    now_s = clock_s(memory, moment.pts)
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
     size = picture.width, picture.height
     if window is None:

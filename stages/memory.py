@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -18,7 +19,9 @@ from models.gate_state import GateState, nbytes
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
-_HEAD: Final = struct.Struct("<dddIdIIIII")  # times, waited, trust, then rows and bytes
+_HEAD: Final = struct.Struct(
+    "<ddddIdIIIII"
+)  # pts (NaN: none), times, waited, trust, rows and bytes
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
@@ -73,6 +76,7 @@ NOTHING: Final = Believed(
 class Memory:
     """Everything but the tracks; the next frame makes another one of it.
 
+    pts       time stamp of the frame before, seconds; None where unknown
     clock_s   media time since the epoch began; it neither stands still nor goes back
     whole_s   when the whole frame was last looked at
     look_s    when anything was
@@ -86,6 +90,7 @@ class Memory:
     doubted   float32 (K, 4)  places where the last part may not have: the whole is looked at next
     """
 
+    pts: float | None = None
     clock_s: float = 0.0
     whole_s: float = 0.0
     look_s: float = 0.0
@@ -112,7 +117,8 @@ class Memory:
         rows["mean"] = self.believed.means
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
-        times = self.clock_s, self.whole_s, self.look_s
+        pts = math.nan if self.pts is None else self.pts
+        times = pts, self.clock_s, self.whole_s, self.look_s
         sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
         places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
         head = _HEAD.pack(*times, self.waited, self.trust, *sizes)
@@ -122,7 +128,7 @@ class Memory:
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
-        clock_s, whole_s, look_s, waited, trust, n, k, m, calm, gate = _HEAD.unpack_from(data)
+        pts, *times, waited, trust, n, k, m, calm, gate = _HEAD.unpack_from(data)
         at = _HEAD.size
         rows = np.frombuffer(data, _ROW, n, at)
         at += rows.nbytes
@@ -132,7 +138,8 @@ class Memory:
         believed = Believed(Boxes(xyxy, scores, class_ids), *rest)
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
-        memory = Memory(clock_s, whole_s, look_s, waited, believed, known, places[:k])
+        before = None if math.isnan(pts) else pts
+        memory = Memory(before, *times, waited, believed, known, places[:k])
         memory = replace(memory, trust=trust, doubted=places[k:])
         if not gate:
             return memory

@@ -53,7 +53,7 @@ class Source:
         """One frame further, or several; a look finds the boxes that lie in it."""
         self.frame += step
         pts = self.frame / FPS
-        now_s = clock_s(self.memory, self.tracks.pts, pts)
+        now_s = clock_s(self.memory, pts)
         moment = Moment(pts, key, b"test")
         attention = attend(self.memory, self.tracks, now_s, shown, moment, self.settings.attention)
         found = [self._inside(look, boxes(*there)) for look in attention.looks]
@@ -204,10 +204,21 @@ def test_nothing_waits_while_an_object_is_too_old() -> None:
 
 
 def test_the_clock_neither_stands_still_nor_goes_back() -> None:
-    memory = Memory(clock_s=5.0)
-    assert clock_s(memory, None, 1.0) == clock_s(memory, 1.0, None) == pytest.approx(5 + 1 / 30)
-    assert clock_s(memory, 2.0, 1.0) == clock_s(memory, 2.0, 2.0) == pytest.approx(5.001)
-    assert clock_s(memory, 2.0, 4.5) == pytest.approx(7.5)
+    period = 5 + 1 / 30
+    assert clock_s(Memory(clock_s=5.0), 1.0) == pytest.approx(period)
+    memory = Memory(pts=2.0, clock_s=5.0)
+    assert clock_s(memory, None) == clock_s(memory, 1.0) == clock_s(memory, 2.0)
+    assert clock_s(memory, None) == pytest.approx(period)
+    assert clock_s(memory, 4.5) == pytest.approx(7.5)
+
+
+def test_ages_go_on_after_time_stamps_went_back() -> None:
+    source = Source()
+    source.frame = 3600 * FPS
+    source.settle(THING)
+    source.frame = 0
+    reasons = {source.see(picture(), THING)[0].reason for _ in range(2 * FPS)}
+    assert "age" in reasons
 
 
 def test_memory_fits_its_plane_and_survives_it() -> None:
