@@ -19,7 +19,7 @@ from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
-from pipeline.records import Object, Origin
+from pipeline.records import End, Object, Origin
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
@@ -117,6 +117,12 @@ class Detect(Stage[DetectState]):
         }
         return answers, {**states, **kept}
 
+    def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:  # noqa: ARG002
+        """Nothing of an epoch goes on into another but what the state says."""
+        self._standings.forget(source)
+        self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
+        return None, state
+
     def _whole_answers(self, batch: Sequence[Item]) -> list[Boxes]:
         """Boxes of all pictures of the batch: while one is in the network, others are prepared."""
         with ExitStack() as stack:
@@ -132,7 +138,7 @@ class Detect(Stage[DetectState]):
         record, settings = item.record, self._settings
         form = record.form
         if found is not None:
-            now_s = clock_s(at.memory, at.tracks.pts, record.pts)
+            now_s = clock_s(at.memory, record.pts)
             whole = (crops.whole(form.width, form.height, settings.attention.long_side),)
             attention = Attention(whole, "whole", "every_frame", now_s)
             size = form.width, form.height

@@ -128,18 +128,19 @@ class Memory:
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
-        pts, *times, waited, trust, n, k, m, calm, gate = _HEAD.unpack_from(data)
+        pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
+        waited, trust, n, k, m, calm, gate = rest
         at = _HEAD.size
         rows = np.frombuffer(data, _ROW, n, at)
         at += rows.nbytes
         places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
         at += places.nbytes
-        xyxy, scores, class_ids, *rest = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
-        believed = Believed(Boxes(xyxy, scores, class_ids), *rest)
+        xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
+        believed = Believed(Boxes(xyxy, scores, class_ids), *more)
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
         before = None if math.isnan(pts) else pts
-        memory = Memory(before, *times, waited, believed, known, places[:k])
+        memory = Memory(before, clock_s, whole_s, look_s, waited, believed, known, places[:k])
         memory = replace(memory, trust=trust, doubted=places[k:])
         if not gate:
             return memory

@@ -90,9 +90,16 @@ class Standings:
         for position, row in standing.rows:
             window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
             begins = False
+        if window is not None and standing.rows:
+            # A window that let old rows go is that short after a restart, too.
+            window = msgspec.structs.replace(window, held=len(standing.window.rows))
         new = DetectState(item.position.epoch, standing.tracks.to_bytes(), memory, window)
         self._known[item.source] = new, replace(standing, rows=(), begins=begins)
         return new
+
+    def forget(self, source: str) -> None:
+        """Keep nothing of it in this worker's memory; what its state names stays."""
+        self._known.pop(source, None)
 
     def _rows(self, item: Item, state: DetectState) -> tuple[bytes, ...] | None:
         if self._head is None or state.window is None:
