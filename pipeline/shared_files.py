@@ -71,7 +71,8 @@ class SharedFiles:
         """Let go what a source has; who mapped it keeps it until it unmaps."""
         for key in [key for key in self._descriptors if key[0] == source]:
             os.close(self._descriptors.pop(key))
-            if (path := self._kept_at(*key)) is not None:
+        if self._folder is not None:  # of an earlier run in this folder, too
+            for path in self._folder.glob(f"{source}.*"):
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:

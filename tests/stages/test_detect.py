@@ -13,7 +13,7 @@ import pytest
 from models import coco
 from pipeline import records
 from pipeline.errors import FrameLost
-from pipeline.records import Position, Record
+from pipeline.records import End, Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from stages.detect import Detect, DetectOptions, DetectState
@@ -56,8 +56,9 @@ def stage(request: pytest.FixtureRequest, folder: Path) -> Detect:
     return detect(folder, request.param)
 
 
-def item(epoch: int, seq: int, picture: int, source: str = "a") -> Item:
-    record = Record(v=1, pts=seq / 25, captured=0.0, arrived=0.0, number=picture, form=FORM)
+def item(epoch: int, seq: int, picture: int, source: str = "a", pts: float | None = None) -> Item:
+    pts = seq / 25 if pts is None else pts
+    record = Record(v=1, pts=pts, captured=0.0, arrived=0.0, number=picture, form=FORM)
     return Item(source, Position(epoch, seq), record)
 
 
@@ -196,6 +197,20 @@ def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
     begun, after = first.process(other[:5], {"b": DetectState()})
     ended, _ = second.process(other[5:], stored(after))
     assert [*begun, *ended] == alone
+    # Rows that time stamps put too far back do not come back with another worker.
+    stamps = [0, 1, 2, 3, 104, 105, 106, 107, 13, 14]
+    frames = [item(2, n, 1 + n, "b", pts) for n, pts in enumerate(stamps)]
+    begun, after = first.process(frames[:8], after)
+    ended = [second.process(frames[8:], stored(after))[0], first.process(frames[8:], after)[0]]
+    assert ended[0] == ended[1]
+
+
+def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:
+    _, states = answers(stage, item(1, 0, 1, "gone"), item(1, 1, 2, "gone"))
+    assert "gone" in stage._standings._known
+    end = End(v=1, frames=2, last=True)
+    assert stage.end("gone", end, states["gone"]) == (None, states["gone"])
+    assert "gone" not in stage._standings._known
 
 
 def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:
