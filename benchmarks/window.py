@@ -1,6 +1,6 @@
 """What it saves to keep a window's features: each frame through the network once, not 32 times.
 
-    python -m benchmarks.window --data FOLDER [--no-write]
+    python -m benchmarks.window --data FOLDER [--write]
 
 The light detector looks at a clip, whole frames, and the window head judges the newest frame of
 each step by the last 32. *Naive*: a step takes all 32 frames of its window through the detector
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--soak-steps", type=int, default=SOAK_STEPS)
-    parser.add_argument("--no-write", action="store_true")
+    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     cv2.setNumThreads(1)
     path = find_clip(given.data)
@@ -233,8 +233,8 @@ def main() -> None:
     packages = ("numpy", "opencv-python-headless", "openvino")
     told = conditions(packages, clip=path.name, detector=run.light.models[0], head=run.head.name)
     result = {**result_of(run, given.rounds, given.soak_steps), "conditions": told}
-    tell("window", result, not given.no_write)
-    if not given.no_write:
+    tell("window", result, given.write)
+    if given.write:
         from benchmarks.window_figure import draw
 
         draw(result)

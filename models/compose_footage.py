@@ -191,10 +191,10 @@ def _compressed(frames: Sequence[ByteArray], quantiser: int) -> list[Picture]:
         out.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as again:
-        return [_planes(frame) for frame in again.decode(video=0)]
+        return [planes_of(frame) for frame in again.decode(video=0)]
 
 
-def _planes(frame: av.VideoFrame) -> Picture:
+def planes_of(frame: av.VideoFrame) -> Picture:
     width, height = frame.width, frame.height
     planes = frame.to_ndarray(format="yuv420p").astype(np.uint8, copy=False).reshape(-1)
     luma, half = width * height, (height // 2, width // 2)

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import openvino as ov
 
 from models.arrays import read_only
 from models.boxes import Boxes, FloatArray, IntArray
@@ -88,11 +89,18 @@ class WindowHead:
     """
 
     def __init__(
-        self, long_side: int = 416, threads: int = 1, cache_dir: Path | None = None
+        self,
+        long_side: int = 416,
+        threads: int = 1,
+        cache_dir: Path | None = None,
+        model: ov.Model | None = None,
     ) -> None:
-        """long_side: of the detector's input, which decides the tiles."""
+        """long_side: of the detector's input, which decides the tiles.
+
+        model: a head that is being judged; `name` is the committed one's all the same.
+        """
         self.long_side = long_side
-        self._network = WindowNetwork(threads, cache_dir)
+        self._network = WindowNetwork(threads, cache_dir, model)
         self.sha256 = self._network.sha256
         self.name = f"{FILE}@{self.sha256[:8]}"
 

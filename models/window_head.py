@@ -18,7 +18,7 @@ LENGTH = 256  # of a region's features
 WIDTH = 64
 HEADS = 4
 LOOK = 16
-STATISTICS = 28
+STATISTICS = 22
 ATTENDED = WIDTH + 4 * HEADS
 MOST_LOOKS = 31  # past rows of a window
 FADE = 3.0  # rows after which what was seen weighs a third in the recent means
@@ -46,6 +46,7 @@ class WindowHead(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    level: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class WindowHead(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(HEADS))
         self.register_buffer("mean", torch.zeros(STATISTICS))
         self.register_buffer("deviation", torch.ones(STATISTICS))
+        self.register_buffer("level", torch.zeros(()))
+        self.drop = nn.Dropout(0.1)
         n_in = STATISTICS + LOOK + ATTENDED
         self.judge = nn.Sequential(
             nn.Linear(n_in, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2)
@@ -98,10 +101,10 @@ class WindowHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits (N,): that there is an object, and that it is one of the box's class."""
         usual = ((stats - self.mean) / self.deviation).clamp(-FAR, FAR)
-        told = torch.cat((usual, self.look(features * 16), attended), dim=1)
+        told = self.drop(torch.cat((usual, self.look(features * 16), attended), dim=1))
         thing, moved = self.judge(told).unbind(dim=1)
         own = logit(newest.scores)
-        return own + 3 * torch.tanh(thing), own + REACH * torch.tanh(moved)
+        return own + 3 * torch.tanh(thing), own + REACH * torch.tanh(moved) + self.level
 
     def attend(
         self,
@@ -166,7 +169,7 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def statistics_of(
     newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: Relations
 ) -> Tensor:
-    """What needs no learning (N, 28): a box's history, and its company in its own frame."""
+    """What needs no learning (N, 22): a box's history, and its company in its own frame."""
     return torch.cat((_history(newest, past, ages, looks, relations), _company(newest)), dim=1)
 
 
@@ -189,13 +192,15 @@ def _history(newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: R
 
 
 def _company(newest: Seen) -> Tensor:
-    """A box in its own frame (N, 15): its score, size and place, and what overlaps it there."""
+    """A box in its own frame (N, 9): its score, and what overlaps it there.
+
+    Neither size nor place: three scenes taught where their own objects are.
+    """
     own, box = newest.scores, newest.boxes
     overlap, inside = _overlap(box, box)
     same = (newest.class_ids[:, None] == newest.class_ids[None]).float()
     stronger = (own[None] > own[:, None]).float()
     twins, rivals = stronger * same, stronger * (1 - same)
-    sides = (box[:, 2:] - box[:, :2]).clamp(min=1e-3)
     columns = (
         own,
         logit(own) / 4,
@@ -206,8 +211,6 @@ def _company(newest: Seen) -> Tensor:
         (overlap * (1 - same) * own[None]).sum(1),
         (overlap * same).sum(1),
         (newest.ids > 0).float(),
-        *torch.log(sides).unbind(1),
-        *box.unbind(1),
     )
     return torch.stack(columns, dim=1)
 

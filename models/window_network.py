@@ -57,9 +57,10 @@ class Judged:
 class WindowNetwork:
     """The network in float32. One thread at a time. Raises ModelUnreadable."""
 
-    def __init__(self, threads: int, cache_dir: Path | None) -> None:
+    def __init__(self, threads: int, cache_dir: Path | None, model: ov.Model | None) -> None:
+        """model: another than the committed one, as `export_window_head.convert` gives it."""
         path, self.sha256 = manifest.verified(FILE)
-        self._model = core().read_model(path)
+        self._model = model or core().read_model(path)
         self._options = config("f32", threads, cache_dir)
         self._sizes: dict[tuple[int, bool], tuple[Any, list[Array]]] = {}
 
