@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Mode = Literal["off", "frames", "crops"]
-Polygon = tuple[tuple[float, float], ...]
 
 
 def masks_fault(masks: Any) -> str | None:

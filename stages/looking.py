@@ -37,10 +37,10 @@ def settings_for(
         options = replace(options, mode="frames")
     shown = choices.min_score if min_score is None else min_score
     calm, tracks = calm_settings(shown, exactly=min_score is not None)
-    zooms = _NATIVE_ZOOMS if options.native else ()
-    attention = AttentionSettings(
-        options, choices.parts[0][1], gate_settings(options), replace(CROPS, zooms=zooms)
-    )
+    parts = replace(CROPS, zooms=_NATIVE_ZOOMS if options.native else ())
+    if options.mode != "crops":
+        parts = replace(CROPS, share=0.0)  # then no size but the whole's is warmed up
+    attention = AttentionSettings(options, choices.parts[0][1], gate_settings(options), parts)
     return BeliefSettings(attention, tracks, calm)
 
 

@@ -236,3 +236,9 @@ def test_masks_are_checked() -> None:
     assert masks_fault({"a": [[[0, 0], [9, 0], [9, 9]]]}) is None
     for wrong in ([[0, 0]], [[[0, 0], [9, 0]]], [[[0, 0], [9, 0], ["x", 9]]], "all"):
         assert "three or more points" in str(masks_fault({"a": wrong}))
+
+
+@pytest.mark.parametrize(("mode", "some"), [("off", False), ("frames", False), ("crops", True)])
+def test_only_where_parts_are_looked_at_their_sizes_are_warmed_up(mode: str, some: bool) -> None:
+    chosen = Source(mode=mode).settings.attention
+    assert (len(crops.sizes(*SIZE, chosen.long_side, chosen.crops)) > 1) == some
