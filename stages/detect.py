@@ -165,7 +165,7 @@ class Detect(Stage[DetectState]):
             objects=as_objects(belief.shown, belief.ids, belief.origins),
             models=self._models,
             age_s=round(belief.age_s, 3),
-            novelty=round(belief.window.novelty, 4) if belief.window else 0.0,
+            novelty=round(belief.window.novelty, 4) if belief.window else None,
             gate=view_of(attention, form, self._settings.attention.long_side)
             if self.options.gate.view
             else None,

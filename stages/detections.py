@@ -11,7 +11,7 @@ from pipeline.records import Escalation, GateView, Looked, Object, Outcome, Reas
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see records.Result for the fields.
 
-    novelty  0..2, how unlike the last frames it looks; 0 where no window head looks
+    novelty  0..2, how unlike the last frames it looks; None where no window head looked
     """
 
     outcome: Outcome
@@ -23,7 +23,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     scene: int = 0
     escalation: Escalation = "none"
     gate: GateView | None = None
-    novelty: float = 0.0
+    novelty: float | None = None
 
 
 def last_detections(record: Record) -> Detections:
