@@ -42,7 +42,7 @@ class GateOptions:
     frame_age_s   so is the whole frame
     wait_frames   frames, and
     wait_s        seconds of media time, for which a change may wait where known objects move;
-                  something new never waits
+                  something new waits only beside what changed at the last look, 0.1 s at most
     native        whether parts of large pictures are looked at with more pixels than whole ones
     least, most   grey levels between which each tile's threshold is learned; both 0: as mode off
     masks         source -> polygons in its pixels; what changes inside them does not trigger

@@ -193,6 +193,7 @@ def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
     other = [item(1, n, picture=1 + n // 3, source="b") for n in range(12)]
     alone, states = answers(first, *frames)
     assert any(name.startswith("window-head@") for name in alone[0].models)
+    assert all((each.novelty is None) == (each.looked == "no") for each in alone)
     assert states["a"].window is not None
     begun, after = first.process(other[:5], {"b": DetectState()})
     ended, _ = second.process(other[5:], stored(after))
