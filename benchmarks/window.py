@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ import numpy as np
 from benchmarks.clips import find_clip, rate
 from benchmarks.report import conditions, median_of_ratios, tell
 from models import bytetrack, calm, crops, detector, policy, region_features
+from models.boxes import Boxes
 from models.detector import Detector
+from models.member import Features
 from models.network import nearest
 from models.picture import Picture
 from models.track_state import no_tracks
@@ -138,32 +140,37 @@ def stride_row(run: Running, stride: int, rounds: int) -> Row:
 
 
 def parts(run: Running, rounds: int) -> dict[str, float]:
-    """Median milliseconds of a frame's parts: detector (backbone), pooling, head, ring.
-
-    Pooling is what a look with features takes beyond one without, of the same network.
-    """
+    """Median milliseconds of a frame's parts: detector (backbone), pooling, head, ring."""
     ring = unshared_ring("benchmark", ROWS, row_bytes(*run.sights[0].size, LONG_SIDE))
     state = run.taken_in(WindowState(), range(ROWS)).state
     taken: dict[str, list[float]] = {"backbone": [], "pooling": [], "head": [], "ring": []}
     for i in range(rounds):
         number = ROWS + i % (len(run.pictures) - ROWS)
-        picture = run.pictures[number]
-        look = crops.whole(picture.width, picture.height, LONG_SIDE)
-        times = [time.perf_counter()]
-        run.light.look(picture, (look,))
-        times.append(time.perf_counter())
-        run.look(number)
-        times.append(time.perf_counter())
+        begin = time.perf_counter()
+        pooling = _pooling_s(run.light, run.pictures[number])
+        seen = time.perf_counter()
         step = run.head.step(state, run.sights[number])
-        times.append(time.perf_counter())
+        judged = time.perf_counter()
         if step.row is not None:
             ring.write(Position(1, number), step.row.to_bytes(), None)
-        times.append(time.perf_counter())
-        spans = [(b - a) * 1e3 for a, b in pairwise(times)]
-        spans[1] -= spans[0]
+        kept = time.perf_counter()
+        spans = (seen - begin - pooling, pooling, judged - seen, kept - judged)
         for name, span in zip(taken, spans, strict=True):
-            taken[name].append(span)
+            taken[name].append(span * 1e3)
     return {name: round(statistics.median(spans), 3) for name, spans in taken.items()}
+
+
+def _pooling_s(light: Detector, picture: Picture) -> float:
+    """Seconds of the pooling in one whole look, timed where it happens."""
+
+    def timed(boxes: Boxes, maps: Features | None) -> float:
+        begin = time.perf_counter()
+        region_features.read(boxes, maps)
+        return time.perf_counter() - begin
+
+    look = crops.whole(picture.width, picture.height, LONG_SIDE)
+    (seconds,) = light.look_with_features(picture, (look,), timed)
+    return seconds
 
 
 def soak(run: Running, n_steps: int) -> Row:

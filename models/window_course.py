@@ -102,12 +102,9 @@ class Course:
         self.share = np.array([REAL_SHARE / n] * n + [(1 - REAL_SHARE) / m] * m)
         self.share /= self.share.sum()
         self.head = WindowHead()
-        with torch.no_grad():
-            for zero in (
-                *self.head.judge[-1].parameters(),
-                self.head.judge[0].weight[:, -ATTENDED:],
-            ):
-                zero.zero_()
+        first, last = self.head.judge[0], self.head.judge[-1]
+        for zero in (first.weight.data[:, -ATTENDED:], last.weight.data, last.bias.data):
+            nn.init.zeros_(zero)
         stats = torch.cat([one.stats for one in self.lessons])
         self.head.mean.copy_(stats.mean(0))
         self.head.deviation.copy_(stats.std(0) + 1e-2)

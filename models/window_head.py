@@ -8,7 +8,7 @@ what a class looks like; it learns which of the detector's boxes to believe, so 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class WindowHead(nn.Module):
         self.register_buffer("level", torch.zeros(()))
         self.drop = nn.Dropout(0.1)
         n_in = STATISTICS + LOOK + ATTENDED
-        self.judge = nn.Sequential(
+        self.judge: Any = nn.Sequential(
             nn.Linear(n_in, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2)
         )
 
