@@ -195,6 +195,7 @@ def _compressed(frames: Sequence[ByteArray], quantiser: int) -> list[Picture]:
 
 
 def planes_of(frame: av.VideoFrame) -> Picture:
+    """A decoded frame of even width and height as a picture that owns its planes."""
     width, height = frame.width, frame.height
     planes = frame.to_ndarray(format="yuv420p").astype(np.uint8, copy=False).reshape(-1)
     luma, half = width * height, (height // 2, width // 2)
