@@ -208,18 +208,18 @@ class Course:
         moved = (said[1] - logit(scores)) ** 2
         return (wrong * weights).sum(1) + STAY * moved
 
-    @torch.no_grad()
     def set_level(self) -> None:
         """Of the composed footage as many boxes are shown as the detector by itself would show.
 
         The head says which; how many there are is left as it was, in the mean over many scenes.
         """
         made = [one for one in self.lessons if not one.is_real]
-        scores = torch.cat([self._scores(one) for one in made])
-        own = torch.cat([one.seen.scores for one in made])
-        n_shown = int((own > LEAST).sum())
-        lowest = scores.sort(descending=True).values[max(0, n_shown - 1)] - self.head.level
-        self.head.level.copy_(math.log(SHOWN / (1 - SHOWN)) - lowest)
+        with torch.no_grad():
+            scores = torch.cat([self._scores(one) for one in made])
+            own = torch.cat([one.seen.scores for one in made])
+            n_shown = int((own > LEAST).sum())
+            lowest = scores.sort(descending=True).values[max(0, n_shown - 1)] - self.head.level
+            self.head.level.copy_(math.log(SHOWN / (1 - SHOWN)) - lowest)
 
     def _scores(self, lesson: Taught) -> Tensor:
         """What the head says of all boxes of a lesson, each by its whole window: logits (R,)."""
