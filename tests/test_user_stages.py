@@ -174,6 +174,7 @@ def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) ->
     assert "stage extra: its state cannot be stored" in ended.err
 
 
+@pytest.mark.long  # it has to die again and again, with pauses
 def test_a_side_stage_that_cannot_live_is_given_up(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
     assert "the run goes on without: side, after" in err
 
 
+@pytest.mark.long  # it has to die again and again, with pauses
 def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
     user_folder(folder, main='use = "user_stages:Crashes"')
     footage.write_scene(folder / "a.mp4", footage.steady(20))
