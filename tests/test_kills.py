@@ -37,8 +37,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             "pets": str(clips / "pets09-s2l1-view001-part1.mp4"),
         }
     folder = tmp_path_factory.mktemp("files")
-    repeat(bikes(), folder / "thrice.mp4", 3)
-    return {"thrice": str(folder / "thrice.mp4"), "once": str(bikes())}
+    repeat(bikes(), folder / "often.mp4", 5)
+    return {"often": str(folder / "often.mp4"), "once": str(bikes())}
 
 
 @pytest.fixture(scope="module")
