@@ -121,19 +121,19 @@ class RunningAverage:
 
 def merged(xyxy: Array) -> Array:
     """Rectangles of which no two overlap: those that do become one that holds both."""
-    left = [box.copy() for box in xyxy]
-    out: list[Array] = []
-    while left:
-        box = left.pop()
-        for i, other in enumerate(left):
-            if (box[:2] <= other[2:]).all() and (other[:2] <= box[2:]).all():
-                left[i] = np.concatenate(
-                    [np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])]
-                )
-                break
-        else:
-            out.append(box)
-    return np.array(out, np.float32).reshape(-1, 4)
+    apart: list[Array] = []
+    for box in xyxy:
+        joined = box
+        while met := [other for other in apart if _touch(joined, other)]:
+            apart = [other for other in apart if not _touch(joined, other)]
+            all_of = np.stack([joined, *met])
+            joined = np.concatenate([all_of[:, :2].min(axis=0), all_of[:, 2:].max(axis=0)])
+        apart.append(joined)
+    return np.array(apart, np.float32).reshape(-1, 4)
+
+
+def _touch(a: Array, b: Array) -> bool:
+    return bool((a[:2] <= b[2:]).all() and (b[:2] <= a[2:]).all())
 
 
 def _above(values: Array, least: int) -> Array:

@@ -7,6 +7,7 @@ import struct
 from typing import Final
 
 _JITTER: Final = 0.2  # to both sides of the mean limit
+SHORTEST: Final = (1 - _JITTER) / (1 + _JITTER)  # of the limit: less is never drawn
 _KEY_BYTES: Final = 64  # what BLAKE2b takes
 
 
@@ -24,5 +25,4 @@ def age_limit(seconds: float, key: bytes, position: tuple[int, ...]) -> float:
     named = struct.pack(f"<{len(position)}q", *position)
     digest = hashlib.blake2b(named, digest_size=8, key=key).digest()
     drawn = int.from_bytes(digest, "little")
-    shortest = (1 - _JITTER) / (1 + _JITTER)
-    return seconds * (1 - (1 - shortest) * (drawn / 2**64))
+    return seconds * (1 - (1 - SHORTEST) * (drawn / 2**64))

@@ -15,7 +15,6 @@ from models.picture import ByteArray
 FloatArray = npt.NDArray[np.float32]
 
 _TEXTURED: Final = 2.0  # times a tile's bound: contrast from which on motion must show in it
-_FEW: Final = 0.02  # share of tiles; less than this is no sign of anything
 _ENOUGH: Final = 0.12  # share of tiles that must be of a kind before their share says something
 _MOST: Final = 250  # where counters of looks stop
 
@@ -61,7 +60,10 @@ def watch(
     passes over something plain, texture comes and goes. Where few tiles are of a kind, all count.
     """
     moved = noise = 0.0
-    if np.count_nonzero(changed) > _FEW * changed.size:
+    # With fewer no share of a kind could reach any limit.
+    kind = min(_ENOUGH * changed.size, changed.size if watched is None else int(watched.sum()))
+    few = kind * min(settings.still_share, settings.moving_share, settings.noisy_share)
+    if np.count_nonzero(changed) > few:
         contrast = np.minimum(contrasts(reference), contrasts(now))
         textured = contrast >= _TEXTURED * bound
         every = np.ones_like(changed) if watched is None else watched

@@ -19,6 +19,8 @@ _IN_TILE: Final = 4  # cells along a side of a tile
 _COLOURS_IN_TILE: Final = _IN_TILE // 2
 _LEAST_CELL: Final = 4
 _MOST_COLUMNS: Final = 250  # along the longer side
+_SQUARE: Final = np.ones((_IN_TILE, _IN_TILE), np.uint8)
+_COLOUR_SQUARE: Final = np.ones((_COLOURS_IN_TILE, _COLOURS_IN_TILE), np.uint8)
 _WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
 
 
@@ -178,9 +180,10 @@ def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
     """
     y, u, v = planes(levels, grid)
     maxima = np.empty((2, *grid.tiles), np.float32)
-    for out, values, side in ((maxima[0], y, _IN_TILE), (maxima[1], cv2.max(u, v), 2)):
-        square = np.ones((side, side), np.uint8)
-        out[:] = cv2.dilate(values, square, anchor=(0, 0))[::side, ::side]  # of what lies after it
+    # Of what lies after each cell.
+    maxima[0] = cv2.dilate(y, _SQUARE, anchor=(0, 0))[::_IN_TILE, ::_IN_TILE]
+    step = _COLOURS_IN_TILE
+    maxima[1] = cv2.dilate(cv2.max(u, v), _COLOUR_SQUARE, anchor=(0, 0))[::step, ::step]
     return maxima
 
 
@@ -189,9 +192,8 @@ def contrasts(plane: ByteArray) -> ByteArray:
 
     plane  uint8 (rows, columns)
     """
-    square = np.ones((_IN_TILE, _IN_TILE), np.uint8)
-    brightest = cv2.dilate(plane, square, anchor=(0, 0))
-    darkest = cv2.erode(plane, square, anchor=(0, 0))
+    brightest = cv2.dilate(plane, _SQUARE, anchor=(0, 0))
+    darkest = cv2.erode(plane, _SQUARE, anchor=(0, 0))
     return cv2.subtract(brightest, darkest)[::_IN_TILE, ::_IN_TILE].astype(np.uint8, copy=False)
 
 

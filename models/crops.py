@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from models.arrays import read_only
 from models.boxes import FloatArray
 from models.crop_grid import CropGrid, grid_of, joined_cells
 from models.preprocess import Rect, inner_size, padded
+
+_AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and those beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class CropSettings:
 
     margin      model pixels around a place: what a changed pixel belongs to is larger than it
     slack       model pixels around a known box that is looked at: it may have grown
+    largest     times as large as a place with its margin: a known box beyond that, as a table that
+                a bottle moves in front of, is not looked at for the place
     shortest    model pixels, least side of a look, a multiple of 32: with less around an object
                 its score falls (by .1 to .17 in looks of 96 pixels, by .03 in those of 160)
     most        looks at one picture
@@ -60,6 +65,7 @@ class CropSettings:
 
     margin: float = 24.0
     slack: float = 12.0
+    largest: float = 4.0
     shortest: int = 160
     most: int = 3
     call_pixels: int = 20_000
@@ -107,8 +113,9 @@ def places_of(tiles: npt.NDArray[np.bool_], tile_px: float) -> FloatArray:
 
     Raises ArrayMismatch.
     """
-    changed = read_only("tiles", tiles, np.bool_, (None, None)).astype(np.uint8)
-    near = cv2.dilate(np.pad(changed, 1), np.ones((3, 3), np.uint8))
+    changed = read_only("tiles", tiles, np.bool_, (None, None)).view(np.uint8)
+    room = cv2.copyMakeBorder(changed, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    near = cv2.dilate(room, _AROUND)
     stats = cv2.connectedComponentsWithStats(near, connectivity=8)[2][1:].astype(np.float32)
     # The border and the dilation cancel out: a cluster's left is the left of its tiles.
     corner = stats[:, :2]
@@ -170,7 +177,8 @@ def _lengths(shortest: int, full: int) -> Iterator[int]:
 
 
 def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> FloatArray:
-    """Places with their margin and with the boxes that they touch, in model pixels.
+    """Places with their margin and with the boxes of about their size that they touch, in model
+    pixels.
 
     Not with what touches those in turn: of parked cars in a row all would be looked at for one.
     """
@@ -179,7 +187,9 @@ def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> Flo
     if not len(boxes):
         return regions
     with_slack = boxes + out * np.float32(settings.slack)
-    touched = touch(places, boxes)[..., None]
+    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (regions, boxes)]
+    comparable = areas[1][None, :] <= settings.largest * areas[0][:, None]
+    touched = (touch(places, boxes) & comparable)[..., None]
     low = np.where(touched, with_slack[None, :, :2], np.inf).min(axis=1)
     high = np.where(touched, with_slack[None, :, 2:], -np.inf).max(axis=1)
     return np.hstack([np.minimum(regions[:, :2], low), np.maximum(regions[:, 2:], high)])

@@ -133,6 +133,8 @@ class Detector:
         """
         for member in self.members:
             sizes = crops.sizes(width, height, member.long_side, settings)
+            if len(self.members) == 1:  # parts of all sizes come between whole pictures
+                member.network.fix(*sizes[-1])
             member.network.warm_up(sizes if len(self.members) == 1 else sizes[-1:])
 
     def _one_network(self) -> None:

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from models.anchor import apart
 from models.cells import BoolArray, Grid
 from models.picture import ByteArray
 
 FloatArray = npt.NDArray[np.float32]
 
-_EVERY: Final = 4  # cells, in both directions: enough for two numbers
+_EVERY: Final = 6  # cells, in both directions: enough for two numbers
 _VISIBLE: Final = 2  # levels; a difference below is no reason to compensate
 _FEW: Final = 0.1  # share of cells with a visible difference up to which nothing is fitted
 _ROUNDS: Final = 3
@@ -80,17 +81,18 @@ def fit(reference: ByteArray, now: ByteArray) -> Exposure:
     (as in least trimmed squares, Rousseeuw 1984): what covers less than half of the picture, and
     differs, does not bend it.
     """
-    old = reference[::_EVERY, ::_EVERY].astype(np.float32).ravel()
-    new = now[::_EVERY, ::_EVERY].astype(np.float32).ravel()
-    step = new - old
-    if np.count_nonzero(np.abs(step) >= _VISIBLE) <= _FEW * step.size:
+    before, after = reference[::_EVERY, ::_EVERY].ravel(), now[::_EVERY, ::_EVERY].ravel()
+    if np.count_nonzero(apart(before, after) >= _VISIBLE) <= _FEW * before.size:
         return SAME
-    gain, level, mean = 1.0, 0.0, _median(step)
+    if _alike(before, after):
+        return SAME
+    old, new = before.astype(np.float32), after.astype(np.float32)
+    gain, level, mean = 1.0, 0.0, _median(new - old)
     for _ in range(_ROUNDS):
-        residual = np.abs(new - (mean - gain * level) - np.float32(gain) * old)
+        residual = _residual(old, new, gain, mean - gain * level)
         kept = residual < max(_LEAST_RESIDUAL, _TRIM * _median(residual))
         gain, level, mean = _line(old, new, kept)
-    residual = np.abs(new - (mean - gain * level) - np.float32(gain) * old)
+    residual = _residual(old, new, gain, mean - gain * level)
     if np.count_nonzero(residual < _FOLLOW) < _MOST_FOLLOW * old.size:
         return SAME
     if abs(gain - 1) < _NO_GAIN:
@@ -106,6 +108,20 @@ def _bytes(levels: npt.NDArray[np.floating]) -> ByteArray:
     return rounded
 
 
+def _alike(before: ByteArray, after: ByteArray) -> bool:
+    """Whether mean and spread hardly changed: so much cheaper than a fit that it is asked first."""
+    (mean, spread), (mean_now, spread_now) = cv2.meanStdDev(before), cv2.meanStdDev(after)
+    few_levels = abs(float(mean_now[0, 0] - mean[0, 0])) < _NO_SHIFT
+    return few_levels and abs(float(spread_now[0, 0] / max(spread[0, 0], 1)) - 1) < _NO_GAIN
+
+
+def _residual(old: FloatArray, new: FloatArray, gain: float, shift: float) -> FloatArray:
+    apart: FloatArray = old * np.float32(-gain)
+    apart += new
+    apart -= np.float32(shift)
+    return np.abs(apart, out=apart)
+
+
 def _median(values: FloatArray) -> float:
     return float(np.partition(values, values.size // 2)[values.size // 2])
 
@@ -117,8 +133,9 @@ def _line(old: FloatArray, new: FloatArray, kept: BoolArray) -> tuple[float, flo
     the old levels for a loss of contrast. A flat picture does not tell its gain.
     """
     mask = kept.view(np.uint8)
-    (level, mean), (before, after) = (
-        [float(number[0, 0]) for number in pair]
-        for pair in zip(cv2.meanStdDev(old, mask=mask), cv2.meanStdDev(new, mask=mask), strict=True)
+    (levels, spreads), (means, spreads_now) = (
+        cv2.meanStdDev(levels, mask=mask) for levels in (old, new)
     )
+    level, mean = float(levels[0, 0]), float(means[0, 0])
+    before, after = float(spreads[0, 0]), float(spreads_now[0, 0])
     return (after / before if before >= _FLAT else 1.0), level, mean

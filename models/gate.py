@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from models.anchor import nearer
+from models.anchor import apart, nearer
 from models.camera_motion import watch
 from models.cells import BoolArray, Cells, Grid, cells_of_tiles, planes, tile_maxima
 from models.errors import ArrayMismatch
@@ -68,7 +68,8 @@ def look(
     if state is None or state.grid != grid:
         state = _first(cells, settings)
     exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
-    changed, above = _above(state, difference, settings)
+    bound = state.bound
+    changed, above = _above(state, difference, bound, settings)
     hot = age == NEVER
     if ignored is not None:
         hot &= ~ignored
@@ -76,7 +77,7 @@ def look(
     hot = hot | (above >= HOT).any(0)
     watched = None if ignored is None else ~ignored
     luma = planes(reference, grid)[0]
-    motion = watch(state.motion, changed, luma, cells.y, state.bound[0], watched, settings)
+    motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
     state = replace(
         state,
         reference=reference,
@@ -168,17 +169,17 @@ def _compared(
         reference = nearer(state.origin, reference, expected, now, settings.anchor)
         expected = exposure.apply(reference, grid)
         age = np.where(age == NEVER, age, np.uint8(0))
-    difference = tile_maxima(np.maximum(expected, now) - np.minimum(expected, now), grid)
+    difference = tile_maxima(apart(expected, now), grid)
     fresh = age < _AVERAGED
     if fresh.any():
-        step = cells_of_tiles(fresh, grid)
+        step = np.uint8(1) if fresh.all() else cells_of_tiles(fresh, grid)
         reference = nearer(state.origin, reference, expected, now, settings.anchor, step)
         age = age + fresh
     return exposure, reference, age, difference
 
 
 def _above(
-    state: GateState, change: FloatArray, settings: GateSettings
+    state: GateState, change: FloatArray, bound: FloatArray, settings: GateSettings
 ) -> tuple[BoolArray, ByteArray]:
     """Which tiles changed, and for how many looks each was over its threshold in each plane.
 
@@ -186,7 +187,7 @@ def _above(
     holds. With no room left every tile is over it, changed or not.
     """
     hidden = np.float32(state.grid.rounding + settings.anchor)
-    threshold = np.maximum(state.bound - hidden, np.float32(0))
+    threshold = np.maximum(bound - hidden, np.float32(0))
     over: Any = change >= threshold
     above: ByteArray = np.minimum(state.above, _MOST) + over
     above[change < settings.calm * threshold] = 0

@@ -23,6 +23,15 @@ def iou(a: FloatArray, b: FloatArray) -> FloatArray:
     return out
 
 
+def row_iou(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Intersection over union of each box of `a` (N, 4) with that of `b` (N, 4) beside it: (N,)."""
+    sides = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
+    inter = sides[:, 0] * sides[:, 1]
+    union = area(a) + area(b) - inter
+    out: FloatArray = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return out
+
+
 def area(xyxy: FloatArray) -> FloatArray:
     """Area (N,) of boxes (N, 4); 0 where a side is negative."""
     sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)

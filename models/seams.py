@@ -116,6 +116,12 @@ def merge(
     return _merged(known, held, fresh, is_same, beyond)
 
 
+def replaced(known: Boxes, found: Boxes, settings: SeamSettings = DEFAULT) -> Merged:
+    """What a look at everything `found` takes the place of all that is `known`."""
+    follows = _followed(_same(found, known, settings.same))
+    return Merged(found, np.ones(len(found), np.bool_), follows, _NOWHERE)
+
+
 def _doubts(
     pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: SeamSettings
 ) -> tuple[BoolArray, BoolArray]:
@@ -137,12 +143,18 @@ def _merged(
     known: Boxes, held: BoolArray, fresh: Boxes, is_same: BoolArray, cut: FloatArray
 ) -> Merged:
     rows = np.flatnonzero(held)
-    follows = np.where(is_same.any(axis=1), is_same.argmax(axis=1), -1) if len(known) else -1
     boxes = _together([fresh, known.take(rows)])
     order = np.argsort(-boxes.scores, kind="stable")
     is_new = np.arange(len(boxes)) < len(fresh)
-    known_row = np.concatenate([np.broadcast_to(follows, len(fresh)), rows]).astype(np.int32)
+    known_row = np.concatenate([_followed(is_same), rows.astype(np.int32)])
     return Merged(boxes.take(order), is_new[order], known_row[order], cut)
+
+
+def _followed(is_same: BoolArray) -> IntArray:
+    """For each found box (N, M) the known one that it is, -1 for none: int32 (N,)."""
+    if not is_same.shape[1]:
+        return np.full(len(is_same), -1, np.int32)
+    return np.where(is_same.any(axis=1), is_same.argmax(axis=1), -1).astype(np.int32)
 
 
 def _scale(look: Look, size: tuple[int, int], long_side: int) -> float:

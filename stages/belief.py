@@ -20,10 +20,11 @@ from models.track_state import TrackState
 from models.window import Step
 from pipeline.records import Looked, Origin
 from stages.attention import Attention, AttentionSettings
-from stages.gate_lesson import learned, tiles_inside
+from stages.gate_lesson import SAME_PLACE, learned, tiles_inside
 from stages.memory import MOST_BELIEVED, Believed, Memory
+from stages.motion import motion_of
+from stages.waiting import patience_after
 
-_SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
 _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
 _SURE: Final = 0.9
 _GAIN, _LOSS, _FORGIVES = 0.25, 0.25, 0.003
@@ -84,8 +85,6 @@ def conclude(
     now_s = attention.clock_s
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
-    believed = Believed(merged.boxes, _seen_s(known, merged, now_s), ids, means)
-    believed = believed.take(np.arange(min(len(ids), MOST_BELIEVED)))
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
     memory = Memory(
         pts=pts,
@@ -93,7 +92,8 @@ def conclude(
         whole_s=whole_s,
         look_s=now_s,
         waited=0,
-        believed=believed,
+        patience=patience_after(memory, merged, means),
+        believed=_believed(known, merged, ids, means, now_s),
         calm=after,
         cut=merged.cut,
         gate=learned(attention, known.boxes, merged, size, settings.attention, settings.calm.shown),
@@ -122,11 +122,20 @@ def _calmed(
     return after, shown, there[rows]
 
 
-def _seen_s(known: Believed, merged: Merged, now_s: float) -> npt.NDArray[np.float64]:
-    seen_s = np.full(len(merged.boxes), now_s)
+def _believed(
+    known: Believed, merged: Merged, ids: IntArray, means: FloatArray, now_s: float
+) -> Believed:
+    """All boxes, with when each was last seen, and since when it has been found where it is."""
+    seen_s, since_s = np.full((2, len(merged.boxes)), now_s)
     kept = ~merged.is_new
     seen_s[kept] = known.seen_s[merged.known_row[kept]]
-    return seen_s
+    again = np.flatnonzero(merged.known_row >= 0)
+    rows = merged.known_row[again]
+    stays = ~merged.is_new[again]
+    stays |= nms.row_iou(known.boxes.xyxy[rows], merged.boxes.xyxy[again]) >= SAME_PLACE
+    since_s[again[stays]] = known.since_s[rows[stays]]
+    believed = Believed(merged.boxes, seen_s, since_s, ids, means)
+    return believed if len(ids) <= MOST_BELIEVED else believed.take(np.arange(MOST_BELIEVED))
 
 
 def _held(
@@ -180,8 +189,8 @@ def _merged(
     it where something changed and nothing was found, unless parts have earned trust.
     """
     long_side, shown = settings.attention.long_side, np.float32(settings.calm.shown)
-    if attention.looked != "part":
-        return seams.merge(known, found, attention.looks, size, long_side), _NOWHERE
+    if attention.looked == "whole":
+        return seams.replaced(known, found[0]), _NOWHERE
     asked = attention.asked
     changed = np.concatenate([asked, _stirred(attention, size, long_side)])
     judged: BoolArray = np.any(crops.touch(known.xyxy, changed), axis=1)
@@ -238,12 +247,13 @@ def _moved_along(
         return believed, none
     touched = tiles_of(believed.boxes.xyxy, attention.change.state.grid)
     moved = (touched & attention.change.hot).any(axis=(1, 2)) & (believed.ids > 0)
-    middle = (tracks.mean[:, 4:6] + tracks.mean[:, 6:8]) / 2
-    speeds = dict(zip(tracks.ids.tolist(), middle, strict=True))
-    xyxy = believed.boxes.xyxy.copy()
-    for row in np.flatnonzero(moved):
-        xyxy[row] += np.tile(speeds.get(int(believed.ids[row]), np.zeros(2, np.float32)), 2)
-    xyxy = np.clip(xyxy, np.float32(0), np.array(size * 2, np.float32))
+    if not moved.any():
+        return believed, moved
+    speeds = np.where(moved[:, None], motion_of(believed, tracks).speeds, np.float32(0))
+    limit = np.array(size * 2, np.float32)
+    xyxy = np.clip(believed.boxes.xyxy + speeds, np.float32(0), limit)
     stays = (xyxy[:, 2:] - xyxy[:, :2] >= _LEAST_SIDE).all(axis=1) | ~moved
-    at = replace(believed, boxes=replace(believed.boxes, xyxy=xyxy))
-    return at.take(stays), moved[stays]
+    since_s = np.where(moved, attention.clock_s, believed.since_s)
+    boxes = Boxes(xyxy, believed.boxes.scores, believed.boxes.class_ids)
+    at = Believed(boxes, believed.seen_s, since_s, believed.ids, believed.means)
+    return (at, moved) if stays.all() else (at.take(stays), moved[stays])

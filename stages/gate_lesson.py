@@ -7,14 +7,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models import crops, gate
+from models import crops, gate, nms
 from models.boxes import Boxes
 from models.cells import BoolArray, Grid, tiles_of
 from models.gate_state import GateState
 from models.seams import Merged
 from stages.attention import Attention, AttentionSettings
 
-_SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
+SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
 
 
 def learned(
@@ -29,8 +29,10 @@ def learned(
     if attention.change is None or attention.cells is None:
         return None
     state = attention.change.state
-    areas = np.array([crops.looked_at(look, size, using.long_side) for look in attention.looks])
-    inside = tiles_inside(areas, state.grid)
+    inside: BoolArray = np.ones(state.grid.tiles, np.bool_)
+    if attention.looked != "whole":
+        areas = np.array([crops.looked_at(look, size, using.long_side) for look in attention.looks])
+        inside = tiles_inside(areas, state.grid)
     found = _found_tiles(known, merged, inside, state.grid, shown)
     boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
     occupied: BoolArray = np.any(tiles_of(boxes, state.grid, grow_px=state.grid.tile_px), axis=0)
@@ -57,25 +59,14 @@ def _found_tiles(
     known: Boxes, merged: Merged, inside: BoolArray, grid: Grid, shown: float
 ) -> BoolArray:
     """Tiles in which the look changed what is known: a box that is new, gone, or elsewhere."""
-    before = np.flatnonzero(known.scores > np.float32(shown))
+    before = known.scores > np.float32(shown)
     after = np.flatnonzero(merged.boxes.scores > np.float32(shown))
-    stayed = {
-        int(merged.known_row[row])
-        for row in after
-        if _stayed(known, merged.known_row[row], merged.boxes.xyxy[row])
-    }
-    gone = [row for row in before if int(row) not in stayed]
-    come = [row for row in after if int(merged.known_row[row]) not in stayed]
-    changed = np.concatenate([known.xyxy[gone], merged.boxes.xyxy[come]])
+    rows = merged.known_row[after]
+    stayed = rows >= 0
+    stayed[stayed] = (
+        nms.row_iou(known.xyxy[rows[stayed]], merged.boxes.xyxy[after[stayed]]) >= SAME_PLACE
+    )
+    before[rows[stayed]] = False
+    changed = np.concatenate([known.xyxy[before], merged.boxes.xyxy[after[~stayed]]])
     found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px).any(axis=0) & inside
     return found
-
-
-def _stayed(known: Boxes, row: int, now: npt.NDArray[np.float32]) -> bool:
-    if row < 0:
-        return False
-    before = known.xyxy[row]
-    sides = np.minimum(before[2:], now[2:]) - np.maximum(before[:2], now[:2])
-    both = float(np.prod(np.maximum(sides, 0)))
-    union = float(np.prod(before[2:] - before[:2]) + np.prod(now[2:] - now[:2])) - both
-    return both >= _SAME_PLACE * union

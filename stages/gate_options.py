@@ -38,11 +38,13 @@ class GateOptions:
 
     mode          off: every frame, whole. frames: whole frames in which something changed. crops:
                   of those, the parts that changed
-    object_age_s  an object is looked at again when it was not for so long, in media time
+    object_age_s  an object is looked at again when it was not for so long, in media time;
+    still_age_s   one that every look found where it is, when it was not for as long as it has been
+                  there, or for so long
     frame_age_s   so is the whole frame
     wait_frames   frames, and
-    wait_s        seconds of media time, for which a change may wait where known objects move;
-                  something new waits only beside what changed at the last look, 0.1 s at most
+    wait_s        seconds of media time, for which a change may wait at most where known objects
+                  move; something new waits only beside what changed at the last look, 0.1 s at most
     native        whether parts of large pictures are looked at with more pixels than whole ones
     least, most   grey levels between which each tile's threshold is learned; both 0: as mode off
     masks         source -> polygons in its pixels; what changes inside them does not trigger
@@ -51,9 +53,10 @@ class GateOptions:
 
     mode: Mode = "crops"
     object_age_s: float = field(default=1.0, metadata={"least": 0.05, "most": 60.0})
+    still_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
     frame_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
-    wait_frames: int = field(default=3, metadata={"least": 0, "most": 30})
-    wait_s: float = field(default=0.35, metadata={"least": 0.0, "most": 10.0})
+    wait_frames: int = field(default=8, metadata={"least": 0, "most": 30})
+    wait_s: float = field(default=0.8, metadata={"least": 0.0, "most": 10.0})
     native: bool = False
     least: float = field(default=10.0, metadata={"least": 0.0, "most": 255.0})
     most: float = field(default=24.0, metadata={"least": 0.0, "most": 255.0})

@@ -40,7 +40,9 @@ def settings_for(
     parts = replace(CROPS, zooms=_NATIVE_ZOOMS if options.native else ())
     if options.mode != "crops":
         parts = replace(CROPS, share=0.0)  # then no size but the whole's is warmed up
-    attention = AttentionSettings(options, choices.parts[0][1], gate_settings(options), parts)
+    attention = AttentionSettings(
+        options, choices.parts[0][1], gate_settings(options), parts, calm.shown
+    )
     return BeliefSettings(attention, tracks, calm)
 
 

@@ -19,41 +19,43 @@ from models.gate_state import GateState, nbytes
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
-_HEAD: Final = struct.Struct(
-    "<ddddIdIIIII"
-)  # pts (NaN: none), times, waited, trust, rows and bytes
+_HEAD: Final = struct.Struct("<ddddIddIIIII")
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
         ("score", "<f4"),
         ("class_id", "<i4"),
         ("seen_s", "<f8"),
+        ("since_s", "<f8"),
         ("id", "<i4"),
         ("mean", "<f4"),
     ]
 )
 
-_COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "id", "mean")
+_COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "since_s", "id", "mean")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Believed:
     """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
 
-    boxes   in source pixels, where they are now; with candidates that are not shown
-    seen_s  float64 (N,)  when the network last saw each, on the source's clock
-    ids     int32   (N,)  tracks, 0 without one
-    means   float32 (N,)  score in the frame's result, 0 where that does not have it
+    boxes    in source pixels, where they are now; with candidates that are not shown
+    seen_s   float64 (N,)  when the network last saw each, on the source's clock
+    since_s  float64 (N,)  since when it has found each where it is
+    ids      int32   (N,)  tracks, 0 without one
+    means    float32 (N,)  score in the frame's result, 0 where that does not have it
     """
 
     boxes: Boxes
     seen_s: npt.NDArray[np.float64]
+    since_s: npt.NDArray[np.float64]
     ids: npt.NDArray[np.int32]
     means: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
         object.__setattr__(self, "seen_s", read_only("seen_s", self.seen_s, np.float64, (n,)))
+        object.__setattr__(self, "since_s", read_only("since_s", self.since_s, np.float64, (n,)))
         object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
         object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
 
@@ -64,11 +66,16 @@ class Believed:
 
     def take(self, rows: npt.NDArray[np.intp] | BoolArray) -> Believed:
         """The rows of an index array or a Boolean mask, in that order."""
-        return Believed(self.boxes.take(rows), self.seen_s[rows], self.ids[rows], self.means[rows])
+        boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
+        return Believed(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
 
 
 NOTHING: Final = Believed(
-    empty(), np.empty(0, np.float64), np.empty(0, np.int32), np.empty(0, np.float32)
+    empty(),
+    np.empty(0, np.float64),
+    np.empty(0, np.float64),
+    np.empty(0, np.int32),
+    np.empty(0, np.float32),
 )
 
 
@@ -81,6 +88,7 @@ class Memory:
     whole_s   when the whole frame was last looked at
     look_s    when anything was
     waited    frames for which changes have waited
+    patience  frames for which they may, as well as moved boxes of late were found where they were
     believed  boxes
     calm      means of the tracks' scores
     cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
@@ -95,6 +103,7 @@ class Memory:
     whole_s: float = 0.0
     look_s: float = 0.0
     waited: int = 0
+    patience: float = 3.0
     believed: Believed = NOTHING
     calm: CalmState = field(default_factory=not_calmed)
     cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
@@ -113,15 +122,15 @@ class Memory:
         rows = np.empty(len(self.believed.ids), _ROW)
         boxes = self.believed.boxes
         rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
-        rows["seen_s"], rows["id"] = self.believed.seen_s, self.believed.ids
-        rows["mean"] = self.believed.means
+        rows["seen_s"], rows["since_s"] = self.believed.seen_s, self.believed.since_s
+        rows["id"], rows["mean"] = self.believed.ids, self.believed.means
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         pts = math.nan if self.pts is None else self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
         sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
         places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
-        head = _HEAD.pack(*times, self.waited, self.trust, *sizes)
+        head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
         watched = np.packbits(self.watched).tobytes()
         return b"".join([head, rows.tobytes(), places, calm, gate, watched])
 
@@ -129,7 +138,7 @@ class Memory:
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
-        waited, trust, n, k, m, calm, gate = rest
+        waited, patience, trust, n, k, m, calm, gate = rest
         at = _HEAD.size
         rows = np.frombuffer(data, _ROW, n, at)
         at += rows.nbytes
@@ -140,8 +149,10 @@ class Memory:
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
         before = None if math.isnan(pts) else pts
-        memory = Memory(before, clock_s, whole_s, look_s, waited, believed, known, places[:k])
-        memory = replace(memory, trust=trust, doubted=places[k:])
+        memory = Memory(
+            before, clock_s, whole_s, look_s, waited, believed=believed, calm=known, cut=places[:k]
+        )
+        memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
         if not gate:
             return memory
         seen = GateState.from_bytes(data[at : at + gate])

@@ -45,6 +45,20 @@ def test_answers_do_not_depend_on_what_else_is_under_way(network):
         assert all((x == y).all() for x, y in zip(a, b, strict=True))
 
 
+def test_a_fixed_size_gives_the_same_answers_within_rounding():
+    network = Network("nanodet", HEADS, "f32", 1)
+    before = network.read(network.submit(picture(0)), copies)
+    other = network.read(network.submit(picture(0, 32, 64)), copies)
+    network.fix(96, 64)
+    network.fix(96, 64)
+    after = [network.read(network.submit(picture(0)), copies) for _ in range(2)]
+    for a, b, c in zip(before, *after, strict=True):
+        assert np.abs(a - b).max() < 1e-4
+        assert (b == c).all()
+    for a, b in zip(other, network.read(network.submit(picture(0, 32, 64)), copies), strict=True):
+        assert (a == b).all()
+
+
 def test_too_many_in_flight(network):
     tokens = [network.submit(picture(i)) for i in range(3)]
     with pytest.raises(TooManyInFlight) as caught:

@@ -5,77 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from models import crops, policy
-from models.boxes import Boxes
+from models import crops
 from models.picture import Picture
-from models.track_state import TrackState, no_tracks
-from stages.attention import Attention, Moment, attend, clock_s
-from stages.belief import Belief, conclude
-from stages.gate_options import GateOptions, masks_fault
-from stages.looking import settings_for
+from stages.attention import Moment, attend, clock_s
+from stages.gate_options import masks_fault
 from stages.memory import Memory, memory_bytes
-
-SIZE = (640, 360)
-FPS = 25
-THING = (300.0, 100.0, 400.0, 200.0)
-rng = np.random.default_rng(3)
-SCENE = rng.integers(60, 180, (SIZE[1] // 8, SIZE[0] // 8)).repeat(8, 0).repeat(8, 1)
-
-
-def picture(*patches: tuple[int, int, int, int], light: int = 60) -> Picture:
-    """The scene, lighter inside the patches."""
-    y = SCENE.copy()
-    for left, top, right, bottom in patches:
-        y[top:bottom, left:right] += light
-    half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
-    return Picture(y.clip(0, 255).astype(np.uint8), half, half)
-
-
-def boxes(*rows: tuple[float, float, float, float], score: float = 0.8) -> Boxes:
-    n = len(rows)
-    xyxy = np.array(rows, np.float32).reshape(n, 4)
-    return Boxes(xyxy, np.full(n, score, np.float32), np.zeros(n, np.int32))
-
-
-class Source:
-    """Frames of one source, with a detector that finds what the test says is there."""
-
-    def __init__(self, **options: object) -> None:
-        self.settings = settings_for(GateOptions(**options), policy.load("light"))  # type: ignore[arg-type]
-        self.memory, self.tracks = Memory(), no_tracks()
-        self.frame = 0
-
-    def see(self, shown: Picture, *there: tuple[float, float, float, float], key: bool = False,
-            step: int = 1) -> tuple[Attention, Belief]:  # fmt: skip
-        """One frame further, or several; a look finds the boxes that lie in it."""
-        self.frame += step
-        pts = self.frame / FPS
-        now_s = clock_s(self.memory, pts)
-        moment = Moment(pts, key, b"test")
-        attention = attend(self.memory, self.tracks, now_s, shown, moment, self.settings.attention)
-        found = [self._inside(look, boxes(*there)) for look in attention.looks]
-        told = conclude(self.memory, self.tracks, attention, found, SIZE, pts, self.settings)
-        self.memory = Memory.from_bytes(told.memory.to_bytes())
-        self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
-        return attention, told
-
-    @staticmethod
-    def _inside(look: crops.Look, there: Boxes) -> Boxes:
-        area = crops.looked_at(look, SIZE, 416)
-        inside = (there.xyxy[:, :2] >= area[:2]).all(1) & (there.xyxy[:, 2:] <= area[2:]).all(1)
-        return there.take(np.flatnonzero(inside))
-
-    def settle(self, *there: tuple[float, float, float, float]) -> None:
-        """Ten frames in which nothing changes."""
-        for _ in range(10):
-            self.see(picture(), *there)
-
-
-def areas(attention: Attention) -> npt.NDArray[np.float32]:
-    return np.array([crops.looked_at(look, SIZE, 416) for look in attention.looks])
+from tests.stages.told_source import FPS, SIZE, THING, Source, areas, picture
 
 
 def test_first_whole_then_nothing() -> None:
@@ -122,21 +59,6 @@ def test_masked_places_do_not_trigger() -> None:
     attention = attend(source.memory, source.tracks, 1.0, shown, Moment(1.0, False, b""),
                        source.settings.attention, mask)  # fmt: skip
     assert attention.reason == "unchanged"
-
-
-def test_an_object_is_looked_at_again_within_a_second() -> None:
-    """Law 8, and its frame within ten."""
-    source = Source()
-    source.settle(THING)
-    last = whole = source.frame
-    for _ in range(12 * FPS):
-        attention, told = source.see(picture(), THING)
-        if attention.looks and (areas(attention)[:, 0] <= THING[0]).any():
-            last = source.frame
-        whole = source.frame if attention.looked == "whole" else whole
-        assert source.frame - last < 1.0 * FPS
-        assert source.frame - whole < 10.0 * FPS
-        assert len(told.shown) == 1
 
 
 def test_an_object_that_left_is_gone_after_the_whole_was_looked_at() -> None:
@@ -189,18 +111,6 @@ def test_what_begins_to_change_beside_what_is_looked_at_is_believed() -> None:
     for _ in range(3):
         _, told = source.see(Picture(y, half, half), clear, faint)
     assert len(told.shown) == 2
-
-
-def test_nothing_waits_while_an_object_is_too_old() -> None:
-    source = Source(object_age_s=0.5, wait_s=1.0, wait_frames=12)
-    there = (20.0, 250.0, 90.0, 340.0)
-    for n in range(200):
-        left = 200.0 + 0.5 * n
-        here = (int(left), 100, int(left) + 100, 200)
-        attention, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), there)
-        believed = source.memory.believed
-        ages = attention.clock_s - believed.seen_s[believed.means > 0]
-        assert ages.max(initial=0) < 0.5
 
 
 def test_the_clock_neither_stands_still_nor_goes_back() -> None:
