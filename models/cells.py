@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final
 
 import cv2
@@ -24,7 +25,7 @@ _COLOUR_SQUARE: Final = np.ones((_COLOURS_IN_TILE, _COLOURS_IN_TILE), np.uint8)
 _WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grid:
     """Where the cells and tiles of a picture of one size lie.
 
@@ -46,48 +47,49 @@ class Grid:
         if self.cell < _LEAST_CELL or self.cell & (self.cell - 1):
             raise ArrayMismatch("cell", "4, 8, 16, ...", f"{self.cell}")
 
-    @property
+    @cached_property
     def luma(self) -> tuple[int, int]:
         """(rows, columns) of cells of Y."""
         return -(-self.height // self.cell), -(-self.width // self.cell)
 
-    @property
+    @cached_property
     def colour(self) -> tuple[int, int]:
         """(rows, columns) of cells of Cb, and of Cr."""
         return -(-self.height // (2 * self.cell)), -(-self.width // (2 * self.cell))
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """How many cells the three planes have."""
         luma, colour = self.luma, self.colour
         return luma[0] * luma[1] + 2 * colour[0] * colour[1]
 
-    @property
+    @cached_property
     def tile_px(self) -> int:
         """Side of a tile in pixels."""
         return self.cell * _IN_TILE
 
-    @property
+    @cached_property
     def tiles(self) -> tuple[int, int]:
         """(tile_rows, tile_columns)."""
         return self.tile_rows, self.tile_columns
 
-    @property
+    @cached_property
     def tile_rows(self) -> int:
         """Tiles in a column."""
         return -(-self.height // self.tile_px)
 
-    @property
+    @cached_property
     def tile_columns(self) -> int:
         """Tiles in a row."""
         return -(-self.width // self.tile_px)
 
-    @property
+    @cached_property
     def rounding(self) -> float:
         """Most by which the difference of two uint8 cell means may miss the true one, in levels."""
         return _WRONG_BY * (self.cell.bit_length() - 1)
 
 
+@lru_cache(64)
 def grid_of(width: int, height: int) -> Grid:
     """The grid for pictures of this size: the smallest cells of which at most 250 lie in a line.
 

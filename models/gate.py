@@ -78,11 +78,14 @@ def look(
     watched = None if ignored is None else ~ignored
     luma = planes(reference, grid)[0]
     motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
-    state = replace(
-        state,
+    state = GateState(
+        grid=grid,
+        origin=state.origin,
         reference=reference,
+        tau=state.tau,
         above=above,
         age=age,
+        floor=state.floor,
         looks=state.looks + 1,
         motion=motion,
         exposure=exposure,

@@ -8,11 +8,11 @@ by a successor, in the same slots. If any certified row is not there whole, none
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 
 import msgspec
+import xxhash
 
 from pipeline.frame_store import PAGE
 from pipeline.records import Position
@@ -105,7 +105,7 @@ def unshared_ring(source: str, rows: int, row_bytes: int) -> StateRing:
 
 
 def _digest(row: int, position: Position, before: bytes, data: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=_DIGEST)
+    digest = xxhash.xxh3_128()
     digest.update(struct.pack("<qqq", row, *position))
     digest.update(before)
     digest.update(data)

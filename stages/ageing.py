@@ -38,6 +38,8 @@ def aged(
 
     now_s  the source's clock; key  of the source; shown  0..1, least score of what is shown
     """
+    if _all_fresh(memory, now_s, SHORTEST * options.object_age_s):
+        return _NONE
     ages, most = _ages(memory, now_s, options, shown)
     if not (ages >= SHORTEST * most).any():
         return _NONE
@@ -60,8 +62,15 @@ def aged(
 
 def any_too_old(memory: Memory, now_s: float, options: GateOptions, shown: float) -> bool:
     """Whether something was not seen for as long as it may be: then nothing waits."""
+    if _all_fresh(memory, now_s, options.object_age_s):
+        return False
     ages, most = _ages(memory, now_s, options, shown)
     return bool((ages >= most).any())
+
+
+def _all_fresh(memory: Memory, now_s: float, age_s: float) -> bool:
+    """Whether everything was looked at within the shortest age: then no ages are compared."""
+    return bool(now_s - memory.believed.seen_s.min(initial=now_s) < age_s)
 
 
 def _ages(

@@ -155,7 +155,8 @@ def _held(
         tracks, ids = bytetrack.step(tracks, believed.boxes, pts, settings)
         believed = replace(believed, ids=ids)
     else:
-        going = np.isin(tracks.ids, believed.ids[moved])
+        gone_on = set(believed.ids[moved].tolist())
+        going = np.array([track in gone_on for track in tracks.ids.tolist()], np.bool_)
         tracks = bytetrack.coast(tracks, going, pts, settings)
     memory = replace(
         memory,
