@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -55,7 +56,7 @@ class SharedPictures:
         """The newest picture, looked for if the last look is a period ago; None without any."""
         async with self._turns[source]:
             now = time.monotonic()
-            if now - self._looked_mono.get(source, 0.0) >= self._period_s:
+            if now - self._looked_mono.get(source, -math.inf) >= self._period_s:
                 self._looked_mono[source] = now
                 await self.in_turn(partial(self._look, source))
         return self._shown.get(source)
