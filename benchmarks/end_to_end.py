@@ -1,6 +1,6 @@
 """The whole job on one file, against the faster of two bare loops of the same parts.
 
-    python -m benchmarks.end_to_end [--data FOLDER] [--rounds N] [--peers PYTHON] [--write]
+    python -m benchmarks.end_to_end [--data FOLDER] [--clip FILE] [--peers PYTHON] [--write]
 
 At 768x432 (the headline) and 1080p, in turn within each round:
 frames/s           as fast as it goes, in the steady state
@@ -237,12 +237,13 @@ def report_bars(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
+    parser.add_argument("--clip", help="a file in its clips/; the result is kept under its name")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run")
     parser.add_argument("--peers", help="Python with Roboflow's inference installed")
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
     arguments = parser.parse_args()
-    source = find_clip(arguments.data)
+    source = find_clip(arguments.data, arguments.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
         clips = make_clips(source, Path(folder))
         choice = choice_of_engine(clips[HEADLINE])
@@ -266,7 +267,8 @@ def main() -> None:
         print(f"{name}:")
         report_bars(figures(rounds))
     sizes = {name: detail(rounds) for name, rounds in measured.items()}
-    tell("end_to_end", {**result, "sizes": sizes, "conditions": told}, arguments.write)
+    kept = "end_to_end" if arguments.clip is None else f"end_to_end-{source.stem}"
+    tell(kept, {**result, "sizes": sizes, "conditions": told}, arguments.write)
 
 
 if __name__ == "__main__":

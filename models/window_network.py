@@ -19,7 +19,7 @@ from models.window_rows import MOST, ROWS, WIDTH, FrameRow
 
 FILE: Final = "window-head"
 PAST: Final = ROWS - 1
-_FILL: Final = (8, 16, MOST)  # boxes of a row for which the network is compiled
+_FILL: Final = (8, 12, 16, MOST)  # boxes of a row for which the network is compiled
 # The network's inputs: features and boxes of the newest row, then keys, values, boxes and ages of
 # the past ones, then how many rows those are.
 _SEEN: Final = ((4,), (), (), ())
@@ -86,7 +86,7 @@ class WindowNetwork:
         for place, used, rest in zip(inputs, [n] * 5 + [m] * 7, _FILLER, strict=False):
             place[used:] = rest
         inputs[12][0] = len(past)
-        request.infer()
+        _run(request)
         keys, values, things, refined = (out.data[:n].copy() for out in request.output_tensors)
         return Judged(keys, values, sigmoid(things), sigmoid(refined))
 
@@ -96,7 +96,7 @@ class WindowNetwork:
         fill = next(one for one in _FILL if n <= one)
         request, inputs = self._compiled(fill, only_keys=True)
         inputs[0][:n], inputs[0][n:] = newest.features, 0
-        request.infer()
+        _run(request)
         keys, values = (out.data[:n].copy() for out in request.output_tensors)
         return Judged(keys, values, scores.copy(), scores.copy())
 
@@ -117,3 +117,9 @@ class WindowNetwork:
                 request.set_input_tensor(i, ov.Tensor(array, shared_memory=True))
             self._sizes[fill, only_keys] = request, inputs
         return self._sizes[fill, only_keys]
+
+
+def _run(request: Any) -> None:
+    """One inference. `request.infer` would build a dictionary of the outputs, too."""
+    request.start_async()
+    request.wait()
