@@ -42,7 +42,9 @@ def line(tmp_path: Path) -> Iterator[tuple[FaultyLine, str]]:
         yield found, kit.path(clip.name)
 
 
-@pytest.mark.parametrize("where", ["on_the_main_path", "beside_it"])
+@pytest.mark.parametrize(
+    "where", ["on_the_main_path", pytest.param("beside_it", marks=pytest.mark.long)]
+)
 def test_the_newest_frame_wins(line: tuple[FaultyLine, str], where: str, tmp_path: Path) -> None:
     camera, path = line
     gate = tmp_path / "gate"

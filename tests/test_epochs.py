@@ -128,7 +128,10 @@ def test_every_placement_gives_the_same(tmp_path: Path, sizes: Path, placement: 
     check_epochs(run.folder, sizes)
 
 
-@pytest.mark.parametrize("placement", [USUAL, FUSED, MIXED])
+@pytest.mark.parametrize(
+    "placement",
+    [USUAL, *(pytest.param(other, marks=pytest.mark.long) for other in (FUSED, MIXED))],
+)
 def test_kills_around_changes_of_size(tmp_path: Path, sizes: Path, placement: str) -> None:
     run = start(tmp_path / "run", sizes, placement, detect="Slow")
     workers = [line.split(" =")[0] for line in placement.splitlines()]
@@ -149,7 +152,15 @@ def test_kills_around_changes_of_size(tmp_path: Path, sizes: Path, placement: st
     check_epochs(run.folder, sizes)
 
 
-@pytest.mark.parametrize("at", [Position(1, 20), Position(2, 8), Position(3, 20)], ids=str)
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(Position(1, 20), marks=pytest.mark.long),
+        Position(2, 8),
+        Position(3, 20),
+    ],
+    ids=str,
+)
 def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Position) -> None:
     """Shared memory went with the supervisor: pixels that are still needed are decoded again,
     also when all was decoded and committed (the last case).
