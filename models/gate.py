@@ -70,12 +70,12 @@ def look(
     exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
     bound = state.bound
     changed, above = _above(state, difference, bound, settings)
-    hot = age == NEVER
+    hot = (age == NEVER) | (above >= HOT).any(0)
+    watched = None
     if ignored is not None:
-        hot &= ~ignored
+        watched = ~ignored
+        hot &= watched
         above[:, ignored] = 0
-    hot = hot | (above >= HOT).any(0)
-    watched = None if ignored is None else ~ignored
     luma = planes(reference, grid)[0]
     motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
     state = GateState(
