@@ -78,18 +78,8 @@ def look(
         above[:, ignored] = 0
     luma = planes(reference, grid)[0]
     motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
-    state = GateState(
-        grid=grid,
-        origin=state.origin,
-        reference=reference,
-        tau=state.tau,
-        above=above,
-        age=age,
-        floor=state.floor,
-        looks=state.looks + 1,
-        motion=motion,
-        exposure=exposure,
-    )
+    learned = state.origin, reference, state.tau, above, age, state.floor
+    state = GateState(grid, *learned, state.looks + 1, motion, exposure)
     return Change(hot, motion.moving, _left_bound(exposure, settings), state)
 
 
