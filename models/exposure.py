@@ -116,10 +116,10 @@ def _alike(before: ByteArray, after: ByteArray) -> bool:
 
 
 def _residual(old: FloatArray, new: FloatArray, gain: float, shift: float) -> FloatArray:
-    apart: FloatArray = old * np.float32(-gain)
-    apart += new
-    apart -= np.float32(shift)
-    return np.abs(apart, out=apart)
+    rest: FloatArray = old * np.float32(-gain)
+    rest += new
+    rest -= np.float32(shift)
+    return np.abs(rest, out=rest)
 
 
 def _median(values: FloatArray) -> float:

@@ -117,7 +117,7 @@ def merge(
 
 
 def replaced(known: Boxes, found: Boxes, settings: SeamSettings = DEFAULT) -> Merged:
-    """What a look at everything `found` takes the place of all that is `known`."""
+    """As `merge` after one look at the whole: what it found takes the place of what was known."""
     follows = _followed(_same(found, known, settings.same))
     return Merged(found, np.ones(len(found), np.bool_), follows, _NOWHERE)
 
