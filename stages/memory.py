@@ -19,6 +19,7 @@ from models.gate_state import GateState, nbytes
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
+# pts (NaN: none), times, waited, patience, trust, rows and bytes
 _HEAD: Final = struct.Struct("<ddddIddIIIII")
 _ROW: Final = np.dtype(
     [

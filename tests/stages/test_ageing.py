@@ -78,20 +78,19 @@ def test_nothing_waits_while_an_object_is_too_old() -> None:
         assert ages.max(initial=0) < 0.5
 
 
-def steady(source: Source, frames: int, found: float) -> float:
-    """A thing that goes on and on, and what its looks find of it: so far off its place."""
+def steady(source: Source, frames: int) -> float:
+    """The patience with a thing that goes on and on."""
     for n in range(frames):
         left = 100.0 + 2 * n
         here = (int(left), 100, int(left) + 100, 200)
-        at = left + found * (n % 2)
-        source.see(picture(here), (at, 100.0, at + 100, 200.0))
+        source.see(picture(here), (left, 100.0, left + 100, 200.0))
     return source.memory.patience
 
 
 def test_patience_grows_where_looks_find_what_was_moved_and_is_lost_where_they_do_not() -> None:
     """It is learned from what waiting cost: how much of what was shown a look finds again."""
     source = Source()
-    assert steady(source, 120, 0.0) > 5
+    assert steady(source, 120) > 5
     told = merged_with(source.memory, lost=True)
     assert patience_after(replace(source.memory, waited=4), *told) == 2
     told = merged_with(source.memory, lost=False)
