@@ -17,13 +17,13 @@ from pipeline.batching import Batching, BatchLimits
 from pipeline.breaker import Breaker, BreakerState
 from pipeline.questions import (
     Answer,
-    Degraded,
     Place,
     PlaceFailed,
     Question,
     QuestionId,
     Unanswered,
 )
+from pipeline.records import DegradedReason
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Asks:
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
         self._flights: dict[bytes, _Flight] = {}
-        self._asked: dict[QuestionId, float | None] = {}
+        self._asked: dict[QuestionId, tuple[float | None, bytes]] = {}  # due time, content
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = Breaker()
         self._closed = False
@@ -84,7 +84,7 @@ class Asks:
         with self._ready:
             if question.id in self._asked:
                 return
-            self._asked[question.id] = question.due_mono
+            self._asked[question.id] = question.due_mono, question.content
             flight = self._flights.get(question.content)
             if flight is not None:
                 flight.ids.append(question.id)
@@ -109,14 +109,20 @@ class Asks:
             found = self._answers.get(question)
             if found is not None:
                 return found
-            due = self._asked.get(question)
+            due, _ = self._asked.get(question, (None, b""))
             return Unanswered("late") if due is not None and time.monotonic() >= due else None
 
     def forget(self, question: QuestionId) -> None:
         """Nobody waits for it any more."""
         with self._ready:
-            self._asked.pop(question, None)
+            _, content = self._asked.pop(question, (None, b""))
             self._answers.pop(question, None)
+            flight = self._flights.get(content)
+            if flight is not None and question in flight.ids:
+                flight.ids.remove(question)
+                if not flight.ids and content in self._waiting:
+                    self._waiting.discard(content)
+                    del self._flights[content]
 
     def fileno(self) -> int:
         """A descriptor that is readable once there are answers that were not heard of."""
@@ -130,9 +136,10 @@ class Asks:
     def due_in(self) -> float | None:
         """Seconds until the first question that waits is late; None if none ever is."""
         with self._ready:
-            dues = [d for q, d in self._asked.items() if d is not None and q not in self._answers]
+            waiting = [due for q, (due, _) in self._asked.items() if q not in self._answers]
         now = time.monotonic()
-        return min((due - now for due in dues if due > now), default=None)
+        dues = [due - now for due in waiting if due is not None and due > now]
+        return min(dues, default=None)
 
     def close(self) -> None:
         """End all that is under way."""
@@ -199,13 +206,10 @@ class Asks:
         shut = not self._breaker.lets_out(now)
         for content, flight in list(self._flights.items()):
             due = flight.question.due_mono
-            if due is None or not self._waits(content):
+            if due is None or content not in self._waiting:
                 continue
             if now >= due or shut:
                 self._refuse(content, "breaker_open" if shut else "late")
-
-    def _waits(self, content: bytes) -> bool:
-        return content in self._waiting
 
     def _failed(self, flight: _Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
@@ -215,7 +219,7 @@ class Asks:
         else:
             self._settle(question.content, Unanswered("unanswered"))
 
-    def _refuse(self, content: bytes, reason: Degraded) -> None:
+    def _refuse(self, content: bytes, reason: DegradedReason) -> None:
         self._waiting.discard(content)
         self._settle(content, Unanswered(reason))
 
