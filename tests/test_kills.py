@@ -182,7 +182,7 @@ def test_the_supervisor_is_killed_and_resumes(
         assert len(orphans) == 4
         run.kill()
         wait_until("no orphan", lambda orphans=orphans: not any(map(alive, orphans)))
-        run = Run(run.folder, "--resume", *head_on(run.folder.parent))
+        run = Run(run.folder, "--resume", *all_on(run.folder.parent))
     assert run.wait() == 0, run.log.read_text()
     check_equal(run.folder, files, undisturbed)
 
@@ -203,7 +203,7 @@ def test_ctrl_c_drains_and_resume_completes(
     assert started.wait() == 0, started.log.read_text()
     half = published_in(started.folder, list(files))[source]
     assert not half.ended
-    resumed = Run(started.folder, "--resume", *head_on(started.folder.parent))
+    resumed = Run(started.folder, "--resume", *all_on(started.folder.parent))
     assert resumed.wait() == 0, resumed.log.read_text()
     check_equal(started.folder, files, undisturbed)
 
