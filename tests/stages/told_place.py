@@ -37,6 +37,7 @@ class ToldPlace:
     """Answers what `says` gives, at once or once `let_go` was called; it may be away."""
 
     lanes, most = 1, 1
+    sent_bytes, wire_s = 0, 0.0
     policy_id = "f" * 64
 
     def __init__(self, says: Said, holds: bool = False, is_exact: bool = True) -> None:
