@@ -1,8 +1,8 @@
 """Simulated periods of the promise, many at once: which frames are wrong, and who is certified.
 
-Arrays of shape (periods, frames) are bool: `wrong`, and `coins` that chose a frame. A scenario makes
-exactly `errors` frames of each period wrong, so a period with more than are allowed is known to
-break its promise. Scenarios that react see each coin only after its frame.
+Arrays of shape (periods, frames) are bool: `wrong`, and `coins` that chose a frame. A scenario
+makes exactly `errors` frames of each period wrong, so a period with more than are allowed is known
+to break its promise. Scenarios that react see each coin only after its frame.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import bdtr
 
 from pipeline.exact_binomial import k_max
 
@@ -43,8 +44,9 @@ def independent(
 ) -> BoolArray:
     """Wrong frames anywhere."""
     wrong = np.zeros(coins.shape, bool)
-    wrong[:, :errors] = True
-    return rng.permuted(wrong, axis=1)
+    for row in wrong:
+        row[rng.choice(len(row), errors, replace=False, shuffle=False)] = True
+    return wrong
 
 
 def bursts(
@@ -59,10 +61,11 @@ def bursts(
     for row in wrong:
         lengths = rng.integers(_BURST[0], _BURST[1] + 1, size=errors // _BURST[0] + 1)
         ends = np.minimum(np.cumsum(lengths), errors)
-        ends = ends[: int(np.argmax(ends == errors)) + 1]
         good = np.sort(rng.integers(0, frames - errors + 1, size=len(ends)))
-        for begin, end, before in zip(np.r_[0, ends[:-1]], ends, good, strict=True):
+        begin = 0
+        for end, before in zip(ends.tolist(), good.tolist(), strict=True):
             row[before + begin : before + end] = True
+            begin = end
     return wrong
 
 
@@ -89,7 +92,7 @@ def policy_change(rng: np.random.Generator, coins: BoolArray, errors: int, most:
     first = independent(rng, coins[:, :half], early, most)
     careful = independent(rng, coins[:, half:], errors - early, most)
     bold = np.zeros(careful.shape, bool)
-    bold[:, bold.shape[1] - (errors - early) :] = True
+    bold[:, early - errors :] = True
     caught = (first & coins[:, :half]).sum(axis=1, keepdims=True)
     return np.hstack([first, np.where(2 * caught <= most, bold, careful)])
 
@@ -164,18 +167,13 @@ def first_frames(wrong: BoolArray, audits: int, alpha: float, delta: float) -> B
 
 def first_good_look(wrong: BoolArray, coins: BoolArray, alpha: float, delta: float) -> BoolArray:
     """A naive rule: after each audit ask whether it would do for a period that ends now."""
-    audits = int(coins.sum(axis=1).max())
-    most = _most_of(audits, alpha, delta)
-    looks = np.cumsum(coins, axis=1)
-    caught = np.cumsum(wrong & coins, axis=1)
-    shown: BoolArray = (coins & (caught <= most[np.maximum(looks - 1, 0)])).any(axis=1)
-    return shown
+    most = _most_of(int(coins.sum(axis=1).max()), alpha, delta)
+    looks = (row[coin].cumsum() for row, coin in zip(wrong, coins, strict=True))
+    return np.array([(caught <= most[: len(caught)]).any() for caught in looks])
 
 
 def _most_of(audits: int, alpha: float, delta: float) -> IntArray:
     """Errors that 1, 2, ... `audits` independent frames may have: the binomial test at alpha."""
-    from scipy.special import bdtr
-
     found, most = -1, np.empty(audits, np.int64)
     for frames in range(1, audits + 1):
         while bdtr(found + 1, frames, alpha) <= delta:

@@ -1,4 +1,4 @@
-"""The bets against a promise about boxes, and the alarm: each step by hand, then in the long run."""
+"""The bets against a promise about boxes, and the alarm: by hand, and in the long run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.promise_alarm import audits_to_alarm
 from pipeline import alarm, betting
 from pipeline.promise import box_loss, target_of
 
@@ -103,40 +104,14 @@ def test_a_worse_audit_never_calms_the_alarm(
     )
 
 
-def audits_to_alarm(
-    rng: np.random.Generator, rates: tuple[float, float], changed_at: int, most: int, runs: int
-) -> np.ndarray:
-    """Audits until the alarm (or `most`), in runs whose rate of errors changes."""
-    sums = tuple(np.zeros(runs) for _ in alarm.WORSE)
-    rang = np.full(runs, most)
-    for audit in range(most):
-        wrong = rng.random(runs) < rates[audit >= changed_at]
-        sums = tuple(  # after() of each loss, for all runs
-            np.minimum(1e9, (1 + held) * np.where(wrong, *factor))
-            for held, factor in zip(sums, FACTORS, strict=True)
-        )
-        now = sum(sums) / len(sums) >= 2000
-        rang = np.where(now, np.minimum(rang, audit + 1), rang)
-    return rang
-
-
-FACTORS = [
-    (wrong, right)
-    for wrong, right in zip(
-        alarm.after(alarm.QUIET, 1.0, 0.01), alarm.after(alarm.QUIET, 0.0, 0.01), strict=True
-    )
-]
-
-
 def test_false_alarms_are_rarer_than_the_threshold_says() -> None:
     """At a risk of exactly alpha; runs are cut at 5,000, so their mean is too low if anything."""
-    rang = audits_to_alarm(np.random.default_rng(5), (0.01, 0.01), 0, 5000, 1000)
-    assert rang.mean() >= 2000
+    audits = audits_to_alarm(np.random.default_rng(5), 0.01, 1000, 5000)
+    assert audits.mean() >= 2000
 
 
 @pytest.mark.parametrize(("rate", "median"), [(0.03, 177), (0.05, 78), (0.1, 33), (0.3, 9)])
 def test_audits_until_a_change_is_told(rate: float, median: int) -> None:
     """From .3 %, after 300 audits; the published medians, within a fifth."""
-    rang = audits_to_alarm(np.random.default_rng(6), (0.003, rate), 300, 1300, 2000)
-    told = rang[rang > 300] - 300
-    assert np.median(told) == pytest.approx(median, rel=0.2, abs=1)
+    audits = audits_to_alarm(np.random.default_rng(6), rate, 2000, 1000, before=(0.003, 300))
+    assert np.median(audits) == pytest.approx(median, rel=0.2, abs=1)
