@@ -16,13 +16,14 @@ from pipeline.certificate import Certificate, Declaration
 from pipeline.errors import FrameLost
 from pipeline.period import Moment, Period
 from pipeline.promise import Promise
+from pipeline.promise_news import PromiseNews
 from pipeline.questions import Question, QuestionId, Seen, Unanswered
 from pipeline.records import Object, Position
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from pipeline.state_ring import StateRing
 from stages.arms import Arms
-from stages.audits import MOST_OPEN, AuditState, News, Obligation, Row, loss, seen_in
+from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
@@ -102,7 +103,7 @@ class Auditor:
 
     def news(
         self, source: str, before: AuditState, state: AuditState, models: tuple[str, ...]
-    ) -> tuple[AuditState, News | None]:
+    ) -> tuple[AuditState, PromiseNews | None]:
         """What is to be told, and the state once it is; None where nothing is new."""
         closed, state = self._closed(source, state, models)
         begun = state.now.number != before.now.number
@@ -110,18 +111,19 @@ class Auditor:
             return state, None
         now = state.now
         declared = (self._declared(source, now),) if begun else ()
-        return state, News(
+        return state, PromiseNews(
             now.number,
             now.served,
             now.drawn,
             now.settled,
             now.caught,
             state.fresh is not None,
+            state.verdict,
             declared,
             closed,
         )
 
-    def finished(self, source: str, state: AuditState) -> tuple[News | None, AuditState]:
+    def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
         for first in state.open:
             state = self._settle(source, state, first, None)
@@ -227,7 +229,8 @@ class Auditor:
         if state.fresh is None:
             found = state.arms.certified(self.promise.alpha, self.promise.delta)
             state = _replace(state, chosen=state.chosen if found is None else found)
-        return tuple(self._certificate(source, one, models) for one in over), state
+        closed = tuple(self._certificate(source, one, models) for one in over)
+        return closed, _replace(state, verdict=closed[-1].verdict)
 
     def _certificate(self, source: str, one: Period, models: tuple[str, ...]) -> Certificate:
         key = coin.period_key(self._secret, source, one.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import records
+from pipeline.promise_news import PromiseNews
 from pipeline.records import (
     DegradedReason,
     Escalation,
@@ -15,7 +16,6 @@ from pipeline.records import (
     Reason,
     Record,
 )
-from stages.audits import News
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,7 +36,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: GateView | None = None
     novelty: float | None = None
     degraded: DegradedReason | None = None
-    promise: News | None = None
+    promise: PromiseNews | None = None
 
 
 def last_detections(record: Record) -> Detections:
