@@ -132,10 +132,7 @@ class Detector:
         Raises WarmUpFailed.
         """
         for member in self.members:
-            sizes = crops.sizes(width, height, member.long_side, settings)
-            if len(self.members) == 1:  # parts of all sizes come between whole pictures
-                member.network.fix(*sizes[-1])
-            member.network.warm_up(sizes if len(self.members) == 1 else sizes[-1:])
+            member.warm_up(crops.sizes(width, height, member.long_side, settings))
 
     def _one_network(self) -> None:
         if len(self.members) > 1:
@@ -219,6 +216,7 @@ def build(
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
-        Member(part, networks[part[0]], choices, lowest, class_ids) for part in choices.parts
+        Member(part, networks[part[0]], choices, lowest, class_ids, fixes=not several)
+        for part in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads)

@@ -75,6 +75,9 @@ class Member:
 
     `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
     of classes outside `class_ids` are dropped before the suppression, which is class-wise.
+
+    fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
+           between them
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Member:
         choices: Policy,
         min_score: float,
         class_ids: tuple[int, ...],
+        fixes: bool,
     ) -> None:
         self.kind, self.long_side = part
+        self.fixes = fixes
         self.network, self.choices, self.min_score = network, choices, min_score
         self.name = f"{self.kind}-{self.long_side}-{network.precision}@{network.sha256[:8]}"
         self._wanted = np.isin(np.arange(80), class_ids)
@@ -98,7 +103,16 @@ class Member:
 
     def start(self, prepared: Prepared) -> Pending:
         """Gives the input to the network. Raises TooManyInFlight."""
-        return Pending(self, prepared, self.network.submit(prepared.bgr))
+        return Pending(self, prepared, self.network.submit(prepared.bgr, self._is_fixed(prepared)))
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Runs the network once at each (width, height), of which the last is the whole picture's.
+
+        Raises WarmUpFailed.
+        """
+        self.network.warm_up(sizes[-1:], self.fixes)
+        if self.fixes:
+            self.network.warm_up(sizes[:-1])
 
     def decode(
         self, outputs: Sequence[FloatArray], prepared: Prepared
@@ -112,6 +126,9 @@ class Member:
         maps = outputs[3:]
         features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
         return self._placed(found, prepared), features
+
+    def _is_fixed(self, prepared: Prepared) -> bool:
+        return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
 
     def _suppressed(self, found: Boxes) -> Boxes:
         found = found.take(self._wanted[found.class_ids])
