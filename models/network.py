@@ -79,6 +79,8 @@ class Network:
     others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB each; one that was
     let go is compiled again when it comes back, in some 0.1 s.
 
+    facts  everything but the input that decides the bits of an answer
+
     Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
 
     Raises PrecisionUnsupported, ModelUnreadable.
@@ -99,6 +101,8 @@ class Network:
         self.precision = precision
         self.file = _FILES[name, precision]
         path, self.sha256 = manifest.verified(self.file)
+        made_by = ov.get_version(), cpu_model()
+        self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
         model = core().read_model(path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
         self._model, self._config = model, config(precision, threads, cache_dir)

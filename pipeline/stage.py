@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import msgspec
 
 from pipeline import records
+from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
 from pipeline.state_ring import StateRing, unshared_ring
@@ -49,6 +50,7 @@ class Context:
     before  the stage whose output this one reads
     plane   (source, bytes) -> the stage's state plane, for state too large for a hop
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
+    memo    (group of sources, limits) -> what they remember, for what may be lost at any time
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -61,6 +63,7 @@ class Context:
     ring: Callable[[str, int, int], StateRing] = field(
         default_factory=lambda: functools.cache(unshared_ring)
     )
+    memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
 
 
 @dataclass(frozen=True)
