@@ -48,6 +48,7 @@ class Auditor:
 
         is_last: no frame follows, so a file waits for all of them.
         """
+        state = self._kept_to(state)
         self._let_go(source, state)
         live = self._context.live(source)
         while state.open:
@@ -62,13 +63,19 @@ class Auditor:
             state = self._settle(source, state, first, found if isinstance(found, Seen) else None)
         return state
 
+    def _kept_to(self, state: AuditState) -> AuditState:
+        """Under other terms, or another truth, than were promised nothing can be certified."""
+        if state.policy == self._policy[:8] and period.is_under(state.now, self.promise):
+            return state
+        now = period.following(state.now, self.promise)
+        return AuditState(now, rows=state.rows, frames=state.frames, policy=self._policy[:8])
+
     def began(self, state: AuditState) -> AuditState:
         """Before a frame: in a period that takes it."""
         now, promise = state.now, self.promise
-        if period.is_under(now, promise) and not period.is_full(now, promise):
+        if not period.is_full(now, promise):
             return state
-        over = (*state.before, now) if now.number else ()
-        return _replace(state, now=period.following(now, promise), before=over)
+        return _replace(state, now=period.following(now, promise), before=(*state.before, now))
 
     def served(
         self,
@@ -106,7 +113,7 @@ class Auditor:
     ) -> tuple[AuditState, PromiseNews | None]:
         """What is to be told, and the state once it is; None where nothing is new."""
         closed, state = self._closed(source, state, models)
-        begun = state.now.number != before.now.number
+        begun = state.now.number != before.now.number or state.policy != before.policy
         if not closed and not begun and state.now.settled == before.now.settled:
             return state, None
         now = state.now

@@ -16,6 +16,7 @@ from pipeline.records import (
     Reason,
     Record,
 )
+from stages.changes import Changes
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +24,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
+    changes  where it differs from what was looked at; None: nowhere, or no gate tells
     """
 
     outcome: Outcome
@@ -37,6 +39,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     novelty: float | None = None
     degraded: DegradedReason | None = None
     promise: PromiseNews | None = None
+    changes: Changes | None = None
 
 
 def last_detections(record: Record) -> Detections:
