@@ -22,7 +22,7 @@ from pipeline.records import Object, Position
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from pipeline.state_ring import StateRing
-from stages.arms import Arms
+from stages.arms import Arms, safer
 from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
@@ -34,9 +34,11 @@ _replace = msgspec.structs.replace
 class Auditor:
     """The promise of one worker's sources. One thread."""
 
-    def __init__(self, promise: Promise, asks: Asks, policy: str, context: Context) -> None:
-        """policy: hash of what counts as truth."""
-        self.promise = promise
+    def __init__(
+        self, promise: Promise, asks: Asks, policy: str, least: float, context: Context
+    ) -> None:
+        """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
+        self.promise, self._least = promise, least
         self._asks, self._policy, self._context = asks, policy, context
         self._secret = _secret(context.folder / "promise.secret")
         self._rows: dict[tuple[str, Position], Row] = {}
@@ -62,6 +64,9 @@ class Auditor:
                 return None
             state = self._settle(source, state, first, found if isinstance(found, Seen) else None)
         return state
+
+    def _in_use(self, state: AuditState) -> float:
+        return self._least if state.chosen is None else state.chosen
 
     def _kept_to(self, state: AuditState) -> AuditState:
         """Under other terms, or another truth, than were promised nothing can be certified."""
@@ -221,7 +226,9 @@ class Auditor:
         if state.fresh is None:
             return state
         found = arms.certified(self.promise.alpha, self.promise.delta)
-        return state if found is None else _replace(state, chosen=found, fresh=None)
+        if found is None:
+            return state
+        return _replace(state, chosen=min(found, safer(self._in_use(state))), fresh=None)
 
     # -- one period
 
@@ -234,8 +241,8 @@ class Auditor:
             return (), state
         state = _replace(state, before=tuple(one for one in state.before if one not in over))
         if state.fresh is None:
-            found = state.arms.certified(self.promise.alpha, self.promise.delta)
-            state = _replace(state, chosen=state.chosen if found is None else found)
+            terms = self.promise.alpha, self.promise.delta
+            state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
         closed = tuple(self._certificate(source, one, models) for one in over)
         return closed, _replace(state, verdict=closed[-1].verdict)
 

@@ -122,9 +122,9 @@ class _Turn:
         self._asking = Asking(asks, table, context)
         self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
         self._is_exact = place.is_exact
-        self._auditor = (
-            Auditor(promise, asks, place.policy_id, context) if promise.measure != "off" else None
-        )
+        self._auditor = None
+        if promise.measure != "off":
+            self._auditor = Auditor(promise, asks, place.policy_id, table.doubt, context)
 
     def say(
         self, item: Item, before: EscalateState
