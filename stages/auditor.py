@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +17,13 @@ from pipeline.period import Moment, Period
 from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
 from pipeline.questions import Question, QuestionId, Seen, Unanswered
-from pipeline.records import Object, Position
+from pipeline.records import Position
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from pipeline.state_ring import StateRing
 from stages.arms import Arms, safer
 from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
+from stages.detections import Detections
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
@@ -87,8 +87,8 @@ class Auditor:
         item: Item,
         state: AuditState,
         now_s: float,
-        served: Sequence[Object],
-        unasked: Sequence[Object],
+        served: Detections,
+        unasked: Detections,
         doubt: float,
         true: Seen | None,
     ) -> AuditState:
@@ -98,7 +98,9 @@ class Auditor:
         true     what the heavy pass said of the very pixels, where it was asked
         """
         state, drawn = self._counted(item, state, failed=False)
-        row = Row(seen_in(served), seen_in(unasked))
+        made = dict.fromkeys((*state.models, *served.models))
+        state = state if len(made) == len(state.models) else _replace(state, models=tuple(made))
+        row = Row(seen_in(served.objects), seen_in(unasked.objects))
         if true is not None and (drawn or state.fresh is not None):
             state = self._learned(state, row, doubt, true)
         if not drawn:
@@ -114,10 +116,10 @@ class Auditor:
         return self._counted(item, state, failed=True)[0]
 
     def news(
-        self, source: str, before: AuditState, state: AuditState, models: tuple[str, ...]
+        self, source: str, before: AuditState, state: AuditState
     ) -> tuple[AuditState, PromiseNews | None]:
         """What is to be told, and the state once it is; None where nothing is new."""
-        closed, state = self._closed(source, state, models)
+        closed, state = self._closed(source, state)
         begun = state.now.number != before.now.number or state.policy != before.policy
         if not closed and not begun and state.now.settled == before.now.settled:
             return state, None
@@ -142,7 +144,7 @@ class Auditor:
         if not state.now.number:
             return None, state
         over = _replace(state, before=(*state.before, state.now))
-        after, news = self.news(source, state, over, ())
+        after, news = self.news(source, state, over)
         return news, _replace(after, now=period.following(after.now, self.promise))
 
     # -- one audit
@@ -232,9 +234,7 @@ class Auditor:
 
     # -- one period
 
-    def _closed(
-        self, source: str, state: AuditState, models: tuple[str, ...]
-    ) -> tuple[tuple[Certificate, ...], AuditState]:
+    def _closed(self, source: str, state: AuditState) -> tuple[tuple[Certificate, ...], AuditState]:
         """Periods whose last audit is over; the threshold of those to come follows from them."""
         over = [one for one in state.before if one.settled == one.drawn]
         if not over:
@@ -243,7 +243,7 @@ class Auditor:
         if state.fresh is None:
             terms = self.promise.alpha, self.promise.delta
             state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
-        closed = tuple(self._certificate(source, one, models) for one in over)
+        closed = tuple(self._certificate(source, one, state.models) for one in over)
         return closed, _replace(state, verdict=closed[-1].verdict)
 
     def _certificate(self, source: str, one: Period, models: tuple[str, ...]) -> Certificate:

@@ -52,6 +52,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     now      the period that frames are served in; before  those whose last audits are open
     open     oldest first; rows  names the ring's newest
     frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
+    models   that made what was served
     arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
     verdict  of the last period that is over
     fresh    frames since an alarm, each of which was asked about; None: there is none
@@ -63,6 +64,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     rows: RingRef | None = None
     frames: int = 0
     policy: str = ""
+    models: tuple[str, ...] = ()
     arms: Arms = Arms()
     chosen: float | None = None
     verdict: Verdict | None = None

@@ -147,9 +147,9 @@ class _Turn:
         if self._auditor is None:
             return said, after
         audits = self._auditor.served(
-            item, after.audits, after.clock_s, said.objects, unasked[0].objects, doubt, true
+            item, after.audits, after.clock_s, said, unasked[0], doubt, true
         )
-        audits, news = self._auditor.news(item.source, before.audits, audits, said.models)
+        audits, news = self._auditor.news(item.source, before.audits, audits)
         return _replace(said, promise=news), _replace(after, audits=audits)
 
     def _told(
