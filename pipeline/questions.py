@@ -5,25 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import xxhash
 
 from pipeline.errors import FramegateError
-from pipeline.records import Position
+from pipeline.records import DegradedReason, Position
 from pipeline.source import Form
 
 Rect = tuple[int, int, int, int]
-Degraded = Literal["late", "unanswered", "breaker_open", "over_budget", "frame_lost"]
 
 
 class QuestionId(NamedTuple):
-    """Which frame, and which part of it (x1, y1, x2, y2 in source pixels; None: the whole)."""
+    """Which frame, and which part of it.
+
+    part   x1, y1, x2, y2 in source pixels; None: the whole
+    exact  the model must see these very pixels, whatever lies between
+    """
 
     source: str
     position: Position
     part: Rect | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Question:
         """16 bytes, equal for questions that have equal answers."""
         form = self.form
         digest = xxhash.xxh3_128(self.pixels)
-        facts = form.width, form.height, form.matrix, form.full_range, self.id.part
+        facts = form.width, form.height, form.matrix, form.full_range, self.id.part, self.id.exact
         digest.update(repr(facts).encode())
         return digest.digest()
 
@@ -63,7 +67,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 class Unanswered(NamedTuple):
     """No answer, and why."""
 
-    reason: Degraded
+    reason: DegradedReason
 
 
 Answer = Seen | Unanswered
@@ -76,15 +80,23 @@ class PlaceFailed(FramegateError):
 class Place(Protocol):
     """Where questions are answered: in this process, by workers, by a server.
 
-    lanes  calls of `answer` that may be under way at once, each in a thread of its own
-    most   questions that one call may have
+    lanes       calls of `answer` that may be under way at once, each in a thread of its own
+    most        questions that one call may have
+    sent_bytes  of pictures that went over a wire since it began
+    wire_s      for which calls were on the way there and back, summed, looking not counted
     """
 
     lanes: int
     most: int
+    sent_bytes: int
+    wire_s: float
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
-        """Look, and wait for what is found: one Seen a question. PlaceFailed if it cannot."""
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Look, and wait for what is found: one answer a question, in their order.
+
+        Unanswered is for a question that this place cannot answer whoever asks again (its picture
+        is damaged, it killed who looked at it); PlaceFailed if the place cannot be asked now.
+        """
         ...
 
     def close(self) -> None:
