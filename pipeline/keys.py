@@ -9,6 +9,7 @@ NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
 IDENTITY = "fg:identity"
+CERTIFY = "certify"  # the stage whose stream tells of the promise
 
 
 def is_name(text: str) -> bool:

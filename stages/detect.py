@@ -26,6 +26,7 @@ from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
 from stages.belief import Belief, conclude
 from stages.cache_options import CacheOptions
+from stages.changes import changes_of
 from stages.detections import Detections
 from stages.gate_options import GateOptions
 from stages.gate_view import view_of
@@ -186,7 +187,7 @@ class Detect(Stage[DetectState]):
         return self._remembered[group]
 
     def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
-        form = item.record.form
+        form, change = item.record.form, attention.change
         return Detections(
             outcome=_outcome(attention, belief),
             looked=attention.looked,
@@ -195,6 +196,7 @@ class Detect(Stage[DetectState]):
             models=self._models,
             age_s=round(belief.age_s, 3),
             novelty=round(belief.window.novelty, 4) if belief.window else None,
+            changes=None if change is None else changes_of(change.hot, change.state.grid),
             gate=view_of(attention, form, self._settings.attention.long_side)
             if self.options.gate.view
             else None,
