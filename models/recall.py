@@ -24,7 +24,6 @@ from models.worth import Worth
 _VERSION: Final = 1  # grows when decoding, suppression or the bytes below change
 _SECOND: Final = 0x5EC0_11D5  # seed of the second digest
 _CHECK: Final = 8
-_BOX: Final = 21  # bytes
 _GEOMETRY: Final = struct.Struct("<8i")
 
 
@@ -65,7 +64,7 @@ class Recall:
     def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
         """Looks an input up; what it gives starts the network on it, if need be."""
         key = key_of(member, prepared)
-        if not self.worth.asks(key):
+        if not self.worth.asks(key[0]):
             self.counts.skipped += 1
             return partial(member.start, prepared)
         if key in self._under_way:
@@ -126,22 +125,15 @@ def key_of(member: Member, prepared: Prepared) -> bytes:
 
 
 def value_of(prepared: Prepared, boxes: Boxes) -> bytes:
-    """Boxes as bytes of this machine, with what vouches for them."""
-    class_ids = boxes.class_ids.astype(np.uint8)
-    body = b"".join((boxes.xyxy.tobytes(), boxes.scores.tobytes(), class_ids.tobytes()))
+    """Boxes as bytes, with what vouches for them."""
+    body = boxes.to_bytes()
     return _check(prepared, body) + body
 
 
 def boxes_of(prepared: Prepared, value: bytes) -> Boxes | None:
     """The boxes in a value; None if it is no answer to this input."""
     check, body = value[:_CHECK], value[_CHECK:]
-    if check != _check(prepared, body):
-        return None
-    n = len(body) // _BOX
-    xyxy = np.frombuffer(body, np.float32, 4 * n).reshape(n, 4)
-    scores = np.frombuffer(body, np.float32, n, 16 * n)
-    class_ids = np.frombuffer(body, np.uint8, n, 20 * n).astype(np.int32)
-    return Boxes(xyxy, scores, class_ids)
+    return Boxes.from_bytes(body) if check == _check(prepared, body) else None
 
 
 def _check(prepared: Prepared, body: bytes) -> bytes:

@@ -23,12 +23,12 @@ class Worth:
     tried: int = 0
     hits: int = 0
 
-    def asks(self, key: bytes) -> bool:
-        """Whether an input with this key, evenly spread bytes, is to be looked up.
+    def asks(self, number: int) -> bool:
+        """Whether an input is to be looked up; while off that depends on its number.
 
-        The sample goes by the key: an input that comes again is in it again.
+        By a digest of the input, what comes again is in the sample again; by a count, not.
         """
-        return self.on or key[0] % _SAMPLED == 0
+        return self.on or number % _SAMPLED == 0
 
     def after(self, hit: bool) -> Worth:
         """Where it stands after one look-up."""

@@ -18,10 +18,9 @@ from models import coco, crops, detector, policy, trial
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
-from models.recall import Recall
 from models.window import WindowHead
 from pipeline.memo import MemoLimits
-from pipeline.records import End, Object, Origin
+from pipeline.records import End, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
@@ -33,6 +32,7 @@ from stages.gate_options import GateOptions
 from stages.gate_view import view_of
 from stages.looking import look_at, settings_for
 from stages.planes import as_picture
+from stages.remembering import Remembering, remembering
 from stages.standing import DetectState, Standing, Standings
 from stages.window_view import CANDIDATE, WindowOptions, WindowView
 
@@ -98,14 +98,15 @@ class Detect(Stage[DetectState]):
         if self.head:
             self.head.warm_up()
         self._standings = Standings(context, self.head)
-        self._recalls: dict[str, Recall] = {}
+        self._remembered: dict[str, Remembering] = {}
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
         """Look at each frame where its source's memory says, in order."""
-        at_once = self.options.gate.mode == "off" and self.head is None
+        near = self.options.cache.near
+        at_once = self.options.gate.mode == "off" and self.head is None and not near
         whole = self._whole_answers(batch) if at_once else None
         standing: dict[str, Standing] = {}
         last: dict[str, Item] = {}
@@ -139,7 +140,8 @@ class Detect(Stage[DetectState]):
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            found = self.detector.detect(pictures, [self._recall(item.source) for item in batch])
+            recalls = [self._remembering(item.source).recall for item in batch]
+            found = self.detector.detect(pictures, recalls)
             del pictures
         return found
 
@@ -168,26 +170,26 @@ class Detect(Stage[DetectState]):
                 settings,
                 ignored,
                 window,
-                self._recall(item.source),
+                self._remembering(item.source),
             )
             del picture
         return seen
 
-    def _recall(self, source: str) -> Recall | None:
-        """Where the answers of a source's group are looked up."""
+    def _remembering(self, source: str) -> Remembering:
+        """What is remembered of a source's group."""
         options = self.options.cache
-        if not options.exact:
-            return None
         group = options.groups.get(source, source)
-        if group not in self._recalls:
+        if group not in self._remembered:
             memo = self.context.memo(group, MemoLimits(options.ttl_s, options.bytes))
-            self._recalls[group] = Recall(memo)
-        return self._recalls[group]
+            self._remembered[group] = remembering(
+                options, memo, self.detector, self._settings, self.context.now
+            )
+        return self._remembered[group]
 
     def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
         form, change = item.record.form, attention.change
         return Detections(
-            outcome="detected" if attention.looks else "carried",
+            outcome=_outcome(attention, belief),
             looked=attention.looked,
             reason=attention.reason,
             objects=as_objects(belief.shown, belief.ids, belief.origins),
@@ -238,6 +240,13 @@ def as_objects(
         )
         for box, score, class_id, track, origin in rows
     )
+
+
+def _outcome(attention: Attention, belief: Belief) -> Outcome:
+    """How a frame's answer came about. What is the same to the bit is not told from a pass."""
+    if belief.lent:
+        return "cached"
+    return "detected" if attention.looks else "carried"
 
 
 def _pinned_choice(folder: Path) -> trial.Choice:

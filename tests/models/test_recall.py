@@ -199,7 +199,7 @@ def test_rare_hits_switch_it_off_and_a_sample_goes_on() -> None:
     worth, asked = Worth(), 0
     for n in range(10_000):
         key = n.to_bytes(2, "little")
-        if worth.asks(key):
+        if worth.asks(key[0]):
             worth, asked = worth.after(hit=False), asked + 1
     assert not worth.on
     assert asked <= 2048 + (10_000 - 2048) // 16 + 16
@@ -211,7 +211,7 @@ def test_what_begins_to_repeat_switches_it_on() -> None:
     seen: set[bytes] = set()
     for n in range(2 * 500):
         key = ((n % 500) * 7919 % 65536).to_bytes(2, "little")
-        if worth.asks(key):
+        if worth.asks(key[0]):
             worth = worth.after(key in seen)
             seen.add(key)
     assert worth.on
