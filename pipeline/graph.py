@@ -9,7 +9,11 @@ from typing import Any
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.spec import StageSpec
 
-RESERVED = {"print": "framegate run --json", "save": "framegate run --save"}
+RESERVED = {
+    "print": "framegate run --json",
+    "save": "framegate run --save",
+    "certify": "the table [promise]",
+}
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context
     return Context(
         pixels=shared.pixels,
         now=time.time,
+        live=shared.is_live,
         folder=Path(spec.folder),
         before=stage.input or "",
         plane=functools.partial(shared.state_plane, stage.name),

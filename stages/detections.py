@@ -5,13 +5,24 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import records
-from pipeline.records import Escalation, GateView, Looked, Object, Outcome, Reason, Record
+from pipeline.records import (
+    DegradedReason,
+    Escalation,
+    GateView,
+    Looked,
+    Object,
+    Outcome,
+    Reason,
+    Record,
+)
+from stages.audits import News
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see records.Result for the fields.
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
+    promise  what became known with this frame of what is promised
     """
 
     outcome: Outcome
@@ -24,6 +35,8 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     escalation: Escalation = "none"
     gate: GateView | None = None
     novelty: float | None = None
+    degraded: DegradedReason | None = None
+    promise: News | None = None
 
 
 def last_detections(record: Record) -> Detections:

@@ -1,0 +1,96 @@
+"""What is asked of a heavier model about a frame, and what comes back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import msgspec
+import xxhash
+
+from pipeline.errors import FramegateError
+from pipeline.records import DegradedReason, Position
+from pipeline.source import Form
+
+Rect = tuple[int, int, int, int]
+
+
+class QuestionId(NamedTuple):
+    """Which frame, and which part of it.
+
+    part   x1, y1, x2, y2 in source pixels; None: the whole
+    exact  the model must see these very pixels, whatever lies between
+    """
+
+    source: str
+    position: Position
+    part: Rect | None = None
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A frame's pixels for a heavier model to look at.
+
+    pixels    the whole frame's, planar YUV 4:2:0 of `form`, a copy
+    due_mono  when an answer is of no use any more, by the monotonic clock; None: it is waited for
+    urgent    goes before those that are not
+    """
+
+    id: QuestionId
+    form: Form
+    pixels: bytes
+    due_mono: float | None = None
+    urgent: bool = True
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """16 bytes, equal for questions that have equal answers."""
+        form = self.form
+        digest = xxhash.xxh3_128(self.pixels)
+        facts = form.width, form.height, form.matrix, form.full_range, self.id.part, self.id.exact
+        digest.update(repr(facts).encode())
+        return digest.digest()
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """What a heavier model found, in source pixels, highest score first; rows of equal number."""
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
+    class_ids: tuple[int, ...]
+    models: tuple[str, ...]
+
+
+class Unanswered(NamedTuple):
+    """No answer, and why."""
+
+    reason: DegradedReason
+
+
+Answer = Seen | Unanswered
+
+
+class PlaceFailed(FramegateError):
+    """A place could not answer: it is away, slow, full, or of another version."""
+
+
+class Place(Protocol):
+    """Where questions are answered: in this process, by workers, by a server.
+
+    lanes  calls of `answer` that may be under way at once, each in a thread of its own
+    most   questions that one call may have
+    """
+
+    lanes: int
+    most: int
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
+        """Look, and wait for what is found: one Seen a question. PlaceFailed if it cannot."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds; calls that are under way fail."""
+        ...
