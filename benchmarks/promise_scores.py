@@ -99,23 +99,26 @@ def lasting_oracle(never_wrong: Flags, heavy: Sequence[Boxes], allowed: int) -> 
     return Asking(asked / len(tallies), left / len(tallies))
 
 
-def plain_threshold(
-    shown: Sequence[Boxes], never_wrong: Flags, threshold: float, allowed: int
-) -> Asking:
+def plain_curve(shown: Sequence[Boxes], never_wrong: Flags, threshold: float) -> list[Asking]:
     """Ask where a shown object's score is within a margin of `threshold`.
 
-    An answer mends its own frame. The least margin that leaves at most `allowed` frames wrong. A
-    frame that shows nothing is never asked about: where no margin is enough, it is the widest.
+    An answer mends its own frame. One point for each margin that makes a difference, from asking
+    nothing on. A frame that shows nothing is never asked about.
     """
     margins = np.array([_margin(boxes, threshold) for boxes in shown])
+    n, n_wrong = len(margins), int(never_wrong.sum())
     tried = np.unique(margins[np.isfinite(margins)])
-    if not len(tried):
-        return Asking(0.0, float(never_wrong.mean()), 0.0)
-    left = np.array([int((never_wrong & (margins > margin)).sum()) for margin in tried])
-    enough = np.flatnonzero(left <= allowed)
-    at = int(enough[0]) if len(enough) else len(tried) - 1
-    asked = float((margins <= tried[at]).mean())
-    return Asking(asked, float(left[at] / len(shown)), round(float(tried[at]), 4))
+    asked = np.searchsorted(np.sort(margins), tried, "right")
+    mended = np.searchsorted(np.sort(margins[never_wrong]), tried, "right")
+    curve = [Asking(0.0, n_wrong / n, 0.0)]
+    for margin, so_many, right in zip(tried.tolist(), asked.tolist(), mended.tolist(), strict=True):
+        curve.append(Asking(so_many / n, (n_wrong - right) / n, round(margin, 4)))
+    return curve
+
+
+def first_within(curve: Sequence[Asking], error: float) -> Asking:
+    """The point that asks least with at most `error`; the one with least error if none has."""
+    return next((one for one in curve if one.error <= error), curve[-1])
 
 
 def _margin(boxes: Boxes, threshold: float) -> float:

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from benchmarks.composed_hour import Seen
 from benchmarks.promise_scores import (
+    Asking,
     box_share,
     composed_wrong,
+    first_within,
     lasting_oracle,
     oracle,
-    plain_threshold,
+    plain_curve,
     tally,
     wrong,
 )
@@ -90,10 +92,10 @@ def test_answers_that_last_are_the_fewest(frames: list[tuple[bool, int]], allowe
 def test_the_plain_threshold_takes_the_least_margin_that_is_enough() -> None:
     """Scores .1, .2 and .3 from .5, and one frame that shows nothing and is wrong."""
     shown = [boxes((0, 0.6)), boxes((0, 0.3)), boxes((0, 0.8), (0, 0.99)), empty()]
-    never_wrong = np.array([0, 1, 1, 1], np.bool_)
-    found = plain_threshold(shown, never_wrong, 0.5, 2)
-    assert (found.asked, found.error) == (0.5, 0.5)
-    assert found.margin == pytest.approx(0.2)
-    widest = plain_threshold(shown, never_wrong, 0.5, 0)
-    assert (widest.asked, widest.error) == (0.75, 0.25)
-    assert plain_threshold([empty()], np.array([True]), 0.5, 0).error == 1.0
+    curve = plain_curve(shown, np.array([0, 1, 1, 1], np.bool_), 0.5)
+    assert [one.asked for one in curve] == [0.0, 0.25, 0.5, 0.75]
+    assert [one.error for one in curve] == [0.75, 0.75, 0.5, 0.25]
+    assert [one.margin for one in curve] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert first_within(curve, 0.5) == curve[2]
+    assert first_within(curve, 0.1) == curve[3]
+    assert plain_curve([empty()], np.array([True]), 0.5) == [Asking(0.0, 1.0, 0.0)]
