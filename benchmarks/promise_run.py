@@ -23,7 +23,7 @@ SOURCE: Final = "hour"
 ALPHA: Final = 0.01
 CONFIDENCE: Final = 0.95
 _WARM_UP: Final = 60  # frames
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.25
 _TELL_S: Final = 15.0
 _END_S: Final = 120.0
 
