@@ -25,7 +25,7 @@ def after(sums: tuple[float, ...], loss: float, target: float) -> tuple[float, .
 
 
 def is_alarm(sums: tuple[float, ...], threshold: float) -> bool:
-    """Whether it is time to warn; `threshold` is the least mean number of audits between errors."""
+    """Whether it is time to warn: falsely once in `threshold` audits in the mean, at most."""
     return sum(sums) / len(sums) >= threshold
 
 

@@ -9,7 +9,8 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,18 +35,27 @@ _MOST_WAITING = 512
 class AskCounts(msgspec.Struct):
     """What became of a worker's questions since it began.
 
-    answered, joined  looked at by the place; the same as one that was under way
-    degraded          no answer, by reason
-    sent_bytes        what went over a wire; waited_s from question to answer, summed
-    breaker           of the place
+    answered, joined    looked at by the place; the same as one that was under way
+    degraded            no answer, by reason
+    sent_bytes, wire_s  of the place
+    waited_s            from question to answer, summed
+    breaker             of the place
     """
 
     answered: int = 0
     joined: int = 0
     degraded: dict[str, int] = {}
     sent_bytes: int = 0
+    wire_s: float = 0.0
     waited_s: float = 0.0
     breaker: BreakerState = "closed"
+
+
+class _Wanted(NamedTuple):
+    """Until when an answer is of use to who asked, and which flight brings it."""
+
+    due_mono: float | None
+    content: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +65,13 @@ class _Flight:
     question: Question
     asked_mono: float
     ids: list[QuestionId] = field(default_factory=list)
+
+    def join(self, other: Question) -> None:
+        """It is due when the last who asked gives up, and as urgent as the most urgent."""
+        mine, due = self.question, other.due_mono
+        due = None if mine.due_mono is None or due is None else max(mine.due_mono, due)
+        self.question = replace(mine, due_mono=due, urgent=mine.urgent or other.urgent)
+        self.ids.append(other.id)
 
 
 class Asks:
@@ -70,7 +87,7 @@ class Asks:
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
         self._flights: dict[bytes, _Flight] = {}
-        self._asked: dict[QuestionId, tuple[float | None, bytes]] = {}  # due time, content
+        self._asked: dict[QuestionId, _Wanted] = {}
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = Breaker()
         self._closed = False
@@ -80,24 +97,39 @@ class Asks:
     # -- who asks
 
     def ask(self, question: Question) -> None:
-        """Put a question, once: what was asked already, or answered, is not asked again."""
+        """Put a question, once: what was asked already, or answered, is not asked again.
+
+        Asked again while it is under way, it is due when it is said to be now.
+        """
+        content = question.content
         with self._ready:
-            if question.id in self._asked:
+            if question.id in self._answers:
                 return
-            self._asked[question.id] = question.due_mono, question.content
-            flight = self._flights.get(question.content)
+            self._asked[question.id] = _Wanted(question.due_mono, content)
+            flight = self._flights.get(content)
             if flight is not None:
-                flight.ids.append(question.id)
-                self.counts.joined += 1
+                self._join(flight, question)
                 return
             now = time.monotonic()
-            self._flights[question.content] = _Flight(question, now, [question.id])
-            self._waiting.add(question.id.source, question.content, question.urgent, now)
+            self._flights[content] = _Flight(question, now, [question.id])
+            self._waiting.add(question.id.source, content, question.urgent, now)
             if len(self._waiting) > _MOST_WAITING:
-                self._refuse(question.content, "unanswered")
+                self._refuse(content, "unanswered")
+            self._let_go(now)  # all lanes may be busy at a place that is away
             self._ready.notify()
             if not self._lanes:
                 self._lanes = [self._lane(number) for number in range(self._place.lanes)]
+
+    def _join(self, flight: _Flight, question: Question) -> None:
+        before, content = flight.question, question.content
+        if question.id in flight.ids:
+            flight.ids.remove(question.id)
+        else:
+            self.counts.joined += 1
+        flight.join(question)
+        if flight.question.urgent and not before.urgent and content in self._waiting:
+            self._waiting.discard(content)
+            self._waiting.put_back(before.id.source, content, True, flight.asked_mono)
 
     def knows(self, question: QuestionId) -> bool:
         """Whether it was asked and not forgotten."""
@@ -109,20 +141,23 @@ class Asks:
             found = self._answers.get(question)
             if found is not None:
                 return found
-            due, _ = self._asked.get(question, (None, b""))
-            return Unanswered("late") if due is not None and time.monotonic() >= due else None
+            wanted = self._asked.get(question)
+            if wanted is None or wanted.due_mono is None or time.monotonic() < wanted.due_mono:
+                return None
+            return Unanswered("late")
 
     def forget(self, question: QuestionId) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for it any more; if it is not under way yet, it is not looked at."""
         with self._ready:
-            _, content = self._asked.pop(question, (None, b""))
             self._answers.pop(question, None)
-            flight = self._flights.get(content)
-            if flight is not None and question in flight.ids:
-                flight.ids.remove(question)
-                if not flight.ids and content in self._waiting:
-                    self._waiting.discard(content)
-                    del self._flights[content]
+            wanted = self._asked.pop(question, None)
+            flight = self._flights.get(wanted.content) if wanted is not None else None
+            if wanted is None or flight is None:
+                return
+            flight.ids.remove(question)
+            if not flight.ids and wanted.content in self._waiting:
+                self._waiting.discard(wanted.content)
+                del self._flights[wanted.content]
 
     def fileno(self) -> int:
         """A descriptor that is readable once there are answers that were not heard of."""
@@ -136,10 +171,9 @@ class Asks:
     def due_in(self) -> float | None:
         """Seconds until the first question that waits is late; None if none ever is."""
         with self._ready:
-            waiting = [due for q, (due, _) in self._asked.items() if q not in self._answers]
+            dues = [w.due_mono for q, w in self._asked.items() if q not in self._answers]
         now = time.monotonic()
-        dues = [due - now for due in waiting if due is not None and due > now]
-        return min(dues, default=None)
+        return min((due - now for due in dues if due is not None and due > now), default=None)
 
     def close(self) -> None:
         """End all that is under way."""
@@ -160,24 +194,33 @@ class Asks:
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
-            try:
-                seen = self._place.answer([flight.question for flight in batch])
-                fault = None
-            except Exception as error:
-                level = logging.WARNING if isinstance(error, PlaceFailed) else logging.ERROR
-                fault = error
-                log.log(level, "no answer to %d questions: %s", len(batch), error)
+            answers = self._answers_to(batch)
             with self._ready:
-                if fault is None:
+                if answers is not None:
                     self._breaker = self._breaker.answered()
-                    for flight, found in zip(batch, seen, strict=True):
+                    for flight, found in zip(batch, answers, strict=True):
                         self._settle(flight.question.content, found)
                 else:
                     self._breaker = self._breaker.failed(time.monotonic(), random.random())
-                    for flight in batch:
+                    for flight in reversed(batch):
                         self._failed(flight)
                 self.counts.breaker = self._breaker.state
+                self.counts.sent_bytes = self._place.sent_bytes
+                self.counts.wire_s = self._place.wire_s
                 self._ready.notify_all()
+
+    def _answers_to(self, batch: Sequence[_Flight]) -> Sequence[Answer] | None:
+        """What the place says; None if it failed, which is told."""
+        try:
+            answers = self._place.answer([flight.question for flight in batch])
+            if len(answers) != len(batch):
+                raise PlaceFailed(f"{len(answers)} answers to {len(batch)} questions")
+        except Exception as error:  # a place of a user's may raise anything
+            level = logging.WARNING if isinstance(error, PlaceFailed) else logging.ERROR
+            if not self._closed:
+                log.log(level, "no answer to %d questions: %s", len(batch), error)
+            return None
+        return answers
 
     def _next_batch(self) -> Sequence[_Flight] | None:
         """Wait for the next batch that may go out; None when it is over."""
@@ -185,37 +228,40 @@ class Asks:
             while not self._closed:
                 now = time.monotonic()
                 self._let_go(now)
-                ready_s = self._waiting.ready_at(now)
-                if ready_s is not None and self._breaker.lets_out(now):
+                if self._breaker.lets_out(now):
                     batch = self._waiting.take(now, 1 if self._breaker.state == "open" else None)
                     if batch:
                         self._breaker = self._breaker.sent()
                         self.counts.breaker = self._breaker.state
                         return [self._flights[content] for content in batch]
-                self._ready.wait(self._pause(ready_s, now))
+                self._ready.wait(self._pause(now))
             return None
 
-    def _pause(self, ready_s: float | None, now: float) -> float | None:
+    def _pause(self, now: float) -> float | None:
         """Seconds after which a batch could go out; None: only once something happened."""
+        ready_s = self._waiting.ready_at()
         if ready_s is None or self._breaker.state == "half_open":
             return None
         return max(0.001, max(ready_s, self._breaker.until_s) - now)
 
     def _let_go(self, now: float) -> None:
-        """Questions that are late, or that an open breaker keeps from being in time."""
+        """Questions that are late, or that nobody waits for through an open breaker."""
         shut = not self._breaker.lets_out(now)
         for content, flight in list(self._flights.items()):
-            due = flight.question.due_mono
-            if due is None or content not in self._waiting:
+            if content not in self._waiting:
                 continue
-            if now >= due or shut:
+            due = flight.question.due_mono
+            if due is None and shut and now - flight.asked_mono >= self._patience_s:
+                self._refuse(content, "unanswered")
+            elif due is not None and (shut or now >= due):
                 self._refuse(content, "breaker_open" if shut else "late")
 
     def _failed(self, flight: _Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
         question, now = flight.question, time.monotonic()
         if question.due_mono is None and now - flight.asked_mono < self._patience_s:
-            self._waiting.add(question.id.source, question.content, question.urgent, now)
+            at = question.id.source, question.content, question.urgent, flight.asked_mono
+            self._waiting.put_back(*at)
         else:
             self._settle(question.content, Unanswered("unanswered"))
 
@@ -232,10 +278,9 @@ class Asks:
             self.counts.answered += 1
             self.counts.waited_s += time.monotonic() - flight.asked_mono
         for question in flight.ids:
-            if question in self._asked:
-                self._answers[question] = answer
+            self._answers[question] = answer
         while len(self._answers) > _MOST_KEPT:
             oldest = next(iter(self._answers))
             del self._answers[oldest]
-            self._asked.pop(oldest, None)
+            del self._asked[oldest]
         os.eventfd_write(self._wake, 1)

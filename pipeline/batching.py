@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 _WEIGHT = 0.2  # of the newest gap between arrivals
+_SHARE = 8  # one place in so many is for what is not urgent, however much is
+_REMEMBERED = 1024  # turns for which a source that has nothing waiting keeps its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +30,32 @@ class BatchLimits:
 class _Queue(Generic[K]):
     """One source's, oldest first; served: when it was last given a place in a batch."""
 
-    waiting: deque[tuple[float, K]] = field(default_factory=deque)
+    waiting: deque[K] = field(default_factory=deque)
     served: int = 0
 
 
 class Batching(Generic[K]):
     """Keys that wait, by source. Sources take turns, so one that floods delays itself only.
 
-    Urgent keys go before others; those are taken where there is room left. Not thread-safe.
+    Urgent keys go before others, which have one place in eight and what room is left. Of a source
+    that has n keys waiting, no other source gets more than n places before the last of them goes.
+    Keys are unique among those that wait. Not thread-safe.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self._urgent: dict[str, _Queue[K]] = {}
         self._others: dict[str, _Queue[K]] = {}
+        self._arrived: dict[K, tuple[float, _Queue[K]]] = {}
         self._turn = 0
         self._gap_s: float | None = None  # between arrivals, of late
         self._last_s: float | None = None
 
     def __len__(self) -> int:
-        return sum(len(q.waiting) for side in (self._urgent, self._others) for q in side.values())
+        return len(self._arrived)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._arrived
 
     def add(self, source: str, key: K, urgent: bool, now_s: float) -> None:
         """One more waits from now on."""
@@ -56,54 +64,74 @@ class Batching(Generic[K]):
             known = gap_s if self._gap_s is None else self._gap_s
             self._gap_s = known + _WEIGHT * (gap_s - known)
         self._last_s = now_s
-        side = self._urgent if urgent else self._others
-        side.setdefault(source, _Queue()).waiting.append((now_s, key))
+        queue = self._queue(source, urgent)
+        queue.waiting.append(key)
+        self._arrived[key] = now_s, queue
 
-    def __contains__(self, key: K) -> bool:
-        sides = (self._urgent, self._others)
-        return any(key == k for s in sides for q in s.values() for _, k in q.waiting)
+    def put_back(self, source: str, key: K, urgent: bool, arrived_s: float) -> None:
+        """What was taken waits again, before all others of its source."""
+        queue = self._queue(source, urgent)
+        queue.waiting.appendleft(key)
+        self._arrived[key] = arrived_s, queue
 
     def discard(self, key: K) -> None:
-        """It waits no more."""
-        for side in (self._urgent, self._others):
-            for queue in side.values():
-                queue.waiting = deque(pair for pair in queue.waiting if pair[1] != key)
+        """It waits no more, if it did."""
+        if key in self._arrived:
+            _, queue = self._arrived.pop(key)
+            queue.waiting.remove(key)
 
-    def ready_at(self, now_s: float) -> float | None:
+    def ready_at(self) -> float | None:
         """When the next batch goes out if nothing more comes; None where nothing waits.
 
-        It does not wait for what, by the rate of late, would not come within the delay.
+        At once where, by the rate of late, nothing would come within the delay; and no later than
+        two gaps after the last arrival, since then that rate holds no more.
         """
-        arrived = [
-            q.waiting[0][0] for s in (self._urgent, self._others) for q in s.values() if q.waiting
-        ]
-        if not arrived:
+        if not self._arrived:
             return None
-        oldest_s, lacking = min(arrived), self.limits.most - len(self)
-        bound_s = oldest_s + self.limits.delay_s
-        if lacking <= 0 or self._gap_s is None or now_s + self._gap_s > bound_s:
+        heads = [
+            q.waiting[0] for s in (self._urgent, self._others) for q in s.values() if q.waiting
+        ]
+        oldest_s = min(self._arrived[head][0] for head in heads)
+        full = len(self._arrived) >= self.limits.most
+        if full or self._gap_s is None or self._last_s is None:
             return oldest_s
-        return min(bound_s, now_s + lacking * self._gap_s)
+        bound_s = oldest_s + self.limits.delay_s
+        if self._last_s + self._gap_s > bound_s:
+            return oldest_s
+        return min(bound_s, self._last_s + 2 * self._gap_s)
 
     def take(self, now_s: float, most: int | None = None) -> list[K]:
         """The batch that is to go out now; none if it is better to wait."""
-        ready_s = self.ready_at(now_s)
+        ready_s = self.ready_at()
         if ready_s is None or ready_s > now_s:
             return []
         most = self.limits.most if most is None else min(most, self.limits.most)
         batch: list[K] = []
-        for side in (self._urgent, self._others):
-            while len(batch) < most and (queue := _next_turn(side)) is not None:
-                self._turn += 1
-                queue.served = self._turn
-                batch.append(queue.waiting.popleft()[1])
-            for source in [source for source, queue in side.items() if not queue.waiting]:
-                if self._turn - side[source].served > 1024:
-                    del side[source]
+        while len(batch) < most and self._arrived:
+            self._turn += 1
+            before, after = self._urgent, self._others
+            if self._turn % _SHARE == 0:
+                before, after = after, before
+            queue = _next_turn(before) or _next_turn(after)
+            assert queue is not None
+            queue.served = self._turn
+            batch.append(queue.waiting.popleft())
+            del self._arrived[batch[-1]]
+        self._urgent, self._others = self._remembered(self._urgent), self._remembered(self._others)
         return batch
+
+    def _queue(self, source: str, urgent: bool) -> _Queue[K]:
+        return (self._urgent if urgent else self._others).setdefault(source, _Queue())
+
+    def _remembered(self, side: dict[str, _Queue[K]]) -> dict[str, _Queue[K]]:
+        since = self._turn - _REMEMBERED
+        return {s: queue for s, queue in side.items() if queue.waiting or queue.served > since}
 
 
 def _next_turn(side: dict[str, _Queue[K]]) -> _Queue[K] | None:
-    """The queue that was served longest ago; of those never served, whose head is oldest."""
+    """The queue that was served longest ago; of those never served, the one that is known longest.
+
+    None where nothing waits.
+    """
     waiting = [queue for queue in side.values() if queue.waiting]
-    return min(waiting, key=lambda queue: (queue.served, queue.waiting[0][0]), default=None)
+    return min(waiting, key=lambda queue: queue.served, default=None)

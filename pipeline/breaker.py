@@ -46,7 +46,12 @@ class Breaker:
         return Breaker()
 
     def failed(self, now_s: float, chance: float) -> Breaker:
-        """It gave none; chance in 0..1 spreads those who ask over time."""
+        """It gave none; chance in 0..1 spreads those who ask over time.
+
+        What went out before it opened, and fails after, says nothing new.
+        """
+        if self.state == "open":
+            return self
         failures = self.failures + 1
         opened = failures - _FAILURES + 1
         rest = _REST.delay_s(opened, chance) if opened > 0 else 0.0

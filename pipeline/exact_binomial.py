@@ -57,4 +57,4 @@ def share_for(frames: int, alpha: float, delta: float, errors: int) -> float:
     """
     most = allowed(frames, alpha)
     exact = float(bdtri(min(errors, most), most + 1, delta))
-    return min(1.0, round(math.ceil(exact / _STEP) * _STEP, 6))
+    return min(1.0, round((math.floor(exact / _STEP) + 1) * _STEP, 6))

@@ -107,16 +107,14 @@ def serve(
 def settle(period: Period, promise: Promise, loss: float | None) -> Period:
     """An audit is over. loss: 0..1, of `counts` 0 or 1, of `boxes` promise.box_loss; None: lost.
 
-    A lost audit counts as a wrong frame, but warns of nothing: it says nothing about the models.
-    ValueError where no audit is open, or where the period began under another promise.
+    A lost audit counts as a wrong frame, for the alarm as well: else a certificate could be had by
+    losing audits that would find something. ValueError where no audit is open, or where the period
+    began under another promise.
     """
     if period.settled == period.drawn or not is_under(period, promise):
         raise ValueError(f"period {period.number} has no audit open under this promise")
-    if loss is None:
-        return replace(_judged(period, promise, 1.0), lost=period.lost + 1)
-    sums = alarm.after(period.sums, loss, promise.target)
-    alarmed = period.alarmed or alarm.is_alarm(sums, promise.alarm_audits)
-    return replace(_judged(period, promise, loss), sums=sums, alarmed=alarmed)
+    judged = _judged(period, promise, 1.0 if loss is None else loss)
+    return judged if loss is not None else replace(judged, lost=period.lost + 1)
 
 
 def is_full(period: Period, promise: Promise) -> bool:
@@ -125,10 +123,15 @@ def is_full(period: Period, promise: Promise) -> bool:
 
 
 def _judged(period: Period, promise: Promise, loss: float) -> Period:
+    sums = alarm.after(period.sums, loss, promise.target)
     wealths = period.wealths
     if promise.measure == "boxes":
         wealths = betting.after(wealths, loss, promise.target, promise.share)
-    wrong = loss > promise.target
     return replace(
-        period, settled=period.settled + 1, caught=period.caught + wrong, wealths=wealths
+        period,
+        settled=period.settled + 1,
+        caught=period.caught + (loss > promise.target),
+        alarmed=period.alarmed or alarm.is_alarm(sums, promise.alarm_audits),
+        sums=sums,
+        wealths=wealths,
     )

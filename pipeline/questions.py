@@ -80,15 +80,23 @@ class PlaceFailed(FramegateError):
 class Place(Protocol):
     """Where questions are answered: in this process, by workers, by a server.
 
-    lanes  calls of `answer` that may be under way at once, each in a thread of its own
-    most   questions that one call may have
+    lanes       calls of `answer` that may be under way at once, each in a thread of its own
+    most        questions that one call may have
+    sent_bytes  of pictures that went over a wire since it began
+    wire_s      for which calls were on the way there and back, summed, looking not counted
     """
 
     lanes: int
     most: int
+    sent_bytes: int
+    wire_s: float
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
-        """Look, and wait for what is found: one Seen a question. PlaceFailed if it cannot."""
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Look, and wait for what is found: one answer a question, in their order.
+
+        Unanswered is for a question that this place cannot answer whoever asks again (its picture
+        is damaged, it killed who looked at it); PlaceFailed if the place cannot be asked now.
+        """
         ...
 
     def close(self) -> None:

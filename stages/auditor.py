@@ -47,6 +47,7 @@ class Auditor:
 
         is_last: no frame follows, so a file waits for all of them.
         """
+        self._let_go(source, state)
         live = self._context.live(source)
         while state.open:
             first = state.open[0]
@@ -173,12 +174,19 @@ class Auditor:
             self._ask(source, at, held[1])
         return self._asks.answer(question)
 
+    def _let_go(self, source: str, state: AuditState) -> None:
+        """Of audits that are over: not before what they said is in the state for good."""
+        still = {at.position for at in state.open}
+        for of, position in [known for known in self._rows if known[0] == source]:
+            if position not in still:
+                del self._rows[of, position]
+                self._asks.forget(QuestionId(of, position, exact=True))
+
     def _settle(
         self, source: str, state: AuditState, at: Obligation, true: Seen | None
     ) -> AuditState:
         """The oldest audit is over: its frame's loss is known, or it is lost."""
-        self._asks.forget(QuestionId(source, at.position, exact=True))
-        row = self._rows.pop((source, at.position), None)
+        row = self._rows.get((source, at.position))
         state = _replace(state, open=state.open[1:])
         if true is None or row is None:
             return self._judged(state, at.period, None)

@@ -19,6 +19,8 @@ class LocalHeavy:
     lanes = 1
     most = 4
     is_exact = True
+    sent_bytes = 0
+    wire_s = 0.0
 
     def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
         """Compile the networks. Raises UnknownClass, ModelUnreadable."""
