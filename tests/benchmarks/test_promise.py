@@ -33,7 +33,7 @@ def served(shown: list[Boxes], escalated: list[int], cpu_ms: float) -> Served:
 
 def closed() -> Certificate:
     """Of 8 frames two may be wrong; one of four audits found one, and that is certified."""
-    promise = Promise(alpha=0.25, confidence=0.5, frames=8, audited=0.6)
+    promise = Promise("counts", alpha=0.25, confidence=0.5, frames=8, audited=0.6)
     period = Period(number=1, served=8, drawn=4, settled=4, caught=1)
     return close(period, promise, bytes(32), SOURCE, "", ())
 
