@@ -43,7 +43,7 @@ class HostedStage:
         self.spec = spec
         self.stage = stage
         self.standings: dict[str, Standing] = {}
-        self.times = StageTimes()
+        self.times = StageTimes(asks=stage.asks.counts if stage.asks is not None else None)
         self._keep = keep
         self._asides = asides
 

@@ -9,6 +9,7 @@ NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
 IDENTITY = "fg:identity"
+CERTIFY = "certify"  # the stage whose stream tells of the promise
 
 
 def is_name(text: str) -> bool:
@@ -49,3 +50,17 @@ def room(source: str) -> str:
 def aside(source: str) -> str:
     """Stream of records that were set aside, with their bytes and the reason."""
     return f"fg:{{{source}}}:aside"
+
+
+def memo_tag(group: str) -> str:
+    """The hash tag of what a group of sources remembers; no name of a source has its form."""
+    return f"cache-{group}"
+
+
+def memo(group: str) -> tuple[str, str, str]:
+    """What a group of sources remembers: hash of values, when each was used last, all their bytes.
+
+    See hop.lua.
+    """
+    tag = f"fg:{{{memo_tag(group)}}}"
+    return f"{tag}:kept", f"{tag}:used", f"{tag}:bytes"

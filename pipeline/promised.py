@@ -7,8 +7,8 @@ from dataclasses import replace
 from pipeline.config import Config
 from pipeline.errors import ConfigFaults
 from pipeline.graph import StageEntry
+from pipeline.keys import CERTIFY
 
-CERTIFY = "certify"
 _USE = "stages.certify:Certify"
 
 

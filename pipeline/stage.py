@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline import records
 from pipeline.asks import Asks
+from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
 from pipeline.state_ring import StateRing, unshared_ring
@@ -52,6 +53,7 @@ class Context:
     plane   (source, bytes) -> the stage's state plane, for state too large for a hop
     live    whether a source is a camera, whose frames nobody waits for
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
+    memo    (group of sources, limits) -> what they remember, for what may be lost at any time
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -65,6 +67,7 @@ class Context:
     ring: Callable[[str, int, int], StateRing] = field(
         default_factory=lambda: functools.cache(unshared_ring)
     )
+    memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
 
 
 class Waits(Enum):

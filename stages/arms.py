@@ -4,7 +4,8 @@ An audited frame tells of every threshold at once: one at or below its doubt wou
 been right; one above would have served what was there without asking. So nothing is tried out on
 what is served. Thresholds form one path from "ask always" to "ask never".
 
-That earlier frames would have been asked about too, and their answers be known, is left out.
+What was there without asking had been taught by the answers that the threshold in use brought; a
+much higher one would have brought fewer. So the next threshold is at most one step up the path.
 """
 
 from __future__ import annotations
@@ -43,7 +44,22 @@ class Arms(msgspec.Struct, frozen=True, array_like=True):
         accepted = fixed_sequence(p_values, delta)
         return PATH[accepted - 1] if accepted else None
 
+    def next_after(self, least: float, alpha: float, delta: float) -> float:
+        """The threshold to use after a period with `least`: inside what is certified."""
+        found = self.certified(alpha, delta)
+        return least if found is None else min(found, cheaper(least))
+
     def _halved(self) -> Arms:
         # Rounded up: forgetting must not make anything look better than it was.
         wrong = tuple(-(-n // 2) for n in self.wrong)
         return Arms(self.frames // 2, wrong, tuple(n // 2 for n in self.asked))
+
+
+def cheaper(least: float) -> float:
+    """The next threshold of PATH above, but asking never: who never asks is never taught."""
+    return min((one for one in PATH[:-1] if one > least), default=least)
+
+
+def safer(least: float) -> float:
+    """The next threshold of PATH below; asking always has none."""
+    return max((one for one in PATH if one < least), default=PATH[0])

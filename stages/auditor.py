@@ -16,13 +16,14 @@ from pipeline.certificate import Certificate, Declaration
 from pipeline.errors import FrameLost
 from pipeline.period import Moment, Period
 from pipeline.promise import Promise
+from pipeline.promise_news import PromiseNews
 from pipeline.questions import Question, QuestionId, Seen, Unanswered
 from pipeline.records import Object, Position
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from pipeline.state_ring import StateRing
-from stages.arms import Arms
-from stages.audits import MOST_OPEN, AuditState, News, Obligation, Row, loss, seen_in
+from stages.arms import Arms, safer
+from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
@@ -33,9 +34,11 @@ _replace = msgspec.structs.replace
 class Auditor:
     """The promise of one worker's sources. One thread."""
 
-    def __init__(self, promise: Promise, asks: Asks, policy: str, context: Context) -> None:
-        """policy: hash of what counts as truth."""
-        self.promise = promise
+    def __init__(
+        self, promise: Promise, asks: Asks, policy: str, least: float, context: Context
+    ) -> None:
+        """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
+        self.promise, self._least = promise, least
         self._asks, self._policy, self._context = asks, policy, context
         self._secret = _secret(context.folder / "promise.secret")
         self._rows: dict[tuple[str, Position], Row] = {}
@@ -47,6 +50,7 @@ class Auditor:
 
         is_last: no frame follows, so a file waits for all of them.
         """
+        state = self._kept_to(state)
         self._let_go(source, state)
         live = self._context.live(source)
         while state.open:
@@ -61,13 +65,22 @@ class Auditor:
             state = self._settle(source, state, first, found if isinstance(found, Seen) else None)
         return state
 
+    def _in_use(self, state: AuditState) -> float:
+        return self._least if state.chosen is None else state.chosen
+
+    def _kept_to(self, state: AuditState) -> AuditState:
+        """Under other terms, or another truth, than were promised nothing can be certified."""
+        if state.policy == self._policy[:8] and period.is_under(state.now, self.promise):
+            return state
+        now = period.following(state.now, self.promise)
+        return AuditState(now, rows=state.rows, frames=state.frames, policy=self._policy[:8])
+
     def began(self, state: AuditState) -> AuditState:
         """Before a frame: in a period that takes it."""
         now, promise = state.now, self.promise
-        if period.is_under(now, promise) and not period.is_full(now, promise):
+        if not period.is_full(now, promise):
             return state
-        over = (*state.before, now) if now.number else ()
-        return _replace(state, now=period.following(now, promise), before=over)
+        return _replace(state, now=period.following(now, promise), before=(*state.before, now))
 
     def served(
         self,
@@ -102,26 +115,27 @@ class Auditor:
 
     def news(
         self, source: str, before: AuditState, state: AuditState, models: tuple[str, ...]
-    ) -> tuple[AuditState, News | None]:
+    ) -> tuple[AuditState, PromiseNews | None]:
         """What is to be told, and the state once it is; None where nothing is new."""
         closed, state = self._closed(source, state, models)
-        begun = state.now.number != before.now.number
+        begun = state.now.number != before.now.number or state.policy != before.policy
         if not closed and not begun and state.now.settled == before.now.settled:
             return state, None
         now = state.now
         declared = (self._declared(source, now),) if begun else ()
-        return state, News(
+        return state, PromiseNews(
             now.number,
             now.served,
             now.drawn,
             now.settled,
             now.caught,
             state.fresh is not None,
+            state.verdict,
             declared,
             closed,
         )
 
-    def finished(self, source: str, state: AuditState) -> tuple[News | None, AuditState]:
+    def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
         for first in state.open:
             state = self._settle(source, state, first, None)
@@ -212,7 +226,9 @@ class Auditor:
         if state.fresh is None:
             return state
         found = arms.certified(self.promise.alpha, self.promise.delta)
-        return state if found is None else _replace(state, chosen=found, fresh=None)
+        if found is None:
+            return state
+        return _replace(state, chosen=min(found, safer(self._in_use(state))), fresh=None)
 
     # -- one period
 
@@ -225,9 +241,10 @@ class Auditor:
             return (), state
         state = _replace(state, before=tuple(one for one in state.before if one not in over))
         if state.fresh is None:
-            found = state.arms.certified(self.promise.alpha, self.promise.delta)
-            state = _replace(state, chosen=state.chosen if found is None else found)
-        return tuple(self._certificate(source, one, models) for one in over), state
+            terms = self.promise.alpha, self.promise.delta
+            state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
+        closed = tuple(self._certificate(source, one, models) for one in over)
+        return closed, _replace(state, verdict=closed[-1].verdict)
 
     def _certificate(self, source: str, one: Period, models: tuple[str, ...]) -> Certificate:
         key = coin.period_key(self._secret, source, one.number)

@@ -14,7 +14,7 @@ import msgspec
 
 from models.boxes import Boxes
 from models.nms import iou
-from pipeline.certificate import Certificate, Declaration
+from pipeline.certificate import Verdict
 from pipeline.period import Period
 from pipeline.promise import Promise, box_loss
 from pipeline.questions import Seen
@@ -51,8 +51,9 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
 
     now      the period that frames are served in; before  those whose last audits are open
     open     oldest first; rows  names the ring's newest
-    frames   served so far, over all periods
+    frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
     arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
+    verdict  of the last period that is over
     fresh    frames since an alarm, each of which was asked about; None: there is none
     """
 
@@ -61,27 +62,11 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     open: tuple[Obligation, ...] = ()
     rows: RingRef | None = None
     frames: int = 0
+    policy: str = ""
     arms: Arms = Arms()
     chosen: float | None = None
+    verdict: Verdict | None = None
     fresh: int | None = None
-
-
-class News(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became known of the promise with a frame.
-
-    served, drawn, settled, caught  of the period that frames are served in
-    alarmed   audits warned, and every frame is asked about
-    declared  periods that begin; closed  those that are over
-    """
-
-    period: int
-    served: int
-    drawn: int
-    settled: int
-    caught: int
-    alarmed: bool
-    declared: tuple[Declaration, ...] = ()
-    closed: tuple[Certificate, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):

@@ -11,9 +11,9 @@ import msgspec
 
 from pipeline import records
 from pipeline.certificate import Certificate
+from pipeline.promise_news import PromiseNews
 from pipeline.records import End
 from pipeline.stage import Context, Item, NoOptions, NoState, Stage
-from stages.audits import News
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ FOLDER = "certificates"
 class _Said(msgspec.Struct):
     """What is read of Detections: the rest is not of interest here."""
 
-    promise: News | None = None
+    promise: PromiseNews | None = None
 
 
 class Certify(Stage[NoState]):
-    """Beside the main path: News of the promise where a frame brings any; reads escalate.
+    """Beside the main path: PromiseNews of the promise where a frame brings any; reads escalate.
 
     A certificate is in the store before its file is written, and says the same if it is written
     again: a file of the data folder, certificates/SOURCE-PERIOD.json.
@@ -39,21 +39,21 @@ class Certify(Stage[NoState]):
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[News | None], Mapping[str, NoState]]:
-        """News are handed on, certificates kept."""
+    ) -> tuple[list[PromiseNews | None], Mapping[str, NoState]]:
+        """PromiseNews are handed on, certificates kept."""
         told = [item.said(self.context.before, _Said).promise for item in batch]
         for item, news in zip(batch, told, strict=True):
             self._keep(item.source, news)
         return told, states
 
-    def end(self, source: str, end: End, state: NoState) -> tuple[News | None, NoState]:
+    def end(self, source: str, end: End, state: NoState) -> tuple[PromiseNews | None, NoState]:
         """The last period ends with its source."""
         said = end.said.get(self.context.before)
-        news = None if said is None else records.decode(said, News)
+        news = None if said is None else records.decode(said, PromiseNews)
         self._keep(source, news)
         return news, state
 
-    def _keep(self, source: str, news: News | None) -> None:
+    def _keep(self, source: str, news: PromiseNews | None) -> None:
         for certificate in news.closed if news is not None else ():
             log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
             try:

@@ -18,12 +18,16 @@ from models import coco, crops, detector, policy, trial
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
+from models.recall import Recall
 from models.window import WindowHead
+from pipeline.memo import MemoLimits
 from pipeline.records import End, Object, Origin
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
 from stages.belief import Belief, conclude
+from stages.cache_options import CacheOptions
+from stages.changes import changes_of
 from stages.detections import Detections
 from stages.gate_options import GateOptions
 from stages.gate_view import view_of
@@ -44,6 +48,7 @@ class DetectOptions:
     min_score  0..1, least score of an object; none: the frozen one of the detector
     gate       the table [gate]
     window     the table [window]; its head is for the light detector
+    cache      the table [cache]
     """
 
     detector: DetectorName = "light"
@@ -51,6 +56,7 @@ class DetectOptions:
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
+    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
 
 
 class Detect(Stage[DetectState]):
@@ -92,6 +98,7 @@ class Detect(Stage[DetectState]):
         if self.head:
             self.head.warm_up()
         self._standings = Standings(context, self.head)
+        self._recalls: dict[str, Recall] = {}
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
@@ -125,12 +132,14 @@ class Detect(Stage[DetectState]):
 
     def _whole_answers(self, batch: Sequence[Item]) -> list[Boxes]:
         """Boxes of all pictures of the batch: while one is in the network, others are prepared."""
+        for item in batch:
+            self._warm_up(item.record.form.width, item.record.form.height)
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            found = self.detector.detect(pictures)
+            found = self.detector.detect(pictures, [self._recall(item.source) for item in batch])
             del pictures
         return found
 
@@ -151,13 +160,32 @@ class Detect(Stage[DetectState]):
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
             seen = look_at(
-                self.detector, picture, moment, at.memory, at.tracks, settings, ignored, window
+                self.detector,
+                picture,
+                moment,
+                at.memory,
+                at.tracks,
+                settings,
+                ignored,
+                window,
+                self._recall(item.source),
             )
             del picture
         return seen
 
+    def _recall(self, source: str) -> Recall | None:
+        """Where the answers of a source's group are looked up."""
+        options = self.options.cache
+        if not options.exact:
+            return None
+        group = options.groups.get(source, source)
+        if group not in self._recalls:
+            memo = self.context.memo(group, MemoLimits(options.ttl_s, options.bytes))
+            self._recalls[group] = Recall(memo)
+        return self._recalls[group]
+
     def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
-        form = item.record.form
+        form, change = item.record.form, attention.change
         return Detections(
             outcome="detected" if attention.looks else "carried",
             looked=attention.looked,
@@ -166,6 +194,7 @@ class Detect(Stage[DetectState]):
             models=self._models,
             age_s=round(belief.age_s, 3),
             novelty=round(belief.window.novelty, 4) if belief.window else None,
+            changes=None if change is None else changes_of(change.hot, change.state.grid),
             gate=view_of(attention, form, self._settings.attention.long_side)
             if self.options.gate.view
             else None,

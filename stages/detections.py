@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import records
+from pipeline.promise_news import PromiseNews
 from pipeline.records import (
     DegradedReason,
     Escalation,
@@ -15,7 +16,7 @@ from pipeline.records import (
     Reason,
     Record,
 )
-from stages.audits import News
+from stages.changes import Changes
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +24,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
+    changes  where it differs from what was looked at; None: nowhere, or no gate tells
     """
 
     outcome: Outcome
@@ -36,7 +38,8 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: GateView | None = None
     novelty: float | None = None
     degraded: DegradedReason | None = None
-    promise: News | None = None
+    promise: PromiseNews | None = None
+    changes: Changes | None = None
 
 
 def last_detections(record: Record) -> Detections:

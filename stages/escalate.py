@@ -11,13 +11,13 @@ from models import coco
 from pipeline.asks import Asks
 from pipeline.errors import ConfigFaults
 from pipeline.promise import Promise
+from pipeline.promise_news import PromiseNews
 from pipeline.questions import Seen, Unanswered
 from pipeline.records import End
 from pipeline.stage import WAITS, Context, Item, Stage, Waits
 from stages import escalation
 from stages.asking import Asking
 from stages.auditor import Auditor
-from stages.audits import News
 from stages.budget import Budget
 from stages.detections import Detections, last_detections
 from stages.escalate_options import EscalateOptions
@@ -100,7 +100,7 @@ class Escalate(Stage[EscalateState]):
 
     def end(
         self, source: str, end: End, state: EscalateState
-    ) -> tuple[News | Waits | None, EscalateState]:
+    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
         """What was asked for frames of this epoch teaches nothing in the next; after the last one
         the promise is closed.
         """
@@ -122,9 +122,9 @@ class _Turn:
         self._asking = Asking(asks, table, context)
         self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
         self._is_exact = place.is_exact
-        self._auditor = (
-            Auditor(promise, asks, place.policy_id, context) if promise.measure != "off" else None
-        )
+        self._auditor = None
+        if promise.measure != "off":
+            self._auditor = Auditor(promise, asks, place.policy_id, table.doubt, context)
 
     def say(
         self, item: Item, before: EscalateState
@@ -185,7 +185,7 @@ class _Turn:
 
     def end(
         self, source: str, end: End, state: EscalateState
-    ) -> tuple[News | Waits | None, EscalateState]:
+    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
         self._asking.forget(source)
         if self._auditor is None or not end.last:
             return None, state

@@ -11,8 +11,9 @@ from pipeline.records import DegradedReason
 from pipeline.stage import Item
 from stages.audits import AuditState
 from stages.budget import Budget, Tokens
-from stages.corrections import Corrections, doubt_of, learned, served
+from stages.corrections import Corrections, learned, served
 from stages.detections import Detections
+from stages.doubt import doubt_of
 from stages.seen import as_boxes
 
 Wish = Literal["content", "ask", "over_budget"]
@@ -81,6 +82,7 @@ def answered(state: EscalateState, found: Detections, seen: Seen) -> Said:
         models=(*found.models, *seen.models),
         age_s=0.0,
         escalation="done",
+        changes=None,
     )
     return said, _replace(state, known=known, models=seen.models)
 
@@ -90,7 +92,8 @@ def unanswered(state: EscalateState, found: Detections, why: DegradedReason | No
     asked, and was not, or in vain.
     """
     objects, known = served(state.known, found, state.clock_s)
-    said = _replace(found, objects=objects, models=(*found.models, *state.models))
+    models = (*found.models, *state.models) if known.known else found.models
+    said = _replace(found, objects=objects, models=models, changes=None)
     if why is not None:
         said = _replace(said, escalation="degraded", degraded=why)
     return said, _replace(state, known=known)

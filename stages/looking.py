@@ -16,6 +16,7 @@ from models.gate import DEFAULT as GATE
 from models.gate import GateSettings
 from models.picture import Picture
 from models.policy import Policy
+from models.recall import Recall
 from models.track_state import TrackState
 from stages.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from stages.belief import Belief, BeliefSettings, conclude
@@ -61,8 +62,11 @@ def look_at(
     settings: BeliefSettings,
     ignored: BoolArray | None = None,
     window: WindowView | None = None,
+    recall: Recall | None = None,
 ) -> tuple[Attention, Belief]:
     """What is to be seen in a frame, and what of it was computed anew; a pure function.
+
+    recall: where answers of the network are looked up; not those with features.
 
     The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
     with a window it must give features.
@@ -71,7 +75,7 @@ def look_at(
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
     size = picture.width, picture.height
     if window is None:
-        found = run_looks(detector, picture, attention)
+        found = run_looks(detector, picture, attention, recall)
         told = conclude(memory, tracks, attention, found, size, moment.pts, settings)
         return attention, told
     seen = detector.look_with_features(picture, attention.looks, region_features.read)
@@ -81,8 +85,10 @@ def look_at(
     return attention, told
 
 
-def run_looks(detector: Detector, picture: Picture, attention: Attention) -> Sequence[Boxes]:
+def run_looks(
+    detector: Detector, picture: Picture, attention: Attention, recall: Recall | None = None
+) -> Sequence[Boxes]:
     """What the detector finds at each of the looks."""
     if attention.looked == "whole":
-        return detector.detect([picture])
-    return detector.look(picture, attention.looks) if attention.looks else ()
+        return detector.detect([picture], [recall])
+    return detector.look(picture, attention.looks, recall) if attention.looks else ()

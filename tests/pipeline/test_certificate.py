@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,3 +265,8 @@ def test_what_is_no_certificate_is_told(
         path.write_bytes(content)
     assert main(["verify", str(path)]) == 2
     assert f"{path}: {said}" in capfd.readouterr().err
+
+
+def test_no_other_command_waits_for_what_this_one_needs() -> None:
+    code = "import pipeline.cli, sys; sys.exit('numpy' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -52,7 +52,7 @@ def test_to_audit_the_first_frames_fails_the_same_test(rate: float) -> None:
     rng = np.random.default_rng(12)
     coins = throw(rng, PERIODS, FRAMES, PROMISE.share)
     wrong = bursts(rng, coins, ERRORS[rate], 0)
-    assert first_frames(wrong, 747, ALPHA, DELTA).mean() > 0.5
+    assert first_frames(wrong, 747, ALPHA, DELTA).mean() > 2 * MOST_FALSE
 
 
 def test_to_end_the_period_when_it_looks_good_fails_the_same_test() -> None:

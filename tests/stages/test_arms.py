@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.arms import PATH, Arms
+from stages.arms import PATH, Arms, safer
 from stages.budget import Budget, Tokens
 
 
@@ -30,6 +30,16 @@ def test_the_cheapest_threshold_that_is_shown_to_be_good_is_certified() -> None:
     assert told((0.0, False), times=299).certified(0.01, 0.05) == PATH[-1]
     mixed = told((0.15, True), *[(0.0, False)] * 29, times=20)
     assert mixed.certified(0.01, 0.05) == 0.1  # the next one, .2, would not ask where it is wrong
+
+
+def test_the_next_threshold_is_at_most_one_step_cheaper() -> None:
+    good, few = (told((0.15, False), times=n) for n in (400, 10))
+    bad = told((0.15, True), times=400)
+    assert good.next_after(0.02, 0.01, 0.05) == 0.05
+    assert good.next_after(0.7, 0.01, 0.05) == 0.7
+    assert bad.next_after(0.7, 0.01, 0.05) == 0.1
+    assert few.next_after(0.3, 0.01, 0.05) == 0.3
+    assert (safer(0.3), safer(0.2), safer(0.0)) == (0.2, 0.1, 0.0)
 
 
 def test_what_is_forgotten_makes_nothing_look_better() -> None:

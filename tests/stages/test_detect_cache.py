@@ -1,0 +1,113 @@
+"""Detect with answers that are looked up: law 6 to the last bit, and who shares them with whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import find_config, read_config
+from pipeline.errors import ConfigFaults
+from pipeline.memo import Memos
+from pipeline.stage import Context
+from stages.cache_options import CacheOptions, groups_fault
+from stages.detect import Detect, DetectOptions, DetectState
+from stages.detections import Detections
+from stages.gate_options import GateOptions, Mode
+from stages.window_view import WindowOptions
+from tests.stages.test_detect import LEAST, answers, detect, item, pixels, stored
+
+LOOP = [1, 1, 2, 3, 3, 3, 4, 5, 5, 6]  # seeds of pictures
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def remembering(
+    folder: Path, memos: Memos, mode: Mode, cache: CacheOptions | None = None, head: bool = False
+) -> Detect:
+    options = DetectOptions(
+        min_score=LEAST,
+        gate=GateOptions(mode=mode),
+        window=WindowOptions(head),
+        cache=cache or CacheOptions(),
+    )
+    return Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+
+
+def hits(stage: Detect, group: str = "a") -> int:
+    return stage._recalls[group].counts.hits
+
+
+@pytest.mark.parametrize("mode", ["off", "frames", "crops"])
+def test_a_loop_is_answered_as_if_nothing_were_remembered(folder: Path, mode: Mode) -> None:
+    frames = [item(1, n, picture=LOOP[n % len(LOOP)]) for n in range(4 * len(LOOP))]
+    wanted, _ = answers(detect(folder, mode), *frames)
+    stage = remembering(folder, Memos(None), mode)
+    one_by_one, _ = answers(stage, *frames)
+    assert one_by_one == wanted
+    looked = sum(each.looked != "no" for each in wanted)
+    assert hits(stage) >= looked / 3
+    states = {"a": DetectState()}
+    batched: list[Detections] = []
+    for first in range(0, len(frames), 7):
+        said, after = stage.process(frames[first : first + 7], states)
+        states |= stored(after)
+        batched += said
+    assert batched == wanted
+
+
+@pytest.mark.parametrize("mode", ["off", "crops"])
+def test_a_worker_finds_what_another_left(folder: Path, mode: Mode) -> None:
+    memos = Memos(None)
+    frames = [item(1, n, picture=1 + n) for n in range(6)]
+    first, _ = answers(remembering(folder, memos, mode), *frames)
+    stage = remembering(folder, memos, mode)
+    again, _ = answers(stage, *frames)
+    assert again == first
+    counts = stage._recalls["a"].counts
+    assert (counts.hits, counts.misses) == (sum(each.looked != "no" for each in first), 0)
+
+
+def test_sources_share_where_they_are_told_to(folder: Path) -> None:
+    memos = Memos(None)
+    cache = CacheOptions(groups={"a": "hall", "b": "hall"})
+    stage = remembering(folder, memos, "off", cache)
+    for source in "abc":
+        stage.process([item(1, 0, 1, source)], {source: DetectState()})
+    assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
+    assert set(stage._recalls) == {"hall", "c"}
+
+
+def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
+    memos = Memos(None)
+    before = remembering(folder, memos, "off")
+    answers(before, item(1, 0, 1))
+    options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
+    after = Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    answers(after, item(1, 0, 1))
+    assert hits(after) == 0
+
+
+def test_the_window_head_needs_the_network(folder: Path) -> None:
+    stage = remembering(folder, Memos(None), "off", head=True)
+    answers(stage, item(1, 0, 1), item(1, 1, 1))
+    assert sum(recall.counts.hits + recall.counts.misses for recall in stage._recalls.values()) == 0
+
+
+def test_groups_have_names() -> None:
+    assert groups_fault({"a": "hall"}) is None
+    for wrong in ("", "Hall", "a-b", 3, ["hall"]):
+        assert "name of a group" in str(groups_fault({"a": wrong}))
+
+
+def test_the_table_is_checked_with_the_rest() -> None:
+    origin, text = find_config(None)
+    assert read_config(origin, text).stages
+    wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace("exact = true", "exact = 1")
+    with pytest.raises(ConfigFaults) as caught:
+        read_config(origin, wrong + '\n[cache.groups]\na = "A"\n')
+    said = "\n".join(caught.value.faults)
+    assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
