@@ -106,7 +106,7 @@ def learned(
     objects = tuple(one.as_object("escalated") for one in news)
     news += [unseen(light) for row, light in enumerate(found.objects) if row not in seen_at]
     del news[MOST_KNOWN:]
-    unrest = known.unrest.answered(len(news), _differing(expected, objects))
+    unrest = known.unrest.answered(_differing(expected, objects))
     return Corrections(round(now_s, 3), tuple(news), unrest=unrest), objects
 
 

@@ -11,14 +11,12 @@ _MOST = 3.0  # objects of one answer that surprise counts
 class Unrest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Since the last answer, or since the beginning.
 
-    told      things that it spoke of
     stirred   sum over the frames of the share of the picture, 0..1, that had changed
     flips     frames in which something came, went, or was seen or lost by light
     surprise  0..3, objects in which answers differed from what would have been served without them;
               a mean over the last few
     """
 
-    told: int = 0
     stirred: float = 0.0
     flips: int = 0
     surprise: float = 1.0
@@ -26,9 +24,9 @@ class Unrest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     def after(self, share_changed: float, has_flipped: bool) -> Unrest:
         """One frame later."""
         stirred = round(self.stirred + share_changed, 4)
-        return Unrest(self.told, stirred, self.flips + has_flipped, self.surprise)
+        return Unrest(stirred, self.flips + has_flipped, self.surprise)
 
-    def answered(self, told: int, differing: int) -> Unrest:
-        """After an answer that spoke of so many things, with so many differing objects."""
+    def answered(self, differing: int) -> Unrest:
+        """After an answer, in which so many objects differed."""
         news = (min(float(differing), _MOST) - self.surprise) / _MEAN_OVER
-        return Unrest(told, surprise=round(self.surprise + news, 3))
+        return Unrest(surprise=round(self.surprise + news, 3))
