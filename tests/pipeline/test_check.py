@@ -142,7 +142,7 @@ def test_a_stage_that_does_not_open_is_a_fault(
     clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use = f"{__name__}:Refusing"
-    config = configured(clip, refusing={"use": use, "input": "cache"})
+    config = configured(clip, window={"use": use, "input": "decode"})
     assert check(config) == Exit.USAGE
     assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
 
