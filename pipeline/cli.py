@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import add, list_sources, remove
+from pipeline import add, heavy_command, list_sources, remove
 from pipeline.check import check
 from pipeline.config import find_config, read_config
 from pipeline.doctor import doctor
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     _add_snapshot(commands)
     _add_check(commands)
     _add_doctor(commands)
+    heavy_command.register(commands)
     return top
 
 
