@@ -57,6 +57,7 @@ class RegionDetector:
             detector.choices,
             whole.min_score,
             detector.class_ids,
+            fixes=False,
         )
         self._nms_iou = detector.choices.nms_iou
 

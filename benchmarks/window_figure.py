@@ -30,7 +30,7 @@ _PARTS: Final = {
     "head": ("#d55e00", "head"),
     "ring": ("#009e73", "ring"),
 }
-_STYLE: Final[Any] = {
+STYLE: Final[Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -47,7 +47,7 @@ _STYLE: Final[Any] = {
 
 def draw(result: Row, path: Path = DOCS / "window.png") -> Path:
     """Write the figure; its path. `result` as benchmarks.window tells it."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, 4, figsize=(8.6, 1.9))
         _speedup(panels[0], result)
         _latency(panels[1], result)

@@ -51,12 +51,16 @@ class Mover:
     growth: float
     there: tuple[int, int]
 
+    def middle(self, t: int) -> tuple[float, float]:
+        """Where its centre is in frame `t`: right and down, in pixels."""
+        reach, period, phase = self.sway
+        x, y = self.centre + self.speed * t
+        return float(x), float(y + reach * np.sin(2 * np.pi * t / period + phase))
+
     def placed(self, t: int, size: tuple[int, int]) -> tuple[ByteArray, npt.NDArray[np.float32]]:
         """Pixels and opacity of it in frame `t`, on a canvas of `size`."""
-        reach, period, phase = self.sway
         scale = self.scale * self.growth**t
-        x, y = self.centre + self.speed * t
-        y += reach * np.sin(2 * np.pi * t / period + phase)
+        x, y = self.middle(t)
         height, width = self.alpha.shape
         shift = np.array([[scale, 0, x - scale * width / 2], [0, scale, y - scale * height / 2]])
         pixels = cv2.warpAffine(self.bgr, shift, size, flags=cv2.INTER_LINEAR)
@@ -100,11 +104,8 @@ def _mover(
     source = sources[int(rng.integers(len(sources)))]
     left, top, right, bottom = source.things[int(rng.integers(len(source.things)))]
     bgr = source.bgr[max(top, 0) : bottom, max(left, 0) : right]
-    height, width = bgr.shape[:2]
-    inner = np.zeros((height, width), np.float32)
-    rim = max(1, round(min(height, width) * rng.uniform(0.02, 0.12)))
-    inner[rim : height - rim, rim : width - rim] = 1
-    alpha = cv2.blur(inner, (rim, rim)).astype(np.float32, copy=False)
+    height = bgr.shape[0]
+    alpha = soft_edges(bgr, rng.uniform(0.02, 0.12))
     tall = size[1] * rng.uniform(0.08, 0.7)
     stands = rng.random() < 0.4
     speed = np.zeros(2) if stands else rng.normal(0, [size[0] / 80, size[1] / 300])
@@ -121,6 +122,15 @@ def _mover(
         1.0 if stands else float(np.exp(rng.normal(0, 0.008))),
         (begin, end),
     )
+
+
+def soft_edges(bgr: ByteArray, rim_share: float) -> npt.NDArray[np.float32]:
+    """Opacity of a cut-out: 1 inside, falling to 0 over that share of its shorter side."""
+    height, width = bgr.shape[:2]
+    inner = np.zeros((height, width), np.float32)
+    rim = max(1, round(min(height, width) * rim_share))
+    inner[rim : height - rim, rim : width - rim] = 1
+    return cv2.blur(inner, (rim, rim)).astype(np.float32, copy=False)
 
 
 def _camera(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +12,12 @@ from models import coco, crops, fusion, policy
 from models.boxes import Boxes
 from models.crops import CropSettings, Look
 from models.errors import WholePicturesOnly
-from models.member import Features, Member, Pending
+from models.member import Features, Known, Member, Pending
 from models.network import Network, Precision, nearest
 from models.picture import Picture
 from models.policy import Policy
 from models.preprocess import Prepared
+from models.recall import Later, Recall
 
 _OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")
@@ -60,23 +62,32 @@ class Detector:
         )
         self.members = tuple(members)
 
-    def detect(self, pictures: Sequence[Picture]) -> list[Boxes]:
+    def detect(
+        self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
+    ) -> list[Boxes]:
         """Boxes of each picture, in source pixels, highest score first.
+
+        recalls  for each picture where answers are looked up; they change no answer
 
         While one input is in the network the next one is prepared and the last one decoded.
         """
-        jobs = [(picture, member, None) for picture in pictures for member in self.members]
+        with_recalls = zip(pictures, recalls or [None] * len(pictures), strict=True)
+        jobs = [(p, member, None, recall) for p, recall in with_recalls for member in self.members]
         parts = list(self._pipelined(jobs, _boxes))
         n = len(self.members)
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
 
-    def look(self, picture: Picture, looks: Sequence[Look]) -> list[Boxes]:
+    def look(
+        self, picture: Picture, looks: Sequence[Look], recall: Recall | None = None
+    ) -> list[Boxes]:
         """What each look at a part of `picture` finds, in source pixels, highest score first.
 
-        Only those parts are prepared. Raises ArrayMismatch, and WholePicturesOnly at the heavy
-        pass.
+        Only those parts are prepared. recall: where answers are looked up; it changes none. Raises
+        ArrayMismatch, and WholePicturesOnly at the heavy pass.
         """
-        return self.look_with_features(picture, looks, _boxes)
+        self._one_network()
+        jobs = [(picture, self.members[0], look, recall) for look in looks]
+        return [self._joined([boxes]) for boxes in self._pipelined(jobs, _boxes)]
 
     def look_with_features(
         self,
@@ -90,7 +101,7 @@ class Detector:
         pools from them what it needs (`Features.copy` keeps all).
         """
         self._one_network()
-        jobs = [(picture, self.members[0], look) for look in looks]
+        jobs = [(picture, self.members[0], look, None) for look in looks]
         return list(self._pipelined(jobs, lambda boxes, maps: reader(self._joined([boxes]), maps)))
 
     def prepare(self, picture: Picture) -> Prepared:
@@ -122,7 +133,7 @@ class Detector:
             return token.first.finish(lambda boxes, maps: reader(self._joined([boxes]), maps))
         parts = [token.first.finish(_boxes)]
         if token.picture is not None:
-            jobs = [(token.picture, member, None) for member in self.members[1:]]
+            jobs = [(token.picture, member, None, None) for member in self.members[1:]]
             parts += self._pipelined(jobs, _boxes)
         return reader(self._joined(parts), None)
 
@@ -132,10 +143,7 @@ class Detector:
         Raises WarmUpFailed.
         """
         for member in self.members:
-            sizes = crops.sizes(width, height, member.long_side, settings)
-            if len(self.members) == 1:  # parts of all sizes come between whole pictures
-                member.network.fix(*sizes[-1])
-            member.network.warm_up(sizes if len(self.members) == 1 else sizes[-1:])
+            member.warm_up(crops.sizes(width, height, member.long_side, settings))
 
     def _one_network(self) -> None:
         if len(self.members) > 1:
@@ -143,17 +151,18 @@ class Detector:
 
     def _pipelined(
         self,
-        jobs: Sequence[tuple[Picture, Member, Look | None]],
+        jobs: Sequence[tuple[Picture, Member, Look | None, Recall | None]],
         reader: Callable[[Boxes, Features | None], T],
     ) -> Iterator[T]:
         """`reader` of each job. One network computes at a time: two would fight for the cores."""
-        ahead: Pending | None = None
+        ahead: Pending | Known | Later | None = None
         try:
-            for picture, member, look in jobs:
+            for picture, member, look, recall in jobs:
                 prepared = member.prepare(picture, look)
+                start = recall.ask(member, prepared) if recall else partial(member.start, prepared)
                 if ahead is not None:
                     ahead.wait()
-                done, ahead = ahead, member.start(prepared)
+                done, ahead = ahead, start()
                 if done is not None:
                     yield done.finish(reader)
             if ahead is not None:
@@ -219,6 +228,7 @@ def build(
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
-        Member(part, networks[part[0]], choices, lowest, class_ids) for part in choices.parts
+        Member(part, networks[part[0]], choices, lowest, class_ids, fixes=not several)
+        for part in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads)

@@ -1,5 +1,6 @@
 """One network at one input size, with its decoding: the part that detectors are made of."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,11 +47,15 @@ class Features:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pending:
-    """An input that a member works on. Call `finish` or `discard`, once."""
+    """An input that a member works on. Call `finish` or `discard`, once.
+
+    learn  told the boxes once, None where there are none
+    """
 
     member: "Member"
     prepared: Prepared
     token: int
+    learn: Callable[[Boxes | None], None] | None = None
 
     def wait(self) -> None:
         """Returns when the network is done."""
@@ -61,13 +66,42 @@ class Pending:
 
         Features are there if the network gives them, and only as long as `reader` runs.
         """
-        return self.member.network.read(
-            self.token, lambda outputs: reader(*self.member.decode(outputs, self.prepared))
-        )
+
+        boxes: Boxes | None = None
+
+        def read(outputs: Sequence[FloatArray]) -> T:
+            nonlocal boxes
+            boxes, features = self.member.decode(outputs, self.prepared)
+            return reader(boxes, features)
+
+        try:
+            return self.member.network.read(self.token, read)
+        finally:
+            if self.learn is not None:
+                self.learn(boxes)
 
     def discard(self) -> None:
         """Waits and forgets the answer."""
+        if self.learn is not None:
+            self.learn(None)
         self.member.network.read(self.token, lambda _: None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """An answer that needs no network; as Pending, but that there are no features."""
+
+    boxes: Boxes
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
+        """`reader` of the boxes."""
+        return reader(self.boxes, None)
+
+    def discard(self) -> None:
+        """Nothing is under way for it."""
 
 
 class Member:
@@ -75,6 +109,10 @@ class Member:
 
     `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
     of classes outside `class_ids` are dropped before the suppression, which is class-wise.
+
+    fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
+           between them
+    facts  sha256 over everything but the input that decides an answer
     """
 
     def __init__(
@@ -84,11 +122,15 @@ class Member:
         choices: Policy,
         min_score: float,
         class_ids: tuple[int, ...],
+        fixes: bool,
     ) -> None:
         self.kind, self.long_side = part
+        self.fixes = fixes
         self.network, self.choices, self.min_score = network, choices, min_score
         self.name = f"{self.kind}-{self.long_side}-{network.precision}@{network.sha256[:8]}"
         self._wanted = np.isin(np.arange(80), class_ids)
+        rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
+        self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
 
     def prepare(self, picture: Picture, look: Look | None = None) -> Prepared:
         """`picture` at this member's input size, all of it or what `look` is at."""
@@ -96,9 +138,21 @@ class Member:
             return prepare(picture, self.long_side)
         return prepare(picture, self.long_side * look.zoom, look.rect)
 
-    def start(self, prepared: Prepared) -> Pending:
-        """Gives the input to the network. Raises TooManyInFlight."""
-        return Pending(self, prepared, self.network.submit(prepared.bgr))
+    def start(
+        self, prepared: Prepared, learn: Callable[[Boxes | None], None] | None = None
+    ) -> Pending:
+        """Gives the input to the network; see Pending. Raises TooManyInFlight."""
+        token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
+        return Pending(self, prepared, token, learn)
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Runs the network once at each (width, height), of which the last is the whole picture's.
+
+        Raises WarmUpFailed.
+        """
+        self.network.warm_up(sizes[-1:], self.fixes)
+        if self.fixes:
+            self.network.warm_up(sizes[:-1])
 
     def decode(
         self, outputs: Sequence[FloatArray], prepared: Prepared
@@ -112,6 +166,9 @@ class Member:
         maps = outputs[3:]
         features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
         return self._placed(found, prepared), features
+
+    def _is_fixed(self, prepared: Prepared) -> bool:
+        return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
 
     def _suppressed(self, found: Boxes) -> Boxes:
         found = found.take(self._wanted[found.class_ids])

@@ -1,5 +1,6 @@
 """A network that OpenVINO runs on the CPU."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,8 +73,13 @@ class Network:
     returns at once; up to `max_in_flight` answers may be outstanding. Same input, precision,
     threads and CPU: same bits.
 
-    It is compiled for all sizes, and for each size that was named to `fix` a second time: a network
-    that meets ever other sizes is slower at each.
+    It is compiled for all sizes, and for each size that is asked for as `fixed` a second time: a
+    network that meets ever other sizes is slower at each. Which of the two looks decides on the
+    last bits of an answer, so whoever asks says which: no picture's answer depends on what sizes
+    others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB each; one that was
+    let go is compiled again when it comes back, in some 0.1 s.
+
+    facts  everything but the input that decides the bits of an answer
 
     Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
 
@@ -88,23 +94,28 @@ class Network:
         threads: int,
         cache_dir: Path | None = None,
         max_in_flight: int = 4,
+        most_fixed: int = 16,
     ) -> None:
         if precision not in supported():
             raise PrecisionUnsupported(precision, supported())
         self.precision = precision
         self.file = _FILES[name, precision]
         path, self.sha256 = manifest.verified(self.file)
+        made_by = ov.get_version(), cpu_model()
+        self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
         model = core().read_model(path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
         self._model, self._config = model, config(precision, threads, cache_dir)
         self._any_size = _Compiled(core().compile_model(model, "CPU", self._config))
-        self._fixed: dict[tuple[int, ...], _Compiled] = {}
-        self._max_in_flight = max_in_flight
+        self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
         self._running: dict[int, tuple[_Compiled, Any, ByteArray]] = {}
         self._next_token = 0
 
-    def submit(self, bgr: ByteArray) -> int:
+    def submit(self, bgr: ByteArray, fixed: bool = False) -> int:
         """Starts on `bgr`, uint8 (h, w, 3), h and w multiples of 32; gives a token for `read`.
+
+        fixed  by the network that is compiled for this size alone
 
         Raises ArrayMismatch, TooManyInFlight.
         """
@@ -113,7 +124,7 @@ class Network:
             raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
         if len(self._running) >= self._max_in_flight:
             raise TooManyInFlight(self._max_in_flight)
-        compiled = self._fixed.get(checked.shape, self._any_size)
+        compiled = self._fixed_for(checked.shape) if fixed else self._any_size
         request = compiled.request()
         request.set_input_tensor(ov.Tensor(np.ascontiguousarray(checked)[None]))
         request.start_async()
@@ -139,18 +150,7 @@ class Network:
             del self._running[token]
             compiled.idle.append(request)
 
-    def fix(self, width: int, height: int) -> None:
-        """Compiles the network for inputs of this size alone, too; some 0.1 s and 15 MB.
-
-        Whether a size is fixed may change the last bits of an answer: name it before serving.
-        """
-        shape = (height, width, 3)
-        if shape not in self._fixed:
-            model = self._model.clone()
-            model.reshape([1, *shape])
-            self._fixed[shape] = _Compiled(core().compile_model(model, "CPU", self._config))
-
-    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+    def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None:
         """Runs once at each (width, height): the first sight of a size costs some four times more.
 
         Raises WarmUpFailed when the network fails or gives numbers that are not finite.
@@ -158,12 +158,24 @@ class Network:
         for width, height in sizes:
             shape = (height, width, 3)
             try:
-                token = self.submit(np.zeros(shape, np.uint8))
+                token = self.submit(np.zeros(shape, np.uint8), fixed)
                 finite = self.read(token, lambda out: all(np.isfinite(a).all() for a in out))
             except (RuntimeError, ArrayMismatch) as fault:
                 raise WarmUpFailed(self.file, shape, str(fault)) from fault
             if not finite:
                 raise WarmUpFailed(self.file, shape, "outputs are not finite")
+
+    def _fixed_for(self, shape: tuple[int, ...]) -> "_Compiled":
+        compiled = self._fixed.get(shape)
+        if compiled is None:
+            model = self._model.clone()
+            model.reshape([1, *shape])
+            compiled = _Compiled(core().compile_model(model, "CPU", self._config))
+            self._fixed[shape] = compiled
+        self._fixed.move_to_end(shape)
+        while len(self._fixed) > self._most_fixed:
+            self._fixed.popitem(last=False)
+        return compiled
 
 
 @dataclass(slots=True)

@@ -53,6 +53,13 @@ class Prepared:
         """Pixels of the model for one pixel of the source, across and down."""
         return self.inner[0] / self.source[0], self.inner[1] / self.source[1]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it shows all of the picture."""
+        height, width = self.bgr.shape[:2]
+        size = padded(self.inner[0]), padded(self.inner[1])
+        return self.offset == (0, 0) and size == (width, height)
+
 
 def inner_size(width: int, height: int, long_side: int) -> tuple[int, int]:
     """Width and height of the picture inside the model's input: its longer side is `long_side`."""

@@ -12,43 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import msgspec
-
+from pipeline.ask_counts import AskCounts
 from pipeline.batching import Batching, BatchLimits
-from pipeline.breaker import Breaker, BreakerState
+from pipeline.breaker import Breaker
 from pipeline.questions import (
     Answer,
-    Degraded,
     Place,
     PlaceFailed,
     Question,
     QuestionId,
     Unanswered,
 )
+from pipeline.records import DegradedReason
 
 log = logging.getLogger(__name__)
 
 _MOST_KEPT = 256  # answers that nobody has fetched; more, and the oldest is forgotten
 _MOST_WAITING = 512
-
-
-class AskCounts(msgspec.Struct):
-    """What became of a worker's questions since it began.
-
-    answered, joined    looked at by the place; the same as one that was under way
-    degraded            no answer, by reason
-    sent_bytes, wire_s  of the place
-    waited_s            from question to answer, summed
-    breaker             of the place
-    """
-
-    answered: int = 0
-    joined: int = 0
-    degraded: dict[str, int] = {}
-    sent_bytes: int = 0
-    wire_s: float = 0.0
-    waited_s: float = 0.0
-    breaker: BreakerState = "closed"
 
 
 class _Wanted(NamedTuple):
@@ -265,7 +245,7 @@ class Asks:
         else:
             self._settle(question.content, Unanswered("unanswered"))
 
-    def _refuse(self, content: bytes, reason: Degraded) -> None:
+    def _refuse(self, content: bytes, reason: DegradedReason) -> None:
         self._waiting.discard(content)
         self._settle(content, Unanswered(reason))
 

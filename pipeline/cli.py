@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import add, heavy_command, list_sources, remove
+from pipeline import add, calibrate, heavy_command, list_sources, remove, verify
 from pipeline.check import check
 from pipeline.config import find_config, read_config
 from pipeline.doctor import doctor
@@ -79,9 +79,11 @@ def parser() -> argparse.ArgumentParser:
     add.register(commands)
     remove.register(commands)
     list_sources.register(commands)
+    verify.register(commands)
     _add_watch(commands)
     _add_snapshot(commands)
     _add_check(commands)
+    calibrate.register(commands)
     _add_doctor(commands)
     heavy_command.register(commands)
     return top

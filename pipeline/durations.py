@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from pipeline.ask_counts import AskCounts
+
 BUCKETS = 64
 FIRST, LAST = 6, 27  # bounds that are shown: 64 µs to 134 s
 
@@ -45,18 +47,21 @@ class StageTimes(msgspec.Struct):
     waited  for each batch: its first frame, from when the stage before had done it
     worked  for each batch: all of it
     frames  in all batches
+    asks    what became of its questions, if it asks
     """
 
     waited: Durations = msgspec.field(default_factory=Durations)
     worked: Durations = msgspec.field(default_factory=Durations)
     frames: int = 0
+    asks: AskCounts | None = None
 
     def plus(self, other: StageTimes) -> StageTimes:
-        """Both together."""
+        """Both together; `other` is the later one."""
         return StageTimes(
             self.waited.plus(other.waited),
             self.worked.plus(other.worked),
             self.frames + other.frames,
+            other.asks if self.asks is None else self.asks.plus(other.asks),
         )
 
 

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.keys import NAME_RULE, is_name
+from pipeline.keys import CERTIFY, NAME_RULE, is_name
 from pipeline.spec import StageSpec
 
-RESERVED = {"print": "framegate run --json", "save": "framegate run --save"}
+RESERVED = {
+    "print": "framegate run --json",
+    "save": "framegate run --save",
+    CERTIFY: "the table [promise]",
+}
 
 
 @dataclass(frozen=True)

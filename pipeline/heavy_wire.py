@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.questions import Degraded, Rect, Seen
+from pipeline.questions import Rect, Seen
+from pipeline.records import DegradedReason
 from pipeline.source import Form
 
 GROUP = "workers"
@@ -53,5 +54,5 @@ class Replied(msgspec.Struct, frozen=True, omit_defaults=True):
     number: int
     policy: str
     seen: Seen | None = None
-    reason: Degraded = "unanswered"
+    reason: DegradedReason = "unanswered"
     took_s: float = 0.0

@@ -15,7 +15,8 @@ from pipeline.batching import Batching, BatchLimits
 from pipeline.errors import FramegateError, StoreBusy, StoreLost
 from pipeline.heavy_asks import CLAIM_S, HeavyAsks, InHand, killed_too_many
 from pipeline.heavy_wire import ALIVE_S, AskedFar, Replied
-from pipeline.questions import Degraded, Seen
+from pipeline.questions import Seen
+from pipeline.records import DegradedReason
 from pipeline.retry import Backoff
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class HeavyWorker:
         number, policy = one.asked.number, self._looker.policy
         return Replied(records.VERSION, number, policy, seen, took_s=took_s)
 
-    def _none(self, one: InHand, reason: Degraded) -> Replied:
+    def _none(self, one: InHand, reason: DegradedReason) -> Replied:
         return Replied(
             records.VERSION,
             one.asked.number,

@@ -199,6 +199,63 @@ local function trim(keys, args)
   return redis.call('XTRIM', keys[1], 'MINID', '~', at_epoch .. '-' .. (tonumber(at_seq) + 1))
 end
 
+-- What a group of sources remembers. Keys of it, in this order:
+--   kept   hash  key -> STAMP bytes of when it was written (ms), then the value
+--   used   zset  key, by when it was last used (ms)
+--   bytes  of all of it, with what the server itself needs for an entry
+local STAMP, ENTRY = 13, 256
+
+local function milliseconds()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+
+-- Gives the bytes that become free.
+local function forget(keys, key)
+  local size = redis.call('HSTRLEN', keys[1], key)
+  redis.call('HDEL', keys[1], key)
+  redis.call('ZREM', keys[2], key)
+  return size > 0 and size + #key + ENTRY or 0
+end
+
+-- ARGV ttl (ms), key. {age (ms), value}; nil if there is none, or it is older than ttl.
+local function recall(keys, args)
+  local found = redis.call('HGET', keys[1], args[2])
+  if not found then return false end
+  local now = milliseconds()
+  local age = math.max(0, now - tonumber(string.sub(found, 1, STAMP)))
+  if age >= tonumber(args[1]) then
+    redis.call('DECRBY', keys[3], forget(keys, args[2]))
+    return false
+  end
+  redis.call('ZADD', keys[2], now, args[2])
+  return { age, string.sub(found, STAMP + 1) }
+end
+
+-- ARGV ttl (ms), most bytes, then key, value of each. What was not used for longest goes, and what
+-- nobody could get any more; not too much in one call. Answers the bytes that are left.
+local function keep(keys, args)
+  local now, ttl, most = milliseconds(), tonumber(args[1]), tonumber(args[2])
+  local bytes = tonumber(redis.call('GET', keys[3]) or '0')
+  for i = 3, #args, 2 do
+    local value = string.format('%013d', now) .. args[i + 1]
+    bytes = bytes - forget(keys, args[i]) + #value + #args[i] + ENTRY
+    redis.call('HSET', keys[1], args[i], value)
+    redis.call('ZADD', keys[2], now, args[i])
+  end
+  for _ = 1, #args + 1000 do
+    local oldest = redis.call('ZRANGE', keys[2], 0, 0, 'WITHSCORES')
+    if not oldest[1] then bytes = 0 end
+    if bytes <= most and (not oldest[1] or now - oldest[2] < ttl) then break end
+    bytes = bytes - forget(keys, oldest[1])
+  end
+  redis.call('SET', keys[3], bytes)
+  for i = 1, 3 do redis.call('PEXPIRE', keys[i], ttl) end
+  return bytes
+end
+
+redis.register_function('fg1_recall', recall)
+redis.register_function('fg1_keep', keep)
 redis.register_function('fg1_hop', hop)
 redis.register_function('fg1_attach', attach)
 redis.register_function('fg1_claim', claim)

@@ -21,13 +21,13 @@ from pipeline.inbox import Arrival, Batch
 from pipeline.records import End, Position, Reason, Record
 from pipeline.saying import Failure, Move, Output, Saying, Standing
 from pipeline.spec import StageSpec
-from pipeline.stage import Item, Stage
+from pipeline.stage import WAITS, Item, Stage, Waits
 
 log = logging.getLogger(__name__)
 
 Patience = Callable[[str, str, Position], bool]  # of a stage, for a source's frame
 
-_WAITS = Failure("frame_lost", aside=False)
+_LACKS = Failure("frame_lost", aside=False)
 
 
 class HostedStage:
@@ -43,7 +43,7 @@ class HostedStage:
         self.spec = spec
         self.stage = stage
         self.standings: dict[str, Standing] = {}
-        self.times = StageTimes()
+        self.times = StageTimes(asks=stage.asks.counts if stage.asks is not None else None)
         self._keep = keep
         self._asides = asides
 
@@ -122,14 +122,14 @@ class HostedStage:
 
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
-    ) -> tuple[list[bytes | None], Mapping[str, Any]]:
+    ) -> tuple[list[bytes | Waits | None], Mapping[str, Any]]:
         outputs, after = self.stage.process(items, states)
         if len(outputs) != len(items):
             raise ValueError(f"{len(outputs)} outputs for {len(items)} records")
         # Bytes from here on: what cannot be encoded fails here, with its record.
         if self.spec.publishes:
             return [records.encode(o) for o in outputs], after
-        return [None if o is None else records.encode(o) for o in outputs], after
+        return [o if o is None or o is WAITS else records.encode(o) for o in outputs], after
 
     def _one_by_one(
         self, items: list[Item], states: dict[str, Any], is_patient: Patience
@@ -154,6 +154,8 @@ class HostedStage:
                 output = Failure("stage_error", aside=True)
             else:
                 output, states = said[0], {**states, **after}
+                if output is WAITS:
+                    waiting.add(item.source)
             outputs[item.source].append(output)
         return outputs, states
 
@@ -174,22 +176,32 @@ class HostedStage:
         rest = iter(outputs)
         for arrival in arrivals:
             record = arrival.record
+            output: Output
             if isinstance(record, End):
-                said.end(arrival.position, record, self._last_words(source, arrival, said))
+                output = self._last_words(source, arrival, said)
+                if output is WAITS:
+                    break
+                said.end(arrival.position, record, output)
             else:
-                output = self._refusal(source, arrival) or next(rest, _WAITS)
-                if output is _WAITS:
+                output = self._refusal(source, arrival) or next(rest, _LACKS)
+                if output is _LACKS or output is WAITS:
                     break
                 said.frame(arrival, record, output)
             done += 1
         last = arrivals[done - 1].position if done else None
-        return said.move(last, arrivals[done:], self._keep)
+        return said.move(
+            last, arrivals[done:], self._keep, done < len(arrivals) and output is WAITS
+        )
 
-    def _last_words(self, source: str, arrival: Arrival, said: Saying) -> msgspec.Raw | None:
+    def _last_words(
+        self, source: str, arrival: Arrival, said: Saying
+    ) -> msgspec.Raw | Waits | None:
         if self.was_set_aside(source, arrival.position) or not isinstance(arrival.record, End):
             return None
         try:
             output, state = self.stage.end(source, arrival.record, said.state)
+            if output is WAITS:
+                return Waits.WAITS
             words = None if output is None else msgspec.Raw(records.encode(output))
         except Exception:
             log.exception("stage %s cannot do the end of source %s", self.spec.name, source)

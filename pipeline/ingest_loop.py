@@ -15,6 +15,7 @@ from pipeline.errands import Answer as ErrandAnswer
 from pipeline.errands import Errands
 from pipeline.errors import Fenced
 from pipeline.feed import DecodeState, Feed
+from pipeline.held_back import REST_S
 from pipeline.hop import (
     Answer,
     Commit,
@@ -26,7 +27,7 @@ from pipeline.hop import (
 from pipeline.inbox import Arrival
 from pipeline.links import Links
 from pipeline.records import Position
-from pipeline.runner import REST_S, Moves, Runner
+from pipeline.runner import Moves, Runner
 from pipeline.shared_views import SharedViews
 
 log = logging.getLogger(__name__)
@@ -208,14 +209,17 @@ class IngestLoop:
         timeout = self._due_s()
         if timeout == 0.0 or self._ended():
             return
-        if self._runner.lacks_pixels():
-            timeout = min(REST_S, REST_S if timeout is None else timeout)
+        held_back = self._runner.held_back
+        dues = timeout, held_back.due_in(), REST_S if held_back.lacks_pixels() else None
+        timeout = min((due for due in dues if due is not None), default=None)
         for feed in self._feeds.values():
             if not self._draining:
                 self._errands.run_for(feed)
         errands = self._errands.under_way()
-        ready, _, _ = select.select([self._line.wake, *errands], [], [], timeout)
-        for descriptor in ready:
+        answers = held_back.answers()
+        ready, _, _ = select.select([self._line.wake, *errands, *answers], [], [], timeout)
+        held_back.hear(ready)
+        for descriptor in set(ready) - set(answers):
             if descriptor == self._line.wake:
                 os.eventfd_read(descriptor)
                 self._obey()

@@ -11,6 +11,7 @@ SOURCES = "fg:sources"
 IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
+CERTIFY = "certify"  # the stage whose stream tells of the promise
 
 
 def is_name(text: str) -> bool:
@@ -56,3 +57,17 @@ def aside(source: str) -> str:
 def heavy_reply(asker: str, call: int) -> str:
     """List of the replies to one call of who asks heavy workers; it expires."""
     return f"fg:heavy:reply:{asker}:{call}"
+
+
+def memo_tag(group: str) -> str:
+    """The hash tag of what a group of sources remembers; no name of a source has its form."""
+    return f"cache-{group}"
+
+
+def memo(group: str) -> tuple[str, str, str]:
+    """What a group of sources remembers: hash of values, when each was used last, all their bytes.
+
+    See hop.lua.
+    """
+    tag = f"fg:{{{memo_tag(group)}}}"
+    return f"{tag}:kept", f"{tag}:used", f"{tag}:bytes"

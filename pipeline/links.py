@@ -45,6 +45,7 @@ class Links:
         self._nodes: Nodes | None = None
         self._by_source: dict[str, Link] = {}
         self._one = self._first_link()
+        self._spares: dict[Link, Link] = {}
 
     def _first_link(self) -> Link:
         """A link to the server, or to any of the cluster's that answers."""
@@ -80,6 +81,12 @@ class Links:
             raise StoreBusy(f"no server of the cluster holds source {source} now")
         return Link(url)
 
+    def spare(self, link: Link) -> Link:
+        """Another connection to the server of `link`, while that one waits for a reply."""
+        if link not in self._spares:
+            self._spares[link] = link.again()
+        return self._spares[link]
+
     def parts(
         self, hops: Mapping[str, SourceHop], trims: Sequence[tuple[str, Command]]
     ) -> dict[Link, Part]:
@@ -97,12 +104,15 @@ class Links:
         """Close what only these sources need."""
         for source in sources:
             if link := self._by_source.pop(source, None):
+                if spare := self._spares.pop(link, None):
+                    spare.close()
                 link.close()
 
     def close(self) -> None:
         """Close all connections."""
         self.drop(list(self._by_source))
-        self._one.close()
+        for link in (*self._spares.values(), self._one):
+            link.close()
 
 
 def _is_cluster(link: Link) -> bool:

@@ -1,6 +1,7 @@
 """How frames were looked at, and why: counted in the hop that publishes them, read by all who tell.
 
-The counter of a result is `looked:LOOKED:REASON`; both are closed lists, so there are few.
+The counters of a result are `looked:LOOKED:REASON` and, where the heavy model was to be asked,
+`escalated:done` or `escalated:WHY NOT`; all are closed lists, so there are few.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pipeline.records import Looked, Reason
+from pipeline.records import DegradedReason, Escalation, Looked, Reason
 
 PREFIX = "looked:"
+ESCALATED = "escalated:"
 
 
 class _Look(msgspec.Struct, frozen=True):
     looked: Looked
     reason: Reason
+    escalation: Escalation = "none"
+    degraded: DegradedReason | None = None
 
 
 _decode = msgspec.msgpack.Decoder(_Look).decode
 
 
-def look_counter(result: bytes) -> str | None:
-    """The counter of a published result (msgpack); None for what a user's stage publishes."""
+def look_counters(result: bytes) -> tuple[str, ...]:
+    """The counters of a published result (msgpack); none for what a user's stage publishes."""
     try:
         look = _decode(result)
     except msgspec.ValidationError:
-        return None
-    return f"{PREFIX}{look.looked}:{look.reason}"
+        return ()
+    looked = f"{PREFIX}{look.looked}:{look.reason}"
+    if look.escalation == "none":
+        return (looked,)
+    return looked, f"{ESCALATED}{look.degraded or look.escalation}"
 
 
 def looks_of(counters: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -46,3 +53,12 @@ def share_looked(looks: Mapping[str, Mapping[str, int]]) -> float | None:
     frames = {looked: sum(reasons.values()) for looked, reasons in looks.items()}
     total = sum(frames.values())
     return 1 - frames.get("no", 0) / total if total else None
+
+
+def escalations_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Frames that the heavy model was to be asked about: done, or by why it was not."""
+    return {
+        name.removeprefix(ESCALATED): n
+        for name, n in counters.items()
+        if name.startswith(ESCALATED)
+    }

@@ -16,6 +16,7 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
+from pipeline.heavy_metrics import asks, escalations, promises
 from pipeline.latency import BOUNDS_S, PREFIX
 from pipeline.looks import looks_of
 from pipeline.processes import ProcessUse
@@ -66,6 +67,9 @@ class Scrape:
         yield from self._counted()
         yield from self._by_reason()
         yield self._looks()
+        yield escalations(self.counters)
+        yield from asks(self.status.times)
+        yield from promises(self.views)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()

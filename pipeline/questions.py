@@ -5,25 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import xxhash
 
 from pipeline.errors import FramegateError
-from pipeline.records import Position
+from pipeline.records import DegradedReason, Position
 from pipeline.source import Form
 
 Rect = tuple[int, int, int, int]
-Degraded = Literal["late", "unanswered", "breaker_open", "over_budget", "frame_lost"]
 
 
 class QuestionId(NamedTuple):
-    """Which frame, and which part of it (x1, y1, x2, y2 in source pixels; None: the whole)."""
+    """Which frame, and which part of it.
+
+    part   x1, y1, x2, y2 in source pixels; None: the whole
+    exact  the model must see these very pixels, whatever lies between
+    """
 
     source: str
     position: Position
     part: Rect | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Question:
         """16 bytes, equal for questions that have equal answers."""
         form = self.form
         digest = xxhash.xxh3_128(self.pixels)
-        facts = form.width, form.height, form.matrix, form.full_range, self.id.part
+        facts = form.width, form.height, form.matrix, form.full_range, self.id.part, self.id.exact
         digest.update(repr(facts).encode())
         return digest.digest()
 
@@ -63,7 +67,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
 class Unanswered(NamedTuple):
     """No answer, and why."""
 
-    reason: Degraded
+    reason: DegradedReason
 
 
 Answer = Seen | Unanswered

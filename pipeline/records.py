@@ -23,6 +23,7 @@ LookReason = Literal["changed", "age", "doubted", "waiting", "unchanged"]
 WholeReason = Literal["every_frame", "first", "reanchored", "frame_age", "too_much"]
 CameraReason = Literal["moving", "exposure"]
 FailReason = Literal["stage_error", "worker_died", "frame_lost"]
+DegradedReason = Literal["late", "unanswered", "breaker_open", "over_budget", "pixels_lost"]
 Reason = Literal[LookReason, WholeReason, CameraReason, FailReason]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
 
@@ -181,7 +182,10 @@ class GateView(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is published for one frame; `--json` prints exactly this."""
+    """What is published for one frame; `--json` prints exactly this.
+
+    degraded  why nobody answered, where `escalation` is degraded
+    """
 
     v: int
     source: str
@@ -202,6 +206,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     age_s: float
     scene: int
     gate: GateView | None = None
+    degraded: DegradedReason | None = None
 
     @property
     def position(self) -> Position:

@@ -28,6 +28,7 @@ from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
 from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
+from pipeline.promised import with_certificates
 from pipeline.resuming import Resumed, resumed
 from pipeline.retention import Limits, keep_limits
 from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
@@ -157,6 +158,7 @@ def _run_on(
     if before is None:
         run = RunFile(secrets.token_hex(8), identity, (), stays=not asked)
         before = Resumed(run, new=tuple(asked))
+    config = with_certificates(config)
     if options.save is not None:
         config = with_save(config, options.save, before.run.run)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"

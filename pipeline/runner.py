@@ -12,6 +12,7 @@ import msgspec
 from pipeline import keys, records
 from pipeline.control import ControlLine, Finished, InHand
 from pipeline.errors import StoreRefused
+from pipeline.held_back import HeldBack
 from pipeline.hop import END, Answer, SourceHop, Verdict, attach_command, read_attached
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival, Inbox
@@ -23,8 +24,6 @@ from pipeline.trimming import Trimming
 from pipeline.wire import Command, Link
 
 log = logging.getLogger(__name__)
-
-REST_S = 0.05
 
 _END = END.encode()
 
@@ -56,7 +55,7 @@ class Runner:
         self.done = 0
         self._line = line
         self._careful_until = dict(spec.careful)
-        self._lacking: dict[tuple[str, str], float] = {}
+        self.held_back = HeldBack(hosted)
         self._trimming = Trimming(spec)
         self._tell_sources = tell_sources
         self.fenced: set[str] = set()
@@ -77,7 +76,7 @@ class Runner:
             inbox.clear(source)
         for stage in self.hosted:
             stage.standings.pop(source, None)
-            self._lacking.pop((source, stage.spec.name), None)
+            self.held_back.forget(source, stage.spec.name)
         self._careful_until.pop(source, None)
         self._trimming.forget(source)
         self.stale.discard(source)
@@ -164,14 +163,10 @@ class Runner:
     def idle(self) -> bool:
         """Whether nothing waits that could be done now."""
         return not any(
-            (source, name) not in self._lacking
+            (source, name) not in self.held_back
             for name, inbox in self.inboxes.items()
             for source in inbox.waiting()
         )
-
-    def lacks_pixels(self) -> bool:
-        """Whether a frame waits for its pixels to be decoded again."""
-        return bool(self._lacking)
 
     def step(self) -> Moves:
         """Run each stage on one batch of what waits for it; inputs before readers.
@@ -182,16 +177,16 @@ class Runner:
         moves: Moves = {}
         for stage in reversed(self.hosted) if self._careful_until else self.hosted:
             inbox = self.inboxes[stage.spec.name]
-            resting = self._resting(stage.spec.name) if self._lacking else ()
+            resting = self.held_back.resting(stage.spec.name) if self.held_back else ()
             batch = inbox.take(stage.stage.batch, self._careful_until, resting)
             if not batch:
                 continue
             if self._careful_until:
                 self._announce(stage, batch)
             for source, move in stage.answer(batch, self._is_patient).items():
-                if move.undone or self._lacking:
+                if move.undone or self.held_back:
                     inbox.give_back(source, move.undone)
-                    self._note_lack(source, stage.spec.name, move)
+                    self.held_back.note(source, stage.spec.name, move)
                 if move.commit.last > move.commit.previous:
                     moves.setdefault(source, []).append((stage, move))
                     for onward in self._onward[stage.spec.name]:
@@ -200,11 +195,6 @@ class Runner:
             if self._careful_until and moves:
                 break
         return moves
-
-    def _resting(self, stage: str) -> list[str]:
-        """Sources whose next frame lacked its pixels a moment ago: others go first."""
-        now = time.monotonic()
-        return [s for (s, g), last in self._lacking.items() if g == stage and now - last < REST_S]
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
         for source, arrivals in batch.items():
@@ -218,12 +208,6 @@ class Runner:
         """
         spec = self.sources[source]
         return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
-
-    def _note_lack(self, source: str, stage: str, move: Move) -> None:
-        if move.undone:
-            self._lacking[source, stage] = time.monotonic()
-        else:
-            self._lacking.pop((source, stage), None)
 
     def settle(self, source: str, moves: list[tuple[HostedStage, Move]], answer: Answer) -> bool:
         """Take the store's answer; whether it took what was said."""

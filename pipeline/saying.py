@@ -13,9 +13,10 @@ from pipeline.errors import StageRefused
 from pipeline.hop import END, FRAME, Commit, Entry, SetAside
 from pipeline.inbox import Arrival
 from pipeline.latency import bucket
-from pipeline.looks import look_counter
+from pipeline.looks import look_counters
 from pipeline.records import VERSION, End, Position, Reason, Record, SideOutput, failed_result
 from pipeline.spec import StageSpec
+from pipeline.stage import Waits
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class Failure(NamedTuple):
     aside: bool
 
 
-Output = bytes | Failure | None  # None: nothing to say; on the main path: nothing to add
+Output = bytes | Failure | Waits | None  # None: nothing to say; on the main path: nothing to add
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class Move:
 
     onward  what its readers in this process get
     undone  what must wait: the pixels of its first frame are not there yet
+    awaits  it waits for an answer instead
     """
 
     commit: Commit
@@ -51,6 +53,7 @@ class Move:
     emitted: Position
     onward: list[Arrival] = field(default_factory=list)
     undone: list[Arrival] = field(default_factory=list)
+    awaits: bool = False
 
 
 class Saying:
@@ -101,8 +104,8 @@ class Saying:
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
         self.count("published")
-        if (looked := look_counter(output)) is not None:
-            self.count(looked)
+        for name in look_counters(output):
+            self.count(name)
         if record.failed is not None:
             self.count("failed")
         self.count(bucket(time.monotonic() - record.arrived))
@@ -114,7 +117,9 @@ class Saying:
         self._entries.append(Entry(position, END, records.encode(end)))
         self._onward.append(Arrival(position, end))
 
-    def move(self, last: Position | None, undone: list[Arrival], keep: int) -> Move:
+    def move(
+        self, last: Position | None, undone: list[Arrival], keep: int, awaits: bool = False
+    ) -> Move:
         """All of it as a commit up to `last`; StageRefused if the state cannot be stored."""
         standing = self._standing
         commit = Commit(
@@ -129,7 +134,7 @@ class Saying:
             asides=tuple(self._asides),
             keep=keep,
         )
-        return Move(commit, self.state, self._emitted, self._onward, undone)
+        return Move(commit, self.state, self._emitted, self._onward, undone, awaits)
 
     def _fields(self) -> tuple[tuple[str, bytes], ...]:
         try:

@@ -21,7 +21,7 @@ class SharedViews:
 
     def __init__(self, sources: list[SourceSpec], ask: AskSharedMemory) -> None:
         """ask: a descriptor for (source, name, bytes); FrameStoreFull if there is no room."""
-        self._served = {source.name: (source.past, source.slots) for source in sources}
+        self._served = {source.name: (source.past, source.slots, source.live) for source in sources}
         self._ask = ask
         self._stores: dict[tuple[str, Form], FrameStore] = {}
         self._planes: dict[tuple[str, str], StatePlane] = {}
@@ -31,18 +31,22 @@ class SharedViews:
         """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
         its memory is another. Call it while no decoder of those runs.
         """
-        served = {source.name: (source.past, source.slots) for source in sources}
+        served = {source.name: (source.past, source.slots, source.live) for source in sources}
         stay = {name for name in served if self._served.get(name) == served[name]}
         self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
         self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
         self._rings = {at: ring for at, ring in self._rings.items() if at[1] in stay}
         self._served = served
 
+    def is_live(self, source: str) -> bool:
+        """Whether it is a camera."""
+        return self._served[source][2]
+
     def frame_store(self, source: str, form: Form) -> FrameStore:
         """The frame store of (source, picture size)."""
         store = self._stores.get((source, form))
         if store is None:
-            _, slots = self._served[source]
+            _, slots, _ = self._served[source]
             name = f"frames {form.width}x{form.height} {form.matrix} {form.full_range:d}"
             descriptor = self._ask(source, name, frame_store_bytes(slots, form.nbytes))
             try:

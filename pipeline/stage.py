@@ -12,12 +12,15 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from pipeline import records
+from pipeline.asks import Asks
+from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
 from pipeline.state_ring import StateRing, unshared_ring
@@ -48,19 +51,32 @@ class Context:
     folder  the run's data folder, for what must not change while the run lasts
     before  the stage whose output this one reads
     plane   (source, bytes) -> the stage's state plane, for state too large for a hop
+    live    whether a source is a camera, whose frames nobody waits for
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
+    memo    (group of sources, limits) -> what they remember, for what may be lost at any time
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
     now: Callable[[], float]
     folder: Path
     before: str
+    live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     plane: Callable[[str, int], StatePlane] = field(
         default_factory=lambda: functools.cache(unshared_plane)
     )
     ring: Callable[[str, int, int], StateRing] = field(
         default_factory=lambda: functools.cache(unshared_ring)
     )
+    memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
+
+
+class Waits(Enum):
+    """Says of a frame: not yet, its answer has not come."""
+
+    WAITS = "waits"
+
+
+WAITS: Final = Waits.WAITS
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ class Stage(Generic[S]):
     batch       most records it wants in one call; fewer means answers come sooner
     takes_failed  whether it wants records on which a stage before failed
     publishes   its outputs are Results, written to the published stream
+    asks        what it asks of a heavier model, and waits for; set where it opens it
     """
 
     Options: ClassVar[type] = NoOptions
@@ -89,6 +106,7 @@ class Stage(Generic[S]):
     batch: ClassVar[int] = 64
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
+    asks: Asks | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
         """Get ready (load models, warm up); raising here refuses the start."""
@@ -103,14 +121,20 @@ class Stage(Generic[S]):
         """Answer a batch: an output for each item, and the new state of each source in it.
 
         Items of one source are in order. An output is anything msgpack can hold, or None: nothing
-        to say, and on the main path nothing to add to what stages before said. An exception means
+        to say, and on the main path nothing to add to what stages before said. WAITS: an answer to
+        what it asks has not come; those after it in its source wait, too, and all of them are given
+        again when there are answers. The state is that after the last one that does not wait. An
+        exception means
         that the batch is tried again item by item; an item that fails alone is set aside, and on
         the main path published as failed.
         """
         raise TypeError(f"{type(self).__name__} has no process method")
 
     def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
-        """An epoch of a source ended: what is left to say (None: nothing), and the new state."""
+        """An epoch of a source ended: what is left to say (None: nothing), and the new state.
+
+        WAITS instead of words: it is called again when there are answers.
+        """
         return None, state
 
     def close(self) -> None:

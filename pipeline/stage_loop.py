@@ -12,10 +12,11 @@ from typing import Any
 
 from pipeline.control import ControlLine
 from pipeline.errors import Fenced
+from pipeline.held_back import REST_S
 from pipeline.hosted_stage import HostedStage
 from pipeline.links import Links
 from pipeline.records import Position
-from pipeline.runner import REST_S, Moves, Runner, hops, input_stream
+from pipeline.runner import Moves, Runner, hops, input_stream
 from pipeline.wire import Command, Link
 
 READ_COUNT = "64"
@@ -31,12 +32,14 @@ class Reading:
 
     readers   who reads which stream
     under_way whether a read was sent whose reply was not taken
+    sleeps    whether that reply comes only once there is something to read
     """
 
     link: Link
     sources: list[str] = field(default_factory=list)
     readers: dict[bytes, list[tuple[str, HostedStage]]] = field(default_factory=dict)
     under_way: bool = False
+    sleeps: bool = False
     checked_mono: float = 0.0
 
 
@@ -133,10 +136,12 @@ class StageLoop:
         for link, reading in self._readings.items():
             commands = parts[link].commands() if link in parts else []
             read = [] if reading.under_way else self._read_commands(reading)
-            if reading.under_way and commands:
+            if reading.under_way and commands and not reading.sleeps:
                 self._take(reading)  # its reply comes first
+            if reading.under_way and commands:
+                parts[link].link = self._links.spare(link)
             if commands or read:
-                link.send(*commands, *read)
+                (parts[link].link if commands else link).send(*commands, *read)
             reading.under_way |= bool(read)
             sent |= bool(read)
         before = len(self._runner.sources)
@@ -158,7 +163,8 @@ class StageLoop:
             return []
         block: tuple[str, ...] = ()
         if self._runner.idle():
-            block = _BLOCK_SHORTLY if self._runner.lacks_pixels() else _BLOCK
+            block = _BLOCK_SHORTLY if self._runner.held_back.lacks_pixels() else _BLOCK
+        reading.sleeps = bool(block)
         ids = map(str, streams.values())
         return [("XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *streams, *ids)]
 
@@ -173,16 +179,21 @@ class StageLoop:
         under_way = [reading for reading in self._readings.values() if reading.under_way]
         if not under_way and not wait:
             return True
-        timeout = (None if under_way else REST_S) if wait else 0.0
+        held_back = self._runner.held_back
         while not (here := [reading for reading in under_way if reading.link.here()]):
+            due = held_back.due_in()
+            timeout = (REST_S if due is None and not under_way else due) if wait else 0.0
             links = {reading.link.fileno(): reading.link for reading in under_way}
-            ready, _, _ = select.select([self._line.wake, *links], [], [], timeout)
+            awaited = [self._line.wake, *links, *held_back.answers()]
+            ready, _, _ = select.select(awaited, [], [], timeout)
             if self._line.wake in ready:
                 os.eventfd_read(self._line.wake)
                 if self._has_word():
                     return False
             for descriptor in links.keys() & ready:
                 links[descriptor].fill()
+            if held_back.hear(ready):
+                return True
             if not ready:
                 break
         for reading in here or (() if under_way else self._readings.values()):

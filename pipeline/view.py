@@ -15,8 +15,9 @@ from pipeline import keys, records
 from pipeline.feed import DecodeState
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
-from pipeline.looks import looks_of, share_looked
-from pipeline.records import Connection, End, Result
+from pipeline.looks import escalations_of, looks_of, share_looked
+from pipeline.promise_news import PromiseNews, in_short
+from pipeline.records import Connection, End, Result, SideOutput
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 
@@ -33,6 +34,7 @@ class Sample:
 
     done        whether decode has nothing more to say: an end may be of an earlier life
     connection  of a camera
+    promise     what was told of it last
     owned       whether a run has it; removed: whether it was removed from the last that had it
     """
 
@@ -45,6 +47,7 @@ class Sample:
     connection: Connection | None = None
     owned: bool = True
     removed: bool = False
+    promise: PromiseNews | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class View:
     objects     objects a frame by label, over the last results
     looked      share of these frames, 0..1, that were looked at; none without frames
     looks       frames since the beginning by how they were looked at and why
+    escalations of these, those that the heavy model was to be asked about: done, or why not
+    promise     where it stands, if there is one
     """
 
     source: str
@@ -78,6 +83,8 @@ class View:
     fault: str | None
     looked: float | None
     looks: Mapping[str, Mapping[str, int]]
+    escalations: Mapping[str, int]
+    promise: PromiseNews | None
 
 
 class Viewer:
@@ -114,7 +121,8 @@ class Viewer:
             pipe.xrevrange(keys.results(source), count=RECENT)
             pipe.hmget(keys.at(source, "decode"), "p", "s", "c")
             pipe.hmget(keys.own(source), "run", "name")
-            counts, entries, (started, state, connection), (run, owner) = pipe.execute()
+            pipe.xrevrange(keys.out(source, keys.CERTIFY), count=2)
+            counts, entries, (started, state, connection), (run, owner), told = pipe.execute()
         results: list[Result] = []
         end = None
         for index, (_, fields) in enumerate(entries):
@@ -133,6 +141,7 @@ class Viewer:
             connection=records.decode_versioned(connection, Connection) if connection else None,
             owned=bool(run),
             removed=not run and owner == b"",
+            promise=_promise(told),
         )
 
     def close(self) -> None:
@@ -168,7 +177,21 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         fault=_fault(now, ended),
         looked=share_looked(looks_of(recent)),
         looks=looks_of(now.counters),
+        escalations=escalations_of(now.counters),
+        promise=now.promise,
     )
+
+
+def _promise(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> PromiseNews | None:
+    """The newest news; at the end of a source they are its last words."""
+    for _, fields in entries:
+        if fields[b"k"] != END.encode():
+            said = records.decode_versioned(fields[b"d"], SideOutput).said
+            return records.decode(said, PromiseNews)
+        words = records.decode_versioned(fields[b"d"], End).said.get(keys.CERTIFY)
+        if words is not None:
+            return records.decode(words, PromiseNews)
+    return None
 
 
 def drops_of(counters: Mapping[str, int]) -> dict[str, int]:
@@ -216,6 +239,13 @@ def as_table(views: Sequence[View]) -> Table:
     columns = ("frames", "fps", "looked", "p50 ms", "p95 ms", "p99 ms", "dropped", "failed")
     for name in columns:
         table.add_column(name, justify="right")
+    asks = any(v.escalations for v in views)
+    if asks:
+        table.add_column("asked", justify="right")
+        table.add_column("in vain", justify="right")
+    promised = any(v.promise for v in views)
+    if promised:
+        table.add_column("promise")
     table.add_column("objects a frame")
     for v in views:
         objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
@@ -228,9 +258,17 @@ def as_table(views: Sequence[View]) -> Table:
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
             str(v.dropped),
             str(v.failed),
+            *(_asked(v) if asks else ()),
+            *([in_short(v.promise) if v.promise else "-"] if promised else ()),
             escape(v.fault or objects or "-"),
         )
     return table
+
+
+def _asked(v: View) -> tuple[str, str]:
+    """Shares of published frames that were escalated, and that were to be and are degraded."""
+    done, frames = v.escalations.get("done", 0), max(1, v.published)
+    return f"{done / frames:.1%}", f"{(sum(v.escalations.values()) - done) / frames:.1%}"
 
 
 def as_line(v: View) -> str:

@@ -27,6 +27,7 @@ class Link:
 
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
+        self._url = url
         self._connection: Any = single(url).connection_pool.make_connection()
         with store_errors(url):
             self._connection.connect()
@@ -39,6 +40,10 @@ class Link:
         self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._reader = hiredis.Reader()
         self._next: Any = False  # what hiredis says when there is no whole reply
+
+    def again(self) -> Link:
+        """Another connection to the same server."""
+        return Link(self._url)
 
     def fileno(self) -> int:
         """The socket's descriptor, for polling."""

@@ -21,6 +21,7 @@ from pipeline.hosted_stage import HostedStage
 from pipeline.ingest_loop import IngestLoop
 from pipeline.loading import load
 from pipeline.logs import set_up_logging
+from pipeline.memo import Memos
 from pipeline.orphans import die_with_parent_of
 from pipeline.runner import Runner
 from pipeline.shared_views import SharedViews
@@ -52,8 +53,9 @@ def main() -> int:
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line.shared_memory)
+    memos = Memos(spec.store)
     hosted = [
-        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared))
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos))
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
@@ -78,6 +80,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     finally:
         for stage in hosted:
             stage.stage.close()
+        memos.close()
 
 
 @contextmanager
@@ -122,14 +125,16 @@ def options_of(kind: Any, options: dict[str, Any]) -> Any:
     return msgspec.convert(options, kind.Options)
 
 
-def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews) -> Context:
+def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos) -> Context:
     return Context(
         pixels=shared.pixels,
         now=time.time,
+        live=shared.is_live,
         folder=Path(spec.folder),
         before=stage.input or "",
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
+        memo=memos.of,
     )
 
 

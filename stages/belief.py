@@ -51,8 +51,10 @@ class Belief:
     shown    in source pixels, highest score first
     ids      int32 (N,)  tracks of the shown, 0 without one
     origins  of each
-    age_s    of the oldest evidence: how long ago the whole frame was looked at
+    age_s    of the oldest evidence: how long ago the whole frame was looked at, or a picture that
+             was nearly the same
     window   what the head said, where one was asked
+    lent     what was found anew is of such a picture
     """
 
     memory: Memory
@@ -62,6 +64,7 @@ class Belief:
     origins: tuple[Origin, ...]
     age_s: float
     window: Step | None = None
+    lent: bool = False
 
 
 def conclude(
@@ -73,8 +76,12 @@ def conclude(
     pts: float | None,
     settings: BeliefSettings,
     judge: Judge | None = None,
+    lent_s: float | None = None,
 ) -> Belief:
-    """What holds once each look has `found` its boxes; `judge` may score them anew. Pure."""
+    """What holds once each look has `found` its boxes; `judge` may score them anew. Pure.
+
+    lent_s  how old that is where it is not of this frame, see stages.remembering.Found
+    """
     if not attention.looks:
         return _held(memory, tracks, attention, size, pts, settings.tracks)
     known = memory.believed
@@ -86,10 +93,14 @@ def conclude(
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
     whole_s = now_s if attention.looked == "whole" else memory.whole_s
+    evidence_s = now_s - (lent_s or 0.0)
+    if attention.looked != "whole":
+        evidence_s = min(memory.evidence_s, evidence_s)
     memory = Memory(
         pts=pts,
         clock_s=now_s,
         whole_s=whole_s,
+        evidence_s=evidence_s,
         look_s=now_s,
         waited=0,
         patience=patience_after(memory, merged, means),
@@ -101,8 +112,10 @@ def conclude(
         trust=_trust(memory, merged, attention.looked, settings.calm.shown),
         doubted=doubted,
     )
-    origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
-    return Belief(memory, tracks, shown, ids[rows], tuple(origins), now_s - whole_s, window)
+    anew: Origin = "detected" if lent_s is None else "cached"
+    origins = tuple[Origin, ...](anew if new else "carried" for new in merged.is_new[rows])
+    age_s = now_s - evidence_s
+    return Belief(memory, tracks, shown, ids[rows], origins, age_s, window, lent_s is not None)
 
 
 def _calmed(
@@ -171,7 +184,7 @@ def _held(
     boxes = believed.boxes
     shown = Boxes(boxes.xyxy[rows], believed.means[rows], boxes.class_ids[rows])
     origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
-    age_s = attention.clock_s - memory.whole_s
+    age_s = attention.clock_s - memory.evidence_s
     return Belief(memory, tracks, shown, believed.ids[rows], tuple(origins), age_s)
 
 

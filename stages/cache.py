@@ -47,4 +47,5 @@ class Cache(Stage[NoState]):
             age_s=found.age_s,
             scene=found.scene,
             gate=found.gate,
+            degraded=found.degraded,
         )

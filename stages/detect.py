@@ -19,16 +19,20 @@ from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
-from pipeline.records import End, Object, Origin
+from pipeline.memo import MemoLimits
+from pipeline.records import End, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
 from stages.belief import Belief, conclude
+from stages.cache_options import CacheOptions
+from stages.changes import changes_of
 from stages.detections import Detections
 from stages.gate_options import GateOptions
 from stages.gate_view import view_of
 from stages.looking import look_at, settings_for
 from stages.planes import as_picture
+from stages.remembering import Remembering, remembering
 from stages.standing import DetectState, Standing, Standings
 from stages.window_view import CANDIDATE, WindowOptions, WindowView
 
@@ -44,6 +48,7 @@ class DetectOptions:
     min_score  0..1, least score of an object; none: the frozen one of the detector
     gate       the table [gate]
     window     the table [window]; its head is for the light detector
+    cache      the table [cache]
     """
 
     detector: DetectorName = "light"
@@ -51,6 +56,7 @@ class DetectOptions:
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
+    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
 
 
 class Detect(Stage[DetectState]):
@@ -92,13 +98,15 @@ class Detect(Stage[DetectState]):
         if self.head:
             self.head.warm_up()
         self._standings = Standings(context, self.head)
+        self._remembered: dict[str, Remembering] = {}
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
         """Look at each frame where its source's memory says, in order."""
-        at_once = self.options.gate.mode == "off" and self.head is None
+        near = self.options.cache.near
+        at_once = self.options.gate.mode == "off" and self.head is None and not near
         whole = self._whole_answers(batch) if at_once else None
         standing: dict[str, Standing] = {}
         last: dict[str, Item] = {}
@@ -125,12 +133,15 @@ class Detect(Stage[DetectState]):
 
     def _whole_answers(self, batch: Sequence[Item]) -> list[Boxes]:
         """Boxes of all pictures of the batch: while one is in the network, others are prepared."""
+        for item in batch:
+            self._warm_up(item.record.form.width, item.record.form.height)
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            found = self.detector.detect(pictures)
+            recalls = [self._remembering(item.source).recall for item in batch]
+            found = self.detector.detect(pictures, recalls)
             del pictures
         return found
 
@@ -151,21 +162,41 @@ class Detect(Stage[DetectState]):
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
             seen = look_at(
-                self.detector, picture, moment, at.memory, at.tracks, settings, ignored, window
+                self.detector,
+                picture,
+                moment,
+                at.memory,
+                at.tracks,
+                settings,
+                ignored,
+                window,
+                self._remembering(item.source),
             )
             del picture
         return seen
 
+    def _remembering(self, source: str) -> Remembering:
+        """What is remembered of a source's group."""
+        options = self.options.cache
+        group = options.groups.get(source, source)
+        if group not in self._remembered:
+            memo = self.context.memo(group, MemoLimits(options.ttl_s, options.bytes))
+            self._remembered[group] = remembering(
+                options, memo, self.detector, self._settings, self.context.now
+            )
+        return self._remembered[group]
+
     def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
-        form = item.record.form
+        form, change = item.record.form, attention.change
         return Detections(
-            outcome="detected" if attention.looks else "carried",
+            outcome=_outcome(attention, belief),
             looked=attention.looked,
             reason=attention.reason,
             objects=as_objects(belief.shown, belief.ids, belief.origins),
             models=self._models,
             age_s=round(belief.age_s, 3),
             novelty=round(belief.window.novelty, 4) if belief.window else None,
+            changes=None if change is None else changes_of(change.hot, change.state.grid),
             gate=view_of(attention, form, self._settings.attention.long_side)
             if self.options.gate.view
             else None,
@@ -209,6 +240,13 @@ def as_objects(
         )
         for box, score, class_id, track, origin in rows
     )
+
+
+def _outcome(attention: Attention, belief: Belief) -> Outcome:
+    """How a frame's answer came about. What is the same to the bit is not told from a pass."""
+    if belief.lent:
+        return "cached"
+    return "detected" if attention.looks else "carried"
 
 
 def _pinned_choice(folder: Path) -> trial.Choice:

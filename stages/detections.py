@@ -5,13 +5,26 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import records
-from pipeline.records import Escalation, GateView, Looked, Object, Outcome, Reason, Record
+from pipeline.promise_news import PromiseNews
+from pipeline.records import (
+    DegradedReason,
+    Escalation,
+    GateView,
+    Looked,
+    Object,
+    Outcome,
+    Reason,
+    Record,
+)
+from stages.changes import Changes
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     """A frame's objects and how they came about; see records.Result for the fields.
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
+    promise  what became known with this frame of what is promised
+    changes  where it differs from what was looked at; None: nowhere, or no gate tells
     """
 
     outcome: Outcome
@@ -24,6 +37,9 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     escalation: Escalation = "none"
     gate: GateView | None = None
     novelty: float | None = None
+    degraded: DegradedReason | None = None
+    promise: PromiseNews | None = None
+    changes: Changes | None = None
 
 
 def last_detections(record: Record) -> Detections:

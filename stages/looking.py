@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from models import region_features
-from models.boxes import Boxes
 from models.calm import settings_for as calm_settings
 from models.cells import BoolArray
 from models.crops import DEFAULT as CROPS
@@ -21,6 +19,7 @@ from stages.attention import Attention, AttentionSettings, Moment, attend, clock
 from stages.belief import Belief, BeliefSettings, conclude
 from stages.gate_options import GateOptions
 from stages.memory import Memory
+from stages.remembering import NOTHING_REMEMBERED, Remembering
 from stages.window_view import WindowView
 
 _NATIVE_ZOOMS = (2, 4)
@@ -61,8 +60,11 @@ def look_at(
     settings: BeliefSettings,
     ignored: BoolArray | None = None,
     window: WindowView | None = None,
+    remembering: Remembering = NOTHING_REMEMBERED,
 ) -> tuple[Attention, Belief]:
     """What is to be seen in a frame, and what of it was computed anew; a pure function.
+
+    remembering: where answers of the network are looked up; not those with features.
 
     The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
     with a window it must give features.
@@ -71,18 +73,13 @@ def look_at(
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
     size = picture.width, picture.height
     if window is None:
-        found = run_looks(detector, picture, attention)
-        told = conclude(memory, tracks, attention, found, size, moment.pts, settings)
+        seen = remembering.look(detector, picture, attention)
+        told = conclude(
+            memory, tracks, attention, seen.boxes, size, moment.pts, settings, lent_s=seen.lent_s
+        )
         return attention, told
-    seen = detector.look_with_features(picture, attention.looks, region_features.read)
-    judge = partial(window.judge, seen=seen, size=size, pts=moment.pts)
-    found = [boxes for boxes, _ in seen]
+    looked = detector.look_with_features(picture, attention.looks, region_features.read)
+    judge = partial(window.judge, seen=looked, size=size, pts=moment.pts)
+    found = [boxes for boxes, _ in looked]
     told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)
     return attention, told
-
-
-def run_looks(detector: Detector, picture: Picture, attention: Attention) -> Sequence[Boxes]:
-    """What the detector finds at each of the looks."""
-    if attention.looked == "whole":
-        return detector.detect([picture])
-    return detector.look(picture, attention.looks) if attention.looks else ()

@@ -118,4 +118,4 @@ def test_the_shown_result_is_one() -> None:
     (line,) = blocks("json")
     shown_result = msgspec.json.decode(line, type=Result)
     assert shown_result.source == "bikes"
-    assert set(msgspec.json.decode(line)) == set(Result.__struct_fields__) - {"gate"}
+    assert set(msgspec.json.decode(line)) == set(Result.__struct_fields__) - {"gate", "degraded"}

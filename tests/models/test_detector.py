@@ -110,6 +110,19 @@ def test_a_look_at_the_whole_is_a_whole_pass(light):
     assert light.look(scene(0), []) == []
 
 
+def test_pictures_of_other_sizes_change_no_answer(light):
+    """Law 6: nor does it when a part of one has the shape of another's whole."""
+    fresh = load("light", "f32", 1, min_score=LOW, features=True)
+    upright, part = scene(3, 416, 320), Look((0, 0, 320, 416))
+    square = scene(4, 416, 416)
+    alone = fresh.look(square, [part])[0]
+    assert fresh.members[0].prepare(upright).bgr.shape == (416, 320, 3)
+    fresh.warm_up(320, 416)
+    wanted = fresh.detect([upright])[0]
+    assert same(fresh.look(square, [part])[0], alone)
+    assert same(light.detect([upright])[0], wanted)  # whether it was warmed up or not
+
+
 @pytest.mark.parametrize("zoom", [1, 2])
 def test_a_look_answers_in_pixels_of_the_source(light, zoom):
     """The network sees the same numbers in a look as in a picture of that look's size."""
@@ -137,7 +150,7 @@ def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
     from models.nms import suppress
 
     network = detector.members[0].network
-    found = network.read(network.submit(bgr), lambda out: decode(out[:3], LOW))
+    found = network.read(network.submit(bgr), lambda out: decode(out[:3], LOW))  # as a part
     keep = suppress(found.xyxy, found.scores, found.class_ids, 0.6)
     return found.take(keep[:100])
 

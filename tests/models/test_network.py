@@ -48,15 +48,25 @@ def test_answers_do_not_depend_on_what_else_is_under_way(network):
 def test_a_fixed_size_gives_the_same_answers_within_rounding():
     network = Network("nanodet", HEADS, "f32", 1)
     before = network.read(network.submit(picture(0)), copies)
-    other = network.read(network.submit(picture(0, 32, 64)), copies)
-    network.fix(96, 64)
-    network.fix(96, 64)
-    after = [network.read(network.submit(picture(0)), copies) for _ in range(2)]
-    for a, b, c in zip(before, *after, strict=True):
+    fixed = [network.read(network.submit(picture(0), fixed=True), copies) for _ in range(2)]
+    for a, b, c in zip(before, *fixed, strict=True):
         assert np.abs(a - b).max() < 1e-4
         assert (b == c).all()
-    for a, b in zip(other, network.read(network.submit(picture(0, 32, 64)), copies), strict=True):
-        assert (a == b).all()
+
+
+def test_what_sizes_others_have_changes_no_answer():
+    """A part that has the shape of another source's whole picture is no whole picture."""
+    network = Network("nanodet", HEADS, "f32", 1, most_fixed=1)
+    part = network.read(network.submit(picture(0)), copies)
+    whole = network.read(network.submit(picture(0), fixed=True), copies)
+    under_way = network.submit(picture(0), fixed=True)
+    for size in ((32, 64), (64, 64), (96, 64)):  # each takes the place of the one before
+        network.read(network.submit(picture(1, *size), fixed=True), lambda _: None)
+    again = network.read(under_way, copies)
+    for fixed, wanted in ((False, part), (True, whole)):
+        found = network.read(network.submit(picture(0), fixed), copies)
+        assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+    assert all((a == b).all() for a, b in zip(again, whole, strict=True))
 
 
 def test_too_many_in_flight(network):
@@ -99,6 +109,7 @@ def test_inputs_of_other_shapes_are_refused(network, array):
 
 def test_warm_up_runs_or_fails(network):
     network.warm_up([(96, 64), (32, 32)])
+    network.warm_up([(32, 64)], fixed=True)
     with pytest.raises(WarmUpFailed) as caught:
         network.warm_up([(100, 64)])
     assert (caught.value.model, caught.value.shape) == ("nanodet", (64, 100, 3))

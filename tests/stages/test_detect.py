@@ -16,6 +16,7 @@ from pipeline.errors import FrameLost
 from pipeline.records import End, Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
+from stages.cache_options import CacheOptions
 from stages.detect import Detect, DetectOptions, DetectState
 from stages.detections import Detections
 from stages.gate_options import GateOptions, Mode
@@ -47,7 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def detect(folder: Path, mode: Mode = "crops", **options: object) -> Detect:
-    given = {"min_score": LEAST, "gate": GateOptions(mode=mode), **options}
+    """The stage, with each frame computed for itself: it looks up no answers."""
+    cache = CacheOptions(exact=False)
+    given = {"min_score": LEAST, "gate": GateOptions(mode=mode), "cache": cache, **options}
     return Detect(DetectOptions(**given), Context(pixels, lambda: 0.0, folder, "window"))  # type: ignore[arg-type]
 
 

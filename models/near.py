@@ -1,0 +1,184 @@
+"""What a network answered to nearly the same: found by coarse tiles, decided on every cell.
+
+An approximation: it is served only while checks of it say that it is right, for so long, and is
+said to be what it is. Whatever changes a cell's mean by the least of the gate's stated bounds, in
+Y, Cb or Cr and beside the exposure, is another picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models import gate, nms
+from models.boxes import Boxes
+from models.cells import Cells
+from models.crops import Look
+from models.gate import GateSettings
+from models.near_view import NearEntry, View, entry_of, nearest, view_of, with_row
+from models.recall import Memory
+from models.trust import Trust
+from models.worth import Worth
+
+_CANDIDATES: Final = 3  # views that are compared in full
+_CHECKED: Final = 16  # of answers that are trusted, one in so many is computed, too
+_SAME_IOU: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class NearSettings:
+    """When it may be served.
+
+    long_side   of the network's input
+    shown       0..1, score from which on a box must be found again
+    error       0..1, share of answers that may be wrong,
+    doubt       0..1, probability with which checks may miss that more are
+    most_age_s  for which an answer holds
+    """
+
+    long_side: int
+    shown: float
+    error: float
+    doubt: float = 0.05
+    most_age_s: float = 600.0
+
+
+@dataclass(slots=True)
+class NearCounts:
+    """What came of frames so far.
+
+    served          answered by what was known
+    checked, wrong  known as well, but computed; of these, those where that said something else
+    misses          not known
+    skipped         not looked up, as hits are rare or wrong
+    """
+
+    served: int = 0
+    checked: int = 0
+    wrong: int = 0
+    misses: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """Looks at a frame, and what is known of them.
+
+    known   of each look, with its key; None unless all are known
+    serves  whether `boxes` may be told without the network
+    age_s   of the oldest
+    now     UNIX seconds
+    """
+
+    size: tuple[int, int]
+    views: tuple[View, ...]
+    known: tuple[tuple[bytes, NearEntry], ...] | None
+    serves: bool
+    now: float
+
+    @property
+    def boxes(self) -> list[Boxes]:
+        """What is known of each look."""
+        return [entry.boxes for _, entry in self.known or ()]
+
+    @property
+    def age_s(self) -> float:
+        """How old the oldest of it is."""
+        return max(0.0, self.now - min(entry.made for _, entry in self.known or ()))
+
+
+class Near:
+    """Answers of one detector to what a group's pictures looked like. One thread."""
+
+    def __init__(
+        self, memory: Memory, facts: bytes, settings: NearSettings, using: GateSettings
+    ) -> None:
+        """facts: all that decides an answer but the picture; using: whose bounds hold."""
+        self.counts = NearCounts()
+        self.worth = Worth()
+        self.trusts: dict[tuple[int, int], Trust] = {}
+        self._memory, self._facts, self._settings, self._gate = memory, facts, settings, using
+        self._asked = 0
+        self._hits = 0
+
+    def see(self, cells: Cells, looks: Sequence[Look], now: float) -> Sight | None:
+        """What is known of looks at a picture with these cells; None where it is not asked."""
+        self._asked += 1
+        if not self.worth.asks(self._asked):
+            self.counts.skipped += 1
+            return None
+        side = self._settings.long_side
+        views = tuple(view_of(cells, look, side, self._facts) for look in looks)
+        known = self._known(views, now)
+        size = cells.grid.width, cells.grid.height
+        trust = self.trusts.get(size, Trust())
+        error, doubt = self._settings.error, self._settings.doubt
+        self.worth = self.worth.after(known is not None and not trust.is_lost(error, doubt))
+        serves = False
+        if known is None:
+            self.counts.misses += 1
+        else:
+            self._hits += 1
+            serves = trust.is_earned(error, doubt) and self._hits % _CHECKED != 0
+            self.counts.served += serves
+        return Sight(size, views, known, serves, now)
+
+    def learn(self, sight: Sight, found: Sequence[Boxes]) -> None:
+        """What the network found at the looks of a sight that was not served."""
+        if sight.known is None:
+            for view, boxes in zip(sight.views, found, strict=True):
+                self._memory.keep(view.key, _entry(view, boxes, sight.now))
+                shelf = self._memory.find(view.shelf) or b""
+                self._memory.keep(view.shelf, with_row(shelf, view))
+            return
+        pairs = zip(sight.boxes, found, strict=True)
+        wrong = not all(agree(known, boxes, self._settings.shown) for known, boxes in pairs)
+        self.counts.checked += 1
+        self.counts.wrong += wrong
+        self.trusts[sight.size] = self.trusts.get(sight.size, Trust()).after(wrong)
+        for (key, _), view, boxes in zip(sight.known, sight.views, found, strict=True):
+            self._memory.keep(key, _entry(view, boxes, sight.now))
+
+    def _known(
+        self, views: Sequence[View], now: float
+    ) -> tuple[tuple[bytes, NearEntry], ...] | None:
+        found = []
+        for view in views:
+            entry = self._entry_like(view, now)
+            if entry is None:
+                return None
+            found.append(entry)
+        return tuple(found)
+
+    def _entry_like(self, view: View, now: float) -> tuple[bytes, NearEntry] | None:
+        """The first of the nearest that is like the view in every cell, and not too old."""
+        for key in nearest(self._memory.find(view.shelf) or b"", view, _CANDIDATES):
+            value = self._memory.find(key)
+            entry = None if value is None else entry_of(value, view.cells.grid)
+            if entry is None or now - entry.made >= self._settings.most_age_s:
+                continue
+            if gate.alike(entry.levels, view.cells, self._gate):
+                return key, entry
+        return None
+
+
+def _entry(view: View, boxes: Boxes, now: float) -> bytes:
+    return NearEntry(now, view.cells.levels, boxes).to_bytes()
+
+
+def agree(a: Boxes, b: Boxes, shown: float) -> bool:
+    """Whether each box of either that is shown has one of its class in the other, of its own."""
+    return _all_found(a, b, shown) and _all_found(b, a, shown)
+
+
+def _all_found(wanted: Boxes, there: Boxes, shown: float) -> bool:
+    overlap = nms.iou(wanted.xyxy, there.xyxy)
+    overlap[wanted.class_ids[:, None] != there.class_ids[None, :]] = 0
+    for row in np.flatnonzero(wanted.scores > np.float32(shown)):
+        if not len(there) or overlap[row].max() < _SAME_IOU:
+            return False
+        overlap[:, overlap[row].argmax()] = 0
+    return True

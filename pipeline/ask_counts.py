@@ -1,0 +1,41 @@
+"""What became of a worker's questions: counted in its memory, told when asked."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipeline.breaker import BreakerState
+
+
+class AskCounts(msgspec.Struct):
+    """What became of a worker's questions since it began.
+
+    answered, joined    looked at by the place; the same as one that was under way
+    degraded            no answer, by reason
+    sent_bytes, wire_s  of the place
+    waited_s            from question to answer, summed
+    breaker             of the place
+    """
+
+    answered: int = 0
+    joined: int = 0
+    degraded: dict[str, int] = {}
+    sent_bytes: int = 0
+    wire_s: float = 0.0
+    waited_s: float = 0.0
+    breaker: BreakerState = "closed"
+
+    def plus(self, later: AskCounts | None) -> AskCounts:
+        """Both together, with the later one's breaker."""
+        if later is None:
+            return self
+        reasons = self.degraded.keys() | later.degraded.keys()
+        return AskCounts(
+            self.answered + later.answered,
+            self.joined + later.joined,
+            {why: self.degraded.get(why, 0) + later.degraded.get(why, 0) for why in reasons},
+            self.sent_bytes + later.sent_bytes,
+            self.wire_s + later.wire_s,
+            self.waited_s + later.waited_s,
+            later.breaker,
+        )

@@ -1,0 +1,119 @@
+"""`framegate calibrate`: which threshold of doubt is cheapest and still good enough, on footage."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.calibrated import Judgement, judged, verdict
+from pipeline.calibration_plot import as_svg
+from pipeline.config import Config, find_config, read_config
+from pipeline.errors import ConfigFaults, Exit
+from pipeline.loading import load
+from pipeline.options import read_options
+from pipeline.promise import Promise
+from pipeline.sources import is_live, named_sources
+
+_REPLAY = "stages.calibrating:tallied"
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "calibrate",
+        help="find the cheapest threshold of doubt that is good enough on footage",
+        description="Runs files through detect and, for each of ten thresholds, through escalate; "
+        "holds frames drawn at random against the heavy pass; and tests from asking always to "
+        "asking never which thresholds keep what is to be promised (Learn then Test). Takes about "
+        "ten times as long as a heavy run of a tenth of the footage.",
+    )
+    command.set_defaults(command=_calibrate)
+    command.add_argument("sources", nargs="*", metavar="SOURCE", help="files of typical days")
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("--alpha", type=float, help="share of frames that may differ")
+    command.add_argument("--confidence", type=float, help="how sure that is to be")
+    command.add_argument(
+        "--frames", type=int, default=1000, help="frames to hold against the heavy pass (1000)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the draw")
+    command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
+
+
+def _calibrate(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    said = {
+        key: value
+        for key, value in (("alpha", parsed.alpha), ("confidence", parsed.confidence))
+        if value is not None
+    }
+    changes = {"promise": said, "sources": {n: {"url": u} for n, u in _files(parsed).items()}}
+    config = read_config(origin, text, changes)
+    promise = _promise(config)
+    if not config.sources:
+        raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
+    if parsed.frames < 1:
+        raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
+    detect = next(dict(s.options) for s in config.stages if s.name == "detect")
+    urls = {name: source.url for name, source in config.sources.items()}
+    tallies, frames, drawn = load(_REPLAY)(
+        urls, detect, promise, parsed.frames, parsed.seed, _progress()
+    )
+    judgement = judged(tallies, frames, drawn, promise)
+    console = Console()
+    console.print(as_table(judgement))
+    print(verdict(judgement, promise))
+    if parsed.plot is not None:
+        _write(parsed.plot, as_svg(judgement, promise.alpha))
+    return Exit.DONE
+
+
+def _files(parsed: argparse.Namespace) -> dict[str, str]:
+    """Files by name; a camera has no footage that could be drawn from."""
+    named = named_sources(parsed.sources)
+    if live := [url for url in named.values() if is_live(url)]:
+        raise ConfigFaults([f"{url}: a camera; allowed are files of typical days" for url in live])
+    return named
+
+
+def _promise(config: Config) -> Promise:
+    table: dict[str, Any] = next(
+        (s.options["promise"] for s in config.stages if "promise" in s.options), {}
+    )
+    faults: list[str] = []
+    promise = read_options(Promise, {**table, "measure": "counts"}, "promise.", faults)
+    if promise is None:
+        raise ConfigFaults(faults)
+    return promise
+
+
+def as_table(judgement: Judgement) -> Table:
+    """All thresholds, the certified ones marked."""
+    table = Table(title=f"{judgement.drawn} of {judgement.frames} frames drawn")
+    for name in ("doubt", "asked", "oracle", "wrong", "risk", "p", "certified"):
+        table.add_column(name, justify="right")
+    for one in judgement.settings:
+        least = "always" if one.least == 0 else "never" if one.least > 1 else f"{one.least:g}"
+        cells = (f"{one.asked:.1%}", f"{one.oracle:.1%}", str(one.wrong), f"{one.risk:.2%}")
+        mark = "best" if one == judgement.best else "yes" if one.certified else "-"
+        table.add_row(least, *cells, f"{one.p_value:.3f}", mark)
+    return table
+
+
+def _progress() -> Any:
+    console = Console(stderr=True)
+
+    def tell(done: int, frames: int, looked: int) -> None:
+        console.print(f"{done} of {frames} frames, {looked} heavy passes", end="\r")
+
+    return tell
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigFaults([f"--plot {path}: {error}"]) from error

@@ -1,0 +1,93 @@
+"""Which of several settings may be used: Learn then Test, on frames drawn at random from footage.
+
+Settings stand on one path, fixed on other footage, from the one that errs least to the one that
+costs least. Each is tested against the null hypothesis that its mean loss is above alpha, with the
+test chosen beforehand: exact binomial for losses of 0 and 1, Hoeffding-Bentkus or betting for
+fractions. Walking along the path and stopping at the first that is not rejected keeps the chance
+of accepting any bad one within delta, without dividing it (Angelopoulos et al., "Learn then Test",
+2021). What is accepted holds for this footage, and for what is like it: a forecast, no promise.
+
+Frames must be drawn independently of each other, with replacement, and stay in the drawn order.
+Pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import bdtr, bdtri
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def binomial_p(errors: IntArray, frames: int, alpha: float) -> FloatArray:
+    """p-values (J,) of J settings of which `errors` (J,) of `frames` frames were wrong."""
+    p_values: FloatArray = bdtr(errors, frames, alpha)
+    return p_values
+
+
+def hoeffding_bentkus_p(means: FloatArray, frames: int, alpha: float) -> FloatArray:
+    """p-values (J,) of J settings whose losses, 0..1, have these means (J,) over `frames` frames.
+
+    Bentkus' bound rounds the summed loss up and has a factor of e, as MAPIE's.
+    """
+    held = np.minimum(means, alpha)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below = np.where(held > 0, held * np.log(held / alpha), 0.0)
+    hoeffding = np.exp(-frames * (below + (1 - held) * np.log((1 - held) / (1 - alpha))))
+    bentkus = math.e * bdtr(np.ceil(frames * means), frames, alpha)
+    p_values: FloatArray = np.minimum(hoeffding, bentkus)
+    return p_values
+
+
+def betting_p(losses: FloatArray, alpha: float, delta: float) -> FloatArray:
+    """p-values (J,) of J settings with these losses (J, n), 0..1, in the order they were drawn.
+
+    Waudby-Smith and Ramdas: each bet follows from the losses before it; best at the level delta.
+    """
+    frames = losses.shape[1]
+    counts = np.arange(1, frames + 1)
+    means = (0.5 + np.cumsum(losses, axis=1)) / (1 + counts)
+    variances = (0.25 + np.cumsum((losses - means) ** 2, axis=1)) / (1 + counts)
+    before = np.concatenate([np.full((len(losses), 1), 0.25), variances[:, :-1]], axis=1)
+    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / delta) / (frames * before)))
+    with np.errstate(divide="ignore"):
+        wealths = np.cumsum(np.log(1 - bets * (losses - alpha)), axis=1)
+    p_values: FloatArray = np.exp(-np.maximum(wealths.max(axis=1), 0.0))
+    return p_values
+
+
+def fixed_sequence(p_values: FloatArray, delta: float) -> int:
+    """How many settings are accepted, from the first (safest) on; 0: none, escalate everything."""
+    rejected = p_values <= delta
+    return len(rejected) if rejected.all() else int(np.argmin(rejected))
+
+
+def least_alpha(errors: int, frames: int, delta: float) -> float:
+    """What these frames could certify: the smallest alpha with a binomial p-value up to delta."""
+    return 1.0 if errors >= frames else float(bdtri(errors, frames, delta))
+
+
+def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | None:
+    """How many more frames certify alpha, if the next ones are wrong as often as these.
+
+    0 if these do; None if they are wrong too often for any number. By the binomial test.
+    """
+    if errors >= alpha * frames:
+        return None
+
+    def suffice(more: int) -> bool:
+        every = frames + more
+        return bool(bdtr(math.ceil(errors * every / frames), every, alpha) <= delta)
+
+    enough = 0
+    while not suffice(enough):
+        enough = max(1, 2 * enough)
+    short = enough // 2
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        short, enough = (short, middle) if suffice(middle) else (middle, enough)
+    return enough

@@ -1,0 +1,33 @@
+"""What becomes known of a promise while it runs: told by a stage, shown by all who watch."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipeline.certificate import Certificate, Declaration, Verdict
+
+
+class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became known of the promise with a frame.
+
+    period, served, drawn, settled, caught  of the period that frames are served in
+    alarmed   audits warned, and every frame is asked about
+    verdict   of the last period that is over
+    declared  periods that begin; closed  those that are over
+    """
+
+    period: int
+    served: int
+    drawn: int
+    settled: int
+    caught: int
+    alarmed: bool
+    verdict: Verdict | None = None
+    declared: tuple[Declaration, ...] = ()
+    closed: tuple[Certificate, ...] = ()
+
+
+def in_short(news: PromiseNews) -> str:
+    """For a column: the last verdict, and how the audits of this period stand."""
+    now = "alarm" if news.alarmed else news.verdict or "none yet"
+    return f"{now.replace('_', ' ')}, {news.caught}/{news.settled} wrong"

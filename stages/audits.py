@@ -1,0 +1,111 @@
+"""Audits: frames that a coin draws once they are served, held against the heavy pass. Pure.
+
+What is to be audited lies in the state, its pixels in a ring beside it; so a worker that dies in
+between leaves nothing undone, and no frame is drawn twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from models.boxes import Boxes
+from models.nms import iou
+from pipeline.certificate import Verdict
+from pipeline.period import Period
+from pipeline.promise import Promise, box_loss
+from pipeline.questions import Seen
+from pipeline.records import Object, Position
+from pipeline.source import Form
+from pipeline.state_ring import RingRef
+from stages.arms import Arms
+from stages.seen import as_boxes
+
+MOST_OPEN: Final = 8
+_MIN_IOU: Final = 0.5
+_replace = msgspec.structs.replace
+
+
+class Obligation(msgspec.Struct, frozen=True, array_like=True):
+    """A served frame that is to be audited.
+
+    period  that it was drawn in; frame counts the source's frames; at_s is the source's clock
+    row     of the ring that holds what was served and the pixels
+    doubt   0..1, as it was before the frame was asked about, if it was
+    """
+
+    period: int
+    position: Position
+    form: Form
+    frame: int
+    at_s: float
+    row: int
+    doubt: float
+
+
+class AuditState(msgspec.Struct, frozen=True, array_like=True):
+    """Where the promise stands with a source.
+
+    now      the period that frames are served in; before  those whose last audits are open
+    open     oldest first; rows  names the ring's newest
+    frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
+    models   that made what was served
+    arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
+    verdict  of the last period that is over
+    fresh    frames since an alarm, each of which was asked about; None: there is none
+    """
+
+    now: Period = Period()
+    before: tuple[Period, ...] = ()
+    open: tuple[Obligation, ...] = ()
+    rows: RingRef | None = None
+    frames: int = 0
+    policy: str = ""
+    models: tuple[str, ...] = ()
+    arms: Arms = Arms()
+    chosen: float | None = None
+    verdict: Verdict | None = None
+    fresh: int | None = None
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """What was served of a frame, and what would have been without asking."""
+
+    served: Seen
+    unasked: Seen
+
+
+def seen_in(objects: Sequence[Object]) -> Seen:
+    """Served objects as boxes, for comparison."""
+    boxes, scores = tuple(o.box for o in objects), tuple(o.score for o in objects)
+    return Seen(boxes, scores, tuple(o.class_id for o in objects), ())
+
+
+def loss(promise: Promise, served: Seen, true: Seen) -> float:
+    """How far a frame differs from what the heavy pass says, 0..1; as `promise.measure` has it."""
+    if promise.measure != "boxes":
+        return float(Counter(served.class_ids) != Counter(true.class_ids))
+    ours, theirs = as_boxes(served), as_boxes(true)
+    matched = _matches(ours, theirs)
+    differing = len(ours) + len(theirs) - 2 * matched
+    return box_loss(differing, len(theirs), promise.alpha, promise.most_boxes)
+
+
+def _matches(ours: Boxes, theirs: Boxes) -> int:
+    """Pairs of equal class and IoU >= .5, each box in one at most; ours by score."""
+    overlaps = iou(ours.xyxy, theirs.xyxy)
+    free = set(range(len(theirs)))
+    found = 0
+    for row in range(len(ours)):
+        fits = [
+            (overlaps[row, other], other)
+            for other in free
+            if overlaps[row, other] >= _MIN_IOU and theirs.class_ids[other] == ours.class_ids[row]
+        ]
+        if fits:
+            free.discard(max(fits)[1])
+            found += 1
+    return found

@@ -1,0 +1,187 @@
+"""What each threshold of doubt costs and gets wrong on footage: the stages' own code, replayed.
+
+All thresholds see the same frames and the same heavy answers, so a frame is looked at once however
+many of them ask about it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pipeline import records
+from pipeline.calibrated import Tally
+from pipeline.promise import Promise
+from pipeline.questions import Question, QuestionId, Seen
+from pipeline.records import Position, Record
+from pipeline.source import Frame
+from pipeline.stage import WAITS, Context, Item
+from pipeline.worker import options_of
+from stages.arms import PATH
+from stages.audits import loss, seen_in
+from stages.decode import FileSource
+from stages.detect import Detect
+from stages.detections import Detections
+from stages.escalate import Escalate, StageOptions
+from stages.escalate_options import EscalateOptions
+from stages.heavy_local import LocalHeavy
+
+Tell = Callable[[int, int, int], None]
+_BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
+
+
+class Remembered:
+    """A place: the heavy pass of the frame in hand, once somebody asks about it."""
+
+    lanes, most = 1, 1
+    is_exact = True
+    sent_bytes, wire_s = 0, 0.0
+
+    def __init__(self, heavy: LocalHeavy) -> None:
+        self.policy_id = heavy.policy_id
+        self.looked = 0
+        self._heavy = heavy
+        self._last: tuple[bytes, Sequence[Seen]] = b"", ()
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
+        """About one frame."""
+        content = questions[0].content
+        if content != self._last[0]:
+            self._last = content, self._heavy.answer(questions)
+            self.looked += 1
+        return self._last[1]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Replay:
+    """Detect once, escalate once for each threshold between always and never. One thread."""
+
+    def __init__(self, detect: Mapping[str, Any], promise: Promise, folder: Path) -> None:
+        """detect: options of that stage; folder: for what stages pin."""
+        self._pixels = b""
+        self._promise = promise
+        self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
+        self._classes = self._detect.options.classes
+        self.heavy = Remembered(LocalHeavy(self._classes))
+        context = self._context(folder, "detect")
+        self._arms = {least: self._arm(least, context) for least in PATH[1:-1]}
+        self._states: dict[object, Any] = {}
+
+    def _context(self, folder: Path, before: str) -> Context:
+        return Context(self._held, lambda: 0.0, folder, before)
+
+    def _arm(self, least: float, context: Context) -> Escalate:
+        options = EscalateOptions(doubt=least, **_BOUNDLESS)
+        stage = Escalate(StageOptions(self._classes, options), context)
+        stage.ask_at(self.heavy)
+        return stage
+
+    @contextmanager
+    def _held(self, item: Item) -> Iterator[memoryview]:  # noqa: ARG002
+        yield memoryview(self._pixels)
+
+    def frame(self, item: Item, pixels: bytes, drawn: bool) -> Sequence[tuple[bool, bool | None]]:
+        """Of each threshold, whether it asks and whether what it serves is wrong; None: not drawn.
+
+        Asking always is never wrong.
+        """
+        self._pixels = pixels
+        found = self._said(self._detect, "detect", item)
+        said = msgspec.structs.replace(
+            item.record, said={"detect": msgspec.Raw(records.encode(found))}
+        )
+        after = item._replace(record=said)
+        served = [self._said(arm, least, after) for least, arm in self._arms.items()]
+        asked = [*(one.escalation == "done" for one in served), False]
+        if not drawn:
+            return [(True, None), *((asks, None) for asks in asked)]
+        question = QuestionId(item.source, item.position)
+        [true] = self.heavy.answer([Question(question, item.record.form, pixels)])
+        wrong = [self._is_wrong(one, true) for one in (*served, found)]
+        return [(True, False), *zip(asked, wrong, strict=True)]
+
+    def _is_wrong(self, served: Detections, true: Seen) -> bool:
+        return loss(self._promise, seen_in(served.objects), true) > self._promise.target
+
+    def _said(self, stage: Any, name: object, item: Item) -> Detections:
+        """One frame through a stage, from where it stood."""
+        at = name, item.source
+        states = {item.source: self._states.get(at, stage.State())}
+        while True:
+            [output], after = stage.process([item], states)
+            if isinstance(output, Detections):
+                self._states[at] = after[item.source]
+                return output
+            assert output is WAITS
+            select.select([stage.asks.fileno()], [], [])
+            stage.asks.hear()
+
+    def close(self) -> None:
+        """End the stages."""
+        for arm in self._arms.values():
+            arm.close()
+
+
+def tallied(
+    files: Mapping[str, str],
+    detect: Mapping[str, Any],
+    promise: Promise,
+    most: int,
+    seed: int,
+    tell: Tell,
+) -> tuple[list[Tally], int, int]:
+    """Tallies of PATH over the files, how many frames they have, and how many draws there were.
+
+    files  path by source; most  draws, each among all frames
+    """
+    counts = {name: _count(path) for name, path in files.items()}
+    frames = sum(counts.values())
+    draws = np.bincount(np.random.default_rng(seed).integers(frames, size=most), minlength=frames)
+    tallies = [Tally(least) for least in PATH]
+    done = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
+        closing(Replay(detect, promise, Path(folder))) as replay,
+    ):
+        for item, pixels in itertools.chain.from_iterable(map(_items, files, files.values())):
+            times = int(draws[done])
+            outcomes = replay.frame(item, pixels, times > 0)
+            tallies = [
+                tally.after(asked, wrong, times)
+                for tally, (asked, wrong) in zip(tallies, outcomes, strict=True)
+            ]
+            done += 1
+            if done % 50 == 0 or done == frames:
+                tell(done, frames, replay.heavy.looked)
+    return tallies, frames, most
+
+
+def _count(path: str) -> int:
+    with closing(FileSource(path)) as source:
+        return sum(1 for _ in source)
+
+
+def _items(name: str, path: str) -> Iterator[tuple[Item, bytes]]:
+    with closing(FileSource(path)) as source:
+        for seq, frame in enumerate(source):
+            yield Item(name, Position(1, seq), _record(frame, seq)), _bytes(frame)
+
+
+def _record(frame: Frame, seq: int) -> Record:
+    return Record(records.VERSION, frame.pts, 0.0, 0.0, seq, frame.form, key_frame=frame.key_frame)
+
+
+def _bytes(frame: Frame) -> bytes:
+    held = bytearray(frame.nbytes)
+    frame.write(memoryview(held))
+    return bytes(held)

@@ -1,0 +1,75 @@
+"""Certify: tells what becomes known of the promise, and keeps each certificate in a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pipeline import records
+from pipeline.certificate import Certificate
+from pipeline.promise_news import PromiseNews
+from pipeline.records import End
+from pipeline.stage import Context, Item, NoOptions, NoState, Stage
+
+log = logging.getLogger(__name__)
+
+FOLDER = "certificates"
+
+
+class _Said(msgspec.Struct):
+    """What is read of Detections: the rest is not of interest here."""
+
+    promise: PromiseNews | None = None
+
+
+class Certify(Stage[NoState]):
+    """Beside the main path: PromiseNews of the promise where a frame brings any; reads escalate.
+
+    A certificate is in the store before its file is written, and says the same if it is written
+    again: a file of the data folder, certificates/SOURCE-PERIOD.json.
+    """
+
+    def __init__(self, options: NoOptions, context: Context) -> None:
+        super().__init__(options, context)
+        self._folder = context.folder / FOLDER
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[PromiseNews | None], Mapping[str, NoState]]:
+        """PromiseNews are handed on, certificates kept."""
+        told = [item.said(self.context.before, _Said).promise for item in batch]
+        for item, news in zip(batch, told, strict=True):
+            self._keep(item.source, news)
+        return told, states
+
+    def end(self, source: str, end: End, state: NoState) -> tuple[PromiseNews | None, NoState]:
+        """The last period ends with its source."""
+        said = end.said.get(self.context.before)
+        news = None if said is None else records.decode(said, PromiseNews)
+        self._keep(source, news)
+        return news, state
+
+    def _keep(self, source: str, news: PromiseNews | None) -> None:
+        for certificate in news.closed if news is not None else ():
+            log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
+            try:
+                _write(self._folder / f"{source}-{certificate.period}.json", certificate)
+            except OSError as error:
+                log.error("source %s: %s; the certificate is in the store only", source, error)
+
+
+def told(certificate: Certificate) -> str:
+    """A certificate in one line."""
+    bound = "" if certificate.bound is None else f", at most {certificate.bound:.2%} differ"
+    return f"{certificate.verdict}, {certificate.served} frames{bound} ({certificate.reason})"
+
+
+def _write(path: Path, certificate: Certificate) -> None:
+    path.parent.mkdir(exist_ok=True)
+    written = path.with_suffix(f".{os.getpid()}")
+    written.write_bytes(msgspec.json.format(msgspec.json.encode(certificate)) + b"\n")
+    written.replace(path)

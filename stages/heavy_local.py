@@ -1,0 +1,37 @@
+"""The heavy pass in this process, on a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models import detector
+from pipeline.questions import Question, Seen
+from stages.planes import as_picture
+from stages.seen import as_seen
+
+
+class LocalHeavy:
+    """A place (`pipeline.questions.Place`) that looks at a frame's own pixels: what is "true".
+
+    One network computes at a time; while it does, the next picture of a batch is prepared.
+    """
+
+    lanes = 1
+    most = 4
+    is_exact = True
+    sent_bytes = 0
+    wire_s = 0.0
+
+    def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
+        """Compile the networks. Raises UnknownClass, ModelUnreadable."""
+        self._detector = detector.load("heavy", threads=threads, classes=classes)
+        self.models = self._detector.models
+        self.policy_id = self._detector.policy_id
+
+    def answer(self, questions: Sequence[Question]) -> list[Seen]:
+        """Look at each frame whole."""
+        pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
+        return [as_seen(boxes, self.models) for boxes in self._detector.detect(pictures)]
+
+    def close(self) -> None:
+        """Nothing is held that the process does not let go of at its end."""

@@ -1,0 +1,83 @@
+"""What detect looks up before it computes: equal inputs, and where it may, much alike pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.boxes import Boxes
+from models.cells import cells_of, grid_of
+from models.detector import Detector
+from models.near import Near, NearSettings
+from models.picture import Picture
+from models.recall import Memory, Recall
+from stages.attention import Attention
+from stages.belief import BeliefSettings
+from stages.cache_options import CacheOptions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was found at each look at a frame.
+
+    lent_s  how old that is, where it is taken over from a picture that was nearly the same; else
+            None
+    """
+
+    boxes: Sequence[Boxes]
+    lent_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remembering:
+    """What is remembered of a group's sources; None: nothing of that kind. One thread."""
+
+    recall: Recall | None = None
+    near: Near | None = None
+    now: Callable[[], float] = lambda: 0.0
+
+    def look(self, detector: Detector, picture: Picture, attention: Attention) -> Found:
+        """What is there at each of the looks: known, or found by the detector."""
+        if self.near is None or not attention.looks:
+            return Found(run_looks(detector, picture, attention, self.recall))
+        cells = attention.cells
+        if cells is None:
+            cells = cells_of(picture, grid_of(picture.width, picture.height))
+        sight = self.near.see(cells, attention.looks, self.now())
+        if sight is not None and sight.serves:
+            return Found(sight.boxes, sight.age_s)
+        found = run_looks(detector, picture, attention, self.recall)
+        if sight is not None:
+            self.near.learn(sight, found)
+        return Found(found)
+
+
+NOTHING_REMEMBERED = Remembering()
+
+
+def remembering(
+    options: CacheOptions,
+    memory: Memory,
+    detector: Detector,
+    settings: BeliefSettings,
+    now: Callable[[], float],
+) -> Remembering:
+    """What `[cache]` asks to be remembered of a group, in its memory; now: UNIX seconds."""
+    recall = Recall(memory) if options.exact else None
+    if not options.near:
+        return Remembering(recall)
+    using = settings.attention
+    when = NearSettings(
+        using.long_side, using.shown, options.near_error, most_age_s=options.near_age_s
+    )
+    facts = b"".join(member.facts for member in detector.members)
+    return Remembering(recall, Near(memory, facts, when, using.gate), now)
+
+
+def run_looks(
+    detector: Detector, picture: Picture, attention: Attention, recall: Recall | None = None
+) -> Sequence[Boxes]:
+    """What the detector finds at each of the looks."""
+    if attention.looked == "whole":
+        return detector.detect([picture], [recall])
+    return detector.look(picture, attention.looks, recall) if attention.looks else ()

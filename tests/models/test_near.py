@@ -1,0 +1,314 @@
+"""Answers to nearly the same picture: none where a cell differs, none that checks speak against."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from models import crops, gate
+from models.boxes import Boxes, empty
+from models.cells import Cells, cells_of, grid_of, planes
+from models.crops import Look
+from models.gate import GateSettings
+from models.near import Near, NearSettings, agree
+from models.near_view import MOST_ON_SHELF, NearEntry, entry_of, nearest, view_of, with_row
+from models.picture import Picture
+from models.trust import Trust
+from models.worth import Worth
+from tests.models.gate_scenes import GRID, changed, scene
+from tests.models.test_recall import Dictionary
+
+SETTINGS = NearSettings(long_side=416, shown=0.3, error=0.05)
+USING = GateSettings()
+SIZE = (320, 192)
+WHOLE = crops.whole(*SIZE, 416)
+PART = Look((64, 32, 224, 192))
+
+
+def found(*rows: tuple[float, float, float, float], score: float = 0.8) -> Boxes:
+    n = len(rows)
+    xyxy = np.array(rows, np.float32).reshape(n, 4)
+    return Boxes(xyxy, np.full(n, score, np.float32), np.zeros(n, np.int32))
+
+
+THING = found((40, 40, 90, 120))
+OTHER = found((140, 40, 190, 120))
+
+
+# -- every cell decides
+
+
+@given(st.integers(0, 2), st.floats(0, 1), st.floats(0, 1), st.integers(10, 60), st.booleans())
+def test_one_cell_that_differs_by_the_bound_is_told(
+    plane: int, down: float, across: float, by: int, brighter: bool
+) -> None:
+    """In levels of rounded means: what is below the bound by their rounding is told as well."""
+    rows, columns = GRID.luma if plane == 0 else GRID.colour
+    row, column = int(down * (rows - 1)), int(across * (columns - 1))
+    then = scene()
+    now = changed(then, plane, row, column, by if brighter else -by)
+    assert not gate.alike(then.levels, now, USING)
+    assert not gate.alike(now.levels, then, USING)
+
+
+@given(st.integers(0, 100))
+def test_noise_below_the_bound_is_alike(seed: int) -> None:
+    then = scene()
+    noise = np.random.default_rng(seed).integers(-2, 3, GRID.cells)
+    assert gate.alike(then.levels, Cells(GRID, (then.levels + noise).astype(np.uint8)), USING)
+
+
+@pytest.mark.parametrize(
+    ("gain", "shift", "is_alike"), [(1, 6, True), (1.03, 2, True), (1, 12, False), (1.2, 0, False)]
+)
+def test_another_exposure_is_explained_up_to_its_bound(
+    gain: float, shift: float, is_alike: bool
+) -> None:
+    then, now = scene(), scene(gain=gain, shift=shift)
+    assert gate.alike(then.levels, now, USING) == is_alike
+    assert not gate.alike(then.levels, changed(now, 0, 7, 9, 12), USING)
+
+
+def test_thresholds_of_zero_are_never_alike() -> None:
+    never = GateSettings(tau_first=0, tau_least=0, tau_most=0)
+    assert not gate.alike(scene().levels, scene(), never)
+
+
+@given(
+    st.sampled_from([(640, 360), (333, 201), (1920, 1080)]),
+    st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(1, 8), st.integers(1, 8)),
+    st.sampled_from([1, 2]),
+    st.integers(0, 10**6),
+)
+def test_a_view_has_every_pixel_that_its_look_shows(
+    size: tuple[int, int], at: tuple[int, int, int, int], zoom: int, seed: int
+) -> None:
+    """By trial: a square of one cell anywhere inside the look changes what the view shows."""
+    full = crops.whole(*size, 416 * zoom).rect[2:]
+    left, top = min(32 * at[0], full[0] - 32), min(32 * at[1], full[1] - 32)
+    rect = left, top, min(left + 32 * at[2], full[0]), min(top + 32 * at[3], full[1])
+    look = Look(rect, zoom)
+    area = crops.looked_at(look, size, 416)
+    if (area[2:] - area[:2] < 1).any():
+        return  # all padding
+    grid = grid_of(*size)
+    x = int(area[0] + (seed % 997) / 997 * (area[2] - area[0]))
+    y = int(area[1] + (seed % 991) / 991 * (area[3] - area[1]))
+    side = 2 * grid.cell
+    luma = np.full((size[1], size[0]), 50, np.uint8)
+    half = np.full(((size[1] + 1) // 2, (size[0] + 1) // 2), 128, np.uint8)
+    without = view_of(cells_of(Picture(luma, half, half), grid), look, 416, b"")
+    luma = luma.copy()
+    luma[y : y + side, x : x + side] = 200
+    with_it = view_of(cells_of(Picture(luma, half, half), grid), look, 416, b"")
+    assert (with_it.cells.levels != without.cells.levels).any()
+    assert with_it.cells.grid == without.cells.grid
+
+
+def test_a_view_of_the_whole_is_all_cells() -> None:
+    view = view_of(scene(), WHOLE, 416, b"")
+    assert view.cells.grid == GRID
+    assert (view.cells.levels == scene().levels).all()
+
+
+# -- bytes
+
+
+@given(st.binary(max_size=80))
+def test_other_bytes_are_no_entry(data: bytes) -> None:
+    assert entry_of(data, GRID) is None
+
+
+def test_an_entry_survives_its_bytes_and_nothing_else() -> None:
+    data = NearEntry(1234.5, scene().levels, THING).to_bytes()
+    back = entry_of(data, GRID)
+    assert back is not None
+    assert (back.made, back.boxes.xyxy.tolist()) == (1234.5, THING.xyxy.tolist())
+    assert (back.levels == scene().levels).all()
+    assert entry_of(data, grid_of(640, 360)) is None
+    for at in (0, 9, 20, 100, len(data) - 1):
+        damaged = bytearray(data)
+        damaged[at] ^= 1
+        assert entry_of(bytes(damaged), GRID) is None
+
+
+def test_a_shelf_holds_the_last_views_and_ranks_them() -> None:
+    views = [view_of(scene(seed), WHOLE, 416, b"") for seed in range(MOST_ON_SHELF + 9)]
+    shelf = b""
+    for view in views:
+        shelf = with_row(shelf, view)
+    assert nearest(shelf, views[-1], 3)[0] == views[-1].key
+    bright = view_of(scene(100, shift=7), WHOLE, 416, b"")
+    assert nearest(shelf, bright, 1) == [views[100].key]
+    every = set(nearest(shelf, views[0], 10**6))
+    assert every == {view.key for view in views[-MOST_ON_SHELF:]}
+    assert nearest(shelf + b"x", views[0], 3) == []
+
+
+def test_a_shelf_is_of_one_place_one_size_and_one_detector() -> None:
+    shelves = {
+        view_of(scene(), look, side, facts).shelf
+        for look in (WHOLE, PART, Look(PART.rect, 2))
+        for side, facts in ((416, b""), (416, b"other weights"))
+    }
+    assert len(shelves) == 6
+
+
+# -- trust
+
+
+@pytest.mark.parametrize(("checked", "wrong"), [(298, 0), (299, 0), (473, 1), (472, 1), (50, 9)])
+def test_trust_is_the_binomial_tail(checked: int, wrong: int) -> None:
+    trust = Trust(checked, wrong)
+    assert trust.is_earned(0.01, 0.05) == (binom.cdf(wrong, checked, 0.01) <= 0.05)
+    assert trust.is_lost(0.01, 0.05) == (binom.sf(wrong - 1, checked, 0.01) <= 0.05)
+
+
+def test_trust_begins_at_299_checks() -> None:
+    """The exact table: 299, 473, 628 for 0, 1, 2 errors."""
+    for wrong, needed in enumerate((299, 473, 628)):
+        assert not Trust(needed - 1, wrong).is_earned(0.01, 0.05)
+        assert Trust(needed, wrong).is_earned(0.01, 0.05)
+    assert not Trust().is_lost(0.01, 0.05)
+
+
+def test_trust_forgets() -> None:
+    trust = Trust()
+    for n in range(20_000):
+        trust = trust.after(wrong=n < 200)
+    assert trust.checked < 1024
+    assert trust.is_earned(0.01, 0.05)
+
+
+# -- together
+
+
+def seen(near: Near, cells: Cells, answer: Boxes, look: Look = WHOLE, now: float = 0.0) -> str:
+    """Look at it: `known`, `checked` or `missed`; the network would answer `answer`."""
+    sight = near.see(cells, [look], now)
+    if sight is None:
+        return "skipped"
+    if sight.serves:
+        return "served"
+    near.learn(sight, [answer])
+    return "missed" if sight.known is None else "checked"
+
+
+def noisy(seed: int, cells: Cells | None = None) -> Cells:
+    cells = cells or scene()
+    noise = np.random.default_rng(seed).integers(-2, 3, cells.levels.size)
+    return Cells(cells.grid, (cells.levels + noise).astype(np.uint8))
+
+
+def trained(memory: Dictionary | None = None) -> Near:
+    """It has been right for as long as it takes."""
+    near = Near(memory or Dictionary(), b"", SETTINGS, USING)
+    seen(near, scene(), THING)
+    near.trusts[SIZE] = Trust(1000, 0)
+    return near
+
+
+def test_it_is_served_once_it_was_right_often_enough() -> None:
+    near = Near(Dictionary(), b"", SETTINGS, USING)
+    said = [seen(near, noisy(n), THING) for n in range(200)]
+    first = said.index("served")
+    assert said[:first] == ["missed"] + ["checked"] * 59  # .95 ** 59 < .05
+    assert set(said[first:]) == {"served", "checked"}
+    assert said[first:].count("checked") in (8, 9)  # one in 16
+    assert near.counts.served == said.count("served")
+
+
+def test_what_is_served_was_found_then() -> None:
+    near = trained()
+    sight = near.see(noisy(1), [WHOLE], 77.0)
+    assert sight is not None
+    assert sight.serves
+    assert sight.boxes[0].xyxy.tolist() == THING.xyxy.tolist()
+    assert sight.age_s == 77.0
+
+
+def test_a_new_thing_is_never_answered_by_what_is_known() -> None:
+    near = trained()
+    for n in range(300):
+        rng = np.random.default_rng(n)
+        row, column = rng.integers(0, GRID.luma[0]), rng.integers(0, GRID.luma[1])
+        there = changed(noisy(n), 0, int(row), int(column), int(rng.choice([-13, 13])))
+        assert seen(near, there, OTHER) == "missed"
+        near.worth = Worth()
+
+
+def test_what_is_too_old_is_computed_anew() -> None:
+    near = trained()
+    assert seen(near, noisy(1), THING, now=599.0) == "served"
+    assert seen(near, noisy(2), THING, now=600.0) == "missed"
+    assert seen(near, noisy(3), THING, now=1199.0) == "served"
+
+
+def test_a_check_makes_it_young_again() -> None:
+    near = Near(Dictionary(), b"", SETTINGS, USING)
+    seen(near, scene(), THING, now=0.0)
+    assert seen(near, noisy(1), THING, now=500.0) == "checked"
+    assert seen(near, noisy(2), THING, now=1000.0) == "checked"
+
+
+def test_errors_end_trust_and_then_the_asking() -> None:
+    near = trained()
+    said = []
+    while "skipped" not in said:
+        said.append(seen(near, noisy(len(said) % 50), OTHER if len(said) % 3 == 0 else THING))
+    assert near.counts.served < 1000  # some 50 checks, of which most were of what was served
+    assert near.trusts[SIZE].is_lost(SETTINGS.error, SETTINGS.doubt)
+    assert "served" not in said[-2000:]
+    assert not near.worth.on
+
+
+def test_rare_hits_switch_it_off() -> None:
+    near = Near(Dictionary(), b"", SETTINGS, USING)
+    moving = [scene(seed) for seed in range(40)]
+    said = [seen(near, moving[0], THING)]
+    for n in range(2100):
+        near._memory = Dictionary()  # whatever was seen has gone: nothing is ever known
+        said.append(seen(near, moving[n % 40], THING))
+    assert said.count("skipped") > 40
+    assert said[2060:].count("missed") < 10
+
+
+def test_all_looks_at_a_frame_must_be_known() -> None:
+    near = Near(Dictionary(), b"", SETTINGS, USING)
+    near.trusts[SIZE] = Trust(1000, 0)
+    seen(near, scene(), THING, PART)
+    sight = near.see(noisy(1), [PART, WHOLE], 0.0)
+    assert sight is not None
+    assert sight.known is None
+    near.learn(sight, [THING, THING])
+    sight = near.see(noisy(2), [PART, WHOLE], 0.0)
+    assert sight is not None
+    assert sight.serves
+    assert len(sight.boxes) == 2
+
+
+def test_parts_are_alike_whatever_happens_elsewhere() -> None:
+    near = trained()
+    seen(near, scene(), THING, PART)
+    elsewhere = changed(scene(), 0, 1, 1, 60)
+    assert view_of(elsewhere, PART, 416, b"").key == view_of(scene(), PART, 416, b"").key
+    assert seen(near, elsewhere, THING, PART) == "served"
+    row, column = 20, 30
+    assert planes(scene().levels, GRID)[0].shape > (row, column)
+    assert seen(near, changed(scene(), 0, row, column, 60), OTHER, PART) == "missed"
+
+
+def test_agreement_is_of_all_that_is_shown() -> None:
+    low = found((40, 40, 90, 120), score=0.2)
+    assert agree(THING, THING, 0.3)
+    assert agree(THING, low, 0.3)  # it is there, only less sure
+    assert agree(low, empty(), 0.3)  # nobody is shown it
+    assert not agree(THING, empty(), 0.3)
+    assert not agree(empty(), THING, 0.3)
+    assert not agree(THING, OTHER, 0.3)
+    assert not agree(THING, Boxes(THING.xyxy, THING.scores, np.ones(1, np.int32)), 0.3)
+    two = found((40, 40, 90, 120), (42, 40, 92, 120))
+    assert not agree(two, THING, 0.3)

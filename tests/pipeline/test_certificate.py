@@ -1,0 +1,272 @@
+"""Certificates: each verdict, recomputed by who reads one, and every forged line found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from pipeline import coin
+from pipeline.certificate import Certificate, close, declare, read_certificate, verify
+from pipeline.cli import main
+from pipeline.errors import RecordTooNew
+from pipeline.exact_binomial import k_max, most_wrong
+from pipeline.period import Moment, Period, following, serve, settle
+from pipeline.promise import Promise
+from pipeline.records import Position
+
+PROMISE = Promise(alpha=0.1, frames=200, audited=0.4, alarm_audits=1e6)
+BOXES = replace(PROMISE, measure="boxes")
+KEY = coin.period_key(b"of a test", "door", 1)
+
+
+def period_of(
+    promise: Promise = PROMISE,
+    errors: int = 0,
+    missed: int = 0,
+    failed: int = 0,
+    unsettled: int = 0,
+    frames: int = 200,
+) -> Period:
+    """Its last frames failed; of its other audits the first ones found errors."""
+    period = following(Period(), promise)
+    open_audits = 0
+    for index in range(frames):
+        at = Moment(Position(1, index), None if index == 0 else index / 10)
+        fails = index >= frames - failed
+        period, drawn = serve(period, promise, KEY, at, missed if index == 9 else 0, fails)
+        open_audits += drawn
+    for audit in range(open_audits - unsettled):
+        period = settle(period, promise, float(audit < errors))
+    return period
+
+
+def certificate_of(promise: Promise = PROMISE, **what: int) -> Certificate:
+    period = period_of(promise, **what)
+    return close(period, promise, KEY, "door", "0a1b2c3d", ("nanodet@01234567",))
+
+
+MOST = k_max(200, 0.1, 0.4, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict", "reason"),
+    [
+        ({}, "certified", f"0 of 78 audits found an error; {MOST} may"),
+        ({"errors": MOST}, "certified", f"{MOST} of 78 audits found an error; {MOST} may"),
+        ({"errors": MOST + 1}, "not_shown", f"{MOST + 1} of 78 audits found an error; {MOST} may"),
+        ({"frames": 199}, "unfinished", "199 of 200 frames were served"),
+        ({"frames": 0}, "unfinished", "0 of 200 frames were served"),
+        ({"unsettled": 2}, "unfinished", "2 audits were still open"),
+        ({"missed": 22}, "certified", f"0 of 78 audits found an error; {MOST} may"),
+        ({"missed": 23}, "coverage", "200 of 223 decoded frames were served, less than 90.0%"),
+        ({"failed": 21}, "failed", "21 frames failed; 20 may be wrong"),
+        ({"errors": 30}, "alarm", "audits warned that results had become worse than promised"),
+    ],
+)
+def test_verdicts(what: dict[str, int], verdict: str, reason: str) -> None:
+    certificate = certificate_of(**what)
+    assert certificate.drawn == coin.count_drawn(KEY, certificate.served, 0.4)
+    assert (certificate.verdict, certificate.reason) == (verdict, reason)
+    assert verify(certificate) == []
+
+
+def test_what_a_certificate_tells() -> None:
+    told = json.loads(msgspec.json.encode(certificate_of(errors=2, missed=3, failed=1)))
+    failed_drawn = coin.drawn(KEY, 199, 0.4)
+    caught = 2 + failed_drawn
+    assert told == {
+        "v": 1,
+        "source": "door",
+        "period": 1,
+        "measure": "counts",
+        "alpha": 0.1,
+        "delta": 0.05,
+        "frames": 200,
+        "share": 0.4,
+        "min_coverage": 0.9,
+        "most_boxes": 8,
+        "commitment": coin.commitment(KEY),
+        "served": 200,
+        "decoded": 203,
+        "drawn": 78,
+        "settled": 78,
+        "caught": caught,
+        "lost": 0,
+        "failed": 1,
+        "alarmed": False,
+        "k_max": MOST,
+        "wealth": None,
+        "bound": most_wrong(200, caught, 0.4, 0.05) / 200,
+        "verdict": "certified",
+        "reason": f"{caught} of 78 audits found an error; {MOST} may",
+        "policy": "0a1b2c3d",
+        "models": ["nanodet@01234567"],
+        "opening": KEY.hex(),
+        "first": [1, 0],
+        "last": [1, 199],
+        "first_pts": None,
+        "last_pts": 19.9,
+    }
+
+
+@pytest.mark.parametrize("promise", [PROMISE, BOXES])
+def test_it_is_the_same_when_it_was_written_and_read(promise: Promise) -> None:
+    certificate = certificate_of(promise)
+    assert read_certificate(msgspec.json.encode(certificate)) == certificate
+
+
+def test_what_was_declared_before_the_period_stands_in_its_certificate() -> None:
+    declared = json.loads(
+        msgspec.json.encode(declare(following(Period(), PROMISE), PROMISE, KEY, "door"))
+    )
+    told = json.loads(msgspec.json.encode(certificate_of()))
+    assert declared.items() <= told.items()
+    assert "opening" not in declared
+
+
+def test_boxes_are_certified_by_what_the_bets_won() -> None:
+    good, bad = certificate_of(BOXES), certificate_of(BOXES, errors=6)
+    assert (good.verdict, good.bound, good.k_max) == ("certified", 0.1, None)
+    assert (bad.verdict, bad.bound) == ("not_shown", None)
+    assert good.wealth is not None
+    assert bad.wealth is not None
+    assert bad.wealth < 20 <= good.wealth
+    assert good.reason.endswith("20 certify")
+    assert verify(good) == verify(bad) == []
+
+
+def test_a_period_that_cannot_certify_says_so_and_what_it_could() -> None:
+    few = certificate_of(Promise(alpha=0.01, frames=200, audited=0.4))
+    assert (few.k_max, few.verdict) == (-1, "not_shown")
+    assert few.reason == (
+        "with 40.00% of 200 frames audited, not even audits without an error show 0.01: "
+        "audit more, or make the period longer"
+    )
+    assert few.bound == 5 / 200  # .6**6 = .047
+
+
+FORGED = [
+    ("alpha", 0.01, "k_max = "),
+    ("delta", 0.01, "k_max = "),
+    ("share", 0.5, "drawn = 78: the coin chose "),
+    ("frames", 300, "k_max = "),
+    ("source", "gate", None),
+    ("served", 190, "drawn = 78: the coin chose "),
+    ("decoded", 190, "served = 200: more than decoded = 190"),
+    ("decoded", 300, "verdict = certified: from the rest follows coverage"),
+    ("drawn", 70, "settled = 78: more than drawn = 70"),
+    ("settled", 70, "verdict = certified: from the rest follows unfinished"),
+    ("caught", 0, "bound = "),
+    ("caught", 70, "verdict = certified: from the rest follows not_shown"),
+    ("lost", 3, "lost = 3: more than caught = 2"),
+    ("failed", 25, "verdict = certified: from the rest follows failed"),
+    ("alarmed", True, "verdict = certified: from the rest follows alarm"),
+    ("k_max", 70, "k_max = 70: from the rest follows "),
+    ("bound", 0.001, "bound = 0.001: from the rest follows "),
+    ("verdict", "coverage", "verdict = coverage: from the rest follows certified"),
+    ("opening", "00" * 32, "opening: it is not the key that was committed to"),
+    ("commitment", "00" * 32, "opening: it is not the key that was committed to"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "fault"), FORGED)
+def test_what_was_forged_is_found(field: str, value: Any, fault: str | None) -> None:
+    """But for what only names things."""
+    forged = structs.replace(certificate_of(errors=2), **{field: value})
+    faults = verify(forged)
+    assert any(told.startswith(fault) for told in faults) if fault else not faults
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("share", 1.5),
+        ("share", 0),
+        ("alpha", 1),
+        ("frames", 10**12),
+        ("served", -1),
+        ("opening", "xyz"),
+        ("verdict", "fine"),
+        ("first", "1-0"),
+    ],
+)
+def test_nonsense_is_no_certificate(field: str, value: Any) -> None:
+    told = json.loads(msgspec.json.encode(certificate_of()))
+    with pytest.raises(msgspec.ValidationError, match=field):
+        read_certificate(json.dumps({**told, field: value}).encode())
+
+
+def test_a_certificate_of_a_later_version_is_refused() -> None:
+    with pytest.raises(RecordTooNew, match="version 2; this Framegate reads up to version 1"):
+        read_certificate(b'{"v": 2, "verdict": "sealed"}')
+
+
+def written(folder: Path, name: str, certificate: Certificate) -> str:
+    path = folder / name
+    path.write_bytes(msgspec.json.encode(certificate))
+    return str(path)
+
+
+def test_the_command_says_what_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = written(tmp_path, "good.json", certificate_of())
+    short = written(tmp_path, "short.json", certificate_of(frames=20))
+    forged = written(tmp_path, "forged.json", structs.replace(certificate_of(), caught=9, k_max=9))
+    assert main(["verify", good]) == 0
+    assert capsys.readouterr().out == (
+        f"{good}: period 1 of door: holds: of 200 frames, 1-0 to 1-199, at most 0.1 of the frames "
+        "differ from the heavy model's, with confidence 0.95 "
+        f"(0 of 78 audits found an error; {MOST} may)\n"
+    )
+    assert main(["verify", good, short]) == 1
+    assert capsys.readouterr().out.splitlines()[1] == (
+        f"{short}: period 1 of door: certifies nothing (unfinished): 20 of 200 frames were served"
+    )
+    assert main(["verify", forged]) == 1
+    head, *faults = capsys.readouterr().out.splitlines()
+    assert head == f"{forged}: period 1 of door: WRONG"
+    assert f"  k_max = 9: from the rest follows {MOST}" in faults
+
+
+def test_the_command_reads_standard_input(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = Path(written(tmp_path, "good.json", certificate_of(BOXES)))
+    with path.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert main(["verify", "-"]) == 0
+    assert "at most 0.1 of the boxes differ" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file or directory"),
+        (b"", "no certificate: Input data was truncated"),
+        (b"\xff\xfe", "no certificate: "),
+        (b"[1]", "no certificate: Expected `object`, got `array`"),
+        (b'{"v": 1}', "no certificate: Object missing required field `source`"),
+        (b'{"v": 2}', "no certificate: certificate of version 2"),
+        (b" " * (1 << 20) + b"{}", "a certificate has less than 1048576 bytes"),
+    ],
+)
+def test_what_is_no_certificate_is_told(
+    content: bytes | None, said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cert.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert main(["verify", str(path)]) == 2
+    assert f"{path}: {said}" in capfd.readouterr().err
+
+
+def test_no_other_command_waits_for_what_this_one_needs() -> None:
+    code = "import pipeline.cli, sys; sys.exit('numpy' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

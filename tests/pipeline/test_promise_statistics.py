@@ -1,0 +1,167 @@
+"""Thousands of simulated periods: broken promises are hardly ever certified, kept ones are.
+
+The long run is `python -m benchmarks.promise_statistics`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from benchmarks import promise_bets
+from benchmarks.promise_periods import (
+    SCENARIOS,
+    bursts,
+    certified,
+    false_rate,
+    first_frames,
+    first_good_look,
+    independent,
+    throw,
+)
+from pipeline import coin
+from pipeline.certificate import close
+from pipeline.exact_binomial import most_wrong
+from pipeline.period import Moment, Period, following, is_full, serve, settle
+from pipeline.promise import Promise, box_loss
+from pipeline.records import Position
+
+PERIODS, FRAMES = 2000, 9000
+ALPHA, DELTA = 0.01, 0.05
+PROMISE = Promise(alpha=ALPHA, frames=FRAMES)
+MOST_FALSE = DELTA + 2 * math.sqrt(DELTA * (1 - DELTA) / PERIODS)
+ERRORS = {0.0101: 91, 0.015: 135, 0.05: 450}  # 90 are allowed
+TERMS = (ALPHA, PROMISE.share, DELTA)
+
+
+@pytest.mark.parametrize("rate", ERRORS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_broken_promise_is_hardly_ever_certified(name: str, rate: float) -> None:
+    rng = np.random.default_rng(11)
+    false = false_rate(SCENARIOS[name], rng, PERIODS, FRAMES, ERRORS[rate], TERMS)
+    assert false <= MOST_FALSE
+    exact = binom.cdf(PROMISE.k_max, ERRORS[rate], PROMISE.share)
+    assert abs(false - exact) <= 4 * math.sqrt(exact * (1 - exact) / PERIODS) + 1 / PERIODS
+
+
+@pytest.mark.parametrize("rate", ERRORS)
+def test_to_audit_the_first_frames_fails_the_same_test(rate: float) -> None:
+    rng = np.random.default_rng(12)
+    coins = throw(rng, PERIODS, FRAMES, PROMISE.share)
+    wrong = bursts(rng, coins, ERRORS[rate], 0)
+    assert first_frames(wrong, 747, ALPHA, DELTA).mean() > 2 * MOST_FALSE
+
+
+def test_to_end_the_period_when_it_looks_good_fails_the_same_test() -> None:
+    rng = np.random.default_rng(13)
+    coins = throw(rng, PERIODS, FRAMES, PROMISE.share)
+    wrong = independent(rng, coins, ERRORS[0.0101], 0)
+    assert first_good_look(wrong, coins, ALPHA, DELTA).mean() > MOST_FALSE + 0.01
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_broken_promise_about_boxes_is_hardly_ever_certified(name: str) -> None:
+    rng = np.random.default_rng(14)
+    terms = (Promise(measure="boxes", frames=FRAMES).share, DELTA)
+    coins = throw(rng, PERIODS, FRAMES, terms[0])
+    kinds = SCENARIOS[name](rng, coins, ERRORS[0.0101], 3).astype(np.int8)
+    assert promise_bets.certified(kinds, coins, ALPHA, terms).mean() <= MOST_FALSE
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_bets_that_learn_in_the_order_of_time_fail_where_ours_hold(share: float) -> None:
+    """A good start and a bad end: why bets are made before the period."""
+    rng = np.random.default_rng(15)
+    coins = throw(rng, 500, FRAMES, share)
+    kinds, _ = promise_bets.good_start(rng, coins, ALPHA)
+    losses = promise_bets.losses_of(ALPHA)[kinds]
+    assert (losses.mean(axis=1) > ALPHA / (1 + ALPHA)).all()
+    assert promise_bets.certified(kinds, coins, ALPHA, (share, DELTA)).mean() <= DELTA
+    assert promise_bets.certified_by_learning(kinds, coins, ALPHA, DELTA).mean() > 0.5
+
+
+@pytest.mark.parametrize(("errors", "due"), [(0, 1.0), (18, 0.95), (27, 0.8)])
+def test_a_kept_promise_about_boxes_is_certified(errors: int, due: float) -> None:
+    """Up to .3 % of frames all wrong, of half the boxes that count."""
+    rng = np.random.default_rng(16)
+    terms = (Promise(measure="boxes", frames=FRAMES).share, DELTA)
+    coins = throw(rng, PERIODS, FRAMES, terms[0])
+    kinds = independent(rng, coins, errors, 0).astype(np.int8)
+    assert promise_bets.certified(kinds, coins, ALPHA, terms).mean() >= due
+
+
+@pytest.mark.parametrize(("rate", "published"), [(0.002, 0.95), (0.003, 0.82), (0.005, 0.44)])
+@pytest.mark.parametrize("name", ["independent", "bursts", "one_burst"])
+def test_a_kept_promise_is_certified_as_often_as_the_exact_table_says(
+    name: str, rate: float, published: float
+) -> None:
+    """1,000 expected audits of 36,000 frames, four errors forgiven."""
+    rng = np.random.default_rng(17)
+    terms = (ALPHA, 1000 / 36_000, DELTA)
+    found = np.mean(
+        [
+            false_rate(SCENARIOS[name], rng, 250, 36_000, round(36_000 * rate), terms)
+            for _ in range(8)
+        ]
+    )
+    assert found == pytest.approx(published, abs=0.03)
+    assert found == pytest.approx(binom.cdf(4, round(36_000 * rate), terms[1]), abs=0.03)
+
+
+def test_the_bound_can_be_beaten_by_who_sees_audits_and_the_verdict_cannot() -> None:
+    """It stops erring as soon as the bound is below its errors; hence the bound is a report."""
+    rng = np.random.default_rng(18)
+    share, most = PROMISE.share, 300
+    coins = throw(rng, PERIODS, most, share)  # of its errors, made one after the other
+    caught = coins.cumsum(axis=1)
+    bounds = np.array([most_wrong(FRAMES, k, share, DELTA) for k in range(caught.max() + 1)])
+    beaten = bounds[caught] < np.arange(1, most + 1)
+    assert beaten.any(axis=1).mean() > 2 * DELTA
+    verdict_beaten = caught[:, ERRORS[0.0101] - 1 :] <= PROMISE.k_max
+    assert verdict_beaten.any(axis=1).mean() <= MOST_FALSE
+
+
+SMALL = Promise(alpha=0.05, frames=300, audited=0.3, alarm_audits=1e9)
+KEYS = [coin.period_key(b"of a test", "door", number) for number in range(300)]
+
+
+def simulated(promise: Promise, key: bytes, losses: np.ndarray) -> bool:
+    """Whether the promise's own code certifies a period with these losses."""
+    period = following(Period(), promise)
+    for index, loss in enumerate(losses.tolist()):
+        period, drawn = serve(period, promise, key, Moment(Position(1, index), None))
+        if drawn:
+            period = settle(period, promise, loss)
+    assert is_full(period, promise)
+    return close(period, promise, key, "door", "", ()).verdict == "certified"
+
+
+@pytest.mark.parametrize("errors", [6, 12, 16])
+def test_the_promise_itself_says_what_the_simulation_says(errors: int) -> None:
+    rng = np.random.default_rng(19)
+    share = SMALL.share
+    coins = np.array([[coin.drawn(key, i, share) for i in range(300)] for key in KEYS])
+    wrong = SCENARIOS["wary_adversary"](rng, coins, errors, 0)
+    ours = [simulated(SMALL, key, row) for key, row in zip(KEYS, wrong.astype(float), strict=True)]
+    assert ours == certified(wrong, coins, SMALL.k_max).tolist()
+    if errors > SMALL.allowed:
+        assert np.mean(ours) <= DELTA + 2 * math.sqrt(DELTA * (1 - DELTA) / len(KEYS))
+    else:
+        assert any(ours)
+
+
+def test_the_promise_about_boxes_itself_says_what_the_simulation_says() -> None:
+    rng = np.random.default_rng(20)
+    promise = Promise(
+        measure="boxes", alpha=0.05, frames=300, audited=0.6, alarm_audits=1e9, most_boxes=8
+    )
+    keys = KEYS[:100]
+    coins = np.array([[coin.drawn(key, i, 0.6) for i in range(300)] for key in keys])
+    kinds = independent(rng, coins, 5, 0).astype(np.int8)
+    losses = np.array([box_loss(0, 4, 0.05, 8), box_loss(4, 4, 0.05, 8)])[kinds]
+    ours = [simulated(promise, key, row) for key, row in zip(keys, losses, strict=True)]
+    assert ours == promise_bets.certified(kinds, coins, 0.05, (0.6, DELTA)).tolist()
+    assert 0 < np.mean(ours) < 1

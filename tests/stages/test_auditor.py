@@ -1,0 +1,209 @@
+"""The promise in the stage: what is drawn, how audits end, what alarms do, what restarts keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipeline import coin
+from pipeline.certificate import Certificate, verify
+from pipeline.promise import Promise
+from pipeline.promise_news import PromiseNews
+from pipeline.questions import QuestionId, Seen
+from pipeline.records import End
+from pipeline.stage import WAITS, Item
+from stages.audits import loss
+from stages.detections import Detections
+from stages.escalate import Escalate
+from stages.escalation import EscalateState
+from tests.stages.told_place import (
+    SEES_NOBODY,
+    SEES_PERSON,
+    ToldPlace,
+    escalate,
+    frame,
+    heard,
+    rings,
+    run,
+    stored,
+)
+
+NEVER = 1.01
+NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
+LAST = End(1, 0, last=True)
+
+
+def promise(**options: float) -> Promise:
+    return Promise("counts", alpha=0.1, frames=50, **options)  # type: ignore[arg-type]
+
+
+def agrees(question: QuestionId) -> Seen:  # noqa: ARG001
+    return SEES_PERSON
+
+
+def disagrees(question: QuestionId) -> Seen:  # noqa: ARG001
+    return SEES_NOBODY
+
+
+def ended(stage: Escalate, states: Mapping[str, EscalateState]) -> PromiseNews | None:
+    """The last words about source a."""
+    while (words := stage.end("a", LAST, states["a"])[0]) is WAITS:
+        heard(stage)
+    assert not isinstance(words, type(WAITS))
+    return words
+
+
+def certificates(said: Sequence[Detections | None], last: PromiseNews | None) -> list[Certificate]:
+    news = [each.promise for each in said if each is not None and each.promise] + (
+        [last] if last else []
+    )
+    return [certificate for each in news for certificate in each.closed]
+
+
+def whole(
+    folder: Path, place: ToldPlace, items: Sequence[Item], terms: Promise, **options: object
+) -> list[Certificate]:
+    """Certificates of a source that is run to its end."""
+    stage = escalate(folder, place, terms, doubt=NEVER, **options)  # type: ignore[arg-type]
+    try:
+        said, states = run(stage, items, NEW)
+        return certificates(said, ended(stage, states))
+    finally:
+        stage.close()
+
+
+def test_a_period_without_a_wrong_frame_is_certified_and_the_certificate_holds(
+    tmp_path: Path,
+) -> None:
+    place = ToldPlace(agrees)
+    found = whole(tmp_path, place, [frame(seq) for seq in range(60)], promise())
+    assert [each.verdict for each in found] == ["certified", "unfinished"]
+    assert (found[0].served, found[0].caught, found[0].policy) == (50, 0, "f" * 64)
+    assert "light@1" in found[0].models
+    assert [verify(each) for each in found] == [[], []]
+    secret = (tmp_path / "promise.secret").read_bytes()
+    assert (tmp_path / "promise.secret").stat().st_mode & 0o777 == 0o600
+    keys = [coin.period_key(secret, "a", number) for number in (1, 2)]
+    drawn = [seq for seq in range(60) if coin.drawn(keys[seq // 50], seq % 50, promise().share)]
+    assert sorted(question.position.seq for question in place.asked) == drawn
+    assert all(question.exact for question in place.asked)
+
+
+def test_wrong_frames_are_caught_where_nobody_was_asked(tmp_path: Path) -> None:
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if question.position.seq % 5 == 0 else SEES_PERSON
+
+    items = [frame(seq) for seq in range(50)]
+    place = ToldPlace(says)
+    [found] = whole(tmp_path, place, items, promise(alarm_audits=1e9))
+    assert found.verdict == "not_shown"
+    assert found.caught == sum(question.position.seq % 5 == 0 for question in place.asked)
+    assert found.caught > (found.k_max or 0)
+
+
+def test_an_answer_about_the_very_pixels_costs_no_audit(tmp_path: Path) -> None:
+    place = ToldPlace(disagrees)
+    stage = escalate(tmp_path, place, promise(), doubt=0.0, per_s=1000.0, burst=100.0)
+    said, states = run(stage, [frame(seq) for seq in range(50)], NEW)
+    found = certificates(said, ended(stage, states))
+    stage.close()
+    assert [each.verdict for each in found] == ["certified"]
+    assert len(place.asked) == 50
+    assert not any(question.exact for question in place.asked)
+
+
+def test_an_answer_about_other_pixels_is_audited_like_the_rest(tmp_path: Path) -> None:
+    place = ToldPlace(disagrees, is_exact=False)
+    stage = escalate(tmp_path, place, promise(), doubt=0.0, per_s=1000.0, burst=100.0)
+    said, states = run(stage, [frame(seq) for seq in range(50)], NEW)
+    [found] = certificates(said, ended(stage, states))
+    stage.close()
+    assert sum(question.exact for question in place.asked) == found.drawn
+    assert found.verdict == "certified"
+
+
+@pytest.mark.parametrize("dies_every", [1, 3, 7])
+def test_whoever_dies_in_between_the_audits_are_the_same_each_once(
+    tmp_path: Path, dies_every: int
+) -> None:
+    items = [frame(seq) for seq in range(60)]
+    wrong = {5, 6, 31}
+
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if question.position.seq in wrong else SEES_PERSON
+
+    undisturbed = whole(tmp_path, ToldPlace(says), items, promise())
+    ring = rings()
+    said: list[Detections | None] = []
+    states: Mapping[str, EscalateState] = dict(NEW)
+    for begin in range(0, 60, dies_every):
+        stage = escalate(tmp_path, ToldPlace(says), promise(), ring, doubt=NEVER)
+        part, states = run(stage, items[begin : begin + dies_every], states)
+        said += part
+        stage.close()
+    stage = escalate(tmp_path, ToldPlace(says), promise(), ring, doubt=NEVER)
+    assert certificates(said, ended(stage, states)) == undisturbed
+    stage.close()
+
+
+def test_pixels_that_went_with_the_machine_are_a_lost_audit(tmp_path: Path) -> None:
+    place = ToldPlace(agrees, holds=True)
+    stage = escalate(tmp_path, place, promise(), doubt=NEVER)
+    states = dict(NEW)
+    seq = 0
+    while not states["a"].audits.open:
+        _, states = run(stage, [frame(seq)], states)
+        seq += 1
+    stage.close()
+    after = escalate(tmp_path, ToldPlace(agrees), promise(), doubt=NEVER)  # with other rings
+    words = ended(after, stored(states))
+    after.close()
+    assert words is not None
+    assert (words.closed[0].lost, words.closed[0].caught) == (1, 1)
+
+
+def test_failed_frames_count_as_wrong(tmp_path: Path) -> None:
+    def fails(seq: int) -> Item:
+        item = frame(seq)
+        record = item.record
+        failed = type(record)(1, record.pts, 0.0, 0.0, seq, record.form, failed="stage_error")
+        return item._replace(record=failed)
+
+    items = [fails(seq) if seq % 5 == 0 else frame(seq) for seq in range(50)]
+    [found] = whole(tmp_path, ToldPlace(agrees), items, promise())
+    assert (found.failed, found.verdict) == (10, "failed")
+
+
+def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
+    tmp_path: Path,
+) -> None:
+    """Frames from 20 on show nobody to the heavy pass: a new scene, in which detect is wrong."""
+
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if question.position.seq >= 20 else SEES_PERSON
+
+    place = ToldPlace(says)
+    terms = promise(audited=0.9, alarm_audits=50.0)
+    stage = escalate(tmp_path, place, terms, doubt=NEVER, per_s=1000.0, burst=100.0)
+    said, states = run(stage, [frame(seq) for seq in range(300)], NEW)
+    found = certificates(said, ended(stage, states))
+    stage.close()
+    alarm = next(each for each in found if each.verdict == "alarm")
+    assert 20 < alarm.last.seq < 60
+    escalated = [seq for seq, each in enumerate(said) if each and each.escalation == "done"]
+    assert escalated[0] == alarm.last.seq + 1
+    # Asking never was wrong; one step safer, an answer in ten seconds keeps the frames right.
+    assert states["a"].audits.chosen == 0.7
+    assert found[-2].verdict == "certified"
+
+
+def test_the_loss_of_a_frame_by_counts_and_by_boxes() -> None:
+    counts, boxes = Promise("counts"), Promise("boxes", alpha=0.01, most_boxes=8)
+    far = Seen(((20.0, 2.0, 30.0, 14.0),), (0.8,), (0,), ())
+    assert loss(counts, SEES_PERSON, far) == 0.0
+    assert loss(counts, SEES_PERSON, SEES_NOBODY) == 1.0
+    # One box too many and one too few, of one that is there: (2 + .01 * 7) / (8 * 1.01).
+    assert loss(boxes, SEES_PERSON, far) == pytest.approx(2.07 / 8.08)
+    assert loss(boxes, SEES_PERSON, SEES_PERSON) == pytest.approx(0.07 / 8.08)

@@ -1,0 +1,171 @@
+"""Detect with answers that are looked up: law 6 to the last bit, and who shares them with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import find_config, read_config
+from pipeline.errors import ConfigFaults
+from pipeline.memo import Memos
+from pipeline.stage import Context, Item
+from stages.cache_options import CacheOptions, groups_fault
+from stages.detect import Detect, DetectOptions, DetectState
+from stages.detections import Detections
+from stages.gate_options import GateOptions, Mode
+from stages.window_view import WindowOptions
+from tests.stages.test_detect import LEAST, answers, blobs, detect, item, pixels, stored
+
+LOOP = [1, 1, 2, 3, 3, 3, 4, 5, 5, 6]  # seeds of pictures
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def with_memory(
+    folder: Path, memos: Memos, mode: Mode, cache: CacheOptions | None = None, head: bool = False
+) -> Detect:
+    options = DetectOptions(
+        min_score=LEAST,
+        gate=GateOptions(mode=mode),
+        window=WindowOptions(head),
+        cache=cache or CacheOptions(),
+    )
+    return Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+
+
+def hits(stage: Detect, group: str = "a") -> int:
+    recall = stage._remembered[group].recall
+    assert recall is not None
+    return recall.counts.hits
+
+
+@pytest.mark.parametrize("mode", ["off", "frames", "crops"])
+def test_a_loop_is_answered_as_if_nothing_were_remembered(folder: Path, mode: Mode) -> None:
+    frames = [item(1, n, picture=LOOP[n % len(LOOP)]) for n in range(4 * len(LOOP))]
+    wanted, _ = answers(detect(folder, mode), *frames)
+    stage = with_memory(folder, Memos(None), mode)
+    one_by_one, _ = answers(stage, *frames)
+    assert one_by_one == wanted
+    looked = sum(each.looked != "no" for each in wanted)
+    assert hits(stage) >= looked / 3
+    states = {"a": DetectState()}
+    batched: list[Detections] = []
+    for first in range(0, len(frames), 7):
+        said, after = stage.process(frames[first : first + 7], states)
+        states |= stored(after)
+        batched += said
+    assert batched == wanted
+
+
+@pytest.mark.parametrize("mode", ["off", "crops"])
+def test_a_worker_finds_what_another_left(folder: Path, mode: Mode) -> None:
+    memos = Memos(None)
+    frames = [item(1, n, picture=1 + n) for n in range(6)]
+    first, _ = answers(with_memory(folder, memos, mode), *frames)
+    stage = with_memory(folder, memos, mode)
+    again, _ = answers(stage, *frames)
+    assert again == first
+    assert hits(stage) == sum(each.looked != "no" for each in first)
+
+
+def test_sources_share_where_they_are_told_to(folder: Path) -> None:
+    memos = Memos(None)
+    cache = CacheOptions(groups={"a": "hall", "b": "hall"})
+    stage = with_memory(folder, memos, "off", cache)
+    for source in "abc":
+        stage.process([item(1, 0, 1, source)], {source: DetectState()})
+    assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
+    assert set(stage._remembered) == {"hall", "c"}
+
+
+def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
+    memos = Memos(None)
+    before = with_memory(folder, memos, "off")
+    answers(before, item(1, 0, 1))
+    options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
+    after = Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    answers(after, item(1, 0, 1))
+    assert hits(after) == 0
+
+
+def test_the_window_head_needs_the_network(folder: Path) -> None:
+    stage = with_memory(folder, Memos(None), "off", head=True)
+    answers(stage, item(1, 0, 1), item(1, 1, 1))
+    assert hits(stage) == 0
+
+
+@contextmanager
+def noisy_pixels(item: Item) -> Iterator[memoryview]:
+    """A still scene with a little noise in one line; from 1000 on it is another scene."""
+    number = item.record.number
+    luma = np.frombuffer(blobs(1 + number // 1000), np.uint8).copy()
+    luma[:40] += np.random.default_rng(number).integers(0, 3, 40, np.uint8)
+    yield memoryview(luma.tobytes())
+
+
+def near_stage(folder: Path, mode: Mode, now: Callable[[], float]) -> Detect:
+    options = DetectOptions(
+        min_score=0.2,  # what is hardly seen comes and goes with the noise
+        gate=GateOptions(mode=mode, frame_age_s=0.08),
+        cache=CacheOptions(near=True, near_error=0.5, near_age_s=60.0),
+    )
+    return Detect(options, Context(noisy_pixels, now, folder, "window"))
+
+
+@pytest.mark.parametrize("mode", ["off", "crops"])
+def test_what_is_nearly_the_same_is_named(folder: Path, mode: Mode) -> None:
+    """Laws 7 and 8: how it came about, how old its evidence is, and that it has an end."""
+    clock = iter(range(1000, 10**6))
+    stage = near_stage(folder, mode, lambda: next(clock))  # a second at each look
+    said, _ = answers(stage, *[item(1, n, picture=n) for n in range(60)])
+    cached = [each for each in said if each.outcome == "cached"]
+    assert len(cached) >= 10
+    for each in cached:
+        assert each.looked == "whole"
+        assert {o.origin for o in each.objects} <= {"cached"}
+        assert 1.0 <= each.age_s < 60.0
+    assert any(each.objects for each in cached)
+    after = [b for a, b in pairwise(said) if a.outcome == "cached" and b.looked == "no"]
+    assert mode == "off" or after
+    for each in after:
+        assert each.age_s >= 1.0
+        assert {o.origin for o in each.objects} <= {"carried", "moved"}
+
+
+def test_another_scene_is_never_answered_by_one_that_is_known(folder: Path) -> None:
+    stage = near_stage(folder, "off", lambda: 0.0)
+    said, states = answers(stage, *[item(1, n, picture=n) for n in range(20)])
+    assert said[-1].outcome == "cached"
+    [other], _ = stage.process([item(1, 20, picture=1020)], states)
+    assert other.outcome == "detected"
+
+
+def test_nothing_nearly_the_same_is_served_unless_asked_for(folder: Path) -> None:
+    options = DetectOptions(min_score=LEAST, gate=GateOptions(mode="off"))
+    stage = Detect(options, Context(noisy_pixels, lambda: 0.0, folder, "window"))
+    said, _ = answers(stage, *[item(1, n, picture=n) for n in range(20)])
+    assert {each.outcome for each in said} == {"detected"}
+
+
+def test_groups_have_names() -> None:
+    assert groups_fault({"a": "hall"}) is None
+    for wrong in ("", "Hall", "a-b", 3, ["hall"]):
+        assert "name of a group" in str(groups_fault({"a": wrong}))
+
+
+def test_the_table_is_checked_with_the_rest() -> None:
+    origin, text = find_config(None)
+    assert read_config(origin, text).stages
+    wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace("exact = true", "exact = 1")
+    with pytest.raises(ConfigFaults) as caught:
+        read_config(origin, wrong + '\n[cache.groups]\na = "A"\n')
+    said = "\n".join(caught.value.faults)
+    assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
