@@ -101,6 +101,7 @@ class HeavyQueue:
                 question.id.part,
                 None if due is None else math.ceil(1000 * (due - now)),
                 question.urgent,
+                question.id.exact,
             )
             fields = {FIELD: msgspec.msgpack.encode(asked)}
             pipe.xadd(keys.HEAVY_ASKS, fields, maxlen=MOST_ASKED, approximate=False)

@@ -25,7 +25,8 @@ class AskedFar(msgspec.Struct, frozen=True, omit_defaults=True):
 
     asker, call, number  whose it is: which question of which call
     form                 of the source's frame
-    picture              JPEG of planes of the form's matrix and range, of any size
+    picture              JPEG of planes of the form's matrix and range, of any size; or, where it is
+                         exact, a frame of FFV1
     part                 what it shows, in source pixels; None: the whole frame
     due_ms               milliseconds after its entry was made when an answer is of no use any more
     """
@@ -40,6 +41,7 @@ class AskedFar(msgspec.Struct, frozen=True, omit_defaults=True):
     part: Rect | None = None
     due_ms: int | None = None
     urgent: bool = True
+    exact: bool = False
 
 
 class Replied(msgspec.Struct, frozen=True, omit_defaults=True):

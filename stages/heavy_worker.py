@@ -6,21 +6,19 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import cv2
-import numpy as np
 
 from models import coco, detector, policy
-from models.boxes import Boxes
 from models.detector import Detector
 from models.errors import PictureDamaged
 from models.network import nearest
-from models.picture import Matrix, Picture
-from models.picture_coding import decode, placed
+from models.picture import Picture
+from models.picture_coding import placed
 from pipeline.heavy_wire import AskedFar
 from pipeline.questions import Seen
-from stages.coded_questions import shown_rect
+from stages.coded_questions import decode_question, shown_rect
+from stages.seen import as_seen
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +64,7 @@ def _of_parts(threads: int) -> Detector:
 
 def _decoded(asked: AskedFar) -> Picture | None:
     try:
-        return decode(asked.picture, cast(Matrix, asked.form.matrix), asked.form.full_range)
+        return decode_question(asked.picture, asked.form, asked.part, asked.exact)
     except PictureDamaged as error:
         log.warning("a question of %s: %s", asked.source, error)
         return None
-
-
-def as_seen(boxes: Boxes, models: tuple[str, ...]) -> Seen:
-    """Boxes to a tenth of a pixel, scores to a ten-thousandth."""
-    corners = np.round(boxes.xyxy.astype(np.float64), 1).tolist()
-    return Seen(
-        tuple((left, top, right, bottom) for left, top, right, bottom in corners),
-        tuple(np.round(boxes.scores.astype(np.float64), 4).tolist()),
-        tuple(boxes.class_ids.tolist()),
-        models,
-    )

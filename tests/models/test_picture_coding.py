@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from models.boxes import Boxes
 from models.errors import PictureDamaged
 from models.picture import Picture
-from models.picture_coding import Coding, decode, encode, even, placed
+from models.picture_coding import (
+    Coding,
+    decode,
+    decode_exact,
+    encode,
+    encode_exact,
+    even,
+    placed,
+)
 
 BEST = Coding(scale=1)
 
@@ -64,10 +72,26 @@ def test_a_coarser_scale_takes_fewer_bytes() -> None:
     assert encode(picture) == encode(picture)
 
 
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=40)
+def test_every_bit_comes_back_where_it_has_to(width: int, height: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    half = (height + 1) // 2, (width + 1) // 2
+    y, u, v = (
+        rng.integers(0, 256, size).astype(np.uint8) for size in ((height, width), half, half)
+    )
+    picture = Picture(y, u, v, "bt709", True)
+    back = decode_exact(encode_exact(picture), (width, height), "bt709", True)
+    for before, after in ((y, back.y), (u, back.u), (v, back.v)):
+        assert np.array_equal(before, after)
+
+
 @pytest.mark.parametrize("data", [b"", b"no picture", b"\xff\xd8\xff"])
 def test_damaged_bytes_are_an_error(data: bytes) -> None:
     with pytest.raises(PictureDamaged):
         decode(data, "bt709", False)
+    with pytest.raises(PictureDamaged):
+        decode_exact(data, (32, 32), "bt709", False)
 
 
 def test_a_picture_with_other_planes_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import av
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from models.boxes import Boxes
 from models.detector import Detector
 from models.nms import iou
 from pipeline.heavy_wire import AskedFar
-from pipeline.questions import Question, QuestionId, Rect, Seen
+from pipeline.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
 from pipeline.records import Position
 from pipeline.source import Form
 from stages.coded_questions import encode_question
+from stages.heavy_far import Encode, FarHeavy
 from stages.heavy_worker import HeavyLooker
 from stages.planes import as_picture
+from stages.seen import as_boxes, as_seen
 from tests.footage import bikes
 
 
@@ -44,19 +48,15 @@ def frame() -> tuple[Form, bytes]:
     raise AssertionError("the clip is shorter")
 
 
-def asked(frame: tuple[Form, bytes], part: Rect | None = None) -> AskedFar:
+def asked(frame: tuple[Form, bytes], part: Rect | None = None, exact: bool = False) -> AskedFar:
     form, pixels = frame
-    question = Question(QuestionId("a", Position(1, 0), part), form, pixels)
-    return AskedFar(1, "asker", 1, 0, "a", form, encode_question(question), part)
+    question = Question(QuestionId("a", Position(1, 0), part, exact), form, pixels)
+    return AskedFar(1, "asker", 1, 0, "a", form, encode_question(question), part, exact=exact)
 
 
 def boxes_of(seen: Seen | None) -> Boxes:
     assert seen is not None
-    return Boxes(
-        np.array(seen.boxes, np.float32).reshape(-1, 4),
-        np.array(seen.scores, np.float32),
-        np.array(seen.class_ids, np.int32),
-    )
+    return as_boxes(seen)
 
 
 def sure_ones_meet(ours: Boxes, theirs: Boxes) -> None:
@@ -79,6 +79,56 @@ def test_a_frame_is_seen_as_its_raw_pixels_are(
     assert seen.models == heavy.models
     assert looker.policy == heavy.policy_id
     assert list(seen.scores) == sorted(seen.scores, reverse=True)
+
+
+def test_exact_pixels_are_seen_as_they_are(
+    looker: HeavyLooker, heavy: Detector, frame: tuple[Form, bytes]
+) -> None:
+    question = asked(frame, exact=True)
+    form, pixels = frame
+    (raw,) = heavy.detect([as_picture(memoryview(pixels), form)])
+    assert looker.look([question]) == [as_seen(raw, heavy.models)]
+    assert len(question.picture) < form.nbytes
+
+
+def test_a_far_place_keeps_to_the_runs_classes_and_knows_its_policy(
+    looker: HeavyLooker, frame: tuple[Form, bytes]
+) -> None:
+    form, pixels = frame
+    question = Question(QuestionId("a", Position(1, 0)), form, pixels)
+    (everything,) = looker.look([asked(frame)])
+    assert everything is not None
+    persons = FarHeavy(lambda encode, policy: Near(looker, encode, policy), ["person"])
+    assert persons.policy_id == detector.load("heavy", classes=["person"]).policy_id
+    (found,) = persons.answer([question])
+    assert isinstance(found, Seen)
+    assert found.class_ids
+    assert set(found.class_ids) == {0} < set(everything.class_ids)
+    assert found.scores == tuple(
+        score
+        for score, class_id in zip(everything.scores, everything.class_ids, strict=True)
+        if class_id == 0
+    )
+
+
+class Near:
+    """A far place without a wire."""
+
+    lanes = 1
+    most = 1
+    sent_bytes = 0
+    wire_s = 0.0
+
+    def __init__(self, looker: HeavyLooker, encode: Encode, policy: str) -> None:
+        assert policy == looker.policy
+        self._looker, self._encode = looker, encode
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        coded = [AskedFar(1, "", 1, 0, "a", q.form, self._encode(q)) for q in questions]
+        return [seen or Unanswered("unanswered") for seen in self._looker.look(coded)]
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def test_a_part_is_seen_in_pixels_of_the_whole(
