@@ -55,6 +55,7 @@ class Context:
     live    whether a source is a camera, whose frames nobody waits for
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
     memo    (group of sources, limits) -> what they remember, for what may be lost at any time
+    store   URL of the run's store, for what others reach by way of it; empty where there is none
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -69,6 +70,7 @@ class Context:
         default_factory=lambda: functools.cache(unshared_ring)
     )
     memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
+    store: str = field(default="", repr=False)
 
 
 class Waits(Enum):
