@@ -132,8 +132,8 @@ class Asks:
             self._answers.pop(question, None)
             wanted = self._asked.pop(question, None)
             flight = self._flights.get(wanted.content) if wanted is not None else None
-            if wanted is None or flight is None:
-                return
+            if wanted is None or flight is None or question not in flight.ids:
+                return  # what flies now is of others, who asked the same once this was answered
             flight.ids.remove(question)
             if not flight.ids and wanted.content in self._waiting:
                 self._waiting.discard(wanted.content)
