@@ -13,7 +13,7 @@ from models.boxes import Boxes
 from models.crops import CropSettings, Look
 from models.errors import WholePicturesOnly
 from models.member import Features, Known, Member, Pending
-from models.network import Network, Precision, nearest
+from models.network import Network, Precision, nearest, sha256_of
 from models.picture import Picture
 from models.policy import Policy
 from models.preprocess import Prepared
@@ -232,3 +232,14 @@ def build(
         for part in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads)
+
+
+def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
+    """That of the detector which `load` would give here with these classes, without loading it.
+
+    Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
+    """
+    choices = policy.load(name)
+    precision = nearest(choices.precision)
+    weights = tuple(sha256_of(kind, precision) for kind, _ in choices.parts)
+    return choices.hash(coco.class_ids(classes), precision, weights)

@@ -31,6 +31,14 @@ class PictureUnreadable(ModelError):
         self.path = path
 
 
+class PictureDamaged(ModelError, ValueError):
+    """Bytes that are no picture which OpenCV can decode."""
+
+    def __init__(self, n_bytes: int) -> None:
+        super().__init__(f"{n_bytes} bytes: not a picture that can be decoded")
+        self.n_bytes = n_bytes
+
+
 class PrecisionUnsupported(ModelError, ValueError):
     """A precision that this program or this CPU does not have."""
 

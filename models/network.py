@@ -65,6 +65,11 @@ def nearest(precision: str) -> Precision:
     raise PrecisionUnsupported(precision, supported())
 
 
+def sha256_of(name: str, precision: Precision) -> str:
+    """What names the weights of a network at a precision. Raises ModelUnreadable."""
+    return manifest.verified(_FILES[name, precision])[1]
+
+
 class Network:
     """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import add, calibrate, list_sources, remove, verify
+from pipeline import add, calibrate, heavy_command, list_sources, remove, verify
 from pipeline.check import check
 from pipeline.config import find_config, read_config
 from pipeline.doctor import doctor
@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     _add_check(commands)
     calibrate.register(commands)
     _add_doctor(commands)
+    heavy_command.register(commands)
     return top
 
 

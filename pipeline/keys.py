@@ -9,6 +9,8 @@ NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
 IDENTITY = "fg:identity"
+HEAVY_ASKS = "fg:heavy:asks"
+HEAVY_ALIVE = "fg:heavy:alive"
 CERTIFY = "certify"  # the stage whose stream tells of the promise
 
 
@@ -50,6 +52,11 @@ def room(source: str) -> str:
 def aside(source: str) -> str:
     """Stream of records that were set aside, with their bytes and the reason."""
     return f"fg:{{{source}}}:aside"
+
+
+def heavy_reply(asker: str, call: int) -> str:
+    """List of the replies to one call of who asks heavy workers; it expires."""
+    return f"fg:heavy:reply:{asker}:{call}"
 
 
 def memo_tag(group: str) -> str:

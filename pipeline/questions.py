@@ -88,9 +88,11 @@ class Place(Protocol):
 
     lanes: int
     most: int
-    sent_bytes: int
-    wire_s: float
 
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def wire_s(self) -> float: ...
     def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
         """Look, and wait for what is found: one answer a question, in their order.
 

@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline import records
 from pipeline.asks import Asks
+from pipeline.cache_counts import CacheCounts
 from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
@@ -54,6 +55,7 @@ class Context:
     live    whether a source is a camera, whose frames nobody waits for
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
     memo    (group of sources, limits) -> what they remember, for what may be lost at any time
+    store   URL of the run's store, for what others reach by way of it; empty where there is none
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -68,6 +70,7 @@ class Context:
         default_factory=lambda: functools.cache(unshared_ring)
     )
     memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
+    store: str = field(default="", repr=False)
 
 
 class Waits(Enum):
@@ -98,6 +101,7 @@ class Stage(Generic[S]):
     takes_failed  whether it wants records on which a stage before failed
     publishes   its outputs are Results, written to the published stream
     asks        what it asks of a heavier model, and waits for; set where it opens it
+    cache       what came of its look-ups in memos; set where it looks answers up
     """
 
     Options: ClassVar[type] = NoOptions
@@ -107,6 +111,7 @@ class Stage(Generic[S]):
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
     asks: Asks | None = None
+    cache: CacheCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
         """Get ready (load models, warm up); raising here refuses the start."""

@@ -46,11 +46,8 @@ class StoreConfig:
 
 def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
     """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
-    if url is not None and re.match(r"\w+://[^/@]*:[^/@]+@", url):
-        log.warning(
-            "--store: others on this host can see a password on the command line; put the URL into "
-            "a variable, and give --store env:NAME"
-        )
+    if url is not None:
+        _warn_of_password(url, "--store")
     said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
     said = {key: value for key, value in said.items() if value is not None}
     if url is not None and url.startswith(BY_NAME):
@@ -58,14 +55,25 @@ def store_said(url: str | None, listen: str | None, password_file: str | None) -
     return said if url is None else {**said, "url": url, "url_env": None}
 
 
-def url_said(url: str | None) -> str | None:
-    """A --store of a command without configuration, with the variable that it names looked up."""
+def url_said(url: str | None, option: str = "--store") -> str | None:
+    """The URL of a command without configuration, with the variable that it names looked up."""
     if url is None or not url.startswith(BY_NAME):
+        _warn_of_password(url or "", option)
         return url
     name = url.removeprefix(BY_NAME)
     if not os.environ.get(name):
-        raise ConfigFaults([f"--store {url}: the environment has no such variable"])
+        raise ConfigFaults([f"{option} {url}: the environment has no such variable"])
     return os.environ[name]
+
+
+def _warn_of_password(url: str, option: str) -> None:
+    if re.match(r"\w+://[^/@]*:[^/@]+@", url):
+        log.warning(
+            "%s: others on this host can see a password on the command line; put the URL into "
+            "a variable, and give %s env:NAME",
+            option,
+            option,
+        )
 
 
 def store_faults(store: StoreConfig) -> list[str]:

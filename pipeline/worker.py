@@ -135,6 +135,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Mem
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         memo=memos.of,
+        store=spec.store,
     )
 
 

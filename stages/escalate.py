@@ -62,7 +62,7 @@ class Escalate(Stage[EscalateState]):
     def __init__(self, options: StageOptions, context: Context) -> None:
         """Open the place that answers."""
         super().__init__(options, context)
-        place = open_place(options.escalate, options.classes)
+        place = open_place(options.escalate, options.classes, context.store)
         if place is None and options.promise.measure != "off":
             raise ConfigFaults(
                 [

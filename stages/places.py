@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from pipeline.errors import ConfigFaults
+from pipeline.heavy_queue import HeavyQueue
 from pipeline.questions import Place
 from stages.escalate_options import EscalateOptions
+from stages.heavy_far import FarHeavy
 from stages.heavy_local import LocalHeavy
 
 
@@ -21,8 +26,28 @@ class HeavyPlace(Place, Protocol):
     is_exact: bool
 
 
-def open_place(options: EscalateOptions, classes: Sequence[str] | None) -> HeavyPlace | None:
-    """The place; None if there is none."""
-    if options.place == "off":
-        return None
-    return LocalHeavy(classes)
+def open_place(
+    options: EscalateOptions, classes: Sequence[str] | None, store: str
+) -> HeavyPlace | None:
+    """The place; None if there is none. ConfigFaults.
+
+    store  URL of the run's store, where workers are looked for unless the table names another
+    """
+    match options.place:
+        case "off":
+            return None
+        case "local":
+            return LocalHeavy(classes)
+        case "workers":
+            return FarHeavy(functools.partial(HeavyQueue, _url(options) or store), classes)
+    raise ConfigFaults(["escalate.place = 'kserve': not there yet"])
+
+
+def _url(options: EscalateOptions) -> str | None:
+    if options.url_env is None:
+        return options.url
+    url = os.environ.get(options.url_env)
+    if not url:
+        fault = "the environment has no such variable"
+        raise ConfigFaults([f"escalate.url_env = {options.url_env!r}: {fault}"])
+    return url

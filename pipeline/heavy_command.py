@@ -1,0 +1,90 @@
+"""`framegate worker --heavy`: looks for runs on other hosts, by way of a Redis that both reach."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+from pipeline.batching import BatchLimits
+from pipeline.errors import ConfigFaults, Exit
+from pipeline.heavy_asks import HeavyAsks
+from pipeline.heavy_worker import HeavyWorker, Looker
+from pipeline.loading import load
+from pipeline.logs import set_up_logging, to_user
+from pipeline.redaction import shown
+from pipeline.store_config import url_said
+
+_LOOKER = "stages.heavy_worker:HeavyLooker"
+_MOST_BATCH, _MOST_THREADS, _MOST_DELAY_MS = 64, 1024, 1000
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "worker",
+        help="look with the heavy model for runs on other hosts",
+        description="Takes questions of runs off a Redis, looks with the heavy model, and replies. "
+        "Several workers share the work. Ctrl-C answers what is in hand and ends; a second one "
+        "ends at once, and others take over.",
+    )
+    command.set_defaults(command=_worker)
+    command.add_argument("--heavy", action="store_true", required=True, help="the heavy model")
+    command.add_argument(
+        "--redis",
+        metavar="URL",
+        required=True,
+        help="the Redis or Valkey where runs ask; env:NAME for a variable that holds the URL",
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="of one look (default: all)")
+    command.add_argument(
+        "--batch", type=int, default=4, metavar="N", help="pictures looked at together (default: 4)"
+    )
+    command.add_argument(
+        "--delay-ms",
+        type=float,
+        default=5.0,
+        metavar="MS",
+        help="for which a picture may wait for others to go with it (default: 5)",
+    )
+    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+
+
+def _worker(parsed: argparse.Namespace) -> Exit:
+    faults = [
+        f"--{name} {value}: allowed is {least} to {most}"
+        for name, value, least, most in (
+            ("threads", parsed.threads, 1, _MOST_THREADS),
+            ("batch", parsed.batch, 1, _MOST_BATCH),
+            ("delay-ms", parsed.delay_ms, 0, _MOST_DELAY_MS),
+        )
+        if value is not None and not least <= value <= most
+    ]
+    if faults:
+        raise ConfigFaults(faults)
+    url = url_said(parsed.redis, "--redis")
+    assert url is not None
+    set_up_logging("INFO", "heavy", parsed.log_format or "text")
+    asks = HeavyAsks(url)  # before the model: a wrong URL is said at once
+    to_user.info("heavy worker at %s: loading the model", shown(url))
+    looker = load(_LOOKER)(parsed.threads)
+    return work(asks, looker, BatchLimits(parsed.batch, parsed.delay_ms / 1000))
+
+
+def work(asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> Exit:
+    """Answer until SIGTERM or Ctrl-C."""
+    worker = HeavyWorker(asks, looker, limits)
+    stops = 0
+
+    def stop(_signal: int, _frame: object) -> None:
+        nonlocal stops
+        stops += 1
+        if stops > 1:
+            raise KeyboardInterrupt
+        worker.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    to_user.info("answering questions; policy %s", looker.policy[:8])
+    worker.serve()
+    return Exit.DONE
