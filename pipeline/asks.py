@@ -60,7 +60,7 @@ class Asks:
     def __init__(self, place: Place, delay_s: float = 0.005, patience_s: float = 60.0) -> None:
         """delay_s: for which a question may wait for others to go with it.
 
-        patience_s: for which one without a due time is tried again while the place is away.
+        patience_s: for which one without a due time is tried again, or the place may be away.
         """
         self.counts = AskCounts()
         self._place, self._patience_s = place, patience_s
@@ -70,6 +70,7 @@ class Asks:
         self._asked: dict[QuestionId, _Wanted] = {}
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = Breaker()
+        self._lost_mono: float | None = None  # since when the place has failed, None: it has not
         self._closed = False
         self._lanes: list[threading.Thread] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -132,8 +133,8 @@ class Asks:
             self._answers.pop(question, None)
             wanted = self._asked.pop(question, None)
             flight = self._flights.get(wanted.content) if wanted is not None else None
-            if wanted is None or flight is None:
-                return
+            if wanted is None or flight is None or question not in flight.ids:
+                return  # what flies now is of others, who asked the same once this was answered
             flight.ids.remove(question)
             if not flight.ids and wanted.content in self._waiting:
                 self._waiting.discard(wanted.content)
@@ -177,11 +178,13 @@ class Asks:
             answers = self._answers_to(batch)
             with self._ready:
                 if answers is not None:
-                    self._breaker = self._breaker.answered()
+                    self._breaker, self._lost_mono = self._breaker.answered(), None
                     for flight, found in zip(batch, answers, strict=True):
                         self._settle(flight.question.content, found)
                 else:
-                    self._breaker = self._breaker.failed(time.monotonic(), random.random())
+                    now = time.monotonic()
+                    self._lost_mono = now if self._lost_mono is None else self._lost_mono
+                    self._breaker = self._breaker.failed(now, random.random())
                     for flight in reversed(batch):
                         self._failed(flight)
                 self.counts.breaker = self._breaker.state
@@ -231,7 +234,7 @@ class Asks:
             if content not in self._waiting:
                 continue
             due = flight.question.due_mono
-            if due is None and shut and now - flight.asked_mono >= self._patience_s:
+            if due is None and shut and not self._is_patient(flight, now):
                 self._refuse(content, "unanswered")
             elif due is not None and (shut or now >= due):
                 self._refuse(content, "breaker_open" if shut else "late")
@@ -239,11 +242,16 @@ class Asks:
     def _failed(self, flight: _Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
         question, now = flight.question, time.monotonic()
-        if question.due_mono is None and now - flight.asked_mono < self._patience_s:
+        if question.due_mono is None and self._is_patient(flight, now):
             at = question.id.source, question.content, question.urgent, flight.asked_mono
             self._waiting.put_back(*at)
         else:
             self._settle(question.content, Unanswered("unanswered"))
+
+    def _is_patient(self, flight: _Flight, now: float) -> bool:
+        """Whether to go on trying: not for long with a place that has been away for long."""
+        lost_mono = flight.asked_mono if self._lost_mono is None else self._lost_mono
+        return now - min(flight.asked_mono, lost_mono) < self._patience_s
 
     def _refuse(self, content: bytes, reason: DegradedReason) -> None:
         self._waiting.discard(content)

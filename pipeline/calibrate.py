@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.calibrated import Judgement, judged, verdict
-from pipeline.calibration_plot import as_svg
 from pipeline.config import Config, find_config, read_config
 from pipeline.errors import ConfigFaults, Exit
 from pipeline.loading import load
 from pipeline.options import read_options
-from pipeline.promise import Promise
 from pipeline.sources import is_live, named_sources
+
+if TYPE_CHECKING:
+    from pipeline.calibrated import Judgement
+    from pipeline.promise import Promise
 
 _REPLAY = "stages.calibrating:tallied"
 
@@ -44,6 +45,10 @@ def register(commands: Any) -> None:
 
 
 def _calibrate(parsed: argparse.Namespace) -> Exit:
+    # Here, because they bring numpy and scipy, and no other command is to wait for these.
+    from pipeline.calibrated import judged, verdict
+    from pipeline.calibration_plot import as_svg
+
     origin, text = find_config(parsed.config)
     said = {
         key: value
@@ -80,6 +85,8 @@ def _files(parsed: argparse.Namespace) -> dict[str, str]:
 
 
 def _promise(config: Config) -> Promise:
+    from pipeline.promise import Promise
+
     table: dict[str, Any] = next(
         (s.options["promise"] for s in config.stages if "promise" in s.options), {}
     )
@@ -107,7 +114,8 @@ def _progress() -> Any:
     console = Console(stderr=True)
 
     def tell(done: int, frames: int, looked: int) -> None:
-        console.print(f"{done} of {frames} frames, {looked} heavy passes", end="\r")
+        ends = "\n" if done == frames else "\r"
+        console.print(f"{done} of {frames} frames, {looked} heavy passes", end=ends)
 
     return tell
 

@@ -6,7 +6,7 @@ Certificate says what was found and opens it. Only `certified` promises anything
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,11 +17,11 @@ from pipeline.errors import RecordTooNew
 from pipeline.exact_binomial import allowed, k_max, most_wrong
 from pipeline.period import Period
 from pipeline.promise import LONGEST, Measure, Promise
+from pipeline.promise_news import Verdict
 from pipeline.records import Position
 
 VERSION: Final = 1
 
-Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]
 Count = Annotated[int, Meta(ge=0)]
 Frames = Annotated[int, Meta(ge=0, le=LONGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]

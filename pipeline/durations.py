@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from pipeline.ask_counts import AskCounts
+from pipeline.cache_counts import CacheCounts
 
 BUCKETS = 64
 FIRST, LAST = 6, 27  # bounds that are shown: 64 µs to 134 s
@@ -48,12 +49,14 @@ class StageTimes(msgspec.Struct):
     worked  for each batch: all of it
     frames  in all batches
     asks    what became of its questions, if it asks
+    cache   what came of its look-ups, if it looks answers up
     """
 
     waited: Durations = msgspec.field(default_factory=Durations)
     worked: Durations = msgspec.field(default_factory=Durations)
     frames: int = 0
     asks: AskCounts | None = None
+    cache: CacheCounts | None = None
 
     def plus(self, other: StageTimes) -> StageTimes:
         """Both together; `other` is the later one."""
@@ -62,6 +65,7 @@ class StageTimes(msgspec.Struct):
             self.worked.plus(other.worked),
             self.frames + other.frames,
             other.asks if self.asks is None else self.asks.plus(other.asks),
+            other.cache if self.cache is None else self.cache.plus(other.cache),
         )
 
 

@@ -13,9 +13,9 @@ from prometheus_client.core import (
 )
 
 from pipeline.breaker import BreakerState
-from pipeline.certificate import Verdict
 from pipeline.durations import StageTimes
 from pipeline.looks import escalations_of
+from pipeline.promise_news import Verdict
 from pipeline.view import View
 
 _STATES: Final = ("none", *get_args(Verdict))

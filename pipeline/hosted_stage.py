@@ -43,7 +43,8 @@ class HostedStage:
         self.spec = spec
         self.stage = stage
         self.standings: dict[str, Standing] = {}
-        self.times = StageTimes(asks=stage.asks.counts if stage.asks is not None else None)
+        asks = stage.asks.counts if stage.asks is not None else None
+        self.times = StageTimes(asks=asks, cache=stage.cache)
         self._keep = keep
         self._asides = asides
 

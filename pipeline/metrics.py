@@ -16,6 +16,7 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
+from pipeline.cache_metrics import look_ups
 from pipeline.heavy_metrics import asks, escalations, promises
 from pipeline.latency import BOUNDS_S, PREFIX
 from pipeline.looks import looks_of
@@ -69,6 +70,7 @@ class Scrape:
         yield self._looks()
         yield escalations(self.counters)
         yield from asks(self.status.times)
+        yield from look_ups(self.status.times)
         yield from promises(self.views)
         yield from self._sources()
         yield self._latency()

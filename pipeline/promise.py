@@ -30,7 +30,7 @@ class Promise:
              the promise is about differing boxes, by all boxes of the heavy model; off: none
     """
 
-    measure: Literal["counts", "boxes", "off"] = "off"
+    measure: Literal["counts", "boxes", "off"] = "counts"
     alpha: float = field(default=0.01, metadata=_limits(0.0001, 0.5))
     confidence: float = field(default=0.95, metadata=_limits(0.5, 0.9999))
     frames: int = field(default=36_000, metadata=_limits(1, LONGEST))

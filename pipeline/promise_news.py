@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from pipeline.certificate import Certificate, Declaration, Verdict
+Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]
 
 
 class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -13,7 +15,8 @@ class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
     period, served, drawn, settled, caught  of the period that frames are served in
     alarmed   audits warned, and every frame is asked about
     verdict   of the last period that is over
-    declared  periods that begin; closed  those that are over
+    declared  periods that begin, each a certificate.Declaration
+    closed    periods that are over, each a certificate.Certificate
     """
 
     period: int
@@ -23,8 +26,8 @@ class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
     caught: int
     alarmed: bool
     verdict: Verdict | None = None
-    declared: tuple[Declaration, ...] = ()
-    closed: tuple[Certificate, ...] = ()
+    declared: tuple[msgspec.Raw, ...] = ()
+    closed: tuple[msgspec.Raw, ...] = ()
 
 
 def in_short(news: PromiseNews) -> str:

@@ -38,4 +38,5 @@ def with_certificates(config: Config) -> Config:
 
 def promises(stage: StageEntry) -> bool:
     """Whether a stage was told to promise anything."""
-    return str(stage.options.get("promise", {}).get("measure", "off")) != "off"
+    table = stage.options.get("promise", {"measure": "off"})
+    return str(table.get("measure", "counts")) != "off"

@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline import records
 from pipeline.asks import Asks
+from pipeline.cache_counts import CacheCounts
 from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.state_plane import StatePlane, unshared_plane
@@ -100,6 +101,7 @@ class Stage(Generic[S]):
     takes_failed  whether it wants records on which a stage before failed
     publishes   its outputs are Results, written to the published stream
     asks        what it asks of a heavier model, and waits for; set where it opens it
+    cache       what came of its look-ups in memos; set where it looks answers up
     """
 
     Options: ClassVar[type] = NoOptions
@@ -109,6 +111,7 @@ class Stage(Generic[S]):
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
     asks: Asks | None = None
+    cache: CacheCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
         """Get ready (load models, warm up); raising here refuses the start."""

@@ -124,7 +124,7 @@ class Auditor:
         if not closed and not begun and state.now.settled == before.now.settled:
             return state, None
         now = state.now
-        declared = (self._declared(source, now),) if begun else ()
+        declared = (_raw(self._declared(source, now)),) if begun else ()
         return state, PromiseNews(
             now.number,
             now.served,
@@ -134,7 +134,7 @@ class Auditor:
             state.fresh is not None,
             state.verdict,
             declared,
-            closed,
+            tuple(map(_raw, closed)),
         )
 
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
@@ -271,6 +271,10 @@ class Auditor:
 def _is_due(state: AuditState) -> bool:
     """Whether the oldest audit of a file is waited for: at the same frame, whatever happens."""
     return len(state.open) >= MOST_OPEN or state.frames - state.open[0].frame >= _LAG
+
+
+def _raw(record: Declaration) -> msgspec.Raw:
+    return msgspec.Raw(records.encode(record))
 
 
 def _row_bytes(row: Row, pixels: bytes) -> bytes:

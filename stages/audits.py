@@ -14,9 +14,9 @@ import msgspec
 
 from models.boxes import Boxes
 from models.nms import iou
-from pipeline.certificate import Verdict
 from pipeline.period import Period
 from pipeline.promise import Promise, box_loss
+from pipeline.promise_news import Verdict
 from pipeline.questions import Seen
 from pipeline.records import Object, Position
 from pipeline.source import Form

@@ -54,7 +54,8 @@ class Certify(Stage[NoState]):
         return news, state
 
     def _keep(self, source: str, news: PromiseNews | None) -> None:
-        for certificate in news.closed if news is not None else ():
+        for data in news.closed if news is not None else ():
+            certificate = records.decode(data, Certificate)
             log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
             try:
                 _write(self._folder / f"{source}-{certificate.period}.json", certificate)

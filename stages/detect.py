@@ -19,6 +19,7 @@ from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
+from pipeline.cache_counts import CacheCounts
 from pipeline.memo import MemoLimits
 from pipeline.records import End, Object, Origin, Outcome
 from pipeline.source import Form
@@ -32,7 +33,7 @@ from stages.gate_options import GateOptions
 from stages.gate_view import view_of
 from stages.looking import look_at, settings_for
 from stages.planes import as_picture
-from stages.remembering import Remembering, remembering
+from stages.remembering import Remembering, count, remembering
 from stages.standing import DetectState, Standing, Standings
 from stages.window_view import CANDIDATE, WindowOptions, WindowView
 
@@ -74,6 +75,7 @@ class Detect(Stage[DetectState]):
     pixels = 1
     batch = 8
     options: DetectOptions
+    cache: CacheCounts
 
     def __init__(self, options: DetectOptions, context: Context) -> None:
         """Choose precision and threads once a run, compile, warm up."""
@@ -99,6 +101,7 @@ class Detect(Stage[DetectState]):
             self.head.warm_up()
         self._standings = Standings(context, self.head)
         self._remembered: dict[str, Remembering] = {}
+        self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def process(
@@ -119,6 +122,7 @@ class Detect(Stage[DetectState]):
             standing[item.source] = at.after(item.position, belief)
             last[item.source] = item
             answers.append(self._detections(item, attention, belief))
+        count(self.cache, list(self._remembered.values()))
         kept = {
             source: self._standings.kept(item, standing[source], states[source])
             for source, item in last.items()

@@ -25,6 +25,7 @@ from stages.escalation import EscalateState, Said
 from stages.places import HeavyPlace, open_place
 
 _replace = msgspec.structs.replace
+NO_PROMISE = Promise("off")  # without the table [promise]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class StageOptions:
 
     classes: tuple[str, ...] | None = field(default=None, metadata={"allowed": coco.LABELS})
     escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
-    promise: Promise = field(default_factory=Promise, metadata={"table": True})
+    promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
 
 
 class Escalate(Stage[EscalateState]):

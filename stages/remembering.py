@@ -11,6 +11,7 @@ from models.detector import Detector
 from models.near import Near, NearSettings
 from models.picture import Picture
 from models.recall import Memory, Recall
+from pipeline.cache_counts import CacheCounts
 from stages.attention import Attention
 from stages.belief import BeliefSettings
 from stages.cache_options import CacheOptions
@@ -51,6 +52,11 @@ class Remembering:
             self.near.learn(sight, found)
         return Found(found)
 
+    def is_off(self) -> bool:
+        """Whether all of it looks up a sample only."""
+        kinds = [kind.worth.on for kind in (self.recall, self.near) if kind is not None]
+        return bool(kinds) and not any(kinds)
+
 
 NOTHING_REMEMBERED = Remembering()
 
@@ -72,6 +78,20 @@ def remembering(
     )
     facts = b"".join(member.facts for member in detector.members)
     return Remembering(recall, Near(memory, facts, when, using.gate), now)
+
+
+def count(counts: CacheCounts, groups: Sequence[Remembering]) -> None:
+    """Bring `counts` up to date with what all groups counted."""
+    exact = [group.recall.counts for group in groups if group.recall is not None]
+    near = [group.near.counts for group in groups if group.near is not None]
+    counts.hits = sum(each.hits for each in exact)
+    counts.misses = sum(each.misses for each in exact)
+    counts.refused = sum(each.refused for each in exact)
+    counts.skipped = sum(each.skipped for each in exact)
+    counts.near = sum(each.served for each in near)
+    counts.checked = sum(each.checked for each in near)
+    counts.wrong = sum(each.wrong for each in near)
+    counts.groups, counts.off = len(groups), sum(group.is_off() for group in groups)
 
 
 def run_looks(

@@ -93,6 +93,21 @@ def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
         assert place.calls.empty()
 
 
+def test_one_that_was_answered_is_forgotten_beside_a_twin_that_is_not() -> None:
+    place, one = HeldPlace(), question()
+    twin = replace(one, id=QuestionId("b", Position(2, 5)))
+    with asking(place) as asks:
+        asks.ask(one)
+        place.next().let()
+        assert answers(asks, one.id) == [seen(one)]
+        asks.ask(twin)
+        call = place.next()
+        asks.forget(one.id)
+        call.let()
+        assert answers(asks, twin.id) == [seen(one)]
+        assert not asks.knows(one.id)
+
+
 def test_one_that_waits_as_long_as_it_takes_is_not_given_up_with_a_twin_that_is_late() -> None:
     place, blocking = HeldPlace(), question("z", 0)
     late = question("a", 1, due_mono=time.monotonic() - 1)

@@ -17,6 +17,7 @@ from pipeline.config import Config, find_config, read_config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FrameStoreFull
 from pipeline.stage import NoState, Stage
+from stages.window import Window
 from stages.decode import Probe
 from tests.footage import steady, write_scene
 from tests.pipeline.servers import server
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Refusing(Stage[NoState]):
-    """Raises when it is opened."""
+    """Raises when it is opened; in window's place."""
+
+    Options = Window.Options
 
     def __init__(self, *_: object) -> None:
         raise OSError("its file is not there")
@@ -142,7 +145,7 @@ def test_a_stage_that_does_not_open_is_a_fault(
     clip: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use = f"{__name__}:Refusing"
-    config = configured(clip, escalate={"use": use, "input": "detect"})
+    config = configured(clip, window={"use": use, "input": "decode"})
     assert check(config) == Exit.USAGE
     assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
 

@@ -18,6 +18,7 @@ from pipeline.embedded import EmbeddedStore
 from pipeline.memo import Memo, MemoLimits, Memos, Mirror
 from pipeline.memo_store import MOST_WAITING, MemoStore, find_command, keep_command
 from pipeline.store import Store
+from tests.clusters import cluster
 from tests.pipeline.servers import server
 from tests.runs import wait_until
 
@@ -230,6 +231,26 @@ def test_it_goes_on_after_its_connections_broke(store: EmbeddedStore, client: An
 
     assert wait_until("it is written", written_again) == b"w"
     memos.close()
+
+
+def test_in_a_cluster_each_group_is_on_its_server(tmp_path: Path) -> None:
+    groups = [f"group{n}" for n in range(6)]
+    with cluster(tmp_path) as servers:
+        prepared = Store(servers[0].url)
+        prepared.prepare()
+        prepared.close()
+        memos = Memos(servers[0].url)
+        for group in groups:
+            memos.of(group, LIMITS).keep(b"k", group.encode())
+        memos.close()
+        held = [len(list(server.client.scan_iter("fg:{cache-*"))) for server in servers]
+        assert sum(held) == 3 * len(groups)
+        assert sum(n > 0 for n in held) > 1
+        other = Memos(servers[2].url)
+        for group in groups:
+            memo = other.of(group, LIMITS)
+            assert wait_until("found", lambda memo=memo: memo.find(b"k")) == group.encode()
+        other.close()
 
 
 def test_a_memo_without_a_store_is_a_mirror() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.cache_counts import CacheCounts
 from pipeline.durations import Durations, StageTimes, TimesOverLives
 from pipeline.latency import BOUNDS_S, bucket
 from pipeline.metrics import Scrape, latency_buckets, model_parts
@@ -39,7 +40,8 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
         for name in counters
     ]
     workers = [WorkerStatus("infer", 4711, ready=True, restarts=2)]
-    times = {"detect": StageTimes()}
+    looked_up = CacheCounts(hits=30, misses=10, near=5, checked=4, wrong=1, groups=3, off=1)
+    times = {"detect": StageTimes(cache=looked_up), "escalate": StageTimes()}
     for waited_us in (100, 3000):
         times["detect"].waited.add_us(waited_us)
     status = RunStatus("run", False, [], workers, sources, times)
@@ -77,6 +79,11 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found['framegate_worker_restarts_total{"worker": "infer"}'] == 2
     assert found['framegate_stage_queue_wait_seconds_count{"stage": "detect"}'] == 2
     assert found['framegate_stage_queue_wait_seconds_sum{"stage": "detect"}'] == 0.0031
+    stage = '{"stage": "detect"}'
+    assert found["framegate_cache_hits_total" + stage] == 30
+    assert found["framegate_cache_near_wrong_total" + stage] == 1
+    assert found["framegate_cache_groups_off" + stage] == 1
+    assert 'framegate_cache_hits_total{"stage": "escalate"}' not in found
     model = '{"model": "nanodet-416@0123abcd", "precision": "int8", "source": "gate"}'
     assert found["framegate_model_info" + model] == 1
     assert found["framegate_store_aof_bytes{}"] == 7
@@ -120,7 +127,9 @@ def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) 
 
 
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
-    lives, first, second = TimesOverLives(), StageTimes(), StageTimes()
+    lives, first, second = TimesOverLives(), StageTimes(cache=CacheCounts()), StageTimes()
+    second.cache = CacheCounts(hits=2, misses=1, groups=2)
+    first.cache = CacheCounts(hits=5, misses=3, wrong=1, groups=4, off=4)
     first.worked.add_us(11)
     lives.told({"detect": first})
     lives.died()
@@ -128,6 +137,7 @@ def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     assert lives.total()["detect"].worked.sum_us == 11
     lives.told({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
+    assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, wrong=1, groups=2)
 
 
 def test_model_names_come_in_parts() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import coin
+from pipeline import coin, records
 from pipeline.certificate import Certificate, verify
 from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
@@ -59,7 +59,7 @@ def certificates(said: Sequence[Detections | None], last: PromiseNews | None) ->
     news = [each.promise for each in said if each is not None and each.promise] + (
         [last] if last else []
     )
-    return [certificate for each in news for certificate in each.closed]
+    return [records.decode(data, Certificate) for each in news for data in each.closed]
 
 
 def whole(
@@ -161,7 +161,8 @@ def test_pixels_that_went_with_the_machine_are_a_lost_audit(tmp_path: Path) -> N
     words = ended(after, stored(states))
     after.close()
     assert words is not None
-    assert (words.closed[0].lost, words.closed[0].caught) == (1, 1)
+    [closed] = certificates([], words)
+    assert (closed.lost, closed.caught) == (1, 1)
 
 
 def test_failed_frames_count_as_wrong(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cache_counts import CacheCounts
 from pipeline.config import find_config, read_config
 from pipeline.errors import ConfigFaults
 from pipeline.memo import Memos
@@ -83,6 +84,7 @@ def test_sources_share_where_they_are_told_to(folder: Path) -> None:
     for source in "abc":
         stage.process([item(1, 0, 1, source)], {source: DetectState()})
     assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
+    assert stage.cache == CacheCounts(hits=1, misses=2, groups=2)
     assert set(stage._remembered) == {"hall", "c"}
 
 
@@ -127,7 +129,7 @@ def test_what_is_nearly_the_same_is_named(folder: Path, mode: Mode) -> None:
     stage = near_stage(folder, mode, lambda: next(clock))  # a second at each look
     said, _ = answers(stage, *[item(1, n, picture=n) for n in range(60)])
     cached = [each for each in said if each.outcome == "cached"]
-    assert len(cached) >= 10
+    assert len(cached) == stage.cache.near >= 10
     for each in cached:
         assert each.looked == "whole"
         assert {o.origin for o in each.objects} <= {"cached"}

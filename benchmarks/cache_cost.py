@@ -1,0 +1,148 @@
+"""What looking answers up costs: where they are known, and where nothing ever comes again."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import median_of_ratios, percentile
+from models.boxes import Boxes
+from models.detector import Detector
+from models.member import Known, Member, Pending
+from models.picture import Picture
+from models.preprocess import Prepared
+from models.recall import Later, Memory, Recall
+from pipeline.memo import MemoLimits, Memos
+
+Row = dict[str, Any]
+BLOCK = 32  # pictures in a row with, then as many without
+
+
+class TimedRecall(Recall):
+    """Sums the seconds that its thread spends on looking up and on keeping."""
+
+    def __init__(self, memory: Memory) -> None:
+        super().__init__(memory)
+        self.seconds = 0.0
+
+    def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
+        """As Recall's."""
+        began = time.perf_counter()
+        start = super().ask(member, prepared)
+        self.seconds += time.perf_counter() - began
+
+        def timed() -> Pending | Known | Later:
+            under_way = start()
+            if isinstance(under_way, Pending) and under_way.learn is not None:
+                return replace(under_way, learn=self._timed(under_way.learn))
+            return under_way
+
+        return timed
+
+    def _timed(self, learn: Callable[[Boxes | None], None]) -> Callable[[Boxes | None], None]:
+        def timed(boxes: Boxes | None) -> None:
+            began = time.perf_counter()
+            learn(boxes)
+            self.seconds += time.perf_counter() - began
+
+        return timed
+
+
+def look_up_ms(
+    detector: Detector, pictures: Sequence[Picture], url: str, rounds: int
+) -> dict[str, Row]:
+    """Milliseconds from a prepared input to its boxes: in the worker's memory, in the store."""
+    member = detector.members[0]
+    inputs = [member.prepare(picture) for picture in pictures]
+    memos = Memos(url)
+    detector.detect(pictures, [Recall(memos.of("timed", MemoLimits()))] * len(pictures))
+    memos.close()  # all of it is written
+    here: list[float] = []
+    there: list[float] = []
+    for _ in range(rounds):
+        memos = Memos(url)
+        recall = Recall(memos.of("timed", MemoLimits()))
+        recall.ask(member, _black(inputs[0]))
+        time.sleep(0.3)  # its connection is opened by a thread
+        for spent in (there, here):
+            for prepared in inputs:
+                began = time.perf_counter()
+                start = recall.ask(member, prepared)
+                ended = time.perf_counter()
+                if isinstance(known := start(), Known):
+                    spent.append(1e3 * (ended - began))
+                else:
+                    assert isinstance(known, Pending)
+                    known.discard()
+        memos.close()
+    return {"in_memory": _told(here), "in_store": _told(there)}
+
+
+def _black(prepared: Prepared) -> Prepared:
+    return replace(prepared, bgr=np.zeros_like(prepared.bgr))
+
+
+def _told(milliseconds: list[float]) -> Row:
+    return {
+        "look_ups": len(milliseconds),
+        "median_ms": round(statistics.median(milliseconds), 4),
+        "p99_ms": round(percentile(milliseconds, 0.99), 4),
+    }
+
+
+class Noise:
+    """Another piece of one large sheet of noise on Y each time: no picture comes again."""
+
+    def __init__(self, levels: int, seed: int = 0) -> None:
+        self._levels, self._rng = levels, np.random.default_rng(seed)
+
+    def on(self, picture: Picture) -> Picture:
+        """The picture with noise."""
+        noise = self._rng.integers(-self._levels, self._levels + 1, picture.y.shape, np.int16)
+        luma = np.clip(picture.y + noise, 0, 255).astype(np.uint8)
+        return Picture(luma, picture.u, picture.v, picture.matrix, picture.full_range)
+
+
+def noisy_cost(detector: Detector, pictures: Sequence[Picture], memory: Memory, blocks: int) -> Row:
+    """Pictures that never come again, until it switches itself off, and then as many once more.
+
+    share_of_pass  seconds that the detecting thread spent on look-ups and keeping, by the pass
+    cpu_ratio      CPU of this process (all threads) with it by without, median over blocks
+    """
+    noise = Noise(3)
+    recall = TimedRecall(memory)
+    told: dict[str, Row] = {}
+    while len(told) < 2:
+        name = "on" if recall.worth.on else "off"
+        before = recall.counts.hits
+        spans: list[tuple[float, float]] = []
+        cost = passes = 0.0
+        n = 0
+        while ("on" if recall.worth.on else "off") == name and not (name == "off" and n == blocks):
+            shown = [noise.on(pictures[(n * BLOCK + i) % len(pictures)]) for i in range(BLOCK)]
+            seconds = recall.seconds
+            began = time.perf_counter()
+            with_it = _cpu(detector, shown, recall)
+            passes += time.perf_counter() - began - (recall.seconds - seconds)
+            cost += recall.seconds - seconds
+            spans.append((with_it, _cpu(detector, shown, None)))
+            n += 1
+        told[name] = {
+            "inputs": n * BLOCK,
+            "hits": recall.counts.hits - before,
+            "share_of_pass": round(cost / passes, 5),
+            "cpu_ratio": round(median_of_ratios(*map(list, zip(*spans, strict=True))), 4),
+            "microseconds_an_input": round(1e6 * cost / (n * BLOCK), 1),
+        }
+    return told
+
+
+def _cpu(detector: Detector, pictures: Sequence[Picture], recall: Recall | None) -> float:
+    began = time.process_time()
+    detector.detect(pictures, [recall] * len(pictures))
+    return time.process_time() - began

@@ -1,0 +1,146 @@
+"""A clip that comes again: what of it is answered without the network, and what that saves.
+
+All in this process, by the code that the stage detect runs, with the network on one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.boxes import Boxes
+from models.detector import Detector
+from models.picture import Picture
+from models.recall import Recall
+from models.track_state import no_tracks
+from stages.attention import Attention, Moment
+from stages.belief import Belief, BeliefSettings
+from stages.decode import FileSource
+from stages.looking import look_at
+from stages.memory import Memory
+from stages.planes import as_picture
+from stages.remembering import Found, Remembering
+
+Row = dict[str, Any]
+_KEY = b"benchmark"
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Remembering):
+    """CPU-seconds, of all threads, from a look to its boxes."""
+
+    cpu_s: list[float] = field(default_factory=lambda: [0.0])
+
+    def look(self, detector: Detector, picture: Picture, attention: Attention) -> Found:
+        """As Remembering's."""
+        began = time.process_time()
+        found = Remembering.look(self, detector, picture, attention)
+        self.cpu_s[0] += time.process_time() - began
+        return found
+
+
+def frames(path: Path) -> Iterator[tuple[Picture, float, bool]]:
+    """Picture, seconds and whether it is a key frame; a picture is valid until the next one."""
+    with closing(FileSource(str(path))) as source:
+        for number, frame in enumerate(source):
+            pixels = memoryview(bytearray(frame.nbytes))
+            frame.write(pixels)
+            pts = number / 25 if frame.pts is None else frame.pts
+            yield as_picture(pixels, frame.form), pts, frame.key_frame
+
+
+class Playing:
+    """Frames one after another through gate, look-ups, network, tracks."""
+
+    def __init__(
+        self, detector: Detector, settings: BeliefSettings, remembering: Remembering
+    ) -> None:
+        self.detector, self.settings, self.remembering = detector, settings, remembering
+        self.memory, self.tracks = Memory(), no_tracks()
+
+    def see(self, picture: Picture, pts: float, key_frame: bool) -> tuple[Attention, Belief]:
+        """The next frame."""
+        moment = Moment(pts, key_frame, _KEY)
+        attention, belief = look_at(
+            self.detector,
+            picture,
+            moment,
+            self.memory,
+            self.tracks,
+            self.settings,
+            remembering=self.remembering,
+        )
+        self.memory, self.tracks = belief.memory, belief.tracks
+        return attention, belief
+
+
+def rounds(
+    clip: Path, per_round: int, detector: Detector, settings: BeliefSettings, recall: Recall
+) -> list[Row]:
+    """Each round of a looped clip: inputs, share of hits, CPU of the detector and of detect."""
+    timed = Timed(recall)
+    playing = Playing(detector, settings, timed)
+    told, before = [], _Mark.of(recall, timed)
+    detect_s = 0.0
+    for number, (picture, pts, key_frame) in enumerate(frames(clip), 1):
+        began = time.process_time()
+        playing.see(picture, pts, key_frame)
+        detect_s += time.process_time() - began
+        if number % per_round == 0:
+            now = _Mark.of(recall, timed)
+            told.append(now.since(before, per_round, detect_s))
+            before, detect_s = now, 0.0
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    hits: int
+    misses: int
+    skipped: int
+    cpu_s: float
+
+    @staticmethod
+    def of(recall: Recall, timed: Timed) -> _Mark:
+        counts = recall.counts
+        return _Mark(counts.hits, counts.misses, counts.skipped, timed.cpu_s[0])
+
+    def since(self, before: _Mark, frames: int, detect_s: float) -> Row:
+        hits, misses = self.hits - before.hits, self.misses - before.misses
+        inputs = hits + misses + self.skipped - before.skipped
+        return {
+            "frames": frames,
+            "inputs": inputs,
+            "hit_rate": round(hits / max(1, inputs), 4),
+            "detector_cpu_ms_per_frame": round(1e3 * (self.cpu_s - before.cpu_s) / frames, 3),
+            "detect_cpu_ms_per_frame": round(1e3 * detect_s / frames, 3),
+        }
+
+
+def with_and_without(
+    clip: Path, detector: Detector, settings: BeliefSettings, recall: Recall
+) -> Row:
+    """Law 6 on a looped clip: frames whose boxes, scores, labels, tracks or origins differ."""
+    one = Playing(detector, settings, Remembering(recall))
+    two = Playing(detector, settings, Remembering())
+    different = n_frames = n_objects = 0
+    for picture, pts, key_frame in frames(clip):
+        _, known = one.see(picture, pts, key_frame)
+        _, plain = two.see(picture, pts, key_frame)
+        different += not _same(known, plain)
+        n_frames += 1
+        n_objects += len(plain.ids)
+    return {"frames": n_frames, "objects": n_objects, "frames_that_differ": different}
+
+
+def _same(a: Belief, b: Belief) -> bool:
+    shown: tuple[Boxes, Boxes] = (a.shown, b.shown)
+    pairs = [(getattr(shown[0], name), getattr(shown[1], name)) for name in shown[0].__slots__]
+    pairs.append((a.ids, b.ids))
+    return a.origins == b.origins and all(np.array_equal(x, y) for x, y in pairs)

@@ -1,0 +1,57 @@
+"""A source that hardly changes, with L2: how often it serves, and how often it is wrong."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cache_checks import Dictionary
+from benchmarks.cache_cost import Noise
+from benchmarks.cache_loop import frames
+from models import crops
+from models.cells import cells_of, grid_of
+from models.detector import Detector
+from models.near import Near, NearSettings, agree
+from stages.belief import BeliefSettings
+
+FRAMES = 1500
+
+
+def still_source(clip: Path, given: BeliefSettings, using: Detector) -> dict[str, Any]:
+    """Whole looks at a clip with noise of 1 level on Y, over and over; each is computed as well."""
+    attention = given.attention
+    settings = NearSettings(attention.long_side, attention.shown, 0.01)
+    facts = b"".join(member.facts for member in using.members)
+    near = Near(Dictionary(), facts, settings, attention.gate)
+    noise = Noise(1)
+    spent: list[float] = []
+    served = wrong = n = 0
+    pictures = [picture for picture, _, _ in frames(clip)]
+    using.warm_up(pictures[0].width, pictures[0].height)
+    for n in range(1, FRAMES + 1):
+        picture = noise.on(pictures[n % len(pictures)])
+        look = crops.whole(picture.width, picture.height, attention.long_side)
+        began = time.perf_counter()
+        cells = cells_of(picture, grid_of(picture.width, picture.height))
+        sight = near.see(cells, [look], n / 25)
+        spent.append(1e3 * (time.perf_counter() - began))
+        found = using.detect([picture])
+        if sight is not None and sight.serves:
+            served += 1
+            wrong += not agree(sight.boxes[0], found[0], attention.shown)
+        elif sight is not None:
+            near.learn(sight, found)
+    counts = near.counts
+    return {
+        "clip": clip.name,
+        "frames": n,
+        "served": served,
+        "served_wrong": wrong,
+        "checked": counts.checked,
+        "checked_wrong": counts.wrong,
+        "misses": counts.misses,
+        "skipped": counts.skipped,
+        "look_up_ms": round(statistics.median(spent), 3),
+    }

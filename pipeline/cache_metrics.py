@@ -1,0 +1,40 @@
+"""What Prometheus scrapes of answers that are looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from pipeline.durations import StageTimes
+
+
+def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Of each stage that looks answers up."""
+    counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
+    for metric, what, value in (
+        ("hits", "Inputs answered by what an equal one was answered", "hits"),
+        ("misses", "Inputs that were looked up and not found", "misses"),
+        ("refused", "Of these, inputs where what was found was no answer to them", "refused"),
+        ("skipped", "Inputs that were not looked up, as hits are rare", "skipped"),
+        ("near_hits", "Frames answered by what a picture nearly the same was answered", "near"),
+        ("near_checked", "Frames that could have been, and were computed", "checked"),
+        ("near_wrong", "Of these, frames where the answer would have been another", "wrong"),
+    ):
+        family = CounterMetricFamily(f"framegate_cache_{metric}", what, labels=["stage"])
+        for stage, counted in counts.items():
+            family.add_metric([stage], getattr(counted, value))
+        yield family
+    groups = GaugeMetricFamily(
+        "framegate_cache_groups", "Groups of sources that share answers", labels=["stage"]
+    )
+    off = GaugeMetricFamily(
+        "framegate_cache_groups_off",
+        "Of these, groups of which a sample is looked up",
+        labels=["stage"],
+    )
+    for stage, counted in counts.items():
+        groups.add_metric([stage], counted.groups)
+        off.add_metric([stage], counted.off)
+    yield from (groups, off)
