@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pipeline.errors import ConfigFaults
 from pipeline.heavy_queue import HeavyQueue
+from pipeline.kserve import KServe
 from pipeline.questions import Place
 from stages.escalate_options import EscalateOptions
 from stages.heavy_far import FarHeavy
@@ -40,7 +41,11 @@ def open_place(
             return LocalHeavy(classes)
         case "workers":
             return FarHeavy(functools.partial(HeavyQueue, _url(options) or store), classes)
-    raise ConfigFaults(["escalate.place = 'kserve': not there yet"])
+        case "kserve":
+            url = _url(options)
+            if url is None:
+                raise ConfigFaults(["escalate.place = 'kserve': it needs escalate.url or url_env"])
+            return FarHeavy(functools.partial(KServe, url), classes)
 
 
 def _url(options: EscalateOptions) -> str | None:
