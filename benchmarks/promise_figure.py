@@ -47,7 +47,8 @@ def _costs(panel: Axes, result: Row) -> None:
         at = max(_LEAST, row["asked_share"]), max(_LEAST, row["error"])
         panel.plot(*at, mark, color=colour, ms=5, label=label)
     panel.axhline(result["alpha"], color=_BOUND, lw=0.8, ls="--")
-    panel.text(1, result["alpha"], f"promised: {result['alpha']:.0%}", ha="right", va="bottom", fontsize=7)
+    promised = f"promised: {result['alpha']:.0%}"
+    panel.text(1, result["alpha"], promised, ha="right", va="bottom", fontsize=7)
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set(xlabel="frames asked about", ylabel="wrong frames", title="what it takes")
