@@ -17,8 +17,8 @@ from pipeline.config import Config, find_config, read_config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FrameStoreFull
 from pipeline.stage import NoState, Stage
-from stages.window import Window
 from stages.decode import Probe
+from stages.window import Window
 from tests.footage import steady, write_scene
 from tests.pipeline.servers import server
 
