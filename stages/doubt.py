@@ -131,6 +131,6 @@ def trained(path: Path = WEIGHTS) -> Weights:
     return Weights(told["intercept"], Evidence(**slopes))
 
 
-def doubt_of(known: Corrections, found: Detections, now_s: float) -> float:
+def doubt_of(known: Corrections, found: Detections, now_s: float, level: Level) -> float:
     """doubt of a frame by the trained weights; `known` as `served` has it after this frame."""
-    return doubt(evidence(known, found, now_s), trained())
+    return doubt(evidence(known, found, now_s), trained(), level)

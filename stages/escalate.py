@@ -167,6 +167,7 @@ class _Turn:
             state = escalation.asked(state, self._budget)
         if isinstance(answer, Seen):
             said, state = escalation.answered(state, found, answer)
+            state = escalation.recalibrated(state, doubt, unasked[0].objects, said.objects)
             return said, state, answer if self._is_exact else None
         if answer.reason == "late":
             self._asking.keep_late(item, found, state)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from pipeline.questions import Seen
-from pipeline.records import DegradedReason
+from pipeline.records import DegradedReason, Object
 from pipeline.stage import Item
 from stages.audits import AuditState
 from stages.budget import Budget, Tokens
 from stages.corrections import Corrections, learned, served
 from stages.detections import Detections
-from stages.doubt import doubt_of
+from stages.doubt import Level, doubt_of
 from stages.seen import as_boxes
 
 Wish = Literal["content", "ask", "over_budget"]
@@ -29,6 +30,7 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens  asks that are left
     known   what earlier answers said of what is still there
     models  that those came from
+    level   how its doubt differs from others'; it goes on over epochs
     audits  where the promise stands; it goes on over epochs
     """
 
@@ -38,13 +40,15 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: Tokens = Tokens()
     known: Corrections = Corrections()
     models: tuple[str, ...] = ()
+    level: Level = Level()
     audits: AuditState = AuditState()
 
     def at(self, item: Item) -> EscalateState:
         """Before a frame: nothing of an epoch goes on into another but what was spent."""
         epoch, pts = item.position.epoch, item.record.pts
         if epoch != self.epoch:
-            return EscalateState(epoch, pts, 0.0, Tokens(self.tokens.left), audits=self.audits)
+            tokens = Tokens(self.tokens.left)
+            return EscalateState(epoch, pts, tokens=tokens, level=self.level, audits=self.audits)
         rises = self.pts is not None and pts is not None and pts > self.pts
         passed_s = (pts or 0.0) - (self.pts or 0.0) if rises else _UNKNOWN_PERIOD_S
         return _replace(self, pts=pts, clock_s=round(self.clock_s + passed_s, 4))
@@ -65,7 +69,7 @@ def doubt_about(state: EscalateState, found: Detections) -> float:
     """How probable it is, 0..1, that the heavy pass would say something else than what is served
     without asking; `state` is that of `unanswered`.
     """
-    return doubt_of(state.known, found, state.clock_s)
+    return doubt_of(state.known, found, state.clock_s, state.level)
 
 
 def asked(state: EscalateState, budget: Budget) -> EscalateState:
@@ -87,6 +91,14 @@ def answered(state: EscalateState, found: Detections, seen: Seen) -> Said:
         changes=None,
     )
     return said, _replace(state, known=known, models=seen.models)
+
+
+def recalibrated(
+    state: EscalateState, doubt: float, unasked: Sequence[Object], true: Sequence[Object]
+) -> EscalateState:
+    """Once heavy told of a frame in that doubt what is true; unasked: what else was served."""
+    classes, others = (sorted(each.class_id for each in side) for side in (unasked, true))
+    return _replace(state, level=state.level.after(doubt, classes != others))
 
 
 def unanswered(state: EscalateState, found: Detections, why: DegradedReason | None) -> Said:

@@ -102,6 +102,7 @@ def unseen(light: Object) -> Known:
 
 
 def ten_thousandths(score: float) -> int:
+    """A score, 0..1, as it is stored."""
     return round(10_000 * score)
 
 
