@@ -25,7 +25,7 @@ import cv2
 
 from benchmarks import cache_checks, cache_loop, cache_objects
 from benchmarks.cache_cost import look_up_ms, noisy_cost
-from benchmarks.cache_near import still_source
+from benchmarks.cache_near import one_source
 from benchmarks.clips import find_clip
 from benchmarks.report import conditions, tell
 from models import detector, policy
@@ -43,7 +43,7 @@ from tests.footage import repeat
 
 Row = dict[str, Any]
 MODES: tuple[Mode, ...] = ("off", "crops")
-STILL = "derived/idle-room.mp4"
+NEAR = {"derived/idle-room.mp4": 1500, "dashcam-solidWhiteRight.mp4": 2400}
 SCENES = ("bottle-detection.mp4", "one-by-one-person-detection.mp4", "car-detection.mp4")
 
 
@@ -121,7 +121,10 @@ def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> R
     things = cache_objects.real_objects(data)
     pasted = cache_objects.stale_hits(scenes, things, cache_checks.Dictionary(), objects)
     print(json.dumps(pasted), flush=True)
-    still = still_source(data / "clips" / STILL, given("off"), using)
+    near = [
+        one_source(data / "clips" / name, n_frames, given("off"), using)
+        for name, n_frames in NEAR.items()
+    ]
     collided = cache_checks.collisions(using, pictures)
     inputs = sum(noisy[state]["inputs"] for state in noisy)
     return {
@@ -139,7 +142,7 @@ def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> R
         "look_up": times,
         "noisy": noisy,
         "near_objects": pasted,
-        "near_still_source": still,
+        "near_sources": near,
         "hits_after_a_change": cache_checks.changes_miss(pictures[:8], using.precision),
         "collisions": collided,
         "bytes": held,

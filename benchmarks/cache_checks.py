@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,16 +54,20 @@ def changes_miss(pictures: Sequence[Picture], precision: Precision) -> dict[str,
     plain = detector.load("light", precision, 1)
     _hits(plain, pictures, memory)
     choices = policy.load("light")
-    others = [one for one in supported() if one.split("+")[0] != precision.split("+")[0]]
-    made: Mapping[str, Detector] = {
-        "weights": detector.load("light", others[0], 1),  # INT8 has weights of its own
-        "precision": detector.load("light", "f32" if precision != "f32" else "bf16", 1),
+    made: dict[str, Detector] = {
         "threads": detector.load("light", precision, 2),
         "min_score": detector.load("light", precision, 1, min_score=choices.min_score + 0.01),
         "classes": detector.load("light", precision, 1, classes=["person", "car"]),
     }
-    told = {name: _hits(changed, pictures, memory) for name, changed in made.items()}
-    told["nothing"] = _hits(plain, pictures, memory)
+    for other in supported():
+        if other != precision:  # INT8 has weights of its own
+            same_weights = other.startswith("int8") == precision.startswith("int8")
+            made["precision" if same_weights else "weights"] = detector.load("light", other, 1)
+    told = {"nothing": _hits(plain, pictures, memory)}
+    for name, changed in made.items():
+        copy = Dictionary()
+        copy.values = dict(memory.values)
+        told[name] = _hits(changed, pictures, copy)
     return told
 
 

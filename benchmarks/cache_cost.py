@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,17 +25,16 @@ BLOCK = 32  # pictures in a row with, then as many without
 
 
 class TimedRecall(Recall):
-    """Sums the seconds that its thread spends on looking up and on keeping."""
+    """Sums what looking up and keeping takes of its thread: CPU-seconds, and seconds with waits."""
 
     def __init__(self, memory: Memory) -> None:
         super().__init__(memory)
-        self.seconds = 0.0
+        self.cpu_s = self.seconds = 0.0
 
     def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
         """As Recall's."""
-        began = time.perf_counter()
-        start = super().ask(member, prepared)
-        self.seconds += time.perf_counter() - began
+        with self._measured():
+            start = super().ask(member, prepared)
 
         def timed() -> Pending | Known | Later:
             under_way = start()
@@ -46,11 +46,17 @@ class TimedRecall(Recall):
 
     def _timed(self, learn: Callable[[Boxes | None], None]) -> Callable[[Boxes | None], None]:
         def timed(boxes: Boxes | None) -> None:
-            began = time.perf_counter()
-            learn(boxes)
-            self.seconds += time.perf_counter() - began
+            with self._measured():
+                learn(boxes)
 
         return timed
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        cpu, wall = time.thread_time(), time.perf_counter()
+        yield
+        self.cpu_s += time.thread_time() - cpu
+        self.seconds += time.perf_counter() - wall
 
 
 def look_up_ms(
@@ -111,33 +117,32 @@ class Noise:
 def noisy_cost(detector: Detector, pictures: Sequence[Picture], memory: Memory, blocks: int) -> Row:
     """Pictures that never come again, until it switches itself off, and then as many once more.
 
-    share_of_pass  seconds that the detecting thread spent on look-ups and keeping, by the pass
+    share_of_pass  CPU of the detecting thread that look-ups and keeping took, by CPU of the pass
+    share_waited   the same of time on the clock, with waits for the store and for a busy CPU
     cpu_ratio      CPU of this process (all threads) with it by without, median over blocks
     """
-    noise = Noise(3)
-    recall = TimedRecall(memory)
+    noise, recall = Noise(3), TimedRecall(memory)
     told: dict[str, Row] = {}
-    while len(told) < 2:
-        name = "on" if recall.worth.on else "off"
-        before = recall.counts.hits
+    for state in ("on", "off"):
+        cpu_s, seconds, hits = recall.cpu_s, recall.seconds, recall.counts.hits
         spans: list[tuple[float, float]] = []
-        cost = passes = 0.0
-        n = 0
-        while ("on" if recall.worth.on else "off") == name and not (name == "off" and n == blocks):
-            shown = [noise.on(pictures[(n * BLOCK + i) % len(pictures)]) for i in range(BLOCK)]
-            seconds = recall.seconds
+        clock_s = 0.0
+        while recall.worth.on if state == "on" else len(spans) < blocks:
+            at = len(spans) * BLOCK
+            shown = [noise.on(pictures[(at + i) % len(pictures)]) for i in range(BLOCK)]
             began = time.perf_counter()
             with_it = _cpu(detector, shown, recall)
-            passes += time.perf_counter() - began - (recall.seconds - seconds)
-            cost += recall.seconds - seconds
+            clock_s += time.perf_counter() - began
             spans.append((with_it, _cpu(detector, shown, None)))
-            n += 1
-        told[name] = {
-            "inputs": n * BLOCK,
-            "hits": recall.counts.hits - before,
-            "share_of_pass": round(cost / passes, 5),
+        inputs = len(spans) * BLOCK
+        without = sum(span[1] for span in spans)
+        told[state] = {
+            "inputs": inputs,
+            "hits": recall.counts.hits - hits,
+            "share_of_pass": round((recall.cpu_s - cpu_s) / without, 5),
+            "share_waited": round((recall.seconds - seconds) / clock_s, 5),
             "cpu_ratio": round(median_of_ratios(*map(list, zip(*spans, strict=True))), 4),
-            "microseconds_an_input": round(1e6 * cost / (n * BLOCK), 1),
+            "cpu_us_an_input": round(1e6 * (recall.cpu_s - cpu_s) / inputs, 1),
         }
     return told
 

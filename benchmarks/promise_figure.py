@@ -17,7 +17,7 @@ from benchmarks.window_figure import DOCS, STYLE, Row
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _OURS, _PLAIN, _ORACLE, _BOUND = "#d55e00", "#0072b2", "#009e73", "#000000"
-_LEAST: Final = 1e-4  # what a logarithmic axis shows of nothing
+_LEAST: Final = 1e-3  # what a logarithmic axis shows of nothing
 
 
 def draw(result: Row, path: Path = DOCS / "promise.png") -> Path:
@@ -47,11 +47,12 @@ def _costs(panel: Axes, result: Row) -> None:
         at = max(_LEAST, row["asked_share"]), max(_LEAST, row["error"])
         panel.plot(*at, mark, color=colour, ms=5, label=label)
     panel.axhline(result["alpha"], color=_BOUND, lw=0.8, ls="--")
-    panel.text(1, result["alpha"], f"promised: {result['alpha']:.0%}", ha="right", va="bottom")
+    promised = f"promised: {result['alpha']:.0%}"
+    panel.text(1, result["alpha"], promised, ha="right", va="bottom", fontsize=7)
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set(xlabel="frames asked about", ylabel="wrong frames", title="what it takes")
-    panel.legend(fontsize=6, loc="lower left")
+    panel.legend(fontsize=6, loc=(0.03, 0.33))
 
 
 def _hour(panel: Axes, result: Row) -> None:
@@ -60,12 +61,12 @@ def _hour(panel: Axes, result: Row) -> None:
     panel.plot(hours, [wrong for _, wrong in result["wrong_so_far"]], color=_OURS, label="wrong")
     may = result["alpha"] * result["frames"]
     panel.axhline(may, color=_BOUND, lw=0.8, ls="--")
-    panel.text(0, may, f"{may:.0f} may be", va="bottom")
+    panel.text(0, may, f"{may:.0f} may be", va="bottom", fontsize=7)
     if result["certified_bound"] is not None:
         bound = result["certified_bound"] * result["frames"]
         panel.plot([1.0], [bound], "D", color=_PLAIN, ms=5, label="bound by audits")
     panel.set_ylim(bottom=0)
-    found = f"{result['n']} audits, {result['k']} found one"
+    found = f"{result['n']} audits, {result['k']} caught"
     panel.set(xlabel="share of the period", ylabel="frames", title=found)
     panel.legend(fontsize=7)
 

@@ -116,7 +116,9 @@ class Near:
         size = cells.grid.width, cells.grid.height
         trust = self.trusts.get(size, Trust())
         error, doubt = self._settings.error, self._settings.doubt
-        self.worth = self.worth.after(known is not None and not trust.is_lost(error, doubt))
+        # While it is mostly wrong a sample is checked, which may win trust back.
+        lost = trust.is_lost(error, doubt)
+        self.worth = Worth(on=False) if lost else self.worth.after(known is not None)
         serves = False
         if known is None:
             self.counts.misses += 1

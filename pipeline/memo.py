@@ -1,7 +1,8 @@
 """What a group of sources remembers: values that may be lost, and never change what is said.
 
 A stage asks for a value by its key before it computes it, and keeps what it computed. First there
-is a mirror in the worker's memory, behind it the store, where workers and hosts share it.
+is a mirror in the worker's memory, behind it the store, where workers and hosts share it. An answer
+of the store costs a wait, on a busy machine a long one: where it has nothing, it is hardly asked.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pipeline.memo_store import MemoLimits as MemoLimits
 from pipeline.memo_store import MemoStore
 
 MIRROR_BYTES = 64 << 20
+_IN_VAIN = 128  # questions in a row that the store had nothing for; after them
+_SAMPLED = 16  # one in so many keys is asked for, always the same ones
 _ENTRY = 300  # bytes that an entry takes beside its key and value, roughly
 
 
@@ -81,14 +84,15 @@ class Memo:
         self.group, self.limits = group, limits
         self.counts = MemoCounts()
         self._mirror, self._store = mirror, store
+        self._in_vain = 0
 
     def find(self, key: bytes) -> bytes | None:
-        """The value that was kept under a key; None: compute it."""
+        """The value that was kept under a key, a digest; None: compute it."""
         found = self._mirror.find(self.group, key)
         if found is not None:
             self.counts.mirrored += 1
             return found
-        stored = self._store.find(self.group, self.limits, key) if self._store else None
+        stored = self._stored(key)
         if stored is None:
             self.counts.missed += 1
             return None
@@ -96,6 +100,13 @@ class Memo:
         age_s, value = stored
         self._mirror.keep(self.group, key, value, self.limits.ttl_s - age_s)
         return value
+
+    def _stored(self, key: bytes) -> tuple[float, bytes] | None:
+        if self._store is None or (self._in_vain >= _IN_VAIN and key[-1] % _SAMPLED):
+            return None
+        found = self._store.find(self.group, self.limits, key)
+        self._in_vain = self._in_vain + 1 if found is None else 0
+        return found
 
     def keep(self, key: bytes, value: bytes) -> None:
         """Remember a value; whoever finds it gets the same bytes, or none."""

@@ -14,6 +14,7 @@ class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
 
     period, served, drawn, settled, caught  of the period that frames are served in
     alarmed   audits warned, and every frame is asked about
+    doubt     0..1: how probable an error of the light path must be for it to be asked about
     verdict   of the last period that is over
     declared  periods that begin, each a certificate.Declaration
     closed    periods that are over, each a certificate.Certificate
@@ -25,6 +26,7 @@ class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
     settled: int
     caught: int
     alarmed: bool
+    doubt: float
     verdict: Verdict | None = None
     declared: tuple[msgspec.Raw, ...] = ()
     closed: tuple[msgspec.Raw, ...] = ()

@@ -121,7 +121,8 @@ class Auditor:
         """What is to be told, and the state once it is; None where nothing is new."""
         closed, state = self._closed(source, state)
         begun = state.now.number != before.now.number or state.policy != before.policy
-        if not closed and not begun and state.now.settled == before.now.settled:
+        warned = (state.fresh is None) != (before.fresh is None)
+        if not (closed or begun or warned) and state.now.settled == before.now.settled:
             return state, None
         now = state.now
         declared = (_raw(self._declared(source, now)),) if begun else ()
@@ -132,6 +133,7 @@ class Auditor:
             now.settled,
             now.caught,
             state.fresh is not None,
+            self._in_use(state),
             state.verdict,
             declared,
             tuple(map(_raw, closed)),
@@ -168,7 +170,7 @@ class Auditor:
                 pixels = bytes(held)
         except FrameLost:
             return self._judged(state, state.now.number, None)
-        data = _row_bytes(row, pixels)
+        data = row.with_pixels(pixels)
         rows = self._ring(item.source, form).write(item.position, data, state.rows)
         at = Obligation(state.now.number, item.position, form, state.frames, now_s, rows.row, doubt)
         self._rows[item.source, item.position] = row
@@ -211,12 +213,14 @@ class Auditor:
 
     def _judged(self, state: AuditState, number: int, found: float | None) -> AuditState:
         """With the loss of a frame of the period `number`, None: its audit is lost."""
+        stood = (*state.before, state.now)
         judged = [
             period.settle(one, self.promise, found) if one.number == number else one
-            for one in (*state.before, state.now)
+            for one in stood
         ]
         state = _replace(state, before=tuple(judged[:-1]), now=judged[-1])
-        if state.fresh is None and any(one.alarmed for one in judged if one.number == number):
+        warns = any(new.alarmed > old.alarmed for old, new in zip(stood, judged, strict=True))
+        if state.fresh is None and warns:
             return _replace(state, fresh=0, arms=Arms())  # what it knew is of another scene
         return state
 
@@ -265,7 +269,7 @@ class Auditor:
         assert state.rows is not None
         rows = self._ring(source, at.form).read(state.rows)
         index = at.row - state.rows.row - 1
-        return None if rows is None or -index > len(rows) else _from_bytes(rows[index])
+        return None if rows is None or -index > len(rows) else Row.with_its_pixels(rows[index])
 
 
 def _is_due(state: AuditState) -> bool:
@@ -275,16 +279,6 @@ def _is_due(state: AuditState) -> bool:
 
 def _raw(record: Declaration) -> msgspec.Raw:
     return msgspec.Raw(records.encode(record))
-
-
-def _row_bytes(row: Row, pixels: bytes) -> bytes:
-    head = records.encode(row)
-    return len(head).to_bytes(4, "little") + head + pixels
-
-
-def _from_bytes(data: bytes) -> tuple[Row, bytes]:
-    end = 4 + int.from_bytes(data[:4], "little")
-    return records.decode(data[4:end], Row), data[end:]
 
 
 def _secret(path: Path) -> bytes:

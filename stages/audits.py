@@ -14,6 +14,7 @@ import msgspec
 
 from models.boxes import Boxes
 from models.nms import iou
+from pipeline import records
 from pipeline.period import Period
 from pipeline.promise import Promise, box_loss
 from pipeline.promise_news import Verdict
@@ -76,6 +77,17 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     served: Seen
     unasked: Seen
+
+    def with_pixels(self, pixels: bytes) -> bytes:
+        """As it lies in the ring."""
+        head = records.encode(self)
+        return len(head).to_bytes(4, "little") + head + pixels
+
+    @staticmethod
+    def with_its_pixels(data: bytes) -> tuple[Row, bytes]:
+        """What lies in the ring."""
+        end = 4 + int.from_bytes(data[:4], "little")
+        return records.decode(data[4:end], Row), data[end:]
 
 
 def seen_in(objects: Sequence[Object]) -> Seen:

@@ -92,15 +92,11 @@ def conclude(
     now_s = attention.clock_s
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
-    whole_s = now_s if attention.looked == "whole" else memory.whole_s
-    evidence_s = now_s - (lent_s or 0.0)
-    if attention.looked != "whole":
-        evidence_s = min(memory.evidence_s, evidence_s)
     memory = Memory(
         pts=pts,
         clock_s=now_s,
-        whole_s=whole_s,
-        evidence_s=evidence_s,
+        whole_s=now_s if attention.looked == "whole" else memory.whole_s,
+        evidence_s=_evidence_s(memory, attention, now_s - (lent_s or 0.0)),
         look_s=now_s,
         waited=0,
         patience=patience_after(memory, merged, means),
@@ -112,10 +108,20 @@ def conclude(
         trust=_trust(memory, merged, attention.looked, settings.calm.shown),
         doubted=doubted,
     )
-    anew: Origin = "detected" if lent_s is None else "cached"
-    origins = tuple[Origin, ...](anew if new else "carried" for new in merged.is_new[rows])
-    age_s = now_s - evidence_s
-    return Belief(memory, tracks, shown, ids[rows], origins, age_s, window, lent_s is not None)
+    lent = lent_s is not None
+    origins = _origins(merged.is_new[rows], lent)
+    age_s = now_s - memory.evidence_s
+    return Belief(memory, tracks, shown, ids[rows], origins, age_s, window, lent)
+
+
+def _evidence_s(memory: Memory, attention: Attention, found_s: float) -> float:
+    """When the oldest evidence is of, with what was found at `found_s`."""
+    return found_s if attention.looked == "whole" else min(memory.evidence_s, found_s)
+
+
+def _origins(is_new: BoolArray, lent: bool) -> tuple[Origin, ...]:
+    anew: Origin = "cached" if lent else "detected"
+    return tuple(anew if new else "carried" for new in is_new)
 
 
 def _calmed(

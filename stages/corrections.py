@@ -15,104 +15,71 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models import coco, nms
+from models import nms
 from models.boxes import Boxes
-from pipeline.records import Object, Origin
+from pipeline.records import Object
 from stages.detections import Detections
-
-Box = tuple[float, float, float, float]
-Whole4 = tuple[int, int, int, int]
+from stages.known import Known, beside, seen_by, ten_thousandths, unseen
+from stages.unrest import Unrest
 
 MOST_AGE_S: Final = 10.0  # of an answer; then nothing of it holds
 MOST_KNOWN: Final = 64
+MOST_NEW: Final = 16
 _SAME: Final = 0.4  # IoU from which on two boxes are of one thing
+_AGREES: Final = 0.5  # IoU from which on two boxes say the same
 _CHANGED: Final = 0.25  # share of a place from which on what only heavy saw there is gone
-_OTHER_SIZE: Final = 1.5  # times the area: what grew or shrank by as much looks different
 _SURE: Final = 3.0  # what a common track is worth, beside overlap and class
-_NOT_ASIDE: Final = (0, 0, 0, 0)
-
-
-class Known(msgspec.Struct, frozen=True, array_like=True):
-    """What heavy said of one thing, and where that is now.
-
-    track     the light path's, 0 without one
-    class_id  heavy's; light's where heavy saw nothing
-    seen_as   light's class, -1 where light does not see it
-    score     ten-thousandths; 0: heavy sees nothing there
-    box       tenths of a source pixel
-    aside     how far heavy's edges lie beside light's, in thousandths of light's sides
-    area      square pixels when heavy saw it
-    """
-
-    track: int
-    class_id: int
-    seen_as: int
-    score: int
-    box: Whole4
-    aside: Whole4
-    area: int
-
-    @property
-    def place(self) -> Box:
-        """In source pixels."""
-        left, top, right, bottom = self.box
-        return left / 10, top / 10, right / 10, bottom / 10
-
-    @property
-    def looks_alike(self) -> bool:
-        """Whether it is about as large as heavy saw it."""
-        return 1 / _OTHER_SIZE < _area(self.box) / self.area < _OTHER_SIZE
-
-    def moved_to(self, light: Object) -> Known:
-        """Where light sees it now."""
-        sides = light.box[2] - light.box[0], light.box[3] - light.box[1]
-        box = _tenths(
-            [
-                edge + aside * sides[i % 2] / 1000
-                for i, (edge, aside) in enumerate(zip(light.box, self.aside, strict=True))
-            ]
-        )
-        track = light.track or 0
-        return msgspec.structs.replace(self, track=track, seen_as=light.class_id, box=box)
-
-    def as_object(self, origin: Origin) -> Object:
-        """As it is published."""
-        label, score = coco.LABELS[self.class_id], self.score / 10_000
-        return Object(self.track or None, label, self.class_id, score, self.place, origin)
 
 
 class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What is known of a source from heavy's last answer.
 
-    at_s  when that was, on the source's clock; None: never
+    at_s    when that was, on the source's clock; None: never
+    new     ten-thousandths, scores of what light sees in this frame and no answer spoke of
+    unrest  what went on since
     """
 
     at_s: float | None = None
     known: tuple[Known, ...] = ()
+    new: tuple[int, ...] = ()
+    unrest: Unrest = Unrest()
+
+    def after(self, known: Sequence[Known], new: Sequence[Object], share: float) -> Corrections:
+        """One frame later, of which a share changed."""
+        scores = tuple(
+            sorted((ten_thousandths(each.score) for each in new), reverse=True)[:MOST_NEW]
+        )
+        seen, saw = ([one.seen_as >= 0 for one in side] for side in (known, self.known))
+        has_flipped = seen != saw or len(scores) != len(self.new)
+        return Corrections(self.at_s, tuple(known), scores, self.unrest.after(share, has_flipped))
 
 
 def served(
     known: Corrections, found: Detections, now_s: float
 ) -> tuple[tuple[Object, ...], Corrections]:
     """What is published of a frame that heavy is not asked about, highest score first. Pure."""
+    share = 0.0 if found.changes is None else found.changes.share
     if known.at_s is None or now_s - known.at_s > MOST_AGE_S:
-        return found.objects, Corrections(known.at_s)
+        return found.objects, known.after((), found.objects, share)
     seen_at = _again(known.known, found.objects)
+    new = [light for row, light in enumerate(found.objects) if row not in seen_at]
     objects, still = [], []
     for one, row in zip(known.known, seen_at, strict=True):
-        light = None if row is None else found.objects[row]
-        now = one if light is None else one.moved_to(light)
-        if light is None and _is_stirred(one, found):
+        if row is None:
+            if not _is_stirred(one, found):
+                still.append(one if one.seen_as < 0 else msgspec.structs.replace(one, seen_as=-1))
+                objects.append(one.as_object("carried"))
             continue
-        if light is not None and not now.looks_alike:
-            objects.append(light)
+        light = found.objects[row]
+        now = one.moved_to(light)
+        if not now.looks_alike:
+            new.append(light)
             continue
         still.append(now)
-        if now.score:
-            objects.append(now.as_object("carried" if light is None else light.origin))
-    objects += [light for row, light in enumerate(found.objects) if row not in seen_at]
+        objects.append(now.as_object(light.origin))
+    objects = [each for each in objects if each.score] + new
     objects.sort(key=lambda each: -each.score)
-    return tuple(objects), Corrections(known.at_s, tuple(still))
+    return tuple(objects), known.after(still, new, share)
 
 
 def learned(
@@ -120,60 +87,43 @@ def learned(
 ) -> tuple[Corrections, tuple[Object, ...]]:
     """What holds from now on, and heavy's own boxes as objects. Pure.
 
-    known  before this frame; it only gives tracks to what light has lost sight of
+    known  before this frame
     found  of the frame that heavy saw
     """
-    seen = _known_of(heavy)
+    seen = seen_by(heavy)
     seen_at = _matched(_worth(seen, found.objects))
-    lost = _lost(known, found)
+    expected, before = served(known, found, now_s)
+    lost = [one for one in before.known if one.seen_as < 0 and one.track and one.score]
     goes_on = _matched(_worth(seen, [one.as_object("carried") for one in lost]))
     news = []
-    for one, row, before in zip(seen, seen_at, goes_on, strict=True):
+    for one, row, gone in zip(seen, seen_at, goes_on, strict=True):
         if row is not None:
-            news.append(_beside(one, found.objects[row]))
-        elif before is not None and lost[before].class_id == one.class_id:
-            news.append(msgspec.structs.replace(one, track=lost[before].track))
+            news.append(beside(one, found.objects[row]))
+        elif gone is not None and lost[gone].class_id == one.class_id:
+            news.append(msgspec.structs.replace(one, track=lost[gone].track))
         else:
             news.append(one)
     objects = tuple(one.as_object("escalated") for one in news)
-    news += [_unseen(light) for row, light in enumerate(found.objects) if row not in seen_at]
-    return Corrections(round(now_s, 3), tuple(news[:MOST_KNOWN])), objects
+    news += [unseen(light) for row, light in enumerate(found.objects) if row not in seen_at]
+    del news[MOST_KNOWN:]
+    unrest = known.unrest.answered(_differing(expected, objects))
+    return Corrections(round(now_s, 3), tuple(news), unrest=unrest), objects
 
 
-def _known_of(heavy: Boxes) -> list[Known]:
-    """As if light saw nothing of it."""
-    rows = zip(heavy.xyxy.tolist(), heavy.scores.tolist(), heavy.class_ids.tolist(), strict=True)
-    known = []
-    for box, score, class_id in rows:
-        place = _tenths(box)
-        parts = max(1, round(score * 10_000))
-        known.append(Known(0, class_id, -1, parts, place, _NOT_ASIDE, _area(place)))
-    return known
-
-
-def _beside(one: Known, light: Object) -> Known:
-    """What heavy saw, as a correction of what light sees."""
-    sides = [max(light.box[2 + i] - light.box[i], 1.0) for i in (0, 1)]
-    left, top, right, bottom = (
-        round(1000 * (heavy - edge) / sides[i % 2])
-        for i, (heavy, edge) in enumerate(zip(one.place, light.box, strict=True))
+def _differing(objects: Sequence[Object], others: Sequence[Object]) -> int:
+    """Objects of either side that the other does not have, of the same class and place."""
+    boxes, theirs = (
+        np.array([each.box for each in side], np.float32).reshape(-1, 4)
+        for side in (objects, others)
     )
-    aside, track = (left, top, right, bottom), light.track or 0
-    return msgspec.structs.replace(one, track=track, seen_as=light.class_id, aside=aside)
+    same = _classes(objects)[:, None] == _classes(others)
+    overlap = nms.iou(boxes, theirs)
+    met = _matched(np.where(same & (overlap >= _AGREES), overlap, np.float32(0)))
+    return len(objects) + len(others) - 2 * sum(row is not None for row in met)
 
 
-def _unseen(light: Object) -> Known:
-    """What light sees and heavy does not."""
-    place = _tenths(light.box)
-    track, class_id = light.track or 0, light.class_id
-    return Known(track, class_id, class_id, 0, place, _NOT_ASIDE, _area(place))
-
-
-def _lost(known: Corrections, found: Detections) -> list[Known]:
-    """What had a track, and light does not see in this frame."""
-    seen_at = _again(known.known, found.objects)
-    rows = zip(known.known, seen_at, strict=True)
-    return [one for one, row in rows if row is None and one.track and one.score]
+def _classes(objects: Sequence[Object]) -> npt.NDArray[np.int32]:
+    return np.array([each.class_id for each in objects], np.int32)
 
 
 def _is_stirred(one: Known, found: Detections) -> bool:
@@ -201,7 +151,7 @@ def _worth(known: Sequence[Known], objects: Sequence[Object]) -> npt.NDArray[np.
     boxes = np.array([light.box for light in objects], np.float32).reshape(-1, 4)
     overlap = nms.iou(places, boxes)
     classes = np.array([one.class_id if one.seen_as < 0 else one.seen_as for one in known])
-    same = classes[:, None] == np.array([light.class_id for light in objects])
+    same = classes[:, None] == _classes(objects)
     return np.where(overlap >= _SAME, overlap + same, np.float32(0))
 
 
@@ -215,12 +165,3 @@ def _matched(worth: npt.NDArray[np.float32]) -> list[int | None]:
         if found[row] is None and free[column]:
             found[row], free[column] = column, False
     return found
-
-
-def _tenths(box: Sequence[float]) -> Whole4:
-    left, top, right, bottom = (round(10 * edge) for edge in box)
-    return left, top, right, bottom
-
-
-def _area(box: Whole4) -> int:
-    return max(1, (box[2] - box[0]) * (box[3] - box[1]) // 100)

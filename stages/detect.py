@@ -21,7 +21,7 @@ from models.masks import ignored_tiles
 from models.window import WindowHead
 from pipeline.cache_counts import CacheCounts
 from pipeline.memo import MemoLimits
-from pipeline.records import End, Object, Origin, Outcome
+from pipeline.records import End, GateView, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
@@ -191,20 +191,10 @@ class Detect(Stage[DetectState]):
         return self._remembered[group]
 
     def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
-        form, change = item.record.form, attention.change
-        return Detections(
-            outcome=_outcome(attention, belief),
-            looked=attention.looked,
-            reason=attention.reason,
-            objects=as_objects(belief.shown, belief.ids, belief.origins),
-            models=self._models,
-            age_s=round(belief.age_s, 3),
-            novelty=round(belief.window.novelty, 4) if belief.window else None,
-            changes=None if change is None else changes_of(change.hot, change.state.grid),
-            gate=view_of(attention, form, self._settings.attention.long_side)
-            if self.options.gate.view
-            else None,
-        )
+        gate = None
+        if self.options.gate.view:
+            gate = view_of(attention, item.record.form, self._settings.attention.long_side)
+        return detections_of(attention, belief, self._models, gate)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form
@@ -219,6 +209,24 @@ class Detect(Stage[DetectState]):
         if (width, height) not in self._warm:
             self._warm.add((width, height))
             self.detector.warm_up(width, height, self._settings.attention.crops)
+
+
+def detections_of(
+    attention: Attention, belief: Belief, models: tuple[str, ...], gate: GateView | None = None
+) -> Detections:
+    """What detect says of a frame."""
+    change = attention.change
+    return Detections(
+        outcome=_outcome(attention, belief),
+        looked=attention.looked,
+        reason=attention.reason,
+        objects=as_objects(belief.shown, belief.ids, belief.origins),
+        models=models,
+        age_s=round(belief.age_s, 3),
+        novelty=round(belief.window.novelty, 4) if belief.window else None,
+        changes=None if change is None else changes_of(change.hot, change.state.grid),
+        gate=gate,
+    )
 
 
 def as_objects(

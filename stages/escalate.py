@@ -138,8 +138,8 @@ class _Turn:
             return None, self._failed(item, began)
         found = last_detections(item.record)
         state = self._asking.with_late(item, began)
-        doubt = escalation.doubt_about(state, found)
         unasked = escalation.unanswered(state, found, None)
+        doubt = escalation.doubt_about(unasked[1], found)
         told = self._told(item, found, state, doubt, unasked)
         if told is None:
             return None
@@ -178,9 +178,10 @@ class _Turn:
         if item.record.failed is not None:
             return state
         found = last_detections(item.record)
-        doubt = escalation.doubt_about(state, found)
+        _, unasked = escalation.unanswered(state, found, None)
+        doubt = escalation.doubt_about(unasked, found)
         if escalation.wish(state, doubt, self._least, self._budget) != "ask":
-            return escalation.unanswered(state, found, None)[1]
+            return unasked
         self._asking.answer(item)
         return escalation.as_if_confirmed(state, found, self._budget)
 

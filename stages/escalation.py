@@ -62,7 +62,9 @@ def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> Wi
 
 
 def doubt_about(state: EscalateState, found: Detections) -> float:
-    """How probable it is, 0..1, that the heavy pass would say something else."""
+    """How probable it is, 0..1, that the heavy pass would say something else than what is served
+    without asking; `state` is that of `unanswered`.
+    """
     return doubt_of(state.known, found, state.clock_s)
 
 

@@ -261,8 +261,18 @@ def test_errors_end_trust_and_then_the_asking() -> None:
         said.append(seen(near, noisy(len(said) % 50), OTHER if len(said) % 3 == 0 else THING))
     assert near.counts.served < 1000  # some 50 checks, of which most were of what was served
     assert near.trusts[SIZE].is_lost(SETTINGS.error, SETTINGS.doubt)
-    assert "served" not in said[-2000:]
     assert not near.worth.on
+    after = [seen(near, noisy(n), OTHER) for n in range(320)]
+    assert after.count("skipped") == 300
+    assert after.count("checked") == 20
+
+
+def test_trust_that_was_lost_is_won_back() -> None:
+    near = trained()
+    near.trusts[SIZE] = Trust(40, 9)
+    said = [seen(near, noisy(n), THING) for n in range(3000)]
+    assert said.count("skipped") > 500
+    assert "served" in said[-100:]
 
 
 def test_rare_hits_switch_it_off() -> None:

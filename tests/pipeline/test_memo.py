@@ -216,6 +216,33 @@ def test_a_store_that_hangs_is_not_waited_for(store: EmbeddedStore, client: Any)
     asking.close()
 
 
+def test_a_store_that_has_nothing_is_hardly_asked(
+    store: EmbeddedStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the calls that the server counts."""
+    monkeypatch.setattr("pipeline.memo_store.PATIENCE_S", 60.0)
+    asking = Memos(store.url)
+    memo = asking.of("hall", LIMITS)
+    client.execute_command(*keep_command("hall", LIMITS, [(number(7 * 16), b"v")]))
+    straight = asking._store
+    assert straight is not None
+    wait_until("it is connected", lambda: straight.find("hall", LIMITS, number(7 * 16)))
+
+    def calls() -> int:
+        return int(client.info("commandstats")["cmdstat_fcall"]["calls"])
+
+    before = calls()
+    for n in range(10_000, 10_000 + 128 + 1600):
+        memo.find(number(n))
+    assert calls() - before == 128 + 100
+    assert memo.find(number(7 * 16)) == b"v"  # one of the sample
+    before = calls()
+    for n in range(20_000, 20_100):
+        memo.find(number(n))
+    assert calls() - before == 100
+    asking.close()
+
+
 def test_it_goes_on_after_its_connections_broke(store: EmbeddedStore, client: Any) -> None:
     memos = Memos(store.url)
     memo = memos.of("hall", LIMITS)

@@ -195,9 +195,29 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
     assert 20 < alarm.last.seq < 60
     escalated = [seq for seq, each in enumerate(said) if each and each.escalation == "done"]
     assert escalated[0] == alarm.last.seq + 1
-    # Asking never was wrong; one step safer, an answer in ten seconds keeps the frames right.
-    assert states["a"].audits.chosen == 0.7
+    chosen = states["a"].audits.chosen
+    assert chosen is not None
+    assert chosen < NEVER  # which was wrong
     assert found[-2].verdict == "certified"
+
+
+def test_what_was_still_open_when_the_alarm_rang_rings_it_no_second_time(tmp_path: Path) -> None:
+    """Detect is wrong for ten frames; of so lax a promise six right ones show enough."""
+
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if 20 <= question.position.seq < 30 else SEES_PERSON
+
+    terms = Promise("counts", alpha=0.4, frames=50, audited=1.0, alarm_audits=10.0)
+    stage = escalate(tmp_path, ToldPlace(says), terms, doubt=NEVER, per_s=1000.0, burst=100.0)
+    said, states = run(stage, [frame(seq) for seq in range(100)], NEW)
+    verdicts = [each.verdict for each in certificates(said, ended(stage, states))]
+    stage.close()
+    assert verdicts.count("alarm") == 1
+    told = {seq: each.promise for seq, each in enumerate(said) if each and each.promise}
+    first, *_, last = alarmed = [seq for seq, news in told.items() if news.alarmed]
+    assert alarmed == list(range(first, first + 5))
+    assert [each.escalation for each in said[first : last + 2] if each] == ["done"] * 6
+    assert (told[first].doubt, told[last + 1].doubt) == (NEVER, 0.7)
 
 
 def test_the_loss_of_a_frame_by_counts_and_by_boxes() -> None:

@@ -14,8 +14,9 @@ from models.cells import grid_of, tiles_of
 from pipeline import records
 from pipeline.records import Object, Reason
 from stages.changes import changes_of
-from stages.corrections import MOST_AGE_S, MOST_KNOWN, Box, Corrections, learned, served
+from stages.corrections import MOST_AGE_S, MOST_KNOWN, Corrections, learned, served
 from stages.detections import Detections
+from stages.known import Box
 
 SIZE = (640, 360)
 PERSON, CAR, DOG = (coco.LABELS.index(label) for label in ("person", "car", "dog"))
@@ -129,7 +130,7 @@ def test_an_answer_holds_for_a_time_at_most() -> None:
     assert [each.label for each in served(known, found(thing()), 1.0 + MOST_AGE_S)[0]] == ["dog"]
     objects, known = served(known, found(thing()), 1.1 + MOST_AGE_S)
     assert objects == (thing(),)
-    assert known == Corrections(1.0)
+    assert known.known == ()
 
 
 def test_a_dozen_objects_are_few_bytes() -> None:
