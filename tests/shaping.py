@@ -48,16 +48,11 @@ class Direction:
         self._link, self._free_at = link, 0.0
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Until the sender has ended."""
+        """Until the sender has ended, which the receiver hears of."""
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(HELD)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send(reader, under_way))
-                group.create_task(self._arrive(under_way, writer))
-        except* (ConnectionError, OSError):
-            pass
-        finally:
-            writer.close()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send(reader, under_way))
+            group.create_task(self._arrive(under_way, writer))
 
     async def _send(
         self, reader: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes]]
@@ -79,6 +74,7 @@ class Direction:
             await asyncio.sleep(arrives - time.monotonic())
             await self._link.whole.wait()
             if not data:
+                writer.write_eof()
                 return
             writer.write(data)
             await writer.drain()
@@ -118,9 +114,15 @@ class Link:
         except OSError:
             writer.close()
             return
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._up.carry(reader, back))
-            group.create_task(self._down.carry(there, writer))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._up.carry(reader, back))
+                group.create_task(self._down.carry(there, writer))
+        except* OSError:
+            pass  # one side broke off: the other hears of it
+        finally:
+            back.close()
+            writer.close()
 
     def _open(self) -> Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         if self._to.startswith("/"):

@@ -11,9 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +54,17 @@ def environment_of(name: str, packages: Sequence[str]) -> Path:
 
 
 @contextmanager
-def mlserver(folder: Path, told: bool, ports: tuple[int, int] | None = None) -> Iterator[Served]:
-    """deploy/mlserver on ports of its own; told: with the told model in the heavy pass's place."""
+def mlserver(
+    folder: Path,
+    told: bool,
+    ports: tuple[int, int] | None = None,
+    before: Sequence[str] = (),
+) -> Iterator[Served]:
+    """deploy/mlserver on ports of its own.
+
+    told    with the told model in the heavy pass's place
+    before  what its command begins with, to run in a network namespace
+    """
     environment = environment_of("mlserver-1.7.1", ["mlserver==1.7.1"])
     http, grpc = ports or (free_port(), free_port())
     shutil.copytree(DEPLOYED, folder, dirs_exist_ok=True)
@@ -75,12 +81,12 @@ def mlserver(folder: Path, told: bool, ports: tuple[int, int] | None = None) -> 
     (purelib / "of_the_test.pth").write_text(
         "\n".join([str(ROOT), *filter(os.path.isdir, sys.path)])
     )
-    command = [str(environment / "bin" / "mlserver"), "start", str(folder)]
+    command = [*before, str(environment / "bin" / "mlserver"), "start", str(folder)]
     variables = {**os.environ, "PATH": f"{environment / 'bin'}:{os.environ['PATH']}"}
     variables.pop("PYTHONPATH", None)
     with _process(command, folder, variables) as process:
         served = Served(f"http://127.0.0.1:{http}", f"grpc://127.0.0.1:{grpc}", process)
-        _wait_until_ready(served, folder)
+        _wait_until_ready(served, folder, before)
         yield served
 
 
@@ -149,15 +155,21 @@ def _process(
         process.wait()
 
 
-def _wait_until_ready(served: Served, folder: Path) -> None:
-    until = time.monotonic() + DEADLINE_S
+_PROBE = """
+import sys, time, urllib.request
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=5)
+        sys.exit()
+    except OSError:
+        time.sleep(0.05)
+sys.exit("not ready")
+"""
+
+
+def _wait_until_ready(served: Served, folder: Path, before: Sequence[str] = ()) -> None:
     url = f"{served.http}/v2/models/framegate_heavy/ready"
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            said = (folder / "server.log").read_text()[-3000:]
-            assert served.process.poll() is None, said
-            assert time.monotonic() < until, said
-            time.sleep(0.05)
+    probe = [*before, sys.executable, "-c", _PROBE, url, str(DEADLINE_S)]
+    ready = subprocess.run(probe, check=False).returncode == 0
+    assert ready, (folder / "server.log").read_text()[-3000:]

@@ -1,0 +1,227 @@
+"""The heavy pass behind a narrow link: response times, bytes, and what a cut costs.
+
+    python -m benchmarks.link [--data FOLDER] [--seconds S] [--places A,B] [--write]
+
+Two network namespaces where the host allows it, a round trip of 20 ms, 50 Mbit/s; then 1 % of
+packets lost as well; then cut for 10 s; then healed. Questions with a deadline come at their own
+pace from a clip's frames; each must end once, answered or degraded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clips import find_clip
+from benchmarks.report import conditions, percentile, tell
+from models import detector
+from pipeline.embedded import EmbeddedStore
+from tests.kserve.servers import mlserver
+from tests.links import Link, link
+from tests.runs import environment
+from tests.shaping import Shape
+
+GOOD = Shape(delay_s=0.010, rate=50e6 / 8)
+PHASES = (
+    ("whole", GOOD, None),
+    ("loss", replace(GOOD, loss=0.01), None),
+    ("cut", replace(GOOD, is_cut=True), 10.0),
+    ("healed", GOOD, None),
+)
+PLACES = ("workers", "kserve_grpc", "kserve_http")
+_READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked: per_second with a deadline_s, for seconds in each phase but the cut."""
+
+    clip: Path
+    policy: str
+    seconds: float = 20.0
+    per_second: float = 2.0
+    deadline_s: float = 1.0
+    told: bool = False
+
+    @property
+    def phases(self) -> list[tuple[str, Shape, float]]:
+        """Name, shape and seconds of each."""
+        return [(name, shape, own or self.seconds) for name, shape, own in PHASES]
+
+
+def main() -> None:
+    """Print a row for each place and phase, then the whole result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--per-second", type=float, default=2.0)
+    parser.add_argument("--deadline", type=float, default=1.0)
+    parser.add_argument("--places", default=",".join(PLACES))
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    clip = find_clip(given.data, "one-by-one-person-detection.mp4" if given.data else None)
+    policy = detector.policy_id("heavy")
+    work = Work(clip, policy, given.seconds, given.per_second, given.deadline)
+    rows = {}
+    kind = ""
+    for place in given.places.split(","):
+        kind, rows[place] = run(place, work)
+        for phase, row in rows[place].items():
+            print(place, phase, row, flush=True)
+    result = conditions(
+        ("openvino", "av", "redis"),
+        link=kind,
+        clip=clip.name,
+        asks_per_second=given.per_second,
+        deadline_s=given.deadline,
+        places=rows,
+    )
+    tell("link", result, given.write)
+
+
+def run(place: str, work: Work) -> tuple[str, dict[str, Any]]:
+    """What the link was, and what came of each phase at one place."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framegate-link-")))
+        between = stack.enter_context(link())
+        if place == "workers":
+            url = stack.enter_context(_workers(between, folder, work))
+        else:
+            url = stack.enter_context(_server(between, folder, work, place.partition("_")[2]))
+        return between.kind, _measured(between, place.partition("_")[0], url, work)
+
+
+@contextmanager
+def _workers(between: Link, folder: Path, work: Work) -> Iterator[str]:
+    """A store on the near side, a worker on the far one; the store's URL on the near side."""
+    store = EmbeddedStore(folder / "store", "everysec")
+    store.start()
+    at = between.expose("near", str(store.socket))
+    words = ["-m", "pipeline.cli", "worker", "--heavy", "--redis", f"redis://{at}"]
+    if work.told:
+        words = ["-m", "tests.heavy_process", f"redis://{at}"]
+    worker = subprocess.Popen([*between.far, sys.executable, *words], env=environment())
+    try:
+        yield store.url
+    finally:
+        worker.kill()
+        worker.wait()
+        store.stop()
+
+
+@contextmanager
+def _server(between: Link, folder: Path, work: Work, scheme: str) -> Iterator[str]:
+    """MLServer on the far side; its URL on the near one."""
+    with mlserver(folder / "mlserver", told=work.told, before=between.far) as served:
+        there = served.http if scheme == "http" else served.grpc
+        yield f"{scheme}://{between.expose('far', there.partition('://')[2])}"
+
+
+def _measured(between: Link, place: str, url: str, work: Work) -> dict[str, Any]:
+    """Ask once until the place is there, then through all phases."""
+    until = time.monotonic() + _READY_S
+    while not any(one.get("outcome") == "answered" for one in _asked(between, place, url, work, 1)):
+        if time.monotonic() > until:
+            raise RuntimeError(f"{place} at {url} does not answer")
+    begins: list[float] = []
+
+    def shape() -> None:
+        for _, wanted, seconds in work.phases:
+            begins.append(time.monotonic())
+            between.take(wanted)
+            time.sleep(seconds)
+
+    total = sum(seconds for _, _, seconds in work.phases)
+    told = _asked(between, place, url, work, total, shape)
+    between.take(Shape())
+    return _summed(told, begins, work)
+
+
+def _asked(
+    between: Link,
+    place: str,
+    url: str,
+    work: Work,
+    seconds: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    """What the near side tells of so many seconds; `meanwhile` runs from its begin on."""
+    command = [*between.near, sys.executable, "-m", "benchmarks.link_near", place, url]
+    for name, value in (
+        ("clip", work.clip),
+        ("policy", work.policy),
+        ("seconds", seconds),
+        ("per-second", work.per_second),
+        ("deadline", work.deadline_s),
+    ):
+        command += [f"--{name}", str(value)]
+    near = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert near.stdout is not None
+    lines: list[dict[str, Any]] = []
+    shaper = threading.Thread(target=meanwhile)
+    for line in near.stdout:
+        if line.strip() == "ready":
+            shaper.start()
+        else:
+            lines.append(json.loads(line))
+    if near.wait() or not shaper.ident:
+        raise RuntimeError(f"the near side ended with {near.returncode}")
+    shaper.join()
+    return lines
+
+
+def _summed(told: Sequence[dict[str, Any]], begins: list[float], work: Work) -> dict[str, Any]:
+    """A row for each phase, by when a question was asked, and one for all."""
+    ends = [*begins[1:], float("inf")]
+    rows: dict[str, Any] = {}
+    for (name, _, _), begin, end in zip(work.phases, begins, ends, strict=True):
+        mine = [one for one in told if begin <= one.get("asked", -1.0) < end]
+        rows[name] = _phase(mine)
+        breakers = [one["breaker"] for one in told if begin <= one.get("at", -1.0) < end]
+        rows[name]["breaker"] = breakers
+    everything: dict[str, Any] = {}
+    for one in told:
+        everything |= {
+            key: one[key] for key in ("about", "sent_bytes", "wire_s", "never") if key in one
+        }
+    looked = [one for one in told if "answered" in one][-1]["answered"]
+    outcomes = Counter(one["number"] for one in told if "outcome" in one)
+    rows["all"] = {
+        "asked": len(outcomes),
+        "ended_once": all(n == 1 for n in outcomes.values()) and not everything["never"],
+        "looked_at": looked,
+        "bytes_a_question": round(everything["sent_bytes"] / max(1, looked)),
+        "times_fewer_than_raw": round(everything["about"] * looked / everything["sent_bytes"], 1),
+        "wire_ms": round(1000 * everything["wire_s"] / max(1, looked), 1),
+    }
+    return rows
+
+
+def _phase(mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    ended = [one for one in mine if "outcome" in one]
+    responses = [1000 * one["after_s"] for one in ended if one["outcome"] == "answered"]
+    late = [1000 * one["after_s"] for one in mine if one.get("late_answer") == "answered"]
+    row: dict[str, Any] = {"outcomes": dict(Counter(one["outcome"] for one in ended))}
+    if responses:
+        row["response_ms"] = round(statistics.median(responses), 1)
+        row["response_p99_ms"] = round(percentile(responses, 0.99), 1)
+    if late:
+        row["late_answers"] = len(late)
+        row["late_response_ms"] = round(statistics.median(late), 1)
+    return row
+
+
+if __name__ == "__main__":
+    main()
