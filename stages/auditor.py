@@ -5,30 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from pipeline import certificate, coin, period, records
 from pipeline.asks import Asks
 from pipeline.certificate import Certificate, Declaration
-from pipeline.errors import FrameLost
 from pipeline.period import Moment, Period
 from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
-from pipeline.questions import Question, QuestionId, Seen, Unanswered
-from pipeline.records import Position
-from pipeline.source import Form
+from pipeline.questions import Seen
 from pipeline.stage import Context, Item
-from pipeline.state_ring import StateRing
 from stages.arms import Arms, safer
+from stages.audit_asks import AuditAsks, Audited
 from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
 from stages.detections import Detections
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
-_ROW_BYTES: Final = 32 * 1024  # for what was served; boxes of 256 objects twice
+_LOST: Final = Audited(None, None)
 _replace = msgspec.structs.replace
+
+
+class Lesson(NamedTuple):
+    """A frame of that doubt, 0..1, would have been served wrong without asking, or not."""
+
+    doubt: float
+    was_wrong: bool
 
 
 class Auditor:
@@ -39,31 +43,38 @@ class Auditor:
     ) -> None:
         """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
         self.promise, self._least = promise, least
-        self._asks, self._policy, self._context = asks, policy, context
+        self._policy, self._is_live = policy, context.live
         self._secret = _secret(context.folder / "promise.secret")
-        self._rows: dict[tuple[str, Position], Row] = {}
+        self._audits = AuditAsks(asks, context)
 
     def settled(
         self, source: str, state: AuditState, now_s: float, is_last: bool = False
-    ) -> AuditState | None:
-        """With the audits that are over; None while one that is waited for is not.
+    ) -> tuple[AuditState, tuple[Lesson, ...]] | None:
+        """With the audits that are over, and what they tell of doubt; None while one that is waited
+        for is not.
 
         is_last: no frame follows, so a file waits for all of them.
         """
-        state = self._kept_to(state)
-        self._let_go(source, state)
-        live = self._context.live(source)
+        state, lessons = self._kept_to(state), list[Lesson]()
+        self._audits.keep(source, {at.position for at in state.open})
+        live = self._is_live(source)
         while state.open:
             first = state.open[0]
-            found = self._answer(source, state, first)
-            if found is None and live and now_s - first.at_s < _PATIENCE_S:
-                return state
             if not live and not (is_last or _is_due(state)):
-                return state
-            if found is None and not live:
+                break
+            audited = self._audits.answer(source, first, state.rows)
+            if audited is None and live and now_s - first.at_s < _PATIENCE_S:
+                break
+            if audited is None and not live:
                 return None
-            state = self._settle(source, state, first, found if isinstance(found, Seen) else None)
-        return state
+            row, true = audited or _LOST
+            if row is not None and true is not None:
+                lessons.append(Lesson(first.doubt, self._is_wrong(row.unasked, true)))
+            state = self._settle(state, first, audited or _LOST)
+        return state, tuple(lessons)
+
+    def _is_wrong(self, served: Seen, true: Seen) -> bool:
+        return loss(self.promise, served, true) > self.promise.target
 
     def _in_use(self, state: AuditState) -> float:
         return self._least if state.chosen is None else state.chosen
@@ -142,7 +153,7 @@ class Auditor:
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
         for first in state.open:
-            state = self._settle(source, state, first, None)
+            state = self._settle(state, first, _LOST)
         if not state.now.number:
             return None, state
         over = _replace(state, before=(*state.before, state.now))
@@ -163,49 +174,17 @@ class Auditor:
     def _opened(
         self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float
     ) -> AuditState:
-        """An audit whose answer is to come: what it needs goes into the ring."""
-        form = item.record.form
-        try:
-            with self._context.pixels(item) as held:
-                pixels = bytes(held)
-        except FrameLost:
+        """An audit whose answer is to come."""
+        rows = self._audits.open(item, row, state.rows)
+        if rows is None:
             return self._judged(state, state.now.number, None)
-        data = row.with_pixels(pixels)
-        rows = self._ring(item.source, form).write(item.position, data, state.rows)
-        at = Obligation(state.now.number, item.position, form, state.frames, now_s, rows.row, doubt)
-        self._rows[item.source, item.position] = row
-        self._ask(item.source, at, pixels)
+        form, number = item.record.form, state.now.number
+        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt)
         return _replace(state, open=(*state.open, at), rows=rows)
 
-    def _ask(self, source: str, at: Obligation, pixels: bytes) -> None:
-        question = QuestionId(source, at.position, exact=True)
-        self._asks.ask(Question(question, at.form, pixels, None, urgent=False))
-
-    def _answer(self, source: str, state: AuditState, at: Obligation) -> Seen | Unanswered | None:
-        """What the heavy pass says of a drawn frame; a worker that has just begun asks anew."""
-        question = QuestionId(source, at.position, exact=True)
-        if not self._asks.knows(question) or (source, at.position) not in self._rows:
-            held = self._from_ring(source, state, at)
-            if held is None:
-                return Unanswered("pixels_lost")
-            self._rows[source, at.position] = held[0]
-            self._ask(source, at, held[1])
-        return self._asks.answer(question)
-
-    def _let_go(self, source: str, state: AuditState) -> None:
-        """Of audits that are over: not before what they said is in the state for good."""
-        still = {at.position for at in state.open}
-        for of, position in [known for known in self._rows if known[0] == source]:
-            if position not in still:
-                del self._rows[of, position]
-                self._asks.forget(QuestionId(of, position, exact=True))
-
-    def _settle(
-        self, source: str, state: AuditState, at: Obligation, true: Seen | None
-    ) -> AuditState:
+    def _settle(self, state: AuditState, at: Obligation, audited: Audited) -> AuditState:
         """The oldest audit is over: its frame's loss is known, or it is lost."""
-        row = self._rows.get((source, at.position))
-        state = _replace(state, open=state.open[1:])
+        state, (row, true) = _replace(state, open=state.open[1:]), audited
         if true is None or row is None:
             return self._judged(state, at.period, None)
         state = self._learned(state, row, at.doubt, true)
@@ -226,8 +205,7 @@ class Auditor:
 
     def _learned(self, state: AuditState, row: Row, doubt: float, true: Seen) -> AuditState:
         """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
-        wrong = loss(self.promise, row.unasked, true) > self.promise.target
-        arms = state.arms.after(doubt, wrong)
+        arms = state.arms.after(doubt, self._is_wrong(row.unasked, true))
         state = _replace(state, arms=arms)
         if state.fresh is None:
             return state
@@ -257,19 +235,6 @@ class Auditor:
     def _declared(self, source: str, now: Period) -> Declaration:
         key = coin.period_key(self._secret, source, now.number)
         return certificate.declare(now, self.promise, key, source)
-
-    # -- the ring
-
-    def _ring(self, source: str, form: Form) -> StateRing:
-        return self._context.ring(source, MOST_OPEN, form.nbytes + _ROW_BYTES)
-
-    def _from_ring(
-        self, source: str, state: AuditState, at: Obligation
-    ) -> tuple[Row, bytes] | None:
-        assert state.rows is not None
-        rows = self._ring(source, at.form).read(state.rows)
-        index = at.row - state.rows.row - 1
-        return None if rows is None or -index > len(rows) else Row.with_its_pixels(rows[index])
 
 
 def _is_due(state: AuditState) -> bool:

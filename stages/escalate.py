@@ -192,17 +192,22 @@ class _Turn:
         self._asking.forget(source)
         if self._auditor is None or not end.last:
             return None, state
-        audits = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
-        if audits is None:
+        settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
+        if settled is None:
             return WAITS, state
-        news, audits = self._auditor.finished(source, audits)
+        news, audits = self._auditor.finished(source, settled[0])
         return news, _replace(state, audits=audits)
 
     def _began(self, item: Item, state: EscalateState) -> EscalateState | None:
         if self._auditor is None:
             return state
-        audits = self._auditor.settled(item.source, state.audits, state.clock_s)
-        return None if audits is None else _replace(state, audits=self._auditor.began(audits))
+        settled = self._auditor.settled(item.source, state.audits, state.clock_s)
+        if settled is None:
+            return None
+        audits, lessons = settled
+        for doubt, was_wrong in lessons:
+            state = _replace(state, level=state.level.after(doubt, was_wrong))
+        return _replace(state, audits=self._auditor.began(audits))
 
     def _failed(self, item: Item, state: EscalateState) -> EscalateState:
         if self._auditor is None:
