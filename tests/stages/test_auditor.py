@@ -186,6 +186,7 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
         return SEES_NOBODY if question.position.seq >= 20 else SEES_PERSON
 
     place = ToldPlace(says)
+    (tmp_path / "promise.secret").write_bytes(bytes(32))
     terms = promise(audited=0.9, alarm_audits=50.0)
     stage = escalate(tmp_path, place, terms, doubt=NEVER, per_s=1000.0, burst=100.0)
     said, states = run(stage, [frame(seq) for seq in range(300)], NEW)
@@ -198,7 +199,7 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
     chosen = states["a"].audits.chosen
     assert chosen is not None
     assert chosen < NEVER  # which was wrong
-    assert found[-2].verdict == "certified"
+    assert "certified" in [each.verdict for each in found[found.index(alarm) + 1 :]]
 
 
 def test_what_was_still_open_when_the_alarm_rang_rings_it_no_second_time(tmp_path: Path) -> None:
