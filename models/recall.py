@@ -24,6 +24,7 @@ from models.worth import Worth
 _VERSION: Final = 1  # grows when decoding, suppression or the bytes below change
 _SECOND: Final = 0x5EC0_11D5  # seed of the second digest
 _CHECK: Final = 8
+_GLIMPSED: Final = 32  # a glimpse is one row in so many
 _GEOMETRY: Final = struct.Struct("<8i")
 
 
@@ -63,10 +64,10 @@ class Recall:
 
     def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
         """Looks an input up; what it gives starts the network on it, if need be."""
-        key = key_of(member, prepared)
-        if not self.worth.asks(key[0]):
+        if not self.worth.on and not self.worth.asks(_glimpse(prepared)):
             self.counts.skipped += 1
             return partial(member.start, prepared)
+        key = key_of(member, prepared)
         if key in self._under_way:
             return lambda: Later(self, member, prepared)
         found = self._find(key, prepared)
@@ -139,6 +140,11 @@ def boxes_of(prepared: Prepared, value: bytes) -> Boxes | None:
 def _check(prepared: Prepared, body: bytes) -> bytes:
     pixels = xxhash.xxh3_64_intdigest(_pixels(prepared), _SECOND)
     return xxhash.xxh3_64_digest(body, pixels)
+
+
+def _glimpse(prepared: Prepared) -> int:
+    """A digest of a few rows: while it is off, most inputs are not worth reading whole."""
+    return xxhash.xxh3_64_intdigest(prepared.bgr[::_GLIMPSED].tobytes())
 
 
 def _pixels(prepared: Prepared) -> memoryview:
