@@ -104,6 +104,15 @@ def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> 
     return told
 
 
+def pasted_objects(data: Path, most: int) -> Row:
+    """What L2 says where something is new in a scene that it knows."""
+    scenes = [first_pictures(data / "clips" / name, 1)[0] for name in SCENES]
+    things = cache_objects.real_objects(data)
+    told = cache_objects.stale_hits(scenes, things, cache_checks.Dictionary(), most)
+    print(json.dumps(told), flush=True)
+    return told
+
+
 def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> Row:
     """All figures."""
     using = light(given("crops"))
@@ -117,10 +126,7 @@ def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> R
         memos.close()
         held = cache_checks.bytes_held(url, 20_000)
     print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
-    scenes = [first_pictures(data / "clips" / name, 1)[0] for name in SCENES]
-    things = cache_objects.real_objects(data)
-    pasted = cache_objects.stale_hits(scenes, things, cache_checks.Dictionary(), objects)
-    print(json.dumps(pasted), flush=True)
+    pasted = pasted_objects(data, objects)
     near = [
         one_source(data / "clips" / name, n_frames, given("off"), using)
         for name, n_frames in NEAR.items()

@@ -13,7 +13,7 @@ from benchmarks.cache_loop import frames
 from models import crops
 from models.cells import cells_of, grid_of
 from models.detector import Detector
-from models.near import Near, NearSettings, agree
+from models.near import Near, NearCounts, NearSettings, agree
 from stages.belief import BeliefSettings
 
 
@@ -46,17 +46,16 @@ def one_source(clip: Path, n_frames: int, given: BeliefSettings, using: Detector
             began = time.perf_counter()
             near.learn(sight, found)
             taught.append(1e3 * (time.perf_counter() - began))
-    counts = near.counts
+    told = {"clip": clip.name, "frames": n_frames, "served": served, "served_wrong": wrong}
+    times = {"look_up_ms": spent, "look_up_cpu_ms": cpu_ms, "learn_ms": taught}
+    medians = {name: round(statistics.median(each), 3) for name, each in times.items()}
+    return {**told, **_counted(near.counts), **medians}
+
+
+def _counted(counts: NearCounts) -> dict[str, int]:
     return {
-        "clip": clip.name,
-        "frames": n_frames,
-        "served": served,
-        "served_wrong": wrong,
         "checked": counts.checked,
         "checked_wrong": counts.wrong,
         "misses": counts.misses,
         "skipped": counts.skipped,
-        "look_up_ms": round(statistics.median(spent), 3),
-        "look_up_cpu_ms": round(statistics.median(cpu_ms), 3),
-        "learn_ms": round(statistics.median(taught), 3),
     }

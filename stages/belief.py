@@ -78,10 +78,7 @@ def conclude(
     judge: Judge | None = None,
     lent_s: float | None = None,
 ) -> Belief:
-    """What holds once each look has `found` its boxes; `judge` may score them anew. Pure.
-
-    lent_s  how old that is where it is not of this frame, see stages.remembering.Found
-    """
+    """What holds once each look has `found` its boxes; `judge` rescores. `lent_s`: see Found."""
     if not attention.looks:
         return _held(memory, tracks, attention, size, pts, settings.tracks)
     known = memory.believed
@@ -90,8 +87,7 @@ def conclude(
     window = None if judge is None else judge(merged, ids)
     after, shown, rows = _calmed(memory, merged, ids, window, pts, settings.calm)
     now_s = attention.clock_s
-    means = np.zeros(len(ids), np.float32)
-    means[rows] = shown.scores
+    means = _means(shown, rows, len(ids))
     memory = Memory(
         pts=pts,
         clock_s=now_s,
@@ -108,15 +104,20 @@ def conclude(
         trust=_trust(memory, merged, attention.looked, settings.calm.shown),
         doubted=doubted,
     )
-    lent = lent_s is not None
+    lent, age_s = lent_s is not None, now_s - memory.evidence_s
     origins = _origins(merged.is_new[rows], lent)
-    age_s = now_s - memory.evidence_s
     return Belief(memory, tracks, shown, ids[rows], origins, age_s, window, lent)
 
 
 def _evidence_s(memory: Memory, attention: Attention, found_s: float) -> float:
     """When the oldest evidence is of, with what was found at `found_s`."""
     return found_s if attention.looked == "whole" else min(memory.evidence_s, found_s)
+
+
+def _means(shown: Boxes, rows: npt.NDArray[np.intp], n_boxes: int) -> FloatArray:
+    means = np.zeros(n_boxes, np.float32)
+    means[rows] = shown.scores
+    return means
 
 
 def _origins(is_new: BoolArray, lent: bool) -> tuple[Origin, ...]:
