@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pipeline import add, calibrate, heavy_command, list_sources, remove, verify
 from pipeline.check import check
-from pipeline.config import find_config, read_config
+from pipeline.config import Config, find_config, read_config
 from pipeline.doctor import doctor
 from pipeline.errors import ConfigFaults, Exit, FramegateError
 from pipeline.logs import set_up_logging, to_user
@@ -233,7 +233,7 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.detector:
         detect["detector"] = parsed.detector
     if parsed.classes is not None:
-        detect["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+        detect["classes"] = _labels(parsed.classes)
     if parsed.min_score is not None:
         detect["min_score"] = parsed.min_score
     if parsed.log_format is not None:
@@ -245,9 +245,20 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def _run(parsed: argparse.Namespace) -> Exit:
+def _labels(said: str) -> list[str]:
+    return [name.strip() for name in said.split(",") if name.strip()]
+
+
+def _config(parsed: argparse.Namespace) -> tuple[str, Config]:
+    """Where the configuration is from, and what it and the command line say."""
     origin, text = find_config(parsed.config)
-    config = read_config(origin, text, _changes(parsed))
+    # Whom detect asks in doubt must not tell of what is not looked for.
+    same = {} if parsed.classes is None else {"escalate": {"classes": _labels(parsed.classes)}}
+    return origin, read_config(origin, text, _changes(parsed), same)
+
+
+def _run(parsed: argparse.Namespace) -> Exit:
+    origin, config = _config(parsed)
     set_up_logging(config.log.level, "run", config.log.format)
     if not config.sources and not parsed.resume:
         raise ConfigFaults(["no source: name one, for example: framegate run clip.mp4"])
@@ -273,8 +284,7 @@ def _snapshot(parsed: argparse.Namespace) -> Exit:
 
 
 def _check(parsed: argparse.Namespace) -> Exit:
-    origin, text = find_config(parsed.config)
-    return check(read_config(origin, text, _changes(parsed)))
+    return check(_config(parsed)[1])
 
 
 def _doctor(parsed: argparse.Namespace) -> Exit:

@@ -106,8 +106,15 @@ def find_config(path: Path | None) -> tuple[str, str]:
         raise ConfigFaults([f"configuration {chosen}: {error}"]) from error
 
 
-def read_config(origin: str, text: str, changes: Mapping[str, Table] | None = None) -> Config:
+def read_config(
+    origin: str,
+    text: str,
+    changes: Mapping[str, Table] | None = None,
+    offered: Mapping[str, Table] | None = None,
+) -> Config:
     """The checked configuration; `changes` (from the command line) go over the file's tables.
+
+    offered  options for stages, if the file has them
 
     ConfigFaults carries all faults, each with where it was said, its key path, the value and what
     is allowed.
@@ -123,6 +130,9 @@ def read_config(origin: str, text: str, changes: Mapping[str, Table] | None = No
         f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
+    stages = tables.get("stages", {})
+    there = {name: table for name, table in (offered or {}).items() if name in stages}
+    changes = _merged({"stages": there}, changes) if there else changes
     config = _read_tables(origin, _merged(tables, changes), faults)
     if config is None or faults:
         said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")

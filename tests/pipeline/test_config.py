@@ -195,3 +195,12 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("CAM_URL")
     with pytest.raises(ConfigFaults, match=r"sources\.a\.url_env = 'CAM_URL'"):
         from_environment("CAM_URL", "sources.a.url_env")
+
+
+def test_offered_options_go_to_stages_that_are_there() -> None:
+    offered = {"escalate": {"classes": ["car"]}, "elsewhere": {"classes": ["car"]}}
+    config = read_config("test.toml", PACKAGED, {"log": {"level": "error"}}, offered)
+    options = {stage.name: stage.options for stage in config.stages}
+    assert options["escalate"]["classes"] == ["car"]
+    assert "elsewhere" not in options
+    assert config.log.level == "error"
