@@ -199,8 +199,8 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_offered_options_go_to_stages_that_are_there() -> None:
     offered = {"escalate": {"classes": ["car"]}, "elsewhere": {"classes": ["car"]}}
-    config = read_config("test.toml", PACKAGED, {"log": {"level": "debug"}}, offered)
+    config = read_config("test.toml", PACKAGED, {"log": {"level": "DEBUG"}}, offered)
     options = {stage.name: stage.options for stage in config.stages}
     assert options["escalate"]["classes"] == ["car"]
     assert "elsewhere" not in options
-    assert config.log.level == "debug"
+    assert config.log.level == "DEBUG"
