@@ -128,6 +128,12 @@ class Near:
             self.counts.served += serves
         return Sight(size, views, known, serves, now)
 
+    @property
+    def trusted(self) -> int:
+        """Of the sizes of pictures in `trusts`, how many are served."""
+        error, doubt = self._settings.error, self._settings.doubt
+        return sum(trust.is_earned(error, doubt) for trust in self.trusts.values())
+
     def learn(self, sight: Sight, found: Sequence[Boxes]) -> None:
         """What the network found at the looks of a sight that was not served."""
         if sight.known is None:

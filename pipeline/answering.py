@@ -22,8 +22,10 @@ from pipeline.asking import (
     Question,
     Refused,
     Remove,
+    TheCounts,
     TheSources,
     TheStore,
+    WhatCounts,
     WhatSources,
     control_socket,
     refusal,
@@ -96,6 +98,8 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
             return Done()
         if isinstance(question, WhatSources):
             return _listed(supervisor)
+        if isinstance(question, WhatCounts):
+            return await _counts(supervisor)
         return TheStore(store)
     except FramegateError as error:
         return refusal(error)
@@ -117,4 +121,12 @@ def _listed(supervisor: Supervisor) -> TheSources:
             )
             for source in sources
         ]
+    )
+
+
+async def _counts(supervisor: Supervisor) -> TheCounts:
+    times = (await supervisor.status()).times
+    return TheCounts(
+        asks={stage: spent.asks for stage, spent in times.items() if spent.asks is not None},
+        cache={stage: spent.cache for stage, spent in times.items() if spent.cache is not None},
     )

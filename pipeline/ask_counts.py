@@ -15,6 +15,7 @@ class AskCounts(msgspec.Struct):
     sent_bytes, wire_s  of the place
     waited_s            from question to answer, summed
     breaker             of the place
+    left                asks that each source's budget has left, at its last frame
     """
 
     answered: int = 0
@@ -24,9 +25,10 @@ class AskCounts(msgspec.Struct):
     wire_s: float = 0.0
     waited_s: float = 0.0
     breaker: BreakerState = "closed"
+    left: dict[str, float] = {}
 
     def plus(self, later: AskCounts | None) -> AskCounts:
-        """Both together, with the later one's breaker."""
+        """Both together, with the later one's breaker and budgets."""
         if later is None:
             return self
         reasons = self.degraded.keys() | later.degraded.keys()
@@ -38,4 +40,5 @@ class AskCounts(msgspec.Struct):
             self.wire_s + later.wire_s,
             self.waited_s + later.waited_s,
             later.breaker,
+            later.left,
         )

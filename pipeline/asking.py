@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.ask_counts import AskCounts
+from pipeline.cache_counts import CacheCounts
 from pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused
 from pipeline.run_folder import By, RunSource
 
@@ -40,6 +42,10 @@ class WhatSources(msgspec.Struct, frozen=True, tag=True):
 
 class WhatStore(msgspec.Struct, frozen=True, tag=True):
     """Where is its store?"""
+
+
+class WhatCounts(msgspec.Struct, frozen=True, tag=True):
+    """What became of its questions, and of its look-ups?"""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -76,8 +82,15 @@ class TheStore(msgspec.Struct, frozen=True, tag=True):
     url: str
 
 
-Question = Add | Remove | WhatSources | WhatStore
-Answer = Done | Refused | TheSources | TheStore
+class TheCounts(msgspec.Struct, frozen=True, tag=True):
+    """By stage, over all its workers' lives."""
+
+    asks: dict[str, AskCounts]
+    cache: dict[str, CacheCounts]
+
+
+Question = Add | Remove | WhatSources | WhatStore | WhatCounts
+Answer = Done | Refused | TheSources | TheStore | TheCounts
 
 _answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
 

@@ -15,6 +15,8 @@ class CacheCounts(msgspec.Struct):
     checked, wrong  frames that could have been and were computed; of these, those where the answer
                     would have been another
     groups, off     groups of sources, and those that look up a sample only
+    kinds, trusted  sizes of pictures, over all groups, of which near answers were checked, and
+                    those whose checks allow to serve them
     """
 
     hits: int = 0
@@ -26,6 +28,8 @@ class CacheCounts(msgspec.Struct):
     wrong: int = 0
     groups: int = 0
     off: int = 0
+    kinds: int = 0
+    trusted: int = 0
 
     def plus(self, later: CacheCounts | None) -> CacheCounts:
         """Both together, with the later one's groups."""

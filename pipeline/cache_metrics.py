@@ -34,7 +34,19 @@ def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         "Of these, groups of which a sample is looked up",
         labels=["stage"],
     )
+    kinds = GaugeMetricFamily(
+        "framegate_cache_near_kinds",
+        "Sizes of pictures, by group, of which near answers were checked",
+        labels=["stage"],
+    )
+    trusted = GaugeMetricFamily(
+        "framegate_cache_near_trusted",
+        "Of these, sizes whose checks allow to serve near answers",
+        labels=["stage"],
+    )
     for stage, counted in counts.items():
+        kinds.add_metric([stage], counted.kinds)
+        trusted.add_metric([stage], counted.trusted)
         groups.add_metric([stage], counted.groups)
         off.add_metric([stage], counted.off)
-    yield from (groups, off)
+    yield from (groups, off, kinds, trusted)

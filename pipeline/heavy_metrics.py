@@ -55,6 +55,13 @@ def asks(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         states = {state: counted.breaker == state for state in get_args(BreakerState)}
         breaker.add_metric([stage], states)
     yield breaker
+    left = GaugeMetricFamily(
+        "framegate_heavy_asks_left", "Asks that a budget has left", labels=["stage", "source"]
+    )
+    for stage, counted in counts.items():
+        for source, asks_left in counted.left.items():
+            left.add_metric([stage, source], asks_left)
+    yield left
 
 
 def promises(views: Sequence[View]) -> Iterator[Metric]:

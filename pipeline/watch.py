@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 
+from pipeline.counts_view import count_lines
 from pipeline.errors import Exit, StoreLost
 from pipeline.running import find_run
 from pipeline.view import View, Viewer, as_table
@@ -22,12 +24,13 @@ def watch(
     store: str | None, folder: Path | None, names: list[str], as_json: bool, once: bool
 ) -> Exit:
     """Show the sources of a run once a second, until it ends or Ctrl-C."""
-    viewer = Viewer(store or find_run(folder).store)
+    run = find_run(folder) if store is None else None
+    viewer = Viewer(run.store if run else store or "")
     try:
         if as_json:
             _print_lines(viewer, names, once)
         else:
-            _show_table(viewer, names, once)
+            _show_table(viewer, names, once, Path(run.folder) if run else None)
     except KeyboardInterrupt:
         pass
     except StoreLost:
@@ -43,10 +46,12 @@ def _look(viewer: Viewer, names: list[str]) -> list[View]:
     return viewer.look(names or viewer.sources())
 
 
-def _show_table(viewer: Viewer, names: list[str], once: bool) -> None:
+def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | None) -> None:
+    """folder: of the run, if it is on this host; only it knows what its workers counted."""
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
         while True:
-            live.update(as_table(_look(viewer, names)), refresh=True)
+            lines = count_lines(folder) if folder else []
+            live.update(Group(as_table(_look(viewer, names)), *map(escape, lines)), refresh=True)
             if once:
                 return
             time.sleep(EVERY_S)

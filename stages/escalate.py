@@ -120,7 +120,7 @@ class _Turn:
         self, options: StageOptions, place: HeavyPlace, asks: Asks, context: Context
     ) -> None:
         table, promise = options.escalate, options.promise
-        self._asking = Asking(asks, table, context)
+        self._asking, self._asks = Asking(asks, table, context), asks
         self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
         self._is_exact = place.is_exact
         self._auditor = None
@@ -145,6 +145,9 @@ class _Turn:
             return None
         said, after, true = told
         self._asking.is_done(item)
+        self._asks.counts.left[item.source] = round(
+            after.tokens.now(after.clock_s, self._budget), 2
+        )
         if self._auditor is None:
             return said, after
         audits = self._auditor.served(
@@ -190,6 +193,8 @@ class _Turn:
         self, source: str, end: End, state: EscalateState
     ) -> tuple[PromiseNews | Waits | None, EscalateState]:
         self._asking.forget(source)
+        if end.last:
+            self._asks.counts.left.pop(source, None)
         if self._auditor is None or not end.last:
             return None, state
         settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)

@@ -83,7 +83,8 @@ def remembering(
 def count(counts: CacheCounts, groups: Sequence[Remembering]) -> None:
     """Bring `counts` up to date with what all groups counted."""
     exact = [group.recall.counts for group in groups if group.recall is not None]
-    near = [group.near.counts for group in groups if group.near is not None]
+    views = [group.near for group in groups if group.near is not None]
+    near = [each.counts for each in views]
     counts.hits = sum(each.hits for each in exact)
     counts.misses = sum(each.misses for each in exact)
     counts.refused = sum(each.refused for each in exact)
@@ -91,6 +92,8 @@ def count(counts: CacheCounts, groups: Sequence[Remembering]) -> None:
     counts.near = sum(each.served for each in near)
     counts.checked = sum(each.checked for each in near)
     counts.wrong = sum(each.wrong for each in near)
+    counts.kinds = sum(len(each.trusts) for each in views)
+    counts.trusted = sum(each.trusted for each in views)
     counts.groups, counts.off = len(groups), sum(group.is_off() for group in groups)
 
 
