@@ -1,13 +1,17 @@
 """How soon a clip's frames are answered when a camera sends them at the clip's own rate.
 
 The clip is played by an RTSP server to `framegate run` as it ships, with nobody to ask and with the
-heavy pass of the same machine, in turn. Response is from the camera's own time stamp, which is of
-this machine's clock, to publication, of each frame that is published: a frame that waits behind
-another's answer counts with all of its wait, and what is dropped is counted apart.
+heavy pass of the same machine, in turn. Response is of each frame that is published, from when it
+was due to its publication, by one clock: waits behind another frame's answer count in full, and
+what is dropped is counted apart. A frame is due when the camera begins to send the next one, by the
+camera's own time stamps: FFmpeg's parser holds a frame of RTSP until it sees where the next begins,
+so that no reader can have it before. `camera_mean_ms` is from the frame's own time stamp, with that
+frame period in it.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import time
@@ -26,6 +30,7 @@ from benchmarks.gate_clips import GateClip
 from benchmarks.live_cameras import ClipCameras
 from benchmarks.live_point import SETTLE, grown
 from benchmarks.report import percentile
+from pipeline import latency
 from pipeline.records import Result
 from tests.footage import frame_of, write_frames
 
@@ -42,6 +47,8 @@ class Response:
 
     escalated_mean_ms   of those with an answer; None without any
     escalated_p99_ms    the same
+    camera_mean_ms      of all, from their own time stamps
+    arrival_p50_ms      from when the decoder had them, by the store's histogram: right to 12 %
     degraded            how many should have had one, by reason
     stamped             how many of all had the camera's own time; others count from their arrival
     """
@@ -54,6 +61,8 @@ class Response:
     escalated: int
     escalated_mean_ms: float | None
     escalated_p99_ms: float | None
+    camera_mean_ms: float
+    arrival_p50_ms: float
     degraded: dict[str, int]
     stamped: int
 
@@ -90,12 +99,15 @@ def _run(config: str, seconds: float) -> Response:
         growth = grown(before, run.counters())
         results = run.results(_SOURCE, 10**5)
     dropped = sum(n for what, n in growth.items() if what.startswith("dropped:"))
-    return response([one for one in results if one.published >= since], dropped)
+    arrival_s = latency.percentile(growth, 0.50) or 0.0
+    return response([one for one in results if one.published >= since], dropped, 1e3 * arrival_s)
 
 
-def response(results: Sequence[Result], dropped: int) -> Response:
-    """Of these frames. ValueError without any."""
-    late = [1e3 * (one.published - one.captured) for one in results]
+def response(results: Sequence[Result], dropped: int, arrival_p50_ms: float) -> Response:
+    """Of these frames, two or more, in their order."""
+    periods = _periods_s(results)
+    own = [1e3 * (one.published - one.captured) for one in results]
+    late = [ms - 1e3 * period for ms, period in zip(own, periods, strict=True)]
     asked = [ms for ms, one in zip(late, results, strict=True) if one.escalation == "done"]
     return Response(
         frames=len(results),
@@ -106,9 +118,24 @@ def response(results: Sequence[Result], dropped: int) -> Response:
         escalated=len(asked),
         escalated_mean_ms=round(statistics.fmean(asked), 2) if asked else None,
         escalated_p99_ms=round(percentile(asked, 0.99), 2) if asked else None,
+        camera_mean_ms=round(statistics.fmean(own), 2),
+        arrival_p50_ms=round(arrival_p50_ms, 2),
         degraded=dict(Counter(one.degraded for one in results if one.degraded is not None)),
         stamped=sum(one.captured_from == "rtcp" for one in results),
     )
+
+
+def _periods_s(results: Sequence[Result]) -> list[float]:
+    """From each frame's time stamp to that of the next frame of the camera.
+
+    Where that one is not there, the median of all others.
+    """
+    steps = [
+        b.captured - a.captured if (b.epoch, b.seq) == (a.epoch, a.seq + 1) else None
+        for a, b in itertools.pairwise(results)
+    ]
+    known = statistics.median(step for step in steps if step is not None)
+    return [known if step is None else step for step in (*steps, None)]
 
 
 def _encode(clip: GateClip, path: Path, seconds: float) -> None:
