@@ -158,9 +158,8 @@ def test_a_frame_is_due_when_the_next_one_begins() -> None:
 
 
 def test_only_the_place_to_ask_is_changed_for_a_camera() -> None:
-    without, shipped = (
-        config_text("rtsp://127.0.0.1/clip", escalates) for escalates in (False, True)
-    )
+    url = "rtsp://127.0.0.1/clip"
+    without, shipped = (config_text(url, escalates) for escalates in (False, True))
     changed = set(shipped.splitlines()) ^ set(without.splitlines())
     assert changed == {'place = "local"', 'place = "off"'}
     assert read_config("test", shipped).sources["clip"].url == url
