@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -76,64 +77,75 @@ def ap_of_people(shown: Sequence[Boxes], truth: Sequence[Tracked], first: int) -
     return agreement.average_precision(agreement.rank(people[: len(labels)], labels))
 
 
+class Counts:
+    """A clip's agreement.count of every side with the heavy pass. threshold: of shown scores."""
+
+    def __init__(self, run: Replayed, threshold: float) -> None:
+        self.run, self._threshold = run, threshold
+        self.light, self.heavy = self._of(run.light), self._of(run.heavy)
+        self.arms = {setting: self._of(arm.shown) for setting, arm in run.arms.items()}
+        self.is_judged = int(self.heavy[:, 2].sum()) >= FEW_BOXES
+
+    def _of(self, shown: Sequence[Boxes]) -> Array:
+        return agreement.count(shown, self.run.heavy)
+
+    def asked_plainly(self, setting: Setting) -> Flags:
+        """Frames that the plain threshold asks about, as many as this setting did."""
+        return least_sure(self.run.light, self._threshold, sum(self.run.arms[setting].asked))
+
+    def plain(self, setting: Setting) -> Array:
+        """The plain threshold."""
+        return mended(self.light, self.heavy, self.asked_plainly(setting))
+
+    def plain_lasting(self, setting: Setting) -> Array:
+        """The same with answers that last."""
+        run = self.run
+        return self._of(lasting(run.sights, run.heavy, self.asked_plainly(setting)))
+
+    def f1(self, counts: Array) -> float | None:
+        """Of one side; None where the heavy pass sees too little."""
+        return round(agreement.f1(counts), 4) if self.is_judged else None
+
+    def lead(self, ours: Array, theirs: Array) -> list[float] | None:
+        """F1 of one side less that of another, with its 95 % interval."""
+        if not self.is_judged:
+            return None
+        pair = (partial(agreement.f1, ours), partial(agreement.f1, theirs), len(ours))
+        found = agreement.paired_bootstrap([pair], n_resamples=400)
+        return [round(value, 4) for value in (found.mean, found.low, found.high)]
+
+
 def scores(run: Replayed, shipped: Setting, threshold: float) -> Row:
     """A clip: light, cascade and plain threshold, and all settings."""
-    light, perfect = (agreement.count(side, run.heavy) for side in (run.light, run.heavy))
-    found = {setting: agreement.count(arm.shown, run.heavy) for setting, arm in run.arms.items()}
-    judged = int(perfect[:, 2].sum()) >= FEW_BOXES
-
-    def f1(counts: Array) -> float | None:
-        return round(agreement.f1(counts), 4) if judged else None
-
-    def plain(setting: Setting) -> Flags:
-        return least_sure(run.light, threshold, sum(run.arms[setting].asked))
-
-    def point(setting: Setting) -> Row:
-        f1_light, f1_cascade = f1(light), f1(found[setting])
-        return {
-            **setting._asdict(),
-            "f1": f1_cascade,
-            "gap_closed": _rounded(gap_closed(f1_light, f1_cascade)),
-            "escalated_share": round(run.share(setting), 4),
-            "degraded_share": round(run.arms[setting].degraded / len(run.light), 4),
-            "cpu_ratio_heavy": round(run.cost_ms(setting) / run.heavy_ms, 4),
-            "cpu_ratio_light": round(run.cost_ms(setting) / run.light_ms, 3),
-            "ms": round(run.cost_ms(setting), 2),
-            "f1_plain": f1(mended(light, perfect, plain(setting))),
-        }
-
-    asked = plain(shipped)
-    plain_lasting = agreement.count(lasting(run.sights, run.heavy, asked), run.heavy)
-    rival = mended(light, perfect, asked)
-    sides = {"gain": light, "lead": rival}
+    counts = Counts(run, threshold)
+    cascade = counts.arms[shipped]
     return {
-        "f1_light": f1(light),
-        **point(shipped),
-        "f1_plain_lasting": f1(plain_lasting),
-        "plain_share": round(float(asked.mean()), 4),
-        **{
-            name: _interval([_pair(found[shipped], side)]) if judged else None
-            for name, side in sides.items()
-        },
-        "boxes": {"heavy": int(perfect[:, 2].sum()), "light": int(light[:, 1].sum())},
+        "f1_light": counts.f1(counts.light),
+        **point(counts, shipped),
+        "f1_plain_lasting": counts.f1(counts.plain_lasting(shipped)),
+        "plain_share": round(float(counts.asked_plainly(shipped).mean()), 4),
+        "gain": counts.lead(cascade, counts.light),
+        "lead": counts.lead(cascade, counts.plain(shipped)),
+        "boxes": {"heavy": int(counts.heavy[:, 2].sum()), "light": int(counts.light[:, 1].sum())},
         "cpu_ms": {"light": round(run.light_ms, 2), "heavy": round(run.heavy_ms, 1)},
-        "curve": [point(setting) for setting in run.arms],
+        "curve": [point(counts, setting) for setting in run.arms],
     }
 
 
-def _pair(ours: Array, theirs: Array) -> tuple[agreement.Statistic, agreement.Statistic, int]:
-    return (
-        lambda times: agreement.f1(ours, times),
-        lambda times: agreement.f1(theirs, times),
-        len(ours),
-    )
-
-
-def _interval(
-    pairs: Sequence[tuple[agreement.Statistic, agreement.Statistic, int]],
-) -> list[float]:
-    found = agreement.paired_bootstrap(pairs, n_resamples=400)
-    return [round(value, 4) for value in (found.mean, found.low, found.high)]
+def point(counts: Counts, setting: Setting) -> Row:
+    """A setting on a clip: agreement and cost."""
+    run, f1 = counts.run, counts.f1(counts.arms[setting])
+    return {
+        **setting._asdict(),
+        "f1": f1,
+        "gap_closed": _rounded(gap_closed(counts.f1(counts.light), f1)),
+        "escalated_share": round(run.share(setting), 4),
+        "degraded_share": round(run.arms[setting].degraded / len(run.light), 4),
+        "cpu_ratio_heavy": round(run.cost_ms(setting) / run.heavy_ms, 4),
+        "cpu_ratio_light": round(run.cost_ms(setting) / run.light_ms, 3),
+        "ms": round(run.cost_ms(setting), 2),
+        "f1_plain": counts.f1(counts.plain(setting)),
+    }
 
 
 def _rounded(value: float | None) -> float | None:
