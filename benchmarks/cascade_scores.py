@@ -24,6 +24,7 @@ from stages.corrections import Corrections, learned, served
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
 KEPT: Final = 0.99
+BOUNDLESS: Final = 1000.0  # asks a second: no budget
 FEW_BOXES: Final = 100  # of the heavy pass: with fewer an F1 says little
 GAP_BAR, CPU_BAR, MEAN_MS_BAR, ESCALATED_MS_BAR = 0.6, 0.25, 50.0, 250.0
 
@@ -197,8 +198,9 @@ def _light_by_heavy(row: Row) -> float:
 
 
 def first_kept(curve: Sequence[Row]) -> Row | None:
-    """The first setting whose agreement with the heavy pass is .99; None: none of them."""
-    return next((row for row in curve if row["f1"] is not None and row["f1"] >= KEPT), None)
+    """The setting that asks least of those that agree with the heavy pass by .99; None: none."""
+    kept = [row for row in curve if row["f1"] is not None and row["f1"] >= KEPT]
+    return min(kept, key=lambda row: float(row["escalated_share"]), default=None)
 
 
 def _mean(rows: Sequence[Row], key: str) -> float | None:
