@@ -25,7 +25,7 @@ from benchmarks import agreement, tracking
 from benchmarks.agreement import Tracked
 from benchmarks.gate_clips import GateClip, find_clips
 from benchmarks.gate_run import Dense, dense
-from benchmarks.gate_truth import read_truth
+from benchmarks.labelled_people import read_truth
 from benchmarks.report import conditions, tell
 from models import bytetrack, calm, coco, detector, policy
 from models.boxes import Boxes

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from benchmarks import agreement, tracking
 from benchmarks.agreement import Tracked
 from benchmarks.gate_clips import GateClip
 from benchmarks.gate_scores import Baseline
-from models import coco
-from models.boxes import Boxes
-
-_PERSON = coco.LABELS.index("person")
-
-
-def read_truth(clip: GateClip, stamps: Sequence[float]) -> list[Tracked]:
-    """The labelled people of each frame that the labels cover. ValueError for a clip without.
-
-    MOTChallenge: frame (from 1), track, left, top, width, height, confidence (0: to be ignored).
-    """
-    if clip.truth is None:
-        raise ValueError(f"{clip.name} has no labels")
-    first, last = clip.annotated
-    rows: dict[int, list[list[float]]] = defaultdict(list)
-    with clip.truth.open(newline="") as lines:
-        for row in csv.reader(lines):
-            if float(row[6]):
-                rows[int(row[0])].append([float(value) for value in row[1:6]])
-    return [_people(rows[number], stamps[number - 1]) for number in range(first, last + 1)]
-
-
-def _people(rows: list[list[float]], pts: float) -> Tracked:
-    table = np.array(rows, np.float32).reshape(-1, 5)
-    corners = np.hstack([table[:, 1:3], table[:, 1:3] + table[:, 3:5]])
-    n = len(table)
-    boxes = Boxes(corners, np.ones(n, np.float32), np.full(n, _PERSON, np.int32))
-    return Tracked(pts, boxes, table[:, 0].astype(np.int32))
+from benchmarks.labelled_people import PERSON, read_truth
 
 
 def against_truth(clip: GateClip, base: Baseline, shown: Sequence[Tracked]) -> dict[str, Any]:
@@ -71,5 +40,5 @@ def _scores(shown: Sequence[Tracked], truth: Sequence[Tracked]) -> dict[str, flo
 
 
 def _only_people(frame: Tracked) -> Tracked:
-    rows = frame.boxes.class_ids == _PERSON
+    rows = frame.boxes.class_ids == PERSON
     return Tracked(frame.pts, frame.boxes.take(rows), frame.ids[rows])

@@ -28,9 +28,9 @@ from benchmarks.agreement import Tracked
 from benchmarks.calm import CHOSEN_ON, JUDGES, boxes_of, people
 from benchmarks.clips import rate
 from benchmarks.gate_clips import GateClip, find_clips
-from benchmarks.gate_truth import read_truth
 from benchmarks.head_novelty import novelty
 from benchmarks.head_ways import CANDIDATE, calmed, raw, refined, see, verdict
+from benchmarks.labelled_people import read_truth
 from benchmarks.report import conditions, tell
 from models import detector
 from models.boxes import Boxes

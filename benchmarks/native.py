@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks import report
 from benchmarks.gate_clips import GateClip
 from benchmarks.gate_run import light, settings
-from benchmarks.gate_truth import read_truth
+from benchmarks.labelled_people import read_truth
 from models import coco, crops, detector, seams
 from models.boxes import Boxes, FloatArray, empty
 from models.crops import CropSettings, Look
