@@ -8,7 +8,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -46,6 +47,11 @@ class _Flight:
     asked_mono: float
     ids: list[QuestionId] = field(default_factory=list)
 
+    @property
+    def source(self) -> str:
+        """Whose turn it takes."""
+        return self.question.id.source
+
     def join(self, other: Question) -> None:
         """It is due when the last who asked gives up, and as urgent as the most urgent."""
         mine, due = self.question, other.due_mono
@@ -71,6 +77,8 @@ class Asks:
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = Breaker()
         self._lost_mono: float | None = None  # since when the place has failed, None: it has not
+        self._busy = 0
+        self._under_way: Counter[str] = Counter()  # questions that lanes have, by source
         self._closed = False
         self._lanes: list[threading.Thread] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -177,6 +185,8 @@ class Asks:
         while (batch := self._next_batch()) is not None:
             answers = self._answers_to(batch)
             with self._ready:
+                self._busy -= 1
+                self._under_way -= Counter(flight.source for flight in batch)
                 if answers is not None:
                     self._breaker, self._lost_mono = self._breaker.answered(), None
                     for flight, found in zip(batch, answers, strict=True):
@@ -212,17 +222,25 @@ class Asks:
                 now = time.monotonic()
                 self._let_go(now)
                 if self._breaker.lets_out(now):
-                    batch = self._waiting.take(now, 1 if self._breaker.state == "open" else None)
-                    if batch:
+                    most = 1 if self._breaker.state == "open" else None
+                    if taken := self._waiting.take(now, most, self._kept_back()):
                         self._breaker = self._breaker.sent()
                         self.counts.breaker = self._breaker.state
-                        return [self._flights[content] for content in batch]
+                        batch = [self._flights[content] for content in taken]
+                        self._busy += 1
+                        self._under_way.update(flight.source for flight in batch)
+                        return batch
                 self._ready.wait(self._pause(now))
             return None
 
+    def _kept_back(self) -> Collection[str]:
+        """Sources that are not to have the last free lane: it is for those with none as yet."""
+        is_last = self._place.lanes - self._busy == 1 < self._place.lanes
+        return self._under_way.keys() if is_last else ()
+
     def _pause(self, now: float) -> float | None:
         """Seconds after which a batch could go out; None: only once something happened."""
-        ready_s = self._waiting.ready_at()
+        ready_s = self._waiting.ready_at(self._kept_back())
         if ready_s is None or self._breaker.state == "half_open":
             return None
         return max(0.001, max(ready_s, self._breaker.until_s) - now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -80,17 +80,17 @@ class Batching(Generic[K]):
             _, queue = self._arrived.pop(key)
             queue.waiting.remove(key)
 
-    def ready_at(self) -> float | None:
+    def ready_at(self, without: Collection[str] = ()) -> float | None:
         """When the next batch goes out if nothing more comes; None where nothing waits.
 
+        without  sources that are to wait, whatever they have
         At once where, by the rate of late, nothing would come within the delay; and no later than
         two gaps after the last arrival, since then that rate holds no more.
         """
-        if not self._arrived:
+        sides = self._urgent, self._others
+        heads = [q.waiting[0] for side in sides for q in _waiting(side, without)]
+        if not heads:
             return None
-        heads = [
-            q.waiting[0] for s in (self._urgent, self._others) for q in s.values() if q.waiting
-        ]
         oldest_s = min(self._arrived[head][0] for head in heads)
         full = len(self._arrived) >= self.limits.most
         if full or self._gap_s is None or self._last_s is None:
@@ -100,20 +100,21 @@ class Batching(Generic[K]):
             return oldest_s
         return min(bound_s, self._last_s + 2 * self._gap_s)
 
-    def take(self, now_s: float, most: int | None = None) -> list[K]:
+    def take(self, now_s: float, most: int | None = None, without: Collection[str] = ()) -> list[K]:
         """The batch that is to go out now; none if it is better to wait."""
-        ready_s = self.ready_at()
+        ready_s = self.ready_at(without)
         if ready_s is None or ready_s > now_s:
             return []
         most = self.limits.most if most is None else min(most, self.limits.most)
         batch: list[K] = []
-        while len(batch) < most and self._arrived:
-            self._turn += 1
+        while len(batch) < most:
             before, after = self._urgent, self._others
-            if self._turn % _SHARE == 0:
+            if (self._turn + 1) % _SHARE == 0:
                 before, after = after, before
-            queue = _next_turn(before) or _next_turn(after)
-            assert queue is not None
+            queue = _next_turn(before, without) or _next_turn(after, without)
+            if queue is None:
+                break
+            self._turn += 1
             queue.served = self._turn
             batch.append(queue.waiting.popleft())
             del self._arrived[batch[-1]]
@@ -128,10 +129,13 @@ class Batching(Generic[K]):
         return {s: queue for s, queue in side.items() if queue.waiting or queue.served > since}
 
 
-def _next_turn(side: dict[str, _Queue[K]]) -> _Queue[K] | None:
+def _waiting(side: dict[str, _Queue[K]], without: Collection[str]) -> list[_Queue[K]]:
+    return [queue for source, queue in side.items() if queue.waiting and source not in without]
+
+
+def _next_turn(side: dict[str, _Queue[K]], without: Collection[str]) -> _Queue[K] | None:
     """The queue that was served longest ago; of those never served, the one that is known longest.
 
     None where nothing waits.
     """
-    waiting = [queue for queue in side.values() if queue.waiting]
-    return min(waiting, key=lambda queue: queue.served, default=None)
+    return min(_waiting(side, without), key=lambda queue: queue.served, default=None)

@@ -80,6 +80,30 @@ def test_what_waits_while_a_lane_is_busy_goes_together_in_turns() -> None:
         assert answers(asks, *(q.id for q in rest)) == [seen(q) for q in rest]
 
 
+def test_the_last_free_lane_is_for_a_source_that_has_none() -> None:
+    place = HeldPlace(lanes=3, most=2)
+    flood = [question("f", seq) for seq in range(9)]
+    calm = question("c", 1)
+    with asking(place) as asks:
+        for one in flood:
+            asks.ask(one)
+        of_flood = [place.next(), place.next()]
+        asks.ask(calm)
+        of_calm = place.next()
+        assert [q.id.source for q in of_calm.questions] == ["c"]
+        of_calm.let()
+        assert answers(asks, calm.id) == [seen(calm)]
+        assert place.calls.empty()
+        for call in of_flood:
+            call.let()
+        went = sum(len(call.questions) for call in of_flood)
+        while went < len(flood):
+            call = place.next()
+            went += len(call.questions)
+            call.let()
+        assert answers(asks, *(q.id for q in flood)) == [seen(q) for q in flood]
+
+
 def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
     place, one = HeldPlace(), question()
     twin = replace(one, id=QuestionId("b", Position(2, 5)))
@@ -283,8 +307,8 @@ def test_what_waits_is_bounded(n_asked: int) -> None:
 def test_closing_ends_calls_that_are_under_way() -> None:
     place = HeldPlace(lanes=2)
     with asking(place) as asks:
-        for seq in range(3):
-            asks.ask(question("a", seq))
+        for source in ("a", "b", "c"):
+            asks.ask(question(source))
         place.next()
         place.next()
     assert place.calls.empty()

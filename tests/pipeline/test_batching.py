@@ -106,6 +106,13 @@ class TestWho:
         batching.put_back("a", "a1", True, 0.0)
         assert [batching.take(0.0), batching.take(0.0)] == [["a1"], ["a2"]]
 
+    def test_sources_that_are_to_wait_are_in_no_batch_and_make_none_ready(self) -> None:
+        batching = waiting(4, "a1", "b1", "a2")
+        assert batching.take(0.0, without={"a"}) == ["b1"]
+        assert batching.ready_at({"a"}) is None
+        assert batching.take(0.0, without={"a"}) == []
+        assert batching.take(0.0) == ["a1", "a2"]
+
     def test_what_is_discarded_does_not_come(self) -> None:
         batching = waiting(4, "a1", "a2")
         batching.discard("a1")
