@@ -9,12 +9,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pipeline.ask_counts import AskCounts
-from pipeline.batching import Batching, BatchLimits
+from pipeline.batching import NOBODY, Batching, BatchLimits, KeptBack
 from pipeline.breaker import Breaker
 from pipeline.questions import (
     Answer,
@@ -46,6 +46,7 @@ class _Flight:
     question: Question
     asked_mono: float
     ids: list[QuestionId] = field(default_factory=list)
+    went_for: str = ""
 
     @property
     def source(self) -> str:
@@ -78,7 +79,7 @@ class Asks:
         self._breaker = Breaker()
         self._lost_mono: float | None = None  # since when the place has failed, None: it has not
         self._busy = 0
-        self._under_way: Counter[str] = Counter()  # questions that lanes have, by source
+        self._under_way: Counter[str] = Counter()  # in lanes: urgent by source, others by ""
         self._closed = False
         self._lanes: list[threading.Thread] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -186,7 +187,7 @@ class Asks:
             answers = self._answers_to(batch)
             with self._ready:
                 self._busy -= 1
-                self._under_way -= Counter(flight.source for flight in batch)
+                self._under_way -= Counter(flight.went_for for flight in batch)
                 if answers is not None:
                     self._breaker, self._lost_mono = self._breaker.answered(), None
                     for flight, found in zip(batch, answers, strict=True):
@@ -228,15 +229,19 @@ class Asks:
                         self.counts.breaker = self._breaker.state
                         batch = [self._flights[content] for content in taken]
                         self._busy += 1
-                        self._under_way.update(flight.source for flight in batch)
+                        for flight in batch:
+                            flight.went_for = flight.source if flight.question.urgent else ""
+                        self._under_way.update(flight.went_for for flight in batch)
                         return batch
                 self._ready.wait(self._pause(now))
             return None
 
-    def _kept_back(self) -> Collection[str]:
-        """Sources that are not to have the last free lane: it is for those with none as yet."""
+    def _kept_back(self) -> KeptBack:
+        """Who is not to have the last free lane: what is urgent of a source that has none does,
+        so nobody waits for a flood; and audits of a place that went away do not hide that it did.
+        """
         is_last = self._place.lanes - self._busy == 1 < self._place.lanes
-        return self._under_way.keys() if is_last else ()
+        return KeptBack(self._under_way.keys(), "" in self._under_way) if is_last else NOBODY
 
     def _pause(self, now: float) -> float | None:
         """Seconds after which a batch could go out; None: only once something happened."""

@@ -104,6 +104,20 @@ def test_the_last_free_lane_is_for_a_source_that_has_none() -> None:
         assert answers(asks, *(q.id for q in flood)) == [seen(q) for q in flood]
 
 
+def test_what_is_not_urgent_has_the_last_free_lane_only_if_it_has_no_other() -> None:
+    place = HeldPlace(lanes=2)
+    audits = [question("a", seq, urgent=False) for seq in range(2)]
+    with asking(place) as asks:
+        for audit in audits:
+            asks.ask(audit)
+        audited = place.next()
+        asks.ask(question("a", 4))
+        assert [q.urgent for q in place.next().questions] == [True]
+        assert place.calls.empty()
+        audited.let()
+        assert [q.urgent for q in place.next().questions] == [False]
+
+
 def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
     place, one = HeldPlace(), question()
     twin = replace(one, id=QuestionId("b", Position(2, 5)))
