@@ -80,44 +80,6 @@ def test_what_waits_while_a_lane_is_busy_goes_together_in_turns() -> None:
         assert answers(asks, *(q.id for q in rest)) == [seen(q) for q in rest]
 
 
-def test_the_last_free_lane_is_for_a_source_that_has_none() -> None:
-    place = HeldPlace(lanes=3, most=2)
-    flood = [question("f", seq) for seq in range(9)]
-    calm = question("c", 1)
-    with asking(place) as asks:
-        for one in flood:
-            asks.ask(one)
-        of_flood = [place.next(), place.next()]
-        asks.ask(calm)
-        of_calm = place.next()
-        assert [q.id.source for q in of_calm.questions] == ["c"]
-        of_calm.let()
-        assert answers(asks, calm.id) == [seen(calm)]
-        assert place.calls.empty()
-        for call in of_flood:
-            call.let()
-        went = sum(len(call.questions) for call in of_flood)
-        while went < len(flood):
-            call = place.next()
-            went += len(call.questions)
-            call.let()
-        assert answers(asks, *(q.id for q in flood)) == [seen(q) for q in flood]
-
-
-def test_what_is_not_urgent_has_the_last_free_lane_only_if_it_has_no_other() -> None:
-    place = HeldPlace(lanes=2)
-    audits = [question("a", seq, urgent=False) for seq in range(2)]
-    with asking(place) as asks:
-        for audit in audits:
-            asks.ask(audit)
-        audited = place.next()
-        asks.ask(question("a", 4))
-        assert [q.urgent for q in place.next().questions] == [True]
-        assert place.calls.empty()
-        audited.let()
-        assert [q.urgent for q in place.next().questions] == [False]
-
-
 def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
     place, one = HeldPlace(), question()
     twin = replace(one, id=QuestionId("b", Position(2, 5)))
