@@ -158,8 +158,15 @@ def is_gone(run: Run, pid: int) -> bool:
     return run.worker("publish") not in (None, pid)
 
 
-def until_moved(run: Run) -> None:
-    wait_until("results", lambda: run.positions(SOURCE, ["cache"])["cache"] > MOVED)
+def until_moved(run: Run, past: Position = MOVED) -> Position:
+    """Where results then are."""
+
+    def moved() -> Position | None:
+        at = run.positions(SOURCE, ["cache"])["cache"]
+        return at if at > past else None
+
+    found: Position = wait_until("results", moved)
+    return found
 
 
 def ends(run: Run) -> Told:
@@ -209,8 +216,9 @@ def test_the_store_of_the_run_and_of_its_questions_is_killed(
     tmp_path: Path, undisturbed: Told
 ) -> None:
     with asking(tmp_path / "run", "workers", None) as run, worker_at(run.url):
-        until_moved(run)
+        at = MOVED
         for _ in range(2):
+            at = until_moved(run, at)  # one that is not up again yet is not killed
             wait_until("a question is in hand", lambda: is_in_hand(run.url))
             os.kill(wait_until("a server", run.valkey), signal.SIGKILL)
         assert ends(run) == undisturbed
