@@ -7,6 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +22,9 @@ MOST_CAMERAS = 256
 class CameraServer:
     """A camera server's process on a port that stays the same."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, before: Sequence[str] = ()) -> None:
+        """before: what its command begins with, to run in a network namespace."""
+        self._folder, self._before = folder, before
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -31,6 +33,7 @@ class CameraServer:
     def start(self) -> None:
         """Start it and wait until it listens."""
         command = [
+            *self._before,
             sys.executable,
             "-m",
             "benchmarks.camera_server",

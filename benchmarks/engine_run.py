@@ -42,8 +42,17 @@ class Sample:
 class EngineRun:
     """`framegate run` in a process of its own, with its own data folder; gone after the block."""
 
-    def __init__(self, config: str, sources: Sequence[str], arguments: Sequence[str] = ()) -> None:
-        """config: text of pipeline.toml, which names these sources."""
+    def __init__(
+        self,
+        config: str,
+        sources: Sequence[str],
+        arguments: Sequence[str] = (),
+        before: Sequence[str] = (),
+    ) -> None:
+        """config: text of pipeline.toml, which names these sources.
+
+        before  what its command begins with, to run in a network namespace
+        """
         self.sources = tuple(sources)
         self._folder = Path(tempfile.mkdtemp(prefix="framegate-bench-"))
         self.data = self._folder / "data"
@@ -51,7 +60,7 @@ class EngineRun:
         self._log = (self._folder / "log").open("wb")
         options = ("-c", str(self._folder / "pipeline.toml"), "-d", str(self.data), *arguments)
         self._process = subprocess.Popen(
-            (sys.executable, "-m", "pipeline.cli", "run", *options),
+            (*before, sys.executable, "-m", "pipeline.cli", "run", *options),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -68,7 +77,13 @@ class EngineRun:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.drain()
         self._client.close()
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def drain(self) -> None:
+        """End it; its data folder stays until the end of the block."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -76,8 +91,6 @@ class EngineRun:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._log.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def pid(self) -> int:

@@ -4,7 +4,8 @@
 
 Two network namespaces where the host allows it, a round trip of 20 ms, 50 Mbit/s; then 1 % of
 packets lost as well; then cut for 10 s; then healed. Questions with a deadline come at their own
-pace from a clip's frames; each must end once, answered or degraded.
+pace from a clip's frames; each must end once, answered or degraded. Then (`pipeline`) a camera goes
+through `framegate run` on the near side, with a promise: its frames' response, and its accounts.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from benchmarks.clips import find_clip
+from benchmarks.link_pipeline import run_behind
+from benchmarks.picture_coding import Coded, as_jpeg, coded_row, noisy, of_clip
 from benchmarks.report import conditions, percentile, tell
 from models import detector
+from models.picture import Picture
+from models.picture_coding import DEFAULT
 from pipeline.embedded import EmbeddedStore
 from tests.kserve.servers import mlserver
 from tests.links import Link, link
@@ -41,7 +49,15 @@ PHASES = (
     ("healed", GOOD, None),
 )
 PLACES = ("workers", "kserve_grpc", "kserve_http")
+FEWER, MOST_LOST = 10.0, 0.5  # times fewer bytes than raw, at so many points of agreement
+CODES: dict[str, Callable[[Picture], Coded]] = {
+    "jpeg": partial(as_jpeg, coding=DEFAULT),
+    "one grey level of noise": noisy,
+}
 _READY_S = 120.0
+
+
+Measure = Callable[[Link, str, str, Path, "Work"], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,20 +85,25 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=2.0)
     parser.add_argument("--deadline", type=float, default=1.0)
     parser.add_argument("--places", default=",".join(PLACES))
+    parser.add_argument("--parts", default="questions,pipeline")
+    parser.add_argument("--frames", type=int, default=100, help="of the clip, to compare codings")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     clip = find_clip(given.data, "one-by-one-person-detection.mp4" if given.data else None)
     policy = detector.policy_id("heavy")
     work = Work(clip, policy, given.seconds, given.per_second, given.deadline)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     kind = ""
     for place in given.places.split(","):
-        kind, rows[place] = run(place, work)
-        for phase, row in rows[place].items():
-            print(place, phase, row, flush=True)
+        rows[place] = {}
+        for part in given.parts.split(","):
+            kind, rows[place][part] = run(place, work, MEASURES[part])
+            for phase, row in rows[place][part].items():
+                print(place, part, phase, row, flush=True)
     result = conditions(
         ("openvino", "av", "redis"),
         link=kind,
+        coding=_coding(clip, given.frames),
         clip=clip.name,
         asks_per_second=given.per_second,
         deadline_s=given.deadline,
@@ -91,8 +112,28 @@ def main() -> None:
     tell("link", result, given.write)
 
 
-def run(place: str, work: Work) -> tuple[str, dict[str, Any]]:
-    """What the link was, and what came of each phase at one place."""
+def _coding(clip: Path, frames: int) -> dict[str, Any]:
+    """What a question's JPEG costs in agreement with the heavy pass on raw pixels, for its bytes.
+
+    Beside it a grey level of noise: how far boxes near the threshold come and go by themselves.
+    """
+    cv2.setNumThreads(1)
+    heavy = detector.load("heavy", threads=2)
+    pictures = {clip.stem: of_clip(clip, frames)}
+    raw = {name: heavy.detect(some) for name, some in pictures.items()}
+    rows = {n: coded_row(code, pictures, raw, heavy)[clip.stem] for n, code in CODES.items()}
+    row = rows["jpeg"]
+    lost = round(100 * (1 - row["f1"]), 2)
+    holds = lost <= MOST_LOST and row["times_fewer_bytes"] >= FEWER
+    print("coding", rows, flush=True)
+    return {**rows, "frames": frames, "points_lost": lost, "holds": holds}
+
+
+def run(place: str, work: Work, measure: Measure) -> tuple[str, dict[str, Any]]:
+    """What the link was, and what came of each phase at one place.
+
+    measure  given link, place, URL on the near side, folder and work
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framegate-link-")))
         between = stack.enter_context(link())
@@ -100,7 +141,15 @@ def run(place: str, work: Work) -> tuple[str, dict[str, Any]]:
             url = stack.enter_context(_workers(between, folder, work))
         else:
             url = stack.enter_context(_server(between, folder, work, place.partition("_")[2]))
-        return between.kind, _measured(between, place.partition("_")[0], url, work)
+        measured = measure(between, place.partition("_")[0], url, folder, work)
+        return between.kind, measured
+
+
+def pipeline(between: Link, place: str, url: str, folder: Path, work: Work) -> dict[str, Any]:
+    """A camera through the whole pipeline."""
+    cameras = folder / "cameras"
+    cameras.mkdir()
+    return run_behind(between, place, url, work.clip, cameras, work.phases)
 
 
 @contextmanager
@@ -129,7 +178,7 @@ def _server(between: Link, folder: Path, work: Work, scheme: str) -> Iterator[st
         yield f"{scheme}://{between.expose('far', there.partition('://')[2])}"
 
 
-def _measured(between: Link, place: str, url: str, work: Work) -> dict[str, Any]:
+def questions(between: Link, place: str, url: str, _: Path, work: Work) -> dict[str, Any]:
     """Ask once until the place is there, then through all phases."""
     until = time.monotonic() + _READY_S
     while not any(one.get("outcome") == "answered" for one in _asked(between, place, url, work, 1)):
@@ -222,6 +271,8 @@ def _phase(mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
         row["late_response_ms"] = round(statistics.median(late), 1)
     return row
 
+
+MEASURES = {"questions": questions, "pipeline": pipeline}
 
 if __name__ == "__main__":
     main()

@@ -48,7 +48,7 @@ def main() -> None:
     raw = {name: heavy.detect(pictures) for name, pictures in sets.items()}
     rows = {}
     for name, code in _codings().items():
-        rows[name] = _row(code, sets, raw, heavy)
+        rows[name] = coded_row(code, sets, raw, heavy)
         print(name, rows[name], flush=True)
     result = conditions(
         ("openvino", "opencv-python-headless", "av"),
@@ -63,13 +63,14 @@ def main() -> None:
 def _codings() -> dict[str, Callable[[Picture], Coded]]:
     jpegs = [Coding(scale, 1280) for scale in (1, 2, 3, 5)] + [Coding(2, 640)]
     return {
-        **{f"jpeg scale {c.scale}, at most {c.longest}": partial(_jpeg, coding=c) for c in jpegs},
+        **{f"jpeg scale {c.scale}, at most {c.longest}": partial(as_jpeg, coding=c) for c in jpegs},
         **{f"webp {quality}": partial(_webp, quality=quality) for quality in (90, 95)},
-        "one grey level of noise": _noisy,
+        "one grey level of noise": noisy,
     }
 
 
-def _jpeg(picture: Picture, coding: Coding) -> Coded:
+def as_jpeg(picture: Picture, coding: Coding) -> Coded:
+    """As a question's picture goes over a wire."""
     data = encode(picture, coding)
     return len(data), decode(data, picture.matrix, picture.full_range)
 
@@ -82,7 +83,8 @@ def _webp(picture: Picture, quality: int) -> Coded:
     return len(data), from_bgr(decoded.astype(np.uint8, copy=False))
 
 
-def _noisy(picture: Picture) -> Coded:
+def noisy(picture: Picture) -> Coded:
+    """With luma off by one level at most, the same for the same picture."""
     rng = np.random.default_rng(picture.y[::16, ::16].sum())
     grey = picture.y.astype(np.int16) + rng.integers(-1, 2, picture.y.shape)
     y = np.clip(grey, 0, 255).astype(np.uint8)
@@ -90,12 +92,13 @@ def _noisy(picture: Picture) -> Coded:
     return _raw_bytes(picture), whole
 
 
-def _row(
+def coded_row(
     code: Callable[[Picture], Coded],
     sets: dict[str, list[Picture]],
     raw: dict[str, list[Boxes]],
     heavy: Detector,
 ) -> dict[str, Any]:
+    """Agreement and bytes of each set; raw: what `heavy` found in the pictures as they are."""
     row: dict[str, Any] = {}
     spent_s, n_pictures = 0.0, 0
     for name, pictures in sets.items():
@@ -126,11 +129,15 @@ def _sets(data: Path, frames: int) -> dict[str, list[Picture]]:
     photographs = sorted((data / "images" / "coco128").glob("*.jpg"))
     sets = {"coco128": [read_photograph(path) for path in photographs]}
     for name in CLIPS:
-        path = data / "clips" / f"{name}.mp4"
-        shots = GateClip(name, "quiet", path, 10**9, 0.0).shots()
-        kept = [_copy(shot) for number, shot in enumerate(shots) if number % 3 == 0]
-        sets[name] = kept[:: max(1, len(kept) // frames)][:frames]
+        sets[name] = of_clip(data / "clips" / f"{name}.mp4", frames)
     return sets
+
+
+def of_clip(path: Path, frames: int) -> list[Picture]:
+    """So many frames, evenly spread."""
+    shots = GateClip(path.stem, "quiet", path, 10**9, 0.0).shots()
+    kept = [_copy(shot) for number, shot in enumerate(shots) if number % 3 == 0]
+    return kept[:: max(1, len(kept) // frames)][:frames]
 
 
 def _copy(shot: Shot) -> Picture:

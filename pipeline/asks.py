@@ -8,12 +8,13 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pipeline.ask_counts import AskCounts
-from pipeline.batching import Batching, BatchLimits
+from pipeline.batching import NOBODY, Batching, BatchLimits, KeptBack
 from pipeline.breaker import Breaker
 from pipeline.questions import (
     Answer,
@@ -45,6 +46,12 @@ class _Flight:
     question: Question
     asked_mono: float
     ids: list[QuestionId] = field(default_factory=list)
+    went_for: str = ""
+
+    @property
+    def source(self) -> str:
+        """Whose turn it takes."""
+        return self.question.id.source
 
     def join(self, other: Question) -> None:
         """It is due when the last who asked gives up, and as urgent as the most urgent."""
@@ -71,6 +78,8 @@ class Asks:
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = Breaker()
         self._lost_mono: float | None = None  # since when the place has failed, None: it has not
+        self._busy = 0
+        self._under_way: Counter[str] = Counter()  # in lanes: urgent by source, others by ""
         self._closed = False
         self._lanes: list[threading.Thread] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -177,6 +186,8 @@ class Asks:
         while (batch := self._next_batch()) is not None:
             answers = self._answers_to(batch)
             with self._ready:
+                self._busy -= 1
+                self._under_way -= Counter(flight.went_for for flight in batch)
                 if answers is not None:
                     self._breaker, self._lost_mono = self._breaker.answered(), None
                     for flight, found in zip(batch, answers, strict=True):
@@ -212,17 +223,29 @@ class Asks:
                 now = time.monotonic()
                 self._let_go(now)
                 if self._breaker.lets_out(now):
-                    batch = self._waiting.take(now, 1 if self._breaker.state == "open" else None)
-                    if batch:
+                    most = 1 if self._breaker.state == "open" else None
+                    if taken := self._waiting.take(now, most, self._kept_back()):
                         self._breaker = self._breaker.sent()
                         self.counts.breaker = self._breaker.state
-                        return [self._flights[content] for content in batch]
+                        batch = [self._flights[content] for content in taken]
+                        self._busy += 1
+                        for flight in batch:
+                            flight.went_for = flight.source if flight.question.urgent else ""
+                        self._under_way.update(flight.went_for for flight in batch)
+                        return batch
                 self._ready.wait(self._pause(now))
             return None
 
+    def _kept_back(self) -> KeptBack:
+        """Who is not to have the last free lane: what is urgent of a source that has none does,
+        so nobody waits for a flood; and audits of a place that went away do not hide that it did.
+        """
+        is_last = self._place.lanes - self._busy == 1 < self._place.lanes
+        return KeptBack(self._under_way.keys(), "" in self._under_way) if is_last else NOBODY
+
     def _pause(self, now: float) -> float | None:
         """Seconds after which a batch could go out; None: only once something happened."""
-        ready_s = self._waiting.ready_at()
+        ready_s = self._waiting.ready_at(self._kept_back())
         if ready_s is None or self._breaker.state == "half_open":
             return None
         return max(0.001, max(ready_s, self._breaker.until_s) - now)

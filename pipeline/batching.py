@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
@@ -24,6 +24,16 @@ class BatchLimits:
 
     most: int = 1
     delay_s: float = 0.005
+
+
+class KeptBack(NamedTuple):
+    """What is to wait: what these sources have that is urgent, and whatever is not urgent."""
+
+    sources: Collection[str] = ()
+    others: bool = False
+
+
+NOBODY = KeptBack()
 
 
 @dataclass(slots=True)
@@ -80,17 +90,16 @@ class Batching(Generic[K]):
             _, queue = self._arrived.pop(key)
             queue.waiting.remove(key)
 
-    def ready_at(self) -> float | None:
+    def ready_at(self, without: KeptBack = NOBODY) -> float | None:
         """When the next batch goes out if nothing more comes; None where nothing waits.
 
+        without  who is to wait, whatever comes
         At once where, by the rate of late, nothing would come within the delay; and no later than
         two gaps after the last arrival, since then that rate holds no more.
         """
-        if not self._arrived:
+        heads = [queue.waiting[0] for side in self._sides(without) for queue in side]
+        if not heads:
             return None
-        heads = [
-            q.waiting[0] for s in (self._urgent, self._others) for q in s.values() if q.waiting
-        ]
         oldest_s = min(self._arrived[head][0] for head in heads)
         full = len(self._arrived) >= self.limits.most
         if full or self._gap_s is None or self._last_s is None:
@@ -100,25 +109,34 @@ class Batching(Generic[K]):
             return oldest_s
         return min(bound_s, self._last_s + 2 * self._gap_s)
 
-    def take(self, now_s: float, most: int | None = None) -> list[K]:
+    def take(self, now_s: float, most: int | None = None, without: KeptBack = NOBODY) -> list[K]:
         """The batch that is to go out now; none if it is better to wait."""
-        ready_s = self.ready_at()
+        ready_s = self.ready_at(without)
         if ready_s is None or ready_s > now_s:
             return []
         most = self.limits.most if most is None else min(most, self.limits.most)
         batch: list[K] = []
-        while len(batch) < most and self._arrived:
+        while len(batch) < most:
+            sides = self._sides(without)
+            if (self._turn + 1) % _SHARE == 0:
+                sides.reverse()
+            side = next((side for side in sides if side), None)
+            if side is None:
+                break
+            # Served longest ago; of those never served, the one that is known longest.
+            queue = min(side, key=lambda queue: queue.served)
             self._turn += 1
-            before, after = self._urgent, self._others
-            if self._turn % _SHARE == 0:
-                before, after = after, before
-            queue = _next_turn(before) or _next_turn(after)
-            assert queue is not None
             queue.served = self._turn
             batch.append(queue.waiting.popleft())
             del self._arrived[batch[-1]]
         self._urgent, self._others = self._remembered(self._urgent), self._remembered(self._others)
         return batch
+
+    def _sides(self, without: KeptBack) -> list[list[_Queue[K]]]:
+        """Queues in which something waits: urgent, and others."""
+        urgent = [q for s, q in self._urgent.items() if q.waiting and s not in without.sources]
+        others = [q for q in self._others.values() if q.waiting and not without.others]
+        return [urgent, others]
 
     def _queue(self, source: str, urgent: bool) -> _Queue[K]:
         return (self._urgent if urgent else self._others).setdefault(source, _Queue())
@@ -126,12 +144,3 @@ class Batching(Generic[K]):
     def _remembered(self, side: dict[str, _Queue[K]]) -> dict[str, _Queue[K]]:
         since = self._turn - _REMEMBERED
         return {s: queue for s, queue in side.items() if queue.waiting or queue.served > since}
-
-
-def _next_turn(side: dict[str, _Queue[K]]) -> _Queue[K] | None:
-    """The queue that was served longest ago; of those never served, the one that is known longest.
-
-    None where nothing waits.
-    """
-    waiting = [queue for queue in side.values() if queue.waiting]
-    return min(waiting, key=lambda queue: queue.served, default=None)

@@ -33,9 +33,10 @@ class HeavyQueue:
     """Workers that `framegate worker --heavy` starts. Any thread."""
 
     def __init__(
-        self, url: str, encode: Encode, policy: str, lanes: int = 4, most: int = 4
+        self, url: str, encode: Encode, policy: str, lanes: int = 4, most: int = 1
     ) -> None:
-        """Opens nothing yet.
+        """Opens nothing yet. What is in the store goes in the order in which it came, whosever it
+        is: so few are on their way, and the workers put batches together.
 
         encode  a question's picture, or the part of it that is asked about, as JPEG
         policy  hash of what must decide the answers: others are refused

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _WAIT_S = 1.0
 _HUNG_S = 60.0  # a look that takes longer: others may have its questions
 _AHEAD = 2  # batches in hand: one is looked at, one waits; the rest is for other workers
+_LEAST_HELD = 8  # only among those in hand do sources take turns
 
 
 class Looker(Protocol):
@@ -44,7 +45,7 @@ class HeavyWorker:
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(limits)
         self._held: dict[bytes, InHand] = {}
-        self._room = _AHEAD * limits.most
+        self._room = max(_AHEAD * limits.most, _LEAST_HELD)
         self._looking_since: float | None = None
         self._kept_mono = self._claimed_mono = -math.inf
         self._stopping = threading.Event()

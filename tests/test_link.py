@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.link import PHASES, Work, run
+from benchmarks.link import PHASES, Work, questions, run
 from tests import footage
 from tests.heavy_process import POLICY
 from tests.kserve import told_model
@@ -81,7 +81,7 @@ def test_questions_end_once_and_the_breaker_opens_and_closes(
 ) -> None:
     clip = footage.write_scene(tmp_path / "clip.mp4", footage.steady(50), size=(640, 360))
     work = Work(clip, policy, seconds=4.0, per_second=4.0, deadline_s=0.5, told=True)
-    kind, rows = run(place, work)
+    kind, rows = run(place, work, questions)
     print(kind)
     assert rows["all"]["ended_once"]
     assert rows["all"]["asked"] == pytest.approx(4 * sum(s for _, _, s in work.phases), abs=2)

@@ -283,8 +283,8 @@ def test_what_waits_is_bounded(n_asked: int) -> None:
 def test_closing_ends_calls_that_are_under_way() -> None:
     place = HeldPlace(lanes=2)
     with asking(place) as asks:
-        for seq in range(3):
-            asks.ask(question("a", seq))
+        for source in ("a", "b", "c"):
+            asks.ask(question(source))
         place.next()
         place.next()
     assert place.calls.empty()

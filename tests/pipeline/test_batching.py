@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import Batching, BatchLimits
+from pipeline.batching import Batching, BatchLimits, KeptBack
 
 SOURCES = ("a", "b", "c")
 Key = tuple[str, int]
@@ -105,6 +105,15 @@ class TestWho:
         assert batching.take(0.0) == ["a1"]
         batching.put_back("a", "a1", True, 0.0)
         assert [batching.take(0.0), batching.take(0.0)] == [["a1"], ["a2"]]
+
+    def test_sources_that_are_to_wait_are_in_no_batch_and_make_none_ready(self) -> None:
+        batching = waiting(4, "a1", "b1", "a2")
+        batching.add("b", "audit", False, 0.0)
+        assert batching.take(0.0, without=KeptBack({"a"}, others=True)) == ["b1"]
+        assert batching.ready_at(KeptBack({"a"}, others=True)) is None
+        assert batching.take(0.0, without=KeptBack({"a"}, others=True)) == []
+        assert batching.take(0.0, without=KeptBack({"a"})) == ["audit"]
+        assert batching.take(0.0) == ["a1", "a2"]
 
     def test_what_is_discarded_does_not_come(self) -> None:
         batching = waiting(4, "a1", "a2")
