@@ -19,7 +19,7 @@ from models.picture import ByteArray
 
 Drift = Literal["none", "scene", "night"]
 DUSK: Final = 50  # frames from day to night
-_QUIET, _BUSY = 0, 2  # scenes
+_QUIET, _BUSY = 1, 2  # scenes
 _STREAMS: Final = 4  # of visitors where it is busy, each as many as a quiet scene has
 
 
@@ -47,8 +47,9 @@ class Night:
 class Story:
     """What happens: `before` frames of a quiet scene, then `after` frames of what it drifts to.
 
-    drift  none: it stays as it is; scene: another one in which more happens, with things that the
-           heavy pass is in doubt about; night: the same in the dark
+    drift  none: it stays as it is, a room that things now and then pass through, none of which
+           stops or is doubtful; scene: another one, in which many are at once, some stop, and the
+           heavy pass is in doubt about some; night: the same room in the dark
     """
 
     drift: Drift
@@ -64,14 +65,19 @@ class Story:
 
 def parts_of(story: Story, parts: Parts) -> list[Part]:
     """Both stretches; the first is the same whatever comes after it."""
-    quiet = replace(parts, scenes=[parts.scenes[_QUIET]], doubtful=())
-    first = plan(quiet, story.before, story.seed)
+    first = _quiet(parts, story.before, story.seed)
     if story.drift != "scene":
-        return first + plan(quiet, story.after, story.seed + 1000)
+        return [first, _quiet(parts, story.after, story.seed + 1000)]
     other = replace(parts, scenes=[parts.scenes[_BUSY]])
     streams = [plan(other, story.after, story.seed + 1000 + n)[0] for n in range(_STREAMS)]
     visits = tuple(visit for stream in streams for visit in stream.visits)
-    return [*first, replace(streams[0], visits=visits)]
+    return [first, replace(streams[0], visits=visits)]
+
+
+def _quiet(parts: Parts, frames: int, seed: int) -> Part:
+    room = replace(parts, scenes=[parts.scenes[_QUIET]], doubtful=())
+    (planned,) = plan(room, frames, seed)
+    return replace(planned, visits=tuple(replace(visit, halts=0) for visit in planned.visits))
 
 
 def pictures(story: Story, parts: Parts) -> Iterator[ByteArray]:
