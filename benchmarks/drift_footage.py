@@ -18,8 +18,9 @@ from benchmarks.composed_parts import Parts
 from models.picture import ByteArray
 
 Drift = Literal["none", "scene", "night"]
+Start = Literal["road", "room"]
 DUSK: Final = 50  # frames from day to night
-_QUIET, _BUSY = 1, 2  # scenes
+_ROAD, _ROOM = 0, 1  # scenes: the light path sees what there is on the road, little in the room
 _STREAMS: Final = 4  # of visitors where it is busy, each as many as a quiet scene has
 
 
@@ -47,11 +48,12 @@ class Night:
 class Story:
     """What happens: `before` frames of a quiet scene, then `after` frames of what it drifts to.
 
-    drift  none: it stays as it is, a room that things now and then pass through, none of which
-           stops or is doubtful; scene: another one, in which many are at once, some stop, and the
-           heavy pass is in doubt about some; night: the same room in the dark
+    start  where it begins; things pass there now and then, none of which stops or is doubtful
+    drift  none: it stays as it is; scene: the other scene, in which many are at once, some stop,
+           and the heavy pass is in doubt about some; night: the same in the dark
     """
 
+    start: Start
     drift: Drift
     before: int
     after: int
@@ -65,18 +67,18 @@ class Story:
 
 def parts_of(story: Story, parts: Parts) -> list[Part]:
     """Both stretches; the first is the same whatever comes after it."""
-    first = _quiet(parts, story.before, story.seed)
+    here, there = (_ROAD, _ROOM) if story.start == "road" else (_ROOM, _ROAD)
+    first = _quiet(parts, here, story.before, story.seed)
     if story.drift != "scene":
-        return [first, _quiet(parts, story.after, story.seed + 1000)]
-    other = replace(parts, scenes=[parts.scenes[_BUSY]])
+        return [first, _quiet(parts, here, story.after, story.seed + 1000)]
+    other = replace(parts, scenes=[parts.scenes[there]])
     streams = [plan(other, story.after, story.seed + 1000 + n)[0] for n in range(_STREAMS)]
     visits = tuple(visit for stream in streams for visit in stream.visits)
     return [first, replace(streams[0], visits=visits)]
 
 
-def _quiet(parts: Parts, frames: int, seed: int) -> Part:
-    room = replace(parts, scenes=[parts.scenes[_QUIET]], doubtful=())
-    (planned,) = plan(room, frames, seed)
+def _quiet(parts: Parts, scene: int, frames: int, seed: int) -> Part:
+    (planned,) = plan(replace(parts, scenes=[parts.scenes[scene]], doubtful=()), frames, seed)
     return replace(planned, visits=tuple(replace(visit, halts=0) for visit in planned.visits))
 
 
