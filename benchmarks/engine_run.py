@@ -19,7 +19,8 @@ import redis
 from benchmarks.process_tree import Usage, usage
 from pipeline import keys, records
 from pipeline.hop import END
-from pipeline.records import Result
+from pipeline.promise_news import PromiseNews
+from pipeline.records import Result, SideOutput
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 START_S = 60.0
@@ -156,6 +157,22 @@ class EngineRun:
         fields = [fields for _, fields in reversed(entries) if fields[b"k"] != END.encode()]
         return [records.decode_versioned(each[b"d"], Result) for each in fields]
 
+    def news(self, source: str, after: int) -> list[tuple[int, PromiseNews]]:
+        """What became known of the promise with frames of epoch 1 after the one of that number;
+        nothing while there is no store.
+        """
+        try:
+            entries = self._client.xrange(
+                keys.out(source, keys.CERTIFY), f"(1-{after}" if after >= 0 else "-"
+            )
+        except redis.RedisError:
+            return []
+        return [
+            (int(name.rpartition(b"-")[2]), _news(fields[b"d"]))
+            for name, fields in entries
+            if fields[b"k"] != END.encode()
+        ]
+
     def log_sizes(self) -> Mapping[str, int]:
         """Bytes of each append-only file of the store that is being written."""
         folder = self.data / "store" / "appendonlydir"
@@ -166,6 +183,10 @@ class EngineRun:
         self._log.flush()
         text = (self._folder / "log").read_text(errors="replace")
         return " | ".join(text.strip().splitlines()[-5:]) or "it said nothing"
+
+
+def _news(data: bytes) -> PromiseNews:
+    return records.decode(records.decode_versioned(data, SideOutput).said, PromiseNews)
 
 
 def _size(path: Path) -> int:

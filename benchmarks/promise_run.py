@@ -17,6 +17,7 @@ from benchmarks.engine_run import EngineRun, RunFailed, Sample
 from models.boxes import Boxes
 from pipeline.certificate import Certificate, read_certificate
 from pipeline.client import subscribe
+from pipeline.promise_news import PromiseNews
 from pipeline.records import Result
 
 SOURCE: Final = "hour"
@@ -30,10 +31,11 @@ _END_S: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """What is asked for: `[escalate] doubt`, and `frames` of a period."""
+    """What is asked for: `[escalate] doubt`, `frames` of a period, and its `alpha`."""
 
     doubt: float
     frames: int
+    alpha: float = ALPHA
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +46,7 @@ class Served:
     degraded   frames for which it should have, and did not
     cpu_ms     CPU of all processes, milliseconds a frame, from the first frames to the last
     seconds    of the clock for all of it
+    news       what became known of the promise, and with which frame; not with the source's end
     """
 
     shown: list[Boxes]
@@ -51,12 +54,14 @@ class Served:
     degraded: int
     cpu_ms: float
     seconds: float
+    news: tuple[tuple[int, PromiseNews], ...] = ()
 
 
 def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served, list[Certificate]]:
     """Run the engine over a file of so many frames. RunFailed when it does not serve them all."""
     began = time.monotonic()
     results: list[Result] = []
+    news: list[tuple[int, PromiseNews]] = []
     with EngineRun(config_text(clip, promised), [SOURCE]) as run:
         run.wait_for(1)
         first = last = run.sample()
@@ -67,6 +72,8 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
                     sample = run.sample()
                     first = sample if first.published < _WARM_UP else first
                     last = _told(last, sample, n_frames)
+                    news += run.news(SOURCE, after=news[-1][0] if news else -1)
+        news += run.news(SOURCE, after=news[-1][0] if news else -1)
         run.wait_for_end(_END_S)
         folder = run.data / "certificates"
         found = [read_certificate(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
@@ -78,7 +85,8 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
     escalated = np.array([result.escalation == "done" for result in results], np.bool_)
     degraded = sum(result.escalation == "degraded" for result in results)
     shown = [boxes_of(result) for result in results]
-    return Served(shown, escalated, degraded, cpu_ms, time.monotonic() - began), found
+    seconds = time.monotonic() - began
+    return Served(shown, escalated, degraded, cpu_ms, seconds, tuple(news)), found
 
 
 def _told(before: Sample, now: Sample, n_frames: int) -> Sample:
@@ -103,7 +111,7 @@ def config_text(clip: Path, promised: Promised | None) -> str:
     }
     if promised is not None:
         asks = {"doubt": promised.doubt, "per_s": 1000.0, "burst": 1000.0}
-        terms = {"alpha": ALPHA, "confidence": CONFIDENCE, "frames": promised.frames}
+        terms = {"alpha": promised.alpha, "confidence": CONFIDENCE, "frames": promised.frames}
         tables["escalate"] = {"place": "local", **asks}
         tables["promise"] = {"measure": "counts", **terms}
     for name, values in tables.items():

@@ -28,5 +28,7 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
         return min(budget.burst, self.left + max(0.0, now_s - self.at_s) * budget.per_s)
 
     def spent(self, now_s: float, budget: Budget) -> Tokens:
-        """After one more ask."""
-        return Tokens(round(self.now(now_s, budget) - 1.0, 4), round(now_s, 3))
+        """After one more ask. One beyond the budget, as after an alarm, leaves no debt: else who
+        asked much then would long not ask where in doubt, and ring the alarm again.
+        """
+        return Tokens(round(max(0.0, self.now(now_s, budget) - 1.0), 4), round(now_s, 3))

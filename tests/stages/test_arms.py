@@ -58,3 +58,6 @@ def test_tokens_come_back_with_media_time_up_to_the_burst() -> None:
     assert tokens.now(100.25, budget) == 2.5
     assert tokens.now(500.0, budget) == 3.0
     assert tokens.now(99.0, budget) == 2.0  # a clock that went back gives none
+    for _ in range(9):
+        tokens = tokens.spent(100.0, budget)
+    assert tokens.now(100.5, budget) == 1.0  # what was asked all the same is no debt

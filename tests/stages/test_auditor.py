@@ -202,6 +202,22 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
     assert "certified" in [each.verdict for each in found[found.index(alarm) + 1 :]]
 
 
+def test_what_the_alarm_asked_is_no_debt_once_it_is_over(tmp_path: Path) -> None:
+    """One ask was left; in alarm dozens are made, and none of the later ones is missing for it."""
+
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if question.position.seq >= 20 else SEES_PERSON
+
+    (tmp_path / "promise.secret").write_bytes(bytes(32))
+    terms = promise(audited=0.9, alarm_audits=50.0)
+    stage = escalate(tmp_path, ToldPlace(says), terms, doubt=NEVER, per_s=0.0, burst=1.0)
+    said, states = run(stage, [frame(seq) for seq in range(100)], NEW)
+    stage.close()
+    assert sum(each is not None and each.escalation == "done" for each in said) > 20
+    assert states["a"].audits.fresh is None
+    assert states["a"].tokens.left == 0.0
+
+
 def test_what_was_still_open_when_the_alarm_rang_rings_it_no_second_time(tmp_path: Path) -> None:
     """Detect is wrong for ten frames; of so lax a promise six right ones show enough."""
 
