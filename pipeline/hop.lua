@@ -165,11 +165,13 @@ local function epoch(keys, args)
   return { 'OK', redis.call('HINCRBY', keys[1], 'epoch', 1) }
 end
 
--- KEYS room, at of a reader; ARGV position. Wakes the room's reader once the reader is there.
+-- KEYS room, at of a reader; ARGV position. Wakes the room's reader once the reader is there; one
+-- that has not attached yet stands before everything.
 local function await(keys, args)
   local reader = redis.call('HMGET', keys[2], 'p', 'gone')
-  if reader[2] or not reader[1] or not before(reader[1], args[1]) then
-    wake(keys[1], reader[1] or args[1])
+  local stands = reader[1] or '0-0'
+  if reader[2] or not before(stands, args[1]) then
+    wake(keys[1], stands)
   else
     redis.call('HSET', keys[2], 'w', args[1])
   end

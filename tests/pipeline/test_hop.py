@@ -24,7 +24,7 @@ from pipeline.hop import (
     read_attached,
     trim_command,
 )
-from pipeline.records import Position
+from pipeline.records import START, Position
 from pipeline.store import Store, unfit
 from pipeline.wire import Link
 from tests.pipeline.servers import server
@@ -160,6 +160,15 @@ def test_a_waiting_decoder_is_woken_once_by_the_commit_that_gets_there(link: Lin
     link.call(*hop_command([SourceHop("a", (commit(again, "a", "detect", 3),))]))
     assert link.call("XRANGE", keys.room("a"), "-", "+")[0][1] == [b"p", b"1-5"]
     assert link.call("HGET", keys.at("a", "detect"), "w") is None
+
+
+def test_a_decoder_waits_for_a_reader_that_has_not_attached_yet(link: Link) -> None:
+    link.call(*await_command("a", "detect", Position(1, 5)))
+    assert link.call("EXISTS", keys.room("a")) == 0
+    reader = attach(link, "a", "detect")
+    assert reader.position == START
+    link.call(*hop_command([SourceHop("a", (commit(reader, "a", "detect", 6),))]))
+    assert link.call("EXISTS", keys.room("a")) == 1
 
 
 def test_a_full_store_writes_nothing_and_can_be_trimmed(link: Link) -> None:
