@@ -114,7 +114,8 @@ def result(rows: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -127,7 +128,11 @@ def main() -> None:
     parser.add_argument("--doubt", type=float, default=0.1, help="[escalate] doubt to begin with")
     parser.add_argument("--cache", type=Path, default=cache_folder())
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
     heavy = detector.load("heavy", threads=1)
     terms = Promise("counts", given.alpha, CONFIDENCE, given.frames)
     said = conditions(
@@ -153,10 +158,8 @@ def main() -> None:
         for start, drift in STORIES:
             story = Story(start, drift, given.before, given.after, given.seed)
             rows.append(measure(story, parts, Path(folder), promised, heavy, given.cache))
-    seconds = round(time.monotonic() - began, 1)
-    tell(
-        "drift", {**result(rows, given.alpha), "seconds": seconds, "conditions": said}, given.write
-    )
+    about = {"seconds": round(time.monotonic() - began, 1), "conditions": said}
+    tell("drift", {**result(rows, given.alpha), **about}, given.write)
 
 
 if __name__ == "__main__":

@@ -71,33 +71,18 @@ def figures(
     """
     frames = len(wrong)
     rung = alarms(news, escalated)
-    heard = next((one for one in rung if one.at >= switch), Alarm(frames, None, None))
-    fallback = frames if heard.fallback is None else heard.fallback
-    recovered = frames if heard.recovered is None else heard.recovered
+    heard = next((one for one in rung if one.at >= switch), None)
+    fallback = heard.fallback if heard and heard.fallback is not None else frames
+    recovered = heard.recovered if heard and heard.recovered is not None else frames
     spans = (0, switch), (switch, fallback), (recovered, frames)
-    over: list[list[Certificate]] = [[], [], []]
-    for one in certificates:
-        over[(one.last.seq >= switch) + (one.first.seq >= fallback)].append(one)
-    before, drifted, after = over
-
-    def since(end: int | None) -> int | None:
-        return None if end is None else audits(certificates, switch, end)
-
     return {
         "drift": drift,
         "frames": frames,
-        "audits_to_alarm": since(heard.at) if heard.at < frames else None,
-        "audits_to_fallback": since(heard.fallback),
-        "audits_to_recovery": since(heard.recovered),
-        "frames_to_alarm": heard.at - switch if heard.at < frames else None,
-        "certified_before": _certified(before),
-        "certified_drifted": _certified(drifted),
-        "certified_after": _certified(after),
+        **_until(heard, switch, certificates),
+        **_certified(certificates, switch, fallback),
         **_shares("error", wrong, spans),
         "false_alarms": sum(one.at < switch for one in rung),
         "alarms": len(rung),
-        "frames_to_fallback": None if heard.fallback is None else heard.fallback - switch,
-        "frames_to_recovery": None if heard.recovered is None else heard.recovered - switch,
         **_shares("asked", escalated, spans),
         "thresholds": _thresholds(news),
         "alarm_frames": [[one.at, one.fallback, one.recovered] for one in rung],
@@ -105,8 +90,32 @@ def figures(
     }
 
 
-def _certified(found: Sequence[Certificate]) -> int:
-    return sum(one.verdict == "certified" for one in found)
+def _until(
+    heard: Alarm | None, switch: int, certificates: Sequence[Certificate]
+) -> dict[str, int | None]:
+    """Audits and frames from the drift to alarm, fallback and recovery; None: it did not come."""
+    ends = {
+        "alarm": heard.at if heard else None,
+        "fallback": heard.fallback if heard else None,
+        "recovery": heard.recovered if heard else None,
+    }
+    told: dict[str, int | None] = {}
+    for name, end in ends.items():
+        told[f"audits_to_{name}"] = None if end is None else audits(certificates, switch, end)
+    for name, end in ends.items():
+        told[f"frames_to_{name}"] = None if end is None else end - switch
+    return told
+
+
+def _certified(certificates: Sequence[Certificate], switch: int, fallback: int) -> dict[str, int]:
+    """Certified periods before the drift, with a frame of it, and after the fallback."""
+    counts = [0, 0, 0]
+    for one in certificates:
+        when = (one.last.seq >= switch) + (one.first.seq >= fallback)
+        counts[when] += one.verdict == "certified"
+    return dict(
+        zip(("certified_before", "certified_drifted", "certified_after"), counts, strict=True)
+    )
 
 
 def _shares(name: str, flags: Flags, spans: Sequence[tuple[int, int]]) -> dict[str, float | None]:
