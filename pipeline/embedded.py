@@ -113,6 +113,11 @@ class EmbeddedStore:
         self.stop()
         raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {self._log}")
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, and not a fault of its own."""
+        return self.process is not None and (self.process.returncode or 0) < 0
+
     def ping(self, answer_s: float) -> None:
         """StoreLost if there is no answer within that time; StoreBusy while it loads its data."""
         with store_errors(self.url), connect(self.url, answer_s) as client:

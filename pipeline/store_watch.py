@@ -9,11 +9,12 @@ import time
 
 from pipeline.apart import apart
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import StoreBusy, StoreLost
+from pipeline.errors import StoreBusy, StoreLost, StoreRefused
 
 log = logging.getLogger(__name__)
 
 TICK_S = 5.0
+STARTS = 5
 
 
 class StoreWatch:
@@ -26,7 +27,7 @@ class StoreWatch:
         self._settling: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Until cancelled; StoreRefused if it does not start again."""
+        """Until cancelled; StoreRefused if it does not start again, or is killed each time."""
         while True:
             health = asyncio.create_task(self._kill_when_silent())
             try:
@@ -34,9 +35,19 @@ class StoreWatch:
             finally:
                 health.cancel()
             log.warning("the embedded store ended; starting it again")
-            self._embedded.launch()
-            await apart(self._embedded.wait_until_it_answers)
+            await self._start()
             await self._settle()
+
+    async def _start(self) -> None:
+        for left in reversed(range(STARTS)):
+            self._embedded.launch()
+            try:
+                await apart(self._embedded.wait_until_it_answers)
+                return
+            except StoreRefused:
+                if not (left and self._embedded.was_killed):
+                    raise
+                log.warning("the embedded store was killed while it started; once more")
 
     async def _kill_when_silent(self) -> None:
         silent_since: float | None = None
