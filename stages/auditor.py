@@ -24,6 +24,7 @@ from stages.promise_secret import secret_of
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
 _LOST: Final = Audited(None, None)
+_NEVER_ASKED: Final = -1.0  # below all thresholds of doubt
 _replace = msgspec.structs.replace
 
 
@@ -137,7 +138,7 @@ class Auditor:
         state, drawn = self._counted(item.source, at, state, item.record.dropped)
         made = dict.fromkeys((*state.models, *served.models))
         state = state if len(made) == len(state.models) else _replace(state, models=tuple(made))
-        row = Row(seen_in(served.objects), seen_in(unasked.objects))
+        row, spent = _row_of(served, unasked), served.degraded == "over_budget"
         if true is not None and (drawn or state.fresh is not None):
             state = self._learned(state, row, doubt, true)
         if not drawn:
@@ -146,7 +147,7 @@ class Auditor:
             return self._judged(state, state.now.number, loss(self.promise, row.served, true))
         if len(state.open) >= MOST_OPEN:  # of a camera: a file has waited
             return self._judged(state, state.now.number, None)
-        return self._opened(item, state, now_s, row, doubt)
+        return self._opened(item, state, now_s, row, doubt, spent)
 
     def failed(self, item: Item, state: AuditState) -> AuditState:
         """A frame is served as failed: wrong, whatever it shows."""
@@ -206,14 +207,14 @@ class Auditor:
         return _replace(state, now=now, frames=frames, fresh=fresh, last=at.position), drawn
 
     def _opened(
-        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float
+        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float, spent: bool
     ) -> AuditState:
         """An audit whose answer is to come."""
         rows = self._audits.open(item, row, state.rows)
         if rows is None:
             return self._judged(state, state.now.number, None)
         form, number = item.record.form, state.now.number
-        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt)
+        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt, spent)
         return _replace(state, open=(*state.open, at), rows=rows)
 
     def _settle(self, state: AuditState, at: Obligation, audited: Audited) -> AuditState:
@@ -221,7 +222,10 @@ class Auditor:
         state, (row, true) = _replace(state, open=state.open[1:]), audited
         if true is None or row is None:
             return self._judged(state, at.period, None)
-        state = self._learned(state, row, at.doubt, true)
+        if not at.spent:
+            state = self._learned(state, row, at.doubt, true)
+        elif state.fresh is None:  # without a budget no threshold would have asked
+            state = self._learned(state, row, _NEVER_ASKED, true)
         return self._judged(state, at.period, loss(self.promise, row.served, true))
 
     def _judged(self, state: AuditState, number: int, found: float | None) -> AuditState:
@@ -271,6 +275,10 @@ class Auditor:
     def _declared(self, source: str, now: Period) -> Declaration:
         key = coin.period_key(self._secret, source, now.number)
         return certificate.declare(now, self.promise, key, source)
+
+
+def _row_of(served: Detections, unasked: Detections) -> Row:
+    return Row(seen_in(served.objects), seen_in(unasked.objects))
 
 
 def _is_due(state: AuditState) -> bool:

@@ -36,6 +36,7 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
     period  that it was drawn in; frame counts the source's frames; at_s is the source's clock
     row     of the ring that holds what was served and the pixels
     doubt   0..1, as it was before the frame was asked about, if it was
+    spent   whether it was to be asked about, and no budget was left
     """
 
     period: int
@@ -45,6 +46,7 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
     at_s: float
     row: int
     doubt: float
+    spent: bool = False
 
 
 class AuditState(msgspec.Struct, frozen=True, array_like=True):

@@ -20,7 +20,16 @@ from stages.audits import AuditState
 from stages.detections import Detections
 from stages.escalate import Escalate
 from stages.escalation import EscalateState
-from tests.stages.told_place import SEES_PERSON, ToldPlace, escalate, frame, heard, rings, run
+from tests.stages.told_place import (
+    SEES_NOBODY,
+    SEES_PERSON,
+    ToldPlace,
+    escalate,
+    frame,
+    heard,
+    rings,
+    run,
+)
 
 NEVER = 1.01
 NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
@@ -140,3 +149,19 @@ def test_a_damaged_secret_is_told_before_any_frame(tmp_path: Path) -> None:
     (tmp_path / "promise.secret").write_bytes(b"")
     with pytest.raises(ConfigFaults, match="has 0 bytes; allowed are 32"):
         escalate(tmp_path, ToldPlace(agrees), TERMS, doubt=NEVER)
+
+
+def test_a_threshold_is_not_praised_for_asks_that_had_no_budget(tmp_path: Path) -> None:
+    """All are in doubt, one may be asked about, and of the others half are wrong."""
+
+    def says(question: QuestionId) -> Seen:
+        return SEES_NOBODY if question.position.seq % 2 else SEES_PERSON
+
+    terms = Promise("counts", alpha=0.1, frames=50, audited=0.9, alarm_audits=1e9)
+    stage = escalate(tmp_path, ToldPlace(says), terms, doubt=0.0, per_s=0.0, burst=1.0)
+    said, states = run(stage, [frame(seq) for seq in range(100)], NEW)
+    stage.close()
+    assert sum(each is not None and each.degraded == "over_budget" for each in said) > 90
+    arms = audits(states).arms
+    assert min(arms.wrong) > 20
+    assert arms.certified(terms.alpha, terms.delta) is None
