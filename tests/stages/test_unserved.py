@@ -161,7 +161,7 @@ def test_a_threshold_is_not_praised_for_asks_that_had_no_budget(tmp_path: Path) 
     stage = escalate(tmp_path, ToldPlace(says), terms, doubt=0.0, per_s=0.0, burst=1.0)
     said, states = run(stage, [frame(seq) for seq in range(100)], NEW)
     stage.close()
-    assert sum(each is not None and each.degraded == "over_budget" for each in said) > 90
+    assert sum(each is not None and each.degraded == "over_budget" for each in said) > 60
     arms = audits(states).arms
     assert min(arms.wrong) > 20
     assert arms.certified(terms.alpha, terms.delta) is None
