@@ -76,8 +76,8 @@ def _clips(panel: Axes, result: Row) -> None:
         panel.plot(values, range(len(rows)), mark, color=colour, ms=4, label=label, zorder=2)
     _named(panel, rows)
     panel.set(xlabel="F1 with the heavy pass", title="clip by clip, as shipped")
-    panel.set_xlim(right=1.0)
-    panel.legend(fontsize=6, loc="lower left")
+    panel.set_xlim(right=1.01)
+    _explained(panel)
 
 
 def _responses(panel: Axes, result: Row) -> None:
@@ -97,7 +97,13 @@ def _responses(panel: Axes, result: Row) -> None:
     panel.set(xlabel="ms from when a frame was due", title="response at the clip's rate")
     panel.set_xlim(left=0)
     if rows:
-        panel.legend(fontsize=6, loc="lower right")
+        _explained(panel)
+
+
+def _explained(panel: Axes) -> None:
+    """Below the panel, where nothing is hidden."""
+    below = 0.5, -0.2
+    panel.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=below, ncols=3)
 
 
 def _named(panel: Axes, rows: list[Row]) -> None:
