@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import random
 import threading
 import time
 from collections import Counter
@@ -15,7 +13,7 @@ from typing import NamedTuple
 
 from pipeline.ask_counts import AskCounts
 from pipeline.batching import NOBODY, Batching, BatchLimits, KeptBack
-from pipeline.breaker import Breaker
+from pipeline.place_breaker import PlaceBreaker
 from pipeline.questions import (
     Answer,
     Place,
@@ -23,10 +21,9 @@ from pipeline.questions import (
     Question,
     QuestionId,
     Unanswered,
+    absent,
 )
 from pipeline.records import DegradedReason
-
-log = logging.getLogger(__name__)
 
 _MOST_KEPT = 256  # answers that nobody has fetched; more, and the oldest is forgotten
 _MOST_WAITING = 512
@@ -76,8 +73,7 @@ class Asks:
         self._flights: dict[bytes, _Flight] = {}
         self._asked: dict[QuestionId, _Wanted] = {}
         self._answers: dict[QuestionId, Answer] = {}
-        self._breaker = Breaker()
-        self._lost_mono: float | None = None  # since when the place has failed, None: it has not
+        self._breaker = PlaceBreaker()
         self._busy = 0
         self._under_way: Counter[str] = Counter()  # in lanes: urgent by source, others by ""
         self._closed = False
@@ -165,6 +161,10 @@ class Asks:
         now = time.monotonic()
         return min((due - now for due in dues if due is not None and due > now), default=None)
 
+    def absent(self) -> str | None:
+        """Why nobody would answer now, as the place tells it; None if somebody is there."""
+        return absent(self._place)
+
     def close(self) -> None:
         """End all that is under way."""
         with self._ready:
@@ -184,18 +184,16 @@ class Asks:
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
-            answers = self._answers_to(batch)
+            answers, fault = self._answers_to(batch)
             with self._ready:
                 self._busy -= 1
                 self._under_way -= Counter(flight.went_for for flight in batch)
-                if answers is not None:
-                    self._breaker, self._lost_mono = self._breaker.answered(), None
+                if fault is None:
+                    self._breaker.answered()
                     for flight, found in zip(batch, answers, strict=True):
                         self._settle(flight.question.content, found)
-                else:
-                    now = time.monotonic()
-                    self._lost_mono = now if self._lost_mono is None else self._lost_mono
-                    self._breaker = self._breaker.failed(now, random.random())
+                elif not self._closed:
+                    self._breaker.failed(time.monotonic(), fault)
                     for flight in reversed(batch):
                         self._failed(flight)
                 self.counts.breaker = self._breaker.state
@@ -203,18 +201,15 @@ class Asks:
                 self.counts.wire_s = self._place.wire_s
                 self._ready.notify_all()
 
-    def _answers_to(self, batch: Sequence[_Flight]) -> Sequence[Answer] | None:
-        """What the place says; None if it failed, which is told."""
+    def _answers_to(self, batch: Sequence[_Flight]) -> tuple[Sequence[Answer], Exception | None]:
+        """What the place says, or why it failed."""
         try:
             answers = self._place.answer([flight.question for flight in batch])
             if len(answers) != len(batch):
                 raise PlaceFailed(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:  # a place of a user's may raise anything
-            level = logging.WARNING if isinstance(error, PlaceFailed) else logging.ERROR
-            if not self._closed:
-                log.log(level, "no answer to %d questions: %s", len(batch), error)
-            return None
-        return answers
+            return (), error
+        return answers, None
 
     def _next_batch(self) -> Sequence[_Flight] | None:
         """Wait for the next batch that may go out; None when it is over."""
@@ -225,7 +220,7 @@ class Asks:
                 if self._breaker.lets_out(now):
                     most = 1 if self._breaker.state == "open" else None
                     if taken := self._waiting.take(now, most, self._kept_back()):
-                        self._breaker = self._breaker.sent()
+                        self._breaker.sent()
                         self.counts.breaker = self._breaker.state
                         batch = [self._flights[content] for content in taken]
                         self._busy += 1
@@ -248,7 +243,7 @@ class Asks:
         ready_s = self._waiting.ready_at(self._kept_back())
         if ready_s is None or self._breaker.state == "half_open":
             return None
-        return max(0.001, max(ready_s, self._breaker.until_s) - now)
+        return max(0.001, max(ready_s, self._breaker.until_mono) - now)
 
     def _let_go(self, now: float) -> None:
         """Questions that are late, or that nobody waits for through an open breaker."""
@@ -273,8 +268,7 @@ class Asks:
 
     def _is_patient(self, flight: _Flight, now: float) -> bool:
         """Whether to go on trying: not for long with a place that has been away for long."""
-        lost_mono = flight.asked_mono if self._lost_mono is None else self._lost_mono
-        return now - min(flight.asked_mono, lost_mono) < self._patience_s
+        return self._breaker.away_s(flight.asked_mono, now) < self._patience_s
 
     def _refuse(self, content: bytes, reason: DegradedReason) -> None:
         self._waiting.discard(content)

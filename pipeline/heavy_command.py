@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+from pathlib import Path
 from typing import Any
 
 from pipeline.batching import BatchLimits
@@ -13,6 +14,7 @@ from pipeline.heavy_worker import HeavyWorker, Looker
 from pipeline.loading import load
 from pipeline.logs import set_up_logging, to_user
 from pipeline.redaction import shown
+from pipeline.running import find_run
 from pipeline.store_config import url_said
 
 _LOOKER = "stages.heavy_worker:HeavyLooker"
@@ -30,11 +32,18 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_worker)
     command.add_argument("--heavy", action="store_true", required=True, help="the heavy model")
-    command.add_argument(
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument(
         "--redis",
         metavar="URL",
-        required=True,
         help="the Redis or Valkey where runs ask; env:NAME for a variable that holds the URL",
+    )
+    where.add_argument(
+        "-d",
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="instead: the data folder of a run that goes on here, to work at its own store",
     )
     command.add_argument("--threads", type=int, metavar="N", help="of one look (default: all)")
     command.add_argument(
@@ -62,7 +71,7 @@ def _worker(parsed: argparse.Namespace) -> Exit:
     ]
     if faults:
         raise ConfigFaults(faults)
-    url = url_said(parsed.redis, "--redis")
+    url = url_said(parsed.redis, "--redis") if parsed.data is None else find_run(parsed.data).store
     assert url is not None
     set_up_logging("INFO", "heavy", parsed.log_format or "text")
     asks = HeavyAsks(url)  # before the model: a wrong URL is said at once

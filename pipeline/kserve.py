@@ -10,7 +10,7 @@ from pipeline.kserve_address import address
 from pipeline.kserve_client import KServeClient
 from pipeline.kserve_tensors import answers_of, inputs_of
 from pipeline.kserve_transports import library
-from pipeline.questions import Answer, Question, Unanswered
+from pipeline.questions import Answer, PlaceFailed, Question, Unanswered
 from pipeline.redaction import remember_url
 
 Encode = Callable[[Question], bytes]
@@ -62,6 +62,14 @@ class KServe:
             self.sent_bytes += sum(len(picture) for picture in inputs["picture"])
             self.wire_s += max(0.0, time.monotonic() - begun - float(outputs["took_s"].sum()))
         return answers
+
+    def absent(self) -> str | None:
+        """Why nobody would answer now: no server, not ready, another model."""
+        try:
+            KServeClient(self._at).close()
+        except PlaceFailed as error:
+            return f"{error}; start the server with the model, or mend escalate.url"
+        return None
 
     def close(self) -> None:
         """Calls that are under way fail within a second."""

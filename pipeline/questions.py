@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import xxhash
@@ -104,3 +104,17 @@ class Place(Protocol):
     def close(self) -> None:
         """Let go of what it holds; calls that are under way fail."""
         ...
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """A place where somebody may be missing, and that can tell."""
+
+    def absent(self) -> str | None:
+        """Why nobody would answer now, and what to do about it; None: somebody is there."""
+        ...
+
+
+def absent(place: Place) -> str | None:
+    """What the place tells of that; None where it tells nothing."""
+    return place.absent() if isinstance(place, Attended) else None

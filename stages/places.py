@@ -45,7 +45,8 @@ def open_place(
             url = _url(options)
             if url is not None and (fault := url_fault(url)) is not None:
                 raise ConfigFaults([f"{_key(options)}: {fault}"])
-            return FarHeavy(functools.partial(HeavyQueue, url or store), classes)
+            queue = functools.partial(HeavyQueue, url or store, is_own=url is None)
+            return FarHeavy(queue, classes)
         case "kserve":
             url = _url(options)
             if url is None:

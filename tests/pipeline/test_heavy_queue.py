@@ -117,6 +117,33 @@ def test_without_a_worker_it_fails_at_once_and_says_what_to_start(store: Embedde
         assert client.xlen(keys.HEAVY_ASKS) == 0
 
 
+def test_who_is_absent_is_told_and_how_to_start_one(store: EmbeddedStore, tmp_path: Path) -> None:
+    with asking(store) as place, client_of(store) as client:
+        told = place.absent()
+        assert told is not None
+        assert told.endswith(f"framegate worker --heavy --redis {store.url}")
+        client.set(keys.HEAVY_ALIVE, "somebody")
+        assert place.absent() is None
+    nowhere = HeavyQueue(f"unix://{tmp_path}/none.sock", lambda asked: asked.pixels, POLICY)
+    assert "cannot be reached" in (nowhere.absent() or "")
+    nowhere.close()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_store_of_the_runs_own_is_not_named_to_other_hosts(
+    store: EmbeddedStore, is_there: bool
+) -> None:
+    url = store.url if is_there else ""
+    place = HeavyQueue(url, lambda asked: asked.pixels, POLICY, is_own=True)
+    with pytest.raises(PlaceFailed) as failed:
+        place.answer([question()])
+    assert place.absent() == str(failed.value)
+    assert "framegate worker --heavy -d DATA" in str(failed.value)
+    assert "escalate.url" in str(failed.value)
+    assert "unix" not in str(failed.value)
+    place.close()
+
+
 def test_a_worker_with_another_policy_is_refused(store: EmbeddedStore) -> None:
     with heavy_worker(store.url), client_of(store) as client, asking(store, "wanted") as place:
         there(client)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import ConfigFaults
+from pipeline.questions import absent
 from stages.escalate_options import EscalateOptions
 from stages.places import open_place
+from tests.own_servers import free_port
 
 STORE = "unix:///nowhere/valkey.sock"
 
@@ -35,4 +37,17 @@ def test_what_is_allowed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_others_are_taken(url: str | None) -> None:
     place = open_place(EscalateOptions(place="workers", url=url), None, STORE)
     assert place is not None
+    place.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_server_that_is_not_there_is_absent(scheme: str) -> None:
+    pytest.importorskip(f"tritonclient.{scheme}", reason="the extra kserve is not installed")
+    url = f"{scheme}://127.0.0.1:{free_port()}"
+    place = open_place(EscalateOptions(place="kserve", url=url), None, STORE)
+    assert place is not None
+    told = absent(place)
+    assert told is not None
+    assert told.startswith(url)
+    assert told.endswith("start the server with the model, or mend escalate.url")
     place.close()
