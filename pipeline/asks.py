@@ -22,6 +22,7 @@ from pipeline.questions import (
     QuestionId,
     Unanswered,
     absent,
+    leave,
 )
 from pipeline.records import DegradedReason
 
@@ -200,6 +201,7 @@ class Asks:
                 self.counts.sent_bytes = self._place.sent_bytes
                 self.counts.wire_s = self._place.wire_s
                 self._ready.notify_all()
+        leave(self._place)
 
     def _answers_to(self, batch: Sequence[_Flight]) -> tuple[Sequence[Answer], Exception | None]:
         """What the place says, or why it failed."""

@@ -118,3 +118,18 @@ class Attended(Protocol):
 def absent(place: Place) -> str | None:
     """What the place tells of that; None where it tells nothing."""
     return place.absent() if isinstance(place, Attended) else None
+
+
+@runtime_checkable
+class Left(Protocol):
+    """A place that holds something for each thread that calls `answer`."""
+
+    def leave(self) -> None:
+        """This thread calls it no more: let go of what is held for it. Also after `close`."""
+        ...
+
+
+def leave(place: Place) -> None:
+    """Tell the place, if it wants to know, that this thread calls it no more."""
+    if isinstance(place, Left):
+        place.leave()

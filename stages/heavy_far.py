@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from models import coco, detector
-from pipeline.questions import Answer, Place, Question, Seen, absent
+from pipeline.questions import Answer, Place, Question, Seen, absent, leave
 from stages.coded_questions import encode_question
 
 Encode = Callable[[Question], bytes]
@@ -49,6 +49,10 @@ class FarHeavy:
     def absent(self) -> str | None:
         """As the place tells it."""
         return absent(self._place)
+
+    def leave(self) -> None:
+        """As the place does."""
+        leave(self._place)
 
     def close(self) -> None:
         """Let go of the place."""
