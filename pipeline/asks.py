@@ -8,11 +8,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from pipeline.ask_counts import AskCounts
 from pipeline.batching import NOBODY, Batching, BatchLimits, KeptBack
+from pipeline.flights import Flight, Wanted, have_room
 from pipeline.place_breaker import PlaceBreaker
 from pipeline.questions import (
     Answer,
@@ -25,38 +24,6 @@ from pipeline.questions import (
     leave,
 )
 from pipeline.records import DegradedReason
-
-_MOST_KEPT = 256  # answers that nobody has fetched; more, and the oldest is forgotten
-_MOST_WAITING = 512
-
-
-class _Wanted(NamedTuple):
-    """Until when an answer is of use to who asked, and which flight brings it."""
-
-    due_mono: float | None
-    content: bytes
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A question that waits or is being looked at, and all who asked the same."""
-
-    question: Question
-    asked_mono: float
-    ids: list[QuestionId] = field(default_factory=list)
-    went_for: str = ""
-
-    @property
-    def source(self) -> str:
-        """Whose turn it takes."""
-        return self.question.id.source
-
-    def join(self, other: Question) -> None:
-        """It is due when the last who asked gives up, and as urgent as the most urgent."""
-        mine, due = self.question, other.due_mono
-        due = None if mine.due_mono is None or due is None else max(mine.due_mono, due)
-        self.question = replace(mine, due_mono=due, urgent=mine.urgent or other.urgent)
-        self.ids.append(other.id)
 
 
 class Asks:
@@ -71,8 +38,8 @@ class Asks:
         self._place, self._patience_s = place, patience_s
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
-        self._flights: dict[bytes, _Flight] = {}
-        self._asked: dict[QuestionId, _Wanted] = {}
+        self._flights: dict[bytes, Flight] = {}
+        self._asked: dict[QuestionId, Wanted] = {}
         self._answers: dict[QuestionId, Answer] = {}
         self._breaker = PlaceBreaker()
         self._busy = 0
@@ -86,28 +53,44 @@ class Asks:
     def ask(self, question: Question) -> None:
         """Put a question, once: what was asked already, or answered, is not asked again.
 
-        Asked again while it is under way, it is due when it is said to be now.
+        Asked again while it is under way, it is due when it is said to be now. Where there is no
+        room, one that has no due time is not taken, and not known: it is to be put again when
+        something is heard; one that has gets no answer.
         """
         content = question.content
         with self._ready:
             if question.id in self._answers:
                 return
-            self._asked[question.id] = _Wanted(question.due_mono, content)
-            flight = self._flights.get(content)
+            now, flight = time.monotonic(), self._flights.get(content)
+            is_held = flight is not None or self._has_room(len(question.pixels), question.urgent)
+            if not is_held and question.due_mono is None:
+                return
+            self._asked[question.id] = Wanted(question.due_mono, content)
             if flight is not None:
                 self._join(flight, question)
                 return
-            now = time.monotonic()
-            self._flights[content] = _Flight(question, now, [question.id])
+            self._flights[content] = Flight(question, now, [question.id])
+            if not is_held:
+                self._settle(content, Unanswered("unanswered"))
+                return
             self._waiting.add(question.id.source, content, question.urgent, now)
-            if len(self._waiting) > _MOST_WAITING:
-                self._refuse(content, "unanswered")
             self._let_go(now)  # all lanes may be busy at a place that is away
             self._ready.notify()
             if not self._lanes:
                 self._lanes = [self._lane(number) for number in range(self._place.lanes)]
 
-    def _join(self, flight: _Flight, question: Question) -> None:
+    def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
+        """Whether a question with so many bytes of pixels would be taken."""
+        with self._ready:
+            return self._has_room(n_bytes, urgent)
+
+    def _has_room(self, n_bytes: int, urgent: bool) -> bool:
+        if have_room(self._flights.values(), n_bytes, urgent):
+            return True
+        self._let_go(time.monotonic())
+        return have_room(self._flights.values(), n_bytes, urgent)
+
+    def _join(self, flight: Flight, question: Question) -> None:
         before, content = flight.question, question.content
         if question.id in flight.ids:
             flight.ids.remove(question.id)
@@ -145,6 +128,12 @@ class Asks:
             if not flight.ids and wanted.content in self._waiting:
                 self._waiting.discard(wanted.content)
                 del self._flights[wanted.content]
+                os.eventfd_write(self._wake, 1)  # there is room
+
+    def forget_source(self, source: str) -> None:
+        """It is no more of this worker's: nobody waits for what was asked about it."""
+        for question in [known for known in self._asked if known.source == source]:
+            self.forget(question)
 
     def fileno(self) -> int:
         """A descriptor that is readable once there are answers that were not heard of."""
@@ -203,7 +192,7 @@ class Asks:
                 self._ready.notify_all()
         leave(self._place)
 
-    def _answers_to(self, batch: Sequence[_Flight]) -> tuple[Sequence[Answer], Exception | None]:
+    def _answers_to(self, batch: Sequence[Flight]) -> tuple[Sequence[Answer], Exception | None]:
         """What the place says, or why it failed."""
         try:
             answers = self._place.answer([flight.question for flight in batch])
@@ -213,7 +202,7 @@ class Asks:
             return (), error
         return answers, None
 
-    def _next_batch(self) -> Sequence[_Flight] | None:
+    def _next_batch(self) -> Sequence[Flight] | None:
         """Wait for the next batch that may go out; None when it is over."""
         with self._ready:
             while not self._closed:
@@ -259,7 +248,7 @@ class Asks:
             elif due is not None and (shut or now >= due):
                 self._refuse(content, "breaker_open" if shut else "late")
 
-    def _failed(self, flight: _Flight) -> None:
+    def _failed(self, flight: Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
         question, now = flight.question, time.monotonic()
         if question.due_mono is None and self._is_patient(flight, now):
@@ -268,7 +257,7 @@ class Asks:
         else:
             self._settle(question.content, Unanswered("unanswered"))
 
-    def _is_patient(self, flight: _Flight, now: float) -> bool:
+    def _is_patient(self, flight: Flight, now: float) -> bool:
         """Whether to go on trying: not for long with a place that has been away for long."""
         return self._breaker.away_s(flight.asked_mono, now) < self._patience_s
 
@@ -286,8 +275,4 @@ class Asks:
             self.counts.waited_s += time.monotonic() - flight.asked_mono
         for question in flight.ids:
             self._answers[question] = answer
-        while len(self._answers) > _MOST_KEPT:
-            oldest = next(iter(self._answers))
-            del self._answers[oldest]
-            del self._asked[oldest]
         os.eventfd_write(self._wake, 1)
