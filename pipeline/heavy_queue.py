@@ -40,6 +40,7 @@ class HeavyQueue:
         lanes: int = 4,
         most: int = 1,
         is_own: bool = False,
+        precision: str = "",
     ) -> None:
         """Opens nothing yet. What is in the store goes in the order in which it came, whosever it
         is: so few are on their way, and the workers put batches together.
@@ -48,10 +49,12 @@ class HeavyQueue:
         encode  a question's picture, or the part of it that is asked about, as JPEG
         policy  hash of what must decide the answers: others are refused
         is_own  it is the run's store that nobody gave another one for
+        precision  of that policy, to be told where another is met
         """
         self.lanes, self.most = lanes, most
         self.sent_bytes, self.wire_s = 0, 0.0
         self._url, self._encode, self._policy = url, encode, policy
+        self._precision = precision
         self._is_private = not url or (is_own and url.startswith("unix://"))
         self._asker = secrets.token_hex(8)
         self._calls = 0
@@ -179,8 +182,18 @@ class HeavyQueue:
         if replied.policy != self._policy:
             raise PlaceFailed(
                 f"a heavy worker at {shown(self._url)} answers by policy {replied.policy[:8]}, "
-                f"expected is {self._policy[:8]}: it has other models, precision or thresholds"
+                f"expected is {self._policy[:8]}: {self._difference(replied.precision)}"
             )
+
+    def _difference(self, precision: str) -> str:
+        if not (precision and self._precision):
+            return "it has other models, precision or thresholds"
+        if precision == self._precision:
+            return f"it has other models or thresholds, if the same precision, {precision}"
+        return (
+            f"it looks with precision {precision}, this run's is {self._precision}; start it with "
+            f"framegate worker --heavy --precision {self._precision}"
+        )
 
     def _withdraw(self, client: Any, call: int, entries: Sequence[bytes]) -> None:
         """Nobody waits for these: workers need not look."""

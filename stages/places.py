@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from models import policy
+from models.network import nearest
 from pipeline.errors import ConfigFaults
 from pipeline.heavy_queue import HeavyQueue
 from pipeline.kserve import KServe
@@ -45,8 +47,9 @@ def open_place(
             url = _url(options)
             if url is not None and (fault := url_fault(url)) is not None:
                 raise ConfigFaults([f"{_key(options)}: {fault}"])
-            queue = functools.partial(HeavyQueue, url or store, is_own=url is None)
-            return FarHeavy(queue, classes)
+            precision = nearest(policy.load("heavy").precision)
+            at = functools.partial(HeavyQueue, url or store, is_own=url is None)
+            return FarHeavy(functools.partial(at, precision=precision), classes)
         case "kserve":
             url = _url(options)
             if url is None:

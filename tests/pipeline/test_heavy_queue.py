@@ -57,8 +57,8 @@ def seen(score: float = 0.5) -> Seen:
 
 
 @contextmanager
-def asking(store: EmbeddedStore, policy: str = POLICY) -> Iterator[HeavyQueue]:
-    place = HeavyQueue(store.url, lambda asked: asked.pixels, policy)
+def asking(store: EmbeddedStore, policy: str = POLICY, precision: str = "") -> Iterator[HeavyQueue]:
+    place = HeavyQueue(store.url, lambda asked: asked.pixels, policy, precision=precision)
     try:
         yield place
     finally:
@@ -144,11 +144,26 @@ def test_a_store_of_the_runs_own_is_not_named_to_other_hosts(
     place.close()
 
 
-def test_a_worker_with_another_policy_is_refused(store: EmbeddedStore) -> None:
-    with heavy_worker(store.url), client_of(store) as client, asking(store, "wanted") as place:
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("", "it has other models, precision or thresholds"),
+        ("int8", "it has other models or thresholds, if the same precision, int8"),
+        (
+            "int8+bf16",
+            "it looks with precision int8, this run's is int8+bf16; start it with framegate worker "
+            "--heavy --precision int8+bf16",
+        ),
+    ],
+)
+def test_a_worker_with_another_policy_is_refused(
+    store: EmbeddedStore, precision: str, words: str
+) -> None:
+    with heavy_worker(store.url), client_of(store) as client:
         there(client)
-        with pytest.raises(PlaceFailed, match=r"policy policy-o, expected is wanted"):
+        with asking(store, "wanted", precision) as place, pytest.raises(PlaceFailed) as refused:
             place.answer([question()])
+        assert str(refused.value).endswith(f"policy policy-o, expected is wanted: {words}")
 
 
 def test_without_a_store_it_fails(tmp_path: Path) -> None:
