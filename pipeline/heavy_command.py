@@ -46,6 +46,12 @@ def register(commands: Any) -> None:
         metavar="DIR",
         help="instead: the data folder of a run that goes on here, to work at its own store",
     )
+    _add_looks(command)
+    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+
+
+def _add_looks(command: argparse.ArgumentParser) -> None:
+    """Options of how it looks."""
     command.add_argument("--threads", type=int, metavar="N", help="of one look (default: all)")
     command.add_argument(
         "--precision",
@@ -63,7 +69,6 @@ def register(commands: Any) -> None:
         metavar="MS",
         help="for which a picture may wait for others to go with it (default: 5)",
     )
-    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
 
 
 def _worker(parsed: argparse.Namespace) -> Exit:
