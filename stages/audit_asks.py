@@ -31,12 +31,16 @@ class AuditAsks:
         self._rows: dict[tuple[str, Position], Row] = {}
 
     def open(self, item: Item, row: Row, after: RingRef | None) -> RingRef | None:
-        """Put a drawn frame's question; names the ring's row. None where its pixels are lost."""
+        """Put a drawn frame's question; names the ring's row. None where its pixels are lost;
+        FrameLost where a file's will be decoded again.
+        """
         form = item.record.form
         try:
             with self._context.pixels(item) as held:
                 pixels = bytes(held)
-        except FrameLost:
+        except FrameLost as lost:
+            if not (lost.final or self._context.live(item.source)):
+                raise
             return None
         rows = self._ring(item.source, form).write(item.position, row.with_pixels(pixels), after)
         self._ask(item.source, item.position, form, row, pixels)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,15 +13,18 @@ from pipeline.period import Moment, Period
 from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
 from pipeline.questions import Seen
+from pipeline.records import START, End, Position
 from pipeline.stage import Context, Item
 from stages.arms import Arms, safer
 from stages.audit_asks import AuditAsks, Audited
 from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
 from stages.detections import Detections
+from stages.promise_secret import secret_of
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
 _LOST: Final = Audited(None, None)
+_NEVER_ASKED: Final = -1.0  # below all thresholds of doubt
 _replace = msgspec.structs.replace
 
 
@@ -44,7 +44,7 @@ class Auditor:
         """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
         self.promise, self._least = promise, least
         self._policy, self._is_live = policy, context.live
-        self._secret = _secret(context.folder / "promise.secret")
+        self._secret = secret_of(context.folder)
         self._audits = AuditAsks(asks, context)
 
     def settled(
@@ -55,7 +55,7 @@ class Auditor:
 
         is_last: no frame follows, so a file waits for all of them.
         """
-        state, lessons = self._kept_to(state), list[Lesson]()
+        state, lessons = self._kept_to(source, state), list[Lesson]()
         self._audits.keep(source, {at.position for at in state.open})
         live = self._is_live(source)
         while state.open:
@@ -79,19 +79,45 @@ class Auditor:
     def _in_use(self, state: AuditState) -> float:
         return self._least if state.chosen is None else state.chosen
 
-    def _kept_to(self, state: AuditState) -> AuditState:
-        """Under other terms, or another truth, than were promised nothing can be certified."""
-        if state.policy == self._policy[:8] and period.is_under(state.now, self.promise):
+    def _kept_to(self, source: str, state: AuditState) -> AuditState:
+        """Under other terms, another truth or another coin than were promised nothing can be
+        certified.
+        """
+        is_same = state.policy == self._policy[:8] and state.coin == self._coin(source, state.now)
+        if is_same and period.is_under(state.now, self.promise):
+            return state
+        now, policy = period.following(state.now, self.promise), self._policy[:8]
+        kept = AuditState(now, rows=state.rows, frames=state.frames, policy=policy)
+        return _replace(kept, declared=state.declared, coin=self._coin(source, now))
+
+    def _coin(self, source: str, now: Period) -> str:
+        return coin.commitment(coin.period_key(self._secret, source, now.number))[:8]
+
+    def began(self, item: Item, state: AuditState) -> AuditState:
+        """Before a frame: in a period that takes it. Frames that went past this stage, set aside
+        or lost to it, were served as failed.
+        """
+        first = item.position.seq - item.record.dropped
+        state = self._past(item.source, state, item.position.epoch, first)
+        return self._begun(item.source, state)
+
+    def _past(self, source: str, state: AuditState, epoch: int, end: int) -> AuditState:
+        """With the frames before number `end` of an epoch that nobody counted."""
+        last = state.last
+        if last == START:
+            return state
+        for seq in range(last.seq + 1 if last.epoch == epoch else 0, end):
+            state = self._begun(source, state)
+            at = Moment(Position(epoch, seq), None)
+            state, _ = self._counted(source, at, state, failed=True)
+        return state
+
+    def _begun(self, source: str, state: AuditState) -> AuditState:
+        if not period.is_full(state.now, self.promise):
             return state
         now = period.following(state.now, self.promise)
-        return AuditState(now, rows=state.rows, frames=state.frames, policy=self._policy[:8])
-
-    def began(self, state: AuditState) -> AuditState:
-        """Before a frame: in a period that takes it."""
-        now, promise = state.now, self.promise
-        if not period.is_full(now, promise):
-            return state
-        return _replace(state, now=period.following(now, promise), before=(*state.before, now))
+        before = (*state.before, state.now)
+        return _replace(state, now=now, before=before, coin=self._coin(source, now))
 
     def served(
         self,
@@ -108,10 +134,11 @@ class Auditor:
         unasked  what would have been served without asking
         true     what the heavy pass said of the very pixels, where it was asked
         """
-        state, drawn = self._counted(item, state, failed=False)
+        at = Moment(item.position, item.record.pts)
+        state, drawn = self._counted(item.source, at, state, item.record.dropped)
         made = dict.fromkeys((*state.models, *served.models))
         state = state if len(made) == len(state.models) else _replace(state, models=tuple(made))
-        row = Row(seen_in(served.objects), seen_in(unasked.objects))
+        row, spent = _row_of(served, unasked), served.degraded == "over_budget"
         if true is not None and (drawn or state.fresh is not None):
             state = self._learned(state, row, doubt, true)
         if not drawn:
@@ -120,24 +147,25 @@ class Auditor:
             return self._judged(state, state.now.number, loss(self.promise, row.served, true))
         if len(state.open) >= MOST_OPEN:  # of a camera: a file has waited
             return self._judged(state, state.now.number, None)
-        return self._opened(item, state, now_s, row, doubt)
+        return self._opened(item, state, now_s, row, doubt, spent)
 
     def failed(self, item: Item, state: AuditState) -> AuditState:
         """A frame is served as failed: wrong, whatever it shows."""
-        return self._counted(item, state, failed=True)[0]
+        at = Moment(item.position, item.record.pts)
+        return self._counted(item.source, at, state, item.record.dropped, failed=True)[0]
 
     def news(
         self, source: str, before: AuditState, state: AuditState
     ) -> tuple[AuditState, PromiseNews | None]:
         """What is to be told, and the state once it is; None where nothing is new."""
         closed, state = self._closed(source, state)
-        begun = state.now.number != before.now.number or state.policy != before.policy
+        begun = state.now.number != state.declared
         warned = (state.fresh is None) != (before.fresh is None)
         if not (closed or begun or warned) and state.now.settled == before.now.settled:
             return state, None
         now = state.now
         declared = (_raw(self._declared(source, now)),) if begun else ()
-        return state, PromiseNews(
+        return _replace(state, declared=now.number), PromiseNews(
             now.number,
             now.served,
             now.drawn,
@@ -150,36 +178,43 @@ class Auditor:
             tuple(map(_raw, closed)),
         )
 
+    def passed(self, source: str, end: End, state: AuditState) -> AuditState:
+        """At an epoch's end, with its last frames, if nobody counted them."""
+        dropped = sum(n for what, n in end.counts.items() if what.startswith("dropped:"))
+        return self._past(source, state, state.last.epoch, end.frames - dropped)
+
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
+        self._audits.keep(source, set())
         for first in state.open:
             state = self._settle(state, first, _LOST)
         if not state.now.number:
             return None, state
         over = _replace(state, before=(*state.before, state.now))
         after, news = self.news(source, state, over)
-        return news, _replace(after, now=period.following(after.now, self.promise))
+        now = period.following(after.now, self.promise)
+        return news, _replace(after, now=now, coin=self._coin(source, now))
 
     # -- one audit
 
-    def _counted(self, item: Item, state: AuditState, failed: bool) -> tuple[AuditState, bool]:
-        key = coin.period_key(self._secret, item.source, state.now.number)
-        at = Moment(item.position, item.record.pts)
-        now, drawn = period.serve(
-            state.now, self.promise, key, at, missed=item.record.dropped, failed=failed
-        )
+    def _counted(
+        self, source: str, at: Moment, state: AuditState, missed: int = 0, failed: bool = False
+    ) -> tuple[AuditState, bool]:
+        key = coin.period_key(self._secret, source, state.now.number)
+        now, drawn = period.serve(state.now, self.promise, key, at, missed, failed)
         fresh = None if state.fresh is None else state.fresh + 1
-        return _replace(state, now=now, frames=state.frames + 1, fresh=fresh), drawn
+        frames = state.frames + 1
+        return _replace(state, now=now, frames=frames, fresh=fresh, last=at.position), drawn
 
     def _opened(
-        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float
+        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float, spent: bool
     ) -> AuditState:
         """An audit whose answer is to come."""
         rows = self._audits.open(item, row, state.rows)
         if rows is None:
             return self._judged(state, state.now.number, None)
         form, number = item.record.form, state.now.number
-        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt)
+        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt, spent)
         return _replace(state, open=(*state.open, at), rows=rows)
 
     def _settle(self, state: AuditState, at: Obligation, audited: Audited) -> AuditState:
@@ -187,7 +222,10 @@ class Auditor:
         state, (row, true) = _replace(state, open=state.open[1:]), audited
         if true is None or row is None:
             return self._judged(state, at.period, None)
-        state = self._learned(state, row, at.doubt, true)
+        if not at.spent:
+            state = self._learned(state, row, at.doubt, true)
+        elif state.fresh is None:  # without a budget no threshold would have asked
+            state = self._learned(state, row, _NEVER_ASKED, true)
         return self._judged(state, at.period, loss(self.promise, row.served, true))
 
     def _judged(self, state: AuditState, number: int, found: float | None) -> AuditState:
@@ -212,7 +250,9 @@ class Auditor:
         found = arms.certified(self.promise.alpha, self.promise.delta)
         if found is None:
             return state
-        return _replace(state, chosen=min(found, safer(self._in_use(state))), fresh=None)
+        # No further than where it began: what the fallback's answers taught makes doubt look rare.
+        chosen = min(found, safer(self._in_use(state)), self._least)
+        return _replace(state, chosen=chosen, fresh=None)
 
     # -- one period
 
@@ -237,6 +277,10 @@ class Auditor:
         return certificate.declare(now, self.promise, key, source)
 
 
+def _row_of(served: Detections, unasked: Detections) -> Row:
+    return Row(seen_in(served.objects), seen_in(unasked.objects))
+
+
 def _is_due(state: AuditState) -> bool:
     """Whether the oldest audit of a file is waited for: at the same frame, whatever happens."""
     return len(state.open) >= MOST_OPEN or state.frames - state.open[0].frame >= _LAG
@@ -244,16 +288,3 @@ def _is_due(state: AuditState) -> bool:
 
 def _raw(record: Declaration) -> msgspec.Raw:
     return msgspec.Raw(records.encode(record))
-
-
-def _secret(path: Path) -> bytes:
-    """The data folder's, made once: a resumed run draws the same audits."""
-    if not path.exists():
-        written = path.with_suffix(f".{os.getpid()}")
-        made = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(made, "wb") as file:
-            file.write(os.urandom(coin.SECRET_BYTES))
-        with contextlib.suppress(FileExistsError):
-            os.link(written, path)
-        written.unlink()
-    return path.read_bytes()

@@ -19,7 +19,7 @@ from pipeline.period import Period
 from pipeline.promise import Promise, box_loss
 from pipeline.promise_news import Verdict
 from pipeline.questions import Seen
-from pipeline.records import Object, Position
+from pipeline.records import START, Object, Position
 from pipeline.source import Form
 from pipeline.state_ring import RingRef
 from stages.arms import Arms
@@ -36,6 +36,7 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
     period  that it was drawn in; frame counts the source's frames; at_s is the source's clock
     row     of the ring that holds what was served and the pixels
     doubt   0..1, as it was before the frame was asked about, if it was
+    spent   whether it was to be asked about, and no budget was left
     """
 
     period: int
@@ -45,6 +46,7 @@ class Obligation(msgspec.Struct, frozen=True, array_like=True):
     at_s: float
     row: int
     doubt: float
+    spent: bool = False
 
 
 class AuditState(msgspec.Struct, frozen=True, array_like=True):
@@ -55,7 +57,8 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
     models   that made what was served
     arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
-    verdict  of the last period that is over
+    verdict  of the last period that is over; declared  number of the last that was told of
+    last     frame that was counted; coin  8 digits of the commitment to now's
     fresh    frames since an alarm, each of which was asked about; None: there is none
     """
 
@@ -70,6 +73,9 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     chosen: float | None = None
     verdict: Verdict | None = None
     fresh: int | None = None
+    declared: int = 0
+    last: Position = START
+    coin: str = ""
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):

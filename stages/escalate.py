@@ -195,7 +195,10 @@ class _Turn:
         self._asking.forget(source)
         if end.last:
             self._asks.counts.left.pop(source, None)
-        if self._auditor is None or not end.last:
+        if self._auditor is None:
+            return None, state
+        state = _replace(state, audits=self._auditor.passed(source, end, state.audits))
+        if not end.last:
             return None, state
         settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
         if settled is None:
@@ -212,7 +215,7 @@ class _Turn:
         audits, lessons = settled
         for doubt, was_wrong in lessons:
             state = _replace(state, level=state.level.after(doubt, was_wrong))
-        return _replace(state, audits=self._auditor.began(audits))
+        return _replace(state, audits=self._auditor.began(item, audits))
 
     def _failed(self, item: Item, state: EscalateState) -> EscalateState:
         if self._auditor is None:
