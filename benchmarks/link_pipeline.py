@@ -224,7 +224,7 @@ def _breaker(standing: Standing, begins: Sequence[float]) -> dict[str, bool]:
 def _certificates(data: Path) -> list[dict[str, Any]]:
     """Each with what is wrong with it: nothing, where it says what follows from its audits."""
     rows = []
-    for path in sorted((data / "certificates").glob("*.json")):
+    for path in sorted((data / "certificates").glob("*[0-9].json")):
         found = read_certificate(path.read_bytes())
         row = {"period": found.period, "verdict": found.verdict, "faults": verify(found)}
         for what in ("served", "drawn", "settled", "caught", "lost", "k_max"):

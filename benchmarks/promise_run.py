@@ -76,7 +76,8 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
         news += run.news(SOURCE, after=news[-1][0] if news else -1)
         run.wait_for_end(_END_S)
         folder = run.data / "certificates"
-        found = [read_certificate(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+        closed = sorted(folder.glob("*[0-9].json"))
+        found = [read_certificate(path.read_bytes()) for path in closed]
         if len(results) != n_frames or any(result.outcome == "failed" for result in results):
             raise RunFailed(f"{len(results)} of {n_frames} frames: {run.last_words()}")
     if last.published <= first.published:

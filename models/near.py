@@ -8,7 +8,7 @@ Y, Cb or Cr and beside the exposure, is another picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -25,6 +25,7 @@ from models.worth import Worth
 
 _CANDIDATES: Final = 3  # views that are compared in full
 _CHECKED: Final = 16  # of answers that are trusted, one in so many is computed, too
+_SAMPLED: Final = 16  # of frames whose answers are mostly wrong, one in so many is looked up
 _SAME_IOU: Final = 0.5
 
 
@@ -63,6 +64,18 @@ class NearCounts:
     skipped: int = 0
 
 
+@dataclass(slots=True)
+class Kind:
+    """Frames of one size from one source: what holds for them need not hold for others.
+
+    asked, hits  frames so far, and those of which an answer was known
+    """
+
+    trust: Trust = field(default_factory=Trust)
+    asked: int = 0
+    hits: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
     """Looks at a frame, and what is known of them.
@@ -73,7 +86,7 @@ class Sight:
     now     UNIX seconds
     """
 
-    size: tuple[int, int]
+    kind: Kind
     views: tuple[View, ...]
     known: tuple[tuple[bytes, NearEntry], ...] | None
     serves: bool
@@ -99,40 +112,43 @@ class Near:
         """facts: all that decides an answer but the picture; using: whose bounds hold."""
         self.counts = NearCounts()
         self.worth = Worth()
-        self.trusts: dict[tuple[int, int], Trust] = {}
+        self.kinds: dict[tuple[str, int, int], Kind] = {}
         self._memory, self._facts, self._settings, self._gate = memory, facts, settings, using
-        self._asked = 0
-        self._hits = 0
 
-    def see(self, cells: Cells, looks: Sequence[Look], now: float) -> Sight | None:
-        """What is known of looks at a picture with these cells; None where it is not asked."""
-        self._asked += 1
-        if not self.worth.asks(self._asked):
+    def see(
+        self, cells: Cells, looks: Sequence[Look], now: float, source: str = ""
+    ) -> Sight | None:
+        """What is known of looks at a source's picture; None where it is not asked."""
+        kind = self.kinds.setdefault((source, cells.grid.width, cells.grid.height), Kind())
+        kind.asked += 1
+        # While it is mostly wrong a sample is checked, which may win trust back.
+        is_sampled = kind.trust.standing == "lost" and kind.asked % _SAMPLED != 0
+        if is_sampled or not self.worth.asks(kind.asked):
             self.counts.skipped += 1
             return None
         side = self._settings.long_side
         views = tuple(view_of(cells, look, side, self._facts) for look in looks)
         known = self._known(views, now)
-        size = cells.grid.width, cells.grid.height
-        trust = self.trusts.get(size, Trust())
-        error, doubt = self._settings.error, self._settings.doubt
-        # While it is mostly wrong a sample is checked, which may win trust back.
-        lost = trust.is_lost(error, doubt)
-        self.worth = Worth(on=False) if lost else self.worth.after(known is not None)
+        self.worth = self.worth.after(known is not None)
         serves = False
         if known is None:
             self.counts.misses += 1
         else:
-            self._hits += 1
-            serves = trust.is_earned(error, doubt) and self._hits % _CHECKED != 0
+            kind.hits += 1
+            serves = kind.trust.standing == "earned" and kind.hits % _CHECKED != 0
             self.counts.served += serves
-        return Sight(size, views, known, serves, now)
+        return Sight(kind, views, known, serves, now)
 
     @property
     def trusted(self) -> int:
-        """Of the sizes of pictures in `trusts`, how many are served."""
-        error, doubt = self._settings.error, self._settings.doubt
-        return sum(trust.is_earned(error, doubt) for trust in self.trusts.values())
+        """Of the kinds of frames, how many are served."""
+        return sum(kind.trust.standing == "earned" for kind in self.kinds.values())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether only a sample is looked up, as hits are rare or wrong."""
+        lost = [kind.trust.standing == "lost" for kind in self.kinds.values()]
+        return not self.worth.on or (bool(lost) and all(lost))
 
     def learn(self, sight: Sight, found: Sequence[Boxes]) -> None:
         """What the network found at the looks of a sight that was not served."""
@@ -146,7 +162,8 @@ class Near:
         wrong = not all(agree(known, boxes, self._settings.shown) for known, boxes in pairs)
         self.counts.checked += 1
         self.counts.wrong += wrong
-        self.trusts[sight.size] = self.trusts.get(sight.size, Trust()).after(wrong)
+        settings = self._settings
+        sight.kind.trust = sight.kind.trust.after(wrong, settings.error, settings.doubt)
         for (key, _), view, boxes in zip(sight.known, sight.views, found, strict=True):
             self._memory.keep(key, _entry(view, boxes, sight.now))
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from pipeline.ask_counts import AskCounts
 from pipeline.batching import NOBODY, Batching, BatchLimits, KeptBack
-from pipeline.breaker import Breaker
+from pipeline.flights import Flight, Wanted, have_room
+from pipeline.place_breaker import PlaceBreaker
 from pipeline.questions import (
     Answer,
     Place,
@@ -23,42 +20,10 @@ from pipeline.questions import (
     Question,
     QuestionId,
     Unanswered,
+    absent,
+    leave,
 )
 from pipeline.records import DegradedReason
-
-log = logging.getLogger(__name__)
-
-_MOST_KEPT = 256  # answers that nobody has fetched; more, and the oldest is forgotten
-_MOST_WAITING = 512
-
-
-class _Wanted(NamedTuple):
-    """Until when an answer is of use to who asked, and which flight brings it."""
-
-    due_mono: float | None
-    content: bytes
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A question that waits or is being looked at, and all who asked the same."""
-
-    question: Question
-    asked_mono: float
-    ids: list[QuestionId] = field(default_factory=list)
-    went_for: str = ""
-
-    @property
-    def source(self) -> str:
-        """Whose turn it takes."""
-        return self.question.id.source
-
-    def join(self, other: Question) -> None:
-        """It is due when the last who asked gives up, and as urgent as the most urgent."""
-        mine, due = self.question, other.due_mono
-        due = None if mine.due_mono is None or due is None else max(mine.due_mono, due)
-        self.question = replace(mine, due_mono=due, urgent=mine.urgent or other.urgent)
-        self.ids.append(other.id)
 
 
 class Asks:
@@ -73,11 +38,10 @@ class Asks:
         self._place, self._patience_s = place, patience_s
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
-        self._flights: dict[bytes, _Flight] = {}
-        self._asked: dict[QuestionId, _Wanted] = {}
+        self._flights: dict[bytes, Flight] = {}
+        self._asked: dict[QuestionId, Wanted] = {}
         self._answers: dict[QuestionId, Answer] = {}
-        self._breaker = Breaker()
-        self._lost_mono: float | None = None  # since when the place has failed, None: it has not
+        self._breaker = PlaceBreaker()
         self._busy = 0
         self._under_way: Counter[str] = Counter()  # in lanes: urgent by source, others by ""
         self._closed = False
@@ -89,28 +53,44 @@ class Asks:
     def ask(self, question: Question) -> None:
         """Put a question, once: what was asked already, or answered, is not asked again.
 
-        Asked again while it is under way, it is due when it is said to be now.
+        Asked again while it is under way, it is due when it is said to be now. Where there is no
+        room, one that has no due time is not taken, and not known: it is to be put again when
+        something is heard; one that has gets no answer.
         """
         content = question.content
         with self._ready:
             if question.id in self._answers:
                 return
-            self._asked[question.id] = _Wanted(question.due_mono, content)
-            flight = self._flights.get(content)
+            now, flight = time.monotonic(), self._flights.get(content)
+            is_held = flight is not None or self._has_room(len(question.pixels), question.urgent)
+            if not is_held and question.due_mono is None:
+                return
+            self._asked[question.id] = Wanted(question.due_mono, content)
             if flight is not None:
                 self._join(flight, question)
                 return
-            now = time.monotonic()
-            self._flights[content] = _Flight(question, now, [question.id])
+            self._flights[content] = Flight(question, now, [question.id])
+            if not is_held:
+                self._settle(content, Unanswered("unanswered"))
+                return
             self._waiting.add(question.id.source, content, question.urgent, now)
-            if len(self._waiting) > _MOST_WAITING:
-                self._refuse(content, "unanswered")
             self._let_go(now)  # all lanes may be busy at a place that is away
             self._ready.notify()
             if not self._lanes:
                 self._lanes = [self._lane(number) for number in range(self._place.lanes)]
 
-    def _join(self, flight: _Flight, question: Question) -> None:
+    def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
+        """Whether a question with so many bytes of pixels would be taken."""
+        with self._ready:
+            return self._has_room(n_bytes, urgent)
+
+    def _has_room(self, n_bytes: int, urgent: bool) -> bool:
+        if have_room(self._flights.values(), n_bytes, urgent):
+            return True
+        self._let_go(time.monotonic())
+        return have_room(self._flights.values(), n_bytes, urgent)
+
+    def _join(self, flight: Flight, question: Question) -> None:
         before, content = flight.question, question.content
         if question.id in flight.ids:
             flight.ids.remove(question.id)
@@ -148,6 +128,12 @@ class Asks:
             if not flight.ids and wanted.content in self._waiting:
                 self._waiting.discard(wanted.content)
                 del self._flights[wanted.content]
+                os.eventfd_write(self._wake, 1)  # there is room
+
+    def forget_source(self, source: str) -> None:
+        """It is no more of this worker's: nobody waits for what was asked about it."""
+        for question in [known for known in self._asked if known.source == source]:
+            self.forget(question)
 
     def fileno(self) -> int:
         """A descriptor that is readable once there are answers that were not heard of."""
@@ -164,6 +150,10 @@ class Asks:
             dues = [w.due_mono for q, w in self._asked.items() if q not in self._answers]
         now = time.monotonic()
         return min((due - now for due in dues if due is not None and due > now), default=None)
+
+    def absent(self) -> str | None:
+        """Why nobody would answer now, as the place tells it; None if somebody is there."""
+        return absent(self._place)
 
     def close(self) -> None:
         """End all that is under way."""
@@ -184,39 +174,35 @@ class Asks:
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
-            answers = self._answers_to(batch)
+            answers, fault = self._answers_to(batch)
             with self._ready:
                 self._busy -= 1
                 self._under_way -= Counter(flight.went_for for flight in batch)
-                if answers is not None:
-                    self._breaker, self._lost_mono = self._breaker.answered(), None
+                if fault is None:
+                    self._breaker.answered()
                     for flight, found in zip(batch, answers, strict=True):
                         self._settle(flight.question.content, found)
-                else:
-                    now = time.monotonic()
-                    self._lost_mono = now if self._lost_mono is None else self._lost_mono
-                    self._breaker = self._breaker.failed(now, random.random())
+                elif not self._closed:
+                    self._breaker.failed(time.monotonic(), fault)
                     for flight in reversed(batch):
                         self._failed(flight)
                 self.counts.breaker = self._breaker.state
                 self.counts.sent_bytes = self._place.sent_bytes
                 self.counts.wire_s = self._place.wire_s
                 self._ready.notify_all()
+        leave(self._place)
 
-    def _answers_to(self, batch: Sequence[_Flight]) -> Sequence[Answer] | None:
-        """What the place says; None if it failed, which is told."""
+    def _answers_to(self, batch: Sequence[Flight]) -> tuple[Sequence[Answer], Exception | None]:
+        """What the place says, or why it failed."""
         try:
             answers = self._place.answer([flight.question for flight in batch])
             if len(answers) != len(batch):
                 raise PlaceFailed(f"{len(answers)} answers to {len(batch)} questions")
         except Exception as error:  # a place of a user's may raise anything
-            level = logging.WARNING if isinstance(error, PlaceFailed) else logging.ERROR
-            if not self._closed:
-                log.log(level, "no answer to %d questions: %s", len(batch), error)
-            return None
-        return answers
+            return (), error
+        return answers, None
 
-    def _next_batch(self) -> Sequence[_Flight] | None:
+    def _next_batch(self) -> Sequence[Flight] | None:
         """Wait for the next batch that may go out; None when it is over."""
         with self._ready:
             while not self._closed:
@@ -225,7 +211,7 @@ class Asks:
                 if self._breaker.lets_out(now):
                     most = 1 if self._breaker.state == "open" else None
                     if taken := self._waiting.take(now, most, self._kept_back()):
-                        self._breaker = self._breaker.sent()
+                        self._breaker.sent()
                         self.counts.breaker = self._breaker.state
                         batch = [self._flights[content] for content in taken]
                         self._busy += 1
@@ -248,7 +234,7 @@ class Asks:
         ready_s = self._waiting.ready_at(self._kept_back())
         if ready_s is None or self._breaker.state == "half_open":
             return None
-        return max(0.001, max(ready_s, self._breaker.until_s) - now)
+        return max(0.001, max(ready_s, self._breaker.until_mono) - now)
 
     def _let_go(self, now: float) -> None:
         """Questions that are late, or that nobody waits for through an open breaker."""
@@ -262,7 +248,7 @@ class Asks:
             elif due is not None and (shut or now >= due):
                 self._refuse(content, "breaker_open" if shut else "late")
 
-    def _failed(self, flight: _Flight) -> None:
+    def _failed(self, flight: Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
         question, now = flight.question, time.monotonic()
         if question.due_mono is None and self._is_patient(flight, now):
@@ -271,10 +257,9 @@ class Asks:
         else:
             self._settle(question.content, Unanswered("unanswered"))
 
-    def _is_patient(self, flight: _Flight, now: float) -> bool:
+    def _is_patient(self, flight: Flight, now: float) -> bool:
         """Whether to go on trying: not for long with a place that has been away for long."""
-        lost_mono = flight.asked_mono if self._lost_mono is None else self._lost_mono
-        return now - min(flight.asked_mono, lost_mono) < self._patience_s
+        return self._breaker.away_s(flight.asked_mono, now) < self._patience_s
 
     def _refuse(self, content: bytes, reason: DegradedReason) -> None:
         self._waiting.discard(content)
@@ -290,8 +275,4 @@ class Asks:
             self.counts.waited_s += time.monotonic() - flight.asked_mono
         for question in flight.ids:
             self._answers[question] = answer
-        while len(self._answers) > _MOST_KEPT:
-            oldest = next(iter(self._answers))
-            del self._answers[oldest]
-            del self._asked[oldest]
         os.eventfd_write(self._wake, 1)

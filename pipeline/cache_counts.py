@@ -15,8 +15,8 @@ class CacheCounts(msgspec.Struct):
     checked, wrong  frames that could have been and were computed; of these, those where the answer
                     would have been another
     groups, off     groups of sources, and those that look up a sample only
-    kinds, trusted  sizes of pictures, over all groups, of which near answers were checked, and
-                    those whose checks allow to serve them
+    kinds, trusted  sources, by the size of their pictures, for which near answers were looked up,
+                    and those whose checks allow to serve them
     """
 
     hits: int = 0

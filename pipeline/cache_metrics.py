@@ -36,12 +36,12 @@ def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     )
     kinds = GaugeMetricFamily(
         "framegate_cache_near_kinds",
-        "Sizes of pictures, by group, of which near answers were checked",
+        "Sources, by the size of their pictures, for which near answers were looked up",
         labels=["stage"],
     )
     trusted = GaugeMetricFamily(
         "framegate_cache_near_trusted",
-        "Of these, sizes whose checks allow to serve near answers",
+        "Of these, those whose checks allow to serve near answers",
         labels=["stage"],
     )
     for stage, counted in counts.items():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.promise import Promise
 
 _REPLAY = "stages.calibrating:tallied"
+_BUDGET = "stages.escalate_options:EscalateOptions"
 
 
 def register(commands: Any) -> None:
@@ -38,7 +39,10 @@ def register(commands: Any) -> None:
     command.add_argument("--alpha", type=float, help="share of frames that may differ")
     command.add_argument("--confidence", type=float, help="how sure that is to be")
     command.add_argument(
-        "--frames", type=int, default=1000, help="frames to hold against the heavy pass (1000)"
+        "--frames",
+        type=int,
+        default=1000,
+        help="draws of frames to hold against the heavy pass, each among all (1000)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the draw")
     command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
@@ -62,12 +66,14 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
     if parsed.frames < 1:
         raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
+    if parsed.plot is not None:
+        _try(parsed.plot)
     detect = next(dict(s.options) for s in config.stages if s.name == "detect")
     urls = {name: source.url for name, source in config.sources.items()}
-    tallies, frames, drawn = load(_REPLAY)(
-        urls, detect, promise, parsed.frames, parsed.seed, _progress()
+    footage = load(_REPLAY)(
+        urls, detect, promise, parsed.frames, parsed.seed, _progress(), _budget(config)
     )
-    judgement = judged(tallies, frames, drawn, promise)
+    judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))
     print(verdict(judgement, promise))
@@ -97,9 +103,21 @@ def _promise(config: Config) -> Promise:
     return promise
 
 
+def _budget(config: Config) -> Any:
+    """The table [escalate] as it stands."""
+    table: dict[str, Any] = next(
+        (s.options["escalate"] for s in config.stages if "escalate" in s.options), {}
+    )
+    faults: list[str] = []
+    budget = read_options(load(_BUDGET), dict(table), "escalate.", faults)
+    if budget is None:
+        raise ConfigFaults(faults)
+    return budget
+
+
 def as_table(judgement: Judgement) -> Table:
     """All thresholds, the certified ones marked."""
-    table = Table(title=f"{judgement.drawn} of {judgement.frames} frames drawn")
+    table = Table(title=f"{judgement.draws} draws of {judgement.frames} frames")
     for name in ("doubt", "asked", "oracle", "wrong", "risk", "p", "certified"):
         table.add_column(name, justify="right")
     for one in judgement.settings:
@@ -118,6 +136,17 @@ def _progress() -> Any:
         console.print(f"{done} of {frames} frames, {looked} heavy passes", end=ends)
 
     return tell
+
+
+def _try(path: Path) -> None:
+    """Before hours of work: whether that file can be written. ConfigFaults if not."""
+    is_new = not path.exists()
+    try:
+        with path.open("a"):
+            if is_new:
+                path.unlink()
+    except OSError as error:
+        raise ConfigFaults([f"--plot {path}: {error}"]) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -114,6 +114,11 @@ class Measuring:
         for hosted in self._hosted:
             hosted.stage.close()
 
+    def absent(self) -> dict[str, str]:
+        """Stages of which nobody would answer what they ask, and why."""
+        asking = {h.spec.name: h.stage.asks for h in self._hosted if h.stage.asks is not None}
+        return {name: why for name, asks in asking.items() if (why := asks.absent()) is not None}
+
     def measure(self, source: str, frames: Iterator[Frame], seconds: float) -> Capacity:
         """Rounds of frames for `seconds`; the first round only warms up, unless it is alone."""
         for hosted in self._hosted:

@@ -6,7 +6,7 @@ Certificate says what was found and opens it. Only `certified` promises anything
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -141,6 +141,9 @@ def _declared(period: Period, promise: Promise, key: bytes, source: str) -> dict
     }
 
 
+T = TypeVar("T", bound=Declaration)
+
+
 class Conclusion(NamedTuple):
     """What follows from a certificate's other fields."""
 
@@ -218,11 +221,23 @@ def verify(certificate: Certificate) -> list[str]:
     if faults:
         return faults
     due = conclude(certificate)
-    for name in ("k_max", "bound", "verdict"):
+    for name in Conclusion._fields:
         said, follows = getattr(certificate, name), getattr(due, name)
         if said != follows:
             faults.append(f"{name} = {said}: from the rest follows {follows}")
     return faults
+
+
+def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
+    """Where a certificate differs from what was declared of its period, the commitment included.
+
+    That it was declared before the period began, only who saw it then can tell.
+    """
+    return [
+        f"{name} = {getattr(certificate, name)}: declared was {getattr(declared, name)}"
+        for name in Declaration.__struct_fields__
+        if getattr(certificate, name) != getattr(declared, name)
+    ]
 
 
 class _Versioned(msgspec.Struct):
@@ -235,12 +250,21 @@ def read_certificate(data: bytes) -> Certificate:
     RecordTooNew if a later Framegate wrote it; msgspec.DecodeError (or UnicodeDecodeError) if it
     is something else.
     """
+    return _read(data, Certificate)
+
+
+def read_declaration(data: bytes) -> Declaration:
+    """Read a declaration's JSON; errors as read_certificate's."""
+    return _read(data, Declaration)
+
+
+def _read(data: bytes, kind: type[T]) -> T:
     version = msgspec.json.decode(data, type=_Versioned).v
     if version > VERSION:
         raise RecordTooNew(
             f"certificate of version {version}; this Framegate reads up to version {VERSION}"
         )
-    return msgspec.json.decode(data, type=Certificate)
+    return msgspec.json.decode(data, type=kind)
 
 
 def _miscounted(found: Certificate) -> list[str]:

@@ -64,7 +64,7 @@ class Report:
 
     def __init__(self) -> None:
         self.exit = Exit.DONE
-        self.faults = 0
+        self.faults = self.warnings = 0
         self._heading = ""
 
     def say(self, heading: str, text: str) -> None:
@@ -86,11 +86,19 @@ class Report:
             self.exit = max(self.exit, code)
             self.say(heading, redacted(f"FAULT: {about}{named}{error}"))
 
+    def warn(self, heading: str, text: str) -> None:
+        """Say what a run can begin with, though it will not be what was meant."""
+        self.warnings += 1
+        self.say(heading, redacted(f"WARNING: {text}"))
+
     def verdict(self) -> str:
         """The last line."""
-        if self.faults == 0:
+        counts = {"fault": self.faults, "warning": self.warnings}
+        found = {word: n for word, n in counts.items() if n}
+        if not found:
             return "all is well"
-        return f"{self.faults} fault{'s' if self.faults > 1 else ''}: see FAULT above"
+        said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for word, n in found.items())
+        return f"{said}: see {' and '.join(word.upper() for word in found)} above"
 
 
 def _check_sources(config: Config, report: Report) -> dict[str, Any]:
@@ -189,13 +197,16 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
 
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
         kind = load(spec.use)
-        context = Context(frames.pixels, time.time, folder, spec.input or "")
+        store = config.store.place() or ""
+        context = Context(frames.pixels, time.time, folder, spec.input or "", store=store)
         stage: Stage[Any] = kind(options_of(kind, spec.options), context)
         return stage
 
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
     with closing(Measuring(specs, open_stage)) as measuring:
+        for stage, why in measuring.absent().items():
+            report.warn("stages", f"{stage}: nobody answers: {why}")
         lines = []
         load_of_all = 0.0
         for name, probe in probes.items():

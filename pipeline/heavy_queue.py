@@ -33,17 +33,29 @@ class HeavyQueue:
     """Workers that `framegate worker --heavy` starts. Any thread."""
 
     def __init__(
-        self, url: str, encode: Encode, policy: str, lanes: int = 4, most: int = 1
+        self,
+        url: str,
+        encode: Encode,
+        policy: str,
+        lanes: int = 4,
+        most: int = 1,
+        is_own: bool = False,
+        precision: str = "",
     ) -> None:
         """Opens nothing yet. What is in the store goes in the order in which it came, whosever it
         is: so few are on their way, and the workers put batches together.
 
+        url     empty: the run's store, which is not there yet
         encode  a question's picture, or the part of it that is asked about, as JPEG
         policy  hash of what must decide the answers: others are refused
+        is_own  it is the run's store that nobody gave another one for
+        precision  of that policy, to be told where another is met
         """
         self.lanes, self.most = lanes, most
         self.sent_bytes, self.wire_s = 0, 0.0
         self._url, self._encode, self._policy = url, encode, policy
+        self._precision = precision
+        self._is_private = not url or (is_own and url.startswith("unix://"))
         self._asker = secrets.token_hex(8)
         self._calls = 0
         self._client: Any = None
@@ -70,6 +82,14 @@ class HeavyQueue:
             self.wire_s += max(0.0, time.monotonic() - begun - elsewhere_s)
         return [_answer(replies.get(number)) for number in range(len(questions))]
 
+    def absent(self) -> str | None:
+        """Why nobody would answer now: no store, no worker."""
+        try:
+            with store_errors(self._url):
+                return None if self._connected().exists(keys.HEAVY_ALIVE) else self._nobody()
+        except FramegateError as error:
+            return str(error)
+
     def close(self) -> None:
         """Calls that are under way fail within a second."""
         self._closed = True
@@ -77,6 +97,8 @@ class HeavyQueue:
             self._client.close()
 
     def _connected(self) -> Any:
+        if not self._url:
+            raise PlaceFailed(self._nobody())
         with self._lock:
             if self._client is None:
                 self._client = connect(self._url, _SILENT_S)
@@ -110,11 +132,19 @@ class HeavyQueue:
         entries: list[bytes] = found
         if not alive:
             self._withdraw(client, call, entries)
-            raise PlaceFailed(
-                f"no heavy worker is at {shown(self._url)}: start one there with "
-                "framegate worker --heavy --redis URL"
-            )
+            raise PlaceFailed(self._nobody())
         return entries
+
+    def _nobody(self) -> str:
+        if not self._is_private:
+            at = shown(self._url)
+            start = "start one, on any host, with"
+            return f"no heavy worker is at {at}: {start} framegate worker --heavy --redis {at}"
+        return (
+            "no heavy worker is at the run's own store, which no other host can reach: once it "
+            "runs, start one on this host with framegate worker --heavy -d DATA (the run's data "
+            "folder), or name a Redis that other hosts reach in escalate.url"
+        )
 
     def _collect(
         self, client: Any, call: int, questions: Sequence[Question], entries: Sequence[bytes]
@@ -152,8 +182,18 @@ class HeavyQueue:
         if replied.policy != self._policy:
             raise PlaceFailed(
                 f"a heavy worker at {shown(self._url)} answers by policy {replied.policy[:8]}, "
-                f"expected is {self._policy[:8]}: it has other models, precision or thresholds"
+                f"expected is {self._policy[:8]}: {self._difference(replied.precision)}"
             )
+
+    def _difference(self, precision: str) -> str:
+        if not (precision and self._precision):
+            return "it has other models, precision or thresholds"
+        if precision == self._precision:
+            return f"it has other models or thresholds, if the same precision, {precision}"
+        return (
+            f"it looks with precision {precision}, this run's is {self._precision}; start it with "
+            f"framegate worker --heavy --precision {self._precision}"
+        )
 
     def _withdraw(self, client: Any, call: int, entries: Sequence[bytes]) -> None:
         """Nobody waits for these: workers need not look."""

@@ -47,9 +47,10 @@ class AskedFar(msgspec.Struct, frozen=True, omit_defaults=True):
 class Replied(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker says to one question.
 
-    policy  hash of what decides its answers
-    seen    None: there is no answer, for this reason
-    took_s  from when the worker had the question to its answer
+    policy     hash of what decides its answers
+    seen       None: there is no answer, for this reason
+    took_s     from when the worker had the question to its answer
+    precision  with which it looks, a part of its policy; empty: it does not tell
     """
 
     v: int
@@ -58,3 +59,4 @@ class Replied(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: Seen | None = None
     reason: DegradedReason = "unanswered"
     took_s: float = 0.0
+    precision: str = ""

@@ -28,9 +28,10 @@ _LEAST_HELD = 8  # only among those in hand do sources take turns
 
 
 class Looker(Protocol):
-    """The heavy model. policy: hash of what decides its answers."""
+    """The heavy model. policy: hash of what decides its answers; precision: a part of that."""
 
     policy: str
+    precision: str
 
     def look(self, asked: Sequence[AskedFar]) -> Sequence[Seen | None]:
         """What is in each picture; None for one that is damaged. One thread."""
@@ -178,8 +179,8 @@ class HeavyWorker:
         if seen is None:
             return self._none(one, "unanswered")
         took_s = time.monotonic() - one.taken_mono
-        number, policy = one.asked.number, self._looker.policy
-        return Replied(records.VERSION, number, policy, seen, took_s=took_s)
+        number, policy, precision = one.asked.number, self._looker.policy, self._looker.precision
+        return Replied(records.VERSION, number, policy, seen, took_s=took_s, precision=precision)
 
     def _none(self, one: InHand, reason: DegradedReason) -> Replied:
         return Replied(
@@ -188,4 +189,5 @@ class HeavyWorker:
             self._looker.policy,
             reason=reason,
             took_s=time.monotonic() - one.taken_mono,
+            precision=self._looker.precision,
         )

@@ -56,6 +56,12 @@ class HostedStage:
             attached.token, attached.position, state, attached.emitted
         )
 
+    def forget(self, source: str) -> None:
+        """It is served by others now, or by nobody."""
+        self.standings.pop(source, None)
+        if self.stage.asks is not None:
+            self.stage.asks.forget_source(source)
+
     def accept(self, source: str, move: Move) -> None:
         """The store took the move."""
         standing = self.standings[source]

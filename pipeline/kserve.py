@@ -10,7 +10,7 @@ from pipeline.kserve_address import address
 from pipeline.kserve_client import KServeClient
 from pipeline.kserve_tensors import answers_of, inputs_of
 from pipeline.kserve_transports import library
-from pipeline.questions import Answer, Question, Unanswered
+from pipeline.questions import Answer, PlaceFailed, Question, Unanswered
 from pipeline.redaction import remember_url
 
 Encode = Callable[[Question], bytes]
@@ -55,16 +55,30 @@ class KServe:
             outputs = client.infer(inputs, until, lambda: self._closed)
             answers = answers_of(outputs, len(questions), self._policy)
         except BaseException:
-            self._of_thread.client = None
-            client.close()
+            self.leave()
             raise
         with self._lock:
             self.sent_bytes += sum(len(picture) for picture in inputs["picture"])
             self.wire_s += max(0.0, time.monotonic() - begun - float(outputs["took_s"].sum()))
         return answers
 
+    def absent(self) -> str | None:
+        """Why nobody would answer now: no server, not ready, another model."""
+        try:
+            KServeClient(self._at).close()
+        except PlaceFailed as error:
+            return f"{error}; start the server with the model, or mend escalate.url"
+        return None
+
+    def leave(self) -> None:
+        """This thread's connection is closed; the server lets go of the memory that it shares."""
+        client: KServeClient | None = getattr(self._of_thread, "client", None)
+        if client is not None:
+            self._of_thread.client = None
+            client.close()
+
     def close(self) -> None:
-        """Calls that are under way fail within a second."""
+        """Calls that are under way fail within a second. What a thread holds goes as it leaves."""
         self._closed = True
 
     def _client(self) -> KServeClient:

@@ -58,7 +58,11 @@ def address(url: str) -> Address:
         parts = urlsplit("")
     path = _PATH.fullmatch(parts.path)
     if parts.scheme not in SCHEMES or host is None or path is None:
-        allowed = "http://HOST:PORT or grpc://HOST:PORT, with /v2/models/NAME/versions/VERSION"
+        # HOST:PORT behind :// would be taken for a login, and hidden.
+        allowed = (
+            "http, https, grpc or grpcs, as in http://host:8000, and where the model has another "
+            "name with /v2/models/NAME or /v2/models/NAME/versions/VERSION behind it"
+        )
         raise ConfigFaults([f"KServe URL {shown(url)}: allowed is {allowed}"])
     headers = {}
     if parts.username is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]
+
+DECLARED: Final = ".declared.json"  # ends the name of a declaration's file
 
 
 class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):

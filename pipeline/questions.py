@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import xxhash
@@ -104,3 +104,32 @@ class Place(Protocol):
     def close(self) -> None:
         """Let go of what it holds; calls that are under way fail."""
         ...
+
+
+@runtime_checkable
+class Attended(Protocol):
+    """A place where somebody may be missing, and that can tell."""
+
+    def absent(self) -> str | None:
+        """Why nobody would answer now, and what to do about it; None: somebody is there."""
+        ...
+
+
+def absent(place: Place) -> str | None:
+    """What the place tells of that; None where it tells nothing."""
+    return place.absent() if isinstance(place, Attended) else None
+
+
+@runtime_checkable
+class Left(Protocol):
+    """A place that holds something for each thread that calls `answer`."""
+
+    def leave(self) -> None:
+        """This thread calls it no more: let go of what is held for it. Also after `close`."""
+        ...
+
+
+def leave(place: Place) -> None:
+    """Tell the place, if it wants to know, that this thread calls it no more."""
+    if isinstance(place, Left):
+        place.leave()

@@ -75,7 +75,7 @@ class Runner:
         for inbox in self.inboxes.values():
             inbox.clear(source)
         for stage in self.hosted:
-            stage.standings.pop(source, None)
+            stage.forget(source)
             self.held_back.forget(source, stage.spec.name)
         self._careful_until.pop(source, None)
         self._trimming.forget(source)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pipeline.errors import ConfigFaults, Exit, RecordTooNew
+from pipeline.promise_news import DECLARED
 
 if TYPE_CHECKING:
-    from pipeline.certificate import Certificate
+    from pipeline.certificate import Certificate, Declaration
 
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000
 _INPUT = "-"
+_ALONE = "  no declaration beside it: only that it is consistent is shown"
+_AS_DECLARED = "  terms and commitment are those of the declaration beside it"
+T = TypeVar("T")
 
 
 def register(commands: Any) -> None:
@@ -24,8 +29,9 @@ def register(commands: Any) -> None:
         "verify",
         help="check certificates of the promise",
         description="Computes a certificate anew: the commitment from its opening, which frames "
-        "the coin chose, how many may be wrong, the bound, the verdict. Exit code 1 if one is "
-        "wrong or certifies nothing.",
+        "the coin chose, how many may be wrong, the bound, the verdict and its reason. "
+        "Compares it with what was declared before the period, where X.declared.json lies beside "
+        "X.json. Exit code 1 if one is wrong or certifies nothing.",
     )
     command.set_defaults(command=_verify)
     command.add_argument(
@@ -34,13 +40,31 @@ def register(commands: Any) -> None:
 
 
 def _verify(parsed: argparse.Namespace) -> Exit:
-    read = [(name, _read(name)) for name in parsed.certificates]
-    held = [_tell(name, certificate) for name, certificate in read]
-    return Exit.DONE if all(held) else Exit.SOURCE_FAILED
+    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    from pipeline.certificate import read_certificate
+
+    # A pattern names declarations, too: they are read with their certificates.
+    names = [name for name in parsed.certificates if not name.endswith(DECLARED)]
+    read = [(name, _read(name, read_certificate), _declared_beside(name)) for name in names]
+    held = [_tell(*one) for one in read]
+    for name in sorted({*parsed.certificates} - {*names}):
+        if not Path(name.removesuffix(DECLARED) + ".json").exists():
+            print(f"{name}: declared; there is no certificate beside it yet")
+    return Exit.DONE if held and all(held) else Exit.SOURCE_FAILED
 
 
-def _read(name: str) -> Certificate:
-    """The certificate in a file. ConfigFaults if there is none that we can read."""
+def _declared_beside(name: str) -> Declaration | None:
+    """What was declared of a certificate's period, where that lies beside it. ConfigFaults."""
+    from pipeline.certificate import read_declaration
+
+    beside = name.removesuffix(".json") + DECLARED
+    if name == _INPUT or not Path(beside).exists():
+        return None
+    return _read(beside, read_declaration)
+
+
+def _read(name: str, reader: Callable[[bytes], T]) -> T:
+    """What is in a file. ConfigFaults if there is nothing that the reader can read."""
     try:
         with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
             data = file.read(_LARGEST + 1)
@@ -48,21 +72,18 @@ def _read(name: str) -> Certificate:
         raise ConfigFaults([f"{name}: {error.strerror}"]) from error
     if len(data) > _LARGEST:
         raise ConfigFaults([f"{name}: a certificate has less than {_LARGEST} bytes"])
-    # Here, because it brings numpy and scipy, and no other command is to wait for these.
-    from pipeline.certificate import read_certificate
-
     try:
-        return read_certificate(data)
+        return reader(data)
     except (RecordTooNew, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigFaults([f"{name}: no certificate: {error}"]) from error
 
 
-def _tell(name: str, certificate: Certificate) -> bool:
+def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:
     """Print whether it holds and promises something."""
-    from pipeline.certificate import verify
+    from pipeline.certificate import undeclared, verify
 
     of = f"{name}: period {certificate.period} of {certificate.source}"
-    faults = verify(certificate)
+    faults = verify(certificate) + (undeclared(certificate, declared) if declared else [])
     if faults:
         print(f"{of}: WRONG")
         print(*(f"  {fault}" for fault in faults), sep="\n")
@@ -70,6 +91,8 @@ def _tell(name: str, certificate: Certificate) -> bool:
         print(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
     else:
         print(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+    if not faults:
+        print(_ALONE if declared is None else _AS_DECLARED)
     return not faults and certificate.verdict == "certified"
 
 

@@ -276,8 +276,17 @@ def as_line(v: View) -> str:
     latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
     fault = f" ({v.fault})" if v.fault else ""
+    degraded = _degraded(v)
     looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
     return (
         f"{v.source}: {v.state}{fault}, {v.published} frames, {v.fps:.1f} fps{looked}"
-        f"{latency}, {v.dropped} dropped, {v.failed} failed; a frame: {objects or 'no objects'}"
+        f"{latency}, {v.dropped} dropped{degraded}, {v.failed} failed; "
+        f"a frame: {objects or 'no objects'}"
     )
+
+
+def _degraded(v: View) -> str:
+    """Frames that stand as the light path saw them for want of an answer, and why; or nothing."""
+    whys = {why: n for why, n in v.escalations.items() if why != "done" and n}
+    said = ", ".join(f"{n} {why}" for why, n in sorted(whys.items()))
+    return f", {sum(whys.values())} degraded ({said})" if whys else ""

@@ -38,7 +38,8 @@ class Asking:
         self._late: dict[str, _Late] = {}
 
     def answer(self, item: Item) -> Answer | None:
-        """Ask about a frame, once, and see whether there is an answer: None while it may come.
+        """Ask about a frame, once, and see whether there is an answer: None while it may come, or
+        while a file's frame cannot be asked about for all that is.
 
         A camera's frame has a due time, and counts against what all cameras may ask. FrameLost
         where pixels of a file will be decoded again.
@@ -52,6 +53,8 @@ class Asking:
                 return Unanswered("over_budget")
             self._tokens = self._tokens.spent(now_s, self._budget)
             due = now_s + self._options.deadline_s
+        elif not self.asks.has_room(item.record.form.nbytes):
+            return None
         try:
             with self._context.pixels(item) as pixels:
                 self.asks.ask(Question(question, item.record.form, bytes(pixels), due))

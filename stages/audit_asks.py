@@ -50,6 +50,8 @@ class AuditAsks:
         """What became of an audit, None while it may come; who has just begun asks anew."""
         question = QuestionId(source, at.position, exact=True)
         if not self._asks.knows(question) or (source, at.position) not in self._rows:
+            if not self._asks.has_room(at.form.nbytes, urgent=False):
+                return None
             held = self._from_ring(source, at, rows)
             if held is None:
                 return Audited(None, None)

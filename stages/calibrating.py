@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import select
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ import msgspec
 import numpy as np
 
 from pipeline import records
-from pipeline.calibrated import Tally
+from pipeline.calibrated import Footage, Tally
+from pipeline.least_budget import FloatArray, raises
 from pipeline.promise import Promise
 from pipeline.questions import Question, QuestionId, Seen
 from pipeline.records import Position, Record
@@ -63,6 +65,21 @@ class Remembered:
         """Nothing is held."""
 
 
+class AskTimes:
+    """When each threshold asks, by the clock of each source, s."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[float, str], array[float]] = {}
+
+    def note(self, least: float, source: str, now_s: float) -> None:
+        """One ask; a source's come in order."""
+        self._times.setdefault((least, source), array("d")).append(now_s)
+
+    def of(self, least: float) -> list[FloatArray]:
+        """One row of seconds for each source that asks."""
+        return [np.array(times) for (one, _), times in self._times.items() if one == least]
+
+
 class Replay:
     """Detect once, escalate once for each threshold between always and never. One thread."""
 
@@ -76,6 +93,7 @@ class Replay:
         context = self._context(folder, "detect")
         self._arms = {least: self._arm(least, context) for least in PATH[1:-1]}
         self._states: dict[object, Any] = {}
+        self.times = AskTimes()
 
     def _context(self, folder: Path, before: str) -> Context:
         return Context(self._held, lambda: 0.0, folder, before)
@@ -103,6 +121,10 @@ class Replay:
         after = item._replace(record=said)
         served = [self._said(arm, least, after) for least, arm in self._arms.items()]
         asked = [*(one.escalation == "done" for one in served), False]
+        now_s = self._states[PATH[1], item.source].clock_s
+        for least, asks in zip(PATH, (True, *asked), strict=True):
+            if asks:
+                self.times.note(least, item.source, now_s)
         if not drawn:
             return [(True, None), *((asks, None) for asks in asked)]
         question = QuestionId(item.source, item.position)
@@ -139,10 +161,11 @@ def tallied(
     most: int,
     seed: int,
     tell: Tell,
-) -> tuple[list[Tally], int, int]:
-    """Tallies of PATH over the files, how many frames they have, and how many draws there were.
+    budget: EscalateOptions,
+) -> Footage:
+    """What the files say of the thresholds of PATH.
 
-    files  path by source; most  draws, each among all frames
+    files  path by source; most  draws, each among all frames; budget  the table [escalate]
     """
     counts = {name: _count(path) for name, path in files.items()}
     frames = sum(counts.values())
@@ -163,7 +186,9 @@ def tallied(
             done += 1
             if done % 50 == 0 or done == frames:
                 tell(done, frames, replay.heavy.looked)
-    return tallies, frames, most
+        limits = budget.per_s, budget.burst, budget.all_per_s
+        needs = tuple(raises(replay.times.of(least), *limits) for least in PATH)
+    return Footage(tuple(tallies), frames, most, int(np.count_nonzero(draws)), needs)
 
 
 def _count(path: str) -> int:

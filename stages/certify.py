@@ -1,17 +1,16 @@
-"""Certify: tells what becomes known of the promise, and keeps each certificate in a file."""
+"""Certify: tells what becomes known of the promise, and keeps what binds it in files."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
 from pipeline import records
-from pipeline.certificate import Certificate
-from pipeline.promise_news import PromiseNews
+from pipeline.certificate import Certificate, Declaration
+from pipeline.promise_news import DECLARED, PromiseNews
 from pipeline.records import End
 from pipeline.stage import Context, Item, NoOptions, NoState, Stage
 
@@ -29,8 +28,10 @@ class _Said(msgspec.Struct):
 class Certify(Stage[NoState]):
     """Beside the main path: PromiseNews of the promise where a frame brings any; reads escalate.
 
-    A certificate is in the store before its file is written, and says the same if it is written
-    again: a file of the data folder, certificates/SOURCE-PERIOD.json.
+    What is declared of a period, when its first frame comes, and its certificate, when it is over,
+    are files of the data folder: certificates/SOURCE-PERIOD.declared.json and SOURCE-PERIOD.json.
+    Both are in the store before, and say the same if they are written again. A declaration shows
+    to others that nothing was chosen afterwards if they have a copy that is older than the period.
     """
 
     def __init__(self, options: NoOptions, context: Context) -> None:
@@ -54,23 +55,28 @@ class Certify(Stage[NoState]):
         return news, state
 
     def _keep(self, source: str, news: PromiseNews | None) -> None:
-        for data in news.closed if news is not None else ():
+        if news is None:
+            return
+        for data in news.declared:
+            declared = records.decode(data, Declaration)
+            self._write(f"{source}-{declared.period}{DECLARED}", declared)
+        for data in news.closed:
             certificate = records.decode(data, Certificate)
             log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
-            try:
-                _write(self._folder / f"{source}-{certificate.period}.json", certificate)
-            except OSError as error:
-                log.error("source %s: %s; the certificate is in the store only", source, error)
+            self._write(f"{source}-{certificate.period}.json", certificate)
+
+    def _write(self, name: str, said: Declaration) -> None:
+        path = self._folder / name
+        try:
+            path.parent.mkdir(exist_ok=True)
+            written = path.with_suffix(f".{os.getpid()}")
+            written.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
+            written.replace(path)
+        except OSError as error:
+            log.error("source %s: %s; %s is in the store only", said.source, error, name)
 
 
 def told(certificate: Certificate) -> str:
     """A certificate in one line."""
     bound = "" if certificate.bound is None else f", at most {certificate.bound:.2%} differ"
     return f"{certificate.verdict}, {certificate.served} frames{bound} ({certificate.reason})"
-
-
-def _write(path: Path, certificate: Certificate) -> None:
-    path.parent.mkdir(exist_ok=True)
-    written = path.with_suffix(f".{os.getpid()}")
-    written.write_bytes(msgspec.json.format(msgspec.json.encode(certificate)) + b"\n")
-    written.replace(path)

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -174,7 +174,7 @@ class Detect(Stage[DetectState]):
                 settings,
                 ignored,
                 window,
-                self._remembering(item.source),
+                replace(self._remembering(item.source), source=item.source),
             )
             del picture
         return seen

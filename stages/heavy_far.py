@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from models import coco, detector
-from pipeline.questions import Answer, Place, Question, Seen
+from pipeline.questions import Answer, Place, Question, Seen, absent, leave
 from stages.coded_questions import encode_question
 
 Encode = Callable[[Question], bytes]
@@ -45,6 +45,14 @@ class FarHeavy:
         """As the place does, less what is not looked for."""
         found = self._place.answer(questions)
         return [self._of_classes(one) if isinstance(one, Seen) else one for one in found]
+
+    def absent(self) -> str | None:
+        """As the place tells it."""
+        return absent(self._place)
+
+    def leave(self) -> None:
+        """As the place does."""
+        leave(self._place)
 
     def close(self) -> None:
         """Let go of the place."""

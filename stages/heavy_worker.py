@@ -11,10 +11,11 @@ import cv2
 
 from models import coco, detector, policy
 from models.detector import Detector
-from models.errors import PictureDamaged
-from models.network import nearest
+from models.errors import PictureDamaged, PrecisionUnsupported
+from models.network import Precision, nearest, supported
 from models.picture import Picture
 from models.picture_coding import placed
+from pipeline.errors import ConfigFaults
 from pipeline.heavy_wire import AskedFar
 from pipeline.questions import Seen
 from stages.coded_questions import decode_question, shown_rect
@@ -27,14 +28,22 @@ class HeavyLooker:
     """The heavy pass on whole frames; on parts NanoDet's members of it alone. One thread.
 
     models, policy  what makes an answer to a whole frame, and the hash of what decides it
+    precision       a part of that
     """
 
-    def __init__(self, threads: int | None = None) -> None:
-        """Load, compile, warm up. threads: of one inference; None: one a core."""
+    def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
+        """Load, compile, warm up. ConfigFaults for a precision that this CPU does not have.
+
+        threads    of one inference; None: one a core
+        precision  of those who ask; None: the policy's own, or the nearest that this CPU has
+        """
+        if precision is not None and precision not in supported():
+            raise ConfigFaults([str(PrecisionUnsupported(precision, supported()))])
         cv2.setNumThreads(1)
         threads = threads or len(os.sched_getaffinity(0))
-        self._whole = detector.load("heavy", threads=threads)
-        self._part = _of_parts(threads)
+        self.precision = nearest(precision or policy.load("heavy").precision)
+        self._whole = detector.load("heavy", self.precision, threads)
+        self._part = _of_parts(self.precision, threads)
         self.models, self.policy = self._whole.models, self._whole.policy_id
         for using in (self._whole, self._part):
             using.warm_up(640, 360)
@@ -53,12 +62,12 @@ class HeavyLooker:
         return seen
 
 
-def _of_parts(threads: int) -> Detector:
+def _of_parts(precision: Precision, threads: int) -> Detector:
     """CenterNet takes whole pictures at their size: parts are for the others."""
     choices = policy.load("heavy")
     members = tuple(name for name in choices.members if name.startswith("nanodet"))
     return detector.build(
-        replace(choices, members=members), nearest(choices.precision), threads, coco.class_ids(None)
+        replace(choices, members=members), precision, threads, coco.class_ids(None)
     )
 
 

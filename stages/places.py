@@ -7,10 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
+from models import policy
+from models.network import nearest
 from pipeline.errors import ConfigFaults
 from pipeline.heavy_queue import HeavyQueue
 from pipeline.kserve import KServe
 from pipeline.questions import Place
+from pipeline.redaction import remember_url
+from pipeline.store_url import url_fault
 from stages.escalate_options import EscalateOptions
 from stages.heavy_far import FarHeavy
 from stages.heavy_local import LocalHeavy
@@ -40,7 +44,12 @@ def open_place(
         case "local":
             return LocalHeavy(classes)
         case "workers":
-            return FarHeavy(functools.partial(HeavyQueue, _url(options) or store), classes)
+            url = _url(options)
+            if url is not None and (fault := url_fault(url)) is not None:
+                raise ConfigFaults([f"{_key(options)}: {fault}"])
+            precision = nearest(policy.load("heavy").precision)
+            at = functools.partial(HeavyQueue, url or store, is_own=url is None)
+            return FarHeavy(functools.partial(at, precision=precision), classes)
         case "kserve":
             url = _url(options)
             if url is None:
@@ -49,10 +58,14 @@ def open_place(
 
 
 def _url(options: EscalateOptions) -> str | None:
-    if options.url_env is None:
-        return options.url
-    url = os.environ.get(options.url_env)
-    if not url:
-        fault = "the environment has no such variable"
-        raise ConfigFaults([f"escalate.url_env = {options.url_env!r}: {fault}"])
+    url = options.url if options.url_env is None else os.environ.get(options.url_env)
+    if options.url_env is not None and not url:
+        raise ConfigFaults([f"{_key(options)}: the environment has no such variable"])
+    if url is not None:
+        remember_url(url)
     return url
+
+
+def _key(options: EscalateOptions) -> str:
+    """What says the URL, without any part of it."""
+    return "escalate.url" if options.url_env is None else f"escalate.url_env = {options.url_env!r}"

@@ -31,11 +31,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Remembering:
-    """What is remembered of a group's sources; None: nothing of that kind. One thread."""
+    """What is remembered of a group's sources, for one of them; None: nothing of that kind.
+
+    One thread.
+    """
 
     recall: Recall | None = None
     near: Near | None = None
     now: Callable[[], float] = lambda: 0.0
+    source: str = ""
 
     def look(self, detector: Detector, picture: Picture, attention: Attention) -> Found:
         """What is there at each of the looks: known, or found by the detector."""
@@ -44,7 +48,7 @@ class Remembering:
         cells = attention.cells
         if cells is None:
             cells = cells_of(picture, grid_of(picture.width, picture.height))
-        sight = self.near.see(cells, attention.looks, self.now())
+        sight = self.near.see(cells, attention.looks, self.now(), self.source)
         if sight is not None and sight.serves:
             return Found(sight.boxes, sight.age_s)
         found = run_looks(detector, picture, attention, self.recall)
@@ -54,8 +58,9 @@ class Remembering:
 
     def is_off(self) -> bool:
         """Whether all of it looks up a sample only."""
-        kinds = [kind.worth.on for kind in (self.recall, self.near) if kind is not None]
-        return bool(kinds) and not any(kinds)
+        recall = [] if self.recall is None else [not self.recall.worth.on]
+        off = recall + ([] if self.near is None else [self.near.is_off])
+        return bool(off) and all(off)
 
 
 NOTHING_REMEMBERED = Remembering()
@@ -92,7 +97,7 @@ def count(counts: CacheCounts, groups: Sequence[Remembering]) -> None:
     counts.near = sum(each.served for each in near)
     counts.checked = sum(each.checked for each in near)
     counts.wrong = sum(each.wrong for each in near)
-    counts.kinds = sum(len(each.trusts) for each in views)
+    counts.kinds = sum(len(each.kinds) for each in views)
     counts.trusted = sum(each.trusted for each in views)
     counts.groups, counts.off = len(groups), sum(group.is_off() for group in groups)
 

@@ -32,6 +32,7 @@ class ToldLooker:
     """Looks as the pictures say."""
 
     policy = POLICY
+    precision = "int8"
 
     def __init__(self, url: str) -> None:
         self._url = url

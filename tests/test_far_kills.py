@@ -48,7 +48,9 @@ needs_kserve = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Told:
-    """All that a run said of its file: results, how each came about, and certificates by name."""
+    """All that a run said of its file: results, how each came about, and by name what is kept of
+    its promise: certificates and declarations.
+    """
 
     results: list[Any]
     escalations: list[str]
@@ -182,7 +184,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Told:
         told = ends(run)
     assert len(told.results) == FRAMES
     assert told.escalations.count("done") >= 5
-    found = [msgspec.json.decode(data, type=Certificate) for data in told.certificates.values()]
+    closed = {name: of for name, of in told.certificates.items() if "declared" not in name}
+    assert {name.replace(".json", ".declared.json") for name in closed} <= set(told.certificates)
+    found = [msgspec.json.decode(data, type=Certificate) for data in closed.values()]
     assert len(found) >= 2
     assert sum(one.drawn for one in found) >= 5
     return told

@@ -30,6 +30,7 @@ from pipeline.questions import (
     Unanswered,
 )
 from pipeline.records import Position
+from pipeline.redaction import redacted
 from pipeline.source import Form
 from stages.coded_questions import encode_question
 from tests.kserve.servers import Served, mlserver, triton
@@ -289,3 +290,6 @@ class TestAddress:
         with pytest.raises(ConfigFaults) as refused:
             address("ftp://me:topsecret@host")
         assert "topsecret" not in str(refused.value)
+        said = redacted(str(refused.value))
+        assert "allowed is http, https, grpc or grpcs, as in http://host:8000, and" in said
+        assert "topsecret" not in said

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import pytest
-
 from pipeline.asks import Asks
 from pipeline.questions import Answer, QuestionId, Unanswered
 from pipeline.records import Position
@@ -264,20 +262,6 @@ def test_a_place_may_leave_one_question_unanswered() -> None:
         place.next().word.put([Unanswered("unanswered")])
         assert answers(asks, poison.id) == [Unanswered("unanswered")]
         assert asks.counts.breaker == "closed"
-
-
-@pytest.mark.parametrize("n_asked", [600, 5000])
-def test_what_waits_is_bounded(n_asked: int) -> None:
-    place = HeldPlace()
-    with asking(place) as asks:
-        asks.ask(question("z", 0))
-        place.next()
-        for seq in range(n_asked):
-            asks.ask(question("a", seq))
-        refused = [n for n in range(n_asked) if asks.answer(question("a", n).id) is not None]
-        assert refused[-1] == n_asked - 1
-        assert asks.counts.degraded == {"unanswered": n_asked - 512}
-        assert len(asks._answers) == min(256, n_asked - 512)
 
 
 def test_closing_ends_calls_that_are_under_way() -> None:

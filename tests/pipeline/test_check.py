@@ -150,6 +150,27 @@ def test_a_stage_that_does_not_open_is_a_fault(
     assert "FAULT: OSError: its file is not there" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("has_own_redis", [False, True])
+def test_that_nobody_would_answer_is_a_warning(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], has_own_redis: bool
+) -> None:
+    origin, text = find_config(None)
+    sources = {"sources": {"door": {"url": str(clip)}}}
+    with server(tmp_path / "store") as store, client_of(store) as client:
+        escalate = {"place": "workers"} | ({"url": store.url} if has_own_redis else {})
+        config = read_config(origin, text, {**sources, "escalate": escalate})
+        assert check(config) == Exit.DONE
+        said = capsys.readouterr().out
+        start = f"--redis {store.url}" if has_own_redis else "-d DATA"
+        assert "WARNING: escalate: nobody answers: no heavy worker is at" in said
+        assert f"framegate worker --heavy {start}" in said
+        assert said.rstrip().endswith("1 warning: see WARNING above")
+        if has_own_redis:
+            client.set("fg:heavy:alive", "somebody")
+            assert check(config) == Exit.DONE
+            assert "all is well" in capsys.readouterr().out
+
+
 def test_too_little_shared_memory_is_a_fault(clip: Path) -> None:
     wide = Probe("ffv1", 10**6, 10**6, 25.0, None, None, "yuv420p", 0, live=False)
     with pytest.raises(FrameStoreFull, match="needed: enlarge it"):

@@ -57,8 +57,8 @@ def seen(score: float = 0.5) -> Seen:
 
 
 @contextmanager
-def asking(store: EmbeddedStore, policy: str = POLICY) -> Iterator[HeavyQueue]:
-    place = HeavyQueue(store.url, lambda asked: asked.pixels, policy)
+def asking(store: EmbeddedStore, policy: str = POLICY, precision: str = "") -> Iterator[HeavyQueue]:
+    place = HeavyQueue(store.url, lambda asked: asked.pixels, policy, precision=precision)
     try:
         yield place
     finally:
@@ -117,11 +117,53 @@ def test_without_a_worker_it_fails_at_once_and_says_what_to_start(store: Embedde
         assert client.xlen(keys.HEAVY_ASKS) == 0
 
 
-def test_a_worker_with_another_policy_is_refused(store: EmbeddedStore) -> None:
-    with heavy_worker(store.url), client_of(store) as client, asking(store, "wanted") as place:
+def test_who_is_absent_is_told_and_how_to_start_one(store: EmbeddedStore, tmp_path: Path) -> None:
+    with asking(store) as place, client_of(store) as client:
+        told = place.absent()
+        assert told is not None
+        assert told.endswith(f"framegate worker --heavy --redis {store.url}")
+        client.set(keys.HEAVY_ALIVE, "somebody")
+        assert place.absent() is None
+    nowhere = HeavyQueue(f"unix://{tmp_path}/none.sock", lambda asked: asked.pixels, POLICY)
+    assert "cannot be reached" in (nowhere.absent() or "")
+    nowhere.close()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_store_of_the_runs_own_is_not_named_to_other_hosts(
+    store: EmbeddedStore, is_there: bool
+) -> None:
+    url = store.url if is_there else ""
+    place = HeavyQueue(url, lambda asked: asked.pixels, POLICY, is_own=True)
+    with pytest.raises(PlaceFailed) as failed:
+        place.answer([question()])
+    assert place.absent() == str(failed.value)
+    assert "framegate worker --heavy -d DATA" in str(failed.value)
+    assert "escalate.url" in str(failed.value)
+    assert "unix" not in str(failed.value)
+    place.close()
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [
+        ("", "it has other models, precision or thresholds"),
+        ("int8", "it has other models or thresholds, if the same precision, int8"),
+        (
+            "int8+bf16",
+            "it looks with precision int8, this run's is int8+bf16; start it with framegate worker "
+            "--heavy --precision int8+bf16",
+        ),
+    ],
+)
+def test_a_worker_with_another_policy_is_refused(
+    store: EmbeddedStore, precision: str, words: str
+) -> None:
+    with heavy_worker(store.url), client_of(store) as client:
         there(client)
-        with pytest.raises(PlaceFailed, match=r"policy policy-o, expected is wanted"):
+        with asking(store, "wanted", precision) as place, pytest.raises(PlaceFailed) as refused:
             place.answer([question()])
+        assert str(refused.value).endswith(f"policy policy-o, expected is wanted: {words}")
 
 
 def test_without_a_store_it_fails(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
+from dataclasses import dataclass, field
 
 from pipeline.asks import Asks
 from tests.pipeline.held_place import HeldPlace, question
@@ -42,3 +44,24 @@ def test_what_is_not_urgent_has_the_last_free_lane_only_if_it_has_no_other() -> 
         assert place.calls.empty()
         audited.let()
         assert [q.urgent for q in place.next().questions] == [False]
+
+
+@dataclass
+class LeftPlace(HeldPlace):
+    """Notes which threads leave it."""
+
+    left: list[str] = field(default_factory=list)
+
+    def leave(self) -> None:
+        self.left.append(threading.current_thread().name)
+
+
+def test_each_lane_leaves_the_place_once_when_it_ends() -> None:
+    place = LeftPlace(lanes=3)
+    with closing(Asks(place, delay_s=0.0)) as asks:
+        for source in ("a", "b"):
+            asks.ask(question(source))
+        place.next().let()
+        place.next()
+        assert place.left == []
+    assert sorted(place.left) == ["asks-0", "asks-1", "asks-2"]

@@ -172,6 +172,16 @@ def test_a_line_and_a_table_of_the_same_view() -> None:
     assert as_table([found]).row_count == 1
 
 
+def test_a_line_says_how_many_frames_nobody_answered_about() -> None:
+    counters = {"published": 50, "escalated:done": 3, "escalated:late": 0}
+    found = view("door", sample(0.0, {}), sample(2.0, counters))
+    assert "degraded" not in as_line(found)
+    counters |= {"escalated:unanswered": 7, "escalated:breaker_open": 33}
+    found = view("door", sample(0.0, {}), sample(2.0, counters))
+    words = ", 0 dropped, 40 degraded (33 breaker_open, 7 unanswered), 0 failed; "
+    assert words in as_line(found)
+
+
 def test_a_fault_is_no_markup_of_the_table() -> None:
     found = view("door", None, sample(0.0, {}, end=End(VERSION, 0, last=True, fault="no [/gate]")))
     console = Console(width=200, record=True, file=StringIO())

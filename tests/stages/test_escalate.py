@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import flights
 from pipeline.errors import ConfigFaults, FrameLost
 from pipeline.promise import Promise
 from pipeline.questions import QuestionId
@@ -53,6 +54,19 @@ def test_an_answer_is_what_is_served(tmp_path: Path, closing: list[Escalate]) ->
     assert (said.objects[0].score, said.objects[0].origin) == (0.8, "escalated")
     assert said.models == ("light@1", "heavy@1")
     assert states["a"].models == ("heavy@1",)
+
+
+def test_a_files_frames_wait_where_no_more_can_be_held(
+    tmp_path: Path, closing: list[Escalate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flights, "LEAST", 2)
+    monkeypatch.setattr(flights, "MOST_BYTES", 0)
+    place = ToldPlace(lambda _: SEES_PERSON)
+    closing.append(stage := escalate(tmp_path, place, doubt=ALWAYS, burst=1000.0, per_s=1000.0))
+    frames = [frame(seq) for seq in range(40)]
+    said, _ = run(stage, frames, NEW)
+    assert [outcome(one) for one in said] == [("done", None, 1)] * 40
+    assert place.asked == [QuestionId("a", item.position) for item in frames]
 
 
 def test_who_is_content_does_not_ask(tmp_path: Path, closing: list[Escalate]) -> None:

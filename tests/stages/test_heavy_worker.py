@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import av
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from models import detector
 from models.boxes import Boxes
 from models.detector import Detector
+from models.network import Precision
 from models.nms import iou
+from pipeline import heavy_command
+from pipeline.errors import ConfigFaults
 from pipeline.heavy_wire import AskedFar
 from pipeline.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
 from pipeline.records import Position
@@ -57,6 +61,27 @@ def asked(frame: tuple[Form, bytes], part: Rect | None = None, exact: bool = Fal
 def boxes_of(seen: Seen | None) -> Boxes:
     assert seen is not None
     return as_boxes(seen)
+
+
+def test_it_looks_with_the_precision_of_who_asks(frame: tuple[Form, bytes]) -> None:
+    other = HeavyLooker(threads=1, precision="f32")
+    assert other.precision == "f32"
+    assert other.policy == detector.load("heavy", "f32").policy_id
+    assert all("f32" in model for model in other.models)
+    [whole, part] = other.look([asked(frame), asked(frame, (100, 60, 400, 260))])
+    assert whole is not None
+    assert part is not None
+    assert whole.models == other.models
+    assert part.models == tuple(model for model in other.models if "nanodet" in model)
+
+
+def test_a_precision_that_this_cpu_has_not_is_refused() -> None:
+    with pytest.raises(ConfigFaults, match="precision 'f8': this CPU has f32"):
+        HeavyLooker(precision="f8")
+
+
+def test_the_command_offers_the_models_precisions() -> None:
+    assert get_args(Precision) == heavy_command.PRECISIONS
 
 
 def sure_ones_meet(ours: Boxes, theirs: Boxes) -> None:
