@@ -240,7 +240,7 @@ def test_a_store_between_is_killed_and_is_away_for_a_while(
         until_moved(run)
         wait_until("a question is in hand", lambda: is_in_hand(between.url))
         between.kill()
-        wait_until("it is missed", lambda: "no answer to" in run.log.read_text())
+        wait_until("it is missed", lambda: "no answers from" in run.log.read_text())
         between.start()
         assert ends(run) == undisturbed
 
@@ -257,7 +257,7 @@ def test_a_kserve_server_is_killed_and_is_away_for_a_while(
         until_moved(run)
         first.process.kill()
         first.process.wait()
-        wait_until("it is missed", lambda: "no answer to" in run.log.read_text())
+        wait_until("it is missed", lambda: "no answers from" in run.log.read_text())
         http, grpc = (int(at.rpartition(":")[2]) for at in (first.http, first.grpc))
         stack.enter_context(mlserver(tmp_path / "second", told=False, ports=(http, grpc)))
         assert ends(run) == undisturbed
