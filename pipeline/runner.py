@@ -184,6 +184,7 @@ class Runner:
             if self._careful_until:
                 self._announce(stage, batch)
             for source, move in stage.answer(batch, self._is_patient).items():
+                # What waits for an answer stays in hand: asking about it may be what kills.
                 if move.undone or self.held_back:
                     inbox.give_back(source, move.undone)
                     self.held_back.note(source, stage.spec.name, move)

@@ -67,6 +67,7 @@ def all_on(folder: Path) -> list[str]:
     for off, on in (
         ("\nhead = false\n", "\nhead = true\n"),
         ('\nplace = "off"\n', '\nplace = "local"\n'),
+        ("\ndoubt = 0.1\n", "\ndoubt = 0.4\n"),
         ("\nper_s = 2.0\n", "\nper_s = 0.3\n"),
         ('\nmeasure = "off"\n', '\nmeasure = "counts"\naudited = 0.03\n'),
         ("\nframes = 36000\n", "\nframes = 120\n"),
@@ -112,12 +113,14 @@ def started(tmp_path: Path, files: dict[str, str]) -> Iterator[Run]:
 
 
 class Killer:
-    """Kills workers of a run while they have work, and only after they got on since last time."""
+    """Kills workers of a run while they have work, and only after they got on with all of it since
+    last time: who dies three times over one frame is taken to be killed by it.
+    """
 
     def __init__(self, run: Run, sources: Sequence[str]) -> None:
         self.run, self.sources = run, list(sources)
         self.kills = dict.fromkeys((*KINDS, "valkey"), 0)
-        self._seen: dict[str, list[Position]] = {}
+        self._seen: dict[str, dict[str, Position]] = {}
 
     def finished(self) -> bool:
         return self.run.process.poll() is not None
@@ -135,15 +138,18 @@ class Killer:
         pid = self.run.worker(kind)
         if pid is None:
             return None
-        stage = FIRST[kind]
-        moved, work = [], False
-        for source in self.sources:
-            at = self.run.positions(source, [stage, BEFORE.get(kind, "decode"), "cache"])
-            moved.append(at[stage])
-            work |= kind == "ingest" or at[stage] < at[BEFORE[kind]]
-        if not work or moved == self._seen.get(kind):
+        stage, before = FIRST[kind], BEFORE.get(kind, "decode")
+        seen = self._seen.get(kind, dict.fromkeys(self.sources, START))
+        at = {source: self.run.positions(source, [stage, before]) for source in self.sources}
+        stood = [source for source in self.sources if at[source][stage] == seen[source]]
+        if kind == "ingest":
+            is_free = len(stood) < len(self.sources)
+        else:
+            works = [source for source in self.sources if at[source][stage] < at[source][before]]
+            is_free = bool(works) and not set(works) & set(stood)
+        if not is_free:
             return None
-        self._seen[kind] = moved
+        self._seen[kind] = {source: at[source][stage] for source in self.sources}
         return pid
 
 

@@ -75,8 +75,8 @@ def test_the_engine_is_told_what_is_promised(promised: Promised | None) -> None:
 
 
 def test_all_that_is_served_comes_with_its_certificate(tmp_path: Path) -> None:
-    compose(parts(), path := tmp_path / "hour.mp4", 100, 0)
-    found, certificates = serve(path, 100, Promised(0.1, 100))
-    assert len(found.shown) == len(found.escalated) == 100
+    compose(parts(), path := tmp_path / "hour.mp4", 400, 0)
+    found, certificates = serve(path, 400, Promised(0.1, 400))
+    assert len(found.shown) == len(found.escalated) == 400
     assert found.cpu_ms > 0
-    assert [one.frames for one in certificates] == [100]
+    assert [one.frames for one in certificates] == [400]
