@@ -27,11 +27,12 @@ programs = pytest.mark.parametrize("program", [needs(program) for program in PRO
     [
         ("http://somewhere", "it is not the URL of a Redis"),
         ("redis://localhost:notaport", "its port, database or query is not understood"),
-        (f"redis://localhost:{free_port()}", "cannot be reached"),
+        ("redis://localhost:PORT", "cannot be reached"),
         ("env:FRAMEGATE_TEST_NOWHERE", "--redis env:FRAMEGATE_TEST_NOWHERE: the environment has"),
     ],
 )
 def test_a_wrong_url_is_said_before_the_model_loads(tmp_path: Path, url: str, words: str) -> None:
+    url = url.replace("PORT", str(free_port()))
     ended = framegate(tmp_path, "worker", "--heavy", "--redis", url)
     assert words in ended.err
     assert "loading the model" not in ended.err
