@@ -207,6 +207,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long  # test_interrupt.py does so without all that stages may remember
 def test_ctrl_c_drains_and_resume_completes(
     started: Run, files: dict[str, str], undisturbed: dict[str, Published]
 ) -> None:

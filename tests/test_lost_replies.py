@@ -121,7 +121,13 @@ def proxied(folder: Path, late: bool) -> Iterator[tuple[EmbeddedStore, CuttingPr
         server.stop()
 
 
-@pytest.mark.parametrize("late", [True, False], ids=["after the write", "before the write"])
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(True, id="after the write"),
+        pytest.param(False, id="before the write", marks=pytest.mark.long),
+    ],
+)
 def test_connections_are_cut_at_hops(tmp_path: Path, late: bool) -> None:
     """Published once and printed once, whichever side of the write the connection breaks."""
     with proxied(tmp_path, late) as (server, proxy, url):
