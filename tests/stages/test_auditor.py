@@ -19,9 +19,12 @@ from stages.detections import Detections
 from stages.escalate import Escalate
 from stages.escalation import EscalateState
 from tests.stages.told_place import (
+    NEVER,
+    NEW,
     SEES_NOBODY,
     SEES_PERSON,
     ToldPlace,
+    agrees,
     escalate,
     frame,
     heard,
@@ -30,17 +33,11 @@ from tests.stages.told_place import (
     stored,
 )
 
-NEVER = 1.01
-NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
 LAST = End(1, 0, last=True)
 
 
 def promise(**options: float) -> Promise:
     return Promise("counts", alpha=0.1, frames=50, **options)  # type: ignore[arg-type]
-
-
-def agrees(question: QuestionId) -> Seen:  # noqa: ARG001
-    return SEES_PERSON
 
 
 def disagrees(question: QuestionId) -> Seen:  # noqa: ARG001

@@ -21,9 +21,12 @@ from stages.detections import Detections
 from stages.escalate import Escalate
 from stages.escalation import EscalateState
 from tests.stages.told_place import (
+    NEVER,
+    NEW,
     SEES_NOBODY,
     SEES_PERSON,
     ToldPlace,
+    agrees,
     escalate,
     frame,
     heard,
@@ -31,13 +34,7 @@ from tests.stages.told_place import (
     run,
 )
 
-NEVER = 1.01
-NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
 TERMS = Promise("counts", alpha=0.1, frames=50, alarm_audits=1e9)
-
-
-def agrees(question: QuestionId) -> Seen:  # noqa: ARG001
-    return SEES_PERSON
 
 
 def audits(states: Mapping[str, EscalateState]) -> AuditState:
