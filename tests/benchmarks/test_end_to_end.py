@@ -87,5 +87,4 @@ def test_a_bare_loop_counts_its_frames_and_delays(loop: str, paced: bool) -> Non
     assert told.seconds >= 1.0
     assert 0 < told.cpu_s < 3 * told.seconds
     if paced:
-        assert told.frames / told.seconds <= 26
-        assert min(told.latencies_s) > 0
+        assert min(told.latencies_s) > 0  # none is answered before its time
