@@ -1,5 +1,7 @@
 """CenterNet's raw outputs to boxes in model pixels, in numpy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from models.boxes import Boxes, FloatArray, IntArray
@@ -30,6 +32,16 @@ def decode(heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int
     reach = sides[:, rows, columns]
     xyxy = np.ascontiguousarray(np.concatenate([centre - reach[:2], centre + reach[2:]]).T)
     return Boxes(xyxy, sigmoid(logits[order]), classes.astype(np.int32))
+
+
+def decode_maps(
+    maps: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,
+) -> Boxes:
+    """As `decode`, for `models.member.Kind`."""
+    return decode(maps[0], maps[1], min_score, max_boxes)
 
 
 def _is_peak(

@@ -54,6 +54,16 @@ def decode(heads: Sequence[FloatArray], min_score: float, max_candidates: int = 
     return Boxes(xyxy, sigmoid(scores[order]), class_ids[order])
 
 
+def decode_heads(
+    heads: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,  # noqa: ARG001
+) -> Boxes:
+    """As `decode`, for `models.member.Kind`: all candidates, to be suppressed."""
+    return decode(heads, min_score)
+
+
 def _cut(logits: FloatArray, n: int) -> float:
     """The n-th highest of `logits`; minus infinity when there are no more than n."""
     return float(np.partition(logits, -n)[-n]) if len(logits) > n else -np.inf
