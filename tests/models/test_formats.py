@@ -14,8 +14,7 @@ SIZE = (96, 64)  # width, height
 
 def decode(name, *outputs, n_classes=3, min_score=0.3, size=SIZE, **options):
     arrays = [np.array(out, np.float32) for out in outputs]
-    boxes = FORMATS[name].decode(arrays, size, n_classes, min_score, options)
-    return boxes
+    return FORMATS[name].decode(arrays, size, n_classes, min_score, options)
 
 
 def rows(boxes: Boxes):
@@ -196,7 +195,8 @@ def test_at_most_so_many_candidates_and_the_best():
         ("yolo_end_to_end", [(9, 5)]), ("detr_softmax", [(9, 2), (9, 4)]),
         ("detr_sigmoid", [(9, 3), (8, 4)]), ("detr_joined", [(9, 8)]), ("ssd_rows", [(1, 9, 6)]),
         ("nanodet", [(47, 8, 12), (47, 4, 6), (47, 2, 2)]), ("nanodet_joined", [(9, 35)]),
-        ("centernet", [(4, 8, 8), (4, 8, 8)]), ("centernet_usual", [(3, 8, 8), (4, 8, 8), (2, 8, 8)]),
+        ("centernet", [(4, 8, 8), (4, 8, 8)]),
+        ("centernet_usual", [(3, 8, 8), (4, 8, 8), (2, 8, 8)]),
         ("boxes_labels", [(9, 4), (8,), (8,)]), ("boxes_scores", [(9, 4), (9, 2)]),
     ],
 )  # fmt: skip
