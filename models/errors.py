@@ -64,9 +64,7 @@ class UnknownClass(ModelError, ValueError):
     ) -> None:
         there = f"; it has {', '.join(labels[:12])}{', ...' * (len(labels) > 12)}" if labels else ""
         of = f"the {len(labels) or 80} {'classes of ' if labels else ''}{model}"
-        super().__init__(
-            f"not among {of}{'' if labels else ' classes'}: {', '.join(names)}{there}"
-        )
+        super().__init__(f"not among {of}{'' if labels else ' classes'}: {', '.join(names)}{there}")
         self.names, self.model, self.labels = names, model, tuple(labels)
 
 

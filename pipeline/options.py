@@ -2,8 +2,8 @@
 
 A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`,
 or a dataclass: a table of its own. Its metadata may say `least`, `most` (numbers), `allowed` (of a
-string, or of each in a tuple), `check` (value -> what is wrong with it, or None). What is wrong with
-several together its method `faults` says.
+string, or of each in a tuple), `check` (value -> what is wrong with it, or None). A method `faults`
+says what is wrong with several together.
 """
 
 from __future__ import annotations

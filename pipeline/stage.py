@@ -137,7 +137,7 @@ class Stage(Generic[S]):
         """
         raise TypeError(f"{type(self).__name__} has no process method")
 
-    def prepare(self, model: str, sources: Sequence[str]) -> None:  # noqa: ARG002
+    def prepare(self, model: str, sources: Sequence[str]) -> None:
         """Get ready for a model that is to be chosen for sources; raising refuses it.
 
         On a thread beside `process`, which goes on meanwhile. Once all stages are ready, the

@@ -54,9 +54,7 @@ class DetectOptions:
     detector: str = field(default="light", metadata={"check": model_fault})
     classes: tuple[str, ...] | None = None
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    min_scores: dict[str, float] = field(
-        default_factory=dict, metadata={"check": scores_fault}
-    )
+    min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
@@ -96,7 +94,9 @@ class Detect(Stage[DetectState]):
         cv2.setNumThreads(1)
         head = None
         if options.window.head and options.detector == "light":
-            head = WindowHead(policy.load("light").parts[0][1], pinned_choice(context.folder).threads)
+            head = WindowHead(
+                policy.load("light").parts[0][1], pinned_choice(context.folder).threads
+            )
             head.warm_up()
         server = Server(options.gate, options.models, context, head)
         self.servings = Servings(server, options.usual(), options.models, context)

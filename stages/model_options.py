@@ -111,7 +111,7 @@ class Wanted:
     min_scores  of single classes
     """
 
-    model: Literal["light", "heavy"] | str = "light"  # noqa: PYI051
+    model: Literal["light", "heavy"] | str = "light"
     classes: tuple[str, ...] | None = None
     min_score: float | None = None
     min_scores: Scores = ()

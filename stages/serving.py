@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from models import coco, detector, policy, trial
 from models.detector import Detector
 from models.errors import UnknownClass
+from models.network import nearest
 from models.open_model import files_of, labels_of, open_model, policy_of
 from models.policy import Policy
 from models.window import WindowHead
@@ -112,7 +113,7 @@ class Server:
         precision = choice.precision if len(choices.parts) == 1 else None
         using = detector.build(
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
-            precision or detector.nearest(choices.precision),
+            precision or nearest(choices.precision),
             choice.threads,
             coco.class_ids(wanted.classes),
             features=head is not None,

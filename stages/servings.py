@@ -111,9 +111,7 @@ class Servings:
                     del self._unwanted[want], self._open[want]
 
 
-def _check(
-    model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[int, int]]
-) -> None:
+def _check(model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[int, int]]) -> None:
     """Lets it look at noise: what fails or takes too long fails here, not on a source's frame."""
     width, height = sizes[-1]
     noise = np.random.default_rng(0)
