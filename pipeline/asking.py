@@ -36,6 +36,19 @@ class Remove(msgspec.Struct, frozen=True, tag=True):
     names: list[str]
 
 
+class Use(msgspec.Struct, frozen=True, tag=True):
+    """Serve these sources, all for none, by another model."""
+
+    model: str
+    sources: list[str]
+
+
+class RollBack(msgspec.Struct, frozen=True, tag=True):
+    """Serve these sources, all for none, by the model that they had before."""
+
+    sources: list[str]
+
+
 class WhatSources(msgspec.Struct, frozen=True, tag=True):
     """Which sources has the run?"""
 
@@ -60,7 +73,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Listed(msgspec.Struct, frozen=True, tag=True):
-    """One source. place: its path, or its URL without user, password and query."""
+    """One source. place: its path, or its URL without user, password and query.
+
+    model: that was chosen while the run went on
+    """
 
     name: str
     place: str
@@ -68,6 +84,7 @@ class Listed(msgspec.Struct, frozen=True, tag=True):
     by: By
     removing: bool
     lost: bool
+    model: str = ""
 
 
 class TheSources(msgspec.Struct, frozen=True, tag=True):
@@ -89,7 +106,7 @@ class TheCounts(msgspec.Struct, frozen=True, tag=True):
     cache: dict[str, CacheCounts]
 
 
-Question = Add | Remove | WhatSources | WhatStore | WhatCounts
+Question = Add | Remove | Use | RollBack | WhatSources | WhatStore | WhatCounts
 Answer = Done | Refused | TheSources | TheStore | TheCounts
 
 _answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

@@ -76,6 +76,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     hosted   names of the stages it hosts, inputs before readers
     careful  sources to run one record at a time, saying which is in hand, up to a position
     asides   records to set aside
+    models   that were chosen while the run went on, by source
     """
 
     name: str
@@ -88,6 +89,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     sources: list[SourceSpec]
     careful: dict[str, Position] = {}
     asides: list[Suspect] = []
+    models: dict[str, str] = {}
     log_level: str = "INFO"
     log_format: Form = "text"
 

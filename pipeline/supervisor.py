@@ -58,6 +58,7 @@ class Supervisor:
         self._draining = False
         self._away_since: float | None = None
         self._changing = asyncio.Lock()
+        self._choosing = asyncio.Lock()  # apart: a model takes seconds to get ready
         self._removed: dict[str, asyncio.Event] = {}
 
     # -- from outside
@@ -97,6 +98,35 @@ class Supervisor:
             await self._let_go([name for name in names if name in self.sources.lost()])
         for event in gone:
             await event.wait()
+
+    async def use(self, model: str, names: Sequence[str]) -> None:
+        """Have these sources, or all for none, served by a model from one of their frames on.
+
+        ConfigFaults if there is no such source; ModelNotTaken if a stage refuses it: nothing has
+        changed then.
+        """
+        async with self._choosing:
+            await self._use(dict.fromkeys(names or self.sources.names(), model))
+
+    async def roll_back(self, names: Sequence[str]) -> None:
+        """Have these sources, or all that had another model for none, served by that again."""
+        async with self._choosing:
+            had_other = [s.name for s in self.sources.listed() if s.before is not None]
+            if not names and not had_other:
+                raise ConfigFaults(["no source had another model"])
+            await self._use(self.sources.before(names or had_other))
+
+    async def _use(self, models: dict[str, str]) -> None:
+        for model in dict.fromkeys(models.values()):
+            names = [name for name, chosen in models.items() if chosen == model]
+            await self._crew.prepare(model, names)
+        async with self._changing:
+            for model in dict.fromkeys(models.values()):
+                names = [name for name, chosen in models.items() if chosen == model]
+                await apart(self.sources.use, model, names)
+            self._crew.tell_models()
+        for name, model in models.items():
+            log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
     async def status(self) -> RunStatus:
         """How the run is."""

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,14 @@ def main() -> int:
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line.shared_memory)
     memos = Memos(spec.store)
+    line.models = spec.models
     hosted = [
-        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos))
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
+    line.prepare = functools.partial(_prepare, hosted)
+    _prepare_chosen(spec, hosted)
     runner = Runner(spec, hosted, line, shared.take_sources)
     line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
@@ -81,6 +84,21 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         for stage in hosted:
             stage.stage.close()
         memos.close()
+
+
+def _prepare(hosted: Sequence[HostedStage], model: str, sources: Sequence[str]) -> None:
+    for stage in hosted:
+        stage.stage.prepare(model, sources)
+
+
+def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
+    """What was chosen before this worker began. StageRefused if it cannot be had any more."""
+    for model in dict.fromkeys(spec.models.values()):
+        sources = [source for source, chosen in spec.models.items() if chosen == model]
+        try:
+            _prepare(hosted, model, sources)
+        except Exception as error:
+            raise StageRefused(f"model {model}: {error}") from error
 
 
 @contextmanager
@@ -125,7 +143,9 @@ def options_of(kind: Any, options: dict[str, Any]) -> Any:
     return msgspec.convert(options, kind.Options)
 
 
-def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos) -> Context:
+def _context(
+    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos, line: ControlLine
+) -> Context:
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -135,6 +155,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Mem
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         memo=memos.of,
+        model=lambda source: line.models.get(source, ""),
         store=spec.store,
     )
 
