@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipeline.errors import Exit
 from pipeline.loading import load
 from pipeline.running import find_run
 
+NICE = 19  # the run's own work goes first
 CHOOSE = "stages.choosing:choose"
 
 
@@ -50,6 +52,7 @@ def named(said: str | None) -> list[str]:
 
 def _use(parsed: argparse.Namespace) -> Exit:
     folder = Path(find_run(parsed.data).folder)
+    os.nice(NICE)
     model: str = load(CHOOSE)(parsed.model, folder, parsed.registry)
     ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")

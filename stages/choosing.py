@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from models import trial
@@ -12,8 +11,6 @@ from models.registry import Registry
 from pipeline.errors import ModelNotTaken
 from stages.model_options import is_own
 from stages.pinned import pinned_choice
-
-NICE = 19  # the run's own work goes first
 
 
 def choose(ref: str, folder: Path, registry: Path | None) -> str:
@@ -27,7 +24,6 @@ def choose(ref: str, folder: Path, registry: Path | None) -> str:
     """
     if is_own(ref):
         return ref
-    os.nice(NICE)
     try:
         return _made_ready(ref, folder, registry)
     except (ModelError, RuntimeError) as error:  # OpenVINO raises the latter
