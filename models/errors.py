@@ -85,3 +85,25 @@ class WholePicturesOnly(ModelError, ValueError):
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")
         self.models = models
+
+
+class NotInstalled(ModelError):
+    """A package that only an extra of the install brings."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{package} is not installed, which is needed {purpose}: "
+            f"pip install 'framegate[{extra}]'"
+        )
+        self.package, self.extra = package, extra
+
+
+class NotQuantised(ModelError):
+    """No choice of layers that stay float keeps enough of what the float model says."""
+
+    def __init__(self, reached: float, least: float) -> None:
+        super().__init__(
+            f"the best INT8 model agrees with the float one at an F1 of {reached:.3f} at least, "
+            f"and {least:.3f} is asked for; nothing was written"
+        )
+        self.reached, self.least = reached, least
