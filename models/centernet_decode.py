@@ -21,17 +21,49 @@ def decode(heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int
     same answer as a max-pool over all maps, which costs more than the network. Peaks need no
     suppression. At most `max_boxes` boxes, the best ones.
     """
-    hits = np.flatnonzero(heat > logit(min_score))
-    classes, rows, columns = np.unravel_index(hits, heat.shape)
-    peak = _is_peak(heat, classes.astype(np.int32), rows.astype(np.int32), columns.astype(np.int32))
-    classes, rows, columns = classes[peak], rows[peak], columns[peak]
+    classes, rows, columns = _peaks(heat, logit(min_score), max_boxes)
     logits = heat[classes, rows, columns]
-    order = np.argsort(-logits, kind="stable")[:max_boxes]
-    classes, rows, columns = classes[order], rows[order], columns[order]
     centre = np.stack([columns, rows]).astype(np.float32) * np.float32(STRIDE)
     reach = sides[:, rows, columns]
     xyxy = np.ascontiguousarray(np.concatenate([centre - reach[:2], centre + reach[2:]]).T)
-    return Boxes(xyxy, sigmoid(logits[order]), classes.astype(np.int32))
+    return Boxes(xyxy, sigmoid(logits), classes)
+
+
+def decode_usual(
+    heat: FloatArray,
+    sides: FloatArray,
+    offset: FloatArray,
+    min_score: float,
+    max_boxes: int = 100,
+    stride: int = STRIDE,
+    is_logits: bool = True,
+) -> Boxes:
+    """As `decode`, of the three heads that most CenterNets have.
+
+    heat    float32 (classes, H/stride, W/stride), class logits, or scores 0..1 if not `is_logits`
+    sides   float32 (2, H/stride, W/stride), width and height in cells
+    offset  float32 (2, H/stride, W/stride), of the centre in its cell, across and down
+    """
+    threshold = logit(min_score) if is_logits else min_score
+    classes, rows, columns = _peaks(heat, threshold, max_boxes)
+    scores = heat[classes, rows, columns]
+    centre = np.stack([columns, rows]).astype(np.float32) + offset[:, rows, columns]
+    half = sides[:, rows, columns] * np.float32(0.5)
+    corners = np.concatenate([centre - half, centre + half]) * np.float32(stride)
+    scores = sigmoid(scores) if is_logits else scores
+    return Boxes(np.ascontiguousarray(corners.T), scores, classes)
+
+
+def _peaks(
+    heat: FloatArray, threshold: float, max_boxes: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Class, row and column of the best peaks above `threshold`, highest first."""
+    hits = np.flatnonzero(heat > threshold)
+    classes, rows, columns = (i.astype(np.int32) for i in np.unravel_index(hits, heat.shape))
+    peak = _is_peak(heat, classes, rows, columns)
+    classes, rows, columns = classes[peak], rows[peak], columns[peak]
+    order = np.argsort(-heat[classes, rows, columns], kind="stable")[:max_boxes]
+    return classes[order], rows[order], columns[order]
 
 
 def decode_maps(

@@ -1,5 +1,6 @@
 """What can go wrong in `models`, one class a fault, each carrying the facts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -56,11 +57,15 @@ class UnknownDetector(ModelError, ValueError):
 
 
 class UnknownClass(ModelError, ValueError):
-    """Class names that are not among the labels of the model."""
+    """Class names that are not among the labels of a model."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__(f"not among the 80 COCO classes: {', '.join(names)}")
-        self.names = names
+    def __init__(
+        self, names: tuple[str, ...], model: str = "COCO", labels: Sequence[str] = ()
+    ) -> None:
+        there = f"; it has {', '.join(labels[:12])}{', ...' * (len(labels) > 12)}" if labels else ""
+        of = f"the {len(labels) or 80} {'classes of ' if labels else ''}{model}"
+        super().__init__(f"not among {of}{'' if labels else ' classes'}: {', '.join(names)}{there}")
+        self.names, self.model, self.labels = names, model, tuple(labels)
 
 
 class WarmUpFailed(ModelError):

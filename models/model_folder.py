@@ -75,7 +75,7 @@ class Manifest:
     format      a key of `formats.FORMATS`
     options     of that format: numbers, strings and lists of them
     outputs     names of the network's outputs, in the order in which the format reads them
-    min_score   0 < least score < 1; nms_iou 0..1; max_boxes 1 to 1000
+    min_score   .000001 to .9999; nms_iou 0..1; max_boxes 1 to 1000
     files       sha256 of every file of the folder but the manifest, by name
     metrics     what was measured of it: numbers, strings and lists of them
 
@@ -113,7 +113,9 @@ class Manifest:
             object.__setattr__(self, table, checks.plain(table, getattr(self, table)))
         checks.text("licence", self.licence)
         checks.text("provenance", self.provenance)
-        object.__setattr__(self, "min_score", checks.number("min_score", self.min_score, 1e-6, 1))
+        object.__setattr__(
+            self, "min_score", checks.number("min_score", self.min_score, 1e-6, 0.9999)
+        )
         object.__setattr__(self, "nms_iou", checks.number("nms_iou", self.nms_iou, 0, 1))
         checks.whole("max_boxes", self.max_boxes, 1, 1000)
         checks.file_sums("files", self.files, (NETWORK, "model.bin"), MANIFEST)

@@ -1,7 +1,8 @@
 """The registry: what is put is found, whole or not at all."""
 
-import multiprocessing
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -87,22 +88,21 @@ def test_a_manifest_under_another_digest_is_broken(registry, tmp_path):
     assert [one.path.name for one in registry.broken()] == ["0" * 64]
 
 
-def _put(root, path):
-    from models.model_folder import open_folder
-
-    for _ in range(20):
-        Registry(root).put(open_folder(path))
+PUT = """\
+import sys
+from pathlib import Path
+from models.model_folder import open_folder
+from models.registry import Registry
+for _ in range(20):
+    Registry(Path(sys.argv[1])).put(open_folder(Path(sys.argv[2])))
+"""
 
 
 def test_two_processes_put_the_same(registry, tmp_path):
     folder = folder_of(tmp_path / "a")
-    spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=_put, args=(registry.root, folder.path)) for _ in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join()
-    assert [one.exitcode for one in both] == [0, 0]
+    command = [sys.executable, "-c", PUT, str(registry.root), str(folder.path)]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
     assert len(registry.models()) == 1
     registry.find("yard").verified()
 

@@ -125,9 +125,9 @@ def test_a_table_that_a_stage_owns() -> None:
 
 
 def test_where_a_fault_was_said() -> None:
-    text = PACKAGED.replace('detector = "light"', 'detector = "best"')
+    text = PACKAGED.replace('detector = "light"', 'detector = "../best"')
     assert [fault[:40] for fault in faults(text, stages={"detect": {"min_score": 7}})] == [
-        "test.toml: stages.detect.detector = 'bes",
+        "test.toml: stages.detect.detector = '../",
         "command line: stages.detect.min_score = ",
     ]
 
