@@ -31,7 +31,8 @@ def f1(counts: npt.NDArray[np.int64], times: Counts) -> Figures:
     """F1 (R,) of all boxes, picture i taken `times[r, i]` times; 1 where neither has a box."""
     both, ours, theirs = (times @ counts).T
     boxes = ours + theirs
-    return np.divide(2.0 * both, boxes, out=np.ones(len(times)), where=boxes > 0)
+    share: Figures = np.divide(2.0 * both, boxes, out=np.ones(len(times)), where=boxes > 0)
+    return share
 
 
 def agreement(

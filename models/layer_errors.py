@@ -105,7 +105,9 @@ def _like(ours: Any, theirs: Any) -> Any:
         ranges = [port.get_source_output() for port in node.inputs()[1:]]
         kind, attributes = node.get_type_name(), node.get_attributes()
         return NodeFactory(_OPSET).create(kind, [exact, *ranges], attributes).output(0)
-    return _quantised_alone(exact.get_node(), node).output(0) if _is_quantised(node) else exact
+    if not _is_quantised(node):
+        return exact
+    return _quantised_alone(exact.get_node(), node).output(exact.get_index())
 
 
 def _is_constant(node: Any) -> bool:
