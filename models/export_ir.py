@@ -8,15 +8,14 @@ of 32; normalisation is inside, weights are float16.
 
 from pathlib import Path
 
-import numpy as np
 import openvino as ov
 import torch
-from openvino import opset13
 from openvino.preprocess import PrePostProcessor
 from safetensors.torch import load_file
 from torch import nn
 
 from models.centernet import CenterNet
+from models.halve import halve_exact_constants
 from models.nanodet import NanoDet
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -28,17 +27,19 @@ OUTPUTS = {
 
 def torch_model(name: str, weights: Path = WEIGHTS) -> nn.Module:
     """The torch module `name` with its committed weights in float32, in evaluation mode."""
-    module: nn.Module = {"nanodet": NanoDet, "centernet": CenterNet}[name]()
-    state = load_file(weights / f"{name}.safetensors")
-    module.load_state_dict({key: value.float() for key, value in state.items()})
-    return module.eval()
+    return _module(name, weights / f"{name}.safetensors")
 
 
 def convert(name: str) -> ov.Model:
     """The OpenVINO model of `name`: input `picture`, named outputs."""
+    return convert_file(name, WEIGHTS / f"{name}.safetensors")
+
+
+def convert_file(name: str, file: Path) -> ov.Model:
+    """The same with weights from any safetensors file of that module."""
     with torch.no_grad():
         model = ov.convert_model(
-            torch_model(name), example_input=torch.zeros(1, 3, 96, 128), input=[1, 3, -1, -1]
+            _module(name, file), example_input=torch.zeros(1, 3, 96, 128), input=[1, 3, -1, -1]
         )
     for port, output in zip(model.outputs, OUTPUTS[name], strict=True):
         port.get_tensor().set_names({output})
@@ -49,21 +50,10 @@ def convert(name: str) -> ov.Model:
     return prepost.build()
 
 
-def halve_exact_constants(model: ov.Model) -> ov.Model:
-    """Stores as float16 every constant that loses nothing by it: the weights, not the mean.
-
-    OpenVINO's own compression rounds the mean and the deviation too, which moves class logits by
-    up to .002.
-    """
-    for node in model.get_ops():
-        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
-            continue
-        values = node.get_data()
-        half = values.astype(np.float16)
-        if values.size > 1 and (half.astype(np.float32) == values).all():
-            smaller = opset13.convert(opset13.constant(half), ov.Type.f32)
-            node.output(0).replace(smaller.output(0))
-    return model
+def _module(name: str, file: Path) -> nn.Module:
+    module: nn.Module = {"nanodet": NanoDet, "centernet": CenterNet}[name]()
+    module.load_state_dict({key: value.float() for key, value in load_file(file).items()})
+    return module.eval()
 
 
 def main() -> None:
