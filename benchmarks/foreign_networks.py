@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino as ov
 import torch
 from openvino.preprocess import ColorFormat, PrePostProcessor
@@ -70,7 +69,8 @@ def _decoded(head: Tensor, side: int) -> Tensor:
     stride = side / n
     bins = head[:, N_CLASSES:].reshape(1, 4, BINS, n * n).softmax(2)
     steps = torch.arange(BINS, dtype=torch.float32).view(1, 1, BINS, 1)
-    left, top, right, bottom = ((bins * steps).sum(2) * stride).split(1, 1)
+    sides = (bins * steps).sum(2) * stride
+    left, top, right, bottom = (sides[:, i : i + 1] for i in range(4))
     places = (torch.arange(n, dtype=torch.float32) + 0.5) * stride
     x, y = places.repeat(n).view(1, 1, -1), places.repeat_interleave(n).view(1, 1, -1)
     box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
@@ -186,7 +186,7 @@ def subject(
 
 def _row(one: Candidate) -> dict[str, Any]:
     f1 = one.agreement
-    interval = [round(float(end), 4) for end in np.array([f1.low, f1.high])]
+    interval = [round(f1.low, 4), round(f1.high, 4)]
     return {
         "layers_float": len(one.float_layers),
         "agreement": round(f1.middle, 4),

@@ -56,8 +56,8 @@ class Subject:
         """The hundred best boxes above .05 of each picture, in its own pixels."""
         prepared = [self.prepare(one) for one in pictures]
         inputs: list[ByteArray] = [one.bgr[None] for one in prepared]
-        read = partial(self.decode, min_score=LOWEST)
-        found = answers(self.model(precision), inputs, read, precision)
+        model = self.model(precision)
+        found = answers(model, inputs, lambda out: self.decode(out, LOWEST), precision)
         return [_placed(boxes, one) for boxes, one in zip(found, prepared, strict=True)]
 
 
