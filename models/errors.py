@@ -103,12 +103,9 @@ class NotInstalled(ModelError):
         self.package, self.extra = package, extra
 
 
-class NotQuantised(ModelError):
-    """No choice of layers that stay float keeps enough of what the float model says."""
+class TooFewFrames(ModelError):
+    """Footage too short to learn from and to judge by."""
 
-    def __init__(self, reached: float, least: float) -> None:
-        super().__init__(
-            f"the best INT8 model agrees with the float one at an F1 of {reached:.3f} at least, "
-            f"and {least:.3f} is asked for; nothing was written"
-        )
-        self.reached, self.least = reached, least
+    def __init__(self, found: int, least: int) -> None:
+        super().__init__(f"{found} frames in all: allowed is {least} and more")
+        self.found, self.least = found, least
