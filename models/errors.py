@@ -90,3 +90,22 @@ class WholePicturesOnly(ModelError, ValueError):
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")
         self.models = models
+
+
+class NotInstalled(ModelError):
+    """A package that only an extra of the install brings."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{package} is not installed, which is needed {purpose}: "
+            f"pip install 'framegate[{extra}]'"
+        )
+        self.package, self.extra = package, extra
+
+
+class TooFewFrames(ModelError):
+    """Footage too short to learn from and to judge by."""
+
+    def __init__(self, found: int, least: int) -> None:
+        super().__init__(f"{found} frames in all: allowed is {least} and more")
+        self.found, self.least = found, least
