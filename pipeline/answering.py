@@ -19,6 +19,7 @@ from pipeline.asking import (
     Answer,
     Done,
     Listed,
+    LookBeside,
     Question,
     Refused,
     Remove,
@@ -103,6 +104,9 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
             return Done()
         if isinstance(question, RollBack):
             await supervisor.roll_back(question.sources)
+            return Done()
+        if isinstance(question, LookBeside):
+            await supervisor.shadow(question.options)
             return Done()
         if isinstance(question, WhatSources):
             return _listed(supervisor)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,12 @@ class RollBack(msgspec.Struct, frozen=True, tag=True):
     """Serve these sources, all for none, by the model that they had before."""
 
     sources: list[str]
+
+
+class LookBeside(msgspec.Struct, frozen=True, tag=True):
+    """Have another model look at some frames, beside the one that serves; none without options."""
+
+    options: dict[str, Any]
 
 
 class WhatSources(msgspec.Struct, frozen=True, tag=True):
@@ -106,7 +113,7 @@ class TheCounts(msgspec.Struct, frozen=True, tag=True):
     cache: dict[str, CacheCounts]
 
 
-Question = Add | Remove | Use | RollBack | WhatSources | WhatStore | WhatCounts
+Question = Add | Remove | Use | RollBack | LookBeside | WhatSources | WhatStore | WhatCounts
 Answer = Done | Refused | TheSources | TheStore | TheCounts
 
 _answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

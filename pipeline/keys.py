@@ -13,6 +13,7 @@ IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 CERTIFY = "certify"  # the stage whose stream tells of the promise
+SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 
 def is_name(text: str) -> bool:

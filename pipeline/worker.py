@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     die_with_parent_of(int(sys.argv[3]))
     set_up_logging(spec.log_level, spec.name, spec.log_format)
+    os.nice(spec.nice)
     try:
         _serve(spec, line)
     except Fenced as error:
@@ -122,7 +124,8 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
         if suspect.stage == stage.name
     }
     read_by_stages = bool(spec.readers(stage.name)) and not stage.publishes
-    return HostedStage(stage, opened, 0 if read_by_stages else spec.results_keep, asides)
+    keeps = spec.results_keep if opened.keeps is None else opened.keeps
+    return HostedStage(stage, opened, 0 if read_by_stages else keeps, asides)
 
 
 def _open(stage: StageSpec, context: Context) -> Stage[Any]:
