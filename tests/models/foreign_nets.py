@@ -187,3 +187,21 @@ def to_onnx(
         onnx.helper.set_model_props(model, metadata)
         onnx.save(model, path)
     return path
+
+
+def wake(ssd: Any) -> None:
+    """Gives an SSD statistics of noise and heads that find something: untrained it says nothing."""
+    norms = [one for one in ssd.modules() if isinstance(one, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    ssd.train()
+    with torch.no_grad():
+        noise = torch.rand(4, 3, 20, 20).repeat_interleave(16, 2).repeat_interleave(16, 3)
+        ssd.head(list(ssd.backbone((noise - 0.5) / 0.5).values()))
+    ssd.eval()
+    for heads, std in ((ssd.head.classification_head, 0.2), (ssd.head.regression_head, 0.2)):
+        for last in (one[-1] for one in heads.module_list):
+            nn.init.normal_(last.weight, std=std)
+    for last in (one[-1] for one in ssd.head.classification_head.module_list):
+        with torch.no_grad():
+            last.bias.view(-1, N_CLASSES + 1)[:, 0] += 5  # the background

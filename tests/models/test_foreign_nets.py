@@ -171,12 +171,7 @@ def test_torchvision_ssd_raw_heads(added, tmp_path):
         weights=None, weights_backbone=None, num_classes=nets.N_CLASSES + 1,
         score_thresh=MIN_SCORE, nms_thresh=NMS_IOU,
     ).eval()  # fmt: skip
-    for name, weight in ssd.head.named_parameters():
-        if weight.dim() == 4 and name.endswith("1.weight"):
-            torch.nn.init.normal_(weight, std=0.6)
-    for module in ssd.modules():  # without training its activations die away
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.bias, std=0.5)
+    nets.wake(ssd)
 
     class Raw(torch.nn.Module):
         def __init__(self):
