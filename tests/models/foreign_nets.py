@@ -199,7 +199,7 @@ def wake(ssd: Any) -> None:
         noise = torch.rand(4, 3, 20, 20).repeat_interleave(16, 2).repeat_interleave(16, 3)
         ssd.head(list(ssd.backbone((noise - 0.5) / 0.5).values()))
     ssd.eval()
-    for heads, std in ((ssd.head.classification_head, 0.2), (ssd.head.regression_head, 0.2)):
+    for heads, std in ((ssd.head.classification_head, 0.03), (ssd.head.regression_head, 0.02)):
         for last in (one[-1] for one in heads.module_list):
             nn.init.normal_(last.weight, std=std)
     for last in (one[-1] for one in ssd.head.classification_head.module_list):
