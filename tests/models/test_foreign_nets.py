@@ -162,6 +162,7 @@ def test_detr(added, tmp_path, spare, name):
     assert_same(read(folder, bgr), wanted)
 
 
+@pytest.mark.long
 def test_torchvision_ssd_raw_heads(added, tmp_path):
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     from torchvision.models.detection.image_list import ImageList
@@ -196,6 +197,7 @@ def test_torchvision_ssd_raw_heads(added, tmp_path):
     assert_same(read(folder, bgr), wanted)
 
 
+@pytest.mark.long
 def test_torchvision_boxes_scores_labels(added, tmp_path):
     from torchvision.models.detection import fcos_resnet50_fpn
 
@@ -219,6 +221,7 @@ def test_torchvision_boxes_scores_labels(added, tmp_path):
     assert_same(read(folder, bgr), wanted)
 
 
+@pytest.mark.long
 def test_torchscript_and_export_give_the_same_as_onnx(added, tmp_path):
     net = seeded(nets.YoloV8)
     example = torch.zeros(1, 3, nets.HEIGHT, nets.WIDTH)

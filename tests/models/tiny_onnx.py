@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+KERNEL = np.random.default_rng(0).normal(0, 0.02, (7, 3, 16, 16)).astype(np.float32)
+
 
 def detector(
     opset: int = 13, operator: str = "Sigmoid", domain: str = "", external: str | None = None
 ) -> bytes:
     """(1, 3, 48, 64) to (1, 7, 12): a column a cell of stride 16; scores 0..1, boxes in place."""
-    kernel = np.random.default_rng(0).normal(0, 0.02, (7, 3, 16, 16)).astype(np.float32)
     spans = np.array([48, 32, 20, 20, 1, 1, 1], np.float32).reshape(1, 7, 1)
     graph = b"".join((
         _part(1, _node("Conv", ["images", "kernel"], ["cells"], strides=[16, 16])),
@@ -17,7 +18,7 @@ def detector(
         _part(1, _node(operator, ["columns"], ["shares"], domain=domain)),
         _part(1, _node("Mul", ["shares", "spans"], ["output0"])),
         _text(2, "net"),
-        _part(5, _tensor("kernel", kernel, external)),
+        _part(5, _tensor("kernel", KERNEL, external)),
         _part(5, _tensor("flat", np.array([1, 7, -1], np.int64))),
         _part(5, _tensor("spans", spans)),
         _part(11, _value("images", [1, 3, 48, 64])),
