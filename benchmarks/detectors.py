@@ -30,8 +30,8 @@ from benchmarks.scoring import Labelled, Score, match, read_labelled, score
 from models import coco, fusion, policy
 from models.boxes import Boxes, FloatArray
 from models.detector import Detector, build
-from models.member import Member
-from models.network import Network, Precision, cpu_model, supported
+from models.member import Member, Runtime
+from models.network import Precision, cpu_model, supported
 from models.picture import ByteArray, Picture, read_photograph
 from models.preprocess import Prepared
 
@@ -156,7 +156,7 @@ def times(
     return in_turn(runs, n_rounds)
 
 
-def infer(network: Network, pixels: ByteArray) -> None:
+def infer(network: Runtime, pixels: ByteArray) -> None:
     """One inference, its outputs left where they are."""
     network.read(network.submit(pixels), lambda _: None)
 

@@ -52,7 +52,8 @@ class RegionDetector:
     def __init__(self, detector: Detector) -> None:
         whole = detector.members[0]
         self._member = Member(
-            (whole.kind, _SIDE),
+            whole.kind,
+            _SIDE,
             whole.network,
             detector.choices,
             whole.min_score,

@@ -40,6 +40,7 @@ class CalmSettings:
     shown       0..1, a box is shown when its object's mean score is above it; it is a little below
                 the least score of single looks, which a mean reaches less often than their best
     candidate   0..1, least score of a box that the rule is given: evidence, if never shown
+    own         (class id, 0..1) of classes with a threshold of their own, at or above `shown`
     first       0..1, how far above `shown` a first look must be; then one more look decides
     looks       at least 1, looks that a mean is over; what was before is forgotten, exponentially
     min_iou     0..1, smallest overlap of a box without a track with its object's last one
@@ -52,6 +53,7 @@ class CalmSettings:
     looks: float = 8
     min_iou: float = 0.4
     max_lost_s: float = 1.0
+    own: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.looks >= 1:
@@ -113,14 +115,21 @@ def step(
     earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
-    least = np.float32(settings.shown) + np.float32(settings.first) * (looks <= 1)
-    shown = np.flatnonzero(means > least)
+    least = _least(boxes.class_ids, settings)
+    shown = np.flatnonzero(means > least + np.float32(settings.first) * (looks <= 1))
     shown = shown[np.argsort(-means[shown], kind="stable")]
     calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
-    known = (place >= 0) | (means > np.float32(settings.shown))
+    known = (place >= 0) | (means > least)
     tracks = np.where(ids > 0, ids, _at(place, state.ids))
     now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks, boxes.class_ids)
     return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
+
+
+def _least(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.float32]:
+    least = np.full(len(class_ids), settings.shown, np.float32)
+    for class_id, own in settings.own:
+        least[class_ids == class_id] = own
+    return least
 
 
 def _times(state: CalmState, pts: float | None) -> tuple[float | None, npt.NDArray[np.float32]]:

@@ -1,5 +1,7 @@
 """CenterNet's raw outputs to boxes in model pixels, in numpy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from models.boxes import Boxes, FloatArray, IntArray
@@ -62,6 +64,16 @@ def _peaks(
     classes, rows, columns = classes[peak], rows[peak], columns[peak]
     order = np.argsort(-heat[classes, rows, columns], kind="stable")[:max_boxes]
     return classes[order], rows[order], columns[order]
+
+
+def decode_maps(
+    maps: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,
+) -> Boxes:
+    """As `decode`, for `models.member.Kind`."""
+    return decode(maps[0], maps[1], min_score, max_boxes)
 
 
 def _is_peak(

@@ -8,17 +8,22 @@ from typing import TypeVar
 
 import numpy as np
 
-from models import coco, crops, fusion, policy
+from models import centernet_decode, coco, crops, fusion, nanodet_decode, policy
 from models.boxes import Boxes
 from models.crops import CropSettings, Look
 from models.errors import WholePicturesOnly
-from models.member import Features, Known, Member, Pending
-from models.network import Network, Precision, nearest, sha256_of
+from models.member import Features, Kind, Known, Member, Pending
+from models.network import Network, Precision, nearest, shipped
 from models.picture import Picture
 from models.policy import Policy
 from models.preprocess import Prepared
 from models.recall import Later, Recall
 
+_ALL = tuple(range(coco.N_CLASSES))
+KINDS = {
+    "nanodet": Kind("nanodet", nanodet_decode.decode_heads, 3, True, _ALL),
+    "centernet": Kind("centernet", centernet_decode.decode_maps, 2, False, _ALL),
+}
 _OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")
 T = TypeVar("T")
@@ -36,6 +41,7 @@ class Detector:
     """One picture's boxes, from one network (`light`) or from several fused (`heavy`).
 
     models     what makes an answer: network, input side, precision, 8 digits of the sha256 of each
+    labels     names of the classes, by class id
     policy_id  sha256 over thresholds, class set, precision and weights
     members, choices, class_ids, precision, threads: as in use
 
@@ -53,12 +59,16 @@ class Detector:
         class_ids: tuple[int, ...],
         precision: Precision,
         threads: int,
+        labels: Sequence[str] = coco.LABELS,
     ) -> None:
+        self.labels = tuple(labels)
         self.choices, self.class_ids = choices, class_ids
         self.precision, self.threads = precision, threads
         self.models = tuple(member.name for member in members)
         self.policy_id = choices.hash(
-            class_ids, precision, tuple(member.network.sha256 for member in members)
+            [self.labels[i] for i in class_ids],
+            precision,
+            tuple(member.network.sha256 for member in members),
         )
         self.members = tuple(members)
 
@@ -143,7 +153,7 @@ class Detector:
         Raises WarmUpFailed.
         """
         for member in self.members:
-            member.warm_up(crops.sizes(width, height, member.long_side, settings))
+            member.warm_up(width, height, settings)
 
     def _one_network(self) -> None:
         if len(self.members) > 1:
@@ -223,13 +233,15 @@ def build(
     several = len(choices.parts) > 1
     extra = _FEATURES if features and not several else ()
     networks = {
-        kind: Network(kind, _OUTPUTS[kind] + extra, precision, threads, cache_dir)
+        kind: Network(
+            shipped(kind, precision), _OUTPUTS[kind] + extra, precision, threads, cache_dir
+        )
         for kind in dict(choices.parts)
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
-        Member(part, networks[part[0]], choices, lowest, class_ids, fixes=not several)
-        for part in choices.parts
+        Member(KINDS[kind], side, networks[kind], choices, lowest, class_ids, fixes=not several)
+        for kind, side in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads)
 
@@ -241,5 +253,6 @@ def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
     """
     choices = policy.load(name)
     precision = nearest(choices.precision)
-    weights = tuple(sha256_of(kind, precision) for kind, _ in choices.parts)
-    return choices.hash(coco.class_ids(classes), precision, weights)
+    weights = tuple(shipped(kind, precision).sha256 for kind, _ in choices.parts)
+    labels = [coco.LABELS[i] for i in coco.class_ids(classes)]
+    return choices.hash(labels, precision, weights)

@@ -1,5 +1,6 @@
 """What can go wrong in `models`, one class a fault, each carrying the facts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -56,11 +57,15 @@ class UnknownDetector(ModelError, ValueError):
 
 
 class UnknownClass(ModelError, ValueError):
-    """Class names that are not among the labels of the model."""
+    """Class names that are not among the labels of a model."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__(f"not among the 80 COCO classes: {', '.join(names)}")
-        self.names = names
+    def __init__(
+        self, names: tuple[str, ...], model: str = "COCO", labels: Sequence[str] = ()
+    ) -> None:
+        there = f"; it has {', '.join(labels[:12])}{', ...' * (len(labels) > 12)}" if labels else ""
+        of = f"the {len(labels) or 80} {'classes of ' if labels else ''}{model}"
+        super().__init__(f"not among {of}{'' if labels else ' classes'}: {', '.join(names)}{there}")
+        self.names, self.model, self.labels = names, model, tuple(labels)
 
 
 class WarmUpFailed(ModelError):
@@ -85,3 +90,22 @@ class WholePicturesOnly(ModelError, ValueError):
     def __init__(self, models: tuple[str, ...]) -> None:
         super().__init__(f"{', '.join(models)} take whole pictures, each at its own size")
         self.models = models
+
+
+class NotInstalled(ModelError):
+    """A package that only an extra of the install brings."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{package} is not installed, which is needed {purpose}: "
+            f"pip install 'framegate[{extra}]'"
+        )
+        self.package, self.extra = package, extra
+
+
+class TooFewFrames(ModelError):
+    """Footage too short to learn from and to judge by."""
+
+    def __init__(self, found: int, least: int) -> None:
+        super().__init__(f"{found} frames in all: allowed is {least} and more")
+        self.found, self.least = found, least

@@ -3,17 +3,17 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from models import centernet_decode, nanodet_decode
+from models import crops
 from models.arrays import read_only
 from models.boxes import Boxes, FloatArray
-from models.crops import Look
-from models.network import Network
+from models.crops import CropSettings, Look
+from models.network import Precision
 from models.nms import suppress
-from models.picture import Picture
+from models.picture import ByteArray, Picture
 from models.policy import Policy
 from models.preprocess import Prepared, prepare, to_source
 
@@ -104,6 +104,46 @@ class Known:
         """Nothing is under way for it."""
 
 
+class Runtime(Protocol):
+    """What computes a network; see `models.network.Network`, which is OpenVINO's.
+
+    sha256  names the weights
+    facts   everything but the input that decides the bits of an answer
+    size    (width, height) of the only input that it takes; None: all multiples of 32
+    """
+
+    precision: Precision
+    sha256: str
+    facts: tuple[str, ...]
+    size: tuple[int, int] | None
+
+    def submit(self, bgr: ByteArray, fixed: bool = False) -> int: ...
+    def wait(self, token: int) -> None: ...
+    def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T: ...
+    def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one kind of network wants and says.
+
+    name        such as `nanodet`
+    decode      outputs, (width, height) of the input, least score, most boxes -> boxes in its
+                pixels, highest score first
+    n_outputs   that `decode` reads; more are features
+    suppresses  whether boxes of one object are left, to be suppressed
+    class_ids   what each class of the network is published as
+    facts       what else decides an answer: two kinds with equal facts decode alike
+    """
+
+    name: str
+    decode: Callable[[Sequence[FloatArray], tuple[int, int], float, int], Boxes]
+    n_outputs: int
+    suppresses: bool
+    class_ids: tuple[int, ...]
+    facts: str = ""
+
+
 class Member:
     """Picture to boxes by one network.
 
@@ -112,31 +152,36 @@ class Member:
 
     fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
            between them
+    fit    makes a whole picture to an input; None: in proportion, at the top left
     facts  sha256 over everything but the input that decides an answer
     """
 
     def __init__(
         self,
-        part: tuple[str, int],
-        network: Network,
+        kind: Kind,
+        long_side: int,
+        network: Runtime,
         choices: Policy,
         min_score: float,
         class_ids: tuple[int, ...],
         fixes: bool,
+        fit: Callable[[Picture], Prepared] | None = None,
     ) -> None:
-        self.kind, self.long_side = part
+        self.kind, self.long_side, self.fit = kind, long_side, fit
         self.fixes = fixes
         self.network, self.choices, self.min_score = network, choices, min_score
-        self.name = f"{self.kind}-{self.long_side}-{network.precision}@{network.sha256[:8]}"
-        self._wanted = np.isin(np.arange(80), class_ids)
+        self.name = f"{kind.name}-{long_side}-{network.precision}@{network.sha256[:8]}"
+        self._class_ids = np.array(kind.class_ids, np.int32)
+        self._wanted = np.isin(self._class_ids, class_ids)
+        part = (kind.name, long_side, *((kind.facts,) if kind.facts else ()))
         rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
         self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
 
     def prepare(self, picture: Picture, look: Look | None = None) -> Prepared:
         """`picture` at this member's input size, all of it or what `look` is at."""
-        if look is None:
-            return prepare(picture, self.long_side)
-        return prepare(picture, self.long_side * look.zoom, look.rect)
+        if look is not None:
+            return prepare(picture, self.long_side * look.zoom, look.rect)
+        return prepare(picture, self.long_side) if self.fit is None else self.fit(picture)
 
     def start(
         self, prepared: Prepared, learn: Callable[[Boxes | None], None] | None = None
@@ -145,11 +190,15 @@ class Member:
         token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
         return Pending(self, prepared, token, learn)
 
-    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Runs the network once at each (width, height), of which the last is the whole picture's.
+    def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
+        """Runs the network once at each size that pictures of this size, or their parts, take.
 
         Raises WarmUpFailed.
         """
+        if self.network.size is not None:
+            self.network.warm_up([self.network.size])
+            return
+        sizes = crops.sizes(width, height, self.long_side, settings)
         self.network.warm_up(sizes[-1:], self.fixes)
         if self.fixes:
             self.network.warm_up(sizes[:-1])
@@ -158,25 +207,22 @@ class Member:
         self, outputs: Sequence[FloatArray], prepared: Prepared
     ) -> tuple[Boxes, Features | None]:
         """What the network's outputs say, in source pixels; features are views, not copies."""
-        if self.kind == "centernet":
-            heat, sides = outputs
-            found = centernet_decode.decode(heat, sides, self.min_score, self.choices.max_boxes)
-            return self._placed(found, prepared), None
-        found = self._suppressed(nanodet_decode.decode(outputs[:3], self.min_score))
-        maps = outputs[3:]
+        n, choices = self.kind.n_outputs, self.choices
+        size = prepared.bgr.shape[1], prepared.bgr.shape[0]
+        found = self.kind.decode(outputs[:n], size, self.min_score, choices.max_boxes)
+        found = found.take(self._wanted[found.class_ids])
+        if self.kind.suppresses:
+            keep = suppress(found.xyxy, found.scores, found.class_ids, choices.nms_iou)
+            found = found.take(keep[: choices.max_boxes])
+        maps = outputs[n:]
         features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
         return self._placed(found, prepared), features
 
     def _is_fixed(self, prepared: Prepared) -> bool:
         return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
 
-    def _suppressed(self, found: Boxes) -> Boxes:
-        found = found.take(self._wanted[found.class_ids])
-        keep = suppress(found.xyxy, found.scores, found.class_ids, self.choices.nms_iou)
-        return found.take(keep[: self.choices.max_boxes])
-
     def _placed(self, found: Boxes, prepared: Prepared) -> Boxes:
         xyxy = to_source(found.xyxy, prepared)
         # A box wholly in the padding, or with its sides swapped, is nothing in the picture.
-        real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1]) & self._wanted[found.class_ids]
-        return Boxes(xyxy[real], found.scores[real], found.class_ids[real])
+        real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+        return Boxes(xyxy[real], found.scores[real], self._class_ids[found.class_ids[real]])

@@ -59,6 +59,16 @@ def decode(
     return Boxes(xyxy, sigmoid(scores[order]), class_ids[order])
 
 
+def decode_heads(
+    heads: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,  # noqa: ARG001
+) -> Boxes:
+    """As `decode`, for `models.member.Kind`: all candidates, to be suppressed."""
+    return decode(heads, min_score)
+
+
 def decode_joined(
     rows: FloatArray,
     size: tuple[int, int],

@@ -21,7 +21,7 @@ Precision = Literal["f32", "bf16", "int8", "int8+bf16"]
 T = TypeVar("T")
 
 # CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.
-_FILES = {
+_SHIPPED = {
     ("nanodet", "f32"): "nanodet",
     ("nanodet", "bf16"): "nanodet",
     ("nanodet", "int8"): "nanodet-int8",
@@ -65,26 +65,38 @@ def nearest(precision: str) -> Precision:
     raise PrecisionUnsupported(precision, supported())
 
 
-def sha256_of(name: str, precision: Precision) -> str:
-    """What names the weights of a network at a precision. Raises ModelUnreadable."""
-    return manifest.verified(_FILES[name, precision])[1]
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """An OpenVINO model on disk whose bytes were checked.
+
+    path    the .xml; its input is uint8 (1, H, W, 3) in the order B, G, R
+    sha256  of both its files
+    """
+
+    path: Path
+    sha256: str
+
+
+def shipped(name: str, precision: Precision) -> NetworkFile:
+    """The committed file of `nanodet` or `centernet` at a precision. Raises ModelUnreadable."""
+    return NetworkFile(*manifest.verified(_SHIPPED[name, precision]))
 
 
 class Network:
     """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
 
-    `name` is `nanodet` or `centernet`; `outputs` are the outputs to compute, in the order in which
-    `read` gives them. Batch 1 always, so that an answer never depends on the company. `submit`
-    returns at once; up to `max_in_flight` answers may be outstanding. Same input, precision,
-    threads and CPU: same bits.
+    `outputs` are the outputs to compute, in the order in which `read` gives them. Batch 1 always,
+    so that an answer never depends on the company. `submit` returns at once; up to `max_in_flight`
+    answers may be outstanding. Same input, precision, threads and CPU: same bits.
 
-    It is compiled for all sizes, and for each size that is asked for as `fixed` a second time: a
-    network that meets ever other sizes is slower at each. Which of the two looks decides on the
-    last bits of an answer, so whoever asks says which: no picture's answer depends on what sizes
-    others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB each; one that was
-    let go is compiled again when it comes back, in some 0.1 s.
+    One that takes any size is compiled for all of them, and for each size that is asked for as
+    `fixed` a second time: a network that meets ever other sizes is slower at each. Which of the two
+    looks decides on the last bits of an answer, so whoever asks says which: no picture's answer
+    depends on what sizes others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB
+    each; one that was let go is compiled again when it comes back, in some 0.1 s.
 
     facts  everything but the input that decides the bits of an answer
+    size   (width, height) of the only input that it takes; None: all multiples of 32
 
     Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
 
@@ -93,7 +105,7 @@ class Network:
 
     def __init__(
         self,
-        name: str,
+        file: NetworkFile,
         outputs: Sequence[str],
         precision: Precision,
         threads: int,
@@ -103,13 +115,12 @@ class Network:
     ) -> None:
         if precision not in supported():
             raise PrecisionUnsupported(precision, supported())
-        self.precision = precision
-        self.file = _FILES[name, precision]
-        path, self.sha256 = manifest.verified(self.file)
+        self.precision, self.sha256, self.name = precision, file.sha256, file.path.stem
         made_by = ov.get_version(), cpu_model()
         self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
-        model = core().read_model(path)
+        model = core().read_model(file.path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
+        self.size = _only_size(model)
         self._model, self._config = model, config(precision, threads, cache_dir)
         self._any_size = _Compiled(core().compile_model(model, "CPU", self._config))
         self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
@@ -118,14 +129,15 @@ class Network:
         self._next_token = 0
 
     def submit(self, bgr: ByteArray, fixed: bool = False) -> int:
-        """Starts on `bgr`, uint8 (h, w, 3), h and w multiples of 32; gives a token for `read`.
+        """Starts on `bgr`, uint8 (h, w, 3), of a size that it takes; gives a token for `read`.
 
         fixed  by the network that is compiled for this size alone
 
         Raises ArrayMismatch, TooManyInFlight.
         """
-        checked = read_only("bgr", bgr, np.uint8, (None, None, 3))
-        if checked.size == 0 or checked.shape[0] % STEP or checked.shape[1] % STEP:
+        width, height = self.size or (None, None)
+        checked = read_only("bgr", bgr, np.uint8, (height, width, 3))
+        if checked.size == 0 or (self.size is None and any(n % STEP for n in checked.shape[:2])):
             raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
         if len(self._running) >= self._max_in_flight:
             raise TooManyInFlight(self._max_in_flight)
@@ -166,9 +178,9 @@ class Network:
                 token = self.submit(np.zeros(shape, np.uint8), fixed)
                 finite = self.read(token, lambda out: all(np.isfinite(a).all() for a in out))
             except (RuntimeError, ArrayMismatch) as fault:
-                raise WarmUpFailed(self.file, shape, str(fault)) from fault
+                raise WarmUpFailed(self.name, shape, str(fault)) from fault
             if not finite:
-                raise WarmUpFailed(self.file, shape, "outputs are not finite")
+                raise WarmUpFailed(self.name, shape, "outputs are not finite")
 
     def _fixed_for(self, shape: tuple[int, ...]) -> "_Compiled":
         compiled = self._fixed.get(shape)
@@ -192,6 +204,13 @@ class _Compiled:
 
     def request(self) -> Any:
         return self.idle.pop() if self.idle else self.compiled.create_infer_request()
+
+
+def _only_size(model: ov.Model) -> tuple[int, int] | None:
+    shape = model.input().get_partial_shape()
+    if shape.is_dynamic:
+        return None
+    return int(shape[2].get_length()), int(shape[1].get_length())
 
 
 def config(precision: Precision, threads: int, cache_dir: Path | None = None) -> dict[str, Any]:

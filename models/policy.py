@@ -3,10 +3,10 @@
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from models import coco
 from models.errors import UnknownDetector
 
 POLICY = Path(__file__).parent / "policy.toml"
@@ -51,10 +51,13 @@ class Policy:
             raise ValueError(f"min_score: expected a number between 0 and 1, found {min_score}")
         return replace(self, min_score=min_score)
 
-    def hash(self, class_ids: tuple[int, ...], precision: str, weights: tuple[str, ...]) -> str:
-        """sha256 over everything that decides an answer: equal hashes, equal meaning of "truth"."""
+    def hash(self, labels: Sequence[str], precision: str, weights: tuple[str, ...]) -> str:
+        """sha256 over everything that decides an answer: equal hashes, equal meaning of "truth".
+
+        labels  of the classes that are answered
+        """
         facts = asdict(self) | {
-            "classes": [coco.LABELS[i] for i in class_ids],
+            "classes": list(labels),
             "precision": precision,
             "weights": weights,
         }

@@ -14,19 +14,35 @@ from typing import get_args
 import numpy as np
 import openvino as ov
 
-from models import manifest
-from models.network import Network, Precision, cpu_model, supported
+from models.network import Network, NetworkFile, Precision, cpu_model, shipped, supported
 from models.picture import ByteArray
 
 # More threads must bring the time below this share: the cores are wanted elsewhere too.
 WORTH_MORE_THREADS = 0.90
 SAME_TIME = 1.05
 _MOST_EXACT_FIRST: tuple[Precision, ...] = ("f32", "bf16", "int8+bf16", "int8")
-_SIZE = (416, 256)  # width, height of the input: 16:9 video for the light detector
-_OUTPUTS = ("head8", "head16", "head32")
 _MIN_ROUNDS = 3
 
 Candidate = tuple[Precision, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A model whose precision and threads are to be chosen.
+
+    files    by precision, of those that this CPU has; outputs  that are computed
+    size     (width, height) of the input
+    """
+
+    files: Mapping[Precision, NetworkFile]
+    outputs: tuple[str, ...]
+    size: tuple[int, int]
+
+
+def light() -> Tried:
+    """The light detector, on 16:9 video. Raises ModelUnreadable."""
+    files = {precision: shipped("nanodet", precision) for precision in supported()}
+    return Tried(files, ("head8", "head16", "head32"), (416, 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +109,32 @@ def measure(
     return {candidate: statistics.median(ms) for candidate, ms in taken.items()}
 
 
-def run(cache: Path | None = None, budget_s: float = 1.0, cores: int | None = None) -> Choice:
-    """The choice for the light detector on this machine, measured or from the file `cache`.
+def run(
+    cache: Path | None = None,
+    budget_s: float = 1.0,
+    cores: int | None = None,
+    tried: Tried | None = None,
+) -> Choice:
+    """The choice for a model (None: the light detector) on this machine, measured or known.
 
-    The file holds choices by CPU, cores, OpenVINO version and weights; if it is missing, not
-    readable or says nothing about this machine, a new trial is made and written. Besides the
-    budget, compiling the candidates takes a second. Raises ModelUnreadable, WarmUpFailed.
+    The file `cache` holds choices by CPU, cores, OpenVINO version and weights; if it is missing,
+    not readable or says nothing about this model and machine, a new trial is made and written.
+    Besides the budget, compiling the candidates takes a second. Raises ModelUnreadable,
+    WarmUpFailed.
     """
     cores = cores or cores_available()
-    key = machine_key(cores)
+    tried = tried or light()
+    key = machine_key(cores, tried)
     known = read_cache(cache) if cache is not None else {}
     if key in known:
         return known[key]
-    networks = {one: Network("nanodet", _OUTPUTS, *one) for one in candidates(supported(), cores)}
-    picture = np.full((_SIZE[1], _SIZE[0], 3), 114, np.uint8)
+    networks = {
+        (precision, threads): Network(tried.files[precision], tried.outputs, precision, threads)
+        for precision, threads in candidates(tuple(tried.files), cores)
+    }
+    picture = np.full((tried.size[1], tried.size[0], 3), 114, np.uint8)
     for network in networks.values():
-        network.warm_up([_SIZE])
+        network.warm_up([tried.size])
     runs = {one: partial(_infer, network, picture) for one, network in networks.items()}
     chosen = choose(measure(runs, budget_s))
     if cache is not None:
@@ -127,10 +153,10 @@ def cores_available() -> int:
     return os.cpu_count() or 1
 
 
-def machine_key(cores: int) -> str:
+def machine_key(cores: int, tried: Tried) -> str:
     """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights."""
-    weights = "+".join(manifest.verified(name)[1][:16] for name in ("nanodet", "nanodet-int8"))
-    parts = (cpu_model(), "/".join(supported()), f"{cores} cores", ov.__version__, weights)
+    weights = "+".join(dict.fromkeys(file.sha256[:16] for file in tried.files.values()))
+    parts = (cpu_model(), "/".join(tried.files), f"{cores} cores", ov.__version__, weights)
     return " | ".join(parts)
 
 

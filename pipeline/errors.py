@@ -47,6 +47,25 @@ class StageRefused(FramegateError):
     exit = Exit.USAGE
 
 
+class ModelTooSlow(FramegateError):
+    """A model that is to come takes longer for a picture than is allowed."""
+
+    exit = Exit.USAGE
+
+    def __init__(self, model: str, taken_ms: float, most_ms: float) -> None:
+        super().__init__(
+            f"model {model}: {taken_ms:.0f} ms for a picture on this machine; allowed is "
+            f"{most_ms:.0f} ([models] most_ms)"
+        )
+        self.model, self.taken_ms, self.most_ms = model, taken_ms, most_ms
+
+
+class ModelNotTaken(FramegateError):
+    """A run goes on with the models that it has: a stage refused another one."""
+
+    exit = Exit.USAGE
+
+
 class DataFolderRefused(FramegateError):
     """The data folder is in use, already used, or cannot be written."""
 

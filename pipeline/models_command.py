@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline import models_shadow, models_use
 from pipeline.errors import Exit
 from pipeline.loading import load
 
@@ -36,6 +37,8 @@ def register(commands: Any) -> None:
         verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
         _add_registry(verb)
     _add_registry(listed)
+    models_use.register(verbs)
+    models_shadow.register(verbs)
 
 
 def _add_add(verbs: Any) -> None:

@@ -2,7 +2,8 @@
 
 A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`,
 or a dataclass: a table of its own. Its metadata may say `least`, `most` (numbers), `allowed` (of a
-string, or of each in a tuple), `check` (value -> what is wrong with it, or None).
+string, or of each in a tuple), `check` (value -> what is wrong with it, or None). A method `faults`
+says what is wrong with several together.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
             values[name] = _converted(hints[name], table[name])
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             faults.append(f"{path}{name}: missing; it must be {_said(hints[name], field.metadata)}")
-    return kind(**values) if len(faults) == before else None
+    if len(faults) > before:
+        return None
+    read = kind(**values)
+    together: list[str] = getattr(read, "faults", list)()
+    faults += [f"{path}{fault}" for fault in together]
+    return None if together else read
 
 
 def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:

@@ -55,6 +55,7 @@ class Context:
     live    whether a source is a camera, whose frames nobody waits for
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
     memo    (group of sources, limits) -> what they remember, for what may be lost at any time
+    model   the model that was chosen for a source while the run went on; empty: none was
     store   URL of the run's store, for what others reach by way of it; empty where there is none
     """
 
@@ -70,6 +71,7 @@ class Context:
         default_factory=lambda: functools.cache(unshared_ring)
     )
     memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
+    model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
     store: str = field(default="", repr=False)
 
 
@@ -100,6 +102,7 @@ class Stage(Generic[S]):
     batch       most records it wants in one call; fewer means answers come sooner
     takes_failed  whether it wants records on which a stage before failed
     publishes   its outputs are Results, written to the published stream
+    keeps       outputs of a source that stay where no stage reads them; None: as many as results
     asks        what it asks of a heavier model, and waits for; set where it opens it
     cache       what came of its look-ups in memos; set where it looks answers up
     """
@@ -110,6 +113,7 @@ class Stage(Generic[S]):
     batch: ClassVar[int] = 64
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
+    keeps: ClassVar[int | None] = None
     asks: Asks | None = None
     cache: CacheCounts | None = None
 
@@ -134,6 +138,13 @@ class Stage(Generic[S]):
         the main path published as failed.
         """
         raise TypeError(f"{type(self).__name__} has no process method")
+
+    def prepare(self, model: str, sources: Sequence[str]) -> None:
+        """Get ready for a model that is to be chosen for sources; raising refuses it.
+
+        On a thread beside `process`, which goes on meanwhile. Once all stages are ready, the
+        context's `model` says so of these sources.
+        """
 
     def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
         """An epoch of a source ended: what is left to say (None: nothing), and the new state.

@@ -14,7 +14,7 @@ from models.crops import CropSettings, Look
 from models.gate import Change, GateSettings
 from models.picture import Picture
 from models.track_state import TrackState
-from pipeline.records import Looked, Reason
+from pipeline.records import BeginReason, Looked, Reason
 from stages import ageing
 from stages.gate_options import GateOptions
 from stages.memory import Memory
@@ -32,13 +32,13 @@ class Moment:
     """A frame, beside its pixels.
 
     key   of its source, for what is to be spread over time
-    lost  whether what was remembered of the frames before it is lost
+    anew  why nothing is remembered of the frames before it, where that is so
     """
 
     pts: float | None
     key_frame: bool
     key: bytes
-    lost: bool = False
+    anew: BeginReason = "first"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +160,7 @@ def _reason_for_whole(
     memory: Memory, now_s: float, moment: Moment, change: Change, options: GateOptions
 ) -> Reason | None:
     if memory.gate is None:
-        return "reanchored" if moment.lost else "first"
+        return moment.anew
     if ageing.frame_is_due(memory, now_s, moment.key, options):
         return "frame_age"
     return "exposure" if change.exposure else None

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models import coco, crops, detector, policy, trial
+from models import coco, crops, policy
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
 from pipeline.cache_counts import CacheCounts
-from pipeline.memo import MemoLimits
 from pipeline.records import End, GateView, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
@@ -31,33 +26,49 @@ from stages.changes import changes_of
 from stages.detections import Detections
 from stages.gate_options import GateOptions
 from stages.gate_view import view_of
-from stages.looking import look_at, settings_for
+from stages.looking import look_at
+from stages.model_options import ModelOptions, Wanted, classes_fault, model_fault, scores_fault
+from stages.pinned import pinned_choice
 from stages.planes import as_picture
-from stages.remembering import Remembering, count, remembering
+from stages.remembering import Remembering, count
+from stages.serving import Server, Serving
+from stages.servings import Servings
 from stages.standing import DetectState, Standing, Standings
-from stages.window_view import CANDIDATE, WindowOptions, WindowView
-
-DetectorName = Literal["light", "heavy"]
+from stages.window_view import WindowOptions, WindowView
 
 
 @dataclass(frozen=True)
 class DetectOptions:
     """Options of detect.
 
-    detector   light, or heavy (about ten times the time)
-    classes    COCO labels to look for; none: all 80
-    min_score  0..1, least score of an object; none: the frozen one of the detector
-    gate       the table [gate]
-    window     the table [window]; its head is for the light detector
-    cache      the table [cache]
+    detector    light, heavy (about ten times the time), or another model: MODEL_RULE
+    classes     labels to look for; none: all that the model knows
+    min_score   0..1, least score of an object; none: the frozen one of the model
+    min_scores  class -> 0..1, least score of its objects, where it is another
+    gate        the table [gate]
+    window      the table [window]; its head is for the light detector
+    cache       the table [cache]
+    models      the table [models]
     """
 
-    detector: DetectorName = "light"
-    classes: tuple[str, ...] | None = field(default=None, metadata={"allowed": coco.LABELS})
+    detector: str = field(default="light", metadata={"check": model_fault})
+    classes: tuple[str, ...] | None = None
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
+    models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
+
+    def faults(self) -> list[str]:
+        """What is wrong with the values together."""
+        fault = None if self.classes is None else classes_fault(self.detector, self.classes)
+        return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
+
+    def usual(self) -> Wanted:
+        """What is wanted of a source of which nothing else is said."""
+        scores = tuple(sorted(self.min_scores.items()))
+        return Wanted(self.detector, self.classes, self.min_score, scores)
 
 
 class Detect(Stage[DetectState]):
@@ -81,50 +92,47 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        choice = _pinned_choice(context.folder)
-        choices = policy.load(options.detector)
-        self._settings = settings_for(options.gate, choices, options.min_score)
-        has_head = options.window.head and options.detector == "light"
-        self.head = WindowHead(choices.parts[0][1], choice.threads) if has_head else None
-        self.detector = detector.load(
-            options.detector,
-            choice.precision if options.detector == "light" else None,
-            choice.threads,
-            classes=options.classes,
-            min_score=CANDIDATE if has_head else self._settings.calm.candidate,
-            features=has_head,
-        )
-        self._models = (*self.detector.models, *((self.head.name,) if self.head else ()))
-        self._warm: set[tuple[int, int]] = set()
-        self._warm_up(640, 360)
-        if self.head:
-            self.head.warm_up()
-        self._standings = Standings(context, self.head)
-        self._remembered: dict[str, Remembering] = {}
+        head = None
+        if options.window.head and options.detector == "light":
+            head = WindowHead(
+                policy.load("light").parts[0][1], pinned_choice(context.folder).threads
+            )
+            head.warm_up()
+        server = Server(options.gate, options.models, context, head)
+        self.servings = Servings(server, options.usual(), options.models, context)
+        self.servings.open_usual()
+        self._standings = Standings(context, head)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
+
+    def prepare(self, model: str, sources: Sequence[str]) -> None:
+        """Open, warm up and check the model for sources that will want it; see Servings."""
+        self.servings.prepare(model, sources)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
     ) -> tuple[list[Detections], dict[str, DetectState]]:
-        """Look at each frame where its source's memory says, in order."""
-        near = self.options.cache.near
-        at_once = self.options.gate.mode == "off" and self.head is None and not near
-        whole = self._whole_answers(batch) if at_once else None
+        """Look at each frame where its source's memory says, in order.
+
+        A source's model is settled here for all its frames of the batch: it changes between two.
+        """
+        servings = {source: self.servings.of(source) for source in {i.source for i in batch}}
+        whole = self._whole_answers(batch, servings)
         standing: dict[str, Standing] = {}
         last: dict[str, Item] = {}
         answers = []
         for row, item in enumerate(batch):
+            serving = servings[item.source]
             before, at = last.get(item.source), standing.get(item.source)
             if at is None or before is None or before.position.epoch != item.position.epoch:
-                at = self._standings.of(item, states[item.source], at)
-            attention, belief = self._look(item, at, None if whole is None else whole[row])
+                at = self._standings.of(item, states[item.source], at, serving)
+            attention, belief = self._look(item, at, whole.get(row), serving)
             standing[item.source] = at.after(item.position, belief)
             last[item.source] = item
-            answers.append(self._detections(item, attention, belief))
-        count(self.cache, list(self._remembered.values()))
+            answers.append(self._detections(item, attention, belief, serving))
+        count(self.cache, self.servings.remembered())
         kept = {
-            source: self._standings.kept(item, standing[source], states[source])
+            source: self._standings.kept(item, standing[source], states[source], servings[source])
             for source, item in last.items()
         }
         return answers, {**states, **kept}
@@ -132,25 +140,41 @@ class Detect(Stage[DetectState]):
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:  # noqa: ARG002
         """Nothing of an epoch goes on into another but what the state says."""
         self._standings.forget(source)
+        self.servings.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
 
-    def _whole_answers(self, batch: Sequence[Item]) -> list[Boxes]:
-        """Boxes of all pictures of the batch: while one is in the network, others are prepared."""
+    def _whole_answers(
+        self, batch: Sequence[Item], servings: Mapping[str, Serving]
+    ) -> dict[int, Boxes]:
+        """Boxes of all pictures of the batch, by row, where no gate chooses: while one is in the
+        network, others are prepared.
+        """
+        if self.options.gate.mode != "off" or self.options.cache.near:
+            return {}
+        found: dict[int, Boxes] = {}
+        for serving in {id(one): one for one in servings.values() if one.head is None}.values():
+            rows = [n for n, item in enumerate(batch) if servings[item.source] is serving]
+            found |= dict(zip(rows, self._whole([batch[n] for n in rows], serving), strict=True))
+        return found
+
+    def _whole(self, batch: Sequence[Item], serving: Serving) -> list[Boxes]:
         for item in batch:
-            self._warm_up(item.record.form.width, item.record.form.height)
+            self._meet(item, serving)
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            recalls = [self._remembering(item.source).recall for item in batch]
-            found = self.detector.detect(pictures, recalls)
+            recalls = [self._remembering(item.source, serving).recall for item in batch]
+            found = serving.detector.detect(pictures, recalls)
             del pictures
         return found
 
-    def _look(self, item: Item, at: Standing, found: Boxes | None) -> tuple[Attention, Belief]:
-        record, settings = item.record, self._settings
+    def _look(
+        self, item: Item, at: Standing, found: Boxes | None, serving: Serving
+    ) -> tuple[Attention, Belief]:
+        record, settings = item.record, serving.settings
         form = record.form
         if found is not None:
             now_s = clock_s(at.memory, record.pts)
@@ -159,14 +183,14 @@ class Detect(Stage[DetectState]):
             size = form.width, form.height
             belief = conclude(at.memory, at.tracks, attention, [found], size, record.pts, settings)
             return attention, belief
-        self._warm_up(form.width, form.height)
-        moment = Moment(record.pts, record.key_frame, item.source.encode(), at.lost)
+        self._meet(item, serving)
+        moment = Moment(record.pts, record.key_frame, item.source.encode(), at.anew)
         ignored = self._ignored_tiles(item)
-        window = WindowView(self.head, at.window) if self.head else None
+        window = WindowView(serving.head, at.window) if serving.head else None
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
             seen = look_at(
-                self.detector,
+                serving.detector,
                 picture,
                 moment,
                 at.memory,
@@ -174,27 +198,29 @@ class Detect(Stage[DetectState]):
                 settings,
                 ignored,
                 window,
-                replace(self._remembering(item.source), source=item.source),
+                self._remembering(item.source, serving),
             )
             del picture
         return seen
 
-    def _remembering(self, source: str) -> Remembering:
-        """What is remembered of a source's group."""
-        options = self.options.cache
-        group = options.groups.get(source, source)
-        if group not in self._remembered:
-            memo = self.context.memo(group, MemoLimits(options.ttl_s, options.bytes))
-            self._remembered[group] = remembering(
-                options, memo, self.detector, self._settings, self.context.now
-            )
-        return self._remembered[group]
+    def _meet(self, item: Item, serving: Serving) -> None:
+        size = item.record.form.width, item.record.form.height
+        self.servings.saw(*size)
+        serving.warm_up(*size)
 
-    def _detections(self, item: Item, attention: Attention, belief: Belief) -> Detections:
+    def _remembering(self, source: str, serving: Serving) -> Remembering:
+        context = self.context
+        return serving.remembering(source, self.options.cache, context.memo, context.now)
+
+    def _detections(
+        self, item: Item, attention: Attention, belief: Belief, serving: Serving
+    ) -> Detections:
         gate = None
         if self.options.gate.view:
-            gate = view_of(attention, item.record.form, self._settings.attention.long_side)
-        return detections_of(attention, belief, self._models, gate)
+            long_side = serving.settings.attention.long_side
+            gate = view_of(attention, item.record.form, long_side)
+        labels = serving.detector.labels
+        return detections_of(attention, belief, serving.models, gate, labels)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form
@@ -204,15 +230,13 @@ class Detect(Stage[DetectState]):
             self._ignored[key] = ignored_tiles(polygons, grid) if polygons else None
         return self._ignored[key]
 
-    def _warm_up(self, width: int, height: int) -> None:
-        """Once for each size: the first sight of an input's size costs some four times more."""
-        if (width, height) not in self._warm:
-            self._warm.add((width, height))
-            self.detector.warm_up(width, height, self._settings.attention.crops)
-
 
 def detections_of(
-    attention: Attention, belief: Belief, models: tuple[str, ...], gate: GateView | None = None
+    attention: Attention,
+    belief: Belief,
+    models: tuple[str, ...],
+    gate: GateView | None = None,
+    labels: Sequence[str] = coco.LABELS,
 ) -> Detections:
     """What detect says of a frame."""
     change = attention.change
@@ -220,7 +244,7 @@ def detections_of(
         outcome=_outcome(attention, belief),
         looked=attention.looked,
         reason=attention.reason,
-        objects=as_objects(belief.shown, belief.ids, belief.origins),
+        objects=as_objects(belief.shown, belief.ids, belief.origins, labels),
         models=models,
         age_s=round(belief.age_s, 3),
         novelty=round(belief.window.novelty, 4) if belief.window else None,
@@ -230,7 +254,10 @@ def detections_of(
 
 
 def as_objects(
-    boxes: Boxes, ids: npt.NDArray[np.int32], origins: Sequence[Origin]
+    boxes: Boxes,
+    ids: npt.NDArray[np.int32],
+    origins: Sequence[Origin],
+    labels: Sequence[str] = coco.LABELS,
 ) -> tuple[Object, ...]:
     """Objects of a frame: boxes to a tenth of a pixel, scores to a ten-thousandth."""
     rows = zip(
@@ -244,7 +271,7 @@ def as_objects(
     return tuple(
         Object(
             track=track or None,
-            label=coco.LABELS[class_id],
+            label=labels[class_id],
             class_id=class_id,
             score=score,
             box=(box[0], box[1], box[2], box[3]),
@@ -259,19 +286,3 @@ def _outcome(attention: Attention, belief: Belief) -> Outcome:
     if belief.lent:
         return "cached"
     return "detected" if attention.looks else "carried"
-
-
-def _pinned_choice(folder: Path) -> trial.Choice:
-    """The run's choice: measured once, kept in its folder, so that no restart decides anew."""
-    pinned = folder / "precision.json"
-    if not pinned.exists():
-        known = _user_cache() / "precision.json"
-        trial.run(known)
-        with suppress(OSError):
-            shutil.copyfile(known, pinned)
-    return trial.run(pinned)
-
-
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "framegate"

@@ -26,13 +26,13 @@ _NATIVE_ZOOMS = (2, 4)
 
 
 def settings_for(
-    options: GateOptions, choices: Policy, min_score: float | None = None
+    options: GateOptions, choices: Policy, min_score: float | None = None, whole: bool = False
 ) -> BeliefSettings:
     """Everything that decides, for the detector of `choices` and the least score that a user wants.
 
-    Several networks together look at whole frames only.
+    whole  it looks at whole frames only, as several networks together do
     """
-    if len(choices.parts) > 1 and options.mode == "crops":
+    if whole and options.mode == "crops":
         options = replace(options, mode="frames")
     shown = choices.min_score if min_score is None else min_score
     calm, tracks = calm_settings(shown, exactly=min_score is not None)

@@ -10,18 +10,20 @@ from models.cells import grid_of
 from models.track_state import TrackState, no_tracks
 from models.window import WindowHead
 from models.window_rows import ROWS, FrameRow, WindowState, row_bytes
-from pipeline.records import Position
+from pipeline.records import BeginReason, Position
 from pipeline.stage import Context, Item
 from pipeline.state_plane import PlaneRef, StatePlane
 from pipeline.state_ring import RingRef, StateRing
 from stages.belief import Belief
 from stages.memory import Memory, memory_bytes
+from stages.serving import Serving
 
 
 class DetectState(msgspec.Struct, frozen=True):
     """State of detect.
 
     tracks  of this epoch, as bytes of models.track_state
+    model   identity of what looked; labels  digest of its labels
     memory  names what else is remembered of the epoch, in the stage's state plane
     window  names the rows of the window head, in the stage's state ring
     """
@@ -30,13 +32,15 @@ class DetectState(msgspec.Struct, frozen=True):
     tracks: bytes = b""
     memory: PlaneRef | None = None
     window: RingRef | None = None
+    model: str = ""
+    labels: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
     """What the next frame starts from.
 
-    lost    its memory could not be read
+    anew    why its memory is empty, where it is
     begins  its window begins anew
     rows    of the window that are not in the ring yet
     """
@@ -44,13 +48,13 @@ class Standing:
     memory: Memory
     tracks: TrackState
     window: WindowState = field(default_factory=lambda: WindowState(()))
-    lost: bool = False
+    anew: BeginReason = "first"
     begins: bool = True
     rows: tuple[tuple[Position, FrameRow], ...] = ()
 
     def after(self, position: Position, belief: Belief) -> Standing:
         """Where it stands after a frame."""
-        now = replace(self, memory=belief.memory, tracks=belief.tracks, lost=False)
+        now = replace(self, memory=belief.memory, tracks=belief.tracks)
         step = belief.window
         if step is None:
             return now
@@ -65,35 +69,47 @@ class Standings:
         self._context, self._head = context, head
         self._known: dict[str, tuple[DetectState, Standing]] = {}
 
-    def of(self, item: Item, state: DetectState, now: Standing | None) -> Standing:
+    def of(
+        self, item: Item, state: DetectState, now: Standing | None, serving: Serving
+    ) -> Standing:
         """Before a frame: `now` if it was reached in this batch, else what the state names.
 
-        Nothing but the count of tracks goes on into another epoch.
+        Nothing but the count of tracks goes on into another epoch. To another model tracks go on,
+        unless its labels are others: what one saw is no reference for the other.
         """
         if now is not None or state.epoch != item.position.epoch:
             tracks = now.tracks if now is not None else _tracks(state)
             return Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
+        if state.model not in ("", serving.identity):
+            tracks = _tracks(state)
+            if state.labels != serving.labels:
+                tracks = replace(no_tracks(), next_id=tracks.next_id)
+            return Standing(Memory(), tracks, anew="swapped")
         known = self._known.get(item.source)
         if known is not None and known[0] == state:
             return known[1]
         data = None if state.memory is None else self._plane(item).read(state.memory)
         rows = self._rows(item, state)
         if data is None or rows is None:
-            return Standing(Memory(), _tracks(state), lost=True)
+            return Standing(Memory(), _tracks(state), anew="reanchored")
         window = WindowState.from_rows(rows)
         return Standing(Memory.from_bytes(data), _tracks(state), window, begins=not rows)
 
-    def kept(self, item: Item, standing: Standing, state: DetectState) -> DetectState:
+    def kept(
+        self, item: Item, standing: Standing, state: DetectState, serving: Serving
+    ) -> DetectState:
         """The source's new state; what it names counts once the hop took it."""
         memory = self._plane(item).write(item.position, standing.memory.to_bytes(), state.memory)
-        window, begins = state.window, standing.begins
+        window, begins = state.window if serving.head else None, standing.begins
         for position, row in standing.rows:
             window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
             begins = False
         if window is not None and standing.rows:
             # A window that let old rows go is that short after a restart, too.
             window = msgspec.structs.replace(window, held=len(standing.window.rows))
-        new = DetectState(item.position.epoch, standing.tracks.to_bytes(), memory, window)
+        tracks = standing.tracks.to_bytes()
+        by = serving.identity, serving.labels
+        new = DetectState(item.position.epoch, tracks, memory, window, *by)
         self._known[item.source] = new, replace(standing, rows=(), begins=begins)
         return new
 

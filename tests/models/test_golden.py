@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.network import Network
+from models.network import Network, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = ("64x96", "96x160")
@@ -20,7 +20,7 @@ OUTPUTS = {
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_openvino_f32_is_torch(name):
     golden = np.load(GOLDEN / f"{name}.npz")
-    network = Network(name, tuple(OUTPUTS[name]), "f32", 1)
+    network = Network(shipped(name, "f32"), tuple(OUTPUTS[name]), "f32", 1)
     for size in SIZES:
         token = network.submit(golden[f"{size}/picture"])
         found = network.read(token, lambda outputs: [array.copy() for array in outputs])

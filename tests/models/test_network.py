@@ -14,14 +14,14 @@ from models.errors import (
     TooManyInFlight,
     WarmUpFailed,
 )
-from models.network import Network, nearest, supported
+from models.network import Network, nearest, shipped, supported
 
 HEADS = ("head8", "head16", "head32")
 
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return Network("nanodet", HEADS, "f32", 1, max_in_flight=3)
+    return Network(shipped("nanodet", "f32"), HEADS, "f32", 1, max_in_flight=3)
 
 
 def picture(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_answers_do_not_depend_on_what_else_is_under_way(network):
 
 
 def test_a_fixed_size_gives_the_same_answers_within_rounding():
-    network = Network("nanodet", HEADS, "f32", 1)
+    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1)
     before = network.read(network.submit(picture(0)), copies)
     fixed = [network.read(network.submit(picture(0), fixed=True), copies) for _ in range(2)]
     for a, b, c in zip(before, *fixed, strict=True):
@@ -56,7 +56,7 @@ def test_a_fixed_size_gives_the_same_answers_within_rounding():
 
 def test_what_sizes_others_have_changes_no_answer():
     """A part that has the shape of another source's whole picture is no whole picture."""
-    network = Network("nanodet", HEADS, "f32", 1, most_fixed=1)
+    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1, most_fixed=1)
     part = network.read(network.submit(picture(0)), copies)
     whole = network.read(network.submit(picture(0), fixed=True), copies)
     under_way = network.submit(picture(0), fixed=True)
@@ -117,7 +117,7 @@ def test_warm_up_runs_or_fails(network):
 
 def test_unknown_precision():
     with pytest.raises(PrecisionUnsupported) as caught:
-        Network("nanodet", HEADS, "fp4", 1)  # type: ignore[arg-type]
+        Network(shipped("nanodet", "f32"), HEADS, "fp4", 1)  # type: ignore[arg-type]
     assert caught.value.supported == supported()
 
 
@@ -178,8 +178,8 @@ def test_a_broken_manifest_is_refused(tmp_path, text):
 
 
 def test_a_cached_compilation_gives_the_same_bits(tmp_path):
-    first = Network("nanodet", HEADS, "int8", 1, cache_dir=tmp_path)
+    first = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
     assert list(tmp_path.iterdir())
-    second = Network("nanodet", HEADS, "int8", 1, cache_dir=tmp_path)
+    second = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
     a, b = (one.read(one.submit(picture(0)), copies) for one in (first, second))
     assert all((x == y).all() for x, y in zip(a, b, strict=True))

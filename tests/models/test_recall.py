@@ -130,8 +130,8 @@ def test_everything_that_decides_an_answer_decides_its_key(light: Detector) -> N
         member(min_score=0.5),
         member(nms_iou=0.4),
         member(max_boxes=7),
-        Member((plain.kind, 320), plain.network, choices, LOW, light.class_ids, plain.fixes),
-        Member(("nanodet", 416), plain.network, choices, LOW, light.class_ids, not plain.fixes),
+        Member(plain.kind, 320, plain.network, choices, LOW, light.class_ids, plain.fixes),
+        Member(plain.kind, 416, plain.network, choices, LOW, light.class_ids, not plain.fixes),
     ]
     at = prepared()
     keys = [key_of(each, at) for each in [plain, *others]]

@@ -111,7 +111,7 @@ def test_a_trial_is_made_once(tmp_path):
     first = trial.run(path, budget_s=0.0, cores=1)
     assert first.threads == 1
     written = json.loads(path.read_text())
-    assert list(written) == [trial.machine_key(1)]
+    assert list(written) == [trial.machine_key(1, trial.light())]
     # A second one would measure other milliseconds.
     assert trial.run(path, budget_s=0.0, cores=1) == first
 
@@ -124,5 +124,5 @@ def test_another_machine_is_another_trial(tmp_path):
     assert chosen != other
     assert trial.read_cache(path) == {
         "another machine": other,
-        trial.machine_key(1): chosen,
+        trial.machine_key(1, trial.light()): chosen,
     }

@@ -97,7 +97,7 @@ def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect)
         assert found.origin == "detected"
     reason = "every_frame" if stage.options.gate.mode == "off" else "first"
     assert (said.outcome, said.looked, said.reason) == ("detected", "whole", reason)
-    assert said.models == stage.detector.models
+    assert said.models == stage.servings.of("cam").detector.models
     assert "@" in said.models[0]
 
 
@@ -236,7 +236,7 @@ def test_a_run_decides_once(folder: Path, stage: Detect) -> None:
     """A worker that takes over computes with the same precision and threads."""
     assert (folder / "precision.json").exists()
     again = detect(folder, stage.options.gate.mode)
-    assert again.detector.models == stage.detector.models
+    assert again.servings.of("cam").detector.models == stage.servings.of("cam").detector.models
     [one], _ = answers(stage, item(1, 0, picture=2))
     [two], _ = answers(again, item(1, 0, picture=2))
     assert one == two

@@ -43,7 +43,7 @@ def with_memory(
 
 
 def hits(stage: Detect, group: str = "a") -> int:
-    recall = stage._remembered[group].recall
+    recall = stage.servings.of("a")._remembered[group].recall
     assert recall is not None
     return recall.counts.hits
 
@@ -85,7 +85,7 @@ def test_sources_share_where_they_are_told_to(folder: Path) -> None:
         stage.process([item(1, 0, 1, source)], {source: DetectState()})
     assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
     assert stage.cache == CacheCounts(hits=1, misses=2, groups=2)
-    assert set(stage._remembered) == {"hall", "c"}
+    assert set(stage.servings.of("a")._remembered) == {"hall", "c"}
 
 
 def test_a_changed_configuration_finds_nothing(folder: Path) -> None:

@@ -1,0 +1,204 @@
+"""What 8 bits and bf16 gain and cost (needs the extras `bench` and `train`).
+
+    python -m benchmarks.quantization --data FOLDER [--no-write]
+
+NanoDet at three sizes as shipped, and two ONNX files with conventions of other projects
+(benchmarks/foreign_networks.py), quantised as `framegate models quantise` does it. Each at every
+precision that this CPU computes natively: milliseconds at one and two threads, all of a network's
+variants in turn; bytes of weights; memory of a process that loads it alone; mAP and AP50 with the
+loss against float32 from a paired bootstrap over pictures. Everything INT8 was calibrated on
+images/coco128, so the loss is judged on images/coco-val2017-a. The last line is the whole result
+as one JSON object. Takes some eight minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks import foreign_networks, report
+from benchmarks.detectors import in_turn
+from benchmarks.network_memory import in_a_process_of_its_own
+from benchmarks.resampled_precision import ap50, mean_precision
+from benchmarks.scoring import Labelled, Matches, match, read_labelled
+from benchmarks.subjects import Subject, nanodet
+from models.float_layers import weight_bytes
+from models.network import Precision, config, core, supported
+from models.paired_bootstrap import of_difference
+from models.picture import Picture, read_photograph
+
+CALIBRATED_ON, JUDGED_ON = "coco128", "coco-val2017-a"
+SIDES = (320, 416, 640)
+THREADS = (1, 2)
+N_RESAMPLES = 1000
+FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+FASTER, FASTER_WITH_BF16 = 2.3, 2.7
+SMALLER, MOST_LOSS, WORST_LOSS = 0.26, 0.006, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Photographs:
+    """One labelled set, decoded."""
+
+    labelled: Labelled
+    pictures: tuple[Picture, ...]
+
+
+def read_set(data: Path, name: str, most: int | None = None) -> Photographs:
+    """The set `name`, or its first `most` pictures."""
+    labelled = read_labelled(data, name)
+    few = Labelled(labelled.coco, labelled.image_ids[:most], labelled.files[:most])
+    return Photographs(few, tuple(read_photograph(file) for file in few.files))
+
+
+def timed(subject: Subject, n_rounds: int) -> dict[tuple[Precision, int], float]:
+    """Median milliseconds of an inference by precision and threads, in turn."""
+    width, height = subject.size
+    pixels = np.full((1, height, width, 3), 114, np.uint8)
+    runs: dict[Any, Callable[[], object]] = {}
+    for precision in supported():
+        for threads in THREADS:
+            model = subject.model(precision)
+            model.reshape([1, height, width, 3])
+            compiled = core().compile_model(model, "CPU", config(precision, threads))
+            runs[precision, threads] = partial(compiled.create_infer_request().infer, [pixels])
+    return in_turn(runs, n_rounds)
+
+
+def weights(subject: Subject, precision: Precision) -> tuple[int, float]:
+    """Bytes of the file's numbers, and their share of the same network's in float32."""
+    stored = subject.model("f32")
+    floats = [n for n in stored.get_ops() if n.get_type_name() == "Constant"]
+    n_weights = sum(n.get_data().size for n in floats if n.get_data().dtype.kind == "f")
+    n_bytes = weight_bytes(subject.model(precision))
+    return n_bytes, n_bytes / (4 * n_weights)
+
+
+def figures(
+    matches: Sequence[Matches], exact: Sequence[Matches], n_resamples: int
+) -> dict[str, Any]:
+    """mAP, AP50, and the mAP that is lost against `exact`, with its paired 95 % interval."""
+    n = len(matches[0].n_labels)
+    whole = np.ones((1, n), np.int64)
+    ours = mean_precision(matches)
+    said = {"map": ours(whole), "ap50": ap50(matches)(whole)}
+    row: dict[str, Any] = {name: round(float(one[0]), 4) for name, one in said.items()}
+    if matches is exact:
+        return row
+    loss = of_difference(mean_precision(exact), ours, n, n_resamples)
+    ends = [round(end, 4) for end in (loss.low, loss.high)]
+    return row | {"loss": round(loss.middle, 4), "loss_95": ends}
+
+
+def rows(
+    subject: Subject, sets: dict[str, Photographs], n_rounds: int, n_resamples: int
+) -> list[dict[str, Any]]:
+    """One row for each precision of this CPU."""
+    ms = timed(subject, n_rounds)
+    exact: dict[str, list[Matches]] = {}
+    table = []
+    for precision in supported():
+        n_bytes, share = weights(subject, precision)
+        row: dict[str, Any] = {"precision": precision, "weight_bytes": n_bytes}
+        row |= {"weight_ratio": round(share, 4)}
+        row |= {f"ms_{threads}t": ms[precision, threads] for threads in THREADS}
+        file = subject.file(precision)
+        row["memory"] = in_a_process_of_its_own(file, subject.size, precision, subject.outputs)
+        for name, one in sets.items():
+            found = match(one.labelled, subject.detect(precision, one.pictures))
+            row[name] = figures(found, exact.setdefault(name, found), n_resamples)
+        table.append(row)
+        print(json.dumps({"name": subject.name} | row), flush=True)
+    return table
+
+
+def summary(subject: Subject, table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The network's entry in the result: its fastest INT8 against float32, on the judging set."""
+    exact = table[0]
+    small = min((r for r in table if r["precision"].startswith("int8")), key=lambda r: r["ms_1t"])
+    judged = small[JUDGED_ON]
+    return {
+        "name": subject.name,
+        "size": list(subject.size),
+        "precision": small["precision"],
+        "speedup": round(exact["ms_1t"] / small["ms_1t"], 3),
+        "speedup_2t": round(exact["ms_2t"] / small["ms_2t"], 3),
+        "map_f32": exact[JUDGED_ON]["map"],
+        "map_int8": judged["map"],
+        "loss": judged["loss"],
+        "loss_low": judged["loss_95"][0],
+        "loss_high": judged["loss_95"][1],
+        "weight_ratio": small["weight_ratio"],
+        "rows": list(table),
+    }
+
+
+def bars(light: dict[str, Any], flags: Sequence[str]) -> dict[str, bool | None]:
+    """What NanoDet 416 has to reach; None where this CPU cannot show it."""
+    has_vnni = any("vnni" in flag or flag == "amx_int8" for flag in flags)
+    least = FASTER_WITH_BF16 if any("bf16" in flag for flag in flags) else FASTER
+    return {
+        "fast": light["speedup"] >= least if has_vnni else None,
+        "small": light["weight_ratio"] <= SMALLER,
+        "loss_is_small": light["loss"] <= MOST_LOSS,
+        "loss_is_bounded": light["loss_high"] < WORST_LOSS,
+    }
+
+
+def cpu_flags() -> list[str]:
+    """Those of FLAGS that this CPU has."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    have = next(
+        (line.split() for line in lines if line.lower().startswith(("flags", "features"))), []
+    )
+    return [flag for flag in FLAGS if flag in have]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--no-write", action="store_true")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    flags = cpu_flags()
+    said = report.conditions(
+        ("openvino", "nncf", "torch", "onnx", "numpy", "pycocotools"),
+        flags=flags,
+        precisions=list(supported()),
+        calibrated_on=CALIBRATED_ON,
+        judged_on=JUDGED_ON,
+        rounds=arguments.rounds,
+        resamples=N_RESAMPLES,
+    )
+    print(json.dumps(said), flush=True)
+    sets = {name: read_set(arguments.data, name) for name in (JUDGED_ON, CALIBRATED_ON)}
+    result: dict[str, Any] = {"conditions": said, "models": [], "choices": {}}
+    with tempfile.TemporaryDirectory(prefix="framegate-quantization-") as folder:
+        subjects = [nanodet(side) for side in SIDES]
+        for foreign in foreign_networks.FOREIGN:
+            calibrating = sets[CALIBRATED_ON].pictures
+            made, choice = foreign_networks.subject(foreign, calibrating, Path(folder))
+            subjects.append(made)
+            result["choices"][foreign.name] = choice
+        for one in subjects:
+            table = rows(one, sets, arguments.rounds, N_RESAMPLES)
+            result["models"].append(summary(one, table))
+    light = next(one for one in result["models"] if one["name"] == "nanodet-416")
+    result["bars"] = bars(light, flags)
+    result["conditions"]["load_average_at_end"] = round(os.getloadavg()[0], 2)
+    report.tell("quantization", result, write=not arguments.no_write)
+
+
+if __name__ == "__main__":
+    main()

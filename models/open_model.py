@@ -1,0 +1,110 @@
+"""A model folder as a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from models import coco
+from models.boxes import Boxes, FloatArray
+from models.detector import Detector
+from models.errors import UnknownClass
+from models.fit import fit
+from models.formats import FORMATS
+from models.member import Kind, Member
+from models.model_folder import Manifest, ModelFolder
+from models.network import Network, NetworkFile, Precision, supported
+from models.policy import Policy
+
+
+def files_of(folder: ModelFolder) -> Mapping[Precision, NetworkFile]:
+    """What there is to run, at each precision of this CPU that fits it. Raises ModelUnreadable."""
+    file = NetworkFile(folder.verified(), folder.manifest.sha256)
+    with_ints = folder.manifest.precision == "int8"
+    return {p: file for p in supported() if p.startswith("int8") is with_ints}
+
+
+def labels_of(manifest: Manifest) -> tuple[str, ...]:
+    """Labels by class id, as results have them: COCO's where all of the model's are among these."""
+    return coco.LABELS if set(manifest.classes) <= set(coco.LABELS) else manifest.classes
+
+
+def policy_of(manifest: Manifest) -> Policy:
+    """The model's own choices."""
+    long_side = max(manifest.input.width, manifest.input.height)
+    return Policy(
+        name=manifest.name,
+        members=(f"{manifest.name}-{long_side}",),
+        precision=manifest.precision,
+        min_score=manifest.min_score,
+        member_min_score=manifest.min_score,
+        nms_iou=manifest.nms_iou,
+        fusion_iou=manifest.nms_iou,
+        max_boxes=manifest.max_boxes,
+    )
+
+
+def open_model(
+    folder: ModelFolder,
+    precision: Precision,
+    threads: int,
+    *,
+    classes: Sequence[str] | None = None,
+    min_score: float | None = None,
+    cache_dir: Path | None = None,
+) -> Detector:
+    """The detector that a model folder holds, compiled; call `warm_up` before serving.
+
+    classes, min_score   as for `detector.load`, classes among the model's own
+    cache_dir            folder for OpenVINO's compiled models; None: compile anew
+
+    Raises ModelUnreadable, UnknownClass, PrecisionUnsupported.
+    """
+    manifest = folder.manifest
+    file = files_of(folder).get(precision) or NetworkFile(folder.verified(), manifest.sha256)
+    network = Network(file, manifest.outputs, precision, threads, cache_dir)
+    choices = policy_of(manifest).with_min_score(min_score)
+    wanted = class_ids(manifest, classes)
+    member = Member(
+        kind_of(manifest),
+        int(choices.parts[0][1]),
+        network,
+        choices,
+        choices.min_score,
+        wanted,
+        fixes=False,
+        fit=partial(fit, spec=manifest.input),
+    )
+    return Detector(choices, [member], wanted, precision, threads, labels_of(manifest))
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """How its outputs are read."""
+    form = FORMATS[manifest.format]
+    n_classes, options = len(manifest.classes), manifest.options
+
+    def decode(
+        outputs: Sequence[FloatArray], size: tuple[int, int], min_score: float, max_boxes: int
+    ) -> Boxes:
+        boxes = form.decode(outputs, size, n_classes, min_score, options)
+        return boxes if form.suppresses else boxes.take(np.arange(min(len(boxes), max_boxes)))
+
+    labels = labels_of(manifest)
+    published = tuple(labels.index(label) for label in manifest.classes)
+    n = len(manifest.outputs)
+    return Kind(manifest.name, decode, n, form.suppresses, published, manifest.sha256)
+
+
+def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, ...]:
+    """Published ids, ascending, of the classes that are wanted; all for None.
+
+    Raises UnknownClass with every name that the model does not know.
+    """
+    unknown = tuple(name for name in classes or () if name not in manifest.classes)
+    if unknown:
+        raise UnknownClass(unknown, manifest.name, manifest.classes)
+    labels = labels_of(manifest)
+    return tuple(sorted(labels.index(name) for name in set(classes or manifest.classes)))

@@ -1,0 +1,151 @@
+"""A model as detect serves it: the detector, its thresholds, and what is remembered of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from models import coco, detector, policy, trial
+from models.detector import Detector
+from models.errors import UnknownClass
+from models.network import nearest
+from models.open_model import files_of, labels_of, open_model, policy_of
+from models.policy import Policy
+from models.window import WindowHead
+from pipeline.memo import Memo, MemoLimits
+from pipeline.stage import Context
+from stages.belief import BeliefSettings
+from stages.cache_options import CacheOptions
+from stages.gate_options import GateOptions
+from stages.looking import settings_for
+from stages.model_options import OWN, ModelOptions, Wanted, side_of
+from stages.pinned import pinned_choice, pinned_model
+from stages.remembering import Remembering, remembering
+from stages.window_view import CANDIDATE
+
+Memos = Callable[[str, MemoLimits], Memo]
+
+
+class Serving:
+    """One model, for all sources that want it alike.
+
+    detector  compiled; its threshold is that of evidence, not of what is shown
+    settings  everything that decides beside it
+    models    what makes an answer, as results name it
+    identity  names all of it: what was remembered under another one is of no use
+    labels    digest of its labels: tracks go on from a model with the same ones
+
+    Thread rule: one thread at a time.
+    """
+
+    def __init__(self, using: Detector, settings: BeliefSettings, head: WindowHead | None) -> None:
+        self.detector, self.settings, self.head = using, settings, head
+        self.models = (*using.models, *((head.name,) if head else ()))
+        self.identity = _digest((using.policy_id, *(member.facts for member in using.members)))
+        self.labels = _digest(using.labels)
+        self._warm: set[tuple[int, int]] = set()
+        self._remembered: dict[str, Remembering] = {}
+
+    def warm_up(self, width: int, height: int) -> None:
+        """Once for each size: the first sight of an input's size costs some four times more."""
+        if (width, height) not in self._warm:
+            self._warm.add((width, height))
+            self.detector.warm_up(width, height, self.settings.attention.crops)
+
+    def remembering(
+        self, source: str, options: CacheOptions, memos: Memos, now: Callable[[], float]
+    ) -> Remembering:
+        """What is remembered of a source's group."""
+        group = options.groups.get(source, source)
+        if group not in self._remembered:
+            memo = memos(group, MemoLimits(options.ttl_s, options.bytes))
+            self._remembered[group] = remembering(options, memo, self.detector, self.settings, now)
+        return replace(self._remembered[group], source=source)
+
+    @property
+    def remembered(self) -> list[Remembering]:
+        """Of all groups that were asked for."""
+        return list(self._remembered.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Opens models for detect. `open` may run on any thread, one at a time.
+
+    head     judges the boxes of the model `light`; None: nobody does
+    threads  of one inference; None: as measured
+    """
+
+    gate: GateOptions
+    models: ModelOptions
+    context: Context
+    head: WindowHead | None = None
+    threads: int | None = None
+
+    def open(self, wanted: Wanted) -> Serving:
+        """The model, compiled, not warmed up.
+
+        Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass.
+        """
+        if wanted.model in OWN or side_of(wanted.model) is not None:
+            return self._own(wanted)
+        folder = pinned_model(wanted.model, self.context.folder, self.models.registry)
+        manifest = folder.manifest
+        size = manifest.input.width, manifest.input.height
+        tried = trial.Tried(files_of(folder), manifest.outputs, size)
+        choice = pinned_choice(self.context.folder, tried)
+        choices, labels = policy_of(manifest), labels_of(manifest)
+        settings = self._settings(wanted, choices, labels, whole=True)
+        using = open_model(
+            folder,
+            choice.precision,
+            self.threads or choice.threads,
+            classes=wanted.classes,
+            min_score=settings.calm.candidate,
+            cache_dir=self.context.folder / "compiled",
+        )
+        return Serving(using, settings, None)
+
+    def _own(self, wanted: Wanted) -> Serving:
+        choice = pinned_choice(self.context.folder)
+        choices = _own_policy(wanted.model)
+        head = self.head if wanted.model == "light" else None
+        settings = self._settings(wanted, choices, coco.LABELS, whole=len(choices.parts) > 1)
+        precision = choice.precision if len(choices.parts) == 1 else None
+        using = detector.build(
+            choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
+            precision or nearest(choices.precision),
+            self.threads or choice.threads,
+            coco.class_ids(wanted.classes),
+            features=head is not None,
+        )
+        return Serving(using, settings, head)
+
+    def _settings(
+        self, wanted: Wanted, choices: Policy, labels: Sequence[str], whole: bool
+    ) -> BeliefSettings:
+        """Thresholds: one for all classes, or for each its own above the lowest of all."""
+        usual = settings_for(self.gate, choices, wanted.min_score, whole)
+        if not wanted.min_scores:
+            return usual
+        scores = dict(wanted.min_scores)
+        if unknown := tuple(name for name in scores if name not in labels):
+            raise UnknownClass(unknown, wanted.model, labels)
+        lowest = min(usual.calm.shown, *scores.values())
+        is_lower = lowest < usual.calm.shown
+        low = settings_for(self.gate, choices, lowest, whole) if is_lower else usual
+        own = tuple((i, scores.get(name, usual.calm.shown)) for i, name in enumerate(labels))
+        return replace(low, calm=replace(low.calm, own=own))
+
+
+def _own_policy(model: str) -> Policy:
+    """Raises UnknownDetector."""
+    side = side_of(model)
+    if side is None:
+        return policy.load(model)
+    return replace(policy.load("light"), members=(f"nanodet-{side}",))
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
