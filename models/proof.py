@@ -13,11 +13,12 @@ from models.boxes import Boxes, FloatArray
 from models.candidates import Options
 from models.convert import Foreign
 from models.errors import ArrayMismatch
-from models.fitting import Fitted, fit
+from models.fit import fit
 from models.formats import FORMATS
 from models.model_folder import NETWORK, InputSpec
 from models.nms import iou, suppress
 from models.picture import Picture
+from models.preprocess import Prepared, to_source
 from models.refusals import ModelRefused
 from models.settle_model import Settled
 
@@ -106,7 +107,7 @@ def _read(
     foreign: Foreign,
     settled: Settled,
     outputs: list[FloatArray],
-    fitted: Fitted,
+    fitted: Prepared,
     limits: Thresholds,
 ) -> Boxes:
     form = FORMATS[settled.format]
@@ -122,7 +123,7 @@ def _read(
         raise ModelRefused(foreign.file, far)
     if form.suppresses:
         found = found.take(suppress(found.xyxy, found.scores, found.class_ids, limits.nms_iou))
-    xyxy = fitted.to_source(found.xyxy)
+    xyxy = to_source(found.xyxy, fitted)
     real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     return Boxes(xyxy[real], found.scores[real], found.class_ids[real])
 

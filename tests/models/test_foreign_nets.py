@@ -16,7 +16,7 @@ pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
 from models.add_model import Wanted, add  # noqa: E402
 from models.apart import Limits  # noqa: E402
-from models.fitting import fit  # noqa: E402
+from models.fit import fit  # noqa: E402
 from models.formats import FORMATS  # noqa: E402
 from models.model_folder import ModelFolder  # noqa: E402
 from models.nms import suppress  # noqa: E402

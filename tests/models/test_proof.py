@@ -6,10 +6,11 @@ import pytest
 from models.boxes import Boxes
 from models.default_boxes import default_boxes
 from models.errors import ArrayMismatch
-from models.fitting import fit, inner_rect
+from models.fit import fit
 from models.guess_pairs import SSD_OPTIONS
 from models.model_folder import InputSpec
 from models.picture import from_bgr
+from models.preprocess import to_source
 from models.proof import agreement, counts, doubtful
 
 
@@ -28,17 +29,18 @@ def test_a_picture_at_the_size_of_an_input(fit_, rect):
     spec = InputSpec(80, 60, fit_, fill=7)
     white = from_bgr(np.full((80, 160, 3), 255, np.uint8))
     fitted = fit(white, spec)
-    assert fitted.inner == rect
     left, top, width, height = rect
     assert (fitted.bgr[top : top + height, left : left + width] == 255).all()
     assert fitted.bgr.astype(int).sum() == 3 * (255 * width * height + 7 * (4800 - width * height))
     whole = np.array([[left, top, left + width, top + height]], np.float32)
-    assert fitted.to_source(whole).tolist() == [[0, 0, 160, 80]]
-    assert fitted.to_source(whole * 9 - 100).tolist()[0][:2] == [0, 0]  # cut at the border
+    assert to_source(whole, fitted).tolist() == [[0, 0, 160, 80]]
+    assert to_source(whole * 9 - 100, fitted).tolist()[0][:2] == [0, 0]  # cut at the border
 
 
 def test_a_thin_picture_keeps_a_row():
-    assert inner_rect((5000, 1), InputSpec(640, 640)) == (0, 319, 640, 1)
+    line = from_bgr(np.full((1, 5000, 3), 255, np.uint8))
+    rows = (fit(line, InputSpec(640, 640)).bgr == 255).all(axis=(1, 2))
+    assert np.flatnonzero(rows).tolist() == [319]
 
 
 def test_agreement_by_hand():

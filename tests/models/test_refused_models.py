@@ -21,7 +21,9 @@ from models.add_model import Wanted, add, add_folder
 from models.apart import Limits
 from models.errors import ModelError
 from models.model_folder import MANIFEST
+from models.open_model import open_model
 from models.picture import from_bgr
+from models.proof import Thresholds
 from models.refusals import ModelRefused
 from models.registry import Registry
 from models.settle_model import Wishes
@@ -260,6 +262,19 @@ def test_the_good_one_is_taken(tmp_path):
     assert add(other, registry, [GREY], told.append)[0].manifest.ref == "yard@2"
     with pytest.raises(ModelRefused, match="yard@2 is in the registry already, with other content"):
         add(replace(one, version="2"), registry, [GREY], told.append)
+
+
+def test_what_was_proved_is_what_it_says_in_use(tmp_path):
+    noise = np.random.default_rng(1).integers(0, 256, (90, 160, 3), np.uint8)
+    pictures = [GREY, from_bgr(noise)]
+    said = replace(wanted(ir(tmp_path / "net.xml")), thresholds=Thresholds(0.4, 0.5, 9))
+    model, proof = add(said, Registry(tmp_path / "registry"), pictures, lambda _: None)
+    detector = open_model(model, "f32", 1)
+    for picture, boxes in zip(pictures, proof.boxes["f32"], strict=True):
+        found = detector.result(detector.submit(picture))
+        assert len(found) == len(boxes) > 0
+        np.testing.assert_allclose(found.xyxy, boxes.xyxy, atol=1e-4)
+        np.testing.assert_allclose(found.scores, boxes.scores, atol=1e-6)
 
 
 def test_a_folder_of_another_machine_is_taken(tmp_path):

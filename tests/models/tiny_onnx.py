@@ -13,19 +13,19 @@ def detector(
     """(1, 3, 48, 64) to (1, 7, 12): a column a cell of stride 16; scores 0..1, boxes in place."""
     spans = np.array([48, 32, 20, 20, 1, 1, 1], np.float32).reshape(1, 7, 1)
     graph = b"".join((
-        _part(1, _node("Conv", ["images", "kernel"], ["cells"], strides=[16, 16])),
-        _part(1, _node("Reshape", ["cells", "flat"], ["columns"])),
-        _part(1, _node(operator, ["columns"], ["shares"], domain=domain)),
-        _part(1, _node("Mul", ["shares", "spans"], ["output0"])),
+        part(1, _node("Conv", ["images", "kernel"], ["cells"], strides=[16, 16])),
+        part(1, _node("Reshape", ["cells", "flat"], ["columns"])),
+        part(1, _node(operator, ["columns"], ["shares"], domain=domain)),
+        part(1, _node("Mul", ["shares", "spans"], ["output0"])),
         _text(2, "net"),
-        _part(5, _tensor("kernel", KERNEL, external)),
-        _part(5, _tensor("flat", np.array([1, 7, -1], np.int64))),
-        _part(5, _tensor("spans", spans)),
-        _part(11, _value("images", [1, 3, 48, 64])),
-        _part(12, _value("output0", [1, 7, 12])),
+        part(5, _tensor("kernel", KERNEL, external)),
+        part(5, _tensor("flat", np.array([1, 7, -1], np.int64))),
+        part(5, _tensor("spans", spans)),
+        part(11, _value("images", [1, 3, 48, 64])),
+        part(12, _value("output0", [1, 7, 12])),
     ))  # fmt: skip
-    opsets = _part(8, _text(1, "") + _number(2, opset))
-    return _number(1, 8) + opsets + _part(7, graph)
+    opsets = part(8, _text(1, "") + _number(2, opset))
+    return _number(1, 8) + opsets + part(7, graph)
 
 
 def _node(kind: str, inputs: list[str], outputs: list[str], domain: str = "", **ints) -> bytes:
@@ -33,7 +33,7 @@ def _node(kind: str, inputs: list[str], outputs: list[str], domain: str = "", **
     out += _text(4, kind) + _text(7, domain)
     for name, values in ints.items():
         numbers = b"".join(_number(8, value) for value in values)
-        out += _part(5, _text(1, name) + numbers + _number(20, 7))
+        out += part(5, _text(1, name) + numbers + _number(20, 7))
     return out
 
 
@@ -41,13 +41,13 @@ def _tensor(name: str, values: np.ndarray, external: str | None = None) -> bytes
     out = b"".join(_number(1, n) for n in values.shape)
     out += _number(2, 1 if values.dtype == np.float32 else 7) + _text(8, name)
     if external is None:
-        return out + _part(9, values.tobytes())
-    return out + _part(13, _text(1, "location") + _text(2, external)) + _number(14, 1)
+        return out + part(9, values.tobytes())
+    return out + part(13, _text(1, "location") + _text(2, external)) + _number(14, 1)
 
 
 def _value(name: str, shape: list[int]) -> bytes:
-    axes = b"".join(_part(1, _number(1, n)) for n in shape)
-    return _text(1, name) + _part(2, _part(1, _number(1, 1) + _part(2, axes)))
+    axes = b"".join(part(1, _number(1, n)) for n in shape)
+    return _text(1, name) + part(2, part(1, _number(1, 1) + part(2, axes)))
 
 
 def _varint(value: int) -> bytes:
@@ -62,9 +62,9 @@ def _number(field: int, value: int) -> bytes:
     return _varint(field << 3) + _varint(value)
 
 
-def _part(field: int, data: bytes) -> bytes:
+def part(field: int, data: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(data)) + data
 
 
 def _text(field: int, text: str) -> bytes:
-    return _part(field, text.encode())
+    return part(field, text.encode())
