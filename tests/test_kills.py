@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.records import START, Position
 from tests.footage import bikes, repeat
+from tests.own_models import own_model
 from tests.runs import Published, Run, children, published_in, said, wait_until
 
 KINDS = ("ingest", "infer", "publish")
@@ -26,8 +27,22 @@ FIRST = {"ingest": "decode", "infer": "detect", "publish": "escalate"}
 BEFORE = {"infer": "window", "publish": "detect"}
 
 
+class Files(dict[str, str]):
+    """Sources by name, and a registry with the model of the second one."""
+
+    def __init__(self, sources: dict[str, str], registry: Path) -> None:
+        super().__init__(sources)
+        self.registry = registry
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    registry = tmp_path_factory.mktemp("own") / "registry"
+    own_model(registry)
+    return Files(clips(tmp_path_factory), registry)
+
+
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Two sources with at least 600 frames in all."""
     data = os.environ.get("FRAMEGATE_DATA")
     if data:
@@ -42,25 +57,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    files: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Published]:
+def undisturbed(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Published]:
     folder = with_secret(tmp_path_factory.mktemp("undisturbed") / "data")
-    run = Run(folder, *all_on(folder.parent), *named(files))
+    run = Run(folder, *all_on(folder.parent, files), *named(files))
     assert run.wait() == 0, run.log.read_text()
     found = published_in(folder, list(files))
     results = [result for source in found.values() for result in source.results]
     assert {result.looked for result in results} >= {"whole", "no"}
-    assert all(any("window-head" in model for model in result.models) for result in results)
+    light, own = (found[name].results for name in files)
+    assert all(any("window-head" in model for model in result.models) for result in light)
+    assert all(result.models[0].startswith("mine-416") for result in own)
     assert {result.escalation for result in results} >= {"none", "done"}
     assert sum(len(p.results) for p in found.values()) >= 600
     assert sum(len(r.objects) for p in found.values() for r in p.results) >= 500
     return found
 
 
-def all_on(folder: Path) -> list[str]:
+def all_on(folder: Path, files: Files) -> list[str]:
     """A configuration with all that stages can remember: the window head, what heavy answers
-    taught, and the promise, of short periods.
+    taught, and the promise, of short periods; and two models, the second source's a user's own.
     """
     config = folder / "all.toml"
     text = importlib.resources.files("pipeline").joinpath("pipeline.toml").read_text()
@@ -75,7 +90,9 @@ def all_on(folder: Path) -> list[str]:
     ):
         assert off in text
         text = text.replace(off, on)
-    config.write_text(text)
+    registry = f'[models]\nregistry = "{files.registry}"\n'
+    text = text.replace("\n[models]\n", f"\n{registry}", 1)
+    config.write_text(f'{text}\n[models.sources.{list(files)[1]}]\nmodel = "mine"\n')
     return ["-c", str(config)]
 
 
@@ -86,7 +103,7 @@ def with_secret(folder: Path) -> Path:
     return folder
 
 
-def named(files: dict[str, str]) -> list[str]:
+def named(files: Files) -> list[str]:
     return [f"{name}={path}" for name, path in files.items()]
 
 
@@ -95,7 +112,7 @@ def frames_of(path: str) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def check_equal(folder: Path, files: dict[str, str], undisturbed: dict[str, Published]) -> None:
+def check_equal(folder: Path, files: Files, undisturbed: dict[str, Published]) -> None:
     found = published_in(folder, list(files))
     for name, path in files.items():
         got, wanted = found[name], undisturbed[name]
@@ -106,8 +123,8 @@ def check_equal(folder: Path, files: dict[str, str], undisturbed: dict[str, Publ
 
 
 @pytest.fixture
-def started(tmp_path: Path, files: dict[str, str]) -> Iterator[Run]:
-    run = Run(with_secret(tmp_path / "data"), *all_on(tmp_path), *named(files))
+def started(tmp_path: Path, files: Files) -> Iterator[Run]:
+    run = Run(with_secret(tmp_path / "data"), *all_on(tmp_path, files), *named(files))
     yield run
     run.kill()
 
@@ -153,9 +170,7 @@ class Killer:
         return pid
 
 
-def test_workers_are_killed(
-    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
-) -> None:
+def test_workers_are_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
     killer = Killer(started, list(files))
     for _ in range(7):
         for kind in KINDS:
@@ -165,9 +180,7 @@ def test_workers_are_killed(
     check_equal(started.folder, files, undisturbed)
 
 
-def test_the_store_is_killed(
-    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
-) -> None:
+def test_the_store_is_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
     before = START
     for _ in range(4):
 
@@ -182,7 +195,7 @@ def test_the_store_is_killed(
 
 
 def test_the_supervisor_is_killed_and_resumes(
-    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+    started: Run, files: Files, undisturbed: dict[str, Published]
 ) -> None:
     run, source = started, next(iter(files))
     for n in range(3):
@@ -195,7 +208,7 @@ def test_the_supervisor_is_killed_and_resumes(
         assert len(orphans) == 4
         run.kill()
         wait_until("no orphan", lambda orphans=orphans: not any(map(alive, orphans)))
-        run = Run(run.folder, "--resume", *all_on(run.folder.parent))
+        run = Run(run.folder, "--resume", *all_on(run.folder.parent, files))
     assert run.wait() == 0, run.log.read_text()
     check_equal(run.folder, files, undisturbed)
 
@@ -209,7 +222,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.long  # test_interrupt.py does so without all that stages may remember
 def test_ctrl_c_drains_and_resume_completes(
-    started: Run, files: dict[str, str], undisturbed: dict[str, Published]
+    started: Run, files: Files, undisturbed: dict[str, Published]
 ) -> None:
     source = next(iter(files))
     wait_until("results", lambda: started.positions(source, ["cache"])["cache"] > Position(1, 30))
@@ -217,22 +230,20 @@ def test_ctrl_c_drains_and_resume_completes(
     assert started.wait() == 0, started.log.read_text()
     half = published_in(started.folder, list(files))[source]
     assert not half.ended
-    resumed = Run(started.folder, "--resume", *all_on(started.folder.parent))
+    resumed = Run(started.folder, "--resume", *all_on(started.folder.parent, files))
     assert resumed.wait() == 0, resumed.log.read_text()
     check_equal(started.folder, files, undisturbed)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-def test_marathon_of_kills(
-    tmp_path: Path, files: dict[str, str], undisturbed: dict[str, Published]
-) -> None:
+def test_marathon_of_kills(tmp_path: Path, files: Files, undisturbed: dict[str, Published]) -> None:
     """At least 200 kills over as many runs as it takes; the result is printed as JSON."""
     chance = random.Random(7)
     kills = dict.fromkeys((*KINDS, "valkey"), 0)
     runs = 0
     while sum(kills.values()) < 200:
-        run = Run(tmp_path / f"data{runs}", *all_on(tmp_path), *named(files))
+        run = Run(tmp_path / f"data{runs}", *all_on(tmp_path, files), *named(files))
         killer = Killer(run, list(files))
         while not killer.finished():
             if chance.random() < 0.1 and (pid := run.valkey()):
