@@ -12,7 +12,6 @@ from models.apart import ask
 from models.boxes import Boxes, FloatArray
 from models.candidates import Options
 from models.convert import Foreign
-from models.errors import ArrayMismatch
 from models.fit import fit
 from models.formats import FORMATS
 from models.model_folder import NETWORK, InputSpec
@@ -116,8 +115,9 @@ def _read(
     size, n_classes = (settled.input.width, settled.input.height), len(settled.classes)
     try:
         found = form.decode(outputs, size, n_classes, LOOKED_AT, settled.options)
-    except ArrayMismatch as fault:
-        why = f"its outputs cannot be read as {settled.format}: {fault}"
+    except (ArithmeticError, LookupError, TypeError, ValueError) as fault:
+        # ArrayMismatch is one; the others come of options that make no sense.
+        why = f"its outputs cannot be read as {settled.format} {settled.options}: {fault}"
         raise ModelRefused(foreign.file, why) from fault
     if far := _far(found, settled.input, settled.options):
         raise ModelRefused(foreign.file, far)

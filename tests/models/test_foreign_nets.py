@@ -14,10 +14,12 @@ torch = pytest.importorskip("torch", reason="foreign networks are made with torc
 pytest.importorskip("torchvision", reason="their own suppression is torchvision's")
 pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
+from models import coco  # noqa: E402
 from models.add_model import Wanted, add  # noqa: E402
 from models.apart import Limits  # noqa: E402
 from models.fit import fit  # noqa: E402
 from models.formats import FORMATS  # noqa: E402
+from models.manifest import WEIGHTS  # noqa: E402
 from models.model_folder import ModelFolder  # noqa: E402
 from models.nms import suppress  # noqa: E402
 from models.picture import from_bgr  # noqa: E402
@@ -41,10 +43,10 @@ def picture(seed: int = 0, size: tuple[int, int] = (nets.WIDTH, nets.HEIGHT)):
 def added(tmp_path):
     """Adds a file; the model, and what was told."""
 
-    def add_it(file, size=(nets.WIDTH, nets.HEIGHT), classes=LABELS, **wishes):
+    def add_it(file, size=(nets.WIDTH, nets.HEIGHT), classes=LABELS, input_size=None, **wishes):
         told: list[str] = []
         wanted = Wanted(
-            file, "net", wishes=Wishes(classes=classes, **wishes),
+            file, "net", size=input_size, wishes=Wishes(classes=classes, **wishes),
             thresholds=Thresholds(MIN_SCORE, NMS_IOU, 300), limits=Limits(wall_s=200),
         )  # fmt: skip
         registry = Registry(tmp_path / "registry")
@@ -54,8 +56,8 @@ def added(tmp_path):
     return add_it
 
 
-def read(folder: ModelFolder, bgr) -> list[list[float]]:
-    """What the model folder says about an input: class, score and box of each, best first."""
+def network_outputs(folder: ModelFolder, bgr) -> list[np.ndarray]:
+    """What its network file gives, without the batch axis."""
     one = folder.manifest
     compiled = ov.Core().compile_model(
         folder.verified(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -66,6 +68,12 @@ def read(folder: ModelFolder, bgr) -> list[list[float]]:
     request.infer([bgr[None]])
     outputs = [request.get_tensor(name).data[0] for name in one.outputs]
     assert {out.dtype for out in outputs} == {np.dtype(np.float32)}
+    return outputs
+
+
+def read(folder: ModelFolder, bgr) -> list[list[float]]:
+    """What the model folder says about an input: class, score and box of each, best first."""
+    one, outputs = folder.manifest, network_outputs(folder, bgr)
     form, size = FORMATS[one.format], (one.input.width, one.input.height)
     found = form.decode(outputs, size, len(one.classes), one.min_score, one.options)
     if form.suppresses:
@@ -162,7 +170,6 @@ def test_detr(added, tmp_path, spare, name):
     assert_same(read(folder, bgr), wanted)
 
 
-@pytest.mark.long
 def test_torchvision_ssd_raw_heads(added, tmp_path):
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
     from torchvision.models.detection.image_list import ImageList
@@ -233,3 +240,17 @@ def test_torchscript_and_export_give_the_same_as_onnx(added, tmp_path):
     assert "read: export" in told
     bgr, x = seen(folder)
     assert_same(read(folder, bgr), nets.yolo_answer(net(x)[0].T.detach(), MIN_SCORE, NMS_IOU))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "outputs"), [("nanodet", ("head8", "head16", "head32")),
+                                               ("centernet", ("heat", "sides"))])  # fmt: skip
+def test_our_own_weights_are_the_shipped_network(added, name, outputs):
+    size = (416, 256)
+    ours, _ = added(WEIGHTS / f"{name}.safetensors", size, coco.LABELS, input_size=size)
+    shipped, _ = added(WEIGHTS / f"{name}.xml", size, coco.LABELS, input_size=size, outputs=outputs)
+    assert ours.manifest.outputs == shipped.manifest.outputs == outputs
+    bgr, _ = seen(ours, size=size)
+    found = [network_outputs(folder, bgr) for folder in (ours, shipped)]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -191,6 +192,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "outputs of another format":
         (lambda tmp: ir(tmp / "net.xml"), {"format": "centernet"},
          r"are not what centernet reads: .*2 outputs of 3, 3 axes"),
+    "options that make no sense":
+        (lambda tmp: ir(tmp / "net.xml"), {"format": "nanodet_joined", "options": {"strides": 8}},
+         "cannot be read as nanodet_joined"),
     "a format that nobody knows":
         (lambda tmp: ir(tmp / "net.xml"), {"format": "yolo99"}, "yolo99: allowed is yolo,"),
     "other classes":
@@ -312,3 +316,10 @@ def test_onnx_of_one_picture_without_its_package(tmp_path):
     model, _ = add(wanted(tmp_path / "net.onnx"), registry, [GREY], lambda _: None)
     assert set(model.manifest.files) == {"model.xml", "model.bin", "original.onnx"}
     assert "sha256 " + model.manifest.files["original.onnx"] in model.manifest.provenance
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
+def test_what_needs_torch_says_so(tmp_path):
+    registry = Registry(tmp_path / "registry")
+    with pytest.raises(ModelRefused, match="needs torch to be read: pip install"):
+        put(WEIGHTS / "nanodet.safetensors", registry, {})

@@ -52,6 +52,20 @@ def test_add_list_show_remove(models, tmp_path):
     assert models("list")[1].startswith("no model in ")
 
 
+def test_a_folder_copied_from_another_machine(models, tmp_path):
+    add(models)
+    (folder,) = (tmp_path / "registry").iterdir()
+    folder.rename(tmp_path / "copied")
+    assert models("list")[1].startswith("no model in ")
+    code, out, _ = models("add", tmp_path / "copied")
+    assert code == 0
+    assert f"added: yard@1 (yard@{folder.name[:8]})" in out
+    (tmp_path / "copied" / "model.bin").write_bytes(b"other")
+    code, _, err = models("add", tmp_path / "copied")
+    assert code == 2
+    assert "model.bin: expected sha256" in err
+
+
 def test_pictures_of_the_user(models, tmp_path):
     photograph = tmp_path / "wall.png"
     cv2.imwrite(str(photograph), np.full((120, 200, 3), 127, np.uint8))
@@ -79,6 +93,9 @@ def test_faults_are_told_with_the_flag_that_mends_them(models):
     assert code == 2
     assert "model 'garden': not in the registry, which has no model" in err
     assert models("list")[0] == 0
+    code, _, err = add(models, "--format", "nanodet", "--option", "strides=none")
+    assert code == 2
+    assert "--option strides: nanodet knows none" in err
     with pytest.raises(SystemExit):
         add(models, "--scale", "a lot")
 
