@@ -58,7 +58,7 @@ def add(
         for line in settled.told:
             tell(line)
         _check(wanted, settled)
-        digest = sha256_of(next(work.glob("original*")))
+        digest = sha256_of(next(work.glob(f"{convert.GIVEN}/original*")))
         outputs = convert.build(foreign, settled)
         proof = prove(foreign, settled, outputs, pictures, wanted.thresholds)
         said = _said(wanted, foreign, settled, outputs, proof, digest)

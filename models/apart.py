@@ -56,7 +56,7 @@ def ask(
     told = (folder / SAID).read_bytes()[-4000:].decode(errors="replace")
     answer = _answer(folder)
     if answer is None:
-        raise ModelRefused(file, _why(code, told, limits))
+        raise ModelRefused(file, why_ended(code, told, limits))
     if "refused" in answer:
         raise ModelRefused(file, str(answer["refused"]))
     done: dict[str, Any] = answer["done"]
@@ -64,7 +64,8 @@ def ask(
 
 
 def _run(folder: Path, file: Path, limits: Limits) -> int:
-    command = [sys.executable, "-m", "models.convert_apart"]
+    # -P, -s: no module comes from the folder that it works in.
+    command = [sys.executable, "-P", "-s", "-m", "models.convert_apart"]
     with (folder / SAID).open("wb") as said:
         process = subprocess.Popen(
             command,
@@ -108,7 +109,7 @@ def _answer(folder: Path) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.keys() & {"refused", "done"} else None
 
 
-def _why(code: int, told: str, limits: Limits) -> str:
+def why_ended(code: int, told: str, limits: Limits) -> str:
     """What ended a process that gave no answer."""
     if any(word in told for word in _NO_MEMORY):
         return no_memory(limits.memory_bytes)

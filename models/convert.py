@@ -14,6 +14,7 @@ from models.output_port import Port
 from models.refusals import ModelRefused, Undecided
 from models.settle_model import Settled
 
+GIVEN = "given"  # where copies of the user's files lie, apart from what is made of them
 _MOST_FILE_BYTES = 4 << 30
 
 
@@ -46,14 +47,18 @@ def read(file: Path, work: Path, size: Size | None = None, limits: Limits | None
     Raises ModelRefused with the reason, Undecided for a size that is not known.
     """
     limits = limits or Limits()
-    copy = _copied(file, work / f"original{_suffix(file)}")
+    given = work / GIVEN
+    given.mkdir()
+    copy = _copied(file, given / f"original{_suffix(file)}")
     looked = ask("look", {"file": str(copy)}, work, file, limits)
     kept = [copy.name]
     for name in looked["needs"]:
         # OpenVINO looks for the weights of an IR under its own name.
         is_bin = looked["kind"] == "ir"
         beside = file.with_suffix(".bin") if is_bin else file.parent / str(name)
-        kept.append(_copied(beside, work / str(name)).name)
+        if beside.is_symlink():
+            raise ModelRefused(beside, "a link, which may lead anywhere; allowed is a file")
+        kept.append(_copied(beside, given / str(name)).name)
     said = {"file": str(copy), "kind": looked["kind"], "size": size}
     found = ask("read", said, work, file, limits)
     if found["size"] is None:
@@ -106,7 +111,7 @@ def assemble(foreign: Foreign, path: Path, said: dict[str, Any]) -> ModelFolder:
     path.mkdir()
     names = (NETWORK, "model.bin", *foreign.kept)
     for name in names:
-        shutil.move(foreign.work / name, path / name)
+        shutil.move(foreign.work / (GIVEN if name in foreign.kept else "") / name, path / name)
     manifest = Manifest(**said, files={name: sha256_of(path / name) for name in names})
     (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return open_folder(path)

@@ -6,6 +6,7 @@ It takes `request.json` of its folder and leaves `answer.json` there.
 import json
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def limit(limits: dict[str, Any]) -> None:
     ):
         _, hard = resource.getrlimit(what)
         resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
+    with suppress(OSError):  # where memory runs out, this process goes and no other
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def reason(fault: Exception, memory_bytes: int) -> str:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from models.manifest_checks import FILE
 from models.onnx_scan import NEWEST_OPSET, OLDEST_OPSET, scan
 from models.refusals import ModelRefused
 from models.zip_check import checked_members
@@ -18,6 +19,7 @@ PICKLE = (
     "a pickle, as torch.save writes it: loading one runs whatever code is in it. "
     "Export the network instead: torch.onnx.export, torch.export.save or torch.jit.save"
 )
+TAKEN = ("model.xml", "model.bin", "manifest.json", "original.onnx")  # in a model folder
 _PICKLE_NAMES = {".pkl", ".pickle", ".ckpt", ".pth", ".joblib"}
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=!]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -127,7 +129,7 @@ def _onnx(path: Path) -> dict[str, Any]:
         allowed = f"allowed are {OLDEST_OPSET} to {NEWEST_OPSET}"
         raise ModelRefused(path, f"ONNX operator set {opset}: {allowed}; export it with opset 17")
     for name in sorted(facts.external):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", name):
+        if not re.fullmatch(FILE, name) or name in TAKEN:
             why = f"its weights lie in {name!r}; allowed is a plain file name beside it"
             raise ModelRefused(path, why)
     return {"kind": "onnx", "needs": sorted(facts.external)}

@@ -89,7 +89,12 @@ def _torchscript(file: Path, size: Size | None) -> ov.Model | None:
 
 def _export(file: Path, _: Size | None) -> ov.Model:
     torch = _torch(file)
-    return ov.convert_model(torch.export.load(str(file)))
+    program = torch.export.load(str(file))
+    names = program.graph_signature.user_inputs
+    shapes = [list(node.meta["val"].shape) for node in program.graph.nodes if node.name in names]
+    # OpenVINO leaves all axes open, even those that the program has fixed.
+    told = [[axis if isinstance(axis, int) else -1 for axis in shape] for shape in shapes]
+    return ov.convert_model(program, input=told)
 
 
 def _own(name: str) -> Callable[[Path, Size | None], ov.Model]:

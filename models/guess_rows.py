@@ -19,7 +19,8 @@ def one(port: Port, size: Size, n_classes: int | None) -> Iterator[Candidate]:
         why = f"{_words(shape)}: box, score and class of at most {shape[0] or 'some'} boxes"
         yield Candidate("yolo_end_to_end", (0,), n_classes or 0, why)
     n, width = shape
-    if n is not None and width is not None and 4 < n < width and n_classes in (None, n - 4):
+    is_long = width > n if n and width else n_classes is not None
+    if n is not None and n > 4 and is_long and n_classes in (None, n - 4):
         why = f"{_words(shape)}: 4 numbers of a box and {n - 4} class scores, a column a box"
         yield Candidate("yolo", (0,), n - 4, why, {"layout": "columns"})
     if width is not None and width > 4 and (n is None or n >= width or n_classes is not None):

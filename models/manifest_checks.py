@@ -10,7 +10,7 @@ from models.refusals import ManifestRefused
 NAME = r"[a-z][a-z0-9_-]{0,31}"
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}"
 FORMAT = r"[a-z][a-z0-9_]{0,31}"
-_FILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+FILE = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _MOST_TEXT = 2000
 _DEEPEST = 4
@@ -96,8 +96,8 @@ def file_sums(key: str, value: Any, needed: Sequence[str], own: str) -> None:
     if not isinstance(value, dict):
         raise ManifestRefused(key, repr(value)[:80], "a table of file names and their sha256")
     for name, digest in value.items():
-        if not isinstance(name, str) or not re.fullmatch(_FILE, name) or name == own:
-            allowed = f"a plain file name inside the folder ({_FILE}), not {own}"
+        if not isinstance(name, str) or not re.fullmatch(FILE, name) or name == own:
+            allowed = f"a plain file name inside the folder ({FILE}), not {own}"
             raise ManifestRefused(key, repr(name), allowed)
         named(f"{key}.{name}", digest, _SHA256)
     if missing := [name for name in needed if name not in value]:

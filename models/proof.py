@@ -12,16 +12,17 @@ from models.apart import ask
 from models.boxes import Boxes, FloatArray
 from models.candidates import Options
 from models.convert import Foreign
-from models.errors import ArrayMismatch
-from models.fitting import Fitted, fit
+from models.fit import fit
 from models.formats import FORMATS
 from models.model_folder import NETWORK, InputSpec
 from models.nms import iou, suppress
 from models.picture import Picture
+from models.preprocess import Prepared, to_source
 from models.refusals import ModelRefused
 from models.settle_model import Settled
 
 SAME_IOU = 0.5
+MOST_BYTES = 256 << 20  # of all outputs
 LOOKED_AT = 0.001  # least score of what is looked at; what is shown is above the model's own
 
 
@@ -96,6 +97,8 @@ def _shown(found: Boxes, limits: Thresholds) -> Boxes:
 
 def _outputs(work: Path, precision: str, picture: int, n: int) -> list[FloatArray]:
     files = [work / f"{precision}-{picture}-{i}.npy" for i in range(n)]
+    if sum(file.stat().st_size for file in files) > MOST_BYTES:
+        raise ModelRefused(NETWORK, f"its outputs are more than {MOST_BYTES >> 20} MiB a picture")
     return [np.load(file, allow_pickle=False) for file in files]
 
 
@@ -103,7 +106,7 @@ def _read(
     foreign: Foreign,
     settled: Settled,
     outputs: list[FloatArray],
-    fitted: Fitted,
+    fitted: Prepared,
     limits: Thresholds,
 ) -> Boxes:
     form = FORMATS[settled.format]
@@ -112,21 +115,22 @@ def _read(
     size, n_classes = (settled.input.width, settled.input.height), len(settled.classes)
     try:
         found = form.decode(outputs, size, n_classes, LOOKED_AT, settled.options)
-    except ArrayMismatch as fault:
-        why = f"its outputs cannot be read as {settled.format}: {fault}"
+    except (ArithmeticError, LookupError, TypeError, ValueError) as fault:
+        # ArrayMismatch is one; the others come of options that make no sense.
+        why = f"its outputs cannot be read as {settled.format} {settled.options}: {fault}"
         raise ModelRefused(foreign.file, why) from fault
     if far := _far(found, settled.input, settled.options):
         raise ModelRefused(foreign.file, far)
     if form.suppresses:
         found = found.take(suppress(found.xyxy, found.scores, found.class_ids, limits.nms_iou))
-    xyxy = fitted.to_source(found.xyxy)
+    xyxy = to_source(found.xyxy, fitted)
     real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     return Boxes(xyxy[real], found.scores[real], found.class_ids[real])
 
 
 def doubtful(format_: str, outputs: Sequence[FloatArray], options: Options) -> str | None:
     """Why numbers cannot be what the format means by them: scores outside of 0..1, say."""
-    scores = _scores(format_, outputs)
+    scores = _scores(format_, outputs, options)
     if scores is not None and scores.size and not -0.001 <= scores.min() <= scores.max() <= 1.001:
         span = f"{scores.min():.4g} to {scores.max():.4g}"
         return f"scores of {format_} are 0 to 1; it gives {span}: are they logits?"
@@ -137,15 +141,17 @@ def doubtful(format_: str, outputs: Sequence[FloatArray], options: Options) -> s
     return None
 
 
-def _scores(format_: str, outputs: Sequence[FloatArray]) -> FloatArray | None:
+def _scores(format_: str, outputs: Sequence[FloatArray], options: Options) -> FloatArray | None:
+    rows = outputs[0]
     if format_ == "yolo_end_to_end":
-        rows = outputs[0]
         return rows[:, 6] if rows.shape[-1] == 7 else rows[:, 4]
+    if format_ in ("yolo", "yolo_objectness", "detr_joined"):
+        return rows[4:] if options.get("layout") == "columns" else rows[:, 4:]
+    if format_ == "yolox":
+        return rows[:, 4:]
     if format_ in ("boxes_labels", "boxes_scores"):
         return outputs[1]
-    if format_ == "ssd_rows":
-        return outputs[0][..., 2]
-    return None
+    return rows[..., 2] if format_ == "ssd_rows" else None
 
 
 def _logits(format_: str, outputs: Sequence[FloatArray], options: Options) -> FloatArray | None:

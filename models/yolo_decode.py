@@ -88,7 +88,8 @@ def _columns(output: FloatArray, n_numbers: int, options: Options) -> FloatArray
         wanted = f"one axis of {n_numbers} numbers"
         raise ArrayMismatch("output", wanted, f"{output.shape}")
     layout = options.get("layout") or ("columns" if output.shape[0] == n_numbers else "rows")
-    return output if layout == "columns" else output.T
+    columns = output if layout == "columns" else output.T
+    return shaped("output", columns, n_numbers, None)
 
 
 def _grid(size: Size, strides: Sequence[int]) -> tuple[FloatArray, FloatArray]:

@@ -10,15 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import (
-    add,
-    calibrate,
-    heavy_command,
-    list_sources,
-    models_command,
-    remove,
-    verify,
-)
+from pipeline import add, calibrate, heavy_command, list_sources, models_command, remove, verify
 from pipeline.check import check
 from pipeline.config import Config, find_config, read_config
 from pipeline.doctor import doctor

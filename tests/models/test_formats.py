@@ -191,7 +191,8 @@ def test_at_most_so_many_candidates_and_the_best():
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        ("yolo", [(9, 8)]), ("yolo_objectness", [(9, 9)]), ("yolox", [(8, 100)]),
+        ("yolo", [(9, 8)]), ("yolo", [(2, 7, 9)]),
+        ("yolo_objectness", [(9, 9)]), ("yolox", [(8, 100)]),
         ("yolo_end_to_end", [(9, 5)]), ("detr_softmax", [(9, 2), (9, 4)]),
         ("detr_sigmoid", [(9, 3), (8, 4)]), ("detr_joined", [(9, 8)]), ("ssd_rows", [(1, 9, 6)]),
         ("nanodet", [(47, 8, 12), (47, 4, 6), (47, 2, 2)]), ("nanodet_joined", [(9, 35)]),
@@ -203,6 +204,11 @@ def test_at_most_so_many_candidates_and_the_best():
 def test_wrong_shapes_are_told(name, shapes):
     with pytest.raises(ArrayMismatch, match="expected"):
         decode(name, *(np.ones(shape) for shape in shapes))
+
+
+def test_a_layout_that_does_not_fit_is_told():
+    with pytest.raises(ArrayMismatch, match=r"output: expected \(7, any\), found \(9, 7\)"):
+        decode("yolo", np.zeros((9, 7)), layout="columns")
 
 
 def test_formats_say_what_they_are():
