@@ -7,7 +7,7 @@ import pytest
 
 from models import int8
 from models.boxes import Boxes
-from models.errors import NotInstalled
+from models.errors import NotInstalled, NotQuantised
 from models.float_layers import Candidate, Chosen, answers, choose, times, weight_bytes
 from models.paired_bootstrap import Interval
 from tests.models.small_network import FIRST, SECOND, computed, network, pictures
@@ -54,6 +54,12 @@ def test_without_nncf_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(NotInstalled, match=r"pip install 'framegate\[train\]'"):
         int8.quantised(network(), pictures(1))
+
+
+def test_what_nncf_cannot_do_is_said():
+    pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
+    with pytest.raises(NotQuantised, match="cannot quantise"):
+        int8.quantised(network(), [np.zeros((1, 5, 5), np.uint8)])
 
 
 def test_nothing_to_judge_on():
