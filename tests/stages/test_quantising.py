@@ -39,7 +39,9 @@ def network() -> ov.Model:
         opset13.relu(cells), near[None, None], [1, 1], [3, 3], [2, 2], [1, 1]
     )
     heat = opset13.subtract(heat, np.float32(44))
-    sides = opset13.convolution(cells, np.full((4, 1, 1, 1), 0.01, np.float32), [1, 1], *[[0, 0]] * 2, [1, 1])
+    sides = opset13.convolution(
+        cells, np.full((4, 1, 1, 1), 0.01, np.float32), [1, 1], *[[0, 0]] * 2, [1, 1]
+    )
     sides = opset13.add(sides, np.full((1, 4, 1, 1), 6, np.float32))
     for node, name in ((heat, "heat"), (sides, "sides")):
         node.output(0).get_tensor().set_names({name})
