@@ -27,7 +27,7 @@ def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
     size  (width, height) where the file leaves it open, or for another one
 
     The answer: `size`, or None where it is needed; `input` and `outputs` (name, shape, type),
-    `metadata`. A dimension that stays open is None. Raises ModelRefused.
+    `metadata`, `is_quantised`. A dimension that stays open is None. Raises ModelRefused.
     """
     wanted: Size | None = (size[0], size[1]) if size else None
     model = _READERS[kind](file, wanted)
@@ -49,6 +49,7 @@ def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
         "input": _port(model.input(0), "picture"),
         "outputs": [_port(port, f"output{i}") for i, port in enumerate(model.outputs)],
         "metadata": told,
+        "is_quantised": any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()),
     }
 
 

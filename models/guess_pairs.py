@@ -34,12 +34,8 @@ def two(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[Ca
             continue
         if None not in (boxes[0], scores[0]) and boxes[0] != scores[0]:
             continue
-        both_may_be_boxes = scores[1] == 4
-        if (
-            both_may_be_boxes
-            and ports[order[1]].named(*_BOXES)
-            and not ports[order[0]].named(*_BOXES)
-        ):
+        says_boxes = [ports[i].named(*_BOXES) for i in order]
+        if scores[1] == 4 and says_boxes == [False, True]:
             continue
         yield from _pair(ports, order, boxes[0], scores[1], size, n_classes)
 
@@ -61,10 +57,9 @@ def _pair(
             ("detr_softmax", 1, "logits with one for no object"),
             ("detr_sigmoid", 0, "logits, each of its own"),
         ):
-            count, options = _classes(width - spare, n_classes, counts_from_one=False)
-            yield Candidate(
-                name, turned, count, f"{what}: {words}, of {n or 'some'} queries", options
-            )
+            count, options = _classes(width - spare, n_classes, coco_width=91)
+            why = f"{what}: {words}, of {n or 'some'} queries"
+            yield Candidate(name, turned, count, why, options)
     if not says_scores and (n is None or n > FEW):
         count, options = _classes(width - 1, n_classes, coco_width=90)
         known = SSD_OPTIONS.get((size, n or 0), {})

@@ -103,6 +103,12 @@ def _format(
         if wishes.format in (None, one.format)
         and (wishes.outputs is None or one.ports == tuple(range(len(picked))))
     ]
+    if (
+        not fitting
+        and wishes.format
+        and (forced := _as_told(shown, size, n_classes, wishes.format))
+    ):
+        fitting = [forced]
     if not fitting:
         raise ModelRefused(file, _misfit(shown, size, n_classes, wishes))
     if len(fitting) > 1:
@@ -128,6 +134,20 @@ def _picked(file: str, ports: Sequence[Port], outputs: tuple[str, ...] | None) -
     if unknown := [name for name in outputs if name not in names]:
         raise ModelRefused(file, f"--outputs {unknown[0]}: it has {', '.join(names)}")
     return [names.index(name) for name in outputs]
+
+
+def _as_told(
+    ports: Sequence[Port], size: Size, n_classes: int | None, name: str
+) -> Candidate | None:
+    """A reading that the user insists on, unless it has another number of classes."""
+    ranks = FORMATS[name].ranks
+    fits = len(ranks) == len(ports) and all(
+        port.shape is None or port.own(rank) is not None
+        for port, rank in zip(ports, ranks, strict=True)
+    )
+    if not fits or any(one.format == name for one in candidates(ports, size, None)):
+        return None
+    return Candidate(name, tuple(range(len(ports))), n_classes or 0, "nothing but your word")
 
 
 def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wishes) -> str:

@@ -19,12 +19,15 @@ from pipeline.asking import (
     Answer,
     Done,
     Listed,
+    LookBeside,
     Question,
     Refused,
     Remove,
+    RollBack,
     TheCounts,
     TheSources,
     TheStore,
+    Use,
     WhatCounts,
     WhatSources,
     control_socket,
@@ -96,6 +99,15 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
         if isinstance(question, Remove):
             await supervisor.remove(question.names)
             return Done()
+        if isinstance(question, Use):
+            await supervisor.use(question.model, question.sources)
+            return Done()
+        if isinstance(question, RollBack):
+            await supervisor.roll_back(question.sources)
+            return Done()
+        if isinstance(question, LookBeside):
+            await supervisor.shadow(question.options)
+            return Done()
         if isinstance(question, WhatSources):
             return _listed(supervisor)
         if isinstance(question, WhatCounts):
@@ -118,6 +130,7 @@ def _listed(supervisor: Supervisor) -> TheSources:
                 by=source.by,
                 removing=source.ending,
                 lost=source.name in lost,
+                model=source.model,
             )
             for source in sources
         ]

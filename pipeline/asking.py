@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,25 @@ class Remove(msgspec.Struct, frozen=True, tag=True):
     """Finish what is decoded of these sources, and let them go."""
 
     names: list[str]
+
+
+class Use(msgspec.Struct, frozen=True, tag=True):
+    """Serve these sources, all for none, by another model."""
+
+    model: str
+    sources: list[str]
+
+
+class RollBack(msgspec.Struct, frozen=True, tag=True):
+    """Serve these sources, all for none, by the model that they had before."""
+
+    sources: list[str]
+
+
+class LookBeside(msgspec.Struct, frozen=True, tag=True):
+    """Have another model look at some frames, beside the one that serves; none without options."""
+
+    options: dict[str, Any]
 
 
 class WhatSources(msgspec.Struct, frozen=True, tag=True):
@@ -60,7 +80,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Listed(msgspec.Struct, frozen=True, tag=True):
-    """One source. place: its path, or its URL without user, password and query."""
+    """One source. place: its path, or its URL without user, password and query.
+
+    model: that was chosen while the run went on
+    """
 
     name: str
     place: str
@@ -68,6 +91,7 @@ class Listed(msgspec.Struct, frozen=True, tag=True):
     by: By
     removing: bool
     lost: bool
+    model: str = ""
 
 
 class TheSources(msgspec.Struct, frozen=True, tag=True):
@@ -89,7 +113,7 @@ class TheCounts(msgspec.Struct, frozen=True, tag=True):
     cache: dict[str, CacheCounts]
 
 
-Question = Add | Remove | WhatSources | WhatStore | WhatCounts
+Question = Add | Remove | Use | RollBack | LookBeside | WhatSources | WhatStore | WhatCounts
 Answer = Done | Refused | TheSources | TheStore | TheCounts
 
 _answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

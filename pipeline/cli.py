@@ -10,7 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import add, calibrate, heavy_command, list_sources, remove, verify
+from pipeline import (
+    add,
+    calibrate,
+    heavy_command,
+    list_sources,
+    models_command,
+    remove,
+    verify,
+)
 from pipeline.check import check
 from pipeline.config import Config, find_config, read_config
 from pipeline.doctor import doctor
@@ -86,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     calibrate.register(commands)
     _add_doctor(commands)
     heavy_command.register(commands)
+    models_command.register(commands)
     return top
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from pipeline.durations import StageTimes
-from pipeline.errors import FrameStoreFull, SupervisorSilent
+from pipeline.errors import FrameStoreFull, StageRefused, SupervisorSilent
 from pipeline.records import Position
+from pipeline.redaction import redacted
 from pipeline.spec import SourceSpec
 
 PACKET = 1 << 18  # more than the kernel lets through in one packet
@@ -100,6 +101,27 @@ class Sources(msgspec.Struct, frozen=True, tag=True):
     sources: list[SourceSpec]
 
 
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: get ready for a model that is to be chosen for these sources."""
+
+    ask: int
+    model: str
+    sources: list[str]
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """Worker: all stages are ready for it, or why one is not."""
+
+    ask: int
+    fault: str | None = None
+
+
+class Models(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor: from now on these models are chosen, by source."""
+
+    models: dict[str, str]
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: decode no further; commit what is decoded."""
 
@@ -108,8 +130,10 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """Supervisor: end after the commit in hand."""
 
 
-ToWorker = Shared | StatusThere | Ping | TimesWanted | Sources | Drain | Stop
-ToSupervisor = SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times
+ToWorker = Shared | StatusThere | Ping | TimesWanted | Sources | Prepare | Models | Drain | Stop
+ToSupervisor = (
+    SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times | Prepared
+)
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
@@ -135,6 +159,10 @@ def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
     return _to_supervisor.decode(data) if data else None
 
 
+def _not_ready(model: str, sources: list[str]) -> None:  # noqa: ARG001
+    raise StageRefused("a worker is not ready yet")
+
+
 class ControlLine:
     """The worker's end. A thread of its own answers pings even while the stages work."""
 
@@ -145,6 +173,8 @@ class ControlLine:
         self._asked = 0
         self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
         self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
+        self.models: dict[str, str] = {}
+        self.prepare: Callable[[str, list[str]], None] = _not_ready
         self.progress: Callable[[], int] = lambda: 0
         self.times: Callable[[], dict[str, StageTimes]] = dict
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -193,6 +223,14 @@ class ControlLine:
         elif descriptor >= 0:  # who asked does not wait any more
             os.close(descriptor)
 
+    def _prepare(self, asked: Prepare) -> None:
+        try:
+            self.prepare(asked.model, asked.sources)
+        except Exception as error:  # a model may make a network's library raise anything
+            self.say(Prepared(asked.ask, redacted(str(error) or repr(error))))
+        else:
+            self.say(Prepared(asked.ask))
+
     def _listen(self) -> None:
         while True:
             try:
@@ -206,6 +244,10 @@ class ControlLine:
                 self.say(Pong(self.progress()))
             elif isinstance(message, TimesWanted):
                 self.say(Times(self.times()))
+            elif isinstance(message, Models):
+                self.models = message.models
+            elif isinstance(message, Prepare):
+                threading.Thread(target=self._prepare, args=(message,), daemon=True).start()
             else:
                 if isinstance(message, Sources):
                     self.sources = message.sources

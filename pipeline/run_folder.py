@@ -40,6 +40,8 @@ class RunSource(msgspec.Struct, frozen=True):
     file       None for what is no file
     by         who named it: the configuration, the command line of `run`, or `framegate add`
     ending     it is being removed: what is decoded of it is finished
+    model      that was chosen for it while the run went on, as NAME@DIGEST; empty: none was
+    before     and the one before that; None: there was no other
     live, transport, frames   see source.Request
     """
 
@@ -54,6 +56,8 @@ class RunSource(msgspec.Struct, frozen=True):
     frames: Frames = Frames()
     by: By = "command"
     ending: bool = False
+    model: str = ""
+    before: str | None = None
 
 
 class RunFile(msgspec.Struct, frozen=True):

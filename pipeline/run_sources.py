@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -109,17 +109,59 @@ class RunSources:
         # Read once it is ours: from then on no other run can begin an epoch.
         return replace(source, past=self._store.epoch(source.name))
 
+    def models(self) -> dict[str, str]:
+        """Models that were chosen, by source."""
+        return {source.name: source.model for source in self._run.sources if source.model}
+
+    def announce(self, settled: Mapping[str, str]) -> None:
+        """Say which models look at the sources, as far as they are of a registry.
+
+        settled: those that the configuration names; what was chosen later goes before
+        """
+        chosen = self.models()
+        self._store.announce_models(
+            {name: chosen.get(name) or settled.get(name, "") for name in self.names()}
+        )
+
+    def use(self, model: str, names: Collection[str]) -> None:
+        """These have another model from now on; a `--resume` goes on with it.
+
+        ConfigFaults if there is no such source.
+        """
+        self._refuse_strange(names)
+        self._store.announce_models(dict.fromkeys(names, model))
+        self._write(
+            replace(source, model=model, before=source.model)
+            if source.name in names and source.model != model
+            else source
+            for source in self._run.sources
+        )
+
+    def before(self, names: Collection[str]) -> dict[str, str]:
+        """The model that each of these had before its last one.
+
+        ConfigFaults if there is no such source, or it had no other.
+        """
+        self._refuse_strange(names)
+        before = {s.name: s.before for s in self._run.sources if s.name in names}
+        if never := [name for name, model in before.items() if model is None]:
+            raise ConfigFaults([f"source {name}: it had no other model" for name in never])
+        return {name: model for name, model in before.items() if model is not None}
+
     def end(self, names: Collection[str]) -> None:
         """Mark them as being removed. ConfigFaults if there is no such source."""
+        self._refuse_strange(names)
+        self._write(
+            replace(source, ending=True) if source.name in names else source
+            for source in self._run.sources
+        )
+
+    def _refuse_strange(self, names: Collection[str]) -> None:
         if strange := [name for name in names if name not in self.names()]:
             has = ", ".join(self.names()) or "none"
             raise ConfigFaults(
                 [f"source {name}: the run has no such source; it has: {has}" for name in strange]
             )
-        self._write(
-            replace(source, ending=True) if source.name in names else source
-            for source in self._run.sources
-        )
 
     def drop(self, names: Collection[str]) -> None:
         """Serve them no more; they are to be released."""

@@ -76,6 +76,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     hosted   names of the stages it hosts, inputs before readers
     careful  sources to run one record at a time, saying which is in hand, up to a position
     asides   records to set aside
+    models   that were chosen while the run went on, by source
+    nice     how far the process steps back behind others, 0 to 19
     """
 
     name: str
@@ -88,6 +90,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     sources: list[SourceSpec]
     careful: dict[str, Position] = {}
     asides: list[Suspect] = []
+    models: dict[str, str] = {}
+    nice: int = 0
     log_level: str = "INFO"
     log_format: Form = "text"
 

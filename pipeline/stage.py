@@ -102,6 +102,7 @@ class Stage(Generic[S]):
     batch       most records it wants in one call; fewer means answers come sooner
     takes_failed  whether it wants records on which a stage before failed
     publishes   its outputs are Results, written to the published stream
+    keeps       outputs of a source that stay where no stage reads them; None: as many as results
     asks        what it asks of a heavier model, and waits for; set where it opens it
     cache       what came of its look-ups in memos; set where it looks answers up
     """
@@ -112,6 +113,7 @@ class Stage(Generic[S]):
     batch: ClassVar[int] = 64
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
+    keeps: ClassVar[int | None] = None
     asks: Asks | None = None
     cache: CacheCounts | None = None
 

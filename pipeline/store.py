@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Any, cast
 
 import redis
@@ -89,6 +90,15 @@ class Store:
             if removed and self._client.hget(keys.own(source), "run") == run.encode():
                 self._client.hset(keys.own(source), "name", "")
             self._function("fg1_release", [keys.own(source)], run)
+
+    def announce_models(self, models: Mapping[str, str]) -> None:
+        """Say which model each of these sources has now; empty: that of its configuration."""
+        with store_errors(self.url):
+            for source, model in models.items():
+                if model:
+                    self._client.hset(keys.MODELS, source, model)
+                else:
+                    self._client.hdel(keys.MODELS, source)
 
     def begin_anew(self, source: str) -> None:
         """Forget what decode knows of a source, which is this run's and served by nobody."""

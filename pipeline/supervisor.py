@@ -9,8 +9,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.apart import apart
+from pipeline.beside import Beside
 from pipeline.control import Shared, SharedWanted
 from pipeline.crew import Crew
 from pipeline.embedded import EmbeddedStore
@@ -23,17 +25,20 @@ from pipeline.errors import (
     StoreLost,
     StoreRefused,
 )
+from pipeline.keys import SHADOW
 from pipeline.lookout import Lookout, Seen
 from pipeline.plan import Plan
 from pipeline.run_folder import RunSource
 from pipeline.run_sources import RunSources
 from pipeline.run_status import RunStatus
-from pipeline.spec import SourceSpec
+from pipeline.spec import SourceSpec, StageSpec
 from pipeline.store import Store
 from pipeline.store_watch import StoreWatch
 
 log = logging.getLogger(__name__)
 
+DETECT = "stages.detect:Detect"
+LOOKER = "stages.shadow:Shadow"
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 POLL_S = 0.1  # while somebody waits: draining, or removing a source
@@ -58,6 +63,9 @@ class Supervisor:
         self._draining = False
         self._away_since: float | None = None
         self._changing = asyncio.Lock()
+        self._beside = Beside(plan, store.url, sources, self._crew.shared)
+        self.also_told.append(self._beside.take_sources)
+        self._choosing = asyncio.Lock()  # apart: a model takes seconds to get ready
         self._removed: dict[str, asyncio.Event] = {}
 
     # -- from outside
@@ -98,6 +106,52 @@ class Supervisor:
         for event in gone:
             await event.wait()
 
+    async def use(self, model: str, names: Sequence[str]) -> None:
+        """Have these sources, or all for none, served by a model from one of their frames on.
+
+        ConfigFaults if there is no such source; ModelNotTaken if a stage refuses it: nothing has
+        changed then.
+        """
+        async with self._choosing:
+            await self._use(dict.fromkeys(names or self.sources.names(), model))
+
+    async def roll_back(self, names: Sequence[str]) -> None:
+        """Have these sources, or all that had another model for none, served by that again."""
+        async with self._choosing:
+            had_other = [s.name for s in self.sources.listed() if s.before is not None]
+            if not names and not had_other:
+                raise ConfigFaults(["no source had another model"])
+            await self._use(self.sources.before(names or had_other))
+
+    async def _use(self, models: dict[str, str]) -> None:
+        for model in dict.fromkeys(models.values()):
+            names = [name for name, chosen in models.items() if chosen == model]
+            await self._crew.prepare(model, names)
+        async with self._changing:
+            for model in dict.fromkeys(models.values()):
+                names = [name for name, chosen in models.items() if chosen == model]
+                await apart(self.sources.use, model, names)
+            self._crew.tell_models()
+        for name, model in models.items():
+            log.info("source %s: its model is %s now", name, model or "that of the configuration")
+
+    async def shadow(self, options: dict[str, Any]) -> None:
+        """Have another model look at frames beside the one that serves; none without options.
+
+        options  of stages.shadow:Shadow but `detect`
+        ConfigFaults if there is nothing to look beside; ModelNotTaken if it cannot be opened.
+        """
+        async with self._choosing:
+            if not options:
+                await self._beside.stop()
+                return
+            beside = [stage for stage in self.plan.stages if stage.use == DETECT]
+            if not beside:
+                raise ConfigFaults([f"no stage of this run is {DETECT}: nothing to look beside"])
+            said = {**options, "detect": beside[0].options}
+            name = beside[0].name
+            await self._beside.start(StageSpec(SHADOW, LOOKER, name, False, False, False, said))
+
     async def status(self) -> RunStatus:
         """How the run is."""
         return await self._crew.status()
@@ -118,6 +172,7 @@ class Supervisor:
             # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
             await self._ending.wait()
         finally:
+            await self._beside.stop()
             await self._crew.stop()
             for task in tasks:
                 task.cancel()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     die_with_parent_of(int(sys.argv[3]))
     set_up_logging(spec.log_level, spec.name, spec.log_format)
+    os.nice(spec.nice)
     try:
         _serve(spec, line)
     except Fenced as error:
@@ -54,11 +56,14 @@ def main() -> int:
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line.shared_memory)
     memos = Memos(spec.store)
+    line.models = spec.models
     hosted = [
-        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos))
+        _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
+    line.prepare = functools.partial(_prepare, hosted)
+    _prepare_chosen(spec, hosted)
     runner = Runner(spec, hosted, line, shared.take_sources)
     line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
@@ -83,6 +88,21 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         memos.close()
 
 
+def _prepare(hosted: Sequence[HostedStage], model: str, sources: Sequence[str]) -> None:
+    for stage in hosted:
+        stage.stage.prepare(model, sources)
+
+
+def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
+    """What was chosen before this worker began. StageRefused if it cannot be had any more."""
+    for model in dict.fromkeys(spec.models.values()):
+        sources = [source for source, chosen in spec.models.items() if chosen == model]
+        try:
+            _prepare(hosted, model, sources)
+        except Exception as error:
+            raise StageRefused(f"model {model}: {error}") from error
+
+
 @contextmanager
 def _stored(spec: WorkerSpec) -> Iterator[None]:
     """StageRefused if what the store keeps cannot be read: another worker could not, either."""
@@ -104,7 +124,8 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
         if suspect.stage == stage.name
     }
     read_by_stages = bool(spec.readers(stage.name)) and not stage.publishes
-    return HostedStage(stage, opened, 0 if read_by_stages else spec.results_keep, asides)
+    keeps = spec.results_keep if opened.keeps is None else opened.keeps
+    return HostedStage(stage, opened, 0 if read_by_stages else keeps, asides)
 
 
 def _open(stage: StageSpec, context: Context) -> Stage[Any]:
@@ -125,7 +146,9 @@ def options_of(kind: Any, options: dict[str, Any]) -> Any:
     return msgspec.convert(options, kind.Options)
 
 
-def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos) -> Context:
+def _context(
+    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos, line: ControlLine
+) -> Context:
     return Context(
         pixels=shared.pixels,
         now=time.time,
@@ -135,6 +158,7 @@ def _context(spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Mem
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         memo=memos.of,
+        model=lambda source: line.models.get(source, ""),
         store=spec.store,
     )
 

@@ -100,6 +100,7 @@ class Detect(Stage[DetectState]):
             head.warm_up()
         server = Server(options.gate, options.models, context, head)
         self.servings = Servings(server, options.usual(), options.models, context)
+        self.servings.open_usual()
         self._standings = Standings(context, head)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}

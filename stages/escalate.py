@@ -9,7 +9,7 @@ import msgspec
 
 from models import coco
 from pipeline.asks import Asks
-from pipeline.errors import ConfigFaults
+from pipeline.errors import ConfigFaults, ModelNotTaken
 from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
 from pipeline.questions import Seen, Unanswered
@@ -22,6 +22,8 @@ from stages.budget import Budget
 from stages.detections import Detections, last_detections
 from stages.escalate_options import EscalateOptions
 from stages.escalation import EscalateState, Said
+from stages.model_options import is_own
+from stages.pinned import pinned_model, unanswerable
 from stages.places import HeavyPlace, open_place
 
 _replace = msgspec.structs.replace
@@ -78,6 +80,14 @@ class Escalate(Stage[EscalateState]):
         table = self.options.escalate
         self.asks = Asks(place, patience_s=table.patience_s)
         self._turn = _Turn(self.options, place, self.asks, self.context)
+
+    def prepare(self, model: str, sources: Sequence[str]) -> None:  # noqa: ARG002
+        """Refuse a model whose classes nobody can be asked about."""
+        if self.asks is None or not model or is_own(model):
+            return
+        manifest = pinned_model(model, self.context.folder, None).manifest
+        if fault := unanswerable(manifest):
+            raise ModelNotTaken(f"model {manifest.result_name}: {fault}")
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, EscalateState]

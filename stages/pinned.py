@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from models import trial
+from models import coco, trial
 from models.errors import ModelError
-from models.model_folder import ModelFolder
+from models.model_folder import Manifest, ModelFolder
 from models.registry import Registry
 from models.trial import Choice, Tried
 
@@ -33,6 +33,17 @@ def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
     new.write_text(f"{found.manifest.name}@{found.manifest.sha256}")
     new.replace(note)
     return found
+
+
+def unanswerable(manifest: Manifest) -> str | None:
+    """Why nobody can be asked about what a model says; None if the heavy pass can."""
+    strange = [label for label in manifest.classes if label not in coco.LABELS]
+    if not strange:
+        return None
+    return (
+        f"the heavy pass knows COCO's 80 classes only, not {', '.join(strange[:5])}; allowed with "
+        "it is [escalate] place = 'off'"
+    )
 
 
 def pinned_choice(folder: Path, tried: Tried | None = None) -> Choice:

@@ -73,13 +73,15 @@ class Serving:
 class Server:
     """Opens models for detect. `open` may run on any thread, one at a time.
 
-    head  judges the boxes of the model `light`; None: nobody does
+    head     judges the boxes of the model `light`; None: nobody does
+    threads  of one inference; None: as measured
     """
 
     gate: GateOptions
     models: ModelOptions
     context: Context
-    head: WindowHead | None
+    head: WindowHead | None = None
+    threads: int | None = None
 
     def open(self, wanted: Wanted) -> Serving:
         """The model, compiled, not warmed up.
@@ -98,7 +100,7 @@ class Server:
         using = open_model(
             folder,
             choice.precision,
-            choice.threads,
+            self.threads or choice.threads,
             classes=wanted.classes,
             min_score=settings.calm.candidate,
             cache_dir=self.context.folder / "compiled",
@@ -114,7 +116,7 @@ class Server:
         using = detector.build(
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
             precision or nearest(choices.precision),
-            choice.threads,
+            self.threads or choice.threads,
             coco.class_ids(wanted.classes),
             features=head is not None,
         )

@@ -39,7 +39,10 @@ class Servings:
         self._unwanted: dict[Wanted, float] = {}
         self._sizes: tuple[tuple[int, int], ...] = (_USUAL_SIZE,)
         self._changing = threading.Lock()  # never while a model is opened: frames would wait
-        self._add(usual, self._ready(usual))
+
+    def open_usual(self) -> None:
+        """Have that ready before the first frame."""
+        self._add(self._usual, self._ready(self._usual))
 
     def of(self, source: str) -> Serving:
         """The model of a source from now on. One that nobody prepared is opened here."""

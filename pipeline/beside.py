@@ -1,0 +1,100 @@
+"""A worker beside those of a run: it comes and goes while the run goes on, and nobody waits for it.
+
+It steps back behind the others for the CPU, reads what they write, and holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from pipeline.control import Failed, Ready, SharedWanted, Sources, Stop, ToSupervisor
+from pipeline.deaths import Deaths
+from pipeline.errors import ModelNotTaken
+from pipeline.plan import Plan
+from pipeline.run_sources import RunSources
+from pipeline.shared_files import SharedFiles
+from pipeline.spec import SourceSpec, StageSpec
+from pipeline.worker_process import WorkerProcess, exit_in_words
+
+log = logging.getLogger(__name__)
+
+NICE = 19
+READY_S = 120.0
+STOP_S = 5.0
+MOST_DEATHS = 3
+
+
+class Beside:
+    """One such worker, or none. Lives in the event loop."""
+
+    def __init__(self, plan: Plan, url: str, sources: RunSources, shared: SharedFiles) -> None:
+        self._plan, self._url, self._sources, self._shared = plan, url, sources, shared
+        self._worker: WorkerProcess | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[str | None] | None = None
+
+    async def start(self, stage: StageSpec) -> None:
+        """Host this stage from now on, in place of what was there.
+
+        Returns once it is ready. ModelNotTaken with the reason if it cannot be.
+        """
+        await self.stop()
+        plan = dataclasses.replace(self._plan, stages=(*self._plan.stages, stage))
+        self._worker = WorkerProcess(stage.name, [stage.name], self._heard)
+        self._ready = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._keep_alive(self._worker, plan))
+        try:
+            fault = await asyncio.wait_for(asyncio.shield(self._ready), READY_S)
+        except TimeoutError:
+            fault = f"not ready in {READY_S:.0f} s"
+        if fault is not None:
+            await self.stop()
+            raise ModelNotTaken(f"{stage.name}: {fault}")
+
+    async def stop(self) -> None:
+        """End it, if there is one."""
+        worker, task, self._worker, self._task = self._worker, self._task, None, None
+        if worker is None or task is None:
+            return
+        worker.tell(Stop())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), STOP_S)
+        worker.kill()
+        await task
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """These are the run's sources now."""
+        if self._worker is not None:
+            self._worker.tell(Sources(list(sources)))
+
+    async def _keep_alive(self, worker: WorkerProcess, plan: Plan) -> None:
+        deaths = 0
+        while worker is self._worker and deaths < MOST_DEATHS:
+            specs = self._sources.specs()
+            spec = plan.spec(worker.name, worker.hosted, self._url, specs, Deaths())
+            await worker.start(msgspec.structs.replace(spec, nice=NICE))
+            code = await worker.ended()
+            deaths = deaths + 1 if worker.quick_deaths else 1
+            self._note_ready(f"its worker ended ({exit_in_words(code)})")
+            if worker is self._worker:
+                log.warning("worker %s ended (%s)", worker.name, exit_in_words(code))
+        if worker is self._worker:
+            log.error("worker %s died %d times: the run goes on without it", worker.name, deaths)
+
+    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+        if isinstance(message, SharedWanted):
+            worker.tell(*self._shared.answer(message))
+        elif isinstance(message, Ready):
+            self._note_ready(None)
+        elif isinstance(message, Failed):
+            self._note_ready(message.message)
+
+    def _note_ready(self, fault: str | None) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(fault)

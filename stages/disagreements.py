@@ -1,0 +1,81 @@
+"""What shadow found, for people: how far two models agree, what it cost, where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import records
+from pipeline.errors import ConfigFaults
+from pipeline.side_outputs import SideOutputs
+from stages.compared import Disagreement
+from stages.disagreement_page import page
+from stages.shadow import ShadowState
+
+
+class Beside(NamedTuple):
+    """What another model did beside one source's."""
+
+    source: str
+    state: ShadowState
+    found: list[Disagreement]
+
+
+def tell(outputs: Sequence[SideOutputs], model: str | None, html: Path | None) -> None:
+    """Print how far they agree, and write the page.
+
+    model  the other one, by the beginning of its name; None: whichever looked last
+
+    ConfigFaults if it never looked, and if the page cannot be written.
+    """
+    beside = [_read(each, model) for each in outputs]
+    beside = [each for each in beside if each.state.frames]
+    if not beside:
+        what = f"model {model}" if model else "no model"
+        raise ConfigFaults([f"{what} has looked at no frame; framegate models shadow starts one"])
+    _print(beside)
+    if html is not None:
+        try:
+            html.write_text(page(beside), encoding="utf-8")
+        except OSError as error:
+            raise ConfigFaults([f"--html {html}: {error.strerror}"]) from error
+        print(f"page: {html}")
+
+
+def _read(each: SideOutputs, model: str | None) -> Beside:
+    state = records.decode(each.state, ShadowState) if each.state else ShadowState()
+    found = [records.decode(said, Disagreement) for said in each.said]
+    if model is not None and not _is_of(state.other, model):
+        state = ShadowState()
+    return Beside(each.source, state, [one for one in found if one.other == state.other])
+
+
+def _is_of(other: Sequence[str], model: str) -> bool:
+    """Whether results' names of a model are of what a user calls it: NAME, or NAME@DIGEST."""
+    name, _, digest = model.partition("@")
+    return any(
+        one.startswith(name) and one.partition("@")[2].startswith(digest[:8]) for one in other
+    )
+
+
+def _print(beside: Sequence[Beside]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("source", "beside", "frames", "differ", "agree (F1)", "only served", "only new"):
+        table.add_column(column, justify="left" if column in ("source", "beside") else "right")
+    table.add_column("CPU ms a frame", justify="right")
+    for source, state, _ in beside:
+        table.add_row(
+            source,
+            ", ".join(state.other),
+            str(state.frames),
+            str(state.differing),
+            f"{state.f1:.3f}",
+            str(state.served),
+            str(state.said),
+            f"{1000 * state.cpu_s / state.frames:.1f}",
+        )
+    Console().print(table)

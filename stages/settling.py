@@ -1,0 +1,64 @@
+"""What a run means by the models that its configuration names: settled before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.errors import ModelError
+from models.open_model import class_ids
+from pipeline.errors import ConfigFaults
+from pipeline.loading import load
+from pipeline.worker import options_of
+from stages.detect import Detect
+from stages.escalate import Escalate
+from stages.model_options import is_own, wanted
+from stages.pinned import pinned_model, unanswerable
+
+
+def settle(stages: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, str]:
+    """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry.
+
+    stages  options of each stage, by what it uses
+    folder  the run's, where a copy of each model is put
+
+    ConfigFaults with everything that is wrong.
+    """
+    kinds = {use: load(use) for use in stages}
+    asks = any(_asks(options) for use, options in stages.items() if kinds[use] is Escalate)
+    settled: dict[str, str] = {}
+    faults: list[str] = []
+    for use, options in stages.items():
+        if kinds[use] is Detect:
+            settled |= _settled(options, asks, folder, faults)
+    if faults:
+        raise ConfigFaults(faults)
+    return settled
+
+
+def _asks(options: Mapping[str, Any]) -> bool:
+    return bool(options.get("escalate", {}).get("place", "off") != "off")
+
+
+def _settled(
+    options: dict[str, Any], asks: bool, folder: Path, faults: list[str]
+) -> dict[str, str]:
+    said = options_of(Detect, options)
+    settled = {}
+    for source in ("", *said.models.sources):
+        want = wanted(said.usual(), said.models, source)
+        if is_own(want.model):
+            continue
+        key = f"models.sources.{source}.model" if source else "stages.detect.detector"
+        try:
+            found = pinned_model(want.model, folder, said.models.registry).manifest
+            class_ids(found, [*(want.classes or ()), *dict(want.min_scores)] or None)
+        except ModelError as error:
+            faults.append(f"{key} = {want.model!r}: {error}")
+            continue
+        if asks and (strange := unanswerable(found)):
+            faults.append(f"{key} = {want.model!r}: {strange}")
+        if source:
+            settled[source] = f"{found.name}@{found.sha256}"
+    return settled

@@ -1,0 +1,66 @@
+"""Model folders for tests: the shipped NanoDet as if it were a user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import openvino as ov
+
+from models import coco
+from models.manifest import WEIGHTS
+from models.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
+from models.registry import Registry
+
+HEADS = ("head8", "head16", "head32")
+SIZE = (416, 256)
+
+
+def own_model(
+    registry: Path,
+    name: str = "mine",
+    version: str = "1",
+    *,
+    classes: Sequence[str] = coco.LABELS,
+    size: tuple[int, int] = SIZE,
+    min_score: float = 0.31,
+    model: ov.Model | None = None,
+) -> ModelFolder:
+    """NanoDet of one input size in a registry; with other labels it sees the same under others."""
+    folder = registry.parent / f"{name}-{version}"
+    folder.mkdir()
+    ov.save_model(model or nanodet(size), folder / "model.xml", compress_to_fp16=False)
+    files = {file.name: sha256_of(file) for file in folder.iterdir()}
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task="detect",
+        classes=tuple(classes),
+        input=InputSpec(*size, fit="corner", fill=0, colour="bgr"),
+        precision="f32",
+        format="nanodet",
+        options={},
+        outputs=HEADS,
+        min_score=min_score,
+        nms_iou=0.6,
+        max_boxes=100,
+        files=files,
+        metrics={},
+        licence="Apache-2.0",
+        provenance="the package's own network",
+    )
+    return Registry(registry).put(ModelFolder(folder, manifest))
+
+
+def nanodet(size: tuple[int, int]) -> ov.Model:
+    """The shipped network for inputs of one size."""
+    model = ov.Core().read_model(WEIGHTS / "nanodet.xml")
+    outputs = [model.output(name) for name in HEADS]
+    model = ov.Model(outputs, model.get_parameters())
+    model.reshape([1, size[1], size[0], 3])
+    return model
+
+
+def relabelled() -> tuple[str, ...]:
+    """Other names for NanoDet's classes, none of them COCO's."""
+    return tuple(f"part {n}" for n in range(len(coco.LABELS)))
