@@ -95,7 +95,7 @@ def figures(
     row: dict[str, Any] = {name: round(float(one[0]), 4) for name, one in said.items()}
     if matches is exact:
         return row
-    loss = of_difference(mean_precision(exact), ours, n, n_resamples)
+    loss = of_difference(mean_precision(exact), ours, n, n_resamples, centred=True)
     ends = [round(end, 4) for end in (loss.low, loss.high)]
     return row | {"loss": round(loss.middle, 4), "loss_95": ends}
 
