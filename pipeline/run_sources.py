@@ -128,7 +128,7 @@ class RunSources:
 
         ConfigFaults if there is no such source.
         """
-        self._refuse_strange(names)
+        self.check_known(names)
         self._store.announce_models(dict.fromkeys(names, model))
         self._write(
             replace(source, model=model, before=source.model)
@@ -142,7 +142,7 @@ class RunSources:
 
         ConfigFaults if there is no such source, or it had no other.
         """
-        self._refuse_strange(names)
+        self.check_known(names)
         before = {s.name: s.before for s in self._run.sources if s.name in names}
         if never := [name for name, model in before.items() if model is None]:
             raise ConfigFaults([f"source {name}: it had no other model" for name in never])
@@ -150,13 +150,14 @@ class RunSources:
 
     def end(self, names: Collection[str]) -> None:
         """Mark them as being removed. ConfigFaults if there is no such source."""
-        self._refuse_strange(names)
+        self.check_known(names)
         self._write(
             replace(source, ending=True) if source.name in names else source
             for source in self._run.sources
         )
 
-    def _refuse_strange(self, names: Collection[str]) -> None:
+    def check_known(self, names: Collection[str]) -> None:
+        """ConfigFaults if one of them is no source of the run."""
         if strange := [name for name in names if name not in self.names()]:
             has = ", ".join(self.names()) or "none"
             raise ConfigFaults(

@@ -113,6 +113,7 @@ class Supervisor:
         changed then.
         """
         async with self._choosing:
+            self.sources.check_known(names)
             await self._use(dict.fromkeys(names or self.sources.names(), model))
 
     async def roll_back(self, names: Sequence[str]) -> None:

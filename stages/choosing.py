@@ -27,7 +27,7 @@ def choose(ref: str, folder: Path, registry: Path | None) -> str:
     try:
         return _made_ready(ref, folder, registry)
     except (ModelError, RuntimeError) as error:  # OpenVINO raises the latter
-        raise ModelNotTaken(f"model {ref}: {error}") from error
+        raise ModelNotTaken(str(error)) from error
 
 
 def _made_ready(ref: str, folder: Path, registry: Path | None) -> str:
