@@ -106,13 +106,14 @@ def test_a_new_version_is_added_that_can_be_opened(registry: Path, film: str) ->
     found = quantise("red@1", {"day": film}, 30, 0.3, registry, tell=told.append)
     assert (found.calibrated, found.judged) == (15, 15)
     assert found.rows[0].layers_float is None
-    assert found.rows[-1].low >= 0.3
+    best = max(found.rows[1:], key=lambda row: row.low)
+    assert best.low >= 0.3
     assert len(told) == len(found.rows)  # one for the file, one for each candidate
     new = Registry(registry).find("red@1-int8")
     manifest = new.manifest
     assert found.added == f"red@1-int8 ({manifest.result_name})"
     assert (manifest.precision, manifest.format, manifest.min_score) == ("int8", "centernet", 0.3)
-    assert manifest.metrics["agreement_low"] == round(found.rows[-1].low, 4)
+    assert manifest.metrics["agreement_low"] == round(best.low, 4)
     assert "red@1" in manifest.provenance
     assert manifest.provenance.endswith("made by a test")
     [picture] = frames_at(film, (35,))
