@@ -57,9 +57,9 @@ def test_the_yolo_style_file_says_what_nanodet_says_of_the_same_input(tmp_path):
 
 
 def test_times_are_there_for_every_precision_and_thread_count():
-    ms = quantization.timed(nanodet(320), n_rounds=1)
+    ms = quantization.timed(nanodet(320), n_rounds=3)
     assert set(ms) == {(p, t) for p in supported() for t in quantization.THREADS}
-    assert min(ms.values()) > 0
+    assert all(len(rounds) == 3 and min(rounds) > 0 for rounds in ms.values())
 
 
 def test_nanodets_weights_are_a_quarter_in_8_bits():
@@ -78,7 +78,7 @@ def test_memory_is_that_of_a_process_which_loads_one_network():
 
 def row(precision: str, ms: float, map_: float, loss: float):
     judged = {"map": map_, "ap50": 0.5, "loss": loss, "loss_95": [loss - 0.01, loss + 0.01]}
-    times = {"ms_1t": ms, "ms_2t": ms / 2}
+    times = {"ms_1t": ms, "speedup_1t": 24 / ms, "speedup_2t": 23 / ms}
     return {"precision": precision, "weight_ratio": 0.251, quantization.JUDGED_ON: judged} | times
 
 
