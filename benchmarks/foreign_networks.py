@@ -33,7 +33,6 @@ from models.picture import ByteArray, Picture
 
 N_CALIBRATING = 32
 LEAST = 0.85
-SHARES = (0.0, 0.03, 0.1, 0.3)
 _SHOWN = 0.3  # least score of a box that agreement is about
 _NMS_IOU = 0.6
 
@@ -138,7 +137,7 @@ def choice(foreign: Foreign, model: ov.Model, pictures: Sequence[Picture]) -> Ch
     half = len(inputs) // 2
     calibrating = inputs[: half : max(1, half // N_CALIBRATING)]
     read = partial(decode, foreign, min_score=_SHOWN)
-    return choose(model, calibrating, inputs[half:], read, LEAST, SHARES, partial(_say, foreign))
+    return choose(model, calibrating, inputs[half:], read, LEAST, tell=partial(_say, foreign))
 
 
 def _say(foreign: Foreign, one: Candidate) -> None:
@@ -164,6 +163,7 @@ def subject(
     said = {
         "bound": LEAST,
         "accepted": chosen.accepted is not None,
+        "layers_float": len(chosen.best.float_layers),
         "candidates": [_row(one) for one in chosen.candidates],
         "noisiest": [
             {"layer": e.name, "own_db": round(e.own_db, 1), "total_db": round(e.total_db, 1)}

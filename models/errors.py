@@ -109,3 +109,11 @@ class TooFewFrames(ModelError):
     def __init__(self, found: int, least: int) -> None:
         super().__init__(f"{found} frames in all: allowed is {least} and more")
         self.found, self.least = found, least
+
+
+class NotQuantised(ModelError):
+    """NNCF gave up on a network."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"NNCF cannot quantise this network: {reason}")
+        self.reason = reason

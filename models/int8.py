@@ -8,7 +8,7 @@ from typing import Literal
 
 import openvino as ov
 
-from models.errors import NotInstalled
+from models.errors import NotInstalled, NotQuantised
 from models.picture import ByteArray
 
 
@@ -29,7 +29,7 @@ def quantised(
                    measured on such a CPU
     accurate_bias  slower, layer after layer; for some networks better
 
-    Raises NotInstalled. `model` is left as it was.
+    Raises NotInstalled, NotQuantised. `model` is left as it was.
     """
     try:
         import nncf
@@ -38,13 +38,16 @@ def quantised(
     fix = nncf.OverflowFix.ENABLE if weight_bits == 7 else nncf.OverflowFix.FIRST_LAYER
     scope = nncf.IgnoredScope(names=list(float_layers)) if float_layers else None
     nncf.set_log_level(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        return nncf.quantize(
-            model,
-            nncf.Dataset(list(inputs)),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(inputs),
-            fast_bias_correction=not accurate_bias,
-            ignored_scope=scope,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
-        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+            return nncf.quantize(
+                model,
+                nncf.Dataset(list(inputs)),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(inputs),
+                fast_bias_correction=not accurate_bias,
+                ignored_scope=scope,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+            )
+    except Exception as fault:  # of a network that it does not know it raises whatever comes
+        raise NotQuantised(f"{type(fault).__name__}: {fault}") from fault

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import models_shadow, models_use
+from pipeline import models_quantise, models_shadow, models_use
 from pipeline.errors import Exit
 from pipeline.loading import load
 
@@ -39,6 +39,7 @@ def register(commands: Any) -> None:
     _add_registry(listed)
     models_use.register(verbs)
     models_shadow.register(verbs)
+    models_quantise.register(verbs)
 
 
 def _add_add(verbs: Any) -> None:

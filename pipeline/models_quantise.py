@@ -14,7 +14,7 @@ from pipeline.quantised import as_table, layer_table, verdict
 from pipeline.sources import is_live, named_sources
 
 _QUANTISE = "stages.quantising:quantise"
-LEAST, FRAMES = 0.85, 300
+LEAST, FRAMES = 0.9, 300
 
 
 def register(verbs: Any) -> None:

@@ -86,7 +86,7 @@ def verdict(found: Quantised) -> str:
     bound = f"at least {found.least:.3f} was asked for, with 95 % confidence"
     if found.added is None:
         return f"not added: the best has {best.low:.3f}; {bound}"
-    last, float_ms = found.rows[-1], found.rows[0].ms
-    faster = f"{float_ms / last.ms:.2f} times as fast as float here"
-    slow = "; that is no gain" if last.ms >= float_ms else ""
-    return f"added: {found.added}: {last.low:.3f}; {bound}; {faster}{slow}"
+    float_ms = found.rows[0].ms
+    faster = f"{float_ms / best.ms:.2f} times as fast as float here"
+    slow = "; that is no gain" if best.ms >= float_ms else ""
+    return f"added: {found.added}: {best.low:.3f}; {bound}; {faster}{slow}"

@@ -56,6 +56,17 @@ def test_draws_are_whole_sets_and_the_seed_gives_them_again():
     assert not np.array_equal(drawn, np.concatenate(list(resamples(7, 50_000, seed=6))))
 
 
+def test_a_figure_that_resamples_shift_is_centred_by_that_shift():
+    values = np.arange(30.0)
+    plain = interval(mean_of(values), 30)
+    # One more wherever a picture was drawn twice, so in every resample and not in the whole set.
+    lifted = interval(lambda t: mean_of(values)(t) + (t.max(axis=1) > 1), 30, centred=True)
+    drawn_mean = np.concatenate([mean_of(values)(t) for t in resamples(30, 2000)]).mean()
+    assert lifted.middle == plain.middle
+    assert lifted.low == pytest.approx(plain.low + plain.middle - drawn_mean)
+    assert lifted.high == pytest.approx(plain.high + plain.middle - drawn_mean)
+
+
 def test_resamples_without_the_figure_are_left_out():
     # Only the first picture has it: a third of the draws of three pictures miss it.
     found = interval(lambda times: np.where(times[:, 0] > 0, 4.0, np.nan), 3)
