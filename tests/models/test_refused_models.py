@@ -3,169 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import pickle
-import shutil
-import struct
-import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
-from openvino import opset13
 
-from models.add_model import Wanted, add, add_folder
 from models.apart import Limits
 from models.errors import ModelError
-from models.model_folder import MANIFEST
-from models.open_model import open_model
-from models.picture import from_bgr
-from models.proof import Thresholds
 from models.refusals import ModelRefused
 from models.registry import Registry
-from models.settle_model import Wishes
 from tests.models import tiny_onnx
-
-WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights"
-GREY = from_bgr(np.full((48, 64, 3), 90, np.uint8))
-CLASSES = ("person", "car", "dog")
-
-
-def ir(path: Path, height: int = 48, width: int = 64, spoilt: float = 0.0, rank: int = 4) -> Path:
-    """An IR that gives one column a cell of stride 16, (1, 4 + 3 classes, cells)."""
-    picture = opset13.parameter([1, 3, height, width][4 - rank :], np.float32, name="images")
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(0, 0.02, (7, 3, 16, 16)).astype(np.float32)
-    cells = opset13.convolution(picture, kernel, [16, 16], [0, 0], [0, 0], [1, 1])
-    flat = opset13.reshape(cells, opset13.constant([1, 7, -1]), False)
-    scores = opset13.sigmoid(flat)
-    size = np.array([48 + spoilt, 32, 20, 20, 1, 1, 1], np.float32).reshape(1, 7, 1)
-    out = opset13.multiply(scores, opset13.constant(size))
-    out.output(0).get_tensor().set_names({"output0"})
-    ov.save_model(ov.Model([out], [picture]), path, compress_to_fp16=False)
-    return path
-
-
-class Bomb:
-    """Leaves a trace where it is unpickled."""
-
-    def __reduce__(self):
-        return os.system, ("touch pickled",)
-
-
-def wrong_hash(tmp: Path) -> Path:
-    folder = good_folder(tmp)
-    data = bytearray((folder / "model.bin").read_bytes())
-    data[7] ^= 1
-    (folder / "model.bin").write_bytes(data)
-    return folder
-
-
-def leaving_manifest(tmp: Path) -> Path:
-    folder = good_folder(tmp)
-    table = json.loads((folder / MANIFEST).read_text())
-    table["files"]["../../outside"] = "0" * 64
-    (folder / MANIFEST).write_text(json.dumps(table))
-    return folder
-
-
-def good_folder(tmp: Path) -> Path:
-    registry = Registry(tmp / "other")
-    model, _ = add(wanted(ir(tmp / "good.xml")), registry, [GREY], lambda _: None)
-    return Path(shutil.copytree(model.path, tmp / "copied"))
-
-
-def bare_pickle(tmp: Path) -> Path:
-    (tmp / "model.pt").write_bytes(pickle.dumps(Bomb()))
-    return tmp / "model.pt"
-
-
-def zipped_pickle(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "model.pt", "w") as archive:
-        archive.writestr("model/data.pkl", pickle.dumps(Bomb()))
-        archive.writestr("model/version", "3")
-    return tmp / "model.pt"
-
-
-def program_with_pickle(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "model.pt2", "w") as archive:
-        archive.writestr("model/archive_format", "pt2")
-        config = {"config": {"w": {"path_name": "weight_0", "use_pickle": True}}}
-        archive.writestr("model/data/weights/model_weights_config.json", json.dumps(config))
-        archive.writestr("model/data/weights/weight_0", pickle.dumps(Bomb()))
-    return tmp / "model.pt2"
-
-
-def program_with_code(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "model.pt2", "w") as archive:
-        archive.writestr("model/archive_format", "pt2")
-        said = {"sizes": [{"as_expr": {"expr_str": "__import__('os').system('touch pickled')"}}]}
-        archive.writestr("model/models/model.json", json.dumps(said))
-    return tmp / "model.pt2"
-
-
-def zip_bomb(tmp: Path) -> Path:
-    with zipfile.ZipFile(tmp / "model.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("model/code/net.py", b"\0" * (100 << 20))
-        archive.writestr("model/constants.pkl", b"")
-    return tmp / "model.pt"
-
-
-def truncated_ir(tmp: Path) -> Path:
-    file = ir(tmp / "net.xml")
-    weights = file.with_suffix(".bin")
-    weights.write_bytes(weights.read_bytes()[:100])
-    return file
-
-
-def truncated_safetensors(tmp: Path) -> Path:
-    data = (WEIGHTS / "nanodet.safetensors").read_bytes()
-    (tmp / "net.safetensors").write_bytes(data[:-1000])
-    return tmp / "net.safetensors"
-
-
-def strange_safetensors(tmp: Path) -> Path:
-    head = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (tmp / "net.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + b"\0" * 4)
-    return tmp / "net.safetensors"
-
-
-def two_inputs(tmp: Path) -> Path:
-    one, two = (opset13.parameter([1, 3, 48, 64], np.float32, name=name) for name in "ab")
-    ov.save_model(ov.Model([opset13.add(one, two)], [one, two]), tmp / "net.xml")
-    return tmp / "net.xml"
-
-
-def grey_input(tmp: Path) -> Path:
-    one = opset13.parameter([1, 1, 48, 64], np.float32)
-    ov.save_model(ov.Model([opset13.relu(one)], [one]), tmp / "net.xml")
-    return tmp / "net.xml"
-
-
-def no_detector(tmp: Path) -> Path:
-    one = opset13.parameter([1, 3, 48, 64], np.float32)
-    mean = opset13.reduce_mean(one, opset13.constant([2, 3]), False)
-    mean.output(0).get_tensor().set_names({"features"})
-    ov.save_model(ov.Model([mean], [one]), tmp / "net.xml")
-    return tmp / "net.xml"
-
-
-def word(tmp: Path) -> Path:
-    (tmp / "model.onnx.txt").write_text("a model")
-    return tmp / "model.onnx.txt"
-
-
-def onnx(content: Callable[[], bytes]) -> Callable[[Path], Path]:
-    def write(tmp: Path) -> Path:
-        (tmp / "net.onnx").write_bytes(content())
-        return tmp / "net.onnx"
-
-    return write
-
+from tests.models.bad_models import (
+    WEIGHTS,
+    bare_pickle,
+    grey_input,
+    ir,
+    leaving_manifest,
+    no_detector,
+    onnx,
+    program_with_code,
+    program_with_pickle,
+    put,
+    strange_safetensors,
+    truncated_ir,
+    truncated_safetensors,
+    two_inputs,
+    word,
+    wrong_hash,
+    zip_bomb,
+    zipped_pickle,
+)
 
 TIGHT = Limits(memory_bytes=900 << 20, wall_s=120)
 
@@ -228,18 +96,6 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
 }  # fmt: skip
 
 
-def wanted(file: Path, limits: Limits | None = None, **wishes) -> Wanted:
-    said = Wishes(**{"classes": CLASSES, **wishes})
-    return Wanted(file, "yard", wishes=said, limits=limits or Limits(wall_s=200))
-
-
-def put(file: Path, registry: Registry, changes: dict) -> None:
-    if file.is_dir():
-        add_folder(file, registry, [GREY])
-    else:
-        add(wanted(file, **changes), registry, [GREY], lambda _: None)
-
-
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refused(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -250,72 +106,6 @@ def test_refused(case, tmp_path, monkeypatch):
         put(file, registry, changes)
     assert registry.all_models() == ([], [])
     assert not list(tmp_path.rglob("pickled"))
-
-
-def test_the_good_one_is_taken(tmp_path):
-    registry = Registry(tmp_path / "registry")
-    told: list[str] = []
-    model, proof = add(wanted(ir(tmp_path / "net.xml")), registry, [GREY], told.append)
-    assert model.manifest.ref == "yard@1"
-    assert "format: yolo; [7, 12]: 4 numbers of a box" in "\n".join(told)
-    assert proof.best_score > 0.1
-    # Again it is the same model; with another threshold it is a new version.
-    one = wanted(tmp_path / "net.xml")
-    assert add(one, registry, [GREY], told.append)[0].manifest == model.manifest
-    other = replace(one, thresholds=replace(one.thresholds, min_score=0.4))
-    assert add(other, registry, [GREY], told.append)[0].manifest.ref == "yard@2"
-    with pytest.raises(ModelRefused, match="yard@2 is in the registry already, with other content"):
-        add(replace(one, version="2"), registry, [GREY], told.append)
-
-
-def test_what_was_proved_is_what_it_says_in_use(tmp_path):
-    noise = np.random.default_rng(1).integers(0, 256, (90, 160, 3), np.uint8)
-    pictures = [GREY, from_bgr(noise)]
-    said = replace(wanted(ir(tmp_path / "net.xml")), thresholds=Thresholds(0.4, 0.5, 9))
-    model, proof = add(said, Registry(tmp_path / "registry"), pictures, lambda _: None)
-    detector = open_model(model, "f32", 1)
-    for picture, boxes in zip(pictures, proof.boxes["f32"], strict=True):
-        found = detector.result(detector.submit(picture))
-        assert len(found) == len(boxes) > 0
-        np.testing.assert_allclose(found.xyxy, boxes.xyxy, atol=1e-4)
-        np.testing.assert_allclose(found.scores, boxes.scores, atol=1e-6)
-
-
-def test_a_folder_of_another_machine_is_taken(tmp_path):
-    folder = good_folder(tmp_path)
-    model, proof = add_folder(folder, Registry(tmp_path / "registry"), [GREY])
-    assert model.manifest.ref == "yard@1"
-    assert set(proof.boxes) >= {"f32"}
-
-
-def linked_weights(tmp: Path) -> Path:
-    (tmp / "secret").write_bytes(b"secret")
-    (tmp / "weights.bin").symlink_to(tmp / "secret")
-    return onnx(lambda: tiny_onnx.detector(external="weights.bin"))(tmp)
-
-
-def test_weights_beside_an_onnx_file(tmp_path):
-    registry = Registry(tmp_path / "registry")
-    file = linked_weights(tmp_path)
-    with pytest.raises(ModelRefused, match="a link, which may lead anywhere"):
-        put(file, registry, {})
-    (tmp_path / "weights.bin").unlink()
-    (tmp_path / "weights.bin").write_bytes(tiny_onnx.KERNEL.tobytes())
-    (tmp_path / "whole.onnx").write_bytes(tiny_onnx.detector())
-    both = [
-        add(wanted(one), registry, [GREY], lambda _: None)[0].manifest.files
-        for one in (file, tmp_path / "whole.onnx")
-    ]
-    assert set(both[0]) == {"model.xml", "model.bin", "original.onnx", "weights.bin"}
-    assert both[0]["model.bin"] == both[1]["model.bin"]
-
-
-def test_onnx_of_one_picture_without_its_package(tmp_path):
-    (tmp_path / "net.onnx").write_bytes(tiny_onnx.detector())
-    registry = Registry(tmp_path / "registry")
-    model, _ = add(wanted(tmp_path / "net.onnx"), registry, [GREY], lambda _: None)
-    assert set(model.manifest.files) == {"model.xml", "model.bin", "original.onnx"}
-    assert "sha256 " + model.manifest.files["original.onnx"] in model.manifest.provenance
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
