@@ -17,7 +17,8 @@ from models.errors import ArrayMismatch, PrecisionUnsupported, TooManyInFlight, 
 from models.picture import ByteArray
 from models.preprocess import STEP
 
-Precision = Literal["f32", "bf16", "int8", "int8+bf16"]
+# +onnx: computed by ONNX Runtime, from the file that a model was made from
+Precision = Literal["f32", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
 T = TypeVar("T")
 
 # CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.

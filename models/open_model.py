@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +14,36 @@ from models.detector import Detector
 from models.errors import UnknownClass
 from models.fit import fit
 from models.formats import FORMATS
-from models.member import Kind, Member
+from models.member import Kind, Member, Runtime
 from models.model_folder import Manifest, ModelFolder
 from models.network import Network, NetworkFile, Precision, supported
+from models.onnx_network import OnnxNetwork, is_there
 from models.policy import Policy
+from models.trial import Tried
 
 
-def files_of(folder: ModelFolder) -> Mapping[Precision, NetworkFile]:
-    """What there is to run, at each precision of this CPU that fits it. Raises ModelUnreadable."""
+def tried_of(folder: ModelFolder) -> Tried:
+    """What there is to choose from on this machine."""
+    manifest = folder.manifest
+    with_ints = manifest.precision == "int8"
+    precisions = [p for p in supported() if p.startswith("int8") is with_ints]
+    if is_there(folder):
+        precisions.append("int8+onnx" if with_ints else "f32+onnx")
+    size = manifest.input.width, manifest.input.height
+    return Tried(tuple(precisions), partial(open_network, folder), size, manifest.sha256[:16])
+
+
+def open_network(
+    folder: ModelFolder, precision: Precision, threads: int, cache_dir: Path | None = None
+) -> Runtime:
+    """The model's network, compiled by the runtime that the precision asks for.
+
+    Raises ModelUnreadable, PrecisionUnsupported.
+    """
+    if precision.endswith("+onnx"):
+        return OnnxNetwork(folder, precision, threads)
     file = NetworkFile(folder.verified(), folder.manifest.sha256)
-    with_ints = folder.manifest.precision == "int8"
-    return {p: file for p in supported() if p.startswith("int8") is with_ints}
+    return Network(file, folder.manifest.outputs, precision, threads, cache_dir)
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
@@ -64,8 +83,7 @@ def open_model(
     Raises ModelUnreadable, UnknownClass, PrecisionUnsupported.
     """
     manifest = folder.manifest
-    file = files_of(folder).get(precision) or NetworkFile(folder.verified(), manifest.sha256)
-    network = Network(file, manifest.outputs, precision, threads, cache_dir)
+    network = open_network(folder, precision, threads, cache_dir)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
     member = Member(

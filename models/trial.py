@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import get_args
 import numpy as np
 import openvino as ov
 
-from models.network import Network, NetworkFile, Precision, cpu_model, shipped, supported
+from models.errors import ModelUnreadable
+from models.member import Runtime
+from models.network import Network, Precision, cpu_model, shipped, supported
 from models.picture import ByteArray
 
 # More threads must bring the time below this share: the cores are wanted elsewhere too.
 WORTH_MORE_THREADS = 0.90
 SAME_TIME = 1.05
-_MOST_EXACT_FIRST: tuple[Precision, ...] = ("f32", "bf16", "int8+bf16", "int8")
+_MOST_EXACT_FIRST: tuple[Precision, ...] = (
+    "f32", "f32+onnx", "bf16", "int8+bf16", "int8", "int8+onnx",
+)  # fmt: skip
 _MIN_ROUNDS = 3
 
 Candidate = tuple[Precision, int]
@@ -30,19 +35,24 @@ Candidate = tuple[Precision, int]
 class Tried:
     """A model whose precision and threads are to be chosen.
 
-    files    by precision, of those that this CPU has; outputs  that are computed
-    size     (width, height) of the input
+    precisions  that there are on this machine
+    open        compiles it at one, for so many threads; ModelUnreadable leaves that one out
+    size        (width, height) of the input
+    weights     names the weights of all
     """
 
-    files: Mapping[Precision, NetworkFile]
-    outputs: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    open: Callable[[Precision, int], Runtime]
     size: tuple[int, int]
+    weights: str
 
 
 def light() -> Tried:
     """The light detector, on 16:9 video. Raises ModelUnreadable."""
     files = {precision: shipped("nanodet", precision) for precision in supported()}
-    return Tried(files, ("head8", "head16", "head32"), (416, 256))
+    heads = ("head8", "head16", "head32")
+    weights = "+".join(dict.fromkeys(file.sha256[:16] for file in files.values()))
+    return Tried(supported(), lambda p, n: Network(files[p], heads, p, n), (416, 256), weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +138,10 @@ def run(
     known = read_cache(cache) if cache is not None else {}
     if key in known:
         return known[key]
-    networks = {
-        (precision, threads): Network(tried.files[precision], tried.outputs, precision, threads)
-        for precision, threads in candidates(tuple(tried.files), cores)
-    }
+    networks: dict[Candidate, Runtime] = {}
+    for precision, threads in candidates(tried.precisions, cores):
+        with suppress(ModelUnreadable):
+            networks[precision, threads] = tried.open(precision, threads)
     picture = np.full((tried.size[1], tried.size[0], 3), 114, np.uint8)
     for network in networks.values():
         network.warm_up([tried.size])
@@ -142,7 +152,7 @@ def run(
     return chosen
 
 
-def _infer(network: Network, picture: ByteArray) -> None:
+def _infer(network: Runtime, picture: ByteArray) -> None:
     network.read(network.submit(picture), lambda _: None)
 
 
@@ -155,8 +165,8 @@ def cores_available() -> int:
 
 def machine_key(cores: int, tried: Tried) -> str:
     """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights."""
-    weights = "+".join(dict.fromkeys(file.sha256[:16] for file in tried.files.values()))
-    parts = (cpu_model(), "/".join(tried.files), f"{cores} cores", ov.__version__, weights)
+    precisions = "/".join(tried.precisions)
+    parts = (cpu_model(), precisions, f"{cores} cores", ov.__version__, tried.weights)
     return " | ".join(parts)
 
 

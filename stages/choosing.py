@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models import trial
 from models.errors import ModelError
-from models.open_model import files_of, open_model
+from models.open_model import open_model, tried_of
 from models.registry import Registry
 from pipeline.errors import ModelNotTaken
 from stages.model_options import is_own
@@ -34,7 +33,7 @@ def _made_ready(ref: str, folder: Path, registry: Path | None) -> str:
     found = Registry(folder / "models").put(Registry(registry).find(ref))
     manifest = found.manifest
     size = manifest.input.width, manifest.input.height
-    choice = pinned_choice(folder, trial.Tried(files_of(found), manifest.outputs, size))
+    choice = pinned_choice(folder, tried_of(found))
     using = open_model(found, choice.precision, choice.threads, cache_dir=folder / "compiled")
     using.warm_up(*size)
     return f"{manifest.name}@{manifest.sha256}"

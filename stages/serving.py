@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from models import coco, detector, policy, trial
+from models import coco, detector, policy
 from models.detector import Detector
 from models.errors import UnknownClass
 from models.network import nearest
-from models.open_model import files_of, labels_of, open_model, policy_of
+from models.open_model import labels_of, open_model, policy_of, tried_of
 from models.policy import Policy
 from models.window import WindowHead
 from pipeline.memo import Memo, MemoLimits
@@ -92,9 +92,7 @@ class Server:
             return self._own(wanted)
         folder = pinned_model(wanted.model, self.context.folder, self.models.registry)
         manifest = folder.manifest
-        size = manifest.input.width, manifest.input.height
-        tried = trial.Tried(files_of(folder), manifest.outputs, size)
-        choice = pinned_choice(self.context.folder, tried)
+        choice = pinned_choice(self.context.folder, tried_of(folder))
         choices, labels = policy_of(manifest), labels_of(manifest)
         settings = self._settings(wanted, choices, labels, whole=True)
         using = open_model(
