@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from pipeline.durations import StageTimes
-from pipeline.errors import FrameStoreFull, StageRefused, SupervisorSilent
+from pipeline.errors import FrameStoreFull, SupervisorSilent
 from pipeline.records import Position
 from pipeline.redaction import redacted
 from pipeline.spec import SourceSpec
@@ -135,6 +135,8 @@ ToSupervisor = (
     SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times | Prepared
 )
 
+PrepareStages = Callable[[str, list[str]], None]
+
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
@@ -159,10 +161,6 @@ def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
     return _to_supervisor.decode(data) if data else None
 
 
-def _not_ready(model: str, sources: list[str]) -> None:  # noqa: ARG001
-    raise StageRefused("a worker is not ready yet")
-
-
 class ControlLine:
     """The worker's end. A thread of its own answers pings even while the stages work."""
 
@@ -174,11 +172,15 @@ class ControlLine:
         self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
         self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
         self.models: dict[str, str] = {}
-        self.prepare: Callable[[str, list[str]], None] = _not_ready
+        self._prepare_stages: queue.SimpleQueue[PrepareStages] = queue.SimpleQueue()
         self.progress: Callable[[], int] = lambda: 0
         self.times: Callable[[], dict[str, StageTimes]] = dict
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
+
+    def let_prepare(self, prepare: PrepareStages) -> None:
+        """From now on models are got ready for with this; who asked before has waited."""
+        self._prepare_stages.put(prepare)
 
     def say(self, message: ToSupervisor) -> None:
         """Tell the supervisor something. Any thread."""
@@ -224,8 +226,10 @@ class ControlLine:
             os.close(descriptor)
 
     def _prepare(self, asked: Prepare) -> None:
+        prepare = self._prepare_stages.get()
+        self._prepare_stages.put(prepare)
         try:
-            self.prepare(asked.model, asked.sources)
+            prepare(asked.model, asked.sources)
         except Exception as error:  # a model may make a network's library raise anything
             self.say(Prepared(asked.ask, redacted(str(error) or repr(error))))
         else:

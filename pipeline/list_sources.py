@@ -61,6 +61,7 @@ def as_json(source: Listed, view: View) -> dict[str, Any]:
         "place": source.place,
         "live": source.live,
         "by": source.by,
+        "model": source.model or None,
         "state": state_of(source, view),
         "since": view.since,
         "fault": view.fault,

@@ -22,8 +22,8 @@ from pipeline.embedded import STOP_S, EmbeddedStore
 from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
 from pipeline.graph import StageEntry, place, stage_specs
 from pipeline.http_port import HttpPort, WebSpec, address, bound
+from pipeline.known_models import KnownModels
 from pipeline.listener import Listener, open_listener
-from pipeline.loading import load
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
@@ -42,7 +42,6 @@ from pipeline.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 SAVE = "stages.save:Save"
-SETTLE = "stages.settling:settle"
 PICTURES = "stages.pictures:Pictures"
 STOP_PRINTER_S = 0.5
 
@@ -160,17 +159,17 @@ def _run_on(
     if before is None:
         run = RunFile(secrets.token_hex(8), identity, (), stays=not asked)
         before = Resumed(run, new=tuple(asked))
-    settled = load(SETTLE)({stage.use: stage.options for stage in config.stages}, folder.path)
+    models = KnownModels(config.stages, folder.path)
     config = with_certificates(config)
     if options.save is not None:
         config = with_save(config, options.save, before.run.run)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
     spec_of = spec_maker(config, options.pace)
-    sources = RunSources(before.run, folder, store, owner, spec_of)
+    sources = RunSources(before.run, folder, store, owner, spec_of, models)
     try:
         sources.claim(options.take_over)
         sources.add(before.new, options.take_over)
-        sources.announce(settled)
+        sources.announce()
         plan = make_plan(config, before.run, folder, options)
         code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources, listening))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):

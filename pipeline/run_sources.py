@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -11,6 +11,7 @@ from pipeline import records
 from pipeline.errors import ConfigFaults, FramegateError, StoreBusy, StoreLost, StoreRefused
 from pipeline.feed import DecodeState
 from pipeline.keys import NAME_RULE, is_name
+from pipeline.known_models import KnownModels
 from pipeline.run_folder import RunFile, RunFolder, RunSource
 from pipeline.spec import SourceSpec
 from pipeline.store import Store
@@ -22,11 +23,18 @@ class RunSources:
     """What changes them may block, and is called by one thread at a time; any thread reads."""
 
     def __init__(
-        self, run: RunFile, folder: RunFolder, store: Store, owner: str, spec_of: SpecOf
+        self,
+        run: RunFile,
+        folder: RunFolder,
+        store: Store,
+        owner: str,
+        spec_of: SpecOf,
+        models: KnownModels,
     ) -> None:
         """owner: the name that other runs are told; spec_of: what workers are told of a source."""
         self._run = run
         self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
+        self._models = models
         self._lost: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
 
@@ -104,24 +112,23 @@ class RunSources:
         return faults
 
     def _began(self, source: RunSource, take_over: bool) -> RunSource:
+        model = ""
+        if take_over:
+            model = self._models.taken_over(source.name, *self._store.announced_model(source.name))
         self._store.claim(source.name, self._run.run, self._owner, take_over)
         self._store.begin_anew(source.name)
         # Read once it is ours: from then on no other run can begin an epoch.
-        return replace(source, past=self._store.epoch(source.name))
+        return replace(source, past=self._store.epoch(source.name), model=model)
 
     def models(self) -> dict[str, str]:
         """Models that were chosen, by source."""
         return {source.name: source.model for source in self._run.sources if source.model}
 
-    def announce(self, settled: Mapping[str, str]) -> None:
-        """Say which models look at the sources, as far as they are of a registry.
-
-        settled: those that the configuration names; what was chosen later goes before
-        """
-        chosen = self.models()
-        self._store.announce_models(
-            {name: chosen.get(name) or settled.get(name, "") for name in self.names()}
-        )
+    def announce(self) -> None:
+        """Say which models of a registry look at the sources."""
+        chosen, settled = self.models(), self._models.settled
+        models = {name: chosen.get(name) or settled.get(name, "") for name in self.names()}
+        self._store.announce_models(models, self._models.where)
 
     def use(self, model: str, names: Collection[str]) -> None:
         """These have another model from now on; a `--resume` goes on with it.
@@ -129,7 +136,8 @@ class RunSources:
         ConfigFaults if there is no such source.
         """
         self.check_known(names)
-        self._store.announce_models(dict.fromkeys(names, model))
+        told = {name: model or self._models.settled.get(name, "") for name in names}
+        self._store.announce_models(told, self._models.where)
         self._write(
             replace(source, model=model, before=source.model)
             if source.name in names and source.model != model

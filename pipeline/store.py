@@ -91,12 +91,23 @@ class Store:
                 self._client.hset(keys.own(source), "name", "")
             self._function("fg1_release", [keys.own(source)], run)
 
-    def announce_models(self, models: Mapping[str, str]) -> None:
-        """Say which model each of these sources has now; empty: that of its configuration."""
+    def announced_model(self, source: str) -> tuple[str, str]:
+        """Which model of a registry looks at a source, and where its folder is; empty: none."""
+        with store_errors(self.url):
+            said = cast(bytes | None, self._client.hget(keys.MODELS, source))
+        model, _, where = (said or b"").decode().partition(" ")
+        return model, where
+
+    def announce_models(self, models: Mapping[str, str], where: str) -> None:
+        """Say which model each of these sources has now; empty: one that Framegate brings along.
+
+        where  HOST:FOLDER of models
+        """
         with store_errors(self.url):
             for source, model in models.items():
-                if model:
-                    self._client.hset(keys.MODELS, source, model)
+                if "@" in model:
+                    digest = model.partition("@")[2]
+                    self._client.hset(keys.MODELS, source, f"{model} {where}/{digest}")
                 else:
                     self._client.hdel(keys.MODELS, source)
 

@@ -62,8 +62,8 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         for name in spec.hosted
         if spec.stage(name).input is not None
     ]
-    line.prepare = functools.partial(_prepare, hosted)
     _prepare_chosen(spec, hosted)
+    line.let_prepare(functools.partial(_prepare, hosted))
     runner = Runner(spec, hosted, line, shared.take_sources)
     line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)

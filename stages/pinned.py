@@ -35,6 +35,14 @@ def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
     return found
 
 
+def has_model(ref: str, folder: Path) -> bool:
+    """Whether NAME@DIGEST is among a run's models, or among this user's own."""
+    for registry in (Registry(folder / "models"), Registry(None)):
+        with suppress(ModelError):
+            return bool(registry.find(ref))
+    return False
+
+
 def unanswerable(manifest: Manifest) -> str | None:
     """Why nobody can be asked about what a model says; None if the heavy pass can."""
     strange = [label for label in manifest.classes if label not in coco.LABELS]

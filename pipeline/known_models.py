@@ -1,0 +1,44 @@
+"""Models that a run knows: those of its configuration, and whether others are on this host."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.errors import ModelNotTaken
+from pipeline.graph import StageEntry
+from pipeline.loading import load
+
+SETTLE = "stages.settling:settle"
+HAS = "stages.pinned:has_model"
+
+
+class KnownModels:
+    """Of one run.
+
+    settled  NAME@DIGEST by source, where the configuration names one for it
+    where    HOST:FOLDER of the run's copies
+    """
+
+    def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
+        """ConfigFaults with all that is wrong with what the stages' options name."""
+        self.settled: Mapping[str, str] = load(SETTLE)({s.use: s.options for s in stages}, folder)
+        self.where = f"{socket.gethostname()}:{folder / 'models'}"
+        self._folder = folder
+        self._has: Callable[[str, Path], bool] = load(HAS)
+
+    def taken_over(self, source: str, model: str, where: str) -> str:
+        """The model with which a source goes on that another run has had; empty: as configured.
+
+        model, where  as that run announced. ModelNotTaken if this host lacks it.
+        """
+        if not model or source in self.settled:
+            return ""
+        if not self._has(model, self._folder):
+            raise ModelNotTaken(
+                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
+                f"  rsync -a {where}/ model/ && framegate models add model\n"
+                f"or say another one in [models.sources.{source}]"
+            )
+        return model

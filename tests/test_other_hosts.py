@@ -1,0 +1,54 @@
+"""A source keeps its model on another host, too; a host that lacks it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import redis
+
+from models.registry import Registry
+from pipeline import keys
+from pipeline.asking import Use, ask
+from stages.choosing import choose
+from tests import footage
+from tests.asked import Asked, service
+from tests.commands import Command
+from tests.own_models import own_model
+from tests.pipeline.servers import server
+from tests.runs import wait_until
+
+USAGE = 2
+
+
+def test_a_source_that_is_taken_over_keeps_its_model(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for folder in (mine, theirs):
+        folder.mkdir()
+        footage.write_scene(folder / "door.mp4", footage.steady(3000), (96, 64))
+    model = own_model(tmp_path / "registry", "mine", size=(96, 64))
+    with server(tmp_path / "server") as store:
+        words = ("--store", store.url, "--http", "off")
+        with service(mine, "door=door.mp4", "--pace", "realtime", *words):
+            chosen = choose("mine", mine / "data", tmp_path / "registry")
+            ask(mine / "data", Use(chosen, []))
+            run = ("run", "door=door.mp4", "-d", "data", "--take-over", *words)
+            with Command(theirs, *run) as refused:
+                ended = refused.wait()
+            assert ended.code == USAGE
+            assert f"source door: {chosen} looks at it, which is not on this host" in ended.err
+            assert f"rsync -a {announced_at(store.url)}/ model/" in ended.err
+            Registry(theirs / "data" / "models").put(model)
+            with Command(theirs, *run) as taken:
+                other = Asked(theirs)
+                wait_until("it serves", (theirs / "data" / "control.sock").exists)
+                wait_until("it is there", lambda: "door" in other.sources())
+                assert other.sources()["door"]["model"] == chosen
+                assert other.written()["door"]["model"] == chosen
+                taken.interrupt()
+                taken.wait()
+
+
+def announced_at(url: str) -> str:
+    client = redis.Redis.from_url(url, decode_responses=True)
+    with client:
+        return str(client.hget(keys.MODELS, "door")).partition(" ")[2]
