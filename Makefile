@@ -55,7 +55,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test pyproject.toml locks/build.in -o locks/dev.txt
-	$(LOCK) --constraint locks/dev.txt --extra bench --extra train pyproject.toml -o locks/extras.txt
+	$(LOCK) --constraint locks/dev.txt --extra bench --extra onnx --extra train pyproject.toml -o locks/extras.txt
 
 # Not after install: to ask the registry is no reason to make the environment anew.
 platforms:
