@@ -92,11 +92,10 @@ def choose(
 
     candidates = [tried(())]
     errors = layer_errors(model, candidates[0].model, calibrating[:_N_LOOKED_AT])
-    names = [one.name for one in errors]
-    for n_float in _counts(len(names), shares[1:]):
+    for n_float in _counts(len(errors), shares[1:]):
         if len(candidates) > 1 and candidates[-1].agreement.low >= least:
             break
-        candidates.append(tried(names[:n_float]))
+        candidates.append(tried([one.name for one in errors[:n_float]]))
     return Chosen(tuple(candidates), tuple(errors), least)
 
 
