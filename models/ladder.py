@@ -231,7 +231,7 @@ def losses(
     missed: tuple[float, ...],
     settings: LadderSettings,
 ) -> tuple[float, ...]:
-    """What each rung is expected to lose of the largest one's F1, 0..1, never growing with the rung.
+    """What each rung may lose of the largest one's F1, 0..1, never growing with the rung.
 
     With a recall of r in parts of the largest one's, and as few mistakes: (1 - r) / (1 + r).
     """
