@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models import open_model
+from models.add_model import Wanted, add
 from models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
-from models.model_folder import InputSpec, ModelFolder
+from models.model_folder import InputSpec, ModelFolder, sha256_of
 from models.onnx_network import OnnxNetwork, as_input
+from models.picture import Picture
+from models.registry import Registry
+from models.settle_model import Wishes
 from models.trial import Choice, choose
 
 SPEC = InputSpec(64, 48, colour="rgb", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
@@ -35,22 +40,29 @@ def test_it_is_taken_where_it_is_faster_by_more_than_noise() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A network of one convolution, with YOLO's output, added as a user does."""
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed (train extra)")
+    pytest.importorskip("onnx", reason="onnx is not installed (train extra)")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (onnx extra)")
-    from models.add_model import Wanted, add
-    from models.picture import Picture
-    from models.registry import Registry
-    from models.settle_model import Wishes
-
     path = tmp_path_factory.mktemp("onnx")
+    write_network(path / "one.onnx")
+    wishes = Wishes(("cat", "dog"), "yolo", input={"colour": "rgb", "scale": 1 / 255})
+    wanted = Wanted(path / "one.onnx", "one", wishes=wishes)
+    rows = np.random.default_rng(1).integers(0, 256, (48, 64), np.uint8)
+    seen = Picture(rows, rows[:24, :32], rows[:24, 32:], "bt601", True)
+    added, _ = add(wanted, Registry(path / "registry"), [seen], lambda _: None)
+    return added
+
+
+def write_network(path: Path) -> None:
+    """(1, 3, 48, 64) -> (1, 6, 48): boxes and scores of two classes."""
+    import onnx
+
     helper, n = onnx.helper, 6
-    rng = np.random.default_rng(0)
-    weights = rng.normal(0, 0.3, (n, 3, 8, 8)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(0, 0.3, (n, 3, 8, 8)).astype(np.float32)
+    scale = np.array([48, 48, 24, 24, 1, 1], np.float32).reshape(1, n, 1)
+    constants = {"w": weights, "shape": np.array([1, n, 48], np.int64), "scale": scale}
     graph = helper.make_graph(
         [
-            helper.make_node(
-                "Conv", ["images", "w"], ["maps"], strides=[8, 8], kernel_shape=[8, 8]
-            ),
+            helper.make_node("Conv", ["images", "w"], ["maps"], strides=[8, 8]),
             helper.make_node("Sigmoid", ["maps"], ["shares"]),
             helper.make_node("Reshape", ["shares", "shape"], ["rows"]),
             helper.make_node("Mul", ["rows", "scale"], ["output0"]),
@@ -58,22 +70,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
         "one",
         [helper.make_tensor_value_info("images", 1, [1, 3, 48, 64])],
         [helper.make_tensor_value_info("output0", 1, [1, n, 48])],
-        [
-            onnx.numpy_helper.from_array(weights, "w"),
-            onnx.numpy_helper.from_array(np.array([1, n, 48], np.int64), "shape"),
-            onnx.numpy_helper.from_array(
-                np.array([48, 48, 24, 24, 1, 1], np.float32).reshape(1, n, 1), "scale"
-            ),
-        ],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path / "one.onnx")
-    wishes = Wishes(("cat", "dog"), "yolo", input={"colour": "rgb", "scale": 1 / 255})
-    wanted = Wanted(path / "one.onnx", "one", wishes=wishes)
-    rows = np.random.default_rng(1).integers(0, 256, (48, 64), np.uint8)
-    seen = Picture(rows, rows[:24, :32], rows[:24, 32:], "bt601", True)
-    added, _ = add(wanted, Registry(path / "registry"), [seen], lambda _: None)
-    return added
+    onnx.save(model, path)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -107,11 +107,6 @@ def test_answers_do_not_mix(folder: ModelFolder) -> None:
 
 
 def test_a_file_that_it_cannot_read_is_no_candidate(folder: ModelFolder, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    from dataclasses import replace
-
-    from models.model_folder import sha256_of
-
     for name in folder.manifest.files:
         (tmp_path / name).write_bytes((folder.path / name).read_bytes())
     (tmp_path / "original.onnx").write_bytes(b"no model")

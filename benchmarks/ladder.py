@@ -1,0 +1,189 @@
+"""Routing by difficulty against the largest input size on every frame (`models/ladder.py`).
+
+    python -m benchmarks.ladder --data FOLDER [--clips NAME ...] [--frames N] [--judged N]
+                                [--rungs SIDE ...] [--cache FOLDER] [--write]
+
+Every rung looks at every frame whole, without a gate; the heavy pass at about `--judged` of each
+clip. F1 is with the heavy pass, IoU .5, classes must agree, of boxes that tracks and calm rule show
+(f1), and of the rungs' own boxes (raw_f1). All F1 and all compute of a group are means over its
+clips; ratios are to those of the largest rung on every frame.
+compute_ratio          CPU of all looks on one thread, probes too, by that of the largest rung
+best_single_f1_ratio   the best rung, on every frame of every clip, that costs no more
+interpolated_f1_ratio  between the two rungs around the same cost, on a line
+mixed_f1_ratio         these two taking turns within each clip
+carried_f1_ratio       the largest rung on as many frames as that cost allows, boxes stay between
+oracle                 of each frame's raw boxes the best rung, the cheapest of equals
+Parameters were chosen on coco128 and on the clips of the group `tuning`; `judging` are the others,
+`scenes` every scene once. The last line is the whole result as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from benchmarks import agreement
+from benchmarks.gate_run import settings as believed
+from benchmarks.heavy_truth import Answers
+from benchmarks.ladder_run import (
+    Routed,
+    Seen,
+    calmed,
+    clips_of,
+    detectors,
+    kept_between,
+    mixture,
+    route,
+    see,
+)
+from benchmarks.ladder_scores import GROUPS, bars, group_of, table
+from benchmarks.promise import cache_folder
+from benchmarks.report import conditions, tell
+from models import detector, policy
+from models.boxes import Boxes
+from models.ladder import DEFAULT, LadderSettings
+from models.network import nearest
+from stages.belief import BeliefSettings
+from stages.gate_options import GateOptions
+
+
+def f1(seen: Seen, shown: Sequence[Boxes]) -> float:
+    """F1 of the judged frames with the heavy pass."""
+    return agreement.f1(agreement.count(seen.judged(shown), seen.heavy))
+
+
+def above(boxes: Boxes, least: float) -> Boxes:
+    """Those that a single look would show."""
+    return boxes.take(boxes.scores > np.float32(least))
+
+
+def oracle(seen: Seen, least: float) -> dict[str, float]:
+    """Raw F1 and compute of who knows of each judged frame which rung is best; no look is extra."""
+    counts, spent = [], 0.0
+    for found, truth in zip(seen.found[:: seen.stride], seen.heavy, strict=True):
+        by_rung = [agreement.count([above(boxes, least)], [truth])[0] for boxes in found]
+        scores = [agreement.f1(each[None]) for each in by_rung]
+        best = scores.index(max(scores))
+        counts.append(by_rung[best])
+        spent += seen.ms[best]
+    cost = spent / (len(counts) * seen.ms[-1])
+    return {"raw_f1": round(agreement.f1(np.array(counts)), 4), "compute": round(cost, 4)}
+
+
+def measured(seen: Seen, routed: Routed, given: BeliefSettings, sides: Sequence[int]) -> Any:
+    """One clip: what the policy did and what every rung would have done."""
+    least = policy.load("light").min_score
+    followed = [found[rung] for found, rung in zip(seen.found, routed.rungs, strict=True)]
+    columns = [[found[rung] for found in seen.found] for rung in range(len(sides))]
+    raw = [f1(seen, [above(boxes, least) for boxes in one]) for one in [*columns, followed]]
+    calm = [f1(seen, calmed(one, seen.stamps, given)) for one in [*columns, followed]]
+    share = np.bincount(routed.rungs, minlength=len(sides)) / len(routed.rungs)
+    names = [str(side) for side in sides]
+    return {
+        "clip": seen.clip.name,
+        "group": group_of(seen.clip),
+        "derived": "derived" in seen.clip.path.parts or seen.clip.name == "idle-room",
+        "frames": len(seen.found),
+        "judged": len(seen.heavy),
+        "size": list(seen.size),
+        "heavy_boxes": sum(map(len, seen.heavy)),
+        "ms": dict(zip(names, (round(one, 3) for one in seen.ms), strict=True)),
+        "compute": round(routed.compute, 4),
+        "probes": routed.probes,
+        "rungs": dict(zip(names, share.round(3).tolist(), strict=True)),
+        "f1": round(calm[-1], 4),
+        "raw_f1": round(raw[-1], 4),
+        "single_f1": dict(zip(names, (round(one, 4) for one in calm), strict=False)),
+        "single_raw_f1": dict(zip(names, (round(one, 4) for one in raw), strict=False)),
+        "oracle": oracle(seen, least),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One clip, as printed while the benchmark runs."""
+    singles = ", ".join(f"{side} {value:.3f}" for side, value in row["single_f1"].items())
+    used = ", ".join(f"{side} {part:.2f}" for side, part in row["rungs"].items() if part)
+    return (
+        f"{row['clip']} ({row['group']}, {row['frames']} frames): compute {row['compute']:.3f},"
+        f" F1 {row['f1']:.3f} (raw {row['raw_f1']:.3f}); singles {singles}; frames at {used}"
+    )
+
+
+def at_equal_cost(
+    clips: Sequence[Seen], rows: Sequence[dict[str, Any]], given: BeliefSettings
+) -> dict[str, dict[str, float]]:
+    """F1 ratios of the two rivals that need every group's mean cost first."""
+    told = {}
+    for name, belongs in GROUPS.items():
+        part = [pair for pair in zip(clips, rows, strict=True) if belongs(pair[1])]
+        if not part:
+            continue
+        cost = float(np.mean([row["compute"] for _, row in part]))
+        full = sum(list(row["single_f1"].values())[-1] for _, row in part)
+        mixed = carried = 0.0
+        for seen, _ in part:
+            costs = [one / seen.ms[-1] for one in seen.ms]
+            mixed += f1(seen, calmed(list(mixture(seen, costs, cost)), seen.stamps, given))
+            carried += f1(seen, kept_between(seen, cost, given))
+        told[name] = {
+            "mixed_f1_ratio": round(mixed / full, 4),
+            "carried_f1_ratio": round(carried / full, 4),
+        }
+    return told
+
+
+_PACKAGES: Final = ("av", "numpy", "openvino", "opencv-python-headless")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder with clips/")
+    parser.add_argument("--clips", nargs="*", default=(), help="names of some; default: all")
+    parser.add_argument("--frames", type=int, default=600, help="most of a clip, from its first")
+    parser.add_argument("--judged", type=int, default=100, help="about so many are held to heavy")
+    parser.add_argument("--rungs", type=int, nargs="+", default=DEFAULT.rungs, metavar="SIDE")
+    parser.add_argument("--cache", type=Path, default=cache_folder())
+    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    settings = LadderSettings(rungs=tuple(arguments.rungs))
+    given = believed(GateOptions())
+    precision = nearest(policy.load("light").precision)
+    rungs = detectors(settings.rungs, precision)
+    heavy = detector.load("heavy", threads=1)
+    said = conditions(
+        _PACKAGES,
+        frames=arguments.frames,
+        judged=arguments.judged,
+        precision=precision,
+        threads=1,
+        truth=heavy.policy_id,
+        settings=asdict(settings),
+    )
+    print(said, flush=True)
+    clips: list[Seen] = []
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as name:
+        found = clips_of(arguments.data, arguments.clips, arguments.frames, Path(name))
+        for clip in found:
+            with Answers(arguments.cache, heavy) as answers:
+                seen = see(clip, rungs, answers, arguments.frames, arguments.judged)
+            clips.append(seen)
+            rows.append(measured(seen, route(seen, settings), given, settings.rungs))
+            print(line(rows[-1]), flush=True)
+    result = table(rows, at_equal_cost(clips, rows, given))
+    print(*bars(result), sep="\n")
+    tell("ladder", {**result, "clips": rows, "conditions": said}, arguments.write)
+
+
+if __name__ == "__main__":
+    main()
