@@ -231,11 +231,7 @@ def losses(
     missed: tuple[float, ...],
     settings: LadderSettings,
 ) -> tuple[float, ...]:
-<<<<<<< HEAD
-    """What each rung is expected to lose of the largest one's F1, 0..1; it never grows with it.
-=======
     """What each rung may lose of the largest one's F1, 0..1, never growing with the rung.
->>>>>>> w-ladder
 
     With a recall of r in parts of the largest one's, and as few mistakes: (1 - r) / (1 + r).
     """
