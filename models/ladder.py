@@ -132,9 +132,9 @@ class LadderState:
         return head + struct.pack(f"<{3 * n}f", *self.finds, *self.sure, *self.missed)
 
     @staticmethod
-    def from_bytes(data: bytes, settings: LadderSettings) -> LadderState:
-        """What `to_bytes` wrote for as many rungs; LadderStateUnreadable for anything else."""
-        n = len(settings.rungs)
+    def from_bytes(data: bytes) -> LadderState:
+        """What `to_bytes` wrote; LadderStateUnreadable for anything else."""
+        n = data[1] if len(data) > 1 else 0
         size = _HEAD.size + 12 * n
         if len(data) != size or data[:2] != bytes((_VERSION, n)):
             expected = f"version {_VERSION}, {n} rungs in {size} bytes"

@@ -16,6 +16,7 @@ from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
 from pipeline.cache_counts import CacheCounts
+from pipeline.errors import ConfigFaults
 from pipeline.records import End, GateView, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
@@ -31,6 +32,7 @@ from stages.model_options import ModelOptions, Wanted, classes_fault, model_faul
 from stages.pinned import pinned_choice
 from stages.planes import as_picture
 from stages.remembering import Remembering, count
+from stages.rungs import LadderOptions
 from stages.serving import Server, Serving
 from stages.servings import Servings
 from stages.standing import DetectState, Standing, Standings
@@ -49,6 +51,7 @@ class DetectOptions:
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
+    ladder      the table [ladder]
     """
 
     detector: str = field(default="light", metadata={"check": model_fault})
@@ -59,6 +62,7 @@ class DetectOptions:
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
+    ladder: LadderOptions = field(default_factory=LadderOptions, metadata={"table": True})
 
     def faults(self) -> list[str]:
         """What is wrong with the values together."""
@@ -68,7 +72,7 @@ class DetectOptions:
     def usual(self) -> Wanted:
         """What is wanted of a source of which nothing else is said."""
         scores = tuple(sorted(self.min_scores.items()))
-        return Wanted(self.detector, self.classes, self.min_score, scores)
+        return Wanted(self.detector, self.classes, self.min_score, scores, self.ladder.rungs)
 
 
 class Detect(Stage[DetectState]):
@@ -92,13 +96,17 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
+        if options.ladder.rungs and (options.window.head or options.cache.near):
+            raise ConfigFaults(
+                ["ladder.rungs: allowed with [window] head = false and [cache] near = false only"]
+            )
         head = None
         if options.window.head and options.detector == "light":
             head = WindowHead(
                 policy.load("light").parts[0][1], pinned_choice(context.folder).threads
             )
             head.warm_up()
-        server = Server(options.gate, options.models, context, head)
+        server = Server(options.gate, options.models, context, head, limit=options.ladder.limit)
         self.servings = Servings(server, options.usual(), options.models, context)
         self.servings.open_usual()
         self._standings = Standings(context, head)
@@ -153,7 +161,8 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off" or self.options.cache.near:
             return {}
         found: dict[int, Boxes] = {}
-        for serving in {id(one): one for one in servings.values() if one.head is None}.values():
+        plain = {id(s): s for s in servings.values() if s.head is None and s.rungs is None}
+        for serving in plain.values():
             rows = [n for n, item in enumerate(batch) if servings[item.source] is serving]
             found |= dict(zip(rows, self._whole([batch[n] for n in rows], serving), strict=True))
         return found
@@ -199,6 +208,7 @@ class Detect(Stage[DetectState]):
                 ignored,
                 window,
                 self._remembering(item.source, serving),
+                serving.rungs,
             )
             del picture
         return seen
@@ -220,7 +230,7 @@ class Detect(Stage[DetectState]):
             long_side = serving.settings.attention.long_side
             gate = view_of(attention, item.record.form, long_side)
         labels = serving.detector.labels
-        return detections_of(attention, belief, serving.models, gate, labels)
+        return detections_of(attention, belief, serving.models_of(belief.memory), gate, labels)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form
