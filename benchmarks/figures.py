@@ -74,7 +74,33 @@ CACHE: tuple[Row, ...] = (
     ),
     ("near cache: stale answers to 10,000 pasted objects", "stale_hits", ""),
 )
-_LISTS = {"overhead": OVERHEAD, "end_to_end": END_TO_END, "promise": PROMISE, "cache": CACHE}
+SWAPS = (
+    ("p99 from `models use` to two seconds after, against a span without", "p99_ratio", "times"),
+    ("... after a rollback", "rollback_p99_ratio", "times"),
+    ("p99 without a change, two cameras", "p99_before_ms", "ms"),
+    ("changes in a row", "swaps", ""),
+    ("memory, second half of these against the first", "memory_growth", "more"),
+    ("descriptors, likewise", "fd_growth", "more"),
+)
+SHADOW = (
+    ("p99 of four cameras beside a shadow, against without", "p99_ratio", "times"),
+    ("its CPU, in its worst span", "cpu_share", "of a core"),
+    ("its budget", "cpu_budget", "of a core"),
+)
+LADDER = (
+    ("model compute, against the largest rung always", "compute_ratio", "times"),
+    ("F1 with the heavy pass, against the largest rung's", "f1_ratio", "times"),
+    ("... of the best single rung of the same mean cost", "best_single_f1_ratio", "times"),
+)
+_LISTS = {
+    "overhead": OVERHEAD,
+    "end_to_end": END_TO_END,
+    "promise": PROMISE,
+    "cache": CACHE,
+    "swaps": SWAPS,
+    "shadow": SHADOW,
+    "ladder": LADDER,
+}
 
 
 def table(name: str) -> str:
@@ -91,6 +117,8 @@ def table(name: str) -> str:
         return _gate(result)
     if name == "cascade":
         return _cascade(result)
+    if name == "quantization":
+        return _quantization(result)
     rows = [
         f"| {text} | {f'{_number(value)} {unit}'.strip()} |\n"
         for text, key, unit in _LISTS[name]
@@ -157,6 +185,20 @@ def _cascade(result: dict[str, Any]) -> str:
     for clip in result["clips"]:
         cells = (_cell(clip.get(key)) for key in keys)
         lines.append(f"| {clip['clip']} | {clip['group']} | {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
+def _quantization(result: dict[str, Any]) -> str:
+    head = (
+        "| network | faster than f32 | mAP f32 | mAP INT8 | loss, 95 % | weights by f32 |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for model in result["models"]:
+        maps = f"{model['map_f32']:.3f} | {model['map_int8']:.3f}"
+        loss = f"{model['loss_low']:.3f} to {model['loss_high']:.3f}"
+        cells = f"{model['speedup']:.2f} | {maps} | {loss} | {model['weight_ratio']:.3f}"
+        lines.append(f"| {model['name']} | {cells} |\n")
     return head + "".join(lines)
 
 

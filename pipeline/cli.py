@@ -212,10 +212,10 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="metrics, health and live page (default: 127.0.0.1:8686, or a free port); off",
     )
-    command.add_argument("--detector", choices=("light", "heavy"), help="which detector")
     command.add_argument(
-        "--classes", metavar="A,B", help="COCO labels to look for (default: all 80)"
+        "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
     )
+    command.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
     command.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
     command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
 
