@@ -21,12 +21,21 @@ from models.onnx_network import OnnxNetwork, is_there
 from models.policy import Policy
 from models.trial import Tried
 
+BF16_AGREEMENT = "bf16_agreement"  # of boxes with those in f32, 0..1, in a manifest's metrics
+LEAST_AGREEMENT = 0.98
+
 
 def tried_of(folder: ModelFolder) -> Tried:
-    """What there is to choose from on this machine."""
+    """What there is to choose from on this machine: bf16 only where it was seen to agree."""
     manifest = folder.manifest
     with_ints = manifest.precision == "int8"
-    precisions = [p for p in supported() if p.startswith("int8") is with_ints]
+    bears_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= LEAST_AGREEMENT
+    precisions = [
+        precision
+        for precision in supported()
+        if precision.startswith("int8") is with_ints
+        and (bears_bf16 or not precision.endswith("bf16"))
+    ]
     if is_there(folder):
         precisions.append("int8+onnx" if with_ints else "f32+onnx")
     size = manifest.input.width, manifest.input.height

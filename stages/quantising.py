@@ -18,7 +18,7 @@ from models.halve import halve_exact_constants
 from models.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from models.network import core, cpu_model
 from models.nms import suppress
-from models.open_model import kind_of
+from models.open_model import BF16_AGREEMENT, kind_of
 from models.picture import ByteArray
 from models.refusals import ModelRefused
 from models.registry import Registry
@@ -143,6 +143,8 @@ def _put(
         "ms_1t": round(row.ms, 3),
         "float_ms_1t": round(exact.ms, 3),
         "cpu": cpu_model(),
+        # What the float layers bear is known of the model that they are from.
+        **{key: manifest.metrics[key] for key in (BF16_AGREEMENT,) if key in manifest.metrics},
     }
     by = f"INT8 by NNCF {version('nncf')} from {manifest.result_name} ({manifest.ref})"
     with tempfile.TemporaryDirectory(prefix="framegate-quantise-") as name:

@@ -1,0 +1,52 @@
+"""What models a configuration names is settled before anything starts, faults all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigFaults
+from stages.settling import settle
+from tests.own_models import own_model, relabelled
+
+DETECT, ESCALATE = "stages.detect:Detect", "stages.escalate:Escalate"
+
+
+def options(registry: Path, **more: object) -> dict[str, object]:
+    return {"models": {"registry": str(registry), **more}}
+
+
+def test_names_are_settled_once(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first = own_model(registry, "mine", size=(96, 64)).manifest
+    said = {DETECT: options(registry, sources={"a": {"model": "mine"}, "b": {"model": "light"}})}
+    assert settle(said, tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    own_model(registry, "mine", "2", size=(96, 64))
+    assert settle(said, tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle(said, tmp_path / "other")["a"] != f"mine@{first.sha256}"
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    own_model(registry, "parts", classes=relabelled(), size=(96, 64))
+    sources = {
+        "a": {"model": "nobody"},
+        "b": {"model": "parts", "classes": ["person"]},
+        "c": {"model": "parts"},
+        "d": {"model": "parts", "min_scores": {"wheel": 0.5}},
+    }
+    said = {
+        DETECT: options(registry, sources=sources),
+        ESCALATE: {"escalate": {"place": "local"}},
+    }
+    with pytest.raises(ConfigFaults) as found:
+        settle(said, tmp_path / "run")
+    faults = found.value.faults
+    assert [fault.partition(" = ")[0] for fault in faults] == [
+        f"models.sources.{source}.model" for source in "abcd"
+    ]
+    for fault, words in zip(
+        faults, ("not in the registry", "person", "the heavy pass knows", "wheel"), strict=True
+    ):
+        assert words in fault
