@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from models import coco
 from pipeline.asks import Asks
 from pipeline.errors import ConfigFaults, ModelNotTaken
 from pipeline.promise import Promise
@@ -34,12 +33,12 @@ NO_PROMISE = Promise("off")  # without the table [promise]
 class StageOptions:
     """Options of escalate.
 
-    classes   as detect's
+    classes   as detect's; COCO's where anybody is asked
     escalate  the table [escalate]
     promise   the table [promise]
     """
 
-    classes: tuple[str, ...] | None = field(default=None, metadata={"allowed": coco.LABELS})
+    classes: tuple[str, ...] | None = None
     escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
     promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
 

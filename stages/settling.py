@@ -13,7 +13,7 @@ from pipeline.loading import load
 from pipeline.worker import options_of
 from stages.detect import Detect
 from stages.escalate import Escalate
-from stages.model_options import is_own, wanted
+from stages.model_options import classes_fault, is_own, wanted
 from stages.pinned import pinned_model, unanswerable
 
 
@@ -30,6 +30,10 @@ def settle(stages: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, str]
     settled: dict[str, str] = {}
     faults: list[str] = []
     for use, options in stages.items():
+        classes = options.get("classes")
+        if asks and kinds[use] is Escalate and classes is not None:
+            fault = classes_fault("heavy", classes)
+            faults += [f"stages.escalate.classes = {classes}: {fault}"] if fault else []
         if kinds[use] is Detect:
             settled |= _settled(options, asks, folder, faults)
     if faults:

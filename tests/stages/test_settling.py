@@ -50,3 +50,20 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         faults, ("not in the registry", "person", "the heavy pass knows", "wheel"), strict=True
     ):
         assert words in fault
+
+
+@pytest.mark.parametrize(("place", "is_fault"), [("off", False), ("local", True)])
+def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
+    tmp_path: Path, place: str, is_fault: bool
+) -> None:
+    own_model(tmp_path / "registry", "parts", classes=relabelled(), size=(96, 64))
+    sources = {"a": {"model": "parts"}}
+    said = {
+        DETECT: {**options(tmp_path / "registry", sources=sources if not is_fault else {})},
+        ESCALATE: {"classes": ["part 1"], "escalate": {"place": place}},
+    }
+    if is_fault:
+        with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1 is not known"):
+            settle(said, tmp_path / "run")
+    else:
+        assert set(settle(said, tmp_path / "run")) == {"a"}
