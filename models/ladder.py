@@ -17,6 +17,7 @@ faster models" (2015); Wu et al., "BlockDrop: dynamic inference paths in residua
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass, replace
 from typing import Final
@@ -88,7 +89,7 @@ class LadderSettings:
     believed: float = 4.0
 
     def __post_init__(self) -> None:
-        rises = all(a < b for a, b in zip(self.rungs, self.rungs[1:], strict=False))
+        rises = all(a < b for a, b in itertools.pairwise(self.rungs))
         if not (2 <= len(self.rungs) <= MOST_RUNGS and rises and self.rungs[0] > 0):
             raise RungsUnordered(self.rungs)
         if not (1 <= self.first <= self.most <= 0xFFFF and self.growth >= 1):

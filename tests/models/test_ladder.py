@@ -1,5 +1,6 @@
 """The ladder's policy: nested, slow to fall, never flapping, the same after a restart."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -160,7 +161,7 @@ def test_losses_never_grow_with_the_rung(
     finds = ladder.expected_finds(squares(*sides, score=score), SIZE, DEFAULT)
     missed = tuple(map(min, state.missed, state.sure))
     lost = ladder.losses(tuple(finds), state.sure, missed, DEFAULT)
-    assert all(a >= b for a, b in zip(lost, lost[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(lost))
     assert lost[-1] == 0
     assert all(0 <= one <= 1 for one in lost)
 
