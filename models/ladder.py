@@ -82,7 +82,7 @@ class LadderSettings:
     sure: float = 0.15
     first: int = 4
     growth: float = 1.5
-    most: int = 32
+    most: int = 48
     memory: float = 12.0
     half_px: float = 18.5
     octaves: float = 0.48

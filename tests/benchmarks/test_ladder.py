@@ -33,7 +33,7 @@ def seen(low: Boxes, high: Boxes, heavy: Boxes, n: int = 20, stride: int = 2) ->
     made = Seen(clip(), stride, (416, 416), [i / 25 for i in range(n)])
     made.found = [[low, high] for _ in range(n)]
     made.heavy = [heavy for _ in range(0, n, stride)]
-    made.ms = [2.0, 8.0]
+    made.ms, made.look_ms = [2.0, 8.0], [3.0, 9.0]
     return made
 
 
@@ -43,12 +43,13 @@ def test_compute_counts_probes_beside_the_rung_that_answers() -> None:
     # The largest answers until the second probe (frames 0 and 4); probes after 6, then 9 looks.
     assert routed.rungs == (1,) * 5 + (0,) * 15
     assert routed.probes == 2
-    assert routed.compute == pytest.approx((5 * 8 + 15 * 2 + 2 * 8) / (20 * 8))
+    assert routed.compute([2.0, 8.0]) == pytest.approx((5 * 8 + 15 * 2 + 2 * 8) / (20 * 8))
 
 
 def test_small_objects_stay_with_the_largest_rung() -> None:
     routed = route(seen(empty(), square(16), square(16)), SETTINGS)
-    assert routed == Routed((1,) * 20, 0, 1.0)
+    assert routed == Routed((1,) * 20, 0)
+    assert routed.compute([2.0, 8.0]) == 1
 
 
 def test_oracle_takes_the_best_rung_and_of_equals_the_cheapest() -> None:
@@ -84,6 +85,7 @@ def row(name: str, compute: float, f1: float, singles: tuple[float, float]) -> d
         "group": group_of(clip(name)),
         "derived": False,
         "compute": compute,
+        "look_compute": compute,
         "f1": f1,
         "raw_f1": f1,
         "ms": {"208": 2.0, "416": 8.0},
