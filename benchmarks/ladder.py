@@ -14,8 +14,9 @@ interpolated_f1_ratio  between the two rungs around the same cost, on a line
 mixed_f1_ratio         these two taking turns within each clip
 carried_f1_ratio       the largest rung on as many frames as that cost allows, boxes stay between
 oracle                 of each frame's raw boxes the best rung, the cheapest of equals
-Parameters were chosen on coco128 and on the clips of the group `tuning`; `judging` are the others,
-`scenes` every scene once. The last line is the whole result as one JSON object.
+`tuning` are the clips that parameters may be chosen on, `judging` the others, `scenes` every scene
+once. The size curve is from coco128 alone; the rungs and the limit were settled with all groups in
+view, so for these two `judging` is no held-out set. The last line is the whole result as JSON.
 """
 
 from __future__ import annotations

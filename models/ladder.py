@@ -71,8 +71,10 @@ class LadderSettings:
     octaves   the curve's width, in octaves of the side
     believed  objects that a rung's misses are weighed against from the start
 
-    `half_px` and `octaves` were fitted on coco128; the others chosen on the clips that may be tuned
-    on (`benchmarks.ladder`), all on a wide plateau. Raises RungsUnordered, ValueError.
+    `half_px` and `octaves` were fitted on coco128 (`benchmarks.ladder_sizes`); limits from .1 to .15
+    do about equally well (`benchmarks.ladder`).
+
+    Raises RungsUnordered, ValueError.
     """
 
     rungs: tuple[int, ...] = (224, 256, 320, 384, 416)
