@@ -71,8 +71,8 @@ class LadderSettings:
     octaves   the curve's width, in octaves of the side
     believed  objects that a rung's misses are weighed against from the start
 
-    `half_px` and `octaves` were fitted on coco128 (`benchmarks.ladder_sizes`); limits from .1 to .15
-    do about equally well (`benchmarks.ladder`).
+    `half_px` and `octaves` were fitted on coco128 (`benchmarks.ladder_sizes`); limits from .1 to
+    .15 do about equally well on clips (`benchmarks.ladder`).
 
     Raises RungsUnordered, ValueError.
     """
