@@ -23,6 +23,7 @@ from models.calm import CALM
 from models.detector import Detector
 from models.ladder import LadderSettings
 from models.network import Precision
+from models.picture import Picture
 from models.policy import Policy
 from pipeline.source import Request
 from stages.belief import BeliefSettings
@@ -30,14 +31,17 @@ from stages.decode import FileSource
 
 VIDEOS: Final = (".avi", ".mkv", ".mp4", ".mov", ".webm")
 _TELL_S: Final = 15.0
+_TIMED: Final = 25
 
 
 @dataclass(slots=True)
 class Seen:
     """A clip's frames; every `stride`-th was looked at by the heavy pass.
 
-    found  boxes of each rung in each frame, candidates too; ms: CPU of each rung's look, the median
-    heavy  boxes of the heavy pass in each frame that is judged
+    found    boxes of each rung in each frame, candidates too
+    heavy    boxes of the heavy pass in each frame that is judged
+    ms       milliseconds of each rung's network alone, CPU, the median; look_ms: of a whole look,
+             with what prepares the picture and reads the answer
     """
 
     clip: GateClip
@@ -47,6 +51,7 @@ class Seen:
     found: list[list[Boxes]] = field(default_factory=list)
     heavy: list[Boxes] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
+    look_ms: list[float] = field(default_factory=list)
 
     def judged(self, shown: Sequence[Boxes]) -> list[Boxes]:
         """Those of the frames that the heavy pass looked at."""
@@ -57,14 +62,17 @@ class Seen:
 class Routed:
     """What the policy did on a clip.
 
-    rungs    index of the rung that answered each frame; probes: frames with a look of the largest
-             beside it
-    compute  milliseconds of all looks, probes too, by those of the largest rung on every frame
+    rungs   index of the rung that answered each frame
+    probes  frames with a look of the largest beside it
     """
 
     rungs: tuple[int, ...]
     probes: int
-    compute: float
+
+    def compute(self, ms: Sequence[float]) -> float:
+        """Of all looks, probes too, by that of the largest rung on every frame; ms: each rung's."""
+        spent = sum(ms[rung] for rung in self.rungs) + self.probes * ms[-1]
+        return spent / (len(self.rungs) * ms[-1])
 
 
 def detectors(sides: Sequence[int], precision: Precision) -> list[Detector]:
@@ -114,6 +122,7 @@ def see(
             seen.size = picture.width, picture.height
             for using in rungs:
                 using.warm_up(*seen.size)
+            seen.ms = network_ms(rungs, picture)
         found = []
         for using, times in zip(rungs, spent, strict=True):
             before = time.process_time()
@@ -126,23 +135,35 @@ def see(
         if (now := time.monotonic()) > told + _TELL_S:
             told = now
             print(f"  {clip.name}: {number + 1}/{n_frames}, {now - began:.0f} s", flush=True)
-    seen.ms = [statistics.median(times) for times in spent]
+    seen.look_ms = [statistics.median(times) for times in spent]
     return seen
+
+
+def network_ms(rungs: Sequence[Detector], picture: Picture) -> list[float]:
+    """Milliseconds of CPU of each rung's network on a picture; in turn, the median of some."""
+    ready = [(using.members[0], using.members[0].prepare(picture)) for using in rungs]
+    spent: list[list[float]] = [[] for _ in rungs]
+    for _ in range(_TIMED):
+        for times, (member, prepared) in zip(spent, ready, strict=True):
+            before = time.process_time()
+            pending = member.start(prepared)
+            pending.wait()
+            times.append(1e3 * (time.process_time() - before))
+            pending.discard()
+    return [statistics.median(times) for times in spent]
 
 
 def route(seen: Seen, settings: LadderSettings) -> Routed:
     """The clip through the policy, look by look."""
     state, top = ladder.at_start(settings), settings.top
-    used, spent, probes = [], 0.0, 0
+    used, probes = [], 0
     for found in seen.found:
         choice = ladder.choose(state, settings)
-        beside = choice.probe and choice.rung < top
-        spent += seen.ms[choice.rung] + (seen.ms[top] if beside else 0.0)
-        probes += beside
+        probes += choice.probe and choice.rung < top
         largest = found[top] if choice.probe else None
         state = ladder.after(state, choice, found[choice.rung], largest, seen.size, settings)
         used.append(choice.rung)
-    return Routed(tuple(used), probes, spent / (len(used) * seen.ms[top]))
+    return Routed(tuple(used), probes)
 
 
 def calmed(boxes: Sequence[Boxes], stamps: Sequence[float], given: BeliefSettings) -> list[Boxes]:

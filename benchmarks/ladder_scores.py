@@ -50,6 +50,7 @@ def summary(rows: Sequence[Row], kind: str = "") -> dict[str, Any]:
     between = np.interp(compute, list(costs.values()), list(means.values()))
     return {
         "compute_ratio": round(compute, 4),
+        "look_ratio": round(statistics.fmean(row["look_compute"] for row in rows), 4),
         "f1_ratio": _ratio(statistics.fmean(row[f"{kind}f1"] for row in rows), full),
         "best_single_f1_ratio": None if best is None else _ratio(means[best], full),
         "best_single": best,
@@ -86,7 +87,8 @@ def bars(result: Mapping[str, Any]) -> list[str]:
         best = told["best_single_f1_ratio"]
         single = "none costs as little" if best is None else f"{best:.3f} ({told['best_single']})"
         lines.append(
-            f"{name} ({len(told['clips'])} clips): compute {told['compute_ratio']:.3f},"
+            f"{name} ({len(told['clips'])} clips): compute {told['compute_ratio']:.3f}"
+            f" (whole looks {told['look_ratio']:.3f}),"
             f" F1 {told['f1_ratio']:.3f} of the largest rung's; best single rung {single},"
             f" interpolated {told['interpolated_f1_ratio']:.3f}, mixed"
             f" {told['mixed_f1_ratio']:.3f}, largest with boxes carried"
