@@ -200,7 +200,7 @@ def test_only_allowed_rungs_answer_and_never_lower_ones(
 def test_state_round_trip(state: LadderState) -> None:
     data = state.to_bytes()
     assert len(data) == 10 + 12 * len(DEFAULT.rungs)
-    assert LadderState.from_bytes(data, DEFAULT) == state
+    assert LadderState.from_bytes(data) == state
 
 
 @given(st.lists(st.tuples(objects, scores), min_size=1, max_size=40))
@@ -212,7 +212,7 @@ def test_a_stored_state_goes_on_to_the_same_bits(
         boxes = squares(*sides, score=score)
         choice = ladder.choose(kept)
         kept = ladder.after(kept, choice, boxes, boxes, SIZE)
-        stored = LadderState.from_bytes(stored.to_bytes(), DEFAULT)
+        stored = LadderState.from_bytes(stored.to_bytes())
         stored = ladder.after(stored, ladder.choose(stored), boxes, boxes, SIZE)
         assert stored == kept
 
@@ -223,13 +223,13 @@ def test_a_stored_state_goes_on_to_the_same_bits(
         b"",
         ladder.at_start().to_bytes()[:-1],
         b"\2" + ladder.at_start().to_bytes()[1:],
-        ladder.at_start(PAIR).to_bytes(),
+        b"\1\3" + ladder.at_start(PAIR).to_bytes()[2:],
         ladder.at_start().to_bytes()[:2] + b"\5" + ladder.at_start().to_bytes()[3:],
     ],
 )
 def test_other_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(LadderStateUnreadable):
-        LadderState.from_bytes(data, DEFAULT)
+        LadderState.from_bytes(data)
 
 
 @pytest.mark.parametrize("rungs", [(), (416,), (416, 224), (224, 224), (0, 32), (*range(1, 10),)])
