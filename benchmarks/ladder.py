@@ -144,7 +144,8 @@ def at_equal_cost(
     return told
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -155,7 +156,11 @@ def main() -> None:
     parser.add_argument("--rungs", type=int, nargs="+", default=DEFAULT.rungs, metavar="SIDE")
     parser.add_argument("--cache", type=Path, default=cache_folder())
     parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     cv2.setNumThreads(1)
     settings, given = LadderSettings(rungs=tuple(arguments.rungs)), believed(GateOptions())
     rungs = detectors(settings.rungs, nearest(policy.load("light").precision))

@@ -81,7 +81,8 @@ def test_a_precision_that_this_cpu_has_not_is_refused() -> None:
 
 
 def test_the_command_offers_the_models_precisions() -> None:
-    assert get_args(Precision) == heavy_command.PRECISIONS
+    ours = tuple(one for one in get_args(Precision) if not one.endswith("+onnx"))
+    assert ours == heavy_command.PRECISIONS
 
 
 def sure_ones_meet(ours: Boxes, theirs: Boxes) -> None:
