@@ -30,7 +30,6 @@ from stages.serving import Server, Serving
 from stages.servings import Servings
 
 KEPT: Final = 200  # disagreements of a source
-_BURST_S: Final = 1.0  # of CPU time that may be used at once
 _CODING: Final = Coding(scale=4, longest=480)
 
 
@@ -151,6 +150,7 @@ class Shadow(Stage[ShadowState]):
     def _gather(self) -> None:
         if self._under_way is not None and self._under_way.done():
             done, self._under_way = self._under_way.result(), None
+            self._budget.took(done.compared.cpu_s)
             self._done.setdefault(done.source, []).append(done)
 
     def _may_look(self, item: Item) -> bool:
@@ -194,13 +194,17 @@ class CpuBudget:
     """CPU seconds of this process against its share of those that pass."""
 
     def __init__(self, share: float) -> None:
-        self._share = share
+        self._share, self._last_s = share, 0.0
         self._began, self._used = time.monotonic(), time.process_time()
 
     def allows(self) -> bool:
-        """Whether there is time left, after what this process took since it was ready."""
-        passed = time.monotonic() - self._began
-        return time.process_time() - self._used <= self._share * (passed + _BURST_S)
+        """Whether another look, as long as the last, stays within the share since it was ready."""
+        spent = time.process_time() - self._used + self._last_s
+        return spent <= self._share * (time.monotonic() - self._began)
+
+    def took(self, cpu_s: float) -> None:
+        """A look took so long."""
+        self._last_s = cpu_s
 
 
 class ServedLabels:

@@ -82,7 +82,10 @@ def test_a_budget_that_is_used_up_allows_nothing() -> None:
     none = CpuBudget(1e-9)
     sum(itertools.islice(itertools.count(), 100_000))  # takes some CPU time
     assert not none.allows()
-    assert CpuBudget(64.0).allows()
+    plenty = CpuBudget(64.0)
+    assert plenty.allows()
+    plenty.took(1e6)
+    assert not plenty.allows(), "another look as long as that is too much"
 
 
 @pytest.fixture(scope="module")
