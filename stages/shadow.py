@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,8 @@ from stages.model_options import model_fault
 from stages.planes import as_picture
 from stages.serving import Server, Serving
 from stages.servings import Servings
+
+log = logging.getLogger(__name__)
 
 KEPT: Final = 200  # disagreements of a source
 _CODING: Final = Coding(scale=4, longest=480)
@@ -148,10 +151,16 @@ class Shadow(Stage[ShadowState]):
         self._thread.shutdown(cancel_futures=True)
 
     def _gather(self) -> None:
-        if self._under_way is not None and self._under_way.done():
-            done, self._under_way = self._under_way.result(), None
-            self._budget.took(done.compared.cpu_s)
-            self._done.setdefault(done.source, []).append(done)
+        if self._under_way is None or not self._under_way.done():
+            return
+        look, self._under_way = self._under_way, None
+        try:
+            done = look.result()
+        except Exception as error:  # whatever another's network raises: the next frame may do
+            log.warning("a look beside failed: %s", error)
+            return
+        self._budget.took(done.compared.cpu_s)
+        self._done.setdefault(done.source, []).append(done)
 
     def _may_look(self, item: Item) -> bool:
         options = self.options
