@@ -115,7 +115,7 @@ def step(
     earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
-    least = _least(boxes.class_ids, settings)
+    least = least_of(boxes.class_ids, settings)
     shown = np.flatnonzero(means > least + np.float32(settings.first) * (looks <= 1))
     shown = shown[np.argsort(-means[shown], kind="stable")]
     calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
@@ -125,7 +125,8 @@ def step(
     return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
 
 
-def _least(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.float32]:
+def least_of(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.float32]:
+    """The mean score above which a box of each class is shown, float32 (N,)."""
     least = np.full(len(class_ids), settings.shown, np.float32)
     for class_id, own in settings.own:
         least[class_ids == class_id] = own

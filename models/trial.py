@@ -4,6 +4,7 @@ import json
 import math
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -142,6 +143,8 @@ def run(
     for precision, threads in candidates(tried.precisions, cores):
         with suppress(ModelUnreadable):
             networks[precision, threads] = tried.open(precision, threads)
+    if not networks:
+        tried.open(tried.precisions[0], 1)  # says why
     picture = np.full((tried.size[1], tried.size[0], 3), 114, np.uint8)
     for network in networks.values():
         network.warm_up([tried.size])
@@ -182,6 +185,6 @@ def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:
     """Replaces the file at once, so that a reader never sees half of it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({key: asdict(choice) for key, choice in choices.items()}, indent=1)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
     new.write_text(text)
     new.replace(path)

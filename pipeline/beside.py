@@ -79,6 +79,8 @@ class Beside:
             specs = self._sources.specs()
             spec = plan.spec(worker.name, worker.hosted, self._url, specs, Deaths())
             await worker.start(msgspec.structs.replace(spec, nice=NICE))
+            if self._sources.specs() != specs:
+                self.take_sources(self._sources.specs())
             code = await worker.ended()
             deaths = deaths + 1 if worker.quick_deaths else 1
             self._note_ready(f"its worker ended ({exit_in_words(code)})")
@@ -93,6 +95,7 @@ class Beside:
         elif isinstance(message, Ready):
             self._note_ready(None)
         elif isinstance(message, Failed):
+            log.error("worker %s: %s", worker.name, message.message)
             self._note_ready(message.message)
 
     def _note_ready(self, fault: str | None) -> None:

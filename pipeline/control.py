@@ -102,11 +102,15 @@ class Sources(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: get ready for a model that is to be chosen for these sources."""
+    """Supervisor: get ready for a model that is to be chosen for these sources.
+
+    is_new: none of them had it before
+    """
 
     ask: int
     model: str
     sources: list[str]
+    is_new: bool = True
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
@@ -135,7 +139,7 @@ ToSupervisor = (
     SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times | Prepared
 )
 
-PrepareStages = Callable[[str, list[str]], None]
+PrepareStages = Callable[[str, list[str], bool], None]
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
@@ -171,7 +175,7 @@ class ControlLine:
         self._asked = 0
         self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
         self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
-        self.models: dict[str, str] = {}
+        self.models: dict[str, str] | None = None  # the last word, None: as at the start
         self._prepare_stages: queue.SimpleQueue[PrepareStages] = queue.SimpleQueue()
         self.progress: Callable[[], int] = lambda: 0
         self.times: Callable[[], dict[str, StageTimes]] = dict
@@ -227,13 +231,14 @@ class ControlLine:
 
     def _prepare(self, asked: Prepare) -> None:
         prepare = self._prepare_stages.get()
-        self._prepare_stages.put(prepare)
         try:
-            prepare(asked.model, asked.sources)
+            prepare(asked.model, asked.sources, asked.is_new)
         except Exception as error:  # a model may make a network's library raise anything
             self.say(Prepared(asked.ask, redacted(str(error) or repr(error))))
         else:
             self.say(Prepared(asked.ask))
+        finally:
+            self._prepare_stages.put(prepare)  # one at a time
 
     def _listen(self) -> None:
         while True:

@@ -118,11 +118,14 @@ class Crew:
         """Tell all workers which models were chosen."""
         models = self._sources.models()
         for worker in self._workers:
-            worker.tell(Models(models))
+            if not worker.tell(Models(models)):
+                log.warning("worker %s cannot be told of its models: killed", worker.name)
+                worker.kill()  # the next is told at its start
 
-    async def prepare(self, model: str, sources: list[str]) -> None:
+    async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
         """Have all workers get ready for a model. ModelNotTaken if one cannot, or dies of it."""
-        await self._preparing.ask(self._workers, model, sources)
+        served = [w for w in self._workers if not self.given_up.issuperset(w.hosted)]
+        await self._preparing.ask(served, model, sources, is_new)
 
     def kill_hung(self, pending: set[str]) -> None:
         """Kill workers that do not get on although a stage of theirs has something to do, and

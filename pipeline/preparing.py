@@ -19,16 +19,22 @@ class Preparing:
         self._asked = 0
         self._answers: dict[str, asyncio.Future[str | None]] = {}
 
-    async def ask(self, workers: Iterable[WorkerProcess], model: str, sources: list[str]) -> None:
-        """Returns once all are ready; one question at a time. ModelNotTaken if one is not."""
+    async def ask(
+        self, workers: Iterable[WorkerProcess], model: str, sources: list[str], is_new: bool
+    ) -> None:
+        """Returns once all are ready; one question at a time. ModelNotTaken if one is not.
+
+        is_new: none of the sources had it before
+        """
         self._asked += 1
         loop = asyncio.get_running_loop()
-        there = [worker for worker in workers if worker.pid is not None]
-        if not there:
-            raise ModelNotTaken(f"model {model}: no worker runs")
+        there = list(workers)
+        if away := [worker.name for worker in there if worker.pid is None]:
+            # Another would begin with a model that it never judged.
+            raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
         self._answers = {worker.name: loop.create_future() for worker in there}
         for worker in there:
-            worker.tell(Prepare(self._asked, model, sources))
+            worker.tell(Prepare(self._asked, model, sources, is_new))
         _, late = await asyncio.wait(self._answers.values(), timeout=PATIENCE_S)
         if late:
             raise ModelNotTaken(f"model {model}: not ready in {PATIENCE_S:.0f} s")

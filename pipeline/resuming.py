@@ -63,4 +63,4 @@ def _fits(known: RunSource | None, asked: RunSource) -> bool:
 def _as_said(known: RunSource, asked: RunSource | None) -> RunSource:
     if asked is None or not known.live or known.ending:
         return known
-    return replace(asked, past=known.past)
+    return replace(asked, past=known.past, model=known.model, before=known.before)

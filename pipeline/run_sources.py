@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -90,6 +90,7 @@ class RunSources:
         try:
             added = [self._began(source, take_over) for source in sources]
             self._write((*self._run.sources, *added))
+            self.announce()
         except FramegateError:
             self.release([source.name for source in sources])
             raise
@@ -127,23 +128,23 @@ class RunSources:
     def announce(self) -> None:
         """Say which models of a registry look at the sources."""
         chosen, settled = self.models(), self._models.settled
-        models = {name: chosen.get(name) or settled.get(name, "") for name in self.names()}
+        usual = settled.get("", "")
+        ours = [name for name in self.names() if name not in self._lost]
+        models = {name: chosen.get(name) or settled.get(name, usual) for name in ours}
         self._store.announce_models(models, self._models.where)
 
-    def use(self, model: str, names: Collection[str]) -> None:
-        """These have another model from now on; a `--resume` goes on with it.
-
-        ConfigFaults if there is no such source.
+    def use(self, models: Mapping[str, str]) -> None:
+        """These have another model from now on; a `--resume` goes on with it. What is gone is not
+        missed.
         """
-        self.check_known(names)
-        told = {name: model or self._models.settled.get(name, "") for name in names}
-        self._store.announce_models(told, self._models.where)
         self._write(
-            replace(source, model=model, before=source.model)
-            if source.name in names and source.model != model
+            replace(source, model=models[source.name], before=source.model)
+            if models.get(source.name, source.model) != source.model
             else source
             for source in self._run.sources
         )
+        with contextlib.suppress(StoreLost, StoreBusy):  # it only tells other hosts
+            self.announce()
 
     def before(self, names: Collection[str]) -> dict[str, str]:
         """The model that each of these had before its last one.

@@ -139,8 +139,10 @@ class Stage(Generic[S]):
         """
         raise TypeError(f"{type(self).__name__} has no process method")
 
-    def prepare(self, model: str, sources: Sequence[str]) -> None:
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Get ready for a model that is to be chosen for sources; raising refuses it.
+
+        is_new: none of them had it before, so it may be refused for what it is; else it served
 
         On a thread beside `process`, which goes on meanwhile. Once all stages are ready, the
         context's `model` says so of these sources.

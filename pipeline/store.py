@@ -89,6 +89,8 @@ class Store:
         with store_errors(self.url):
             if removed and self._client.hget(keys.own(source), "run") == run.encode():
                 self._client.hset(keys.own(source), "name", "")
+            if self._client.hget(keys.own(source), "run") == run.encode():
+                self._client.hdel(keys.MODELS, source)
             self._function("fg1_release", [keys.own(source)], run)
 
     def announced_model(self, source: str) -> tuple[str, str]:

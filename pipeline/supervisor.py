@@ -21,6 +21,7 @@ from pipeline.errors import (
     ConfigFaults,
     DataFolderRefused,
     Exit,
+    ModelNotTaken,
     StoreBusy,
     StoreLost,
     StoreRefused,
@@ -89,9 +90,21 @@ class Supervisor:
             if self._draining or self._ending.code is not None:
                 raise ConfigFaults(["the run is ending: it takes no more sources"])
             await apart(self.sources.add, sources, take_over)
+            await self._prepare_along([source.name for source in sources])
             self._tell_sources()
         for source in sources:
             log.info("source %s: added", source.name)
+
+    async def _prepare_along(self, names: Sequence[str]) -> None:
+        """Get ready for the models that sources which were taken over had, or let these go."""
+        chosen = self.sources.models()
+        try:
+            await self._prepare({n: chosen[n] for n in names if n in chosen}, is_new=False)
+        except ModelNotTaken:
+            await apart(self.sources.drop, names)
+            await apart(self.sources.release, names)
+            raise
+        self._crew.tell_models()
 
     async def remove(self, names: Sequence[str]) -> None:
         """Decode these no further, finish what is decoded, and let them go.
@@ -109,12 +122,12 @@ class Supervisor:
     async def use(self, model: str, names: Sequence[str]) -> None:
         """Have these sources, or all for none, served by a model from one of their frames on.
 
-        ConfigFaults if there is no such source; ModelNotTaken if a stage refuses it: nothing has
-        changed then.
+        ConfigFaults for no such source; ModelNotTaken if a stage refuses it: nothing has changed.
         """
         async with self._choosing:
+            self._check_going_on()
             self.sources.check_known(names)
-            await self._use(dict.fromkeys(names or self.sources.names(), model))
+            await self._use(dict.fromkeys(names or self.sources.names(), model), is_new=True)
 
     async def roll_back(self, names: Sequence[str]) -> None:
         """Have these sources, or all that had another model for none, served by that again."""
@@ -122,35 +135,46 @@ class Supervisor:
             had_other = [s.name for s in self.sources.listed() if s.before is not None]
             if not names and not had_other:
                 raise ConfigFaults(["no source had another model"])
-            await self._use(self.sources.before(names or had_other))
+            await self._use(self.sources.before(names or had_other), is_new=False)
 
-    async def _use(self, models: dict[str, str]) -> None:
+    def _check_going_on(self) -> str:
+        """The stage that models are chosen for. ConfigFaults if there is none, or the run ends."""
+        if self._draining or self._ending.code is not None:
+            raise ConfigFaults(["the run is ending: it takes no other models"])
+        looking = next((stage.name for stage in self.plan.stages if stage.use == DETECT), None)
+        if looking is None:
+            raise ConfigFaults([f"no stage of this run is {DETECT}: none uses models"])
+        return looking
+
+    async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
         for model in dict.fromkeys(models.values()):
             names = [name for name, chosen in models.items() if chosen == model]
-            await self._crew.prepare(model, names)
+            await self._crew.prepare(model, names, is_new)
+
+    async def _use(self, models: dict[str, str], is_new: bool) -> None:
+        await self._prepare(models, is_new)
         async with self._changing:
-            for model in dict.fromkeys(models.values()):
-                names = [name for name, chosen in models.items() if chosen == model]
-                await apart(self.sources.use, model, names)
-            self._crew.tell_models()
+            try:
+                await apart(self.sources.use, models)
+            finally:
+                self._crew.tell_models()  # whatever was written is what the next worker begins with
         for name, model in models.items():
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
     async def shadow(self, options: dict[str, Any]) -> None:
         """Have another model look at frames beside the one that serves; none without options.
 
-        options  of stages.shadow:Shadow but `detect`
-        ConfigFaults if there is nothing to look beside; ModelNotTaken if it cannot be opened.
+        options: of stages.shadow:Shadow but `detect`. ConfigFaults if there is nothing to look
+        beside; ModelNotTaken if it cannot be opened.
         """
         async with self._choosing:
             if not options:
                 await self._beside.stop()
                 return
-            beside = [stage for stage in self.plan.stages if stage.use == DETECT]
-            if not beside:
-                raise ConfigFaults([f"no stage of this run is {DETECT}: nothing to look beside"])
-            said = {**options, "detect": beside[0].options}
-            name = beside[0].name
+            name = self._check_going_on()
+            self.sources.check_known(options.get("sources", []))
+            detect = next(stage for stage in self.plan.stages if stage.name == name)
+            said = {**options, "detect": detect.options}
             await self._beside.start(StageSpec(SHADOW, LOOKER, name, False, False, False, said))
 
     async def status(self) -> RunStatus:
@@ -173,8 +197,7 @@ class Supervisor:
             # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
             await self._ending.wait()
         finally:
-            await self._beside.stop()
-            await self._crew.stop()
+            await asyncio.gather(self._beside.stop(), self._crew.stop())
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -272,6 +295,7 @@ class Supervisor:
         except DataFolderRefused as error:
             log.error("%s; trying again", error)
             return
+        self._crew.tell_models()
         self._tell_sources()  # before others may have them: a worker that knows better is no zombie
         await apart(self.sources.release, names, removed=True)
         for name in names:

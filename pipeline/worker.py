@@ -56,7 +56,6 @@ def main() -> int:
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line.shared_memory)
     memos = Memos(spec.store)
-    line.models = spec.models
     hosted = [
         _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
         for name in spec.hosted
@@ -88,9 +87,11 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         memos.close()
 
 
-def _prepare(hosted: Sequence[HostedStage], model: str, sources: Sequence[str]) -> None:
+def _prepare(
+    hosted: Sequence[HostedStage], model: str, sources: Sequence[str], is_new: bool
+) -> None:
     for stage in hosted:
-        stage.stage.prepare(model, sources)
+        stage.stage.prepare(model, sources, is_new)
 
 
 def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
@@ -98,7 +99,7 @@ def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
     for model in dict.fromkeys(spec.models.values()):
         sources = [source for source, chosen in spec.models.items() if chosen == model]
         try:
-            _prepare(hosted, model, sources)
+            _prepare(hosted, model, sources, is_new=False)
         except Exception as error:
             raise StageRefused(f"model {model}: {error}") from error
 
@@ -158,7 +159,7 @@ def _context(
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
         memo=memos.of,
-        model=lambda source: line.models.get(source, ""),
+        model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
         store=spec.store,
     )
 

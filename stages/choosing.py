@@ -8,7 +8,7 @@ from models.errors import ModelError
 from models.open_model import open_model, tried_of
 from models.registry import Registry
 from pipeline.errors import ModelNotTaken
-from stages.model_options import is_own
+from stages.model_options import is_own, model_fault
 from stages.pinned import pinned_choice
 
 
@@ -21,6 +21,8 @@ def choose(ref: str, folder: Path, registry: Path | None) -> str:
 
     ModelNotTaken where that is not possible.
     """
+    if fault := model_fault(ref):
+        raise ModelNotTaken(f"model {ref!r}: {fault}")
     if is_own(ref):
         return ref
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -22,57 +21,21 @@ from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
 from stages.belief import Belief, conclude
-from stages.cache_options import CacheOptions
 from stages.changes import changes_of
+from stages.detect_options import DetectOptions
 from stages.detections import Detections
-from stages.gate_options import GateOptions
 from stages.gate_view import view_of
 from stages.looking import look_at
-from stages.model_options import ModelOptions, Wanted, classes_fault, model_fault, scores_fault
+from stages.model_options import (
+    configured,
+)
 from stages.pinned import pinned_choice
 from stages.planes import as_picture
 from stages.remembering import Remembering, count
-from stages.rungs import LadderOptions
 from stages.serving import Server, Serving
 from stages.servings import Servings
 from stages.standing import DetectState, Standing, Standings
-from stages.window_view import WindowOptions, WindowView
-
-
-@dataclass(frozen=True)
-class DetectOptions:
-    """Options of detect.
-
-    detector    light, heavy (about ten times the time), or another model: MODEL_RULE
-    classes     labels to look for; none: all that the model knows
-    min_score   0..1, least score of an object; none: the frozen one of the model
-    min_scores  class -> 0..1, least score of its objects, where it is another
-    gate        the table [gate]
-    window      the table [window]; its head is for the light detector
-    cache       the table [cache]
-    models      the table [models]
-    ladder      the table [ladder]
-    """
-
-    detector: str = field(default="light", metadata={"check": model_fault})
-    classes: tuple[str, ...] | None = None
-    min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
-    gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-    window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
-    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
-    models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
-    ladder: LadderOptions = field(default_factory=LadderOptions, metadata={"table": True})
-
-    def faults(self) -> list[str]:
-        """What is wrong with the values together."""
-        fault = None if self.classes is None else classes_fault(self.detector, self.classes)
-        return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
-
-    def usual(self) -> Wanted:
-        """What is wanted of a source of which nothing else is said."""
-        scores = tuple(sorted(self.min_scores.items()))
-        return Wanted(self.detector, self.classes, self.min_score, scores, self.ladder.rungs)
+from stages.window_view import WindowView
 
 
 class Detect(Stage[DetectState]):
@@ -96,7 +59,8 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        if options.ladder.rungs and (options.window.head or options.cache.near):
+        has_ladder = any(want.rungs for want in configured(options.usual(), options.models))
+        if has_ladder and (options.window.head or options.cache.near):
             raise ConfigFaults(
                 ["ladder.rungs: allowed with [window] head = false and [cache] near = false only"]
             )
@@ -108,14 +72,14 @@ class Detect(Stage[DetectState]):
             head.warm_up()
         server = Server(options.gate, options.models, context, head, limit=options.ladder.limit)
         self.servings = Servings(server, options.usual(), options.models, context)
-        self.servings.open_usual()
+        self.servings.open_configured()
         self._standings = Standings(context, head)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
-    def prepare(self, model: str, sources: Sequence[str]) -> None:
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open, warm up and check the model for sources that will want it; see Servings."""
-        self.servings.prepare(model, sources)
+        self.servings.prepare(model, sources, is_new)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
@@ -145,10 +109,11 @@ class Detect(Stage[DetectState]):
         }
         return answers, {**states, **kept}
 
-    def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:  # noqa: ARG002
+    def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
         """Nothing of an epoch goes on into another but what the state says."""
         self._standings.forget(source)
-        self.servings.forget(source)
+        if end.last:
+            self.servings.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
 

@@ -49,17 +49,14 @@ def tell(outputs: Sequence[SideOutputs], model: str | None, html: Path | None) -
 def _read(each: SideOutputs, model: str | None) -> Beside:
     state = records.decode(each.state, ShadowState) if each.state else ShadowState()
     found = [records.decode(said, Disagreement) for said in each.said]
-    if model is not None and not _is_of(state.other, model):
+    if model is not None and not _is_of(state.asked, model):
         state = ShadowState()
     return Beside(each.source, state, [one for one in found if one.other == state.other])
 
 
-def _is_of(other: Sequence[str], model: str) -> bool:
-    """Whether results' names of a model are of what a user calls it: NAME, or NAME@DIGEST."""
-    name, _, digest = model.partition("@")
-    return any(
-        one.startswith(name) and one.partition("@")[2].startswith(digest[:8]) for one in other
-    )
+def _is_of(asked: str, model: str) -> bool:
+    """Whether what was asked for is what a user calls so: NAME, or NAME@DIGEST or its beginning."""
+    return asked == model or asked.startswith(model if "@" in model else f"{model}@")
 
 
 def _print(beside: Sequence[Beside]) -> None:

@@ -80,7 +80,7 @@ class Escalate(Stage[EscalateState]):
         self.asks = Asks(place, patience_s=table.patience_s)
         self._turn = _Turn(self.options, place, self.asks, self.context)
 
-    def prepare(self, model: str, sources: Sequence[str]) -> None:  # noqa: ARG002
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
         """Refuse a model whose classes nobody can be asked about."""
         if self.asks is None or not model or is_own(model):
             return

@@ -147,3 +147,8 @@ def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") 
         min_scores=usual.min_scores if scores is None else tuple(sorted(scores.items())),
         rungs=rungs if rungs[-1:] == (model,) else (),
     )
+
+
+def configured(usual: Wanted, options: ModelOptions) -> list[Wanted]:
+    """All that the configuration wants, each once."""
+    return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))

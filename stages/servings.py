@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -13,12 +14,13 @@ import numpy as np
 from models.picture import Picture
 from pipeline.errors import ModelTooSlow
 from pipeline.stage import Context
-from stages.model_options import ModelOptions, Wanted, wanted
+from stages.model_options import ModelOptions, Wanted, configured, wanted
 from stages.remembering import Remembering
 from stages.serving import Server, Serving
 
 KEPT_S: Final = 600.0  # for which a model that nobody wants stays warm, so that a way back is short
-MOST_UNWANTED: Final = 2
+MOST_UNWANTED: Final = 2  # models; each as open as its sources ask for
+MOST_SIZES: Final = 8
 _RUNS: Final = 5
 _USUAL_SIZE: Final = (640, 360)
 
@@ -36,46 +38,51 @@ class Servings:
         self._server, self._usual, self._options, self._context = server, usual, options, context
         self._open: dict[Wanted, Serving] = {}
         self._by: dict[str, Wanted] = {}
-        self._unwanted: dict[Wanted, float] = {}
+        self._seen_s: dict[Wanted, float] = {}
+        self._refused: dict[Wanted, Exception] = {}
+        self._configured = configured(usual, options)
         self._sizes: tuple[tuple[int, int], ...] = (_USUAL_SIZE,)
         self._changing = threading.Lock()  # never while a model is opened: frames would wait
+        self._opening = threading.Lock()
 
-    def open_usual(self) -> None:
-        """Have that ready before the first frame."""
-        self._add(self._usual, self._ready(self._usual))
+    def open_configured(self) -> None:
+        """Have all that the configuration wants ready before the first frame."""
+        for want in self._configured:
+            self._ready(want)
 
     def of(self, source: str) -> Serving:
-        """The model of a source from now on. One that nobody prepared is opened here."""
+        """The model of a source from now on. One that nobody prepared is opened here, once."""
         want = self._wanted(source, self._context.model(source))
-        if self._by.get(source) != want:
-            if want not in self._open:
-                self._add(want, self._ready(want))
+        if self._by.get(source) != want or want not in self._open:
+            if want in self._refused:
+                raise self._refused[want]
+            try:
+                self._ready(want)
+            except Exception as error:  # each frame would open it again
+                self._refused[want] = error
+                raise
             self._by[source] = want
-            self._note_unwanted()
-        if self._unwanted:
-            self._let_go()
+        self._let_go()
         return self._open[want]
 
-    def prepare(self, model: str, sources: Sequence[str]) -> None:
-        """Open, warm up and check what `of` would give for these sources with this model.
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
+        """Open and warm up what `of` would give for these sources with this model.
 
-        Raises ModelTooSlow, and as Server.open and Detector.warm_up.
+        is_new: see that it is fast enough, too. Raises ModelTooSlow, and as Server.open and
+        Detector.warm_up.
         """
         for want in dict.fromkeys(self._wanted(source, model) for source in sources):
-            if want not in self._open:
-                serving = self._ready(want)
-                _check(want.model, serving, self._options.most_ms, self._sizes)
-                self._add(want, serving)
+            self._refused.pop(want, None)
+            self._ready(want, self._options.most_ms if is_new else math.inf)
 
     def saw(self, width: int, height: int) -> None:
         """A source has pictures of this size: models that come are warmed up for it."""
         if (width, height) not in self._sizes:
-            self._sizes = (*self._sizes, (width, height))
+            self._sizes = (*self._sizes, (width, height))[-MOST_SIZES:]
 
     def forget(self, source: str) -> None:
         """It ended, or goes on elsewhere."""
         self._by.pop(source, None)
-        self._note_unwanted()
 
     def remembered(self) -> list[Remembering]:
         """What all of them remember."""
@@ -84,34 +91,33 @@ class Servings:
     def _wanted(self, source: str, model: str) -> Wanted:
         return wanted(self._usual, self._options, source, model)
 
-    def _ready(self, want: Wanted) -> Serving:
-        serving = self._server.open(want)
-        for width, height in self._sizes:
-            serving.warm_up(width, height)
-        return serving
-
-    def _add(self, want: Wanted, serving: Serving) -> None:
-        with self._changing:
-            self._open.setdefault(want, serving)
-            self._unwanted[want] = time.monotonic()  # until a source has it
-
-    def _note_unwanted(self) -> None:
-        now, wanted_now = time.monotonic(), set(self._by.values())
-        with self._changing:
-            self._unwanted = {
-                want: self._unwanted.get(want, now) for want in self._open if want not in wanted_now
-            }
+    def _ready(self, want: Wanted, most_ms: float = math.inf) -> None:
+        """Open it, unless it is, and keep it for a while even if nobody wants it yet."""
+        with self._opening:
+            serving = self._open.get(want)
+            if serving is None:
+                serving = self._server.open(want)
+                for width, height in self._sizes:
+                    serving.warm_up(width, height)
+                if most_ms < math.inf:
+                    _check(want.model, serving, most_ms, self._sizes)
+            with self._changing:
+                self._open[want] = serving
+                self._seen_s[want] = time.monotonic()
 
     def _let_go(self) -> None:
-        """Those that were unwanted for long, and the oldest of too many."""
-        now = time.monotonic()
-        if len(self._unwanted) <= MOST_UNWANTED and now - min(self._unwanted.values()) < KEPT_S:
+        """Those that are unwanted for long, and all but the newest few models of them."""
+        now, in_use = time.monotonic(), {*self._by.values(), *self._configured}
+        if len(self._open) <= len(in_use):
             return
         with self._changing:
-            newest = sorted(self._unwanted, key=lambda want: -self._unwanted[want])
-            for n, want in enumerate(newest):
-                if n >= MOST_UNWANTED or now - self._unwanted[want] >= KEPT_S:
-                    del self._unwanted[want], self._open[want]
+            for want in in_use:
+                self._seen_s[want] = now
+            idle = sorted(self._open.keys() - in_use, key=lambda want: -self._seen_s[want])
+            kept = list(dict.fromkeys(want.model for want in idle))[:MOST_UNWANTED]
+            for want in idle:
+                if want.model not in kept or now - self._seen_s[want] >= KEPT_S:
+                    del self._seen_s[want], self._open[want]
 
 
 def _check(model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[int, int]]) -> None:

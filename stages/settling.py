@@ -18,7 +18,8 @@ from stages.pinned import pinned_model, unanswerable
 
 
 def settle(stages: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, str]:
-    """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry.
+    """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry, and
+    under "" of all others, where `[stages.detect]` does.
 
     stages  options of each stage, by what it uses
     folder  the run's, where a copy of each model is put
@@ -52,6 +53,12 @@ def _settled(
     settled = {}
     for source in ("", *said.models.sources):
         want = wanted(said.usual(), said.models, source)
+        rungs = said.models.sources.get(source, {}).get(
+            "rungs", said.ladder.rungs if not source else ()
+        )
+        if rungs and not want.rungs:
+            key = f"models.sources.{source}.rungs" if source else "ladder.rungs"
+            faults.append(f"{key} = {list(rungs)}: allowed is a list whose last is {want.model!r}")
         if is_own(want.model):
             continue
         key = f"models.sources.{source}.model" if source else "stages.detect.detector"
@@ -63,6 +70,5 @@ def _settled(
             continue
         if asks and (strange := unanswerable(found)):
             faults.append(f"{key} = {want.model!r}: {strange}")
-        if source:
-            settled[source] = f"{found.name}@{found.sha256}"
+        settled[source] = f"{found.name}@{found.sha256}"
     return settled

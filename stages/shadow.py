@@ -15,6 +15,7 @@ import cv2
 import msgspec
 
 from models import coco, picture_coding
+from models.calm import least_of
 from models.picture import Picture
 from models.picture_coding import Coding
 from models.registry import Registry
@@ -57,12 +58,13 @@ class ShadowOptions:
 class ShadowState(msgspec.Struct, frozen=True):
     """What came of a source's frames so far.
 
-    other    models that looked
+    asked    the model, as it was asked for; other: models that looked
     frames   that it looked at; differing: of these, those where it says something else
     agreed, served, said   boxes that both have, that only what is served has, that only it has
     cpu_s    that it took
     """
 
+    asked: str = ""
     other: tuple[str, ...] = ()
     frames: int = 0
     differing: int = 0
@@ -71,10 +73,11 @@ class ShadowState(msgspec.Struct, frozen=True):
     said: int = 0
     cpu_s: float = 0.0
 
-    def after(self, other: tuple[str, ...], one: Compared) -> ShadowState:
+    def after(self, asked: str, other: tuple[str, ...], one: Compared) -> ShadowState:
         """With one frame more; another model begins anew."""
-        was = self if self.other == other else ShadowState(other)
+        was = self if (self.asked, self.other) == (asked, other) else ShadowState(asked, other)
         return ShadowState(
+            asked,
             other,
             was.frames + 1,
             was.differing + bool(one.served or one.said),
@@ -122,7 +125,8 @@ class Shadow(Stage[ShadowState]):
         detect = options_of(Detect, options.detect)
         server = Server(detect.gate, detect.models, using, threads=1)
         self._servings = Servings(server, detect.usual(), detect.models, using)
-        self._servings.prepare(options.model, options.sources or ("",))
+        # Its budget bounds it, not the time that a serving model may take.
+        self._servings.prepare(options.model, options.sources or ("",), is_new=False)
         self._labels = ServedLabels(context.folder)
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._under_way: Future[_Done] | None = None
@@ -140,7 +144,8 @@ class Shadow(Stage[ShadowState]):
             output = None
             if waiting := self._done.get(item.source):
                 _, other, compared, output = waiting.pop(0)
-                after[item.source] = after[item.source].after(other, compared)
+                seen = after[item.source]
+                after[item.source] = seen.after(self.options.model, other, compared)
             outputs.append(output)
             if self._may_look(item):
                 self._begin(item)
@@ -187,7 +192,7 @@ class Shadow(Stage[ShadowState]):
         found = item.said(self.context.before, Detections)
         using.warm_up(picture.width, picture.height)
         [boxes] = using.detector.detect([picture])
-        boxes = boxes.take(boxes.scores > using.settings.calm.shown)
+        boxes = boxes.take(boxes.scores > least_of(boxes.class_ids, using.settings.calm))
         own = frozenset(using.detector.labels[i] for i in using.detector.class_ids)
         known = own & self._labels.of(found.models)
         compared = compare(found.objects, boxes, using.detector.labels, known)

@@ -80,9 +80,9 @@ class Standings:
         if now is not None or state.epoch != item.position.epoch:
             tracks = now.tracks if now is not None else _tracks(state)
             return Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
-        if state.model not in ("", serving.identity):
+        if state.model != serving.identity:
             tracks = _tracks(state)
-            if state.labels != serving.labels:
+            if state.labels not in ("", serving.labels):
                 tracks = replace(no_tracks(), next_id=tracks.next_id)
             return Standing(Memory(), tracks, anew="swapped")
         known = self._known.get(item.source)

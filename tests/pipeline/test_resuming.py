@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeline.errors import DataFolderRefused
 from pipeline.resuming import resumed
@@ -38,6 +39,12 @@ def test_the_configuration_is_followed_for_cameras() -> None:
     )
     assert found.new == (camera("new"),)
     assert (found.run.run, found.run.stays) == ("run-1", True)
+
+
+def test_a_camera_keeps_the_model_that_was_chosen_for_it() -> None:
+    chosen = replace(camera("door", past=3), model="mine@1", before="")
+    [door] = resumed(run(chosen), [camera("door")], FOLDER).run.sources
+    assert (door.model, door.before) == ("mine@1", "")
 
 
 def test_one_that_was_being_removed_still_is() -> None:

@@ -17,7 +17,8 @@ from pipeline.records import End, Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
 from stages.cache_options import CacheOptions
-from stages.detect import Detect, DetectOptions, DetectState
+from stages.detect import Detect, DetectState
+from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.gate_options import GateOptions, Mode
 from stages.planes import as_picture

@@ -16,7 +16,8 @@ from pipeline.errors import ConfigFaults
 from pipeline.memo import Memos
 from pipeline.stage import Context, Item
 from stages.cache_options import CacheOptions, groups_fault
-from stages.detect import Detect, DetectOptions, DetectState
+from stages.detect import Detect, DetectState
+from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.gate_options import GateOptions, Mode
 from stages.window_view import WindowOptions

@@ -14,7 +14,8 @@ from pipeline.errors import ConfigFaults
 from pipeline.stage import Context, Item
 from pipeline.state_plane import StatePlane, unshared_plane
 from stages.cache_options import CacheOptions
-from stages.detect import Detect, DetectOptions, DetectState
+from stages.detect import Detect, DetectState
+from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.gate_options import GateOptions, Mode
 from stages.model_options import ModelOptions

@@ -16,7 +16,8 @@ from pipeline import records
 from pipeline.records import Object, Position
 from pipeline.stage import Context, Item
 from stages.compared import compare, part_of
-from stages.detect import Detect, DetectOptions, DetectState
+from stages.detect import Detect, DetectState
+from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.shadow import CpuBudget, Shadow, ShadowOptions, ShadowState, is_drawn
 from tests.own_models import own_model
@@ -153,6 +154,6 @@ def test_the_same_network_agrees(run: Path) -> None:
 
 def test_counts_of_another_model_begin_anew() -> None:
     one = compare([], found(("car", (0, 0, 9, 9), 0.5)), coco.LABELS, EVERYTHING)
-    state = ShadowState().after(("a@1",), one).after(("a@1",), one)
+    state = ShadowState().after("a", ("a@1",), one).after("a", ("a@1",), one)
     assert (state.frames, state.said) == (2, 2)
-    assert state.after(("b@2",), one).frames == 1
+    assert state.after("b", ("b@2",), one).frames == 1

@@ -12,7 +12,8 @@ from models.refusals import UnknownModel
 from pipeline.errors import ModelTooSlow
 from pipeline.stage import Context, Item
 from stages.cache_options import CacheOptions
-from stages.detect import Detect, DetectOptions, DetectState
+from stages.detect import Detect, DetectState
+from stages.detect_options import DetectOptions
 from stages.gate_options import GateOptions
 from stages.model_options import ModelOptions
 from stages.servings import MOST_UNWANTED
@@ -64,7 +65,7 @@ def swapped(tmp_path: Path, registry: Path) -> Swapped:
 
 def test_a_model_changes_between_two_frames_and_tracks_go_on(swapped: Swapped) -> None:
     first = swapped.say(*[item(1, n, 1) for n in range(4)])
-    swapped.stage.prepare("mine", ["a"])
+    swapped.stage.prepare("mine", ["a"], is_new=True)
     swapped.chosen["a"] = "mine"
     second = swapped.say(*[item(1, n, 1) for n in range(4, 8)])
     assert {said.models for said in first} == {first[0].models}
@@ -132,11 +133,34 @@ def test_what_a_model_is_called_stays_what_it_was(tmp_path: Path) -> None:
     assert before.models == after.models
 
 
+def test_what_was_prepared_for_many_sources_is_not_opened_again(
+    tmp_path: Path, registry: Path
+) -> None:
+    """Sources with thresholds of their own want as many of a model: all stay until they come."""
+    sources = {name: {"min_score": 0.05 + n / 100} for n, name in enumerate("abcd")}
+    run = Swapped(tmp_path, registry, sources=sources)
+    run.say(*(item(1, 0, 1, name) for name in "abcd"))
+    run.stage.prepare("mine", list("abcd"), is_new=True)
+    run.say(*(item(1, 1, 1, name) for name in "abcd"))
+    ready = {id(serving) for serving in run.stage.servings._open.values()}
+    run.chosen = dict.fromkeys("abcd", "mine")
+    said = run.say(*(item(1, 2, 1, name) for name in "abcd"))
+    assert all(answer.models[0].startswith("mine-416-") for answer in said)
+    assert {id(run.stage.servings.of(name)) for name in "abcd"} <= ready
+
+
+def test_a_model_that_serves_is_not_judged_anew(tmp_path: Path, registry: Path) -> None:
+    run = Swapped(tmp_path, registry, most_ms=0.001)
+    run.stage.prepare("mine", ["a"], is_new=False)
+    with pytest.raises(ModelTooSlow):
+        run.stage.prepare("parts", ["a"], is_new=True)
+
+
 def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
     for name in ("mine", "parts", "nanodet-224", "nanodet-320", "mine"):
         swapped.chosen["a"] = name
         swapped.say(item(1, 0, 1))
-    assert len(swapped.stage.servings._open) <= 1 + MOST_UNWANTED
+    assert len(swapped.stage.servings._open) <= 2 + MOST_UNWANTED
 
 
 @pytest.mark.parametrize(
@@ -153,7 +177,7 @@ def test_what_cannot_serve_is_refused_and_changes_nothing(
     run = Swapped(tmp_path, registry, **options)
     [before] = run.say(item(1, 0, 1))
     with pytest.raises(error):
-        run.stage.prepare(model, ["a"])
+        run.stage.prepare(model, ["a"], is_new=True)
     [after] = run.say(item(1, 1, 1))
     assert after.models == before.models
 
