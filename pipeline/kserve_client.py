@@ -110,4 +110,6 @@ class KServeClient:
         except PlaceFailed:
             raise
         except Exception as error:  # of gevent, gRPC, tritonclient: they share no root
+            if "DEADLINE_EXCEEDED" in str(error):  # gRPC's own clock may be first
+                raise PlaceFailed(f"{self._at} gave no answer in time") from error
             raise PlaceFailed(f"{self._at}: {str(error) or type(error).__name__}") from error

@@ -137,19 +137,18 @@ class Supervisor:
                 raise ConfigFaults(["no source had another model"])
             await self._use(self.sources.before(names or had_other), is_new=False)
 
-    def _check_going_on(self) -> str:
-        """The stage that models are chosen for. ConfigFaults if there is none, or the run ends."""
+    def _check_going_on(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the stage that uses models. ConfigFaults if none, or the run ends."""
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no other models"])
-        looking = next((stage.name for stage in self.plan.stages if stage.use == DETECT), None)
-        if looking is None:
-            raise ConfigFaults([f"no stage of this run is {DETECT}: none uses models"])
-        return looking
+        for stage in self.plan.stages:
+            if stage.use == DETECT:
+                return stage.name, stage.options
+        raise ConfigFaults([f"no stage of this run is {DETECT}: none uses models"])
 
     async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
         for model in dict.fromkeys(models.values()):
-            names = [name for name, chosen in models.items() if chosen == model]
-            await self._crew.prepare(model, names, is_new)
+            await self._crew.prepare(model, [n for n in models if models[n] == model], is_new)
 
     async def _use(self, models: dict[str, str], is_new: bool) -> None:
         await self._prepare(models, is_new)
@@ -162,19 +161,14 @@ class Supervisor:
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
     async def shadow(self, options: dict[str, Any]) -> None:
-        """Have another model look at frames beside the one that serves; none without options.
-
-        options: of stages.shadow:Shadow but `detect`. ConfigFaults if there is nothing to look
-        beside; ModelNotTaken if it cannot be opened.
-        """
+        """Have a model look beside (options of stages.shadow:Shadow, but `detect`), or none."""
         async with self._choosing:
             if not options:
                 await self._beside.stop()
                 return
-            name = self._check_going_on()
+            name, detect = self._check_going_on()
             self.sources.check_known(options.get("sources", []))
-            detect = next(stage for stage in self.plan.stages if stage.name == name)
-            said = {**options, "detect": detect.options}
+            said = {**options, "detect": detect}
             await self._beside.start(StageSpec(SHADOW, LOOKER, name, False, False, False, said))
 
     async def status(self) -> RunStatus:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("pycocotools", reason="pycocotools is not installed (bench extra)")
+
 from benchmarks.gate_clips import GateClip
 from benchmarks.gate_run import settings
 from benchmarks.ladder import at_equal_cost, f1, measured, oracle
