@@ -126,6 +126,7 @@ def test_a_drift_that_no_audit_notices_is_certified_for_all_to_see() -> None:
     assert (whole["drifted_certified"], whole["false_certificates"]) == (1, 1)
 
 
+@pytest.mark.long
 def test_news_of_the_promise_come_with_a_run(tmp_path: Path) -> None:
     compose(Story("room", "night", 60, 60), scenes(), path := tmp_path / "night.mp4")
     found, certificates = serve(path, 120, Promised(0.1, 60, 0.05))

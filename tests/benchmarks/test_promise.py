@@ -74,6 +74,7 @@ def test_the_engine_is_told_what_is_promised(promised: Promised | None) -> None:
         assert (options["escalate"]["doubt"], options["promise"]["frames"]) == (0.3, 500)
 
 
+@pytest.mark.long
 def test_all_that_is_served_comes_with_its_certificate(tmp_path: Path) -> None:
     compose(parts(), path := tmp_path / "hour.mp4", 400, 0)
     found, certificates = serve(path, 400, Promised(0.1, 400))
