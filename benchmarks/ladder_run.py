@@ -158,7 +158,7 @@ def route(seen: Seen, settings: LadderSettings) -> Routed:
     state, top = ladder.at_start(settings), settings.top
     used, probes = [], 0
     for found in seen.found:
-        choice = ladder.choose(state, settings)
+        choice = ladder.choose(state)
         probes += choice.probe and choice.rung < top
         largest = found[top] if choice.probe else None
         state = ladder.after(state, choice, found[choice.rung], largest, seen.size, settings)

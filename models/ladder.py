@@ -167,18 +167,9 @@ def at_start(settings: LadderSettings = DEFAULT) -> LadderState:
     return LadderState(settings.top, 0, 0, float(settings.first), none, none, none)
 
 
-def choose(
-    state: LadderState, settings: LadderSettings = DEFAULT, allowed: tuple[int, ...] | None = None
-) -> Choice:
-    """How to look next.
-
-    allowed  indices of rungs that may answer; what is chosen goes up to the next of them, or to the
-             largest. None: all
-    """
-    rung = state.rung
-    if allowed is not None:
-        rung = min((one for one in allowed if one >= rung), default=settings.top)
-    return Choice(rung, state.wait == 0)
+def choose(state: LadderState) -> Choice:
+    """How to look next."""
+    return Choice(state.rung, state.wait == 0)
 
 
 def after(

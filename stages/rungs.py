@@ -47,7 +47,7 @@ class Rungs:
     def look(self, state: LadderState | None, picture: Picture, recall: Recall | None) -> Climbed:
         """Look at all of a picture, at the rung that `state` asks for (None: at the start)."""
         state = state or ladder.at_start(self.settings)
-        choice = ladder.choose(state, self.settings)
+        choice = ladder.choose(state)
         [found] = self.detectors[choice.rung].detect([picture], [recall])
         largest = found if choice.rung == self.settings.top else None
         if choice.probe and largest is None:
