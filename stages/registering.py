@@ -19,12 +19,15 @@ from models.proof import Proof, Thresholds, counts
 from models.registry import Registry
 from models.settle_model import Wishes
 from pipeline.errors import ConfigFaults, Exit
+from stages.model_options import is_own
 from stages.proof_pictures import built_in, pictures_of, write_drawn
 
 
 def add(said: argparse.Namespace) -> Exit:
     """Convert, settle, prove and put; `said` as `pipeline.models_command` reads it."""
     registry = Registry(said.registry)
+    if said.name is not None and is_own(said.name):
+        raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
     with _told():
         pictures, origin = pictures_of(said.picture), "the pictures given"
         if not pictures:

@@ -52,6 +52,13 @@ def test_add_list_show_remove(models, tmp_path):
     assert models("list")[1].startswith("no model in ")
 
 
+@pytest.mark.parametrize("name", ["light", "heavy", "nanodet-320"])
+def test_names_that_mean_something_else(models, name):
+    code, _, err = models("add", NANODET, "--name", name)
+    assert code == 2
+    assert f"--name {name}: it means a model that Framegate brings along" in err
+
+
 def test_a_folder_copied_from_another_machine(models, tmp_path):
     add(models)
     (folder,) = (tmp_path / "registry").iterdir()
