@@ -35,7 +35,7 @@ demo: install
 	$(BIN)/python -m pipeline.demo
 
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile -m "not long"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: install
 	$(BIN)/pytest
