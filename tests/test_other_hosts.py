@@ -8,7 +8,7 @@ import redis
 
 from models.registry import Registry
 from pipeline import keys
-from pipeline.asking import Use, ask
+from pipeline.asking import Use
 from stages.choosing import choose
 from tests import footage
 from tests.asked import Asked, service
@@ -16,6 +16,7 @@ from tests.commands import Command
 from tests.own_models import own_model
 from tests.pipeline.servers import server
 from tests.runs import wait_until
+from tests.test_swaps import ask_until_taken
 
 USAGE = 2
 
@@ -30,7 +31,7 @@ def test_a_source_that_is_taken_over_keeps_its_model(tmp_path: Path) -> None:
         words = ("--store", store.url, "--http", "off")
         with service(mine, "door=door.mp4", "--pace", "realtime", *words):
             chosen = choose("mine", mine / "data", tmp_path / "registry")
-            ask(mine / "data", Use(chosen, []))
+            ask_until_taken(mine / "data", Use(chosen, []))
             run = ("run", "door=door.mp4", "-d", "data", "--take-over", *words)
             with Command(theirs, *run) as refused:
                 ended = refused.wait()
