@@ -16,7 +16,9 @@ def checked_members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as fault:
+    except OSError as fault:
+        raise ModelRefused(path, f"cannot be read: {fault.strerror or fault}") from fault
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as fault:
         raise ModelRefused(path, f"a damaged or truncated zip archive ({fault})") from fault
     if len(members) > MOST_MEMBERS:
         raise ModelRefused(path, f"a zip of {len(members)} files; allowed are {MOST_MEMBERS}")

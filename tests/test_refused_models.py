@@ -92,7 +92,8 @@ def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
     folder.mkdir()
     options = 'detector = "nanodet-128"\nclasses = ["person"]\n'
     config = CONFIG.replace('detector = "nanodet-128"\n', options)
-    (folder / "pipeline.toml").write_text(f"[models]\nmost_ms = 60\n{config}")
+    config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 60.0\n")
+    (folder / "pipeline.toml").write_text(config)
     footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
     asked, data = Asked(folder), folder / "data"
     with Command(folder, "run", "door.mp4", "-d", "data", "--pace", "realtime") as run:

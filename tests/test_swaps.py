@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -22,31 +23,14 @@ DONE = 0
 FRAMES = 800
 SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
-CONFIG = """
-[gate]
-mode = "off"
-[cache]
-exact = false
-[stages.decode]
-use = "stages.decode:Decode"
-[stages.window]
-use = "stages.window:Window"
-input = "decode"
-[stages.detect]
-detector = "nanodet-128"
-use = "stages.detect:Detect"
-input = "window"
-[stages.escalate]
-use = "stages.escalate:Escalate"
-input = "detect"
-[stages.cache]
-use = "stages.cache:Cache"
-input = "escalate"
-[placement]
-ingest = ["decode", "window"]
-infer = ["detect"]
-publish = ["escalate", "cache"]
-"""
+CONFIG = files("pipeline").joinpath("pipeline.toml").read_text()
+for packaged, ours in (
+    ('\ndetector = "light"\n', '\ndetector = "nanodet-128"\n'),
+    ('\nmode = "crops"\n', '\nmode = "off"\n'),
+    ("\nexact = true\n", "\nexact = false\n"),
+):
+    assert packaged in CONFIG
+    CONFIG = CONFIG.replace(packaged, ours)
 
 
 @pytest.fixture

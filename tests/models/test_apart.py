@@ -99,3 +99,8 @@ def test_zips(tmp_path):
     file.write_bytes(data[: second + 42] + struct.pack("<I", 0) + data[second + 46 :])
     with pytest.raises(ModelRefused, match="its members overlap"):
         checked_members(file)
+
+
+def test_a_zip_that_is_not_there_is_not_called_damaged(tmp_path):
+    with pytest.raises(ModelRefused, match="cannot be read: No such file"):
+        checked_members(tmp_path / "gone.pt")
