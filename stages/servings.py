@@ -107,9 +107,9 @@ class Servings:
 
     def _let_go(self) -> None:
         """Those that are unwanted for long, and all but the newest few models of them."""
-        now, in_use = time.monotonic(), {*self._by.values(), *self._configured}
-        if len(self._open) <= len(in_use):
+        if len(self._open) <= len(self._configured):  # on every batch: what is configured stays
             return
+        now, in_use = time.monotonic(), {*self._by.values(), *self._configured}
         with self._changing:
             for want in in_use:
                 self._seen_s[want] = now
