@@ -57,6 +57,7 @@ class Feed:
         self._pace = Pace(spec.pace)
         self._connection: Connection | None = None
         self._unsaid: Connection | None = None
+        self._ended: End | None = None
 
     # -- standing with the store
 
@@ -121,16 +122,24 @@ class Feed:
         """What the store has not confirmed, oldest first."""
         return list(self._held)
 
-    def confirm(self) -> End | None:
-        """The store took the commit; gives the last end, if that was in it."""
+    def confirm(self) -> None:
+        """The store took the commit."""
         self._unsaid = None
         self._counts.clear()
         if not self._held:
-            return None
+            return
         last = self._held[-1].record
         self._confirmed = self._held[-1].position
         self._held.clear()
-        return last if isinstance(last, End) and last.last else None
+        if isinstance(last, End) and last.last:
+            self._ended = last
+
+    def take_end(self) -> End | None:
+        """The source's last end, once the store has it, be it that the reply to the commit came
+        or that a new token showed it; only once.
+        """
+        ended, self._ended = self._ended, None
+        return ended
 
     # -- events to entries
 
@@ -214,7 +223,8 @@ class Feed:
         self._open = False
         frames = self._position.seq + 1 + event.dropped
         position = Position(self._position.epoch, frames)
-        return [self._hold(position, End(VERSION, frames, last=False, fault=fault))]
+        end = End(VERSION, frames, last=False, fault=fault, dropped=event.dropped)
+        return [self._hold(position, end)]
 
     def _note_connected(self, wall: float) -> None:
         if self._connection is None or self._connection.state != "connected":
@@ -233,7 +243,7 @@ class Feed:
     def _finish(self, event: Finished) -> Arrival:
         position = Position(self._position.epoch, self._position.seq + 1)
         counts = {name: n for name, n in event.counts.items() if n}
-        self._counts.update(counts)
+        _add(self._counts, counts)
         self._open = False
         end = End(VERSION, position.seq, last=True, counts=counts, fault=event.fault)
         return self._hold(position, end)

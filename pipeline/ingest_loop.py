@@ -138,6 +138,7 @@ class IngestLoop:
                 continue
             feed = self._feeds[source]
             if feed.attach(attached):
+                self._tell_end(source, feed)
                 self._hand_on(source, feed.held())
                 continue
             state = DecodeState(self._spec.run)
@@ -196,11 +197,19 @@ class IngestLoop:
             return
         if decoded is not None:
             self._runner.wrote(source, "decode", len(decoded.entries))
-            end = self._feeds[source].confirm()
-            if end is not None:
-                self._line.say(Finished(source, "decode"))
-                for what, n in end.counts.items():
-                    log.warning("source %s: not whole: %s %d", source, what, n)
+            feed = self._feeds[source]
+            feed.confirm()
+            self._tell_end(source, feed)
+
+    def _tell_end(self, source: str, feed: Feed) -> None:
+        """Say that a source is decoded to its end, and what of it is missing."""
+        end = feed.take_end()
+        if end is not None:
+            self._line.say(Finished(source, "decode"))
+            for what, n in end.counts.items():
+                if what == "skipped":  # nobody wanted these
+                    continue
+                log.warning("source %s: not whole: %s %d", source, what, n)
 
     # -- waiting
 

@@ -118,9 +118,10 @@ def with_failure(record: Record, reason: Reason) -> Record:
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """The end of an epoch: its id follows the last frame's; no frame in the accounting.
 
-    frames  decoded in this epoch; last: nothing will follow from this source in this run
-    fault   why the source ended, None when it was complete
-    said    what stages had left to say, by stage name, msgpack
+    frames   decoded in this epoch; last: nothing will follow from this source in this run
+    fault    why the source ended, None when it was complete
+    said     what stages had left to say, by stage name, msgpack
+    dropped  of `frames`: those after the epoch's last frame that were dropped, as Record.dropped
     """
 
     v: int
@@ -129,6 +130,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     counts: dict[str, int] = {}
     fault: str | None = None
     said: dict[str, msgspec.Raw] = {}
+    dropped: int = 0
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
