@@ -20,7 +20,7 @@ from pipeline.promise import LONGEST, Measure, Promise
 from pipeline.promise_news import Verdict
 from pipeline.records import Position
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1 told a bound of an unfinished period, too
 
 Count = Annotated[int, Meta(ge=0)]
 Frames = Annotated[int, Meta(ge=0, le=LONGEST)]
@@ -60,8 +60,10 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     k_max    the most that may be caught, -1: no number certifies; None for boxes
     wealth   of the bets, for boxes: 1 / delta certifies; None for counts
     bound    of the served frames or boxes at most this share is wrong (exact_binomial.most_wrong
-             says when that holds); None: nothing is known
-    policy   hash of what the heavy model counts as truth; models  that made what was served
+             says when that holds); None: nothing is known, as of an unfinished period: who may end
+             it when it looks good would be told too little
+    policy   hash of what the heavy model counts as truth
+    models   that made what was served in this period (period.MOST_MODELS at most, then "others")
     opening  the coin's key
     """
 
@@ -92,9 +94,7 @@ def declare(period: Period, promise: Promise, key: bytes, source: str) -> Declar
     return Declaration(**_declared(period, promise, key, source))
 
 
-def close(
-    period: Period, promise: Promise, key: bytes, source: str, policy: str, models: tuple[str, ...]
-) -> Certificate:
+def close(period: Period, promise: Promise, key: bytes, source: str, policy: str) -> Certificate:
     """What the period came to, now that no frame and no audit is waited for any more.
 
     An audit that is still open leaves it unfinished: settle it as lost first.
@@ -115,7 +115,7 @@ def close(
         verdict="unfinished",
         reason="",
         policy=policy,
-        models=models,
+        models=period.models,
         opening=key.hex(),
         first=period.first.position,
         last=period.last.position,
@@ -199,7 +199,8 @@ def _shown(found: Certificate, most: int | None) -> tuple[Verdict, str]:
 def _bound(found: Certificate, verdict: Verdict) -> float | None:
     if found.measure == "boxes":
         return found.alpha if verdict == "certified" else None
-    if not found.served:
+    is_over = found.served >= found.frames and found.settled == found.drawn
+    if not found.served or (found.v > 1 and not is_over):
         return None
     caught = found.caught + found.drawn - found.settled
     return most_wrong(found.served, caught, found.share, found.delta) / found.served
@@ -229,14 +230,15 @@ def verify(certificate: Certificate) -> list[str]:
 
 
 def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
-    """Where a certificate differs from what was declared of its period, the commitment included.
+    """Where a certificate differs from what was declared of its period, the commitment included;
+    the version of the Framegate that wrote each is nothing that was promised.
 
     That it was declared before the period began, only who saw it then can tell.
     """
     return [
         f"{name} = {getattr(certificate, name)}: declared was {getattr(declared, name)}"
         for name in Declaration.__struct_fields__
-        if getattr(certificate, name) != getattr(declared, name)
+        if name != "v" and getattr(certificate, name) != getattr(declared, name)
     ]
 
 

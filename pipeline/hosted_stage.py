@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from pipeline import records
 from pipeline.durations import StageTimes
@@ -206,7 +207,8 @@ class HostedStage:
         if self.was_set_aside(source, arrival.position) or not isinstance(arrival.record, End):
             return None
         try:
-            output, state = self.stage.end(source, arrival.record, said.state)
+            end = structs.replace(arrival.record, epoch=arrival.position.epoch)
+            output, state = self.stage.end(source, end, said.state)
             if output is WAITS:
                 return Waits.WAITS
             words = None if output is None else msgspec.Raw(records.encode(output))

@@ -6,7 +6,8 @@ result, period and what is to be audited. Pure: a Period is part of a stage's st
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -24,6 +25,8 @@ class Moment(NamedTuple):
 
 
 _NEVER = Moment(START, None)
+MOST_MODELS: Final = 24  # names of a period: it is stored with every frame
+OTHERS: Final = "others"
 
 
 class Period(msgspec.Struct, frozen=True, array_like=True):
@@ -31,12 +34,14 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
 
     number   counts a source's periods from 1 on; 0 for none yet
     terms    what was promised when it began: Promise.terms
-    served   frames; missed  decoded right before one of these and dropped
+    served   frames; missed  decoded right before one of these, or after the last one of an epoch,
+             and dropped
     drawn    served frames that the coin chose; settled  those whose audit is over, well or not
     caught   settled ones that were wrong, lost and failed ones with them
     lost     audits that never came
     failed   frames that were served as failed, chosen or not: those chosen are settled and caught
     alarmed  the detector `sums` reached its threshold; wealths  of the bets, for boxes
+    models   that made what was served, each once, by first use; after MOST_MODELS of them OTHERS
     """
 
     number: int = 0
@@ -53,6 +58,7 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     wealths: tuple[float, ...] = ()
     first: Moment = _NEVER
     last: Moment = _NEVER
+    models: tuple[str, ...] = ()
 
 
 def is_under(period: Period, promise: Promise) -> bool:
@@ -78,12 +84,14 @@ def serve(
     at: Moment,
     missed: int = 0,
     failed: bool = False,
+    models: Iterable[str] = (),
 ) -> tuple[Period, bool]:
     """Count a frame whose result is fixed; whether it is to be audited: then settle it once.
 
     key     of this period (coin.period_key)
     missed  frames decoded right before it that were dropped
     failed  it was served as failed: wrong. If the coin chose it, that is settled at once.
+    models  that made it
 
     ValueError where the period is full or began under another promise.
     """
@@ -98,10 +106,16 @@ def serve(
         missed=period.missed + missed,
         drawn=period.drawn + drawn,
         failed=period.failed + failed,
+        models=_with(period.models, models),
     )
     if failed and drawn:
         return _judged(served, promise, 1.0), False
     return served, drawn
+
+
+def missing(period: Period, frames: int) -> Period:
+    """With so many that were dropped after the last frame of an epoch."""
+    return replace(period, missed=period.missed + frames)
 
 
 def settle(period: Period, promise: Promise, loss: float | None) -> Period:
@@ -120,6 +134,14 @@ def settle(period: Period, promise: Promise, loss: float | None) -> Period:
 def is_full(period: Period, promise: Promise) -> bool:
     """Whether the next frame is a following period's: also after an alarm, for nothing helps it."""
     return period.served >= promise.frames or period.alarmed
+
+
+def _with(names: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    new = [name for name in dict.fromkeys(more) if name not in names]
+    if not new or names[-1:] == (OTHERS,):
+        return names
+    every = (*names, *new)
+    return every if len(every) <= MOST_MODELS else (*every[:MOST_MODELS], OTHERS)
 
 
 def _judged(period: Period, promise: Promise, loss: float) -> Period:

@@ -122,6 +122,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     fault    why the source ended, None when it was complete
     said     what stages had left to say, by stage name, msgpack
     dropped  of `frames`: those after the epoch's last frame that were dropped, as Record.dropped
+    epoch    that ends: what a stage is told; in the store the id says it
     """
 
     v: int
@@ -131,6 +132,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str | None = None
     said: dict[str, msgspec.Raw] = {}
     dropped: int = 0
+    epoch: int = 0
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):

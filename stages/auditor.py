@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -117,7 +118,7 @@ class Auditor:
             return state
         now = period.following(state.now, self.promise)
         before = (*state.before, state.now)
-        return _replace(state, now=now, before=before, coin=self._coin(source, now))
+        return _replace(state, now=now, before=before, coin=self._coin(source, now), models=())
 
     def served(
         self,
@@ -135,9 +136,8 @@ class Auditor:
         true     what the heavy pass said of the very pixels, where it was asked
         """
         at = Moment(item.position, item.record.pts)
-        state, drawn = self._counted(item.source, at, state, item.record.dropped)
-        made = dict.fromkeys((*state.models, *served.models))
-        state = state if len(made) == len(state.models) else _replace(state, models=tuple(made))
+        missed, models = item.record.dropped, served.models
+        state, drawn = self._counted(item.source, at, state, missed, models=models)
         row, spent = _row_of(served, unasked), served.degraded == "over_budget"
         if true is not None and (drawn or state.fresh is not None):
             state = self._learned(state, row, doubt, true)
@@ -180,8 +180,11 @@ class Auditor:
 
     def passed(self, source: str, end: End, state: AuditState) -> AuditState:
         """At an epoch's end, with its last frames, if nobody counted them."""
-        dropped = sum(n for what, n in end.counts.items() if what.startswith("dropped:"))
-        return self._past(source, state, state.last.epoch, end.frames - dropped)
+        state = self._past(source, state, end.epoch or state.last.epoch, end.frames - end.dropped)
+        if not end.dropped:
+            return state
+        state = self._kept_to(source, state)
+        return _replace(state, now=period.missing(state.now, end.dropped))
 
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
@@ -198,10 +201,16 @@ class Auditor:
     # -- one audit
 
     def _counted(
-        self, source: str, at: Moment, state: AuditState, missed: int = 0, failed: bool = False
+        self,
+        source: str,
+        at: Moment,
+        state: AuditState,
+        missed: int = 0,
+        failed: bool = False,
+        models: Sequence[str] = (),
     ) -> tuple[AuditState, bool]:
         key = coin.period_key(self._secret, source, state.now.number)
-        now, drawn = period.serve(state.now, self.promise, key, at, missed, failed)
+        now, drawn = period.serve(state.now, self.promise, key, at, missed, failed, models)
         fresh = None if state.fresh is None else state.fresh + 1
         frames = state.frames + 1
         return _replace(state, now=now, frames=frames, fresh=fresh, last=at.position), drawn
@@ -265,12 +274,12 @@ class Auditor:
         if state.fresh is None:
             terms = self.promise.alpha, self.promise.delta
             state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
-        closed = tuple(self._certificate(source, one, state.models) for one in over)
+        closed = tuple(self._certificate(source, one) for one in over)
         return closed, _replace(state, verdict=closed[-1].verdict)
 
-    def _certificate(self, source: str, one: Period, models: tuple[str, ...]) -> Certificate:
+    def _certificate(self, source: str, one: Period) -> Certificate:
         key = coin.period_key(self._secret, source, one.number)
-        return certificate.close(one, self.promise, key, source, self._policy, models)
+        return certificate.close(one, self.promise, key, source, self._policy)
 
     def _declared(self, source: str, now: Period) -> Declaration:
         key = coin.period_key(self._secret, source, now.number)

@@ -55,7 +55,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     now      the period that frames are served in; before  those whose last audits are open
     open     oldest first; rows  names the ring's newest
     frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
-    models   that made what was served
+    models   of no use any more, and empty: each period has its own
     arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
     verdict  of the last period that is over; declared  number of the last that was told of
     last     frame that was counted; coin  8 digits of the commitment to now's

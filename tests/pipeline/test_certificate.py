@@ -16,6 +16,7 @@ from pipeline.certificate import (
     close,
     declare,
     read_certificate,
+    undeclared,
     verify,
 )
 from pipeline.errors import RecordTooNew
@@ -23,6 +24,7 @@ from pipeline.exact_binomial import k_max, most_wrong
 from pipeline.period import Moment, Period, following, serve, settle
 from pipeline.promise import Promise
 from pipeline.records import Position
+from stages.certify import told
 
 PROMISE = Promise(alpha=0.1, frames=200, audited=0.4, alarm_audits=1e6)
 BOXES = replace(PROMISE, measure="boxes")
@@ -43,7 +45,8 @@ def period_of(
     for index in range(frames):
         at = Moment(Position(1, index), None if index == 0 else index / 10)
         fails = index >= frames - failed
-        period, drawn = serve(period, promise, KEY, at, missed if index == 9 else 0, fails)
+        before = missed if index == 9 else 0
+        period, drawn = serve(period, promise, KEY, at, before, fails, ("nanodet@01234567",))
         open_audits += drawn
     for audit in range(open_audits - unsettled):
         period = settle(period, promise, float(audit < errors))
@@ -52,7 +55,7 @@ def period_of(
 
 def certificate_of(promise: Promise = PROMISE, **what: int) -> Certificate:
     period = period_of(promise, **what)
-    return close(period, promise, KEY, "door", "0a1b2c3d", ("nanodet@01234567",))
+    return close(period, promise, KEY, "door", "0a1b2c3d")
 
 
 MOST = k_max(200, 0.1, 0.4, 0.05)
@@ -81,11 +84,11 @@ def test_verdicts(what: dict[str, int], verdict: str, reason: str) -> None:
 
 
 def test_what_a_certificate_tells() -> None:
-    told = json.loads(msgspec.json.encode(certificate_of(errors=2, missed=3, failed=1)))
+    read = json.loads(msgspec.json.encode(certificate_of(errors=2, missed=3, failed=1)))
     failed_drawn = coin.drawn(KEY, 199, 0.4)
     caught = 2 + failed_drawn
-    assert told == {
-        "v": 1,
+    assert read == {
+        "v": 2,
         "source": "door",
         "period": 1,
         "measure": "counts",
@@ -119,6 +122,33 @@ def test_what_a_certificate_tells() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "what",
+    [{"frames": 150}, {"unsettled": 2}, {"frames": 0}, {"errors": 30, "frames": 150}],
+    ids=["cut short", "audits open", "nothing served", "alarm"],
+)
+def test_no_bound_is_told_of_a_period_that_is_not_over(what: dict[str, int]) -> None:
+    """Who stops it when the number looks good would be told a false one far too often."""
+    certificate = certificate_of(**what)
+    assert (certificate.bound, verify(certificate)) == (None, [])
+    assert "differ" not in told(certificate)
+    assert f"at most {certificate_of().bound:.2%} differ" in told(certificate_of())
+
+
+def test_a_certificate_of_version_1_holds_with_the_bound_that_it_told_too_early() -> None:
+    cut = certificate_of(frames=150)
+    early = structs.replace(cut, v=1, bound=most_wrong(150, 0, 0.4, 0.05) / 150)
+    assert verify(early) == []
+    assert verify(structs.replace(early, v=2)) == [
+        f"bound = {early.bound}: from the rest follows None"
+    ]
+
+
+def test_a_declaration_of_version_1_is_that_of_the_period_that_a_later_framegate_ends() -> None:
+    declared = declare(following(Period(), PROMISE), PROMISE, KEY, "door")
+    assert undeclared(certificate_of(), structs.replace(declared, v=1)) == []
+
+
 @pytest.mark.parametrize("promise", [PROMISE, BOXES])
 def test_it_is_the_same_when_it_was_written_and_read(promise: Promise) -> None:
     certificate = certificate_of(promise)
@@ -129,8 +159,8 @@ def test_what_was_declared_before_the_period_stands_in_its_certificate() -> None
     declared = json.loads(
         msgspec.json.encode(declare(following(Period(), PROMISE), PROMISE, KEY, "door"))
     )
-    told = json.loads(msgspec.json.encode(certificate_of()))
-    assert declared.items() <= told.items()
+    read = json.loads(msgspec.json.encode(certificate_of()))
+    assert declared.items() <= read.items()
     assert "opening" not in declared
 
 
@@ -185,7 +215,7 @@ def test_what_was_forged_is_found(field: str, value: Any, fault: str | None) -> 
     """But for what only names things."""
     forged = structs.replace(certificate_of(errors=2), **{field: value})
     faults = verify(forged)
-    assert any(told.startswith(fault) for told in faults) if fault else not faults
+    assert any(one.startswith(fault) for one in faults) if fault else not faults
 
 
 @pytest.mark.parametrize(
@@ -202,11 +232,11 @@ def test_what_was_forged_is_found(field: str, value: Any, fault: str | None) -> 
     ],
 )
 def test_nonsense_is_no_certificate(field: str, value: Any) -> None:
-    told = json.loads(msgspec.json.encode(certificate_of()))
+    read = json.loads(msgspec.json.encode(certificate_of()))
     with pytest.raises(msgspec.ValidationError, match=field):
-        read_certificate(json.dumps({**told, field: value}).encode())
+        read_certificate(json.dumps({**read, field: value}).encode())
 
 
 def test_a_certificate_of_a_later_version_is_refused() -> None:
-    with pytest.raises(RecordTooNew, match="version 2; this Framegate reads up to version 1"):
-        read_certificate(b'{"v": 2, "verdict": "sealed"}')
+    with pytest.raises(RecordTooNew, match="version 3; this Framegate reads up to version 2"):
+        read_certificate(b'{"v": 3, "verdict": "sealed"}')

@@ -141,7 +141,7 @@ def verdict_of(fates: Sequence[str], promise: Promise) -> tuple[str, float | Non
             period = settle(period, promise, losses[fate])
         if is_full(period, promise):
             break
-    certificate = close(period, promise, key_of(period), "door", "", ())
+    certificate = close(period, promise, key_of(period), "door", "")
     return certificate.verdict, certificate.bound
 
 

@@ -97,7 +97,7 @@ def test_the_command_reads_standard_input(
         (b"\xff\xfe", "no certificate: "),
         (b"[1]", "no certificate: Expected `object`, got `array`"),
         (b'{"v": 1}', "no certificate: Object missing required field `source`"),
-        (b'{"v": 2}', "no certificate: certificate of version 2"),
+        (b'{"v": 3}', "no certificate: certificate of version 3"),
         (b" " * (1 << 20) + b"{}", "a certificate has less than 1048576 bytes"),
     ],
 )

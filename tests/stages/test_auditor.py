@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline import coin, records
@@ -21,6 +22,7 @@ from stages.escalation import EscalateState
 from tests.stages.told_place import (
     NEVER,
     NEW,
+    PERSON,
     SEES_NOBODY,
     SEES_PERSON,
     ToldPlace,
@@ -242,3 +244,61 @@ def test_the_loss_of_a_frame_by_counts_and_by_boxes() -> None:
     # One box too many and one too few, of one that is there: (2 + .01 * 7) / (8 * 1.01).
     assert loss(boxes, SEES_PERSON, far) == pytest.approx(2.07 / 8.08)
     assert loss(boxes, SEES_PERSON, SEES_PERSON) == pytest.approx(0.07 / 8.08)
+
+
+def made_by(item: Item, model: str) -> Item:
+    """The frame as another model saw it."""
+    found = Detections("detected", "whole", "every_frame", (PERSON,), (model,))
+    said = {"detect": msgspec.Raw(records.encode(found))}
+    return item._replace(record=msgspec.structs.replace(item.record, said=said))
+
+
+def test_a_certificate_names_the_models_of_its_period_and_no_others(tmp_path: Path) -> None:
+    """One a period; its last audits are over when the next model serves already."""
+    place = ToldPlace(agrees)
+    terms = Promise("counts", alpha=0.1, frames=20, audited=0.1)
+    stage = escalate(tmp_path, place, terms, doubt=NEVER)
+    items = [made_by(frame(seq), f"model-{seq // 20}@{seq // 20:08x}") for seq in range(200)]
+    said, states = run(stage, items, NEW)
+    found = certificates(said, ended(stage, states))
+    stage.close()
+    named = [(f"model-{n}@{n:08x}",) for n in range(10)]
+    assert [one.models for one in found] == named
+    assert [verify(one) for one in found] == [[]] * 10
+    assert len(records.encode(states["a"])) < 700
+
+
+def test_models_of_a_period_have_a_bound_and_a_certificate_says_where_it_was_met(
+    tmp_path: Path,
+) -> None:
+    terms = Promise("counts", alpha=0.1, frames=50, audited=0.3)
+    items = [made_by(frame(seq), f"model-{seq}@{seq:08x}") for seq in range(50)]
+    found = whole(tmp_path, ToldPlace(agrees), items, terms)
+    assert found[0].models == (*[f"model-{n}@{n:08x}" for n in range(24)], "others")
+
+
+def test_frames_that_a_lost_camera_had_dropped_are_missed_not_failed(tmp_path: Path) -> None:
+    terms = Promise("counts", alpha=0.1, frames=50, audited=1.0, alarm_audits=1e9)
+    stage = escalate(tmp_path, ToldPlace(agrees), terms, doubt=NEVER)
+    _, states = run(stage, [frame(seq) for seq in range(10)], NEW)
+    lost = End(1, 16, last=False, fault="stalled", dropped=6, epoch=1)
+    states["a"] = stage.end("a", lost, states["a"])[1]
+    now = states["a"].audits.now
+    assert (now.served, now.missed, now.failed, now.caught) == (10, 6, 0, 0)
+    # Of the next connection four frames were set aside by this stage, and three dropped.
+    lost = End(1, 7, last=False, fault="stalled", dropped=3, epoch=2)
+    states["a"] = stage.end("a", lost, states["a"])[1]
+    now = states["a"].audits.now
+    stage.close()
+    assert (now.served, now.missed, now.failed) == (14, 9, 4)
+
+
+def test_what_a_camera_dropped_before_it_served_anything_lowers_coverage(tmp_path: Path) -> None:
+    terms = Promise("counts", alpha=0.1, frames=50, audited=1.0)
+    stage = escalate(tmp_path, ToldPlace(agrees), terms, doubt=NEVER)
+    lost = End(1, 6, last=False, fault="stalled", dropped=6, epoch=1)
+    states = {"a": stage.end("a", lost, NEW["a"])[1]}
+    said, states = run(stage, [frame(seq, epoch=2) for seq in range(50)], states)
+    (found,) = certificates(said, ended(stage, states))
+    stage.close()
+    assert (found.served, found.decoded, found.verdict) == (50, 56, "coverage")

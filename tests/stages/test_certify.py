@@ -37,7 +37,7 @@ def certificate() -> Certificate:
     period = BEGUN
     for seq in range(3):
         period, _ = serve(period, TERMS, KEY, Moment(Position(1, seq), None), 0, False)
-    return close(period, TERMS, KEY, "door", "0a1b2c3d", ())
+    return close(period, TERMS, KEY, "door", "0a1b2c3d")
 
 
 def raw(record: msgspec.Struct) -> msgspec.Raw:
