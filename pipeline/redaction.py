@@ -1,4 +1,7 @@
-"""Secrets go no further: user, password and query of whatever looks like a URL, and known secrets.
+"""Secrets go no further: what a URL says of a login, wherever in it, and secrets that are known.
+
+Of whatever looks like a URL go user, password and query, and the path from the first part on that
+names a secret (`/user=admin&password=...`, `/token/...`) or looks drawn by chance, as a token is.
 
 `redacted` is for text that somebody may see, `shown` for one URL. A process remembers the secrets
 of the URLs that it is given (`remember_url`), so that what a library says of them is hidden, too.
@@ -21,7 +24,23 @@ _CLOSING: Final = re.compile(r"['\")\]}>,.;:!]*$")
 _USER: Final = r"[^\s/?#@\[\]]*:(?!\d*(?:[/?#'\")\]}>,.;:!\s]|$))"
 _SPACED: Final = re.compile(rf"://{_USER}[^\n@]{{0,4096}}@")
 _PORTLESS: Final = re.compile(_USER)
-_SECRET_NAME: Final = re.compile(r"pass|pwd|token|secret|key|auth|sig|code|cred", re.IGNORECASE)
+_NAMES: Final = (
+    r"(?:pas|pwd|psw|token|secret|key(?!frame)|auth|sig(?!nal)|code(?!c)|cred|session|ticket|hmac"
+    r"|jwt|(?<![^\W_])(?:pw|pin|sid|p)(?=[=:]))"
+)
+# name=value, up to what parts it from the next; a recorder may take _ for that: user=a_password=b_
+_PAIR: Final = re.compile(
+    rf"{_NAMES}[\w.-]*?[=:](?P<value>.*?)(?=[&;,/?#]|_[a-z][a-z0-9]*[=:]|$)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ALONE: Final = re.compile(
+    r"(?:(?:api|access|stream)[_-]?)?(?:key|token)|secret|pass|passwd|password|pwd|auth|sig|jwt",
+    re.IGNORECASE,
+)
+_BY_CHANCE: Final = re.compile(
+    r"(?<![A-Za-z\d])(?=[A-Z\d]*[a-z])(?=[a-z\d]*[A-Z])(?=[A-Za-z]*\d)[A-Za-z\d]{16,}"
+)
+_ENCODED: Final = 3  # so often may a part be percent-encoded
 
 _known: frozenset[str] = frozenset()
 
@@ -39,7 +58,7 @@ def without(text: str, secrets: Collection[str]) -> str:
 
 
 def shown(place: str) -> str:
-    """A path as it is; a URL without user, password, query and fragment."""
+    """A path as it is; a URL without login, query, fragment, and what in its path is secret."""
     scheme, found, rest = place.partition("://")
     return f"{scheme}://{_place(rest)}" if found else place
 
@@ -53,9 +72,35 @@ def _token(token: str) -> str:
 def _place(rest: str) -> str:
     """Host and path of what stands behind ://. Where an @ leaves that open, nothing."""
     userinfo, at, place = rest.rpartition("@")
-    if (at and re.search(r"[?#]", userinfo)) or (not at and _PORTLESS.match(rest)):
+    if at and (re.search(r"[?#]", userinfo) or ("/" in userinfo and _tells(userinfo))):
         return HIDDEN
-    return re.split(r"[?#]", place, maxsplit=1)[0]
+    if not at and _PORTLESS.match(rest):
+        return HIDDEN
+    host, slash, path = re.split(r"[?#]", place, maxsplit=1)[0].partition("/")
+    open_part, secret_part = _parted(path)
+    return f"{host}{slash}{open_part}{HIDDEN if secret_part else ''}"
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """A path without query, in what may be shown and what begins with a part that may not."""
+    parts = path.split("/")
+    for number, part in enumerate(parts):
+        named = _ALONE.fullmatch(_decoded(part)) and any(parts[number + 1 :])
+        if part != HIDDEN and (named or _tells(part)):
+            return "".join(f"{each}/" for each in parts[:number]), "/".join(parts[number:])
+    return path, ""
+
+
+def _tells(text: str) -> bool:
+    """Whether a secret stands in it, by its name or its looks."""
+    plain = _decoded(text)
+    return _PAIR.search(plain) is not None or _BY_CHANCE.search(plain) is not None
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_ENCODED):
+        text = unquote(text)
+    return text
 
 
 def remember(secret: str) -> None:
@@ -79,14 +124,22 @@ def remember_url(url: str) -> None:
 
 
 def secrets_of(url: str) -> set[str]:
-    """Password (or user, if it has none), secret parameters, and what HTTP makes of a login."""
+    """Password (or user, if it has none), what parameters and path tell, and what HTTP makes of a
+    login.
+    """
     _, found, rest = url.partition("://")
     if not found:
         return set()
     userinfo, _, place = rest.rpartition("@")
+    if "/" in userinfo and _tells(userinfo):  # the @ is one of the path
+        userinfo, place = "", rest
     login = unquote(userinfo).encode(errors="replace")
-    query = place.partition("?")[2].partition("#")[0]
-    parameters = [pair.partition("=") for pair in query.split("&")]
-    secrets = {value for name, _, value in parameters if _SECRET_NAME.search(name)}
+    path, _, query = place.partition("?")
+    _, told = _parted(path.partition("#")[0].partition("/")[2])
+    first, _, behind = told.partition("/")
+    secrets = set(_BY_CHANCE.findall(_decoded(told)))
+    secrets |= {behind.partition("/")[0]} if _ALONE.fullmatch(_decoded(first)) else set()
+    for text in (told, query, _decoded(told), _decoded(query)):
+        secrets |= {pair["value"] for pair in _PAIR.finditer(text)}
     secrets |= {userinfo.partition(":")[2] or userinfo, b64encode(login).decode()}
-    return secrets - {""}
+    return secrets - {"", HIDDEN}

@@ -14,6 +14,7 @@ import msgspec
 
 from pipeline.errors import ConfigFaults
 from pipeline.keys import NAME_RULE, is_name
+from pipeline.redaction import HIDDEN, shown
 from pipeline.source import Frames
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
@@ -104,11 +105,11 @@ def _is_text(place: str) -> bool:
 
 
 def derived_name(place: str) -> str:
-    """A source name made of a file's or URL's last part."""
+    """A source name made of a file's or URL's last part that is no secret."""
     path = place.split("?", 1)[0].rstrip("/").replace("webcam:", "webcam")
     if "://" in path:
-        host, _, inner = path.partition("://")[2].rpartition("@")[2].partition("/")
-        path = inner or host.partition(":")[0].replace(".", "_")
+        host, _, inner = shown(place).partition("://")[2].partition("/")
+        path = inner.removesuffix(HIDDEN).rstrip("/") or host.partition(":")[0].replace(".", "_")
     stem = PurePath(path).stem
     name = re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")
     return (name if name[:1].isalpha() else f"s_{name}".rstrip("_"))[:28]

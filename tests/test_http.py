@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.cli import main
 from pipeline.errors import Exit
 from pipeline.store import Store
 from tests.footage import bikes, steady, write_scene
@@ -23,6 +25,7 @@ from tests.runs import Run, children, wait_until
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 SECRET = "tulip-4711"
+IN_A_PATH = "tulip4712"  # as recorders want it
 
 
 def free_port() -> int:
@@ -36,7 +39,7 @@ def get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[in
     asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers or {})
     try:
         with urllib.request.urlopen(asked, timeout=20) as answer:
-            return answer.status, answer.read().decode()
+            return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
     except urllib.error.URLError:
@@ -72,7 +75,9 @@ def staying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int
     clip = write_scene(folder / "short.mp4", steady(20))
     camera = f"rtsp://watcher:{SECRET}@127.0.0.1:{free_port()}/gate"
     address = f"127.0.0.1:{port}"
-    run = Run(folder / "data", f"short={clip}", f"gate={camera}", "--http", address)
+    recorder = f"rtsp://127.0.0.1:{free_port()}/user=a&password={IN_A_PATH}&channel=1&stream=0.sdp"
+    away = (f"gate={camera}", f"yard={recorder}", recorder)
+    run = Run(folder / "data", f"short={clip}", *away, "--http", address)
     try:
         wait_until("the run is ready", lambda: get(port, "/readyz")[0] == 200)
         wait_until("the clip is done", lambda: _state(port, "short") == "finished")
@@ -80,7 +85,8 @@ def staying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == Exit.DONE
         assert get(port, "/healthz")[0] == 0
-        assert SECRET not in run.log.read_text()
+        for secret in (SECRET, IN_A_PATH):
+            assert secret not in run.log.read_text()
     finally:
         run.kill()
 
@@ -199,10 +205,22 @@ def test_a_source_that_ended_and_a_camera_that_is_off_are_told_exactly(
     assert latency[(("le", "+Inf"), *labels)] == counters["published"]
     state = found["framegate_source_state"]
     assert state[(("framegate_source_state", "connecting"), *gate)] == 1
-    assert found["framegate_source_up"] == {labels: 1, gate: 0}
+    up = found["framegate_source_up"]
+    assert (up[labels], up[gate]) == (1, 0)
 
 
-def test_no_path_tells_the_cameras_password(staying: tuple[Run, int]) -> None:
-    _, port = staying
-    for path in ("/metrics", "/api/sources", "/readyz", "/healthz", "/snapshot/gate.jpg", "/"):
-        assert SECRET not in get(port, path)[1], path
+def test_no_path_tells_a_cameras_password(
+    staying: tuple[Run, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, port = staying
+    names = {told["source"] for told in json.loads(get(port, "/api/sources")[1])}
+    assert names == {"short", "gate", "yard", "s_127_0_0_1"}
+    paths = [f"/snapshot/{name}.jpg" for name in names]
+    for path in ("/metrics", "/api/sources", "/readyz", "/healthz", "/", *paths):
+        assert "tulip" not in get(port, path)[1], path
+    for words in (("sources",), ("sources", "--json"), ("watch", "--once"), ("snapshot", "yard")):
+        main([*words, "-d", str(run.folder)])
+        assert "tulip" not in "".join(capsys.readouterr()), words
+    with redis.Redis.from_url(run.url) as client:
+        for key in client.scan_iter():
+            assert b"tulip" not in key, key

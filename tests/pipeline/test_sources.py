@@ -29,6 +29,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("/a/b/Front Door (2).MKV", "front_door_2"),
         ("rtsp://user:pass@cam.example/stream1?x=1", "stream1"),
         ("http://cam.example/live/", "live"),
+        ("rtsp://cam.example/user=admin&password=hunter22&channel=1&stream=0.sdp", "cam_example"),
+        ("rtsp://10.0.0.7:554/live/token/hunter22", "live"),
         ("9lives.avi", "s_9lives"),
         ("видео.mp4", "s"),
         ("..", "s"),
