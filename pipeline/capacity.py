@@ -157,15 +157,19 @@ class Measuring:
         return one
 
     def _answers(self, hosted: HostedStage, source: str, arrivals: list[Arrival]) -> list[Arrival]:
-        if not arrivals:
-            return []
-        move = hosted.answer({source: arrivals}, _never)[source]
-        if move.commit.asides:
-            raise FramegateError(f"stage {hosted.spec.name} fails on frames of {source}")
-        hosted.accept(source, move)
-        if hosted.spec.publishes:
-            self.models = records.decode(move.commit.entries[-1].data, Result).models
-        return move.onward
+        onward: list[Arrival] = []
+        while arrivals:
+            move = hosted.answer({source: arrivals}, _never)[source]
+            if move.commit.asides:
+                raise FramegateError(f"stage {hosted.spec.name} fails on frames of {source}")
+            if move.commit.last == move.commit.previous:
+                break
+            hosted.accept(source, move)
+            if hosted.spec.publishes:
+                self.models = records.decode(move.commit.entries[-1].data, Result).models
+            onward += move.onward
+            arrivals = move.undone
+        return onward
 
 
 class MadeFrame:

@@ -40,7 +40,7 @@ class HeldBack:
         now = time.monotonic()
         if move.awaits:
             self._awaiting[at] = now + min(_ASK_AGAIN_S, self._due_in())
-        elif move.undone:
+        elif move.undone and move.commit.last == move.commit.previous:
             self._lacking[at] = now + REST_S
 
     def forget(self, source: str, stage: str) -> None:

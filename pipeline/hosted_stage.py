@@ -1,7 +1,8 @@
 """One stage in its process: runs it on batches, keeps its standings, writes its commits.
 
 A batch that fails is run again record by record, so that one bad record harms no other; a record
-that fails alone is set aside and goes on as `failed`.
+that fails alone is set aside and goes on as `failed`. Each of them has a hop of its own: a stage
+may then count on it that the state it is given is the one that the store has.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class HostedStage:
         self.times = StageTimes(asks=asks, cache=stage.cache)
         self._keep = keep
         self._asides = asides
+        self._singly: dict[str, Position] = {}  # sources of a batch that failed, up to its last
 
     def attach(self, source: str, attached: Attached) -> None:
         """Take the standing that the store has."""
@@ -56,10 +58,12 @@ class HostedStage:
         self.standings[source] = Standing(
             attached.token, attached.position, state, attached.emitted
         )
+        self._singly.pop(source, None)
 
     def forget(self, source: str) -> None:
         """It is served by others now, or by nobody."""
         self.standings.pop(source, None)
+        self._singly.pop(source, None)
         if self.stage.asks is not None:
             self.stage.asks.forget_source(source)
 
@@ -68,6 +72,8 @@ class HostedStage:
         standing = self.standings[source]
         standing.position, standing.state = move.commit.last, move.state
         standing.emitted = move.emitted
+        if self._singly and standing.position >= self._singly.get(source, standing.position):
+            self._singly.pop(source, None)
 
     def answer(self, batch: Batch, is_patient: Patience) -> dict[str, Move]:
         """Run the stage on a batch; a frame without pixels waits while `is_patient`."""
@@ -115,18 +121,20 @@ class HostedStage:
         self, items: list[Item], states: dict[str, Any], is_patient: Patience
     ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
         """Outputs of each source in its order, as far as they go; its new state."""
-        if not items:
-            return {}, states
+        singly = [item for item in items if item.source in self._singly]
+        together = [item for item in items if item.source not in self._singly]
+        outputs: dict[str, list[Output]] = {source: [] for source in states}
         try:
-            said, after = self._call(items, states)
+            said, after = self._call(together, states) if together else ([], {})
         except Exception as error:
             level = logging.DEBUG if isinstance(error, FrameLost) else logging.WARNING
-            log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(items))
-            return self._one_by_one(items, states, is_patient)
-        outputs: dict[str, list[Output]] = {source: [] for source in states}
-        for item, output in zip(items, said, strict=True):
+            log.log(level, "stage %s: %r on a batch of %d", self.spec.name, error, len(together))
+            self._singly |= {item.source: item.position for item in together}
+            singly, said, after, together = items, [], {}, []
+        for item, output in zip(together, said, strict=True):
             outputs[item.source].append(output)
-        return outputs, {**states, **after}
+        states = {**states, **after}
+        return outputs, self._one_by_one(singly, states, outputs, is_patient)
 
     def _call(
         self, items: list[Item], states: Mapping[str, Any]
@@ -140,19 +148,27 @@ class HostedStage:
         return [o if o is None or o is WAITS else records.encode(o) for o in outputs], after
 
     def _one_by_one(
-        self, items: list[Item], states: dict[str, Any], is_patient: Patience
-    ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
-        outputs: dict[str, list[Output]] = {source: [] for source in states}
-        waiting: set[str] = set()
+        self,
+        items: list[Item],
+        states: dict[str, Any],
+        outputs: dict[str, list[Output]],
+        is_patient: Patience,
+    ) -> dict[str, Any]:
+        """Add one answer of each source to `outputs`, after failures if need be; its new state.
+
+        The rest waits for the next hop: a stage that writes its state plane for a second frame
+        writes over what it said of the first, which the store may have by then.
+        """
+        through: set[str] = set()
         for item in items:
-            if item.source in waiting:
+            if item.source in through:
                 continue
             output: Output
             try:
                 said, after = self._call([item], states)
             except FrameLost as error:
                 if not error.final and is_patient(self.spec.name, item.source, item.position):
-                    waiting.add(item.source)
+                    through.add(item.source)
                     continue
                 log.warning("source %s frame %s: %s", item.source, item.position, error)
                 output = Failure("frame_lost", aside=False)
@@ -162,10 +178,9 @@ class HostedStage:
                 output = Failure("stage_error", aside=True)
             else:
                 output, states = said[0], {**states, **after}
-                if output is WAITS:
-                    waiting.add(item.source)
+                through.add(item.source)
             outputs[item.source].append(output)
-        return outputs, states
+        return states
 
     def _move(
         self,

@@ -44,7 +44,7 @@ class Move:
     """What a stage says about a batch of one source, before the store has taken it.
 
     onward  what its readers in this process get
-    undone  what must wait: the pixels of its first frame are not there yet
+    undone  what must wait: where nothing was done, the pixels of its first frame are not there yet
     awaits  it waits for an answer instead
     """
 

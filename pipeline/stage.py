@@ -133,9 +133,8 @@ class Stage(Generic[S]):
         to say, and on the main path nothing to add to what stages before said. WAITS: an answer to
         what it asks has not come; those after it in its source wait, too, and all of them are given
         again when there are answers. The state is that after the last one that does not wait. An
-        exception means
-        that the batch is tried again item by item; an item that fails alone is set aside, and on
-        the main path published as failed.
+        exception means that the batch is tried again item by item, each with a hop of its own; an
+        item that fails alone is set aside, and on the main path published as failed.
         """
         raise TypeError(f"{type(self).__name__} has no process method")
 

@@ -13,8 +13,13 @@ import pytest
 from models import coco
 from pipeline import records
 from pipeline.errors import FrameLost
+from pipeline.hop import Attached
+from pipeline.hosted_stage import HostedStage
+from pipeline.inbox import Arrival
 from pipeline.records import End, Position, Record
+from pipeline.saying import Move
 from pipeline.source import Form
+from pipeline.spec import StageSpec
 from pipeline.stage import Context, Item
 from stages.cache_options import CacheOptions
 from stages.detect import Detect, DetectState
@@ -186,6 +191,62 @@ def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
     [again], _ = detect(folder).process([item(1, 6, picture=1)], states)
     assert (again.looked, again.reason) == ("whole", "reanchored")
     assert tracks(again) == tracks(said[-1])
+
+
+def test_a_batch_redone_one_by_one_leaves_its_successor_what_the_store_names(folder: Path) -> None:
+    """Law 6: the worker dies before the store took anything of such a batch. Its successor finds
+    the memory of the frame before, and says what an undisturbed worker says.
+    """
+
+    @contextmanager
+    def held(each: Item) -> Iterator[memoryview]:
+        if each.position.seq == 8:
+            raise ValueError("no stage can do this one")
+        with pixels(each) as view:
+            yield view
+
+    alone, shared = (Context(held, lambda: 0.0, folder, "window") for _ in range(2))
+    options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
+    spec = StageSpec("detect", "stages.detect:Detect", "window", True, True, False)
+    frames = [item(1, n, picture=1 + n // 4) for n in range(10)]
+
+    def worker(state: bytes | None, at: Position, context: Context = shared) -> HostedStage:
+        hosted = HostedStage(spec, Detect(options, context), 0, {})
+        hosted.attach("a", Attached(b"1", at, state, at))
+        return hosted
+
+    def hop(hosted: HostedStage, items: list[Item]) -> Move:
+        arrivals = [Arrival(each.position, each.record) for each in items]
+        return hosted.answer({"a": arrivals}, lambda *_: False)["a"]
+
+    def served(hosted: HostedStage, first: int) -> list[bytes]:
+        said: list[bytes] = []
+        while first + len(said) < len(frames):
+            move = hop(hosted, frames[first + len(said) :])
+            hosted.accept("a", move)
+            said += [entry.data for entry in move.commit.entries]
+        return said
+
+    undisturbed = worker(None, Position(0, 0), alone)
+    hosted = worker(None, Position(0, 0))
+    for one in (undisturbed, hosted):
+        first = hop(one, frames[:6])
+        one.accept("a", first)
+    state = dict(first.commit.fields)["s"]
+    wanted = served(undisturbed, 6)
+    assert hop(hosted, frames[6:]).commit.last > Position(1, 5)  # and the store never hears of it
+    said = served(worker(state, Position(1, 5)), 6)
+    assert [_told(data) for data in said] == [_told(data) for data in wanted]
+    assert [reason for reason, _ in map(_told, said)].count("reanchored") == 0
+
+
+def _told(data: bytes) -> tuple[str | None, bytes]:
+    """Why detect looked, or why nobody did, and all that it said of a frame."""
+    record = records.decode_record(data)
+    if record.failed is not None:
+        return record.failed, b""
+    said = record.said["detect"]
+    return records.decode(said, Detections).reason, bytes(said)
 
 
 def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
