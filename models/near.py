@@ -100,7 +100,7 @@ class Sight:
     @property
     def age_s(self) -> float:
         """How old the oldest of it is."""
-        return max(0.0, self.now - min(entry.made for _, entry in self.known or ()))
+        return self.now - min(entry.made for _, entry in self.known or ())
 
 
 class Near:
@@ -183,7 +183,8 @@ class Near:
         for key in nearest(self._memory.find(view.shelf) or b"", view, _CANDIDATES):
             value = self._memory.find(key)
             entry = None if value is None else entry_of(value, view.cells.grid)
-            if entry is None or now - entry.made >= self._settings.most_age_s:
+            # One of the future was made before a clock was set back: how long ago, nobody knows.
+            if entry is None or not 0 <= now - entry.made < self._settings.most_age_s:
                 continue
             if gate.alike(entry.levels, view.cells, self._gate):
                 return key, entry

@@ -220,13 +220,15 @@ local function forget(keys, key)
   return size > 0 and size + #key + ENTRY or 0
 end
 
--- ARGV ttl (ms), key. {age (ms), value}; nil if there is none, or it is older than ttl.
+-- ARGV ttl (ms), key. {age (ms), value}; nil if there is none, it is older than ttl, or it was
+-- written later than it is now: then the clock was set back, and nobody knows its age.
 local function recall(keys, args)
   local found = redis.call('HGET', keys[1], args[2])
   if not found then return false end
   local now = milliseconds()
-  local age = math.max(0, now - tonumber(string.sub(found, 1, STAMP)))
-  if age >= tonumber(args[1]) then
+  local stamp = tonumber(string.sub(found, 1, STAMP))
+  local age = stamp and now - stamp
+  if not age or age < 0 or age >= tonumber(args[1]) then
     redis.call('DECRBY', keys[3], forget(keys, args[2]))
     return false
   end
@@ -235,7 +237,8 @@ local function recall(keys, args)
 end
 
 -- ARGV ttl (ms), most bytes, then key, value of each. What was not used for longest goes, and what
--- nobody could get any more; not too much in one call. Answers the bytes that are left.
+-- nobody could get any more, old or of the future; not too much in one call. Answers the bytes that
+-- are left.
 local function keep(keys, args)
   local now, ttl, most = milliseconds(), tonumber(args[1]), tonumber(args[2])
   local bytes = tonumber(redis.call('GET', keys[3]) or '0')
@@ -244,6 +247,11 @@ local function keep(keys, args)
     bytes = bytes - forget(keys, args[i]) + #value + #args[i] + ENTRY
     redis.call('HSET', keys[1], args[i], value)
     redis.call('ZADD', keys[2], now, args[i])
+  end
+  for _ = 1, 1000 do
+    local newest = redis.call('ZRANGE', keys[2], -1, -1, 'WITHSCORES')
+    if not newest[1] or tonumber(newest[2]) <= now then break end
+    bytes = bytes - forget(keys, newest[1])
   end
   for _ = 1, #args + 1000 do
     local oldest = redis.call('ZRANGE', keys[2], 0, 0, 'WITHSCORES')

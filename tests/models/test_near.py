@@ -102,6 +102,14 @@ def test_what_is_too_old_is_computed_anew() -> None:
     assert seen(near, noisy(3), THING, now=1199.0) == "served"
 
 
+def test_what_was_made_after_now_is_computed_anew() -> None:
+    """A clock was set back since: how old it is nobody knows, and 0 it is not."""
+    near = trained()
+    assert seen(near, noisy(1), THING, now=-0.001) == "missed"
+    near = trained()
+    assert seen(near, noisy(1), THING, now=0.0) == "served"
+
+
 def test_a_check_makes_it_young_again() -> None:
     near = Near(Dictionary(), b"", SETTINGS, USING)
     seen(near, scene(), THING, now=0.0)

@@ -172,6 +172,28 @@ def test_values_have_an_age(client: Any) -> None:
     assert 0 < int(client.get(nbytes)) < 400
 
 
+def test_a_value_of_the_future_is_none_and_goes(client: Any) -> None:
+    """The store's clock was set back by an hour since: how old they are nobody knows."""
+    kept, used, nbytes = keys.memo("hall")
+    three = [(b"asked", b"v"), (b"not asked", b"v"), (b"of now", b"v")]
+    client.execute_command(*keep_command("hall", LIMITS, three))
+    ahead = int(client.time()[0] * 1000) + 3_600_000
+    for key in (b"asked", b"not asked"):
+        client.hset(kept, key, b"%013dv" % ahead)
+        client.zadd(used, {key: ahead})
+    assert found_by(client, b"asked") is None
+    assert found_by(client, b"of now") == b"v"
+    client.execute_command(*keep_command("hall", LIMITS, [(b"newest", b"v")]))
+    assert set(client.hkeys(kept)) == {b"of now", b"newest"}
+    assert 0 < int(client.get(nbytes)) < 800
+
+
+def test_what_has_no_stamp_is_none(client: Any) -> None:
+    client.execute_command(*keep_command("hall", LIMITS, [(b"k", b"v")]))
+    client.hset(keys.memo("hall")[0], b"k", b"of somebody else")
+    assert found_by(client, b"k") is None
+
+
 def test_what_lost_its_values_forgets_them(client: Any) -> None:
     kept, _, nbytes = keys.memo("hall")
     many = [(number(n), bytes(200)) for n in range(150)]
