@@ -84,6 +84,14 @@ class WarmUpFailed(ModelError):
         self.model, self.shape, self.reason = model, shape, reason
 
 
+class OutputsNotFinite(ModelError):
+    """A network gave numbers that are none: nobody knows what is in the picture."""
+
+    def __init__(self, model: str, shape: tuple[int, ...]) -> None:
+        super().__init__(f"{model}: outputs for an input of {shape} are not finite")
+        self.model, self.shape = model, shape
+
+
 class TooManyInFlight(ModelError):
     """More pictures submitted than answers read."""
 

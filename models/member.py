@@ -11,6 +11,7 @@ from models import crops
 from models.arrays import read_only
 from models.boxes import Boxes, FloatArray
 from models.crops import CropSettings, Look
+from models.errors import OutputsNotFinite
 from models.network import Precision
 from models.nms import suppress
 from models.picture import ByteArray, Picture
@@ -206,7 +207,12 @@ class Member:
     def decode(
         self, outputs: Sequence[FloatArray], prepared: Prepared
     ) -> tuple[Boxes, Features | None]:
-        """What the network's outputs say, in source pixels; features are views, not copies."""
+        """What the network's outputs say, in source pixels; features are views, not copies.
+
+        Raises OutputsNotFinite: what is no number must not pass for "found nothing".
+        """
+        if not all(_is_finite(out) for out in outputs):
+            raise OutputsNotFinite(self.name, prepared.bgr.shape)
         n, choices = self.kind.n_outputs, self.choices
         size = prepared.bgr.shape[1], prepared.bgr.shape[0]
         found = self.kind.decode(outputs[:n], size, self.min_score, choices.max_boxes)
@@ -226,3 +232,8 @@ class Member:
         # A box wholly in the padding, or with its sides swapped, is nothing in the picture.
         real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
         return Boxes(xyxy[real], found.scores[real], self._class_ids[found.class_ids[real]])
+
+
+def _is_finite(out: FloatArray) -> bool:
+    """Whether all numbers are: by the least and the most of them, which takes no memory."""
+    return not out.size or bool(np.isfinite(out.min()) and np.isfinite(out.max()))

@@ -251,7 +251,10 @@ class Asks:
     def _failed(self, flight: Flight) -> None:
         """Tried again where it is waited for and the place may come back; else there is none."""
         question, now = flight.question, time.monotonic()
-        if question.due_mono is None and self._is_patient(flight, now):
+        if not flight.ids:  # all who waited have forgotten it
+            del self._flights[question.content]
+            os.eventfd_write(self._wake, 1)  # there is room
+        elif question.due_mono is None and self._is_patient(flight, now):
             at = question.id.source, question.content, question.urgent, flight.asked_mono
             self._waiting.put_back(*at)
         else:

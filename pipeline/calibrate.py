@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.config import Config, find_config, read_config
 from pipeline.errors import ConfigFaults, Exit
-from pipeline.loading import load
+from pipeline.loading import DETECT, load
 from pipeline.options import read_options
 from pipeline.sources import is_live, named_sources
 
@@ -68,7 +68,11 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
     if parsed.plot is not None:
         _try(parsed.plot)
-    detect = next(dict(s.options) for s in config.stages if s.name == "detect")
+    detect = next((dict(s.options) for s in config.stages if s.use == DETECT), None)
+    if detect is None:
+        raise ConfigFaults(
+            [f"{origin}: no stage has use = {DETECT!r}; allowed is a configuration with one"]
+        )
     urls = {name: source.url for name, source in config.sources.items()}
     footage = load(_REPLAY)(
         urls, detect, promise, parsed.frames, parsed.seed, _progress(), _budget(config)

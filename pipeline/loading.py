@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import ConfigFaults
+
+DETECT: Final = "stages.detect:Detect"  # where its options are to be found, whatever it is called
 
 
 def load(use: str) -> Any:

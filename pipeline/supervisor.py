@@ -27,6 +27,7 @@ from pipeline.errors import (
     StoreRefused,
 )
 from pipeline.keys import SHADOW
+from pipeline.loading import DETECT
 from pipeline.lookout import Lookout, Seen
 from pipeline.plan import Plan
 from pipeline.run_folder import RunSource
@@ -38,7 +39,6 @@ from pipeline.store_watch import StoreWatch
 
 log = logging.getLogger(__name__)
 
-DETECT = "stages.detect:Detect"
 LOOKER = "stages.shadow:Shadow"
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2

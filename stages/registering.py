@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def add(said: argparse.Namespace) -> Exit:
         pictures, origin = pictures_of(said.picture), "the pictures given"
         if not pictures:
             pictures, origin = built_in()
-        if Path(said.file, MANIFEST).is_file():
+        if os.path.isfile(Path(said.file, MANIFEST)):
             folder, proof = add_folder(Path(said.file), registry, pictures)
         else:
             folder, proof = add_model(_wanted(said), registry, pictures, print)
@@ -146,7 +147,7 @@ def _classes(said: str | None) -> tuple[str, ...] | None:
     if said == "coco":
         return coco.LABELS
     lines = said.split(",")
-    if Path(said).is_file():
+    if os.path.isfile(said):  # a long list is none; Path would raise
         try:
             lines = Path(said).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as fault:

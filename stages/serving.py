@@ -64,12 +64,15 @@ class Serving:
         return self.models if self.rungs is None else self.rungs.models(memory.rungs)
 
     def warm_up(self, width: int, height: int) -> None:
-        """Once for each size: the first sight of an input's size costs some four times more."""
+        """Once for each size: the first sight of an input's size costs some four times more.
+
+        Raises WarmUpFailed, and for a size that it failed at each time.
+        """
         if (width, height) not in self._warm:
-            self._warm.add((width, height))
             self.detector.warm_up(width, height, self.settings.attention.crops)
             if self.rungs is not None:
                 self.rungs.warm_up(width, height)
+            self._warm.add((width, height))
 
     def remembering(
         self, source: str, options: CacheOptions, memos: Memos, now: Callable[[], float]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from models import coco, detector, open_model
-from models.errors import UnknownClass
+from models.errors import OutputsNotFinite, UnknownClass
 from models.fit import fit
 from models.model_folder import InputSpec, ModelFolder
 from models.picture import Picture
 from models.preprocess import to_source
-from tests.own_models import own_model, relabelled
+from tests.own_models import blind_to, own_model, relabelled
 
 
 def scene(width: int = 832, height: int = 512) -> Picture:
@@ -43,6 +43,20 @@ def test_it_answers_as_the_network_that_it_was_made_of(folder: ModelFolder) -> N
     np.testing.assert_allclose(found.xyxy, expected.xyxy, atol=0.05)
     assert own.models == (f"mine-416-f32@{folder.manifest.sha256[:8]}",)
     assert own.labels == coco.LABELS
+
+
+def test_outputs_that_are_no_numbers_are_an_error_not_an_empty_picture(tmp_path: Path) -> None:
+    folder = own_model(tmp_path / "registry", min_score=0.05, model=blind_to(128))
+    own = open_model.open_model(folder, "f32", 1)
+    own.warm_up(832, 512)
+    [found] = own.detect([scene()])
+    assert len(found)
+    half = np.full((256, 416), 128, np.uint8)
+    grey = Picture(np.full((512, 832), 128, np.uint8), half, half.copy(), "bt709", True)
+    with pytest.raises(OutputsNotFinite, match=r"mine-416-f32@.*\(256, 416, 3\) are not finite"):
+        own.detect([grey])
+    [again] = own.detect([scene()])
+    assert again.xyxy.tolist() == found.xyxy.tolist()
 
 
 def test_labels_of_its_own(tmp_path: Path) -> None:

@@ -185,6 +185,21 @@ def test_one_that_is_forgotten_before_it_went_out_does_not_go() -> None:
         assert not asks.knows(after.id)
 
 
+def test_one_that_is_forgotten_on_its_way_is_not_tried_again() -> None:
+    place, forgotten, after = HeldPlace(), question("a", 0), question("a", 1)
+    with asking(place) as asks:
+        asks.ask(forgotten)
+        call = place.next()
+        asks.forget(forgotten.id)
+        asks.ask(after)
+        call.fail()
+        call = place.next()
+        assert [q.id for q in call.questions] == [after.id]
+        call.let()
+        assert answers(asks, after.id) == [seen(after)]
+        assert (place.calls.empty(), asks.counts.degraded) == (True, {})
+
+
 def test_the_breaker_opens_refuses_probes_and_closes() -> None:
     place = HeldPlace()
     with asking(place) as asks:

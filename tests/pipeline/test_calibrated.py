@@ -71,6 +71,26 @@ def test_a_plot_that_cannot_be_written_is_told_before_the_work(
     assert f"--plot {plot}: " in capfd.readouterr().err
 
 
+def test_a_detect_of_another_name_is_found_and_none_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "day.mp4").write_bytes(b"no video: reading it would be another fault")
+    text = (Path(__file__).parents[2] / "pipeline.toml").read_text()
+    named = text.replace("stages.detect]", "stages.look]").replace('"detect"', '"look"')
+    (tmp_path / "named.toml").write_text(named)
+    assert main(["calibrate", "day.mp4", "-c", "named.toml"]) == 1
+    assert "day.mp4" in capfd.readouterr().err
+    stages = {"decode": "Decode", "window": "Window", "escalate": "Escalate", "cache": "Cache"}
+    own, before = "", ""
+    for name, kind in stages.items():
+        own += f'[stages.{name}]\nuse = "stages.{name}:{kind}"\n{before}'
+        before = f'input = "{name}"\n'
+    (tmp_path / "own.toml").write_text(own)
+    assert main(["calibrate", "day.mp4", "-c", "own.toml"]) == 2
+    assert "no stage has use = 'stages.detect:Detect'" in capfd.readouterr().err
+
+
 def test_trying_a_plot_leaves_what_was_there(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from models import coco
 from pipeline.cli import main
 
 NANODET = Path(__file__).resolve().parents[2] / "models" / "weights" / "nanodet.xml"
@@ -50,6 +51,18 @@ def test_add_list_show_remove(models, tmp_path):
     assert "files      2, each with the sha256 that the manifest names" in out
     assert models("remove", "yard@1")[0] == 0
     assert models("list")[1].startswith("no model in ")
+
+
+def test_classes_may_be_a_long_list(models):
+    """Longer than a file's name may be; as COCO's own names are."""
+    code, out, _ = models(
+        "add", NANODET, "--name", "yard", "--classes", ",".join(coco.LABELS), "--outputs", HEADS,
+        "--size", "416x256",
+    )  # fmt: skip
+    assert (code, "added: yard@1" in out) == (0, True)
+    code, _, err = models("add", "m" * 300, "--name", "yard")
+    assert code == 2
+    assert "m" * 300 in err
 
 
 @pytest.mark.parametrize("name", ["light", "heavy", "nanodet-320"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from models import coco
-from models.errors import UnknownClass
+from models.errors import UnknownClass, WarmUpFailed
+from models.open_model import open_model, policy_of
 from models.refusals import UnknownModel
 from pipeline.errors import ModelTooSlow
 from pipeline.stage import Context, Item
@@ -15,9 +16,11 @@ from stages.cache_options import CacheOptions
 from stages.detect import Detect, DetectState
 from stages.detect_options import DetectOptions
 from stages.gate_options import GateOptions
+from stages.looking import settings_for
 from stages.model_options import ModelOptions
+from stages.serving import Serving
 from stages.servings import MOST_UNWANTED
-from tests.own_models import own_model, relabelled
+from tests.own_models import blind_to, own_model, relabelled
 from tests.stages.test_detect import LEAST, item, pixels, stored
 
 
@@ -79,6 +82,16 @@ def test_a_model_changes_between_two_frames_and_tracks_go_on(swapped: Swapped) -
     after = {found.track for found in second[-1].objects if found.track}
     assert before
     assert len(before & after) >= len(before) - 1
+
+
+def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
+    """Else the same frame would be done at the second try, by the same network."""
+    folder = own_model(tmp_path / "registry", "blind", model=blind_to(0))
+    settings = settings_for(GateOptions(), policy_of(folder.manifest), LEAST, True)
+    serving = Serving(open_model(folder, "f32", 1), settings, None)
+    for _ in range(2):
+        with pytest.raises(WarmUpFailed, match="outputs are not finite"):
+            serving.warm_up(1, 17)
 
 
 def test_the_way_back_needs_no_opening(swapped: Swapped) -> None:
