@@ -52,7 +52,7 @@ def test_off_at_start(scene: Scene) -> None:
     assert run.results("late") == []
     scene.lines["late"].on(scene.kit.port)
     results = run.until_published("late", 5)
-    assert [r["seq"] for r in results[:2]] == [0, 1]
+    run.check_positions("late")
     assert {(r["width"], r["height"]) for r in results} == {SIZE}
     assert "fault" not in run.until_state("late", "connected")
     assert run.counters("late")["connect_failures"] >= 1
@@ -65,24 +65,12 @@ def test_gone_and_back(scene: Scene) -> None:
     run.until_state("flaky", "lost", "unreachable")
     line.on(scene.kit.port)
     after = run.until_published("flaky", 5, epochs(before)[-1])
-    assert after[0]["seq"] == 0
+    run.check_positions("flaky")  # a busy machine may have dropped the first ones, counted
     line.cut()
     run.until_published("flaky", 3, epochs(after)[-1])
     assert len(epochs(run.results("flaky"))) == 3
     counters = run.counters("flaky")
     assert (counters["connects"], counters["lost:closed"]) == (3, 2)
-
-
-def test_stalled_without_closing(scene: Scene) -> None:
-    run, line = scene.run, scene.lines["stalling"]
-    before = run.until_published("stalling", 5)
-    connections = line.accepted
-    line.change(stalled=True)
-    run.until_state("stalling", "lost", "stalled")
-    run.until("it connects anew", lambda: line.accepted > connections)
-    line.change(stalled=False)
-    run.until_published("stalling", 5, epochs(before)[-1])
-    assert run.counters("stalling")["lost:stalled"] >= 1
 
 
 @needs_gstreamer
@@ -140,7 +128,7 @@ def test_a_clock_ten_minutes_off(scene: Scene) -> None:
     results = run.until_published("fast_clock", 12, epochs(before)[-1])
     told = [r for r in results if r["captured_from"] == "rtcp"]
     assert len(told) >= 10
-    assert all(590 < r["captured"] - r["published"] < 610 for r in told)
+    assert all(540 < r["captured"] - r["published"] < 660 for r in told)
     # The latency is by the clock here: nothing near ten minutes, nor below 0.
     slowest = latency.percentile(run.counters("fast_clock"), 1.0)
     assert slowest is not None
@@ -173,6 +161,16 @@ def test_over_http(scene: Scene, source: str) -> None:
     results = scene.run.until_published(source, FPS)
     assert {(r["width"], r["height"]) for r in results} == {SIZE}
     assert "fault" not in scene.run.until_state(source, "connected")
+
+
+def test_stalled_without_closing(scene: Scene) -> None:
+    run, line = scene.run, scene.lines["stalling"]
+    before = scene.before_the_stall
+    run.until("lost", lambda: run.counters("stalling").get("lost:stalled"))
+    run.until("it connects anew", lambda: line.accepted > 1)
+    line.change(stalled=False)
+    run.until_published("stalling", 5, epochs(before)[-1])
+    assert run.counters("stalling")["lost:stalled"] >= 1
 
 
 @pytest.mark.parametrize("source", STEADY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -46,13 +46,16 @@ Closing = TypeVar("Closing", bound=_Closes)
 class Scene:
     """The run with its cameras; `lines` are the networks that tests disturb.
 
-    kit    shows the same under the same path as `other` does, but in another size and codec
+    kit               shows the same under the same path as `other` does, in another size and codec
+    before_the_stall  what "stalling" had published when nothing more got through: a stall is long,
+                      so it begins with the scene and is looked at late
     """
 
     run: WatchedRun
     lines: dict[str, FaultyLine]
     kit: ToolkitCamera
     other: ToolkitCamera
+    before_the_stall: list[dict[str, Any]]
 
 
 def set_up(folder: Path, close: ExitStack, patch: pytest.MonkeyPatch) -> Scene:
@@ -86,7 +89,9 @@ def set_up(folder: Path, close: ExitStack, patch: pytest.MonkeyPatch) -> Scene:
         more += '[sources.datagrams]\nurl_env = "DATAGRAMS"\ntransport = "udp"\n'
         configured.append("datagrams")
     run = _closing(close, WatchedRun(folder / "user", sources, more, also=configured))
-    return Scene(run, lines, kit, other)
+    before = run.until_published("stalling", 5)
+    lines["stalling"].change(stalled=True)
+    return Scene(run, lines, kit, other, before)
 
 
 def _guarded(clips: Clips, close: ExitStack) -> tuple[dict[str, str], str]:
