@@ -85,7 +85,7 @@ def test_wrong_password(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("sound", "no_video_stream"), ("absent", "missing"), ("silent", "stalled")],
+    [("sound", "no_video_stream"), ("absent", "missing"), ("silent", "in time")],
 )
 def test_nothing_to_see(scene: Scene, source: str, reason: str) -> None:
     scene.run.until_state(source, "connecting", reason)
