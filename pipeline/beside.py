@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.control import Failed, Ready, SharedWanted, Sources, Stop, ToSupervisor
+from pipeline.control import Failed, Ready, Sources, Stop, ToSupervisor
 from pipeline.deaths import Deaths
 from pipeline.errors import ModelNotTaken
 from pipeline.plan import Plan
 from pipeline.run_sources import RunSources
 from pipeline.shared_files import SharedFiles
-from pipeline.spec import SourceSpec, StageSpec
+from pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from pipeline.worker_process import WorkerProcess, exit_in_words
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Beside:
         """
         await self.stop()
         plan = dataclasses.replace(self._plan, stages=(*self._plan.stages, stage))
-        self._worker = WorkerProcess(stage.name, [stage.name], self._heard)
+        self._worker = WorkerProcess(stage.name, [stage.name], self._heard, self._shared.answer)
         self._ready = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._keep_alive(self._worker, plan))
         try:
@@ -66,7 +66,11 @@ class Beside:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(task), STOP_S)
         worker.kill()
-        await task
+        if worker.pid is None:  # none could be started so far
+            task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """These are the run's sources now."""
@@ -76,11 +80,7 @@ class Beside:
     async def _keep_alive(self, worker: WorkerProcess, plan: Plan) -> None:
         deaths = 0
         while worker is self._worker and deaths < MOST_DEATHS:
-            specs = self._sources.specs()
-            spec = plan.spec(worker.name, worker.hosted, self._url, specs, Deaths())
-            await worker.start(msgspec.structs.replace(spec, nice=NICE))
-            if self._sources.specs() != specs:
-                self.take_sources(self._sources.specs())
+            await worker.start(lambda: self._spec(worker, plan))
             code = await worker.ended()
             deaths = deaths + 1 if worker.quick_deaths else 1
             self._note_ready(f"its worker ended ({exit_in_words(code)})")
@@ -89,10 +89,13 @@ class Beside:
         if worker is self._worker:
             log.error("worker %s died %d times: the run goes on without it", worker.name, deaths)
 
+    def _spec(self, worker: WorkerProcess, plan: Plan) -> WorkerSpec:
+        sources = self._sources.specs()
+        spec = plan.spec(worker.name, worker.hosted, self._url, sources, Deaths())
+        return msgspec.structs.replace(spec, nice=NICE)
+
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            worker.tell(*self._shared.answer(message))
-        elif isinstance(message, Ready):
+        if isinstance(message, Ready):
             self._note_ready(None)
         elif isinstance(message, Failed):
             log.error("worker %s: %s", worker.name, message.message)

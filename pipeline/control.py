@@ -1,12 +1,20 @@
-"""Supervisor and worker talk over a socket pair: one JSON message a packet, descriptors beside."""
+"""Supervisor and worker talk over a socket pair: one JSON message a packet, descriptors beside.
+
+A message that no packet should have the size of (some name all sources) lies in a file beside.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
 import queue
+import random
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +24,16 @@ from pipeline.durations import StageTimes
 from pipeline.errors import FrameStoreFull, SupervisorSilent
 from pipeline.records import Position
 from pipeline.redaction import redacted
+from pipeline.retry import Backoff
+from pipeline.run_status import RunStatus
 from pipeline.spec import SourceSpec
 
-PACKET = 1 << 18  # more than the kernel lets through in one packet
+log = logging.getLogger(__name__)
+
+PACKET = 1 << 15  # bytes: a longer message travels in a file, of which a packet says this
+IN_A_FILE = b"+"
+AGAIN_S = 0.2
+TRIES = 8  # for a descriptor: some three seconds
 
 
 class SharedWanted(msgspec.Struct, frozen=True, tag=True):
@@ -90,9 +105,10 @@ class StatusWanted(msgspec.Struct, frozen=True, tag=True):
 
 
 class StatusThere(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: here is a file (beside) with a run_status.RunStatus: no packet has its size."""
+    """Supervisor: it is like this."""
 
     ask: int
+    status: RunStatus
 
 
 class Sources(msgspec.Struct, frozen=True, tag=True):
@@ -140,10 +156,12 @@ ToSupervisor = (
 )
 
 PrepareStages = Callable[[str, list[str], bool], None]
+AnswerShared = Callable[[SharedWanted], tuple[Shared, int | None]]
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
+_LAST_WORD = (Ping, TimesWanted, Sources, Models, Drain, Stop)  # an older one of a kind is void
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
@@ -154,15 +172,137 @@ def make_pair() -> tuple[socket.socket, socket.socket]:
 def send(
     end: socket.socket, message: ToWorker | ToSupervisor, descriptor: int | None = None
 ) -> None:
-    """Send one message, with a descriptor beside it; a gone peer is no error here."""
+    """Send one message of any size, a short one with a descriptor beside it if one is given.
+
+    A gone peer is no error here. OSError, and nothing was sent, if the system has no room, or no
+    descriptor for what is long.
+    """
+    data = _encode(message)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-        socket.send_fds(end, [_encode(message)], [] if descriptor is None else [descriptor])
+        if len(data) > PACKET:
+            with os.fdopen(os.memfd_create("framegate-message", os.MFD_CLOEXEC), "wb") as file:
+                file.write(data)
+                file.flush()
+                socket.send_fds(end, [IN_A_FILE], [file.fileno()])
+        else:
+            socket.send_fds(end, [data], [] if descriptor is None else [descriptor])
+
+
+def _receive(end: socket.socket) -> tuple[bytes, int]:
+    """The next message, empty at the end, and the descriptor beside it, -1 for none.
+
+    LostWord if it lies in a file that this process has no descriptor for.
+    """
+    data, descriptors, _, _ = socket.recv_fds(end, PACKET, 1)
+    descriptor = next(iter(descriptors), -1)
+    if data != IN_A_FILE:
+        return data, descriptor
+    if descriptor < 0:
+        raise LostWord
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read(), -1
+
+
+class LostWord(Exception):
+    """A message came whose file could not be had: this process has too many open."""
 
 
 def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
     """The next message; None at the end. BlockingIOError if there is none yet."""
-    data = end.recv(PACKET)
+    data, descriptor = _receive(end)
+    if descriptor >= 0:
+        os.close(descriptor)  # a worker sends none
     return _to_supervisor.decode(data) if data else None
+
+
+class ChildLine:
+    """The supervisor's end. Lives in the event loop and never waits there: what the other side, or
+    the system, does not take now is sent as soon as it does.
+    """
+
+    def __init__(
+        self,
+        end: socket.socket,
+        heard: Callable[[ToSupervisor], None],
+        shared: AnswerShared,
+    ) -> None:
+        """heard: told of each message but those for shared memory, which `shared` answers."""
+        self._end: socket.socket | None = end
+        self._heard, self._shared = heard, shared
+        self._waiting: deque[ToWorker | SharedWanted] = deque()
+        self._is_blocked = False
+        self._loop = asyncio.get_running_loop()
+        end.setblocking(False)
+        self._loop.add_reader(end.fileno(), self.hear)
+
+    def tell(self, message: ToWorker) -> None:
+        """Send a message, if the other side is there."""
+        if self._end is None:
+            return
+        if self._waiting and isinstance(message, _LAST_WORD):
+            self._waiting = deque(m for m in self._waiting if type(m) is not type(message))
+        self._add(message)
+
+    def _add(self, message: ToWorker | SharedWanted) -> None:
+        self._waiting.append(message)
+        if not self._is_blocked:
+            self._send()
+
+    def _send(self) -> None:
+        while self._end is not None and self._waiting:
+            first = self._waiting[0]
+            try:
+                if isinstance(first, SharedWanted):
+                    send(self._end, *self._shared(first))
+                else:
+                    send(self._end, first)
+            except BlockingIOError:
+                if not self._is_blocked:
+                    self._loop.add_writer(self._end.fileno(), self._unblock)
+            except OSError as error:
+                log.debug("a message waits: %s", error)
+                if not self._is_blocked:
+                    self._loop.call_later(AGAIN_S, self._unblock)
+            else:
+                self._waiting.popleft()
+                continue
+            self._is_blocked = True
+            return
+
+    def _unblock(self) -> None:
+        if self._end is not None:
+            self._loop.remove_writer(self._end.fileno())
+        self._is_blocked = False
+        self._send()
+
+    def hear(self) -> None:
+        """Hear all that was said."""
+        while self._end is not None:
+            try:
+                message = receive_from_worker(self._end)
+            except BlockingIOError:
+                return
+            except LostWord:
+                log.warning("a worker's message is lost: too many files are open")
+                continue
+            except OSError:
+                message = None
+            if message is None:
+                self.close()
+            elif isinstance(message, SharedWanted):
+                self._add(message)
+            else:
+                self._heard(message)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._end is not None:
+            self._loop.remove_reader(self._end.fileno())
+            self._loop.remove_writer(self._end.fileno())
+            self._end.close()
+            self._end = None
+            self._waiting.clear()
 
 
 class ControlLine:
@@ -195,17 +335,20 @@ class ControlLine:
 
         The caller closes it. FrameStoreFull if there is no room for it.
         """
-        answer, descriptor = self._ask(lambda ask: SharedWanted(ask, source, name, nbytes))
-        if isinstance(answer, Shared) and answer.fault is not None:
-            raise FrameStoreFull(answer.fault)
-        return descriptor
+        for tries in range(1, TRIES + 1):
+            answer, descriptor = self._ask(lambda ask: SharedWanted(ask, source, name, nbytes))
+            if isinstance(answer, Shared) and answer.fault is not None:
+                raise FrameStoreFull(answer.fault)
+            if descriptor >= 0:
+                return descriptor
+            time.sleep(Backoff().delay_s(tries, random.random()))
+        raise FrameStoreFull(f"no descriptor is left for {name} of it: raise ulimit -n")
 
-    def status(self, patience_s: float) -> int:
-        """A descriptor of a file with the run's status. Any thread; the caller closes it.
-
-        SupervisorSilent if it does not answer in time.
-        """
-        return self._ask(StatusWanted, patience_s)[1]
+    def status(self, patience_s: float) -> RunStatus:
+        """How the run is. Any thread. SupervisorSilent if no answer comes in time."""
+        answer, _ = self._ask(StatusWanted, patience_s)
+        assert isinstance(answer, StatusThere)
+        return answer.status
 
     def _ask(
         self, question: Callable[[int], ToSupervisor], patience_s: float | None = None
@@ -243,12 +386,15 @@ class ControlLine:
     def _listen(self) -> None:
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._end, PACKET, 1)
+                data, descriptor = _receive(self._end)
             except ConnectionResetError:
-                data, descriptors = b"", []
+                data, descriptor = b"", -1
+            except LostWord:  # another worker in its place is told anew
+                log.warning("this worker ends: it has too many files open to hear what it is told")
+                data, descriptor = b"", -1
             message: Any = _to_worker.decode(data) if data else Stop()
             if isinstance(message, Shared | StatusThere):
-                self._answer(message, next(iter(descriptors), -1))
+                self._answer(message, descriptor)
             elif isinstance(message, Ping):
                 self.say(Pong(self.progress()))
             elif isinstance(message, TimesWanted):

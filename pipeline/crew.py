@@ -17,7 +17,6 @@ from pipeline.control import (
     Models,
     Prepared,
     Ready,
-    SharedWanted,
     Sources,
     Stop,
     Times,
@@ -36,6 +35,7 @@ from pipeline.retry import Backoff
 from pipeline.run_sources import RunSources
 from pipeline.run_status import RunStatus, SourceStatus, WorkerStatus
 from pipeline.shared_files import SharedFiles
+from pipeline.spec import WorkerSpec
 from pipeline.worker_process import WorkerProcess, exit_in_words
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,10 @@ class Crew:
         self.given_up: set[str] = set()
         self._plan, self._url, self._sources = plan, url, sources
         self._lookout, self._ending, self._all_ready = lookout, ending, all_ready
-        self._workers = [WorkerProcess(n, h, self._heard) for n, h in plan.workers.items()]
+        self._workers = [
+            WorkerProcess(name, hosted, self._heard, self.shared.answer)
+            for name, hosted in plan.workers.items()
+        ]
         self._times = CrewTimes()
         self._preparing = Preparing()
         self._draining = self._stopping = False
@@ -99,14 +102,8 @@ class Crew:
         """Tell all workers which sources there are now."""
         for worker in self._workers:
             if "decode" in worker.hosted or not decoders_only:
-                self._tell_sources(worker)
+                worker.tell(Sources(told_sources(self._sources.specs(), worker.deaths)))
         self.changed.set()
-
-    def _tell_sources(self, worker: WorkerProcess) -> None:
-        sources = told_sources(self._sources.specs(), worker.deaths)
-        if not worker.tell(Sources(sources)):
-            log.warning("worker %s cannot be told of its sources: killed", worker.name)
-            worker.kill()  # the next is told at its start
 
     def forget(self, source: str) -> None:
         """A source was removed; all workers were told."""
@@ -116,11 +113,8 @@ class Crew:
 
     def tell_models(self) -> None:
         """Tell all workers which models were chosen."""
-        models = self._sources.models()
         for worker in self._workers:
-            if not worker.tell(Models(models)):
-                log.warning("worker %s cannot be told of its models: killed", worker.name)
-                worker.kill()  # the next is told at its start
+            worker.tell(Models(self._sources.models()))
 
     async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
         """Have all workers get ready for a model. ModelNotTaken if one cannot, or dies of it."""
@@ -204,17 +198,16 @@ class Crew:
                 await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
 
     async def _start(self, worker: WorkerProcess) -> None:
-        sources = self._sources.specs()
-        models = self._sources.models()
-        hosted, deaths = worker.hosted, worker.deaths
-        spec = self._plan.spec(worker.name, hosted, self._url, sources, deaths, models)
+        def spec() -> WorkerSpec:
+            sources, models = self._sources.specs(), self._sources.models()
+            hosted, deaths = worker.hosted, worker.deaths
+            return self._plan.spec(worker.name, hosted, self._url, sources, deaths, models)
+
         await worker.start(spec)
-        if self._sources.models() != models:
-            worker.tell(Models(self._sources.models()))
-        if self._sources.specs() != sources:
-            self._tell_sources(worker)
         if self._draining and "decode" in worker.hosted:
             worker.tell(Drain())
+        if self._stopping:
+            worker.tell(Stop())
 
     async def _may_own_any(self) -> bool:
         """False if all was taken over; where there is nothing, nothing was."""
@@ -251,9 +244,7 @@ class Crew:
         self.changed.set()
 
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            worker.tell(*self.shared.answer(message))
-        elif isinstance(message, Ready):
+        if isinstance(message, Ready):
             self._ready.add(worker.name)
             self._once_ready.add(worker.name)
             self._note_ready()

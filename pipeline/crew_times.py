@@ -35,7 +35,10 @@ class CrewTimes:
 
     async def ask(self, workers: Iterable[WorkerProcess]) -> dict[str, StageTimes]:
         """By stage; of a worker that does not answer in a second, what it told last."""
-        self._asked = {worker.name for worker in workers if worker.tell(TimesWanted())}
+        asked = [worker for worker in workers if worker.pid is not None]
+        for worker in asked:
+            worker.tell(TimesWanted())
+        self._asked = {worker.name for worker in asked}
         self._told.clear()
         if self._asked:
             with contextlib.suppress(TimeoutError):

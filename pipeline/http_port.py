@@ -14,17 +14,16 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
 from pipeline import control
-from pipeline.control import Shared, SharedWanted, StatusThere, StatusWanted, ToSupervisor
+from pipeline.control import AnswerShared, ChildLine, StatusThere, StatusWanted, ToSupervisor
 from pipeline.errors import ConfigFaults
 from pipeline.logs import Form
-from pipeline.orphans import die_with_parent
+from pipeline.orphans import start_module
 from pipeline.run_status import RunStatus
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class HttpPort:
         listening: socket.socket,
         spec: WebSpec,
         status: Callable[[], Awaitable[RunStatus]],
-        shared: Callable[[SharedWanted], tuple[Shared, int | None]],
+        shared: AnswerShared,
     ) -> None:
         """status: how the run is; shared: memory that a source has already."""
         self._listening, self._spec = listening, spec
@@ -158,20 +157,16 @@ class HttpPort:
 
     async def _serve_with_a_process(self) -> int:
         ours, theirs = control.make_pair()
-        ours.setblocking(False)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline.web", str(theirs.fileno()), str(os.getpid())),
-            str(self._listening.fileno()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr.fileno(),
-            pass_fds=(theirs.fileno(), self._listening.fileno()),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-        )
-        theirs.close()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(ours.fileno(), self._listen, ours)
+        try:
+            words = (str(theirs.fileno()), str(os.getpid()), str(self._listening.fileno()))
+            descriptors = (theirs.fileno(), self._listening.fileno())
+            process = await start_module("pipeline.web", *words, descriptors=descriptors)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        line = ChildLine(ours, lambda message: self._answer(line, message), self._shared)
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -180,39 +175,19 @@ class HttpPort:
             process.stdin.close()
             return await process.wait()
         finally:
-            loop.remove_reader(ours.fileno())
             for task in self._tasks:
                 task.cancel()
-            ours.close()
+            line.close()
             await _end(process)
 
-    def _listen(self, ours: socket.socket) -> None:
-        while True:
-            try:
-                message = control.receive_from_worker(ours)
-            except (BlockingIOError, OSError):
-                return
-            if message is None:
-                asyncio.get_running_loop().remove_reader(ours.fileno())
-                return
-            self._answer(ours, message)
-
-    def _answer(self, ours: socket.socket, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            control.send(ours, *self._shared(message))
-        elif isinstance(message, StatusWanted):
-            task = asyncio.create_task(self._tell_status(ours, message.ask))
+    def _answer(self, line: ChildLine, message: ToSupervisor) -> None:
+        if isinstance(message, StatusWanted):
+            task = asyncio.create_task(self._tell_status(line, message.ask))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _tell_status(self, ours: socket.socket, ask: int) -> None:
-        told = msgspec.json.encode(await self._status())
-        descriptor = os.memfd_create("framegate-status", os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, told)
-            control.send(ours, StatusThere(ask), descriptor)
-        finally:
-            os.close(descriptor)
+    async def _tell_status(self, line: ChildLine, ask: int) -> None:
+        line.tell(StatusThere(ask, await self._status()))
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

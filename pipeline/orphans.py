@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import errno
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,3 +29,25 @@ def die_with_parent_of(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+async def start_module(
+    module: str, *words: str, descriptors: Sequence[int]
+) -> asyncio.subprocess.Process:
+    """Run a module of ours as a child that ends with this process; these descriptors are its, too.
+
+    Its standard input is a pipe, and what it prints goes where our errors go. OSError if the
+    system has no process, descriptor or memory for it now.
+    """
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, *words),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            pass_fds=descriptors,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+    except subprocess.SubprocessError as error:  # between fork and exec: no memory, say
+        raise OSError(errno.EAGAIN, str(error)) from error

@@ -68,16 +68,10 @@ class RunReader:
         with self._lock:
             now = time.monotonic()
             if self._status is None or now - self._asked_mono > FRESH_S:
-                self._status = self._ask()
+                self._status = self._line.status(ANSWER_S)
                 self._asked_mono = now
                 self._frames.take_sources([_spec(source) for source in self._status.sources])
             return self._status
-
-    def _ask(self) -> RunStatus:
-        descriptor = self._line.status(ANSWER_S)
-        with os.fdopen(descriptor, "rb") as file:
-            file.seek(0)
-            return msgspec.json.decode(file.read(), type=RunStatus)
 
     def views(self) -> list[View]:
         """The run's sources since they were last looked at. StoreLost, StoreBusy."""

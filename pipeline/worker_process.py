@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import random
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable
 
 import msgspec
 
 from pipeline import control
-from pipeline.control import InHand, Ping, Pong, ToSupervisor, ToWorker
+from pipeline.control import AnswerShared, ChildLine, InHand, Ping, Pong, ToSupervisor, ToWorker
 from pipeline.deaths import Deaths, Place
-from pipeline.orphans import die_with_parent
+from pipeline.orphans import start_module
 from pipeline.records import Position
+from pipeline.retry import Backoff
 from pipeline.spec import WorkerSpec
 
+log = logging.getLogger(__name__)
+
+QUICK_S = 10.0
 Heard = Callable[["WorkerProcess", ToSupervisor], None]
 
 
 class WorkerProcess:
     """A worker and, after its death, the ones that take its place. Lives in the event loop."""
 
-    def __init__(self, name: str, hosted: list[str], heard: Heard) -> None:
+    def __init__(
+        self, name: str, hosted: list[str], heard: Heard, answer_shared: AnswerShared
+    ) -> None:
+        """answer_shared: makes or finds the shared memory that it asks for."""
         self.name = name
         self.hosted = hosted
         self.deaths = Deaths()
@@ -35,9 +42,9 @@ class WorkerProcess:
         self.progress = -1
         self.progress_mono = time.monotonic()
         self.unanswered_mono: float | None = None  # since when a ping waits for its answer
-        self._heard = heard
+        self._heard, self._answer_shared = heard, answer_shared
         self._process: asyncio.subprocess.Process | None = None
-        self._end: socket.socket | None = None
+        self._line: ChildLine | None = None
         self._started_mono = 0.0
 
     @property
@@ -46,62 +53,65 @@ class WorkerProcess:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
-    async def start(self, spec: WorkerSpec) -> None:
-        """Start the process and give it its spec."""
+    async def start(self, spec: Callable[[], WorkerSpec]) -> None:
+        """Start the process, and give it the spec of that moment: what it is told from then on
+        comes after that. Where the system has no process, descriptor or memory for it now, this
+        is tried again and again.
+        """
         self.restarts += self._process is not None
-        ours, theirs = control.make_pair()
-        ours.setblocking(False)
         self.in_hand.clear()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "pipeline.worker", self.name),
-            *(str(theirs.fileno()), str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr.fileno(),
-            pass_fds=(theirs.fileno(),),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._end = ours
-        self._started_mono = self.progress_mono = time.monotonic()
-        self.unanswered_mono = None
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._listen)
+        failures = 0
+        while True:
+            try:
+                await self._start()
+                break
+            except OSError as error:
+                failures += 1
+                level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else 10
+                log.log(level, "worker %s cannot be started: %s; trying again", self.name, error)
+                await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
+        assert self._process is not None
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._process.stdin.write(msgspec.json.encode(spec))
+            self._process.stdin.write(msgspec.json.encode(spec()))
             await self._process.stdin.drain()
             self._process.stdin.close()
+
+    async def _start(self) -> None:
+        ours, theirs = control.make_pair()
+        try:
+            words = (self.name, str(theirs.fileno()), str(os.getpid()))
+            process = await start_module("pipeline.worker", *words, descriptors=[theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._process = process
+        self._line = ChildLine(ours, self._hear, self._answer_shared)
+        self._started_mono = self.progress_mono = time.monotonic()
+        self.unanswered_mono = None
 
     async def ended(self) -> int:
         """Wait for the process's end; all that it said is heard first. Its exit code."""
         assert self._process is not None
-        assert self._end is not None
         code = await self._process.wait()
-        self._listen()
-        self._hang_up()
+        if self._line is not None:
+            self._line.hear()
+            self._line.close()
         lived = time.monotonic() - self._started_mono
-        self.quick_deaths = self.quick_deaths + 1 if lived < 10 else 0
+        self.quick_deaths = self.quick_deaths + 1 if lived < QUICK_S else 0
         return code
 
-    def _listen(self) -> None:
-        while self._end is not None:
-            try:
-                message = control.receive_from_worker(self._end)
-            except BlockingIOError:
-                return
-            except OSError:
-                message = None
-            if message is None:
-                self._hang_up()
-            elif isinstance(message, InHand):
-                self._note_in_hand(message)
-            elif isinstance(message, Pong):
-                self.unanswered_mono = None
-                if message.done != self.progress:
-                    self.progress, self.progress_mono = message.done, time.monotonic()
-            else:
-                self._heard(self, message)
+    def _hear(self, message: ToSupervisor) -> None:
+        if isinstance(message, InHand):
+            self._note_in_hand(message)
+        elif isinstance(message, Pong):
+            self.unanswered_mono = None
+            if message.done != self.progress:
+                self.progress, self.progress_mono = message.done, time.monotonic()
+        else:
+            self._heard(self, message)
 
     def _note_in_hand(self, message: InHand) -> None:
         place = (message.source, message.stage)
@@ -110,20 +120,10 @@ class WorkerProcess:
         else:
             self.in_hand[place] = message.position
 
-    def _hang_up(self) -> None:
-        if self._end is not None:
-            asyncio.get_running_loop().remove_reader(self._end.fileno())
-            self._end.close()
-            self._end = None
-
-    def tell(self, message: ToWorker, descriptor: int | None = None) -> bool:
-        """Send a message; False if this worker does not take it, True as well if there is none."""
-        if self._end is not None:
-            try:
-                control.send(self._end, message, descriptor)
-            except OSError:
-                return False
-        return True
+    def tell(self, message: ToWorker) -> None:
+        """Send a message, in order, as soon as it takes it; nobody hears it if there is none."""
+        if self._line is not None:
+            self._line.tell(message)
 
     def ping(self) -> None:
         """Ask how it gets on."""

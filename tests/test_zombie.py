@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import find_config, read_config
-from pipeline.control import SharedWanted, Stop, ToSupervisor
+from pipeline.control import Stop
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit
 from pipeline.graph import stage_specs
@@ -43,25 +43,20 @@ class Bench:
         self.workers: list[WorkerProcess] = []
 
     async def start(self, name: str, *hosted: str) -> WorkerProcess:
-        worker = WorkerProcess(name, list(hosted), self.heard)
+        worker = WorkerProcess(name, list(hosted), lambda *_: None, self.frames.answer)
         self.workers.append(worker)
-        await worker.start(
-            WorkerSpec(
-                name=name,
-                run=RUN,
-                store=self.url,
-                folder=str(self.folder),
-                results_keep=10_000,
-                stages=self.stages,
-                hosted=list(hosted),
-                sources=list(self.sources.values()),
-            )
+        spec = WorkerSpec(
+            name=name,
+            run=RUN,
+            store=self.url,
+            folder=str(self.folder),
+            results_keep=10_000,
+            stages=self.stages,
+            hosted=list(hosted),
+            sources=list(self.sources.values()),
         )
+        await worker.start(lambda: spec)
         return worker
-
-    def heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            worker.tell(*self.frames.answer(message))
 
     def at(self, stage: str) -> Position:
         return self.store.positions("bikes", [stage])[stage]

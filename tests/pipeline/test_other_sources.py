@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import find_config, read_config
-from pipeline.control import SharedWanted, Sources, Stop, ToSupervisor
+from pipeline.control import Sources, Stop
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit
 from pipeline.graph import stage_specs
@@ -56,19 +56,18 @@ class Bench:
         return self.store.positions(source, ["cache"])["cache"]
 
     async def start(self, name: str, hosted: list[str], sources: list[SourceSpec]) -> WorkerProcess:
-        worker = WorkerProcess(name, hosted, self._heard)
-        await worker.start(
-            WorkerSpec(
-                name=name,
-                run=RUN,
-                store=self.url,
-                folder=str(self.folder),
-                results_keep=10_000,
-                stages=self.stages,
-                hosted=hosted,
-                sources=sources,
-            )
+        worker = WorkerProcess(name, hosted, lambda *_: None, self.shared.answer)
+        spec = WorkerSpec(
+            name=name,
+            run=RUN,
+            store=self.url,
+            folder=str(self.folder),
+            results_keep=10_000,
+            stages=self.stages,
+            hosted=hosted,
+            sources=sources,
         )
+        await worker.start(lambda: spec)
         return worker
 
     async def serve(self, *sources: SourceSpec) -> None:
@@ -78,7 +77,7 @@ class Bench:
         for name, hosted in READERS.items():
             if name not in self.readers:
                 self.readers[name] = await self.start(name, hosted, [])
-            assert self.readers[name].tell(Sources(self.served))
+            self.readers[name].tell(Sources(self.served))
         for source in came:
             decoder = await self.start(f"ingest_{source.name}", ["decode", "window"], [source])
             self.decoders.append(decoder)
@@ -89,10 +88,6 @@ class Bench:
         os.kill(killed.pid or 0, signal.SIGKILL)
         await killed.ended()
         self.readers[name] = await self.start(name, READERS[name], self.served)
-
-    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, SharedWanted):
-            worker.tell(*self.shared.answer(message))
 
     async def until(self, source: str, position: Position) -> None:
         for _ in range(6_000):
@@ -183,20 +178,3 @@ def test_a_worker_whose_sources_were_all_taken_ends_fenced(tmp_path: Path) -> No
             assert await reader.ended() == Exit.FENCED
 
     on_bench(tmp_path, take_over)
-
-
-def test_other_sources_that_a_worker_cannot_be_told_of() -> None:
-    """More than a packet holds: whoever tells must know."""
-
-    async def tell() -> None:
-        heard: list[ToSupervisor] = []
-        worker = WorkerProcess("infer", ["detect"], lambda _, message: heard.append(message))
-        await worker.start(WorkerSpec("infer", RUN, "unix:///none", "", 0, [], [], []))
-        many = [SourceSpec(f"s{n}", Request("x" * 200), 0, 4, 4, "fast") for n in range(3000)]
-        assert worker.tell(Sources([]))
-        assert not worker.tell(Sources(many))
-        worker.tell(Stop())
-        await worker.ended()
-        assert worker.tell(Sources([])), "who is gone gets the set at its start"
-
-    asyncio.run(tell())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from pathlib import Path
-
-import msgspec
 
 from pipeline import control
 from pipeline.control import ControlLine, StatusThere, StatusWanted
@@ -30,10 +27,7 @@ def supervise(end: socket.socket) -> None:
     """Tell the status whenever it is wanted, until the other side hangs up."""
     while (message := control.receive_from_worker(end)) is not None:
         assert isinstance(message, StatusWanted)
-        descriptor = os.memfd_create("status")
-        os.write(descriptor, msgspec.json.encode(STATUS))
-        control.send(end, StatusThere(message.ask), descriptor)
-        os.close(descriptor)
+        control.send(end, StatusThere(message.ask, STATUS))
 
 
 def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
