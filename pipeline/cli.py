@@ -25,7 +25,8 @@ from pipeline.store_config import store_said, url_said
 from pipeline.watch import watch
 
 _EXITS = """\
-exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 130 stopped twice"""
+exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 75 another run took over,
+130 stopped twice"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,6 +264,10 @@ def _run(parsed: argparse.Namespace) -> Exit:
     set_up_logging(config.log.level, "run", config.log.format)
     if not config.sources and not parsed.resume:
         raise ConfigFaults(["no source: name one, for example: framegate run clip.mp4"])
+    if parsed.take_over and parsed.data is None:
+        raise ConfigFaults(
+            ["--take-over: needs -d DATA: a run that is taken over is known again by its folder"]
+        )
     to_user.info("configuration from %s", origin)
     options = RunOptions(
         folder=parsed.data,

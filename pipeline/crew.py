@@ -188,7 +188,8 @@ class Crew:
                 self.changed.set()
                 return
             if code == Exit.FENCED and not await self._may_own_any():
-                self._ending.fail(f"worker {worker.name}: another run took its sources over")
+                log.error("worker %s: another run took all its sources over", worker.name)
+                self._ending.end(Exit.FENCED)
             else:
                 await self._learn_from_death(worker, exit_in_words(code))
             if self._ending.code is not None or self.given_up.issuperset(worker.hosted):
@@ -212,7 +213,9 @@ class Crew:
     async def _may_own_any(self) -> bool:
         """False if all was taken over; where there is nothing, nothing was."""
         names = [source.name for source in self._sources.specs()]
-        return not names or any([await apart(self._lookout.may_be_ours, name) for name in names])
+        if not names:
+            return not self._sources.all_lost()
+        return any([await apart(self._lookout.may_be_ours, name) for name in names])
 
     async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
         specs = self._sources.specs()

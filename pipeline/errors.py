@@ -9,7 +9,7 @@ from pipeline.redaction import redacted
 
 
 class Exit(IntEnum):
-    """Exit codes of the command line and of workers."""
+    """Exit codes of the command line and of workers; FENCED: another took its place."""
 
     DONE = 0
     SOURCE_FAILED = 1
@@ -102,6 +102,12 @@ class SourceOwned(FramegateError):
     """Another run owns the source."""
 
     exit = Exit.USAGE
+
+
+class TakenOver(FramegateError):
+    """Another run took the source from this one, which does not take it back by itself."""
+
+    exit = Exit.FENCED
 
 
 class Fenced(FramegateError):

@@ -1,7 +1,9 @@
-#!lua name=framegate1
+#!lua name=framegate2
 -- The protocol's server side. Every key of a call belongs to one source or, for a hop over
 -- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
---   own     hash  run, epoch           who may write for the source
+--   own     hash  run, name, epoch     who may write for the source
+--                 generation           how many times its owner changed
+--                 superseded           the last runs that it was taken from, with spaces between
 --   at      hash  t token, p position, s state, e last emitted, w wake mark, gone   by stage
 --   count   hash  decoded, published, dropped:<reason>, ...
 --   room    stream of length 1 that wakes a waiting decoder
@@ -137,23 +139,46 @@ local function attach(keys, args)
   return { 'OK', tostring(token), at[1], at[2], at[3] }
 end
 
--- KEYS own; ARGV run, name, take over ('1' or '0'). Ownership of a source.
+-- Taken from so many runs since, a run is not known again: it is as good as new.
+local SUPERSEDED = 16
+
+-- The runs that a source was taken from, without one and with another.
+local function superseded(listed, without, with)
+  local runs = {}
+  for run in string.gmatch(listed, '%S+') do
+    if run ~= without and run ~= with then runs[#runs + 1] = run end
+  end
+  if with ~= '' then runs[#runs + 1] = with end
+  return table.concat(runs, ' ', math.max(1, #runs - SUPERSEDED + 1))
+end
+
+-- KEYS own; ARGV run, name, take over, by hand ('1' or '0'). Ownership of a source. A run that it
+-- was taken from is refused, also when nobody has it any more: two that restart by themselves
+-- would take turns. Only somebody who says so by hand gives it back.
 local function claim(keys, args)
-  local owner = redis.call('HMGET', keys[1], 'run', 'name')
-  if owner[1] and owner[1] ~= '' and owner[1] ~= args[1] and args[3] ~= '1' then
-    return { 'OWNED', owner[2] or '' }
+  local own = redis.call('HMGET', keys[1], 'run', 'name', 'superseded')
+  local owner, listed = own[1] or '', own[3] or ''
+  if owner ~= args[1] then
+    local known = string.find(' ' .. listed .. ' ', ' ' .. args[1] .. ' ', 1, true)
+    if known and args[4] ~= '1' then return { 'SUPERSEDED', own[2] or '' } end
+    if owner ~= '' and args[3] ~= '1' then return { 'OWNED', own[2] or '' } end
+    redis.call('HSET', keys[1], 'superseded', superseded(listed, args[1], owner))
+    redis.call('HINCRBY', keys[1], 'generation', 1)
   end
   redis.call('HSET', keys[1], 'run', args[1], 'name', args[2])
   return { 'OK' }
 end
 
--- KEYS own; ARGV run. The end of ownership; the last epoch stays.
+-- KEYS own; ARGV run, removed ('1' or '0'). The end of ownership; the last epoch stays. A source
+-- that was removed anybody may have again.
 local function release(keys, args)
-  if redis.call('HGET', keys[1], 'run') == args[1] then
-    redis.call('HSET', keys[1], 'run', '')
-    return 1
+  if redis.call('HGET', keys[1], 'run') ~= args[1] then return 0 end
+  redis.call('HSET', keys[1], 'run', '')
+  if args[2] == '1' then
+    redis.call('HSET', keys[1], 'name', '')
+    redis.call('HDEL', keys[1], 'superseded')
   end
-  return 0
+  return 1
 end
 
 -- KEYS own, at of decode; ARGV token, run. The next epoch of a source.
@@ -264,13 +289,13 @@ local function keep(keys, args)
   return bytes
 end
 
-redis.register_function('fg1_recall', recall)
-redis.register_function('fg1_keep', keep)
-redis.register_function('fg1_hop', hop)
-redis.register_function('fg1_attach', attach)
-redis.register_function('fg1_claim', claim)
-redis.register_function('fg1_release', release)
-redis.register_function('fg1_epoch', epoch)
-redis.register_function('fg1_await', await)
-redis.register_function('fg1_detach', detach)
-redis.register_function { function_name = 'fg1_trim', callback = trim, flags = { 'allow-oom' } }
+redis.register_function('fg2_recall', recall)
+redis.register_function('fg2_keep', keep)
+redis.register_function('fg2_hop', hop)
+redis.register_function('fg2_attach', attach)
+redis.register_function('fg2_claim', claim)
+redis.register_function('fg2_release', release)
+redis.register_function('fg2_epoch', epoch)
+redis.register_function('fg2_await', await)
+redis.register_function('fg2_detach', detach)
+redis.register_function { function_name = 'fg2_trim', callback = trim, flags = { 'allow-oom' } }

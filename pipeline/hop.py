@@ -18,7 +18,7 @@ from pipeline.errors import StoreRefused
 from pipeline.records import START, Position
 from pipeline.wire import Command
 
-LIBRARY = "framegate1"
+LIBRARY = "framegate2"
 FRAME, END = "frame", "end"
 
 
@@ -98,7 +98,7 @@ def hop_command(hops: list[SourceHop]) -> Command:
         for commit in hop.commits:
             names += (keys.at(hop.source, commit.stage), commit.out)
             _add_commit(args, commit)
-    return ("FCALL", "fg1_hop", str(len(names)), *names, *args)
+    return ("FCALL", "fg2_hop", str(len(names)), *names, *args)
 
 
 def _add_commit(args: list[str | bytes], commit: Commit) -> None:
@@ -130,7 +130,7 @@ def _read_answer(answer: list[Any]) -> Answer:
 
 def attach_command(source: str, stage: str, run: str) -> Command:
     """The call that takes a new token; its answer is read by `read_attached`."""
-    return ("FCALL", "fg1_attach", "2", keys.own(source), keys.at(source, stage), run)
+    return ("FCALL", "fg2_attach", "2", keys.own(source), keys.at(source, stage), run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +154,15 @@ def read_attached(reply: list[Any]) -> Attached | Verdict:
 def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
     """The call that removes what all reliable readers of a stream have read."""
     names = [stream, *(keys.at(source, reader) for reader in readers)]
-    return ("FCALL", "fg1_trim", str(len(names)), *names)
+    return ("FCALL", "fg2_trim", str(len(names)), *names)
 
 
 def await_command(source: str, reader: str, position: Position) -> Command:
     """The call that wakes the source's `room` once the reader is at `position`."""
     names = (keys.room(source), keys.at(source, reader))
-    return ("FCALL", "fg1_await", "2", *names, str(position))
+    return ("FCALL", "fg2_await", "2", *names, str(position))
 
 
 def epoch_command(source: str, token: bytes, run: str) -> Command:
     """The call that allocates the next epoch to the decoder of `run` that holds `token`."""
-    return ("FCALL", "fg1_epoch", "2", keys.own(source), keys.at(source, "decode"), token, run)
+    return ("FCALL", "fg2_epoch", "2", keys.own(source), keys.at(source, "decode"), token, run)

@@ -40,14 +40,14 @@ class MemoLimits:
 
 def find_command(group: str, limits: MemoLimits, key: bytes) -> Command:
     """The call that gives a value with its age in milliseconds, or nil."""
-    return ("FCALL", "fg1_recall", "3", *keys.memo(group), _ms(limits.ttl_s), key)
+    return ("FCALL", "fg2_recall", "3", *keys.memo(group), _ms(limits.ttl_s), key)
 
 
 def keep_command(group: str, limits: MemoLimits, pairs: list[tuple[bytes, bytes]]) -> Command:
     """The call that writes values and answers how many bytes the group has."""
     flat = [part for pair in pairs for part in pair]
     bounds = (_ms(limits.ttl_s), str(limits.most_bytes))
-    return ("FCALL", "fg1_keep", "3", *keys.memo(group), *bounds, *flat)
+    return ("FCALL", "fg2_keep", "3", *keys.memo(group), *bounds, *flat)
 
 
 def _ms(seconds: float) -> str:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
 from pipeline import records
-from pipeline.errors import ConfigFaults, FramegateError, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import (
+    ConfigFaults,
+    FramegateError,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
 from pipeline.feed import DecodeState
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.known_models import KnownModels
 from pipeline.run_folder import RunFile, RunFolder, RunSource
 from pipeline.spec import SourceSpec
 from pipeline.store import Store
+
+log = logging.getLogger(__name__)
 
 SpecOf = Callable[[RunSource], SourceSpec]
 
@@ -55,6 +65,10 @@ class RunSources:
         """Names of sources that another run took over."""
         return self._lost
 
+    def all_lost(self) -> bool:
+        """Whether other runs took over all that there was."""
+        return bool(self._lost) and self._lost.issuperset(self.names())
+
     def specs(self) -> list[SourceSpec]:
         """What workers are told of the sources that are this run's; the same objects until a
         source changes.
@@ -64,10 +78,15 @@ class RunSources:
     def claim(self, take_over: bool) -> None:
         """Own what an earlier process of this run had, and let go what it had beside that.
 
-        SourceOwned if another run has one of them.
+        What was taken over is lost; SourceOwned if another run has one of the others.
         """
         for source in self._run.sources:
-            self._store.claim(source.name, self._run.run, self._owner, take_over)
+            try:
+                self._store.claim(source.name, self._run.run, self._owner, take_over)
+            except TakenOver as error:
+                log.error("%s", error)
+                self._lost |= {source.name}
+                continue
             if source.live and not source.ending and self._has_ended(source.name):
                 self._store.begin_anew(source.name)  # a camera that failed is tried again
         for name in set(self._store.sources()) - set(self.names()):
@@ -78,17 +97,19 @@ class RunSources:
         _, state = self._store.standings([name], [])[name]
         return state is not None and records.decode(state, DecodeState).done
 
-    def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
+    def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
         """Own these as well, all or none. They go on in the epoch after their last.
 
-        ConfigFaults for names that are taken or none; SourceOwned if another run has one.
+        by_hand  somebody asks for them now: also for those that were taken from this run
+        ConfigFaults for names that are taken or none; SourceOwned if another run has one, TakenOver
+        if it was taken from this one.
         """
         if faults := self._name_faults(sources):
             raise ConfigFaults(faults)
         for source in sources:
             self._spec_of(source)
         try:
-            added = [self._began(source, take_over) for source in sources]
+            added = [self._began(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
             self.announce()
         except FramegateError:
@@ -112,11 +133,11 @@ class RunSources:
             taken[name] = source
         return faults
 
-    def _began(self, source: RunSource, take_over: bool) -> RunSource:
+    def _began(self, source: RunSource, take_over: bool, by_hand: bool) -> RunSource:
         model = ""
         if take_over:
             model = self._models.taken_over(source.name, *self._store.announced_model(source.name))
-        self._store.claim(source.name, self._run.run, self._owner, take_over)
+        self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
         self._store.begin_anew(source.name)
         # Read once it is ours: from then on no other run can begin an epoch.
         return replace(source, past=self._store.epoch(source.name), model=model)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import redis
 
 from pipeline import keys
-from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
 from pipeline.hop import LIBRARY, library_code
 from pipeline.records import START, Position
 from pipeline.redaction import shown
@@ -71,27 +71,38 @@ class Store:
                     raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
             return bool(self._client.get(keys.IDENTITY) == identity.encode())
 
-    def claim(self, source: str, run: str, name: str, take_over: bool) -> None:
-        """Own a source for a run. SourceOwned, with the owner's name, if another run has it."""
+    def claim(
+        self, source: str, run: str, name: str, take_over: bool, by_hand: bool = False
+    ) -> None:
+        """Own a source for a run, with a new generation if it was not the owner before.
+
+        SourceOwned, with the owner's name, if another run has it and it is not to be taken over;
+        TakenOver if the source was taken from this run, and nobody asks for it by hand.
+        """
         with store_errors(self.url):
-            answer = self._function(
-                "fg1_claim", [keys.own(source)], run, name, "1" if take_over else "0"
-            )
+            said = ("1" if take_over else "0", "1" if by_hand else "0")
+            answer = self._function("fg2_claim", [keys.own(source)], run, name, *said)
+            owner = answer[1].decode() if len(answer) > 1 else ""
             if answer[0] == b"OWNED":
                 raise SourceOwned(
-                    f"source {source} is owned by run {answer[1].decode()}; stop that run, give "
-                    "this source another name, or take it over with --take-over"
+                    f"source {source} is owned by run {owner}; stop that run, give this source "
+                    "another name, or take it over with --take-over"
+                )
+            if answer[0] == b"SUPERSEDED":
+                by = f" (now: {owner})" if owner else ""
+                raise TakenOver(
+                    f"source {source}: another run took it over{by}; this one does not take it "
+                    "back by itself. To have it here again, framegate remove it there; or begin a "
+                    "run with another -d and --take-over"
                 )
             self._client.hset(keys.SOURCES, source, name)
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
         """End ownership; another run may take the source. removed: tell so to who looks at it."""
         with store_errors(self.url):
-            if removed and self._client.hget(keys.own(source), "run") == run.encode():
-                self._client.hset(keys.own(source), "name", "")
             if self._client.hget(keys.own(source), "run") == run.encode():
                 self._client.hdel(keys.MODELS, source)
-            self._function("fg1_release", [keys.own(source)], run)
+            self._function("fg2_release", [keys.own(source)], run, "1" if removed else "0")
 
     def announced_model(self, source: str) -> tuple[str, str]:
         """Which model of a registry looks at a source, and where its folder is; empty: none."""
@@ -121,7 +132,7 @@ class Store:
     def detach(self, source: str, stage: str) -> None:
         """Give a side stage up: nobody waits for it any more."""
         with store_errors(self.url):
-            self._function("fg1_detach", [keys.room(source), keys.at(source, stage)])
+            self._function("fg2_detach", [keys.room(source), keys.at(source, stage)])
 
     def _function(self, name: str, names: list[str], *args: str) -> Any:
         return self._client.fcall(name, len(names), *names, *args)

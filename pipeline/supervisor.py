@@ -44,6 +44,7 @@ TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 POLL_S = 0.1  # while somebody waits: draining, or removing a source
 DRAIN_PATIENCE_S = 10.0
+TAKEN_OVER = "another run took it over"
 
 
 class Supervisor:
@@ -54,7 +55,7 @@ class Supervisor:
     ) -> None:
         self.plan = plan
         self.sources = sources
-        self.faults: dict[str, str] = {}
+        self.faults = dict.fromkeys(sources.lost(), TAKEN_OVER)
         self.also_told: list[Callable[[list[SourceSpec]], None]] = []
         """Who reads streams in this process, and must learn which sources there are."""
         self._ending = Ending()
@@ -89,7 +90,7 @@ class Supervisor:
         async with self._changing:
             if self._draining or self._ending.code is not None:
                 raise ConfigFaults(["the run is ending: it takes no more sources"])
-            await apart(self.sources.add, sources, take_over)
+            await apart(self.sources.add, sources, take_over, by_hand=True)
             await self._prepare_along([source.name for source in sources])
             self._tell_sources()
         for source in sources:
@@ -180,7 +181,9 @@ class Supervisor:
         return self._crew.shared.find(wanted)
 
     async def run(self) -> Exit:
-        """Serve until all sources are done, drained, or something cannot go on."""
+        """Serve until all sources are done, drained, taken over, or something cannot go on."""
+        if self.sources.all_lost():
+            return Exit.FENCED
         tasks = self._crew.start()
         if self._store_watch is not None:
             tasks.append(asyncio.create_task(self._keep_store(self._store_watch)))
@@ -259,13 +262,15 @@ class Supervisor:
             removed &= {*seen.through, *seen.lost}
             if removed:
                 await self._let_go(sorted(removed))
+            elif self.sources.all_lost():
+                self._ending.end(Exit.FENCED)
             elif seen.passed and len(same) == len(now) and self._may_end(drained):
                 self._ending.end(Exit.DONE)
 
     def _note_faults(self, seen: Seen, same: set[str]) -> None:
         """same: sources that are still those that were looked at."""
         for name in same.intersection(seen.lost):
-            seen.faults[name] = "another run took it over"
+            seen.faults[name] = TAKEN_OVER
             self.sources.lose(name)
         for name in same & seen.faults.keys():
             if name not in self.faults:

@@ -43,6 +43,7 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
 
 def test_a_stopped_unit_drains_and_one_that_ends_is_started_again() -> None:
     assert (unit("Restart"), unit("KillMode")) == ("always", "mixed")
+    assert unit("RestartPreventExitStatus") == "2 75", "nor does it take back what others have"
     assert int(unit("TimeoutStopSec")) >= 30, "more than the supervisor's own patience"
     assert "--resume" in unit("ExecStart")
 

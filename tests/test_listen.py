@@ -101,7 +101,7 @@ FORBIDDEN: list[tuple[Any, ...]] = [
     ("INFO",),
     ("EVAL", "return 1", "0"),
     ("FUNCTION", "FLUSH"),
-    ("FCALL", "fg1_release", "1", keys.own("door"), "x"),
+    ("FCALL", "fg2_release", "1", keys.own("door"), "x"),
     ("SHUTDOWN", "NOSAVE"),
     ("REPLICAOF", "127.0.0.1", "1"),
     ("SUBSCRIBE", "any"),

@@ -78,7 +78,7 @@ class CuttingProxy(threading.Thread):
             self.cuts += one in self._doomed
             self._drop(one)
             return
-        if one in self._clients and b"fg1_hop" in data:
+        if one in self._clients and b"fg2_hop" in data:
             self._hops += 1
             if self._hops % CUT_EVERY == 0 and not self._late:
                 self.cuts += 1

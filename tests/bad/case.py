@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.commands import Ended
 
 GOOD_FRAMES = 40
-DONE, SOURCE_FAILED, USAGE, STORE, STOPPED_TWICE = 0, 1, 2, 3, 130
+DONE, SOURCE_FAILED, USAGE, STORE, TAKEN_OVER, STOPPED_TWICE = 0, 1, 2, 3, 75, 130
 
 Play = Callable[[Path], Ended]
 

@@ -6,7 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, USAGE, Case
+from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, TAKEN_OVER, USAGE, Case
 from tests.commands import Command, Ended, Reader, framegate, user_folder
 from tests.footage import steady, write_scene
 from tests.pipeline.servers import server
@@ -160,5 +160,5 @@ CASES = [
         ("source good is owned by run ", "data)", "or take it over with --take-over"),
     ),
     Case("one taken over", one_taken_over, SOURCE_FAILED, ("theirs: another run took it over",)),
-    Case("taken over", taken_over, SOURCE_FAILED, ("another run took ",)),
+    Case("taken over", taken_over, TAKEN_OVER, ("another run took ",)),
 ]

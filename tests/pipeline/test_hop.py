@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import keys
-from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
 from pipeline.hop import (
     FRAME,
     Attached,
@@ -196,7 +196,47 @@ def test_a_source_has_one_owner(store: Store) -> None:
     assert store.owner("a") == "run-2"
     store.release("a", "run-2")
     assert store.owner("a") is None
-    store.claim("a", RUN, "the test", take_over=False)
+    store.claim("a", "run-3", "a third", take_over=False)
+
+
+def test_who_was_taken_over_takes_nothing_back_by_itself(store: Store) -> None:
+    store.claim("a", "run-2", "another", take_over=True)
+    for take_over in (False, True):
+        with pytest.raises(
+            TakenOver, match=r"took it over \(now: another\); this one does not take"
+        ):
+            store.claim("a", RUN, "the test", take_over)
+    store.release("a", "run-2")
+    with pytest.raises(TakenOver):
+        store.claim("a", RUN, "the test", take_over=True)
+    store.claim("a", "run-1x", "of a like name", take_over=False)
+
+
+@pytest.mark.parametrize("way", ["by hand", "removed"])
+def test_somebody_gets_a_source_back_for_good(store: Store, way: str) -> None:
+    """By hand, or by `framegate remove` where it is."""
+    store.claim("a", "run-2", "another", take_over=True)
+    if way == "removed":
+        store.release("a", "run-2", removed=True)
+        store.claim("a", RUN, "the test", take_over=False)
+        store.claim("a", "run-2", "another", take_over=True)
+        store.release("a", "run-2", removed=True)
+    store.claim("a", RUN, "the test", take_over=True, by_hand=True)
+    store.claim("a", RUN, "the test, resumed", take_over=False)
+    if way == "by hand":
+        with pytest.raises(TakenOver):
+            store.claim("a", "run-2", "another", take_over=True)
+
+
+def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, link: Link) -> None:
+    for n in range(16):
+        store.claim("a", f"next-{n}", "the next", take_over=True)
+    superseded = link.call("HGET", keys.own("a"), "superseded")
+    assert superseded == " ".join([RUN, *(f"next-{n}" for n in range(15))]).encode()
+    assert link.call("HGET", keys.own("a"), "generation") == b"17"
+    store.claim("a", "next-16", "the next", take_over=True)
+    assert RUN.encode() not in link.call("HGET", keys.own("a"), "superseded").split()
+    store.claim("a", RUN, "as good as new", take_over=True)
 
 
 def test_epochs_outlive_their_owner(store: Store, link: Link) -> None:

@@ -1,0 +1,112 @@
+"""Two runs that want one source: the younger has it, whatever restarts the older."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from tests import footage
+from tests.bad.folders import HELD_UP, open_gate
+from tests.commands import Command, Reader, framegate, user_folder
+from tests.pipeline.servers import server
+from tests.runs import wait_until
+
+FRAMES = 60
+TAKEN_OVER = 75
+
+
+class Restarting:
+    """What keeps a run alive, as a shell loop would: the same words again, whatever the exit code.
+
+    It gives up after some starts; and ends once a start went well.
+    """
+
+    def __init__(self, folder: Path, *words: str, most: int = 2) -> None:
+        self.folder, self.codes = folder, list[int]()
+        self.started = 0
+        self._words, self._most = words, most
+        self._thread = threading.Thread(target=self._loop)
+        self._run: Command | None = None
+
+    def _loop(self) -> None:
+        while self.started < self._most and 0 not in self.codes:
+            self.started += 1
+            with Command(self.folder, "run", *self._words) as self._run:
+                self.codes.append(self._run.wait().code)
+
+    def __enter__(self) -> Restarting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._most = 0
+        if self._run is not None:
+            self._run.kill()
+        self._thread.join()
+
+
+@contextmanager
+def store_and_clip(folder: Path) -> Iterator[tuple[Reader, tuple[str, ...]]]:
+    """A store of one's own; what every supervisor says of the clip that they all want."""
+    footage.write_scene(folder / "clip.mp4", footage.steady(FRAMES))
+    with server(folder / "server") as store:
+        words = (f"cam={folder / 'clip.mp4'}", "-d", "data", "--store", store.url, "--http", "off")
+        reader = Reader(store.url)
+        yield reader, words
+        reader.close()
+
+
+def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(tmp_path: Path) -> None:
+    """The older ends at each start; the younger serves all of it undisturbed, once."""
+    one, two = (user_folder(tmp_path / name, main=HELD_UP) for name in ("one", "two"))
+    with store_and_clip(tmp_path) as (reader, words):
+        again = (*words, "--resume", "--take-over")
+
+        def on_its_way(epoch: int) -> bool:
+            return any(i.startswith(f"{epoch}-") for i, *_ in reader.entries("cam", "out:detect"))
+
+        with Restarting(one, *again) as older:
+            wait_until("the first is on its way", lambda: on_its_way(1))
+            with Restarting(two, *again) as younger:
+                wait_until("the second has it", lambda: on_its_way(2))
+                open_gate(one)
+                wait_until("the first has given up", lambda: len(older.codes) == 2)
+                owner = reader.client.hgetall("fg:{cam}:own")
+                open_gate(two)
+                wait_until("the second is done", lambda: 0 in younger.codes)
+        assert older.codes == [TAKEN_OVER] * 2
+        assert younger.codes == [0]
+        assert (owner[b"generation"], owner[b"epoch"]) == (b"2", b"2")
+        positions = [(r["epoch"], r["seq"]) for r in reader.results("cam")]
+        assert all(a < b for a, b in pairwise(positions)), "each once, in order"
+        assert [seq for epoch, seq in positions if epoch == 2] == list(range(FRAMES))
+        late = framegate(one, "run", *again)
+        assert late.code == TAKEN_OVER, "nor does it begin again what the other has finished"
+        assert "source cam: another run took it over (now: " in late.err
+        assert len(reader.results("cam")) == len(positions)
+
+
+def test_a_run_goes_on_with_what_was_not_taken_from_it(tmp_path: Path) -> None:
+    one, two = (user_folder(tmp_path / name) for name in ("one", "two"))
+    with store_and_clip(tmp_path) as (reader, words):
+        other = f"other={tmp_path / 'clip.mp4'}"
+        assert framegate(one, "run", other, *words).code == 0
+        run = reader.client.hget("fg:{cam}:own", "superseded")
+        assert run == b""
+        mine = (one / "data" / "run.json").read_text().partition('"run": "')[2].partition('"')[0]
+        reader.client.hset("fg:{cam}:own", "run", mine)  # as if it had been killed
+        assert framegate(two, "run", *words, "--take-over").code == 0
+        again = framegate(one, "run", "--resume", *words[1:])
+        assert again.code == 1, "one of its sources failed"
+        assert "source cam: another run took it over" in again.err
+        assert "source other" not in again.err
+
+
+def test_a_run_without_a_folder_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
+    folder = user_folder(tmp_path / "user")
+    ended = framegate(folder, "run", "cam=clip.mp4", "--take-over")
+    assert ended.code == 2
+    assert "--take-over: needs -d DATA: a run that is taken over is known again" in ended.err
