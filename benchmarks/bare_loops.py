@@ -134,7 +134,7 @@ class _Run:
 def _sequential(run: _Run) -> None:
     source = FileSource(run.spec.clip)
     buffer = memoryview(b"")
-    for number, frame in enumerate(source):
+    for number, frame in enumerate(source.frames()):
         if len(buffer) != frame.nbytes:
             buffer = memoryview(bytearray(frame.nbytes))
         frame.write(buffer)
@@ -188,7 +188,7 @@ class _Ahead(threading.Thread):
     def run(self) -> None:
         """Decode until stopped."""
         source = FileSource(self._clip)
-        for number, frame in enumerate(source):
+        for number, frame in enumerate(source.frames()):
             if number < AHEAD:
                 self.free.put(memoryview(bytearray(frame.nbytes)))
             buffer = self.free.get()

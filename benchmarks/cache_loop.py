@@ -48,7 +48,7 @@ class Timed(Remembering):
 def frames(path: Path) -> Iterator[tuple[Picture, float, bool]]:
     """Picture, seconds and whether it is a key frame; a picture is valid until the next one."""
     with closing(FileSource(str(path))) as source:
-        for number, frame in enumerate(source):
+        for number, frame in enumerate(source.frames()):
             pixels = memoryview(bytearray(frame.nbytes))
             frame.write(pixels)
             pts = number / 25 if frame.pts is None else frame.pts

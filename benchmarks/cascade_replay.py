@@ -231,7 +231,7 @@ def _cpu_s(detector: Detector, picture: Picture) -> float:
 
 def _frames(clip: GateClip) -> Iterator[tuple[Item, memoryview, Picture]]:
     with closing(FileSource(Request(str(clip.path)))) as source:
-        for seq, frame in enumerate(source):
+        for seq, frame in enumerate(source.frames()):
             if seq == clip.frames:
                 return
             pixels = memoryview(bytearray(frame.nbytes))

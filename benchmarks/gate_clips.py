@@ -76,7 +76,7 @@ class GateClip:
         source = FileSource(Request(str(self.path)))
         buffer = memoryview(b"")
         try:
-            for number, frame in enumerate(source):
+            for number, frame in enumerate(source.frames()):
                 if number == self.frames:
                     return
                 if len(buffer) != frame.nbytes:
@@ -142,6 +142,6 @@ def _count(path: Path, most: int) -> int:
     """Frames that decode, up to `most`."""
     source = FileSource(Request(str(path)))
     try:
-        return sum(1 for _ in zip(range(most), source, strict=False))
+        return sum(1 for _ in zip(range(most), source.frames(), strict=False))
     finally:
         source.close()

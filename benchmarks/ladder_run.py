@@ -104,7 +104,7 @@ def clips_of(data: Path, names: Sequence[str], most: int, folder: Path) -> list[
 def _count(path: Path, most: int) -> int:
     source = FileSource(Request(str(path)))
     try:
-        return sum(1 for _ in zip(range(most), source, strict=False))
+        return sum(1 for _ in zip(range(most), source.frames(), strict=False))
     finally:
         source.close()
 

@@ -105,7 +105,7 @@ def start(path: Path, most: int) -> Running:
 
 def _pictures(path: Path) -> Iterator[Picture]:
     with closing(FileSource(str(path))) as source:
-        for frame in source:
+        for frame in source.frames():
             pixels = memoryview(bytearray(frame.nbytes))
             frame.write(pixels)
             yield as_picture(pixels, frame.form)

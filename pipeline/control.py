@@ -83,9 +83,13 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
-    """Worker: this much was done so far; a number that only grows."""
+    """Worker: this much was done so far; a number that only grows.
+
+    waiting  sources whose next frame is decoded and not yet due: nothing is to be done for these
+    """
 
     done: int
+    waiting: list[str] = []
 
 
 class TimesWanted(msgspec.Struct, frozen=True, tag=True):
@@ -318,6 +322,7 @@ class ControlLine:
         self.models: dict[str, str] | None = None  # the last word, None: as at the start
         self._prepare_stages: queue.SimpleQueue[PrepareStages] = queue.SimpleQueue()
         self.progress: Callable[[], int] = lambda: 0
+        self.waiting: Callable[[], list[str]] = list
         self.times: Callable[[], dict[str, StageTimes]] = dict
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -396,7 +401,7 @@ class ControlLine:
             if isinstance(message, Shared | StatusThere):
                 self._answer(message, descriptor)
             elif isinstance(message, Ping):
-                self.say(Pong(self.progress()))
+                self.say(Pong(self.progress(), self.waiting()))
             elif isinstance(message, TimesWanted):
                 self.say(Times(self.times()))
             elif isinstance(message, Models):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.apart import apart
@@ -121,14 +121,16 @@ class Crew:
         served = [w for w in self._workers if not self.given_up.issuperset(w.hosted)]
         await self._preparing.ask(served, model, sources, is_new)
 
-    def kill_hung(self, pending: set[str]) -> None:
+    def kill_hung(self, pending: Mapping[str, set[str]]) -> None:
         """Kill workers that do not get on although a stage of theirs has something to do, and
         those that do not even answer: whether a camera has something to say is not known.
+
+        pending: stages with something to do, by source
         """
         now, hung_s = time.monotonic(), self._plan.hung_s
         for worker in self._workers:
             ready = worker.name in self._ready
-            if not ready or not pending.intersection(worker.hosted):
+            if not ready or not worker.has_work(pending):
                 worker.progress_mono = now
             if not ready:
                 continue

@@ -17,6 +17,7 @@ import msgspec
 from pipeline.credit import Credit
 from pipeline.frame_store import FrameStore
 from pipeline.records import Position
+from pipeline.redaction import redacted
 from pipeline.source import Form, Frame, Guard, Source
 
 log = logging.getLogger(__name__)
@@ -186,9 +187,12 @@ class DecoderThread(threading.Thread, ABC):
     # -- the thread's side
 
     def run(self) -> None:
-        """Decode until the end, a fault, or stop()."""
+        """Decode until the end, a fault, or stop(); whatever is raised is an end that is told."""
         try:
             finished = self._decode_to_the_end()
+        except Exception as error:
+            log.exception("source %s: the decoder failed", self.source_name)
+            finished = Finished({}, redacted(f"damaged: the decoder failed: {error!r}"))
         finally:
             self.busy = False
             os.eventfd_write(self._around.wake, 1)
@@ -200,6 +204,13 @@ class DecoderThread(threading.Thread, ABC):
     @abstractmethod
     def _decode_to_the_end(self) -> Finished | None:
         """How it ended; None if it was stopped, or nothing is to be told."""
+
+    def _close(self, source: Source) -> None:
+        """Close it; all that it had to give came before, so an error is no fault of the source."""
+        try:
+            source.close()
+        except Exception:
+            log.exception("source %s: it cannot be closed", self.source_name)
 
     def _is_careful(self) -> bool:
         return self._next_position() <= self._around.careful_until

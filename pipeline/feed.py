@@ -32,6 +32,8 @@ class DecodeState(msgspec.Struct, frozen=True):
     open    whether the epoch of the last frame goes on
     done    whether all was committed, the last end included
     fault   why the source ended early, once it is done
+    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
+            begins under the same process goes on with it, another process begins anew
     """
 
     run: str = ""
@@ -39,16 +41,18 @@ class DecodeState(msgspec.Struct, frozen=True):
     open: bool = False
     done: bool = False
     fault: str | None = None
+    pace: tuple[float, float] | None = None
 
 
 class Feed:
     """Follows one decoder; its own position runs ahead of the store's by what is held."""
 
-    def __init__(self, spec: SourceSpec, run: str) -> None:
+    def __init__(self, spec: SourceSpec, run: str, began_mono: float) -> None:
+        """run, began_mono: as of WorkerSpec."""
         self.spec = spec
         self.thread: DecoderThread | None = None
         self.token = b""
-        self._run = run
+        self._run, self._began_mono = run, began_mono
         self._position = self._confirmed = START
         self._number = 0
         self._open = False
@@ -84,7 +88,8 @@ class Feed:
         self._number, self._open = state.number, state.open
         self._held.clear()
         self._counts.clear()
-        self._pace = Pace(self.spec.pace)
+        paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
+        self._pace = Pace(self.spec.pace, paced[1])
 
     def commit(self) -> Commit | None:
         """All that is held, and how the connection stands if that is news; None if nothing is."""
@@ -114,9 +119,11 @@ class Feed:
         return counts
 
     def _state_after(self, last: Record | End) -> DecodeState:
+        shift = self._pace.shift
+        pace = None if shift is None else (self._began_mono, shift)
         if isinstance(last, Record):
-            return DecodeState(self._run, last.number + 1, open=True)
-        return DecodeState(self._run, self._number, done=last.last, fault=last.fault)
+            return DecodeState(self._run, last.number + 1, open=True, pace=pace)
+        return DecodeState(self._run, self._number, done=last.last, fault=last.fault, pace=pace)
 
     def held(self) -> list[Arrival]:
         """What the store has not confirmed, oldest first."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from contextlib import nullcontext
 
-from pipeline.decoder import DecoderThread, Finished, ResumePoint, Surroundings
+from pipeline.decoder import DecoderThread, Finished, InFlight, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
 from pipeline.redaction import redacted
 from pipeline.source import Form, Frame, Source
@@ -24,7 +23,7 @@ class FileDecoder(DecoderThread):
 
     def abandon(self) -> None:
         """End after the frame in hand, whatever is missing: another thread takes over."""
-        self._refills.clear()
+        self._all_refills()
         self.stop()
 
     def finish(self) -> None:
@@ -48,7 +47,7 @@ class FileDecoder(DecoderThread):
             fault = redacted(f"damaged: the decoder failed: {error!r}")
         finally:
             if source is not None:
-                source.close()
+                self._close(source)
         if fault is not None:
             self._give_up_refills()
         return Finished(dict(source.counts) if source else {}, fault)
@@ -62,28 +61,30 @@ class FileDecoder(DecoderThread):
     def _decode(self, source: Source) -> bool:
         """Whether the source came to its end, and that is to be told."""
         form: Form | None = None
-        frames = iter(source)
-        for number in itertools.count():
+        frames, number = iter(source), 0
+        while True:
             if self._stopping and not self._refills:
                 return False
             if self._start_point.done and number >= self._start_point.number:
                 return False
-            if number < self._start_point.number or not self._is_careful():
-                frame = next(frames, None)
-            else:
-                with self._around.announce(self._next_position()):
-                    frame = next(frames, None)
-            if frame is None:
+            try:
+                if number < self._start_point.number or not self._is_careful():
+                    frame = next(frames)
+                else:
+                    with self._around.announce(self._next_position()):
+                        frame = next(frames)
+            except StopIteration:
                 self._give_up_refills()
                 return True
+            self.done += 1
+            if frame is None:  # one that is not wanted
+                continue
             if not self._take(number, frame, form):
                 return False
-            form = frame.form
-        return True
+            form, number = frame.form, number + 1
 
     def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
         """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
-        self.done += 1
         if number < self._start_point.number:
             self._refill(number, frame)
             return True
@@ -96,7 +97,8 @@ class FileDecoder(DecoderThread):
         return True
 
     def _refill(self, number: int, frame: Frame) -> None:
-        wanted = self._refills.pop(number, None)
+        with self._changed:
+            wanted = self._refills.pop(number, None)
         if wanted is None or wanted.form != frame.form:
             return
         store = self._frame_store(frame.form)
@@ -107,8 +109,13 @@ class FileDecoder(DecoderThread):
 
     def _give_up_refills(self) -> None:
         """The source cannot be read again: readers need not wait for these pixels."""
-        for number in list(self._refills):
-            frame = self._refills.pop(number)
+        for number, frame in self._all_refills().items():
             with contextlib.suppress(FramegateError):
                 store = self._frame_store(frame.form)
                 store.give_up(number % store.slots, frame.position)
+
+    def _all_refills(self) -> dict[int, InFlight]:
+        """Take what is still to be filled: the loop's thread and this one may both give it up."""
+        with self._changed:
+            taken, self._refills = self._refills, {}
+        return taken

@@ -29,8 +29,11 @@ from pipeline.links import Links
 from pipeline.records import Position
 from pipeline.runner import Moves, Runner
 from pipeline.shared_views import SharedViews
+from pipeline.spec import SourceSpec
 
 log = logging.getLogger(__name__)
+
+LONG_S = 30.0
 
 
 class IngestLoop:
@@ -43,7 +46,8 @@ class IngestLoop:
         self._spec = runner.spec
         self._line = line
         self._decoders = Decoders(runner.spec, line, shared, open_source)
-        self._feeds = {s.name: Feed(s, self._spec.run) for s in self._spec.sources}
+        self._feeds = {spec.name: self._feed(spec) for spec in self._spec.sources}
+        self._dues: dict[str, float] = {}
         self._sources = line.sources
         self._draining = False
         self._did_something = False
@@ -58,6 +62,11 @@ class IngestLoop:
         """What was done so far; grows while files are decoded again up to their position, too."""
         threads = [feed.thread for feed in list(self._feeds.values()) if feed.thread]
         return self._runner.done + sum(thread.done for thread in threads)
+
+    def waiting(self) -> list[str]:
+        """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
+        now = time.monotonic()
+        return [source for source, due in self._dues.items() if due > now]
 
     def serve(self, links: Links) -> None:
         """Work until ordered to stop, or drained. Fenced when no source is left."""
@@ -91,6 +100,9 @@ class IngestLoop:
         if self._runner.idle() and not self._lost_all():
             self._wait()
 
+    def _feed(self, spec: SourceSpec) -> Feed:
+        return Feed(spec, self._spec.run, self._spec.began_mono)
+
     def _lost_all(self) -> bool:
         """Whether others took all that this worker had; one that has nothing yet waits."""
         return not self._feeds and bool(self._runner.fenced)
@@ -107,7 +119,7 @@ class IngestLoop:
         self._runner.take_sources(self._sources)
         new = []
         for name, spec in self._runner.sources.items():
-            feed = self._feeds.setdefault(name, Feed(spec, self._spec.run))
+            feed = self._feeds.setdefault(name, self._feed(spec))
             ends = spec.ending and not feed.spec.ending
             feed.spec = spec
             if feed.thread is None and not feed.token:
@@ -255,9 +267,15 @@ class IngestLoop:
         if self._draining:
             return None
         now = time.monotonic()
-        feeds = [feed for feed in self._feeds.values() if not feed.needs_epoch()]
-        dues = [feed.due_s(now) for feed in feeds]
-        return min((due for due in dues if due is not None), default=None)
+        feeds = {name: feed for name, feed in self._feeds.items() if not feed.needs_epoch()}
+        found = {name: feed.due_s(now) for name, feed in feeds.items()}
+        waits = {name: wait for name, wait in found.items() if wait is not None}
+        dues = {name: now + wait for name, wait in waits.items() if wait}
+        for name in dues.keys() - self._dues.keys():
+            if waits[name] >= LONG_S:
+                log.info("source %s: its next frame is due in %.0f s", name, waits[name])
+        self._dues = dues
+        return min(waits.values(), default=None)
 
     def _obey(self) -> None:
         if self._line.ordered is not None:

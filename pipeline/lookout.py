@@ -21,14 +21,14 @@ class Seen:
 
     lost     sources that another run has taken over
     faults   why sources ended early, by source
-    pending  stages that have something to do
+    pending  stages that have something to do, by source
     through  sources of which all stages passed the last end
     passed   whether all stages passed all that is or will be decoded
     """
 
     lost: list[str]
     faults: dict[str, str] = field(default_factory=dict)
-    pending: set[str] = field(default_factory=set)
+    pending: dict[str, set[str]] = field(default_factory=dict)
     through: set[str] = field(default_factory=set)
     passed: bool = True
 
@@ -84,7 +84,7 @@ class Lookout:
             done = decoded.done and ran
             if done and decoded.fault is not None:
                 seen.faults[source.name] = decoded.fault
-            seen.pending |= pending_stages(stages, source, at, done)
+            seen.pending[source.name] = pending_stages(stages, source, at, done)
             seen.passed &= (draining or done) and _all_there(at)
             if done and _all_there(at):
                 seen.through.add(source.name)

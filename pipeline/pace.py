@@ -16,11 +16,16 @@ class Pace:
     Frames due within SLACK_S go together: a wake-up costs more than a millisecond early.
     """
 
-    def __init__(self, name: str) -> None:
-        """name: a PaceName."""
+    def __init__(self, name: str, shift: float | None = None) -> None:
+        """name: a PaceName; shift: of the Pace that this one goes on for, if any."""
         self._realtime = name == "realtime"
-        self._shift: float | None = None
+        self._shift = shift if self._realtime else None
         self._last = float("-inf")
+
+    @property
+    def shift(self) -> float | None:
+        """Monotonic seconds at which pts 0 is due; None before the first frame, or if `fast`."""
+        return self._shift
 
     def wait_s(self, pts: float | None, ready: float, now: float) -> float:
         """Seconds until the next frame is due, 0 for now. ready, now: monotonic seconds."""

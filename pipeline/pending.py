@@ -19,8 +19,8 @@ def pending_stages(
     decoded  whether nothing is left to decode
 
     A decoder that waits for its readers has nothing to do, be it for the last epoch's or this
-    one's. One that keeps the source's own pace counts: its frames are due more often than a
-    worker is taken for hung. A camera's does not: its frames may come or not.
+    one's. One that waits for the source's own pace is in this set: its worker says so itself, in
+    Pong. A camera's is never: its frames may come or not.
     """
     pending = {s.name for s in stages if s.input is not None and at[s.name] < at[s.input]}
     slowest = min(at[s.name] for s in stages if s.reliable)

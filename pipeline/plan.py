@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -15,7 +16,11 @@ from pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with everything decided. workers: stages by worker, inputs before readers."""
+    """A run with everything decided.
+
+    workers     stages by worker, inputs before readers
+    began_mono  monotonic seconds at which this process of the run began
+    """
 
     run: str
     identity: str
@@ -27,6 +32,7 @@ class Plan:
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
+    began_mono: float = field(default_factory=time.monotonic)
 
     def spec(
         self,
@@ -54,6 +60,7 @@ class Plan:
                 if stage != "decode"
             ],
             models=models or {},
+            began_mono=self.began_mono,
             log_level=self.log_level,
             log_format=self.log_format,
         )

@@ -93,8 +93,9 @@ Guard = Callable[[], AbstractContextManager[None]]
 class Source(Protocol):
     """An opened source. It is iterated once, in one thread; `close` comes after that thread.
 
-    Iterating ends at the end of the file and raises SourceFault when it cannot go on. A live one
-    gives None when nothing came for a while, and ends with a SourceFault only.
+    Iterating ends at the end of the file and raises SourceFault when it cannot go on. None is a
+    sign of life: a frame that is not wanted, or nothing came for a while. A live source ends with a
+    SourceFault only.
     `counts` grows while iterating (damaged packets, say).
     """
 

@@ -77,7 +77,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             decoder = load(decode.use)
             opened = decoder(options_of(decoder, decode.options))
             ingest = IngestLoop(runner, line, shared, opened.open)
-            line.progress = ingest.progress
+            line.progress, line.waiting = ingest.progress, ingest.waiting
             line.say(Ready())
             with _stored(spec):
                 run_connected(spec.store, ingest, line)

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -40,6 +40,7 @@ class WorkerProcess:
         self.in_hand: dict[Place, Position] = {}
         self.quick_deaths = self.restarts = 0
         self.progress = -1
+        self.waiting: list[str] = []
         self.progress_mono = time.monotonic()
         self.unanswered_mono: float | None = None  # since when a ping waits for its answer
         self._heard, self._answer_shared = heard, answer_shared
@@ -90,7 +91,7 @@ class WorkerProcess:
         self._process = process
         self._line = ChildLine(ours, self._hear, self._answer_shared)
         self._started_mono = self.progress_mono = time.monotonic()
-        self.unanswered_mono = None
+        self.unanswered_mono, self.waiting = None, []
 
     async def ended(self) -> int:
         """Wait for the process's end; all that it said is heard first. Its exit code."""
@@ -107,7 +108,7 @@ class WorkerProcess:
         if isinstance(message, InHand):
             self._note_in_hand(message)
         elif isinstance(message, Pong):
-            self.unanswered_mono = None
+            self.unanswered_mono, self.waiting = None, message.waiting
             if message.done != self.progress:
                 self.progress, self.progress_mono = message.done, time.monotonic()
         else:
@@ -124,6 +125,16 @@ class WorkerProcess:
         """Send a message, in order, as soon as it takes it; nobody hears it if there is none."""
         if self._line is not None:
             self._line.tell(message)
+
+    def has_work(self, pending: Mapping[str, set[str]]) -> bool:
+        """Whether a stage of its own is pending for a source, by what is pending of each; decode
+        is not while it waits for the source's own pace.
+        """
+        hosted = set(self.hosted)
+        return any(
+            stages & (hosted - {"decode"} if source in self.waiting else hosted)
+            for source, stages in pending.items()
+        )
 
     def ping(self) -> None:
         """Ask how it gets on."""

@@ -193,12 +193,12 @@ def tallied(
 
 def _count(path: str) -> int:
     with closing(FileSource(path)) as source:
-        return sum(1 for _ in source)
+        return sum(1 for _ in source.frames())
 
 
 def _items(name: str, path: str) -> Iterator[tuple[Item, bytes]]:
     with closing(FileSource(path)) as source:
-        for seq, frame in enumerate(source):
+        for seq, frame in enumerate(source.frames()):
             yield Item(name, Position(1, seq), _record(frame, seq)), _bytes(frame)
 
 

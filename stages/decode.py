@@ -59,7 +59,8 @@ class FileSource:
     """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
 
     Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
-            and range, and pts in seconds (may be unordered, may be None)
+            and range, and pts in seconds (may be unordered, may be None); None for what is not
+            wanted, which `frames` leaves out
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
             ended before what its container counts; skipped: packets and frames that are not wanted
     Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
@@ -81,9 +82,13 @@ class FileSource:
         self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
-        self._frames: Generator[DecodedFrame] | None = None
+        self._frames: Generator[DecodedFrame | None] | None = None
 
-    def __iter__(self) -> Iterator[DecodedFrame]:
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Give the wanted frames only."""
+        return (frame for frame in self if frame is not None)
+
+    def __iter__(self) -> Iterator[DecodedFrame | None]:
         """Return the one iterator of this source; ValueError once it is closed."""
         if self._opened is None:
             raise ValueError(f"{shown(self.place)}: this source is closed")
@@ -100,7 +105,7 @@ class FileSource:
         if opened is not None:
             opened.container.close()
 
-    def _decode(self, opened: Opened) -> Generator[DecodedFrame]:
+    def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
         converter, turns, ending = VideoReformatter(), Turns(), Ending()
         choice = FrameChoice(self._request.frames)
         given = in_a_row = 0
@@ -108,6 +113,7 @@ class FileSource:
             ending.see(packet)
             if packet.size and not choice.takes_packet(packet.is_keyframe):
                 self._tally["skipped"] += 1
+                yield None
                 continue
             try:
                 frames = opened.stream.decode(packet)
@@ -121,6 +127,7 @@ class FileSource:
                 given += 1
                 if not choice.takes(frame.time):
                     self._tally["skipped"] += 1
+                    yield None
                     continue
                 yield DecodedFrame(frame, converter, self._turn(frame, turns))
         self._tally["truncated"] = int(ending.is_early(opened))
@@ -168,7 +175,7 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
     """Open it, decode its first frame, and say what it is; SourceFault as FileSource."""
     source = FileSource(request, options)
     try:
-        first = next(iter(source))
+        first = next(source.frames())
         return Probe(
             codec=source.codec,
             width=first.form.width,

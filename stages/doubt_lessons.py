@@ -97,7 +97,7 @@ def _footage(name: str, data: Path, photographs: Sequence[Photograph]) -> Iterat
     if name in CLIPS:
         source = FileSource(Request(str(data / "clips" / f"{name}.mp4")))
         try:
-            for frame in source:
+            for frame in source.frames():
                 buffer = memoryview(bytearray(frame.nbytes))
                 frame.write(buffer)
                 yield as_picture(buffer, frame.form), frame.pts, frame.key_frame

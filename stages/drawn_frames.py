@@ -46,7 +46,7 @@ def frames_at(path: str, numbers: Collection[int]) -> Iterator[Picture]:
     """Those frames of a file, counted from 0, in order. Raises SourceFault."""
     wanted, last = set(numbers), max(numbers, default=-1)
     with closing(FileSource(path)) as source:
-        for number, frame in enumerate(source):
+        for number, frame in enumerate(source.frames()):
             if number > last:
                 return
             if number in wanted:
@@ -57,4 +57,4 @@ def frames_at(path: str, numbers: Collection[int]) -> Iterator[Picture]:
 
 def _count(path: str) -> int:
     with closing(FileSource(path)) as source:
-        return sum(1 for _ in source)
+        return sum(1 for _ in source.frames())

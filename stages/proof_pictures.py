@@ -83,7 +83,7 @@ def _frames(file: Path) -> list[Picture]:
     try:
         with closing(FileSource(str(file))) as source:
             pictures = []
-            for frame in itertools.islice(source, 0, MOST * _EVERY, _EVERY):
+            for frame in itertools.islice(source.frames(), 0, MOST * _EVERY, _EVERY):
                 pixels = bytearray(frame.nbytes)
                 frame.write(memoryview(pixels))
                 pictures.append(as_picture(memoryview(pixels), frame.form))

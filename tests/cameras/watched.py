@@ -57,14 +57,17 @@ class WatchedRun:
         more: str = LIVE,
         main: str = "",
         also: Sequence[str] = (),
+        words: Sequence[str] = (),
     ) -> None:
-        """sources: URL by name; more, main: as of user_folder; also: sources named in `more`."""
+        """sources: URL by name; more, main: as of user_folder; also: sources named in `more`;
+        words: more of the command line.
+        """
         self.folder = user_folder(folder, more, main)
         self.data = self.folder / "data"
         self.sources = (*sources, *also)
         named = [f"{name}={place}" for name, place in sources.items()]
         self.command = Command(
-            self.folder, "run", *named, "-d", "data", "--json", "--http", "127.0.0.1:0"
+            self.folder, "run", *named, "-d", "data", "--json", "--http", "127.0.0.1:0", *words
         )
         try:
             store = EmbeddedStore(self.data / "store", "everysec")

@@ -62,7 +62,7 @@ def wake() -> Iterator[int]:
 
 def fed(wake: int, *events: Event) -> Feed:
     """A camera's feed that has taken all of these, in epoch 1."""
-    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run")
+    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
     thread = Told(wake, [NewEpoch(), *events])
     thread.start()
     thread.join()
@@ -114,3 +114,19 @@ def test_a_source_s_end_is_told_once_though_the_reply_was_lost(wake: int, lost_r
     assert ended.counts == {"damaged": 2}
     assert feed.take_end() is None
     assert feed.commit() is None
+
+
+@pytest.mark.parametrize(("began", "wait"), [(1.0, 30.0), (2.0, 0.0)])
+def test_a_file_s_pace_is_kept_under_the_run_s_process_only(
+    wake: int, began: float, wait: float
+) -> None:
+    """Another worker goes on with it; a run that was resumed has not played meanwhile."""
+    spec = SourceSpec("a", Request("a.mkv"), 0, 4, 5, "realtime")
+    state = DecodeState("run", 1, open=True, pace=(1.0, 100.0))
+    due_later = Decoded(Position(1, 1), 1, 40.0, FORM, 110.0)
+    thread = Told(wake, [due_later])
+    thread.start()
+    thread.join()
+    feed = Feed(spec, "run", began)
+    feed.restart(Position(1, 0), state, thread)
+    assert feed.due_s(110.0) == wait

@@ -65,6 +65,16 @@ def test_frames_within_the_slack_go_together() -> None:
     assert pace.wait_s(SLACK_S * 2, 50.0, 50.0) == pytest.approx(SLACK_S * 2)
 
 
+def test_one_that_goes_on_for_another_keeps_its_times() -> None:
+    before = Pace("realtime")
+    assert before.shift is None
+    before.passed(0.0, 50.0)
+    after = Pace("realtime", before.shift)
+    assert after.wait_s(40.0, 61.0, 61.0) == pytest.approx(29.0)
+    assert after.wait_s(5.0, 61.0, 61.0) == 0.0
+    assert Pace("fast", before.shift).wait_s(40.0, 61.0, 61.0) == 0.0
+
+
 @given(st.lists(st.none() | st.floats(-1e4, 1e4), max_size=30))
 def test_order_is_kept_and_no_frame_is_early(stamps: list[float | None]) -> None:
     times = played(stamps)

@@ -1,0 +1,154 @@
+"""A file's decoder thread, over sources that a test makes: progress, stopping, and its end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+
+import pytest
+
+from pipeline.decoder import Finished, InFlight, NewEpoch, ResumePoint, Surroundings
+from pipeline.errors import FramegateError, SourceFault
+from pipeline.file_decoder import FileDecoder
+from pipeline.frame_store import FrameStore
+from pipeline.records import START, Position
+from pipeline.source import Form, Frame, Source
+from tests.runs import wait_until
+
+FORM = Form(16, 8)
+UNWANTED = 1000
+
+
+class Unwanted:
+    """A file of which no frame is wanted; `more` is asked before each."""
+
+    counts: Mapping[str, int] = {}
+
+    def __init__(self, more: Callable[[], bool]) -> None:
+        self._more = more
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        while self._more():
+            yield None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ClosesBadly(Unwanted):
+    def close(self) -> None:
+        raise OSError("the file system went away")
+
+
+@pytest.fixture
+def wake() -> Iterator[int]:
+    descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+
+
+def decoder(
+    wake: int, open_source: Callable[[], Source], start: ResumePoint | None = None
+) -> FileDecoder:
+    def no_store(form: Form) -> FrameStore:
+        raise FramegateError(f"there is no room for {form}")
+
+    around = Surroundings(
+        open_source=lambda guard: open_source(),  # noqa: ARG005
+        frame_store=no_store,
+        token=1,
+        credit_limit=4,
+        wake=wake,
+        announce=lambda position: nullcontext(),  # noqa: ARG005
+        careful_until=START,
+    )
+    return FileDecoder("a", around, start or ResumePoint(START))
+
+
+def events(of: FileDecoder) -> list[object]:
+    of.join(20)
+    assert not of.is_alive()
+    found: list[object] = []
+    while of.first() is not None:
+        found.append(of.take())
+    return found
+
+
+def test_frames_that_are_not_wanted_are_progress(wake: int) -> None:
+    numbers = iter(range(UNWANTED))
+    thread = decoder(wake, lambda: Unwanted(lambda: next(numbers, None) is not None))
+    thread.start()
+    assert events(thread) == [Finished({})]
+    assert thread.done == UNWANTED
+
+
+def test_it_can_be_stopped_while_no_frame_is_wanted(wake: int) -> None:
+    thread = decoder(wake, lambda: Unwanted(lambda: True))
+    thread.start()
+    wait_until("it decodes", lambda: thread.done)
+    thread.stop()
+    assert events(thread) == []
+
+
+def test_a_file_that_cannot_be_closed_has_ended_all_the_same(wake: int) -> None:
+    thread = decoder(wake, lambda: ClosesBadly(lambda: False))
+    thread.start()
+    assert events(thread) == [Finished({})]
+
+
+def test_whatever_is_raised_is_an_end_that_is_told(wake: int) -> None:
+    class Odd(FileDecoder):
+        def _open(self) -> Source:
+            raise MemoryError("no room")
+
+        def _give_up_refills(self) -> None:
+            raise OSError("nor here")
+
+    found = decoder(wake, lambda: Unwanted(lambda: False))
+    thread = Odd("a", found._around, ResumePoint(START))
+    thread.start()
+    [end] = events(thread)
+    assert isinstance(end, Finished)
+    assert end.fault is not None
+    assert "nor here" in end.fault
+
+
+@pytest.mark.parametrize("how", ["abandon", "finish"])
+def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int, how: str) -> None:
+    """A resumed file that cannot be read is removed at that moment."""
+    in_flight = tuple(InFlight(Position(1, n), n, FORM) for n in range(2000))
+    start = ResumePoint(Position(1, 1999), 2000, open=True, in_flight=in_flight)
+    for _ in range(5):
+        both = threading.Barrier(2)
+
+        def open_source(both: threading.Barrier = both) -> Source:
+            both.wait(20)
+            raise SourceFault("it is gone", "missing")
+
+        thread = decoder(wake, open_source, start)
+        thread.start()
+        both.wait(20)
+        getattr(thread, how)()
+        assert events(thread) == [Finished({}, "missing: it is gone")]
+
+
+def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
+    class One:
+        pts, arrived_mono, captured, key_frame, form, nbytes = None, None, None, True, FORM, 0
+
+        def write(self, slot: memoryview) -> None:
+            """No pixels."""
+
+    class Single(Unwanted):
+        def __iter__(self) -> Iterator[Frame | None]:
+            yield None
+            yield One()
+
+    thread = decoder(wake, lambda: Single(lambda: True))
+    thread.start()
+    wait_until("it asks", thread.first)
+    thread.stop()
+    assert events(thread) == [NewEpoch()]
+    assert thread.done == 2
