@@ -10,14 +10,14 @@ for the whole picture allows.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from models.anchor import apart, nearer
 from models.camera_motion import watch
-from models.cells import BoolArray, Cells, Grid, cells_of_tiles, planes, tile_maxima
+from models.cells import BoolArray, Cells, Grid, cells_of_tiles, grid_of, planes, tile_maxima
 from models.errors import ArrayMismatch
 from models.exposure import SAME, Exposure, fit
 from models.gate_learning import picture_learned, tiles_learned
@@ -153,6 +153,32 @@ def sensitivity(state: GateState) -> FloatArray:
     added = np.float32(0 if state.exposure.same else _COMPENSATED)
     bound: FloatArray = state.bound.max(0) + added
     return bound
+
+
+class Limit(NamedTuple):
+    """What is looked at within two frames, in pictures of one size: the mean of a square of the
+    grid changes by the threshold of its tile.
+
+    square_px  side of such a square, for Y; for Cb and Cr it is twice that in pixels of the picture
+    covers_px  what covers a square of so many pixels a side covers one of the grid for Y, wherever
+               it lies
+    levels     the least and the most that a threshold may be; colour  the same for Cb and Cr
+    """
+
+    square_px: int
+    covers_px: int
+    levels: tuple[float, float]
+    colour: tuple[float, float]
+
+
+def limit_of(width: int, height: int, settings: GateSettings = DEFAULT) -> Limit:
+    """The detection limit in pictures of this size; `sensitivity` is that of each tile at a time.
+
+    Raises ArrayMismatch for an empty picture.
+    """
+    cell = grid_of(width, height).cell
+    (luma, colour), (most_luma, most_colour) = (limit.tolist() for limit in settings.limits)
+    return Limit(cell, 2 * cell - 1, (luma, most_luma), (colour, most_colour))
 
 
 def _first(cells: Cells, settings: GateSettings) -> GateState:

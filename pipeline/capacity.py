@@ -119,6 +119,10 @@ class Measuring:
         asking = {h.spec.name: h.stage.asks for h in self._hosted if h.stage.asks is not None}
         return {name: why for name, asks in asking.items() if (why := asks.absent()) is not None}
 
+    def leaves_out(self, form: Form) -> list[str]:
+        """What stages may leave out of pictures of this form, a line each that does."""
+        return [said for hosted in self._hosted if (said := hosted.stage.leaves_out(form))]
+
     def measure(self, source: str, frames: Iterator[Frame], seconds: float) -> Capacity:
         """Rounds of frames for `seconds`; the first round only warms up, unless it is alone."""
         for hosted in self._hosted:

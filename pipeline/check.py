@@ -230,6 +230,9 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
         if len(lines) > 1:
             lines.append(f"all of these at their own pace need {load_of_all:.0%} of the rest")
         report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
+        for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
+            for said in measuring.leaves_out(form):
+                report.say("left out", f"{form.width}x{form.height}: {said}")
         head = f"{_cores()} cores; a fifth of their time is left free"
         report.say("this machine", "\n".join([head, *lines]))
 

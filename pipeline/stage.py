@@ -23,6 +23,7 @@ from pipeline.asks import Asks
 from pipeline.cache_counts import CacheCounts
 from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
+from pipeline.source import Form
 from pipeline.state_plane import StatePlane, unshared_plane
 from pipeline.state_ring import StateRing, unshared_ring
 
@@ -153,6 +154,10 @@ class Stage(Generic[S]):
         WAITS instead of words: it is called again when there are answers.
         """
         return None, state
+
+    def leaves_out(self, form: Form) -> str:  # noqa: ARG002
+        """What it may leave out of pictures of this form, in a line for `check`; "": nothing."""
+        return ""
 
     def close(self) -> None:
         """Let go of what it holds; the worker ends."""

@@ -25,7 +25,7 @@ from stages.changes import changes_of
 from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.gate_view import view_of
-from stages.looking import look_at
+from stages.looking import limit_said, look_at
 from stages.model_options import (
     configured,
 )
@@ -116,6 +116,11 @@ class Detect(Stage[DetectState]):
             self.servings.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
+
+    def leaves_out(self, form: Form) -> str:
+        """The gate's limit in pictures of this form."""
+        gate = self.options.gate
+        return "" if gate.mode == "off" or not gate.most else limit_said(form, gate)
 
     def _whole_answers(
         self, batch: Sequence[Item], servings: Mapping[str, Serving]

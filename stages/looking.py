@@ -13,10 +13,11 @@ from models.cells import BoolArray
 from models.crops import DEFAULT as CROPS
 from models.detector import Detector
 from models.gate import DEFAULT as GATE
-from models.gate import GateSettings
+from models.gate import GateSettings, limit_of
 from models.picture import Picture
 from models.policy import Policy
 from models.track_state import TrackState
+from pipeline.source import Form
 from stages.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from stages.belief import Belief, BeliefSettings, conclude
 from stages.gate_options import GateOptions
@@ -52,6 +53,16 @@ def gate_settings(options: GateOptions) -> GateSettings:
     """The gate's numbers with the levels of `[gate]`."""
     first = min(max(GATE.tau_first, options.least), options.most)
     return replace(GATE, tau_first=first, tau_least=options.least, tau_most=options.most)
+
+
+def limit_said(form: Form, options: GateOptions) -> str:
+    """The gate's limit in pictures of this form, in words; law 8's number."""
+    px, covers, levels, colour = limit_of(form.width, form.height, gate_settings(options))
+    return (
+        f"what changes the mean of a {px}x{px} px square of the grid by less than its tile's "
+        f"threshold, {levels[0]:g} to {levels[1]:g} grey levels (colour: {2 * px}x{2 * px} px, "
+        f"{colour[0]:g} to {colour[1]:g}); what covers {covers}x{covers} px covers such a square"
+    )
 
 
 def look_at(

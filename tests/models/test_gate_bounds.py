@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.cells import BoolArray, Grid, cells_of, grid_of
-from models.gate import DEFAULT, Change, GateSettings, inferred, look, sensitivity
+from models.gate import DEFAULT, Change, GateSettings, inferred, limit_of, look, sensitivity
 from models.picture import Picture
 
 Planes = list[np.ndarray]  # float64 Y, Cb, Cr
@@ -195,6 +195,65 @@ def test_a_change_just_at_the_bound_is_seen(which: int, starts: int, rising: boo
         hot = [change.hot.any() for _, change, _ in gated(frames, QUIET)]
         assert not any(hot[1:starts])
         assert any(hot[starts : starts + 2])
+
+
+# The side of a square of the grid, as pipeline.toml says: up to 1000, 2000, 4000, 8000 px.
+SQUARES = [
+    ((640, 360), 4),
+    ((360, 1000), 4),
+    ((1001, 90), 8),
+    ((1920, 1080), 8),
+    ((2001, 90), 16),
+    ((3840, 2160), 16),
+    ((4000, 90), 16),
+    ((7680, 4320), 32),
+]
+
+
+@pytest.mark.parametrize(("size", "square"), SQUARES)
+def test_the_limit_is_as_it_is_told_for_each_size(size: tuple[int, int], square: int) -> None:
+    """A flat thing that covers what covers a square, anywhere, in brightness or in colour, by the
+    threshold; and of less than that nothing is said.
+    """
+    limit = limit_of(*size)
+    assert limit == (square, 2 * square - 1, (10.0, 24.0), (7.5, 24.0))
+    (width, height), grid = size, grid_of(*size)
+    shapes = ((height, width), (-(-height // 2), -(-width // 2)), (-(-height // 2), -(-width // 2)))
+    empty = [np.full(shape, 90, np.uint8) for shape in shapes]
+    cells, rng = cells_of(Picture(*empty), grid), np.random.default_rng(width)
+    known = inferred(
+        look(None, cells, grid, False).state,
+        cells,
+        np.ones(grid.tiles, np.bool_),
+        np.zeros(grid.tiles, np.bool_),
+    )
+    levels = int(np.ceil(sensitivity(known).max()))
+    assert limit.levels[0] <= levels <= limit.levels[1]
+    for which in (0, 0, 0, 1, 2):
+        plane = empty[which].copy()
+        side = min(limit.covers_px, *plane.shape)
+        top, left = (int(rng.integers(0, n - side + 1)) for n in plane.shape)
+        if which == 2:
+            top, left = plane.shape[0] - side, plane.shape[1] - side  # the last corner
+        plane[top : top + side, left : left + side] += np.uint8(levels)
+        seen = cells_of(Picture(*[*empty[:which], plane, *empty[which + 1 :]]), grid)
+        first = look(known, seen, grid, False)
+        hot = look(first.state, seen, grid, False).hot | first.hot
+        tile = grid.tile_px // (2 if which else 1)
+        rows = slice(top // tile, (top + side - 1) // tile + 1)
+        assert hot[rows, left // tile : (left + side - 1) // tile + 1].any()
+
+
+def test_a_change_below_a_square_is_not_promised_at_4k() -> None:
+    """What the text once promised there: 8x8 pixels by 30 levels are 16x16 by 7.5."""
+    grid = grid_of(3840, 2160)
+    planes = [np.full(shape, 40, np.uint8) for shape in ((2160, 3840), (1080, 1920), (1080, 1920))]
+    before = cells_of(Picture(*planes), grid)
+    planes[0][512:520, 512:520] += 30
+    after = cells_of(Picture(*planes), grid)
+    largest = np.abs(after.levels.astype(int) - before.levels).max()
+    assert abs(largest - 30 * 64 / 256) <= grid.rounding
+    assert largest < limit_of(3840, 2160).levels[0]
 
 
 def test_a_slow_object_is_never_far_from_where_it_was_inferred() -> None:

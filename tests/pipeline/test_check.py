@@ -64,13 +64,16 @@ def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["check", f"door={clip}"]) == Exit.DONE
     said = capsys.readouterr().out
     for part in ("└─ window", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
-                 "nanodet-416", "decode ", "detect ", "all is well"):  # fmt: skip
+                 "nanodet-416", "decode ", "detect ", "all is well",
+                 "64x48: what changes the mean of a 4x4 px square of the grid"):  # fmt: skip
         assert part in said
 
 
 def test_without_a_source_a_made_picture_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == Exit.DONE
-    assert "a made picture of 1280x720: detect" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "a made picture of 1280x720: detect" in said
+    assert "1280x720: what changes the mean of a 8x8 px square" in said
 
 
 def test_all_faults_are_told_at_once(
