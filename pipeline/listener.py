@@ -1,11 +1,15 @@
 """`--listen`: a second door to the embedded store, for one user who may only read results.
 
-On its unix socket the store knows no users. Once it also listens on TCP, nobody enters by default:
-the run itself comes as `owner` with a password made for this run, all others as `viewer`.
+On its unix socket the store knows no users. Once there is a door, nobody enters by default: the run
+itself comes as `owner` with a password made for this run, all others as `viewer`. The store itself
+never listens on TCP: a thread of the supervisor does, and passes on what a bounded number of guests
+say, so that the store's connections stay the run's whoever knocks.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import getpass
 import ipaddress
 import logging
@@ -14,12 +18,13 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.errors import ConfigFaults
+from pipeline.errors import ConfigFaults, StoreRefused
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +39,16 @@ VIEWER_RULE = (
     "+xread +xrange +xrevrange +xlen +xinfo|stream +get +hkeys +type +exists "
     "+multi +exec +discard +ping +select +client|setinfo +client|setname +client|id"
 )
-_MOST_REPLY = "64mb"  # of a reader that asks for more than it takes
+MOST_REPLY = "64mb"  # of a reader that asks for more than it takes
+MOST_HELD = "128mb"  # for all of them, and the run's own, which are never dropped for it
+
+GUESTS = 64  # connections at once; a newcomer takes the place of the oldest that has not logged in
+LOGIN_S = 5.0  # to log in
+LOGIN_BYTES = 16 << 10  # before that
+LINGER_S = 5.0  # for last words to somebody who does not take them
+PACE_S = 0.005  # between two newcomers when there is no free place: a flood costs little CPU
+WAITING = 128  # connections that the kernel keeps until their turn comes
+GONE_S = 60  # a guest's host that is silent so long is gone
 
 
 @dataclass(frozen=True)
@@ -50,9 +64,8 @@ class Listener:
         """The lines of the server's configuration."""
         owner = sha256(self.owner_password.encode()).hexdigest()
         return [
-            f"bind {self.host}",
-            f"port {self.port}",
-            f"client-output-buffer-limit normal {_MOST_REPLY} 0 0",
+            f"client-output-buffer-limit normal {MOST_REPLY} 0 0",
+            f"maxmemory-clients {MOST_HELD}",
             "user default off",
             f"user {OWNER} on #{owner} allkeys allchannels allcommands",
             f"user {VIEWER} on #{self.viewer_sha256} {VIEWER_RULE}",
@@ -126,13 +139,8 @@ def check_free(address: str) -> tuple[str, int]:
     parts = _parts(address)
     if parts is None:
         raise ConfigFaults([f"--listen {address!r}: {ADDRESS_RULE}"])
-    host, port = parts
     try:
-        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            probe.listen()
+        listening_at(*parts).close()
     except OSError as error:
         raise ConfigFaults(
             [
@@ -143,6 +151,21 @@ def check_free(address: str) -> tuple[str, int]:
     return parts
 
 
+def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:
+    """A socket that listens and does not block; OSError. waiting: how many the kernel keeps."""
+    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(place)
+        made.listen(waiting)
+        made.setblocking(False)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -150,3 +173,178 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class Door:
+    """Listens, and passes on what guests and the store say to each other. A thread of its own.
+
+    The store alone says who may enter: it refuses whatever comes before a login.
+    """
+
+    def __init__(self, listener: Listener, store: Path) -> None:
+        """store: the unix socket. Listens at once; StoreRefused if it cannot."""
+        self._store = store
+        self._guests: dict[_Guest, None] = {}  # in the order in which they came
+        try:
+            self._listening = listening_at(listener.host, listener.port)
+        except OSError as error:
+            raise StoreRefused(f"--listen {listener.address}: {error.strerror or error}") from error
+        self._loop = asyncio.new_event_loop()
+        self._closed = asyncio.Event()
+        self._thread = threading.Thread(target=self._work, name="door", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send everybody away and listen no more."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            self._loop.call_soon_threadsafe(self._closed.set)
+        self._thread.join()
+
+    def _work(self) -> None:
+        with contextlib.closing(self._loop), self._listening:
+            self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        admitting = asyncio.create_task(self._admit_all())
+        await self._closed.wait()
+        admitting.cancel()
+        await asyncio.gather(admitting, return_exceptions=True)
+        while self._guests:
+            for guest in list(self._guests):
+                guest.send_away()
+            await asyncio.sleep(0)
+
+    async def _admit_all(self) -> None:
+        while True:
+            try:
+                caller, _ = await self._loop.sock_accept(self._listening)
+                await self._admit(caller)
+            except Exception as error:  # no descriptor or memory left now, or the store is away
+                log.debug("--listen: somebody could not enter: %s", error)
+                await asyncio.sleep(GUESTS * PACE_S)
+
+    async def _admit(self, caller: socket.socket) -> None:
+        full = len(self._guests) >= GUESTS
+        stranger = next((guest for guest in self._guests if not guest.known), None)
+        if full and stranger is None:
+            with caller, contextlib.suppress(OSError):
+                caller.send(b"-ERR max number of clients reached\r\n")
+        else:
+            if full and stranger is not None:
+                stranger.send_away()
+            _end_when_gone(caller)
+            guest = _Guest(self._guests)
+            try:
+                async with asyncio.timeout(LOGIN_S):
+                    await self._loop.create_unix_connection(lambda: guest.store, str(self._store))
+                await self._loop.connect_accepted_socket(lambda: guest.caller, caller)
+            except BaseException:
+                caller.close()
+                guest.send_away()
+                raise
+        if full:
+            await asyncio.sleep(PACE_S)
+
+
+class _Guest:
+    """Two ends of one connection. known: the store took its login."""
+
+    def __init__(self, guests: dict[_Guest, None]) -> None:
+        self.known = False
+        self.caller, self.store = _End(self._said), _End(self._answered)
+        self.caller.other, self.store.other = self.store, self.caller
+        self._guests = guests
+        self._bytes_left = LOGIN_BYTES
+        self._begun_line = b""
+        self._time = asyncio.get_running_loop().call_later(LOGIN_S, self.send_away)
+        guests[self] = None
+        self.caller.when_gone = self.store.when_gone = self._end_gone
+
+    def _said(self, data: bytes) -> None:
+        self._bytes_left -= len(data)
+        if not self.known and self._bytes_left < 0:
+            self.send_away()
+
+    def _answered(self, data: bytes) -> None:
+        """Before a login the store answers with errors only, and to RESET."""
+        if self.known:
+            return
+        *lines, self._begun_line = (self._begun_line + data).split(b"\r\n")
+        if any(not line.startswith(b"-") and line != b"+RESET" for line in lines):
+            self.known = True
+            self._time.cancel()
+
+    def _end_gone(self) -> None:
+        """One end is gone: the other may still hear its last words."""
+        if self not in self._guests:
+            return
+        self._time.cancel()
+        if self.caller.is_gone and self.store.is_gone:
+            del self._guests[self]
+            return
+        self._time = asyncio.get_running_loop().call_later(LINGER_S, self.send_away)
+        self.caller.hang_up()
+        self.store.hang_up()
+
+    def send_away(self) -> None:
+        """End it at once."""
+        self._time.cancel()
+        self._guests.pop(self, None)
+        self.caller.break_off()
+        self.store.break_off()
+
+
+class _End(asyncio.Protocol):
+    """Passes on what it hears to the other end, no faster than that takes it."""
+
+    other: _End
+    when_gone: Callable[[], None]
+
+    def __init__(self, heard: Callable[[bytes], None]) -> None:
+        self._heard = heard
+        self._transport: asyncio.Transport | None = None
+        self.is_gone = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self.is_gone or self.other.is_gone:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard(data)
+        if self.other._transport is not None:
+            self.other._transport.write(data)
+
+    def pause_writing(self) -> None:
+        if self.other._transport is not None:
+            self.other._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other._transport is not None:
+            self.other._transport.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        self.is_gone = True
+        self.when_gone()
+
+    def hang_up(self) -> None:
+        """Close it once what was passed on is said."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def break_off(self) -> None:
+        """Close it at once, also one that is only to come."""
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self.is_gone = True
+
+
+def _end_when_gone(caller: socket.socket) -> None:
+    """One whose host has vanished keeps no place."""
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

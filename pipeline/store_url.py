@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.errors import StoreRefused
+from pipeline.listener import OWNER
 from pipeline.redaction import remember_url, shown
 from pipeline.store_faults import store_errors
 
@@ -64,7 +65,7 @@ def connect(url: str, answer_s: float = ANSWER_S) -> Any:
         return client
     client.close()
     with store_errors(url):
-        return redis.RedisCluster.from_url(url, **_options(answer_s))
+        return redis.RedisCluster.from_url(url, **_options(url, answer_s))
 
 
 def _is_cluster(url: str, client: Any) -> bool:
@@ -83,14 +84,23 @@ def single(url: str, answer_s: float = ANSWER_S) -> Any:
     fault = url_fault(url)
     if fault is not None:
         raise StoreRefused(f"store URL {shown(url)}: {fault}")
-    return redis.Redis.from_url(url, **_options(answer_s))
+    return redis.Redis.from_url(url, **_options(url, answer_s))
 
 
-def _options(answer_s: float) -> dict[str, Any]:
+def _options(url: str, answer_s: float) -> dict[str, Any]:
+    listens = url.startswith(f"unix://{OWNER}:")
     return {
+        **({"redis_connect_func": _connect_for_good} if listens else {}),
         "protocol": 2,
         "socket_connect_timeout": min(CONNECT_S, answer_s),
         "socket_timeout": answer_s,
         # Once more: its connection may be that to a server that has died.
         "retry": Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     }
+
+
+def _connect_for_good(connection: Any) -> None:
+    """Log in, and ask a store that others read not to drop this connection for what they hold."""
+    connection.on_connect()
+    connection.send_command("CLIENT", "NO-EVICT", "on")
+    connection.read_response()

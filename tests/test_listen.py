@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,16 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline import keys
+from pipeline import keys, listener
 from pipeline.cli import main
 from pipeline.client import subscribe
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import ConfigFaults, StoreRefused
-from pipeline.listener import PASSWORD_ENV, Listener, address_fault
+from pipeline.listener import GUESTS, PASSWORD_ENV, Listener, address_fault
 from pipeline.running import find_run
 from pipeline.store import Store
+from pipeline.store_url import connect
+from pipeline.wire import Link
 from tests import footage
 from tests.bad.folders import held_up, open_gate
 from tests.commands import Command, user_folder
@@ -48,8 +51,8 @@ def folder(tmp_path: Path) -> Path:
 def listening(folder: Path) -> Iterator[tuple[EmbeddedStore, str]]:
     """An embedded store that listens, and the viewer's URL."""
     port = free_port()
-    listener = Listener("127.0.0.1", port, sha256(PASSWORD.encode()).hexdigest())
-    store = EmbeddedStore(folder / "store", "everysec", listener)
+    door = Listener("127.0.0.1", port, sha256(PASSWORD.encode()).hexdigest())
+    store = EmbeddedStore(folder / "store", "everysec", door)
     store.start()
     try:
         yield store, viewer_url(port)
@@ -162,6 +165,139 @@ def test_a_run_that_listens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for secret in (PASSWORD, QUOTED, owner):
         assert secret not in ended.out + ended.err
         assert not any(secret.encode() in said for said in [*seen, *kept])
+
+
+STRANGERS = 5000
+
+
+@contextmanager
+def strangers(port: int, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections to a port that say nothing, as far as it takes them."""
+    made = [socket.socket() for _ in range(count)]
+    try:
+        for each in made:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        yield made
+    finally:
+        for each in made:
+            each.close()
+
+
+def test_strangers_cost_neither_the_stores_connections_nor_those_who_are_in(
+    tmp_path: Path,
+) -> None:
+    """Of 5,000 who do not log in the store meets 64 at most; the run's own and viewers get in."""
+    with listening(tmp_path) as (store, url), redis.Redis.from_url(store.url) as owner:
+        publisher = Publisher(store)
+        publisher.results("door", 1, range(3))
+        with redis.Redis.from_url(url) as early:
+            assert early.xlen(keys.results("door")) == 3
+            with strangers(int(url.rpartition(":")[2]), STRANGERS):
+                for _ in range(20):
+                    with redis.Redis.from_url(store.url) as another:
+                        assert another.ping()
+                        assert another.info("clients")["connected_clients"] <= GUESTS + 10
+                    assert early.xlen(keys.results("door")) == 3
+                with redis.Redis.from_url(url, socket_connect_timeout=60) as late:
+                    assert late.xlen(keys.results("door")) == 3
+            early_id = early.client_id()
+            assert [c for c in owner.client_list() if int(c["id"]) == early_id]
+        publisher.client.close()
+
+
+def test_more_viewers_than_there_is_room_for_are_told_so(tmp_path: Path) -> None:
+    with listening(tmp_path) as (_, url):
+        viewers = [redis.Redis.from_url(url) for _ in range(GUESTS)]
+        assert all(viewer.ping() for viewer in viewers)
+        more = redis.Redis.from_url(url)
+        with pytest.raises(redis.ConnectionError, match="max number of clients"):
+            more.ping()
+        viewers[0].close()
+        wait_until("a place is free", lambda: more.ping())
+        for viewer in (*viewers, more):
+            viewer.close()
+
+
+def test_who_does_not_log_in_in_time_or_says_too_much_is_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no answer that a stranger can bring about is taken for a login."""
+    monkeypatch.setattr(listener, "LOGIN_S", 0.3)
+    with listening(tmp_path) as (_, url):
+        port = int(url.rpartition(":")[2])
+        smuggled = b"*1\r\n$8\r\nA\r\n+OK\r\n\r\n"
+        for said in (b"", b"RESET\r\n", b"PING\r\n" * 3, smuggled, b"AUTH viewer wrong\r\n"):
+            with socket.create_connection(("127.0.0.1", port), 30) as stranger:
+                stranger.sendall(said)
+                assert not _received(stranger).count(b"\r\n+OK"), said
+        monkeypatch.setattr(listener, "LOGIN_S", 60.0)
+        with socket.create_connection(("127.0.0.1", port), 30) as stranger:
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(b"x" * 100_000)
+            _received(stranger)
+        with redis.Redis.from_url(url) as viewer:
+            assert viewer.ping()
+
+
+def _received(stranger: socket.socket) -> bytes:
+    """All until it is sent away."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while data := stranger.recv(65536):
+            said += data
+    return said
+
+
+def test_viewers_that_do_not_read_cost_bounded_memory(tmp_path: Path) -> None:
+    """30 ask for everything and read nothing: 128 MiB at most, and the run's own stay connected."""
+    with listening(tmp_path) as (store, url), connect(store.url) as owner:
+        pipe = owner.pipeline(transaction=False)
+        for number in range(60_000):
+            pipe.xadd(keys.results("door"), {"k": "frame", "d": b"x" * 300}, id=f"1-{number + 1}")
+        pipe.execute()
+        link = Link(store.url)
+        link.call("PING")
+        kept = {owner.client_id(), int(link.call("CLIENT", "ID"))}
+        before = owner.info("memory")["used_memory"]
+        port = int(url.rpartition(":")[2])
+        ask = f"AUTH viewer {QUOTED}\r\nXRANGE {keys.results('door')} - +\r\n".replace("%20", " ")
+        ask = ask.replace(PASSWORD, f'"{PASSWORD}"')
+        readers = [socket.create_connection(("127.0.0.1", port)) for _ in range(30)]
+        for number, reader in enumerate(readers, 1):
+            reader.sendall(ask.encode())
+            wait_until("it is served", lambda n=number: _asked(owner) >= n)
+            grown = owner.info("memory")["used_memory"] - before
+            assert grown < 128 << 20, (number, grown)
+        assert owner.info("stats")["evicted_clients"] > 0
+        assert kept <= {int(client["id"]) for client in owner.client_list()}
+        link.close()
+        for reader in readers:
+            reader.close()
+
+
+def _asked(owner: Any) -> int:
+    said = owner.info("commandstats").get("cmdstat_xrange", {"calls": 0})
+    calls: int = said["calls"]
+    return calls
+
+
+@pytest.mark.timeout(120)
+def test_strangers_at_the_door_of_a_run(folder: Path) -> None:
+    """It goes on as if nobody knocked: the store is not killed, all results come."""
+    port = free_port()
+    words = ("good.mp4", "-d", "data", "--listen", f"127.0.0.1:{port}")
+    with held_up(folder, *words, "--listen-password-file", "viewer.password") as run:
+        run.says("results can be read at")
+        with (
+            subscribe(viewer_url(port), ["good"], start="earliest", until_end=True) as results,
+            strangers(port, STRANGERS),
+        ):
+            open_gate(folder)
+            assert [result.seq for result in results] == list(range(FRAMES))
+        ended = run.wait()
+    assert ended.code == 0, ended.err
+    assert "WARNING" not in ended.err, ended.err
 
 
 def owner_password(folder: Path) -> str:
