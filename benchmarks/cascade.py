@@ -22,6 +22,7 @@ is the whole result as one JSON object; --write also draws docs/cascade.png from
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,6 @@ from typing import Any, Final
 
 import cv2
 
-from benchmarks import cascade_figure
 from benchmarks.cascade_live import measure
 from benchmarks.cascade_replay import Replayed, Setting, replay
 from benchmarks.cascade_scores import BOUNDLESS, KEPT, ap_of_people, bars, scores, summary
@@ -37,7 +37,7 @@ from benchmarks.gate_clips import SCENES, GateClip, find_clips
 from benchmarks.heavy_truth import Answers
 from benchmarks.labelled_people import read_truth
 from benchmarks.promise import cache_folder
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from models import detector, policy, trial
 from models.boxes import Boxes
 from stages.escalate_options import EscalateOptions
@@ -113,17 +113,8 @@ def told_curve(name: str, result: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  F1 of .99 with the heavy pass: {found}"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with clips/")
-    parser.add_argument("--clips", nargs="*", default=(), help="names of some; default: all")
-    parser.add_argument("--frames", type=int, default=1500, help="most that are judged of a clip")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each response; 0: none")
-    parser.add_argument("--cache", type=Path, default=cache_folder())
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     heavy = detector.load("heavy", threads=1)
     threshold = policy.load("light").min_score
@@ -134,7 +125,7 @@ def main() -> None:
         said: dict[str, Any] = {}
         for turn, clip in enumerate(clips):
             with Answers(given.cache, heavy) as answers:
-                run = replay(clip, CURVE, heavy, answers, folder)
+                run = replay(clip, CURVE[-given.points :], heavy, answers, folder)
             if not said:
                 said = told_conditions(given, folder, heavy.policy_id)
                 print(said, flush=True)
@@ -146,10 +137,7 @@ def main() -> None:
     result = summary(rows, SCENES)
     for name in ("quiet", "all"):
         print(*told_curve(name, result), sep="\n")
-    print(*bars(result), sep="\n")
-    tell("cascade", {**result, "conditions": said}, given.write)
-    if given.write:
-        cascade_figure.draw(result)
+    return {**result, "conditions": said}
 
 
 def told_conditions(given: argparse.Namespace, folder: Path, truth: str) -> dict[str, Any]:
@@ -166,5 +154,21 @@ def told_conditions(given: argparse.Namespace, folder: Path, truth: str) -> dict
     )
 
 
+BENCHMARK = Benchmark(
+    name="cascade",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "clips": Option((), ("one-by-one-person-detection", "pets09-s2l1-view001-part1"), "some"),
+        "frames": Option(1500, 40, "most that are judged of a clip"),
+        "seconds": Option(15.0, 3.0, "of each response; 0: none"),
+        "points": Option(len(CURVE), 2, "of the curve, its last"),
+        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+    },
+    bars=bars,
+    draws="benchmarks.cascade_figure",
+)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

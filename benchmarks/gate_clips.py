@@ -104,8 +104,9 @@ def find_clips(data: Path, names: Sequence[str], most: int, folder: Path) -> lis
         wanted = LOOPED.get(path.stem)
         if wanted is not None:
             path = _played_over(path, folder, wanted)
-        frames = min(_count(path, wanted or most), wanted or most)
-        if frames >= LEAST_FRAMES:
+        played = _count(path, max(wanted or most, LEAST_FRAMES))
+        if played >= LEAST_FRAMES:
+            frames = min(played, wanted or most)
             found.append(_clip(path, group, frames, facts.get(path.stem, {}), data))
     if missing := set(names) - {clip.name for clip in found}:
         raise NoClip(f"{data / 'clips'}: no clip to judge named {', '.join(sorted(missing))}")

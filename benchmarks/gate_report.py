@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.gate_clips import SCENES
+from benchmarks.report import Bar
 
 Row = dict[str, Any]
 _HEADLINE_SIZE = [768, 432]
@@ -51,36 +52,29 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(statistics.fmean(values), 4) if values else None
 
 
-def bars(result: Row) -> Iterator[str]:
+def bars(result: Row) -> Iterator[Bar]:
     """Each bar with what was measured, and whether it is met."""
-    yield _bar("quiet: share in the mean", result["quiet_share"], "<=", 0.15)
-    yield _bar("quiet: CPU, times gate off, in the mean", result["quiet_cpu_ratio"], "<=", 0.40)
-    yield _bar("gate at 768x432, ms", result["gate_ms_768x432"], "<=", 0.3)
-    yield _bar("gate at 1080p, ms", result["gate_ms_1080p"], "<=", 0.6)
-    yield _bar("HOTA lost", result["hota_loss"], "<=", 0.01)
+    yield Bar("quiet: share in the mean", result["quiet_share"], "<=", 0.15)
+    yield Bar("quiet: CPU, times gate off, in the mean", result["quiet_cpu_ratio"], "<=", 0.40)
+    yield Bar("gate at 768x432, ms", result["gate_ms_768x432"], "<=", 0.3)
+    yield Bar("gate at 1080p, ms", result["gate_ms_1080p"], "<=", 0.6)
+    yield Bar("HOTA lost", result["hota_loss"], "<=", 0.01)
     for row in result["clips"]:
         yield from _quiet(row) if row["group"] == "quiet" else _other(row)
 
 
-def _quiet(row: Row) -> Iterator[str]:
+def _quiet(row: Row) -> Iterator[Bar]:
     if row["clip"] == "idle-room":
-        yield _bar("idle-room: share", row["share"], "<=", 0.015)
+        yield Bar("idle-room: share", row["share"], "<=", 0.015)
     if row["f1"] is not None:
         floor = round(row["ceiling"] - 0.03, 4)
-        yield _bar(f"{row['clip']}: F1 (ceiling - .03)", row["f1"], ">=", floor)
+        yield Bar(f"{row['clip']}: F1 (ceiling - .03)", row["f1"], ">=", floor)
     recall = 1.0 if row["events_missed"] <= 1 else row["event_recall"]
-    yield _bar(f"{row['clip']}: event recall (1 where one or none is missed)", recall, ">=", 0.98)
+    yield Bar(f"{row['clip']}: event recall (1 where one or none is missed)", recall, ">=", 0.98)
 
 
-def _other(row: Row) -> Iterator[str]:
+def _other(row: Row) -> Iterator[Bar]:
     if row["f1"] is not None:
         high = row["lead"][2]
-        yield _bar(f"{row['clip']}: lead at equal time, upper end", high, ">=", 0.0)
-    yield _bar(f"{row['clip']}: CPU, times gate off", row["cpu_ratio"], "<=", 1.05)
-
-
-def _bar(what: str, value: float | None, sign: str, bar: float) -> str:
-    if value is None:
-        return f"  {what}: not measured"
-    within = value >= bar if sign == ">=" else value <= bar
-    return f"  {what}: {value:.3f} (bar {sign} {bar}): {'within' if within else 'MISSED'}"
+        yield Bar(f"{row['clip']}: lead at equal time, upper end", high, ">=", 0.0)
+    yield Bar(f"{row['clip']}: CPU, times gate off", row["cpu_ratio"], "<=", 1.05)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from benchmarks.gate_clips import GateClip, find_clips
 from benchmarks.head_novelty import novelty
 from benchmarks.head_ways import CANDIDATE, calmed, raw, refined, see, verdict
 from benchmarks.labelled_people import read_truth
-from benchmarks.report import conditions, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from models import detector
 from models.boxes import Boxes
 from models.detector import Detector
@@ -140,10 +141,10 @@ def summary(every: Sequence[Judged], rows: Sequence[Row]) -> Row:
     return told
 
 
-def clips_of(data: Path, most: int, left_out: bool) -> list[GateClip]:
+def clips_of(data: Path, names: Sequence[str], most: int, left_out: bool) -> list[GateClip]:
     """The clips to judge, and the small one that is labelled."""
-    names = (*CHOSEN_ON, *JUDGES) if left_out else JUDGES
-    found = find_clips(data, names, most, data)
+    judging = [name for name in names if left_out or name not in CHOSEN_ON]
+    found = find_clips(data, judging, most, data)
     path = data / "clips" / f"{SMALL}.mp4"
     if path.is_file():
         labels = data / "gt" / SMALL / "gt.txt"
@@ -165,31 +166,46 @@ def head_for(clip: GateClip, heads: Path | None) -> WindowHead:
     return WindowHead(model=convert(module.eval()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--heads", type=Path)
-    parser.add_argument("--frames", type=int, default=FRAMES)
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     light = detector.load("light", None, 1, min_score=CANDIDATE, features=True)
     heavy = detector.load("heavy", None, 2)
     every, rows = [], []
-    for clip in clips_of(given.data, given.frames, given.heads is not None):
+    for clip in clips_of(given.data, given.clips, given.frames, given.heads is not None):
         every.append(judge(clip, light, heavy, head_for(clip, given.heads)))
         rows.append(row_of(every[-1]))
         print(json.dumps(rows[-1]), flush=True)
     seen, new = [one.seen for one in every], [one.new for one in every]
     head = WindowHead()
-    result = {
+    return {
         **summary(every, rows),
         "novelty": novelty([one.clip for one in every], seen, new, light, head),
         "clips": rows,
         "conditions": conditions(("numpy", "openvino"), detector=light.models[0], head=head.name),
     }
-    tell("head", result, given.write)
+
+
+def bars(result: Result) -> list[Bar]:
+    """What the head gains over the calm rule, where chance alone would lose it."""
+    return [
+        Bar("AP gained, lower end", result["ap_gain"][1], ">=", 0.0),
+        Bar("F1 gained, lower end", result["f1_gain"][1], ">=", 0.0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="head",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "heads": Option(None, said="folder of heads that were trained without a clip"),
+        "clips": Option((*CHOSEN_ON, *JUDGES), (JUDGES[0], JUDGES[1]), "names of some"),
+        "frames": Option(FRAMES, 40, "of each clip, from its first"),
+    },
+    bars=bars,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -22,6 +22,7 @@ view, so for these two `judging` is no held-out set. The last line is the whole 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -45,9 +46,9 @@ from benchmarks.ladder_run import (
     route,
     see,
 )
-from benchmarks.ladder_scores import GROUPS, bars, group_of, table
+from benchmarks.ladder_scores import GROUPS, bars, group_of, table, told_groups
 from benchmarks.promise import cache_folder
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from models import detector, policy
 from models.boxes import Boxes
 from models.detector import Detector
@@ -144,41 +145,26 @@ def at_equal_cost(
     return told
 
 
-def parsed() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder with clips/")
-    parser.add_argument("--clips", nargs="*", default=(), help="names of some; default: all")
-    parser.add_argument("--frames", type=int, default=600, help="most of a clip, from its first")
-    parser.add_argument("--judged", type=int, default=100, help="about so many are held to heavy")
-    parser.add_argument("--rungs", type=int, nargs="+", default=DEFAULT.rungs, metavar="SIDE")
-    parser.add_argument("--cache", type=Path, default=cache_folder())
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parsed()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
-    settings, given = LadderSettings(rungs=tuple(arguments.rungs)), believed(GateOptions())
+    settings, believes = LadderSettings(rungs=tuple(given.rungs)), believed(GateOptions())
     rungs = detectors(settings.rungs, nearest(policy.load("light").precision))
     heavy = detector.load("heavy", threads=1)
-    said = told_conditions(arguments, rungs[0], heavy, settings)
+    said = told_conditions(given, rungs[0], heavy, settings)
     print(said, flush=True)
     clips: list[Seen] = []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as name:
-        for clip in clips_of(arguments.data, arguments.clips, arguments.frames, Path(name)):
-            with Answers(arguments.cache, heavy) as answers:
-                clips.append(see(clip, rungs, answers, arguments.frames, arguments.judged))
+        for clip in clips_of(given.data, given.clips, given.frames, Path(name)):
+            with Answers(given.cache, heavy) as answers:
+                clips.append(see(clip, rungs, answers, given.frames, given.judged))
             routed = route(clips[-1], settings)
-            rows.append(measured(clips[-1], routed, given, settings.rungs))
+            rows.append(measured(clips[-1], routed, believes, settings.rungs))
             print(line(rows[-1]), flush=True)
-    result = table(rows, at_equal_cost(clips, rows, given))
-    print(*bars(result), sep="\n")
-    tell("ladder", {**result, "clips": rows, "conditions": said}, arguments.write)
+    result = table(rows, at_equal_cost(clips, rows, believes))
+    print(*told_groups(result), sep="\n")
+    return {**result, "clips": rows, "conditions": said}
 
 
 def told_conditions(
@@ -196,5 +182,20 @@ def told_conditions(
     )
 
 
+BENCHMARK = Benchmark(
+    name="ladder",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "clips": Option((), ("car-detection", "pets09-s2l1-view001-part1"), "names of some"),
+        "frames": Option(600, 20, "most of a clip, from its first"),
+        "judged": Option(100, 4, "about so many are held to heavy"),
+        "rungs": Option(DEFAULT.rungs, said="sides"),
+        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+    },
+    bars=bars,
+)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import cv2
@@ -23,6 +23,7 @@ from scipy.optimize import minimize
 
 from benchmarks import agreement
 from benchmarks.ladder_run import detectors
+from benchmarks.report import Benchmark, Option, Result, conditions
 from benchmarks.scoring import read_labelled
 from models import detector, policy
 from models.boxes import Boxes
@@ -79,15 +80,14 @@ def looked_for(
     return np.concatenate(sides).astype(np.float64), np.concatenate(found)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    labelled = read_labelled(parser.parse_args().data, SET)
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    labelled = read_labelled(given.data, SET, given.pictures)
     cv2.setNumThreads(1)
     pictures = [read_photograph(file) for file in labelled.files]
     light = policy.load("light")
     truth = detector.load("heavy").detect(pictures)
-    every = []
+    every, rows = [], []
     using = detectors(DEFAULT.rungs, nearest(light.precision))
     for side, one in zip(DEFAULT.rungs, using, strict=True):
         found = one.detect(pictures)
@@ -96,11 +96,21 @@ def main() -> None:
         every.append((sides, met))
         bins = np.digitize(sides, EDGES)
         shares = [round(float(met[bins == n].mean()), 2) for n in np.unique(bins)]
-        print(json.dumps({"rung": side, "edges": EDGES, "found": shares}), flush=True)
+        rows.append({"rung": side, "edges": EDGES, "found": shares})
+        print(json.dumps(rows[-1]), flush=True)
     curve = fit(*(np.concatenate(parts) for parts in zip(*every, strict=True)))
     told = (curve.half_px, curve.octaves, curve.most)
-    print(json.dumps(dict(zip(Curve.__slots__, (round(v, 3) for v in told), strict=True))))
+    fitted = dict(zip(Curve.__slots__, (round(v, 3) for v in told), strict=True))
+    return {"curve": fitted, "rungs": rows, "conditions": conditions(("openvino",), set=SET)}
+
+
+BENCHMARK = Benchmark(
+    name="ladder_sizes",
+    measure=whole,
+    needs=("clips", "bench"),
+    options={"pictures": Option(10**9, 8, "most of the set")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

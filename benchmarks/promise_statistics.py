@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -29,7 +30,7 @@ from benchmarks.promise_periods import (
     first_good_look,
     throw,
 )
-from benchmarks.report import conditions, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from pipeline.exact_binomial import k_max
 from pipeline.promise import Promise
 
@@ -162,16 +163,12 @@ def alarm_row(periods: int) -> Row:
     return {"median_after_change_to": medians, "mean_to_false": round(float(false.mean()))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--periods", type=int, default=PERIODS)
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     began = time.monotonic()
     false = false_rows(given.periods)
-    limit = most_false(given.periods)
-    result = {
-        "false_limit": round(limit, 5),
+    return {
+        "false_limit": round(most_false(given.periods), 5),
         "worst_false_counts": max(row["counts"] for row in false),
         "worst_false_boxes": max(row["boxes"] for row in false),
         "worst_first_frames": max(row["first_frames"] for row in false),
@@ -194,8 +191,24 @@ def main() -> None:
             seconds=round(time.monotonic() - began),
         ),
     }
-    tell("promise_statistics", result, given.write)
+
+
+def bars(result: Result) -> list[Bar]:
+    """How often a broken promise is certified."""
+    limit = result["false_limit"]
+    return [
+        Bar(f"false certificates, {name}", result[f"worst_false_{name}"], "<=", limit)
+        for name in ("counts", "boxes")
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="promise_statistics",
+    measure=whole,
+    options={"periods": Option(PERIODS, 20)},
+    bars=bars,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -1,6 +1,6 @@
 """What 8 bits and bf16 gain and cost (needs the extras `bench` and `train`).
 
-    python -m benchmarks.quantization --data FOLDER [--no-write]
+    python -m benchmarks.quantization --data FOLDER [--rounds N] [--quick] [--write]
 
 NanoDet at three sizes as shipped, and two ONNX files with conventions of other projects
 (benchmarks/foreign_networks.py), quantised as `framegate models quantise` does it. Each at every
@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks import foreign_networks, report
+from benchmarks import report
 from benchmarks.network_memory import in_a_process_of_its_own
 from benchmarks.resampled_precision import ap50, mean_precision
 from benchmarks.scoring import Labelled, Matches, match, read_labelled
@@ -57,9 +58,8 @@ class Photographs:
 
 def read_set(data: Path, name: str, most: int | None = None) -> Photographs:
     """The set `name`, or its first `most` pictures."""
-    labelled = read_labelled(data, name)
-    few = Labelled(labelled.coco, labelled.image_ids[:most], labelled.files[:most])
-    return Photographs(few, tuple(read_photograph(file) for file in few.files))
+    labelled = read_labelled(data, name, most)
+    return Photographs(labelled, tuple(read_photograph(file) for file in labelled.files))
 
 
 def timed(subject: Subject, n_rounds: int) -> dict[tuple[Precision, int], list[float]]:
@@ -162,12 +162,20 @@ def _speed(row: dict[str, Any]) -> float:
     return float(row["speedup_1t"])
 
 
-def bars(light: dict[str, Any], flags: Sequence[str]) -> dict[str, bool | None]:
+def has_vnni(flags: Sequence[str]) -> bool:
+    """Whether the CPU multiplies 8 bits at once."""
+    return any("vnni" in flag or flag == "amx_int8" for flag in flags)
+
+
+def least_speedup(flags: Sequence[str]) -> float:
+    """What INT8 should gain on a CPU that can show it."""
+    return FASTER_WITH_BF16 if any("bf16" in flag for flag in flags) else FASTER
+
+
+def reached(light: dict[str, Any], flags: Sequence[str]) -> dict[str, bool | None]:
     """What NanoDet 416 has to reach; None where this CPU cannot show it."""
-    has_vnni = any("vnni" in flag or flag == "amx_int8" for flag in flags)
-    least = FASTER_WITH_BF16 if any("bf16" in flag for flag in flags) else FASTER
     return {
-        "fast": light["speedup"] >= least if has_vnni else None,
+        "fast": light["speedup"] >= least_speedup(flags) if has_vnni(flags) else None,
         "small": light["weight_ratio"] <= SMALLER,
         "loss_is_small": light["loss"] <= MOST_LOSS,
         "loss_is_bounded": light["loss_high"] < WORST_LOSS,
@@ -183,12 +191,10 @@ def cpu_flags() -> list[str]:
     return [flag for flag in FLAGS if flag in have]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--no-write", action="store_true")
-    arguments = parser.parse_args()
+def whole(given: argparse.Namespace) -> report.Result:
+    """The whole result."""
+    from benchmarks import foreign_networks  # torch is not in the base install
+
     cv2.setNumThreads(1)
     flags = cpu_flags()
     said = report.conditions(
@@ -197,27 +203,56 @@ def main() -> None:
         precisions=list(supported()),
         calibrated_on=CALIBRATED_ON,
         judged_on=JUDGED_ON,
-        rounds=arguments.rounds,
-        resamples=N_RESAMPLES,
+        rounds=given.rounds,
+        resamples=given.resamples,
     )
     print(json.dumps(said), flush=True)
-    sets = {name: read_set(arguments.data, name) for name in (JUDGED_ON, CALIBRATED_ON)}
+    sets = {name: read_set(given.data, name, given.pictures) for name in (JUDGED_ON, CALIBRATED_ON)}
     result: dict[str, Any] = {"conditions": said, "models": [], "choices": {}}
     with tempfile.TemporaryDirectory(prefix="framegate-quantization-") as folder:
-        subjects = [nanodet(side) for side in SIDES]
-        for foreign in foreign_networks.FOREIGN:
+        subjects = [nanodet(side) for side in given.sides]
+        for foreign in foreign_networks.FOREIGN[: given.foreign]:
             calibrating = sets[CALIBRATED_ON].pictures
             made, choice = foreign_networks.subject(foreign, calibrating, Path(folder))
             subjects.append(made)
             result["choices"][foreign.name] = choice
         for one in subjects:
-            table = rows(one, sets, arguments.rounds, N_RESAMPLES)
+            table = rows(one, sets, given.rounds, given.resamples)
             result["models"].append(summary(one, table))
     light = next(one for one in result["models"] if one["name"] == "nanodet-416")
-    result["bars"] = bars(light, flags)
+    result["bars"] = reached(light, flags)
     result["conditions"]["load_average_at_end"] = round(os.getloadavg()[0], 2)
-    report.tell("quantization", result, write=not arguments.no_write)
+    return result
+
+
+def bars(result: report.Result) -> list[report.Bar]:
+    """What NanoDet 416 has to reach; its speed only where the CPU computes INT8 natively."""
+    light = next(one for one in result["models"] if one["name"] == "nanodet-416")
+    flags = result["conditions"]["flags"]
+    fast = light["speedup"] if has_vnni(flags) else None
+    return [
+        report.Bar("INT8: times as fast as f32", fast, ">=", least_speedup(flags)),
+        report.Bar("INT8: weights, by those of f32", light["weight_ratio"], "<=", SMALLER),
+        report.Bar("INT8: mAP lost", light["loss"], "<=", MOST_LOSS),
+        report.Bar("INT8: mAP lost, upper end", light["loss_high"], "<=", WORST_LOSS),
+    ]
+
+
+BENCHMARK = report.Benchmark(
+    name="quantization",
+    measure=whole,
+    needs=("clips", "bench", "train"),
+    options={
+        "rounds": report.Option(25, 1),
+        "resamples": report.Option(N_RESAMPLES, 10),
+        "pictures": report.Option(10**9, 8, "most of each set"),
+        "sides": report.Option(SIDES, (416,)),
+        "foreign": report.Option(2, 1, "networks of other conventions"),
+    },
+    bars=bars,
+    keyed=("choices",),
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

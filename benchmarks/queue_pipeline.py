@@ -28,20 +28,20 @@ from pipeline.pace import Pace
 from pipeline.records import VERSION, Position, Record
 from pipeline.shared_file import make_shared_file
 from pipeline.source import Form
-from pipeline.stage import Context, Item, NoOptions, Stage
+from pipeline.stage import Context, Item, Stage
 from stages.cache import Cache
 from stages.escalate import Escalate
-from stages.window import Window, WindowOptions
+from stages.window import Window
 
 # In flight are at most what four queues hold and five processes have in hand: the engine's credit.
 QUEUE_LENGTH = 7
 SLOTS = 48
 KEPT_DELAYS = 1 << 16
-_STAGES: tuple[tuple[str, type[Stage[Any]], Any], ...] = (
-    ("window", Window, WindowOptions()),
-    ("detect", NullDetect, NoOptions()),
-    ("escalate", Escalate, NoOptions()),
-    ("cache", Cache, NoOptions()),
+_STAGES: tuple[tuple[str, type[Stage[Any]]], ...] = (
+    ("window", Window),
+    ("detect", NullDetect),
+    ("escalate", Escalate),
+    ("cache", Cache),
 )
 _spawn = multiprocessing.get_context("spawn")
 
@@ -209,8 +209,8 @@ def _put(onward: Any, message: Any, shared: Shared) -> bool:
 
 
 def _serve(index: int, job: Job, shared: Shared, given: Any, onward: Any) -> None:
-    name, kind, options = _STAGES[index]
-    stage = kind(options, _context(index, job, shared))
+    name, kind = _STAGES[index]
+    stage = kind(kind.Options(), _context(index, job, shared))
     states: Mapping[str, Any] = {source: kind.State() for source in _names(job)}
     due = _Due(job)
     while (message := given.get()) is not None:

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from models.boxes import Boxes
 from models.coco import CATEGORY_IDS
@@ -61,17 +59,22 @@ class Labelled:
     files: tuple[Path, ...]
 
 
-def read_labelled(data: Path, name: str) -> Labelled:
-    """The set `name` below the data folder: `images/<name>/` and `gt/<name>.json`."""
+def read_labelled(data: Path, name: str, most: int | None = None) -> Labelled:
+    """`images/<name>/` and `gt/<name>.json` below the data folder, or so many of it."""
+    from pycocotools.coco import COCO
+
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(data / "gt" / f"{name}.json"))
-    image_ids = tuple(sorted(coco.getImgIds()))
+    image_ids = tuple(sorted(coco.getImgIds())[:most])
     files = tuple(data / "images" / name / coco.imgs[i]["file_name"] for i in image_ids)
     return Labelled(coco, image_ids, files)
 
 
 def match(labelled: Labelled, answers: Sequence[Boxes]) -> list[Matches]:
     """Matches of each of the 80 classes; `answers` in the order of `labelled.files`."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     rows = [
         {
             "image_id": image_id,

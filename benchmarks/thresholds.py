@@ -8,8 +8,9 @@ is printed. No other set may be used for this: the others are for judging.
 
 import argparse
 import json
-from pathlib import Path
+import sys
 
+from benchmarks.report import Benchmark, Option, Result, conditions
 from benchmarks.scoring import best_threshold, match, read_labelled
 from models import detector
 from models.network import supported
@@ -19,19 +20,28 @@ SET = "coco128"
 LOWEST = 0.05
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    labelled = read_labelled(parser.parse_args().data, SET)
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    labelled = read_labelled(given.data, SET, given.pictures)
     pictures = [read_photograph(file) for file in labelled.files]
+    rows = []
     for name in ("light", "heavy"):
         for precision in supported():
             loaded = detector.load(name, precision, 1, min_score=LOWEST)
-            matches = match(labelled, loaded.detect(pictures))
-            threshold, f1 = best_threshold(matches)
+            threshold, f1 = best_threshold(match(labelled, loaded.detect(pictures)))
             row = {"name": name, "precision": precision, "min_score": threshold, "f1": round(f1, 4)}
+            rows.append(row)
             print(json.dumps(row), flush=True)
+    return {"thresholds": rows, "conditions": conditions(("openvino", "numpy"), set=SET)}
+
+
+BENCHMARK = Benchmark(
+    name="thresholds",
+    measure=whole,
+    needs=("clips", "bench"),
+    options={"pictures": Option(10**9, 4, "most of the set")},
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from trackeval.metrics import HOTA, Identity
 
 from benchmarks.agreement import Tracked, pairs
 from models.nms import iou
@@ -38,6 +37,8 @@ def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
     reference sees the object, but does not say who it is. NaN where the reference has no track, 0
     where only ours has none.
     """
+    from trackeval.metrics import HOTA, Identity
+
     ours = [_undisputed(a, b) for a, b in zip(ours, reference, strict=True)]
     reference = [frame.in_tracks() for frame in reference]
     our_ids, our_rows = _numbered(ours)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ import cv2
 import numpy as np
 
 from benchmarks.clips import find_clip, rate
-from benchmarks.report import conditions, median_of_ratios, tell
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, median_of_ratios
 from models import bytetrack, calm, crops, detector, policy, region_features
 from models.boxes import Boxes
 from models.detector import Detector
@@ -227,25 +228,34 @@ def result_of(run: Running, rounds: int, soak_steps: int) -> Row:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--soak-steps", type=int, default=SOAK_STEPS)
-    parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
+def bars(result: Result) -> list[Bar]:
+    """What is gained, what a step beside the network costs, and that nothing differs."""
+    return [
+        Bar("times as fast, stride 1", result["speedup_stride_1"], ">=", 25.0),
+        Bar("times as fast, stride 8", result["speedup_stride_8"], ">=", 3.5),
+        Bar("ms beside the network", result["beside_backbone_ms"], "<=", 2.0),
+        Bar("largest difference of an answer", result["max_abs_diff"], "<=", 1e-5),
+    ]
+
+
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
     cv2.setNumThreads(1)
     path = find_clip(given.data)
     run = start(path, N_FRAMES)
     packages = ("numpy", "opencv-python-headless", "openvino")
     told = conditions(packages, clip=path.name, detector=run.light.models[0], head=run.head.name)
-    result = {**result_of(run, given.rounds, given.soak_steps), "conditions": told}
-    tell("window", result, given.write)
-    if given.write:
-        from benchmarks.window_figure import draw
+    return {**result_of(run, given.rounds, given.soak_steps), "conditions": told}
 
-        draw(result)
+
+BENCHMARK = Benchmark(
+    name="window",
+    measure=whole,
+    options={"rounds": Option(12, 1), "soak_steps": Option(SOAK_STEPS, 250)},
+    bars=bars,
+    draws="benchmarks.window_figure",
+)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(BENCHMARK.main())

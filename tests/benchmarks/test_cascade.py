@@ -133,8 +133,8 @@ def test_the_means_are_those_of_the_quiet_scenes(tmp_path: Path) -> None:
     assert found["kept_99"]["quiet"]["doubt"] == ALWAYS.doubt
     assert first_kept(found["curve"]["all"][:2]) is None
     said = list(bars(found))
-    assert [line.endswith("MISSED") for line in said[:2]] == [True, True]
-    assert any("car-detection: response" in line and "MISSED" in line for line in said)
+    assert [bar.held for bar in said[:2]] == [False, False]
+    assert any("car-detection: response" in bar.what and bar.held is False for bar in said)
     assert cascade_figure.draw(found, tmp_path / "cascade.png").stat().st_size > 1000
 
 

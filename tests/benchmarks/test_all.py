@@ -1,0 +1,164 @@
+"""Evidence does not rot: every benchmark still runs, tells all its figures, and says how old they
+are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import all as every
+from benchmarks import code_behind, figures
+from benchmarks.report import LACKS, RESULTS, Bar, Benchmark
+
+ROOT = Path(__file__).resolve().parents[2]
+CHEAP = ("overhead", "promise_statistics", "window")  # the others: `make bench-quick`
+
+
+def test_every_benchmark_is_run_and_every_result_is_of_one() -> None:
+    declaring = {
+        path.stem
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "\nBENCHMARK = " in path.read_text()
+    }
+    assert sorted(every.NAMES) == sorted(declaring)
+    assert all(every.declared(name).name == name for name in every.NAMES)
+    assert {path.stem.partition("-")[0] for path in RESULTS.glob("*.json")} <= declaring
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_quick_run_tells_every_key_of_the_kept_result(name: str) -> None:
+    command = (sys.executable, "-m", f"benchmarks.{name}", "--quick")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    kept = every.kept(name)
+    assert kept is not None
+    assert every.declared(name).differences(kept, result) == []
+    assert {"commit", "code", "cpu", "load_average"} <= set(result["conditions"])
+
+
+def test_without_clips_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert every.declared("ladder").main(["--quick", "--data", str(tmp_path)]) == LACKS
+    assert "a folder with clips/, which is not here" in capsys.readouterr().err
+
+
+def test_without_an_extra_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clips").mkdir()
+    monkeypatch.setattr("benchmarks.report.find_spec", lambda _: None)
+    assert every.declared("quantization").main(["--quick", "--data", str(tmp_path)]) == LACKS
+    assert "needs the extra `bench`" in capsys.readouterr().err
+
+
+def test_a_quick_result_is_not_kept() -> None:
+    with pytest.raises(SystemExit) as ended:
+        every.declared("overhead").main(["--quick", "--write"])
+    assert ended.value.code == 2
+
+
+def test_what_the_command_line_says_goes_before_quick() -> None:
+    given = every.declared("overhead").given(["--quick", "--rounds", "3"])
+    assert (given.rounds, given.hops) == (3, 500)
+
+
+def told(**more: Any) -> Benchmark:
+    return Benchmark(name="overhead", measure=lambda _: {}, **more)
+
+
+def test_a_key_that_is_gone_or_of_another_kind_is_told() -> None:
+    whole = {"a": 1, "b": [{"c": 1}, {"d": "x"}], "e": {"one": {"f": 1}}, "g": None}
+    assert told().differences(whole, whole | {"a": 2.5, "more": 1}) == []
+    quick = {"a": "1", "b": [{"c": 1}], "e": {"two": {"f": 1}}, "g": 3}
+    assert told().differences(whole, quick) == [
+        "a is text, was a number",
+        "b[].d is missing",
+        "e.one is missing",
+    ]
+    assert told(keyed=("e",)).differences(whole, whole | {"e": {"two": {"f": 1}}}) == []
+    lacking = whole | {"e": {"two": {}}}
+    assert told(keyed=("e",)).differences(whole, lacking) == ["e.*[].f is missing"]
+    assert told().differences({"a": True}, {"a": 1}) == ["a is a number, was yes or no"]
+    assert told().differences({"a": [1]}, {"a": []}) == ["a is empty"]
+
+
+def test_a_bar_is_held_missed_or_not_measured() -> None:
+    assert [Bar("", value, "<=", 1.0).verdict for value in (1.0, 1.1, None)] == [
+        "held",
+        "MISSED",
+        "not measured",
+    ]
+    assert Bar("", 0.9, ">=", 1.0).held is False
+
+
+def test_code_that_is_only_named_counts_as_imported() -> None:
+    behind = {
+        str(path.relative_to(ROOT)) for path in code_behind.code_behind("benchmarks.overhead")
+    }
+    assert {
+        "benchmarks/queue_pipeline.py",  # imported
+        "pipeline/cli.py",  # what its processes run
+        "pipeline/hop.lua",
+        "stages/escalate.py",  # named in a configuration
+        "stages/detect.py",  # named in the packaged pipeline.toml
+    } <= behind
+    assert "benchmarks/gate.py" not in behind
+
+
+def test_a_result_is_old_once_code_behind_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_behind, "ROOT", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "benchmarks" / "cache.py").write_text("from models import light\n")
+    (tmp_path / "models" / "light.py").write_text("A = 1\n")
+    (tmp_path / "models" / "other.py").write_text("A = 1\n")
+
+    def digest() -> str:
+        for each in (code_behind.code_behind, code_behind.digest_of, code_behind._reaches):
+            each.cache_clear()
+        return code_behind.digest_of("benchmarks.cache")
+
+    monkeypatch.setattr(every, "RESULTS", tmp_path)
+    figure = {
+        "hit_rate_second_round": 1.0,
+        "conditions": {"code": digest(), "commit": "0123456789"},
+    }
+    (tmp_path / "cache.json").write_text(json.dumps(figure))
+    (tmp_path / "models" / "other.py").write_text("A = 2\n")
+    digest()
+    assert "Old" not in figures.table("cache")
+    (tmp_path / "models" / "light.py").write_text("A = 2\n")
+    digest()
+    assert "Old: the code behind these figures changed" in figures.table("cache")
+    assert "(commit 012345678)" in figures.table("cache")
+    for each in (code_behind.code_behind, code_behind.digest_of, code_behind._reaches):
+        each.cache_clear()
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_the_one_that_runs_and_tells_what_there_is() -> None:
+    command = (sys.executable, "-m", "benchmarks.all", "--quick", "--only", "window", "cache")
+    running = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "window: runs\n"
+    (child,) = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=100)
+    assert running.returncode == 130, said
+    assert "window" in said
+    assert "cache: runs" not in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child), 0)
