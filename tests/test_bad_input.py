@@ -6,14 +6,15 @@ wrong, where, and what is allowed. What a case harms and does not harm, it asser
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 
 from tests import footage
 from tests.bad import cameras, configuration, disks, folders, poison, sources, stores
-from tests.bad.case import GOOD_FRAMES, Case
-from tests.commands import user_folder
+from tests.bad.case import DONE, GOOD_FRAMES, Case
+from tests.commands import Ended, user_folder
 
 TABLE = [
     *sources.CASES,
@@ -39,3 +40,25 @@ def test_bad_input(case: Case, tmp_path: Path) -> None:
     assert ended.code == case.code, ended.err
     assert "Traceback" not in ended.err or "stage_error" in case.name
     assert list((folder / "state").glob("framegate/running/*")) == []
+
+
+@pytest.fixture(scope="module")
+def bad_cameras(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    folder = user_folder(tmp_path_factory.mktemp("cameras") / "user")
+    footage.write_scene(folder / "good.mp4", footage.steady(GOOD_FRAMES))
+    return cameras.all_beside_a_good_one(folder)
+
+
+def test_bad_cameras_harm_nobody_and_no_password_is_told(bad_cameras: Ended) -> None:
+    assert bad_cameras.code == DONE, bad_cameras.err
+    assert [r["seq"] for r in bad_cameras.results("good")] == list(range(GOOD_FRAMES))
+    said = bad_cameras.err + bad_cameras.out
+    assert cameras.SECRET not in said
+    assert base64.b64encode(cameras.SECRET.encode()).decode() not in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("bad", cameras.BAD_CAMERAS, ids=lambda bad: bad.name)
+def test_a_bad_camera_says_why(bad_cameras: Ended, bad: cameras.BadCamera) -> None:
+    assert [part for part in bad.told() if part not in bad_cameras.err] == [], bad_cameras.err
+    assert bad_cameras.results(bad.name) == []

@@ -171,18 +171,18 @@ class Killer:
 
 
 def test_workers_are_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
+    """Twice each; the marathon does so two hundred times."""
     killer = Killer(started, list(files))
-    for _ in range(7):
+    for _ in range(2):
         for kind in KINDS:
-            killer.kill(kind)
+            assert killer.kill(kind)
     assert started.wait(300) == 0, started.log.read_text()
-    assert all(killer.kills[kind] >= 5 for kind in KINDS), killer.kills
     check_equal(started.folder, files, undisturbed)
 
 
 def test_the_store_is_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:
     before = START
-    for _ in range(4):
+    for _ in range(2):
 
         def moved(before: Position = before) -> Position | None:
             at = started.positions(next(iter(files)), ["cache"])["cache"]
@@ -198,7 +198,7 @@ def test_the_supervisor_is_killed_and_resumes(
     started: Run, files: Files, undisturbed: dict[str, Published]
 ) -> None:
     run, source = started, next(iter(files))
-    for n in range(3):
+    for n in range(2):
         wanted = Position(1, 40 + 60 * n)
         wait_until(
             "some results",
