@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from models.boxes import Boxes
 from models.nms import iou
@@ -17,7 +17,7 @@ def n_matched(a: Boxes, b: Boxes, min_iou: float = MIN_IOU) -> int:
     """Most pairs of a box of `a` and one of `b`: same class, IoU at least `min_iou`, each once."""
     same = a.class_ids[:, None] == b.class_ids[None, :]
     fits = same & (iou(a.xyxy, b.xyxy) >= min_iou)
-    rows, columns = linear_sum_assignment(fits, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(fits, maximize=True)
     return int(np.count_nonzero(fits[rows, columns]))
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from models.boxes import Boxes
 from models.track_state import MAX_TRACKS, TrackState
@@ -215,9 +215,16 @@ def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
     return single
 
 
+def warm_up() -> None:
+    """Load SciPy's solver before the first frame: a fifth of a second and more, which no process
+    pays that only names this module.
+    """
+    _assign(np.zeros((1, 1)), 1.0)
+
+
 def _assign(overlap: FloatArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
     """Return rows and columns of the pairing with the largest total overlap, weak pairs removed."""
-    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(overlap, maximize=True)
     strong = overlap[rows, columns] >= min_iou
     return rows[strong], columns[strong]
 

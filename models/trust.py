@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, betaincc, betaln
+import scipy
 
 # Errors in a trial where `share` of answers are wrong: at its end it is forgotten; at the least, a
 # trial that goes badly may be given up for a fresh one.
@@ -65,12 +65,12 @@ class Trust:
 
 def log_won_by_few(checked: npt.ArrayLike, wrong: npt.ArrayLike, share: float) -> FloatArray:
     """What who bet on fewer errors made of one unit, as logarithm; of each pair of numbers."""
-    return _log_won(checked, wrong, share, betainc, math.sqrt(share))
+    return _log_won(checked, wrong, share, scipy.special.betainc, math.sqrt(share))
 
 
 def log_won_by_many(checked: npt.ArrayLike, wrong: npt.ArrayLike, share: float) -> FloatArray:
     """What who bet on more errors made of one unit, as logarithm; of each pair of numbers."""
-    return _log_won(checked, wrong, share, betaincc, 1 - math.sqrt(share))
+    return _log_won(checked, wrong, share, scipy.special.betaincc, 1 - math.sqrt(share))
 
 
 def _log_won(
@@ -81,6 +81,6 @@ def _log_won(
     right = np.asarray(checked, np.float64) - errors
     with np.errstate(divide="ignore"):  # no likelihood at all is -inf
         side = np.log(part(errors + 0.5, right + 1, share))
-    likelihood = betaln(errors + 0.5, right + 1) + side - math.log(2 * norm)
+    likelihood = scipy.special.betaln(errors + 0.5, right + 1) + side - math.log(2 * norm)
     won: FloatArray = likelihood - errors * math.log(share) - right * math.log1p(-share)
     return won

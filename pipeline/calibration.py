@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, bdtri
+import scipy
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -25,7 +25,7 @@ IntArray = npt.NDArray[np.int64]
 
 def binomial_p(errors: IntArray, frames: int, alpha: float) -> FloatArray:
     """p-values (J,) of J settings of which `errors` (J,) of `frames` frames were wrong."""
-    p_values: FloatArray = bdtr(errors, frames, alpha)
+    p_values: FloatArray = scipy.special.bdtr(errors, frames, alpha)
     return p_values
 
 
@@ -38,7 +38,7 @@ def hoeffding_bentkus_p(means: FloatArray, frames: int, alpha: float) -> FloatAr
     with np.errstate(divide="ignore", invalid="ignore"):
         below = np.where(held > 0, held * np.log(held / alpha), 0.0)
     hoeffding = np.exp(-frames * (below + (1 - held) * np.log((1 - held) / (1 - alpha))))
-    bentkus = math.e * bdtr(np.ceil(frames * means), frames, alpha)
+    bentkus = math.e * scipy.special.bdtr(np.ceil(frames * means), frames, alpha)
     p_values: FloatArray = np.minimum(hoeffding, bentkus)
     return p_values
 
@@ -68,7 +68,7 @@ def fixed_sequence(p_values: FloatArray, delta: float) -> int:
 
 def least_alpha(errors: int, frames: int, delta: float) -> float:
     """What these frames could certify: the smallest alpha with a binomial p-value up to delta."""
-    return 1.0 if errors >= frames else float(bdtri(errors, frames, delta))
+    return 1.0 if errors >= frames else float(scipy.special.bdtri(errors, frames, delta))
 
 
 def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | None:
@@ -81,7 +81,7 @@ def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | N
 
     def suffice(more: int) -> bool:
         every = frames + more
-        return bool(bdtr(math.ceil(errors * every / frames), every, alpha) <= delta)
+        return bool(scipy.special.bdtr(math.ceil(errors * every / frames), every, alpha) <= delta)
 
     enough = 0
     while not suffice(enough):

@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Final
 
 import numpy as np
-from scipy.special import bdtr, bdtri
+import scipy
 
 _STEP: Final = 1e-6  # shares of audited frames are whole multiples of it: short in a certificate
 
@@ -32,7 +32,7 @@ def k_max(frames: int, alpha: float, share: float, delta: float) -> int:
     The largest k such that P(Bin(allowed + 1, share) <= k) <= delta.
     """
     wrong = allowed(frames, alpha) + 1
-    chances = bdtr(np.arange(wrong), wrong, share)
+    chances = scipy.special.bdtr(np.arange(wrong), wrong, share)
     return int(np.searchsorted(chances, delta, side="right")) - 1
 
 
@@ -45,7 +45,7 @@ def most_wrong(frames: int, caught: int, share: float, delta: float) -> int:
     """
 
     def is_unlikely(wrong: int) -> bool:
-        return bool(bdtr(caught, wrong, share) <= delta)
+        return bool(scipy.special.bdtr(caught, wrong, share) <= delta)
 
     return caught + bisect.bisect_left(range(caught + 1, frames + 1), True, key=is_unlikely)
 
@@ -56,5 +56,5 @@ def share_for(frames: int, alpha: float, delta: float, errors: int) -> float:
     Where fewer wrong frames than that are allowed at all: so that all of these may be caught.
     """
     most = allowed(frames, alpha)
-    exact = float(bdtri(min(errors, most), most + 1, delta))
+    exact = float(scipy.special.bdtri(min(errors, most), most + 1, delta))
     return min(1.0, round((math.floor(exact / _STEP) + 1) * _STEP, 6))

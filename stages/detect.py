@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models import coco, crops, policy
+from models import bytetrack, coco, crops, policy
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
@@ -59,6 +59,7 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
+        bytetrack.warm_up()
         has_ladder = any(want.rungs for want in configured(options.usual(), options.models))
         if has_ladder and (options.window.head or options.cache.near):
             raise ConfigFaults(
