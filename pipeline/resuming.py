@@ -29,6 +29,8 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
 
     asked: what configuration and command line say now
     """
+    if not known.begun:
+        return _begin_again(known, asked)
     theirs = {source.name: source for source in known.sources}
     now = {source.name: source for source in asked}
     strange = [
@@ -51,6 +53,15 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
         raise DataFolderRefused("\n".join(faults))
     new = [source for source in asked if source.name not in theirs]
     return Resumed(replace(known, sources=tuple(stay)), tuple(new))
+
+
+def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:
+    """A run that was killed before it had all that it wants: it keeps its id, for what it has."""
+    now = {source.name for source in asked}
+    wanted = [s for s in known.sources if s.name not in now and not (s.live and s.by == "config")]
+    if faults := changed(wanted):
+        raise DataFolderRefused("\n".join(faults))
+    return Resumed(replace(known, sources=()), (*asked, *wanted))
 
 
 def _fits(known: RunSource | None, asked: RunSource) -> bool:

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigFaults, DataFolderRefused
 from pipeline.pace import PaceName
 from pipeline.source import Frames, Transport
 
-VERSION = 2
+VERSION = 3
 _ENDS_BYTES = 65536
 
 By = Literal["config", "command", "add"]
@@ -64,6 +64,7 @@ class RunFile(msgspec.Struct, frozen=True):
     """run.json: what `--resume` goes on with.
 
     stays  it goes on until it is told to stop, also with no source left
+    begun  False: these sources are wanted; which of them it owns, only the store knows
     v      grows when an older Framegate would misread what is new; what is missing has its default
     """
 
@@ -71,6 +72,7 @@ class RunFile(msgspec.Struct, frozen=True):
     identity: str
     sources: tuple[RunSource, ...]
     stays: bool = False
+    begun: bool = True
     v: int = VERSION
 
 
@@ -120,7 +122,7 @@ class RunFolder:
             raise DataFolderRefused(f"{self._file}: {error}; it is not a run of ours") from error
 
     def write(self, run: RunFile) -> None:
-        """Store what the run is; atomic."""
+        """Store what the run is; atomic, and on disk."""
         new = self._file.with_suffix(".new")
         try:
             new.touch(mode=0o600)  # a URL in it may carry a password
@@ -130,8 +132,17 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._file)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise DataFolderRefused(f"data folder {self.path}: {error}") from error
+
+    def forget(self) -> None:
+        """The run did not begin: the folder is as before it."""
+        self._file.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
         """Unlock; a folder that we made and that holds nothing worth keeping goes."""

@@ -111,10 +111,10 @@ class RunSources:
         try:
             added = [self._began(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
-            self.announce()
         except FramegateError:
             self.release([source.name for source in sources])
             raise
+        self._announce_if_it_can()
 
     def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
         taken = {source.name: source for source in self._run.sources}
@@ -164,8 +164,13 @@ class RunSources:
             else source
             for source in self._run.sources
         )
-        with contextlib.suppress(StoreLost, StoreBusy):  # it only tells other hosts
+        self._announce_if_it_can()
+
+    def _announce_if_it_can(self) -> None:
+        try:
             self.announce()
+        except (StoreLost, StoreBusy, StoreRefused) as error:  # it only tells other hosts
+            log.warning("other hosts are not told of models now: %s", error)
 
     def before(self, names: Collection[str]) -> dict[str, str]:
         """The model that each of these had before its last one.
@@ -206,16 +211,18 @@ class RunSources:
 
     def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
         """End ownership of these, or of all, those included that an addition which failed left
-        behind; a store that is away is no error.
+        behind; a store that is away is no error. A run that never began is forgotten with that.
         """
         with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
             for name in self._store.sources() if names is None else names:
                 self._store.release(name, self._run.run, removed)
+            if not self._run.begun:
+                self._folder.forget()
 
     def _write(self, sources: Iterable[RunSource]) -> None:
         sources = tuple(sources)
         stays = self._run.stays or any(source.live for source in sources)
-        run = replace(self._run, sources=sources, stays=stays)
+        run = replace(self._run, sources=sources, stays=stays, begun=True)
         self._folder.write(run)
         self._run = run
         self._take(sources)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+import redis
+
+from pipeline import keys
+from pipeline.config import SourceConfig, find_config, read_config
+from pipeline.errors import DataFolderRefused, SourceOwned
+from pipeline.known_models import KnownModels
+from pipeline.run_folder import RunFile, open_folder
+from pipeline.run_sources import RunSources
+from pipeline.said_sources import run_source, spec_maker
+from pipeline.store import Store
 from tests import footage
 from tests.bad.folders import HELD_UP, open_gate
 from tests.commands import Command, Reader, framegate, user_folder
 from tests.pipeline.servers import server
-from tests.runs import wait_until
+from tests.runs import environment, wait_until
 
 FRAMES = 60
 TAKEN_OVER = 75
@@ -110,3 +124,117 @@ def test_a_run_without_a_folder_of_its_own_takes_nothing_over(tmp_path: Path) ->
     ended = framegate(folder, "run", "cam=clip.mp4", "--take-over")
     assert ended.code == 2
     assert "--take-over: needs -d DATA: a run that is taken over is known again" in ended.err
+
+
+# `framegate run`, killed at the first (second, ...) call of a function of ours: before or after it.
+KILLED = """
+import os, signal, sys
+from pipeline import cli, run_folder, store
+
+owner, name, when, count = sys.argv[1].split(" ")
+owner = {"folder": run_folder.RunFolder, "store": store.Store}[owner]
+real, calls = getattr(owner, name), 0
+
+def call(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(count) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*args, **kwargs)
+    if calls == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, name, call)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+PLACES = {
+    "before run.json": "folder write before 1",
+    "after run.json": "folder write after 1",
+    "before a claim": "store claim before 1",
+    "after a claim": "store claim after 1",
+    "between two claims": "store claim before 2",
+    "after all claims": "folder write before 2",
+    "after it has begun": "folder write after 2",
+}
+
+
+def killed_at(place: str, folder: Path, *words: str) -> None:
+    command = [sys.executable, "-c", KILLED, PLACES[place], "run", *words]
+    ended = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        place if place == "after a claim" else pytest.param(place, marks=pytest.mark.long)
+        for place in PLACES
+    ],
+)
+def test_a_run_that_is_killed_while_it_begins_goes_on_in_its_own_folder(
+    tmp_path: Path, place: str
+) -> None:
+    """With the words of a service, which always says --resume; and with those of a person."""
+    folder = user_folder(tmp_path / "user")
+    footage.write_scene(folder / "clip.mp4", footage.steady(FRAMES))
+    with server(tmp_path / "server") as store:
+        words = ("-d", "data", "--store", store.url, "--http", "off")
+        clips = ("one=clip.mp4", "two=clip.mp4")
+        killed_at(place, folder, *clips, *words)
+        assert (folder / "data" / "run.json").exists() == (place != "before run.json")
+        named = clips if place in ("before run.json", "before a claim") else ()
+        ended = framegate(folder, "run", *named, *words, "--resume")
+        assert ended.code == 0, ended.err
+        reader = Reader(store.url)
+        for name in ("one", "two"):
+            assert len(reader.whole(name, FRAMES)) == FRAMES
+        reader.close()
+
+
+class Wanting:
+    """A run that is up as far as its sources go."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.config = read_config(*find_config(Path("pipeline.toml")))
+        self.folder = open_folder(folder / "data", resume=False)
+        self.store = Store(url)
+        run = RunFile("mine", self.store.prepare(), ())
+        models = KnownModels(self.config.stages, self.folder.path)
+        spec_of = spec_maker(self.config, None)
+        self.sources = RunSources(run, self.folder, self.store, "mine", spec_of, models)
+
+    def add(self, *names: str) -> None:
+        said = [SourceConfig(f"rtsp://{name}/1") for name in names]
+        added = [run_source(name, s, "add") for name, s in zip(names, said, strict=True)]
+        self.sources.add(added, take_over=False)
+
+    def written(self) -> list[str]:
+        run = self.folder.read()
+        return [source.name for source in run.sources] if run is not None else []
+
+    def owned(self) -> list[str]:
+        return [name for name in self.store.sources() if self.store.owner(name) == "mine"]
+
+    def served(self) -> list[str]:
+        return [spec.name for spec in self.sources.specs()]
+
+
+def test_an_addition_adds_all_or_nothing_whatever_the_store_refuses(tmp_path: Path) -> None:
+    """That other hosts cannot be told which model looks at it is no failure."""
+    with server(tmp_path / "server") as embedded, redis.Redis.from_url(embedded.url) as client:
+        run = Wanting(tmp_path, embedded.url)
+        client.set(keys.MODELS, "no hash")  # telling fails, as it does while a store is away
+        run.add("one")
+        assert run.written() == run.owned() == run.served() == ["one"]
+        client.delete(keys.MODELS)
+        run.store.claim("taken", "theirs", "another run", take_over=False)
+        with pytest.raises(SourceOwned, match="source taken is owned by run another run"):
+            run.add("two", "taken")
+        assert run.written() == run.owned() == run.served() == ["one"]
+        (tmp_path / "data" / "run.new").mkdir()  # nothing can be written in the folder any more
+        with pytest.raises(DataFolderRefused):
+            run.add("three")
+        assert run.written() == run.owned() == run.served() == ["one"]
+        run.store.close()
+        run.folder.close(keep=True)

@@ -66,8 +66,8 @@ def test_a_fresh_folder_may_be_resumed_as_a_service_always_does(tmp_path: Path) 
 
 
 def test_a_run_of_a_newer_framegate_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"v": 3, "run": {"what": "nobody knows"}}')
-    with pytest.raises(DataFolderRefused, match=r"a newer Framegate wrote it \(version 3; .* 2\)"):
+    (tmp_path / "run.json").write_text('{"v": 4, "run": {"what": "nobody knows"}}')
+    with pytest.raises(DataFolderRefused, match=r"a newer Framegate wrote it \(version 4; .* 3\)"):
         open_folder(tmp_path, resume=True)
 
 
@@ -79,10 +79,10 @@ def test_a_run_of_the_first_version_is_read_and_written_as_this_one(tmp_path: Pa
     read = folder.read()
     assert read is not None
     assert read.sources == (RunSource("a", "/a.mp4", "fast", 3, None),)
-    assert not read.stays
+    assert (read.stays, read.begun) == (False, True)
     folder.write(read)
     folder.close(keep=True)
-    assert json.loads((tmp_path / "run.json").read_text())["v"] == 2
+    assert json.loads((tmp_path / "run.json").read_text())["v"] == 3
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
