@@ -34,7 +34,7 @@ from pipeline.asking import (
     refusal,
 )
 from pipeline.errors import DataFolderRefused, Exit, FramegateError
-from pipeline.redaction import shown
+from pipeline.redaction import redacted, shown
 from pipeline.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,10 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
         return refusal(error)
     except msgspec.MsgspecError as error:
         return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
+    except Exception as error:  # ours: whoever asked is told so, and the run goes on
+        log.exception("the run could not do what it was asked")
+        what = redacted(f"{type(error).__name__}: {error}")
+        return Refused(f"the run failed to do it, and goes on: {what}", int(Exit.SOURCE_FAILED))
 
 
 def _listed(supervisor: Supervisor) -> TheSources:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+
+from pipeline.retry import Backoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,5 +40,12 @@ async def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=call, name="apart", daemon=True).start()
+    failures = 0
+    while True:
+        try:
+            threading.Thread(target=call, name="apart", daemon=True).start()
+            break
+        except RuntimeError:  # no thread for it now: a limit of processes, or no memory
+            failures += 1
+            await asyncio.sleep(Backoff().delay_s(failures, random.random()))
     return await given

@@ -82,7 +82,7 @@ class Beside:
         while worker is self._worker and deaths < MOST_DEATHS:
             await worker.start(lambda: self._spec(worker, plan))
             code = await worker.ended()
-            deaths = deaths + 1 if worker.quick_deaths else 1
+            deaths = deaths + 1 if worker.vain_deaths else 1
             self._note_ready(f"its worker ended ({exit_in_words(code)})")
             if worker is self._worker:
                 log.warning("worker %s ended (%s)", worker.name, exit_in_words(code))

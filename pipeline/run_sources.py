@@ -104,10 +104,7 @@ class RunSources:
         ConfigFaults for names that are taken or none; SourceOwned if another run has one, TakenOver
         if it was taken from this one.
         """
-        if faults := self._name_faults(sources):
-            raise ConfigFaults(faults)
-        for source in sources:
-            self._spec_of(source)
+        self._check_new(sources)
         try:
             added = [self._began(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
@@ -115,6 +112,24 @@ class RunSources:
             self.release([source.name for source in sources])
             raise
         self._announce_if_it_can()
+
+    def models_of(self, sources: Sequence[RunSource]) -> dict[str, str]:
+        """Models of a registry that these had where they are now, and keep as they are taken over.
+
+        ConfigFaults for names that are taken or none; ModelNotTaken if this host lacks one.
+        """
+        self._check_new(sources)
+        models = {source.name: self._announced(source.name) for source in sources}
+        return {name: model for name, model in models.items() if model}
+
+    def _announced(self, name: str) -> str:
+        return self._models.taken_over(name, *self._store.announced_model(name))
+
+    def _check_new(self, sources: Sequence[RunSource]) -> None:
+        if faults := self._name_faults(sources):
+            raise ConfigFaults(faults)
+        for source in sources:
+            self._spec_of(source)
 
     def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
         taken = {source.name: source for source in self._run.sources}
@@ -134,9 +149,7 @@ class RunSources:
         return faults
 
     def _began(self, source: RunSource, take_over: bool, by_hand: bool) -> RunSource:
-        model = ""
-        if take_over:
-            model = self._models.taken_over(source.name, *self._store.announced_model(source.name))
+        model = self._announced(source.name) if take_over else ""
         self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
         self._store.begin_anew(source.name)
         # Read once it is ours: from then on no other run can begin an epoch.

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import redis
 from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
 
-from pipeline.errors import FramegateError, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import FramegateError, OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from pipeline.redaction import shown
+from pipeline.retry import OUT_OF_MEANS
 
 PROBE_S = 1.0
 
@@ -21,6 +22,7 @@ PROBE_S = 1.0
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
 
 _BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
+_NO_CONNECTION_LEFT = "max number of clients"
 _BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ")
 _WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "UNKNOWN_CA", "BAD_CERTIFICATE")
 _ERRORS = (
@@ -43,6 +45,10 @@ def store_errors(url: str) -> Iterator[None]:
 
 def _fault(url: str, error: Exception) -> FramegateError:
     where = f"store {shown(url)}"
+    if _is_ours(error):
+        return OutOfMeans(f"{where} cannot be asked: {error}")
+    if _NO_CONNECTION_LEFT in str(error):
+        return StoreBusy(f"{where} takes no more connections: {error}")
     match error:
         case redis.AuthenticationError():
             return StoreRefused(
@@ -68,6 +74,15 @@ def _fault(url: str, error: Exception) -> FramegateError:
     return StoreLost(f"{where} cannot be reached: {error}")
 
 
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether this process lacked something, and the store was not even asked."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OUT_OF_MEANS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def needed_permission() -> str:
     """What to do about a missing permission."""
     return (
@@ -85,6 +100,8 @@ def reply_fault(text: str) -> FramegateError:
         )
     if text.startswith(("MOVED", "ASK")):
         return StoreLost(f"the cluster gave the source to another server: {text}")
+    if _NO_CONNECTION_LEFT in text:
+        return StoreBusy(f"the store takes no more connections: {text}")
     if text.startswith(_BUSY):
         return StoreBusy(f"the store takes no writes now: {text}")
     if "NOPERM" in text or "ACL failure" in text:

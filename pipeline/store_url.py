@@ -81,10 +81,11 @@ _clusters: dict[str, bool] = {}
 def single(url: str, answer_s: float = ANSWER_S) -> Any:
     """A client of the one server at this URL; opens nothing yet."""
     remember_url(url)
-    fault = url_fault(url)
-    if fault is not None:
-        raise StoreRefused(f"store URL {shown(url)}: {fault}")
-    return redis.Redis.from_url(url, **_options(url, answer_s))
+    with store_errors(url):  # redis-py reads its own version from a file
+        fault = url_fault(url)
+        if fault is not None:
+            raise StoreRefused(f"store URL {shown(url)}: {fault}")
+        return redis.Redis.from_url(url, **_options(url, answer_s))
 
 
 def _options(url: str, answer_s: float) -> dict[str, Any]:

@@ -1,15 +1,22 @@
-"""Keeps the embedded server up: starts it again when it ended, ends it when it hangs."""
+"""Keeps the embedded server up: starts it again when it ended, ends it when it hangs.
+
+It hangs if it was asked and said nothing for so long. That it could not be asked, for want of a
+descriptor say, is no silence of its; nor is any answer, that it takes no more connections for one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import random
+import subprocess
 import time
 
 from pipeline.apart import apart
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from pipeline.retry import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +47,7 @@ class StoreWatch:
 
     async def _start(self) -> None:
         for left in reversed(range(STARTS)):
-            self._embedded.launch()
+            await self._launch()
             try:
                 await apart(self._embedded.wait_until_it_answers)
                 return
@@ -49,8 +56,22 @@ class StoreWatch:
                     raise
                 log.warning("the embedded store was killed while it started; once more")
 
+    async def _launch(self) -> None:
+        failures = 0
+        while True:
+            try:
+                self._embedded.launch()
+                return
+            except (OSError, subprocess.SubprocessError) as error:
+                failures += 1
+                level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else 10
+                log.log(level, "the embedded store cannot be started: %s; trying again", error)
+                await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
+
     async def _kill_when_silent(self) -> None:
+        """Returns once it was killed."""
         silent_since: float | None = None
+        told = False
         while True:
             await asyncio.sleep(min(TICK_S, self._hung_s / 4))
             asked = time.monotonic()
@@ -59,6 +80,10 @@ class StoreWatch:
                 silent_since = None
             except StoreBusy:
                 silent_since = None
+            except OutOfMeans as error:
+                silent_since = None  # it may well speak
+                log.log(logging.DEBUG if told else logging.WARNING, "%s: not asked", error)
+                told = True
             except StoreLost:
                 silent_since = silent_since or asked
             if silent_since is not None and time.monotonic() - silent_since >= self._hung_s:

@@ -87,25 +87,27 @@ class Supervisor:
 
     async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
         """Serve these as well, all or none; see RunSources.add for what may be wrong."""
+        self._check_takes_more()
+        models: dict[str, str] = {}
+        if take_over:  # they keep the models that they had: a model takes long to get ready
+            models = await apart(self.sources.models_of, sources)
+            await self._prepare(models, is_new=False)
         async with self._changing:
-            if self._draining or self._ending.code is not None:
-                raise ConfigFaults(["the run is ending: it takes no more sources"])
+            self._check_takes_more()
             await apart(self.sources.add, sources, take_over, by_hand=True)
-            await self._prepare_along([source.name for source in sources])
+            names = {source.name for source in sources}
+            if models != {n: m for n, m in self.sources.models().items() if n in names}:
+                await apart(self.sources.drop, names)
+                await apart(self.sources.release, names)
+                raise ModelNotTaken("another model was chosen for them just now: try again")
+            self._crew.tell_models()
             self._tell_sources()
         for source in sources:
             log.info("source %s: added", source.name)
 
-    async def _prepare_along(self, names: Sequence[str]) -> None:
-        """Get ready for the models that sources which were taken over had, or let these go."""
-        chosen = self.sources.models()
-        try:
-            await self._prepare({n: chosen[n] for n in names if n in chosen}, is_new=False)
-        except ModelNotTaken:
-            await apart(self.sources.drop, names)
-            await apart(self.sources.release, names)
-            raise
-        self._crew.tell_models()
+    def _check_takes_more(self) -> None:
+        if self._draining or self._ending.code is not None:
+            raise ConfigFaults(["the run is ending: it takes no more sources"])
 
     async def remove(self, names: Sequence[str]) -> None:
         """Decode these no further, finish what is decoded, and let them go.

@@ -28,8 +28,8 @@ class Link:
     def __init__(self, url: str) -> None:
         """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
         self._url = url
-        self._connection: Any = single(url).connection_pool.make_connection()
         with store_errors(url):
+            self._connection: Any = single(url).connection_pool.make_connection()
             self._connection.connect()
         sock = self._connection._sock  # redis-py has no public name for it
         if not isinstance(sock, socket.socket):

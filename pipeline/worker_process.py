@@ -38,7 +38,7 @@ class WorkerProcess:
         self.hosted = hosted
         self.deaths = Deaths()
         self.in_hand: dict[Place, Position] = {}
-        self.quick_deaths = self.restarts = 0
+        self.vain_deaths = self.restarts = 0  # vain: in a row, soon after the start or hung
         self.progress = -1
         self.waiting: list[str] = []
         self.progress_mono = time.monotonic()
@@ -47,6 +47,7 @@ class WorkerProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._line: ChildLine | None = None
         self._started_mono = 0.0
+        self._is_hung = False
 
     @property
     def pid(self) -> int | None:
@@ -88,7 +89,7 @@ class WorkerProcess:
             raise
         finally:
             theirs.close()
-        self._process = process
+        self._process, self._is_hung = process, False
         self._line = ChildLine(ours, self._hear, self._answer_shared)
         self._started_mono = self.progress_mono = time.monotonic()
         self.unanswered_mono, self.waiting = None, []
@@ -100,8 +101,8 @@ class WorkerProcess:
         if self._line is not None:
             self._line.hear()
             self._line.close()
-        lived = time.monotonic() - self._started_mono
-        self.quick_deaths = self.quick_deaths + 1 if lived < QUICK_S else 0
+        quick = time.monotonic() - self._started_mono < QUICK_S
+        self.vain_deaths = self.vain_deaths + 1 if quick or self._is_hung else 0
         return code
 
     def _hear(self, message: ToSupervisor) -> None:
@@ -141,8 +142,9 @@ class WorkerProcess:
         self.unanswered_mono = self.unanswered_mono or time.monotonic()
         self.tell(Ping())
 
-    def kill(self) -> None:
-        """End it at once, even if it is stopped."""
+    def kill(self, hung: bool = False) -> None:
+        """End it at once, even if it is stopped. hung: as it had work, and did not get on."""
+        self._is_hung = hung
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(self.pid, signal.SIGKILL)

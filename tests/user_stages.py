@@ -256,3 +256,13 @@ class Crashes(Numbers):
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__(options, context)
         os._exit(7)
+
+
+class PreparesSlowly(Crowd):
+    """Gets ready for a model once a file of its name is in the run's folder."""
+
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
+        if model == "bad":
+            raise ValueError(f"{model} is no model")
+        while not (self.context.folder / model).exists():
+            time.sleep(0.01)
