@@ -13,6 +13,7 @@ from pipeline.config import Config, find_config, read_config
 from pipeline.errors import ConfigFaults, Exit
 from pipeline.loading import DETECT, load
 from pipeline.options import read_options
+from pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 from pipeline.sources import is_live, named_sources
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def register(commands: Any) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of the draw")
     command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
+    add_overwrite(command)
 
 
 def _calibrate(parsed: argparse.Namespace) -> Exit:
@@ -67,7 +69,9 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     if parsed.frames < 1:
         raise ConfigFaults([f"--frames {parsed.frames}: allowed is 1 and more"])
     if parsed.plot is not None:
-        _try(parsed.plot)
+        read = Inputs({f"source {name}": one.url for name, one in config.sources.items()})
+        if faults := output_faults("--plot", parsed.plot, read, parsed.overwrite):
+            raise ConfigFaults(faults)
     detect = next((dict(s.options) for s in config.stages if s.use == DETECT), None)
     if detect is None:
         raise ConfigFaults(
@@ -82,7 +86,8 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     console.print(as_table(judgement))
     print(verdict(judgement, promise))
     if parsed.plot is not None:
-        _write(parsed.plot, as_svg(judgement, promise.alpha))
+        plot = as_svg(judgement, promise.alpha).encode()
+        write_whole("--plot", parsed.plot, plot, parsed.overwrite)
     return Exit.DONE
 
 
@@ -140,21 +145,3 @@ def _progress() -> Any:
         console.print(f"{done} of {frames} frames, {looked} heavy passes", end=ends)
 
     return tell
-
-
-def _try(path: Path) -> None:
-    """Before hours of work: whether that file can be written. ConfigFaults if not."""
-    is_new = not path.exists()
-    try:
-        with path.open("a"):
-            if is_new:
-                path.unlink()
-    except OSError as error:
-        raise ConfigFaults([f"--plot {path}: {error}"]) from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise ConfigFaults([f"--plot {path}: {error}"]) from error

@@ -15,11 +15,19 @@ from pipeline import keys
 from pipeline.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
 from pipeline.config import Config, SourceConfig, from_environment
 from pipeline.embedded import EmbeddedStore
-from pipeline.errors import Exit, FramegateError, FrameStoreFull, SourceOwned, StoreRefused
+from pipeline.errors import (
+    ConfigFaults,
+    Exit,
+    FramegateError,
+    FrameStoreFull,
+    SourceOwned,
+    StoreRefused,
+)
 from pipeline.frame_store import frame_store_bytes
 from pipeline.graph import drawn, place, stage_specs
 from pipeline.listener import check_free
 from pipeline.loading import load
+from pipeline.outputs import save_faults, saved_video
 from pipeline.redaction import redacted, shown
 from pipeline.shared_file import FOLDER, free_bytes
 from pipeline.source import Form, Request
@@ -37,7 +45,7 @@ MADE = Form(1280, 720, "bt709")
 MADE_FPS = 25.0
 
 
-def check(config: Config) -> Exit:
+def check(config: Config, saves: Path | None = None, overwrite: bool = False) -> Exit:
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
     report = Report()
     report.say("configuration", f"{config.origin}: sound")
@@ -45,6 +53,9 @@ def check(config: Config) -> Exit:
     report.say("graph", drawn(specs, place(specs, config.placement)))
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
         probes = _check_sources(config, report)
+        if saves is not None:
+            with report.watching("--save"):
+                report.say("--save", _saving(config, saves, overwrite))
         with report.watching("store"):
             report.say("store", _store(config, Path(folder)))
         if config.store.listen is not None:
@@ -117,6 +128,13 @@ def _check_sources(config: Config, report: Report) -> dict[str, Any]:
     return probes
 
 
+def _saving(config: Config, folder: Path, overwrite: bool) -> str:
+    places = {name: _place(name, source) for name, source in config.sources.items()}
+    if faults := save_faults(folder, places, overwrite):
+        raise ConfigFaults(faults)
+    return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
+
+
 def _decoder(config: Config) -> Any:
     entry = next(stage for stage in config.stages if stage.input is None)
     kind = load(entry.use)
@@ -124,11 +142,15 @@ def _decoder(config: Config) -> Any:
 
 
 def _request(config: Config, name: str, source: SourceConfig) -> Request:
-    url = source.url
-    if source.url_env is not None:
-        url = from_environment(source.url_env, f"sources.{name}.url_env")
+    url = _place(name, source)
     live = is_live(url) if source.live is None else source.live
     return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
+
+
+def _place(name: str, source: SourceConfig) -> str:
+    if source.url_env is None:
+        return source.url
+    return from_environment(source.url_env, f"sources.{name}.url_env")
 
 
 def _advice(probe: Any) -> str | None:

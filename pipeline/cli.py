@@ -16,6 +16,7 @@ from pipeline.config import Config, find_config, read_config
 from pipeline.doctor import doctor
 from pipeline.errors import ConfigFaults, Exit, FramegateError
 from pipeline.logs import set_up_logging, to_user
+from pipeline.outputs import add_overwrite
 from pipeline.redaction import redacted
 from pipeline.run import RunOptions, run
 from pipeline.run_folder import runs_folder
@@ -104,8 +105,12 @@ def _add_run(commands: Any) -> None:
     _add_config(command)
     command.add_argument("--json", action="store_true", help="print one result a line on stdout")
     command.add_argument(
-        "--save", type=Path, metavar="DIR", help="write an annotated video of each source there"
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write an annotated video of each source there, NAME.framegate.mp4",
     )
+    add_overwrite(command)
     command.add_argument(
         "--draw",
         choices=("gate",),
@@ -155,6 +160,7 @@ def _add_snapshot(commands: Any) -> None:
         "-o", dest="file", type=Path, metavar="FILE", help="default: NAME.jpg; -: standard output"
     )
     command.add_argument("--plain", action="store_true", help="without boxes and labels")
+    add_overwrite(command)
 
 
 def _add_check(commands: Any) -> None:
@@ -166,6 +172,10 @@ def _add_check(commands: Any) -> None:
     )
     command.set_defaults(command=_check)
     _add_sources(command)
+    command.add_argument(
+        "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
+    )
+    add_overwrite(command)
     _add_config(command)
 
 
@@ -275,6 +285,7 @@ def _run(parsed: argparse.Namespace) -> Exit:
         take_over=parsed.take_over,
         json=parsed.json,
         save=parsed.save,
+        overwrite=parsed.overwrite,
         pace=parsed.pace,
         named=frozenset(named_sources(parsed.sources)),
     )
@@ -286,11 +297,11 @@ def _watch(parsed: argparse.Namespace) -> Exit:
 
 
 def _snapshot(parsed: argparse.Namespace) -> Exit:
-    return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain)
+    return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain, parsed.overwrite)
 
 
 def _check(parsed: argparse.Namespace) -> Exit:
-    return check(_config(parsed)[1])
+    return check(_config(parsed)[1], parsed.save, parsed.overwrite)
 
 
 def _doctor(parsed: argparse.Namespace) -> Exit:

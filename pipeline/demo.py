@@ -15,6 +15,7 @@ from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FramegateError
 from pipeline.hop import END
 from pipeline.logs import set_up_logging
+from pipeline.outputs import saved_video
 from pipeline.printer import json_line
 from pipeline.run import RunOptions, run
 
@@ -36,11 +37,12 @@ def main() -> int:
     )
     set_up_logging(config.log.level, "run")
     print(
-        f"framegate run bikes={clip} --pace realtime --save {FOLDER} -d {FOLDER / 'run'}\n",
+        f"framegate run bikes={clip} --pace realtime --save {FOLDER} --overwrite "
+        f"-d {FOLDER / 'run'}\n",
         flush=True,
     )
     try:
-        code = run(config, RunOptions(folder=data, save=FOLDER))
+        code = run(config, RunOptions(folder=data, save=FOLDER, overwrite=True))
         if code is Exit.DONE:
             _say_what_came(data)
     except FramegateError as error:
@@ -73,7 +75,7 @@ def _say_what_came(data: Path) -> None:
     for result in reversed(results[:LAST]):
         print(json_line(result).decode().rstrip())
     print(
-        f"\n{FOLDER / 'bikes.mp4'} is the clip with its objects drawn: look at it.\n"
+        f"\n{saved_video(FOLDER, 'bikes')} is the clip with its objects drawn: look at it.\n"
         "Then your own video:   .venv/bin/framegate run FILE --json\n"
         "From another terminal: .venv/bin/framegate watch\n"
         "What this machine can do: .venv/bin/framegate check FILE\n"

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline import models_quantise, models_shadow, models_use
 from pipeline.errors import Exit
 from pipeline.loading import load
+from pipeline.outputs import add_overwrite
 
 Triple = tuple[float, float, float]
 
@@ -68,6 +69,7 @@ def _add_add(verbs: Any) -> None:
         help="photographs or videos on which it is proved (default: built-in ones)",
     )  # fmt: skip
     verb.add_argument("--drawn", type=Path, metavar="FILE", help="these with the boxes found")
+    add_overwrite(verb)
     _add_registry(verb)
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import ConfigFaults, Exit
 from pipeline.keys import SHADOW
 from pipeline.loading import load
 from pipeline.models_use import CHOOSE, NICE, named
+from pipeline.outputs import add_overwrite
 from pipeline.running import find_run
 from pipeline.side_outputs import side_outputs
 from pipeline.store_config import url_said
@@ -31,6 +32,7 @@ def register(commands: Any) -> None:
     told.set_defaults(command=_disagreements)
     told.add_argument("model", metavar="MODEL", nargs="?", help="of which (default: the last one)")
     told.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    add_overwrite(told)
     told.add_argument("--sources", metavar="A,B", help="of these only")
     told.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
     told.add_argument("--store", metavar="URL", help="the run's store (default: found by the run)")
@@ -79,5 +81,6 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
 
 def _disagreements(parsed: argparse.Namespace) -> Exit:
     url = url_said(parsed.store) or find_run(parsed.data).store
-    load(TELL)(side_outputs(url, SHADOW, named(parsed.sources)), parsed.model, parsed.html)
+    said = side_outputs(url, SHADOW, named(parsed.sources))
+    load(TELL)(said, parsed.model, parsed.html, parsed.overwrite)
     return Exit.DONE

@@ -19,11 +19,19 @@ from pipeline.apart import apart
 from pipeline.config import Config
 from pipeline.deaths import Deaths
 from pipeline.embedded import STOP_S, EmbeddedStore
-from pipeline.errors import DataFolderRefused, Exit, StoreBusy, StoreLost, StoreRefused
+from pipeline.errors import (
+    ConfigFaults,
+    DataFolderRefused,
+    Exit,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
 from pipeline.graph import StageEntry, place, stage_specs
 from pipeline.http_port import HttpPort, WebSpec, address, bound
 from pipeline.known_models import KnownModels
 from pipeline.listener import Listener, open_listener
+from pipeline.outputs import save_faults
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
@@ -35,7 +43,7 @@ from pipeline.retention import Limits, keep_limits
 from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
 from pipeline.run_sources import RunSources
 from pipeline.running import announced
-from pipeline.said_sources import run_source, spec_maker
+from pipeline.said_sources import place_of, run_source, spec_maker
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
 
@@ -55,6 +63,7 @@ class RunOptions:
     take_over: bool = False
     json: bool = False
     save: Path | None = None
+    overwrite: bool = False
     pace: PaceName | None = None
     named: frozenset[str] = frozenset()
     """Sources that the command line names, not the configuration."""
@@ -76,6 +85,7 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
         known = folder.read()
         keep = known is not None
         before = resumed(known, _asked(config, options), folder.path) if known else None
+        _check_save(config, options, before)
         if before is None and options.resume and folder.made_by_us and not config.sources:
             raise DataFolderRefused(
                 f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
@@ -111,10 +121,22 @@ def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
         return True
 
 
-def with_save(config: Config, folder: Path, run: str) -> Config:
+def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> None:
+    """ConfigFaults if a video would be written over a source, or over what others made."""
+    if options.save is None:
+        return
+    known = before.run.sources if before is not None else ()
+    new = before.new if before is not None else _asked(config, options)
+    places = {source.name: place_of(source) for source in (*known, *new)}
+    names = [source.name for source in known]
+    if faults := save_faults(options.save, places, options.overwrite, names):
+        raise ConfigFaults(faults)
+
+
+def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
     """The configuration with a stage that writes annotated videos, which the others wait for."""
     publisher = next(stage for stage in config.stages if stage.publishes)
-    options = {"folder": str(folder.absolute()), "run": run}
+    options = {"folder": str(folder.absolute()), "run": run, "overwrite": overwrite}
     save = StageEntry("save", SAVE, publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 
@@ -164,10 +186,10 @@ def _run_on(
     models = KnownModels(config.stages, folder.path)
     config = with_certificates(config)
     if options.save is not None:
-        config = with_save(config, options.save, before.run.run)
+        config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
     spec_of = spec_maker(config, options.pace)
-    sources = RunSources(before.run, folder, store, owner, spec_of, models)
+    sources = RunSources(before.run, folder, store, owner, spec_of, models, options.save)
     try:
         sources.claim(options.take_over)
         sources.add(before.new, options.take_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -20,6 +21,12 @@ from pipeline.source import Frames, Transport
 
 VERSION = 3
 _ENDS_BYTES = 65536
+
+OURS = (
+    "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
+    "store", "state", "models", "compiled", "certificates",
+)  # fmt: skip
+"""All that a run makes in its data folder."""
 
 By = Literal["config", "command", "add"]
 
@@ -87,6 +94,11 @@ class RunFolder:
         self.path = path
         self.made_by_us = made_by_us
         self._file = path / "run.json"
+        if theirs := _not_ours(path):
+            raise DataFolderRefused(
+                f"data folder {path} holds {', '.join(theirs)}, which no run made: a run would "
+                "write over that; give another -d"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -145,10 +157,29 @@ class RunFolder:
         self._file.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
-        """Unlock; a folder that we made and that holds nothing worth keeping goes."""
+        """Unlock; a folder that we made and that holds nothing worth keeping goes.
+
+        What others put into it meanwhile (videos of --save, say) stays, and the folder with it.
+        """
         if self.made_by_us and not keep:
-            shutil.rmtree(self.path, ignore_errors=True)
+            for name in OURS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
         os.close(self._lock)
+
+
+def _not_ours(path: Path) -> list[str]:
+    """What has the name of something of ours in a folder that no run has used: one leaves a lock,
+    whatever killed it. A run.json tells by itself whether it is ours.
+    """
+    with contextlib.suppress(OSError):
+        there = {entry.name for entry in path.iterdir()}
+        if not there & {"lock", "run.json"}:
+            return [name for name in OURS if name in there]
+    return []
 
 
 def open_folder(path: Path | None, resume: bool) -> RunFolder:

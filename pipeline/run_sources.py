@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from pipeline.errors import (
 from pipeline.feed import DecodeState
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.known_models import KnownModels
+from pipeline.outputs import save_faults
 from pipeline.run_folder import RunFile, RunFolder, RunSource
 from pipeline.spec import SourceSpec
 from pipeline.store import Store
@@ -40,11 +42,14 @@ class RunSources:
         owner: str,
         spec_of: SpecOf,
         models: KnownModels,
+        saves: Path | None = None,
     ) -> None:
-        """owner: the name that other runs are told; spec_of: what workers are told of a source."""
+        """owner: the name that other runs are told; spec_of: what workers are told of a source;
+        saves: folder of its videos, which must not be written over a source.
+        """
         self._run = run
         self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
-        self._models = models
+        self._models, self._saves = models, saves
         self._lost: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
 
@@ -128,8 +133,11 @@ class RunSources:
     def _check_new(self, sources: Sequence[RunSource]) -> None:
         if faults := self._name_faults(sources):
             raise ConfigFaults(faults)
-        for source in sources:
-            self._spec_of(source)
+        new = {source.name: self._spec_of(source).request.url for source in sources}
+        if self._saves is not None:
+            here = {spec.name: spec.request.url for spec in self.specs()}
+            if faults := save_faults(self._saves, here | new, overwrite=True):
+                raise ConfigFaults(faults)
 
     def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
         taken = {source.name: source for source in self._run.sources}

@@ -41,6 +41,11 @@ def _url(name: str, place: str, url_env: str | None) -> str:
     return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
 
 
+def place_of(source: RunSource) -> str:
+    """Its path or URL, with the secret that a variable holds. ConfigFaults if that is not set."""
+    return _url(source.name, source.url, source.url_env)
+
+
 def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
     """How workers are told of a source. pace: of all files, whatever is said of each."""
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
@@ -52,7 +57,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
         return SourceSpec(
             name=source.name,
             request=Request(
-                url=_url(source.name, source.url, source.url_env),
+                url=place_of(source),
                 live=source.live,
                 transport=source.transport,
                 stall_s=live.stall_s,

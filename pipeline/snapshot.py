@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigFaults, Exit, FramegateError
 from pipeline.keys import NAME_RULE, is_name
+from pipeline.outputs import Inputs, output_faults, write_whole
 from pipeline.running import Running, find_run
 
 ANSWER_S = 20.0
@@ -22,18 +23,20 @@ class NoPicture(FramegateError):
     """There is no picture of the source now; the message says why."""
 
 
-def snapshot(source: str, folder: Path | None, file: Path | None, plain: bool) -> Exit:
+def snapshot(
+    source: str, folder: Path | None, file: Path | None, plain: bool, overwrite: bool
+) -> Exit:
     """Write the picture to `file` (default SOURCE.jpg; `-`: standard output)."""
-    jpeg = fetch(find_run(folder), source, plain)
+    path = file or Path(f"{source}.jpg")
+    run = find_run(folder)
+    if file != STDOUT and (faults := output_faults("-o", path, Inputs({}), overwrite)):
+        raise ConfigFaults(faults)
+    jpeg = fetch(run, source, plain)
     if file == STDOUT:
         sys.stdout.buffer.write(jpeg)
         sys.stdout.buffer.flush()
         return Exit.DONE
-    path = file or Path(f"{source}.jpg")
-    try:
-        path.write_bytes(jpeg)
-    except OSError as error:
-        raise ConfigFaults([f"-o {path}: {error.strerror}; allowed: a file in a folder"]) from error
+    write_whole("-o", path, jpeg, overwrite)
     print(path)
     return Exit.DONE
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipeline import records
 from pipeline.errors import ConfigFaults
+from pipeline.outputs import Inputs, output_faults, write_whole
 from pipeline.side_outputs import SideOutputs
 from stages.compared import Disagreement
 from stages.disagreement_page import page
@@ -25,7 +26,9 @@ class Beside(NamedTuple):
     found: list[Disagreement]
 
 
-def tell(outputs: Sequence[SideOutputs], model: str | None, html: Path | None) -> None:
+def tell(
+    outputs: Sequence[SideOutputs], model: str | None, html: Path | None, overwrite: bool = False
+) -> None:
     """Print how far they agree, and write the page.
 
     model  the other one, by the beginning of its name; None: whichever looked last
@@ -39,10 +42,9 @@ def tell(outputs: Sequence[SideOutputs], model: str | None, html: Path | None) -
         raise ConfigFaults([f"{what} has looked at no frame; framegate models shadow starts one"])
     _print(beside)
     if html is not None:
-        try:
-            html.write_text(page(beside), encoding="utf-8")
-        except OSError as error:
-            raise ConfigFaults([f"--html {html}: {error.strerror}"]) from error
+        if faults := output_faults("--html", html, Inputs({}), overwrite):
+            raise ConfigFaults(faults)
+        write_whole("--html", html, page(beside).encode(), overwrite)
         print(f"page: {html}")
 
 

@@ -17,6 +17,7 @@ from models.picture import Picture, from_bgr, read_photograph
 from models.preprocess import to_bgr
 from pipeline.demo import find_clip
 from pipeline.errors import ConfigFaults, SourceFault
+from pipeline.outputs import write_whole
 from pipeline.records import Object
 from stages.decode import FileSource
 from stages.overlay import draw
@@ -49,7 +50,11 @@ def built_in() -> tuple[list[Picture], str]:
 
 
 def write_drawn(
-    file: Path, pictures: Sequence[Picture], boxes: Sequence[Boxes], classes: Sequence[str]
+    file: Path,
+    pictures: Sequence[Picture],
+    boxes: Sequence[Boxes],
+    classes: Sequence[str],
+    overwrite: bool = False,
 ) -> None:
     """All pictures with their boxes, below each other. ConfigFaults if it cannot be written."""
     rows: list[Any] = []
@@ -61,11 +66,10 @@ def write_drawn(
         cv2.copyMakeBorder(row, 0, 4, 0, wide - row.shape[1], cv2.BORDER_CONSTANT) for row in rows
     ]
     try:
-        written = cv2.imwrite(str(file), np.concatenate(rows))
+        _, coded = cv2.imencode(file.suffix, np.concatenate(rows))
     except cv2.error as error:
         raise ConfigFaults([f"--drawn {file}: allowed are .jpg and .png"]) from error
-    if not written:
-        raise ConfigFaults([f"--drawn {file}: it cannot be written"])
+    write_whole("--drawn", file, coded.tobytes(), overwrite)
 
 
 def _objects(found: Boxes, classes: Sequence[str]) -> list[Object]:

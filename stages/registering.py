@@ -20,6 +20,7 @@ from models.proof import Proof, Thresholds, counts
 from models.registry import Registry
 from models.settle_model import Wishes
 from pipeline.errors import ConfigFaults, Exit
+from pipeline.outputs import Inputs, output_faults
 from stages.model_options import is_own
 from stages.proof_pictures import built_in, pictures_of, write_drawn
 
@@ -29,6 +30,10 @@ def add(said: argparse.Namespace) -> Exit:
     registry = Registry(said.registry)
     if said.name is not None and is_own(said.name):
         raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
+    if said.drawn is not None:
+        read = {"FILE": said.file, **{f"--picture {one}": str(one) for one in said.picture}}
+        if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
+            raise ConfigFaults(faults)
     with _told():
         pictures, origin = pictures_of(said.picture), "the pictures given"
         if not pictures:
@@ -40,7 +45,8 @@ def add(said: argparse.Namespace) -> Exit:
         print(f"proof: {len(pictures)} pictures, {origin}")
         _print_proof(folder, proof)
         if said.drawn is not None:
-            write_drawn(said.drawn, pictures, proof.boxes["f32"], folder.manifest.classes)
+            boxes, classes = proof.boxes["f32"], folder.manifest.classes
+            write_drawn(said.drawn, pictures, boxes, classes, said.overwrite)
             print(f"drawn: {said.drawn}: look at it")
         print(f"added: {folder.manifest.ref} ({folder.manifest.result_name})")
     return Exit.DONE

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import footage
-from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, Case
+from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, USAGE, Case
 from tests.bad.stores import WORDY
 from tests.commands import Command, Ended, framegate, user_folder
 from tests.runs import wait_until
@@ -68,6 +68,15 @@ def save_folder(folder: Path) -> Ended:
     return ended
 
 
+def full_save_folder(folder: Path) -> Ended:
+    """Seen before anything starts."""
+    (folder / "videos").mkdir()
+    words = ("run", "good.mp4", "-d", "data", "--save", "videos")
+    ended = framegate(folder, *words, before=small(folder / "videos", 4))
+    assert not (folder / "data").exists()
+    return ended
+
+
 CASES = [
     Case(
         "/dev/shm too small",
@@ -85,6 +94,12 @@ CASES = [
         "disk of --save full",
         save_folder,
         DONE,
-        ("source good: ", "good.mp4: the annotated video cannot be written (No space left on"),
+        ("source good: ", "the annotated video cannot be written (No space left on"),
+    ),
+    Case(
+        "no room in --save",
+        full_save_folder,
+        USAGE,
+        ("--save ", "videos: No space left on device; allowed: a folder with room"),
     ),
 ]

@@ -208,3 +208,14 @@ def test_how_many_sources_fit(cpu_s: float, cores: int, sources: float) -> None:
 
 def client_of(store: EmbeddedStore) -> redis.Redis:
     return redis.Redis.from_url(store.url)
+
+
+def test_a_video_that_would_be_written_over_something_is_a_fault(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(configured(clip), clip.parent) == Exit.DONE
+    there = clip.parent / "door.framegate.mp4"
+    assert f"--save             {there}" in capsys.readouterr().out
+    there.hardlink_to(clip)
+    assert check(configured(clip), clip.parent, overwrite=True) == Exit.USAGE
+    assert "FAULT: --save: " in capsys.readouterr().out

@@ -224,3 +224,28 @@ def test_shared_memory_is_zeroed_and_nameless(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", ["models", "store", "certificates", "precision.json"])
+def test_a_folder_with_something_that_a_run_would_write_over_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "holiday.mp4").write_text("mine")
+    with pytest.raises(DataFolderRefused, match=f"holds {name}, which no run made"):
+        open_folder(tmp_path, resume=True)
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"mine"}
+    (tmp_path / name).unlink()
+    open_folder(tmp_path, resume=False).close(keep=False)
+
+
+def test_a_folder_that_goes_takes_nothing_of_others_with_it(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "data", resume=False)
+    (folder.path / "state").mkdir()
+    (folder.path / "videos").mkdir()
+    (folder.path / "videos" / "a.mp4").write_text("mine")
+    folder.close(keep=False)
+    assert [path.name for path in folder.path.iterdir()] == ["videos"]
+    empty = open_folder(tmp_path / "empty", resume=False)
+    empty.close(keep=False)
+    assert not empty.path.exists()
