@@ -217,8 +217,8 @@ BENCHMARK = Benchmark(
     measure=whole,
     needs=("clips", "bench"),
     options={
-        "clips": Option((*CHOSEN_ON, *JUDGES), (CHOSEN_ON[1], JUDGES[0]), "names of some"),
-        "frames": Option(150, 20, "of each clip, from its first"),
+        "clips": Option((*CHOSEN_ON, *JUDGES), (CHOSEN_ON[0], JUDGES[0]), "names of some"),
+        "frames": Option(150, 30, "of each clip, from its first"),
     },
 )
 

@@ -120,7 +120,7 @@ SOAK = (
     ("workers killed", "kills.worker", ""),
     ("camera servers killed", "kills.server", ""),
     ("stores killed", "kills.store", ""),
-    ("sources added and removed", "kills.added", ""),
+    ("sources added", "guests.added", ""),
     ("samples of the accounting", "samples", ""),
     ("... in which it did not close", "samples_unbalanced", ""),
     ("results that came twice", "doubled", ""),

@@ -55,7 +55,7 @@ class GateClip:
     frames     so many are judged, from the first on
     fps        frames a second of video, in the mean
     truth      gt.txt in MOTChallenge format, where somebody labelled it
-    annotated  first and last frame that the labels cover, counted from 1
+    annotated  first and last frame that the labels cover and that is judged, counted from 1
     """
 
     name: str
@@ -129,7 +129,7 @@ def _clip(path: Path, group: Group, frames: int, facts: dict[str, object], data:
     if not (truth.is_file() and isinstance(labelled, dict)):
         return GateClip(path.stem, group, path, frames, rate(path))
     first, last = labelled["annotated_frames"]
-    return GateClip(path.stem, group, path, frames, rate(path), truth, (first, last))
+    return GateClip(path.stem, group, path, frames, rate(path), truth, (first, min(last, frames)))
 
 
 def _played_over(path: Path, folder: Path, frames: int) -> Path:

@@ -204,6 +204,7 @@ BENCHMARK = Benchmark(
         "frames": Option(FRAMES, 40, "of each clip, from its first"),
     },
     bars=bars,
+    keyed=("auc_by_clip",),
 )
 
 

@@ -178,14 +178,12 @@ def _rows(
     return rows
 
 
-def _response(what: str, results: Sequence[Result]) -> dict[str, float]:
-    """From a frame's moment to its publication."""
-    if not results:
-        return {}
+def _response(what: str, results: Sequence[Result]) -> dict[str, float | None]:
+    """From a frame's moment to its publication; None where there was no such frame."""
     spent = [1000 * (result.published - result.captured) for result in results]
     return {
-        f"{what}_mean_ms": round(statistics.mean(spent), 1),
-        f"{what}_p99_ms": round(percentile(spent, 0.99), 1),
+        f"{what}_mean_ms": round(statistics.mean(spent), 1) if spent else None,
+        f"{what}_p99_ms": round(percentile(spent, 0.99), 1) if spent else None,
     }
 
 

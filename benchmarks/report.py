@@ -78,7 +78,7 @@ class Benchmark:
     needs    clips: a folder of test data; bench, train: those extras
     bars     a result -> what is held to something
     keyed    names of mappings whose keys are data (clips, processes): a quick run has fewer
-    absent   keys of a whole result that a quick run cannot have
+    absent   keys whose values hang on what happened: a quick run may lack them
     draws    the module whose `draw(result)` makes its figure in docs/
     kept     the options' values -> name of the result's file, where it is not always `name`
     """
@@ -176,7 +176,9 @@ def _differences(about: Benchmark, whole: Any, quick: Any, where: str) -> Iterat
             yield f"{where} is empty"
     elif isinstance(whole, dict):
         if where.rpartition(".")[2] in about.keyed:
-            yield from _differences(about, [*whole.values()], [*quick.values()], f"{where}.*")
+            if quick:
+                rows = [*whole.values()], [*quick.values()]
+                yield from _differences(about, *rows, f"{where}.*")
             return
         for key in whole:
             if key in about.absent:

