@@ -30,10 +30,15 @@ USER = "framegate"
 
 
 def needs(program: str) -> Any:
-    """A parameter that is skipped where the program is not installed."""
+    """A parameter that is skipped where the program is not installed. One server shows most; that
+    the others do the same is a long test.
+    """
     absent = shutil.which(program) is None
     reason = f"{program} is not installed (Debian: apt-get install {program})"
-    return pytest.param(program, marks=pytest.mark.skipif(absent, reason=reason), id=program)
+    marks = [pytest.mark.skipif(absent, reason=reason)]
+    if program != PROGRAMS[0]:
+        marks.append(pytest.mark.long)
+    return pytest.param(program, marks=marks, id=program)
 
 
 def free_port() -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +27,10 @@ VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
 GRAPH = (ROOT / "pipeline.toml").read_text()
 STAGES = tomllib.loads(GRAPH)["stages"]
 
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
-
-def trees() -> Iterator[tuple[Path, ast.Module]]:
-    for path in FILES:
-        yield path, ast.parse(path.read_text())
+@functools.cache
+def trees() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in FILES]
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -60,22 +58,21 @@ def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
             assert not imported(tree) & {"redis", "hiredis", "socket", "subprocess"}, path
 
 
-@each_file
-def test_names_say_what_a_thing_is(path: Path) -> None:
-    classes = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)]
-    assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == []
+def test_names_say_what_a_thing_is() -> None:
+    for path, tree in trees():
+        classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == [], path
 
 
-@each_file
-def test_public_things_have_docstrings(path: Path) -> None:
-    if path.relative_to(ROOT).parts[0] == "tests":
-        return  # a test's name says it
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree) or not tree.body, "the module has none"
-    for node in tree.body:
-        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-        if isinstance(node, kinds) and not node.name.startswith(("_", "main")):
-            assert ast.get_docstring(node), f"{node.name} has none"
+def test_public_things_have_docstrings() -> None:
+    for path, tree in trees():
+        if path.relative_to(ROOT).parts[0] == "tests":
+            continue  # a test's name says it
+        assert ast.get_docstring(tree) or not tree.body, f"{path} has none"
+        for node in tree.body:
+            kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            if isinstance(node, kinds) and not node.name.startswith(("_", "main")):
+                assert ast.get_docstring(node), f"{path}: {node.name} has none"
 
 
 def test_every_package_is_installed() -> None:

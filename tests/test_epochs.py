@@ -121,7 +121,9 @@ def check_epochs(folder: Path, source: Path) -> None:
     assert all(result.outcome == "detected" for result in found.results)
 
 
-@pytest.mark.parametrize("placement", [USUAL, FUSED, APART, MIXED])
+@pytest.mark.parametrize(
+    "placement", [FUSED, APART, *(pytest.param(p, marks=pytest.mark.long) for p in (USUAL, MIXED))]
+)
 def test_every_placement_gives_the_same(tmp_path: Path, sizes: Path, placement: str) -> None:
     run = start(tmp_path / "run", sizes, placement)
     assert run.wait() == 0, run.log.read_text()
@@ -156,7 +158,7 @@ def test_kills_around_changes_of_size(tmp_path: Path, sizes: Path, placement: st
     "at",
     [
         pytest.param(Position(1, 20), marks=pytest.mark.long),
-        Position(2, 8),
+        pytest.param(Position(2, 8), marks=pytest.mark.long),
         Position(3, 20),
     ],
     ids=str,

@@ -66,6 +66,7 @@ def people_by_hand(results: list[dict[str, Any]]) -> dict[int, int]:
 def test_people_per_minute_beside_the_main_path(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
+    """Each entry carries the id of the one before, so that a reader knows what it missed."""
     user_folder(folder, more=PEOPLE)
     frames = footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
     uneven = [0.0, 1.5, 30.25, 59.9, 60.0, 61.0, 119.5, 240.0, 241.0, 250.0]
@@ -80,17 +81,8 @@ def test_people_per_minute_beside_the_main_path(
         expected = people_by_hand(results)
         assert {s["minute"]: s["people"] for s in said} == expected
         assert len(said) == len(expected) > 2
-
-
-def test_what_a_side_stage_said_is_linked_entry_to_entry(
-    folder: Path, store: EmbeddedStore, reader: Reader
-) -> None:
-    """Each entry carries the id of the one before, so that a reader knows what it missed."""
-    user_folder(folder, more=PEOPLE)
-    footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
-    run(folder, store, "slow.mkv")
-    entries = [e for e in reader.entries("slow", "out:people") if e[1] == "frame"]
-    assert [said["before"] for _, _, said in entries] == ["0-0", *(i for i, _, _ in entries[:-1])]
+        linked = [(i, e["before"]) for i, kind, e in entries if kind == "frame"]
+        assert [before for _, before in linked] == ["0-0", *(i for i, _ in linked[:-1])]
 
 
 def test_a_stage_that_raises_on_the_main_path(
@@ -121,7 +113,7 @@ def test_a_stage_that_raises_on_the_main_path(
     assert "no answer to frame 3" in err
 
 
-@pytest.mark.parametrize("on_lag", ["wait", "drop"])
+@pytest.mark.parametrize("on_lag", ["wait", pytest.param("drop", marks=pytest.mark.long)])
 def test_a_side_stage_that_always_raises_harms_nothing(
     folder: Path, store: EmbeddedStore, reader: Reader, on_lag: str
 ) -> None:
@@ -143,7 +135,9 @@ def test_a_side_stage_that_dies_over_a_frame_harms_nothing(
     assert [a["id"] for a in reader.asides("a")] == [b"1-5"]
 
 
-@pytest.mark.parametrize("use", ["Unsayable", "Silent", "Short"])
+@pytest.mark.parametrize(
+    "use", ["Short", *(pytest.param(u, marks=pytest.mark.long) for u in ("Unsayable", "Silent"))]
+)
 def test_a_stage_that_breaks_its_contract_fails_frame_by_frame(
     folder: Path, store: EmbeddedStore, reader: Reader, use: str
 ) -> None:

@@ -77,7 +77,7 @@ def test_a_strict_limit_stays_at_the_last_rung(tmp_path: Path) -> None:
     assert {answer.models[0][:12] for answer in said(stage, frames())} == {"nanodet-224-"}
 
 
-@pytest.mark.parametrize("mode", ["off", "crops"])
+@pytest.mark.parametrize("mode", ["crops", pytest.param("off", marks=pytest.mark.long)])
 def test_answers_do_not_depend_on_restarts_nor_batches(tmp_path: Path, mode: Mode) -> None:
     alone = said(climbing(tmp_path, mode), frames())
     planes = functools.cache(unshared_plane)
