@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
 	@echo "make test      the tests, up to 10 minutes"
-	@echo "make test-all  with the kill marathon and other long ones"
+	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
 	@echo "make check     style, formatting and types"
 	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
 	@echo "make extras    also what training and some benchmarks need (torch: large)"
@@ -39,7 +39,7 @@ test: install
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: install
-	$(BIN)/pytest
+	$(BIN)/python -m tests.whole_suite
 
 # What lacks torch or the clips says so and counts as no fault.
 bench-quick: install
