@@ -214,9 +214,10 @@ def _state(now: Sample) -> State:
 
 
 def _fault(now: Sample, ended: bool) -> str | None:
-    if now.connection is not None and not ended:
-        return now.connection.fault
-    return now.end.fault if now.end else None
+    """Why it ended, or what its connection lacks. The newest end may be an earlier run's."""
+    if ended:
+        return now.end.fault if now.end else None
+    return now.connection.fault if now.connection is not None else None
 
 
 STYLES = {
