@@ -1,13 +1,14 @@
 """A measured choice: which precision and how many threads serve this CPU best."""
 
+import fcntl
 import json
 import math
 import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -136,9 +137,19 @@ def run(
     cores = cores or cores_available()
     tried = tried or light()
     key = machine_key(cores, tried)
-    known = read_cache(cache) if cache is not None else {}
-    if key in known:
+    if cache is None:
+        return _tried(tried, cores, budget_s)
+    if key in (known := read_cache(cache)):
         return known[key]
+    with locked(cache):
+        if key not in (known := read_cache(cache)):
+            known[key] = _tried(tried, cores, budget_s)
+            with suppress(OSError):  # then the next one measures again
+                write_cache(cache, known)
+        return known[key]
+
+
+def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
     networks: dict[Candidate, Runtime] = {}
     for precision, threads in candidates(tried.precisions, cores):
         with suppress(ModelUnreadable):
@@ -149,10 +160,7 @@ def run(
     for network in networks.values():
         network.warm_up([tried.size])
     runs = {one: partial(_infer, network, picture) for one, network in networks.items()}
-    chosen = choose(measure(runs, budget_s))
-    if cache is not None:
-        write_cache(cache, known | {key: chosen})
-    return chosen
+    return choose(measure(runs, budget_s))
 
 
 def _infer(network: Runtime, picture: ByteArray) -> None:
@@ -179,6 +187,20 @@ def read_cache(path: Path) -> dict[str, Choice]:
         return {str(key): Choice(**value) for key, value in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One at a time, over all processes, for whoever reads, decides and writes this file; where its
+    folder cannot be opened, unlocked.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
 
 
 def write_cache(path: Path, choices: Mapping[str, Choice]) -> None:

@@ -23,7 +23,7 @@ class KnownModels:
 
     def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
         """ConfigFaults with all that is wrong with what the stages' options name."""
-        self.settled: Mapping[str, str] = load(SETTLE)({s.use: s.options for s in stages}, folder)
+        self.settled: Mapping[str, str] = load(SETTLE)([(s.use, s.options) for s in stages], folder)
         self.where = f"{socket.gethostname()}:{folder / 'models'}"
         self._folder = folder
         self._has: Callable[[str, Path], bool] = load(HAS)

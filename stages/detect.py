@@ -103,7 +103,7 @@ class Detect(Stage[DetectState]):
             standing[item.source] = at.after(item.position, belief)
             last[item.source] = item
             answers.append(self._detections(item, attention, belief, serving))
-        count(self.cache, self.servings.remembered())
+        count(self.cache, self.servings.remembered(), self.servings.past)
         kept = {
             source: self._standings.kept(item, standing[source], states[source], servings[source])
             for source, item in last.items()

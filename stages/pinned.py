@@ -58,12 +58,14 @@ def pinned_choice(folder: Path, tried: Tried | None = None) -> Choice:
     """The run's choice: measured once, kept in its folder, so that no restart decides anew."""
     pinned = folder / "precision.json"
     key = trial.machine_key(trial.cores_available(), tried or trial.light())
-    choices = trial.read_cache(pinned)
-    if key in choices:
+    if key in (choices := trial.read_cache(pinned)):
         return choices[key]
-    choice = trial.run(user_cache() / "precision.json", tried=tried)
-    with suppress(OSError):
-        trial.write_cache(pinned, choices | {key: choice})
+    with trial.locked(pinned):  # two workers of a run would each find, and use, another one
+        if key in (choices := trial.read_cache(pinned)):
+            return choices[key]
+        choice = trial.run(user_cache() / "precision.json", tried=tried)
+        with suppress(OSError):
+            trial.write_cache(pinned, choices | {key: choice})
     return choice
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from models.boxes import Boxes
 from models.cells import cells_of, grid_of
@@ -64,6 +65,7 @@ class Remembering:
 
 
 NOTHING_REMEMBERED = Remembering()
+_NOTHING: Final = CacheCounts()
 
 
 def remembering(
@@ -85,18 +87,18 @@ def remembering(
     return Remembering(recall, Near(memory, facts, when, using.gate), now)
 
 
-def count(counts: CacheCounts, groups: Sequence[Remembering]) -> None:
-    """Bring `counts` up to date with what all groups counted."""
+def count(counts: CacheCounts, groups: Sequence[Remembering], past: CacheCounts = _NOTHING) -> None:
+    """Bring `counts` up to date with what all groups counted; past: those of models let go."""
     exact = [group.recall.counts for group in groups if group.recall is not None]
     views = [group.near for group in groups if group.near is not None]
     near = [each.counts for each in views]
-    counts.hits = sum(each.hits for each in exact)
-    counts.misses = sum(each.misses for each in exact)
-    counts.refused = sum(each.refused for each in exact)
-    counts.skipped = sum(each.skipped for each in exact)
-    counts.near = sum(each.served for each in near)
-    counts.checked = sum(each.checked for each in near)
-    counts.wrong = sum(each.wrong for each in near)
+    counts.hits = past.hits + sum(each.hits for each in exact)
+    counts.misses = past.misses + sum(each.misses for each in exact)
+    counts.refused = past.refused + sum(each.refused for each in exact)
+    counts.skipped = past.skipped + sum(each.skipped for each in exact)
+    counts.near = past.near + sum(each.served for each in near)
+    counts.checked = past.checked + sum(each.checked for each in near)
+    counts.wrong = past.wrong + sum(each.wrong for each in near)
     counts.kinds = sum(len(each.kinds) for each in views)
     counts.trusted = sum(each.trusted for each in views)
     counts.groups, counts.off = len(groups), sum(group.is_off() for group in groups)

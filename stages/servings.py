@@ -12,10 +12,11 @@ from typing import Final
 import numpy as np
 
 from models.picture import Picture
+from pipeline.cache_counts import CacheCounts
 from pipeline.errors import ModelTooSlow
 from pipeline.stage import Context
 from stages.model_options import ModelOptions, Wanted, configured, wanted
-from stages.remembering import Remembering
+from stages.remembering import Remembering, count
 from stages.serving import Server, Serving
 
 KEPT_S: Final = 600.0  # for which a model that nobody wants stays warm, so that a way back is short
@@ -27,6 +28,8 @@ _USUAL_SIZE: Final = (640, 360)
 
 class Servings:
     """The models of detect's sources.
+
+    past  what came of the look-ups of models that were let go
 
     Thread rule: `prepare` on any thread, all else on the stage's.
     """
@@ -42,6 +45,7 @@ class Servings:
         self._refused: dict[Wanted, Exception] = {}
         self._configured = configured(usual, options)
         self._sizes: tuple[tuple[int, int], ...] = (_USUAL_SIZE,)
+        self.past = CacheCounts()
         self._changing = threading.Lock()  # never while a model is opened: frames would wait
         self._opening = threading.Lock()
 
@@ -117,7 +121,9 @@ class Servings:
             kept = list(dict.fromkeys(want.model for want in idle))[:MOST_UNWANTED]
             for want in idle:
                 if want.model not in kept or now - self._seen_s[want] >= KEPT_S:
-                    del self._seen_s[want], self._open[want]
+                    del self._seen_s[want]
+                    count(gone := CacheCounts(), self._open.pop(want).remembered)
+                    self.past = self.past.plus(gone)
 
 
 def _check(model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[int, int]]) -> None:

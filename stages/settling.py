@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,26 @@ from stages.model_options import classes_fault, is_own, wanted
 from stages.pinned import pinned_model, unanswerable
 
 
-def settle(stages: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, str]:
+def settle(stages: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> dict[str, str]:
     """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry, and
-    under "" of all others, where `[stages.detect]` does.
+    under "" of all others, where `[stages.detect]` does: of two such stages the first.
 
-    stages  options of each stage, by what it uses
+    stages  what each uses, and its options
     folder  the run's, where a copy of each model is put
 
     ConfigFaults with everything that is wrong.
     """
-    kinds = {use: load(use) for use in stages}
-    asks = any(_asks(options) for use, options in stages.items() if kinds[use] is Escalate)
+    kinds = {use: load(use) for use, _ in stages}
+    asks = any(_asks(options) for use, options in stages if kinds[use] is Escalate)
     settled: dict[str, str] = {}
     faults: list[str] = []
-    for use, options in stages.items():
+    for use, options in stages:
         classes = options.get("classes")
         if asks and kinds[use] is Escalate and classes is not None:
             fault = classes_fault("heavy", classes)
             faults += [f"stages.escalate.classes = {classes}: {fault}"] if fault else []
         if kinds[use] is Detect:
-            settled |= _settled(options, asks, folder, faults)
+            settled = _settled(options, asks, folder, faults) | settled
     if faults:
         raise ConfigFaults(faults)
     return settled

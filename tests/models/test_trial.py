@@ -1,11 +1,13 @@
 """The trial's decisions, with times given; its cache; one short real run."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from models import trial
-from models.trial import Choice
+from models.trial import Choice, Tried
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,29 @@ def test_a_trial_is_made_once(tmp_path):
     assert list(written) == [trial.machine_key(1, trial.light())]
     # A second one would measure other milliseconds.
     assert trial.run(path, budget_s=0.0, cores=1) == first
+
+
+def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
+    """Each would have written what it had read, and its own."""
+    cache = tmp_path / "precision.json"
+    inside, seen = threading.Event(), []
+
+    def opens(precision, threads):
+        inside.set()
+        seen.append(sorted(trial.read_cache(cache)))
+        return trial.light().open(precision, threads)
+
+    with ThreadPoolExecutor(2) as pool:
+        with trial.locked(cache):
+            runs = [
+                pool.submit(trial.run, cache, 0.05, 1, Tried(("f32",), opens, (64, 64), weights))
+                for weights in ("a", "b", "b")
+            ]
+            assert not inside.is_set()
+        choices = [run.result() for run in runs]
+    assert len(trial.read_cache(cache)) == 2
+    assert choices[1] == choices[2]
+    assert sorted(map(len, seen)) == [0, 1]
 
 
 def test_another_machine_is_another_trial(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigFaults
+from stages.pinned import pinned_model
 from stages.settling import settle
 from tests.own_models import own_model, relabelled
 
@@ -21,10 +22,10 @@ def test_names_are_settled_once(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     first = own_model(registry, "mine", size=(96, 64)).manifest
     said = {DETECT: options(registry, sources={"a": {"model": "mine"}, "b": {"model": "light"}})}
-    assert settle(said, tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
     own_model(registry, "mine", "2", size=(96, 64))
-    assert settle(said, tmp_path / "run") == {"a": f"mine@{first.sha256}"}
-    assert settle(said, tmp_path / "other")["a"] != f"mine@{first.sha256}"
+    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle([*said.items()], tmp_path / "other")["a"] != f"mine@{first.sha256}"
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ESCALATE: {"escalate": {"place": "local"}},
     }
     with pytest.raises(ConfigFaults) as found:
-        settle(said, tmp_path / "run")
+        settle([*said.items()], tmp_path / "run")
     faults = found.value.faults
     assert [fault.partition(" = ")[0] for fault in faults] == [
         f"models.sources.{source}.model" for source in "abcd"
@@ -64,6 +65,21 @@ def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
     }
     if is_fault:
         with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1 is not known"):
-            settle(said, tmp_path / "run")
+            settle([*said.items()], tmp_path / "run")
     else:
-        assert set(settle(said, tmp_path / "run")) == {"a"}
+        assert set(settle([*said.items()], tmp_path / "run")) == {"a"}
+
+
+def test_of_two_stages_of_one_class_both_are_settled(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first = own_model(registry, "first", size=(96, 64)).manifest
+    own_model(registry, "second", size=(96, 64))
+    both = [(DETECT, options(registry) | {"detector": name}) for name in ("first", "second")]
+    assert settle(both, tmp_path / "run") == {"": f"first@{first.sha256}"}
+    for name in ("first", "second"):  # copies: the registry may forget them
+        assert pinned_model(name, tmp_path / "run", None).manifest.name == name
+    with pytest.raises(ConfigFaults, match=r"(?s)nobody.*no one"):
+        settle(
+            [(DETECT, options(registry) | {"detector": n}) for n in ("nobody", "no one", "first")],
+            tmp_path / "other",
+        )
