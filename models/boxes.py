@@ -64,6 +64,16 @@ class Boxes:
         scores = np.frombuffer(data, np.float32, n, 16 * n)
         return Boxes(xyxy, scores, np.frombuffer(data, np.uint8, n, 20 * n).astype(np.int32))
 
+    @staticmethod
+    def read(data: bytes) -> "Boxes | None":
+        """What `to_bytes` wrote; None for anything else."""
+        if len(data) % 21:
+            return None
+        try:
+            return Boxes.from_bytes(data)
+        except ArrayMismatch:
+            return None
+
 
 def empty() -> Boxes:
     """No box at all."""

@@ -1,9 +1,11 @@
 """What kind of model file it is, by its bytes; which are refused, and why."""
 
 import json
+import lzma
 import re
 import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +21,11 @@ PICKLE = (
     "a pickle, as torch.save writes it: loading one runs whatever code is in it. "
     "Export the network instead: torch.onnx.export, torch.export.save or torch.jit.save"
 )
+# What zipfile and json raise for members that are damaged, encrypted or packed in another way.
+_UNREADABLE = (
+    ValueError, RecursionError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 TAKEN = ("model.xml", "model.bin", "manifest.json", "original.onnx")  # in a model folder
 _PICKLE_NAMES = {".pkl", ".pickle", ".ckpt", ".pth", ".joblib"}
 _EXPRESSION = re.compile(r"[\w\s+\-*/%(),.<>=!]*")
@@ -72,7 +79,7 @@ def _check_export(path: Path, members: list[zipfile.ZipInfo]) -> None:
             if name.endswith(".json"):
                 try:
                     table = json.loads(archive.read(member))
-                except (ValueError, RecursionError, zipfile.BadZipFile) as fault:
+                except _UNREADABLE as fault:
                     raise ModelRefused(path, f"{name} in it is damaged ({fault})") from fault
                 _check_json(path, table)
 
@@ -108,7 +115,9 @@ def _safetensors(path: Path) -> dict[str, Any]:
         try:
             table = json.loads(file.read(length))
             ends = [row["data_offsets"][1] for key, row in table.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+            if not all(isinstance(end, int) for end in ends):
+                raise ValueError("an offset that is no number")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
             why = "a damaged safetensors file (its header is no table of tensors)"
             raise ModelRefused(path, why) from fault
     if max(ends, default=0) != size - 8 - length:

@@ -13,6 +13,7 @@ FORMAT = r"[a-z][a-z0-9_]{0,31}"
 FILE = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
 _SHA256 = r"[0-9a-f]{64}"
 _MOST_TEXT = 2000
+_MOST_INT = 2**53  # what a double holds
 _DEEPEST = 4
 
 Triple = tuple[float, float, float]
@@ -76,13 +77,13 @@ def labels(key: str, value: Any, most: int) -> None:
 
 def text(key: str, value: Any) -> None:
     """Some words, or none."""
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
+    if not _is_text(value) or len(value) > _MOST_TEXT:
         raise ManifestRefused(key, repr(value)[:80], f"text of at most {_MOST_TEXT} characters")
 
 
 def plain(key: str, value: Any) -> dict[str, Any]:
     """A table of numbers, strings and lists of them, as JSON gives it back."""
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, dict) or not all(map(_is_text, value)):
         raise ManifestRefused(key, repr(value)[:80], "a table")
     for name, one in value.items():
         if not _is_plain(one, _DEEPEST):
@@ -113,4 +114,11 @@ def _is_plain(value: Any, depth: int) -> bool:
         return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int | str)
+    if isinstance(value, int):
+        return abs(value) <= _MOST_INT
+    return _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it can be written: half of a surrogate pair, as JSON may have, cannot."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)

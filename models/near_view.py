@@ -88,10 +88,12 @@ def entry_of(data: bytes, grid: Grid) -> NearEntry | None:
     if len(data) < _HEAD.size or xxhash.xxh3_64_digest(data[_CHECK:]) != data[:_CHECK]:
         return None
     _, made, cells = _HEAD.unpack_from(data)
-    if cells != grid.cells:
+    if cells != grid.cells or len(data) < _HEAD.size + cells:
         return None
-    levels = np.frombuffer(data, np.uint8, cells, _HEAD.size)
-    return NearEntry(made, levels, Boxes.from_bytes(data[_HEAD.size + cells :]))
+    boxes = Boxes.read(data[_HEAD.size + cells :])
+    if boxes is None:
+        return None
+    return NearEntry(made, np.frombuffer(data, np.uint8, cells, _HEAD.size), boxes)
 
 
 def with_row(shelf: bytes, view: View) -> bytes:

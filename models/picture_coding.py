@@ -29,6 +29,7 @@ class Coding:
 
 
 DEFAULT = Coding()
+_MOST_PIXELS = 1 << 26  # of a picture that somebody sends: as many as a source may have by default
 
 
 def encode(picture: Picture, coding: Coding = DEFAULT) -> bytes:
@@ -86,12 +87,12 @@ def _decoded(
 ) -> list[ByteArray]:
     context = av.CodecContext.create(codec, "r")
     assert isinstance(context, av.VideoCodecContext)
-    context.thread_count = 1
-    if size is not None:
-        context.width, context.height = size
+    context.thread_count, context.options = 1, {"max_pixels": f"{_MOST_PIXELS}"}
     try:
+        if size is not None:
+            context.width, context.height = size
         frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-    except (av.FFmpegError, ValueError) as error:
+    except (av.FFmpegError, ValueError, OverflowError) as error:
         raise PictureDamaged(len(data)) from error
     if len(frames) != 1 or frames[0].format.name != pix_fmt:
         raise PictureDamaged(len(data))

@@ -134,7 +134,7 @@ def value_of(prepared: Prepared, boxes: Boxes) -> bytes:
 def boxes_of(prepared: Prepared, value: bytes) -> Boxes | None:
     """The boxes in a value; None if it is no answer to this input."""
     check, body = value[:_CHECK], value[_CHECK:]
-    return Boxes.from_bytes(body) if check == _check(prepared, body) else None
+    return Boxes.read(body) if check == _check(prepared, body) else None
 
 
 def _check(prepared: Prepared, body: bytes) -> bytes:

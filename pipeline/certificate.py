@@ -261,12 +261,15 @@ def read_declaration(data: bytes) -> Declaration:
 
 
 def _read(data: bytes, kind: type[T]) -> T:
-    version = msgspec.json.decode(data, type=_Versioned).v
-    if version > VERSION:
-        raise RecordTooNew(
-            f"certificate of version {version}; this Framegate reads up to version {VERSION}"
-        )
-    return msgspec.json.decode(data, type=kind)
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).v
+        if version <= VERSION:
+            return msgspec.json.decode(data, type=kind)
+    except RecursionError as error:
+        raise msgspec.DecodeError(f"{len(data)} bytes that are nested too deeply") from error
+    raise RecordTooNew(
+        f"certificate of version {version}; this Framegate reads up to version {VERSION}"
+    )
 
 
 def _miscounted(found: Certificate) -> list[str]:

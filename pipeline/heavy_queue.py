@@ -163,7 +163,8 @@ class HeavyQueue:
                 if popped is not None:
                     replied = records.decode_versioned(popped[1], Replied)
                     self._check(replied)
-                    replies.setdefault(replied.number, replied)
+                    if 0 <= replied.number < len(questions):
+                        replies.setdefault(replied.number, replied)
         except msgspec.MsgspecError as error:
             raise PlaceFailed(f"a reply that cannot be read: {error}") from error
         finally:

@@ -99,12 +99,18 @@ def _facts(question: Question, is_base64: bool) -> Facts:
 
 def asked(inputs: Mapping[str, Array]) -> list[tuple[bytes, Facts]]:
     """The questions of a request, at the server. ValueError if they are none."""
+    if missing := INPUTS.keys() - inputs.keys():
+        raise ValueError(f"no {', '.join(sorted(missing))}")
     pictures, facts = inputs["picture"].reshape(-1), inputs["facts"]
+    if facts.dtype.kind not in "iu" or not all(isinstance(p, bytes | str) for p in pictures):
+        raise ValueError(f"facts of {facts.dtype}, pictures of {inputs['picture'].dtype}")
     if facts.shape != (len(pictures), len(Facts._fields)):
         raise ValueError(f"facts: {facts.shape}; wanted: {(len(pictures), len(Facts._fields))}")
     rows = [Facts(*(int(fact) for fact in row)) for row in facts]
+    if strange := [row.matrix for row in rows if row.matrix not in _MATRICES.values()]:
+        raise ValueError(f"matrix {strange[0]}; allowed are {sorted(_MATRICES.values())}")
     return [
-        (base64.b64decode(picture) if row.is_base64 else bytes(picture), row)
+        (base64.b64decode(picture) if row.is_base64 else _bytes(picture), row)
         for picture, row in zip(pictures, rows, strict=True)
     ]
 
@@ -135,11 +141,14 @@ def answers_of(outputs: Mapping[str, Array], n: int, policy: str) -> list[Answer
     """The answers to n questions. PlaceFailed if they are none, or by another policy."""
     try:
         found = _bytes(outputs["policy"].reshape(-1)[0]).decode()
-        counts = [int(count) for count in outputs["counts"].reshape(-1)]
+        counts = _numbers(outputs["counts"], "iu").reshape(-1).tolist()
         models = [_bytes(names).decode() for names in outputs["models"].reshape(-1)]
-        boxes = outputs["boxes"].reshape(-1, 4).tolist()
-        scores, class_ids = outputs["scores"].tolist(), outputs["class_ids"].tolist()
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        boxes = _numbers(outputs["boxes"], "f").reshape(-1, 4).tolist()
+        scores = _numbers(outputs["scores"], "f").reshape(-1).tolist()
+        class_ids = _numbers(outputs["class_ids"], "iu").reshape(-1).tolist()
+        if not np.isfinite(_numbers(outputs["took_s"], "f")).all():
+            raise ValueError("took_s is no number of seconds")
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise PlaceFailed(f"the server's answer is none: {error!r}") from error
     if found != policy:
         raise PlaceFailed(
@@ -162,6 +171,15 @@ def answers_of(outputs: Mapping[str, Array], n: int, policy: str) -> list[Answer
     return answers
 
 
+def _numbers(array: Array, kinds: str) -> Array:
+    """The array, if its numbers are of these kinds, as numpy names them."""
+    if array.dtype.kind not in kinds:
+        raise ValueError(f"numbers of {array.dtype}")
+    return array
+
+
 def _bytes(value: Any) -> bytes:
     """BYTES come as text from a server that speaks JSON."""
-    return value.encode() if isinstance(value, str) else bytes(value)
+    if not isinstance(value, bytes | str):
+        raise TypeError(f"{type(value).__name__} for bytes")
+    return value.encode() if isinstance(value, str) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import xxhash
@@ -72,9 +72,34 @@ class Unanswered(NamedTuple):
 
 Answer = Seen | Unanswered
 
+MOST_SEEN: Final = 1000  # objects in an answer
+_MOST_MODELS: Final = 16
+
 
 class PlaceFailed(FramegateError):
     """A place could not answer: it is away, slow, full, or of another version."""
+
+
+def checked(seen: Seen, form: Form) -> Seen:
+    """An answer that came from far about a frame of this form. PlaceFailed where it can be none.
+
+    Boxes lie in the picture but for a pixel, scores are 0..1; rows and models are bounded.
+    """
+    rows = {len(seen.boxes), len(seen.scores), len(seen.class_ids)}
+    if len(rows) > 1 or max(rows) > MOST_SEEN:
+        raise PlaceFailed(
+            f"an answer of {sorted(rows)} rows; allowed is one number, to {MOST_SEEN}"
+        )
+    for left, top, right, bottom in seen.boxes:
+        if not (-1 <= left <= right <= form.width + 1 and -1 <= top <= bottom <= form.height + 1):
+            said = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
+            raise PlaceFailed(f"an answer with a box {said} in {form.width}x{form.height} pixels")
+    if not all(0 <= score <= 1 for score in seen.scores):  # NaN is none of these
+        raise PlaceFailed("an answer with a score that is not from 0 to 1")
+    names = seen.models
+    if len(names) > _MOST_MODELS or not all(n.isprintable() and len(n) <= 200 for n in names):
+        raise PlaceFailed(f"an answer of {len(names)} models, or of names that are none")
+    return seen
 
 
 class Place(Protocol):

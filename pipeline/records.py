@@ -230,13 +230,24 @@ def decode_record(data: bytes) -> Record:
 
 
 def decode(data: bytes | msgspec.Raw, kind: type[T]) -> T:
-    """Read msgpack as `kind`; msgspec.ValidationError if it is something else."""
-    return msgspec.msgpack.decode(data, type=kind)
+    """Read msgpack as `kind`; msgspec.DecodeError if it is something else."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except _NO_RECORD as error:
+        raise _unreadable(data, error) from error
 
 
 def decode_versioned(data: bytes, kind: type[T]) -> T:
     """Read a versioned record of `kind`; RecordTooNew if a newer Framegate wrote it."""
     return _checked(partial(decode, kind=kind), data)
+
+
+# What msgspec lets through of bytes that no writer of ours made: too deep, or no UTF-8.
+_NO_RECORD = (RecursionError, UnicodeDecodeError)
+
+
+def _unreadable(data: bytes | msgspec.Raw, error: Exception) -> msgspec.DecodeError:
+    return msgspec.DecodeError(f"{len(memoryview(data))} bytes that are no record: {error}")
 
 
 class _Versioned(msgspec.Struct):
@@ -248,6 +259,8 @@ def _checked(read: Callable[[bytes], T], data: bytes) -> T:
     try:
         record = read(data)
         version: int = record.v  # type: ignore[attr-defined]
+    except _NO_RECORD as error:
+        raise _unreadable(data, error) from error
     except msgspec.ValidationError:
         version = decode(data, _Versioned).v
         if version <= VERSION:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from models import coco, detector
-from pipeline.questions import Answer, Place, Question, Seen, absent, leave
+from pipeline.questions import Answer, Place, Question, Seen, absent, checked, leave
 from stages.coded_questions import encode_question
 
 Encode = Callable[[Question], bytes]
@@ -42,9 +42,12 @@ class FarHeavy:
         return self._place.wire_s
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """As the place does, less what is not looked for."""
+        """As the place does, less what is not looked for. PlaceFailed for what can be no answer."""
         found = self._place.answer(questions)
-        return [self._of_classes(one) if isinstance(one, Seen) else one for one in found]
+        return [
+            self._of_classes(checked(one, asked.form)) if isinstance(one, Seen) else one
+            for asked, one in zip(questions, found, strict=True)
+        ]
 
     def absent(self) -> str | None:
         """As the place tells it."""
