@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -38,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_up_logging("WARNING", name, getattr(parsed, "log_format", None) or "text")
     try:
         code: Exit = parsed.command(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return 1  # as rich does, and Python's manual advises
     except ConfigFaults as faults:
         for fault in faults.faults:
             to_user.error("%s", fault)
@@ -48,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return Exit.STOPPED_TWICE
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader (head, say) has seen enough."""
+    polled = select.poll()
+    polled.register(sys.stdout, 0)
+    return bool(polled.poll(0))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -8,6 +8,8 @@ from typing import Final
 from starlette.responses import PlainTextResponse, Response
 
 FRESH: Final = {"Cache-Control": "no-store"}
+AGE: Final = "X-Framegate-Age"  # of a picture: seconds since it was published
+STATE: Final = "X-Framegate-State"  # of its source, where that has a fault
 
 
 def says(status: int, text: str, headers: Mapping[str, str] = FRESH) -> Response:

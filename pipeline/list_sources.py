@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.asking import Listed, TheSources, WhatSources, ask
 from pipeline.errors import Exit
 from pipeline.running import ANSWER_S, find_run
-from pipeline.view import STYLES, View, Viewer
+from pipeline.view import STYLES, View, Viewer, rate
 
 RATE_S = 1.0
 
@@ -65,7 +65,7 @@ def as_json(source: Listed, view: View) -> dict[str, Any]:
         "state": state_of(source, view),
         "since": view.since,
         "fault": view.fault,
-        "fps": round(view.fps, 2),
+        "fps": None if view.fps is None else round(view.fps, 2),
         "decoded": view.decoded,
         "published": view.published,
         "failed": view.failed,
@@ -96,7 +96,7 @@ def _print(sources: Sequence[Listed], views: Sequence[View]) -> None:
         table.add_row(
             Text(f"{source.name}\n{source.place}"),
             _state(source, view),
-            f"{view.fps:.1f}",
+            rate(view.fps),
             str(view.decoded),
             f"{view.published}\n{view.failed} failed" if view.failed else str(view.published),
             by_reason(view.drops),

@@ -1,7 +1,10 @@
 """What a browser gets: the live page, snapshots, and streams of pictures.
 
 /                         the page
-/snapshot/NAME.jpg        what was seen last; ?plain=1 without boxes, ?width=640 at most so wide
+/snapshot/NAME.jpg        what was seen last; ?plain=1 without boxes, ?width=640 at most so wide.
+                          Its headers say when that was (Last-Modified), how many seconds ago
+                          (X-Framegate-Age), and X-Framegate-State: lost, say, if the source has
+                          a fault
 /stream/NAME.mjpg         multipart MJPEG, for players and <img>
 /live?sources=A,B         pictures of many sources in one response, for the page: a browser has
                           few connections to a host. Each part is a line of JSON (source,
@@ -14,6 +17,7 @@ import base64
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +29,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost
-from pipeline.http_answers import FRESH, not_now, says, unknown
+from pipeline.http_answers import AGE, FRESH, STATE, not_now, says, unknown
 from pipeline.last_frames import LastFrame, LastFrames
 from pipeline.shared_pictures import SharedPictures, Shown
 
@@ -145,7 +149,15 @@ def _snapshot(
         return not_now(str(error))
     if frame is None:
         return not_now(f"source {name}: no frame yet" + (known[name] and f"; {known[name]}"))
-    headers = {**FRESH, "X-Framegate-Position": str(frame.result.position)}
+    seen = frame.result.published
+    headers = {
+        **FRESH,
+        "X-Framegate-Position": str(frame.result.position),
+        "Last-Modified": formatdate(seen, usegmt=True),
+        AGE: f"{max(0.0, time.time() - seen):.1f}",
+    }
+    if known[name]:
+        headers[STATE] = known[name].partition(":")[0]
     jpeg = as_jpeg(frame, not plain, width)
     return Response(jpeg, headers=headers, media_type="image/jpeg")
 

@@ -1,4 +1,7 @@
-"""What `framegate run` shows while it runs: a live table on a terminal, lines elsewhere."""
+"""What `framegate run` shows while it runs: a live table on a terminal, lines elsewhere.
+
+As lines: what changes, once, and one summary a minute for all sources together.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -15,12 +18,13 @@ from rich.live import Live
 
 from pipeline.apart import apart
 from pipeline.errors import FramegateError
-from pipeline.view import View, Viewer, as_line, as_table
+from pipeline.view import View, Viewer, as_line, as_table, in_sum
 
 log = logging.getLogger(__name__)
 
 TABLE_S = 1.0
-LINES_S = 5.0
+CHANGES_S = 5.0
+SUM_S = 60.0
 SUMMARY_S = 2.0
 
 
@@ -64,11 +68,17 @@ class Progress:
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
+        said: dict[str, tuple[str, bool]] = {}
+        summed_mono = time.monotonic()
         while True:
-            await asyncio.sleep(LINES_S)
+            await asyncio.sleep(CHANGES_S)
             with contextlib.suppress(FramegateError):
-                for view in await self._look():
+                views = await self._look()
+                for view in changed(views, said):
                     log.info("%s", as_line(view))
+                if time.monotonic() - summed_mono >= SUM_S:
+                    summed_mono = time.monotonic()
+                    log.info("%s", in_sum(views))
 
     async def _summary(self) -> None:
         self._viewer.forget()
@@ -83,3 +93,12 @@ class Progress:
         """The view over the whole time of this process, which has ended."""
         fps = (view.published - self._before.get(view.source, 0)) / (time.monotonic() - self._began)
         return replace(view, fps=fps, state="stopped" if view.state == "running" else view.state)
+
+
+def changed(views: Sequence[View], said: dict[str, tuple[str, bool]]) -> list[View]:
+    """Those that are in another state than was said, or have a fault now; `said` is kept up."""
+    states = {v.source: (v.state, v.fault is not None) for v in views}
+    news = [v for v in views if said.get(v.source) != states[v.source]]
+    said.clear()
+    said.update(states)
+    return news

@@ -25,6 +25,9 @@ State = Literal[
     "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"
 ]
 RECENT = 30
+WINDOW_S = 5.0  # over so long a rate is taken, where looks are close together
+LONGEST_S = 60.0  # a source that runs and publishes nothing for so long has a rate of 0
+LEAST_S = 0.5  # looks closer together than this say nothing
 DROPPED = "dropped:"
 
 
@@ -57,7 +60,9 @@ class View:
     since       UNIX seconds since which a camera is in its state
     drops       frames by reason; in_flight: decoded, and neither published nor dropped
     reconnects  times that a camera came back
-    fps         published frames a second; latencies in seconds, arrival to publish
+    fps         published frames a second; None where the time is too short to say: at a first
+                look, or if nothing came yet of a source that runs
+    p50_s, ...  latencies in seconds, arrival to publish
     objects     objects a frame by label, over the last results
     looked      share of these frames, 0..1, that were looked at; none without frames
     looks       frames since the beginning by how they were looked at and why
@@ -75,7 +80,7 @@ class View:
     drops: Mapping[str, int]
     in_flight: int
     reconnects: int
-    fps: float
+    fps: float | None
     p50_s: float | None
     p95_s: float | None
     p99_s: float | None
@@ -93,7 +98,7 @@ class Viewer:
     def __init__(self, url: str) -> None:
         self._client = connect(url)
         self._url = url
-        self._before: dict[str, Sample] = {}
+        self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a younger one
 
     def sources(self) -> list[str]:
         """Names of all sources of the store, sorted."""
@@ -101,12 +106,25 @@ class Viewer:
             return sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
 
     def look(self, sources: Sequence[str]) -> list[View]:
-        """Each source since the last look (the first time: since its beginning)."""
+        """Each source since a look some seconds ago, or the last (at first: since its beginning).
+
+        Who looks often, or from several places at once, so gets steady rates, and a source of one
+        frame in ten seconds is not told to stand still in between.
+        """
         views = []
         for source in sources:
             now = self.sample(source)
-            views.append(view(source, self._before.get(source), now))
-            self._before[source] = now
+            old, young = self._before.get(source, (None, None))
+            if old is None or young is None:
+                self._before[source] = (now, now)
+            elif (rest_s := now.taken_mono - young.taken_mono) >= WINDOW_S and (
+                _published(now) > _published(young) or rest_s >= LONGEST_S
+            ):
+                old = young
+                self._before[source] = (old, now)
+            views.append(view(source, old, now))
+        for gone in self._before.keys() - set(sources):
+            del self._before[gone]
         return views
 
     def forget(self) -> None:
@@ -149,6 +167,16 @@ class Viewer:
         self._client.close()
 
 
+def _published(sample: Sample) -> int:
+    return sample.counters.get("published", 0)
+
+
+def _rate(published: int, elapsed: float, state: State) -> float | None:
+    if elapsed < LEAST_S or (not published and elapsed < LONGEST_S and state == "running"):
+        return None
+    return published / elapsed
+
+
 def view(source: str, before: Sample | None, now: Sample) -> View:
     """What changed between two samples, and what stands."""
     old = before.counters if before else {}
@@ -169,7 +197,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         drops=drops,
         in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
         reconnects=max(0, count("connects", 0) - 1),
-        fps=change.get("published", 0) / elapsed if elapsed else 0.0,
+        fps=_rate(change.get("published", 0), elapsed, state),
         p50_s=percentile(recent, 0.50),
         p95_s=percentile(recent, 0.95),
         p99_s=percentile(recent, 0.99),
@@ -254,7 +282,7 @@ def as_table(views: Sequence[View]) -> Table:
             v.source,
             f"[{STYLES[v.state]}]{v.state}[/]",
             str(v.published),
-            f"{v.fps:.1f}",
+            rate(v.fps),
             f"{v.looked:.0%}" if v.looked is not None else "-",
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
             str(v.dropped),
@@ -264,6 +292,11 @@ def as_table(views: Sequence[View]) -> Table:
             escape(v.fault or objects or "-"),
         )
     return table
+
+
+def rate(fps: float | None) -> str:
+    """Frames a second for a table."""
+    return "-" if fps is None else f"{fps:.1f}"
 
 
 def _asked(v: View) -> tuple[str, str]:
@@ -277,17 +310,36 @@ def as_line(v: View) -> str:
     latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
     fault = f" ({v.fault})" if v.fault else ""
-    degraded = _degraded(v)
+    degraded = _degraded(v.escalations)
     looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
+    fps = "" if v.fps is None else f", {v.fps:.1f} fps"
     return (
-        f"{v.source}: {v.state}{fault}, {v.published} frames, {v.fps:.1f} fps{looked}"
+        f"{v.source}: {v.state}{fault}, {v.published} frames{fps}{looked}"
         f"{latency}, {v.dropped} dropped{degraded}, {v.failed} failed; "
         f"a frame: {objects or 'no objects'}"
     )
 
 
-def _degraded(v: View) -> str:
+def in_sum(views: Sequence[View]) -> str:
+    """All sources together as one line of text, for logs."""
+    states = Counter(v.state for v in views)
+    escalations: Counter[str] = Counter()
+    for v in views:
+        escalations.update(v.escalations)
+    published, dropped, failed = (
+        sum(getattr(v, name) for v in views) for name in ("published", "dropped", "failed")
+    )
+    slowest = max((v.p99_s for v in views if v.p99_s is not None), default=None)
+    return (
+        f"{len(views)} sources: {', '.join(f'{n} {state}' for state, n in states.most_common())}; "
+        f"{published} frames, {sum(v.fps or 0.0 for v in views):.1f} fps"
+        f"{'' if slowest is None else f', p99 up to {slowest * 1e3:.0f} ms'}"
+        f", {dropped} dropped{_degraded(escalations)}, {failed} failed"
+    )
+
+
+def _degraded(escalations: Mapping[str, int]) -> str:
     """Frames that stand as the light path saw them for want of an answer, and why; or nothing."""
-    whys = {why: n for why, n in v.escalations.items() if why != "done" and n}
+    whys = {why: n for why, n in escalations.items() if why != "done" and n}
     said = ", ".join(f"{n} {why}" for why, n in sorted(whys.items()))
     return f", {sum(whys.values())} degraded ({said})" if whys else ""

@@ -46,20 +46,34 @@ def _look(viewer: Viewer, names: list[str]) -> list[View]:
     return viewer.look(names or viewer.sources())
 
 
+def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
+    """What a single look cannot say is a rate."""
+    _look(viewer, names)
+    time.sleep(EVERY_S)
+    return _look(viewer, names)
+
+
 def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | None) -> None:
     """folder: of the run, if it is on this host; only it knows what its workers counted."""
-    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+    console = Console(highlight=False)
+
+    def shown(views: list[View]) -> Group:
+        lines = count_lines(folder) if folder else []
+        return Group(as_table(views), *map(escape, lines))
+
+    if once:
+        console.print(shown(_look_twice(viewer, names)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
         while True:
-            lines = count_lines(folder) if folder else []
-            live.update(Group(as_table(_look(viewer, names)), *map(escape, lines)), refresh=True)
-            if once:
-                return
+            live.update(shown(_look(viewer, names)), refresh=True)
             time.sleep(EVERY_S)
 
 
 def _print_lines(viewer: Viewer, names: list[str], once: bool) -> None:
+    look = _look_twice if once else _look
     while True:
-        line = msgspec.json.encode([asdict(view) for view in _look(viewer, names)])
+        line = msgspec.json.encode([asdict(view) for view in look(viewer, names)])
         print(line.decode(), flush=True)
         if once:
             return

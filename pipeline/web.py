@@ -37,7 +37,7 @@ from pipeline.metrics import Scrape
 from pipeline.orphans import die_with_parent_of
 from pipeline.processes import ProcessUse, process_use
 from pipeline.redaction import redacted
-from pipeline.run_status import RunStatus
+from pipeline.run_status import RunStatus, SourceStatus
 from pipeline.source import Request as SourceRequest
 from pipeline.spec import SourceSpec
 from pipeline.store_faults import store_errors
@@ -73,11 +73,12 @@ class RunReader:
                 self._frames.take_sources([_spec(source) for source in self._status.sources])
             return self._status
 
-    def views(self) -> list[View]:
-        """The run's sources since they were last looked at. StoreLost, StoreBusy."""
-        names = [source.name for source in self.status().sources]
+    def views(self) -> list[tuple[View, SourceStatus]]:
+        """The run's sources, each with its rates of late. StoreLost, StoreBusy."""
+        sources = self.status().sources
         with self._looking:
-            return self._there().look(names)
+            views = self._there().look([source.name for source in sources])
+        return list(zip(views, sources, strict=True))
 
     def _there(self) -> Viewer:
         if self._viewer is None:
@@ -164,8 +165,7 @@ def routes(run: RunReader) -> list[Route]:
         return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
 
     def sources(request: Request) -> Response:  # noqa: ARG001
-        status = {source.name: source for source in run.status().sources}
-        listed = [as_json(view, status[view.source]) for view in run.views()]
+        listed = [as_json(view, source) for view, source in run.views()]
         return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
 
     return [
@@ -176,7 +176,7 @@ def routes(run: RunReader) -> list[Route]:
     ]
 
 
-def as_json(view: View, source: Any) -> dict[str, Any]:
+def as_json(view: View, source: SourceStatus) -> dict[str, Any]:
     """One source as the page and programs get it."""
     told: dict[str, Any] = msgspec.to_builtins(view)
     told["dropped"] = told.pop("drops")

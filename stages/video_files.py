@@ -27,6 +27,7 @@ _ALLOWED: Final = (
     "allowed: a regular file, webcam:N, or a URL (rtsp, http, ...) with a video track that FFmpeg "
     "decodes"
 )
+_NO_VIDEO: Final = {"missing", "empty", "not_video", "no_video_stream", "unsupported_codec"}
 _NO_INDEX: Final = "cut off before its index (moov box) was complete, so no frame can be found"
 _LOCKED: Final = (
     av.error.HTTPUnauthorizedError,
@@ -75,8 +76,11 @@ def is_webcam(place: str) -> bool:
 
 
 def refusal(place: str, reason: FaultReason, what: str) -> SourceFault:
-    """Build the fault that says where, what is wrong, and what is allowed."""
-    return SourceFault(f"{shown(place)}: {what}; {_ALLOWED}", reason)
+    """Build the fault that says where, what is wrong, and, of a place that is no video, what is
+    allowed.
+    """
+    advice = f"; {_ALLOWED}" if reason in _NO_VIDEO else ""
+    return SourceFault(f"{shown(place)}: {what}{advice}", reason)
 
 
 def check_size(place: str, width: int, height: int, options: DecodeOptions) -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.cli import main
 from pipeline.errors import Exit
 from pipeline.store import Store
+from tests.commands import framegate
 from tests.footage import bikes, steady, write_scene
-from tests.runs import Run, children, wait_until
+from tests.runs import Run, children, environment, wait_until
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -140,6 +143,11 @@ def _agree(run: Run, port: int) -> None:
         "ingest", "infer", "publish",
     }  # fmt: skip
     assert found["framegate_frame_store_bytes"][bikes_only] > 640 * 272
+    (first,) = json.loads(get(port, "/api/sources")[1])
+    assert first["fps"] is None, "a first look knows no rate"
+    wait_until("it has a rate", lambda: json.loads(get(port, "/api/sources")[1])[0]["fps"])
+    watched = framegate(run.folder.parent, "watch", "--json", "--once", "-d", str(run.folder))
+    assert json.loads(watched.out)[0]["fps"] != 0.0, watched
     (listed,) = json.loads(get(port, "/api/sources")[1])
     assert (listed["source"], listed["live"], listed["state"]) == ("bikes", False, "running")
 
@@ -180,6 +188,23 @@ def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, in
         named = set(re.findall(r"(?<![:\w])framegate_[a-z0-9_]+", text))  # source:...: is recorded
         assert named, name
         assert named <= known, named - known
+
+
+@pytest.mark.parametrize(
+    "words", ["watch --json -d DATA", "watch --once -d DATA", "sources -d DATA", "doctor --json"]
+)
+def test_who_has_seen_enough_may_close_the_pipe(staying: tuple[Run, int], words: str) -> None:
+    """`framegate watch --json | head -1`: no traceback, no error."""
+    said = words.replace("DATA", str(staying[0].folder)).split()
+    command = [sys.executable, "-m", "pipeline.cli", *said]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if "watch --json" in words:
+            assert process.stdout.readline().startswith(b"[{")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
 
 
 def test_other_names_of_this_host_are_not_answered(staying: tuple[Run, int]) -> None:

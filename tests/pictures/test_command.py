@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 
@@ -43,12 +47,34 @@ def test_a_snapshot_is_written_where_it_is_wanted(
     folder: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert snapshot("door", folder, None, plain=False) is Exit.DONE
-    assert capfdbinary.readouterr().out == b"door.jpg\n"
+    said = capfdbinary.readouterr()
+    assert said.out == b"door.jpg\n"
+    assert re.fullmatch(rb"framegate: door: a picture of \d+\.\d s ago \(.*\)\n", said.err)
     drawn = cv2.imread("door.jpg")
     assert drawn.shape == (FORM.height, FORM.width, 3)
     assert snapshot("door", None, Path("-"), plain=True) is Exit.DONE
     plain = cv2.imdecode(np.frombuffer(capfdbinary.readouterr().out, np.uint8), cv2.IMREAD_COLOR)
     assert plain.std() < 2 < drawn.std()
+
+
+def test_the_last_picture_of_a_lost_camera_is_not_given_for_a_new_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server(folder / "store") as store:
+        studio = Studio(store)
+        studio.show(3)
+        lost = {"door": "lost: stalled: no frame for 5 s"}
+        pictures = Pictures(studio.frame_store, studio.url, lambda: lost)
+        with serving(pictures.routes()) as port, announced(folder, http=f"127.0.0.1:{port}"):
+            assert snapshot("door", folder, None, plain=False) is Exit.SOURCE_FAILED
+            assert Path("door.jpg").stat().st_size > 0
+            assert capsys.readouterr().err.endswith("), its last: the source is lost\n")
+            answer = httpx.get(f"http://127.0.0.1:{port}/snapshot/door.jpg")
+            assert answer.headers["X-Framegate-State"] == "lost"
+            seen = parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
+            age_s = float(answer.headers["X-Framegate-Age"])
+            assert seen + age_s == pytest.approx(time.time(), abs=60)
+        studio.close()
 
 
 @pytest.mark.usefixtures("run")
@@ -59,7 +85,7 @@ def test_what_cannot_be_had_is_said_and_no_file_is_written(folder: Path) -> None
         snapshot("../etc?a=b#c", folder, Path("x.jpg"), plain=False)
     with pytest.raises(NoPicture, match="yard: no frame yet; connecting: connection refused"):
         snapshot("yard", folder, None, plain=False)
-    with pytest.raises(ConfigFaults, match=r"-o none/x\.jpg: No such file or directory"):
+    with pytest.raises(ConfigFaults, match=r"-o .*none: No such file or directory"):
         snapshot("door", folder, Path("none/x.jpg"), plain=False)
     assert list(Path().glob("*.jpg")) == []
 

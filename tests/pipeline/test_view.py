@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from pipeline import keys
 from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
 from pipeline.list_sources import accounts
+from pipeline.progress import changed
 from pipeline.records import VERSION, Connection, End, Object, Result
-from pipeline.view import Sample, as_line, as_table, view
+from pipeline.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from tests.pipeline.published import result
+from tests.pipeline.servers import server
 
 
 def sample(
@@ -91,9 +97,61 @@ def test_a_view_is_of_the_time_between_two_samples() -> None:
 
 def test_without_new_frames_the_latency_is_that_of_all() -> None:
     counters = {"published": 20, bucket(1.0): 20}
-    found = view("door", sample(1.0, counters), sample(2.0, counters))
+    found = view("door", sample(1.0, counters), sample(62.0, counters))
     assert found.fps == 0.0
     assert found.p50_s == pytest.approx(1.0, rel=0.12)
+
+
+def test_no_rate_is_told_where_the_time_is_too_short_for_one() -> None:
+    """A source that runs is never said to stand still after one look, or a moment."""
+    counters = {"published": 20}
+    for before in (None, sample(1.9, {"published": 10}), sample(1.0, counters)):
+        found = view("door", before, sample(2.0, counters))
+        assert found.fps is None
+        assert "fps" not in as_line(found)
+        assert rate(found.fps) == "-"
+    ended = End(VERSION, frames=20, last=True)
+    assert view("door", sample(1.0, counters), sample(2.0, counters, end=ended)).fps == 0.0
+
+
+def test_who_looks_often_sees_a_slow_source_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One frame in eight seconds, looked at each second, as two pages do: about .12 a second."""
+    with server(tmp_path / "store") as store, redis.Redis.from_url(store.url) as client:
+        viewer = Viewer(store.url)
+        client.hset(keys.at("door", "decode"), "p", "1-0")
+        client.hset(keys.own("door"), mapping={"run": "r", "name": "r"})
+        told = []
+        for second in range(40):
+            monkeypatch.setattr(time, "monotonic", lambda at=second: 1000.0 + at)
+            client.hset(keys.count("door"), mapping={"published": 1 + second // 8})
+            told += [found.fps for _ in range(2) for found in viewer.look(["door"])]
+        monkeypatch.undo()
+        viewer.close()
+    assert told[0] is None
+    assert all(fps is None or 0.05 < fps < 0.3 for fps in told), told
+    assert all(told[30:]), told
+
+
+def test_a_run_in_one_line() -> None:
+    one = view("a", sample(1.0, {}), sample(11.0, {"published": 250, "dropped:late": 3}))
+    two = replace(one, source="b", state="lost", escalations={"late": 4, "done": 9}, p99_s=0.25)
+    assert in_sum([one, two]) == (
+        "2 sources: 1 running, 1 lost; 500 frames, 50.0 fps, p99 up to 250 ms, 6 dropped, "
+        "4 degraded (4 late), 0 failed"
+    )
+
+
+def test_a_log_says_what_changed_and_only_that() -> None:
+    one = view("a", None, sample(1.0, {}))
+    away = replace(one, state="connecting")
+    refused = replace(away, fault="connection refused")
+    said: dict[str, tuple[str, bool]] = {}
+    seen = [changed([v], said) for v in (one, one, away, refused, refused, away, one, one)]
+    assert [len(news) for news in seen] == [1, 0, 1, 1, 0, 1, 1, 0]
+    assert changed([], said) == []
+    assert changed([one], said) == [one]
 
 
 @pytest.mark.parametrize(
