@@ -79,6 +79,15 @@ class Asks:
             if not self._lanes:
                 self._lanes = [self._lane(number) for number in range(self._place.lanes)]
 
+    def trial(self, question: Question) -> Answer:
+        """Have one looked at now, past all others, to see what a look costs. PlaceFailed."""
+        return self._place.answer([question])[0]
+
+    @property
+    def lanes(self) -> int:
+        """Looks that the place takes at once."""
+        return self._place.lanes
+
     def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
         """Whether a question with so many bytes of pixels would be taken."""
         with self._ready:

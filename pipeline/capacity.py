@@ -16,16 +16,52 @@ from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.hop import Attached
 from pipeline.hosted_stage import HostedStage
 from pipeline.inbox import Arrival
+from pipeline.questions import PlaceFailed, Question, QuestionId
 from pipeline.records import START, VERSION, Position, Record, Result
 from pipeline.source import Form, Frame
 from pipeline.spec import StageSpec
-from pipeline.stage import Item, Stage
+from pipeline.stage import Asking, Item, Stage
 
 ROUND = 8
 SLOTS = 2 * ROUND
 SPARE = 0.8  # of the machine: the store, the printer and everything else want some
 
+NEVER = Asking()
+LONG_AGO_S = 3600.0  # frames come as if they had: who may be asked answers none in time
+
 OpenStage = Callable[[StageSpec, "PrivateFrames"], Stage[Any]]
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """What looks of a heavier model cost: wall and CPU seconds (here) each, how many at once.
+
+    asking  how often it may be asked
+    """
+
+    look_s: float = 0.0
+    cpu_s: float = 0.0
+    lanes: int = 1
+    asking: Asking = NEVER
+
+    def fits(self, room: float, a_frame: float, a_look: float, fps: float) -> float:
+        """How many sources of `fps` fit in a room, by what a frame and a look take of it."""
+        per_s, all_per_s, share = self.asking
+        always = fps * (a_frame + share * a_look)
+        each = always + min(per_s, fps) * a_look
+        with_all = (room - all_per_s * a_look) / max(always, 1e-9)
+        return max(room / max(each, 1e-9), with_all)
+
+    def told(self) -> str:
+        """In words; "" where nobody is asked."""
+        per_s, all_per_s, share = self.asking
+        if not self.look_s:
+            return ""
+        audited = f", and {share:.2g} of all frames" if share else ""
+        return (
+            f", heavy pass {self.lanes / self.look_s:.1f} looks/s (asked at most {per_s:g} times a "
+            f"second and source, {all_per_s:g} of all cameras{audited})"
+        )
 
 
 @dataclass
@@ -34,18 +70,21 @@ class Capacity:
 
     frames  how many went through; stage_s: wall seconds in each stage, decode included
     cpu_s   CPU seconds of all threads
+    heavy   what comes on top where a heavier model is asked
     """
 
     frames: int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
     cpu_s: float = 0.0
+    heavy: Heavy = field(default_factory=Heavy)
 
     def rate(self, stage: str) -> float:
         """Frames a second of one stage, working alone."""
         return self.frames / max(self.stage_s.get(stage, 0.0), 1e-9)
 
     def live_sources(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
-        """How many sources of `fps` this machine holds: by its cores, and by its busiest worker.
+        """How many sources of `fps` this machine holds: by its cores, by its busiest worker, and by
+        who is asked, as often as may be.
 
         A worker takes one batch after the other, but decoding has a thread for each source.
         """
@@ -53,9 +92,12 @@ class Capacity:
             sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
             for hosted in workers.values()
         )
-        by_worker = self.frames / max(busiest, 1e-9)
-        by_cores = cores * self.frames / max(self.cpu_s, 1e-9)
-        return SPARE * min(by_worker, by_cores) / fps
+        heavy, a_frame = self.heavy, self.cpu_s / max(self.frames, 1)
+        return min(
+            SPARE * self.frames / max(busiest, 1e-9) / fps,
+            heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps),
+            heavy.fits(SPARE * heavy.lanes, 0.0, heavy.look_s, fps),
+        )
 
 
 class PrivateFrames:
@@ -64,6 +106,7 @@ class PrivateFrames:
     def __init__(self) -> None:
         self._store: FrameStore | None = None
         self._form: Form | None = None
+        self._last = START
 
     def put(self, frame: Frame, position: Position) -> None:
         """Copy a frame's pixels."""
@@ -72,6 +115,16 @@ class PrivateFrames:
             self._store = _private_store(frame.nbytes)
         with self._store.writing(position.seq % SLOTS, position) as pixels:
             frame.write(pixels)
+        self._last = position
+
+    def question(self, number: int) -> Question:
+        """One about the last frame."""
+        assert self._store is not None
+        assert self._form is not None
+        slot = self._last.seq % SLOTS
+        with self._store.reading(slot, self._last) as pixels:
+            content = bytes(pixels[: self._form.nbytes])
+        return Question(QuestionId("check", Position(1, number)), self._form, content)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
         """What Context.pixels is in a worker."""
@@ -128,7 +181,8 @@ class Measuring:
         for hosted in self._hosted:
             hosted.attach(source, Attached(b"", START, None, START))
         first = self._round(source, frames, 0)
-        total = Capacity(stage_s=dict.fromkeys(first.stage_s, 0.0))
+        first.heavy = self._heavy()
+        total = Capacity(stage_s=dict.fromkeys(first.stage_s, 0.0), heavy=first.heavy)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             one = self._round(source, frames, first.frames + total.frames)
@@ -140,6 +194,24 @@ class Measuring:
                 total.stage_s[stage] += taken
         return total if total.frames else first
 
+    def _heavy(self) -> Heavy:
+        """Two looks at the last frame by who is asked, the first to warm up."""
+        for hosted in self._hosted:
+            asks = hosted.stage.asks
+            if asks is None or asks.absent() is not None:
+                continue
+            look_s = cpu_s = 0.0
+            for number in range(2):
+                question = self._frames.question(number)
+                cpu, began = time.process_time(), time.monotonic()
+                try:
+                    asks.trial(question)
+                except PlaceFailed:  # away: what it would take is not known
+                    return Heavy()
+                look_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+            return Heavy(look_s, cpu_s, asks.lanes, hosted.stage.asking())
+        return Heavy()
+
     def _round(self, source: str, frames: Iterator[Frame], begun: int) -> Capacity:
         one = Capacity()
         cpu, began = time.process_time(), time.monotonic()
@@ -147,7 +219,7 @@ class Measuring:
         for number, frame in enumerate(islice(frames, ROUND), begun):
             position = Position(1, number)
             self._frames.put(frame, position)
-            record = Record(VERSION, frame.pts, 0.0, began, number, frame.form)
+            record = Record(VERSION, frame.pts, 0.0, began - LONG_AGO_S, number, frame.form)
             arrivals.append(Arrival(position, record))
         one.frames = len(arrivals)
         one.stage_s["decode"] = time.monotonic() - began

@@ -23,14 +23,14 @@ from pipeline.errors import (
     SourceOwned,
     StoreRefused,
 )
-from pipeline.frame_store import frame_store_bytes
 from pipeline.graph import drawn, place, stage_specs
 from pipeline.listener import check_free
 from pipeline.loading import load
 from pipeline.outputs import save_faults, saved_video
 from pipeline.redaction import redacted, shown
+from pipeline.said_sources import shared_bytes
 from pipeline.shared_file import FOLDER, free_bytes
-from pipeline.source import Form, Request
+from pipeline.source import Form, Frames, Request
 from pipeline.sources import frames_of, is_live
 from pipeline.spec import StageSpec
 from pipeline.stage import Context, Stage
@@ -201,9 +201,8 @@ def _server(url: str, sources: list[str]) -> str:
 
 
 def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
-    slots = config.credit.file + sum(max(0, stage.pixels - 1) for stage in config.stages)
-    forms = [Form(probe.width, probe.height) for probe in probes.values()]
-    needed = sum(frame_store_bytes(slots, form.nbytes) for form in forms)
+    sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
+    needed = shared_bytes(config, sources)
     free = free_bytes()
     text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
     if needed > free:
@@ -220,7 +219,9 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
         kind = load(spec.use)
         store = config.store.place() or ""
-        context = Context(frames.pixels, time.time, folder, spec.input or "", store=store)
+        before = spec.input or ""
+        # As if all were live: a file's frame waits for who is asked, who is measured by himself.
+        context = Context(frames.pixels, time.time, folder, before, lambda _: True, store=store)
         stage: Stage[Any] = kind(options_of(kind, spec.options), context)
         return stage
 
@@ -240,9 +241,10 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
                 else:
                     source = _decoder(config).open(_request(config, name, config.sources[name]))
                     with closing(source):
-                        capacity = measuring.measure(name, iter(source), MEASURE_S)
+                        taken = (frame for frame in source if frame is not None)
+                        capacity = measuring.measure(name, taken, MEASURE_S)
                     decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
-                fps = probe.fps or MADE_FPS
+                fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
                 load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
                 lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
         if not probes:
@@ -263,11 +265,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def wanted_fps(fps: float, frames: Frames) -> float:
+    """Frames a second that are wanted of a source that has so many; of key frames not known."""
+    return min(fps / frames.every, frames.max_fps or fps)
+
+
 def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:
     stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
     slowest = max(stages, key=stages.__getitem__)
     fit = capacity.live_sources(fps, workers, _cores())
-    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s"
+    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
     if fit < 1:
         return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
     return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"

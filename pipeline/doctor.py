@@ -18,13 +18,12 @@ from pipeline import machine
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit
-from pipeline.frame_store import frame_store_bytes
 from pipeline.listener import check_free
 from pipeline.loading import load
 from pipeline.redaction import redacted
+from pipeline.said_sources import is_camera, shared_bytes
 from pipeline.shared_file import FOLDER, free_bytes
 from pipeline.source import Form
-from pipeline.sources import is_live
 
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))
@@ -122,12 +121,8 @@ def memory(total: int, available: int) -> Finding:
 
 def needed(config: Config) -> int:
     """Bytes of shared memory for all sources, if their pictures are of the assumed size."""
-    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
-    credits_ = [
-        config.credit.live if source.live or is_live(source.url) else config.credit.file
-        for source in config.sources.values()
-    ] or [config.credit.file]
-    return sum(frame_store_bytes(credit + kept, ASSUMED.nbytes) for credit in credits_)
+    lives = [is_camera(name, said) for name, said in config.sources.items()] or [False]
+    return shared_bytes(config, [(live, ASSUMED) for live in lives])
 
 
 def shared_memory(free: int, need: int) -> Finding:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.config import Config, SourceConfig, from_environment
+from pipeline.frame_store import frame_store_bytes
 from pipeline.http_port import OFF
 from pipeline.pace import PaceName
 from pipeline.run_folder import By, RunSource, fingerprint
-from pipeline.source import Request
+from pipeline.source import Form, Request
 from pipeline.sources import frames_of, is_live, is_remote
 from pipeline.spec import SourceSpec
 
@@ -46,14 +47,32 @@ def place_of(source: RunSource) -> str:
     return _url(source.name, source.url, source.url_env)
 
 
-def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
-    """How workers are told of a source. pace: of all files, whatever is said of each."""
+def is_camera(name: str, said: SourceConfig) -> bool:
+    """Whether it is live, as said or by its place. ConfigFaults if its variable is not set."""
+    return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
+
+
+def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
+    """How many frames the decoder of a source may be ahead, and how many its frame store holds."""
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
     kept += config.http.listen not in OFF  # the last one published stays for who looks at it
+    credit = config.credit.live if live else config.credit.file
+    return credit, credit + kept
+
+
+def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
+    """Shared memory for the pixels of sources, each live or not, with pictures of a form."""
+    return sum(
+        frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
+    )
+
+
+def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
+    """How workers are told of a source. pace: of all files, whatever is said of each."""
     live = config.live
 
     def spec(source: RunSource) -> SourceSpec:
-        credit = config.credit.live if source.live else config.credit.file
+        credit, slots = credit_and_slots(config, source.live)
         return SourceSpec(
             name=source.name,
             request=Request(
@@ -65,7 +84,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
             ),
             past=source.past,
             credit=credit,
-            slots=credit + kept,
+            slots=slots,
             pace="fast" if source.live else pace or source.pace,
             retry_most_s=live.retry_most_s,
             ending=source.ending,

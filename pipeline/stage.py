@@ -94,6 +94,18 @@ class NoState(msgspec.Struct, frozen=True):
     """A stage without state."""
 
 
+class Asking(NamedTuple):
+    """How often a stage may ask a heavier model.
+
+    per_s   looks a second of each source, for doubt; all_per_s: of all cameras together
+    share   0..1, of all frames, besides
+    """
+
+    per_s: float = 0.0
+    all_per_s: float = 0.0
+    share: float = 0.0
+
+
 class Stage(Generic[S]):
     """Base of all stages: subclass it, set what differs, write `process`.
 
@@ -154,6 +166,10 @@ class Stage(Generic[S]):
         WAITS instead of words: it is called again when there are answers.
         """
         return None, state
+
+    def asking(self) -> Asking:
+        """How often it may ask, for `check`."""
+        return Asking()
 
     def leaves_out(self, form: Form) -> str:  # noqa: ARG002
         """What it may leave out of pictures of this form, in a line for `check`; "": nothing."""

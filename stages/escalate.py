@@ -14,6 +14,7 @@ from pipeline.promise_news import PromiseNews
 from pipeline.questions import Seen, Unanswered
 from pipeline.records import End
 from pipeline.stage import WAITS, Context, Item, Stage, Waits
+from pipeline.stage import Asking as AskingRates
 from stages import escalation
 from stages.asking import Asking
 from stages.auditor import Auditor
@@ -115,6 +116,14 @@ class Escalate(Stage[EscalateState]):
         the promise is closed.
         """
         return (None, state) if self.asks is None else self._turn.end(source, end, state)
+
+    def asking(self) -> AskingRates:
+        """What the budgets and the audits of the promise allow."""
+        table, promise = self.options.escalate, self.options.promise
+        if self.asks is None:
+            return AskingRates()
+        audited = 0.0 if promise.measure == "off" else promise.share
+        return AskingRates(table.per_s, table.all_per_s, audited)
 
     def close(self) -> None:
         """End what is under way."""

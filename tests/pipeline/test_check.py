@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 import redis
 
 import pipeline.check as checking
-from pipeline.capacity import Capacity
+from pipeline import doctor
+from pipeline.capacity import Capacity, Heavy
 from pipeline.check import Report, check
 from pipeline.cli import main
 from pipeline.config import Config, find_config, read_config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FrameStoreFull
-from pipeline.stage import NoState, Stage
+from pipeline.frame_store import frame_store_bytes
+from pipeline.said_sources import run_source, spec_maker
+from pipeline.stage import Asking, NoState, Stage
 from stages.decode import Probe
 from stages.window import Window
 from tests.footage import steady, write_scene
@@ -172,6 +176,61 @@ def test_that_nobody_would_answer_is_a_warning(
             client.set("fg:heavy:alive", "somebody")
             assert check(config) == Exit.DONE
             assert "all is well" in capsys.readouterr().out
+
+
+def test_the_heavy_pass_counts_in_what_fits(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a place that answers and a promise: what it costs is measured, and models are named."""
+    origin, text = find_config(None)
+    changes = {
+        "sources": {"door": {"url": str(clip)}},
+        "escalate": {"place": "local"},
+        "promise": {"measure": "counts", "frames": 36_000},
+    }
+    assert check(read_config(origin, text, changes)) == Exit.DONE
+    said = capsys.readouterr().out
+    assert "models: none" not in said
+    found = re.search(r"heavy pass ([\d.]+) looks/s \(asked at most 2 times a second and so", said)
+    assert found, said
+    assert "4 of all cameras, and 0.0" in said
+
+
+def test_looks_of_the_heavy_pass_take_room_from_frames() -> None:
+    """One core; a frame costs 10 ms of it, a look 300 ms: at 10 frames/s, 2 looks a second."""
+    measured = {"window": 0.1, "detect": 0.1, "cache": 0.1}
+    workers = {"infer": ["window", "detect"], "publish": ["cache"]}
+
+    def fit(per_s: float, all_per_s: float, share: float, cores: int = 1) -> float:
+        heavy = Heavy(0.3, 0.3, 1, Asking(per_s, all_per_s, share))
+        capacity = Capacity(frames=100, stage_s=measured, cpu_s=1.0, heavy=heavy)
+        return capacity.live_sources(10.0, workers, cores)
+
+    assert fit(0, 0, 0) == pytest.approx(0.8 / 0.1)
+    assert fit(2, 100, 0) == pytest.approx(0.8 / 0.7)
+    assert fit(2, 1, 0) == pytest.approx((0.8 - 0.3) / 0.1)  # all cameras share one look a second
+    assert fit(0, 0, 0.1) == pytest.approx(0.8 / 0.4)
+    assert fit(2, 100, 0, cores=8) == pytest.approx(0.8 / 0.6)  # one lane looks
+
+
+def test_only_frames_that_are_wanted_count(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for frames, fps in (({"max_fps": 5}, "at 5 frames/s"), ({"every": 2}, "at 12.5 frames/s")):
+        origin, text = find_config(None)
+        sources = {"door": {"url": str(clip), "frames": frames}}
+        assert check(read_config(origin, text, {"sources": sources})) == Exit.DONE
+        said = capsys.readouterr().out
+        assert fps in said or fps.replace("at", "with") in said, said
+
+
+def test_a_camera_needs_as_much_shared_memory_as_the_run_takes() -> None:
+    """Sixteen cameras of 1080p: 4 frames of credit each and one that HTTP keeps, not 32."""
+    origin, text = find_config(None)
+    sources = {f"cam{n}": {"url": f"rtsp://cam/{n}"} for n in range(16)}
+    config = read_config(origin, text, {"sources": sources})
+    probe = Probe("h264", 1920, 1080, 25.0, None, None, "yuv420p", 0, live=True)
+    said = checking._shared_memory(config, dict.fromkeys(sources, probe))
+    taken = spec_maker(config, None)(run_source("cam0", config.sources["cam0"], "config")).slots
+    needed = 16 * frame_store_bytes(taken, 1920 * 1080 * 3 // 2)
+    assert f"{needed / 2**20:.1f} MiB needed" in said
+    assert doctor.needed(config) == needed
 
 
 def test_too_little_shared_memory_is_a_fault(clip: Path) -> None:
