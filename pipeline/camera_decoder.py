@@ -25,7 +25,8 @@ LEAP_S = 10.0
 
 
 class CameraDecoder(DecoderThread):
-    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins.
+    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins. One
+    that was given up may still have to end, but only one beside a new one.
 
     Frames are decoded as they come; without credit the newest is kept, and how many it replaced
     is reported with it. A stall is a loss, and each loss gives the decoder up whole.
@@ -42,22 +43,24 @@ class CameraDecoder(DecoderThread):
         super().__init__(name, around, start)
         self._epoch = None
         self._number = start.number
+        self._given_up: list[CameraReader] = []
         self._untold = 0  # frames that were taken from the reader and not reported
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
 
     def _decode_to_the_end(self) -> Finished | None:
         failures = 0
-        while not self._stopping:
+        while self._await_given_up():
             began = time.monotonic()
             reader = CameraReader(self.source_name, self._open, self._changed)
             try:
                 reader.start()
                 lost = self._follow(reader)
             except Exception as error:
-                lost = self._given_up(reader, error)
+                lost = self._not_put(reader, error)
             finally:
                 reader.abandon()
+                self._given_up.append(reader)
             if lost is None:
                 return None
             if lost.reason == "died":
@@ -67,6 +70,16 @@ class CameraDecoder(DecoderThread):
             failures = 1 if stable else failures + 1
             self._rest(failures, lost.reason)
         return None
+
+    def _await_given_up(self) -> bool:
+        """Wait until one at most is left of the connections given up; False if stopped."""
+        with self._changed:
+            while not self._stopping:
+                self._given_up = [reader for reader in self._given_up if not reader.ended]
+                if len(self._given_up) <= 1:
+                    return True
+                self._changed.wait()
+        return False
 
     def _rest(self, failures: int, reason: str) -> None:
         """Wait before the next try; long after a wrong password, which may lock an account."""
@@ -139,7 +152,7 @@ class CameraDecoder(DecoderThread):
         self._untold = 0
         return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
 
-    def _given_up(self, reader: CameraReader, error: Exception) -> Lost:
+    def _not_put(self, reader: CameraReader, error: Exception) -> Lost:
         """A frame could not be put: that costs the connection, not the camera."""
         if isinstance(error, FramegateError):  # no room for its pictures, say
             return self._lost(reader, SourceFault(str(error), "no_memory"), opened=True)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from pipeline.errors import SourceFault
-from pipeline.source import Frame, Source
+from pipeline.source import Frame, LiveSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +21,13 @@ class CameraReader(threading.Thread):
 
     `changed` guards what others read here, and is notified of each frame and of the end. A reader
     that hangs in a read is abandoned: it closes its source and ends when that read returns.
+
+    ended  whether its connection is closed
     """
 
     def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
         super().__init__(name=f"camera-{name}", daemon=True)
+        self._camera = name
         self._open_source = open_source
         self._changed = changed
         self._abandoned = False
@@ -34,6 +37,7 @@ class CameraReader(threading.Thread):
         self.hand: Frame | None = None
         self.replaced = 0
         self.frames = 0
+        self.ended = False
         self.fault: SourceFault | None = None
 
     def stalled_at(self, stall_s: float) -> float:
@@ -64,26 +68,35 @@ class CameraReader(threading.Thread):
         """Nobody takes frames from here any more."""
         with self._changed:
             self._abandoned = True
+            source = self._source
+        if isinstance(source, LiveSource):
+            source.abandon()
 
     def run(self) -> None:
         """Follow the connection to its end; `fault` then says what that was."""
         fault = SourceFault("the camera ended the stream", "closed")
+        source: Source | None = None
         try:
-            self._source = self._open_source()
+            source = self._open_source()
+            with self._changed:
+                self._source = source
             self._arrived[-1] = time.monotonic()
-            self._follow(self._source)
+            if not self._abandoned:
+                self._follow(source)
         except SourceFault as error:
             # Its traceback would hold this thread, and with it the pictures and the decoder.
             fault = SourceFault(str(error), error.reason)
         except Exception as error:
-            log.exception("source %s: the decoder failed", self.name.removeprefix("camera-"))
+            log.exception("source %s: the decoder failed", self._camera)
             fault = SourceFault(f"the decoder failed: {type(error).__name__}", "damaged")
-        finally:
-            if self._source is not None:
-                self._source.close()
-            with self._changed:
-                self.fault = fault
-                self._changed.notify_all()
+        try:
+            if source is not None:
+                source.close()
+        except Exception:
+            log.exception("source %s: it cannot be closed", self._camera)
+        with self._changed:
+            self.fault, self.ended = fault, True
+            self._changed.notify_all()
 
     def _follow(self, source: Source) -> None:
         for frame in source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -103,3 +103,10 @@ class Source(Protocol):
     def counts(self) -> Mapping[str, int]: ...
     def __iter__(self) -> Iterator[Frame | None]: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class LiveSource(Source, Protocol):
+    """A live source that can be told so: iterating, in another thread, ends as soon as may be."""
+
+    def abandon(self) -> None: ...

@@ -59,6 +59,7 @@ class View:
 
     since       UNIX seconds since which a camera is in its state
     drops       frames by reason; in_flight: decoded, and neither published nor dropped
+    late        a camera's packets that were left out undecoded, as decoding fell behind
     reconnects  times that a camera came back
     fps         published frames a second; None where the time is too short to say: at a first
                 look, or if nothing came yet of a source that runs
@@ -78,6 +79,7 @@ class View:
     failed: int
     dropped: int
     drops: Mapping[str, int]
+    late: int
     in_flight: int
     reconnects: int
     fps: float | None
@@ -195,6 +197,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         failed=count("failed", 0),
         dropped=sum(drops.values()),
         drops=drops,
+        late=count("late", 0),
         in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
         reconnects=max(0, count("connects", 0) - 1),
         fps=_rate(change.get("published", 0), elapsed, state),
@@ -268,6 +271,9 @@ def as_table(views: Sequence[View]) -> Table:
     columns = ("frames", "fps", "looked", "p50 ms", "p95 ms", "p99 ms", "dropped", "failed")
     for name in columns:
         table.add_column(name, justify="right")
+    late = any(v.late for v in views)
+    if late:
+        table.add_column("late", justify="right")
     asks = any(v.escalations for v in views)
     if asks:
         table.add_column("asked", justify="right")
@@ -287,6 +293,7 @@ def as_table(views: Sequence[View]) -> Table:
             *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
             str(v.dropped),
             str(v.failed),
+            *([str(v.late)] if late else ()),
             *(_asked(v) if asks else ()),
             *([in_short(v.promise) if v.promise else "-"] if promised else ()),
             escape(v.fault or objects or "-"),
@@ -311,11 +318,12 @@ def as_line(v: View) -> str:
     objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
     fault = f" ({v.fault})" if v.fault else ""
     degraded = _degraded(v.escalations)
+    late = f", {v.late} left out late" if v.late else ""
     looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
     fps = "" if v.fps is None else f", {v.fps:.1f} fps"
     return (
         f"{v.source}: {v.state}{fault}, {v.published} frames{fps}{looked}"
-        f"{latency}, {v.dropped} dropped{degraded}, {v.failed} failed; "
+        f"{latency}, {v.dropped} dropped{late}{degraded}, {v.failed} failed; "
         f"a frame: {objects or 'no objects'}"
     )
 

@@ -1,4 +1,7 @@
-"""Whether a camera's packets are taken slower than they come, so that they wait unseen. Pure."""
+"""Whether a camera's packets are taken slower than they come, so that they wait unseen. Pure.
+
+By their time stamps, or, where these are made up, by whether one ever has to be waited for.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +44,18 @@ class Backlog:
         if self._late_since is None:
             self._late_since = now
         return now - self._late_since > _LASTING_S
+
+
+class Unread:
+    """One connection whose packets say no times: it is behind when none had to be waited for in
+    longer than a burst may last. `now` is monotonic seconds, when a packet was read.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def grows(self, waited: bool, now: float) -> bool:
+        """Whether packets have been waiting for long; waited: this one was not there yet."""
+        if waited or self._since is None:
+            self._since = now
+        return now - self._since > _LATE_S + _LASTING_S

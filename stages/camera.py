@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
@@ -17,15 +18,16 @@ from av.video.stream import VideoStream
 from pipeline.errors import FaultReason, SourceFault
 from pipeline.redaction import shown
 from pipeline.source import Guard, Request
-from stages.backlog import Backlog
+from stages.backlog import Backlog, Unread
 from stages.camera_clock import CameraClock
 from stages.decoded_frame import DecodedFrame
 from stages.even_pace import EvenPace
 from stages.frame_choice import FrameChoice
 from stages.turn import Turn, Turns
-from stages.video_files import DecodeOptions, Opened, check_size, open_video
+from stages.video_files import DecodeOptions, Opened, check_packet, check_size, open_video
 
 _SIGN_S: Final = 0.5
+_MICROSECOND: Final = Fraction(1, 1_000_000)
 _INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"})
 
 
@@ -34,8 +36,9 @@ class CameraSource:
 
     Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
             the camera's own clock where RTCP tells it; None when nothing came for a while: who
-            iterates decides when that is a stall. HLS brings a segment at once: its frames are
-            given as their pts say, and arrive when they are given
+            iterates decides when that is a stall. Where the camera states no times (MJPEG over
+            HTTP), pts is when a picture came, from the first one on. HLS brings a segment at once:
+            its frames are given as their pts say, and arrive when they are given
     Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
             as damaged, which are given; skipped: packets or frames that are not wanted;
             late: packets left out because decoding fell behind
@@ -57,17 +60,26 @@ class CameraSource:
         """Return the one iterator of this source."""
         if self._frames is None:
             packets = self._packets(self._opened)
+            if not self._opened.has_times:
+                packets = _by_arrival(packets)
             if self._opened.container.format.name == "hls":
                 self._frames = _evenly(self._decode(self._opened, packets))
             else:
                 self._frames = self._decode(self._opened, self._timely(packets))
         return self._frames
 
+    def abandon(self) -> None:
+        """Nobody takes frames any more: iterating ends at the next packet, over HTTP in a second;
+        elsewhere a read that is under way is waited out.
+        """
+        if self._opened.body is not None:
+            self._opened.body.abandon()
+
     def close(self) -> None:
         """Close connection and decoder; frames already given stay valid."""
         if self._frames is not None:
             self._frames.close()
-        self._opened.container.close()
+        self._opened.close()
 
     def _decode(
         self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
@@ -93,6 +105,7 @@ class CameraSource:
                     frames = opened.stream.decode(packet)
             except av.error.FFmpegError as error:
                 in_a_row += 1
+                check_packet(self._request.url, packet, self._options)
                 self._skip(in_a_row, error)
                 continue
             for frame in frames:
@@ -108,7 +121,7 @@ class CameraSource:
         """Yield the track's packets, None when nothing came for a while; SourceFault at the end."""
         while True:
             try:
-                for packet in opened.container.demux(opened.stream):
+                for packet in opened.packets():
                     if packet.size:
                         yield packet
                 what = "the camera ended the stream"
@@ -125,10 +138,16 @@ class CameraSource:
         """Leave packets out, up to a key frame, when decoding falls behind: they would wait in the
         connection, where nobody sees how late they are.
         """
-        backlog, behind = Backlog(), False
+        opened, behind = self._opened, False
+        backlog, unread = Backlog(), Unread()
         for packet in packets:
             if packet is not None:
-                if backlog.grows(_seconds(packet), time.monotonic()):
+                now = time.monotonic()
+                if opened.has_times:
+                    late = backlog.grows(_seconds(packet), now)
+                else:
+                    late = opened.body is not None and unread.grows(opened.body.waited, now)
+                if late:
                     behind = True
                 elif packet.is_keyframe:
                     behind = False
@@ -166,6 +185,20 @@ def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | 
                 if left > _SIGN_S:
                     yield None
         yield frame
+
+
+def _by_arrival(
+    packets: Iterable[Packet[VideoStream] | None],
+) -> Iterator[Packet[VideoStream] | None]:
+    """Stamp packets with the seconds from the first one's arrival: FFmpeg's stamps are made up."""
+    first: float | None = None
+    for packet in packets:
+        if packet is not None:
+            now = time.monotonic()
+            first = now if first is None else first
+            packet.time_base = _MICROSECOND
+            packet.pts = packet.dts = round((now - first) / _MICROSECOND)
+        yield packet
 
 
 def _seconds(packet: Packet[VideoStream]) -> float | None:

@@ -26,6 +26,7 @@ from stages.video_claims import Ending, claimed_duration_s, claimed_frames, clai
 from stages.video_files import (
     DecodeOptions,
     Opened,
+    check_packet,
     check_size,
     is_url,
     open_video,
@@ -74,7 +75,7 @@ class FileSource:
         self.place, self.options = self._request.url, options
         self.live = self._request.live
         opened = open_video(self._request, options)
-        rate = claimed_rate(opened.stream)
+        rate = claimed_rate(opened.stream) if opened.has_times or not self.live else None
         self.codec = opened.stream.codec_context.codec.canonical_name
         self.claimed_fps = None if rate is None else float(rate)
         self.claimed_s = claimed_duration_s(opened)
@@ -103,7 +104,7 @@ class FileSource:
         if frames is not None:
             frames.close()
         if opened is not None:
-            opened.container.close()
+            opened.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
         converter, turns, ending = VideoReformatter(), Turns(), Ending()
@@ -119,6 +120,7 @@ class FileSource:
                 frames = opened.stream.decode(packet)
             except av.error.FFmpegError as error:
                 in_a_row += 1
+                check_packet(self.place, packet, self.options)
                 self._skip(in_a_row, given, error)
                 continue
             if frames:
@@ -137,7 +139,7 @@ class FileSource:
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
         """Yield the track's packets; a file that cannot be read further ends, and is counted."""
         try:
-            yield from opened.container.demux(opened.stream)
+            yield from opened.packets()
             return
         except av.error.FFmpegError as error:
             failure = type(error).__name__

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -13,10 +14,12 @@ import av
 import av.error
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from pipeline.errors import FaultReason, SourceFault
+from pipeline.http_body import HttpBody
 from pipeline.redaction import shown
 from pipeline.source import Request
 
@@ -34,6 +37,10 @@ _LOCKED: Final = (
     av.error.HTTPForbiddenError,
     av.error.PermissionError,
 )
+# SOF0 to SOF15; C4, C8 and CC are no frame headers
+_FRAME_HEADS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_NO_TIMES: Final = 0x80  # AVFMT_NOTIMESTAMPS
+_LISTS: Final = (b"<",)  # DASH
 _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
 
 
@@ -59,10 +66,37 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A container with the video track to decode; whoever holds it closes the container."""
+    """A container with the video track to decode; whoever holds it closes it.
+
+    body  of a camera over HTTP: what the container reads
+    """
 
     container: InputContainer
     stream: VideoStream
+    body: HttpBody | None = None
+
+    @property
+    def has_times(self) -> bool:
+        """Whether its time stamps are its own; where the container has none, FFmpeg counts 25
+        frames a second, or what the codec claims.
+        """
+        kind = self.container.format
+        return not kind.flags & _NO_TIMES and not kind.name.endswith("_pipe")
+
+    def packets(self) -> Iterator[Packet[VideoStream]]:
+        """Yield the track's packets, an empty one at the end; FFmpegError, or SourceFault over
+        HTTP.
+        """
+        for packet in self.container.demux(self.stream):
+            yield packet
+            if self.body is not None:
+                self.body.begin_packet()
+
+    def close(self) -> None:
+        """Close the container, and hang up."""
+        self.container.close()
+        if self.body is not None:
+            self.body.close()
 
 
 def is_url(place: str) -> bool:
@@ -90,6 +124,26 @@ def check_size(place: str, width: int, height: int, options: DecodeOptions) -> N
         raise refusal(place, "no_memory", what)
 
 
+def check_packet(place: str, packet: Packet[VideoStream], options: DecodeOptions) -> None:
+    """Raise SourceFault (no_memory) if what FFmpeg did not decode says it is too large."""
+    size = _stated_size(bytes(packet))
+    if size is not None:
+        check_size(place, *size, options)
+
+
+def _stated_size(picture: bytes) -> tuple[int, int] | None:
+    """Read width and height from the head of a PNG or JPEG picture."""
+    if picture.startswith(b"\x89PNG\r\n\x1a\n") and len(picture) >= 24:
+        return int.from_bytes(picture[16:20], "big"), int.from_bytes(picture[20:24], "big")
+    at = 2 if picture.startswith(b"\xff\xd8") else len(picture)
+    while at + 9 <= len(picture) and picture[at] == 0xFF:
+        if picture[at + 1] in _FRAME_HEADS:
+            rows, columns = picture[at + 5 : at + 7], picture[at + 7 : at + 9]
+            return int.from_bytes(columns, "big"), int.from_bytes(rows, "big")
+        at += 2 + int.from_bytes(picture[at + 2 : at + 4], "big")
+    return None
+
+
 def open_video(request: Request, options: DecodeOptions, at_once: bool = False) -> Opened:
     """Open it and choose its first video track that is no cover picture.
 
@@ -101,16 +155,39 @@ def open_video(request: Request, options: DecodeOptions, at_once: bool = False) 
     place = request.url
     if not is_url(place) and not is_webcam(place):
         _check_file(place)
-    container = _open(request, options, at_once)
+    body = _ask(request, options) if request.live and _is_http(place) else None
+    container: InputContainer | None = None
     try:
+        container = _open(request, options, at_once, body)
         stream = _video_track(place, container)
-        check_size(place, stream.codec_context.width, stream.codec_context.height, options)
+        context = stream.codec_context
+        check_size(place, context.width, context.height, options)
+        context.options = {**context.options, **_size_limit(options)}
         stream.thread_count = options.threads
         stream.thread_type = "FRAME" if options.threads > 1 else "SLICE"
     except BaseException:
-        container.close()
+        if container is not None:
+            container.close()
+        if body is not None:
+            body.close()
         raise
-    return Opened(container, stream)
+    if body is not None:
+        body.allow(None if at_once else options.read_timeout_s)
+    return Opened(container, stream, body)
+
+
+def _ask(request: Request, options: DecodeOptions) -> HttpBody | None:
+    """The answer of a camera; None where FFmpeg must ask itself, as what comes names more files."""
+    body = HttpBody(request.url, options.open_timeout_s)
+    try:
+        if not body.peek(1).startswith(_LISTS) and not body.peek(7).startswith(b"#EXTM3U"):
+            body.allow(options.open_timeout_s)
+            return body
+    except BaseException:
+        body.close()
+        raise
+    body.close()
+    return None
 
 
 def _check_file(path: str) -> None:
@@ -130,11 +207,19 @@ def _check_file(path: str) -> None:
         raise refusal(path, "empty", "the file is empty")
 
 
-def _open(request: Request, options: DecodeOptions, at_once: bool) -> InputContainer:
+def _open(
+    request: Request, options: DecodeOptions, at_once: bool, body: HttpBody | None
+) -> InputContainer:
     place, more = request.url, _how(request, options, at_once)
     began = time.monotonic()
+    where: str | HttpBody
     try:
-        if is_url(place):
+        if body is not None:
+            where = body
+            if body.kind.startswith("multipart/"):
+                more["format"] = "mpjpeg"
+                body.peek_line()
+        elif is_url(place):
             where = place
         elif is_webcam(place):
             where = f"/dev/video{place.removeprefix(WEBCAM)}"
@@ -162,19 +247,30 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
         more["timeout"] = (options.open_timeout_s, read_s)
     # To guess a frame rate FFmpeg looks 3 to 8 s ahead, and gives at once what came meanwhile.
     how = {"fpsprobesize": "0"} if at_once else {}
+    how |= _size_limit(options)  # looking for what is in there, FFmpeg decodes as well
     if _is_rtsp(request.url):
         # RTSP says before the first packet what comes: no need to look at any.
         ahead = {"probesize": "32"} if at_once else {"analyzeduration": "500000"}
         how |= {"rtsp_transport": request.transport, **ahead}
-    if how:
-        more["options"] = how
+    more["options"] = how
     if options.hwaccel == "auto" and (devices := hwdevices_available()):
         more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)
     return more
 
 
+def _size_limit(options: DecodeOptions) -> dict[str, str]:
+    """What keeps FFmpeg from making room for a larger picture. It counts what the codec adds to
+    whole blocks as well, so check_size is what decides.
+    """
+    return {"max_pixels": str(options.max_pixels * 9 // 8 + (1 << 16))}
+
+
 def _is_rtsp(place: str) -> bool:
-    return place.startswith(("rtsp://", "rtsps://"))
+    return place.lower().startswith(("rtsp://", "rtsps://"))
+
+
+def _is_http(place: str) -> bool:
+    return place.lower().startswith(("http://", "https://"))
 
 
 def _remote_fault(place: str, error: Exception, timed_out: bool) -> SourceFault:

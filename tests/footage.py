@@ -6,7 +6,9 @@ path. Sizes are (width, height) in pixels, times are seconds.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -125,6 +127,39 @@ def write_sizes(path: Path, sizes: Sequence[Size], each: int, codec: str = "libx
                 frame.pts = n
                 file.writelines(bytes(packet) for packet in encoder.encode(frame))
             file.writelines(bytes(packet) for packet in encoder.encode(None))
+    return path
+
+
+@functools.cache
+def png(width: int, height: int) -> bytes:
+    """A gray picture, in few bytes whatever its size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return len(data).to_bytes(4, "big") + kind + data + check.to_bytes(4, "big")
+
+    packer, row = zlib.compressobj(9), b"\0" + b"\x40" * width
+    packed = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 0, 0, 0, 0])
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def write_pngs(path: Path, sizes: Sequence[Size]) -> Path:
+    """Write a picture of each size; the container (none: .png) is told the least."""
+    if path.suffix == ".png":
+        path.write_bytes(b"".join(png(*size) for size in sizes))
+        return path
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("png", rate=10)
+        stream.width, stream.height = min(sizes)
+        stream.pix_fmt = "gray"
+        for number, size in enumerate(sizes):
+            packet = Packet(png(*size))
+            packet.stream, packet.is_keyframe = stream, True
+            packet.pts = packet.dts = number
+            packet.time_base = Fraction(1, 10)
+            output.mux(packet)
     return path
 
 

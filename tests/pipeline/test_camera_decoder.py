@@ -27,6 +27,7 @@ from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.records import START, Position
 from pipeline.shared_file import make_shared_file
 from pipeline.source import Form, Guard
+from tests.runs import wait_until
 
 FORM = Form(16, 8)
 SLOTS = 4
@@ -224,6 +225,23 @@ def test_a_stall_is_a_loss_although_the_read_goes_on() -> None:
     lost = bench.event()
     assert isinstance(lost, Lost)
     assert lost.reason == "stalled"
+    bench.close()
+
+
+def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one() -> None:
+    """Each hangs in a read, until the test lets it end."""
+    bench = Bench(stall_s=0.02)
+    for lost in range(1, 8):
+        event = bench.event()
+        assert isinstance(event, Lost)
+        assert event.reason == "stalled"
+        assert bench.camera.opened - bench.camera.closed <= 2
+        if lost > 1:
+            bench.camera.feed.put(None)  # one of them sees that nobody wants more
+            wait_until("it ends", lambda lost=lost: bench.camera.closed == lost - 1)
+    bench.decoder.abandon()
+    for _ in range(2):
+        bench.camera.feed.put(None)
     bench.close()
 
 

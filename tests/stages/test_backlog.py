@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.backlog import Backlog
+from stages.backlog import Backlog, Unread
 
 
 def first_growth(read_at: list[float], fps: float = 10.0) -> int | None:
@@ -42,3 +42,17 @@ def test_time_stamps_that_restart_begin_anew() -> None:
     assert not any(backlog.grows(500 + n / 10, n / 10) for n in range(50))
     assert not any(backlog.grows(n / 10, 5 + n / 10) for n in range(50))
     assert not any(backlog.grows(None, 20.0 + n) for n in range(5))
+
+
+def test_without_time_stamps_it_is_behind_when_it_never_has_to_wait() -> None:
+    unread = Unread()
+    found = [unread.grows(False, n / 10) for n in range(40)]
+    assert found.index(True) == 21
+    assert not unread.grows(True, 4.0)
+    assert not any(unread.grows(False, 4.0 + n / 10) for n in range(21))
+
+
+@given(st.floats(0.01, 100.0))
+def test_a_camera_that_is_waited_for_is_never_behind(period: float) -> None:
+    unread = Unread()
+    assert not any(unread.grows(True, n * period) for n in range(50))

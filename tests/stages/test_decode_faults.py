@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import wave
 
 import pytest
@@ -12,6 +14,8 @@ from pipeline.redaction import shown
 from stages.decode import FileSource
 from stages.video_files import DecodeOptions
 from tests import footage
+from tests.cameras.hostile import claiming
+from tests.cameras.scripted import jpeg
 
 
 def fault_of(place, options: DecodeOptions | None = None) -> SourceFault:
@@ -141,3 +145,36 @@ def test_no_secret_of_a_url_is_told():
     assert str(fault).startswith("http://127.0.0.1:9/live.mp4: ")
     chain = [fault, fault.__cause__, fault.__context__]
     assert not any(secret in repr(part) for part in chain for secret in ("s3cret", "t0ken"))
+
+
+BOMB = (16_000, 16_000)
+READ = """
+import resource, sys
+from pipeline.errors import SourceFault
+from stages.decode import FileSource
+given = 0
+try:
+    for _ in FileSource(sys.argv[1]):
+        given += 1
+except SourceFault as fault:
+    print(given, fault.reason, fault)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.parametrize("name", ["late.avi", "first.avi", "first.png", "first.mjpeg"])
+def test_a_picture_above_the_limit_takes_no_memory_before_it_is_refused(tmp_path, name):
+    """16,000 pixels a side in less than a megabyte; decoded they are 256 MB and more."""
+    path, before = tmp_path / name, 12 if name.startswith("late") else 0
+    if name.endswith("mjpeg"):
+        path.write_bytes(claiming(jpeg(), *BOMB) * 3)
+    else:
+        footage.write_pngs(path, [(64, 64)] * before + [BOMB])
+    assert path.stat().st_size < 1_000_000
+    ran = subprocess.run(
+        [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=True
+    )
+    said, most_mb = ran.stdout.splitlines()
+    assert said.startswith(f"{before} no_memory "), ran
+    assert "16000x16000" in said
+    assert int(most_mb) < 250

@@ -1,0 +1,98 @@
+"""Cameras that mean harm cost what is stated and only themselves: a neighbour notices nothing."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SourceFault
+from pipeline.source import Request
+from stages.camera import CameraSource
+from stages.video_files import DecodeOptions
+from tests.cameras.hostile import KINDS, HostileCamera
+from tests.cameras.scripted import ScriptedCamera, paced
+from tests.cameras.watched import WatchedRun
+from tests.commands import framegate
+
+STALL = "[live]\nstall_s = 2.0\nretry_most_s = 0.2\n"
+MOST_KB = 200_000
+ALL_AT_ONCE = sorted(KINDS.keys() - {"changing_sizes"})  # whose sizes are bounded elsewhere
+TRIES = {"slow_loris": 2}  # each costs open_timeout_s
+WORST = {
+    "endless_picture": "damaged",
+    "no_boundary": "damaged",
+    "endless_part_headers": "damaged",
+    "huge_picture": "no_memory",
+    "huge_at_once": "no_memory",
+    "endless_headers": "not_video",
+    "endless_line": "not_video",
+    "garbage": "not_video",
+    "nameless_garbage": "not_video",
+    "slow_loris": "unreachable",
+}
+
+
+@pytest.mark.parametrize(("kind", "reason"), WORST.items())
+def test_each_ends_with_its_reason(kind: str, reason: str) -> None:
+    with HostileCamera(kind) as camera, pytest.raises(SourceFault) as caught:
+        _read(CameraSource(Request(camera.url, live=True), DecodeOptions(open_timeout_s=1.5)))
+    assert caught.value.reason == reason
+
+
+def test_a_reader_that_nobody_wants_any_more_ends_though_bytes_come() -> None:
+    with HostileCamera("trickle") as camera:
+        source = CameraSource(Request(camera.url, live=True), DecodeOptions())
+        next(iter(source))
+        reader = threading.Thread(target=_until_fault, args=(source,))
+        reader.start()
+        source.abandon()
+        reader.join(30)
+        assert not reader.is_alive()
+
+
+def _until_fault(source: CameraSource) -> None:
+    with suppress(SourceFault):
+        _read(source)
+
+
+def _read(source: CameraSource) -> None:
+    with closing(source):
+        for _ in source:
+            pass
+
+
+def _resident_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+def test_all_of_them_at_once_cost_their_worker_little_and_their_neighbour_nothing(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as close:
+        sound = close.enter_context(ScriptedCamera(lambda: paced(100_000, 10)))
+        run = WatchedRun(tmp_path / "user", {"sound": sound.url}, STALL)
+        close.callback(run.close)
+        run.until_published("sound", 10)
+        ingest = run.worker("ingest")
+        before = most = _resident_kb(ingest)
+        cameras = {kind: close.enter_context(HostileCamera(kind)) for kind in ALL_AT_ONCE}
+        named = [f"{kind}={camera.url}" for kind, camera in cameras.items()]
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        added = framegate(elsewhere, "add", *named, "-d", str(run.data))
+        assert added.code == 0, added.err
+
+        def each_came_back() -> bool:
+            nonlocal most
+            most = max(most, _resident_kb(ingest))
+            return all(c.accepted >= TRIES.get(kind, 3) for kind, c in cameras.items())
+
+        run.until("each was connected to again", each_came_back)
+        assert run.worker("ingest") == ingest
+        assert run.counters("sound")["connects"] == 1
+        assert {kind: c.most_open for kind, c in cameras.items() if c.most_open > 2} == {}
+    assert most - before < MOST_KB, f"{before} kB became {most} kB"
