@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+NAME_MOST = 32
+NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{NAME_MOST - 1}}}")
 NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ConfigFaults
-from pipeline.keys import NAME_RULE, is_name
+from pipeline.keys import NAME_MOST, NAME_RULE, is_name
 from pipeline.redaction import HIDDEN, shown
 from pipeline.source import Frames
 
@@ -49,7 +49,7 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
     return sources
 
 
-_LIVE = re.compile(r"(rtsps?|rtmps?|rtp|udp|srt|mms)://|webcam:\d+$")
+_LIVE = re.compile(r"(?i:rtsps?|rtmps?|rtp|udp|srt|mms)://|webcam:\d+$")
 _VIDEO_FILE = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|ts|mts|m2ts|mpe?g|flv|wmv|ogv|3gp)$")
 
 
@@ -59,7 +59,7 @@ def is_live(place: str) -> bool:
     """
     if _LIVE.match(place):
         return True
-    if not place.startswith(("http://", "https://")):
+    if not place.lower().startswith(("http://", "https://")):
         return False
     return not _VIDEO_FILE.search(re.split(r"[?#]", place, maxsplit=1)[0].lower())
 
@@ -119,5 +119,6 @@ def _free(name: str, taken: dict[str, str]) -> str:
     number = 2
     chosen = name
     while chosen in taken:
-        chosen, number = f"{name[:28]}_{number}", number + 1
+        ending = f"_{number}"
+        chosen, number = name[: NAME_MOST - len(ending)] + ending, number + 1
     return chosen

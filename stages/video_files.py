@@ -220,7 +220,8 @@ def _open(
                 more["format"] = "mpjpeg"
                 body.peek_line()
         elif is_url(place):
-            where = place
+            scheme, rest = place.split("://", 1)
+            where = f"{scheme.lower()}://{rest}"  # FFmpeg knows no capitals
         elif is_webcam(place):
             where = f"/dev/video{place.removeprefix(WEBCAM)}"
         else:

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from pipeline.errors import ConfigFaults
 from pipeline.keys import is_name
-from pipeline.sources import derived_name, named_sources
+from pipeline.sources import derived_name, is_live, is_remote, named_sources
 
 places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
 
@@ -55,6 +55,20 @@ def test_names_given_and_made() -> None:
         "clip_2": "other/clip.mkv",
         "clip_3": "clip.avi",
     }
+
+
+def test_a_thousand_files_of_one_long_name_have_names() -> None:
+    named = named_sources([f"{n}/{'a' * 28}.mp4" for n in range(1200)])
+    assert len(named) == 1200
+    assert all(map(is_name, named))
+
+
+@pytest.mark.parametrize("scheme", ["RTSP", "rtsp", "Http", "HTTP", "https", "RTMP", "SRT"])
+def test_a_scheme_may_be_in_capitals(scheme: str) -> None:
+    place = f"{scheme}://cam.example/live"
+    assert is_live(place)
+    assert is_remote(place)
+    assert not is_live("HTTP://cam.example/CLIP.MP4")
 
 
 def test_globs(here: Path) -> None:
