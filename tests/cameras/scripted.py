@@ -51,7 +51,7 @@ class ScriptedCamera:
 
     url       of the camera
     accepted  connections so far
-    open      connections that are open now; most_open: at once so far
+    open      connections that are open now, as far as it has noticed
     sent      bytes so far
     """
 
@@ -59,7 +59,7 @@ class ScriptedCamera:
         self._steps = steps
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self.accepted = self.open = self.most_open = self.sent = 0
+        self.accepted = self.open = self.sent = 0
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -97,7 +97,6 @@ class ScriptedCamera:
         with self._lock:
             self.accepted += 1
             self.open += 1
-            self.most_open = max(self.open, self.most_open)
         line.settimeout(0.5)
         try:
             with line, suppress(OSError):
