@@ -107,7 +107,10 @@ def measure(name: str, given: argparse.Namespace) -> Ended:
         print(*lines[-25:], sep="\n")
         why = "took too long" if code is None else f"ended with {code}"
         return Ended(name, None, f"FAILED: {why}")
-    result: Result = json.loads(lines[-1])
+    try:
+        result: Result = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return Ended(name, None, "FAILED: its last line is no result")
     whole = kept(name) if given.quick else None
     faults = [] if whole is None else declared(name).differences(whole, result)
     return Ended(name, result, f"FAILED: {'; '.join(faults)}" if faults else "")

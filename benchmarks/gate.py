@@ -183,7 +183,7 @@ BENCHMARK = Benchmark(
         "points": Option(len(CURVE), 1, "of the curves of even subsampling"),
     },
     bars=bars,
-    keyed=("frames", "by_second"),
+    keyed=("frames", "reasons"),
     draws="benchmarks.gate_figures",
 )
 

@@ -124,9 +124,9 @@ def line(row: dict[str, Any]) -> str:
 
 def at_equal_cost(
     clips: Sequence[Seen], rows: Sequence[dict[str, Any]], given: BeliefSettings
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """F1 ratios of the two rivals that need every group's mean cost first."""
-    told = {}
+    told: dict[str, dict[str, float | None]] = {}
     for name, belongs in GROUPS.items():
         part = [pair for pair in zip(clips, rows, strict=True) if belongs(pair[1])]
         if not part:
@@ -139,8 +139,8 @@ def at_equal_cost(
             mixed += f1(seen, calmed(list(mixture(seen, costs, cost)), seen.stamps, given))
             carried += f1(seen, kept_between(seen, cost, given))
         told[name] = {
-            "mixed_f1_ratio": round(mixed / full, 4),
-            "carried_f1_ratio": round(carried / full, 4),
+            "mixed_f1_ratio": round(mixed / full, 4) if full else None,
+            "carried_f1_ratio": round(carried / full, 4) if full else None,
         }
     return told
 
@@ -187,7 +187,7 @@ BENCHMARK = Benchmark(
     measure=whole,
     needs=("clips",),
     options={
-        "clips": Option((), ("car-detection", "pets09-s2l1-view001-part1"), "names of some"),
+        "clips": Option((), ("bottle-detection", "pets09-s2l1-view001-part1"), "names of some"),
         "frames": Option(600, 20, "most of a clip, from its first"),
         "judged": Option(100, 4, "about so many are held to heavy"),
         "rungs": Option(DEFAULT.rungs, said="sides"),

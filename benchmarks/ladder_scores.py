@@ -62,7 +62,7 @@ def summary(rows: Sequence[Row], kind: str = "") -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row], rivals: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def table(rows: Sequence[Row], rivals: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
     """The result: the figures of all clips, then each group's, calm, raw, rivals and oracle."""
     groups = {}
     for name, belongs in GROUPS.items():
