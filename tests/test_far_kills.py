@@ -91,6 +91,7 @@ def asking(folder: Path, place: str, url: str | None) -> Iterator[Run]:
     clip = beginning(folder / "clip.mp4")
     data = folder / "data"
     data.mkdir()
+    (data / "lock").touch()  # a folder without one that holds what a run makes is not ours
     (data / "promise.secret").write_bytes(bytes(32))
     text = importlib.resources.files("pipeline").joinpath("pipeline.toml").read_text()
     where = f'\nplace = "{place}"\n' + ("" if url is None else f'url = "{url}"\n')

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -99,6 +100,7 @@ def all_on(folder: Path, files: Files) -> list[str]:
 def with_secret(folder: Path) -> Path:
     """A data folder with the same coins as all others here."""
     folder.mkdir()
+    (folder / "lock").touch()  # a folder without one that holds what a run makes is not ours
     (folder / "promise.secret").write_bytes(bytes(32))
     return folder
 
@@ -147,7 +149,10 @@ class Killer:
         pid = wait_until(f"{kind} has work", lambda: self.finished() or self._busy(kind))
         if pid is True:
             return False
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it was the last of its work, and the run ended
+            return False
         self.kills[kind] += 1
         return True
 
@@ -248,8 +253,9 @@ def test_marathon_of_kills(tmp_path: Path, files: Files, undisturbed: dict[str, 
         killer = Killer(run, list(files))
         while not killer.finished():
             if chance.random() < 0.1 and (pid := run.valkey()):
-                os.kill(pid, signal.SIGKILL)
-                killer.kills["valkey"] += 1
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killer.kills["valkey"] += 1
             killer.kill(chance.choice(KINDS))
         assert run.wait() == 0, run.log.read_text()
         check_equal(run.folder, files, undisturbed)
