@@ -30,33 +30,12 @@ from rich.table import Table
 from benchmarks.code_behind import digest_of
 from benchmarks.report import LACKS, RESULTS, Bar, Benchmark, Result
 
-# The cheapest first: what is wrong with the machine shows before hours are spent.
-NAMES: Final = (
-    "overhead",
-    "promise_statistics",
-    "window",
-    "thresholds",
-    "ladder_sizes",
-    "detectors",
-    "picture_coding",
-    "shadow",
-    "swaps",
-    "batching",
-    "end_to_end",
-    "live",
-    "cache",
-    "native",
-    "calm",
-    "head",
-    "link",
-    "quantization",
-    "drift",
-    "promise",
-    "ladder",
-    "cascade",
-    "gate",
-    "kill_marathon",
-    "soak",
+NAMES: Final = tuple(
+    sorted(
+        path.stem
+        for path in RESULTS.parent.glob("*.py")
+        if "\nBENCHMARK = " in path.read_text(encoding="utf-8")
+    )
 )
 QUICK_S, WHOLE_S = 300.0, 6 * 3600.0
 _END_S = 60.0
