@@ -1,7 +1,10 @@
 """Prints results as JSON lines: a reliable stage in the supervisor's own process.
 
 Its position is in the store like any stage's, so after a restart of anything it goes on after the
-last line; and as it shares the supervisor's life, no kill of a worker can print a line twice.
+last line; and as it shares the supervisor's life, no kill of a worker can print a line twice. A
+kill of the supervisor can, between a line and its commit: a file that is written on (`>>`) is
+looked at for what it has already. What a pipe has taken nobody can know: there a line comes at
+least once.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import socket
+import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +37,8 @@ from pipeline.worker_loop import run_connected
 log = logging.getLogger(__name__)
 
 STAGE = "print"
+TAIL_BYTES = 1 << 22  # far more than is printed between two commits
+_BEGINS = b'{"v":'
 _LAST_SEQ = 2**62
 Broken = Callable[[OSError], None]
 Died = Callable[[Exception], None]
@@ -52,9 +59,16 @@ class Print(Stage[NoState]):
     takes_failed = True
 
     def __init__(
-        self, context: Context, out: IO[bytes], broken: Broken, printed: Mapping[str, Position]
+        self,
+        context: Context,
+        out: IO[bytes],
+        broken: Broken,
+        printed: Mapping[str, Position],
+        there: Collection[bytes] = (),
     ) -> None:
+        """there: lines that `out` has already."""
         super().__init__(None, context)
+        self._there, self._past_there = frozenset(there), set[str]()
         self._out, self._broken = out, broken
         self._printed = dict(printed)
 
@@ -68,7 +82,13 @@ class Print(Stage[NoState]):
     ) -> tuple[list[None], Mapping[str, NoState]]:
         """Print each result; output that nobody takes any more ends the run."""
         fresh = [i for i in batch if i.position > self._printed.get(i.source, START)]
-        lines = (json_line(item.record.said[self.context.before]) for item in fresh)
+        lines = [json_line(item.record.said[self.context.before]) for item in fresh]
+        if self._there:
+            lines = [
+                line
+                for item, line in zip(fresh, lines, strict=True)
+                if not self._is_there(item.source, line)
+            ]
         self._printed |= {item.source: item.position for item in fresh}
         try:
             self._out.write(b"".join(lines))
@@ -77,6 +97,32 @@ class Print(Stage[NoState]):
             self._broken(error)
             self._broken = _told  # a second word would end the run at once
         return [None] * len(batch), states
+
+    def _is_there(self, source: str, line: bytes) -> bool:
+        """Whether a killed process has printed it: those lines come first, source by source."""
+        if source not in self._past_there and line in self._there:
+            return True
+        self._past_there.add(source)
+        return False
+
+
+def lines_of(descriptor: int) -> list[bytes]:
+    """The last whole lines of a regular file that is written to, and may be read; a line that a
+    kill broke off is taken off. Of anything else none.
+    """
+    try:
+        size = os.fstat(descriptor).st_size
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not size:
+            return []
+        with open(f"/proc/self/fd/{descriptor}", "rb") as file:
+            file.seek(max(0, size - TAIL_BYTES))
+            tail = file.read()
+        whole, _, torn = tail.rpartition(b"\n")
+        if torn.startswith(_BEGINS[: len(torn)]):
+            os.ftruncate(descriptor, size - len(torn))
+    except OSError:
+        return []
+    return [line + b"\n" for line in whole.split(b"\n")]
 
 
 def json_line(result: bytes | msgspec.Raw) -> bytes:
@@ -110,7 +156,8 @@ class Printer(threading.Thread):
         self._died = died
         stage = spec.stage(STAGE)
         context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
-        printing = Print(context, out, broken, _printed_before(spec.sources))
+        past = _printed_before(spec.sources)
+        printing = Print(context, out, broken, past, lines_of(out.fileno()))
         hosted = HostedStage(stage, printing, keep=0, asides={})
         self._end, theirs = control.make_pair()
         self._end.shutdown(socket.SHUT_RD)  # nobody listens: what it says must not fill the pair
