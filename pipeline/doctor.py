@@ -6,7 +6,7 @@ import importlib
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.errors import Exit
 from pipeline.listener import check_free
 from pipeline.loading import load
 from pipeline.redaction import redacted
+from pipeline.run_folder import runs_folder
 from pipeline.said_sources import is_camera, shared_bytes
 from pipeline.shared_file import FOLDER, free_bytes
 from pipeline.source import Form
@@ -28,6 +29,7 @@ from pipeline.source import Form
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))
 ASSUMED = Form(1920, 1080)
+RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 16
 MODULES = {  # distribution by module
@@ -91,6 +93,7 @@ def examined(config: Config, folder: Path) -> Iterator[Finding]:
         "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
         "video hardware": (_video_hardware, _INSTALL),
         "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
+        "earlier runs": (_earlier_runs, "look at the folder that it names"),
         "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
     }
     for name, (look, remedy) in looks.items():
@@ -154,6 +157,15 @@ def disk(free: int, folder: Path) -> Finding:
     return Finding("disk", *(("OK", text) if free >= ROOM_TO_GROW else ("WARN", text, remedy)))
 
 
+def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
+    """Data folders of runs that were given none, which nobody removes; bytes of each."""
+    text = f"{len(sizes)} without -d keep {sum(sizes) / GIB:.1f} GiB in {folder}"
+    if len(sizes) <= RUNS_KEPT and sum(sizes) <= GIB:
+        return Finding("earlier runs", "OK", text)
+    remedy = f"delete the folders in {folder} whose results you do not need and no run uses"
+    return Finding("earlier runs", "WARN", text, remedy)
+
+
 def clock(synchronised: bool) -> Finding:
     """Whether `captured` can be joined with what other machines say."""
     if synchronised:
@@ -180,6 +192,12 @@ def _cpu() -> Finding:
     if {"AVX2", "NEON"}.intersection(units):
         return Finding("cpu", "OK", text)
     return Finding("cpu", "WARN", text, "a CPU with AVX2 or NEON is several times as fast")
+
+
+def _earlier_runs() -> Finding:
+    runs = [file.parent for file in runs_folder().glob("*/run.json")]
+    sizes = [sum(f.lstat().st_size for f in run.rglob("*") if f.is_file()) for run in runs]
+    return earlier_runs(sizes, runs_folder())
 
 
 def _packages() -> Finding:

@@ -82,3 +82,10 @@ def test_vector_units_are_read_from_what_the_kernel_says() -> None:
     assert machine.vector_units(intel) == ["AVX2", "AVX-512", "VNNI", "AMX"]
     assert machine.vector_units("Features\t: fp asimd") == ["NEON"]
     assert machine.vector_units("") == []
+
+
+def test_runs_that_pile_up_are_told(tmp_path: Path) -> None:
+    assert doctor.earlier_runs([1 << 20] * 3, tmp_path).level == "OK"
+    for sizes in ([1] * 21, [2 << 30]):
+        found = doctor.earlier_runs(sizes, tmp_path)
+        assert (found.level, str(tmp_path) in found.remedy) == ("WARN", True)
