@@ -30,6 +30,7 @@ from pipeline.store_url import connect
 SOCKET_PATH_LIMIT = 100
 START_S = 60.0
 STOP_S = 10.0
+LOG_BYTES = 1 << 20
 
 
 class EmbeddedStore:
@@ -83,6 +84,12 @@ class EmbeddedStore:
     @property
     def _log(self) -> Path:
         return self._folder / "valkey.log"
+
+    def cut_log(self) -> None:
+        """Begin a new log where it is long, beside the last one; the server opens it each time."""
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > LOG_BYTES:
+                self._log.replace(self._log.with_suffix(".log.1"))
 
     def _config(self) -> str:
         paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}

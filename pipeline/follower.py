@@ -43,6 +43,7 @@ class Roster:
         self._named = sources
         self._identity: bytes | None = None
         self.names: list[str] = list(sources or ())
+        self.registered: frozenset[str] = frozenset()
 
     def steps(self) -> Steps:
         """Look; StoreRefused if the store was emptied or replaced: positions mean nothing there."""
@@ -52,8 +53,9 @@ class Roster:
                 "the store was emptied or replaced while it was followed; subscribe anew"
             )
         self._identity = sound(identity)
+        self.registered = frozenset(name.decode() for name in sound(registered))
         if self._named is None:
-            self.names = sorted(name.decode() for name in sound(registered))
+            self.names = sorted(self.registered)
 
 
 @dataclass
@@ -143,7 +145,18 @@ class Follower:
         for stream, entries in sound(reply) or ():
             yield from self._take(names[stream.decode()], entries)
 
+    def _forget_gone(self) -> None:
+        """Of sources that the store has forgotten; what comes under their names is counted anew."""
+        for name in self._readings.keys() - self._roster.registered:
+            reading = self._readings[name]
+            if name not in self._roster.names and reading.end is not None and reading.end.last:
+                del self._readings[name]
+            else:
+                reading.index = None
+
     def _join(self) -> Steps:
+        if not self._until_end:
+            self._forget_gone()
         fresh = [name for name in self._roster.names if name not in self._readings]
         if self._start == "new" and not self._joined_once and fresh:
             infos = yield Ask([("XINFO", "STREAM", keys.results(name)) for name in fresh])

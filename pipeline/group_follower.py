@@ -86,7 +86,7 @@ class GroupFollower:
             yield from self._recover(source)
         if time.monotonic() >= self._claim_due_mono:
             self._claim_due_mono = time.monotonic() + self._member.claim_after_s / 2
-            for source in self._seen:
+            for source in list(self._seen):
                 yield from self._claim(source)
         if self.ready:
             return
@@ -95,7 +95,15 @@ class GroupFollower:
         else:
             yield Ask([], pause_s=1.0)
 
+    def _leave(self, source: str) -> None:
+        """The store has forgotten it, and the group with it."""
+        self._seen.pop(source, None)
+        self._recovering.pop(source, None)
+        self._held = {held for held in self._held if held[0] != source}
+
     def _join(self) -> Steps:
+        for source in self._seen.keys() - set(self._roster.names):
+            self._leave(source)
         fresh = [name for name in self._roster.names if name not in self._seen]
         if fresh:
             commands = [
@@ -117,6 +125,9 @@ class GroupFollower:
     def _recover(self, source: str) -> Steps:
         """Own results that were given and not acknowledged, before this consumer began anew."""
         (reply,) = yield Ask([self._read(source, self._recovering[source])])
+        if _is_gone(reply):
+            self._leave(source)
+            return
         entries = (sound(reply) or [[b"", []]])[0][1]
         if not entries:
             del self._recovering[source]
@@ -133,6 +144,9 @@ class GroupFollower:
         idle_ms = str(round(self._member.claim_after_s * 1e3))
         names = (keys.results(source), self._member.group, self._member.consumer)
         (reply,) = yield Ask([("XAUTOCLAIM", *names, idle_ms, "0-0", "COUNT", COUNT)])
+        if _is_gone(reply):
+            self._leave(source)
+            return
         cursor, entries, lost = sound(reply)
         if cursor != b"0-0":
             self._claim_due_mono = 0.0
@@ -145,7 +159,7 @@ class GroupFollower:
         wait = ("XREAD", "COUNT", "1", "BLOCK", BLOCK_MS, "STREAMS", *streams, *after)
         (reply,) = yield Ask([wait])
         woken = {stream.decode() for stream, _ in sound(reply) or ()}
-        for source in self._seen:
+        for source in list(self._seen):
             if keys.results(source) in woken:
                 yield from self._take(source)
 
@@ -154,6 +168,9 @@ class GroupFollower:
         stream = keys.results(source)
         about = [("XINFO", "STREAM", stream), ("XINFO", "GROUPS", stream)]
         info, groups, reply = yield Ask([*about, self._read(source, ">")], atomic=True)
+        if _is_gone(reply) or _is_gone(groups):
+            self._leave(source)
+            return
         known = [fields_of(group) for group in sound(groups)]
         ours = next(g for g in known if g[b"name"] == self._member.group.encode())
         delivered = Position.parse(ours[b"last-delivered-id"])
@@ -180,6 +197,11 @@ class GroupFollower:
             elif result is not None:
                 self._held.add((source, position))
                 self.ready.append(result)
+
+
+def _is_gone(reply: Any) -> bool:
+    missing = ("NOGROUP", "no such key")
+    return isinstance(reply, redis.ResponseError) and any(word in str(reply) for word in missing)
 
 
 def _gap(

@@ -2,6 +2,7 @@
 -- The protocol's server side. Every key of a call belongs to one source or, for a hop over
 -- several sources, to each of them in turn. Positions are "<epoch>-<seq>", entry ids as well.
 --   own     hash  run, name, epoch     who may write for the source
+--                 freed                since when nobody has it, UNIX seconds
 --                 generation           how many times its owner changed
 --                 superseded           the last runs that it was taken from, with spaces between
 --   at      hash  t token, p position, s state, e last emitted, w wake mark, gone   by stage
@@ -173,11 +174,38 @@ end
 -- that was removed anybody may have again.
 local function release(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[1] then return 0 end
-  redis.call('HSET', keys[1], 'run', '')
+  redis.call('HSET', keys[1], 'run', '', 'freed', redis.call('TIME')[1])
   if args[2] == '1' then
     redis.call('HSET', keys[1], 'name', '')
     redis.call('HDEL', keys[1], 'superseded')
   end
+  return 1
+end
+
+-- KEYS epochs; ARGV epoch. No source that was forgotten had a later one.
+local function raise(keys, args)
+  local most = tonumber(redis.call('GET', keys[1]) or '0')
+  if tonumber(args[1]) > most then redis.call('SET', keys[1], args[1]) end
+  return 1
+end
+
+-- KEYS own; ARGV run, epoch. A source of this run begins after that epoch.
+local function begin_after(keys, args)
+  local own = redis.call('HMGET', keys[1], 'run', 'epoch')
+  if own[1] ~= args[1] then return 0 end
+  if tonumber(own[2] or '0') < tonumber(args[2]) then
+    redis.call('HSET', keys[1], 'epoch', args[2])
+  end
+  return 1
+end
+
+-- KEYS own, all others of a source; ARGV when it was let go, an epoch. All of a source goes that
+-- nobody has had since, and that had no later epoch.
+local function forget_source(keys, args)
+  local own = redis.call('HMGET', keys[1], 'run', 'freed', 'epoch')
+  if (own[1] or '') ~= '' or (own[2] or '') ~= args[1] then return 0 end
+  if tonumber(own[3] or '0') > tonumber(args[2]) then return 0 end
+  redis.call('UNLINK', unpack(keys))
   return 1
 end
 
@@ -296,6 +324,11 @@ redis.register_function('fg2_attach', attach)
 redis.register_function('fg2_claim', claim)
 redis.register_function('fg2_release', release)
 redis.register_function('fg2_epoch', epoch)
+redis.register_function('fg2_raise', raise)
+redis.register_function('fg2_begin_after', begin_after)
 redis.register_function('fg2_await', await)
 redis.register_function('fg2_detach', detach)
 redis.register_function { function_name = 'fg2_trim', callback = trim, flags = { 'allow-oom' } }
+redis.register_function {
+  function_name = 'fg2_forget', callback = forget_source, flags = { 'allow-oom' }
+}

@@ -10,6 +10,7 @@ NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
 MODELS = "fg:models"
+EPOCHS = "fg:epochs"  # the last epoch of all sources that were forgotten
 IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
@@ -30,6 +31,11 @@ def out(source: str, stage: str) -> str:
 def at(source: str, stage: str) -> str:
     """Hash of a stage's token, position, state and wake mark."""
     return f"fg:{{{source}}}:at:{stage}"
+
+
+def tag(source: str) -> bytes:
+    """What all keys of a source begin with."""
+    return f"fg:{{{source}}}".encode()
 
 
 def own(source: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import ModelNotTaken
@@ -12,6 +12,7 @@ from pipeline.loading import load
 
 SETTLE = "stages.settling:settle"
 HAS = "stages.pinned:has_model"
+FORGET = "stages.pinned:forget_models"
 
 
 class KnownModels:
@@ -26,7 +27,14 @@ class KnownModels:
         self.settled: Mapping[str, str] = load(SETTLE)([(s.use, s.options) for s in stages], folder)
         self.where = f"{socket.gethostname()}:{folder / 'models'}"
         self._folder = folder
+        self._forget: Callable[[Path, Collection[str | None]], None] = load(FORGET)
         self._has: Callable[[str, Path], bool] = load(HAS)
+
+    def forget_unused(self, named: Collection[str | None]) -> None:
+        """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but
+        for the last ones.
+        """
+        self._forget(self._folder, {*named, *self.settled.values()})
 
     def taken_over(self, source: str, model: str, where: str) -> str:
         """The model with which a source goes on that another run has had; empty: as configured.

@@ -25,6 +25,7 @@ class Moment(NamedTuple):
 
 
 _NEVER = Moment(START, None)
+MOST_PERIODS: Final = 1_000_000  # that a source has before the store forgets it
 MOST_MODELS: Final = 24  # names of a period: it is stored with every frame
 OTHERS: Final = "others"
 

@@ -27,6 +27,7 @@ class Plan:
     folder: str
     results_keep: int
     results: Limits
+    certificates_age_s: float
     log_level: str
     log_format: Form
     hung_s: float

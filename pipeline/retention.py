@@ -1,19 +1,26 @@
-"""Old results go: published streams are cut by age and by size, on a slow timer.
+"""What is old goes, on a slow timer: results by age and size, and sources that nobody has.
 
-What goes has been read by every stage that others wait for; other readers are told of a gap. A
-stream's newest entry stays, so that an ended source is seen to have ended.
+Of a published stream goes what every stage has read that others wait for; other readers are told of
+a gap. Its newest entry stays, so that an ended source is seen to have ended.
+
+Of the sources that no run has, those that were let go last stay; of others all goes, also the name.
+What is left of them is one number for all: the last epoch that any of them had. A source that comes
+begins after it, so that no epoch comes twice, whatever positions a reader has kept.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +29,7 @@ from pipeline import keys, records
 from pipeline.apart import apart
 from pipeline.errors import FramegateError
 from pipeline.hop import FRAME
+from pipeline.promise_news import DECLARED
 from pipeline.records import START, Position
 from pipeline.spec import StageSpec
 from pipeline.store_faults import store_errors
@@ -31,6 +39,9 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
 PAGE = 1000
+RESUMABLE_S = 7 * 86400
+DROPPED = "removed"
+CERTIFICATES = "certificates"
 _MOST_SEQ = 1 << 40
 
 
@@ -40,10 +51,22 @@ class Limits:
 
     age_s   seconds since a result was published
     nbytes  of the store's memory
+    sources that no run has, see to_forget
     """
 
     age_s: float = 0.0
     nbytes: int = 0
+    sources: int = 64
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A source that no run has. freed: since when, UNIX seconds; removed: or its run just ended."""
+
+    name: str
+    freed: int
+    removed: bool
+    epoch: int
 
 
 class _Published(msgspec.Struct):
@@ -87,8 +110,18 @@ def first_since(
     return Position(epoch, bisect_left(seqs, True, key=lambda seq: is_young(Position(epoch, seq))))
 
 
+def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
+    """All but the `keep` that were let go last; those of ended runs only after a week, as such a
+    run may be resumed.
+    """
+    newest_first = sorted(gone, key=lambda one: (one.freed, one.name), reverse=True)
+    return [one for one in newest_first[keep:] if one.removed or one.freed < now - RESUMABLE_S]
+
+
 class Retention:
-    """Cuts the published streams of the sources that a run owns."""
+    """Cuts the published streams of the sources that a run owns, and of those that were removed;
+    forgets what nobody has had for long.
+    """
 
     def __init__(self, url: str, run: str, readers: Sequence[str], limits: Limits) -> None:
         """readers: stages that read the published stream and are waited for."""
@@ -99,23 +132,66 @@ class Retention:
         """Cut each source's stream; how many entries went, by source. now: UNIX seconds."""
         with store_errors(self._url):
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
-            gone = {source: self._cut(source, now) for source in sources}
-        return {source: count for source, count in gone.items() if count}
+            gone, cuts = [], {}
+            for source, own in zip(sources, self._owns(sources), strict=True):
+                run, name, freed, epoch = own
+                removed = not run and name == b""
+                if run == self._run.encode() or removed:
+                    cuts[source] = self._cut(source, now, self._readers if run else ())
+                if not run:
+                    if freed is None:  # by an older Framegate: from now on it is known
+                        freed = str(int(now)).encode()
+                        self._client.hset(keys.own(source), "freed", freed)
+                    gone.append(Gone(source, int(freed), removed, int(epoch or 0)))
+            self._forget(to_forget(gone, self._limits.sources, now))
+        return {source: count for source, count in cuts.items() if count}
+
+    def _owns(self, sources: Sequence[str]) -> list[list[bytes | None]]:
+        pipe = self._client.pipeline(transaction=False)
+        for source in sources:
+            pipe.hmget(keys.own(source), "run", "name", "freed", "epoch")
+        owns: list[list[bytes | None]] = pipe.execute()
+        return owns
+
+    def _forget(self, gone: Sequence[Gone]) -> None:
+        """Forget those whose epochs are known to be past since the last call: should the store
+        lose its last second, or a server of it, no epoch comes again.
+        """
+        if not gone:
+            return
+        past = int(self._client.get(keys.EPOCHS) or 0)
+        latest = max(one.epoch for one in gone)
+        if latest > past:
+            self._client.fcall("fg2_raise", 1, keys.EPOCHS, latest)
+        known = {keys.tag(one.name): one for one in gone if one.epoch <= past}
+        theirs: dict[bytes, list[bytes]] = {tag: [] for tag in known}
+        for key in self._client.scan_iter(match="fg:{*", count=PAGE) if known else ():
+            tag = key.partition(b"}")[0] + b"}"
+            if tag in theirs:
+                theirs[tag].append(key)
+        for tag, one in known.items():
+            own = keys.own(one.name)
+            others = [key for key in theirs[tag] if key != own.encode()]
+            self._client.fcall("fg2_forget", 1 + len(others), own, *others, one.freed, past)
+            self._client.hdel(keys.SOURCES, one.name)
+            self._client.hdel(keys.MODELS, one.name)
+            run, name = self._client.hmget(keys.own(one.name), "run", "name")
+            if run:  # somebody took it in between
+                self._client.hset(keys.SOURCES, one.name, name or "")
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _cut(self, source: str, now: float) -> int:
+    def _cut(self, source: str, now: float, readers: Sequence[str]) -> int:
         stream = keys.results(source)
         pipe = self._client.pipeline(transaction=False)
-        pipe.hget(keys.own(source), "run")
         pipe.xrange(stream, count=1)
         pipe.xrevrange(stream, count=1)
-        for reader in self._readers:
+        for reader in readers:
             pipe.hmget(keys.at(source, reader), "p", "gone")
-        owner, first, last, *found = pipe.execute()
-        if owner != self._run.encode() or not first:
+        first, last, *found = pipe.execute()
+        if not first:
             return 0
         oldest, newest = Position.parse(first[0][0]), Position.parse(last[0][0])
         wanted = [self._by_age(stream, oldest, newest, now), self._by_size(stream, oldest)]
@@ -157,16 +233,58 @@ class Retention:
             position = after(Position.parse(page[-1][0]))
 
 
-async def keep_limits(url: str, run: str, stages: Sequence[StageSpec], limits: Limits) -> None:
-    """Cut the streams of a run once a minute until cancelled, if there are limits."""
-    if limits == Limits():
+class Dropped(msgspec.Struct, frozen=True):
+    """Certificates of a folder that were removed by age, and when the last of these was written."""
+
+    certificates: int = 0
+    last: float = 0.0
+
+
+def dropped_of(folder: Path) -> Dropped:
+    """What was removed from a folder of certificates."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / DROPPED).read_bytes(), type=Dropped)
+    return Dropped()
+
+
+def drop_certificates(folder: Path, age_s: float, now: float) -> None:
+    """Remove certificates that are older, with their declarations, and write down that it was done.
+
+    age_s  0: none ever. now: UNIX seconds
+    """
+    if not age_s or not folder.is_dir():
         return
+    written: dict[str, float] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                name = entry.name.removesuffix(DECLARED).removesuffix(".json")
+                written[name] = max(written.get(name, 0.0), entry.stat().st_mtime)
+    old = {name: at for name, at in written.items() if at < now - age_s}
+    if not old:
+        return
+    before = dropped_of(folder)
+    said = Dropped(before.certificates + len(old), max(before.last, *old.values()))
+    new = folder / f"{DROPPED}.new"
+    new.write_bytes(msgspec.json.encode(said))
+    new.replace(folder / DROPPED)
+    for name in old:
+        for ending in (DECLARED, ".json"):
+            (folder / f"{name}{ending}").unlink(missing_ok=True)
+    log.info("%d certificates in %s are older than %.0f s: removed", len(old), folder, age_s)
+
+
+async def keep_limits(
+    url: str, run: str, stages: Sequence[StageSpec], limits: Limits, tidy: Callable[[], None]
+) -> None:
+    """Cut the streams of a run once a minute until cancelled; tidy: its data folder, as well."""
     publisher = next(stage.name for stage in stages if stage.publishes)
     readers = [stage.name for stage in stages if stage.input == publisher and stage.reliable]
     with closing(Retention(url, run, readers, limits)) as retention:
         while True:
             try:
+                await apart(tidy)
                 await apart(retention.cut_all, time.time())
-            except FramegateError as error:  # a store that is away is looked at again
+            except (FramegateError, OSError) as error:  # a store that is away is looked at again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)

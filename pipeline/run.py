@@ -9,6 +9,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,7 +40,7 @@ from pipeline.printer import Printer, Unbuffered, print_spec
 from pipeline.progress import Progress
 from pipeline.promised import with_certificates
 from pipeline.resuming import Resumed, resumed
-from pipeline.retention import Limits, keep_limits
+from pipeline.retention import CERTIFICATES, Limits, drop_certificates, keep_limits
 from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
 from pipeline.run_sources import RunSources
 from pipeline.running import announced
@@ -214,7 +215,10 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         identity=run.identity,
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
-        results=Limits(config.store.results_age_s, config.store.results_bytes),
+        results=Limits(
+            config.store.results_age_s, config.store.results_bytes, config.store.sources_keep
+        ),
+        certificates_age_s=config.store.certificates_age_s,
         log_level=config.log.level,
         log_format=config.log.format,
         hung_s=config.workers.hung_s,
@@ -233,6 +237,11 @@ async def _supervise(
     listening: socket.socket | None,
 ) -> Exit:
     supervisor = Supervisor(plan, store, embedded, sources)
+
+    def tidy() -> None:
+        drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, time.time())
+        sources.forget_models()
+
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
@@ -241,7 +250,7 @@ async def _supervise(
     quiet = options.json or plan.log_format == "json"
     beside = [
         asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
-        asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results)),
+        asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results, tidy)),
     ]
     http = None
     if listening is not None:

@@ -167,6 +167,12 @@ class RunSources:
         """Models that were chosen, by source."""
         return {source.name: source.model for source in self._run.sources if source.model}
 
+    def forget_models(self) -> None:
+        """Of the run's copies of models keep those that are named, and some that were used last."""
+        self._models.forget_unused(
+            {model for source in self._run.sources for model in (source.model, source.before)}
+        )
+
     def announce(self) -> None:
         """Say which models of a registry look at the sources."""
         chosen, settled = self.models(), self._models.settled

@@ -96,6 +96,9 @@ class Store:
                     "run with another -d and --take-over"
                 )
             self._client.hset(keys.SOURCES, source, name)
+            # Read once it is ours: from then on nobody forgets it, and its epochs with it.
+            if forgotten := cast(bytes | None, self._client.get(keys.EPOCHS)):
+                self._function("fg2_begin_after", [keys.own(source)], run, forgotten.decode())
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
         """End ownership; another run may take the source. removed: tell so to who looks at it."""
@@ -138,7 +141,7 @@ class Store:
         return self._client.fcall(name, len(names), *names, *args)
 
     def sources(self) -> list[str]:
-        """Names of all sources that the store has ever seen, sorted."""
+        """Names of all sources that the store has not forgotten, sorted."""
         with store_errors(self.url):
             names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
         return sorted(name.decode() for name in names)

@@ -35,6 +35,8 @@ class StoreConfig:
     results_keep: int = field(default=100_000, metadata={"least": 1000})
     results_age_s: float = field(default=0.0, metadata={"least": 0.0})
     results_bytes: int = field(default=0, metadata={"least": 0})
+    certificates_age_s: float = field(default=34_560_000.0, metadata={"least": 0.0})
+    sources_keep: int = field(default=64, metadata={"least": 0})
 
     def place(self) -> str | None:
         """The whole URL, with its secrets and TLS files; None for the embedded store."""

@@ -76,6 +76,7 @@ class StoreWatch:
             await asyncio.sleep(min(TICK_S, self._hung_s / 4))
             asked = time.monotonic()
             try:
+                self._embedded.cut_log()
                 await apart(self._embedded.ping, self._hung_s / 2)
                 silent_since = None
             except StoreBusy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ import msgspec
 
 from pipeline.errors import ConfigFaults, Exit, RecordTooNew
 from pipeline.promise_news import DECLARED
+from pipeline.retention import dropped_of
 
 if TYPE_CHECKING:
     from pipeline.certificate import Certificate, Declaration
@@ -69,13 +71,25 @@ def _read(name: str, reader: Callable[[bytes], T]) -> T:
         with sys.stdin.buffer if name == _INPUT else Path(name).open("rb") as file:
             data = file.read(_LARGEST + 1)
     except OSError as error:
-        raise ConfigFaults([f"{name}: {error.strerror}"]) from error
+        gone = _gone_by_age(name) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigFaults([f"{name}: {error.strerror}{gone}"]) from error
     if len(data) > _LARGEST:
         raise ConfigFaults([f"{name}: a certificate has less than {_LARGEST} bytes"])
     try:
         return reader(data)
     except (RecordTooNew, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigFaults([f"{name}: no certificate: {error}"]) from error
+
+
+def _gone_by_age(name: str) -> str:
+    dropped = dropped_of(Path(name).parent)
+    if not dropped.certificates:
+        return ""
+    last = datetime.fromtimestamp(dropped.last, UTC).isoformat(timespec="seconds")
+    return (
+        f"; {dropped.certificates} certificates were removed by age there ([store] "
+        f"certificates_age_s), the last of these written at {last}"
+    )
 
 
 def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> bool:

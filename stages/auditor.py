@@ -94,6 +94,15 @@ class Auditor:
     def _coin(self, source: str, now: Period) -> str:
         return coin.commitment(coin.period_key(self._secret, source, now.number))[:8]
 
+    def numbered(self, item: Item, state: AuditState) -> AuditState:
+        """Before the first frame of a source of which nothing is known. The store may have
+        forgotten it, and its periods with it: their coins were opened, so no number may come again;
+        its epochs do not.
+        """
+        if state.now.number:
+            return state
+        return _replace(state, now=Period(number=(item.position.epoch - 1) * period.MOST_PERIODS))
+
     def began(self, item: Item, state: AuditState) -> AuditState:
         """Before a frame: in a period that takes it. Frames that went past this stage, set aside
         or lost to it, were served as failed.

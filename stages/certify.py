@@ -12,11 +12,10 @@ from pipeline import records
 from pipeline.certificate import Certificate, Declaration
 from pipeline.promise_news import DECLARED, PromiseNews
 from pipeline.records import End
+from pipeline.retention import CERTIFICATES
 from pipeline.stage import Context, Item, NoOptions, NoState, Stage
 
 log = logging.getLogger(__name__)
-
-FOLDER = "certificates"
 
 
 class _Said(msgspec.Struct):
@@ -36,7 +35,7 @@ class Certify(Stage[NoState]):
 
     def __init__(self, options: NoOptions, context: Context) -> None:
         super().__init__(options, context)
-        self._folder = context.folder / FOLDER
+        self._folder = context.folder / CERTIFICATES
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]

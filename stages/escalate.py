@@ -227,7 +227,8 @@ class _Turn:
     def _began(self, item: Item, state: EscalateState) -> EscalateState | None:
         if self._auditor is None:
             return state
-        settled = self._auditor.settled(item.source, state.audits, state.clock_s)
+        audits = self._auditor.numbered(item, state.audits)
+        settled = self._auditor.settled(item.source, audits, state.clock_s)
         if settled is None:
             return None
         audits, lessons = settled

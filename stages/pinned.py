@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from models.errors import ModelError
 from models.model_folder import Manifest, ModelFolder
 from models.registry import Registry
 from models.trial import Choice, Tried
+
+SPARE_MODELS = 8
 
 
 def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
@@ -41,6 +44,22 @@ def has_model(ref: str, folder: Path) -> bool:
         with suppress(ModelError):
             return bool(registry.find(ref))
     return False
+
+
+def forget_models(folder: Path, named: Collection[str | None]) -> None:
+    """Remove a run's copies of models that nobody names, but for the SPARE_MODELS newest.
+
+    named  NAME@DIGEST; what a name of a configuration has meant is named, too
+    """
+    kept = Registry(folder / "models")
+    meant = set[str]()
+    for note in (folder / "models" / "meant").glob("*"):
+        with suppress(OSError):
+            meant.add(note.read_text())
+    full = (f"{one.manifest.name}@{one.manifest.sha256}" for one in kept.models())
+    for unused in [ref for ref in full if ref not in meant and ref not in named][SPARE_MODELS:]:
+        with suppress(ModelError):
+            kept.remove(unused)
 
 
 def unanswerable(manifest: Manifest) -> str | None:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import keys
+from models.registry import Registry
+from pipeline import keys, records
+from pipeline.cli import main
 from pipeline.client import ResultsTrimmed, subscribe
-from pipeline.embedded import EmbeddedStore
-from pipeline.records import Position
-from pipeline.retention import Limits, Retention, cut, first_since
+from pipeline.embedded import LOG_BYTES, EmbeddedStore
+from pipeline.records import End, Position
+from pipeline.retention import (
+    RESUMABLE_S,
+    Gone,
+    Limits,
+    Retention,
+    cut,
+    drop_certificates,
+    first_since,
+    to_forget,
+)
+from pipeline.store import Store
+from stages.pinned import SPARE_MODELS, forget_models
 from tests import footage
 from tests.commands import framegate, user_folder
+from tests.models.made_models import folder_of
 from tests.pipeline.published import Publisher, result
 from tests.pipeline.servers import server
 
@@ -155,3 +171,223 @@ def test_a_run_cuts_what_its_configuration_says(tmp_path: Path) -> None:
         assert ended.code == 0, ended.err
         assert old.ids()[-21:] == [f"3-{n}" for n in range(21)]
         assert len(old.ids()) <= 22
+
+
+GONE = st.builds(Gone, st.text("ab", max_size=3), st.integers(0, 20), st.booleans(), st.just(1))
+
+
+@given(st.lists(GONE, max_size=9), st.integers(0, 9))
+def test_what_was_let_go_last_stays_and_what_may_be_resumed(gone: list[Gone], keep: int) -> None:
+    now = 10 + RESUMABLE_S
+    forgotten = to_forget(gone, keep, now)
+    stay = list(gone)
+    for one in forgotten:
+        stay.remove(one)
+    for one in forgotten:
+        assert one.removed or one.freed < 10
+        assert len([other for other in stay if other.freed >= one.freed]) >= keep
+    later = to_forget(gone, keep, now + RESUMABLE_S + 21)
+    assert len(gone) - len(later) == min(keep, len(gone))
+
+
+def of(client: Any, source: str) -> list[str]:
+    return sorted(key.decode() for key in client.scan_iter(match=f"fg:{{{source}}}:*"))
+
+
+class Shop:
+    """Sources that come and go in one store, by the store's own functions, at told times."""
+
+    def __init__(self, embedded: EmbeddedStore, keep: int) -> None:
+        self.publisher = Publisher(embedded)
+        self.client = self.publisher.client
+        self.store = Store(embedded.url)
+        self.store.prepare()
+        self.retention = Retention(embedded.url, "r1", (), Limits(sources=keep))
+
+    def close(self) -> None:
+        self.client.close()
+        self.store.close()
+        self.retention.close()
+
+    def comes(self, source: str, run: str = "r1") -> int:
+        """Claimed, attached, an epoch begun, three frames: the epoch."""
+        self.store.claim(source, run, f"{run}!", take_over=False)
+        (_, token, *_) = self.client.fcall("fg2_attach", 2, *self.places(source), run)
+        _, epoch = self.client.fcall("fg2_epoch", 2, *self.places(source), token, run)
+        self.publisher.results(source, epoch, range(3))
+        self.publisher.end(source, epoch, 3)
+        self.client.hincrby(keys.count(source), "published", 3)
+        return int(epoch)
+
+    def places(self, source: str) -> tuple[str, str]:
+        return keys.own(source), keys.at(source, "decode")
+
+    def goes(self, source: str, at: float, run: str = "r1", removed: bool = True) -> None:
+        self.store.release(source, run, removed)
+        self.client.hset(keys.own(source), "freed", int(at))
+
+
+@pytest.fixture
+def shop(store: EmbeddedStore) -> Iterator[Shop]:
+    store.settle()
+    made = Shop(store, keep=2)
+    yield made
+    made.close()
+
+
+def test_a_source_that_was_removed_long_ago_leaves_nothing_and_its_epochs_do_not_come_again(
+    shop: Shop,
+) -> None:
+    for _ in range(5):
+        assert shop.comes("old")
+    shop.goes("old", at=1)
+    for n in range(2):
+        shop.comes(f"new{n}")
+        shop.goes(f"new{n}", at=2 + n)
+    shop.retention.cut_all(now=10)
+    assert of(shop.client, "old"), "not before its epochs are written down"
+    shop.retention.cut_all(now=70)
+    assert of(shop.client, "old") == []
+    assert shop.store.sources() == ["new0", "new1"]
+    assert len(of(shop.client, "new0")) == 4
+    assert shop.comes("old") == 6
+    assert shop.comes("never") == 6
+
+
+def test_who_takes_a_source_that_is_to_be_forgotten_keeps_all_of_it(shop: Shop) -> None:
+    for n in range(4):
+        shop.comes(f"a{n}")
+        shop.goes(f"a{n}", at=n)
+    shop.retention.cut_all(now=10)
+    shop.store.claim("a0", "r2", "r2!", take_over=False)
+    shop.retention.cut_all(now=70)
+    assert shop.store.sources() == ["a0", "a2", "a3"]
+    before = of(shop.client, "a0")
+    own = keys.own("a0")
+    others = [key for key in before if key != own]
+    assert shop.client.fcall("fg2_forget", len(before), own, *others, "0", "9") == 0
+    assert of(shop.client, "a0") == before
+    assert shop.comes("a0", "r2") == 2
+
+
+def test_a_run_that_ended_can_be_resumed_for_a_week(shop: Shop) -> None:
+    for n in range(5):
+        shop.comes(f"a{n}", "r2")
+        shop.goes(f"a{n}", at=100 + n, run="r2", removed=False)
+    for now in (200, 300):
+        shop.retention.cut_all(now)
+    assert len(shop.store.sources()) == 5
+    for now in (110 + RESUMABLE_S, 200 + RESUMABLE_S):
+        shop.retention.cut_all(now)
+    assert shop.store.sources() == ["a3", "a4"]
+
+
+def test_results_of_removed_sources_are_cut_as_well(store: EmbeddedStore, stream: Stream) -> None:
+    stream.client.hset(keys.own("gate"), mapping={"run": "", "name": "", "freed": 1000})
+    assert cut_now(store, Limits(age_s=30)) == {"gate": 71}
+
+
+def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedStore) -> None:
+    with (
+        subscribe(store.url, start="earliest") as alone,
+        subscribe(store.url, start="earliest", group="g", consumer="c") as member,
+    ):
+        for n in range(6):
+            epoch = shop.comes(f"a{n}")
+            for reader in (alone, member):
+                got = [next(reader) for _ in range(3)]
+                assert [(r.source, r.epoch) for r in got] == [(f"a{n}", epoch)] * 3
+            shop.goes(f"a{n}", at=n)
+            for now in (10, 70):
+                shop.retention.cut_all(now)
+        epoch = shop.comes("a0")
+        for reader in (alone, member):
+            assert [next(reader).epoch for _ in range(3)] == [epoch] * 3
+    assert epoch > 1
+
+
+def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
+    shop: Shop, tmp_path: Path
+) -> None:
+    """A file a day added and removed, a camera that reconnects 100 times a day, a period a day."""
+    day = 86400
+    months = {}
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    shop.comes("cam")
+    for n in range(360):
+        now = n * day
+        pipe = shop.client.pipeline(transaction=False)
+        for _ in range(100):
+            pipe.hincrby(keys.own("cam"), "epoch", 1)
+        first = int(pipe.execute()[0])
+        for seq in range(100):
+            entry = {"k": "end", "d": records.encode(End(1, frames=0, last=False))}
+            pipe.xadd(keys.results("cam"), entry, id=f"{first + seq}-0", maxlen=1000)
+        pipe.execute()
+        shop.comes(f"day{n}")
+        shop.goes(f"day{n}", at=now)
+        shop.retention.cut_all(now)
+        for kind in ("json", "declared.json"):
+            file = folder / f"cam-{n}.{kind}"
+            file.touch()
+            os.utime(file, (now, now))
+        if n % 10 == 9:
+            drop_certificates(folder, 30 * day, now + day)
+        if (n + 1) % 30 == 0:
+            months[(n + 1) // 30] = (
+                len(list(shop.client.scan_iter(count=1000))),
+                len(shop.store.sources()),
+                len(list(folder.iterdir())),
+                shop.client.info("memory")["used_memory"],
+            )
+    second, last = months[2], months[12]
+    assert last[:3] == second[:3]
+    assert last[3] < second[3] * 1.1
+    assert shop.comes("day0") > 118, "its epochs do not come again"
+
+
+def test_certificates_go_by_age_with_their_declarations_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(3):
+        for kind, at in (("declared.json", 100 * n), ("json", 100 * n + 99)):
+            (tmp_path / f"a-{n}.{kind}").write_text("{}")
+            os.utime(tmp_path / f"a-{n}.{kind}", (at, at))
+    (tmp_path / "mine.txt").write_text("mine")
+    os.utime(tmp_path / "mine.txt", (0, 0))
+    drop_certificates(tmp_path, 100.0, 200.0)
+    assert sorted(path.name for path in tmp_path.glob("a-*")) == [
+        f"a-{n}.{kind}" for n in (1, 2) for kind in ("declared.json", "json")
+    ]
+    drop_certificates(tmp_path, 100.0, 300.0)
+    assert (tmp_path / "mine.txt").exists()
+    drop_certificates(tmp_path, 0.0, 1e9)
+    assert len(list(tmp_path.glob("a-*"))) == 2
+    assert main(["verify", str(tmp_path / "a-0.json")]) == 2
+    assert "2 certificates were removed by age" in capsys.readouterr().err
+
+
+def test_models_that_nobody_names_go_but_for_the_last_ones(tmp_path: Path) -> None:
+    kept = Registry(tmp_path / "models")
+    refs = []
+    for n in range(SPARE_MODELS + 4):
+        one = kept.put(folder_of(tmp_path / str(n), version=str(n))).manifest
+        refs.append(f"{one.name}@{one.sha256}")
+    meant = tmp_path / "models" / "meant"
+    meant.mkdir()
+    (meant / "yard").write_text(refs[1])
+    forget_models(tmp_path, {refs[0], "", None})
+    left = {one.manifest.version for one in kept.models()}
+    assert left == {"0", "1", *(str(n) for n in range(4, SPARE_MODELS + 4))}
+
+
+def test_the_log_of_the_store_is_bounded(store: EmbeddedStore, tmp_path: Path) -> None:
+    log = tmp_path / "store" / "valkey.log"
+    for _ in range(3):
+        log.write_bytes(bytes(LOG_BYTES + 1))
+        store.cut_log()
+    assert not log.exists()
+    store.stop()  # it says so
+    assert 0 < log.stat().st_size < LOG_BYTES
+    assert log.with_suffix(".log.1").stat().st_size == LOG_BYTES + 1

@@ -302,3 +302,12 @@ def test_what_a_camera_dropped_before_it_served_anything_lowers_coverage(tmp_pat
     (found,) = certificates(said, ended(stage, states))
     stage.close()
     assert (found.served, found.decoded, found.verdict) == (50, 56, "coverage")
+
+
+def test_no_coin_comes_twice_where_the_store_has_forgotten_a_source(tmp_path: Path) -> None:
+    """The coins of its periods were opened, in certificates that are there still."""
+    before = whole(tmp_path, ToldPlace(agrees), [frame(seq) for seq in range(110)], promise())
+    again = [frame(seq, epoch=2) for seq in range(110)]
+    after = whole(tmp_path, ToldPlace(agrees), again, promise())
+    assert len({each.opening for each in (*before, *after)}) == 6
+    assert len({each.period for each in (*before, *after)}) == 6
