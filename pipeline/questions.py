@@ -94,7 +94,7 @@ def checked(seen: Seen, form: Form) -> Seen:
         if not (-1 <= left <= right <= form.width + 1 and -1 <= top <= bottom <= form.height + 1):
             said = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
             raise PlaceFailed(f"an answer with a box {said} in {form.width}x{form.height} pixels")
-    if not all(0 <= score <= 1 for score in seen.scores):  # NaN is none of these
+    if not all(0 <= score <= 1 + 1e-6 for score in seen.scores):  # rounded; NaN is none of these
         raise PlaceFailed("an answer with a score that is not from 0 to 1")
     names = seen.models
     if len(names) > _MOST_MODELS or not all(n.isprintable() and len(n) <= 200 for n in names):
