@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.camera_reader import CameraReader
+from pipeline.credit import SizeChanges, changes_fault
 from pipeline.deaths import CAREFUL_FRAMES
 from pipeline.decoder import DecoderThread, Finished, Lost, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
@@ -22,6 +23,7 @@ RETRY_FIRST_S = 0.5
 STABLE_S = 10.0
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
+RARELY = ("permission", "sizes")  # what trying again soon makes worse
 
 
 class CameraDecoder(DecoderThread):
@@ -29,8 +31,11 @@ class CameraDecoder(DecoderThread):
     that was given up may still have to end, but only one beside a new one.
 
     Frames are decoded as they come; without credit the newest is kept, and how many it replaced
-    is reported with it. A stall is a loss, and each loss gives the decoder up whole.
+    is reported with it. A stall is a loss, and each loss gives the decoder up whole. So is a
+    picture size that changes too often (credit.SizeChanges, of each connection).
     """
+
+    patience_s = 2.0
 
     def __init__(
         self,
@@ -82,8 +87,10 @@ class CameraDecoder(DecoderThread):
         return False
 
     def _rest(self, failures: int, reason: str) -> None:
-        """Wait before the next try; long after a wrong password, which may lock an account."""
-        if reason == "permission":
+        """Wait before the next try; long after a wrong password, which may lock an account, and
+        after sizes that change all the time.
+        """
+        if reason in RARELY:
             failures = 40
         until = time.monotonic() + self._backoff.delay_s(failures, random.random())
         with self._changed:
@@ -94,6 +101,7 @@ class CameraDecoder(DecoderThread):
         """Put frames until the connection is lost; None if stopped."""
         before: Frame | None = None
         opened = False
+        self._changes = SizeChanges()
         while True:
             fault = self._await_frame(reader, even_without_room=not opened)
             if self._stopping:
@@ -108,7 +116,10 @@ class CameraDecoder(DecoderThread):
                 opened, before = True, None
                 continue
             before, dropped = taken
-            position = self._take_credit(dropped)
+            if self._changes.too_many(before.form, before.arrived_mono):
+                self._untold = dropped + 1
+                return self._lost(reader, SourceFault(changes_fault(), "sizes"), opened)
+            position = self._take_credit(before.form, dropped)
             if position is None:
                 return None
             self.done += 1

@@ -29,7 +29,7 @@ from pipeline.loading import load
 from pipeline.outputs import save_faults, saved_video
 from pipeline.redaction import redacted, shown
 from pipeline.said_sources import shared_bytes
-from pipeline.shared_file import FOLDER, free_bytes
+from pipeline.shared_file import FOLDER, free_bytes, usual_barrier
 from pipeline.source import Form, Frames, Request
 from pipeline.sources import frames_of, is_live
 from pipeline.spec import StageSpec
@@ -201,6 +201,7 @@ def _server(url: str, sources: list[str]) -> str:
 
 
 def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
+    usual_barrier()
     sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
     needed = shared_bytes(config, sources)
     free = free_bytes()

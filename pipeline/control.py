@@ -37,12 +37,23 @@ TRIES = 8  # for a descriptor: some three seconds
 
 
 class SharedWanted(msgspec.Struct, frozen=True, tag=True):
-    """Worker: give me the shared memory of a source that has this name and size."""
+    """Worker: give me the shared memory of a source that has this name and size.
+
+    make: if there is none, make it
+    """
 
     ask: int
     source: str
     name: str
     nbytes: int
+    make: bool = True
+
+
+class FramesKept(msgspec.Struct, frozen=True, tag=True):
+    """Worker: of a source's frame stores nobody wants others than these any more."""
+
+    source: str
+    names: list[str]
 
 
 class Shared(msgspec.Struct, frozen=True, tag=True):
@@ -156,7 +167,16 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 ToWorker = Shared | StatusThere | Ping | TimesWanted | Sources | Prepare | Models | Drain | Stop
 ToSupervisor = (
-    SharedWanted | StatusWanted | InHand | Ready | Finished | Failed | Pong | Times | Prepared
+    SharedWanted
+    | FramesKept
+    | StatusWanted
+    | InHand
+    | Ready
+    | Finished
+    | Failed
+    | Pong
+    | Times
+    | Prepared
 )
 
 PrepareStages = Callable[[str, list[str], bool], None]
@@ -190,6 +210,15 @@ def send(
                 socket.send_fds(end, [IN_A_FILE], [file.fileno()])
         else:
             socket.send_fds(end, [data], [] if descriptor is None else [descriptor])
+
+
+def _give(end: socket.socket, message: Shared, descriptor: int | None) -> None:
+    """Send a descriptor of one's own, which is closed here then."""
+    try:
+        send(end, message, descriptor)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _receive(end: socket.socket) -> tuple[bytes, int]:
@@ -231,7 +260,9 @@ class ChildLine:
         heard: Callable[[ToSupervisor], None],
         shared: AnswerShared,
     ) -> None:
-        """heard: told of each message but those for shared memory, which `shared` answers."""
+        """heard: told of each message but those for shared memory, which `shared` answers, with a
+        descriptor that is closed once it is sent.
+        """
         self._end: socket.socket | None = end
         self._heard, self._shared = heard, shared
         self._waiting: deque[ToWorker | SharedWanted] = deque()
@@ -258,7 +289,7 @@ class ChildLine:
             first = self._waiting[0]
             try:
                 if isinstance(first, SharedWanted):
-                    send(self._end, *self._shared(first))
+                    _give(self._end, *self._shared(first))
                 else:
                     send(self._end, first)
             except BlockingIOError:
@@ -335,13 +366,16 @@ class ControlLine:
         """Tell the supervisor something. Any thread."""
         send(self._end, message)
 
-    def shared_memory(self, source: str, name: str, nbytes: int) -> int:
+    def shared_memory(self, source: str, name: str, nbytes: int, make: bool = True) -> int:
         """A descriptor of that shared memory, made by the supervisor at first. Any thread.
 
-        The caller closes it. FrameStoreFull if there is no room for it.
+        The caller closes it. FrameStoreFull if there is no room for it, or none and `make` is not
+        set.
         """
         for tries in range(1, TRIES + 1):
-            answer, descriptor = self._ask(lambda ask: SharedWanted(ask, source, name, nbytes))
+            answer, descriptor = self._ask(
+                lambda ask: SharedWanted(ask, source, name, nbytes, make)
+            )
             if isinstance(answer, Shared) and answer.fault is not None:
                 raise FrameStoreFull(answer.fault)
             if descriptor >= 0:

@@ -14,6 +14,7 @@ from pipeline.control import (
     Drain,
     Failed,
     Finished,
+    FramesKept,
     Models,
     Prepared,
     Ready,
@@ -34,7 +35,7 @@ from pipeline.redaction import shown
 from pipeline.retry import Backoff
 from pipeline.run_sources import RunSources
 from pipeline.run_status import RunStatus, SourceStatus, WorkerStatus
-from pipeline.shared_files import SharedFiles
+from pipeline.shared_files import MOST_PICTURES, SharedFiles
 from pipeline.spec import WorkerSpec
 from pipeline.worker_process import WorkerProcess, exit_in_words
 
@@ -63,7 +64,9 @@ class Crew:
     ) -> None:
         """all_ready: called each time when all workers that are waited for are ready."""
         self.changed = asyncio.Event()
-        self.shared = SharedFiles(Path(plan.folder) / "state")
+        self.shared = SharedFiles(
+            Path(plan.folder) / "state", MOST_PICTURES if plan.pictures else 0
+        )
         self.given_up: set[str] = set()
         self._plan, self._url, self._sources = plan, url, sources
         self._lookout, self._ending, self._all_ready = lookout, ending, all_ready
@@ -254,7 +257,9 @@ class Crew:
         self.changed.set()
 
     def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, Ready):
+        if isinstance(message, FramesKept):
+            self.shared.keep_frames(message.source, message.names)
+        elif isinstance(message, Ready):
             self._ready.add(worker.name)
             self._once_ready.add(worker.name)
             self._note_ready()

@@ -8,13 +8,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import msgspec
 
-from pipeline.credit import Credit
+from pipeline.credit import Credit, SizeChanges, Sizes
+from pipeline.errors import FrameStoreFull
 from pipeline.frame_store import FrameStore
 from pipeline.records import Position
 from pipeline.redaction import redacted
@@ -23,7 +24,10 @@ from pipeline.source import Form, Frame, Guard, Source
 log = logging.getLogger(__name__)
 
 GetFrameStore = Callable[[Form], FrameStore]
+KeepFrames = Callable[[Iterable[Form]], None]
 Announce = Callable[[Position], AbstractContextManager[None]]
+
+FULL_REST_S = 0.5  # between two tries to get memory
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +117,7 @@ class Surroundings:
     wake           eventfd that tells the loop of a first event
     announce       says that a frame is in hand, for as long as the block lasts
     careful_until  frames up to here are announced
+    keep_frames    lets the frame stores of all other forms go
     """
 
     open_source: Callable[[Guard], Source]
@@ -122,6 +127,7 @@ class Surroundings:
     wake: int
     announce: Announce
     careful_until: Position
+    keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
 
 
 class DecoderThread(threading.Thread, ABC):
@@ -129,6 +135,9 @@ class DecoderThread(threading.Thread, ABC):
 
     The loop takes events with `take`, and tells the thread of freed credit and new epochs.
     """
+
+    patience_s: float
+    """How long memory is waited for that does not come free."""
 
     def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
@@ -142,8 +151,13 @@ class DecoderThread(threading.Thread, ABC):
         self._seq = start.position.seq + 1
         self._events: deque[Event] = deque()
         self.credit = Credit(around.credit_limit)
+        self._sizes = Sizes()
+        self._changes = SizeChanges()
         for frame in start.in_flight:
             self.credit.take(frame.position)
+            self._sizes.take(frame.form, frame.position)
+        self._form: Form | None = None  # of the frame that waits for room
+        self._full = False
         self.done = 0
         self.busy = True
 
@@ -160,8 +174,25 @@ class DecoderThread(threading.Thread, ABC):
     def release(self, read: Position) -> None:
         """All reliable readers are at `read`."""
         with self._changed:
-            if self.credit.release(read):
+            freed = self._sizes.release(read)
+            if freed:
+                self._around.keep_frames(self._sizes)
+            if self.credit.release(read) or freed:
                 self._changed.notify_all()
+
+    @property
+    def waits_for(self) -> Position | None:
+        """Where all reliable readers must be before it goes on; None: it waits for no reader."""
+        with self._changed:
+            if self.credit.full:
+                return self.credit.low_water
+            if self._full:
+                return self._sizes.oldest
+            return None if self._form is None else self._sizes.waits_for(self._form)
+
+    def will_fill(self, number: int) -> bool:  # noqa: ARG002
+        """Whether it has yet to put the pixels of a committed frame again."""
+        return False
 
     def begin_epoch(self, epoch: int) -> None:
         """The answer to NewEpoch: frames count from 0 in this epoch."""
@@ -219,11 +250,35 @@ class DecoderThread(threading.Thread, ABC):
         return Position(self._epoch or self._start_point.position.epoch, self._seq)
 
     def _frame_store(self, form: Form) -> FrameStore:
-        """Where frames of this form go. Fenced if a decoder with a later token writes there."""
-        store = self._around.frame_store(form)
+        """Where frames of this form go. Fenced if a decoder with a later token writes there.
+
+        Memory that is short is waited for: that of the size before, or of others, may come free.
+        FrameStoreFull if it does not within `patience_s`.
+        """
+        until = time.monotonic() + self.patience_s
+        while True:
+            try:
+                store = self._around.frame_store(form)
+                break
+            except FrameStoreFull:
+                if self._may_stop() or time.monotonic() > until:
+                    raise
+                self._rest_without_memory()
         if not store.is_writer(self._around.token):
             store.become_writer(self._around.token)
         return store
+
+    def _may_stop(self) -> bool:
+        """Whether it is to stop, and nobody waits for what it is about to put."""
+        return self._stopping
+
+    def _rest_without_memory(self) -> None:
+        with self._changed:
+            self.done += 1  # it waits for a while, and is not hung
+            self._full = True
+            os.eventfd_write(self._around.wake, 1)
+            self._changed.wait(FULL_REST_S)
+            self._full = False
 
     def _ask_for_epoch(self) -> None:
         """Nothing can be put before the loop's answer."""
@@ -231,20 +286,33 @@ class DecoderThread(threading.Thread, ABC):
             self._epoch = None
         self._report(NewEpoch())
 
-    def _take_credit(self, dropped: int = 0) -> Position | None:
+    def _take_credit(self, form: Form, dropped: int = 0) -> Position | None:
         """The position of the next frame, once there is room for it; None if stopped before.
 
         dropped: frames before it that are not put.
         """
         with self._changed:
-            while not self._stopping and (self._epoch is None or self.credit.full):
+            while not self._stopping and (self._epoch is None or self._lacks_room(form)):
                 self._changed.wait()
+            self._form = None
             if self._stopping or self._epoch is None:
                 return None
             position = Position(self._epoch, self._seq + dropped)
             self._seq = position.seq + 1
             self.credit.take(position)
+            if self._sizes.take(form, position):
+                self._around.keep_frames(self._sizes)
             return position
+
+    def _lacks_room(self, form: Form) -> bool:
+        if self.credit.full:
+            return True
+        if self._sizes.waits_for(form) is None:
+            return False
+        if self._form != form:
+            self._form = form
+            os.eventfd_write(self._around.wake, 1)  # the loop asks where readers are
+        return True
 
     def _put(
         self,

@@ -54,6 +54,7 @@ class Decoders:
         around = Surroundings(
             open_source=lambda guard: self._open(spec, guard),
             frame_store=lambda form: self._shared.frame_store(name, form),
+            keep_frames=lambda forms: self._shared.keep_frames(name, forms),
             token=int(feed.token),
             credit_limit=spec.credit,
             wake=self._line.wake,
@@ -63,6 +64,21 @@ class Decoders:
         if spec.live:
             return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)
         return FileDecoder(name, around, start)
+
+    def lacks_pixels(self, link: Link, feed: Feed) -> bool:
+        """Whether readers of a file still want pixels that its decoder is through with: the store
+        was set back.
+        """
+        thread, spec = feed.thread, feed.spec
+        if thread is None or spec.live:
+            return False
+        return any(
+            not (
+                thread.will_fill(frame.number)
+                or self._shared.holds(spec.name, frame.form, frame.number, frame.position)
+            )
+            for frame in self._in_flight(link, feed)
+        )
 
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
         """Committed frames of this run that some reliable reader has yet to read."""

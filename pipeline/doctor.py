@@ -23,7 +23,7 @@ from pipeline.loading import load
 from pipeline.redaction import redacted
 from pipeline.run_folder import runs_folder
 from pipeline.said_sources import is_camera, shared_bytes
-from pipeline.shared_file import FOLDER, free_bytes
+from pipeline.shared_file import FOLDER, free_bytes, usual_barrier
 from pipeline.source import Form
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -82,7 +82,7 @@ def examined(config: Config, folder: Path) -> Iterator[Finding]:
     """One finding after another; what goes wrong while looking is a finding, too."""
     looks: dict[str, tuple[Callable[[], Finding], str]] = {
         "python": (lambda: python(sys.version_info[:2]), _REPORT),
-        "cpu": (_cpu, _REPORT),
+        "cpu": (_cpu, "take a Linux of 4.16 or later, and let the container use membarrier"),
         "memory": (lambda: memory(*machine.memory()), _REPORT),
         "shared memory": (lambda: shared_memory(free_bytes(), needed(config)), f"mount {FOLDER}"),
         "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
@@ -187,6 +187,7 @@ def webcams(found: dict[str, bool]) -> Finding:
 
 
 def _cpu() -> Finding:
+    usual_barrier()
     units = machine.vector_units(Path("/proc/cpuinfo").read_text())
     text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
     if {"AVX2", "NEON"}.intersection(units):

@@ -31,12 +31,12 @@ class Errands:
             if source not in self._epochs:
                 link = self._links.open(source)
                 self._epochs[source] = EpochRequest(link, source, feed.token, self._spec.run)
-        elif feed.thread is not None and feed.thread.credit.full:
+        elif feed.thread is not None and (until := feed.thread.waits_for) is not None:
             if source not in self._rooms:
                 link = self._links.open(source)
                 self._rooms[source] = Room(link, source, self._spec.last_readers())
             if not self._rooms[source].armed:
-                self._rooms[source].arm(feed.thread.credit.low_water)
+                self._rooms[source].arm(until)
 
     def under_way(self) -> dict[int, str]:
         """Descriptors to poll, and whose they are."""

@@ -135,6 +135,12 @@ class SupervisorSilent(FramegateError):
     """The supervisor does not answer: it hangs, or is stopped."""
 
 
+class MachineRefused(FramegateError):
+    """This machine cannot run it; the message says why."""
+
+    exit = Exit.USAGE
+
+
 class FrameStoreFull(FramegateError):
     """Shared memory has no room for the frame store of a source."""
 
@@ -167,6 +173,7 @@ FaultReason = Literal[
     "damaged",
     "changed",
     "no_memory",
+    "sizes",
     "died",
     "unreachable",
     "stalled",

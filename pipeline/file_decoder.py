@@ -6,6 +6,7 @@ import contextlib
 import logging
 from contextlib import nullcontext
 
+from pipeline.credit import changes_fault
 from pipeline.decoder import DecoderThread, Finished, InFlight, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
 from pipeline.redaction import redacted
@@ -17,9 +18,15 @@ log = logging.getLogger(__name__)
 class FileDecoder(DecoderThread):
     """Decodes from the start, skips what is committed, then fills slots; loses nothing."""
 
+    patience_s = 30.0
+
     def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
         super().__init__(name, around, start)
         self._refills = {frame.number: frame for frame in start.in_flight}
+
+    def will_fill(self, number: int) -> bool:
+        """Whether it has yet to put the pixels of a committed frame again."""
+        return number in self._refills
 
     def abandon(self) -> None:
         """End after the frame in hand, whatever is missing: another thread takes over."""
@@ -85,33 +92,38 @@ class FileDecoder(DecoderThread):
 
     def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
         """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
+        if self._changes.too_many(frame.form, frame.pts):
+            raise SourceFault(changes_fault(), "sizes")
         if number < self._start_point.number:
             self._refill(number, frame)
             return True
         if self._epoch is None or (form is not None and frame.form != form):
             self._ask_for_epoch()
-        position = self._take_credit()
+        position = self._take_credit(frame.form)
         if position is None:
             return False
         self._put(number, frame, position)
         return True
 
     def _refill(self, number: int, frame: Frame) -> None:
+        wanted = self._refills.get(number)
+        if wanted is not None and wanted.form == frame.form:
+            store = self._frame_store(frame.form)
+            slot = number % store.slots
+            if not store.holds(slot, wanted.position):
+                with store.writing(slot, wanted.position) as pixels:
+                    frame.write(pixels)
         with self._changed:
-            wanted = self._refills.pop(number, None)
-        if wanted is None or wanted.form != frame.form:
-            return
-        store = self._frame_store(frame.form)
-        slot = number % store.slots
-        if not store.holds(slot, wanted.position):
-            with store.writing(slot, wanted.position) as pixels:
-                frame.write(pixels)
+            self._refills.pop(number, None)
+
+    def _may_stop(self) -> bool:
+        return self._stopping and not self._refills
 
     def _give_up_refills(self) -> None:
         """The source cannot be read again: readers need not wait for these pixels."""
         for number, frame in self._all_refills().items():
             with contextlib.suppress(FramegateError):
-                store = self._frame_store(frame.form)
+                store = self._around.frame_store(frame.form)
                 store.give_up(number % store.slots, frame.position)
 
     def _all_refills(self) -> dict[int, InFlight]:

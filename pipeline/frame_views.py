@@ -14,7 +14,7 @@ class FrameViews:
     """What `LastFrames` reads from. Any thread."""
 
     def __init__(self, line: ControlLine) -> None:
-        self._views = SharedViews([], line.shared_memory)
+        self._views = SharedViews([], line)
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
         """These are the run's sources now."""
@@ -23,6 +23,6 @@ class FrameViews:
     def frame_store(self, source: str, form: Form) -> FrameStore:
         """FrameLost if the source has no pictures of this size, or is not there."""
         try:
-            return self._views.frame_store(source, form)
+            return self._views.frame_store(source, form, make=False)
         except (KeyError, FrameStoreFull) as error:
             raise FrameLost(f"source {source}: no pictures of it are kept", final=True) from error

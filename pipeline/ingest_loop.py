@@ -149,7 +149,8 @@ class IngestLoop:
                 self._drop(source)
                 continue
             feed = self._feeds[source]
-            if feed.attach(attached):
+            link = links.of(source)
+            if feed.attach(attached) and not self._decoders.lacks_pixels(link, feed):
                 self._tell_end(source, feed)
                 self._hand_on(source, feed.held())
                 continue
@@ -157,7 +158,7 @@ class IngestLoop:
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
-            self._decoders.start(links.of(source), feed, attached.position, state)
+            self._decoders.start(link, feed, attached.position, state)
             if state.done:
                 self._line.say(Finished(source, "decode"))
             if self._draining and feed.thread is not None:

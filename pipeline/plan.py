@@ -19,6 +19,7 @@ class Plan:
     """A run with everything decided.
 
     workers     stages by worker, inputs before readers
+    pictures    whether somebody may look at what its sources showed last
     began_mono  monotonic seconds at which this process of the run began
     """
 
@@ -33,6 +34,7 @@ class Plan:
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
+    pictures: bool = True
     began_mono: float = field(default_factory=time.monotonic)
 
     def spec(

@@ -29,7 +29,7 @@ from pipeline.errors import (
     StoreRefused,
 )
 from pipeline.graph import StageEntry, place, stage_specs
-from pipeline.http_port import HttpPort, WebSpec, address, bound
+from pipeline.http_port import OFF, HttpPort, WebSpec, address, bound
 from pipeline.known_models import KnownModels
 from pipeline.listener import Listener, open_listener
 from pipeline.outputs import save_faults
@@ -45,6 +45,7 @@ from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
 from pipeline.run_sources import RunSources
 from pipeline.running import announced
 from pipeline.said_sources import place_of, run_source, spec_maker
+from pipeline.shared_file import usual_barrier
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
 
@@ -71,7 +72,11 @@ class RunOptions:
 
 
 def run(config: Config, options: RunOptions) -> Exit:
-    """Run all sources of the configuration until they end or a signal drains them."""
+    """Run all sources of the configuration until they end or a signal drains them.
+
+    MachineRefused where frames in shared memory could be read torn.
+    """
+    usual_barrier()
     with bound(config.http.listen) as listening:
         return _run_listening(config, options, listening)
 
@@ -224,6 +229,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
+        pictures=config.http.listen not in OFF,
     )
 
 

@@ -40,8 +40,11 @@ class Runner:
         hosted: list[HostedStage],
         line: ControlLine,
         tell_sources: TellSources,
+        is_through: Callable[[str, str], None] = lambda source, stage: None,  # noqa: ARG005
     ) -> None:
-        """tell_sources: called with each new set, for what else keeps something of a source."""
+        """For what else keeps something of a source. tell_sources: called with each new set;
+        is_through: with a source whose last end a stage has passed.
+        """
         self.spec = spec
         self.hosted = hosted
         self.sources = {source.name: source for source in spec.sources}
@@ -57,7 +60,7 @@ class Runner:
         self._careful_until = dict(spec.careful)
         self.held_back = HeldBack(hosted)
         self._trimming = Trimming(spec)
-        self._tell_sources = tell_sources
+        self._tell_sources, self._is_through = tell_sources, is_through
         self.fenced: set[str] = set()
 
     # -- which sources
@@ -227,6 +230,7 @@ class Runner:
             if entries and entries[-1].kind == END:
                 end = records.decode_versioned(entries[-1].data, End)
                 if end.last and move.commit.last.epoch > self.sources[source].past:
+                    self._is_through(source, stage.spec.name)
                     self._line.say(Finished(source, stage.spec.name))
         return True
 

@@ -39,8 +39,7 @@ class StatePlane:
     def __init__(self, descriptor: int, nbytes: int) -> None:
         """Map the file of state_plane_bytes(nbytes); the descriptor stays the caller's."""
         self.nbytes = nbytes
-        self._map = map_shared(descriptor)
-        whole = memoryview(self._map)
+        whole = map_shared(descriptor)
         self._headers = [whole[i * _HEADER : (i + 1) * _HEADER] for i in range(2)]
         self._buffers = [whole[PAGE + i * nbytes : PAGE + (i + 1) * nbytes] for i in range(2)]
 

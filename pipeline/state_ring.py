@@ -49,7 +49,7 @@ class StateRing:
         """Map the file of state_ring_bytes(rows, row_bytes); the descriptor stays the caller's."""
         self.rows, self.row_bytes = rows, row_bytes
         self._stride = _HEADER.size + row_bytes
-        self._view = memoryview(map_shared(descriptor))
+        self._view = map_shared(descriptor)
 
     def write(
         self, position: Position, data: bytes, after: RingRef | None, anew: bool = False

@@ -260,6 +260,8 @@ class Supervisor:
             same = {spec.name for spec in specs if any(spec is other for other in now)}
             self._note_faults(seen, same)
             self._crew.kill_hung(seen.pending)
+            for name in sorted(seen.through & same):
+                self._crew.shared.end(name)
             removed = {spec.name for spec in now if spec.ending and spec.name in same}
             removed &= {*seen.through, *seen.lost}
             if removed:

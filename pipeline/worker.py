@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
-    shared = SharedViews(spec.sources, line.shared_memory)
+    shared = SharedViews(spec.sources, line)
     memos = Memos(spec.store)
     hosted = [
         _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
@@ -63,7 +63,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     ]
     _prepare_chosen(spec, hosted)
     line.let_prepare(functools.partial(_prepare, hosted))
-    runner = Runner(spec, hosted, line, shared.take_sources)
+    runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
     line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
     try:

@@ -27,6 +27,8 @@ from stages.remembering import Remembering, remembering
 from stages.rungs import Rungs
 from stages.window_view import CANDIDATE
 
+MOST_WARM = 64  # sizes that are known to have been seen; one more, and all are warmed up again
+
 Memos = Callable[[str, MemoLimits], Memo]
 
 
@@ -72,6 +74,8 @@ class Serving:
             self.detector.warm_up(width, height, self.settings.attention.crops)
             if self.rungs is not None:
                 self.rungs.warm_up(width, height)
+            if len(self._warm) >= MOST_WARM:
+                self._warm.clear()
             self._warm.add((width, height))
 
     def remembering(

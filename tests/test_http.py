@@ -14,15 +14,19 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cli import main
 from pipeline.errors import Exit
+from pipeline.frame_store import frame_store_bytes
+from pipeline.source import Form
 from pipeline.store import Store
 from tests.commands import framegate
-from tests.footage import bikes, steady, write_scene
+from tests.footage import bikes, scene, steady, write_scene
 from tests.runs import Run, children, environment, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +102,29 @@ def _state(port: int, source: str) -> str | None:
     status, text = get(port, "/api/sources")
     listed = json.loads(text) if status == 200 else []
     return next((told["state"] for told in listed if told["source"] == source), None)
+
+
+def test_what_ended_shows_its_last_picture_and_keeps_nothing_else(
+    staying: tuple[Run, int],
+) -> None:
+    """No memory: the picture lies on the disk, in a file that goes with the run."""
+    run, port = staying
+    alone = frame_store_bytes(1, Form(96, 64).nbytes)
+
+    def held() -> float:
+        return scraped(port)["framegate_frame_store_bytes"][("source", "short"),]
+
+    wait_until("it keeps its last picture alone", lambda: held() == alone)
+    assert list((run.folder / "state").glob("short.*")) == []
+    shown = [os.readlink(path) for path in Path(f"/proc/{run.process.pid}/fd").iterdir()]
+    assert not any(place.startswith("/dev/shm") for place in shown)
+    address = f"http://127.0.0.1:{port}/snapshot/short.jpg?plain=1"
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        assert answer.headers["X-Framegate-Position"] == "1-19"
+        jpeg = np.frombuffer(answer.read(), np.uint8)
+    seen = cv2.imdecode(jpeg, cv2.IMREAD_GRAYSCALE).astype(float)
+    luma = scene(19, (96, 64))[0].astype(float)
+    assert np.abs(seen - luma).mean() < 12
 
 
 def test_metrics_health_and_sources_agree_with_the_store(tmp_path: Path) -> None:

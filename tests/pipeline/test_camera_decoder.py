@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 
 from pipeline.camera_decoder import CameraDecoder, is_break
+from pipeline.credit import MOST_CHANGES
 from pipeline.decoder import (
     Decoded,
     Event,
@@ -22,7 +23,7 @@ from pipeline.decoder import (
     ResumePoint,
     Surroundings,
 )
-from pipeline.errors import SourceFault
+from pipeline.errors import FrameStoreFull, SourceFault
 from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.records import START, Position
 from pipeline.shared_file import make_shared_file
@@ -83,9 +84,13 @@ class Camera:
 class Bench:
     """A decoder with a frame store and the loop's side of it."""
 
-    def __init__(self, credit: int = SLOTS, stall_s: float = 60.0) -> None:
+    def __init__(
+        self, credit: int = SLOTS, stall_s: float = 60.0, retry_most_s: float = 0.01
+    ) -> None:
         self.camera = Camera()
         self.fault: SourceFault | None = None
+        self.kept: list[Form] = []
+        self.no_room_for: set[Form] = set()
         self.epoch = 0
         descriptor = make_shared_file(frame_store_bytes(SLOTS, 4 * FORM.nbytes), "the test")
         self.store = FrameStore(descriptor, SLOTS, 4 * FORM.nbytes)
@@ -93,14 +98,15 @@ class Bench:
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         around = Surroundings(
             open_source=self.open,
-            frame_store=lambda form: self.store,  # noqa: ARG005
+            frame_store=self.frame_store,
+            keep_frames=self.keep_frames,
             token=1,
             credit_limit=credit,
             wake=self.wake,
             announce=self.announce,
             careful_until=START,
         )
-        self.decoder = CameraDecoder("camera", around, ResumePoint(START), stall_s, 0.01)
+        self.decoder = CameraDecoder("camera", around, ResumePoint(START), stall_s, retry_most_s)
         self.decoder.start()
 
     def open(self, guard: Guard) -> Camera:  # noqa: ARG002
@@ -108,6 +114,16 @@ class Bench:
         if self.fault is not None:
             raise self.fault
         return self.camera
+
+    def frame_store(self, form: Form) -> FrameStore:
+        if form in self.no_room_for:
+            raise FrameStoreFull("no room for this size")
+        return self.store
+
+    def keep_frames(self, forms: Iterable[Form]) -> None:
+        before, self.kept = self.kept, list(forms)
+        if len(self.kept) < len(before):
+            self.no_room_for = set()
 
     def announce(self, position: Position) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
@@ -272,6 +288,67 @@ def test_another_size_is_a_new_epoch_of_the_same_connection(bench: Bench) -> Non
     assert isinstance(bench.event(), NewEpoch)
     other = bench.decoded()
     assert (other.position, other.form, bench.camera.opened) == (Position(2, 0), Form(8, 8), 1)
+
+
+def test_a_third_size_waits_until_readers_are_past_the_first(bench: Bench) -> None:
+    """The loop is told where they must be; the memory of the first then goes."""
+    forms = [FORM, Form(8, 8), Form(8, 4)]
+    for form in forms[:2]:
+        bench.camera.show(Picture(1, form=form))
+        assert isinstance(bench.event(), NewEpoch)
+        bench.decoded()
+    bench.camera.show(Picture(1, form=forms[2]))
+    assert isinstance(bench.event(), NewEpoch)
+    while bench.decoder.waits_for is None:
+        os.sched_yield()
+    assert bench.decoder.waits_for == Position(1, 0)
+    assert bench.kept == forms[:2]
+    bench.decoder.release(Position(1, 0))
+    third = bench.decoded()
+    assert (third.form, third.position) == (forms[2], Position(3, 0))
+    assert bench.kept == forms[1:]
+    assert bench.decoder.waits_for is None
+
+
+def test_memory_that_is_short_may_come_free_with_the_size_before(bench: Bench) -> None:
+    bench.camera.show(Picture(1))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.no_room_for = {Form(8, 8)}
+    bench.camera.show(Picture(2, form=Form(8, 8)))
+    assert isinstance(bench.event(), NewEpoch)
+    while bench.decoder.waits_for is None:
+        os.sched_yield()
+    bench.decoder.release(Position(1, 0))  # the first size goes
+    assert bench.decoded().form == Form(8, 8)
+
+
+def test_memory_that_does_not_come_is_a_loss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CameraDecoder, "patience_s", 0.0)
+    bench.no_room_for = {FORM}
+    bench.camera.show(Picture(1))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.event() == Lost("no room for this size", "no_memory", 1)
+
+
+def test_a_size_that_changes_all_the_time_is_a_loss_that_is_not_tried_again_soon() -> None:
+    bench = Bench(retry_most_s=3600.0)
+    for n in range(MOST_CHANGES + 1):
+        bench.camera.show(Picture(n, form=Form(2 + n % 3, 2)))
+        assert isinstance(bench.event(), NewEpoch)
+        bench.decoder.release(bench.decoded().position)
+    bench.camera.show(Picture(0, form=FORM))
+    assert isinstance(bench.event(), NewEpoch)
+    lost = bench.event()
+    assert isinstance(lost, Lost)
+    assert (lost.reason, lost.dropped) == ("sizes", 1)
+    assert "more than 30 times in 60 s" in lost.fault
+    while bench.camera.closed == 0:  # the connection goes, and no other is made
+        bench.camera.feed.put(SourceFault("gone", "closed"))
+        os.sched_yield()
+    assert bench.camera.opened == 1
+    bench.decoder.stop()
+    bench.close()
 
 
 def test_a_removed_camera_finishes(bench: Bench) -> None:

@@ -10,10 +10,11 @@ from contextlib import nullcontext
 import pytest
 
 from pipeline.decoder import Finished, InFlight, NewEpoch, ResumePoint, Surroundings
-from pipeline.errors import FramegateError, SourceFault
+from pipeline.errors import FramegateError, FrameStoreFull, SourceFault
 from pipeline.file_decoder import FileDecoder
-from pipeline.frame_store import FrameStore
+from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.records import START, Position
+from pipeline.shared_file import make_shared_file
 from pipeline.source import Form, Frame, Source
 from tests.runs import wait_until
 
@@ -50,14 +51,18 @@ def wake() -> Iterator[int]:
 
 
 def decoder(
-    wake: int, open_source: Callable[[], Source], start: ResumePoint | None = None
+    wake: int,
+    open_source: Callable[[], Source],
+    start: ResumePoint | None = None,
+    frame_store: Callable[[Form], FrameStore] | None = None,
 ) -> FileDecoder:
     def no_store(form: Form) -> FrameStore:
         raise FramegateError(f"there is no room for {form}")
 
     around = Surroundings(
         open_source=lambda guard: open_source(),  # noqa: ARG005
-        frame_store=no_store,
+        frame_store=frame_store or no_store,
+        keep_frames=lambda forms: None,  # noqa: ARG005
         token=1,
         credit_limit=4,
         wake=wake,
@@ -152,3 +157,52 @@ def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
     thread.stop()
     assert events(thread) == [NewEpoch()]
     assert thread.done == 2
+
+
+class Shown:
+    """A frame of a file of one picture."""
+
+    pts = arrived_mono = captured = None
+    key_frame = False
+    form, nbytes = FORM, FORM.nbytes
+
+    def write(self, slot: memoryview) -> None:
+        slot[: self.nbytes] = bytes(self.nbytes)
+
+
+class OnePicture(Unwanted):
+    def __iter__(self) -> Iterator[Frame | None]:
+        yield Shown()
+
+
+@pytest.mark.parametrize("tries", [3, 10**9])
+def test_memory_that_is_short_is_waited_for_for_a_while(
+    wake: int, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes free, and the file goes on; or it does not, and the file fails alone. Meanwhile the
+    thread shows that it is alive.
+    """
+    monkeypatch.setattr("pipeline.decoder.FULL_REST_S", 0.01)
+    monkeypatch.setattr(FileDecoder, "patience_s", 20.0 if tries == 3 else 0.1)
+    descriptor = make_shared_file(frame_store_bytes(4, FORM.nbytes), "the test")
+    store = FrameStore(descriptor, 4, FORM.nbytes)
+    os.close(descriptor)
+    asked = []
+
+    def sometimes(form: Form) -> FrameStore:
+        asked.append(form)
+        if len(asked) < tries:
+            raise FrameStoreFull("no room for a picture")
+        return store
+
+    thread = decoder(wake, lambda: OnePicture(lambda: False), frame_store=sometimes)
+    thread.start()
+    wait_until("it wants an epoch", lambda: isinstance(thread.first(), NewEpoch))
+    thread.take()
+    thread.begin_epoch(1)
+    *frames, end = events(thread)
+    assert isinstance(end, Finished)
+    assert end.fault == (None if tries == 3 else "no room for a picture")
+    assert len(frames) == (1 if tries == 3 else 0)
+    assert thread.done >= min(tries, 3)
+    store.close()

@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Fenced, FrameLost, FrameStoreFull
-from pipeline.frame_store import FrameStore, frame_store_bytes
+from pipeline.errors import Fenced, FrameLost, FrameStoreFull, MachineRefused
+from pipeline.frame_store import (
+    FrameStore,
+    copy_newest,
+    frame_store_bytes,
+    retire_frame_store,
+)
 from pipeline.records import Position
-from pipeline.shared_file import make_shared_file
+from pipeline.shared_file import barrier, make_shared_file
 
 SLOTS, NBYTES = 4, 1000
 
@@ -157,9 +162,16 @@ def test_slots_hold_the_last_frame_written(frames: list[tuple[int, int]]) -> Non
     store.close()
 
 
-def test_a_reader_never_gets_a_torn_frame(stores: tuple[FrameStore, FrameStore]) -> None:
+@pytest.mark.parametrize("everywhere", [False, True], ids=["in order", "with barriers"])
+def test_a_reader_never_gets_a_torn_frame(
+    stores: tuple[FrameStore, FrameStore], everywhere: bool
+) -> None:
     """A writer that does not wait for its reader, as no credit would allow."""
     writer, reader = stores
+    try:
+        writer._in_order = barrier(everywhere=everywhere)
+    except MachineRefused as error:
+        pytest.skip(str(error))
     done = threading.Event()
 
     def write() -> None:
@@ -188,3 +200,57 @@ def test_a_reader_never_gets_a_torn_frame(stores: tuple[FrameStore, FrameStore])
 def test_what_does_not_fit_says_what_is_needed_and_free() -> None:
     with pytest.raises(FrameStoreFull, match=r"camera needs .* MiB .* free"):
         make_shared_file(1 << 50, "camera")
+
+
+def test_a_machine_that_may_tear_frames_is_refused() -> None:
+    """One whose kernel has no barrier for all, or that nobody has thought about."""
+    with pytest.raises(MachineRefused, match=r"sparc64 does not order .* read torn; allowed are"):
+        barrier("sparc64")
+
+
+@pytest.fixture
+def file() -> Iterator[int]:
+    """A store of 64 slots of 256 KiB."""
+    descriptor = make_shared_file(frame_store_bytes(64, 1 << 18), "the test")
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_retired_store_costs_nothing_and_shows_nothing_whoever_looks(file: int) -> None:
+    views = [FrameStore(file, 64, 1 << 18) for _ in range(2)]
+    writer, reader = views
+    writer.become_writer(1)
+    with writer.writing(3, Position(2, 3)) as pixels:
+        pixels[:] = bytes([7]) * len(pixels)
+    assert os.fstat(file).st_blocks * 512 > 16 << 20
+    with pytest.raises(FrameLost), reader.reading(3, Position(2, 3)):
+        retire_frame_store(file)  # while somebody reads, who must not take it for the frame
+    assert os.fstat(file).st_blocks * 512 <= 16 << 10
+    assert reader.retired
+    with pytest.raises(FrameLost), reader.reading(3, Position(2, 3)):
+        raise AssertionError("not reached")
+    with pytest.raises(Fenced):
+        writer.become_writer(2)
+    for view in views:
+        view.close()
+
+
+def test_the_last_frame_alone_can_be_kept(file: int) -> None:
+    writer = FrameStore(file, 64, 1 << 18)
+    assert copy_newest(file, lambda nbytes: make_shared_file(nbytes, "the copy")) is None
+    writer.become_writer(1)
+    for slot, (epoch, seq) in enumerate([(1, 8), (2, 0), (1, 9)]):
+        with writer.writing(slot, Position(epoch, seq)) as pixels:
+            pixels[:] = bytes([slot]) * len(pixels)
+    with pytest.raises(KeyboardInterrupt), writer.writing(3, Position(2, 1)):
+        raise KeyboardInterrupt  # half of a frame is none
+    copy = copy_newest(file, lambda nbytes: make_shared_file(nbytes, "the copy"))
+    assert copy is not None
+    assert os.fstat(copy).st_size == frame_store_bytes(1, 1 << 18)
+    kept = FrameStore(copy, 64, 1 << 18)  # as who knows nothing of this opens it
+    os.close(copy)
+    slot = kept.slot_of(Position(2, 0))
+    with kept.reading(slot, Position(2, 0)) as seen:
+        assert bytes(seen) == bytes([1]) * (1 << 18)
+    kept.close()
+    writer.close()
