@@ -51,6 +51,7 @@ class SharedFiles:
         """
         self._folder, self._pictures = folder, pictures
         self._files: dict[str, dict[str, _File]] = {}
+        self._ended: set[str] = set()
 
     def answer(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
         """The reply to a worker's request, and the descriptor to send beside it and then close."""
@@ -63,6 +64,7 @@ class SharedFiles:
             try:
                 self._let_former_go(wanted.source, wanted.name)
                 file = files[wanted.name] = self._make(wanted, what)
+                self._ended.discard(wanted.source)
             except FrameStoreFull as error:
                 return Shared(wanted.ask, str(error)), None
             except OSError as error:
@@ -111,16 +113,18 @@ class SharedFiles:
 
     def end(self, source: str) -> None:
         """All of this source is done: nothing stays but its last picture, on the disk."""
+        if source in self._ended:
+            return  # nothing was made for it since
         files = self._files.get(source, {})
         frames = [n for n, f in files.items() if not (n.startswith(KEPT) or f.is_last_picture)]
-        if not frames and not any(name.startswith(KEPT) for name in files):
-            return
         picture = {name: last for name in frames[-1:] if (last := self._last_picture(files[name]))}
         self.drop(source)
         self._files[source] = picture
+        self._ended.add(source)
         held = [at for at, files in self._files.items() if _is_picture(files)]
         for oldest in held[: -self._pictures or None]:
             self.drop(oldest)
+            self._ended.add(oldest)
 
     def _last_picture(self, frames: _File) -> _File | None:
         """A file without a name, so that nothing is left of it, with the last frame alone."""
@@ -146,6 +150,7 @@ class SharedFiles:
         for name in list(self._files.get(source, {})):
             self._let_go(source, name)
         self._files.pop(source, None)
+        self._ended.discard(source)
         if self._folder is not None:  # of an earlier run in this folder, too
             for path in self._folder.glob(f"{source}.*"):
                 path.unlink(missing_ok=True)

@@ -157,6 +157,19 @@ def test_what_ended_keeps_its_last_picture_on_the_disk_and_nothing_else(
     assert anew.slots == SLOTS
 
 
+def test_what_ended_under_an_earlier_supervisor_keeps_nothing_either(
+    files: SharedFiles, tmp_path: Path
+) -> None:
+    earlier = SharedFiles(tmp_path / "state")
+    asked_for(earlier, wanted(PLANE), wanted(PLANE, "ab"))
+    earlier.close()
+    files.end("a")
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"ab.state-detect-4096"}
+    asked_for(files, wanted(PLANE))
+    files.end("a")
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"ab.state-detect-4096"}
+
+
 def test_last_pictures_have_a_bound(files: SharedFiles) -> None:
     before = descriptors()
     for source in ("a", "b", "c"):
