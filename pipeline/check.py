@@ -179,16 +179,16 @@ def _store(config: Config, folder: Path) -> str:
         embedded = EmbeddedStore(folder / "store", config.store.fsync)
         embedded.start()
         try:
-            return f"embedded: {_server(embedded.url, [])} starts and answers"
+            return f"embedded: {_server(embedded.url, [], 0)} starts and answers"
         finally:
             embedded.stop()
-    return f"{shown(url)}: {_server(url, list(config.sources))} answers"
+    return f"{shown(url)}: {_server(url, list(config.sources), config.store.replicas)} answers"
 
 
-def _server(url: str, sources: list[str]) -> str:
+def _server(url: str, sources: list[str], replicas: int) -> str:
     with store_errors(url), closing(connect(url)) as client:
         info = client.info()
-        fault = unfit(info)
+        fault = unfit(info, replicas)
         if fault:
             raise StoreRefused(f"store {shown(url)}: {fault}")
         owned = [name for name in sources if client.hget(keys.own(name), "run")]

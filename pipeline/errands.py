@@ -30,7 +30,9 @@ class Errands:
         if feed.needs_epoch():
             if source not in self._epochs:
                 link = self._links.open(source)
-                self._epochs[source] = EpochRequest(link, source, feed.token, self._spec.run)
+                self._epochs[source] = EpochRequest(
+                    link, source, feed.token, self._spec.run, self._spec.replicas
+                )
         elif feed.thread is not None and (until := feed.thread.waits_for) is not None:
             if source not in self._rooms:
                 link = self._links.open(source)

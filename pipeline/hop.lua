@@ -209,13 +209,26 @@ local function forget_source(keys, args)
   return 1
 end
 
--- KEYS own, at of decode; ARGV token, run. The next epoch of a source.
+-- The epoch of the last entry that a stream ever had.
+local function last_epoch(stream)
+  local about = redis.pcall('XINFO', 'STREAM', stream)
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then return (parts(about[i + 1])) end
+  end
+  return 0
+end
+
+-- KEYS own, at of decode, what decode writes, results; ARGV token, run. The next epoch of a source:
+-- after all that were given, and after all that entries have, should the store know less than they.
 local function epoch(keys, args)
   if redis.call('HGET', keys[1], 'run') ~= args[2] then return { 'FENCED' } end
   local token = redis.call('HGET', keys[2], 't')
   if not token then return { 'GONE' } end
   if token ~= args[1] then return { 'FENCED' } end
-  return { 'OK', redis.call('HINCRBY', keys[1], 'epoch', 1) }
+  local given = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
+  local epoch = math.max(given, last_epoch(keys[3]), last_epoch(keys[4])) + 1
+  redis.call('HSET', keys[1], 'epoch', string.format('%d', epoch))
+  return { 'OK', epoch }
 end
 
 -- KEYS room, at of a reader; ARGV position. Wakes the room's reader once the reader is there; one

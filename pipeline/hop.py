@@ -165,4 +165,22 @@ def await_command(source: str, reader: str, position: Position) -> Command:
 
 def epoch_command(source: str, token: bytes, run: str) -> Command:
     """The call that allocates the next epoch to the decoder of `run` that holds `token`."""
-    return ("FCALL", "fg2_epoch", "2", keys.own(source), keys.at(source, "decode"), token, run)
+    streams = (keys.out(source, "decode"), keys.results(source))
+    names = (keys.own(source), keys.at(source, "decode"), *streams)
+    return ("FCALL", "fg2_epoch", "4", *names, token, run)
+
+
+def replicas_command(replicas: int) -> Command:
+    """Waits until all that its connection wrote, and all before that, is on so many replicas.
+
+    The answer is on how many it is, after two seconds at the latest.
+    """
+    return ("WAIT", str(replicas), "2000")
+
+
+def too_few_replicas(found: int, replicas: int) -> str:
+    """What is wrong then."""
+    return (
+        f"what must outlive a failover is on {found} of {replicas} replicas ([store] replicas); "
+        "nothing is served before that: see whether they are up and keep pace"
+    )

@@ -263,6 +263,8 @@ class IngestLoop:
             self._drop(source)
         elif answer is not None:
             self._hand_on(source, feed.begin_epoch(answer))
+        else:
+            self._runner.done += 1  # whoever waits for replicas does not hang
 
     def _due_s(self) -> float | None:
         if self._draining:

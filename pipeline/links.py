@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from pipeline.cluster import Nodes
 from pipeline.errors import StoreBusy, StoreLost
-from pipeline.hop import Answer, SourceHop, hop_command, read_answers
+from pipeline.hop import (
+    Answer,
+    SourceHop,
+    hop_command,
+    read_answers,
+    replicas_command,
+    too_few_replicas,
+)
 from pipeline.wire import Command, Link
 
 _seen: dict[str, list[str]] = {}  # servers of the clusters that this process knows, by their URL
@@ -86,6 +93,15 @@ class Links:
         if link not in self._spares:
             self._spares[link] = link.again()
         return self._spares[link]
+
+    def await_replicas(self, sources: Iterable[str], replicas: int) -> None:
+        """Wait until what these sources' links wrote is on so many. StoreBusy if not soon."""
+        if not replicas:
+            return
+        for link in dict.fromkeys(map(self.of, sources)):
+            found = link.call(*replicas_command(replicas))
+            if found < replicas:
+                raise StoreBusy(too_few_replicas(found, replicas))
 
     def parts(
         self, hops: Mapping[str, SourceHop], trims: Sequence[tuple[str, Command]]

@@ -20,6 +20,7 @@ class Plan:
 
     workers     stages by worker, inputs before readers
     pictures    whether somebody may look at what its sources showed last
+    replicas    on which tokens and epochs must be before they are used
     began_mono  monotonic seconds at which this process of the run began
     """
 
@@ -35,6 +36,7 @@ class Plan:
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
     pictures: bool = True
+    replicas: int = 0
     began_mono: float = field(default_factory=time.monotonic)
 
     def spec(
@@ -63,6 +65,7 @@ class Plan:
                 if stage != "decode"
             ],
             models=models or {},
+            replicas=self.replicas,
             began_mono=self.began_mono,
             log_level=self.log_level,
             log_format=self.log_format,

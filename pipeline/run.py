@@ -159,7 +159,7 @@ def _store(
         url = embedded.url
         if listener is not None:
             listener.announce()
-    store = Store(url)
+    store = Store(url, config.store.replicas)
     try:
         yield store, embedded
     finally:
@@ -230,6 +230,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         stages=tuple(specs),
         workers=workers,
         pictures=config.http.listen not in OFF,
+        replicas=config.store.replicas,
     )
 
 

@@ -89,9 +89,12 @@ class Runner:
     def attach(self, links: Links, sources: Iterable[str]) -> None:
         """Take new tokens for these sources and load where their stages stand.
 
-        A source that another run owns is dropped. StoreRefused if the store was emptied.
+        A source that another run owns is dropped. StoreRefused if the store was emptied, StoreBusy
+        while the tokens are not on the replicas that are asked for.
         """
-        for source in list(sources):
+        sources = list(sources)
+        self.done += 1  # whoever waits for replicas does not hang
+        for source in sources:
             for inbox in self.inboxes.values():
                 inbox.clear(source)
             for stage in self.hosted:
@@ -106,6 +109,7 @@ class Runner:
             else:
                 self._catch_up(links, source)
             self.stale.discard(source)
+        links.await_replicas(sources, self.spec.replicas)
 
     def _catch_up(self, links: Links, source: str) -> None:
         """Give readers in this process what their input has said and they have not read."""

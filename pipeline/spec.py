@@ -78,6 +78,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     asides   records to set aside
     models   that were chosen while the run went on, by source
     nice     how far the process steps back behind others, 0 to 19
+    replicas on which tokens and epochs must be before they are used
     began_mono  monotonic seconds at which the run's process began that this worker belongs to
     """
 
@@ -93,6 +94,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     asides: list[Suspect] = []
     models: dict[str, str] = {}
     nice: int = 0
+    replicas: int = 0
     began_mono: float = 0.0
     log_level: str = "INFO"
     log_format: Form = "text"

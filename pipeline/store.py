@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import uuid
 from collections.abc import Mapping
@@ -12,22 +13,26 @@ import redis
 
 from pipeline import keys
 from pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
-from pipeline.hop import LIBRARY, library_code
+from pipeline.hop import LIBRARY, library_code, replicas_command, too_few_replicas
 from pipeline.records import START, Position
 from pipeline.redaction import shown
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 
+log = logging.getLogger(__name__)
+
 MIN_VERSION = (7, 2)
 HURRY_S = 0.5
+REPLICAS_TRIES = 5
 
 
 class Store:
     """A thin layer over redis-py. Not for the hot path."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, replicas: int = 0) -> None:
+        """replicas: on which who owns a source must be before it is served."""
         self._client = connect(url)
-        self.url = url
+        self.url, self._replicas = url, replicas
         self.hurried = False
 
     def hurry(self) -> None:
@@ -43,11 +48,12 @@ class Store:
     def prepare(self) -> str:
         """Check that the store is fit, load the function library, give the store's identity.
 
-        StoreRefused if it is too old, may evict, or is a replica; StoreBusy if it is full.
+        StoreRefused if it is too old, may evict, is a replica, or has other replicas than is said;
+        StoreBusy if it is full.
         """
         with store_errors(self.url):
             for server in self._servers():
-                fault = unfit(server.info())
+                fault = unfit(server.info(), self._replicas)
                 if fault:
                     raise StoreRefused(f"store {shown(self.url)}: {fault}")
                 _load_library(server)
@@ -77,11 +83,12 @@ class Store:
         """Own a source for a run, with a new generation if it was not the owner before.
 
         SourceOwned, with the owner's name, if another run has it and it is not to be taken over;
-        TakenOver if the source was taken from this run, and nobody asks for it by hand.
+        TakenOver if the source was taken from this run, and nobody asks for it by hand; StoreBusy
+        if the claim does not come to the replicas that are asked for.
         """
         with store_errors(self.url):
             said = ("1" if take_over else "0", "1" if by_hand else "0")
-            answer = self._function("fg2_claim", [keys.own(source)], run, name, *said)
+            answer = self._replicated("fg2_claim", keys.own(source), run, name, *said)
             owner = answer[1].decode() if len(answer) > 1 else ""
             if answer[0] == b"OWNED":
                 raise SourceOwned(
@@ -136,6 +143,27 @@ class Store:
         """Give a side stage up: nobody waits for it any more."""
         with store_errors(self.url):
             self._function("fg2_detach", [keys.room(source), keys.at(source, stage)])
+
+    def _replicated(self, name: str, key: str, *args: str) -> Any:
+        """What a function says, once all that it wrote is on the replicas that are asked for."""
+        client = self._client
+        if not self._replicas:
+            return self._function(name, [key], *args)
+        if isinstance(client, redis.RedisCluster):
+            node = cast(Any, client).get_node_from_key(key)
+            client = cast(Any, client).get_redis_connection(node)
+        found = 0
+        for _ in range(REPLICAS_TRIES):
+            # In one write: a wait on another connection than the call's would wait for nothing.
+            with client.pipeline(transaction=False) as both:
+                both.fcall(name, 1, key, *args)
+                both.execute_command(*replicas_command(self._replicas))
+                answer, found = both.execute()
+            if found >= self._replicas or answer[0] != b"OK":
+                return answer
+            missing = too_few_replicas(found, self._replicas)
+            log.warning("store %s: claiming: %s", shown(self.url), missing)
+        raise StoreBusy(f"store {shown(self.url)}: {too_few_replicas(found, self._replicas)}")
 
     def _function(self, name: str, names: list[str], *args: str) -> Any:
         return self._client.fcall(name, len(names), *names, *args)
@@ -202,8 +230,11 @@ _EVICTING = (
 )
 
 
-def unfit(info: dict[str, Any]) -> str | None:
-    """Why a server with this INFO cannot be the store, None if it can."""
+def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
+    """Why a server with this INFO cannot be the store, None if it can.
+
+    replicas: what [store] replicas says
+    """
     version = str(info.get("redis_version", "0.0"))
     found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if found < MIN_VERSION:
@@ -212,4 +243,13 @@ def unfit(info: dict[str, Any]) -> str | None:
         return _EVICTING % info
     if info.get("role", "master") != "master":
         return "is a read-only replica; allowed is the primary"
+    there = int(info.get("connected_slaves", 0))
+    if there and not replicas:
+        return (
+            f"has {there} replica{'s' if there > 1 else ''}, and [store] replicas is 0: after a "
+            "failover it would not know who owns a source, and give an epoch twice; allowed is how "
+            f"many of them must know that before a frame is served, 1 to {there}"
+        )
+    if there < replicas:
+        return f"has {there} replicas connected; [store] replicas = {replicas} wants as many"
     return None

@@ -32,6 +32,7 @@ class StoreConfig:
     listen: str | None = None
     listen_password_file: str | None = None
     fsync: Literal["everysec", "always"] = "everysec"
+    replicas: int = field(default=0, metadata={"least": 0})
     results_keep: int = field(default=100_000, metadata={"least": 1000})
     results_age_s: float = field(default=0.0, metadata={"least": 0.0})
     results_bytes: int = field(default=0, metadata={"least": 0})
@@ -89,6 +90,11 @@ def store_faults(store: StoreConfig) -> list[str]:
     if place is not None and (fault := url_fault(place)) is not None:
         key = "url" if store.url_env is None else f"url_env = {store.url_env!r}"
         faults.append(f"store.{key}: {fault}")
+    if store.replicas and place is None and not faults:
+        faults.append(
+            f"store.replicas = {store.replicas}: only a store of your own has replicas; allowed "
+            "with the embedded one is 0"
+        )
     return faults + _listen_faults(store)
 
 

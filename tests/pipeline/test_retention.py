@@ -18,6 +18,7 @@ from pipeline import keys, records
 from pipeline.cli import main
 from pipeline.client import ResultsTrimmed, subscribe
 from pipeline.embedded import LOG_BYTES, EmbeddedStore
+from pipeline.hop import epoch_command
 from pipeline.records import End, Position
 from pipeline.retention import (
     RESUMABLE_S,
@@ -213,7 +214,7 @@ class Shop:
         """Claimed, attached, an epoch begun, three frames: the epoch."""
         self.store.claim(source, run, f"{run}!", take_over=False)
         (_, token, *_) = self.client.fcall("fg2_attach", 2, *self.places(source), run)
-        _, epoch = self.client.fcall("fg2_epoch", 2, *self.places(source), token, run)
+        _, epoch = self.client.execute_command(*epoch_command(source, token, run))
         self.publisher.results(source, epoch, range(3))
         self.publisher.end(source, epoch, 3)
         self.client.hincrby(keys.count(source), "published", 3)
