@@ -20,6 +20,7 @@ from models.errors import ModelError
 from models.model_folder import MANIFEST, ModelFolder, open_folder
 from models.refusals import AmbiguousModel, ModelRefused, UnknownModel
 
+LEFT_S = 86400.0
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[0-9a-f]{8,64}")
 
@@ -134,6 +135,10 @@ class Registry:
     @contextmanager
     def _beside(self) -> Iterator[Path]:
         """A new folder on the same disk, gone at the end unless it was renamed."""
+        for left in self.root.glob(".new-*"):  # by who was killed
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    shutil.rmtree(left, ignore_errors=True)
         path = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
         try:
             yield path

@@ -24,6 +24,7 @@ from pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from pipeline.listener import OWNER, Door, Listener
 from pipeline.orphans import die_with_parent
 from pipeline.retry import OUT_OF_MEANS
+from pipeline.run_folder import is_unlocked
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 
@@ -31,6 +32,7 @@ SOCKET_PATH_LIMIT = 100
 START_S = 60.0
 STOP_S = 10.0
 LOG_BYTES = 1 << 20
+_STORE = "store"  # in a short folder: a link to the one whose socket it holds
 
 
 class EmbeddedStore:
@@ -214,10 +216,24 @@ def _socket_folder(folder: Path) -> Path:
         return folder
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
     short = Path(tempfile.gettempdir()) / f"framegate-{os.getuid()}-{digest}"
+    _sweep(short)
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():
         raise StoreRefused(f"{short} belongs to somebody else; set TMPDIR or use a shorter -d")
+    with contextlib.suppress(FileExistsError):
+        (short / _STORE).symlink_to(folder.resolve())
     return short
+
+
+def _sweep(ours: Path) -> None:
+    """Remove what killed runs of this user left where ours is to be: those whose lock is free."""
+    for short in ours.parent.glob(f"framegate-{os.getuid()}-*"):
+        if short == ours:
+            continue
+        with contextlib.suppress(OSError):
+            store = Path(os.readlink(short / _STORE))
+            if not store.parent.exists() or is_unlocked(store.parent):
+                shutil.rmtree(short, ignore_errors=True)
 
 
 def _quoted(path: Path) -> str:

@@ -171,6 +171,16 @@ class RunFolder:
         os.close(self._lock)
 
 
+def is_unlocked(path: Path) -> bool:
+    """Whether a run has used a folder and none uses it now. OSError if no run ever has."""
+    with (path / "lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def _not_ours(path: Path) -> list[str]:
     """What has the name of something of ours in a folder that no run has used: one leaves a lock,
     whatever killed it. A run.json tells by itself whether it is ours.

@@ -1,14 +1,16 @@
 """The registry: what is put is found, whole or not at all."""
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
 from models.errors import ModelUnreadable
 from models.refusals import AmbiguousModel, UnknownModel
-from models.registry import Registry, default_root
+from models.registry import LEFT_S, Registry, default_root
 from tests.models.made_models import folder_of
 
 
@@ -113,3 +115,13 @@ def test_where_models_are(monkeypatch):
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", "/home/user")
     assert str(default_root()) == "/home/user/.local/share/framegate/models"
+
+
+def test_what_a_killed_process_left_goes_a_day_later(registry, tmp_path):
+    registry.put(folder_of(tmp_path / "1", version="1"))
+    for name, age_s in (("old", 2 * LEFT_S), ("new", 60.0)):
+        (registry.root / f".new-{name}").mkdir()
+        at = time.time() - age_s
+        os.utime(registry.root / f".new-{name}", (at, at))
+    registry.put(folder_of(tmp_path / "2", version="2"))
+    assert [path.name for path in registry.root.glob(".new-*")] == [".new-new"]
