@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +15,10 @@ from pipeline.printer import Print, Unbuffered, json_line, lines_of
 from pipeline.records import START, Position, Record
 from pipeline.source import Form
 from pipeline.stage import Context, Item
+from tests import footage
+from tests.commands import user_folder
 from tests.pipeline.published import result
+from tests.runs import environment
 
 
 def item(source: str, seq: int) -> Item:
@@ -59,3 +65,38 @@ def test_a_pipe_has_no_lines() -> None:
     assert lines_of(write) == []
     os.close(read)
     os.close(write)
+
+
+KILLED = """
+import os, signal, sys
+from pipeline.printer import Print
+process, seen = Print.process, []
+def prints(self, batch, states):
+    said = process(self, batch, states)
+    seen.extend(batch)
+    if len(seen) >= 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return said
+Print.process = prints
+from pipeline.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_run_that_is_killed_between_a_line_and_its_commit_goes_on_after_the_line(
+    tmp_path: Path,
+) -> None:
+    folder = user_folder(tmp_path / "user")
+    footage.write_scene(folder / "clip.mp4", footage.steady(60))
+    env = {**environment(), "XDG_STATE_HOME": str(folder / "state")}
+    file = folder / "out.json"
+    first = ("-c", KILLED, "run", "clip.mp4")
+    for words in (first, ("-m", "pipeline.cli", "run", "--resume")):
+        with file.open("ab") as out:
+            ended = subprocess.run(
+                [sys.executable, *words, "-d", "data", "--json", "--http", "off"],
+                cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False,
+            )  # fmt: skip
+        assert ended.returncode == (-signal.SIGKILL if words == first else 0), ended.stderr
+    seqs = [msgspec.json.decode(line)["seq"] for line in file.read_bytes().splitlines()]
+    assert seqs == list(range(60))
