@@ -13,8 +13,8 @@ from pipeline.config import SourceConfig
 from pipeline.errors import ConfigFaults, Exit
 from pipeline.run_folder import RunSource
 from pipeline.running import find_run
-from pipeline.said_sources import run_source
-from pipeline.sources import frames_of, is_remote, named_sources
+from pipeline.said_sources import file_faults, run_source
+from pipeline.sources import frames_of, named_sources
 
 
 def register(commands: Any) -> None:
@@ -64,8 +64,8 @@ def _add(parsed: argparse.Namespace) -> Exit:
         _source(name, _typed(name) if place == "-" else place, parsed)
         for name, place in named_sources(parsed.sources).items()
     ]
-    if faults := [fault for source in sources if (fault := _missing(source))]:
-        raise ConfigFaults(faults)
+    if faults := file_faults(sources):
+        raise ConfigFaults(list(faults.values()))
     ask(Path(run.folder), Add(sources, parsed.take_over))
     print(f"added: {', '.join(source.name for source in sources)}")
     return Exit.DONE
@@ -89,10 +89,3 @@ def _typed(name: str) -> str:
     if not typed.strip():
         raise ConfigFaults([f"source {name}: standard input gave no URL"])
     return typed.strip()
-
-
-def _missing(source: RunSource) -> str | None:
-    """Why a path is worth no try; a URL may answer later."""
-    if is_remote(source.url) or Path(source.url).exists():
-        return None
-    return f"source {source.name}: {source.url}: there is no such file"

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from pipeline.retention import CERTIFICATES, Limits, drop_certificates, keep_lim
 from pipeline.run_folder import RunFile, RunFolder, RunSource, open_folder
 from pipeline.run_sources import RunSources
 from pipeline.running import announced
-from pipeline.said_sources import place_of, run_source, spec_maker
+from pipeline.said_sources import file_faults, place_of, run_source, spec_maker
 from pipeline.shared_file import usual_barrier
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
@@ -92,6 +92,7 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
         keep = known is not None
         before = resumed(known, _asked(config, options), folder.path) if known else None
         _check_save(config, options, before)
+        _check_files(before.new if before else _asked(config, options), alone=before is None)
         if before is None and options.resume and folder.made_by_us and not config.sources:
             raise DataFolderRefused(
                 f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
@@ -125,6 +126,17 @@ def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
         return any(store.counters(source.name).get("published") for source in run.sources)
     except (StoreLost, StoreBusy, StoreRefused):
         return True
+
+
+def _check_files(new: Sequence[RunSource], alone: bool) -> None:
+    """Say of files that are not there that they are not, before anything starts: each fails alone.
+    ConfigFaults if there is nothing else to run; alone: nothing was run before.
+    """
+    faults = file_faults(new)
+    if alone and faults and len(faults) == len(new):
+        raise ConfigFaults(list(faults.values()))
+    for fault in faults.values():
+        log.error("%s", fault)
 
 
 def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> None:

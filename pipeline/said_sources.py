@@ -11,7 +11,7 @@ from pipeline.http_port import OFF
 from pipeline.pace import PaceName
 from pipeline.run_folder import By, RunSource, fingerprint
 from pipeline.source import Form, Request
-from pipeline.sources import frames_of, is_live, is_remote
+from pipeline.sources import frames_of, is_live, is_remote, path_fault
 from pipeline.spec import SourceSpec
 
 
@@ -65,6 +65,19 @@ def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
     return sum(
         frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
     )
+
+
+def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
+    """What is wrong at a glance with the files among these, by source: a typing error is told
+    before anything begins. What is in a file is found by who decodes it.
+    """
+    faults = {}
+    for source in sources:
+        if source.url_env is None and not is_remote(source.url):
+            fault = path_fault(source.url)
+            if fault is not None:
+                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
+    return faults
 
 
 def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:

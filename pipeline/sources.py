@@ -6,13 +6,14 @@ import glob
 import math
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 
-from pipeline.errors import ConfigFaults
+from pipeline.errors import ConfigFaults, FaultReason
 from pipeline.keys import NAME_MOST, NAME_RULE, is_name
 from pipeline.redaction import HIDDEN, shown
 from pipeline.source import Frames
@@ -67,6 +68,23 @@ def is_live(place: str) -> bool:
 def is_remote(place: str) -> bool:
     """Whether a place is a URL or a webcam, not a path."""
     return "://" in place or _LIVE.match(place) is not None
+
+
+def path_fault(path: str) -> tuple[FaultReason, str] | None:
+    """Why a path is no regular file with something in it, without a look inside; None if it is."""
+    try:
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return "not_video", "this is a directory"
+        if not stat.S_ISREG(found.st_mode):
+            return "not_video", "this is a pipe or device, which cannot be read again"
+        with open(path, "rb"):
+            pass
+    except PermissionError:
+        return "permission", "no permission to read it"
+    except (OSError, ValueError):  # absent, a name too long, a NUL in it, a loop of links
+        return "missing", "there is no such file"
+    return ("empty", "the file is empty") if found.st_size == 0 else None
 
 
 FRAMES_RULE = 'allowed is "all", "keyframes", {every = N} or {max_fps = F}, each above 0'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pipeline.errors import FaultReason, SourceFault
 from pipeline.http_body import HttpBody
 from pipeline.redaction import shown
 from pipeline.source import Request
+from pipeline.sources import path_fault
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -154,7 +154,9 @@ def open_video(request: Request, options: DecodeOptions, at_once: bool = False) 
     """
     place = request.url
     if not is_url(place) and not is_webcam(place):
-        _check_file(place)
+        fault = path_fault(place)
+        if fault is not None:
+            raise refusal(place, *fault)
     body = _ask(request, options) if request.live and _is_http(place) else None
     container: InputContainer | None = None
     try:
@@ -188,23 +190,6 @@ def _ask(request: Request, options: DecodeOptions) -> HttpBody | None:
         raise
     body.close()
     return None
-
-
-def _check_file(path: str) -> None:
-    try:
-        found = os.stat(path)
-        if stat.S_ISDIR(found.st_mode):
-            raise refusal(path, "not_video", "this is a directory")
-        if not stat.S_ISREG(found.st_mode):
-            raise refusal(path, "not_video", "this is a pipe or device, which cannot be read again")
-        with open(path, "rb"):
-            pass
-    except PermissionError as error:
-        raise refusal(path, "permission", "no permission to read it") from error
-    except (OSError, ValueError) as error:  # absent, a name too long, a NUL in it, a loop of links
-        raise refusal(path, "missing", "there is no such file") from error
-    if found.st_size == 0:
-        raise refusal(path, "empty", "the file is empty")
 
 
 def _open(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests import footage
-from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, Case, Play
+from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, USAGE, Case, Play
 from tests.commands import Ended, framegate
 
 
@@ -47,7 +47,26 @@ def truncated_with_frames(folder: Path) -> Ended:
     return ended
 
 
+def none_is_there(folder: Path) -> Ended:
+    """Nothing starts; each is named once."""
+    (folder / "empty.mp4").touch()
+    ended = framegate(folder, "run", "gone.mp4", "empty.mp4", "-d", "data", "--json")
+    assert not (folder / "data").exists()
+    assert ended.err.count("gone.mp4") == ended.err.count("empty.mp4") == 1, ended.err
+    return ended
+
+
 CASES = [
+    Case(
+        "no file is there",
+        none_is_there,
+        USAGE,
+        (
+            "source gone: missing: ",
+            "user/gone.mp4: there is no such file",
+            "source empty: empty: ",
+        ),
+    ),
     Case(
         "missing file",
         beside(nothing, "gone.mp4"),
@@ -74,7 +93,7 @@ CASES = [
         "truncated before its index",
         beside(cut_short, "cut.mp4"),
         SOURCE_FAILED,
-        ("source bad: truncated: ", "cut.mp4: cut off before its index", "allowed: "),
+        ("source bad: truncated: ", "cut.mp4: cut off before its index"),
     ),
     Case("truncated", truncated_with_frames, DONE, ("source bad: not whole: truncated 1",)),
     Case(
