@@ -240,7 +240,7 @@ def _order(cases: list[Any], number: int) -> list[Any]:
 BENCHMARK = Benchmark(
     name="batching",
     measure=whole,
-    options={"seconds": Option(10.0, 1.0, "of each case and round"), "rounds": Option(6, 1)},
+    options={"seconds": Option(10.0, 0.5, "of each case and round"), "rounds": Option(6, 1)},
     bars=bars,
 )
 

@@ -161,8 +161,8 @@ BENCHMARK = Benchmark(
     needs=("clips",),
     options={
         "clips": Option((), ("one-by-one-person-detection", "pets09-s2l1-view001-part1"), "some"),
-        "frames": Option(1500, 40, "most that are judged of a clip"),
-        "seconds": Option(15.0, 3.0, "of each response; 0: none"),
+        "frames": Option(1500, 25, "most that are judged of a clip"),
+        "seconds": Option(15.0, 2.0, "of each response; 0: none"),
         "points": Option(len(CURVE), 2, "of the curve, its last"),
         "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
     },

@@ -275,7 +275,7 @@ BENCHMARK = Benchmark(
     options={
         "clip": Option(None, said="a file in clips/; the result is kept under its name"),
         "rounds": Option(3, 1),
-        "seconds": Option(15.0, 2.0, "measured in each run"),
+        "seconds": Option(15.0, 1.0, "measured in each run"),
         "peers": Option(None, said="Python with Roboflow's inference installed"),
     },
     bars=bars,

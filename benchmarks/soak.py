@@ -136,10 +136,10 @@ class Guests(threading.Thread):
             print(f"refused: {fault}"[:300], flush=True)
             return
         if isinstance(question, Add):
-            self.here |= set(names)
+            self.here = self.here | set(names)  # another one: it is read meanwhile
             self.counts["added"] += len(question.sources)
         elif isinstance(question, Remove):
-            self.here -= set(names)
+            self.here = self.here - set(names)
             self.counts["removed"] += len(question.names)
 
 

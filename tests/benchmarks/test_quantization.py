@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed (bench extra)")
-pytest.importorskip("torch", reason="torch is not installed (train extra)")
 
 from benchmarks import quantization
 from benchmarks.network_memory import in_a_process_of_its_own
@@ -103,11 +102,11 @@ def test_the_summary_is_of_the_fastest_int8():
 )
 def test_the_bars_are_for_what_the_cpu_can(speedup, flags, fast):
     light = {"speedup": speedup, "weight_ratio": 0.252, "loss": 0.004, "loss_high": 0.011}
-    assert quantization.bars(light, flags) == {
+    assert quantization.reached(light, flags) == {
         "fast": fast,
         "small": True,
         "loss_is_small": True,
         "loss_is_bounded": True,
     }
     worse = light | {"loss": 0.007, "loss_high": 0.02, "weight_ratio": 0.27}
-    assert set(list(quantization.bars(worse, flags).values())[1:]) == {False}
+    assert set(list(quantization.reached(worse, flags).values())[1:]) == {False}
