@@ -37,7 +37,7 @@ NAMES: Final = tuple(
         if "\nBENCHMARK = " in path.read_text(encoding="utf-8")
     )
 )
-QUICK_S, WHOLE_S = 300.0, 6 * 3600.0
+QUICK_S, WHOLE_S = 600.0, 6 * 3600.0
 _END_S = 60.0
 
 
