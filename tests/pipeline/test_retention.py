@@ -31,8 +31,10 @@ from pipeline.retention import (
     to_forget,
 )
 from pipeline.store import Store
+from pipeline.store_url import connect
 from stages.pinned import SPARE_MODELS, forget_models
 from tests import footage
+from tests.clusters import cluster
 from tests.commands import framegate, user_folder
 from tests.models.made_models import folder_of
 from tests.pipeline.published import Publisher, result
@@ -392,3 +394,26 @@ def test_the_log_of_the_store_is_bounded(store: EmbeddedStore, tmp_path: Path) -
     store.stop()  # it says so
     assert 0 < log.stat().st_size < LOG_BYTES
     assert log.with_suffix(".log.1").stat().st_size == LOG_BYTES + 1
+
+
+def test_a_cluster_forgets_as_well(tmp_path: Path) -> None:
+    """Each source on another server, and the last epoch of all on one of them."""
+    with cluster(tmp_path) as servers, closing(Store(servers[0].url)) as store:
+        store.prepare()
+        limits = Limits(sources=1)
+        with closing(Retention(store.url, "r1", (), limits)) as retention:
+            for n, name in enumerate(("ramp", "gate", "lane")):
+                store.claim(name, "r1", "r1!", take_over=False)
+                with closing(connect(store.url)) as clustered:
+                    clustered.hset(keys.own(name), "epoch", 5)
+                    clustered.xadd(keys.results(name), {"k": "end", "d": "x"})
+                    store.release(name, "r1", removed=True)
+                    clustered.hset(keys.own(name), "freed", n)
+            for now in (10, 70):
+                retention.cut_all(now)
+        assert store.sources() == ["lane"]
+        with closing(connect(store.url)) as clustered:
+            assert not clustered.exists(keys.own("ramp"))
+            assert not clustered.exists(keys.results("gate"))
+        store.claim("ramp", "r2", "r2!", take_over=False)
+        assert store.epoch("ramp") == 5
