@@ -309,10 +309,14 @@ def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedSt
     assert epoch > 1
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("periods", [1, pytest.param(24, marks=pytest.mark.long)])
 def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
-    shop: Shop, tmp_path: Path
+    shop: Shop, tmp_path: Path, periods: int
 ) -> None:
-    """A file a day added and removed, a camera that reconnects 100 times a day, a period a day."""
+    """A file a day added and removed, a camera that reconnects 100 times a day, so many periods a
+    day with their certificates.
+    """
     day = 86400
     months = {}
     folder = tmp_path / "certificates"
@@ -331,10 +335,11 @@ def test_a_year_of_cameras_and_files_leaves_no_more_than_two_months(
         shop.comes(f"day{n}")
         shop.goes(f"day{n}", at=now)
         shop.retention.cut_all(now)
-        for kind in ("json", "declared.json"):
-            file = folder / f"cam-{n}.{kind}"
-            file.touch()
-            os.utime(file, (now, now))
+        for period in range(n * periods, (n + 1) * periods):
+            for kind in ("json", "declared.json"):
+                file = folder / f"cam-{period}.{kind}"
+                file.touch()
+                os.utime(file, (now, now))
         if n % 10 == 9:
             drop_certificates(folder, 30 * day, now + day)
         if (n + 1) % 30 == 0:
