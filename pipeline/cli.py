@@ -141,7 +141,9 @@ def _add_run(commands: Any) -> None:
         "--resume", action="store_true", help="go on with the run in DATA where it stopped"
     )
     command.add_argument(
-        "--take-over", action="store_true", help="take sources that another run owns"
+        "--take-over",
+        action="store_true",
+        help="take sources that another run owns, unless it took them from this one",
     )
 
 

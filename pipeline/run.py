@@ -197,9 +197,7 @@ def _run_on(
         )
     asked = _asked(config, options)
     if before is None:
-        # Its id first: a kill after a claim must not leave the source to a run that nobody knows.
         wanted = RunFile(secrets.token_hex(8), identity, tuple(asked), stays=not asked, begun=False)
-        folder.write(wanted)
         before = resumed(wanted, asked, folder.path)
     models = KnownModels(config.stages, folder.path)
     config = with_certificates(config)

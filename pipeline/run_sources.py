@@ -111,6 +111,9 @@ class RunSources:
         """
         self._check_new(sources)
         try:
+            if not self._run.begun:
+                # Its id first: a kill must not leave a source to a run that nobody knows.
+                self._folder.write(replace(self._run, sources=tuple(sources)))
             added = [self._began(source, take_over, by_hand) for source in sources]
             self._write((*self._run.sources, *added))
         except FramegateError:
