@@ -80,9 +80,11 @@ def _listening(at: str) -> socket.socket:
     ear = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(at)
-        ear.bind(at)
-        os.chmod(at, 0o600)  # before it listens: nobody can have connected
+            os.unlink(f"{at}.new")
+        ear.bind(f"{at}.new")
+        os.chmod(f"{at}.new", 0o600)  # before it listens: nobody can have connected
+        ear.listen()
+        os.replace(f"{at}.new", at)  # who finds it is heard
     except OSError as error:
         ear.close()
         what = f"no socket in it: {error.strerror}; allowed is one on a local file system"

@@ -26,6 +26,7 @@ from pipeline.errors import (
 from pipeline.graph import drawn, place, stage_specs
 from pipeline.listener import check_free
 from pipeline.loading import load
+from pipeline.machine import files_needed, take_open_files
 from pipeline.outputs import save_faults, saved_video
 from pipeline.redaction import redacted, shown
 from pipeline.said_sources import shared_bytes
@@ -62,6 +63,9 @@ def check(config: Config, saves: Path | None = None, overwrite: bool = False) ->
             with report.watching("listen"):
                 check_free(config.store.listen)
                 report.say("listen", f"{config.store.listen} is free")
+        with report.watching("open files"):
+            most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
+            report.say("open files", f"{most} allowed, about {needed} needed")
         with report.watching("shared memory"):
             report.say("shared memory", _shared_memory(config, probes))
         with report.watching("stages"):

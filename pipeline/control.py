@@ -24,7 +24,7 @@ from pipeline.durations import StageTimes
 from pipeline.errors import FrameStoreFull, SupervisorSilent
 from pipeline.records import Position
 from pipeline.redaction import redacted
-from pipeline.retry import Backoff
+from pipeline.retry import OUT_OF_MEANS, Backoff
 from pipeline.run_status import RunStatus
 from pipeline.spec import SourceSpec
 
@@ -363,8 +363,14 @@ class ControlLine:
         self._prepare_stages.put(prepare)
 
     def say(self, message: ToSupervisor) -> None:
-        """Tell the supervisor something. Any thread."""
-        send(self._end, message)
+        """Tell the supervisor something. Any thread; waits where the system has no room for it."""
+        while True:
+            try:
+                return send(self._end, message)
+            except OSError as error:
+                if error.errno not in OUT_OF_MEANS:
+                    raise
+                time.sleep(AGAIN_S)
 
     def shared_memory(self, source: str, name: str, nbytes: int, make: bool = True) -> int:
         """A descriptor of that shared memory, made by the supervisor at first. Any thread.

@@ -109,12 +109,17 @@ class ResumePoint:
     in_flight: tuple[InFlight, ...] = field(default=())
 
 
+def _nothing() -> None:
+    """Nobody asks whose event it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a decoder thread needs of its worker.
 
     token          of decode, fences the frame store
     wake           eventfd that tells the loop of a first event
+    note           called before that: whose event it is
     announce       says that a frame is in hand, for as long as the block lasts
     careful_until  frames up to here are announced
     keep_frames    lets the frame stores of all other forms go
@@ -128,6 +133,7 @@ class Surroundings:
     announce: Announce
     careful_until: Position
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
+    note: Callable[[], None] = _nothing
 
 
 class DecoderThread(threading.Thread, ABC):
@@ -226,11 +232,16 @@ class DecoderThread(threading.Thread, ABC):
             finished = Finished({}, redacted(f"damaged: the decoder failed: {error!r}"))
         finally:
             self.busy = False
-            os.eventfd_write(self._around.wake, 1)
+            self._tell()
         if finished is None and self._finishing:
             finished = Finished({})
         if finished is not None:
             self._report(finished)
+
+    def _tell(self) -> None:
+        """There is something for the loop."""
+        self._around.note()
+        os.eventfd_write(self._around.wake, 1)
 
     @abstractmethod
     def _decode_to_the_end(self) -> Finished | None:
@@ -276,7 +287,7 @@ class DecoderThread(threading.Thread, ABC):
         with self._changed:
             self.done += 1  # it waits for a while, and is not hung
             self._full = True
-            os.eventfd_write(self._around.wake, 1)
+            self._tell()
             self._changed.wait(FULL_REST_S)
             self._full = False
 
@@ -311,7 +322,7 @@ class DecoderThread(threading.Thread, ABC):
             return False
         if self._form != form:
             self._form = form
-            os.eventfd_write(self._around.wake, 1)  # the loop asks where readers are
+            self._tell()  # the loop asks where readers are
         return True
 
     def _put(
@@ -343,4 +354,4 @@ class DecoderThread(threading.Thread, ABC):
     def _report(self, event: Event) -> None:
         self._events.append(event)
         if len(self._events) == 1:
-            os.eventfd_write(self._around.wake, 1)
+            self._tell()

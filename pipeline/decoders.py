@@ -10,7 +10,7 @@ from pipeline import keys
 from pipeline.camera_decoder import CameraDecoder
 from pipeline.control import ControlLine, InHand
 from pipeline.decoder import DecoderThread, InFlight, ResumePoint, Surroundings
-from pipeline.errors import SourceFault
+from pipeline.errors import OutOfMeans, SourceFault
 from pipeline.feed import DecodeState, Feed
 from pipeline.file_decoder import FileDecoder
 from pipeline.records import START, Position, Record
@@ -28,15 +28,25 @@ class Decoders:
     """Makes the thread that a feed follows, from where the store says that it stands."""
 
     def __init__(
-        self, spec: WorkerSpec, line: ControlLine, shared: SharedViews, open_source: OpenSource
+        self,
+        spec: WorkerSpec,
+        line: ControlLine,
+        shared: SharedViews,
+        open_source: OpenSource,
+        note: Callable[[str], None],
     ) -> None:
+        """note: called by a source's thread when it has something for the loop."""
+        self._note = note
         self._spec, self._line, self._shared = spec, line, shared
         self._open_source = open_source
         self.turn = threading.Lock()
         """Held while a careful source decodes: its stages run at other times."""
 
     def start(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
-        """Let the feed go on from there with a new thread; without one if all is done."""
+        """Let the feed go on from there with a new thread; without one if all is done.
+
+        OutOfMeans if there is no thread for it now.
+        """
         end_thread(feed)
         in_flight = self._in_flight(link, feed)
         if state.done and (not in_flight or feed.spec.live):
@@ -47,7 +57,11 @@ class Decoders:
         feed.restart(position, state, thread)
         if feed.spec.ending:
             thread.finish()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            feed.restart(position, state, None)
+            raise OutOfMeans(f"it cannot be decoded now: {error}") from error
 
     def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
         name, spec = feed.spec.name, feed.spec
@@ -60,6 +74,7 @@ class Decoders:
             wake=self._line.wake,
             announce=lambda position: self._in_turn(name, position),
             careful_until=self._spec.careful.get(name, START),
+            note=lambda: self._note(name),
         )
         if spec.live:
             return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)

@@ -31,7 +31,6 @@ PYTHONS = ((3, 11), (3, 13))
 ASSUMED = Form(1920, 1080)
 RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
-FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 16
 MODULES = {  # distribution by module
     "av": "av",
     "cv2": "opencv-python-headless",
@@ -141,11 +140,13 @@ def shared_memory(free: int, need: int) -> Finding:
 
 def open_files(limit: int, sources: int) -> Finding:
     """The limit of descriptors."""
-    need = FILES_OF_A_RUN + FILES_OF_A_SOURCE * sources
+    need = machine.files_needed(sources)
     text = f"{limit} allowed, about {need} needed"
     if limit >= need:
         return Finding("open files", "OK", text)
-    return Finding("open files", "WARN", text, "ulimit -n 4096, or LimitNOFILE=4096 in the unit")
+    return Finding(
+        "open files", "FAIL", text, f"ulimit -n {need}, or LimitNOFILE={need} in the unit"
+    )
 
 
 def disk(free: int, folder: Path) -> Finding:

@@ -60,7 +60,10 @@ class EmbeddedStore:
 
     def start(self) -> None:
         """Start and wait until it answers. StoreRefused with its last words if it does not."""
-        self.launch()
+        try:
+            self.launch()
+        except OSError as error:
+            raise StoreRefused(f"the embedded store cannot be started: {error}") from error
         self.wait_until_it_answers()
 
     def launch(self) -> None:

@@ -1,19 +1,21 @@
 """What an ingest worker waits for from the store: room to decode into, and new epochs.
 
-Each has a connection of its own, so that one source's wait holds up no other.
+Each kind has a connection of its own to each server, so that no source's wait holds up another.
 """
 
 from __future__ import annotations
 
-from pipeline.epoch import EpochRequest
+from collections.abc import Collection
+
+from pipeline.epoch import EpochRequests
 from pipeline.feed import Feed
 from pipeline.hop import Verdict
 from pipeline.links import Links
 from pipeline.records import Position
-from pipeline.room import Room
+from pipeline.room import Rooms
 from pipeline.spec import WorkerSpec
 
-Answer = Position | int | Verdict | None
+Answer = Position | int | Verdict
 
 
 class Errands:
@@ -21,53 +23,65 @@ class Errands:
 
     def __init__(self, spec: WorkerSpec, links: Links) -> None:
         self._spec, self._links = spec, links
-        self._rooms: dict[str, Room] = {}
-        self._epochs: dict[str, EpochRequest] = {}
+        self._rooms: dict[str, Rooms] = {}  # by server
+        self._epochs: dict[str, EpochRequests] = {}
 
     def run_for(self, feed: Feed) -> None:
         """Start waiting for what this source cannot go on without, unless that is under way."""
         source = feed.spec.name
         if feed.needs_epoch():
-            if source not in self._epochs:
-                link = self._links.open(source)
-                self._epochs[source] = EpochRequest(
-                    link, source, feed.token, self._spec.run, self._spec.replicas
-                )
+            self._epochs_of(source).ask(source, feed.token)
         elif feed.thread is not None and (until := feed.thread.waits_for) is not None:
-            if source not in self._rooms:
-                link = self._links.open(source)
-                self._rooms[source] = Room(link, source, self._spec.last_readers())
-            if not self._rooms[source].armed:
-                self._rooms[source].arm(until)
+            self._rooms_of(source).arm(source, until)
 
-    def under_way(self) -> dict[int, str]:
-        """Descriptors to poll, and whose they are."""
-        rooms = {room.link.fileno(): s for s, room in self._rooms.items() if room.armed}
-        return rooms | {request.link.fileno(): s for s, request in self._epochs.items()}
+    def _epochs_of(self, source: str) -> EpochRequests:
+        server = self._links.server_of(source)
+        if server not in self._epochs:
+            link = self._links.open(source)
+            self._epochs[server] = EpochRequests(link, self._spec.run, self._spec.replicas)
+        return self._epochs[server]
 
-    def answer(self, descriptor: int, source: str) -> Answer:
-        """Call when the descriptor is readable.
+    def _rooms_of(self, source: str) -> Rooms:
+        server = self._links.server_of(source)
+        if server not in self._rooms:
+            link = self._links.open(source)
+            self._rooms[server] = Rooms(link, self._spec.last_readers())
+        return self._rooms[server]
 
-        Where all readers are (there is room again), the new epoch's number, why there is none,
-        or None: still waiting.
+    def descriptors(self) -> list[int]:
+        """To be polled."""
+        return [each.link.fileno() for each in self._all()]
+
+    def _all(self) -> list[Rooms | EpochRequests]:
+        return [*self._rooms.values(), *self._epochs.values()]
+
+    def due_in(self) -> float | None:
+        """Seconds after which `answers` is to be called in any case; None: never."""
+        dues = (rooms.due_in() for rooms in self._rooms.values())
+        return min((due for due in dues if due is not None), default=None)
+
+    def answers(self, ready: Collection[int]) -> list[tuple[str, Answer]]:
+        """What is known now, of these descriptors: where all readers of a source are (there is
+        room again), the number of its new epoch, or why there is none.
         """
-        room, request = self._rooms.get(source), self._epochs.get(source)
-        if room is not None and room.link.fileno() == descriptor:
-            return room.woken()
-        if request is None:
-            return None
-        answer = request.answer()
-        if answer is not None:
-            self._epochs.pop(source).close()
-        return answer
+        found: list[tuple[str, Answer]] = []
+        for rooms in self._rooms.values():
+            woken = rooms.hear() if rooms.link.fileno() in ready else []
+            for source in (*woken, *rooms.overdue()):
+                found.append((source, rooms.look(self._links.of(source), source)))
+        for epochs in self._epochs.values():
+            if epochs.link.fileno() in ready:
+                found += epochs.hear().items()
+        return found
 
     def drop(self, source: str) -> None:
         """Wait for nothing of this source any more."""
-        for errand in (self._rooms.pop(source, None), self._epochs.pop(source, None)):
-            if errand is not None:
-                errand.close()
+        for each in self._all():
+            each.forget(source)
 
     def drop_all(self) -> None:
         """Wait for nothing: the connection to the store is made anew."""
-        for source in {*self._rooms, *self._epochs}:
-            self.drop(source)
+        for each in self._all():
+            each.link.close()
+        self._rooms.clear()
+        self._epochs.clear()

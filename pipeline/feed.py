@@ -93,7 +93,7 @@ class Feed:
 
     def commit(self) -> Commit | None:
         """All that is held, and how the connection stands if that is news; None if nothing is."""
-        if not self._held and self._unsaid is None:
+        if not self.has_news:
             return None
         fields: list[tuple[str, bytes]] = []
         if self._held:
@@ -124,6 +124,11 @@ class Feed:
         if isinstance(last, Record):
             return DecodeState(self._run, last.number + 1, open=True, pace=pace)
         return DecodeState(self._run, self._number, done=last.last, fault=last.fault, pace=pace)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._held) or self._unsaid is not None
 
     def held(self) -> list[Arrival]:
         """What the store has not confirmed, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from heapq import heapify, heappop, heapreplace
 
 import msgspec
 
@@ -25,18 +26,23 @@ Batch = dict[str, list[Arrival]]
 
 
 class Inbox:
-    """Queues of one stage, one a source."""
+    """Queues of one stage, one a source of which something waits: others cost nothing."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Arrival]] = {}
 
     def add(self, source: str, arrivals: Iterable[Arrival]) -> None:
         """Append what came, in order of position."""
-        self._waiting.setdefault(source, deque()).extend(arrivals)
+        came = deque(arrivals)
+        if source in self._waiting:
+            self._waiting[source].extend(came)
+        elif came:
+            self._waiting[source] = came
 
     def give_back(self, source: str, arrivals: list[Arrival]) -> None:
         """Put back what was taken and not done; it comes first again."""
-        self._waiting.setdefault(source, deque()).extendleft(reversed(arrivals))
+        if arrivals:
+            self._waiting.setdefault(source, deque()).extendleft(reversed(arrivals))
 
     def clear(self, source: str) -> None:
         """Forget a source: the store says anew what waits."""
@@ -44,7 +50,7 @@ class Inbox:
 
     def waiting(self) -> list[str]:
         """Sources of which something waits."""
-        return [source for source, queue in self._waiting.items() if queue]
+        return list(self._waiting)
 
     def count(self, source: str) -> int:
         """How much waits from a source."""
@@ -61,18 +67,25 @@ class Inbox:
         if not careful_until and not resting and sum(map(len, self._waiting.values())) <= most:
             return self._take_all()
         batch: Batch = {}
-        closed = set(resting)
+        rest = set(resting)
+        heads = [(_arrived(q[0]), s) for s, q in self._waiting.items() if s not in rest]
+        heapify(heads)
         for _ in range(most):
-            source = self._earliest(closed)
-            if source is None:
+            if not heads:
                 break
-            careful = self._waiting[source][0].position <= careful_until.get(source, START)
+            source = heads[0][1]
+            queue = self._waiting[source]
+            careful = queue[0].position <= careful_until.get(source, START)
             if careful and batch:
                 break
-            arrival = self._waiting[source].popleft()
+            arrival = queue.popleft()
             batch.setdefault(source, []).append(arrival)
-            if isinstance(arrival.record, End):
-                closed.add(source)
+            if not queue:
+                del self._waiting[source]
+            if queue and not isinstance(arrival.record, End):
+                heapreplace(heads, (_arrived(queue[0]), source))
+            else:
+                heappop(heads)
             if careful:
                 break
         return batch
@@ -80,23 +93,15 @@ class Inbox:
     def _take_all(self) -> Batch:
         """All that waits, where the limit allows it: the usual case, without looking for heads."""
         batch: Batch = {}
-        for source, queue in self._waiting.items():
-            taken: list[Arrival] = []
+        for source, queue in list(self._waiting.items()):
+            taken = batch[source] = []
             while queue:
                 taken.append(queue.popleft())
                 if isinstance(taken[-1].record, End):
                     break
-            if taken:
-                batch[source] = taken
+            if not queue:
+                del self._waiting[source]
         return batch
-
-    def _earliest(self, closed: set[str]) -> str | None:
-        heads = (
-            (_arrived(queue[0]), source)
-            for source, queue in self._waiting.items()
-            if queue and source not in closed
-        )
-        return min(heads, default=(0.0, None))[1]
 
 
 def _arrived(arrival: Arrival) -> float:

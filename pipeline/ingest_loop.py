@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from heapq import heappop, heappush
 
 from pipeline import records
 from pipeline.control import ControlLine, Finished, Stop
 from pipeline.decoders import Decoders, OpenSource, end_thread
 from pipeline.errands import Answer as ErrandAnswer
 from pipeline.errands import Errands
-from pipeline.errors import Fenced
+from pipeline.errors import Fenced, OutOfMeans
 from pipeline.feed import DecodeState, Feed
 from pipeline.held_back import REST_S
 from pipeline.hop import (
@@ -26,18 +27,25 @@ from pipeline.hop import (
 )
 from pipeline.inbox import Arrival
 from pipeline.links import Links
+from pipeline.pace import SLACK_S
 from pipeline.records import Position
 from pipeline.runner import Moves, Runner
 from pipeline.shared_views import SharedViews
 from pipeline.spec import SourceSpec
+from pipeline.wire import readable
 
 log = logging.getLogger(__name__)
 
 LONG_S = 30.0
+AGAIN_S = 1.0  # after which a decoder that could not be started is tried again
 
 
 class IngestLoop:
-    """Serves decode for its sources, and the stages that this process hosts behind it."""
+    """Serves decode for its sources, and the stages that this process hosts behind it.
+
+    A turn looks only at sources that are awake: their thread, the time, the store or the supervisor
+    said something. So a turn costs the same whatever number of sources sleeps.
+    """
 
     def __init__(
         self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
@@ -45,9 +53,13 @@ class IngestLoop:
         self._runner = runner
         self._spec = runner.spec
         self._line = line
-        self._decoders = Decoders(runner.spec, line, shared, open_source)
+        self._noted: deque[str] = deque()  # by decoder threads
+        self._decoders = Decoders(runner.spec, line, shared, open_source, self._noted.append)
         self._feeds = {spec.name: self._feed(spec) for spec in self._spec.sources}
-        self._dues: dict[str, float] = {}
+        self._awake: set[str] = set()
+        self._dues: dict[str, float] = {}  # of sources that sleep until their next frame is due
+        self._by_due: list[tuple[float, str]] = []  # a heap; what _dues does not say is void
+        self._unstarted: dict[str, float] = {}  # when to try again, by source
         self._sources = line.sources
         self._draining = False
         self._did_something = False
@@ -66,12 +78,13 @@ class IngestLoop:
     def waiting(self) -> list[str]:
         """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
         now = time.monotonic()
-        return [source for source, due in self._dues.items() if due > now]
+        return [source for source, due in list(self._dues.items()) if due > now]
 
     def serve(self, links: Links) -> None:
         """Work until ordered to stop, or drained. Fenced when no source is left."""
         self._links, self._errands = links, Errands(self._spec, links)
         self._did_something = False
+        self._awake.update(self._feeds)
         self._obey()
         self._take_sources()
         self._runner.let_all_be_trimmed()
@@ -91,14 +104,54 @@ class IngestLoop:
 
     def _turn(self) -> None:
         now, wall = time.monotonic(), time.time()
-        for source, feed in self._feeds.items():
-            if not self._draining:
+        self._wake_up(now)
+        for source in self._awake:
+            if not self._draining and (feed := self._feeds.get(source)) is not None:
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
         if self._runner.stale:
             self._attach(set(self._runner.stale))
-        if self._runner.idle() and not self._lost_all():
-            self._wait()
+        self._let_rest()
+        if not self._lost_all():
+            self._wait(0.0 if self._awake or not self._runner.idle() else None)
+
+    def _wake_up(self, now: float) -> None:
+        """Those that a thread has noted, or whose time has come."""
+        while self._noted:
+            self._awake.add(self._noted.popleft())
+        while self._by_due and self._by_due[0][0] <= now + SLACK_S:
+            due, source = heappop(self._by_due)
+            if self._dues.get(source) == due:
+                del self._dues[source]
+                self._awake.add(source)
+        if again := [source for source, due in self._unstarted.items() if due <= now]:
+            for source in again:
+                del self._unstarted[source]
+            self._attach(again)
+
+    def _let_rest(self) -> None:
+        """Those that have nothing to do now, and what they cannot go on without is asked for."""
+        now = time.monotonic()
+        for source in list(self._awake):
+            feed, due = self._feeds.get(source), None
+            if feed is not None and not self._draining:
+                self._errands.run_for(feed)
+                due = None if feed.needs_epoch() else feed.due_s(now)
+            if due == 0.0 or (feed is not None and feed.has_news):
+                continue
+            self._awake.discard(source)
+            self._note_due(source, None if due is None else now + due)
+
+    def _note_due(self, source: str, due: float | None) -> None:
+        before = self._dues.get(source)
+        if due is None:
+            self._dues.pop(source, None)
+        elif before is None or abs(due - before) > SLACK_S:
+            self._dues[source] = due
+            heappush(self._by_due, (due, source))
+            wait = due - time.monotonic()
+            if before is None and wait >= LONG_S:
+                log.info("source %s: its next frame is due in %.0f s", source, wait)
 
     def _feed(self, spec: SourceSpec) -> Feed:
         return Feed(spec, self._spec.run, self._spec.began_mono)
@@ -149,6 +202,7 @@ class IngestLoop:
                 self._drop(source)
                 continue
             feed = self._feeds[source]
+            self._awake.add(source)
             link = links.of(source)
             if feed.attach(attached) and not self._decoders.lacks_pixels(link, feed):
                 self._tell_end(source, feed)
@@ -158,7 +212,12 @@ class IngestLoop:
             if attached.state:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
-            self._decoders.start(link, feed, attached.position, state)
+            try:
+                self._decoders.start(link, feed, attached.position, state)
+            except OutOfMeans as error:
+                log.warning("source %s: %s; trying again", source, error)
+                self._unstarted[source] = time.monotonic() + AGAIN_S
+                continue
             if state.done:
                 self._line.say(Finished(source, "decode"))
             if self._draining and feed.thread is not None:
@@ -166,6 +225,8 @@ class IngestLoop:
 
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)
+        self._dues.pop(source, None)
+        self._unstarted.pop(source, None)
         if feed is not None:
             self._errands.drop(source)
             self._links.drop([source])
@@ -184,7 +245,8 @@ class IngestLoop:
 
     def _send(self, moves: Moves) -> Callable[[], None]:
         """Send what is to be committed and take the answers; gives what settles them."""
-        commits = {source: feed.commit() for source, feed in self._feeds.items()}
+        said = {*self._awake, *moves}
+        commits = {s: feed.commit() for s in said if (feed := self._feeds.get(s)) is not None}
         hops = {}
         for source, own in commits.items():
             theirs = [move.commit for _, move in moves.get(source, [])]
@@ -226,59 +288,52 @@ class IngestLoop:
 
     # -- waiting
 
-    def _wait(self) -> None:
-        """Sleep until a frame is due, a decoder has something, room comes, or an order."""
-        timeout = self._due_s()
-        if timeout == 0.0 or self._ended():
+    def _wait(self, most_s: float | None) -> None:
+        """Sleep until a frame is due, a decoder has something, room comes, or an order; no longer
+        than `most_s`.
+        """
+        if self._ended():
             return
         held_back = self._runner.held_back
-        dues = timeout, held_back.due_in(), REST_S if held_back.lacks_pixels() else None
+        dues = (
+            most_s,
+            self._due_in(),
+            self._errands.due_in(),
+            held_back.due_in(),
+            REST_S if held_back.lacks_pixels() else None,
+        )
         timeout = min((due for due in dues if due is not None), default=None)
-        for feed in self._feeds.values():
-            if not self._draining:
-                self._errands.run_for(feed)
-        errands = self._errands.under_way()
-        answers = held_back.answers()
-        ready, _, _ = select.select([self._line.wake, *errands, *answers], [], [], timeout)
+        errands, answers = self._errands.descriptors(), held_back.answers()
+        ready = readable([self._line.wake, *errands, *answers], timeout)
         held_back.hear(ready)
-        for descriptor in set(ready) - set(answers):
-            if descriptor == self._line.wake:
-                os.eventfd_read(descriptor)
-                self._obey()
-            else:
-                self._done(
-                    errands[descriptor], self._errands.answer(descriptor, errands[descriptor])
-                )
+        if self._line.wake in ready:
+            os.eventfd_read(self._line.wake)
+            self._obey()
+        answered = self._errands.answers(ready)
+        if not answered and not set(ready).isdisjoint(errands):
+            self._runner.done += 1  # whoever waits for replicas does not hang
+        for source, answer in answered:
+            self._done(source, answer)
 
     def _done(self, source: str, answer: ErrandAnswer) -> None:
         """An errand of a source was answered."""
         feed = self._feeds.get(source)
         if feed is None:
             return
+        self._awake.add(source)
         if isinstance(answer, Position):
             if feed.thread is not None:
                 feed.thread.release(answer)
         elif isinstance(answer, Verdict):
             self._runner.refused(source, answer)
             self._drop(source)
-        elif answer is not None:
-            self._hand_on(source, feed.begin_epoch(answer))
         else:
-            self._runner.done += 1  # whoever waits for replicas does not hang
+            self._hand_on(source, feed.begin_epoch(answer))
 
-    def _due_s(self) -> float | None:
-        if self._draining:
-            return None
-        now = time.monotonic()
-        feeds = {name: feed for name, feed in self._feeds.items() if not feed.needs_epoch()}
-        found = {name: feed.due_s(now) for name, feed in feeds.items()}
-        waits = {name: wait for name, wait in found.items() if wait is not None}
-        dues = {name: now + wait for name, wait in waits.items() if wait}
-        for name in dues.keys() - self._dues.keys():
-            if waits[name] >= LONG_S:
-                log.info("source %s: its next frame is due in %.0f s", name, waits[name])
-        self._dues = dues
-        return min(waits.values(), default=None)
+    def _due_in(self) -> float | None:
+        """Seconds until somebody's time comes."""
+        dues = [*self._by_due[:1], *((due, "") for due in self._unstarted.values())]
+        return max(0.0, min(dues)[0] - time.monotonic()) if dues else None
 
     def _obey(self) -> None:
         if self._line.ordered is not None:

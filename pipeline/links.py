@@ -81,12 +81,18 @@ class Links:
 
     def open(self, source: str) -> Link:
         """Another connection to the server that holds a source; the caller closes it."""
+        return Link(self.server_of(source))
+
+    def server_of(self, source: str) -> str:
+        """URL of the server that holds a source, the same for all of its sources. StoreBusy if
+        none does now.
+        """
         if self._nodes is None:
-            return Link(self._url)
+            return self._url
         url = self._nodes.url_of(source)
         if url is None:
             raise StoreBusy(f"no server of the cluster holds source {source} now")
-        return Link(url)
+        return url
 
     def spare(self, link: Link) -> Link:
         """Another connection to the server of `link`, while that one waits for a reply."""

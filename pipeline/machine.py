@@ -1,4 +1,4 @@
-"""What this machine is, as the kernel says it: facts without judgement."""
+"""What this machine is, as the kernel says it, and whether a run's sources fit its descriptors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import resource
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.errors import ConfigFaults
+
+FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 8  # in the process of a run that has most of them open
+MOST_FILES = 1 << 20  # more than that is not asked for: some systems have no limit
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 512  # more than any architecture's struct timex
 _VECTORS = {
@@ -44,8 +48,33 @@ def memory() -> tuple[int, int]:
 
 
 def open_files() -> int:
-    """Descriptors that this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    """Descriptors that this process may have open, once it has asked for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(soft, min(hard, MOST_FILES)) if hard >= 0 else MOST_FILES
+
+
+def files_needed(sources: int) -> int:
+    """Descriptors that a process of a run with so many sources may need, roughly."""
+    return FILES_OF_A_RUN + FILES_OF_A_SOURCE * sources
+
+
+def take_open_files(sources: int) -> int:
+    """Let this process and those it starts have as many descriptors open as they may; gives how
+    many. ConfigFaults if these are too few for so many sources.
+    """
+    most, needed = open_files(), files_needed(sources)
+    if most < needed:
+        raise ConfigFaults(
+            [
+                f"{sources} sources need about {needed} open files, and {most} are allowed: "
+                f"ulimit -n {needed}, LimitNOFILE={needed} in a systemd unit, --ulimit "
+                f"nofile={needed} for a container; or run fewer sources at once"
+            ]
+        )
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+    return most
 
 
 def free_bytes(folder: Path) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import select
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from pipeline import keys
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
 from pipeline.links import Links
 from pipeline.retry import Backoff
-from pipeline.wire import Command, Link
+from pipeline.wire import Command, Link, readable
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +216,7 @@ def _came(link: Link, seconds: float) -> bool:
     until = time.monotonic() + seconds
     while not link.here():
         left = max(0.0, until - time.monotonic())
-        if not select.select([link.fileno()], [], [], left)[0]:
+        if not readable([link.fileno()], left):
             return False
         link.fill()
     return True

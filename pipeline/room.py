@@ -1,62 +1,87 @@
-"""A decoder without credit sleeps here: in a blocking read that the slowest reader ends."""
+"""A decoder without credit sleeps here until the slowest reader has made room.
+
+The waits of all sources that one server holds share a connection: the server tells it, unasked,
+when a key changes that was read over it (client tracking), here the source's `room`. A blocking
+read would be one connection for each source.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+
+import hiredis
 
 from pipeline import keys
 from pipeline.hop import await_command
 from pipeline.records import START, Position
 from pipeline.wire import Link
 
-SAFETY_MS = 5000
+SAFETY_S = 5.0
 
 
-class Room:
-    """One source's wait for room, on a connection of its own. One thread."""
+class Rooms:
+    """Waits for room, by source, on a connection of their own. One thread."""
 
-    def __init__(self, link: Link, source: str, readers: tuple[str, ...]) -> None:
+    def __init__(self, link: Link, readers: tuple[str, ...]) -> None:
+        """readers: the last of the reliable ones."""
         self.link = link
-        self._source = source
         self._readers = readers
-        self._slowest = readers[0]
-        self._last_id = "0"
-        self._owed = 0
+        self._slowest: dict[str, str] = {}
+        self._until: dict[str, float] = {}  # when a wait is looked after anyway, the oldest first
+        self._whose: dict[bytes, str] = {}
+        link.call("HELLO", "3")
+        link.call("CLIENT", "TRACKING", "ON", "OPTIN")
 
-    @property
-    def armed(self) -> bool:
-        """Whether a wait is under way."""
-        return self._owed > 0
-
-    def arm(self, position: Position) -> None:
-        """Wait until the slowest reader is at `position`; `woken` tells."""
-        read = ("XREAD", "COUNT", "1", "BLOCK", str(SAFETY_MS), "STREAMS")
+    def arm(self, source: str, position: Position) -> None:
+        """Wait until the slowest reader is at `position`, unless a wait is under way; `woken`
+        tells.
+        """
+        if source in self._until:
+            return
+        room = keys.room(source)
+        self._whose[room.encode()] = source
+        self._until[source] = time.monotonic() + SAFETY_S
         self.link.send(
-            await_command(self._source, self._slowest, position),
-            (*read, keys.room(self._source), self._last_id),
+            ("CLIENT", "CACHING", "YES"),
+            ("XREVRANGE", room, "+", "-", "COUNT", "1"),  # from here on its change is told
+            await_command(source, self._slowest.get(source, self._readers[0]), position),
         )
-        self._owed = 2
 
-    def woken(self) -> Position | None:
-        """Call when the link is readable: where all reliable readers are, None: still waiting."""
-        reply: Any = None
+    def hear(self) -> list[str]:
+        """Call when the link is readable: sources whose wait is over."""
         self.link.fill()
-        while self._owed and self.link.here():
-            reply = self.link.receive()
-            self._owed -= 1
-        if self._owed:
-            return None
-        if reply:
-            entry_id, (_, woken_by) = reply[0][1][-1]
-            self._last_id = entry_id.decode()
-            if len(self._readers) == 1:
-                return Position.parse(woken_by)
-        self._slowest, read = slowest(self.link, self._source, self._readers)
+        woken: list[str] = []
+        while self.link.here():
+            said = self.link.receive()
+            if isinstance(said, hiredis.PushNotification):
+                changed = self._whose if said[1] is None else said[1]  # None: any may have
+                names = [self._whose[key] for key in changed if key in self._whose]
+                woken += [name for name in names if self._until.pop(name, None)]
+        return woken
+
+    def overdue(self) -> list[str]:
+        """Sources that waited for long: a look does no harm. Their wait is over, too."""
+        late: list[str] = []
+        while self.due_in() == 0.0:
+            late.append(next(iter(self._until)))
+            del self._until[late[-1]]
+        return late
+
+    def due_in(self) -> float | None:
+        """Seconds until a wait is overdue; None if there is none."""
+        first = next(iter(self._until.values()), None)
+        return None if first is None else max(0.0, first - time.monotonic())
+
+    def look(self, link: Link, source: str) -> Position:
+        """Where all reliable readers of a source are. link: another one."""
+        self._slowest[source], read = slowest(link, source, self._readers)
         return read
 
-    def close(self) -> None:
-        """Close the connection; a wait that is under way is forgotten."""
-        self.link.close()
+    def forget(self, source: str) -> None:
+        """Wait for nothing of this source any more."""
+        self._until.pop(source, None)
+        self._slowest.pop(source, None)
+        self._whose.pop(keys.room(source).encode(), None)
 
 
 def slowest(link: Link, source: str, readers: tuple[str, ...]) -> tuple[str, Position]:

@@ -32,6 +32,7 @@ from pipeline.graph import StageEntry, place, stage_specs
 from pipeline.http_port import OFF, HttpPort, WebSpec, address, bound
 from pipeline.known_models import KnownModels
 from pipeline.listener import Listener, open_listener
+from pipeline.machine import take_open_files
 from pipeline.outputs import save_faults
 from pipeline.pace import PaceName
 from pipeline.plan import Plan
@@ -98,6 +99,8 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
                 f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
                 "make the folder to begin one that waits for framegate add"
             )
+        resumes = (*before.run.sources, *before.new) if before else config.sources
+        take_open_files(len(resumes))
         with _store(config, folder, listener) as (store, embedded):
             try:
                 return _run_on(config, options, folder, before, store, embedded, listening)

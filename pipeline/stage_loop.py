@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import select
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,12 +16,14 @@ from pipeline.hosted_stage import HostedStage
 from pipeline.links import Links
 from pipeline.records import Position
 from pipeline.runner import Moves, Runner, hops, input_stream
-from pipeline.wire import Command, Link
+from pipeline.wire import Command, Link, readable
 
 READ_COUNT = "64"
 PLENTY = 16
 CHECK_S = 4.0
 _BLOCK = ("BLOCK", "5000")
+_REST_S = 20e-6  # a stream, between two looks: to ask for many streams costs what it costs,
+_LEAST_REST_S = 1e-3  # however few have something, so that they are asked for together
 _BLOCK_SHORTLY = ("BLOCK", "50")  # a frame's pixels are on their way: look again soon
 
 
@@ -33,6 +34,7 @@ class Reading:
     readers   who reads which stream
     under_way whether a read was sent whose reply was not taken
     sleeps    whether that reply comes only once there is something to read
+    rests     monotonic seconds until which nothing is read
     """
 
     link: Link
@@ -41,6 +43,7 @@ class Reading:
     under_way: bool = False
     sleeps: bool = False
     checked_mono: float = 0.0
+    rests: float = 0.0
 
 
 class StageLoop:
@@ -100,7 +103,7 @@ class StageLoop:
         if self._runner.fenced:
             raise Fenced("another worker has taken all sources over")
         while not self._has_word():
-            select.select([self._line.wake], [], [])
+            readable([self._line.wake])
             os.eventfd_read(self._line.wake)
 
     def _attach(self, sources: Iterable[str]) -> None:
@@ -132,10 +135,13 @@ class StageLoop:
         free = [r.sources for r in self._readings.values() if not r.under_way]
         trims = self._runner.trims(itertools.chain.from_iterable(free))
         parts = self._links.parts(hops(moves), trims)
-        sent = False
+        sent, now = False, time.monotonic()
         for link, reading in self._readings.items():
             commands = parts[link].commands() if link in parts else []
-            read = [] if reading.under_way else self._read_commands(reading)
+            read: list[Command] = []
+            if not reading.under_way and now >= reading.rests:
+                reading.rests = 0.0
+                read = self._read_commands(reading)
             if reading.under_way and commands and not reading.sleeps:
                 self._take(reading)  # its reply comes first
             if reading.under_way and commands:
@@ -183,9 +189,10 @@ class StageLoop:
         while not (here := [reading for reading in under_way if reading.link.here()]):
             due = held_back.due_in()
             timeout = (REST_S if due is None and not under_way else due) if wait else 0.0
+            if timeout != 0.0 and (rest := self._rest_s()) is not None:
+                timeout = rest if timeout is None else min(rest, timeout)
             links = {reading.link.fileno(): reading.link for reading in under_way}
-            awaited = [self._line.wake, *links, *held_back.answers()]
-            ready, _, _ = select.select(awaited, [], [], timeout)
+            ready = readable([self._line.wake, *links, *held_back.answers()], timeout)
             if self._line.wake in ready:
                 os.eventfd_read(self._line.wake)
                 if self._has_word():
@@ -201,6 +208,11 @@ class StageLoop:
                 self._see_whether_replaced(reading)
         return True
 
+    def _rest_s(self) -> float | None:
+        """Seconds until what rests is read again; None if nothing does."""
+        rests = [r.rests for r in self._readings.values() if r.rests and not r.under_way]
+        return max(0.0, min(rests) - time.monotonic()) if rests else None
+
     def _see_whether_replaced(self, reading: Reading) -> None:
         """A worker without work learns that another took its place, and ends like one with work."""
         now = time.monotonic()
@@ -213,6 +225,8 @@ class StageLoop:
         """Take the reply to a read; whether there was anything."""
         reply: list[list[Any]] | None = reading.link.receive()
         reading.under_way = False
+        rest = _REST_S * len(reading.readers)
+        reading.rests = time.monotonic() + rest if rest >= _LEAST_REST_S else 0.0
         for stream, entries in reply or ():
             for source, stage in reading.readers.get(stream, ()):
                 if source in self._runner.stale:

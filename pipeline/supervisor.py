@@ -29,6 +29,7 @@ from pipeline.errors import (
 from pipeline.keys import SHADOW
 from pipeline.loading import DETECT
 from pipeline.lookout import Lookout, Seen
+from pipeline.machine import take_open_files
 from pipeline.plan import Plan
 from pipeline.run_folder import RunSource
 from pipeline.run_sources import RunSources
@@ -88,6 +89,7 @@ class Supervisor:
     async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
         """Serve these as well, all or none; see RunSources.add for what may be wrong."""
         self._check_takes_more()
+        take_open_files(len(self.sources.names()) + len(sources))
         models: dict[str, str] = {}
         if take_over:  # they keep the models that they had: a model takes long to get ready
             models = await apart(self.sources.models_of, sources)

@@ -6,9 +6,11 @@ with hiredis' packer and reader. Several commands go out in one write.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hiredis
@@ -89,6 +91,15 @@ class Link:
     def close(self) -> None:
         """Close the socket."""
         self._connection.disconnect()
+
+
+def readable(descriptors: Iterable[int], timeout_s: float | None = None) -> list[int]:
+    """Those of them that have something to read, or have ended; waits so long, None: for ever."""
+    poll = select.poll()  # select.select ends at descriptor 1023
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    timeout = None if timeout_s is None else math.ceil(timeout_s * 1000)
+    return [descriptor for descriptor, _ in poll.poll(timeout)]
 
 
 _pack: Callable[[Any], bytes] = hiredis.pack_command

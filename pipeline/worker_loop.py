@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import select
 import time
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from pipeline.control import ControlLine, Stop
 from pipeline.errors import StoreBusy, StoreLost
 from pipeline.links import Links
 from pipeline.retry import Backoff
+from pipeline.wire import readable
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,6 @@ def stopped_within(line: ControlLine, seconds: float) -> bool:
     """Wait; whether an order to stop came meanwhile. A drain needs the store: it waits as well."""
     until = time.monotonic() + seconds
     while not isinstance(line.ordered, Stop) and (left := until - time.monotonic()) > 0:
-        if select.select([line.wake], [], [], left)[0]:
+        if readable([line.wake], left):
             os.eventfd_read(line.wake)
     return isinstance(line.ordered, Stop)

@@ -139,13 +139,16 @@ class Replay:
         """One frame through a stage, from where it stood."""
         at = name, item.source
         states = {item.source: self._states.get(at, stage.State())}
+        answers = select.poll()
+        if stage.asks is not None:
+            answers.register(stage.asks.fileno(), select.POLLIN)
         while True:
             [output], after = stage.process([item], states)
             if isinstance(output, Detections):
                 self._states[at] = after[item.source]
                 return output
             assert output is WAITS
-            select.select([stage.asks.fileno()], [], [])
+            answers.poll()
             stage.asks.hear()
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ killed and the replica promoted.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pipeline import check as checking
 from pipeline import keys
 from pipeline import store as stores
 from pipeline.config import find_config, read_config
-from pipeline.epoch import EpochRequest
+from pipeline.epoch import EpochRequests
 from pipeline.errors import ConfigFaults, Exit, StoreBusy, StoreLost, StoreRefused, TakenOver
 from pipeline.hop import (
     FRAME,
@@ -36,6 +35,7 @@ from pipeline.hop import (
 from pipeline.links import Links
 from pipeline.records import START, Position
 from pipeline.store import Store
+from pipeline.wire import readable
 from tests import footage
 from tests.commands import Command, Reader, user_folder
 from tests.replicated import Door, Trio, trio
@@ -133,12 +133,14 @@ class Camera:
 
     def _begin_epoch(self, links: Links) -> None:
         token = self._tokens["decode"]
-        request = EpochRequest(links.open(CAM), CAM, token, self.run, REPLICAS)
+        request = EpochRequests(links.open(CAM), self.run, REPLICAS)
+        request.ask(CAM, token)
         try:
-            while (answer := request.answer()) is None:
-                select.select([request.link], [], [])
+            while not (answers := request.hear()):
+                readable([request.link.fileno()])
         finally:
-            request.close()
+            request.link.close()
+        answer = answers[CAM]
         if isinstance(answer, Verdict):
             self._refused(answer)
             return

@@ -5,8 +5,11 @@ It imports nothing of the tests: what stands here works in anybody's folder.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ from models import manifest
 from pipeline.records import End, Object, Result
 from pipeline.stage import Context, Item, NoState, Stage
 from stages.detections import Detections
+from stages.window import Window
 
 GATE_S = 60.0
 
@@ -259,10 +263,39 @@ class Crashes(Numbers):
 
 
 class PreparesSlowly(Crowd):
-    """Gets ready for a model once a file of its name is in the run's folder."""
+    """Gets ready for a model once a file of its name is in the run's folder; says `asked` there."""
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
         if model == "bad":
             raise ValueError(f"{model} is no model")
+        (self.context.folder / "asked").touch()
         while not (self.context.folder / model).exists():
             time.sleep(0.01)
+
+
+class ShortOfMeans(Window):
+    """In window's place: its process has neither a thread to decode with nor a descriptor for a
+    connection, the first times.
+    """
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        start, connect = threading.Thread.start, socket.socket.connect
+        failures = {"threads": 3, "descriptors": 3}
+
+        def fails(what: str) -> bool:
+            failures[what] -= 1
+            return failures[what] >= 0
+
+        def start_or_fail(thread: threading.Thread) -> None:
+            if thread.name.startswith("decode-") and fails("threads"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        def connect_or_fail(line: socket.socket, address: Any) -> None:
+            if fails("descriptors"):
+                raise OSError(errno.EMFILE, "injected")
+            connect(line, address)
+
+        threading.Thread.start = start_or_fail  # type: ignore[method-assign]
+        socket.socket.connect = connect_or_fail  # type: ignore[method-assign,assignment]

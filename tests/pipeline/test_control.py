@@ -83,7 +83,7 @@ def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end(
     async def answer() -> None:
         ours, theirs = control.make_pair()
         file = os.memfd_create("shared")
-        line = ChildLine(ours, lambda _: None, lambda wanted: (Shared(wanted.ask), file))
+        line = ChildLine(ours, lambda _: None, lambda wanted: (Shared(wanted.ask), os.dup(file)))
         theirs.setblocking(False)
         asked, answered = 0, 0
         while answered < 1000:

@@ -55,7 +55,7 @@ def test_what_is_missing_is_a_fault_with_a_remedy(
         (doctor.memory(2 * GIB, MIB), "WARN", "memory limit"),
         (doctor.shared_memory(64 * MIB, 100 * MIB), "FAIL", "docker run --shm-size=125m"),
         (doctor.shared_memory(64 * MIB, 64 * MIB), "OK", ""),
-        (doctor.open_files(256, 16), "WARN", "ulimit -n"),
+        (doctor.open_files(200, 16), "FAIL", "ulimit -n 256"),
         (doctor.disk(100 * MIB, Path("/data")), "FAIL", "store.results_age_s"),
         (doctor.disk(GIB, Path("/data")), "WARN", "-d"),
         (doctor.clock(False), "WARN", "NTP"),

