@@ -14,6 +14,7 @@ from pipeline.source import Frame, LiveSource, Source
 log = logging.getLogger(__name__)
 
 PERIODS = 20
+PASSED_OVER = ("skipped", "late")
 
 
 class CameraReader(threading.Thread):
@@ -34,6 +35,7 @@ class CameraReader(threading.Thread):
         self._arrived: deque[float] = deque([time.monotonic()], maxlen=PERIODS)
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
+        self._passed_over = 0
         self.hand: Frame | None = None
         self.replaced = 0
         self.frames = 0
@@ -42,7 +44,7 @@ class CameraReader(threading.Thread):
 
     def stalled_at(self, stall_s: float) -> float:
         """Monotonic time at which this is a stall: max(stall_s, 20 frame periods) after the last
-        frame; twice as long for the first.
+        frame, one that is not wanted or too late included; twice as long for the first.
         """
         if not self.frames:
             return self._arrived[-1] + 2 * stall_s
@@ -104,6 +106,7 @@ class CameraReader(threading.Thread):
                 if self._abandoned:
                     return
                 if frame is None:
+                    self._see_passed_over(source)
                     continue
                 if self.hand is not None:
                     self.replaced += 1
@@ -111,3 +114,10 @@ class CameraReader(threading.Thread):
                 self.frames += 1
                 self._arrived.append(frame.arrived_mono or time.monotonic())
                 self._changed.notify_all()
+
+    def _see_passed_over(self, source: Source) -> None:
+        """A frame that came and is not given: the camera does not stall."""
+        passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
+        if passed_over > self._passed_over:
+            self._passed_over = passed_over
+            self._arrived.append(time.monotonic())

@@ -35,10 +35,11 @@ class CameraSource:
     """Every wanted frame of one connection (`pipeline.source.Source`); it is never read again.
 
     Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
-            the camera's own clock where RTCP tells it; None when nothing came for a while: who
-            iterates decides when that is a stall. Where the camera states no times (MJPEG over
-            HTTP), pts is when a picture came, from the first one on. HLS brings a segment at once:
-            its frames are given as their pts say, and arrive when they are given
+            the camera's own clock where RTCP tells it; None for what is skipped or late, and when
+            nothing came for a while: who iterates decides when that is a stall. Where the camera
+            states no times (MJPEG over HTTP), pts is when a picture came, from the first one on.
+            HLS brings a segment at once: its frames are given as their pts say, and arrive when
+            they are given
     Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
             as damaged, which are given; skipped: packets or frames that are not wanted;
             late: packets left out because decoding fell behind
@@ -99,6 +100,7 @@ class CameraSource:
                 wanted = choice.takes(_seconds(packet))
             if not wanted:
                 self._tally["skipped"] += 1
+                yield None
                 continue
             try:
                 with self._guard():
@@ -116,6 +118,7 @@ class CameraSource:
                     yield DecodedFrame(frame, converter, turn, arrived, clock.of(frame))
                 else:
                     self._tally["skipped"] += 1
+                    yield None
 
     def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream] | None]:
         """Yield the track's packets, None when nothing came for a while; SourceFault at the end."""
@@ -153,6 +156,7 @@ class CameraSource:
                     behind = False
                 if behind:
                     self._tally["late"] += 1
+                    yield None
                     continue
             yield packet
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import select
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pipeline.camera_decoder import CameraDecoder, is_break
+from pipeline.camera_reader import CameraReader
 from pipeline.credit import MOST_CHANGES
 from pipeline.decoder import (
     Decoded,
@@ -242,6 +245,24 @@ def test_a_stall_is_a_loss_although_the_read_goes_on() -> None:
     assert isinstance(lost, Lost)
     assert lost.reason == "stalled"
     bench.close()
+
+
+@pytest.mark.parametrize(("what", "stalls"), [("skipped", False), ("late", False), ("", True)])
+def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool) -> None:
+    """One frame a minute is wanted of a camera, say: the first is long ago."""
+
+    class Sparse(Camera):
+        def __iter__(self) -> Iterator[Picture | None]:
+            yield Picture(0, arrived_mono=1.0)
+            self.counts[what] = 1
+            yield None
+            raise SourceFault("gone", "closed")
+
+    began = time.monotonic()
+    reader = CameraReader("camera", Sparse, threading.Condition())
+    reader.start()
+    reader.join(20)
+    assert (reader.stalled_at(5.0) < began + 5.0) is stalls
 
 
 def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one() -> None:
