@@ -95,6 +95,9 @@ def _listening(at: str) -> socket.socket:
 async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
     try:
         question = _question.decode(said)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
+    try:
         if isinstance(question, Add):
             await supervisor.add(question.sources, question.take_over)
             return Done()
@@ -117,8 +120,6 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
         return TheStore(store)
     except FramegateError as error:
         return refusal(error)
-    except msgspec.MsgspecError as error:
-        return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
     except Exception as error:  # ours: whoever asked is told so, and the run goes on
         log.exception("the run could not do what it was asked")
         what = redacted(f"{type(error).__name__}: {error}")

@@ -124,6 +124,8 @@ def read_config(
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
+    except RecursionError:
+        raise ConfigFaults([f"{origin}: tables or lists within too many others"]) from None
     tables = {key: table for key, table in given.items() if isinstance(table, dict)}
     faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
     faults += [

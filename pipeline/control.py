@@ -246,7 +246,11 @@ def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
     data, descriptor = _receive(end)
     if descriptor >= 0:
         os.close(descriptor)  # a worker sends none
-    return _to_supervisor.decode(data) if data else None
+    try:
+        return _to_supervisor.decode(data) if data else None
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        log.error("a worker says what cannot be read: %s; it is taken for gone", error)
+        return None
 
 
 class ChildLine:

@@ -20,6 +20,15 @@ local function before(a, b)
   return ea < eb or (ea == eb and sa < sb)
 end
 
+local function is_position(text)
+  local epoch, seq = string.match(text or '', '^(%d+)%-(%d+)$')
+  return epoch and #epoch < 20 and #seq < 20
+end
+
+local function is_whole(text)
+  return text and #text < 16 and string.find(text, '^%d+$')
+end
+
 local function failed(reply)
   return type(reply) == 'table' and reply.err
 end
@@ -37,6 +46,53 @@ local function span(args, a)
   return HEAD + 2 * args[a + 4] + 2 * args[a + 5] + 4 * args[a + 6] + 3 * args[a + 7]
 end
 
+-- Whether a commit can be written at all, looking at nothing but its words: somebody else's must
+-- not be found out in the middle.
+local function is_sound(args, a)
+  if not is_position(args[a + 2]) then return false end
+  for i = a + 3, a + HEAD - 1 do
+    if not is_whole(args[i]) then return false end
+  end
+  local counts = a + HEAD + 2 * args[a + 4]
+  local asides = counts + 2 * args[a + 5]
+  local entries = asides + 4 * args[a + 6]
+  local stop = a + span(args, a)
+  if stop - 1 > #args then return false end
+  for i = counts + 1, asides - 1, 2 do
+    if #args[i] > 16 or not string.find(args[i], '^%-?%d+$') then return false end
+  end
+  for i = entries, stop - 1, 3 do
+    if not is_position(args[i]) or args[i] == '0-0' then return false end
+  end
+  return true
+end
+
+-- One key in two roles would be of a wrong kind in the second, once the first was written.
+local function are_others(keys)
+  local seen = {}
+  for _, key in ipairs(keys) do
+    if seen[key] then return false end
+    seen[key] = true
+  end
+  return true
+end
+
+local function is_sound_call(keys, args)
+  if not is_whole(args[1]) or not are_others(keys) then return false end
+  local k, a = 1, 2
+  for _ = 1, tonumber(args[1]) do
+    if not is_whole(args[a]) then return false end
+    local commits = tonumber(args[a])
+    a, k = a + 1, k + 3 + 2 * commits
+    if k - 1 > #keys then return false end
+    for _ = 1, commits do
+      if not is_sound(args, a) then return false end
+      a = a + span(args, a)
+    end
+  end
+  return a == #args + 1
+end
+
 -- Checks all commits of a source; gives an answer if it is refused, else nil and, by commit, the
 -- wake marks and where the commits begin in args.
 local function check(keys, args, k, a, commits)
@@ -49,19 +105,33 @@ local function check(keys, args, k, a, commits)
     if now[2] ~= args[a + 1] then return { 'MOVED', now[2] } end
     local sound = redis.pcall('XLEN', keys[k + 2 + 2 * c])
     if failed(sound) then return { 'ERROR', sound.err } end
-    marks[c], begins[c] = now[3], a
+    local asides = tonumber(args[a + 6]) > 0 and redis.pcall('XLEN', keys[k + 2])
+    if asides and failed(asides) then return { 'ERROR', asides.err } end
+    local mark = is_position(now[3] or nil) and now[3]
+    local room = mark and redis.pcall('XLEN', keys[k + 1])
+    if room and failed(room) then return { 'ERROR', room.err } end
+    marks[c], begins[c] = mark, a
     a = a + span(args, a)
   end
   return nil, marks, begins
 end
 
--- Counters of all commits first: should their key be of a wrong kind, nothing is written yet.
+-- Counters of all commits first: should their key be of a wrong kind, nothing is written yet; and
+-- should one of them not be a number, those before it are taken back.
 local function count(key, args, begins)
+  local done = {}
   for c = 1, #begins do
     local a = begins[c] + HEAD + 2 * args[begins[c] + 4]
     for i = a, a + 2 * args[begins[c] + 5] - 1, 2 do
       local grown = redis.pcall('HINCRBY', key, args[i], args[i + 1])
-      if failed(grown) then return { 'ERROR', grown.err } end
+      if failed(grown) then
+        for _, back in ipairs(done) do
+          local left = redis.call('HINCRBY', key, args[back], -tonumber(args[back + 1]))
+          if left == 0 then redis.call('HDEL', key, args[back]) end
+        end
+        return { 'ERROR', grown.err }
+      end
+      done[#done + 1] = i
     end
   end
 end
@@ -109,6 +179,7 @@ end
 -- Answers for each source: {'OK', refused entries} | {'FENCED'} | {'MOVED', p} | {'GONE'} |
 -- {'ERROR', text}. A source is written whole or not at all.
 local function hop(keys, args)
+  if not is_sound_call(keys, args) then return redis.error_reply('ERR not a hop of ours') end
   local answers, k, a = {}, 1, 2
   for source = 1, tonumber(args[1]) do
     local commits = tonumber(args[a])
@@ -133,8 +204,8 @@ local function attach(keys, args)
   local run = redis.call('HGET', keys[1], 'run')
   if not run then return { 'GONE' } end
   if run ~= args[1] then return { 'FENCED' } end
-  redis.call('HSETNX', keys[2], 'p', '0-0')
   local token = redis.call('HINCRBY', keys[2], 't', 1)
+  redis.call('HSETNX', keys[2], 'p', '0-0')
   redis.call('HDEL', keys[2], 'gone')
   local at = redis.call('HMGET', keys[2], 'p', 's', 'e')
   return { 'OK', tostring(token), at[1], at[2], at[3] }
@@ -157,14 +228,15 @@ end
 -- was taken from is refused, also when nobody has it any more: two that restart by themselves
 -- would take turns. Only somebody who says so by hand gives it back.
 local function claim(keys, args)
+  if not args[2] then return redis.error_reply('ERR a claim says run and name') end
   local own = redis.call('HMGET', keys[1], 'run', 'name', 'superseded')
   local owner, listed = own[1] or '', own[3] or ''
   if owner ~= args[1] then
     local known = string.find(' ' .. listed .. ' ', ' ' .. args[1] .. ' ', 1, true)
     if known and args[4] ~= '1' then return { 'SUPERSEDED', own[2] or '' } end
     if owner ~= '' and args[3] ~= '1' then return { 'OWNED', own[2] or '' } end
-    redis.call('HSET', keys[1], 'superseded', superseded(listed, args[1], owner))
     redis.call('HINCRBY', keys[1], 'generation', 1)
+    redis.call('HSET', keys[1], 'superseded', superseded(listed, args[1], owner))
   end
   redis.call('HSET', keys[1], 'run', args[1], 'name', args[2])
   return { 'OK' }
@@ -246,6 +318,8 @@ end
 
 -- KEYS room, at. A side stage is given up: nobody waits for it or keeps entries for it.
 local function detach(keys, args)
+  if not are_others(keys) then return redis.error_reply('ERR one key in two roles') end
+  redis.call('XLEN', keys[1])
   redis.call('HSET', keys[2], 'gone', '1')
   redis.call('HDEL', keys[2], 'w')
   wake(keys[1], '0-0')
@@ -289,13 +363,15 @@ end
 -- ARGV ttl (ms), key. {age (ms), value}; nil if there is none, it is older than ttl, or it was
 -- written later than it is now: then the clock was set back, and nobody knows its age.
 local function recall(keys, args)
+  if not are_others(keys) then return redis.error_reply('ERR one key in two roles') end
   local found = redis.call('HGET', keys[1], args[2])
   if not found then return false end
   local now = milliseconds()
   local stamp = tonumber(string.sub(found, 1, STAMP))
   local age = stamp and now - stamp
   if not age or age < 0 or age >= tonumber(args[1]) then
-    redis.call('DECRBY', keys[3], forget(keys, args[2]))
+    redis.call('ZCARD', keys[2])
+    redis.pcall('DECRBY', keys[3], forget(keys, args[2]))
     return false
   end
   redis.call('ZADD', keys[2], now, args[2])
@@ -306,8 +382,13 @@ end
 -- nobody could get any more, old or of the future; not too much in one call. Answers the bytes that
 -- are left.
 local function keep(keys, args)
+  if not (is_whole(args[1]) and is_whole(args[2]) and #args % 2 == 0 and are_others(keys)) then
+    return redis.error_reply('ERR nothing to keep of ours')
+  end
   local now, ttl, most = milliseconds(), tonumber(args[1]), tonumber(args[2])
-  local bytes = tonumber(redis.call('GET', keys[3]) or '0')
+  local bytes = tonumber(redis.call('GET', keys[3]) or '0') or 0
+  redis.call('HLEN', keys[1])
+  redis.call('ZCARD', keys[2])
   for i = 3, #args, 2 do
     local value = string.format('%013d', now) .. args[i + 1]
     bytes = bytes - forget(keys, args[i]) + #value + #args[i] + ENTRY

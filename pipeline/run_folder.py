@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from pipeline.errors import ConfigFaults, DataFolderRefused
+from pipeline.keys import is_name
 from pipeline.pace import PaceName
 from pipeline.source import Frames, Transport
 
@@ -127,10 +128,13 @@ class RunFolder:
                     f"{self._file}: a newer Framegate wrote it (version {version}; this one reads "
                     f"up to {VERSION}); go on with that one, or begin a new run with another -d"
                 )
-            return msgspec.json.decode(data, type=RunFile)
+            read = msgspec.json.decode(data, type=RunFile)
+            if odd := [source.name for source in read.sources if not is_name(source.name)]:
+                raise msgspec.ValidationError(f"{odd[0]!r} cannot name a source")
+            return read
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise DataFolderRefused(f"{self._file}: {error}; it is not a run of ours") from error
 
     def write(self, run: RunFile) -> None:
