@@ -151,7 +151,10 @@ def routes(run: RunReader) -> list[Route]:
     """The routes that need no pixels."""
 
     def metrics(request: Request) -> Response:
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        try:
+            encode, kind = choose_encoder(request.headers.get("accept", ""))
+        except (TypeError, ValueError):  # it asks for a version that is none
+            encode, kind = choose_encoder("")
         return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
     def healthz(request: Request) -> Response:  # noqa: ARG001

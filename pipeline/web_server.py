@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import signal
 import socket
 import time
 
+import h11
 import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,14 +41,25 @@ class IdleCount:
         return 0.0 if self._open else time.monotonic() - self._since_mono
 
 
+class _OwnFaults(logging.Filter):
+    """Lets through what is wrong with us: not that somebody speaks no HTTP, or breaks off."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        spoke_none = record.getMessage() == "Invalid HTTP request received."
+        return not (spoke_none or isinstance(error, h11.ProtocolError))
+
+
 class QuietServer(uvicorn.Server):
     """uvicorn without its ten ticks a second. It ends on SIGTERM, and when nobody asks any more."""
 
     def __init__(self, app: ASGIApp, idle_s: float) -> None:
         self._requests, self._idle_s = IdleCount(app), idle_s
+        logging.getLogger("uvicorn.error").addFilter(_OwnFaults())
         super().__init__(
             uvicorn.Config(
                 self._requests,
+                http="h11",
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -133,6 +133,8 @@ RUNNING: list[tuple[Run, int]] = []
 def test_any_request_over_http_is_answered_or_hung_up_on() -> None:
     @fuzz(50)
     @given(data=data_like(*REQUESTS))
+    @example(REQUESTS[0].replace(b"text/plain", b"application/openmetrics-text;version=x"))
+    @example(REQUESTS[5].replace(b"\r\n4\r\n", b"\r\n4\r\n99"))
     def target(data: bytes) -> None:
         _, port = RUNNING[0]
         answer = said_to(port, data, 0.05)
