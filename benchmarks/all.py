@@ -82,7 +82,7 @@ def measure(name: str, given: argparse.Namespace) -> Ended:
         lines = said.read().splitlines()
     if code == LACKS:
         return Ended(name, None, f"not measured: {lines[-1] if lines else ''}")
-    if code:
+    if code != 0:
         print(*lines[-25:], sep="\n")
         why = "took too long" if code is None else f"ended with {code}"
         return Ended(name, None, f"FAILED: {why}")

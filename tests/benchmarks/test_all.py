@@ -4,6 +4,7 @@ are.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -140,6 +141,13 @@ def test_a_result_is_old_once_code_behind_it_changed(
     assert "(commit 012345678)" in figures.table("cache")
     for each in (code_behind.code_behind, code_behind.digest_of, code_behind._reaches):
         each.cache_clear()
+
+
+def test_one_that_takes_too_long_is_ended_and_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(every, "QUICK_S", 0.2)
+    given = argparse.Namespace(quick=True, data=None, peers=None)
+    ended = every.measure("promise_statistics", given)
+    assert ended == every.Ended("promise_statistics", None, "FAILED: took too long")
 
 
 @pytest.mark.timeout(120)
