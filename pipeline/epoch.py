@@ -31,6 +31,7 @@ class EpochRequests:
         self._asked: list[str] = []  # in this round, in order; empty: nobody wants it any more
         self._got: list[int] = []
         self._awaited: deque[Command] = deque()
+        self._told = False  # that replicas are away; once, while they are
 
     def ask(self, source: str, token: bytes) -> None:
         """Ask for the next epoch of a source, unless that is under way."""
@@ -83,11 +84,13 @@ class EpochRequests:
             return True  # the store keeps no log: epochs are as durable as it is
         if command is _ON_DISK:
             return bool(reply[0])
-        if reply < self._replicas:
+        away = bool(reply < self._replicas)
+        if away and not self._told:
             missing = too_few_replicas(reply, self._replicas)
             waiting = ", ".join(source for source in self._asked if source)
             log.warning("source %s: its next epoch waits: %s", waiting, missing)
-        return bool(reply >= self._replicas)
+        self._told = away
+        return not away
 
     def forget(self, source: str) -> None:
         """Whatever is said of this source is not for the one that may come back."""

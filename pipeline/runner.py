@@ -109,7 +109,7 @@ class Runner:
             else:
                 self._catch_up(links, source)
             self.stale.discard(source)
-        links.await_replicas(sources, self.spec.replicas)
+        links.await_replicas((s for s in sources if s in self.sources), self.spec.replicas)
 
     def _catch_up(self, links: Links, source: str) -> None:
         """Give readers in this process what their input has said and they have not read."""
