@@ -42,10 +42,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.timeout(240)
 def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: Path) -> None:
     asked, data, page = Asked(folder), folder / "data", folder / "page.html"
-    model = choose("mine", data, folder.parent / "registry")
     words = ("run", "bikes.mp4", "-d", "data", "--pace", "realtime", "--detector", "light")
     with Command(folder, *words) as run:
         asked.until("bikes", 5)
+        model = choose("mine", data, folder.parent / "registry")
         with pytest.raises(RunRefused, match="nobody"):
             ask(data, LookBeside({"model": "nobody", "share": 1.0, "cpu": 1.0}))
         assert SHADOW not in workers(run.process.pid)

@@ -53,6 +53,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.timeout(240)
 def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
     asked, data = Asked(folder), folder / "data"
+    data.mkdir()
+    (
+        data / "lock"
+    ).touch()  # models that a run is given are there before it only in a folder of one
     one, two = (choose(f"mine@{n}", data, folder.parent / "registry") for n in ("1", "2"))
     with Command(folder, "run", "a.mp4", "b.mp4", "-d", "data") as run:
         asked.until("a", 20)
