@@ -57,10 +57,14 @@ class FramesKept(msgspec.Struct, frozen=True, tag=True):
 
 
 class Shared(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: here is its descriptor (beside), or why not."""
+    """Supervisor: here is its descriptor (beside), or why not.
+
+    again: there may be one in a moment
+    """
 
     ask: int
     fault: str | None = None
+    again: bool = False
 
 
 class InHand(msgspec.Struct, frozen=True, tag=True):
@@ -386,7 +390,8 @@ class ControlLine:
             answer, descriptor = self._ask(
                 lambda ask: SharedWanted(ask, source, name, nbytes, make)
             )
-            if isinstance(answer, Shared) and answer.fault is not None:
+            assert isinstance(answer, Shared)
+            if answer.fault is not None and (not answer.again or tries == TRIES):
                 raise FrameStoreFull(answer.fault)
             if descriptor >= 0:
                 return descriptor

@@ -24,6 +24,7 @@ from pathlib import Path
 from pipeline.control import Shared, SharedWanted
 from pipeline.errors import FrameStoreFull
 from pipeline.frame_store import copy_newest, retire_frame_store
+from pipeline.retry import OUT_OF_MEANS
 from pipeline.shared_file import make_shared_file, open_kept_file
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class SharedFiles:
             except FrameStoreFull as error:
                 return Shared(wanted.ask, str(error)), None
             except OSError as error:
-                return Shared(wanted.ask, f"{what}: no shared memory: {error}"), None
+                return _lacking(wanted, what, error), None
         return self._opened(wanted, file)
 
     def find(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
@@ -86,7 +87,7 @@ class SharedFiles:
             assert path is not None
             return Shared(wanted.ask), open_kept_file(path, file.nbytes)
         except OSError as error:
-            return Shared(wanted.ask, f"{wanted.name}: no shared memory: {error}"), None
+            return _lacking(wanted, wanted.name, error), None
 
     def _make(self, wanted: SharedWanted, what: str) -> _File:
         path = self._kept_at(wanted.source, wanted.name)
@@ -197,3 +198,8 @@ class SharedFiles:
 
 def _is_picture(files: dict[str, _File]) -> bool:
     return any(file.is_last_picture for file in files.values())
+
+
+def _lacking(wanted: SharedWanted, what: str, error: OSError) -> Shared:
+    again = error.errno in OUT_OF_MEANS
+    return Shared(wanted.ask, f"{what}: no shared memory: {error}", again)

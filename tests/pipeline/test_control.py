@@ -24,6 +24,7 @@ from pipeline.control import (
     Stop,
     TimesWanted,
 )
+from pipeline.shared_files import SharedFiles
 from pipeline.source import Request
 from pipeline.spec import SourceSpec, WorkerSpec
 from pipeline.worker_process import WorkerProcess
@@ -129,6 +130,33 @@ def test_a_message_that_the_system_has_no_file_for_is_sent_once_it_has(
         await until(lambda: isinstance(worker.ordered, Stop))
 
     asyncio.run(tell())
+
+
+def test_shared_memory_that_there_is_no_descriptor_for_now_comes_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, failures = os.dup, [errno.EMFILE, errno.ENFILE, errno.EMFILE]
+
+    def dup(descriptor: int) -> int:
+        if failures:
+            raise OSError(failures.pop(), "injected")
+        return real(descriptor)
+
+    async def ask() -> None:
+        ours, theirs = control.make_pair()
+        shared = SharedFiles()
+        line = ChildLine(ours, lambda _: None, shared.answer)
+        worker = ControlLine(theirs)
+        monkeypatch.setattr(os, "dup", dup)
+        descriptor = await asyncio.to_thread(worker.shared_memory, "s", "frames 4x4", 4096)
+        assert os.fstat(descriptor).st_size == 4096
+        assert failures == []
+        os.close(descriptor)
+        line.close()
+        shared.close()
+        await until(lambda: isinstance(worker.ordered, Stop))
+
+    asyncio.run(ask())
 
 
 def test_a_worker_that_cannot_be_forked_now_is_started_a_moment_later(
