@@ -39,6 +39,7 @@ _LOCKED: Final = (
 )
 # SOF0 to SOF15; C4, C8 and CC are no frame headers
 _FRAME_HEADS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_HEAD_BYTES: Final = 1 << 18  # of a picture that may be of many megabytes
 _NO_TIMES: Final = 0x80  # AVFMT_NOTIMESTAMPS
 _LISTS: Final = (b"<",)  # DASH
 _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
@@ -126,7 +127,7 @@ def check_size(place: str, width: int, height: int, options: DecodeOptions) -> N
 
 def check_packet(place: str, packet: Packet[VideoStream], options: DecodeOptions) -> None:
     """Raise SourceFault (no_memory) if what FFmpeg did not decode says it is too large."""
-    size = _stated_size(bytes(packet))
+    size = _stated_size(bytes(memoryview(packet)[:_HEAD_BYTES]))
     if size is not None:
         check_size(place, *size, options)
 
