@@ -1,6 +1,7 @@
 """What a detector says about one picture."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,14 +66,15 @@ class Boxes:
         return Boxes(xyxy, scores, np.frombuffer(data, np.uint8, n, 20 * n).astype(np.int32))
 
     @staticmethod
-    def read(data: bytes) -> "Boxes | None":
-        """What `to_bytes` wrote; None for anything else."""
+    def read(data: bytes, classes: Collection[int] = range(256)) -> "Boxes | None":
+        """What `to_bytes` wrote of these classes; None for anything else."""
         if len(data) % 21:
             return None
         try:
-            return Boxes.from_bytes(data)
+            boxes = Boxes.from_bytes(data)
         except ArrayMismatch:
             return None
+        return boxes if all(each in classes for each in boxes.class_ids.tolist()) else None
 
 
 def empty() -> Boxes:

@@ -154,6 +154,7 @@ class Member:
     fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
            between them
     fit    makes a whole picture to an input; None: in proportion, at the top left
+    answers  class ids that it may answer with
     facts  sha256 over everything but the input that decides an answer
     """
 
@@ -174,6 +175,7 @@ class Member:
         self.name = f"{kind.name}-{long_side}-{network.precision}@{network.sha256[:8]}"
         self._class_ids = np.array(kind.class_ids, np.int32)
         self._wanted = np.isin(self._class_ids, class_ids)
+        self.answers = frozenset(self._class_ids[self._wanted].tolist())
         part = (kind.name, long_side, *((kind.facts,) if kind.facts else ()))
         rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
         self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()

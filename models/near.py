@@ -7,13 +7,13 @@ Y, Cb or Cr and beside the exposure, is another picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from models import gate, nms
+from models import coco, gate, nms
 from models.boxes import Boxes
 from models.cells import Cells
 from models.crops import Look
@@ -23,6 +23,7 @@ from models.recall import Memory
 from models.trust import Trust
 from models.worth import Worth
 
+MOST_KINDS: Final = 4096  # one that is forgotten begins anew: it has to earn its trust
 _CANDIDATES: Final = 3  # views that are compared in full
 _CHECKED: Final = 16  # of answers that are trusted, one in so many is computed, too
 _SAMPLED: Final = 16  # of frames whose answers are mostly wrong, one in so many is looked up
@@ -38,6 +39,7 @@ class NearSettings:
     error       0..1, share of answers that may be wrong,
     doubt       0..1, probability with which checks may miss that more are
     most_age_s  for which an answer holds
+    classes     that an answer may name, by id
     """
 
     long_side: int
@@ -45,6 +47,7 @@ class NearSettings:
     error: float
     doubt: float = 0.05
     most_age_s: float = 600.0
+    classes: Collection[int] = range(len(coco.LABELS))
 
 
 @dataclass(slots=True)
@@ -119,7 +122,7 @@ class Near:
         self, cells: Cells, looks: Sequence[Look], now: float, source: str = ""
     ) -> Sight | None:
         """What is known of looks at a source's picture; None where it is not asked."""
-        kind = self.kinds.setdefault((source, cells.grid.width, cells.grid.height), Kind())
+        kind = self._kind(source, cells)
         kind.asked += 1
         # While it is mostly wrong a sample is checked, which may win trust back.
         is_sampled = kind.trust.standing == "lost" and kind.asked % _SAMPLED != 0
@@ -138,6 +141,15 @@ class Near:
             serves = kind.trust.standing == "earned" and kind.hits % _CHECKED != 0
             self.counts.served += serves
         return Sight(kind, views, known, serves, now)
+
+    def _kind(self, source: str, cells: Cells) -> Kind:
+        """What is known of such frames; of the kinds that were seen longest ago, nothing."""
+        name = source, cells.grid.width, cells.grid.height
+        kind = self.kinds.pop(name) if name in self.kinds else Kind()
+        self.kinds[name] = kind
+        if len(self.kinds) > MOST_KINDS:
+            del self.kinds[next(iter(self.kinds))]
+        return kind
 
     @property
     def trusted(self) -> int:
@@ -182,7 +194,9 @@ class Near:
         """The first of the nearest that is like the view in every cell, and not too old."""
         for key in nearest(self._memory.find(view.shelf) or b"", view, _CANDIDATES):
             value = self._memory.find(key)
-            entry = None if value is None else entry_of(value, view.cells.grid)
+            entry = (
+                None if value is None else entry_of(value, view.cells.grid, self._settings.classes)
+            )
             # One of the future was made before a clock was set back: how long ago, nobody knows.
             if entry is None or not 0 <= now - entry.made < self._settings.most_age_s:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,14 +84,14 @@ def view_of(cells: Cells, look: Look, long_side: int, facts: bytes) -> View:
     return View(Cells(part, levels), pooled.ravel().astype(np.uint8, copy=False), shelf)
 
 
-def entry_of(data: bytes, grid: Grid) -> NearEntry | None:
-    """What `to_bytes` wrote of a view with this grid; None for anything else."""
+def entry_of(data: bytes, grid: Grid, classes: Collection[int] = range(256)) -> NearEntry | None:
+    """What `to_bytes` wrote of a view with this grid and these classes; None for anything else."""
     if len(data) < _HEAD.size or xxhash.xxh3_64_digest(data[_CHECK:]) != data[:_CHECK]:
         return None
     _, made, cells = _HEAD.unpack_from(data)
     if cells != grid.cells or len(data) < _HEAD.size + cells:
         return None
-    boxes = Boxes.read(data[_HEAD.size + cells :])
+    boxes = Boxes.read(data[_HEAD.size + cells :], classes)
     if boxes is None:
         return None
     return NearEntry(made, np.frombuffer(data, np.uint8, cells, _HEAD.size), boxes)

@@ -8,7 +8,7 @@ key, or a value be damaged, it is no answer.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -70,7 +70,7 @@ class Recall:
         key = key_of(member, prepared)
         if key in self._under_way:
             return lambda: Later(self, member, prepared)
-        found = self._find(key, prepared)
+        found = self._find(key, member, prepared)
         self.worth = self.worth.after(found is not None)
         if found is None:
             self.counts.misses += 1
@@ -88,11 +88,11 @@ class Recall:
         self._under_way.add(key)
         return pending
 
-    def _find(self, key: bytes, prepared: Prepared) -> Boxes | None:
+    def _find(self, key: bytes, member: Member, prepared: Prepared) -> Boxes | None:
         value = self._memory.find(key)
         if value is None:
             return None
-        boxes = boxes_of(prepared, value)
+        boxes = boxes_of(prepared, value, member.answers)
         self.counts.refused += boxes is None
         return boxes
 
@@ -131,10 +131,12 @@ def value_of(prepared: Prepared, boxes: Boxes) -> bytes:
     return _check(prepared, body) + body
 
 
-def boxes_of(prepared: Prepared, value: bytes) -> Boxes | None:
-    """The boxes in a value; None if it is no answer to this input."""
+def boxes_of(
+    prepared: Prepared, value: bytes, classes: Collection[int] = range(256)
+) -> Boxes | None:
+    """The boxes in a value; None if it is no answer to this input, or not of these classes."""
     check, body = value[:_CHECK], value[_CHECK:]
-    return Boxes.read(body) if check == _check(prepared, body) else None
+    return Boxes.read(body, classes) if check == _check(prepared, body) else None
 
 
 def _check(prepared: Prepared, body: bytes) -> bytes:

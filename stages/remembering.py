@@ -81,7 +81,11 @@ def remembering(
         return Remembering(recall)
     using = settings.attention
     when = NearSettings(
-        using.long_side, using.shown, options.near_error, most_age_s=options.near_age_s
+        using.long_side,
+        using.shown,
+        options.near_error,
+        most_age_s=options.near_age_s,
+        classes=frozenset(detector.class_ids),
     )
     facts = b"".join(member.facts for member in detector.members)
     return Remembering(recall, Near(memory, facts, when, using.gate), now)

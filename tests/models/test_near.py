@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from models import crops
 from models.boxes import Boxes, empty
@@ -192,6 +193,24 @@ def test_parts_are_alike_whatever_happens_elsewhere() -> None:
     row, column = 20, 30
     assert planes(scene().levels, GRID)[0].shape > (row, column)
     assert seen(near, changed(scene(), 0, row, column, 60), OTHER, PART) == "missed"
+
+
+def test_an_answer_of_a_class_that_there_is_none_of_is_unknown() -> None:
+    strange = Boxes(THING.xyxy, THING.scores, np.full(1, 80, np.int32))
+    near = Near(Dictionary(), b"", SETTINGS, USING)
+    assert seen(near, scene(), strange) == "missed"
+    assert seen(near, scene(), THING) == "missed"
+    assert seen(near, scene(), THING) == "checked"
+
+
+def test_kinds_of_frames_are_bounded_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.near.MOST_KINDS", 3)
+    near = trained()
+    for n in range(9):
+        seen(near, scene(), THING, source=f"other-{n}")
+        assert seen(near, noisy(n), THING) in ("served", "checked")
+    assert len(near.kinds) == 3
+    assert near.trusted == 1
 
 
 def test_agreement_is_of_all_that_is_shown() -> None:

@@ -192,6 +192,20 @@ def test_a_damaged_value_gives_nothing(at: int, flipped: int) -> None:
     assert boxes_of(prepared(), bytes(value)) is None
 
 
+@pytest.mark.parametrize("class_id", [80, 255])
+def test_an_answer_of_a_class_that_there_is_none_of_is_a_miss(
+    light: Detector, remembering: Recall, class_id: int
+) -> None:
+    """Whoever writes into the store can reckon its digest."""
+    alone = light.detect([scene(0)])[0]
+    strange = Boxes(alone.xyxy, alone.scores, np.full(len(alone), class_id, np.int32))
+    (member,) = light.members
+    seen = member.prepare(scene(0))
+    remembering._memory.keep(key_of(member, seen), value_of(seen, strange))
+    assert same(light.detect([scene(0)], [remembering])[0], alone)
+    assert (remembering.counts.hits, remembering.counts.refused) == (0, 1)
+
+
 # -- switched off by itself
 
 
