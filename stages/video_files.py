@@ -202,6 +202,9 @@ def _open(
     try:
         if body is not None:
             where = body
+            # What comes may be a list of other places, local files too, or a description of a
+            # broadcast, for which FFmpeg would wait where nobody can stop it.
+            more["options"]["protocol_whitelist"] = ""
             if body.kind.startswith("multipart/"):
                 more["format"] = "mpjpeg"
                 body.peek_line()

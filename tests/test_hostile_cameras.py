@@ -35,6 +35,8 @@ WORST = {
     "endless_line": "not_video",
     "garbage": "not_video",
     "nameless_garbage": "not_video",
+    "broadcast": "not_video",
+    "list_of_places": "unreachable",
     "slow_loris": "unreachable",
 }
 

@@ -107,6 +107,18 @@ def nameless_garbage() -> Iterator[Step]:
     yield from _random()
 
 
+def broadcast() -> Iterator[Step]:
+    """The description of a broadcast, to be waited for elsewhere."""
+    yield b"HTTP/1.0 200 OK\r\nContent-Type: application/sdp\r\n\r\n", 0.0
+    yield b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n", 0.0
+    yield b"m=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n", 0.0
+
+
+def list_of_places() -> Iterator[Step]:
+    """Names of files to be read one after the other."""
+    yield b"HTTP/1.0 200 OK\r\n\r\nffconcat version 1.0\nfile 'a.mp4'\n", 0.0
+
+
 def _random() -> Iterator[Step]:
     while True:
         yield os.urandom(FLOOD_BYTES), FLOOD_S
@@ -138,6 +150,8 @@ KINDS: Final[dict[str, Callable[[], Iterator[Step]]]] = {
         endless_part_headers,
         garbage,
         nameless_garbage,
+        broadcast,
+        list_of_places,
         trickle,
         slow_loris,
     )
