@@ -31,6 +31,7 @@ _ALLOWED: Final = (
     "decodes"
 )
 _NO_VIDEO: Final = {"missing", "empty", "not_video", "no_video_stream", "unsupported_codec"}
+_NO_END: Final = "the list of files does not say where it ends, and no more of them came"
 _NO_INDEX: Final = "cut off before its index (moov box) was complete, so no frame can be found"
 _LOCKED: Final = (
     av.error.HTTPUnauthorizedError,
@@ -42,6 +43,8 @@ _FRAME_HEADS: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _HEAD_BYTES: Final = 1 << 18  # of a picture that may be of many megabytes
 _NO_TIMES: Final = 0x80  # AVFMT_NOTIMESTAMPS
 _LISTS: Final = (b"<",)  # DASH
+_LOCAL_LISTS: Final = (b"#EXTM3U", b"<MPD", b"ffconcat")
+_LIST_HEAD: Final = 1 << 12
 _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
 
 
@@ -53,7 +56,8 @@ class DecodeOptions:
                     repairs damaged streams the same way each time; more are FFmpeg's frame threads
     max_damaged     more packets in a row than this that do not decode end the source
     max_pixels      larger pictures are refused
-    open_timeout_s, read_timeout_s   for URLs; the latter not for live ones (Request.stall_s)
+    open_timeout_s, read_timeout_s   for URLs, and files that list others; the latter not for live
+                    ones (Request.stall_s)
     hwaccel         auto: decode on the graphics unit where FFmpeg can, else on the CPU; off
     """
 
@@ -221,8 +225,11 @@ def _open(
     except (av.error.FFmpegError, OSError, ValueError) as error:
         failure: Exception = error
     # FFmpeg's text repeats the URL with its password: the fault must not carry it as its cause.
+    timed_out = time.monotonic() - began >= options.open_timeout_s
     if is_url(place) or is_webcam(place):
-        raise _remote_fault(place, failure, time.monotonic() - began >= options.open_timeout_s)
+        raise _remote_fault(place, failure, timed_out)
+    if timed_out and _is_list(place):
+        raise refusal(place, "truncated", _NO_END)
     raise _file_fault(place, failure)
 
 
@@ -235,6 +242,8 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
         live_rtsp = request.live and _is_rtsp(request.url)
         read_s = request.stall_s / 2 if live_rtsp else options.read_timeout_s
         more["timeout"] = (options.open_timeout_s, read_s)
+    elif not is_webcam(request.url) and _is_list(request.url):
+        more["timeout"] = (options.open_timeout_s, options.read_timeout_s)
     # To guess a frame rate FFmpeg looks 3 to 8 s ahead, and gives at once what came meanwhile.
     how = {"fpsprobesize": "0"} if at_once else {}
     how |= _size_limit(options)  # looking for what is in there, FFmpeg decodes as well
@@ -246,6 +255,15 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
     if options.hwaccel == "auto" and (devices := hwdevices_available()):
         more["hwaccel"] = HWAccel(devices[0], allow_software_fallback=True)
     return more
+
+
+def _is_list(path: str) -> bool:
+    """Whether a file may list others: FFmpeg waits for ever for what is to come into a playlist
+    that does not say where it ends.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_LIST_HEAD)
+    return any(word in head for word in _LOCAL_LISTS)
 
 
 def _size_limit(options: DecodeOptions) -> dict[str, str]:

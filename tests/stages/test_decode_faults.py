@@ -39,6 +39,30 @@ def test_directory(tmp_path):
     assert "directory" in str(fault)
 
 
+IMPATIENT = DecodeOptions(open_timeout_s=1.0, read_timeout_s=1.0)
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
+
+
+def test_a_playlist_whose_files_never_come_is_given_up(tmp_path):
+    path = tmp_path / "a.m3u8"
+    path.write_text(f"{PLAYLIST}none.ts\n")
+    fault = fault_of(path, IMPATIENT)
+    assert fault.reason == "truncated"
+    assert "list of files" in str(fault)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_playlist_is_read_to_its_end_or_until_no_more_comes(tmp_path, ends):
+    footage.write_scene(tmp_path / "a.ts", footage.steady(12), codec="libx264")
+    path = tmp_path / "a.m3u8"
+    path.write_text(f"{PLAYLIST}a.ts\n{'#EXT-X-ENDLIST' * ends}\n")
+    source = FileSource(str(path), IMPATIENT)
+    try:
+        assert len(list(source.frames())) == 12
+    finally:
+        source.close()
+
+
 def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert fault_of(tmp_path / "pipe").reason == "not_video"
