@@ -17,6 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from pipeline.errors import FaultReason, SourceFault
@@ -140,7 +141,7 @@ class HttpBody:
             user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
             known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
             known.add_password(None, plain, user, password)
-            opener.add_handler(urllib.request.HTTPBasicAuthHandler(known))
+            opener.add_handler(_Basic(known))
             opener.add_handler(_Digest(known))
         return opener.open(plain, timeout=timeout_s)
 
@@ -221,8 +222,20 @@ class _Raw(io.RawIOBase):
         return self._receive(memoryview(into))
 
 
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    """Python's own raises where it is asked for something else."""
+
+    def http_error_401(self, *answer: Any) -> Any:
+        with suppress(ValueError):
+            return super().http_error_401(*answer)
+
+
 class _Digest(urllib.request.HTTPDigestAuthHandler):
-    """Python's own knows ASCII only, and no SHA-256."""
+    """Python's own knows ASCII only, and no SHA-256, and raises where it is asked for neither."""
+
+    def http_error_401(self, *answer: Any) -> Any:
+        with suppress(ValueError, IndexError):
+            return super().http_error_401(*answer)
 
     _KINDS: Final = {"MD5": hashlib.md5, "SHA": hashlib.sha1, "SHA-256": hashlib.sha256}
 

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -29,6 +30,12 @@ class Camera(BaseHTTPRequestHandler):
         elif path == "/digest" and not self._knows_the_password():
             asked = f'Digest realm="{REALM}", nonce="{NONCE}", qop="auth", algorithm=MD5'
             self._head(401, **{"WWW-Authenticate": asked, "Content-Length": "0"})
+        elif path == "/asks":
+            self.send_response(401)
+            for asked in unquote(self.path.partition("?")[2]).split("|"):
+                self.send_header("WWW-Authenticate", asked)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif path == "/chunked":
             self._head(200, **{"Transfer-Encoding": "chunked"})
             for at in range(0, len(BODY), 1000):
@@ -126,6 +133,26 @@ def test_what_is_refused_has_its_reason_and_no_secret(host: str, path: str, reas
     assert caught.value.__cause__ is None
     assert "wr0ng" not in str(caught.value)
     assert "k3y" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "Bearer realm=x",
+        "Negotiate",
+        "Digest nonce=",
+        "Digest realm",
+        'Digest realm="a", nonce="b", algorithm=SHA-512',
+        "Basic",
+        'Bearer x|Basic realm="a"',
+    ],
+)
+def test_whatever_login_a_camera_asks_for_it_is_told_that_it_did_not_open(
+    host: str, asked: str
+) -> None:
+    with pytest.raises(SourceFault) as caught:
+        HttpBody(f"http://anna:wr0ng@{host}/asks?{quote(asked)}", 20.0)
+    assert caught.value.reason == "permission"
 
 
 def test_nobody_is_there() -> None:
