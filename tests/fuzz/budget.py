@@ -17,7 +17,7 @@ SECONDS = float(os.environ.get("FRAMEGATE_FUZZ_SECONDS", "0"))
 def fuzz(examples: int = 200) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Over `@given`: the same examples each time, unless seconds are asked for."""
     limits = settings(
-        max_examples=2000 if SECONDS else examples,
+        max_examples=10 * examples if SECONDS else examples,
         deadline=None,
         derandomize=not SECONDS,
         database=None,

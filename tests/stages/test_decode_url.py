@@ -12,17 +12,25 @@ import pytest
 
 from pipeline.errors import SourceFault
 from pipeline.redaction import shown
-from stages.decode import FileSource, probe
-from stages.video_files import is_url
+from pipeline.source import Request
+from stages.decode import Decode, FileSource, probe
+from stages.video_files import DecodeOptions, is_url
 from tests import footage
 
 
 class Site(SimpleHTTPRequestHandler):
-    """Serves a folder; `/locked/...` asks for a password, `/half/...` breaks off in the middle."""
+    """Serves a folder; `/locked/...` asks for a password, `/half/...` breaks off in the middle,
+    `/away/...` sends to the file itself.
+    """
 
     def do_GET(self) -> None:
         if self.path.startswith("/locked"):
             self.send_error(401)
+        elif self.path.startswith("/away"):
+            self.send_response(302)
+            self.send_header("Location", f"file://{self.directory}/{Path(self.path).name}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif self.path.startswith("/half"):
             data = Path(self.directory, Path(self.path).name).read_bytes()
             self.send_response(200)
@@ -69,6 +77,42 @@ def test_what_the_server_refuses(tmp_path, site):
             FileSource(f"{site}/{path}")
         assert caught.value.reason == reason
         assert "s3cret" not in str(caught.value)
+
+
+SEGMENT = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+VARIANT = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{}\n"
+IMPATIENT = DecodeOptions(open_timeout_s=5.0, read_timeout_s=5.0)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_nobody_far_away_has_files_of_this_machine_read(tmp_path, site, live):
+    footage.write_scene(tmp_path / "a.ts", footage.steady(12), codec="libx264")
+    here = f"file://{tmp_path}"
+    lists = {
+        "sound": SEGMENT.format("a.ts"),
+        "segment": SEGMENT.format(f"{here}/a.ts"),
+        "variant": VARIANT.format(f"{here}/sound.m3u8"),
+        "files": "ffconcat version 1.0\nfile 'a.ts'\n",
+        "file": f"ffconcat version 1.0\nfile '{here}/a.ts'\n",
+    }
+    for name, text in lists.items():
+        (tmp_path / f"{name}.m3u8").write_text(text)
+    opened = Decode(IMPATIENT).open(Request(f"{site}/sound.m3u8", live))
+    assert next(frame for frame in opened if frame is not None).form.width == 96
+    opened.close()
+    refused = ["segment.m3u8", "variant.m3u8", "file.m3u8", "away/a.ts", "away/sound.m3u8"]
+    for name in [*refused, *["files.m3u8"] * live]:
+        with pytest.raises(SourceFault):
+            Decode(IMPATIENT).open(Request(f"{site}/{name}", live))
+
+
+def test_a_playlist_in_a_file_names_no_place_far_away(tmp_path, site):
+    footage.write_scene(tmp_path / "a.ts", footage.steady(12), codec="libx264")
+    for number, text in enumerate((SEGMENT, VARIANT)):
+        path = tmp_path / f"{number}.m3u8"
+        path.write_text(text.format(f"{site}/a.ts"))
+        with pytest.raises(SourceFault):
+            FileSource(str(path), IMPATIENT)
 
 
 def test_a_connection_that_breaks_is_told(tmp_path, site):
