@@ -45,6 +45,7 @@ _NO_TIMES: Final = 0x80  # AVFMT_NOTIMESTAMPS
 _LISTS: Final = (b"<",)  # DASH
 _LOCAL_LISTS: Final = (b"#EXTM3U", b"<MPD", b"ffconcat")
 _LIST_HEAD: Final = 1 << 12
+_MOST_BOXES: Final = 1000  # before the index; what has more was made to be walked for minutes
 _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
 
 
@@ -307,7 +308,9 @@ def _lost_its_index(path: str) -> bool:
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         at = 0
-        while at + 8 <= size:
+        for _ in range(_MOST_BOXES):
+            if at + 8 > size:
+                return at > 0
             file.seek(at)
             head = file.read(16)
             length, name = int.from_bytes(head[:4], "big"), head[4:8]
@@ -318,9 +321,9 @@ def _lost_its_index(path: str) -> bool:
             if name == b"moov":
                 return at + length > size
             if length < 8:
-                break
+                return at > 0
             at += length
-    return at > 0
+    return False
 
 
 def _video_track(place: str, container: InputContainer) -> VideoStream:

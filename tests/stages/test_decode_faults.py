@@ -63,6 +63,14 @@ def test_a_playlist_is_read_to_its_end_or_until_no_more_comes(tmp_path, ends):
         source.close()
 
 
+def test_a_file_of_boxes_and_no_index_is_not_walked_to_its_end(tmp_path):
+    path, box = tmp_path / "a.mp4", (8).to_bytes(4, "big") + b"free"
+    path.write_bytes(box * 999)
+    assert fault_of(path).reason == "truncated"
+    path.write_bytes(box * 1001)
+    assert fault_of(path).reason == "not_video"
+
+
 def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert fault_of(tmp_path / "pipe").reason == "not_video"
