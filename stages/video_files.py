@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -262,7 +263,8 @@ def _is_list(path: str) -> bool:
     """Whether a file may list others: FFmpeg waits for ever for what is to come into a playlist
     that does not say where it ends.
     """
-    with open(path, "rb") as file:
+    head = b""
+    with suppress(OSError), open(path, "rb") as file:  # that it has gone, FFmpeg will say
         head = file.read(_LIST_HEAD)
     return any(word in head for word in _LOCAL_LISTS)
 
