@@ -23,7 +23,7 @@ from stages.camera_clock import CameraClock
 from stages.decoded_frame import DecodedFrame
 from stages.even_pace import EvenPace
 from stages.frame_choice import FrameChoice
-from stages.turn import Turn, Turns
+from stages.turn import Turn, Turns, Unconvertible
 from stages.video_files import DecodeOptions, Opened, check_packet, check_size, open_video
 
 _SIGN_S: Final = 0.5
@@ -173,7 +173,7 @@ class CameraSource:
         check_size(self._request.url, frame.width, frame.height, self._options)
         try:
             return turns.of(frame)
-        except av.error.FFmpegError as error:
+        except Unconvertible as error:
             what = f"its pixel format {frame.format.name} cannot be converted"
             raise self._fault("unsupported_codec", what) from error
 

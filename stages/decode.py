@@ -21,7 +21,7 @@ from pipeline.source import Guard, Request
 from stages.camera import CameraSource
 from stages.decoded_frame import DecodedFrame
 from stages.frame_choice import FrameChoice
-from stages.turn import Turn, Turns
+from stages.turn import Turn, Turns, Unconvertible
 from stages.video_claims import Ending, claimed_duration_s, claimed_frames, claimed_rate
 from stages.video_files import (
     DecodeOptions,
@@ -160,7 +160,7 @@ class FileSource:
         check_size(self.place, frame.width, frame.height, self.options)
         try:
             return turns.of(frame)
-        except av.error.FFmpegError as error:
+        except Unconvertible as error:
             what = f"its pixel format {frame.format.name} cannot be converted"
             raise refusal(self.place, "unsupported_codec", what) from error
 

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import av
+import av.error
 import cv2
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideDataType
 
 _TINY: Final = 16
+_ABORTS: Final = "yaf32"
 
 Plane = npt.NDArray[np.uint8]
+
+
+class Unconvertible(Exception):
+    """There is no way from a frame's pixel format to YUV."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +87,18 @@ class Turns:
         self._known: dict[tuple[int, int, int], Turn] = {}
 
     def of(self, frame: av.VideoFrame) -> Turn:
-        """Return how `frame` is to be turned; FFmpegError if its format cannot be converted."""
+        """Return how `frame` is to be turned; Unconvertible if its format cannot be converted."""
+        name = frame.format.name
+        # FFmpeg's converter does not refuse these: it ends the process.
+        if name.startswith(_ABORTS) or (name.startswith("bayer") and frame.height % 2):
+            raise Unconvertible(f"{name} of {frame.height} rows")
         key = frame.width, frame.height, frame.rotation
         if key not in self._known:
-            self._known[key] = _turn_in(frame.reformat(_TINY, _TINY, "gray"))
+            try:
+                tiny = frame.reformat(_TINY, _TINY, "gray")
+            except av.error.FFmpegError as error:
+                raise Unconvertible(name) from error
+            self._known[key] = _turn_in(tiny)
         return self._known[key]
 
 

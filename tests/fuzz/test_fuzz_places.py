@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import av
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from stages.turn import Turns, Unconvertible
 from tests import footage
 from tests.cameras.faulty import LOOPBACK
 from tests.cameras.interleaved import Piece, Splitter
@@ -97,6 +99,22 @@ def test_what_is_not_bent_gives_frames(tmp_path: Path) -> None:
         assert READER.read(str(tmp_path / name), False).frames == (1 if name == "a.png" else 4), (
             name
         )
+
+
+@pytest.mark.parametrize(("pix_fmt", "rows"), [("bayer_rggb8", 3), ("bayer_bggr16le", 31)])
+def test_a_picture_at_which_the_converter_aborts_is_a_fault(
+    tmp_path: Path, pix_fmt: str, rows: int
+) -> None:
+    path = tmp_path / "a.nut"
+    footage.write_frames(path, [av.VideoFrame(32, rows, pix_fmt)], [0.0], "rawvideo")
+    outcome = READER.read(str(path), False)
+    assert (outcome.error, outcome.reason) == (None, "unsupported_codec")
+
+
+@pytest.mark.parametrize("pix_fmt", ["bayer_rggb8", "yaf32le", "yaf32be"])
+def test_which_pictures_the_converter_aborts_at_is_known(pix_fmt: str) -> None:
+    with pytest.raises(Unconvertible):
+        Turns().of(av.VideoFrame(32, 3, pix_fmt))
 
 
 # -- RTSP
