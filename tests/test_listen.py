@@ -24,6 +24,7 @@ from pipeline.store import Store
 from pipeline.store_url import connect
 from pipeline.wire import Link
 from tests import footage
+from tests.asked import Asked, service
 from tests.bad.folders import held_up, open_gate
 from tests.commands import Command, user_folder
 from tests.own_servers import free_port
@@ -286,15 +287,16 @@ def _asked(owner: Any) -> int:
 def test_strangers_at_the_door_of_a_run(folder: Path) -> None:
     """It goes on as if nobody knocked: the store is not killed, all results come."""
     port = free_port()
-    words = ("good.mp4", "-d", "data", "--listen", f"127.0.0.1:{port}")
-    with held_up(folder, *words, "--listen-password-file", "viewer.password") as run:
+    words = ("--listen", f"127.0.0.1:{port}", "--listen-password-file", "viewer.password")
+    with service(folder, *words) as run:  # it stays until the last result is read
         run.says("results can be read at")
         with (
             subscribe(viewer_url(port), ["good"], start="earliest", until_end=True) as results,
             strangers(port, STRANGERS),
         ):
-            open_gate(folder)
+            Asked(folder).does("add", "good.mp4")
             assert [result.seq for result in results] == list(range(FRAMES))
+        run.interrupt()
         ended = run.wait()
     assert ended.code == 0, ended.err
     assert "WARNING" not in ended.err, ended.err

@@ -30,7 +30,7 @@ _CONFIGURATION = [
         "unknown key",
         configured("[store]\nulr = 'x'\n[nonsense]\n"),
         USAGE,
-        ("pipeline.toml: store.ulr: unknown key; allowed are fsync, ", "nonsense: unknown table"),
+        ("pipeline.toml: store.ulr: unknown key; allowed are cert", "nonsense: unknown table"),
     ),
     Case(
         "wrong type",

@@ -46,7 +46,7 @@ def period(number: int, first: int, last: int, alarmed: bool = False) -> Certifi
         first=Moment(Position(1, first), None),
         last=Moment(Position(1, last), None),
     )
-    return close(found, TERMS, KEY, "hour", "", ())
+    return close(found, TERMS, KEY, "hour", "")
 
 
 def test_what_comes_before_is_the_same_whatever_comes_after() -> None:

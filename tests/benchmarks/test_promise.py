@@ -35,7 +35,7 @@ def closed() -> Certificate:
     """Of 8 frames two may be wrong; one of four audits found one, and that is certified."""
     promise = Promise("counts", alpha=0.25, confidence=0.5, frames=8, audited=0.6)
     period = Period(number=1, served=8, drawn=4, settled=4, caught=1)
-    return close(period, promise, bytes(32), SOURCE, "", ())
+    return close(period, promise, bytes(32), SOURCE, "")
 
 
 def test_figures_by_hand() -> None:

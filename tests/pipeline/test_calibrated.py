@@ -68,7 +68,7 @@ def test_a_plot_that_cannot_be_written_is_told_before_the_work(
     (tmp_path / "day.mp4").write_bytes(b"no video: reading it would be another fault")
     plot = tmp_path / "none" / "risk.svg"
     assert main(["calibrate", "day.mp4", "--plot", str(plot)]) == 2
-    assert f"--plot {plot}: " in capfd.readouterr().err
+    assert f"--plot {plot.parent}: " in capfd.readouterr().err
 
 
 def test_a_detect_of_another_name_is_found_and_none_is_told(
@@ -97,8 +97,10 @@ def test_trying_a_plot_leaves_what_was_there(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "day.mp4").write_bytes(b"no video")
     (tmp_path / "old.svg").write_text("as it was")
+    assert main(["calibrate", "day.mp4", "--plot", "old.svg"]) == 2
+    assert "old.svg is there already" in capfd.readouterr().err
     for name in ("old.svg", "new.svg"):
-        assert main(["calibrate", "day.mp4", "--plot", name]) != 0
+        assert main(["calibrate", "day.mp4", "--plot", name, "--overwrite"]) != 0
     assert "--plot" not in capfd.readouterr().err
     assert (tmp_path / "old.svg").read_text() == "as it was"
     assert not (tmp_path / "new.svg").exists()

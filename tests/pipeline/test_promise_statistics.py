@@ -136,7 +136,7 @@ def simulated(promise: Promise, key: bytes, losses: np.ndarray) -> bool:
         if drawn:
             period = settle(period, promise, loss)
     assert is_full(period, promise)
-    return close(period, promise, key, "door", "", ()).verdict == "certified"
+    return close(period, promise, key, "door", "").verdict == "certified"
 
 
 @pytest.mark.parametrize("errors", [6, 12, 16])
