@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.asking import Listed, TheSources, WhatSources, ask
 from pipeline.errors import Exit
 from pipeline.running import ANSWER_S, find_run
-from pipeline.view import STYLES, View, Viewer, rate
+from pipeline.view import STYLES, View, Viewer, fitted, rate
 
 RATE_S = 1.0
 
@@ -87,24 +87,29 @@ def _print(sources: Sequence[Listed], views: Sequence[View]) -> None:
     if not sources:
         console.print("the run has no source; framegate add NAME=URL gives it one")
         return
-    table = Table(expand=False)
-    table.add_column("source", overflow="fold")
-    table.add_column("state", overflow="fold")
-    for name in ("fps", "decoded", "published", "dropped", "in flight", "reconnects"):
-        table.add_column(name, justify="right")
-    for source, view in zip(sources, views, strict=True):
-        table.add_row(
-            Text(f"{source.name}\n{source.place}"),
-            _state(source, view),
-            rate(view.fps),
-            str(view.decoded),
-            f"{view.published}\n{view.failed} failed" if view.failed else str(view.published),
-            by_reason(view.drops),
-            str(view.in_flight),
-            str(view.reconnects) if source.live else "-",
-        )
+    table = as_table(sources, views, console.width)
     console.print(table)
     console.print(accounts(views))
+
+
+def as_table(sources: Sequence[Listed], views: Sequence[View], width: int | None = None) -> Table:
+    """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
+    pairs = list(zip(sources, views, strict=True))
+    columns = {
+        "source": [Text(f"{source.name}\n{source.place}") for source in sources],
+        "state": [_state(source, view) for source, view in pairs],
+        "fps": [Text(rate(view.fps)) for view in views],
+        "decoded": [Text(str(view.decoded)) for view in views],
+        "published": [_published(view) for view in views],
+        "dropped": [Text(by_reason(view.drops)) for view in views],
+        "in flight": [Text(str(view.in_flight)) for view in views],
+        "reconnects": [Text(str(v.reconnects) if s.live else "-") for s, v in pairs],
+    }
+    return fitted(columns, ("source", "state"), ("reconnects", "in flight"), width)
+
+
+def _published(view: View) -> Text:
+    return Text(f"{view.published}\n{view.failed} failed" if view.failed else f"{view.published}")
 
 
 def _state(source: Listed, view: View) -> Text:

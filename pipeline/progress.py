@@ -64,7 +64,8 @@ class Progress:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:
             while True:
                 with contextlib.suppress(FramegateError):
-                    live.update(as_table(await self._look()), refresh=True)
+                    shown = as_table(await self._look(), self._console.width)
+                    live.update(shown, refresh=True)
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
@@ -84,7 +85,7 @@ class Progress:
         self._viewer.forget()
         views = [self._over_all(view) for view in await self._look()]
         if self._table:
-            self._console.print(as_table(views))
+            self._console.print(as_table(views, self._console.width))
             return
         for view in views:
             log.info("%s", as_line(view))

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.markup import escape
+from rich.console import JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import keys, records
 from pipeline.feed import DecodeState
@@ -263,42 +264,84 @@ STYLES = {
 }
 
 
-def as_table(views: Sequence[View]) -> Table:
-    """The views as a table for a terminal."""
+LEFT_OUT = ("p95 ms", "p50 ms", "looked", "in vain", "p99 ms", "late", "asked")
+WRAPPED = ("source", "promise", "objects a frame")
+WORDS = 16  # of a terminal's columns, for what may take several lines
+BORDER = 3  # of a terminal's columns, beside each of the table's
+
+
+def as_table(views: Sequence[View], width: int | None = None) -> Table:
+    """The views as a table for a terminal of that width; None: as wide as it wants to be."""
+    return fitted(_columns(views), WRAPPED, LEFT_OUT, width)
+
+
+def fitted(
+    columns: Mapping[str, Sequence[Text]],
+    wrapped: Sequence[str],
+    left_out: Sequence[str],
+    width: int | None,
+) -> Table:
+    """A table that cuts no word and no number in a terminal of that width.
+
+    wrapped: columns of words, to the left, which may take several lines. left_out: what a terminal
+    that is too narrow goes without, the least wanted first.
+    """
+    wants = {name: _wants(name, cells) for name, cells in columns.items()}
+    for name in wrapped:
+        wants[name] = min(wants.get(name, 0), WORDS)
+    kept = list(columns)
+    for name in left_out:
+        if width is None or sum(wants[each] + BORDER for each in kept) < width:
+            break
+        kept = [each for each in kept if each != name]
     table = Table(expand=False)
-    table.add_column("source")
-    table.add_column("state")
-    columns = ("frames", "fps", "looked", "p50 ms", "p95 ms", "p99 ms", "dropped", "failed")
-    for name in columns:
-        table.add_column(name, justify="right")
-    late = any(v.late for v in views)
-    if late:
-        table.add_column("late", justify="right")
-    asks = any(v.escalations for v in views)
-    if asks:
-        table.add_column("asked", justify="right")
-        table.add_column("in vain", justify="right")
-    promised = any(v.promise for v in views)
-    if promised:
-        table.add_column("promise")
-    table.add_column("objects a frame")
-    for v in views:
-        objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
-        table.add_row(
-            v.source,
-            f"[{STYLES[v.state]}]{v.state}[/]",
-            str(v.published),
-            rate(v.fps),
-            f"{v.looked:.0%}" if v.looked is not None else "-",
-            *(f"{p * 1e3:.0f}" if p is not None else "-" for p in (v.p50_s, v.p95_s, v.p99_s)),
-            str(v.dropped),
-            str(v.failed),
-            *([str(v.late)] if late else ()),
-            *(_asked(v) if asks else ()),
-            *([in_short(v.promise) if v.promise else "-"] if promised else ()),
-            escape(v.fault or objects or "-"),
-        )
+    for name in kept:
+        justify: JustifyMethod = "left" if name in wrapped or name == "state" else "right"
+        table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
+    for row in zip(*(columns[name] for name in kept), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _wants(name: str, cells: Sequence[Text]) -> int:
+    """So wide is a column."""
+    return max(len(name), *(len(line) for cell in cells for line in cell.plain.split("\n")), 0)
+
+
+def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
+    """What a table says, by the names of its columns."""
+    shown: dict[str, list[str]] = {
+        "frames": [str(v.published) for v in views],
+        "fps": [rate(v.fps) for v in views],
+        "looked": [f"{v.looked:.0%}" if v.looked is not None else "-" for v in views],
+        "p50 ms": [_ms(v.p50_s) for v in views],
+        "p95 ms": [_ms(v.p95_s) for v in views],
+        "p99 ms": [_ms(v.p99_s) for v in views],
+        "dropped": [str(v.dropped) for v in views],
+        "failed": [str(v.failed) for v in views],
+    }
+    if any(v.late for v in views):
+        shown["late"] = [str(v.late) for v in views]
+    if any(v.escalations for v in views):
+        asked = [_asked(v) for v in views]
+        shown["asked"] = [done for done, _ in asked]
+        shown["in vain"] = [degraded for _, degraded in asked]
+    if any(v.promise for v in views):
+        shown["promise"] = [in_short(v.promise) if v.promise else "-" for v in views]
+    shown["objects a frame"] = [v.fault or _objects(v) or "-" for v in views]
+    return {
+        "source": [Text(v.source) for v in views],
+        "state": [Text(v.state, STYLES[v.state]) for v in views],
+        **{name: [Text(cell) for cell in cells] for name, cells in shown.items()},
+    }
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.0f}"
+
+
+def _objects(v: View) -> str:
+    return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
 
 
 def rate(fps: float | None) -> str:

@@ -59,7 +59,7 @@ def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | Non
 
     def shown(views: list[View]) -> Group:
         lines = count_lines(folder) if folder else []
-        return Group(as_table(views), *map(escape, lines))
+        return Group(as_table(views, console.width), *map(escape, lines))
 
     if once:
         console.print(shown(_look_twice(viewer, names)))

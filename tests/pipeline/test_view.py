@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import keys
+from pipeline import keys, list_sources
+from pipeline.asking import Listed
 from pipeline.latency import BOUNDS_S, PREFIX, bucket, percentile
 from pipeline.list_sources import accounts
 from pipeline.progress import changed
@@ -245,6 +246,44 @@ def test_a_fault_is_no_markup_of_the_table() -> None:
     console = Console(width=200, record=True, file=StringIO())
     console.print(as_table([found]))
     assert "no [/gate]" in console.export_text()
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("fault", [None, "unreachable: rtsp://10.0.0.7/***: no route to host"])
+def test_a_table_cuts_no_word_in_a_narrow_terminal(width: int, fault: str | None) -> None:
+    """What is most wanted stays; what has no room is not there, rather than "fra…"."""
+    counters = {"decoded": 123456, "published": 123456, bucket(0.25): 50}
+    one = view("entrance", sample(0.0, {}), sample(2.0, counters, (seen("person"),)))
+    away = replace(one, source="a" * 32, state="connecting", fault=fault)
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(as_table([one, away], console.width))
+    said = console.export_text()
+    assert "…" not in said
+    for name in ("source", "state", "frames", "fps", "dropped", "failed"):
+        assert name in said, said
+    for cell in ("entrance", "running", "connecting", "123456", "person"):
+        assert cell in said, said
+    assert ("p95 ms" in said) == (width == 200)
+    assert ("p99 ms" in said) == (width > 80)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
+    place = "rtsp://127.0.0.1:9/***"
+    fault = f"unreachable: {place}: it cannot be reached (ConnectionRefusedError)"
+    counters = {"decoded": 123456, "published": 123440, "failed": 7, "dropped:replaced": 12}
+    one = view("entrance", sample(0.0, {}), sample(2.0, counters))
+    views = [one, replace(one, source="gate", state="connecting", fault=fault)]
+    listed = [Listed(v.source, place, True, "command", False, False) for v in views]
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(list_sources.as_table(listed, views, console.width))
+    said = console.export_text()
+    assert "…" not in said
+    for word in ("source", "state", "fps", "decoded", "published", "dropped"):
+        assert word in said, said
+    for word in ("entrance", "rtsp://127.0.0", "connecting", "123456", "7 failed", "12 replaced"):
+        assert word in said, said
+    assert ("reconnects" in said) == (width == 200)
 
 
 def test_only_latency_counters_are_latencies() -> None:
