@@ -362,6 +362,7 @@ class ControlLine:
         self._prepare_stages: queue.SimpleQueue[PrepareStages] = queue.SimpleQueue()
         self.progress: Callable[[], int] = lambda: 0
         self.waiting: Callable[[], list[str]] = list
+        self.waits = 0  # grows while the worker waits for the store, which is no hanging
         self.times: Callable[[], dict[str, StageTimes]] = dict
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -450,7 +451,7 @@ class ControlLine:
             if isinstance(message, Shared | StatusThere):
                 self._answer(message, descriptor)
             elif isinstance(message, Ping):
-                self.say(Pong(self.progress(), self.waiting()))
+                self.say(Pong(self.progress() + self.waits, self.waiting()))
             elif isinstance(message, TimesWanted):
                 self.say(Times(self.times()))
             elif isinstance(message, Models):

@@ -16,6 +16,8 @@ from pipeline.wire import readable
 
 log = logging.getLogger(__name__)
 
+SIGN_S = 1.0  # between signs of life; half of the least hung_s
+
 
 class Served(Protocol):
     """A loop's work while connected; returns to end, or to begin again on new connections."""
@@ -50,9 +52,13 @@ def run_connected(url: str, work: Served, line: ControlLine) -> None:
 
 
 def stopped_within(line: ControlLine, seconds: float) -> bool:
-    """Wait; whether an order to stop came meanwhile. A drain needs the store: it waits as well."""
+    """Wait; whether an order to stop came meanwhile. A drain needs the store: it waits as well.
+
+    A store that answers and takes no writes may stay so for hours: who waits tells that it lives.
+    """
     until = time.monotonic() + seconds
     while not isinstance(line.ordered, Stop) and (left := until - time.monotonic()) > 0:
-        if readable([line.wake], left):
+        line.waits += 1
+        if readable([line.wake], min(left, SIGN_S)):
             os.eventfd_read(line.wake)
     return isinstance(line.ordered, Stop)
