@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.redaction import redacted
 
@@ -24,7 +24,7 @@ to_user = logging.getLogger("framegate")  # as text it is said plainly, without 
 
 def set_up_logging(level: str, part: str, form: Form = "text") -> None:
     """Send all logs of this process to stderr, from `level` on; `part` names the process."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(JsonLines(part) if form == "json" else TextLines(part))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -32,6 +32,17 @@ def set_up_logging(level: str, part: str, form: Form = "text") -> None:
     sys.excepthook = _uncaught
     sys.unraisablehook = _unraisable
     threading.excepthook = _uncaught_in_thread
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """To whatever stderr is now: while a table is shown there, what is said goes above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
 
 
 class TextLines(logging.Formatter):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
+import termios
 from datetime import datetime
 from urllib.parse import quote
 
@@ -124,3 +128,62 @@ def test_the_password_of_a_url_that_was_given_is_in_no_line(
         "x", logging.ERROR, "", 0, "%s and %r", (password, password), (OSError, error, None)
     )
     assert MARK not in lines("ingest").format(record)
+
+
+TABLE = """
+import logging, sys
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from pipeline.logs import set_up_logging
+
+set_up_logging("INFO", "run")
+table = Table("source")
+table.add_row("door")
+with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+    for second in range(3):
+        live.update(table, refresh=True)
+        logging.warning("worker %d ended", second)
+    live.update(table, refresh=True)
+    logging.info("draining")
+Console(stderr=True).print(table)
+"""
+
+
+def test_what_is_said_while_a_table_is_shown_stays_above_it() -> None:
+    """The next picture of the table rubs none of it out, and leaves nothing of the one before."""
+    ours, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    subprocess.run([sys.executable, "-c", TABLE], stderr=terminal, timeout=30, check=True)
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: nothing is left
+        while data := os.read(ours, 65536):
+            said += data
+    os.close(ours)
+    screen = _seen(said.decode())
+    words = [line.split(": ")[1] for line in screen if ": " in line]
+    assert words == ["worker 0 ended", "worker 1 ended", "worker 2 ended", "draining"], screen
+    assert sum("source" in line for line in screen) == 1, screen
+
+
+def _seen(said: str) -> list[str]:
+    """What a terminal shows after this; of its words, those that a table uses."""
+    lines, row, column = [""], 0, 0
+    for text, code, letter in re.findall(r"([^\x1b]+)|\x1b\[([\d;?]*)([a-zA-Z])", said):
+        if letter == "A":
+            row -= int(code or 1)
+        elif letter == "K":
+            lines[row] = ""
+        for character in text:
+            if character == "\r":
+                column = 0
+            elif character == "\n":
+                row += 1
+                lines += [""] * (row + 1 - len(lines))
+            else:
+                lines[row] = (
+                    lines[row][:column].ljust(column) + character + lines[row][column + 1 :]
+                )
+                column += 1
+    return [line for line in lines if line.strip()]
