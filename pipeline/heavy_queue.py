@@ -7,7 +7,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -59,6 +60,7 @@ class HeavyQueue:
         self._asker = secrets.token_hex(8)
         self._calls = 0
         self._client: Any = None
+        self._in_use = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -71,8 +73,7 @@ class HeavyQueue:
             self.sent_bytes += sum(map(len, pictures))
         begun = time.monotonic()
         try:
-            with store_errors(self._url):
-                client = self._connected()
+            with store_errors(self._url), self._connected() as client:
                 entries = self._send(client, call, questions, pictures)
                 replies = self._collect(client, call, questions, entries)
         except FramegateError as error:
@@ -85,24 +86,40 @@ class HeavyQueue:
     def absent(self) -> str | None:
         """Why nobody would answer now: no store, no worker."""
         try:
-            with store_errors(self._url):
-                return None if self._connected().exists(keys.HEAVY_ALIVE) else self._nobody()
+            with store_errors(self._url), self._connected() as client:
+                return None if client.exists(keys.HEAVY_ALIVE) else self._nobody()
         except FramegateError as error:
             return str(error)
 
     def close(self) -> None:
         """Calls that are under way fail within a second."""
-        self._closed = True
-        if self._client is not None:
-            self._client.close()
+        with self._lock:
+            self._closed = True
+            self._hang_up()
 
-    def _connected(self) -> Any:
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        """The client, which nobody may close under who waits for an answer: the last one does."""
         if not self._url:
             raise PlaceFailed(self._nobody())
         with self._lock:
+            if self._closed:
+                raise PlaceFailed("closed")
             if self._client is None:
                 self._client = connect(self._url, _SILENT_S)
-            return self._client
+            client = self._client
+            self._in_use += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._in_use -= 1
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._closed and not self._in_use and self._client is not None:
+            self._client.close()
+            self._client = None
 
     def _send(
         self, client: Any, call: int, questions: Sequence[Question], pictures: Sequence[bytes]
