@@ -13,7 +13,7 @@ import pytest
 
 from tests import footage
 from tests.bad import cameras, configuration, disks, folders, poison, sources, stores
-from tests.bad.case import DONE, GOOD_FRAMES, Case
+from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, Case
 from tests.commands import Ended, user_folder
 
 TABLE = [
@@ -40,6 +40,25 @@ def test_bad_input(case: Case, tmp_path: Path) -> None:
     assert ended.code == case.code, ended.err
     assert "Traceback" not in ended.err or "stage_error" in case.name
     assert list((folder / "state").glob("framegate/running/*")) == []
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    folder = user_folder(tmp_path_factory.mktemp("files") / "user")
+    footage.write_scene(folder / "good.mp4", footage.steady(GOOD_FRAMES))
+    return sources.all_beside_a_good_one(folder)
+
+
+def test_bad_files_harm_nobody(bad_files: Ended) -> None:
+    assert bad_files.code == SOURCE_FAILED, bad_files.err
+    assert [r["seq"] for r in bad_files.results("good")] == list(range(GOOD_FRAMES))
+    assert "Traceback" not in bad_files.err
+
+
+@pytest.mark.parametrize("bad", sources.BAD_FILES, ids=lambda bad: bad.name)
+def test_a_bad_file_says_why(bad_files: Ended, bad: sources.BadFile) -> None:
+    assert [part for part in bad.says if part not in bad_files.err] == [], bad_files.err
+    assert bad_files.results(bad.name) == []
 
 
 @pytest.fixture(scope="module")

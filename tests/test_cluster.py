@@ -117,6 +117,7 @@ def test_a_server_that_dies_and_comes_back(folder: Path, expected: Results) -> N
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.long
 def test_a_source_that_moves_to_another_server(folder: Path, expected: Results) -> None:
     with cluster(folder.parent / "cluster") as servers:
 

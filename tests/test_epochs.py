@@ -176,6 +176,7 @@ def test_a_resumed_run_keeps_its_epochs(tmp_path: Path, sizes: Path, at: Positio
     check_epochs(run.folder, sizes)
 
 
+@pytest.mark.long
 def test_ctrl_c_during_a_resume_loses_nothing(tmp_path: Path, sizes: Path) -> None:
     """Pixels of what was committed are decoded again before the resumed run may end."""
     run = start(tmp_path / "run", sizes, USUAL, detect="Slow")

@@ -50,7 +50,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         clips = Path(data) / "clips"
         return {
             "car": str(clips / "car-detection.mp4"),
-            "pets": str(clips / "pets09-s2l1-view001-part1.mp4"),
+            "road": str(clips / "highway-cdnet-part1.avi"),
         }
     folder = tmp_path_factory.mktemp("files")
     repeat(bikes(), folder / "often.mp4", 5)

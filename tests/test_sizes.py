@@ -104,7 +104,11 @@ def test_sizes_of_one_file_leave_its_neighbour_the_memory_for_its_next_size(
         assert {result.outcome for result in source.results} == {"detected"}
 
 
-@pytest.mark.parametrize("all_decoded", [False, True], ids=["decoding", "all decoded"])
+@pytest.mark.parametrize(
+    "all_decoded",
+    [pytest.param(False, marks=pytest.mark.long), True],
+    ids=["decoding", "all decoded"],
+)
 def test_what_went_is_there_again_when_the_store_is_set_back(
     tmp_path: Path, all_decoded: bool
 ) -> None:

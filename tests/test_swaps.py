@@ -20,7 +20,7 @@ from tests.own_models import own_model
 from tests.runs import published_in, wait_until
 
 DONE = 0
-FRAMES = 800
+FRAMES = 500
 SIZE = (128, 96)  # small networks: the test is about their change
 SOURCES = ("a", "b")
 CONFIG = files("pipeline").joinpath("pipeline.toml").read_text()

@@ -103,6 +103,7 @@ def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(tmp_path:
         assert len(reader.results("cam")) == len(positions)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_what_was_not_taken_from_it(tmp_path: Path) -> None:
     one, two = (user_folder(tmp_path / name) for name in ("one", "two"))
     with store_and_clip(tmp_path) as (reader, words):

@@ -93,7 +93,11 @@ class Bench:
 
 @pytest.mark.parametrize(
     ("hosted", "at"),
-    [(("detect",), "detect"), (("escalate", "cache"), "cache"), (("decode", "window"), "window")],
+    [
+        (("decode", "window"), "window"),
+        pytest.param(("detect",), "detect", marks=pytest.mark.long),
+        pytest.param(("escalate", "cache"), "cache", marks=pytest.mark.long),
+    ],
 )
 def test_a_continued_zombie_is_refused(tmp_path: Path, hosted: tuple[str, ...], at: str) -> None:
     embedded = EmbeddedStore(tmp_path / "store", "everysec")

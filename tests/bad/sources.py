@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests import footage
-from tests.bad.case import DONE, GOOD_FRAMES, SOURCE_FAILED, USAGE, Case, Play
+from tests.bad.case import DONE, GOOD_FRAMES, USAGE, Case
 from tests.commands import Ended, framegate
 
 
-def beside(make: Callable[[Path], object], name: str) -> Play:
-    def play(folder: Path) -> Ended:
-        make(folder / name)
-        ended = framegate(folder, "run", "good.mp4", f"bad={name}", "-d", "data", "--json")
-        assert len(ended.results("good")) == GOOD_FRAMES
-        assert [r["seq"] for r in ended.results("good")] == list(range(GOOD_FRAMES))
-        assert ended.results("bad") == []
-        return ended
+@dataclass(frozen=True)
+class BadFile:
+    """A file that cannot be used.
 
-    return play
+    make  makes it, at the path of this name
+    says  parts of what the user sees of the source that is named `name`
+    """
+
+    name: str
+    make: Callable[[Path], object]
+    file: str
+    says: tuple[str, ...]
+
+
+def all_beside_a_good_one(folder: Path) -> Ended:
+    """All bad files and good.mp4 in one run."""
+    for bad in BAD_FILES:
+        bad.make(folder / bad.file)
+    named = [f"{bad.name}={bad.file}" for bad in BAD_FILES]
+    return framegate(folder, "run", "good.mp4", *named, "-d", "data", "--json")
 
 
 def nothing(path: Path) -> None:
@@ -56,6 +67,55 @@ def none_is_there(folder: Path) -> Ended:
     return ended
 
 
+BAD_FILES = [
+    BadFile(
+        "missing",
+        nothing,
+        "gone.mp4",
+        (
+            "source missing: missing: ",
+            "user/gone.mp4: there is no such file",
+            "allowed: a regular file",
+        ),
+    ),
+    BadFile(
+        "letter",
+        lambda path: path.write_text("To whom it may concern,\n" * 40),
+        "letter.mp4",
+        ("source letter: not_video: ", "letter.mp4: this is "),
+    ),
+    BadFile(
+        "empty",
+        Path.touch,
+        "empty.mp4",
+        ("source empty: empty: ", "empty.mp4: the file is empty"),
+    ),
+    BadFile(
+        "cut",
+        cut_short,
+        "cut.mp4",
+        ("source cut: truncated: ", "cut.mp4: cut off before its index"),
+    ),
+    BadFile(
+        "song",
+        footage.write_tone,
+        "song.m4a",
+        ("source song: no_video_stream: ", "song.m4a: there is no video track", "(audio)"),
+    ),
+    BadFile(
+        "odd",
+        unknown_codec,
+        "odd.avi",
+        ("source odd: unsupported_codec: ", "odd.avi: there is no decoder"),
+    ),
+    BadFile(
+        "folder",
+        Path.mkdir,
+        "videos",
+        ("source folder: not_video: ", "videos: this is a directory"),
+    ),
+]
+
 CASES = [
     Case(
         "no file is there",
@@ -67,51 +127,5 @@ CASES = [
             "source empty: empty: ",
         ),
     ),
-    Case(
-        "missing file",
-        beside(nothing, "gone.mp4"),
-        SOURCE_FAILED,
-        (
-            "source bad: missing: ",
-            "user/gone.mp4: there is no such file",
-            "allowed: a regular file",
-        ),
-    ),
-    Case(
-        "not a video",
-        beside(lambda path: path.write_text("To whom it may concern,\n" * 40), "letter.mp4"),
-        SOURCE_FAILED,
-        ("source bad: not_video: ", "letter.mp4: this is ", "allowed: "),
-    ),
-    Case(
-        "empty file",
-        beside(Path.touch, "empty.mp4"),
-        SOURCE_FAILED,
-        ("source bad: empty: ", "empty.mp4: the file is empty", "allowed: "),
-    ),
-    Case(
-        "truncated before its index",
-        beside(cut_short, "cut.mp4"),
-        SOURCE_FAILED,
-        ("source bad: truncated: ", "cut.mp4: cut off before its index"),
-    ),
     Case("truncated", truncated_with_frames, DONE, ("source bad: not whole: truncated 1",)),
-    Case(
-        "audio only",
-        beside(footage.write_tone, "song.m4a"),
-        SOURCE_FAILED,
-        ("source bad: no_video_stream: ", "song.m4a: there is no video track", "(audio)"),
-    ),
-    Case(
-        "unsupported codec",
-        beside(unknown_codec, "odd.avi"),
-        SOURCE_FAILED,
-        ("source bad: unsupported_codec: ", "odd.avi: there is no decoder", "allowed: "),
-    ),
-    Case(
-        "a directory",
-        beside(Path.mkdir, "videos"),
-        SOURCE_FAILED,
-        ("source bad: not_video: ", "videos: this is a directory", "allowed: "),
-    ),
 ]

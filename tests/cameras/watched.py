@@ -29,7 +29,7 @@ USER = "viewer"
 SECRET = f"{secrets.token_hex(8)}!{secrets.token_hex(4)}"
 _ADDRESS = re.compile(r"live page at (http://\S+)")
 # Far above what a busy machine makes a sound camera wait: only what stands still is a stall.
-LIVE = "[live]\nstall_s = 20.0\nretry_most_s = 0.2\n"
+LIVE = "[live]\nstall_s = 10.0\nretry_most_s = 0.2\n"
 
 
 def url(port: int, path: str, scheme: str = "rtsp", password: str = SECRET) -> str:
