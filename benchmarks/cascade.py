@@ -167,6 +167,7 @@ BENCHMARK = Benchmark(
         "cache": Option(cache_folder(), said="where answers of the heavy pass are kept"),
     },
     bars=bars,
+    keyed=("degraded",),
     draws="benchmarks.cascade_figure",
 )
 

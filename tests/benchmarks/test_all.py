@@ -85,7 +85,8 @@ def test_a_key_that_is_gone_or_of_another_kind_is_told() -> None:
     lacking = whole | {"e": {"two": {}}}
     assert told(keyed=("e",)).differences(whole, lacking) == ["e.*[].f is missing"]
     assert told().differences({"a": True}, {"a": 1}) == ["a is a number, was yes or no"]
-    assert told().differences({"a": [1]}, {"a": []}) == ["a is empty"]
+    assert told().differences({"a": [{"b": 1}]}, {"a": []}) == ["a is empty"]
+    assert told().differences({"a": [1]}, {"a": []}) == []  # none of these came
 
 
 def test_a_bar_is_held_missed_or_not_measured() -> None:
