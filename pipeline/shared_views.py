@@ -51,6 +51,10 @@ class SharedViews:
         """Whether it is a camera."""
         return self._served[source][2]
 
+    def past_of(self, source: str) -> int:
+        """Its last epoch before this run."""
+        return self._served[source][0]
+
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
         """The frame store of (source, picture size). FrameStoreFull if there is no room for it, or
         none and `make` is not set.

@@ -54,6 +54,8 @@ class Context:
     before  the stage whose output this one reads
     plane   (source, bytes) -> the stage's state plane, for state too large for a hop
     live    whether a source is a camera, whose frames nobody waits for
+    past    a source's last epoch before this run had it; unlike the first one of the run, which a
+            kill may skip, it stays what it is
     ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
     memo    (group of sources, limits) -> what they remember, for what may be lost at any time
     model   the model that was chosen for a source while the run went on; empty: none was
@@ -65,6 +67,7 @@ class Context:
     folder: Path
     before: str
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
+    past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     plane: Callable[[str, int], StatePlane] = field(
         default_factory=lambda: functools.cache(unshared_plane)
     )

@@ -154,6 +154,7 @@ def _context(
         pixels=shared.pixels,
         now=time.time,
         live=shared.is_live,
+        past=shared.past_of,
         folder=Path(spec.folder),
         before=stage.input or "",
         plane=functools.partial(shared.state_plane, stage.name),

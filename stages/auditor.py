@@ -44,7 +44,7 @@ class Auditor:
     ) -> None:
         """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
         self.promise, self._least = promise, least
-        self._policy, self._is_live = policy, context.live
+        self._policy, self._is_live, self._past_of = policy, context.live, context.past
         self._secret = secret_of(context.folder)
         self._audits = AuditAsks(asks, context)
 
@@ -97,11 +97,12 @@ class Auditor:
     def numbered(self, item: Item, state: AuditState) -> AuditState:
         """Before the first frame of a source of which nothing is known. The store may have
         forgotten it, and its periods with it: their coins were opened, so no number may come again;
-        its epochs do not.
+        its epochs do not. That before this run decides, as a kill may skip the run's first one.
         """
         if state.now.number:
             return state
-        return _replace(state, now=Period(number=(item.position.epoch - 1) * period.MOST_PERIODS))
+        first = self._past_of(item.source) * period.MOST_PERIODS
+        return _replace(state, now=Period(number=first))
 
     def began(self, item: Item, state: AuditState) -> AuditState:
         """Before a frame: in a period that takes it. Frames that went past this stage, set aside

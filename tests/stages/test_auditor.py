@@ -304,10 +304,22 @@ def test_what_a_camera_dropped_before_it_served_anything_lowers_coverage(tmp_pat
     assert (found.served, found.decoded, found.verdict) == (50, 56, "coverage")
 
 
+def test_an_epoch_that_a_kill_skipped_changes_no_coin(tmp_path: Path) -> None:
+    """Between asking for an epoch and its first frame: the run's first frame is of the second."""
+    one, other = (
+        whole(tmp_path, ToldPlace(agrees), [frame(n, epoch=e) for n in range(110)], promise())
+        for e in (1, 2)
+    )
+    assert [each.opening for each in one] == [each.opening for each in other]
+    assert [(each.period, each.drawn) for each in one] == [
+        (each.period, each.drawn) for each in other
+    ]
+
+
 def test_no_coin_comes_twice_where_the_store_has_forgotten_a_source(tmp_path: Path) -> None:
     """The coins of its periods were opened, in certificates that are there still."""
     before = whole(tmp_path, ToldPlace(agrees), [frame(seq) for seq in range(110)], promise())
     again = [frame(seq, epoch=2) for seq in range(110)]
-    after = whole(tmp_path, ToldPlace(agrees), again, promise())
+    after = whole(tmp_path, ToldPlace(agrees), again, promise(), past=1)
     assert len({each.opening for each in (*before, *after)}) == 6
     assert len({each.period for each in (*before, *after)}) == 6

@@ -103,11 +103,18 @@ def escalate(
     promise: Promise | None = None,
     ring: Ring | None = None,
     live: bool = False,
+    past: int = 0,
     **options: object,
 ) -> Escalate:
     """The stage, asking there; closed by the caller."""
     context = Context(
-        pixels, lambda: 0.0, folder, "detect", live=lambda _: live, ring=ring or rings()
+        pixels,
+        lambda: 0.0,
+        folder,
+        "detect",
+        live=lambda _: live,
+        past=lambda _: past,
+        ring=ring or rings(),
     )
     stage = Escalate(StageOptions(escalate=EscalateOptions(**options)), context)  # type: ignore[arg-type]
     if promise is not None:
