@@ -64,7 +64,7 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
     news: list[tuple[int, PromiseNews]] = []
     with EngineRun(config_text(clip, promised), [SOURCE]) as run:
         run.wait_for(1)
-        first = last = run.sample()
+        begun = first = last = run.sample()
         with subscribe(run.data, [SOURCE], "earliest", until_end=True) as published:
             for result in published:
                 results.append(result)
@@ -81,6 +81,8 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
         found = [read_certificate(path.read_bytes()) for path in closed]
         if len(results) != n_frames or any(result.outcome == "failed" for result in results):
             raise RunFailed(f"{len(results)} of {n_frames} frames: {run.last_words()}")
+    if last.published <= first.published:  # nothing was seen after the warm-up: with it, then
+        first = begun
     if last.published <= first.published:
         raise RunFailed(f"{n_frames} frames are too few to measure their CPU")
     cpu_ms = 1e3 * last.usage.since(first.usage) / (last.published - first.published)
