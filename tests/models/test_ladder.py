@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from models import ladder
@@ -166,11 +166,13 @@ def test_losses_never_grow_with_the_rung(
     assert all(0 <= one <= 1 for one in lost)
 
 
+@example([4.0], 0.3125)
 @given(objects, scores)
 def test_a_scene_that_stays_never_flaps(sides: list[float], score: float) -> None:
-    rungs = [choice.rung for choice in watched([squares(*sides, score=score)] * 150)]
+    """Down once, and back once where what is barely seen shows that it was too far."""
+    rungs = [choice.rung for choice in watched([squares(*sides, score=score)] * 400)]
     moves = np.count_nonzero(np.diff(rungs))
-    assert moves <= 1
+    assert moves <= 2
 
 
 @given(st.lists(st.tuples(objects, scores), min_size=1, max_size=60))
