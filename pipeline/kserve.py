@@ -71,7 +71,7 @@ class KServe:
         return None
 
     def leave(self) -> None:
-        """This thread's connection is closed; the server lets go of the memory that it shares."""
+        """This thread's connection is closed."""
         client: KServeClient | None = getattr(self._of_thread, "client", None)
         if client is not None:
             self._of_thread.client = None

@@ -15,7 +15,6 @@ SCHEMES = ("http", "https", "grpc", "grpcs")
 MODEL = "framegate_heavy"
 _PORTS = {"http": 8000, "https": 443, "grpc": 8001, "grpcs": 443}
 _PATH = re.compile(r"(?P<base>.*?)(/v2/models/(?P<model>[^/]+)(/versions/(?P<version>[^/]+))?)?/?")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Address:
     model: str
     version: str
     headers: Mapping[str, str] = field(repr=False)
-    is_here: bool
 
     @property
     def is_grpc(self) -> bool:
@@ -71,4 +69,4 @@ def address(url: str) -> Address:
     place = f"[{host}]" if ":" in host else host
     place = f"{place}:{port or _PORTS[parts.scheme]}{path['base']}"
     model, version = path["model"] or MODEL, path["version"] or ""
-    return Address(parts.scheme, place, model, version, headers, host in _LOOPBACK)
+    return Address(parts.scheme, place, model, version, headers)

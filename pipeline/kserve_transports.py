@@ -39,10 +39,10 @@ class Transport(Protocol):
         ...
 
 
-def library(at: Address, part: str = "") -> Any:
+def library(at: Address) -> Any:
     """tritonclient's module. ConfigFaults if it is not installed."""
     try:
-        return importlib.import_module(f"tritonclient.{part or ('grpc' if at.is_grpc else 'http')}")
+        return importlib.import_module(f"tritonclient.{'grpc' if at.is_grpc else 'http'}")
     except ImportError as error:
         raise ConfigFaults(
             [f"a KServe server needs the extra kserve: pip install framegate[kserve] ({error})"]

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from pipeline.asks import Asks
 from pipeline.errors import ConfigFaults
 from pipeline.kserve import KServe
 from pipeline.kserve_address import address
-from pipeline.kserve_client import KServeClient
-from pipeline.kserve_tensors import answers_of, inputs_of
 from pipeline.questions import (
     Answer,
     PlaceFailed,
@@ -187,11 +184,6 @@ class TestMLServer:
         os.close(held)
         assert len(ended) == 1
 
-    def test_it_shares_no_memory(self, served: Served) -> None:
-        client = KServeClient(address(served.grpc))
-        assert not client.shares
-        client.close()
-
     @both
     def test_a_server_that_was_killed_and_is_back_answers_all(
         self, tmp_path: Path, hold: Path, scheme: str
@@ -230,30 +222,11 @@ def at_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.long
 class TestTriton:
     @both
-    def test_pictures_go_through_shared_memory_however_large(
-        self, at_triton: Served, scheme: str
-    ) -> None:
-        client = KServeClient(address(url_of(at_triton, scheme)))
-        assert client.shares
-        assert client.takes_bytes
-        client.close()
-        before = set(os.listdir("/dev/shm"))
+    def test_pictures_are_answered_however_large(self, at_triton: Served, scheme: str) -> None:
         with asking(url_of(at_triton, scheme)) as place:
             for n_bytes in (100, 3_000_000, 50):
                 answers = place.answer([question(b"x" * n_bytes), question(b"\xff\0")])
                 assert shortened(answers) == [seen(n_bytes / 1000), seen(0.002)]
-        left = set(os.listdir("/dev/shm")) - before
-        assert not [name for name in left if name.startswith("framegate")]
-
-    @both
-    def test_tensors_go_as_they_are_to_another_host(self, at_triton: Served, scheme: str) -> None:
-        client = KServeClient(replace(address(url_of(at_triton, scheme)), is_here=False))
-        assert not client.shares
-        assert client.takes_bytes
-        inputs = inputs_of([question()], [bytes(range(256))], as_text=False)
-        outputs = client.infer(inputs, time.monotonic() + 20, lambda: False)
-        assert shortened(answers_of(outputs, 1, POLICY)) == [seen(0.256)]
-        client.close()
 
 
 @pytest.mark.long
@@ -275,10 +248,8 @@ class TestAddress:
         at = address("https://me:pass%40@host/base/v2/models/m/versions/3")
         assert (at.place, at.model, at.version) == ("host:443/base", "m", "3")
         assert at.headers == {"authorization": "Basic bWU6cGFzc0A="}
-        assert not at.is_here
         plain = address("grpc://[::1]:9000")
         assert (plain.place, plain.model, plain.version) == ("[::1]:9000", "framegate_heavy", "")
-        assert plain.is_here
         assert plain.is_grpc
 
     @pytest.mark.parametrize("url", ["", "host:8000", "ftp://host", "http://host:x", "http://"])
