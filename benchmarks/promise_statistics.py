@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import binom
 
-from benchmarks import promise_bets
 from benchmarks.promise_alarm import audits_to_alarm
 from benchmarks.promise_periods import (
     SCENARIOS,
@@ -40,7 +39,6 @@ PERIODS: Final = 20_000
 AT_ONCE: Final = 1000
 ERRORS: Final = {"1.01 %": 91, "1.5 %": 135, "5 %": 450}
 PROMISE: Final = Promise(frames=9000)
-BOXES: Final = Promise(measure="boxes", frames=9000)
 AUDITED_FIRST: Final = 747  # as many as the promise audits of 9,000
 HOUR: Final = 36_000
 HOUR_SHARE: Final = 1000 / HOUR
@@ -79,17 +77,6 @@ def of_counts(scenario: Scenario, errors: int, frames: int, share: float) -> Any
     return rule
 
 
-def of_boxes(scenario: Scenario, errors: int) -> Any:
-    """The promise's rule for boxes."""
-
-    def rule(rng: np.random.Generator, count: int) -> BoolArray:
-        coins = throw(rng, count, BOXES.frames, BOXES.share)
-        kinds = scenario(rng, coins, errors, PROMISE.k_max).astype(np.int8)
-        return promise_bets.certified(kinds, coins, BOXES.alpha, (BOXES.share, BOXES.delta))
-
-    return rule
-
-
 def naive(scenario: Scenario, errors: int, looks: bool) -> Any:
     """To audit the first frames; or, with `looks`, to end the period when it looks good."""
     alpha, delta = PROMISE.alpha, PROMISE.delta
@@ -100,19 +87,6 @@ def naive(scenario: Scenario, errors: int, looks: bool) -> Any:
         if looks:
             return first_good_look(wrong, coins, alpha, delta)
         return first_frames(wrong, AUDITED_FIRST, alpha, delta)
-
-    return rule
-
-
-def good_start(learning: bool) -> Any:
-    """The bets of the promise, or such that learn, where a period begins well and ends badly."""
-
-    def rule(rng: np.random.Generator, count: int) -> BoolArray:
-        coins = throw(rng, count, BOXES.frames, BOXES.share)
-        kinds, _ = promise_bets.good_start(rng, coins, BOXES.alpha)
-        if learning:
-            return promise_bets.certified_by_learning(kinds, coins, BOXES.alpha, BOXES.delta)
-        return promise_bets.certified(kinds, coins, BOXES.alpha, (BOXES.share, BOXES.delta))
 
     return rule
 
@@ -128,7 +102,6 @@ def false_rows(periods: int) -> list[Row]:
                 "wrong": rate,
                 "counts": share_of(periods, errors, counts),
                 "exact": round(float(binom.cdf(PROMISE.k_max, errors, PROMISE.share)), 5),
-                "boxes": share_of(periods, errors + 1, of_boxes(scenario, errors)),
                 "first_frames": share_of(periods, errors + 2, naive(scenario, errors, False)),
                 "first_good_look": share_of(periods, errors + 3, naive(scenario, errors, True)),
             }
@@ -170,13 +143,8 @@ def whole(given: argparse.Namespace) -> Result:
     return {
         "false_limit": round(most_false(given.periods), 5),
         "worst_false_counts": max(row["counts"] for row in false),
-        "worst_false_boxes": max(row["boxes"] for row in false),
         "worst_first_frames": max(row["first_frames"] for row in false),
         "worst_first_good_look": max(row["first_good_look"] for row in false),
-        "good_start": {
-            "bets_made_before": share_of(given.periods, 1, good_start(False)),
-            "bets_that_learn": share_of(given.periods, 1, good_start(True)),
-        },
         "alarm": alarm_row(given.periods),
         "false": false,
         "power": power_rows(given.periods),
@@ -186,8 +154,7 @@ def whole(given: argparse.Namespace) -> Result:
             frames=PROMISE.frames,
             alpha=PROMISE.alpha,
             delta=PROMISE.delta,
-            share_counts=PROMISE.share,
-            share_boxes=BOXES.share,
+            share=PROMISE.share,
             seconds=round(time.monotonic() - began),
         ),
     }
@@ -195,11 +162,7 @@ def whole(given: argparse.Namespace) -> Result:
 
 def bars(result: Result) -> list[Bar]:
     """How often a broken promise is certified."""
-    limit = result["false_limit"]
-    return [
-        Bar(f"false certificates, {name}", result[f"worst_false_{name}"], "<=", limit)
-        for name in ("counts", "boxes")
-    ]
+    return [Bar("false certificates", result["worst_false_counts"], "<=", result["false_limit"])]
 
 
 BENCHMARK = Benchmark(

@@ -78,9 +78,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
             [f"{origin}: no stage has use = {DETECT!r}; allowed is a configuration with one"]
         )
     urls = {name: source.url for name, source in config.sources.items()}
-    footage = load(_REPLAY)(
-        urls, detect, promise, parsed.frames, parsed.seed, _progress(), _budget(config)
-    )
+    footage = load(_REPLAY)(urls, detect, parsed.frames, parsed.seed, _progress(), _budget(config))
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))

@@ -1,11 +1,11 @@
 """Which of several settings may be used: Learn then Test, on frames drawn at random from footage.
 
 Settings stand on one path, fixed on other footage, from the one that errs least to the one that
-costs least. Each is tested against the null hypothesis that its mean loss is above alpha, with the
-test chosen beforehand: exact binomial for losses of 0 and 1, Hoeffding-Bentkus or betting for
-fractions. Walking along the path and stopping at the first that is not rejected keeps the chance
-of accepting any bad one within delta, without dividing it (Angelopoulos et al., "Learn then Test",
-2021). What is accepted holds for this footage, and for what is like it: a forecast, no promise.
+costs least. Each is tested against the null hypothesis that more than alpha of frames are wrong
+with it, by the exact binomial test. Walking along the path and stopping at the first that is not
+rejected keeps the chance of accepting any bad one within delta, without dividing it (Angelopoulos
+et al., "Learn then Test", 2021). What is accepted holds for this footage, and for what is like it:
+a forecast, no promise.
 
 Frames must be drawn independently of each other, with replacement, and stay in the drawn order.
 Pure.
@@ -26,37 +26,6 @@ IntArray = npt.NDArray[np.int64]
 def binomial_p(errors: IntArray, frames: int, alpha: float) -> FloatArray:
     """p-values (J,) of J settings of which `errors` (J,) of `frames` frames were wrong."""
     p_values: FloatArray = scipy.special.bdtr(errors, frames, alpha)
-    return p_values
-
-
-def hoeffding_bentkus_p(means: FloatArray, frames: int, alpha: float) -> FloatArray:
-    """p-values (J,) of J settings whose losses, 0..1, have these means (J,) over `frames` frames.
-
-    Bentkus' bound rounds the summed loss up and has a factor of e, as MAPIE's.
-    """
-    held = np.minimum(means, alpha)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = np.where(held > 0, held * np.log(held / alpha), 0.0)
-    hoeffding = np.exp(-frames * (below + (1 - held) * np.log((1 - held) / (1 - alpha))))
-    bentkus = math.e * scipy.special.bdtr(np.ceil(frames * means), frames, alpha)
-    p_values: FloatArray = np.minimum(hoeffding, bentkus)
-    return p_values
-
-
-def betting_p(losses: FloatArray, alpha: float, delta: float) -> FloatArray:
-    """p-values (J,) of J settings with these losses (J, n), 0..1, in the order they were drawn.
-
-    Waudby-Smith and Ramdas: each bet follows from the losses before it; best at the level delta.
-    """
-    frames = losses.shape[1]
-    counts = np.arange(1, frames + 1)
-    means = (0.5 + np.cumsum(losses, axis=1)) / (1 + counts)
-    variances = (0.25 + np.cumsum((losses - means) ** 2, axis=1)) / (1 + counts)
-    before = np.concatenate([np.full((len(losses), 1), 0.25), variances[:, :-1]], axis=1)
-    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / delta) / (frames * before)))
-    with np.errstate(divide="ignore"):
-        wealths = np.cumsum(np.log(1 - bets * (losses - alpha)), axis=1)
-    p_values: FloatArray = np.exp(-np.maximum(wealths.max(axis=1), 0.0))
     return p_values
 
 

@@ -6,21 +6,26 @@ Certificate says what was found and opens it. Only `certified` promises anything
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from pipeline import betting, coin
+from pipeline import coin
 from pipeline.errors import RecordTooNew
 from pipeline.exact_binomial import allowed, k_max, most_wrong
 from pipeline.period import Period
-from pipeline.promise import LONGEST, Measure, Promise
+from pipeline.promise import LONGEST, Promise
 from pipeline.promise_news import Verdict
 from pipeline.records import Position
 
-VERSION: Final = 2  # 1 told a bound of an unfinished period, too
+VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes
+
+ABOUT_BOXES: Final = (
+    "it is about boxes, which this Framegate no longer promises anything of: only the one that "
+    "wrote it can check it"
+)
 
 Count = Annotated[int, Meta(ge=0)]
 Frames = Annotated[int, Meta(ge=0, le=LONGEST)]
@@ -32,21 +37,21 @@ Key = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     """What is promised of a period of `frames` served frames, said before it begins.
 
-    alpha  of its frames (counts) or boxes (boxes; at most `most_boxes` a frame count) may differ
-           from the heavy model's, with confidence 1 - delta
+    measure  counts: a frame is wrong that has another number of objects of some class; boxes: of
+             an older Framegate, and no longer judged
+    alpha  of its frames may be wrong, held against the heavy model's, with confidence 1 - delta
     share  of frames audited; commitment  to the coin that chooses them (coin.commitment)
     """
 
     v: int
     source: str
     period: Count
-    measure: Measure
+    measure: Literal["counts", "boxes"]
     alpha: Chance
     delta: Chance
     frames: Annotated[int, Meta(ge=1, le=LONGEST)]
     share: Annotated[float, Meta(gt=0, le=1)]
     min_coverage: Share
-    most_boxes: Annotated[int, Meta(ge=1)]
     commitment: Key
 
 
@@ -58,10 +63,9 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     caught   settled ones that were wrong (k), `lost` audits and chosen failed frames with them
     failed   frames that were served as failed, chosen or not
     k_max    the most that may be caught, -1: no number certifies; None for boxes
-    wealth   of the bets, for boxes: 1 / delta certifies; None for counts
-    bound    of the served frames or boxes at most this share is wrong (exact_binomial.most_wrong
-             says when that holds); None: nothing is known, as of an unfinished period: who may end
-             it when it looks good would be told too little
+    bound    of the served frames at most this share is wrong (exact_binomial.most_wrong says when
+             that holds); None: nothing is known, as of an unfinished period: who may end it when
+             it looks good would be told too little
     policy   hash of what the heavy model counts as truth
     models   that made what was served in this period (period.MOST_MODELS at most, then "others")
     opening  the coin's key
@@ -76,7 +80,6 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     failed: Count
     alarmed: bool
     k_max: int | None
-    wealth: float | None
     bound: float | None
     verdict: Verdict
     reason: str
@@ -110,7 +113,6 @@ def close(period: Period, promise: Promise, key: bytes, source: str, policy: str
         failed=period.failed,
         alarmed=period.alarmed,
         k_max=None,
-        wealth=betting.wealth_of(period.wealths) if promise.measure == "boxes" else None,
         bound=None,
         verdict="unfinished",
         reason="",
@@ -136,7 +138,6 @@ def _declared(period: Period, promise: Promise, key: bytes, source: str) -> dict
         "frames": promise.frames,
         "share": promise.share,
         "min_coverage": promise.min_coverage,
-        "most_boxes": promise.most_boxes,
         "commitment": coin.commitment(key),
     }
 
@@ -147,7 +148,7 @@ T = TypeVar("T", bound=Declaration)
 class Conclusion(NamedTuple):
     """What follows from a certificate's other fields."""
 
-    k_max: int | None
+    k_max: int
     bound: float | None
     verdict: Verdict
     reason: str
@@ -155,11 +156,9 @@ class Conclusion(NamedTuple):
 
 def conclude(found: Certificate) -> Conclusion:
     """What follows from what was found: the same for who makes a certificate and who checks it."""
-    most = None
-    if found.measure == "counts":
-        most = k_max(found.frames, found.alpha, found.share, found.delta)
+    most = k_max(found.frames, found.alpha, found.share, found.delta)
     verdict, reason = _hindrance(found) or _shown(found, most)
-    return Conclusion(most, _bound(found, verdict), verdict, reason)
+    return Conclusion(most, _bound(found), verdict, reason)
 
 
 def _hindrance(found: Certificate) -> tuple[Verdict, str] | None:
@@ -176,17 +175,13 @@ def _hindrance(found: Certificate) -> tuple[Verdict, str] | None:
             f"less than {found.min_coverage:.1%}"
         )
     may_fail = allowed(found.frames, found.alpha)
-    if found.measure == "counts" and found.failed > may_fail:
+    if found.failed > may_fail:
         return "failed", f"{found.failed} frames failed; {may_fail} may be wrong"
     return None
 
 
-def _shown(found: Certificate, most: int | None) -> tuple[Verdict, str]:
+def _shown(found: Certificate, most: int) -> tuple[Verdict, str]:
     """Whether audits show that the promise was kept."""
-    if most is None:
-        wealth, enough = found.wealth or 0.0, 1 / found.delta
-        said = f"the bets made {wealth:.4g} of 1; {enough:.4g} certify"
-        return "certified" if wealth >= enough else "not_shown", said
     if most < 0:
         return "not_shown", (
             f"with {found.share:.2%} of {found.frames} frames audited, not even audits without an "
@@ -196,9 +191,7 @@ def _shown(found: Certificate, most: int | None) -> tuple[Verdict, str]:
     return "certified" if found.caught <= most else "not_shown", said
 
 
-def _bound(found: Certificate, verdict: Verdict) -> float | None:
-    if found.measure == "boxes":
-        return found.alpha if verdict == "certified" else None
+def _bound(found: Certificate) -> float | None:
     is_over = found.served >= found.frames and found.settled == found.drawn
     if not found.served or (found.v > 1 and not is_over):
         return None
@@ -210,8 +203,11 @@ def verify(certificate: Certificate) -> list[str]:
     """What is wrong with a certificate, nothing where it says what follows from what it found.
 
     It recomputes the commitment, which frames were chosen, and all that follows. That as many of
-    them were wrong as it says, only the audits themselves can show.
+    them were wrong as it says, only the audits themselves can show. Of one about boxes nothing can
+    be said but that.
     """
+    if certificate.measure == "boxes":
+        return [ABOUT_BOXES]
     faults = _miscounted(certificate)
     key = bytes.fromhex(certificate.opening)
     if coin.commitment(key) != certificate.commitment:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from pipeline import alarm, betting, coin
+from pipeline import alarm, coin
 from pipeline.promise import Promise
 from pipeline.records import START, Position
 
@@ -41,7 +41,8 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     caught   settled ones that were wrong, lost and failed ones with them
     lost     audits that never came
     failed   frames that were served as failed, chosen or not: those chosen are settled and caught
-    alarmed  the detector `sums` reached its threshold; wealths  of the bets, for boxes
+    alarmed  the detector `sums` reached its threshold
+    wealths  of no use any more, and empty: of bets on a promise about boxes
     models   that made what was served, each once, by first use; after MOST_MODELS of them OTHERS
     """
 
@@ -74,7 +75,6 @@ def following(period: Period, promise: Promise) -> Period:
         number=period.number + 1,
         terms=promise.terms,
         sums=period.sums if goes_on else alarm.QUIET,
-        wealths=betting.START if promise.measure == "boxes" else (),
     )
 
 
@@ -110,7 +110,7 @@ def serve(
         models=_with(period.models, models),
     )
     if failed and drawn:
-        return _judged(served, promise, 1.0), False
+        return _judged(served, promise, is_wrong=True), False
     return served, drawn
 
 
@@ -119,8 +119,8 @@ def missing(period: Period, frames: int) -> Period:
     return replace(period, missed=period.missed + frames)
 
 
-def settle(period: Period, promise: Promise, loss: float | None) -> Period:
-    """An audit is over. loss: 0..1, of `counts` 0 or 1, of `boxes` promise.box_loss; None: lost.
+def settle(period: Period, promise: Promise, is_wrong: bool | None) -> Period:
+    """An audit is over, and its frame was wrong or not; None: the audit is lost.
 
     A lost audit counts as a wrong frame, for the alarm as well: else a certificate could be had by
     losing audits that would find something. ValueError where no audit is open, or where the period
@@ -128,8 +128,8 @@ def settle(period: Period, promise: Promise, loss: float | None) -> Period:
     """
     if period.settled == period.drawn or not is_under(period, promise):
         raise ValueError(f"period {period.number} has no audit open under this promise")
-    judged = _judged(period, promise, 1.0 if loss is None else loss)
-    return judged if loss is not None else replace(judged, lost=period.lost + 1)
+    judged = _judged(period, promise, is_wrong is not False)
+    return judged if is_wrong is not None else replace(judged, lost=period.lost + 1)
 
 
 def is_full(period: Period, promise: Promise) -> bool:
@@ -145,16 +145,12 @@ def _with(names: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
     return every if len(every) <= MOST_MODELS else (*every[:MOST_MODELS], OTHERS)
 
 
-def _judged(period: Period, promise: Promise, loss: float) -> Period:
-    sums = alarm.after(period.sums, loss, promise.target)
-    wealths = period.wealths
-    if promise.measure == "boxes":
-        wealths = betting.after(wealths, loss, promise.target, promise.share)
+def _judged(period: Period, promise: Promise, is_wrong: bool) -> Period:
+    sums = alarm.after(period.sums, float(is_wrong), promise.alpha)
     return replace(
         period,
         settled=period.settled + 1,
-        caught=period.caught + (loss > promise.target),
+        caught=period.caught + is_wrong,
         alarmed=period.alarmed or alarm.is_alarm(sums, promise.alarm_audits),
         sums=sums,
-        wealths=wealths,
     )

@@ -1,7 +1,7 @@
 """What is promised about served results, and how it is watched: the table [promise].
 
-A period is so many served frames. At most `alpha` of them, or of the boxes in them, differ from
-what the heavy model says: with the stated confidence, for each period by itself.
+A period is so many served frames. At most `alpha` of them differ from what the heavy model says:
+with the stated confidence, for each period by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 
 from pipeline.exact_binomial import allowed, k_max, share_for
 
-Measure = Literal["counts", "boxes"]
 SPARE: Final = 3  # wrong frames that audits may find by default without costing the certificate
 LONGEST: Final = 10_000_000
 
@@ -26,37 +25,28 @@ def _limits(least: float, most: float) -> dict[str, Any]:
 class Promise:
     """Options; what they mean is told in pipeline.toml.
 
-    measure  counts: a frame is wrong if it has another number of objects of some class; boxes:
-             the promise is about differing boxes, by all boxes of the heavy model; off: none
+    measure  counts: a frame is wrong if it has another number of objects of some class; off: none
     """
 
-    measure: Literal["counts", "boxes", "off"] = "counts"
+    measure: Literal["counts", "off"] = "counts"
     alpha: float = field(default=0.01, metadata=_limits(0.0001, 0.5))
     confidence: float = field(default=0.95, metadata=_limits(0.5, 0.9999))
     frames: int = field(default=36_000, metadata=_limits(1, LONGEST))
     min_coverage: float = field(default=0.9, metadata=_limits(0.0, 1.0))
     audited: float | None = field(default=None, metadata=_limits(1e-6, 1.0))
     alarm_audits: float = field(default=2000.0, metadata=_limits(1.0, 1e9))
-    most_boxes: int = field(default=8, metadata=_limits(1, 1000))
 
     @property
     def delta(self) -> float:
         """How likely a period is certified, at most, whose promise is broken."""
         return round(1 - self.confidence, 9)
 
-    @property
-    def target(self) -> float:
-        """The mean loss of a period's frames that is just still promised, 0..1."""
-        return target_of(self.measure, self.alpha)
-
     @cached_property
     def share(self) -> float:
         """Of frames audited, 0..1: as said, else the least that forgives some wrong ones."""
         if self.audited is not None:
             return self.audited
-        least = share_for(self.frames, self.alpha, self.delta, SPARE)
-        # Frames hold fewer boxes than the most that count: of each less is learned.
-        return min(1.0, 2 * least) if self.measure == "boxes" else least
+        return share_for(self.frames, self.alpha, self.delta, SPARE)
 
     @cached_property
     def k_max(self) -> int:
@@ -72,19 +62,3 @@ class Promise:
     def terms(self) -> bytes:
         """Four bytes that differ where the options do: a period keeps to one set of them."""
         return hashlib.blake2b(repr(astuple(self)).encode(), digest_size=4).digest()
-
-
-def target_of(measure: str, alpha: float) -> float:
-    """The mean loss that `alpha` allows; of boxes it is a ratio of sums (see box_loss)."""
-    return alpha / (1 + alpha) if measure == "boxes" else alpha
-
-
-def box_loss(differing: int, boxes: int, alpha: float, most_boxes: int) -> float:
-    """The loss (0..1) of one frame where the promise is about boxes.
-
-    differing  boxes that only one of both models has; boxes  of the heavy model. Of each, at most
-    `most_boxes` count. The sum of differing ones is above alpha times the sum of boxes exactly
-    where the mean of this loss is above target_of("boxes", alpha).
-    """
-    differing, boxes = min(differing, most_boxes), min(boxes, most_boxes)
-    return (differing + alpha * (most_boxes - boxes)) / (most_boxes * (1 + alpha))

@@ -18,7 +18,7 @@ from pipeline.records import START, End, Position
 from pipeline.stage import Context, Item
 from stages.arms import Arms, safer
 from stages.audit_asks import AuditAsks, Audited
-from stages.audits import MOST_OPEN, AuditState, Obligation, Row, loss, seen_in
+from stages.audits import MOST_OPEN, AuditState, Obligation, Row, differs, seen_in
 from stages.detections import Detections
 from stages.promise_secret import secret_of
 
@@ -70,12 +70,9 @@ class Auditor:
                 return None
             row, true = audited or _LOST
             if row is not None and true is not None:
-                lessons.append(Lesson(first.doubt, self._is_wrong(row.unasked, true)))
+                lessons.append(Lesson(first.doubt, differs(row.unasked, true)))
             state = self._settle(state, first, audited or _LOST)
         return state, tuple(lessons)
-
-    def _is_wrong(self, served: Seen, true: Seen) -> bool:
-        return loss(self.promise, served, true) > self.promise.target
 
     def _in_use(self, state: AuditState) -> float:
         return self._least if state.chosen is None else state.chosen
@@ -154,7 +151,7 @@ class Auditor:
         if not drawn:
             return state
         if true is not None:
-            return self._judged(state, state.now.number, loss(self.promise, row.served, true))
+            return self._judged(state, state.now.number, differs(row.served, true))
         if len(state.open) >= MOST_OPEN:  # of a camera: a file has waited
             return self._judged(state, state.now.number, None)
         return self._opened(item, state, now_s, row, doubt, spent)
@@ -245,13 +242,13 @@ class Auditor:
             state = self._learned(state, row, at.doubt, true)
         elif state.fresh is None:  # without a budget no threshold would have asked
             state = self._learned(state, row, _NEVER_ASKED, true)
-        return self._judged(state, at.period, loss(self.promise, row.served, true))
+        return self._judged(state, at.period, differs(row.served, true))
 
-    def _judged(self, state: AuditState, number: int, found: float | None) -> AuditState:
-        """With the loss of a frame of the period `number`, None: its audit is lost."""
+    def _judged(self, state: AuditState, number: int, is_wrong: bool | None) -> AuditState:
+        """With what an audit of the period `number` found, None: it is lost."""
         stood = (*state.before, state.now)
         judged = [
-            period.settle(one, self.promise, found) if one.number == number else one
+            period.settle(one, self.promise, is_wrong) if one.number == number else one
             for one in stood
         ]
         state = _replace(state, before=tuple(judged[:-1]), now=judged[-1])
@@ -262,7 +259,7 @@ class Auditor:
 
     def _learned(self, state: AuditState, row: Row, doubt: float, true: Seen) -> AuditState:
         """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
-        arms = state.arms.after(doubt, self._is_wrong(row.unasked, true))
+        arms = state.arms.after(doubt, differs(row.unasked, true))
         state = _replace(state, arms=arms)
         if state.fresh is None:
             return state

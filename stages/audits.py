@@ -12,21 +12,16 @@ from typing import Final
 
 import msgspec
 
-from models.boxes import Boxes
-from models.nms import iou
 from pipeline import records
 from pipeline.period import Period
-from pipeline.promise import Promise, box_loss
 from pipeline.promise_news import Verdict
 from pipeline.questions import Seen
 from pipeline.records import START, Object, Position
 from pipeline.source import Form
 from pipeline.state_ring import RingRef
 from stages.arms import Arms
-from stages.seen import as_boxes
 
 MOST_OPEN: Final = 8
-_MIN_IOU: Final = 0.5
 _replace = msgspec.structs.replace
 
 
@@ -102,28 +97,6 @@ def seen_in(objects: Sequence[Object]) -> Seen:
     return Seen(boxes, scores, tuple(o.class_id for o in objects), ())
 
 
-def loss(promise: Promise, served: Seen, true: Seen) -> float:
-    """How far a frame differs from what the heavy pass says, 0..1; as `promise.measure` has it."""
-    if promise.measure != "boxes":
-        return float(Counter(served.class_ids) != Counter(true.class_ids))
-    ours, theirs = as_boxes(served), as_boxes(true)
-    matched = _matches(ours, theirs)
-    differing = len(ours) + len(theirs) - 2 * matched
-    return box_loss(differing, len(theirs), promise.alpha, promise.most_boxes)
-
-
-def _matches(ours: Boxes, theirs: Boxes) -> int:
-    """Pairs of equal class and IoU >= .5, each box in one at most; ours by score."""
-    overlaps = iou(ours.xyxy, theirs.xyxy)
-    free = set(range(len(theirs)))
-    found = 0
-    for row in range(len(ours)):
-        fits = [
-            (overlaps[row, other], other)
-            for other in free
-            if overlaps[row, other] >= _MIN_IOU and theirs.class_ids[other] == ours.class_ids[row]
-        ]
-        if fits:
-            free.discard(max(fits)[1])
-            found += 1
-    return found
+def differs(served: Seen, true: Seen) -> bool:
+    """Whether a frame has another number of objects of some class than the heavy pass says."""
+    return Counter(served.class_ids) != Counter(true.class_ids)

@@ -21,14 +21,13 @@ import numpy as np
 from pipeline import records
 from pipeline.calibrated import Footage, Tally
 from pipeline.least_budget import FloatArray, raises
-from pipeline.promise import Promise
 from pipeline.questions import Question, QuestionId, Seen
 from pipeline.records import Position, Record
 from pipeline.source import Frame
 from pipeline.stage import WAITS, Context, Item
 from pipeline.worker import options_of
 from stages.arms import PATH
-from stages.audits import loss, seen_in
+from stages.audits import differs, seen_in
 from stages.decode import FileSource
 from stages.detect import Detect
 from stages.detections import Detections
@@ -83,10 +82,9 @@ class AskTimes:
 class Replay:
     """Detect once, escalate once for each threshold between always and never. One thread."""
 
-    def __init__(self, detect: Mapping[str, Any], promise: Promise, folder: Path) -> None:
+    def __init__(self, detect: Mapping[str, Any], folder: Path) -> None:
         """detect: options of that stage; folder: for what stages pin."""
         self._pixels = b""
-        self._promise = promise
         self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
         self._classes = self._detect.options.classes
         self.heavy = Remembered(LocalHeavy(self._classes))
@@ -129,11 +127,8 @@ class Replay:
             return [(True, None), *((asks, None) for asks in asked)]
         question = QuestionId(item.source, item.position)
         [true] = self.heavy.answer([Question(question, item.record.form, pixels)])
-        wrong = [self._is_wrong(one, true) for one in (*served, found)]
+        wrong = [differs(seen_in(one.objects), true) for one in (*served, found)]
         return [(True, False), *zip(asked, wrong, strict=True)]
-
-    def _is_wrong(self, served: Detections, true: Seen) -> bool:
-        return loss(self._promise, seen_in(served.objects), true) > self._promise.target
 
     def _said(self, stage: Any, name: object, item: Item) -> Detections:
         """One frame through a stage, from where it stood."""
@@ -160,7 +155,6 @@ class Replay:
 def tallied(
     files: Mapping[str, str],
     detect: Mapping[str, Any],
-    promise: Promise,
     most: int,
     seed: int,
     tell: Tell,
@@ -177,7 +171,7 @@ def tallied(
     done = 0
     with (
         tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
-        closing(Replay(detect, promise, Path(folder))) as replay,
+        closing(Replay(detect, Path(folder))) as replay,
     ):
         for item, pixels in itertools.chain.from_iterable(map(_items, files, files.values())):
             times = int(draws[done])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -58,21 +59,23 @@ class Certify(Stage[NoState]):
             return
         for data in news.declared:
             declared = records.decode(data, Declaration)
-            self._write(f"{source}-{declared.period}{DECLARED}", declared)
+            self._write(source, f"{source}-{declared.period}{DECLARED}", data)
         for data in news.closed:
             certificate = records.decode(data, Certificate)
             log.info("source %s, period %d: %s", source, certificate.period, told(certificate))
-            self._write(f"{source}-{certificate.period}.json", certificate)
+            self._write(source, f"{source}-{certificate.period}.json", data)
 
-    def _write(self, name: str, said: Declaration) -> None:
+    def _write(self, source: str, name: str, said: msgspec.Raw) -> None:
+        # As it stands in the store: one of an older Framegate may hold more than is read here.
         path = self._folder / name
         try:
+            told = records.decode(said, dict[str, Any])
             path.parent.mkdir(exist_ok=True)
             written = path.with_suffix(f".{os.getpid()}")
-            written.write_bytes(msgspec.json.format(msgspec.json.encode(said)) + b"\n")
+            written.write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
             written.replace(path)
         except OSError as error:
-            log.error("source %s: %s; %s is in the store only", said.source, error, name)
+            log.error("source %s: %s; %s is in the store only", source, error, name)
 
 
 def told(certificate: Certificate) -> str:

@@ -14,10 +14,14 @@ from pipeline.errors import RecordTooNew
 from stages.certify import told
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
-from tests.pipeline.test_certificate import BOXES, certificate_of
+from tests.pipeline.test_certificate import certificate_of, older
 
-SOUND = [certificate_of(), certificate_of(BOXES), certificate_of(frames=20, missed=3)]
-TABLES = [json.loads(msgspec.json.encode(one)) for one in SOUND]
+SOUND = [
+    msgspec.json.encode(certificate_of()),
+    msgspec.json.encode(certificate_of(frames=20, missed=3)),
+    older(certificate_of(), measure="boxes", k_max=None, wealth=5104.09),
+]
+TABLES = [json.loads(one) for one in SOUND]
 
 
 def judged(data: bytes) -> None:

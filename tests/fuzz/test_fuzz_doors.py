@@ -219,7 +219,7 @@ def tables(data: Any) -> str:
 MORE = {
     **tomllib.loads(PACKAGED),
     "sources": {"gate": {"url": "rtsp://cam/1", "frames": {"max_fps": 5}, "live": True}},
-    "promise": {"measure": "boxes", "alpha": 0.01, "frames": 1000},
+    "promise": {"measure": "counts", "alpha": 0.01, "frames": 1000},
     "ladder": {"rungs": ["light", "heavy"]},
 }
 

@@ -14,12 +14,11 @@ from pipeline import coin
 from pipeline.certificate import close
 from pipeline.options import read_options
 from pipeline.period import Moment, Period, following, is_full, is_under, serve, settle
-from pipeline.promise import Promise, box_loss
+from pipeline.promise import Promise
 from pipeline.records import Position
 
 SECRET = b"of a test"
 SMALL = Promise(alpha=0.1, frames=100, audited=0.5)
-BOXES = replace(SMALL, measure="boxes", audited=0.8)
 
 
 def key_of(period: Period) -> bytes:
@@ -50,7 +49,7 @@ def test_a_period_counts_what_is_served_missed_failed_and_audited() -> None:
         period, drawn = serve(period, SMALL, key, moment(index), missed, failed)
         assert drawn == (index in chosen and not failed)
     assert is_full(period, SMALL)
-    period = settle(settle(settle(period, SMALL, None), SMALL, 1.0), SMALL, 0.0)
+    period = settle(settle(settle(period, SMALL, None), SMALL, True), SMALL, False)
     assert (period.number, period.served, period.missed) == (1, 100, 4)
     assert (period.drawn, period.settled, period.caught) == (len(chosen), 4, 3)
     assert (period.lost, period.failed, period.alarmed) == (1, 2, False)
@@ -70,7 +69,7 @@ def test_a_restart_in_mid_period_audits_the_same_frames_each_once() -> None:
 
 def test_a_following_period_has_other_coins_and_begins_at_nothing_but_the_detector() -> None:
     period, chosen = audits(following(Period(), SMALL), SMALL, range(100))
-    period = settle(period, SMALL, 1.0)
+    period = settle(period, SMALL, True)
     after = following(period, SMALL)
     assert after == Period(number=2, terms=SMALL.terms, sums=period.sums)
     assert audits(after, SMALL, range(100))[1] != chosen
@@ -80,10 +79,10 @@ def test_an_alarm_ends_the_period_and_the_detector_begins_anew() -> None:
     nervous = replace(SMALL, alarm_audits=30.0)
     period, _ = audits(following(Period(), nervous), nervous, range(50))
     for _ in range(3):
-        period = settle(period, nervous, 1.0)
+        period = settle(period, nervous, True)
     assert period.alarmed
     assert is_full(period, nervous)
-    period = settle(period, nervous, 0.0)
+    period = settle(period, nervous, False)
     assert period.alarmed, "once is enough"
     assert following(period, nervous) == following(Period(number=1), nervous)
 
@@ -97,7 +96,7 @@ def test_a_period_keeps_to_the_promise_under_which_it_began() -> None:
     with pytest.raises(ValueError, match="period 1 takes no frame under this promise"):
         serve(period, other, key_of(period), moment(10))
     with pytest.raises(ValueError, match="period 1 has no audit open under this promise"):
-        settle(period, other, 0.0)
+        settle(period, other, False)
     assert following(period, other) == Period(number=2, terms=other.terms)
 
 
@@ -106,22 +105,32 @@ def test_a_full_period_takes_no_frame_and_no_audit_is_settled_twice() -> None:
     with pytest.raises(ValueError, match="takes no frame"):
         serve(period, SMALL, key_of(period), moment(100))
     for _ in chosen:
-        period = settle(period, SMALL, 0.0)
+        period = settle(period, SMALL, False)
     with pytest.raises(ValueError, match="no audit open"):
-        settle(period, SMALL, 0.0)
+        settle(period, SMALL, False)
 
 
-@pytest.mark.parametrize("measure", ["counts", "boxes"])
-def test_a_period_is_small_enough_to_be_stored_with_every_frame(measure: str) -> None:
+def test_a_period_is_small_enough_to_be_stored_with_every_frame() -> None:
     period = Period(
         *(4_000_000_000, b"abcd", *[10_000_000] * 7, True, (1e200,) * 4),
-        wealths=(1.5,) * 2 if measure == "boxes" else (),
         first=Moment(Position(70_000, 4_000_000_000), 1e6),
         last=Moment(Position(70_000, 4_000_000_000), 1e6),
     )
-    assert len(msgspec.msgpack.encode(period)) < (180 if measure == "boxes" else 160)
+    assert len(msgspec.msgpack.encode(period)) < 160
     usual, _ = audits(following(Period(), Promise()), Promise(), range(1000))
     assert len(msgspec.msgpack.encode(usual)) < 100
+
+
+def test_a_period_about_boxes_of_an_older_framegate_is_read_and_another_follows() -> None:
+    """As the store holds it at the upgrade: with the wealth of its bets."""
+    period, _ = audits(following(Period(), SMALL), SMALL, range(10))
+    stored = msgspec.msgpack.encode(
+        msgspec.structs.replace(period, terms=b"\x81\x01\xef\xb2", wealths=(1.26, 1.19))
+    )
+    read = msgspec.msgpack.decode(stored, type=Period)
+    assert (read.last, read.models) == (period.last, period.models)
+    assert not is_under(read, SMALL)
+    assert following(read, SMALL) == Period(number=2, terms=SMALL.terms)
 
 
 FATES = st.sampled_from(["good", "wrong", "lost", "failed"])
@@ -130,15 +139,13 @@ FATES = st.sampled_from(["good", "wrong", "lost", "failed"])
 def verdict_of(fates: Sequence[str], promise: Promise) -> tuple[str, float | None]:
     """The verdict and bound of a period whose frames come to these ends."""
     period = following(Period(), promise)
-    losses = {"good": 0.0, "wrong": 1.0, "lost": None}
-    if promise.measure == "boxes":
-        losses = {"good": box_loss(0, 6, 0.1, 8), "wrong": box_loss(2, 6, 0.1, 8), "lost": None}
+    found = {"good": False, "wrong": True, "lost": None}
     for index, fate in enumerate(fates):
         period, drawn = serve(
             period, promise, key_of(period), moment(index), failed=fate == "failed"
         )
         if drawn:
-            period = settle(period, promise, losses[fate])
+            period = settle(period, promise, found[fate])
         if is_full(period, promise):
             break
     certificate = close(period, promise, key_of(period), "door", "")
@@ -150,7 +157,7 @@ def verdict_of(fates: Sequence[str], promise: Promise) -> tuple[str, float | Non
     wrong=st.sets(st.integers(0, 99), max_size=12),
     spoiled=st.sets(st.integers(0, 99), min_size=1, max_size=30),
     how=st.sampled_from(["lost", "failed"]),
-    promise=st.sampled_from([SMALL, BOXES, replace(SMALL, alarm_audits=50.0)]),
+    promise=st.sampled_from([SMALL, replace(SMALL, alarm_audits=50.0)]),
 )
 def test_lost_audits_and_failed_frames_never_help(
     wrong: set[int], spoiled: set[int], how: str, promise: Promise
@@ -161,7 +168,7 @@ def test_lost_audits_and_failed_frames_never_help(
     before, bound = verdict_of(fates, promise)
     after, worse = verdict_of(spoilt, promise)
     assert (after == "certified") <= (before == "certified")
-    if promise.measure == "counts" and after != "alarm":
+    if after != "alarm":
         assert bound is not None
         assert worse is not None
         assert worse >= bound
@@ -174,7 +181,7 @@ def test_options_are_checked_as_all_others() -> None:
     )
     assert read_options(Promise, {"alpha": 0, "measure": "mood"}, "promise.", faults) is None
     assert faults == [
-        "promise.measure = 'mood': allowed is counts, boxes or off",
+        "promise.measure = 'mood': allowed is counts or off",
         "promise.alpha = 0: allowed is a number from 0.0001 to 0.5",
     ]
 
@@ -183,6 +190,5 @@ def test_the_default_promise() -> None:
     """One hour at ten frames a second, 2 % of it audited, three errors forgiven."""
     assert (Promise().allowed, Promise().k_max, Promise().delta) == (360, 3, 0.05)
     assert Promise().share == 0.021338
-    assert Promise(measure="boxes").share == pytest.approx(2 * 0.021338)
     assert Promise(audited=0.01).share == 0.01
-    assert len({promise.terms for promise in (Promise(), SMALL, BOXES)}) == 3
+    assert len({promise.terms for promise in (Promise(), SMALL)}) == 2

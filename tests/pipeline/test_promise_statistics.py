@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmarks import promise_bets
 from benchmarks.promise_periods import (
     SCENARIOS,
     bursts,
@@ -26,7 +25,7 @@ from pipeline import coin
 from pipeline.certificate import close
 from pipeline.exact_binomial import most_wrong
 from pipeline.period import Moment, Period, following, is_full, serve, settle
-from pipeline.promise import Promise, box_loss
+from pipeline.promise import Promise
 from pipeline.records import Position
 
 PERIODS, FRAMES = 2000, 9000
@@ -60,37 +59,6 @@ def test_to_end_the_period_when_it_looks_good_fails_the_same_test() -> None:
     coins = throw(rng, PERIODS, FRAMES, PROMISE.share)
     wrong = independent(rng, coins, ERRORS[0.0101], 0)
     assert first_good_look(wrong, coins, ALPHA, DELTA).mean() > MOST_FALSE + 0.01
-
-
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_broken_promise_about_boxes_is_hardly_ever_certified(name: str) -> None:
-    rng = np.random.default_rng(14)
-    terms = (Promise(measure="boxes", frames=FRAMES).share, DELTA)
-    coins = throw(rng, PERIODS, FRAMES, terms[0])
-    kinds = SCENARIOS[name](rng, coins, ERRORS[0.0101], 3).astype(np.int8)
-    assert promise_bets.certified(kinds, coins, ALPHA, terms).mean() <= MOST_FALSE
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_bets_that_learn_in_the_order_of_time_fail_where_ours_hold(share: float) -> None:
-    """A good start and a bad end: why bets are made before the period."""
-    rng = np.random.default_rng(15)
-    coins = throw(rng, 500, FRAMES, share)
-    kinds, _ = promise_bets.good_start(rng, coins, ALPHA)
-    losses = promise_bets.losses_of(ALPHA)[kinds]
-    assert (losses.mean(axis=1) > ALPHA / (1 + ALPHA)).all()
-    assert promise_bets.certified(kinds, coins, ALPHA, (share, DELTA)).mean() <= DELTA
-    assert promise_bets.certified_by_learning(kinds, coins, ALPHA, DELTA).mean() > 0.5
-
-
-@pytest.mark.parametrize(("errors", "due"), [(0, 1.0), (18, 0.95), (27, 0.8)])
-def test_a_kept_promise_about_boxes_is_certified(errors: int, due: float) -> None:
-    """Up to .3 % of frames all wrong, of half the boxes that count."""
-    rng = np.random.default_rng(16)
-    terms = (Promise(measure="boxes", frames=FRAMES).share, DELTA)
-    coins = throw(rng, PERIODS, FRAMES, terms[0])
-    kinds = independent(rng, coins, errors, 0).astype(np.int8)
-    assert promise_bets.certified(kinds, coins, ALPHA, terms).mean() >= due
 
 
 @pytest.mark.parametrize(("rate", "published"), [(0.002, 0.95), (0.003, 0.82), (0.005, 0.44)])
@@ -128,13 +96,13 @@ SMALL = Promise(alpha=0.05, frames=300, audited=0.3, alarm_audits=1e9)
 KEYS = [coin.period_key(b"of a test", "door", number) for number in range(300)]
 
 
-def simulated(promise: Promise, key: bytes, losses: np.ndarray) -> bool:
-    """Whether the promise's own code certifies a period with these losses."""
+def simulated(promise: Promise, key: bytes, wrong: np.ndarray) -> bool:
+    """Whether the promise's own code certifies a period with these wrong frames."""
     period = following(Period(), promise)
-    for index, loss in enumerate(losses.tolist()):
+    for index, is_wrong in enumerate(wrong.tolist()):
         period, drawn = serve(period, promise, key, Moment(Position(1, index), None))
         if drawn:
-            period = settle(period, promise, loss)
+            period = settle(period, promise, is_wrong)
     assert is_full(period, promise)
     return close(period, promise, key, "door", "").verdict == "certified"
 
@@ -145,23 +113,9 @@ def test_the_promise_itself_says_what_the_simulation_says(errors: int) -> None:
     share = SMALL.share
     coins = np.array([[coin.drawn(key, i, share) for i in range(300)] for key in KEYS])
     wrong = SCENARIOS["wary_adversary"](rng, coins, errors, 0)
-    ours = [simulated(SMALL, key, row) for key, row in zip(KEYS, wrong.astype(float), strict=True)]
+    ours = [simulated(SMALL, key, row) for key, row in zip(KEYS, wrong, strict=True)]
     assert ours == certified(wrong, coins, SMALL.k_max).tolist()
     if errors > SMALL.allowed:
         assert np.mean(ours) <= DELTA + 2 * math.sqrt(DELTA * (1 - DELTA) / len(KEYS))
     else:
         assert any(ours)
-
-
-def test_the_promise_about_boxes_itself_says_what_the_simulation_says() -> None:
-    rng = np.random.default_rng(20)
-    promise = Promise(
-        measure="boxes", alpha=0.05, frames=300, audited=0.6, alarm_audits=1e9, most_boxes=8
-    )
-    keys = KEYS[:100]
-    coins = np.array([[coin.drawn(key, i, 0.6) for i in range(300)] for key in keys])
-    kinds = independent(rng, coins, 5, 0).astype(np.int8)
-    losses = np.array([box_loss(0, 4, 0.05, 8), box_loss(4, 4, 0.05, 8)])[kinds]
-    ours = [simulated(promise, key, row) for key, row in zip(keys, losses, strict=True)]
-    assert ours == promise_bets.certified(kinds, coins, 0.05, (0.6, DELTA)).tolist()
-    assert 0 < np.mean(ours) < 1

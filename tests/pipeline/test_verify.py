@@ -15,7 +15,7 @@ from pipeline import coin
 from pipeline.certificate import Declaration, declare
 from pipeline.cli import main
 from pipeline.period import Period, following
-from tests.pipeline.test_certificate import BOXES, KEY, MOST, PROMISE, certificate_of
+from tests.pipeline.test_certificate import KEY, MOST, PROMISE, certificate_of, older
 
 
 def written(folder: Path, name: str, said: Declaration) -> str:
@@ -82,11 +82,27 @@ def test_what_was_chosen_after_the_period_is_found(
 def test_the_command_reads_standard_input(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    path = Path(written(tmp_path, "good.json", certificate_of(BOXES)))
+    path = Path(written(tmp_path, "good.json", certificate_of()))
     with path.open() as file:
         monkeypatch.setattr("sys.stdin", file)
         assert main(["verify", "-"]) == 0
-    assert "at most 0.1 of the boxes differ" in capfd.readouterr().out
+    assert "at most 0.1 of the frames differ" in capfd.readouterr().out
+
+
+def test_one_about_boxes_is_told_as_such_and_the_others_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = written(tmp_path, "good.json", certificate_of())
+    about = tmp_path / "boxes.json"
+    about.write_bytes(older(certificate_of(), measure="boxes", k_max=None, wealth=5104.09))
+    written(tmp_path, "boxes.declared.json", DECLARED)
+    assert main(["verify", str(about), good]) == 1
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"{about}: period 1 of door: not checked: it is about boxes, which this Framegate no "
+        "longer promises anything of: only the one that wrote it can check it"
+    )
+    assert second.startswith(f"{good}: period 1 of door: holds: ")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +113,7 @@ def test_the_command_reads_standard_input(
         (b"\xff\xfe", "no certificate: "),
         (b"[1]", "no certificate: Expected `object`, got `array`"),
         (b'{"v": 1}', "no certificate: Object missing required field `source`"),
-        (b'{"v": 3}', "no certificate: certificate of version 3"),
+        (b'{"v": 4}', "no certificate: certificate of version 4"),
         (b" " * (1 << 20) + b"{}", "a certificate has less than 1048576 bytes"),
     ],
 )
