@@ -93,11 +93,6 @@ SHADOW = (
     ("its CPU, in its worst span", "cpu_share", "of a core"),
     ("its budget", "cpu_budget", "of a core"),
 )
-LADDER = (
-    ("model compute, against the largest rung always", "compute_ratio", "times"),
-    ("F1 with the heavy pass, against the largest rung's", "f1_ratio", "times"),
-    ("... of the best single rung of the same mean cost", "best_single_f1_ratio", "times"),
-)
 DRIFT = (
     ("a camera is turned: frames to the alarm", "drifts.0.frames_to_alarm", ""),
     ("... audits among them", "drifts.0.audits_to_alarm", ""),
@@ -138,7 +133,6 @@ _LISTS = {
     "cache": CACHE,
     "swaps": SWAPS,
     "shadow": SHADOW,
-    "ladder": LADDER,
 }
 
 

@@ -68,14 +68,6 @@ class UnknownClass(ModelError, ValueError):
         self.names, self.model, self.labels = names, model, tuple(labels)
 
 
-class RungsDiffer(ModelError, ValueError):
-    """Models of one ladder that do not know the same classes."""
-
-    def __init__(self, rung: str, last: str) -> None:
-        super().__init__(f"rungs: {rung} has other labels than {last}; allowed are the same")
-        self.rung, self.last = rung, last
-
-
 class WarmUpFailed(ModelError):
     """The first inference of a network failed: the detector must not start."""
 

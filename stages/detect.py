@@ -15,7 +15,6 @@ from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
 from models.window import WindowHead
 from pipeline.cache_counts import CacheCounts
-from pipeline.errors import ConfigFaults
 from pipeline.records import End, GateView, Object, Origin, Outcome
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
@@ -26,9 +25,6 @@ from stages.detect_options import DetectOptions
 from stages.detections import Detections
 from stages.gate_view import view_of
 from stages.looking import limit_said, look_at
-from stages.model_options import (
-    configured,
-)
 from stages.pinned import pinned_choice
 from stages.planes import as_picture
 from stages.remembering import Remembering, count
@@ -60,18 +56,13 @@ class Detect(Stage[DetectState]):
         super().__init__(options, context)
         cv2.setNumThreads(1)
         bytetrack.warm_up()
-        has_ladder = any(want.rungs for want in configured(options.usual(), options.models))
-        if has_ladder and (options.window.head or options.cache.near):
-            raise ConfigFaults(
-                ["ladder.rungs: allowed with [window] head = false and [cache] near = false only"]
-            )
         head = None
         if options.window.head and options.detector == "light":
             head = WindowHead(
                 policy.load("light").parts[0][1], pinned_choice(context.folder).threads
             )
             head.warm_up()
-        server = Server(options.gate, options.models, context, head, limit=options.ladder.limit)
+        server = Server(options.gate, options.models, context, head)
         self.servings = Servings(server, options.usual(), options.models, context)
         self.servings.open_configured()
         self._standings = Standings(context, head)
@@ -132,8 +123,7 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off" or self.options.cache.near:
             return {}
         found: dict[int, Boxes] = {}
-        plain = {id(s): s for s in servings.values() if s.head is None and s.rungs is None}
-        for serving in plain.values():
+        for serving in {id(one): one for one in servings.values() if one.head is None}.values():
             rows = [n for n, item in enumerate(batch) if servings[item.source] is serving]
             found |= dict(zip(rows, self._whole([batch[n] for n in rows], serving), strict=True))
         return found
@@ -179,7 +169,6 @@ class Detect(Stage[DetectState]):
                 ignored,
                 window,
                 self._remembering(item.source, serving),
-                serving.rungs,
             )
             del picture
         return seen
@@ -201,7 +190,7 @@ class Detect(Stage[DetectState]):
             long_side = serving.settings.attention.long_side
             gate = view_of(attention, item.record.form, long_side)
         labels = serving.detector.labels
-        return detections_of(attention, belief, serving.models_of(belief.memory), gate, labels)
+        return detections_of(attention, belief, serving.models, gate, labels)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form

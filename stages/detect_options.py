@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from stages.cache_options import CacheOptions
 from stages.gate_options import GateOptions
 from stages.model_options import ModelOptions, Wanted, classes_fault, model_fault, scores_fault
-from stages.rungs import LadderOptions
 from stages.window_view import WindowOptions
 
 
@@ -23,7 +22,6 @@ class DetectOptions:
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
-    ladder      the table [ladder]
     """
 
     detector: str = field(default="light", metadata={"check": model_fault})
@@ -34,7 +32,6 @@ class DetectOptions:
     window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
-    ladder: LadderOptions = field(default_factory=LadderOptions, metadata={"table": True})
 
     def faults(self) -> list[str]:
         """What is wrong with the values together."""
@@ -44,4 +41,4 @@ class DetectOptions:
     def usual(self) -> Wanted:
         """What is wanted of a source of which nothing else is said."""
         scores = tuple(sorted(self.min_scores.items()))
-        return Wanted(self.detector, self.classes, self.min_score, scores, self.ladder.rungs)
+        return Wanted(self.detector, self.classes, self.min_score, scores)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from models import region_features
-from models.boxes import Boxes
 from models.calm import settings_for as calm_settings
 from models.cells import BoolArray
 from models.crops import DEFAULT as CROPS
@@ -22,8 +20,7 @@ from stages.attention import Attention, AttentionSettings, Moment, attend, clock
 from stages.belief import Belief, BeliefSettings, conclude
 from stages.gate_options import GateOptions
 from stages.memory import Memory
-from stages.remembering import NOTHING_REMEMBERED, Remembering, run_looks
-from stages.rungs import Rungs
+from stages.remembering import NOTHING_REMEMBERED, Remembering
 from stages.window_view import WindowView
 
 _NATIVE_ZOOMS = (2, 4)
@@ -75,12 +72,10 @@ def look_at(
     ignored: BoolArray | None = None,
     window: WindowView | None = None,
     remembering: Remembering = NOTHING_REMEMBERED,
-    rungs: Rungs | None = None,
 ) -> tuple[Attention, Belief]:
     """What is to be seen in a frame, and what of it was computed anew; a pure function.
 
     remembering: where answers of the network are looked up; not those with features.
-    rungs: of these one looks at whole frames; `detector`, the last of them, at parts.
 
     The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
     with a window it must give features.
@@ -88,10 +83,6 @@ def look_at(
     now_s = clock_s(memory, moment.pts)
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
     size = picture.width, picture.height
-    if rungs is not None and attention.looks:
-        return attention, _climbed(
-            detector, picture, moment, memory, tracks, settings, attention, remembering, rungs
-        )
     if window is None:
         seen = remembering.look(detector, picture, attention)
         told = conclude(
@@ -103,27 +94,3 @@ def look_at(
     found = [boxes for boxes, _ in looked]
     told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)
     return attention, told
-
-
-def _climbed(
-    detector: Detector,
-    picture: Picture,
-    moment: Moment,
-    memory: Memory,
-    tracks: TrackState,
-    settings: BeliefSettings,
-    attention: Attention,
-    remembering: Remembering,
-    rungs: Rungs,
-) -> Belief:
-    """A whole frame by one of the rungs; a part by the last one, which is believed as well then."""
-    size = picture.width, picture.height
-    state, used = memory.ladder, memory.rungs | 1 << rungs.settings.top
-    if attention.looked == "whole":
-        boxes, rung, state = rungs.look(state, picture, remembering.recall)
-        found: Sequence[Boxes] = [boxes]
-        used = 1 << rung
-    else:
-        found = run_looks(detector, picture, attention, remembering.recall)
-    told = conclude(memory, tracks, attention, found, size, moment.pts, settings)
-    return replace(told, memory=replace(told.memory, ladder=state, rungs=used))

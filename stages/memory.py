@@ -15,13 +15,12 @@ from models.boxes import Boxes, empty
 from models.calm_state import CalmState, not_calmed
 from models.cells import BoolArray, Grid
 from models.gate_state import GateState, nbytes
-from models.ladder import LadderState
 
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
 # pts (NaN: none), times, waited, patience, trust, rows and bytes
-_HEAD: Final = struct.Struct("<dddddIddIIIIIBB")
+_HEAD: Final = struct.Struct("<dddddIddIIIII")
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
@@ -99,8 +98,6 @@ class Memory:
     watched   bool (tile_rows, tile_columns)  what had changed when it was last looked at
     trust     0..1, how far parts of late showed what the whole frame shows
     doubted   float32 (K, 4)  places where the last part may not have: the whole is looked at next
-    ladder    where the ladder stands; None without one, and before its first look
-    rungs     bits of its rungs that saw what is believed
     """
 
     pts: float | None = None
@@ -117,8 +114,6 @@ class Memory:
     watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     trust: float = 0.75
     doubted: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
-    ladder: LadderState | None = None
-    rungs: int = 0
 
     def __post_init__(self) -> None:
         for name in ("cut", "doubted"):
@@ -136,22 +131,18 @@ class Memory:
         gate = b"" if self.gate is None else self.gate.to_bytes()
         pts = math.nan if self.pts is None else self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s, self.evidence_s
-        ladder = b"" if self.ladder is None else self.ladder.to_bytes()
         sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
         places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
-        climbed = len(ladder), self.rungs
-        head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes, *climbed)
+        head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
         watched = np.packbits(self.watched).tobytes()
-        return b"".join([head, ladder, rows.tobytes(), places, calm, gate, watched])
+        return b"".join([head, rows.tobytes(), places, calm, gate, watched])
 
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
         pts, clock_s, whole_s, look_s, evidence_s, *rest = _HEAD.unpack_from(data)
-        waited, patience, trust, n, k, m, calm, gate, climbed, rungs = rest
+        waited, patience, trust, n, k, m, calm, gate = rest
         at = _HEAD.size
-        ladder = LadderState.from_bytes(data[at : at + climbed]) if climbed else None
-        at += climbed
         rows = np.frombuffer(data, _ROW, n, at)
         at += rows.nbytes
         places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
@@ -164,7 +155,6 @@ class Memory:
         times = before, clock_s, whole_s, look_s, evidence_s
         memory = Memory(*times, waited, believed=believed, calm=known, cut=places[:k])
         memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
-        memory = replace(memory, ladder=ladder, rungs=rungs)
         if not gate:
             return memory
         seen = GateState.from_bytes(data[at : at + gate])

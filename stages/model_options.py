@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from models import coco
-from models.ladder import MOST_RUNGS
 
 OWN: Final = ("light", "heavy")
 MODEL_RULE: Final = (
@@ -17,7 +16,7 @@ MODEL_RULE: Final = (
 )
 _SIDE = re.compile(r"nanodet-([1-9][0-9]{1,3})")
 _REF = re.compile(r"[a-z][a-z0-9_-]{0,31}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,63})?")
-_KEYS: Final = ("model", "classes", "min_score", "min_scores", "rungs")
+_KEYS: Final = ("model", "classes", "min_score", "min_scores")
 
 Scores = tuple[tuple[str, float], ...]
 
@@ -82,18 +81,10 @@ def sources_fault(sources: Any) -> str | None:
             if _is_score(said.get("min_score", 0.5))
             else "allowed is a number between 0 and 1",
             "min_scores": scores_fault(said.get("min_scores", {})),
-            "rungs": rungs_fault(said.get("rungs", [])),
         }
         if wrong := next(((key, fault) for key, fault in faults.items() if fault), None):
             return f"{source}.{wrong[0]} = {said[wrong[0]]!r}: {wrong[1]}"
     return None
-
-
-def rungs_fault(rungs: Any) -> str | None:
-    """What is wrong with the models of a ladder, None if nothing is."""
-    if not isinstance(rungs, list | tuple) or len(rungs) == 1 or len(rungs) > MOST_RUNGS:
-        return f"allowed is a list of 2 to {MOST_RUNGS} models"
-    return next((fault for rung in rungs if (fault := model_fault(rung))), None)
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,7 @@ class ModelOptions:
 
     registry  folder of the models that were added; none: that of `framegate models`
     most_ms   milliseconds that a new model may take for a picture on this machine
-    sources   source -> model, classes, min_score, min_scores, rungs, where they are not detect's
+    sources   source -> model, classes, min_score, min_scores, where they are not detect's
     """
 
     registry: str | None = None
@@ -118,14 +109,12 @@ class Wanted:
     classes     labels to look for; None: all
     min_score   0..1, least score; None: the model's own
     min_scores  of single classes
-    rungs       models of a ladder up to this one, cheapest first; none: no ladder
     """
 
     model: Literal["light", "heavy"] | str = "light"
     classes: tuple[str, ...] | None = None
     min_score: float | None = None
     min_scores: Scores = ()
-    rungs: tuple[str, ...] = ()
 
 
 def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") -> Wanted:
@@ -133,19 +122,15 @@ def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") 
 
     chosen  the model that was chosen for it while the run went on; empty: none was
 
-    Classes and scores are said for a model; another one, chosen later, has to know the classes. A
-    ladder is for the model that is its last rung.
+    Classes and scores are said for a model; another one, chosen later, has to know the classes.
     """
     said: Mapping[str, Any] = options.sources.get(source, {})
     classes, scores = said.get("classes", usual.classes), said.get("min_scores")
-    model = chosen or said.get("model", usual.model)
-    rungs = tuple(said.get("rungs", usual.rungs))
     return Wanted(
-        model=model,
+        model=chosen or said.get("model", usual.model),
         classes=None if classes is None else tuple(classes),
         min_score=said.get("min_score", usual.min_score),
         min_scores=usual.min_scores if scores is None else tuple(sorted(scores.items())),
-        rungs=rungs if rungs[-1:] == (model,) else (),
     )
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 from models import coco, detector, policy
 from models.detector import Detector
-from models.errors import RungsDiffer, UnknownClass
-from models.ladder import DEFAULT
+from models.errors import UnknownClass
 from models.network import nearest
 from models.open_model import labels_of, open_model, policy_of, tried_of
 from models.policy import Policy
@@ -20,11 +19,9 @@ from stages.belief import BeliefSettings
 from stages.cache_options import CacheOptions
 from stages.gate_options import GateOptions
 from stages.looking import settings_for
-from stages.memory import Memory
 from stages.model_options import OWN, ModelOptions, Wanted, side_of
 from stages.pinned import pinned_choice, pinned_model
 from stages.remembering import Remembering, remembering
-from stages.rungs import Rungs
 from stages.window_view import CANDIDATE
 
 MOST_WARM = 64  # sizes that are known to have been seen; one more, and all are warmed up again
@@ -40,30 +37,17 @@ class Serving:
     models    what makes an answer, as results name it
     identity  names all of it: what was remembered under another one is of no use
     labels    digest of its labels: tracks go on from a model with the same ones
-    rungs     of the ladder whose last one it is; None: there is none
 
     Thread rule: one thread at a time.
     """
 
-    def __init__(
-        self,
-        using: Detector,
-        settings: BeliefSettings,
-        head: WindowHead | None,
-        rungs: Rungs | None = None,
-    ) -> None:
-        self.detector, self.settings, self.head, self.rungs = using, settings, head, rungs
+    def __init__(self, using: Detector, settings: BeliefSettings, head: WindowHead | None) -> None:
+        self.detector, self.settings, self.head = using, settings, head
         self.models = (*using.models, *((head.name,) if head else ()))
-        every = rungs.detectors if rungs else (using,)
-        facts = [member.facts for each in every for member in each.members]
-        self.identity = _digest((using.policy_id, rungs and rungs.settings, *facts))
+        self.identity = _digest((using.policy_id, *(member.facts for member in using.members)))
         self.labels = _digest(using.labels)
         self._warm: set[tuple[int, int]] = set()
         self._remembered: dict[str, Remembering] = {}
-
-    def models_of(self, memory: Memory) -> tuple[str, ...]:
-        """What made a frame's answer, whose memory is this."""
-        return self.models if self.rungs is None else self.rungs.models(memory.rungs)
 
     def warm_up(self, width: int, height: int) -> None:
         """Once for each size: the first sight of an input's size costs some four times more.
@@ -72,8 +56,6 @@ class Serving:
         """
         if (width, height) not in self._warm:
             self.detector.warm_up(width, height, self.settings.attention.crops)
-            if self.rungs is not None:
-                self.rungs.warm_up(width, height)
             if len(self._warm) >= MOST_WARM:
                 self._warm.clear()
             self._warm.add((width, height))
@@ -100,7 +82,6 @@ class Server:
 
     head     judges the boxes of the model `light`; None: nobody does
     threads  of one inference; None: as measured
-    limit    what a rung of a ladder may lose, see LadderSettings
     """
 
     gate: GateOptions
@@ -108,27 +89,12 @@ class Server:
     context: Context
     head: WindowHead | None = None
     threads: int | None = None
-    limit: float = DEFAULT.limit
 
     def open(self, wanted: Wanted) -> Serving:
         """The model, compiled, not warmed up.
 
-        Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass,
-        RungsUnordered.
+        Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass.
         """
-        last = self._open(wanted)
-        if not wanted.rungs:
-            return last
-        below = [self._open(replace(wanted, model=rung)).detector for rung in wanted.rungs[:-1]]
-        every = (*below, last.detector)
-        if strange := next((each for each in every if each.labels != last.detector.labels), None):
-            raise RungsDiffer(strange.models[0], last.models[0])
-        sides = tuple(each.members[0].long_side for each in every)
-        shown = last.settings.calm.shown
-        settings = replace(DEFAULT, rungs=sides, limit=self.limit, shown=shown)
-        return Serving(last.detector, last.settings, None, Rungs(settings, every))
-
-    def _open(self, wanted: Wanted) -> Serving:
         if wanted.model in OWN or side_of(wanted.model) is not None:
             return self._own(wanted)
         folder = pinned_model(wanted.model, self.context.folder, self.models.registry)

@@ -53,12 +53,6 @@ def _settled(
     settled = {}
     for source in ("", *said.models.sources):
         want = wanted(said.usual(), said.models, source)
-        rungs = said.models.sources.get(source, {}).get(
-            "rungs", said.ladder.rungs if not source else ()
-        )
-        if rungs and not want.rungs:
-            key = f"models.sources.{source}.rungs" if source else "ladder.rungs"
-            faults.append(f"{key} = {list(rungs)}: allowed is a list whose last is {want.model!r}")
         if is_own(want.model):
             continue
         key = f"models.sources.{source}.model" if source else "stages.detect.detector"

@@ -220,7 +220,6 @@ MORE = {
     **tomllib.loads(PACKAGED),
     "sources": {"gate": {"url": "rtsp://cam/1", "frames": {"max_fps": 5}, "live": True}},
     "promise": {"measure": "counts", "alpha": 0.01, "frames": 1000},
-    "ladder": {"rungs": ["light", "heavy"]},
 }
 
 

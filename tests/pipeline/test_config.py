@@ -107,7 +107,7 @@ def test_changes_go_over_the_file() -> None:
     )
     assert config.sources["a"].pace == "realtime"
     detect = next(stage for stage in config.stages if stage.name == "detect")
-    tables = ("gate", "window", "cache", "models", "ladder")
+    tables = ("gate", "window", "cache", "models")
     own = {key: value for key, value in detect.options.items() if key not in tables}
     assert own == {"detector": "light", "min_score": 0.5}
 
