@@ -36,7 +36,8 @@ from models.network import nearest
 from models.picture import Picture
 from models.recall import Recall
 from pipeline.embedded import EmbeddedStore
-from pipeline.memo import MemoLimits, Memos
+from pipeline.memo import Memos
+from pipeline.stage import MemoLimits
 from pipeline.store import Store
 from stages.belief import BeliefSettings
 from stages.gate_options import GateOptions, Mode

@@ -15,8 +15,8 @@ from models.network import Precision, supported
 from models.picture import Picture
 from models.recall import Memory, Recall
 from pipeline import keys
-from pipeline.memo import MemoLimits
 from pipeline.memo_store import keep_command
+from pipeline.stage import MemoLimits
 
 Row = dict[str, Any]
 

@@ -18,7 +18,8 @@ from models.member import Known, Member, Pending
 from models.picture import Picture
 from models.preprocess import Prepared
 from models.recall import Later, Memory, Recall
-from pipeline.memo import MemoLimits, Memos
+from pipeline.memo import Memos
+from pipeline.stage import MemoLimits
 
 Row = dict[str, Any]
 BLOCK = 32  # pictures in a row with, then as many without

@@ -25,6 +25,7 @@ from models.boxes import Boxes
 from models.detector import Detector
 from models.picture import Picture
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.questions import Question, Seen
 from pipeline.records import Object, Position, Record
 from pipeline.source import Frame, Request
@@ -142,7 +143,7 @@ class Stages:
         self._states: dict[object, Any] = {}
 
     def _context(self, folder: Path, before: str) -> Context:
-        return Context(self._held, lambda: 0.0, folder, before)
+        return context_alone(self._held, lambda: 0.0, folder, before)
 
     def _arm(self, setting: Setting, context: Context) -> Escalate:
         stage = Escalate(StageOptions(escalate=EscalateOptions(**setting._asdict())), context)

@@ -23,6 +23,7 @@ from benchmarks.engine_run import RunFailed
 from benchmarks.null_source import NullDetect, NullOptions, NullSource
 from benchmarks.process_tree import Usage, usage
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.pace import Pace
 from pipeline.records import VERSION, Position, Record
@@ -257,7 +258,7 @@ def _context(index: int, job: Job, shared: Shared) -> Context:
         return store.reading(item.record.number % store.slots, item.position)
 
     before = _STAGES[index - 1][0] if index else "decode"
-    return Context(pixels, time.time, Path(), before)
+    return context_alone(pixels, time.time, Path(), before)
 
 
 def _pack(source: str, position: Position, record: Record) -> tuple[str, int, int, bytes]:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 from pipeline.camera_reader import CameraReader
 from pipeline.credit import SizeChanges, changes_fault
-from pipeline.deaths import CAREFUL_FRAMES
 from pipeline.decoder import DecoderThread, Finished, Lost, ResumePoint, Surroundings
 from pipeline.errors import FramegateError, SourceFault
 from pipeline.records import START
 from pipeline.retry import Backoff
 from pipeline.source import Frame, Source
+from pipeline.spec import CAREFUL_FRAMES
 
 log = logging.getLogger(__name__)
 

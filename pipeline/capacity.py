@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from pipeline import records
+from pipeline.asks import Asks
 from pipeline.errors import FramegateError
 from pipeline.frame_store import FrameStore, frame_store_bytes
 from pipeline.hop import Attached
@@ -198,7 +199,7 @@ class Measuring:
         """Two looks at the last frame by who is asked, the first to warm up."""
         for hosted in self._hosted:
             asks = hosted.stage.asks
-            if asks is None or asks.absent() is not None:
+            if not isinstance(asks, Asks) or asks.absent() is not None:
                 continue
             look_s = cpu_s = 0.0
             for number in range(2):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import keys
+from pipeline.alone import context_alone
 from pipeline.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
 from pipeline.config import Config, SourceConfig, from_environment
 from pipeline.embedded import EmbeddedStore
@@ -25,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.graph import drawn, place, stage_specs
 from pipeline.listener import check_free
-from pipeline.loading import load
+from pipeline.loading import load, options_of
 from pipeline.machine import files_needed, take_open_files
 from pipeline.outputs import save_faults, saved_video
 from pipeline.redaction import redacted, shown
@@ -34,11 +35,10 @@ from pipeline.shared_file import FOLDER, free_bytes, usual_barrier
 from pipeline.source import Form, Frames, Request
 from pipeline.sources import frames_of, is_live
 from pipeline.spec import StageSpec
-from pipeline.stage import Context, Stage
+from pipeline.stage import Stage
 from pipeline.store import unfit
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
-from pipeline.worker import options_of
 
 MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720
@@ -226,7 +226,9 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
         store = config.store.place() or ""
         before = spec.input or ""
         # As if all were live: a file's frame waits for who is asked, who is measured by himself.
-        context = Context(frames.pixels, time.time, folder, before, lambda _: True, store=store)
+        context = context_alone(
+            frames.pixels, time.time, folder, before, live=lambda _: True, store=store
+        )
         stage: Stage[Any] = kind(options_of(kind, spec.options), context)
         return stage
 

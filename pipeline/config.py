@@ -10,16 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.addresses import HTTP_DEFAULT, http_fault
 from pipeline.errors import ConfigFaults
 from pipeline.graph import StageEntry, graph_faults
-from pipeline.http_port import http_faults
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.logs import Form
 from pipeline.options import read_options
-from pipeline.pace import PaceName
 from pipeline.redaction import remember, remember_url
 from pipeline.source import Transport
 from pipeline.sources import frames_of
+from pipeline.spec import PaceName
 from pipeline.stage_tables import Table, read_stages
 from pipeline.store_config import StoreConfig, store_faults
 
@@ -169,8 +169,8 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
-    if http is not None:
-        faults += http_faults(http.listen)
+    if http is not None and (fault := http_fault(http.listen or HTTP_DEFAULT)) is not None:
+        faults.append(f"http.listen = {http.listen!r}: {fault}")
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})

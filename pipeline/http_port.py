@@ -11,7 +11,6 @@ import contextlib
 import ipaddress
 import logging
 import os
-import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 import msgspec
 
 from pipeline import control
+from pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_port
 from pipeline.control import AnswerShared, ChildLine, StatusThere, StatusWanted, ToSupervisor
 from pipeline.errors import ConfigFaults
 from pipeline.listener import listening_at
@@ -29,9 +29,6 @@ from pipeline.run_status import RunStatus
 
 log = logging.getLogger(__name__)
 
-DEFAULT = "127.0.0.1:8686"
-OFF = ("off", "")
-RULE = "allowed is HOST:PORT, such as 127.0.0.1:8686 or [::1]:8686, or off"
 REST_S = 1.0
 PATIENCE_S = 3.0
 
@@ -53,7 +50,10 @@ def bind(asked: str | None) -> socket.socket | None:
     """
     if asked in OFF:
         return None
-    host, port = _parts(asked or DEFAULT)
+    parts = host_and_port(asked or HTTP_DEFAULT)
+    if parts is None:
+        raise ConfigFaults([f"http.listen = {asked!r}: {HTTP_RULE}"])
+    host, port = parts
     try:
         return listening_at(host, port)
     except OSError as error:
@@ -65,22 +65,6 @@ def bind(asked: str | None) -> socket.socket | None:
         raise ConfigFaults(
             [f"http.listen = {asked!r} (--http): {what}; take a free port, or off"]
         ) from None
-
-
-def http_faults(asked: str | None) -> list[str]:
-    """What is wrong with `http.listen`, as far as its form goes."""
-    try:
-        _parts(asked or DEFAULT)
-    except ConfigFaults as wrong:
-        return [] if asked in OFF else wrong.faults
-    return []
-
-
-def _parts(text: str) -> tuple[str, int]:
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
-    if found is None or int(found[3]) > 65535:
-        raise ConfigFaults([f"http.listen = {text!r}: {RULE}"])
-    return found[1] or found[2], int(found[3])
 
 
 def address(listening: socket.socket) -> str:

@@ -15,7 +15,7 @@ from pipeline.decoders import Decoders, OpenSource, end_thread
 from pipeline.errands import Answer as ErrandAnswer
 from pipeline.errands import Errands
 from pipeline.errors import Fenced, OutOfMeans
-from pipeline.feed import DecodeState, Feed
+from pipeline.feed import Feed
 from pipeline.held_back import REST_S
 from pipeline.hop import (
     Answer,
@@ -28,7 +28,7 @@ from pipeline.hop import (
 from pipeline.inbox import Arrival
 from pipeline.links import Links
 from pipeline.pace import SLACK_S
-from pipeline.records import Position
+from pipeline.records import DecodeState, Position
 from pipeline.runner import Moves, Runner
 from pipeline.shared_views import SharedViews
 from pipeline.spec import SourceSpec

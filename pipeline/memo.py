@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from pipeline.memo_store import MemoLimits as MemoLimits
 from pipeline.memo_store import MemoStore
+from pipeline.stage import MemoLimits
 
 MIRROR_BYTES = 64 << 20
 _IN_VAIN = 128  # questions in a row that the store had nothing for; after them

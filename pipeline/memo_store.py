@@ -12,13 +12,13 @@ import random
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline import keys
 from pipeline.errors import StoreBusy, StoreLost, StoreRefused
 from pipeline.links import Links
 from pipeline.retry import Backoff
+from pipeline.stage import MemoLimits
 from pipeline.wire import Command, Link, readable
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,6 @@ MOST_WAITING = 1 << 20  # bytes that wait to be written
 _GATHER_S = 0.2  # for which what is to be written waits for more
 _ANSWER_S = 5.0
 _FAULTS = (StoreLost, StoreBusy, StoreRefused)
-
-
-@dataclass(frozen=True, slots=True)
-class MemoLimits:
-    """What a group keeps in the store: so many bytes, and each value for so long."""
-
-    ttl_s: float = 3600.0
-    most_bytes: int = 16 << 20
 
 
 def find_command(group: str, limits: MemoLimits, key: bytes) -> Command:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,3 +53,13 @@ async def start_module(
         )
     except subprocess.SubprocessError as error:  # between fork and exec: no memory, say
         raise OSError(errno.EAGAIN, str(error)) from error
+
+
+def is_unlocked(path: Path) -> bool:
+    """Whether a run has used a folder and none uses it now. OSError if no run ever has."""
+    with (path / "lock").open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-PaceName = Literal["realtime", "fast"]
-
 SLACK_S = 0.001
 
 

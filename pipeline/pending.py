@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 
-from pipeline.credit import Credit
 from pipeline.records import Position
-from pipeline.spec import SourceSpec, StageSpec
+from pipeline.spec import SourceSpec, StageSpec, low_water
 
 
 def pending_stages(
@@ -34,10 +32,6 @@ def pending_stages(
     return pending
 
 
-@functools.cache
 def still_unread(limit: int) -> int:
     """Frames that are still unread when a decoder whose credit was used up is woken."""
-    credit = Credit(limit)
-    for seq in range(limit):
-        credit.take(Position(1, seq))
-    return limit - 1 - credit.low_water.seq
+    return limit - 1 - low_water(limit)

@@ -24,6 +24,7 @@ from typing import IO, Any
 import msgspec
 
 from pipeline import control, records
+from pipeline.alone import context_alone
 from pipeline.control import ControlLine, Sources, Stop
 from pipeline.errors import Fenced, FrameLost, StoreRefused
 from pipeline.hosted_stage import HostedStage
@@ -155,7 +156,7 @@ class Printer(threading.Thread):
         super().__init__(name="printer", daemon=True)
         self._died = died
         stage = spec.stage(STAGE)
-        context = Context(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
+        context = context_alone(_no_pixels, lambda: 0.0, Path(spec.folder), stage.input or "")
         past = _printed_before(spec.sources)
         printing = Print(context, out, broken, past, lines_of(out.fileno()))
         hosted = HostedStage(stage, printing, keep=0, asides={})

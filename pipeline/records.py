@@ -315,3 +315,23 @@ def record_of_result(data: bytes, stage: str) -> Record:
         form=Form(result.width, result.height),
         said={stage: msgspec.Raw(data)},
     )
+
+
+class DecodeState(msgspec.Struct, frozen=True):
+    """State of decode.
+
+    run     the run that it belongs to: another run starts its files anew
+    number  frames committed by this run
+    open    whether the epoch of the last frame goes on
+    done    whether all was committed, the last end included
+    fault   why the source ended early, once it is done
+    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
+            begins under the same process goes on with it, another process begins anew
+    """
+
+    run: str = ""
+    number: int = 0
+    open: bool = False
+    done: bool = False
+    fault: str | None = None
+    pace: tuple[float, float] | None = None

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.addresses import OFF
 from pipeline.answering import answered
 from pipeline.apart import apart
 from pipeline.config import Config
@@ -29,12 +30,11 @@ from pipeline.errors import (
     StoreRefused,
 )
 from pipeline.graph import StageEntry, place, stage_specs
-from pipeline.http_port import OFF, HttpPort, WebSpec, address, bound
+from pipeline.http_port import HttpPort, WebSpec, address, bound
 from pipeline.known_models import KnownModels
 from pipeline.listener import Listener, open_listener
 from pipeline.machine import take_open_files
 from pipeline.outputs import save_faults
-from pipeline.pace import PaceName
 from pipeline.plan import Plan
 from pipeline.printer import STAGE as PRINT
 from pipeline.printer import Printer, Unbuffered, print_spec
@@ -47,6 +47,7 @@ from pipeline.run_sources import RunSources
 from pipeline.running import announced
 from pipeline.said_sources import file_faults, place_of, run_source, spec_maker
 from pipeline.shared_file import usual_barrier
+from pipeline.spec import PaceName
 from pipeline.store import HURRY_S, Store
 from pipeline.supervisor import Supervisor
 

@@ -17,8 +17,8 @@ import msgspec
 
 from pipeline.errors import ConfigFaults, DataFolderRefused
 from pipeline.keys import is_name
-from pipeline.pace import PaceName
 from pipeline.source import Frames, Transport
+from pipeline.spec import PaceName
 
 VERSION = 3
 _ENDS_BYTES = 65536
@@ -173,16 +173,6 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         os.close(self._lock)
-
-
-def is_unlocked(path: Path) -> bool:
-    """Whether a run has used a folder and none uses it now. OSError if no run ever has."""
-    with (path / "lock").open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _not_ours(path: Path) -> list[str]:

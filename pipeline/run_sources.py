@@ -18,10 +18,10 @@ from pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
-from pipeline.feed import DecodeState
 from pipeline.keys import NAME_RULE, is_name
 from pipeline.known_models import KnownModels
 from pipeline.outputs import save_faults
+from pipeline.records import DecodeState
 from pipeline.run_folder import RunFile, RunFolder, RunSource
 from pipeline.spec import SourceSpec
 from pipeline.store import Store

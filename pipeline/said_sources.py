@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline.addresses import OFF
 from pipeline.config import Config, SourceConfig, from_environment
 from pipeline.frame_store import frame_store_bytes
-from pipeline.http_port import OFF
-from pipeline.pace import PaceName
 from pipeline.run_folder import By, RunSource, fingerprint
 from pipeline.source import Form, Request
 from pipeline.sources import frames_of, is_live, is_remote, path_fault
-from pipeline.spec import SourceSpec
+from pipeline.spec import PaceName, SourceSpec
 
 
 def run_source(name: str, said: SourceConfig, by: By) -> RunSource:

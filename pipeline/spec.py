@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -10,6 +10,19 @@ from pipeline import keys
 from pipeline.logs import Form
 from pipeline.records import Position, Reason
 from pipeline.source import Request
+
+PaceName = Literal["realtime", "fast"]
+
+CAREFUL_FRAMES: Final = 64  # one record at a time for so many frames after a death
+
+
+def low_water(n: int) -> int:
+    """Which of n frames that are out readers must have read before more is decoded, from 0: three
+    quarters on, one frame still to go.
+
+    Hysteresis: a decoder that is woken for each single frame costs more than it decodes.
+    """
+    return max(0, min(3 * n // 4, n - 2))
 
 
 class StageSpec(msgspec.Struct, frozen=True):

@@ -8,24 +8,20 @@ outputs, so that a worker killed between any two lines goes on exactly where the
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from pipeline import records
-from pipeline.asks import Asks
+from pipeline.ask_counts import AskCounts
 from pipeline.cache_counts import CacheCounts
-from pipeline.memo import Memo, MemoLimits, Memos
 from pipeline.records import End, Position, Record
 from pipeline.source import Form
-from pipeline.state_plane import StatePlane, unshared_plane
-from pipeline.state_ring import StateRing, unshared_ring
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -41,6 +37,99 @@ class Item(NamedTuple):
     def said(self, stage: str, kind: type[T]) -> T:
         """What `stage` said about this frame, as `kind`. KeyError if it said nothing."""
         return records.decode(self.record.said[stage], kind)
+
+
+class PlaneRef(msgspec.Struct, frozen=True):
+    """Names one content of a plane: written for the frame at `position`, with this digest."""
+
+    position: Position
+    nbytes: int
+    digest: bytes
+
+
+class RingRef(msgspec.Struct, frozen=True, array_like=True):
+    """Names a row, written for the frame at `position`, and with it the rows before.
+
+    row     counts the rows of a source, over all its beginnings
+    held    rows that the digest certifies, this one included: 1 where a window began anew
+    digest  of this row and, through it, of those before
+    """
+
+    position: Position
+    row: int
+    held: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoLimits:
+    """What a group keeps in the store: so many bytes, and each value for so long."""
+
+    ttl_s: float = 3600.0
+    most_bytes: int = 16 << 20
+
+
+class PlanePort(Protocol):
+    """A stage's large state of one source: written whole, found again by a worker's successor."""
+
+    @property
+    def nbytes(self) -> int:
+        """Most bytes of a content."""
+
+    def write(self, position: Position, data: bytes, committed: PlaneRef | None) -> PlaneRef:
+        """Write a new content beside the committed one; it counts once the hop took the reference.
+
+        ValueError if `data` is larger than the plane.
+        """
+
+    def read(self, reference: PlaneRef) -> bytes | None:
+        """What the reference names; None if it is not there, whole."""
+
+
+class RingPort(Protocol):
+    """The last rows of a stage about one source, found again by a worker's successor."""
+
+    def write(
+        self, position: Position, data: bytes, after: RingRef | None, anew: bool = False
+    ) -> RingRef:
+        """Append a row after the one that `after` names; it counts once the hop took the reference.
+
+        anew  nothing before it belongs to it any more. ValueError if `data` is larger than a row.
+        """
+
+    def read(self, reference: RingRef) -> tuple[bytes, ...] | None:
+        """The rows that `reference` certifies, oldest first; None if one is not there whole."""
+
+
+class MemoPort(Protocol):
+    """What a group of sources remembers: it may be lost at any time, and nothing raises."""
+
+    def find(self, key: bytes) -> bytes | None:
+        """The value that was kept under a key, a digest; None: compute it."""
+
+    def keep(self, key: bytes, value: bytes) -> None:
+        """Remember a value; whoever finds it gets the same bytes, or none."""
+
+
+class AskPort(Protocol):
+    """A stage's questions to a heavier model, as far as the engine has to do with them."""
+
+    counts: AskCounts
+
+    def fileno(self) -> int:
+        """Readable once answers came."""
+
+    def hear(self) -> None:
+        """Take what came; `fileno` is not readable until more comes."""
+
+    def due_in(self) -> float | None:
+        """Seconds until the first question gets no answer any more; None: there is none."""
+
+    def forget_source(self, source: str) -> None:
+        """Nobody waits for a source's answers any more."""
+
+    def absent(self) -> str | None:
+        """Why nobody would answer; None if somebody would."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +155,11 @@ class Context:
     now: Callable[[], float]
     folder: Path
     before: str
+    plane: Callable[[str, int], PlanePort]
+    ring: Callable[[str, int, int], RingPort]
+    memo: Callable[[str, MemoLimits], MemoPort]
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
-    plane: Callable[[str, int], StatePlane] = field(
-        default_factory=lambda: functools.cache(unshared_plane)
-    )
-    ring: Callable[[str, int, int], StateRing] = field(
-        default_factory=lambda: functools.cache(unshared_ring)
-    )
-    memo: Callable[[str, MemoLimits], Memo] = field(default_factory=lambda: Memos(None).of)
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
     store: str = field(default="", repr=False)
 
@@ -130,7 +215,7 @@ class Stage(Generic[S]):
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
     keeps: ClassVar[int | None] = None
-    asks: Asks | None = None
+    asks: AskPort | None = None
     cache: CacheCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import os
 
-import msgspec
 import xxhash
 
 from pipeline.frame_store import PAGE
 from pipeline.records import Position
 from pipeline.shared_file import map_shared
+from pipeline.stage import PlaneRef
 
 _HEADER = 64
 _DIGEST = 16
-
-
-class PlaneRef(msgspec.Struct, frozen=True):
-    """Names one content of a plane: written for the frame at `position`, with this digest."""
-
-    position: Position
-    nbytes: int
-    digest: bytes
 
 
 def state_plane_bytes(nbytes: int) -> int:

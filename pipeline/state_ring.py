@@ -11,30 +11,16 @@ from __future__ import annotations
 import os
 import struct
 
-import msgspec
 import xxhash
 
 from pipeline.frame_store import PAGE
 from pipeline.records import Position
 from pipeline.shared_file import map_shared
+from pipeline.stage import RingRef
 
 _DIGEST = 16
 _HEADER = struct.Struct(f"<qqqq{_DIGEST}s{_DIGEST}s")  # row, epoch, seq, nbytes, before, digest
 SPARE = 16  # rows written ahead of the committed one without touching those that it certifies
-
-
-class RingRef(msgspec.Struct, frozen=True, array_like=True):
-    """Names a row, written for the frame at `position`, and with it the rows before.
-
-    row     counts the rows of a source, over all its beginnings
-    held    rows that the digest certifies, this one included: 1 where a window began anew
-    digest  of this row and, through it, of those before
-    """
-
-    position: Position
-    row: int
-    held: int
-    digest: bytes
 
 
 def state_ring_bytes(rows: int, row_bytes: int) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.addresses import store_fault
 from pipeline.errors import ConfigFaults
-from pipeline.listener import address_fault
 from pipeline.store_url import SCHEMES, url_fault, with_tls
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _listen_faults(store: StoreConfig) -> list[str]:
             f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
             "own, make a user that may only read (README, Your own Redis)"
         )
-    if (fault := address_fault(store.listen)) is not None:
+    if (fault := store_fault(store.listen)) is not None:
         faults.append(f"store.listen = {store.listen!r}: {fault}")
     file = store.listen_password_file
     if file is not None and not os.access(Path(file), os.R_OK):

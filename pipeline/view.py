@@ -13,12 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import keys, records
-from pipeline.feed import DecodeState
 from pipeline.hop import END
 from pipeline.latency import PREFIX, percentile
 from pipeline.looks import escalations_of, looks_of, share_looked
 from pipeline.promise_news import PromiseNews, in_short
-from pipeline.records import Connection, End, Result, SideOutput
+from pipeline.records import Connection, DecodeState, End, Result, SideOutput
 from pipeline.store_faults import store_errors
 from pipeline.store_url import connect
 

@@ -20,7 +20,7 @@ from pipeline.control import ControlLine, Failed, Ready
 from pipeline.errors import Exit, Fenced, FramegateError, StageRefused
 from pipeline.hosted_stage import HostedStage
 from pipeline.ingest_loop import IngestLoop
-from pipeline.loading import load
+from pipeline.loading import load, options_of
 from pipeline.logs import set_up_logging
 from pipeline.memo import Memos
 from pipeline.orphans import die_with_parent_of
@@ -140,11 +140,6 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
         what = f"{type(error).__name__}: {error}"
         raise StageRefused(f"stage {stage.name} ({stage.use}) cannot start: {what}") from error
     return opened
-
-
-def options_of(kind: Any, options: dict[str, Any]) -> Any:
-    """The stage's own options from plain data; they were checked with the configuration."""
-    return msgspec.convert(options, kind.Options)
 
 
 def _context(

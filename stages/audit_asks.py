@@ -9,8 +9,7 @@ from pipeline.errors import FrameLost
 from pipeline.questions import Question, QuestionId, Seen
 from pipeline.records import Position
 from pipeline.source import Form
-from pipeline.stage import Context, Item
-from pipeline.state_ring import RingRef, StateRing
+from pipeline.stage import Context, Item, RingPort, RingRef
 from stages.audits import MOST_OPEN, Obligation, Row
 
 _ROW_BYTES: Final = 32 * 1024  # for what was served; boxes of 256 objects twice
@@ -74,7 +73,7 @@ class AuditAsks:
         question = QuestionId(source, at, exact=True)
         self._asks.ask(Question(question, form, pixels, None, urgent=False))
 
-    def _ring(self, source: str, form: Form) -> StateRing:
+    def _ring(self, source: str, form: Form) -> RingPort:
         return self._context.ring(source, MOST_OPEN, form.nbytes + _ROW_BYTES)
 
     def _from_ring(

@@ -18,7 +18,7 @@ from pipeline.promise_news import Verdict
 from pipeline.questions import Seen
 from pipeline.records import START, Object, Position
 from pipeline.source import Form
-from pipeline.state_ring import RingRef
+from pipeline.stage import RingRef
 from stages.arms import Arms
 
 MOST_OPEN: Final = 8

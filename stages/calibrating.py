@@ -19,13 +19,14 @@ import msgspec
 import numpy as np
 
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.calibrated import Footage, Tally
 from pipeline.least_budget import FloatArray, raises
+from pipeline.loading import options_of
 from pipeline.questions import Question, QuestionId, Seen
 from pipeline.records import Position, Record
 from pipeline.source import Frame
 from pipeline.stage import WAITS, Context, Item
-from pipeline.worker import options_of
 from stages.arms import PATH
 from stages.audits import differs, seen_in
 from stages.decode import FileSource
@@ -94,7 +95,7 @@ class Replay:
         self.times = AskTimes()
 
     def _context(self, folder: Path, before: str) -> Context:
-        return Context(self._held, lambda: 0.0, folder, before)
+        return context_alone(self._held, lambda: 0.0, folder, before)
 
     def _arm(self, least: float, context: Context) -> Escalate:
         options = EscalateOptions(doubt=least, **_BOUNDLESS)

@@ -57,6 +57,7 @@ class Escalate(Stage[EscalateState]):
     Options = StageOptions
     State = EscalateState
     pixels = 1
+    asks: Asks | None = None
     batch = 16
     takes_failed = True
     options: StageOptions

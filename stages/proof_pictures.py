@@ -15,8 +15,8 @@ from models.boxes import Boxes
 from models.errors import PictureUnreadable
 from models.picture import Picture, from_bgr, read_photograph
 from models.preprocess import to_bgr
-from pipeline.demo import find_clip
 from pipeline.errors import ConfigFaults, SourceFault
+from pipeline.loading import find_clip
 from pipeline.outputs import write_whole
 from pipeline.records import Object
 from stages.decode import FileSource

@@ -13,8 +13,7 @@ from models.network import nearest
 from models.open_model import labels_of, open_model, policy_of, tried_of
 from models.policy import Policy
 from models.window import WindowHead
-from pipeline.memo import Memo, MemoLimits
-from pipeline.stage import Context
+from pipeline.stage import Context, MemoLimits, MemoPort
 from stages.belief import BeliefSettings
 from stages.cache_options import CacheOptions
 from stages.gate_options import GateOptions
@@ -26,7 +25,7 @@ from stages.window_view import CANDIDATE
 
 MOST_WARM = 64  # sizes that are known to have been seen; one more, and all are warmed up again
 
-Memos = Callable[[str, MemoLimits], Memo]
+Memos = Callable[[str, MemoLimits], MemoPort]
 
 
 class Serving:

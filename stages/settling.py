@@ -9,8 +9,7 @@ from typing import Any
 from models.errors import ModelError
 from models.open_model import class_ids
 from pipeline.errors import ConfigFaults
-from pipeline.loading import load
-from pipeline.worker import options_of
+from pipeline.loading import load, options_of
 from stages.detect import Detect
 from stages.escalate import Escalate
 from stages.model_options import classes_fault, is_own, wanted

@@ -20,9 +20,9 @@ from models.picture import Picture
 from models.picture_coding import Coding
 from models.registry import Registry
 from pipeline.errors import FrameLost
+from pipeline.loading import options_of
 from pipeline.records import Position
 from pipeline.stage import Context, Item, Stage
-from pipeline.worker import options_of
 from stages.compared import Compared, Disagreement, compare, part_of
 from stages.detect import Detect
 from stages.detections import Detections

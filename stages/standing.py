@@ -11,9 +11,7 @@ from models.track_state import TrackState, no_tracks
 from models.window import WindowHead
 from models.window_rows import ROWS, FrameRow, WindowState, row_bytes
 from pipeline.records import BeginReason, Position
-from pipeline.stage import Context, Item
-from pipeline.state_plane import PlaneRef, StatePlane
-from pipeline.state_ring import RingRef, StateRing
+from pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from stages.belief import Belief
 from stages.memory import Memory, memory_bytes
 from stages.serving import Serving
@@ -122,11 +120,11 @@ class Standings:
             return ()
         return self._ring(item).read(state.window)
 
-    def _plane(self, item: Item) -> StatePlane:
+    def _plane(self, item: Item) -> PlanePort:
         form = item.record.form
         return self._context.plane(item.source, memory_bytes(grid_of(form.width, form.height)))
 
-    def _ring(self, item: Item) -> StateRing:
+    def _ring(self, item: Item) -> RingPort:
         assert self._head is not None
         form = item.record.form
         most = row_bytes(form.width, form.height, self._head.long_side)

@@ -14,11 +14,12 @@ import pytest
 import redis
 
 from pipeline import keys, listener
+from pipeline.addresses import store_fault
 from pipeline.cli import main
 from pipeline.client import subscribe
 from pipeline.embedded import EmbeddedStore
 from pipeline.errors import ConfigFaults, StoreRefused
-from pipeline.listener import GUESTS, PASSWORD_ENV, Listener, address_fault
+from pipeline.listener import GUESTS, PASSWORD_ENV, Listener
 from pipeline.running import find_run
 from pipeline.store import Store
 from pipeline.store_url import connect
@@ -384,4 +385,4 @@ def test_an_open_address_is_warned_of(folder: Path) -> None:
     ],
 )
 def test_addresses(text: str, fits: bool) -> None:
-    assert (address_fault(text) is None) == fits
+    assert (store_fault(text) is None) == fits

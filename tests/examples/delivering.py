@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.alone import context_alone
 from pipeline.loading import load
 from pipeline.records import Position, encode, record_of_result
-from pipeline.stage import Context, Item, Stage
+from pipeline.stage import Item, Stage
 from pipeline.worker import options_of
 from tests.pipeline.published import result
 
@@ -23,7 +24,7 @@ def opened(use: str, folder: Path, **options: Any) -> Iterator[Stage[Any]]:
     if str(EXAMPLES) not in sys.path:
         sys.path.append(str(EXAMPLES))
     kind = load(use)
-    context = Context(None, lambda: 0.0, folder, "cache")  # type: ignore[arg-type]
+    context = context_alone(None, lambda: 0.0, folder, "cache")  # type: ignore[arg-type]
     stage = kind(options_of(kind, options), context)
     try:
         yield stage

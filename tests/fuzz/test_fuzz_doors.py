@@ -46,12 +46,12 @@ from pipeline.hop import (
     hop_command,
     trim_command,
 )
-from pipeline.memo import MemoLimits
 from pipeline.memo_store import find_command, keep_command
 from pipeline.records import Position
 from pipeline.redaction import shown, without
 from pipeline.run_folder import RunFile, RunFolder, RunSource
 from pipeline.sources import derived_name
+from pipeline.stage import MemoLimits
 from pipeline.store import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like

@@ -20,10 +20,10 @@ from pipeline.decoder import (
     Surroundings,
 )
 from pipeline.errors import SourceFault
-from pipeline.feed import DecodeState, Feed
+from pipeline.feed import Feed
 from pipeline.frame_store import FrameStore
 from pipeline.hop import Attached
-from pipeline.records import START, End, Position
+from pipeline.records import START, DecodeState, End, Position
 from pipeline.source import Form, Guard, Request, Source
 from pipeline.spec import SourceSpec
 

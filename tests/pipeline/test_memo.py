@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from pipeline import keys
 from pipeline.embedded import EmbeddedStore
-from pipeline.memo import Memo, MemoLimits, Memos, Mirror
+from pipeline.memo import Memo, Memos, Mirror
 from pipeline.memo_store import MOST_WAITING, MemoStore, find_command, keep_command
+from pipeline.stage import MemoLimits
 from pipeline.store import Store
 from tests.clusters import cluster
 from tests.pipeline.servers import server

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.credit import CHANGES_S, MOST_CHANGES, MOST_SIZES, Credit, SizeChanges, Sizes
-from pipeline.deaths import CAREFUL_FRAMES, LIMIT, Deaths
+from pipeline.deaths import LIMIT, Deaths
 from pipeline.hosted_stage import by_arrival
 from pipeline.inbox import Arrival, Inbox
 from pipeline.latency import BOUNDS_S, bucket, percentile
@@ -18,7 +18,7 @@ from pipeline.pending import pending_stages, still_unread
 from pipeline.records import VERSION, End, Position, Record
 from pipeline.retry import Backoff
 from pipeline.source import Form, Request
-from pipeline.spec import SourceSpec, StageSpec
+from pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from pipeline.stage import Item
 
 

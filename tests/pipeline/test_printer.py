@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.printer import Print, Unbuffered, json_line, lines_of
 from pipeline.records import START, Position, Record
 from pipeline.source import Form
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from tests import footage
 from tests.commands import user_folder
 from tests.pipeline.published import result
@@ -30,7 +31,7 @@ def item(source: str, seq: int) -> Item:
 def prints(file: Path, items: list[Item]) -> None:
     """A process of its own: opened as a shell does for `>>`, and nothing committed."""
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    context = Context(lambda _: None, lambda: 0.0, file.parent, "cache")  # type: ignore[arg-type, return-value]
+    context = context_alone(lambda _: None, lambda: 0.0, file.parent, "cache")  # type: ignore[arg-type, return-value]
     out = Unbuffered(descriptor)
     there = lines_of(descriptor)
     Print(context, out, lambda _: None, dict.fromkeys("ab", START), there).process(items, {})

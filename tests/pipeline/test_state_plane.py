@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.records import Position
 from pipeline.shared_file import make_shared_file
-from pipeline.state_plane import PlaneRef, StatePlane, state_plane_bytes
+from pipeline.stage import PlaneRef
+from pipeline.state_plane import StatePlane, state_plane_bytes
 
 NBYTES = 64
 

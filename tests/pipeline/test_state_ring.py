@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.records import Position
 from pipeline.shared_file import make_shared_file
-from pipeline.state_ring import _HEADER, SPARE, RingRef, StateRing, state_ring_bytes
+from pipeline.stage import RingRef
+from pipeline.state_ring import _HEADER, SPARE, StateRing, state_ring_bytes
 
 ROWS, NBYTES = 4, 40
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from pipeline import coin, records
+from pipeline.alone import context_alone
 from pipeline.certificate import (
     Certificate,
     close,
@@ -23,7 +24,7 @@ from pipeline.promise import Promise
 from pipeline.promise_news import PromiseNews
 from pipeline.records import End, Position, Record
 from pipeline.source import Form
-from pipeline.stage import Context, Item, NoOptions, NoState
+from pipeline.stage import Item, NoOptions, NoState
 from stages.certify import Certify
 
 TERMS = Promise(alpha=0.1, frames=3, audited=0.4)
@@ -49,7 +50,7 @@ def news(**what: tuple[msgspec.Raw, ...]) -> PromiseNews:
 
 
 def certify(folder: Path) -> Certify:
-    return Certify(NoOptions(), Context(lambda _: None, lambda: 0.0, folder, "escalate"))  # type: ignore[arg-type, return-value]
+    return Certify(NoOptions(), context_alone(lambda _: None, lambda: 0.0, folder, "escalate"))  # type: ignore[arg-type, return-value]
 
 
 def frame(said: PromiseNews | None) -> Item:

@@ -12,6 +12,7 @@ import pytest
 
 from models import coco
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.errors import FrameLost
 from pipeline.hop import Attached
 from pipeline.hosted_stage import HostedStage
@@ -57,7 +58,7 @@ def detect(folder: Path, mode: Mode = "crops", **options: object) -> Detect:
     """The stage, with each frame computed for itself: it looks up no answers."""
     cache = CacheOptions(exact=False)
     given = {"min_score": LEAST, "gate": GateOptions(mode=mode), "cache": cache, **options}
-    return Detect(DetectOptions(**given), Context(pixels, lambda: 0.0, folder, "window"))  # type: ignore[arg-type]
+    return Detect(DetectOptions(**given), context_alone(pixels, lambda: 0.0, folder, "window"))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=["off", "crops"])
@@ -205,7 +206,7 @@ def test_a_batch_redone_one_by_one_leaves_its_successor_what_the_store_names(fol
         with pixels(each) as view:
             yield view
 
-    alone, shared = (Context(held, lambda: 0.0, folder, "window") for _ in range(2))
+    alone, shared = (context_alone(held, lambda: 0.0, folder, "window") for _ in range(2))
     options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
     spec = StageSpec("detect", "stages.detect:Detect", "window", True, True, False)
     frames = [item(1, n, picture=1 + n // 4) for n in range(10)]
@@ -251,7 +252,7 @@ def _told(data: bytes) -> tuple[str | None, bytes]:
 
 def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
     """Law 6: neither batches nor another worker change what it says; its rows are in the ring."""
-    context = Context(pixels, lambda: 0.0, folder, "window")
+    context = context_alone(pixels, lambda: 0.0, folder, "window")
     options = DetectOptions(min_score=LEAST, window=WindowOptions(head=True))
     first, second = Detect(options, context), Detect(options, context)
     frames = [item(1, n, picture=1 + n // 3) for n in range(12)]

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.alone import context_alone
 from pipeline.cache_counts import CacheCounts
 from pipeline.config import find_config, read_config
 from pipeline.errors import ConfigFaults
 from pipeline.memo import Memos
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from stages.cache_options import CacheOptions, groups_fault
 from stages.detect import Detect, DetectState
 from stages.detect_options import DetectOptions
@@ -40,7 +41,7 @@ def with_memory(
         window=WindowOptions(head),
         cache=cache or CacheOptions(),
     )
-    return Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    return Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
 
 
 def hits(stage: Detect, group: str = "a") -> int:
@@ -94,7 +95,7 @@ def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
     before = with_memory(folder, memos, "off")
     answers(before, item(1, 0, 1))
     options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
-    after = Detect(options, Context(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    after = Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
     answers(after, item(1, 0, 1))
     assert hits(after) == 0
 
@@ -120,7 +121,7 @@ def near_stage(folder: Path, mode: Mode, now: Callable[[], float]) -> Detect:
         gate=GateOptions(mode=mode, frame_age_s=0.08),
         cache=CacheOptions(near=True, near_error=0.5, near_age_s=60.0),
     )
-    return Detect(options, Context(noisy_pixels, now, folder, "window"))
+    return Detect(options, context_alone(noisy_pixels, now, folder, "window"))
 
 
 @pytest.mark.parametrize("mode", ["off", "crops"])
@@ -153,7 +154,7 @@ def test_another_scene_is_never_answered_by_one_that_is_known(folder: Path) -> N
 
 def test_nothing_nearly_the_same_is_served_unless_asked_for(folder: Path) -> None:
     options = DetectOptions(min_score=LEAST, gate=GateOptions(mode="off"))
-    stage = Detect(options, Context(noisy_pixels, lambda: 0.0, folder, "window"))
+    stage = Detect(options, context_alone(noisy_pixels, lambda: 0.0, folder, "window"))
     said, _ = answers(stage, *[item(1, n, picture=n) for n in range(20)])
     assert {each.outcome for each in said} == {"detected"}
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import flights
+from pipeline.alone import context_alone
 from pipeline.errors import ConfigFaults, FrameLost
 from pipeline.promise import Promise
 from pipeline.questions import QuestionId
-from pipeline.stage import WAITS, Context, Item
+from pipeline.stage import WAITS, Item
 from stages.budget import Tokens
 from stages.detections import Detections
 from stages.escalate import Escalate, StageOptions
@@ -78,7 +79,7 @@ def test_who_is_content_does_not_ask(tmp_path: Path, closing: list[Escalate]) ->
 
 
 def test_without_a_place_nothing_is_added(tmp_path: Path) -> None:
-    stage = Escalate(StageOptions(), Context(pixels, lambda: 0.0, tmp_path, "detect"))
+    stage = Escalate(StageOptions(), context_alone(pixels, lambda: 0.0, tmp_path, "detect"))
     assert stage.process([frame(0)], NEW) == ([None], NEW)
     assert stage.asks is None
 
@@ -86,7 +87,7 @@ def test_without_a_place_nothing_is_added(tmp_path: Path) -> None:
 def test_a_promise_needs_somebody_to_audit(tmp_path: Path) -> None:
     options = StageOptions(promise=Promise("counts"))
     with pytest.raises(ConfigFaults, match=r"escalate\.place"):
-        Escalate(options, Context(pixels, lambda: 0.0, tmp_path, "detect"))
+        Escalate(options, context_alone(pixels, lambda: 0.0, tmp_path, "detect"))
 
 
 def test_frames_wait_in_order_while_their_questions_go_ahead(

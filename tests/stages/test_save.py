@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.errors import ConfigFaults, FrameLost
 from pipeline.records import End, GateView, Object, Position, Record
 from pipeline.source import Form
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from stages.detections import Detections
 from stages.save import Save, SaveOptions, SaveState
 
@@ -51,7 +52,7 @@ def pixels() -> Pixels:
 
 def save(folder: Path, pixels: Pixels, run: str = "", overwrite: bool = False) -> Save:
     options = SaveOptions(str(folder), run, overwrite)
-    return Save(options, Context(pixels, lambda: 0.0, folder, "detect"))
+    return Save(options, context_alone(pixels, lambda: 0.0, folder, "detect"))
 
 
 def items(
@@ -166,7 +167,7 @@ def test_each_run_begins_with_the_plain_name(tmp_path: Path, pixels: Pixels) -> 
     state = SaveState()
     for run in ("first", "second"):
         folder = tmp_path / run
-        context = Context(pixels, lambda: 0.0, folder, "detect")
+        context = context_alone(pixels, lambda: 0.0, folder, "detect")
         stage = Save(SaveOptions(str(folder), run), context)
         _, states = stage.process(items(range(3)), {"a": state})
         state = states["a"]

@@ -13,8 +13,9 @@ import pytest
 from models import coco
 from models.boxes import Boxes
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.records import Object, Position
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from stages.compared import compare, part_of
 from stages.detect import Detect, DetectState
 from stages.detect_options import DetectOptions
@@ -102,10 +103,10 @@ def chosen(run: Path, name: str, min_score: float) -> str:
 
 def looked(run: Path, model: str, frames: int = 6) -> tuple[ShadowState, list[object], list[Item]]:
     """What shadow says of frames of one picture that detect has served."""
-    context = Context(pixels, lambda: 0.0, run, "window")
+    context = context_alone(pixels, lambda: 0.0, run, "window")
     detect = Detect(DetectOptions(min_score=LEAST), context)
     options = ShadowOptions(model, share=1.0, cpu=64.0, detect={})
-    shadow = Shadow(options, Context(pixels, lambda: 0.0, run, "detect"))
+    shadow = Shadow(options, context_alone(pixels, lambda: 0.0, run, "detect"))
     state, seen, said, items = DetectState(), ShadowState(), [], []
     for seq in range(frames):
         frame = item(1, seq, 1)

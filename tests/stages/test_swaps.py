@@ -10,8 +10,9 @@ from models import coco
 from models.errors import UnknownClass, WarmUpFailed
 from models.open_model import open_model, policy_of
 from models.refusals import UnknownModel
+from pipeline.alone import context_alone
 from pipeline.errors import ModelTooSlow
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from stages.cache_options import CacheOptions
 from stages.detect import Detect, DetectState
 from stages.detect_options import DetectOptions
@@ -44,7 +45,7 @@ class Swapped:
             cache=CacheOptions(exact=False),
             models=ModelOptions(registry=str(registry), **models),  # type: ignore[arg-type]
         )
-        self.context = Context(
+        self.context = context_alone(
             pixels, lambda: 0.0, folder, "window", model=lambda s: self.chosen.get(s, "")
         )
         self.options = options

@@ -10,9 +10,10 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.records import Position, Record
 from pipeline.source import Form
-from pipeline.stage import Context, Item
+from pipeline.stage import Item
 from stages.window import Window, WindowDelta, WindowOptions, WindowState, slide
 
 Place = tuple[int, int]
@@ -56,7 +57,7 @@ def no_pixels(item: Item) -> NoReturn:
 
 
 def window(size: int) -> Window:
-    return Window(WindowOptions(size), Context(no_pixels, lambda: 0.0, Path(), "decode"))
+    return Window(WindowOptions(size), context_alone(no_pixels, lambda: 0.0, Path(), "decode"))
 
 
 def item(source: str, place: Place) -> Item:

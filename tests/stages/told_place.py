@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 
 from pipeline import records
+from pipeline.alone import context_alone
 from pipeline.errors import FrameLost
 from pipeline.promise import Promise
 from pipeline.questions import PlaceFailed, Question, QuestionId, Seen
 from pipeline.records import Object, Position, Record
 from pipeline.source import Form
-from pipeline.stage import WAITS, Context, Item, Waits
+from pipeline.stage import WAITS, Item, Waits
 from pipeline.state_ring import StateRing, unshared_ring
 from stages.detections import Detections
 from stages.escalate import Escalate, StageOptions
@@ -107,7 +108,7 @@ def escalate(
     **options: object,
 ) -> Escalate:
     """The stage, asking there; closed by the caller."""
-    context = Context(
+    context = context_alone(
         pixels,
         lambda: 0.0,
         folder,

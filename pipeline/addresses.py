@@ -1,0 +1,29 @@
+"""HOST:PORT as people write it."""
+
+from __future__ import annotations
+
+import re
+
+OFF = ("off", "")
+HTTP_DEFAULT = "127.0.0.1:8686"
+HTTP_RULE = f"allowed is HOST:PORT, such as {HTTP_DEFAULT} or [::1]:8686, or off"
+STORE_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a port up to 65535"
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """HOST:PORT or [HOST]:PORT as its parts, the port from 0 to 65535; None if it is neither."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        return None
+    return found[1] or found[2], int(found[3])
+
+
+def http_fault(text: str) -> str | None:
+    """Why this is no `http.listen`, as far as its form goes; None if it is one, or off."""
+    return None if text in OFF or host_and_port(text) else HTTP_RULE
+
+
+def store_fault(text: str) -> str | None:
+    """Why this is no address for `--listen`, as far as its form goes; None if it is one."""
+    parts = host_and_port(text)
+    return None if parts and parts[1] else STORE_RULE
