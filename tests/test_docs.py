@@ -56,7 +56,11 @@ def test_no_lines_are_named_and_a_line_is_no_longer_than_a_screen(name: str) -> 
     assert max(map(len, prose)) <= 120
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("README.md", "DECISIONS.md")])
+# What grows with each change has no end of a page.
+GROWING = {"README.md", "DECISIONS.md", "CHANGELOG.md"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GROWING])
 def test_one_page_each(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= 130
 
