@@ -17,7 +17,7 @@ MANY = 16  # of more rectangles only neighbours are joined: all pairs would take
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropGrid:
-    """A picture in cells of 32 model pixels, at one zoom.
+    """A picture in cells of 32 model pixels.
 
     columns, rows  of cells
     scale          float32 (4,), model pixels for one of the source: across, down, across, down
@@ -64,15 +64,14 @@ def grid_of(
     width: int,
     height: int,
     long_side: int,
-    zoom: int,
     sizes: tuple[tuple[int, int], ...],
     call_pixels: int,
 ) -> CropGrid:
-    """The grid of a (width, height) picture with its longer side at `long_side` * `zoom`.
+    """The grid of a (width, height) picture with its longer side at `long_side`.
 
     sizes  (width, height) that looks may have, in model pixels; that of everything is another one
     """
-    inner = inner_size(width, height, long_side * zoom)
+    inner = inner_size(width, height, long_side)
     columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP
     possible = [(w // STEP, h // STEP) for w, h in sizes]
     fitting = [(c, r) for c, r in possible if c <= columns and r <= rows] + [(columns, rows)]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from models.arrays import read_only
 from models.boxes import FloatArray
-from models.crop_grid import CropGrid, grid_of, joined_cells
+from models.crop_grid import grid_of, joined_cells
 from models.preprocess import Rect, inner_size, padded
 
 _AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and those beside it
@@ -29,12 +29,10 @@ class Look:
     """A rectangle of a picture, for a network.
 
     rect  left, top, right, bottom: multiples of 32, in pixels of the whole picture prepared with
-          its longer side at `zoom` times the network's own
-    zoom  1: as a whole pass sees it; 2, 4: with that many times the pixels across and down
+          its longer side at the network's own
     """
 
     rect: Rect
-    zoom: int = 1
 
     @property
     def pixels(self) -> int:
@@ -57,10 +55,6 @@ class CropSettings:
     call_pixels what one call costs beside its pixels, in pixels; with INT8 on one thread 0.9 ms
                 against 89 ns a pixel on one CPU, against 30 ns on another: 10,000 to 30,000
     share       of a whole pass' cost; above it the whole pass is made
-    zooms       allowed besides 1, for pictures with more pixels than the network sees
-    zoom_share  of a whole pass' cost; as much may be spent on one picture to see it closer
-    zoom_side   model pixels, the longest side that what is at a place may have when seen closer: on
-                coco128 twice the size shows more of what then is below 80, and less of the rest
     """
 
     margin: float = 24.0
@@ -70,9 +64,6 @@ class CropSettings:
     most: int = 3
     call_pixels: int = 20_000
     share: float = 0.6
-    zooms: tuple[int, ...] = ()
-    zoom_share: float = 1.0
-    zoom_side: float = 80.0
 
 
 DEFAULT = CropSettings()
@@ -91,17 +82,13 @@ def sizes(
     """The (width, height) that looks at a picture of this size can have; the whole's own is last.
 
     At most a dozen: each side grows by half until it is the whole's, and what costs more than
-    `share` of a whole pass is left out. With zooms also the whole seen closer, if it is affordable.
+    `share` of a whole pass is left out.
     """
     full = whole(width, height, long_side).rect[2:]
     cost = full[0] * full[1] + settings.call_pixels
     across, down = (tuple(_lengths(settings.shortest, side)) for side in full)
     pairs = ((w, h) for w in across for h in down)
     parts = [(w, h) for w, h in pairs if w * h + settings.call_pixels <= settings.share * cost]
-    zooms = (zoom for zoom in settings.zooms if long_side * zoom <= max(width, height))
-    closer = (whole(width, height, long_side * zoom).rect[2:] for zoom in zooms)
-    limit = settings.zoom_share * cost
-    parts += [(w, h) for w, h in closer if w * h + settings.call_pixels <= limit]
     return *sorted(parts, key=lambda size: size[0] * size[1]), full
 
 
@@ -137,34 +124,24 @@ def plan(
     long_side  of the network's input
 
     No place: no look. None: a whole pass costs less than these would save. Looks are joined as
-    long as one call on both costs less than two calls. What is small is seen closer where the
-    settings allow it and the budget holds all such places.
+    long as one call on both costs less than two calls.
     """
     if not len(places):
         return ()
-    closest = _closest(places, boxes, size, long_side, settings)
-    whole_cost = _grid_of(size, long_side, settings).whole_cost
-    for zoom in sorted({1, *closest}, reverse=True):
-        at_most = [min(own, zoom) for own in closest]
-        looks = _looks(places, boxes, at_most, size, long_side, settings)
-        cost = sum(look.pixels + settings.call_pixels for look in looks)
-        if cost <= whole_cost * (settings.zoom_share if zoom > 1 else settings.share):
-            return looks
-    return None
+    grid = grid_of(*size, long_side, sizes(*size, long_side, settings), settings.call_pixels)
+    cells = grid.cells(_grown(places * grid.scale, boxes * grid.scale, settings))
+    joined = joined_cells(sorted(set(cells)), grid, settings.most)
+    looks = tuple(Look(grid.rect(each)) for each in joined)
+    cost = sum(look.pixels + settings.call_pixels for look in looks)
+    return looks if cost <= grid.whole_cost * settings.share else None
 
 
 def looked_at(look: Look, size: tuple[int, int], long_side: int) -> FloatArray:
     """What `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
-    inner = inner_size(*size, long_side * look.zoom)
+    inner = inner_size(*size, long_side)
     scale = np.array([inner[0] / size[0], inner[1] / size[1]] * 2)
     area: FloatArray = np.clip(np.array(look.rect) / scale, 0, size * 2).astype(np.float32)
     return area
-
-
-def _grid_of(
-    size: tuple[int, int], long_side: int, settings: CropSettings, zoom: int = 1
-) -> CropGrid:
-    return grid_of(*size, long_side, zoom, sizes(*size, long_side, settings), settings.call_pixels)
 
 
 def _lengths(shortest: int, full: int) -> Iterator[int]:
@@ -199,41 +176,3 @@ def touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
     """Which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
     overlap = (a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2])
     return np.asarray(overlap.all(axis=2), np.bool_)
-
-
-def _closest(
-    places: FloatArray,
-    boxes: FloatArray,
-    size: tuple[int, int],
-    long_side: int,
-    settings: CropSettings,
-) -> list[int]:
-    """The highest zoom for each place at which what is there is not too large for the network.
-
-    That is the largest known box there; where nothing is known, as large as the place itself.
-    """
-    met = touch(places, boxes)
-    box_sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    sides = np.where(met, box_sides[None, :], 0).max(axis=1, initial=0)
-    sides = np.where(met.any(axis=1), sides, (places[:, 2:] - places[:, :2]).max(axis=1))
-    most = np.minimum(settings.zoom_side / (sides * long_side / max(size)), max(size) / long_side)
-    return [max((zoom for zoom in settings.zooms if zoom <= own), default=1) for own in most]
-
-
-def _looks(
-    places: FloatArray,
-    boxes: FloatArray,
-    zooms: list[int],
-    size: tuple[int, int],
-    long_side: int,
-    settings: CropSettings,
-) -> tuple[Look, ...]:
-    """Looks at the places, each at its zoom."""
-    looks: list[Look] = []
-    for zoom in sorted(set(zooms)):
-        grid = _grid_of(size, long_side, settings, zoom)
-        mine = places[np.array(zooms) == zoom] * grid.scale
-        cells = grid.cells(_grown(mine, boxes * grid.scale, settings))
-        joined = joined_cells(sorted(set(cells)), grid, settings.most if zoom == 1 else len(cells))
-        looks += (Look(grid.rect(each), zoom) for each in joined)
-    return tuple(looks)

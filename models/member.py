@@ -183,7 +183,7 @@ class Member:
     def prepare(self, picture: Picture, look: Look | None = None) -> Prepared:
         """`picture` at this member's input size, all of it or what `look` is at."""
         if look is not None:
-            return prepare(picture, self.long_side * look.zoom, look.rect)
+            return prepare(picture, self.long_side, look.rect)
         return prepare(picture, self.long_side) if self.fit is None else self.fit(picture)
 
     def start(

@@ -21,7 +21,7 @@ from models.picture import ByteArray
 MOST_ON_SHELF: Final = 256
 _POOLED: Final = (10, 6)  # columns, rows: to rank by, not to decide by
 _ROW: Final = np.dtype([("pooled", np.uint8, _POOLED[0] * _POOLED[1]), ("key", "V16")])
-_PLACE: Final = struct.Struct("<7i")
+_PLACE: Final = struct.Struct("<6i")
 _HEAD: Final = struct.Struct("<8sdi")  # digest of what follows, UNIX seconds, bytes of cells
 _CHECK: Final = 8
 _REACH: Final = 2  # pixels of the network's input that its edge may see beyond it
@@ -68,7 +68,7 @@ def view_of(cells: Cells, look: Look, long_side: int, facts: bytes) -> View:
     """The view of a look at a picture with these cells; `facts` decide what is found there."""
     grid = cells.grid
     size = grid.width, grid.height
-    reach = _REACH * max(size) / (long_side * look.zoom)
+    reach = _REACH * max(size) / long_side
     area, step = looked_at(look, size, long_side), 2 * grid.cell
     left, top = (max(0, math.floor((edge - reach) / step)) for edge in area[:2].tolist())
     right, bottom = (math.ceil((edge + reach) / step) * step for edge in area[2:].tolist())
@@ -79,7 +79,7 @@ def view_of(cells: Cells, look: Look, long_side: int, facts: bytes) -> View:
     colours = [c[top : top + half_rows, left : left + half_columns].ravel() for c in (u, v)]
     pooled = cv2.resize(np.ascontiguousarray(luma), _POOLED, interpolation=cv2.INTER_AREA)
     levels = np.concatenate([luma.ravel(), *colours])
-    place = _PLACE.pack(*size, *look.rect, look.zoom)
+    place = _PLACE.pack(*size, *look.rect)
     shelf = xxhash.xxh3_128_digest(b"near" + facts + place)
     return View(Cells(part, levels), pooled.ravel().astype(np.uint8, copy=False), shelf)
 

@@ -38,7 +38,6 @@ class RegionFeatures:
     boxes   float16 (N, 256)              of each box, unit length up to rounding
     tiles   float16 (rows, columns, 256)  of each tile of 32 x 32 pixels of this input
     offset  (left, top) of the input in the whole prepared picture, multiples of 32
-    scale   pixels of the model for one of the source, across and down
 
     Kept in float16, rounded once where they are made: what is stored is what is computed with.
     Raises ArrayMismatch. Read-only; safe to share between threads.
@@ -47,7 +46,6 @@ class RegionFeatures:
     boxes: HalfArray
     tiles: HalfArray
     offset: tuple[int, int]
-    scale: tuple[float, float]
 
     def __post_init__(self) -> None:
         boxes = read_only("boxes", self.boxes, np.float16, (None, LENGTH))
@@ -82,7 +80,7 @@ def regions(maps: Features, xyxy: FloatArray) -> RegionFeatures:
     levels = tuple(zip((maps.c3, maps.p4), _STRIDES, strict=True))
     boxes = joined(*(_box_means(cells, inside / stride) for cells, stride in levels))
     tiles = joined(*(_tile_means(cells, TILE // stride) for cells, stride in levels))
-    return RegionFeatures(boxes, tiles, maps.offset, maps.scale)
+    return RegionFeatures(boxes, tiles, maps.offset)
 
 
 def _tile_means(cells: FloatArray, side: int) -> FloatArray:

@@ -98,9 +98,9 @@ def merge(
         rows = np.arange(len(known), dtype=np.int32)
         return Merged(known, np.zeros(len(known), np.bool_), rows, _NOWHERE)
     areas = np.array([looked_at(look, size, long_side) for look in looks])
-    near = [settings.border / _scale(look, size, long_side) for look in looks]
-    parts = zip(found, areas, near, strict=True)
-    at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, reach) for b, area, reach in parts])
+    near = settings.border / (inner_size(*size, long_side)[0] / size[0])
+    parts = zip(found, areas, strict=True)
+    at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, near) for b, area in parts])
     everything, cut = _together(found), np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
     fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, fresh.class_ids, settings.same))
@@ -155,11 +155,6 @@ def _followed(is_same: BoolArray) -> IntArray:
     if not is_same.shape[1]:
         return np.full(len(is_same), -1, np.int32)
     return np.where(is_same.any(axis=1), is_same.argmax(axis=1), -1).astype(np.int32)
-
-
-def _scale(look: Look, size: tuple[int, int], long_side: int) -> float:
-    """Model pixels for one pixel of the source."""
-    return inner_size(*size, long_side * look.zoom)[0] / size[0]
 
 
 def _ends_at_seam(

@@ -168,7 +168,7 @@ class WindowHead:
             judged.values,
             judged.things,
             judged.scores,
-            tiles_after(before, sight.looks, sight.size, self.long_side),
+            tiles_after(before, sight.looks),
         )
 
 

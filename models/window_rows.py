@@ -146,31 +146,17 @@ def tile_grid(width: int, height: int, long_side: int) -> tuple[int, int]:
     return padded(inner[1]) // TILE, padded(inner[0]) // TILE
 
 
-def tiles_after(
-    before: HalfArray, looks: Sequence[RegionFeatures], size: tuple[int, int], long_side: int
-) -> HalfArray:
+def tiles_after(before: HalfArray, looks: Sequence[RegionFeatures]) -> HalfArray:
     """The picture's tiles after these looks: those that a look covers are renewed, others stay.
 
     before  float16 (rows, columns, 256) of `tile_grid`
-    size    (width, height) of the source
-
-    A zoomed look renews the tiles that it covers whole, by the mean of its own in each.
     """
     tiles = before.copy()
-    inner = inner_size(*size, long_side)
     for look in looks:
-        zoom = max(1, round(look.scale[0] * size[0] / inner[0]))
         left, top = (edge // TILE for edge in look.offset)
-        seen = look.tiles[-top % zoom :, -left % zoom :]
-        rows, columns = seen.shape[0] // zoom, seen.shape[1] // zoom
-        if zoom > 1:
-            blocks = seen[: rows * zoom, : columns * zoom].astype(np.float32)
-            means = blocks.reshape(rows, zoom, columns, zoom, LENGTH).mean(axis=(1, 3))
-            length = np.sqrt(np.square(means).sum(axis=-1, keepdims=True))
-            seen = (means / np.maximum(length, 1e-6)).astype(np.float16)
-        top, left = -(-top // zoom), -(-left // zoom)
+        rows, columns = look.tiles.shape[:2]
         place = tiles[top : top + rows, left : left + columns]
-        place[...] = seen[: place.shape[0], : place.shape[1]]
+        place[...] = look.tiles[: place.shape[0], : place.shape[1]]
     return tiles
 
 

@@ -45,7 +45,6 @@ class GateOptions:
     wait_frames   frames, and
     wait_s        seconds of media time, for which a change may wait at most where known objects
                   move; something new waits only beside what changed at the last look, 0.1 s at most
-    native        whether parts of large pictures are looked at with more pixels than whole ones
     least, most   grey levels between which each tile's threshold is learned; both 0: as mode off
     masks         source -> polygons in its pixels; what changes inside them does not trigger
     view          results tell what the gate saw, for drawing (`--draw gate`)
@@ -57,7 +56,6 @@ class GateOptions:
     frame_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
     wait_frames: int = field(default=8, metadata={"least": 0, "most": 30})
     wait_s: float = field(default=0.8, metadata={"least": 0.0, "most": 10.0})
-    native: bool = False
     least: float = field(default=10.0, metadata={"least": 0.0, "most": 255.0})
     most: float = field(default=24.0, metadata={"least": 0.0, "most": 255.0})
     masks: dict[str, Any] = field(default_factory=dict, metadata={"check": masks_fault})

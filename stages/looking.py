@@ -23,8 +23,6 @@ from stages.memory import Memory
 from stages.remembering import NOTHING_REMEMBERED, Remembering
 from stages.window_view import WindowView
 
-_NATIVE_ZOOMS = (2, 4)
-
 
 def settings_for(
     options: GateOptions, choices: Policy, min_score: float | None = None, whole: bool = False
@@ -37,9 +35,8 @@ def settings_for(
         options = replace(options, mode="frames")
     shown = choices.min_score if min_score is None else min_score
     calm, tracks = calm_settings(shown, exactly=min_score is not None)
-    parts = replace(CROPS, zooms=_NATIVE_ZOOMS if options.native else ())
-    if options.mode != "crops":
-        parts = replace(CROPS, share=0.0)  # then no size but the whole's is warmed up
+    # Without parts no size but the whole's is warmed up.
+    parts = CROPS if options.mode == "crops" else replace(CROPS, share=0.0)
     attention = AttentionSettings(
         options, choices.parts[0][1], gate_settings(options), parts, calm.shown
     )

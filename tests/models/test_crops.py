@@ -1,7 +1,6 @@
 """Looks cover what they must, in few sizes on the whole grid, or a whole pass is cheaper."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,10 +36,10 @@ def holds(area: np.ndarray, box: np.ndarray) -> bool:
     return bool((area[:2] <= box[:2] + 0.1).all() and (area[2:] >= box[2:] - 0.1).all())
 
 
-@given(picture=pictures(), zooms=st.sampled_from([(), (2, 4)]))
-def test_every_place_and_every_box_it_touches_is_covered(picture, zooms):
+@given(picture=pictures())
+def test_every_place_and_every_box_it_touches_is_covered(picture):
     size, places, boxes = picture
-    settings = CropSettings(share=0.9, zooms=zooms, zoom_share=0.9)
+    settings = CropSettings(share=0.9)
     looks = crops.plan(places, boxes, size, LONG, settings)
     if looks is None:
         return
@@ -70,26 +69,24 @@ def test_a_table_is_not_looked_at_for_a_bottle_in_front_of_it():
     assert crops.plan(rows(bottle), rows(bottle, (100, 100, 400, 300)), SIZE, LONG)[0] != look
 
 
-@given(picture=pictures(), zooms=st.sampled_from([(), (2,)]))
-def test_looks_are_few_cheap_of_known_sizes_and_on_the_grid(picture, zooms):
+@given(picture=pictures())
+def test_looks_are_few_cheap_of_known_sizes_and_on_the_grid(picture):
     size, places, boxes = picture
-    settings = CropSettings(zooms=zooms)
+    settings = crops.DEFAULT
     looks = crops.plan(places, boxes, size, LONG, settings)
     if looks is None:
         return
     known = crops.sizes(*size, LONG, settings)
     full = crops.whole(*size, LONG).pixels + settings.call_pixels
     assert len(looks) <= settings.most
-    share = settings.zoom_share if any(look.zoom > 1 for look in looks) else settings.share
-    assert sum(look.pixels + settings.call_pixels for look in looks) <= share * full
+    assert sum(look.pixels + settings.call_pixels for look in looks) <= settings.share * full
     for look in looks:
         left, top, right, bottom = look.rect
-        inner = inner_size(*size, LONG * look.zoom)
+        inner = inner_size(*size, LONG)
         assert all(edge % 32 == 0 for edge in look.rect)
         assert 0 <= left < right <= padded(inner[0])
         assert 0 <= top < bottom <= padded(inner[1])
         assert (right - left, bottom - top) in known
-        assert LONG * look.zoom <= max(*size, LONG)
 
 
 @given(size=SIDES)
@@ -98,13 +95,6 @@ def test_sizes_are_about_a_dozen_and_hold_the_whole(size):
     assert known[-1] == crops.whole(*size, LONG).rect[2:]
     assert len(set(known)) == len(known) <= 16
     assert all(side % 32 == 0 for pair in known for side in pair)
-
-
-def test_the_whole_seen_closer_is_a_size_where_it_can_be_paid():
-    dear, cheap = (CropSettings(zooms=(2, 4), zoom_share=share) for share in (4.0, 3.0))
-    assert (832, 480) in crops.sizes(1920, 1080, LONG, dear)
-    assert (832, 480) not in crops.sizes(1920, 1080, LONG, cheap)
-    assert (832, 480) not in crops.sizes(*SIZE, LONG, dear)
 
 
 def test_nothing_to_look_at():
@@ -133,29 +123,6 @@ def test_two_near_places_are_one_call_and_far_ones_two():
     assert len(crops.plan(far, NONE, SIZE, LONG, calls_are_cheap)) == 2
     calls_are_dear = CropSettings(call_pixels=1_000_000)
     assert crops.plan(far, NONE, SIZE, LONG, calls_are_dear) is None
-
-
-def test_small_things_are_looked_at_closer_and_large_ones_are_not():
-    size, place = (1920, 1080), rows((900, 500, 920, 520))
-    settings = CropSettings(zooms=(2, 4))
-
-    def zooms(places, boxes):
-        return [look.zoom for look in crops.plan(places, boxes, size, LONG, settings)]
-
-    assert zooms(place, NONE) == [4]
-    assert zooms(rows((900, 500, 960, 620)), NONE) == [2]
-    assert zooms(place, rows((910, 400, 970, 520))) == [2]
-    assert zooms(place, rows((850, 300, 1000, 700))) == [1]
-    assert crops.plan(place / 2.5, NONE, SIZE, LONG, settings)[0].zoom == 1
-    assert crops.plan(place, NONE, size, LONG)[0].zoom == 1
-
-
-def test_what_is_small_in_too_many_places_is_seen_from_afar():
-    places = rows(*[(900 + 110 * i, 400 + 90 * i, 920 + 110 * i, 420 + 90 * i) for i in range(4)])
-    near = CropSettings(zooms=(2,), zoom_share=4)
-    assert {look.zoom for look in crops.plan(places, NONE, (1920, 1080), LONG, near)} == {2}
-    afar = CropSettings(zooms=(2,), zoom_share=0.3)
-    assert {look.zoom for look in crops.plan(places, NONE, (1920, 1080), LONG, afar)} == {1}
 
 
 def clusters(tiles: np.ndarray) -> set[tuple[int, ...]]:
@@ -188,13 +155,8 @@ def test_places_are_clusters_of_tiles(tiles, tile_px):
     assert len(places) == len(clusters(changed))
 
 
-@pytest.mark.parametrize("zoom", [1, 2])
-def test_what_a_look_covers_in_source_pixels(zoom):
-    look = Look((0, 64 * zoom, 416 * zoom, 256 * zoom), zoom)
-    area = crops.looked_at(look, (832, 468), LONG) if zoom == 1 else None
-    if area is not None:
-        assert area.tolist() == [0, 128, 832, 468]
-    fine = Look((32, 64, 128, 160), zoom)
-    assert crops.looked_at(fine, (832, 468), LONG).tolist() == [
-        edge * 2 / zoom for edge in (32, 64, 128, 160)
-    ]
+def test_what_a_look_covers_in_source_pixels():
+    area = crops.looked_at(Look((0, 64, 416, 256)), (832, 468), LONG)
+    assert area.tolist() == [0, 128, 832, 468]
+    area = crops.looked_at(Look((32, 64, 128, 160)), (832, 468), LONG)
+    assert area.tolist() == [64, 128, 256, 320]

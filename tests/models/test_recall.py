@@ -62,7 +62,7 @@ def test_answers_are_the_networks_to_the_bit(light: Detector, remembering: Recal
 
 def test_parts_are_remembered_as_well(light: Detector, remembering: Recall) -> None:
     picture = scene(3, 832, 832)
-    looks = [Look((0, 0, 160, 160)), crops.whole(832, 832, 416), Look((128, 64, 416, 352), 2)]
+    looks = [Look((0, 0, 160, 160)), crops.whole(832, 832, 416), Look((128, 64, 416, 352))]
     alone = light.look(picture, looks)
     assert sum(map(len, alone)) > 10
     for _ in range(2):

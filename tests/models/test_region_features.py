@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused() -> None:
         region_features.read(boxes.empty(), None)
     half = np.zeros((1, LENGTH), np.float16)
     with pytest.raises(ArrayMismatch, match="multiples of 32"):
-        RegionFeatures(half, half[None], (16, 0), (1, 1))
+        RegionFeatures(half, half[None], (16, 0))
 
 
 def test_the_detector_gives_them_with_its_boxes() -> None:

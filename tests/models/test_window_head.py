@@ -36,7 +36,6 @@ from stages.planes import as_picture
 
 SIZE = (640, 360)
 GRID = tile_grid(*SIZE, 416)
-SCALE = (416 / 640, 234 / 360)
 CLIP = "clips/bottle-detection.mp4"
 
 
@@ -53,7 +52,7 @@ def made(seed: int, n: int, pts: float | None, objects: int = 5) -> Sight:
     xyxy = np.concatenate([corner, corner + 80], axis=1).astype(np.float32)
     scores = np.sort(rng.uniform(0.1, 0.9, n))[::-1].astype(np.float32)
     ids = np.where(np.arange(n) < objects, place + 1, 0).astype(np.int32)
-    look = RegionFeatures(unit(rng, n), unit(rng, *GRID), (0, 0), SCALE)
+    look = RegionFeatures(unit(rng, n), unit(rng, *GRID), (0, 0))
     boxes = Boxes(xyxy, scores, (place % 3).astype(np.int32))
     return Sight(boxes, ids, np.ones(n, np.bool_), look.boxes, (look,), SIZE, pts)
 
@@ -219,16 +218,10 @@ def test_rows_that_are_none_are_refused() -> None:
 def test_a_look_renews_the_tiles_that_it_covers() -> None:
     rng = np.random.default_rng(1)
     before = unit(rng, *GRID)
-    part = RegionFeatures(unit(rng, 0), unit(rng, 2, 3), (64, 96), SCALE)
-    after = tiles_after(before, (part,), SIZE, 416)
+    part = RegionFeatures(unit(rng, 0), unit(rng, 2, 3), (64, 96))
+    after = tiles_after(before, (part,))
     np.testing.assert_array_equal(after[3:5, 2:5], part.tiles)
     assert np.count_nonzero((after != before).any(axis=-1)) == 6
-    double = (2 * SCALE[0], 2 * SCALE[1])
-    near = RegionFeatures(unit(rng, 0), unit(rng, 5, 5), (96, 64), double)
-    after = tiles_after(before, (near,), SIZE, 416)
-    mean = near.tiles[:2, 1:3].astype(np.float32).mean(axis=(0, 1))
-    np.testing.assert_allclose(after[1, 2], mean / np.linalg.norm(mean), atol=1e-3)
-    assert np.count_nonzero((after != before).any(axis=-1)) == 4
 
 
 def test_the_network_is_the_torch_module() -> None:
