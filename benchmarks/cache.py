@@ -5,9 +5,8 @@
 A clip repeated several rounds without encoding anew, so that its packets are the same, with the
 gate off and on; the same file read again by another worker, through the store; law 6 frame by
 frame. Look-up times. A source with noise, of which nothing comes again, until it switches itself
-off and after that. 10,000 objects pasted into scenes that are known (L2). Changed weights,
-precision, configuration; injected collisions; the byte bound. The last line is the whole result as
-one JSON object.
+off and after that. Changed weights, precision, configuration; injected collisions; the byte bound.
+The last line is the whole result as one JSON object.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ from typing import Any
 import av
 import cv2
 
-from benchmarks import cache_checks, cache_loop, cache_objects
+from benchmarks import cache_checks, cache_loop
 from benchmarks.cache_cost import look_up_ms, noisy_cost
-from benchmarks.cache_near import one_source
 from benchmarks.clips import find_clip
 from benchmarks.report import Bar, Benchmark, Option, Result, conditions
 from models import detector, policy
@@ -46,8 +44,6 @@ from tests.footage import repeat
 
 Row = dict[str, Any]
 MODES: tuple[Mode, ...] = ("off", "crops")
-NEAR = {"derived/idle-room.mp4": 1500, "dashcam-solidWhiteRight.mp4": 2400}
-SCENES = ("bottle-detection.mp4", "one-by-one-person-detection.mp4", "car-detection.mp4")
 
 
 @contextmanager
@@ -119,19 +115,10 @@ def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> 
     return told
 
 
-def pasted_objects(data: Path, most: int) -> Row:
-    """What L2 says where something is new in a scene that it knows."""
-    scenes = [first_pictures(data / "clips" / name, 1)[0] for name in SCENES]
-    things = cache_objects.real_objects(data)
-    told = cache_objects.stale_hits(scenes, things, cache_checks.Dictionary(), most)
-    print(json.dumps(told), flush=True)
-    return told
-
-
 def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     """All figures."""
     using = light(given("crops"))
-    data, pictures = asked.data, first_pictures(clip, 64)
+    pictures = first_pictures(clip, 64)
     using.warm_up(pictures[0].width, pictures[0].height)
     with running_store(folder / "store") as url:
         loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using, url)
@@ -141,11 +128,6 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
         memos.close()
         held = cache_checks.bytes_held(url, 20_000)
     print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
-    pasted = pasted_objects(data, asked.objects)
-    near = [
-        one_source(data / "clips" / name, min(asked.near, n_frames), given("off"), using)
-        for name, n_frames in NEAR.items()
-    ]
     collided = cache_checks.collisions(using, pictures)
     inputs = sum(noisy[state]["inputs"] for state in noisy)
     return {
@@ -154,16 +136,12 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
         "gate_on_hit_rate_second_round": loops[1]["hit_rate"],
         "gate_on_detector_cpu_ratio": loops[1]["detector_cpu_ratio"],
         "look_up_ms": times["in_store"]["median_ms"],
-        "stale_hits": pasted["stale_hits"],
-        "pasted": pasted["pasted"],
         "noisy_hit_rate": sum(noisy[state]["hits"] for state in noisy) / inputs,
         "noisy_cost": noisy["off"]["share_of_pass"],
         "collisions_believed": collided["answers_that_differ"],
         "loops": loops,
         "look_up": times,
         "noisy": noisy,
-        "near_objects": pasted,
-        "near_sources": near,
         "hits_after_a_change": cache_checks.changes_miss(pictures[:8], using.precision),
         "collisions": collided,
         "bytes": held,
@@ -188,7 +166,6 @@ def bars(result: Result) -> list[Bar]:
         Bar("times less detector CPU then", result["detector_cpu_ratio"], ">=", 5.0),
         Bar("a look-up, ms", result["look_up_ms"], "<=", 0.3),
         Bar("its cost without hits", result["noisy_cost"], "<=", 0.01),
-        Bar("stale answers to pasted objects", result["stale_hits"], "<=", 0),
         Bar("collisions believed", result["collisions_believed"], "<=", 0),
     ]
 
@@ -200,12 +177,9 @@ BENCHMARK = Benchmark(
     options={
         "rounds": Option(4, 2),
         "frames": Option(10**9, 24, "most of the clip that is looped"),
-        "objects": Option(10_000, 30),
-        "near": Option(10**9, 20, "most frames of the near cache's sources"),
         "look_ups": Option(10, 1),
     },
     bars=bars,
-    keyed=("by_side", "by_contrast", "by_kind"),
 )
 
 

@@ -6,15 +6,16 @@ All in this process, by the code that the stage detect runs, with the network on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.boxes import Boxes
+from models.crops import Look
 from models.detector import Detector
 from models.picture import Picture
 from models.recall import Recall
@@ -25,24 +26,38 @@ from stages.decode import FileSource
 from stages.looking import look_at
 from stages.memory import Memory
 from stages.planes import as_picture
-from stages.remembering import Found, Remembering
 
 Row = dict[str, Any]
 _KEY = b"benchmark"
 
 
-@dataclass(frozen=True, slots=True)
-class Timed(Remembering):
-    """CPU-seconds, of all threads, from a look to its boxes."""
+class Timed(Detector):
+    """Sums CPU-seconds, of all threads, from a look to its boxes."""
 
-    cpu_s: list[float] = field(default_factory=lambda: [0.0])
+    def __init__(self, using: Detector) -> None:
+        given = using.choices, using.members, using.class_ids, using.precision, using.threads
+        super().__init__(*given, using.labels)
+        self.cpu_s = 0.0
 
-    def look(self, detector: Detector, picture: Picture, attention: Attention) -> Found:
-        """As Remembering's."""
+    def detect(
+        self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
+    ) -> list[Boxes]:
+        """As Detector's."""
+        with self._measured():
+            return super().detect(pictures, recalls)
+
+    def look(
+        self, picture: Picture, looks: Sequence[Look], recall: Recall | None = None
+    ) -> list[Boxes]:
+        """As Detector's."""
+        with self._measured():
+            return super().look(picture, looks, recall)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
         began = time.process_time()
-        found = Remembering.look(self, detector, picture, attention)
-        self.cpu_s[0] += time.process_time() - began
-        return found
+        yield
+        self.cpu_s += time.process_time() - began
 
 
 def frames(path: Path) -> Iterator[tuple[Picture, float, bool]]:
@@ -59,9 +74,9 @@ class Playing:
     """Frames one after another through gate, look-ups, network, tracks."""
 
     def __init__(
-        self, detector: Detector, settings: BeliefSettings, remembering: Remembering
+        self, detector: Detector, settings: BeliefSettings, recall: Recall | None = None
     ) -> None:
-        self.detector, self.settings, self.remembering = detector, settings, remembering
+        self.detector, self.settings, self.recall = detector, settings, recall
         self.memory, self.tracks = Memory(), no_tracks()
 
     def see(self, picture: Picture, pts: float, key_frame: bool) -> tuple[Attention, Belief]:
@@ -74,7 +89,7 @@ class Playing:
             self.memory,
             self.tracks,
             self.settings,
-            remembering=self.remembering,
+            recall=self.recall,
         )
         self.memory, self.tracks = belief.memory, belief.tracks
         return attention, belief
@@ -84,8 +99,8 @@ def rounds(
     clip: Path, per_round: int, detector: Detector, settings: BeliefSettings, recall: Recall
 ) -> list[Row]:
     """Each round of a looped clip: inputs, share of hits, CPU of the detector and of detect."""
-    timed = Timed(recall)
-    playing = Playing(detector, settings, timed)
+    timed = Timed(detector)
+    playing = Playing(timed, settings, recall)
     told, before = [], _Mark.of(recall, timed)
     detect_s = 0.0
     for number, (picture, pts, key_frame) in enumerate(frames(clip), 1):
@@ -109,7 +124,7 @@ class _Mark:
     @staticmethod
     def of(recall: Recall, timed: Timed) -> _Mark:
         counts = recall.counts
-        return _Mark(counts.hits, counts.misses, counts.skipped, timed.cpu_s[0])
+        return _Mark(counts.hits, counts.misses, counts.skipped, timed.cpu_s)
 
     def since(self, before: _Mark, frames: int, detect_s: float) -> Row:
         hits, misses = self.hits - before.hits, self.misses - before.misses
@@ -127,8 +142,8 @@ def with_and_without(
     clip: Path, detector: Detector, settings: BeliefSettings, recall: Recall
 ) -> Row:
     """Law 6 on a looped clip: frames whose boxes, scores, labels, tracks or origins differ."""
-    one = Playing(detector, settings, Remembering(recall))
-    two = Playing(detector, settings, Remembering())
+    one = Playing(detector, settings, recall)
+    two = Playing(detector, settings)
     different = n_frames = n_objects = 0
     for picture, pts, key_frame in frames(clip):
         _, known = one.see(picture, pts, key_frame)

@@ -78,7 +78,6 @@ CACHE: tuple[Row, ...] = (
         "noisy_cost",
         "of a pass",
     ),
-    ("near cache: stale answers to 10,000 pasted objects", "stale_hits", ""),
 )
 SWAPS = (
     ("p99 from `models use` to two seconds after, against a span without", "p99_ratio", "times"),

@@ -124,24 +124,6 @@ def inferred(
     )
 
 
-def alike(levels: ByteArray, cells: Cells, settings: GateSettings = DEFAULT) -> bool:
-    """Whether every cell shows what it showed then, by the least of the stated bounds.
-
-    levels  uint8 (grid.cells,)  of a picture of this size
-
-    A noise-free change of at least `tau_least` in Y, or `colour` times that in Cb or Cr, of one
-    cell's mean beside what the exposure explains is told; so is an exposure that left its bound.
-    """
-    grid = cells.grid
-    exposure = fit(planes(levels, grid)[0], cells.y)
-    if _left_bound(exposure, settings):
-        return False
-    y, u, v = planes(apart(exposure.apply(levels, grid), cells.levels), grid)
-    hidden = grid.rounding + (0 if exposure.same else _COMPENSATED)
-    luma, colour = settings.limits[0] - hidden
-    return bool(y.max() < luma and max(u.max(), v.max()) < colour)
-
-
 def sensitivity(state: GateState) -> FloatArray:
     """The stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
 

@@ -8,33 +8,23 @@ import msgspec
 class CacheCounts(msgspec.Struct):
     """Since its worker began, over all groups of sources.
 
-    hits, misses    inputs that were answered, or not, by what an equal one was answered
-    refused         of the misses, those where what was found was no answer to them
-    skipped         inputs that were not looked up, as hits are rare
-    near            frames that were answered by what a picture nearly the same was answered
-    checked, wrong  frames that could have been and were computed; of these, those where the answer
-                    would have been another
-    groups, off     groups of sources, and those that look up a sample only
-    kinds, trusted  sources, by the size of their pictures, for which near answers were looked up,
-                    and those whose checks allow to serve them
+    hits, misses  inputs that were answered, or not, by what an equal one was answered
+    refused       of the misses, those where what was found was no answer to them
+    skipped       inputs that were not looked up, as hits are rare
+    groups, off   groups of sources, and those that look up a sample only
     """
 
     hits: int = 0
     misses: int = 0
     refused: int = 0
     skipped: int = 0
-    near: int = 0
-    checked: int = 0
-    wrong: int = 0
     groups: int = 0
     off: int = 0
-    kinds: int = 0
-    trusted: int = 0
 
     def plus(self, later: CacheCounts | None) -> CacheCounts:
         """Both together, with the later one's groups."""
         if later is None:
             return self
-        counted = ("hits", "misses", "refused", "skipped", "near", "checked", "wrong")
+        counted = ("hits", "misses", "refused", "skipped")
         sums = {name: getattr(self, name) + getattr(later, name) for name in counted}
         return msgspec.structs.replace(later, **sums)

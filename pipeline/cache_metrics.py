@@ -13,18 +13,15 @@ from pipeline.durations import StageTimes
 def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     """Of each stage that looks answers up."""
     counts = {stage: spent.cache for stage, spent in times.items() if spent.cache is not None}
-    for metric, what, value in (
-        ("hits", "Inputs answered by what an equal one was answered", "hits"),
-        ("misses", "Inputs that were looked up and not found", "misses"),
-        ("refused", "Of these, inputs where what was found was no answer to them", "refused"),
-        ("skipped", "Inputs that were not looked up, as hits are rare", "skipped"),
-        ("near_hits", "Frames answered by what a picture nearly the same was answered", "near"),
-        ("near_checked", "Frames that could have been, and were computed", "checked"),
-        ("near_wrong", "Of these, frames where the answer would have been another", "wrong"),
+    for metric, what in (
+        ("hits", "Inputs answered by what an equal one was answered"),
+        ("misses", "Inputs that were looked up and not found"),
+        ("refused", "Of these, inputs where what was found was no answer to them"),
+        ("skipped", "Inputs that were not looked up, as hits are rare"),
     ):
         family = CounterMetricFamily(f"framegate_cache_{metric}", what, labels=["stage"])
         for stage, counted in counts.items():
-            family.add_metric([stage], getattr(counted, value))
+            family.add_metric([stage], getattr(counted, metric))
         yield family
     groups = GaugeMetricFamily(
         "framegate_cache_groups", "Groups of sources that share answers", labels=["stage"]
@@ -34,19 +31,7 @@ def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
         "Of these, groups of which a sample is looked up",
         labels=["stage"],
     )
-    kinds = GaugeMetricFamily(
-        "framegate_cache_near_kinds",
-        "Sources, by the size of their pictures, for which near answers were looked up",
-        labels=["stage"],
-    )
-    trusted = GaugeMetricFamily(
-        "framegate_cache_near_trusted",
-        "Of these, those whose checks allow to serve near answers",
-        labels=["stage"],
-    )
     for stage, counted in counts.items():
-        kinds.add_metric([stage], counted.kinds)
-        trusted.add_metric([stage], counted.trusted)
         groups.add_metric([stage], counted.groups)
         off.add_metric([stage], counted.off)
-    yield from (groups, off, kinds, trusted)
+    yield from (groups, off)

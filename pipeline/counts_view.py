@@ -28,7 +28,7 @@ def as_lines(counts: TheCounts) -> Iterator[str]:
     for stage, asks in counts.asks.items():
         yield f"{stage}: {in_words(asks)}"
     for stage, cache in counts.cache.items():
-        if cache.hits + cache.misses + cache.skipped + cache.near + cache.checked:
+        if cache.hits + cache.misses + cache.skipped:
             yield f"{stage}: {look_ups_in_words(cache)}"
 
 
@@ -46,16 +46,11 @@ def in_words(asks: AskCounts) -> str:
 
 
 def look_ups_in_words(cache: CacheCounts) -> str:
-    """Share of hits, what was refused, whether it is on, near answers."""
+    """Share of hits, what was refused, whether it is on."""
     looked_up = cache.hits + cache.misses
     said = [f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs known"]
     if cache.refused:
         said.append(f"{cache.refused} refused")
     if cache.off:
         said.append(f"hits are rare: off in {cache.off} of {cache.groups} groups")
-    if cache.near or cache.checked:
-        said.append(
-            f"{cache.near} near answers, {cache.wrong} of {cache.checked} checks wrong, "
-            f"{cache.trusted} of {cache.kinds} kinds trusted"
-        )
     return "; ".join(said)

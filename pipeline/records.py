@@ -15,6 +15,7 @@ VERSION = 1
 
 T = TypeVar("T")
 
+# cached: no stage of ours says it any more; results that older ones left may.
 Outcome = Literal["detected", "carried", "cached", "failed"]
 Looked = Literal["whole", "part", "no"]
 Escalation = Literal["none", "done", "degraded"]

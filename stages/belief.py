@@ -51,10 +51,8 @@ class Belief:
     shown    in source pixels, highest score first
     ids      int32 (N,)  tracks of the shown, 0 without one
     origins  of each
-    age_s    of the oldest evidence: how long ago the whole frame was looked at, or a picture that
-             was nearly the same
+    age_s    of the oldest evidence: how long ago the whole frame was looked at
     window   what the head said, where one was asked
-    lent     what was found anew is of such a picture
     """
 
     memory: Memory
@@ -64,7 +62,6 @@ class Belief:
     origins: tuple[Origin, ...]
     age_s: float
     window: Step | None = None
-    lent: bool = False
 
 
 def conclude(
@@ -76,9 +73,8 @@ def conclude(
     pts: float | None,
     settings: BeliefSettings,
     judge: Judge | None = None,
-    lent_s: float | None = None,
 ) -> Belief:
-    """What holds once each look has `found` its boxes; `judge` rescores. `lent_s`: see Found."""
+    """What holds once each look has `found` its boxes; `judge` rescores."""
     if not attention.looks:
         return _held(memory, tracks, attention, size, pts, settings.tracks)
     known = memory.believed
@@ -92,7 +88,6 @@ def conclude(
         pts=pts,
         clock_s=now_s,
         whole_s=now_s if attention.looked == "whole" else memory.whole_s,
-        evidence_s=_evidence_s(memory, attention, now_s - (lent_s or 0.0)),
         look_s=now_s,
         waited=0,
         patience=patience_after(memory, merged, means),
@@ -104,14 +99,8 @@ def conclude(
         trust=_trust(memory, merged, attention.looked, settings.calm.shown),
         doubted=doubted,
     )
-    lent, age_s = lent_s is not None, now_s - memory.evidence_s
-    origins = _origins(merged.is_new[rows], lent)
-    return Belief(memory, tracks, shown, ids[rows], origins, age_s, window, lent)
-
-
-def _evidence_s(memory: Memory, attention: Attention, found_s: float) -> float:
-    """When the oldest evidence is of, with what was found at `found_s`."""
-    return found_s if attention.looked == "whole" else min(memory.evidence_s, found_s)
+    origins = _origins(merged.is_new[rows])
+    return Belief(memory, tracks, shown, ids[rows], origins, now_s - memory.whole_s, window)
 
 
 def _means(shown: Boxes, rows: npt.NDArray[np.intp], n_boxes: int) -> FloatArray:
@@ -120,9 +109,8 @@ def _means(shown: Boxes, rows: npt.NDArray[np.intp], n_boxes: int) -> FloatArray
     return means
 
 
-def _origins(is_new: BoolArray, lent: bool) -> tuple[Origin, ...]:
-    anew: Origin = "cached" if lent else "detected"
-    return tuple(anew if new else "carried" for new in is_new)
+def _origins(is_new: BoolArray) -> tuple[Origin, ...]:
+    return tuple("detected" if new else "carried" for new in is_new)
 
 
 def _calmed(
@@ -191,7 +179,7 @@ def _held(
     boxes = believed.boxes
     shown = Boxes(boxes.xyxy[rows], believed.means[rows], boxes.class_ids[rows])
     origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
-    age_s = attention.clock_s - memory.evidence_s
+    age_s = attention.clock_s - memory.whole_s
     return Belief(memory, tracks, shown, believed.ids[rows], tuple(origins), age_s)
 
 

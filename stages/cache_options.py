@@ -20,20 +20,14 @@ def groups_fault(groups: Any) -> str | None:
 class CacheOptions:
     """The table `[cache]`.
 
-    exact       whether an input that the network has seen is answered without it: same bits
-    near        whether a picture is that is nearly the same as one that it has seen: results say
-    near_error  share of such answers that may say something else than the network,
-    near_age_s  and for how long one holds
-    ttl_s       for which anything is kept
-    bytes       of the store's memory that a group takes at most
-    groups      source -> group; sources of one group share answers, also over hosts. Without one
-                a source's group has its own name
+    exact   whether an input that the network has seen is answered without it: same bits
+    ttl_s   for which anything is kept
+    bytes   of the store's memory that a group takes at most
+    groups  source -> group; sources of one group share answers, also over hosts. Without one a
+            source's group has its own name
     """
 
     exact: bool = True
-    near: bool = False
-    near_error: float = field(default=0.01, metadata={"least": 0.001, "most": 0.5})
-    near_age_s: float = field(default=600.0, metadata={"least": 1.0, "most": 86400.0})
     ttl_s: float = field(default=86400.0, metadata={"least": 1.0, "most": 2592000.0})
     bytes: int = field(default=16777216, metadata={"least": 0})
     groups: dict[str, Any] = field(default_factory=dict, metadata={"check": groups_fault})

@@ -13,9 +13,10 @@ from models import bytetrack, coco, crops, policy
 from models.boxes import Boxes
 from models.cells import BoolArray, grid_of
 from models.masks import ignored_tiles
+from models.recall import Recall
 from models.window import WindowHead
 from pipeline.cache_counts import CacheCounts
-from pipeline.records import End, GateView, Object, Origin, Outcome
+from pipeline.records import End, GateView, Object, Origin
 from pipeline.source import Form
 from pipeline.stage import Context, Item, Stage
 from stages.attention import Attention, Moment, clock_s
@@ -27,7 +28,7 @@ from stages.gate_view import view_of
 from stages.looking import limit_said, look_at
 from stages.pinned import pinned_choice
 from stages.planes import as_picture
-from stages.remembering import Remembering, count
+from stages.remembering import count
 from stages.serving import Server, Serving
 from stages.servings import Servings
 from stages.standing import DetectState, Standing, Standings
@@ -120,7 +121,7 @@ class Detect(Stage[DetectState]):
         """Boxes of all pictures of the batch, by row, where no gate chooses: while one is in the
         network, others are prepared.
         """
-        if self.options.gate.mode != "off" or self.options.cache.near:
+        if self.options.gate.mode != "off":
             return {}
         found: dict[int, Boxes] = {}
         for serving in {id(one): one for one in servings.values() if one.head is None}.values():
@@ -136,7 +137,7 @@ class Detect(Stage[DetectState]):
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            recalls = [self._remembering(item.source, serving).recall for item in batch]
+            recalls = [self._recall(item.source, serving) for item in batch]
             found = serving.detector.detect(pictures, recalls)
             del pictures
         return found
@@ -168,7 +169,7 @@ class Detect(Stage[DetectState]):
                 settings,
                 ignored,
                 window,
-                self._remembering(item.source, serving),
+                self._recall(item.source, serving),
             )
             del picture
         return seen
@@ -178,9 +179,8 @@ class Detect(Stage[DetectState]):
         self.servings.saw(*size)
         serving.warm_up(*size)
 
-    def _remembering(self, source: str, serving: Serving) -> Remembering:
-        context = self.context
-        return serving.remembering(source, self.options.cache, context.memo, context.now)
+    def _recall(self, source: str, serving: Serving) -> Recall | None:
+        return serving.recall(source, self.options.cache, self.context.memo)
 
     def _detections(
         self, item: Item, attention: Attention, belief: Belief, serving: Serving
@@ -211,7 +211,7 @@ def detections_of(
     """What detect says of a frame."""
     change = attention.change
     return Detections(
-        outcome=_outcome(attention, belief),
+        outcome="detected" if attention.looks else "carried",
         looked=attention.looked,
         reason=attention.reason,
         objects=as_objects(belief.shown, belief.ids, belief.origins, labels),
@@ -249,10 +249,3 @@ def as_objects(
         )
         for box, score, class_id, track, origin in rows
     )
-
-
-def _outcome(attention: Attention, belief: Belief) -> Outcome:
-    """How a frame's answer came about. What is the same to the bit is not told from a pass."""
-    if belief.lent:
-        return "cached"
-    return "detected" if attention.looks else "carried"

@@ -14,13 +14,14 @@ from models.gate import DEFAULT as GATE
 from models.gate import GateSettings, limit_of
 from models.picture import Picture
 from models.policy import Policy
+from models.recall import Recall
 from models.track_state import TrackState
 from pipeline.source import Form
 from stages.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from stages.belief import Belief, BeliefSettings, conclude
 from stages.gate_options import GateOptions
 from stages.memory import Memory
-from stages.remembering import NOTHING_REMEMBERED, Remembering
+from stages.remembering import run_looks
 from stages.window_view import WindowView
 
 
@@ -68,11 +69,11 @@ def look_at(
     settings: BeliefSettings,
     ignored: BoolArray | None = None,
     window: WindowView | None = None,
-    remembering: Remembering = NOTHING_REMEMBERED,
+    recall: Recall | None = None,
 ) -> tuple[Attention, Belief]:
     """What is to be seen in a frame, and what of it was computed anew; a pure function.
 
-    remembering: where answers of the network are looked up; not those with features.
+    recall: where answers of the network are looked up; not those with features.
 
     The detector's own threshold must be the calm rule's `candidate`, or the head's with a window;
     with a window it must give features.
@@ -81,11 +82,8 @@ def look_at(
     attention = attend(memory, tracks, now_s, picture, moment, settings.attention, ignored)
     size = picture.width, picture.height
     if window is None:
-        seen = remembering.look(detector, picture, attention)
-        told = conclude(
-            memory, tracks, attention, seen.boxes, size, moment.pts, settings, lent_s=seen.lent_s
-        )
-        return attention, told
+        seen = run_looks(detector, picture, attention, recall)
+        return attention, conclude(memory, tracks, attention, seen, size, moment.pts, settings)
     looked = detector.look_with_features(picture, attention.looks, region_features.read)
     judge = partial(window.judge, seen=looked, size=size, pts=moment.pts)
     found = [boxes for boxes, _ in looked]

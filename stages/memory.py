@@ -20,7 +20,7 @@ MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with 
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
 
 # pts (NaN: none), times, waited, patience, trust, rows and bytes
-_HEAD: Final = struct.Struct("<dddddIddIIIII")
+_HEAD: Final = struct.Struct("<ddddIddIIIII")
 _ROW: Final = np.dtype(
     [
         ("xyxy", "<f4", 4),
@@ -88,7 +88,6 @@ class Memory:
     clock_s   media time since the epoch began; it neither stands still nor goes back
     whole_s   when the whole frame was last looked at
     look_s    when anything was
-    evidence_s  of when the oldest is that is told of the frame
     waited    frames for which changes have waited
     patience  frames for which they may, as well as moved boxes of late were found where they were
     believed  boxes
@@ -104,7 +103,6 @@ class Memory:
     clock_s: float = 0.0
     whole_s: float = 0.0
     look_s: float = 0.0
-    evidence_s: float = 0.0
     waited: int = 0
     patience: float = 3.0
     believed: Believed = NOTHING
@@ -130,7 +128,7 @@ class Memory:
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         pts = math.nan if self.pts is None else self.pts
-        times = pts, self.clock_s, self.whole_s, self.look_s, self.evidence_s
+        times = pts, self.clock_s, self.whole_s, self.look_s
         sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
         places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
         head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
@@ -140,7 +138,7 @@ class Memory:
     @staticmethod
     def from_bytes(data: bytes) -> Memory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
-        pts, clock_s, whole_s, look_s, evidence_s, *rest = _HEAD.unpack_from(data)
+        pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
         waited, patience, trust, n, k, m, calm, gate = rest
         at = _HEAD.size
         rows = np.frombuffer(data, _ROW, n, at)
@@ -152,7 +150,7 @@ class Memory:
         known = CalmState.from_bytes(data[at : at + calm])
         at += calm
         before = None if math.isnan(pts) else pts
-        times = before, clock_s, whole_s, look_s, evidence_s
+        times = before, clock_s, whole_s, look_s
         memory = Memory(*times, waited, believed=believed, calm=known, cut=places[:k])
         memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
         if not gate:

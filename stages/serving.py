@@ -12,6 +12,7 @@ from models.errors import UnknownClass
 from models.network import nearest
 from models.open_model import labels_of, open_model, policy_of, tried_of
 from models.policy import Policy
+from models.recall import Recall
 from models.window import WindowHead
 from pipeline.stage import Context, MemoLimits, MemoPort
 from stages.belief import BeliefSettings
@@ -20,7 +21,6 @@ from stages.gate_options import GateOptions
 from stages.looking import settings_for
 from stages.model_options import OWN, ModelOptions, Wanted, side_of
 from stages.pinned import pinned_choice, pinned_model
-from stages.remembering import Remembering, remembering
 from stages.window_view import CANDIDATE
 
 MOST_WARM = 64  # sizes that are known to have been seen; one more, and all are warmed up again
@@ -46,7 +46,7 @@ class Serving:
         self.identity = _digest((using.policy_id, *(member.facts for member in using.members)))
         self.labels = _digest(using.labels)
         self._warm: set[tuple[int, int]] = set()
-        self._remembered: dict[str, Remembering] = {}
+        self._remembered: dict[str, Recall] = {}
 
     def warm_up(self, width: int, height: int) -> None:
         """Once for each size: the first sight of an input's size costs some four times more.
@@ -59,18 +59,18 @@ class Serving:
                 self._warm.clear()
             self._warm.add((width, height))
 
-    def remembering(
-        self, source: str, options: CacheOptions, memos: Memos, now: Callable[[], float]
-    ) -> Remembering:
-        """What is remembered of a source's group."""
+    def recall(self, source: str, options: CacheOptions, memos: Memos) -> Recall | None:
+        """What is remembered of a source's group; None where nothing is to be."""
+        if not options.exact:
+            return None
         group = options.groups.get(source, source)
         if group not in self._remembered:
             memo = memos(group, MemoLimits(options.ttl_s, options.bytes))
-            self._remembered[group] = remembering(options, memo, self.detector, self.settings, now)
-        return replace(self._remembered[group], source=source)
+            self._remembered[group] = Recall(memo)
+        return self._remembered[group]
 
     @property
-    def remembered(self) -> list[Remembering]:
+    def remembered(self) -> list[Recall]:
         """Of all groups that were asked for."""
         return list(self._remembered.values())
 

@@ -12,11 +12,12 @@ from typing import Final
 import numpy as np
 
 from models.picture import Picture
+from models.recall import Recall
 from pipeline.cache_counts import CacheCounts
 from pipeline.errors import ModelTooSlow
 from pipeline.stage import Context
 from stages.model_options import ModelOptions, Wanted, configured, wanted
-from stages.remembering import Remembering, count
+from stages.remembering import count
 from stages.serving import Server, Serving
 
 KEPT_S: Final = 600.0  # for which a model that nobody wants stays warm, so that a way back is short
@@ -88,7 +89,7 @@ class Servings:
         """It ended, or goes on elsewhere."""
         self._by.pop(source, None)
 
-    def remembered(self) -> list[Remembering]:
+    def remembered(self) -> list[Recall]:
         """What all of them remember."""
         return [each for serving in list(self._open.values()) for each in serving.remembered]
 

@@ -28,7 +28,9 @@ class DetectState(msgspec.Struct, frozen=True):
 
     epoch: int = 0
     tracks: bytes = b""
-    memory: PlaneRef | None = None
+    # Its key has the number of the layout of Memory's bytes: what lies there in another one is not
+    # named, so an older Framegate's memory is lost, not misread.
+    memory: PlaneRef | None = msgspec.field(default=None, name="memory2")
     window: RingRef | None = None
     model: str = ""
     labels: str = ""

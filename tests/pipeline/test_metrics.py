@@ -40,7 +40,7 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
         for name in counters
     ]
     workers = [WorkerStatus("infer", 4711, ready=True, restarts=2)]
-    looked_up = CacheCounts(hits=30, misses=10, near=5, checked=4, wrong=1, groups=3, off=1)
+    looked_up = CacheCounts(hits=30, misses=10, refused=1, groups=3, off=1)
     times = {"detect": StageTimes(cache=looked_up), "escalate": StageTimes()}
     for waited_us in (100, 3000):
         times["detect"].waited.add_us(waited_us)
@@ -81,7 +81,7 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found['framegate_stage_queue_wait_seconds_sum{"stage": "detect"}'] == 0.0031
     stage = '{"stage": "detect"}'
     assert found["framegate_cache_hits_total" + stage] == 30
-    assert found["framegate_cache_near_wrong_total" + stage] == 1
+    assert found["framegate_cache_refused_total" + stage] == 1
     assert found["framegate_cache_groups_off" + stage] == 1
     assert 'framegate_cache_hits_total{"stage": "escalate"}' not in found
     model = '{"model": "nanodet-416@0123abcd", "precision": "int8", "source": "gate"}'
@@ -129,7 +129,7 @@ def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) 
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     lives, first, second = TimesOverLives(), StageTimes(cache=CacheCounts()), StageTimes()
     second.cache = CacheCounts(hits=2, misses=1, groups=2)
-    first.cache = CacheCounts(hits=5, misses=3, wrong=1, groups=4, off=4)
+    first.cache = CacheCounts(hits=5, misses=3, refused=1, groups=4, off=4)
     first.worked.add_us(11)
     lives.told({"detect": first})
     lives.died()
@@ -137,7 +137,7 @@ def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     assert lives.total()["detect"].worked.sum_us == 11
     lives.told({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
-    assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, wrong=1, groups=2)
+    assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, refused=1, groups=2)
 
 
 def test_model_names_come_in_parts() -> None:

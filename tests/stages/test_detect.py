@@ -194,6 +194,20 @@ def test_what_the_gate_remembers_may_be_lost(folder: Path) -> None:
     assert tracks(again) == tracks(said[-1])
 
 
+def test_the_memory_of_an_older_framegate_is_lost_and_not_misread(folder: Path) -> None:
+    """Its bytes lie in the data folder, laid out in another way, under the key of that way."""
+    context = context_alone(pixels, lambda: 0.0, folder, "window")
+    options = DetectOptions(min_score=LEAST, cache=CacheOptions(exact=False))
+    said, states = answers(Detect(options, context), *[item(1, n, picture=1) for n in range(6)])
+    older = records.decode(records.encode(states["a"]), dict)
+    older["memory"] = older.pop("memory2")
+    upgraded = {"a": records.decode(records.encode(older), DetectState)}
+    for known, reason in ((states, "unchanged"), (upgraded, "reanchored")):
+        [again], _ = Detect(options, context).process([item(1, 6, picture=1)], known)
+        assert again.reason == reason
+        assert tracks(again) == tracks(said[-1])
+
+
 def test_a_batch_redone_one_by_one_leaves_its_successor_what_the_store_names(folder: Path) -> None:
     """Law 6: the worker dies before the store took anything of such a batch. Its successor finds
     the memory of the frame before, and says what an undisturbed worker says.
