@@ -31,12 +31,11 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.network_memory import in_a_process_of_its_own
-from benchmarks.resampled_precision import ap50, mean_precision
+from benchmarks.resampled_precision import ap50, mean_precision, of_difference
 from benchmarks.scoring import Labelled, Matches, match, read_labelled
 from benchmarks.subjects import Subject, nanodet
 from models.float_layers import weight_bytes
 from models.network import Precision, config, core, supported
-from models.paired_bootstrap import of_difference
 from models.picture import Picture, read_photograph
 
 CALIBRATED_ON, JUDGED_ON = "coco128", "coco-val2017-a"

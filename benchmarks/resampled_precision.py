@@ -1,11 +1,11 @@
-"""Mean average precision of a thousand resamples of the pictures at once."""
+"""Mean average precision of a thousand resamples of the pictures at once, and its differences."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks.scoring import IOU_50, RECALLS, Array, Matches
-from models.paired_bootstrap import Counts, Figures, Statistic
+from models.paired_bootstrap import Counts, Figures, Interval, Statistic, interval
 
 _CELLS = 1 << 22  # of one class's table, so that it stays in memory
 
@@ -63,3 +63,20 @@ def _recalls_up_to(n_labels: Array) -> Array:
     found = np.arange(n_labels.max(initial=0) + 1)
     shares = found / np.maximum(n_labels, 1)[:, None]
     return np.searchsorted(RECALLS, shares.ravel(), side="right").reshape(shares.shape)
+
+
+def of_difference(
+    ours: Statistic,
+    theirs: Statistic,
+    n_pictures: int,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+    centred: bool = False,
+) -> Interval:
+    """That of `ours` minus `theirs`, both of the same pictures; as `interval`."""
+
+    def difference(times: Counts) -> Figures:
+        return ours(times) - theirs(times)
+
+    return interval(difference, n_pictures, n_resamples, seed, level, centred)

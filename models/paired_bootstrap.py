@@ -1,7 +1,7 @@
 """How sure a figure is that was measured on a set of pictures: percentile bootstrap over pictures.
 
-Two detectors that are compared were shown the same pictures, so both figures are taken from the
-same resamples: what makes a picture hard cancels out in their difference.
+Two detectors that are compared were shown the same pictures, so a difference of theirs is one
+statistic, of the same resamples: what makes a picture hard cancels out in it.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,20 +66,3 @@ def interval(
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     shift = middle - float(drawn.mean()) if centred else 0.0
     return Interval(middle, float(low) + shift, float(high) + shift)
-
-
-def of_difference(
-    ours: Statistic,
-    theirs: Statistic,
-    n_pictures: int,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-    centred: bool = False,
-) -> Interval:
-    """That of `ours` minus `theirs`, both of the same pictures; as `interval`."""
-
-    def difference(times: Counts) -> Figures:
-        return ours(times) - theirs(times)
-
-    return interval(difference, n_pictures, n_resamples, seed, level, centred)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 from pipeline.redaction import redacted
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 Form = Literal["text", "json"]
 
 to_user = logging.getLogger("framegate")  # as text it is said plainly, without time and part

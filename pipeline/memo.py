@@ -11,8 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-import msgspec
-
 from pipeline.memo_store import MemoStore
 from pipeline.stage import MemoLimits
 
@@ -20,20 +18,6 @@ MIRROR_BYTES = 64 << 20
 _IN_VAIN = 128  # questions in a row that the store had nothing for; after them
 _SAMPLED = 16  # one in so many keys is asked for, always the same ones
 _ENTRY = 300  # bytes that an entry takes beside its key and value, roughly
-
-
-class MemoCounts(msgspec.Struct):
-    """What came of a group's questions since its worker began.
-
-    mirrored, stored  found in the worker's memory, in the store
-    missed            not found
-    kept              values that were handed over
-    """
-
-    mirrored: int = 0
-    stored: int = 0
-    missed: int = 0
-    kept: int = 0
 
 
 class Mirror:
@@ -82,7 +66,6 @@ class Memo:
     ) -> None:
         """store: None where nothing is shared."""
         self.group, self.limits = group, limits
-        self.counts = MemoCounts()
         self._mirror, self._store = mirror, store
         self._in_vain = 0
 
@@ -90,13 +73,10 @@ class Memo:
         """The value that was kept under a key, a digest; None: compute it."""
         found = self._mirror.find(self.group, key)
         if found is not None:
-            self.counts.mirrored += 1
             return found
         stored = self._stored(key)
         if stored is None:
-            self.counts.missed += 1
             return None
-        self.counts.stored += 1
         age_s, value = stored
         self._mirror.keep(self.group, key, value, self.limits.ttl_s - age_s)
         return value
@@ -110,7 +90,6 @@ class Memo:
 
     def keep(self, key: bytes, value: bytes) -> None:
         """Remember a value; whoever finds it gets the same bytes, or none."""
-        self.counts.kept += 1
         self._mirror.keep(self.group, key, value, self.limits.ttl_s)
         if self._store:
             self._store.keep(self.group, self.limits, key, value)

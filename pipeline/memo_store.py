@@ -64,9 +64,6 @@ class MemoStore:
         self._is_broken = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
-        self.late = 0
-        self.let_go = 0
-        self.bytes: dict[str, int] = {}
 
     def find(self, group: str, limits: MemoLimits, key: bytes) -> tuple[float, bytes] | None:
         """A value and its age in seconds; None if there is none, or it was not here in time."""
@@ -89,7 +86,6 @@ class MemoStore:
             link.send(find_command(group, limits, key))
             if not _came(link, PATIENCE_S):
                 self._owing.add(link)
-                self.late += 1
                 return None
             found: list[Any] | None = link.receive()
         except _FAULTS as fault:
@@ -103,7 +99,6 @@ class MemoStore:
         nbytes = len(key) + len(value)
         with self._changed:
             if self._waiting_bytes + nbytes > MOST_WAITING:
-                self.let_go += 1
                 return
             self._waiting.append((group, limits, key, value))
             self._waiting_bytes += nbytes
@@ -194,7 +189,7 @@ class MemoStore:
         for (group, limits), pairs in by_group.items():
             link = links.of(keys.memo_tag(group))
             link.send(keep_command(group, limits, pairs))
-            self.bytes[group] = _answer(link)
+            _answer(link)
 
 
 def _answer(link: Link) -> Any:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import errno
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +25,7 @@ def die_with_parent() -> None:
 
 
 def die_with_parent_of(parent: int) -> None:
-    """The same, called by the child itself, which knows the process id of its parent."""
+    """The same, called by the child itself: first of all, as it may be without a parent by then."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -36,23 +34,22 @@ def die_with_parent_of(parent: int) -> None:
 async def start_module(
     module: str, *words: str, descriptors: Sequence[int]
 ) -> asyncio.subprocess.Process:
-    """Run a module of ours as a child that ends with this process; these descriptors are its, too.
+    """Run a module of ours as a child; these descriptors are its, too.
+
+    It sees by itself that it ends with this process (die_with_parent_of): nothing of ours runs
+    between fork and exec, for this process has threads.
 
     Its standard input is a pipe, and what it prints goes where our errors go. OSError if the
     system has no process, descriptor or memory for it now.
     """
-    try:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, *words),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr.fileno(),
-            pass_fds=descriptors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-        )
-    except subprocess.SubprocessError as error:  # between fork and exec: no memory, say
-        raise OSError(errno.EAGAIN, str(error)) from error
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *words),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=sys.stderr.fileno(),
+        pass_fds=descriptors,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        start_new_session=True,
+    )
 
 
 def is_unlocked(path: Path) -> bool:

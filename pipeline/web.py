@@ -208,10 +208,10 @@ def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG00
 def main() -> int:
     """Control socket, parent and listening socket as arguments; the spec on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent_of(int(sys.argv[2]))
     listening = socket.socket(fileno=int(sys.argv[3]))
     line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WebSpec)
-    die_with_parent_of(int(sys.argv[2]))
     set_up_logging(spec.log_level, "http", spec.log_format)
     app = guarded(make_app(line, spec), listening)
     asyncio.run(QuietServer(app, spec.idle_s).serve([listening]))

@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run a worker: name, control socket, parent as arguments; the spec on standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: orders decide
+    die_with_parent_of(int(sys.argv[3]))
     line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
-    die_with_parent_of(int(sys.argv[3]))
     set_up_logging(spec.log_level, spec.name, spec.log_format)
     os.nice(spec.nice)
     try:

@@ -21,11 +21,6 @@ class FrameChoice:
         self._seen = 0
         self._due: float | None = None
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether no frame is skipped for its number or time."""
-        return self._frames.every == 1 and self._frames.max_fps is None
-
     def takes_packet(self, is_key: bool) -> bool:
         """Whether a packet is worth decoding."""
         return is_key or not self._frames.keyframes

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.paired_bootstrap import interval, of_difference, resamples
+from benchmarks.resampled_precision import of_difference
+from models.paired_bootstrap import interval, resamples
 
 
 def mean_of(values):

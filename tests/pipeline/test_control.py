@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import control, orphans
+from pipeline import control
 from pipeline.control import (
     ChildLine,
     ControlLine,
@@ -182,14 +182,3 @@ def test_a_worker_that_cannot_be_forked_now_is_started_a_moment_later(
         await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
     asyncio.run(start())
-
-
-def test_a_child_that_fails_between_fork_and_exec_is_one_that_could_not_be_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fails() -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(orphans, "die_with_parent", fails)
-    with pytest.raises(OSError, match="preexec"):
-        asyncio.run(orphans.start_module("pipeline.worker", descriptors=()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,8 @@ def test_workers_share_what_a_group_remembers(
     other = Memos(store.url)
     memo = other.of("hall", LIMITS)
     assert wait_until("it is found", lambda: memo.find(b"k")) == b"\x00\xff" * 500
-    assert (memo.counts.stored, memo.counts.mirrored) == (1, 0)
-    memo.find(b"k")
-    assert memo.counts.mirrored == 1
+    client.delete(*keys.memo("hall"))
+    assert memo.find(b"k") == b"\x00\xff" * 500, "of the worker's own memory"
     other.close()
 
 
@@ -219,23 +219,27 @@ def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
     waiting = MemoStore(f"unix://{tmp_path}/nobody.sock")
     for n in range(10):
         waiting.keep("hall", LIMITS, number(n), bytes(MOST_WAITING // 4))
-    assert waiting.let_go >= 6
+        assert sum(len(value) for *_, value in list(waiting._waiting)) <= MOST_WAITING
     waiting.close()
 
 
-def test_a_store_that_hangs_is_not_waited_for(store: EmbeddedStore, client: Any) -> None:
+def test_a_store_that_hangs_is_not_waited_for(
+    store: EmbeddedStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But once: a hundred waits of a second would be seen."""
     client.execute_command(*keep_command("hall", LIMITS, [(b"k", b"v")]))
     asking = MemoStore(store.url)
     wait_until("it is connected", lambda: asking.find("hall", LIMITS, b"k"))
-    before = asking.late
+    monkeypatch.setattr("pipeline.memo_store.PATIENCE_S", 1.0)
     pid = client.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
     try:
         found = [asking.find("hall", LIMITS, b"k") for _ in range(100)]
     finally:
         os.kill(pid, signal.SIGCONT)
     assert found == [None] * 100
-    assert asking.late == before + 1  # only the first was waited for at all
+    assert time.monotonic() - began < 50, "only the first was waited for at all"
     assert wait_until("it answers again", lambda: asking.find("hall", LIMITS, b"k"))[1] == b"v"
     asking.close()
 
@@ -309,4 +313,3 @@ def test_a_memo_without_a_store_is_a_mirror() -> None:
     assert memo.find(b"k") is None
     memo.keep(b"k", b"v")
     assert memo.find(b"k") == b"v"
-    assert (memo.counts.missed, memo.counts.kept, memo.counts.mirrored) == (1, 1, 1)
