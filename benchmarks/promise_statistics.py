@@ -39,6 +39,7 @@ PERIODS: Final = 20_000
 AT_ONCE: Final = 1000
 ERRORS: Final = {"1.01 %": 91, "1.5 %": 135, "5 %": 450}
 PROMISE: Final = Promise(frames=9000)
+MOST: Final = k_max(PROMISE.frames, PROMISE.alpha, PROMISE.share, PROMISE.delta)
 AUDITED_FIRST: Final = 747  # as many as the promise audits of 9,000
 HOUR: Final = 36_000
 HOUR_SHARE: Final = 1000 / HOUR
@@ -83,7 +84,7 @@ def naive(scenario: Scenario, errors: int, looks: bool) -> Any:
 
     def rule(rng: np.random.Generator, count: int) -> BoolArray:
         coins = throw(rng, count, PROMISE.frames, PROMISE.share)
-        wrong = scenario(rng, coins, errors, PROMISE.k_max)
+        wrong = scenario(rng, coins, errors, MOST)
         if looks:
             return first_good_look(wrong, coins, alpha, delta)
         return first_frames(wrong, AUDITED_FIRST, alpha, delta)
@@ -101,7 +102,7 @@ def false_rows(periods: int) -> list[Row]:
                 "scenario": name,
                 "wrong": rate,
                 "counts": share_of(periods, errors, counts),
-                "exact": round(float(binom.cdf(PROMISE.k_max, errors, PROMISE.share)), 5),
+                "exact": round(float(binom.cdf(MOST, errors, PROMISE.share)), 5),
                 "first_frames": share_of(periods, errors + 2, naive(scenario, errors, False)),
                 "first_good_look": share_of(periods, errors + 3, naive(scenario, errors, True)),
             }

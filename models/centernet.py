@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 N_CLASSES = 80
-STRIDE = 4
 
 
 class Row(NamedTuple):

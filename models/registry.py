@@ -49,10 +49,6 @@ class Registry:
         """All that can be read, the one added last first."""
         return self.all_models()[0]
 
-    def broken(self) -> list[Broken]:
-        """Those that cannot be read."""
-        return self.all_models()[1]
-
     def all_models(self) -> tuple[list[ModelFolder], list[Broken]]:
         """Models, the one added last first, and what is broken. Files are not hashed."""
         found: list[tuple[int, ModelFolder]] = []

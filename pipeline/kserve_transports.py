@@ -6,7 +6,7 @@ import importlib
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.errors import ConfigFaults
 from pipeline.kserve_address import Address
@@ -16,27 +16,7 @@ from pipeline.questions import PlaceFailed
 CONNECT_S = 5.0
 _LONGEST_S = 600.0  # for an answer: who waits for it has a limit of its own
 
-Wait = Callable[[float], Any]
-
-
-class Transport(Protocol):
-    """A connection; faults are whatever the libraries raise."""
-
-    def call(self, method: str, *given: Any) -> Any:
-        """Ask a small thing, for CONNECT_S at most."""
-        ...
-
-    def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:
-        """Send a request. What comes back waits some seconds for the result; None: not yet."""
-        ...
-
-    def input(self, name: str, array: Array) -> Any:
-        """A tensor that travels with the request."""
-        ...
-
-    def close(self) -> None:
-        """Whatever is under way."""
-        ...
+Wait = Callable[[float], Any]  # for so many seconds: the result, None where it is not here yet
 
 
 def library(at: Address) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from pipeline.exact_binomial import allowed, k_max, share_for
+from pipeline.exact_binomial import share_for
 
 SPARE: Final = 3  # wrong frames that audits may find by default without costing the certificate
 LONGEST: Final = 10_000_000
@@ -47,16 +47,6 @@ class Promise:
         if self.audited is not None:
             return self.audited
         return share_for(self.frames, self.alpha, self.delta, SPARE)
-
-    @cached_property
-    def k_max(self) -> int:
-        """The most wrong frames that audits may find; -1 if no number of them certifies."""
-        return k_max(self.frames, self.alpha, self.share, self.delta)
-
-    @cached_property
-    def allowed(self) -> int:
-        """How many frames of a period may be wrong."""
-        return allowed(self.frames, self.alpha)
 
     @cached_property
     def terms(self) -> bytes:

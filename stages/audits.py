@@ -22,7 +22,6 @@ from pipeline.stage import RingRef
 from stages.arms import Arms
 
 MOST_OPEN: Final = 8
-_replace = msgspec.structs.replace
 
 
 class Obligation(msgspec.Struct, frozen=True, array_like=True):

@@ -75,11 +75,11 @@ def test_a_broken_one_is_told_and_mended_by_putting_it_again(registry, tmp_path)
     (kept.path / "manifest.json").write_text("{")
     (registry.root / "notes.txt").write_text("no model")
     assert [model.manifest.version for model in registry.models()] == ["2"]
-    (broken,) = registry.broken()
+    _, (broken,) = registry.all_models()
     assert broken.path == kept.path
     assert "manifest: the file" in broken.why
     registry.put(folder)
-    assert registry.broken() == []
+    assert registry.all_models()[1] == []
     (kept.path / "model.bin").write_text("bit rot")
     registry.put(folder).verified()
 
@@ -87,7 +87,7 @@ def test_a_broken_one_is_told_and_mended_by_putting_it_again(registry, tmp_path)
 def test_a_manifest_under_another_digest_is_broken(registry, tmp_path):
     kept = registry.put(folder_of(tmp_path / "a"))
     shutil.copytree(kept.path, registry.root / ("0" * 64))
-    assert [one.path.name for one in registry.broken()] == ["0" * 64]
+    assert [one.path.name for one in registry.all_models()[1]] == ["0" * 64]
 
 
 PUT = """\

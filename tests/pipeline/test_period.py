@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import coin
 from pipeline.certificate import close
+from pipeline.exact_binomial import k_max
 from pipeline.options import read_options
 from pipeline.period import Moment, Period, following, is_full, is_under, serve, settle
 from pipeline.promise import Promise
@@ -188,7 +189,8 @@ def test_options_are_checked_as_all_others() -> None:
 
 def test_the_default_promise() -> None:
     """One hour at ten frames a second, 2 % of it audited, three errors forgiven."""
-    assert (Promise().allowed, Promise().k_max, Promise().delta) == (360, 3, 0.05)
-    assert Promise().share == 0.021338
+    one = Promise()
+    assert (one.frames, one.alpha, one.delta, one.share) == (36_000, 0.01, 0.05, 0.021338)
+    assert k_max(one.frames, one.alpha, one.share, one.delta) == 3
     assert Promise(audited=0.01).share == 0.01
     assert len({promise.terms for promise in (Promise(), SMALL)}) == 2
