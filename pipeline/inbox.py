@@ -1,4 +1,4 @@
-"""What waits for a stage, by source; batches are taken earliest arrival first. Pure."""
+"""What waits for a stage, by source; batches are taken by turns. Pure."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ Batch = dict[str, list[Arrival]]
 
 
 class Inbox:
-    """Queues of one stage, one a source of which something waits: others cost nothing."""
+    """Queues of one stage, one a source of which something waits: others cost nothing.
+
+    Where more waits than a batch takes, sources take turns: one that floods delays itself.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Arrival]] = {}
+        self._turn = 0
+        self._served: dict[str, int] = {}  # the turn in which a source came last
 
     def add(self, source: str, arrivals: Iterable[Arrival]) -> None:
         """Append what came, in order of position."""
@@ -47,6 +52,7 @@ class Inbox:
     def clear(self, source: str) -> None:
         """Forget a source: the store says anew what waits."""
         self._waiting.pop(source, None)
+        self._served.pop(source, None)
 
     def waiting(self) -> list[str]:
         """Sources of which something waits."""
@@ -59,7 +65,8 @@ class Inbox:
     def take(
         self, most: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
     ) -> Batch:
-        """Up to `most` entries over all sources, earliest arrival first, ends as they come.
+        """Up to `most` entries over all sources, ends as they come. First comes who was served
+        longest ago, of those the earliest arrival.
 
         A source's part stops after an end. An entry of a careful source comes alone. Resting
         sources are passed over.
@@ -68,27 +75,32 @@ class Inbox:
             return self._take_all()
         batch: Batch = {}
         rest = set(resting)
-        heads = [(_arrived(q[0]), s) for s, q in self._waiting.items() if s not in rest]
+        heads = [(*self._rank(s, q[0]), s) for s, q in self._waiting.items() if s not in rest]
         heapify(heads)
         for _ in range(most):
             if not heads:
                 break
-            source = heads[0][1]
+            source = heads[0][-1]
             queue = self._waiting[source]
             careful = queue[0].position <= careful_until.get(source, START)
             if careful and batch:
                 break
             arrival = queue.popleft()
             batch.setdefault(source, []).append(arrival)
+            self._turn += 1
+            self._served[source] = self._turn
             if not queue:
                 del self._waiting[source]
             if queue and not isinstance(arrival.record, End):
-                heapreplace(heads, (_arrived(queue[0]), source))
+                heapreplace(heads, (*self._rank(source, queue[0]), source))
             else:
                 heappop(heads)
             if careful:
                 break
         return batch
+
+    def _rank(self, source: str, head: Arrival) -> tuple[int, float]:
+        return self._served.get(source, 0), _arrived(head)
 
     def _take_all(self) -> Batch:
         """All that waits, where the limit allows it: the usual case, without looking for heads."""

@@ -114,7 +114,7 @@ class TestSizes:
 
 
 class TestInbox:
-    def test_earliest_arrival_first_over_all_sources(self) -> None:
+    def test_who_was_served_longest_ago_comes_first_of_those_the_earliest_arrival(self) -> None:
         inbox = Inbox()
         inbox.add("a", [frame(n, arrived=10.0 + n) for n in range(6)])
         inbox.add("b", [frame(n, arrived=10.5 + n) for n in range(6)])
@@ -127,6 +127,19 @@ class TestInbox:
         inbox.add("busy", [frame(n, arrived=float(n)) for n in range(1000)])
         inbox.add("quiet", [frame(0, arrived=5.5)])
         assert "quiet" in inbox.take(8, {})
+
+    def test_what_several_flood_is_passed_by_the_next_frame_of_one_that_behaves(self) -> None:
+        """Their frames came before its own, and more of them wait than a batch takes."""
+        floods = [f"flood_{n}" for n in range(9)]
+        inbox = Inbox()
+        for n, source in enumerate(floods):
+            inbox.add(source, [frame(seq, arrived=n / 100) for seq in range(4)])
+        inbox.add("quiet", [frame(0, arrived=1.0)])
+        first = [set(inbox.take(8, {})), set(inbox.take(2, {}))]
+        assert set.union(*first) == {*floods, "quiet"}  # a turn of each, whoever came first
+        inbox.take(8, {})
+        inbox.add("quiet", [frame(1, arrived=2.0)])
+        assert "quiet" in inbox.take(2, {})
 
     def test_nothing_is_taken_past_an_end(self) -> None:
         for most in (2, 100):
