@@ -131,7 +131,7 @@ class Detect(Stage[DetectState]):
 
     def _whole(self, batch: Sequence[Item], serving: Serving) -> list[Boxes]:
         for item in batch:
-            self._meet(item, serving)
+            self._meet(item)
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
@@ -154,7 +154,7 @@ class Detect(Stage[DetectState]):
             size = form.width, form.height
             belief = conclude(at.memory, at.tracks, attention, [found], size, record.pts, settings)
             return attention, belief
-        self._meet(item, serving)
+        self._meet(item)
         moment = Moment(record.pts, record.key_frame, item.source.encode(), at.anew)
         ignored = self._ignored_tiles(item)
         window = WindowView(serving.head, at.window) if serving.head else None
@@ -174,10 +174,11 @@ class Detect(Stage[DetectState]):
             del picture
         return seen
 
-    def _meet(self, item: Item, serving: Serving) -> None:
-        size = item.record.form.width, item.record.form.height
-        self.servings.saw(*size)
-        serving.warm_up(*size)
+    def _meet(self, item: Item) -> None:
+        """A new size is not warmed up here: all sources would wait while the network runs at each
+        size that its parts can have, and a camera may have another one with each picture.
+        """
+        self.servings.saw(item.record.form.width, item.record.form.height)
 
     def _recall(self, source: str, serving: Serving) -> Recall | None:
         return serving.recall(source, self.options.cache, self.context.memo)

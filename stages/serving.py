@@ -23,8 +23,6 @@ from stages.model_options import OWN, ModelOptions, Wanted, side_of
 from stages.pinned import pinned_choice, pinned_model
 from stages.window_view import CANDIDATE
 
-MOST_WARM = 64  # sizes that are known to have been seen; one more, and all are warmed up again
-
 Memos = Callable[[str, MemoLimits], MemoPort]
 
 
@@ -45,19 +43,14 @@ class Serving:
         self.models = (*using.models, *((head.name,) if head else ()))
         self.identity = _digest((using.policy_id, *(member.facts for member in using.members)))
         self.labels = _digest(using.labels)
-        self._warm: set[tuple[int, int]] = set()
         self._remembered: dict[str, Recall] = {}
 
     def warm_up(self, width: int, height: int) -> None:
-        """Once for each size: the first sight of an input's size costs some four times more.
+        """Before it serves: the first sight of an input's size costs some four times more.
 
-        Raises WarmUpFailed, and for a size that it failed at each time.
+        Raises WarmUpFailed.
         """
-        if (width, height) not in self._warm:
-            self.detector.warm_up(width, height, self.settings.attention.crops)
-            if len(self._warm) >= MOST_WARM:
-                self._warm.clear()
-            self._warm.add((width, height))
+        self.detector.warm_up(width, height, self.settings.attention.crops)
 
     def recall(self, source: str, options: CacheOptions, memos: Memos) -> Recall | None:
         """What is remembered of a source's group; None where nothing is to be."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from msgspec import structs
 
 from models import coco
 from pipeline import records
@@ -302,6 +303,22 @@ def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:
     without, _ = answers(detect(folder, "off"), *frames)
     assert [each.objects for each in said] == [each.objects for each in without]
     assert {each.looked for each in said} == {"whole"}
+
+
+def test_a_new_picture_size_costs_its_neighbours_no_more_than_the_look(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera may have another size with each picture; whatever is warmed up, all wait for."""
+    stage = detect(folder)
+    answers(stage, item(1, 0, 1))
+    network = stage.servings.of("a").detector.members[0].network
+    passes = []
+    run = network.submit
+    monkeypatch.setattr(network, "submit", lambda *given: (passes.append(given), run(*given))[1])
+    tall = structs.replace(item(2, 0, 2).record, form=Form(FORM.height, FORM.width))
+    said, _ = answers(stage, Item("b", Position(1, 0), tall))
+    assert said[0].looked == "whole"
+    assert len(passes) == 1
 
 
 def test_lost_pixels_are_for_the_runner(stage: Detect) -> None:
