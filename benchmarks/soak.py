@@ -67,10 +67,7 @@ SETTLED = 0.2
 FLAT_SHARE = 0.05
 LOG_MB = 80.0
 CONFIG = """
-[store]
 results_keep = 1000
-[live]
-retry_most_s = 5.0
 """
 
 
@@ -318,11 +315,12 @@ def _url(server: CameraServer) -> str:
 
 
 def _packaged_with(changes: str) -> str:
-    """The packaged configuration, with other values for some of its keys."""
+    """The packaged configuration, with other values for some of the keys that it has."""
     text = (Path(__file__).parent.parent / "pipeline.toml").read_text()
     for line in changes.splitlines():
         key, found, _ = line.partition(" = ")
         if found:
+            assert f"\n{key} = " in text, key
             text = "\n".join(
                 line if given.startswith(f"{key} = ") else given for given in text.splitlines()
             )
