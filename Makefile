@@ -9,7 +9,7 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check extras locks platforms bench-quick clean
+.PHONY: help install demo test test-all check graph extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
 	@echo "make check     style, formatting and types"
 	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
+	@echo "make graph     draw which folder imports which, into docs/imports.md"
 	@echo "make extras    also what training and some benchmarks need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
 	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
@@ -33,7 +34,7 @@ $(VENV)/installed: locks/dev.txt pyproject.toml
 	@touch $@
 
 demo: install
-	$(BIN)/python -m pipeline.demo
+	$(BIN)/python -m framegate.pipeline.cli.demo
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
@@ -44,6 +45,9 @@ test-all: install
 # What lacks torch or the clips says so and counts as no fault.
 bench-quick: install
 	$(BIN)/python -m benchmarks.all --quick
+
+graph: install
+	$(BIN)/python -m tests.repo.imports
 
 check: install
 	$(BIN)/ruff check .

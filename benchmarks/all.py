@@ -27,13 +27,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.code_behind import digest_of
-from benchmarks.report import LACKS, RESULTS, Bar, Benchmark, Result
+from benchmarks.harness.code_behind import digest_of
+from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark, Result
 
 NAMES: Final = tuple(
     sorted(
-        path.stem
-        for path in RESULTS.parent.glob("*.py")
+        path.parent.name if path.stem == "__init__" else path.stem
+        for path in (*RESULTS.parent.glob("*.py"), *RESULTS.parent.glob("*/__init__.py"))
         if "\nBENCHMARK = " in path.read_text(encoding="utf-8")
     )
 )

@@ -22,18 +22,20 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from benchmarks import agreement, tracking
-from benchmarks.agreement import Tracked
-from benchmarks.gate_clips import GateClip, find_clips
-from benchmarks.gate_run import Dense, dense
-from benchmarks.labelled_people import read_truth
-from benchmarks.report import Benchmark, Option, Result, conditions
-from models import bytetrack, calm, coco, detector, policy
-from models.boxes import Boxes
-from models.bytetrack import TrackSettings
-from models.calm_state import not_calmed
-from models.detector import Detector
-from models.track_state import no_tracks
+from benchmarks.gate.run import Dense, dense
+from benchmarks.harness import agreement, tracking
+from benchmarks.harness.agreement import Tracked
+from benchmarks.harness.gate_clips import GateClip, find_clips
+from benchmarks.harness.labelled_people import read_truth
+from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector, policy
+from framegate.models.detector.detector import Detector
+from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking.bytetrack import TrackSettings
+from framegate.models.tracking.calm_state import not_calmed
+from framegate.models.tracking.track_state import no_tracks
 
 CHOSEN_ON: Final = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 JUDGES: Final = (

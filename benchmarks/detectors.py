@@ -26,15 +26,16 @@ import cv2
 import numpy as np
 import openvino as ov
 
-from benchmarks.report import Benchmark, Option, Result
-from benchmarks.scoring import Labelled, Score, match, read_labelled, score
-from models import coco, fusion, policy
-from models.boxes import Boxes, FloatArray
-from models.detector import Detector, build
-from models.member import Member, Runtime
-from models.network import Precision, cpu_model, supported
-from models.picture import ByteArray, Picture, read_photograph
-from models.preprocess import Prepared
+from benchmarks.harness.report import Benchmark, Option, Result
+from benchmarks.harness.scoring import Labelled, Score, match, read_labelled, score
+from framegate.models import coco
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector import fusion, policy
+from framegate.models.detector.detector import Detector, build
+from framegate.models.detector.member import Member, Runtime
+from framegate.models.detector.network import Precision, cpu_model, supported
+from framegate.models.picture import ByteArray, Picture, read_photograph
+from framegate.models.preprocess import Prepared
 
 SETS = ("coco128", "coco-val2017-a")
 LOWEST = 0.05

@@ -25,11 +25,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bare_loops import LOOPS, LoopName, Spec, Told, measure_loop
-from benchmarks.clips import SIZES, find_clip, make_clips, rate
-from benchmarks.engine_run import EngineRun
-from benchmarks.process_tree import memory_bytes
-from benchmarks.report import (
+from benchmarks.harness.clips import SIZES, find_clip, make_clips, rate
+from benchmarks.harness.engine_run import EngineRun
+from benchmarks.harness.process_tree import memory_bytes
+from benchmarks.harness.report import (
     Bar,
     Benchmark,
     Option,
@@ -38,9 +37,10 @@ from benchmarks.report import (
     median_of_ratios,
     percentile,
 )
-from benchmarks.roboflow_peer import PeerSpec, measure_peer
-from models import trial
-from models.trial import Choice
+from benchmarks.rivals.bare_loops import LOOPS, LoopName, Spec, Told, measure_loop
+from benchmarks.rivals.roboflow_peer import PeerSpec, measure_peer
+from framegate.models.detector import trial
+from framegate.models.detector.trial import Choice
 
 WARM_UP = 60
 LOOK_S = 0.5
@@ -65,7 +65,7 @@ Job = tuple[list[Told], Callable[[], Told]]
 
 def config_text(clip: Path, paced: bool) -> str:
     """The packaged pipeline.toml with the clip as its source."""
-    packaged = files("pipeline").joinpath("pipeline.toml").read_text()
+    packaged = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
     pace = "realtime" if paced else "fast"
     return f'{packaged}\n[sources.{SOURCE}]\nurl = "{clip}"\npace = "{pace}"\n'
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.kill_marathon [--data FOLDER] [--kills N] [--quick] [--write]
 
-The marathon of `tests/test_kills.py`: two files at once while workers and the store are killed, run
-after run, and the published streams compared with an undisturbed run's. It fails where they differ.
-The last line is the whole result as one JSON object.
+The marathon of `tests/runs/test_kills.py`: two files at once while workers and store are killed,
+run after run, and the published streams compared with an undisturbed run's. It fails where they
+differ. The last line is the whole result as one JSON object.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.engine_run import REPOSITORY
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.engine_run import REPOSITORY
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 
-TEST = "tests/test_kills.py::test_marathon_of_kills"
+TEST = "tests/runs/test_kills.py::test_marathon_of_kills"
 
 
 def whole(given: argparse.Namespace) -> Result:

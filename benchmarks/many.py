@@ -21,15 +21,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine_run import EngineRun
-from benchmarks.null_source import FOUND
-from benchmarks.process_tree import memory_bytes, usage
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions
-from pipeline.embedded import EmbeddedStore
-from pipeline.stage import Item, NoState, Stage
-from pipeline.store import Store
-from stages.detections import Detections
-from tests import footage
+from benchmarks.harness.engine_run import EngineRun
+from benchmarks.harness.null_source import FOUND
+from benchmarks.harness.process_tree import memory_bytes, usage
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from framegate.pipeline.stage import Item, NoState, Stage
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.store import Store
+from framegate.stages.detections import Detections
+from tests.support import footage
 
 FPS = 1.0
 SIDE = 32
@@ -57,11 +57,11 @@ class ReadPixels(Stage[NoState]):
 def config_text(clip: Path, names: Sequence[str]) -> str:
     """A pipeline.toml: the packaged chain with the detector above."""
     chain = (
-        ("decode", "stages.decode:Decode", None),
-        ("window", "stages.window:Window", "decode"),
+        ("decode", "framegate.stages.decode:Decode", None),
+        ("window", "framegate.stages.window:Window", "decode"),
         ("detect", "benchmarks.many:ReadPixels", "window"),
-        ("escalate", "stages.escalate:Escalate", "detect"),
-        ("cache", "stages.cache:Cache", "escalate"),
+        ("escalate", "framegate.stages.escalate:Escalate", "detect"),
+        ("cache", "framegate.stages.cache:Cache", "escalate"),
     )
     lines = ["[log]", 'level = "WARNING"']
     for name in names:

@@ -22,15 +22,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.agreement import count, f1
-from benchmarks.gate_clips import GateClip, Shot
-from benchmarks.report import Benchmark, Option, Result, conditions
-from models import detector
-from models.boxes import Boxes
-from models.detector import Detector
-from models.picture import Picture, from_bgr, read_photograph
-from models.picture_coding import DEFAULT, Coding, decode, encode, placed
-from models.preprocess import to_bgr
+from benchmarks.harness.agreement import count, f1
+from benchmarks.harness.gate_clips import GateClip, Shot
+from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector
+from framegate.models.detector.detector import Detector
+from framegate.models.picture import Picture, from_bgr, read_photograph
+from framegate.models.picture_coding import DEFAULT, Coding, decode, encode, placed
+from framegate.models.preprocess import to_bgr
 
 CLIPS = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 Coded = tuple[int, Picture]  # bytes, and what comes out of them

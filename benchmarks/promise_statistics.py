@@ -2,7 +2,7 @@
 
     python -m benchmarks.promise_statistics [--periods N] [--write]
 
-No pixels and no models: which frames are wrong is simulated (benchmarks.promise_periods), the
+No pixels and no models: which frames are wrong is simulated (benchmarks.promise.periods), the
 rules are the promise's own. A period of 9,000 frames in which 91, 135 or 450 are wrong breaks a
 promise of 1 %, by 1.01, 1.5 and 5 %. The last line is the whole result as one JSON object.
 """
@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import binom
 
-from benchmarks.promise_alarm import audits_to_alarm
-from benchmarks.promise_periods import (
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.promise.alarm import audits_to_alarm
+from benchmarks.promise.periods import (
     SCENARIOS,
     BoolArray,
     Scenario,
@@ -29,9 +30,8 @@ from benchmarks.promise_periods import (
     first_good_look,
     throw,
 )
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions
-from pipeline.exact_binomial import k_max
-from pipeline.promise import Promise
+from framegate.pipeline.promise.exact_binomial import k_max
+from framegate.pipeline.promise.promise import Promise
 
 Row = dict[str, Any]
 

@@ -12,14 +12,14 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.clips import find_clip
-from benchmarks.process_tree import usage
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
-from benchmarks.served_cameras import Served, served
-from pipeline import records
-from pipeline.keys import SHADOW
-from pipeline.side_outputs import side_outputs
-from stages.shadow import ShadowState
+from benchmarks.harness.clips import find_clip
+from benchmarks.harness.process_tree import usage
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.harness.served_cameras import Served, served
+from framegate.pipeline import records
+from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.store.side_outputs import side_outputs
+from framegate.stages.shadow import ShadowState
 
 CAMERAS = 4
 

@@ -5,7 +5,7 @@
 8 RTSP cameras at 5 frames/s from two server processes on loopback. A worker is killed every 20 s, a
 server every 60 s (and started again after 5 s), the store every 5 minutes; every 3 s a camera is
 removed and another added. By turns of --span seconds, one hostile camera of each kind
-(`tests/cameras/hostile.py`) is there too, or is not.
+(`tests/support/cameras/hostile.py`) is there too, or is not.
 
 samples_unbalanced   looks at which the accounting of a source did not close; `doubled`: results
                      that came twice
@@ -42,18 +42,18 @@ from typing import Any, NamedTuple
 import av
 import redis
 
-from benchmarks.camera_server import CameraServer
-from benchmarks.process_tree import own_memory_bytes, tree
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
-from pipeline import keys, records
-from pipeline.asking import Add, Question, Remove, ask
-from pipeline.errors import FramegateError, StoreBusy, StoreLost
-from pipeline.records import Result as Published
-from pipeline.run_folder import RunSource
-from pipeline.store import Store
-from tests.cameras.hostile import KINDS, HostileCamera
-from tests.footage import bikes
-from tests.runs import Run, wait_until
+from benchmarks.harness.camera_server import CameraServer
+from benchmarks.harness.process_tree import own_memory_bytes, tree
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
+from framegate.pipeline.records import Result as Published
+from framegate.pipeline.run.asking import Add, Question, Remove, ask
+from framegate.pipeline.run.run_folder import RunSource
+from framegate.pipeline.store.store import Store
+from tests.support.cameras.hostile import KINDS, HostileCamera
+from tests.support.footage import bikes
+from tests.support.runs import Run, wait_until
 
 CAMERAS, SERVERS, FPS = 8, 2, 5
 WORKER_S, SERVER_S, STORE_S = 20.0, 60.0, 300.0

@@ -17,12 +17,12 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.clips import find_clip
-from benchmarks.process_tree import own_memory_bytes, tree
-from benchmarks.report import Bar, Benchmark, Option, Result, conditions, percentile
-from benchmarks.served_cameras import Served, served
-from pipeline.asking import Use
-from stages.choosing import choose
+from benchmarks.harness.clips import find_clip
+from benchmarks.harness.process_tree import own_memory_bytes, tree
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.harness.served_cameras import Served, served
+from framegate.pipeline.run.asking import Use
+from framegate.stages.detect.choosing import choose
 
 CAMERAS, MODELS = 2, 4
 AFTER_S = 2.0

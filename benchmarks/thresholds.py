@@ -1,4 +1,4 @@
-"""Chooses the score thresholds that `models/policy.toml` freezes (needs the `bench` extra).
+"""Chooses the score thresholds that `detector/policy.toml` freezes (needs the `bench` extra).
 
     python -m benchmarks.thresholds --data FOLDER
 
@@ -10,11 +10,11 @@ import argparse
 import json
 import sys
 
-from benchmarks.report import Benchmark, Option, Result, conditions
-from benchmarks.scoring import best_threshold, match, read_labelled
-from models import detector
-from models.network import supported
-from models.picture import read_photograph
+from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.scoring import best_threshold, match, read_labelled
+from framegate.models.detector import detector
+from framegate.models.detector.network import supported
+from framegate.models.picture import read_photograph
 
 SET = "coco128"
 LOWEST = 0.05

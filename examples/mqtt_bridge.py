@@ -27,10 +27,10 @@ import aiomqtt
 import msgspec
 from outbox import Message, Outbox
 
-from pipeline import records
-from pipeline.config import from_environment
-from pipeline.records import Result
-from pipeline.stage import Context, Item, Stage
+from framegate.pipeline import records
+from framegate.pipeline.config.config import from_environment
+from framegate.pipeline.records import Result
+from framegate.pipeline.stage import Context, Item, Stage
 
 GOODBYE_S = 1.0
 

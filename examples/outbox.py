@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from pipeline.retry import Backoff
+from framegate.pipeline.retry import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,9 @@ import httpx
 import msgspec
 from outbox import Message, Outbox
 
-from pipeline import records
-from pipeline.config import from_environment
-from pipeline.stage import Context, Item, Stage
+from framegate.pipeline import records
+from framegate.pipeline.config.config import from_environment
+from framegate.pipeline.stage import Context, Item, Stage
 
 AGAIN = (408, 425, 429)
 GOODBYE_S = 1.0

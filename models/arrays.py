@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import ArrayMismatch
+from framegate.models.errors import ArrayMismatch
 
 
 def read_only(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.arrays import read_only
-from models.errors import ArrayMismatch
+from framegate.models.arrays import read_only
+from framegate.models.errors import ArrayMismatch
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from models.errors import UnknownClass
+from framegate.models.errors import UnknownClass
 
 LABELS: tuple[str, ...] = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.boxes import FloatArray, IntArray
+from framegate.models.boxes import FloatArray, IntArray
 
 
 def iou(a: FloatArray, b: FloatArray) -> FloatArray:

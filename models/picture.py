@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.arrays import read_only
-from models.errors import ArrayMismatch, PictureUnreadable
+from framegate.models.arrays import read_only
+from framegate.models.errors import ArrayMismatch, PictureUnreadable
 
 ByteArray = npt.NDArray[np.uint8]
 Matrix = Literal["bt601", "bt709"]

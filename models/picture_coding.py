@@ -10,10 +10,10 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from models.boxes import Boxes
-from models.errors import PictureDamaged
-from models.picture import ByteArray, Matrix, Picture
-from models.preprocess import Rect, shrunk
+from framegate.models.boxes import Boxes
+from framegate.models.errors import PictureDamaged
+from framegate.models.picture import ByteArray, Matrix, Picture
+from framegate.models.preprocess import Rect, shrunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from models.arrays import read_only
-from models.boxes import FloatArray
-from models.errors import ArrayMismatch
-from models.picture import ByteArray, Matrix, Picture
+from framegate.models.arrays import read_only
+from framegate.models.boxes import FloatArray
+from framegate.models.errors import ArrayMismatch
+from framegate.models.picture import ByteArray, Matrix, Picture
 
 STEP = 32  # every network here halves its input five times
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.errors import ModelError
+from framegate.models.errors import ModelError
 
 
 class ManifestRefused(ModelError, ValueError):

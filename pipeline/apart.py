@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from pipeline.retry import Backoff
+from framegate.pipeline.retry import Backoff
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.breaker import BreakerState
+from framegate.pipeline.breaker import BreakerState
 
 
 class AskCounts(msgspec.Struct):

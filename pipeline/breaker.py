@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.retry import Backoff
+from framegate.pipeline.retry import Backoff
 
 BreakerState = Literal["closed", "open", "half_open"]
 

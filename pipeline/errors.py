@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Literal
 
-from pipeline.redaction import redacted
+from framegate.pipeline.redaction import redacted
 
 
 class Exit(IntEnum):

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults
 
-DETECT: Final = "stages.detect:Detect"  # where its options are to be found, whatever it is called
+DETECT: Final = (
+    "framegate.stages.detect:Detect"  # where its options are to be found, whatever it is called
+)
 
 
 def load(use: str) -> Any:
@@ -22,9 +24,18 @@ def load(use: str) -> Any:
         return getattr(module, name)
     except Exception as error:  # a user's module may raise anything
         what = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
+        if _is_there(renamed := f"framegate.{module_name}"):
+            what = f"it is {renamed}:{name} now"
         raise ConfigFaults(
             [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import"]
         ) from error
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def options_of(kind: Any, options: dict[str, Any]) -> Any:

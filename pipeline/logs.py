@@ -14,7 +14,7 @@ import types
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipeline.redaction import redacted
+from framegate.pipeline.redaction import redacted
 
 Form = Literal["text", "json"]
 

@@ -9,7 +9,7 @@ import resource
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults
 
 FILES_OF_A_RUN, FILES_OF_A_SOURCE = 128, 8  # in the process of a run that has most of them open
 MOST_FILES = 1 << 20  # more than that is not asked for: some systems have no limit

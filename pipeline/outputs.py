@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigFaults
-from pipeline.redaction import shown
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.redaction import shown
 
 _PROBE = 8192
 _NEW = ".framegate-"

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.errors import RecordTooNew
-from pipeline.source import Form
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.source import Form
 
 VERSION = 1
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from pipeline.redaction import remember_url
+from framegate.pipeline.redaction import remember_url
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -6,10 +6,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from pipeline import keys
-from pipeline.logs import Form
-from pipeline.records import Position, Reason
-from pipeline.source import Request
+from framegate.pipeline import keys
+from framegate.pipeline.logs import Form
+from framegate.pipeline.records import Position, Reason
+from framegate.pipeline.source import Request
 
 PaceName = Literal["realtime", "fast"]
 

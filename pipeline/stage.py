@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from pipeline import records
-from pipeline.ask_counts import AskCounts
-from pipeline.cache_counts import CacheCounts
-from pipeline.records import End, Position, Record
-from pipeline.source import Form
+from framegate.pipeline import records
+from framegate.pipeline.ask_counts import AskCounts
+from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.records import End, Position, Record
+from framegate.pipeline.source import Form
 
 T = TypeVar("T")
 S = TypeVar("S")

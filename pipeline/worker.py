@@ -16,20 +16,20 @@ from typing import Any
 
 import msgspec
 
-from pipeline.control import ControlLine, Failed, Ready
-from pipeline.errors import Exit, Fenced, FramegateError, StageRefused
-from pipeline.hosted_stage import HostedStage
-from pipeline.ingest_loop import IngestLoop
-from pipeline.loading import load, options_of
-from pipeline.logs import set_up_logging
-from pipeline.memo import Memos
-from pipeline.orphans import die_with_parent_of
-from pipeline.runner import Runner
-from pipeline.shared_views import SharedViews
-from pipeline.spec import StageSpec, WorkerSpec
-from pipeline.stage import Context, Stage
-from pipeline.stage_loop import StageLoop
-from pipeline.worker_loop import run_connected
+from framegate.pipeline.engine.control import ControlLine, Failed, Ready
+from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.runner import Runner
+from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.engine.worker_loop import run_connected
+from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
+from framegate.pipeline.ingest.ingest_loop import IngestLoop
+from framegate.pipeline.loading import load, options_of
+from framegate.pipeline.logs import set_up_logging
+from framegate.pipeline.orphans import die_with_parent_of
+from framegate.pipeline.spec import StageSpec, WorkerSpec
+from framegate.pipeline.stage import Context, Stage
+from framegate.pipeline.store.memo import Memos
 
 log = logging.getLogger(__name__)
 

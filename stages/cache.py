@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.records import VERSION, Result, failed_result
-from pipeline.stage import Item, NoState, Stage
-from stages.detections import last_detections
+from framegate.pipeline.records import VERSION, Result, failed_result
+from framegate.pipeline.stage import Item, NoState, Stage
+from framegate.stages.detections import last_detections
 
 
 class Cache(Stage[NoState]):

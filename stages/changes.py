@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.cells import BoolArray, Grid
+from framegate.models.gate.cells import BoolArray, Grid
 
 COLUMNS: Final = 24
 ROWS: Final = 16

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline import records
-from pipeline.promise_news import PromiseNews
-from pipeline.records import (
+from framegate.pipeline import records
+from framegate.pipeline.promise_news import PromiseNews
+from framegate.pipeline.records import (
     DegradedReason,
     Escalation,
     GateView,
@@ -16,7 +16,7 @@ from pipeline.records import (
     Reason,
     Record,
 )
-from stages.changes import Changes
+from framegate.stages.changes import Changes
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):

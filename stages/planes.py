@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
-from models.picture import Matrix, Picture
-from pipeline.source import Form
+from framegate.models.picture import Matrix, Picture
+from framegate.pipeline.source import Form
 
 
 def as_picture(pixels: memoryview, form: Form) -> Picture:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.boxes import Boxes
-from pipeline.questions import Seen
+from framegate.models.boxes import Boxes
+from framegate.pipeline.heavy.questions import Seen
 
 
 def as_seen(boxes: Boxes, models: Sequence[str]) -> Seen:

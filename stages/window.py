@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pipeline.stage import Item, Stage
+from framegate.pipeline.stage import Item, Stage
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,5 @@
 """Weight files, their manifest and their licences; package data, no code."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.agreement import (
+from benchmarks.harness.agreement import (
     Events,
     Tracked,
     average_precision,
@@ -21,7 +21,7 @@ from benchmarks.agreement import (
     pairs,
     rank,
 )
-from models.boxes import Boxes, empty
+from framegate.models.boxes import Boxes, empty
 
 Row = tuple[float, float, int, float]
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from benchmarks import all as every
-from benchmarks import code_behind, figures
-from benchmarks.report import LACKS, RESULTS, Bar, Benchmark
+from benchmarks import figures
+from benchmarks.harness import code_behind
+from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEAP = ("overhead", "many", "promise_statistics", "window")  # the others: `make bench-quick`
@@ -51,7 +52,7 @@ def test_without_an_extra_it_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "clips").mkdir()
-    monkeypatch.setattr("benchmarks.report.find_spec", lambda _: None)
+    monkeypatch.setattr("benchmarks.harness.report.find_spec", lambda _: None)
     assert every.declared("quantization").main(["--quick", "--data", str(tmp_path)]) == LACKS
     assert "needs the extra `bench`" in capsys.readouterr().err
 
@@ -102,13 +103,13 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
         str(path.relative_to(ROOT)) for path in code_behind.code_behind("benchmarks.overhead")
     }
     assert {
-        "benchmarks/queue_pipeline.py",  # imported
-        "pipeline/cli.py",  # what its processes run
-        "pipeline/hop.lua",
-        "stages/escalate.py",  # named in a configuration
-        "stages/detect.py",  # named in the packaged pipeline.toml
+        "benchmarks/rivals/queue_pipeline.py",  # imported
+        "pipeline/cli/cli.py",  # what its processes run
+        "pipeline/store/hop.lua",
+        "stages/escalate/__init__.py",  # named in a configuration
+        "stages/detect/__init__.py",  # named in the packaged pipeline.toml
     } <= behind
-    assert "benchmarks/gate.py" not in behind
+    assert "benchmarks/gate/__init__.py" not in behind
 
 
 def test_a_result_is_old_once_code_behind_it_changed(

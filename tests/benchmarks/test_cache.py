@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import cache_checks
-from benchmarks.cache_cost import Noise
-from models.detector import Detector, load
-from models.picture import Picture
-from tests.models.test_detector import LOW, scene
+from benchmarks.cache import checks
+from benchmarks.cache.cost import Noise
+from framegate.models.detector.detector import Detector, load
+from framegate.models.picture import Picture
+from tests.models.detector.test_detector import LOW, scene
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def grey(level: int = 100) -> Picture:
 
 def test_collisions_are_caught_where_they_are_injected(light: Detector) -> None:
     pictures = [scene(seed) for seed in (0, 1, 0, 2, 2)]
-    told = cache_checks.collisions(light, pictures)
+    told = checks.collisions(light, pictures)
     assert (told["caught"], told["hits"], told["answers_that_differ"]) == (3, 1, 0)
 
 

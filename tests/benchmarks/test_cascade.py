@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import agreement, cascade_figure
-from benchmarks.agreement import Tracked
-from benchmarks.cascade_live import config_text, response
-from benchmarks.cascade_replay import Arm, Replayed, Setting, Sight, replay
-from benchmarks.cascade_scores import (
+from benchmarks.cascade import figure
+from benchmarks.cascade.live import config_text, response
+from benchmarks.cascade.replay import Arm, Replayed, Setting, Sight, replay
+from benchmarks.cascade.scores import (
     ap_of_people,
     bars,
     first_kept,
@@ -23,14 +22,16 @@ from benchmarks.cascade_scores import (
     scores,
     summary,
 )
-from benchmarks.gate_clips import GateClip
-from benchmarks.heavy_truth import Answers
-from models import detector
-from models.boxes import Boxes, empty
-from pipeline.config import read_config
-from pipeline.records import Object, Result
-from stages.detections import Detections
-from tests.footage import steady, write_scene
+from benchmarks.harness import agreement
+from benchmarks.harness.agreement import Tracked
+from benchmarks.harness.gate_clips import GateClip
+from benchmarks.harness.heavy_truth import Answers
+from framegate.models.boxes import Boxes, empty
+from framegate.models.detector import detector
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.records import Object, Result
+from framegate.stages.detections import Detections
+from tests.support.footage import steady, write_scene
 
 Row = dict[str, Any]
 NEVER, SOMETIMES = Setting(1.0, 0.0, 1.0), Setting(0.1, 2.0, 4.0)
@@ -135,7 +136,7 @@ def test_the_means_are_those_of_the_quiet_scenes(tmp_path: Path) -> None:
     said = list(bars(found))
     assert [bar.held for bar in said[:2]] == [False, False]
     assert any("car-detection: response" in bar.what and bar.held is False for bar in said)
-    assert cascade_figure.draw(found, tmp_path / "cascade.png").stat().st_size > 1000
+    assert figure.draw(found, tmp_path / "cascade.png").stat().st_size > 1000
 
 
 def result(seq: int, captured: float, published: float, **more: Any) -> Result:

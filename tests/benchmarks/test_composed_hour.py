@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.composed_hour import FPS, Part, Seen, Visit, compose, draw, plan
-from benchmarks.composed_parts import Parts, Thing
-from benchmarks.gate_clips import GateClip
-from benchmarks.heavy_truth import key_of
-from models.compose_footage import Mover, soft_edges
-from models.picture import ByteArray
+from benchmarks.harness.gate_clips import GateClip
+from benchmarks.harness.heavy_truth import key_of
+from benchmarks.promise.composed_hour import FPS, Part, Seen, Visit, compose, draw, plan
+from benchmarks.promise.composed_parts import Parts, Thing
+from framegate.models.picture import ByteArray
+from framegate.models.training.compose_footage import Mover, soft_edges
 
 FRAMES = 600
 

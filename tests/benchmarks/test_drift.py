@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.composed_parts import Parts
 from benchmarks.drift import result, told
-from benchmarks.drift_figures import Alarm, alarms, audits, figures
-from benchmarks.drift_footage import DUSK, Drift, Night, Story, compose, pictures
-from benchmarks.promise_run import Promised, serve
-from pipeline import coin
-from pipeline.certificate import Certificate, close
-from pipeline.period import Moment, Period
-from pipeline.promise import Promise
-from pipeline.promise_news import PromiseNews
-from pipeline.records import Position
+from benchmarks.drift.figures import Alarm, alarms, audits, figures
+from benchmarks.drift.footage import DUSK, Drift, Night, Story, compose, pictures
+from benchmarks.promise.composed_parts import Parts
+from benchmarks.promise.run import Promised, serve
+from framegate.pipeline.promise import coin
+from framegate.pipeline.promise.certificate import Certificate, close
+from framegate.pipeline.promise.period import Moment, Period
+from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise_news import PromiseNews
+from framegate.pipeline.records import Position
 from tests.benchmarks.test_composed_hour import parts
 
 TERMS = Promise("counts", alpha=0.25, confidence=0.5, frames=40, audited=0.5)

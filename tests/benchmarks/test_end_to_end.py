@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 import pytest
 
-from benchmarks.bare_loops import LOOPS, Spec, Told, measure_loop
-from benchmarks.clips import NoClip, find_clip, make_clips, rate
 from benchmarks.end_to_end import Rounds, config_text, faster, figures
-from pipeline.config import read_config
-from tests.footage import bikes, steady, write_scene
+from benchmarks.harness.clips import NoClip, find_clip, make_clips, rate
+from benchmarks.rivals.bare_loops import LOOPS, Spec, Told, measure_loop
+from framegate.pipeline.config.config import read_config
+from tests.support.footage import bikes, steady, write_scene
 
 KEYS = [
     *("fps_ratio", "latency_p50_ms", "latency_p99_ms", "latency_p99_ratio", "model_ms"),

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gate_clips import GateClip
-from benchmarks.gate_cpu import config_text
-from benchmarks.gate_report import bars, line, summary
+from benchmarks.gate.cpu import config_text
+from benchmarks.gate.judged import bars, line, summary
+from benchmarks.harness.gate_clips import GateClip
 
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ def test_the_gate_can_be_switched_off_in_the_packaged_configuration(tmp_path: Pa
 
 def test_figures_are_drawn_from_a_result(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (bench extra)")
-    from benchmarks.gate_figures import draw
+    from benchmarks.gate.figures import draw
 
     paths = draw(summary(ROWS, large_ms=0.5), tmp_path)
     assert all(path.stat().st_size > 10_000 for path in paths)

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.agreement import Tracked
-from benchmarks.clips import NoClip
-from benchmarks.gate_clips import find_clips
-from benchmarks.motion_rules import MotionRule, PreviousFrame, RunningAverage, merged
-from benchmarks.region_rival import Known, RegionDetector, regions
-from benchmarks.rivals import PHASES, Subsampling, carried, looks, moved
-from models import detector
-from models.boxes import Boxes, empty
-from models.picture import Picture
+from benchmarks.harness.agreement import Tracked
+from benchmarks.harness.clips import NoClip
+from benchmarks.harness.gate_clips import find_clips
+from benchmarks.rivals.motion_rules import MotionRule, PreviousFrame, RunningAverage, merged
+from benchmarks.rivals.region_rival import Known, RegionDetector, regions
+from benchmarks.rivals.subsampling import PHASES, Subsampling, carried, looks, moved
+from framegate.models.boxes import Boxes, empty
+from framegate.models.detector import detector
+from framegate.models.picture import Picture
 
 Array = npt.NDArray[Any]
 SIZE = (416, 256)

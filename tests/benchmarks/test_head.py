@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.head_novelty import area
-from benchmarks.head_ways import by_rule, calmed, raw
-from models.boxes import Boxes
-from models.calm import CALM
-from models.window import Sight
+from benchmarks.head.novelty import area
+from benchmarks.head.ways import by_rule, calmed, raw
+from framegate.models.boxes import Boxes
+from framegate.models.tracking.calm import CALM
+from framegate.models.window.window import Sight
 
 
 def sight(score: float, pts: float) -> Sight:

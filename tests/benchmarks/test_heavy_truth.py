@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.heavy_truth import Answers, key_of, truths
-from models import detector
-from models.picture import Picture, from_bgr
+from benchmarks.harness.heavy_truth import Answers, key_of, truths
+from framegate.models.detector import detector
+from framegate.models.picture import Picture, from_bgr
 
 
 def picture(level: int) -> Picture:

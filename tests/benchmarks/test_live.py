@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import figures
+from benchmarks.harness.live_cameras import FPS, GOP, SIZES, ClipCameras, make_cameras, name
 from benchmarks.live import most_held
-from benchmarks.live_cameras import FPS, GOP, SIZES, ClipCameras, make_cameras, name
-from benchmarks.live_point import LivePoint, config_text, grown, measure
-from pipeline.config import read_config
-from pipeline.sources import is_live
-from tests.footage import steady, write_scene
+from benchmarks.live.point import LivePoint, config_text, grown, measure
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.sources import is_live
+from tests.support.footage import steady, write_scene
 
 CAMERAS = 8
 GOOD = LivePoint(4, 360, 10.0, 400, 0, 20.0, 30.0, 60.0, None, None, 0.5)

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from benchmarks.engine_run import growth
-from benchmarks.hop_time import hop_times_s
+from benchmarks.harness.engine_run import growth
+from benchmarks.harness.process_tree import tree, usage
+from benchmarks.harness.report import median_of_ratios, percentile
 from benchmarks.overhead import JOBS, Measured, headline
-from benchmarks.process_tree import tree, usage
-from benchmarks.queue_pipeline import delay_s
-from benchmarks.report import median_of_ratios, percentile
+from benchmarks.overhead.hop_time import hop_times_s
+from benchmarks.rivals.queue_pipeline import delay_s
 
 KEYS = [
     *("cpu_ms_file_1", "cpu_ms_file_4", "cpu_ms_live_spread", "cpu_ms_live_tick"),
@@ -71,7 +71,7 @@ def test_headline_has_the_keys_of_the_issue() -> None:
 
 ONE_OF_EACH = """
 from benchmarks.overhead import JOBS, measure_engine, measure_queue
-from benchmarks.report import percentile
+from benchmarks.harness.report import percentile
 for measure in (measure_engine, measure_queue):
     one = measure(JOBS["live_spread"], 1.0)
     print(one.frames, one.cpu_ms, percentile(one.delays_s, 0.5))

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.composed_hour import Seen, compose
-from benchmarks.heavy_truth import Truth
+from benchmarks.harness.heavy_truth import Truth
 from benchmarks.promise import Found, figures
-from benchmarks.promise_run import SOURCE, Promised, Served, config_text, serve
-from models.boxes import Boxes, empty
-from pipeline.certificate import Certificate, close
-from pipeline.config import read_config
-from pipeline.period import Period
-from pipeline.promise import Promise
+from benchmarks.promise.composed_hour import Seen, compose
+from benchmarks.promise.run import SOURCE, Promised, Served, config_text, serve
+from framegate.models.boxes import Boxes, empty
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.promise.certificate import Certificate, close
+from framegate.pipeline.promise.period import Period
+from framegate.pipeline.promise.promise import Promise
 from tests.benchmarks.test_composed_hour import parts
 
 KEYS = [

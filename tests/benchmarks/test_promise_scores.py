@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.composed_hour import Seen
-from benchmarks.promise_scores import (
+from benchmarks.promise.composed_hour import Seen
+from benchmarks.promise.scores import (
     Asking,
     box_share,
     composed_wrong,
@@ -21,7 +21,7 @@ from benchmarks.promise_scores import (
     tally,
     wrong,
 )
-from models.boxes import Boxes, empty
+from framegate.models.boxes import Boxes, empty
 
 
 def boxes(*rows: tuple[int, float]) -> Boxes:

@@ -6,13 +6,14 @@ import pytest
 pytest.importorskip("pycocotools", reason="pycocotools is not installed (bench extra)")
 
 from benchmarks import quantization
-from benchmarks.network_memory import in_a_process_of_its_own
-from benchmarks.subjects import nanodet
-from models import detector, nanodet_decode
-from models.fit import fit
-from models.network import core, supported
-from models.picture import from_bgr
-from models.preprocess import to_source
+from benchmarks.quantization.network_memory import in_a_process_of_its_own
+from benchmarks.quantization.subjects import nanodet
+from framegate.models.detector import detector
+from framegate.models.detector.network import core, supported
+from framegate.models.formats import nanodet_decode
+from framegate.models.picture import from_bgr
+from framegate.models.preprocess import to_source
+from framegate.models.registry.fit import fit
 
 
 def picture(seed: int = 0):
@@ -32,7 +33,7 @@ def test_a_subject_answers_as_the_shipped_detector_does():
 
 def test_the_yolo_style_file_says_what_nanodet_says_of_the_same_input(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed (train extra)")
-    from benchmarks.foreign_networks import FOREIGN, decode, export, with_pictures
+    from benchmarks.quantization.foreign_networks import FOREIGN, decode, export, with_pictures
 
     yolo = FOREIGN[0]
     export(yolo, tmp_path / "yolo.onnx")

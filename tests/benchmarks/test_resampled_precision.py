@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed (bench extra)")
 
-from benchmarks.resampled_precision import ap50, mean_precision, of_difference
-from benchmarks.scoring import Matches, average_precision
-from models.paired_bootstrap import resamples
+from benchmarks.harness.scoring import Matches, average_precision
+from benchmarks.quantization.resampled_precision import ap50, mean_precision, of_difference
+from framegate.models.quantisation.paired_bootstrap import resamples
 
 N_PICTURES = 12
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.scoring import (
+from benchmarks.harness.scoring import (
     Labelled,
     Matches,
     average_precision,
@@ -21,8 +21,8 @@ from benchmarks.scoring import (
     match,
     score,
 )
-from models.boxes import Boxes, empty
-from models.coco import CATEGORY_IDS
+from framegate.models.boxes import Boxes, empty
+from framegate.models.coco import CATEGORY_IDS
 
 
 def labelled(labels: list[list[tuple[float, ...]]]) -> Labelled:

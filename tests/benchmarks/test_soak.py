@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import LOG_MB, SHAKEN_S, Span, Watch, p99_by_span
-from tests.runs import Run
+from tests.support.runs import Run
 
 
 def watch(**series: list[float]) -> Watch:

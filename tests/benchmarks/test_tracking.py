@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("trackeval", reason="trackeval is not installed (bench extra)")
 
-from benchmarks.agreement import Tracked
-from benchmarks.tracking import TrackScore, score
-from models.boxes import Boxes
+from benchmarks.harness.agreement import Tracked
+from benchmarks.harness.tracking import TrackScore, score
+from framegate.models.boxes import Boxes
 
 Row = tuple[int, float, int]
 

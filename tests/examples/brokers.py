@@ -13,7 +13,7 @@ from typing import Any
 
 import aiomqtt
 
-from tests.runs import wait_until
+from tests.support.runs import wait_until
 
 USER, PASSWORD = "gate", "Hunter2-broker"
 SERVER, MAKER = (

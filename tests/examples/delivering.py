@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.alone import context_alone
-from pipeline.loading import load
-from pipeline.records import Position, encode, record_of_result
-from pipeline.stage import Item, Stage
-from pipeline.worker import options_of
-from tests.pipeline.published import result
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.loading import load
+from framegate.pipeline.records import Position, encode, record_of_result
+from framegate.pipeline.stage import Item, Stage
+from framegate.pipeline.worker import options_of
+from tests.support.published import result
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigFaults
-from tests import footage
-from tests.commands import Reader, framegate, user_folder
+from framegate.pipeline.errors import ConfigFaults
 from tests.examples.brokers import ABSENT, PASSWORD, USER, Broker, free_port
 from tests.examples.delivering import EXAMPLES, given, opened
-from tests.pipeline.servers import server
-from tests.runs import Run, wait_until
+from tests.support import footage
+from tests.support.commands import Reader, framegate, user_folder
+from tests.support.runs import Run, wait_until
+from tests.support.servers import server
 
 pytestmark = [
     pytest.mark.timeout(120),

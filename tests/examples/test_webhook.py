@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.examples.delivering import given, opened
-from tests.runs import wait_until
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 USE = "webhook:Webhook"

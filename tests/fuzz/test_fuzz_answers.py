@@ -10,16 +10,16 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models.errors import PictureDamaged
-from models.picture_coding import encode, encode_exact
-from pipeline import records
-from pipeline.errors import RecordTooNew
-from pipeline.heavy_wire import AskedFar, Replied
-from pipeline.kserve_tensors import Facts, answers_of, asked, outputs_of
-from pipeline.questions import PlaceFailed, Seen, Unanswered, checked
-from pipeline.source import Form
-from stages.coded_questions import decode_question
-from stages.seen import as_boxes
+from framegate.models.errors import PictureDamaged
+from framegate.models.picture_coding import encode, encode_exact
+from framegate.pipeline import records
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.heavy.heavy_wire import AskedFar, Replied
+from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
+from framegate.pipeline.heavy.questions import PlaceFailed, Seen, Unanswered, checked
+from framegate.pipeline.source import Form
+from framegate.stages.escalate.coded_questions import decode_question
+from framegate.stages.seen import as_boxes
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values
 from tests.fuzz.test_fuzz_models import PICTURE

@@ -9,12 +9,17 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.certificate import read_certificate, read_declaration, undeclared, verify
-from pipeline.errors import RecordTooNew
-from stages.certify import told
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.promise.certificate import (
+    read_certificate,
+    read_declaration,
+    undeclared,
+    verify,
+)
+from framegate.stages.audit.certify import told
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
-from tests.pipeline.test_certificate import certificate_of, older
+from tests.pipeline.promise.test_certificate import certificate_of, older
 
 SOUND = [
     msgspec.json.encode(certificate_of()),

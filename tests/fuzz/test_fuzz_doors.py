@@ -20,8 +20,15 @@ import redis
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import control, keys
-from pipeline.asking import (
+from framegate.pipeline import keys
+from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.sources import derived_name
+from framegate.pipeline.engine import control
+from framegate.pipeline.engine.control import Finished, InHand, Pong, SharedWanted
+from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, Exit
+from framegate.pipeline.records import Position
+from framegate.pipeline.redaction import shown, without
+from framegate.pipeline.run.asking import (
     Add,
     LookBeside,
     Remove,
@@ -31,10 +38,9 @@ from pipeline.asking import (
     WhatSources,
     control_socket,
 )
-from pipeline.config import find_config, read_config
-from pipeline.control import Finished, InHand, Pong, SharedWanted
-from pipeline.errors import ConfigFaults, DataFolderRefused, Exit
-from pipeline.hop import (
+from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource
+from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
     Entry,
@@ -46,17 +52,12 @@ from pipeline.hop import (
     hop_command,
     trim_command,
 )
-from pipeline.memo_store import find_command, keep_command
-from pipeline.records import Position
-from pipeline.redaction import shown, without
-from pipeline.run_folder import RunFile, RunFolder, RunSource
-from pipeline.sources import derived_name
-from pipeline.stage import MemoLimits
-from pipeline.store import Store
+from framegate.pipeline.store.memo_store import find_command, keep_command
+from framegate.pipeline.store.store import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
-from tests.pipeline.servers import server
-from tests.runs import Run, children, wait_until
+from tests.support.runs import Run, children, wait_until
+from tests.support.servers import server
 
 RUN = "run-1"
 SECRET = "Hunter22"

@@ -18,19 +18,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models.boxes import Boxes
-from models.errors import ModelError
-from models.file_kind import kind_of
-from models.model_folder import MANIFEST, Manifest, open_folder
-from models.onnx_scan import scan
-from models.picture import Picture
-from models.preprocess import prepare
-from models.recall import _check, boxes_of, value_of
-from models.refusals import ManifestRefused, ModelRefused
+from framegate.models.boxes import Boxes
+from framegate.models.conversion.file_kind import kind_of
+from framegate.models.conversion.onnx_scan import scan
+from framegate.models.detector.recall import _check, boxes_of, value_of
+from framegate.models.errors import ModelError
+from framegate.models.picture import Picture
+from framegate.models.preprocess import prepare
+from framegate.models.refusals import ManifestRefused, ModelRefused
+from framegate.models.registry.model_folder import MANIFEST, Manifest, open_folder
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like
-from tests.models import tiny_onnx
-from tests.models.made_models import manifest
+from tests.support import tiny_onnx
+from tests.support.made_models import manifest
 
 SOUND = json.loads(manifest().to_json())
 ONNX = tiny_onnx.detector()

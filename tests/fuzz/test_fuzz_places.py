@@ -17,14 +17,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stages.turn import Turns, Unconvertible
-from tests import footage
-from tests.cameras.faulty import LOOPBACK
-from tests.cameras.interleaved import Piece, Splitter
-from tests.cameras.scripted import HEAD, jpeg, part
+from framegate.stages.decode.turn import Turns, Unconvertible
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.reading import Outcome, Reader
+from tests.support import footage
+from tests.support.cameras.faulty import LOOPBACK
+from tests.support.cameras.interleaved import Piece, Splitter
+from tests.support.cameras.scripted import HEAD, jpeg, part
 
 PASSWORD: Final = "s3cretword"
 MOST_KB: Final = 200_000

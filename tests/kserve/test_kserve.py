@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from models import detector
-from pipeline.asks import Asks
-from pipeline.errors import ConfigFaults
-from pipeline.kserve import KServe
-from pipeline.kserve_address import address
-from pipeline.questions import (
+from framegate.models.detector import detector
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.kserve import KServe
+from framegate.pipeline.heavy.kserve_address import address
+from framegate.pipeline.heavy.questions import (
     Answer,
     PlaceFailed,
     Question,
@@ -26,13 +26,13 @@ from pipeline.questions import (
     Seen,
     Unanswered,
 )
-from pipeline.records import Position
-from pipeline.redaction import redacted
-from pipeline.source import Form
-from stages.coded_questions import encode_question
-from tests.kserve.servers import Served, mlserver, triton
-from tests.kserve.told_model import HOLD, POLICY
-from tests.runs import wait_until
+from framegate.pipeline.records import Position
+from framegate.pipeline.redaction import redacted
+from framegate.pipeline.source import Form
+from framegate.stages.escalate.coded_questions import encode_question
+from tests.support.kserve.servers import Served, mlserver, triton
+from tests.support.kserve.told_model import HOLD, POLICY
+from tests.support.runs import wait_until
 
 pytest.importorskip("tritonclient.http", reason="the extra kserve is not installed")
 pytest.importorskip("tritonclient.grpc", reason="the extra kserve is not installed")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.boxes import Boxes, empty
-from models.coco import CATEGORY_IDS, LABELS, class_ids
-from models.errors import ArrayMismatch, PictureUnreadable, UnknownClass
-from models.picture import Picture, cut, from_bgr, read_photograph
+from framegate.models.boxes import Boxes, empty
+from framegate.models.coco import CATEGORY_IDS, LABELS, class_ids
+from framegate.models.errors import ArrayMismatch, PictureUnreadable, UnknownClass
+from framegate.models.picture import Picture, cut, from_bgr, read_photograph
 
 
 def two_boxes() -> Boxes:

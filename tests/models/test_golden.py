@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.network import Network, shipped
+from framegate.models.detector.network import Network, shipped
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = ("64x96", "96x160")
@@ -34,7 +34,7 @@ def test_openvino_f32_is_torch(name):
 def test_torch_is_still_what_it_was(name):
     import torch
 
-    from models.export_ir import torch_model
+    from framegate.models.training.export_ir import torch_model
 
     golden = np.load(GOLDEN / f"{name}.npz")
     module = torch_model(name)

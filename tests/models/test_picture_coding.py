@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.boxes import Boxes
-from models.errors import PictureDamaged
-from models.picture import Picture
-from models.picture_coding import (
+from framegate.models.boxes import Boxes
+from framegate.models.errors import PictureDamaged
+from framegate.models.picture import Picture
+from framegate.models.picture_coding import (
     Coding,
     decode,
     decode_exact,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.promise_alarm import audits_to_alarm
-from pipeline import alarm
+from benchmarks.promise.alarm import audits_to_alarm
+from framegate.pipeline.promise import alarm
 
 losses = st.floats(0.0, 1.0)
 targets = st.floats(0.0005, 0.5)

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import redaction
-from pipeline.logs import JsonLines, TextLines
-from tests.runs import environment
+from framegate.pipeline import redaction
+from framegate.pipeline.logs import JsonLines, TextLines
+from tests.support.runs import environment
 
 MARK = "Hunter2"
 FORMS = ("text", "json")
@@ -27,8 +27,8 @@ FORMS = ("text", "json")
 SAYS = """
 import asyncio, gc, logging, sys, threading, warnings
 import av
-from pipeline.logs import set_up_logging, to_user
-from pipeline.redaction import remember
+from framegate.pipeline.logs import set_up_logging, to_user
+from framegate.pipeline.redaction import remember
 
 URL = "rtsp://admin:Hunter2@127.0.0.1:1/live?token=Hunter2"
 remember("Hunter2 plainly")
@@ -135,7 +135,7 @@ import logging, sys
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from pipeline.logs import set_up_logging
+from framegate.pipeline.logs import set_up_logging
 
 set_up_logging("INFO", "run")
 table = Table("source")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigFaults
-from pipeline.outputs import Inputs, output_faults, save_faults, write_whole
-from tests import footage
-from tests.asked import Asked, service
-from tests.commands import framegate, user_folder
-from tests.runs import wait_until
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.outputs import Inputs, output_faults, save_faults, write_whole
+from tests.support import footage
+from tests.support.asked import Asked, service
+from tests.support.commands import framegate, user_folder
+from tests.support.runs import wait_until
 
 
 def digest(path: Path) -> str:

@@ -9,17 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.credit import CHANGES_S, MOST_CHANGES, MOST_SIZES, Credit, SizeChanges, Sizes
-from pipeline.deaths import LIMIT, Deaths
-from pipeline.hosted_stage import by_arrival
-from pipeline.inbox import Arrival, Inbox
-from pipeline.latency import BOUNDS_S, bucket, percentile
-from pipeline.pending import pending_stages, still_unread
-from pipeline.records import VERSION, End, Position, Record
-from pipeline.retry import Backoff
-from pipeline.source import Form, Request
-from pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
-from pipeline.stage import Item
+from framegate.pipeline.engine.hosted_stage import by_arrival
+from framegate.pipeline.engine.inbox import Arrival, Inbox
+from framegate.pipeline.ingest.credit import (
+    CHANGES_S,
+    MOST_CHANGES,
+    MOST_SIZES,
+    Credit,
+    SizeChanges,
+    Sizes,
+)
+from framegate.pipeline.records import VERSION, End, Position, Record
+from framegate.pipeline.retry import Backoff
+from framegate.pipeline.run.deaths import LIMIT, Deaths
+from framegate.pipeline.run.pending import pending_stages, still_unread
+from framegate.pipeline.source import Form, Request
+from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
+from framegate.pipeline.stage import Item
+from framegate.pipeline.telemetry.latency import BOUNDS_S, bucket, percentile
 
 
 def frame(seq: int, arrived: float, epoch: int = 1) -> Arrival:

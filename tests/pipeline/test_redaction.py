@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline import redaction
-from pipeline.errors import ConfigFaults, SourceFault
-from pipeline.redaction import redacted, remember, secrets_of, shown, without
-from pipeline.sources import derived_name
+from framegate.pipeline import redaction
+from framegate.pipeline.config.sources import derived_name
+from framegate.pipeline.errors import ConfigFaults, SourceFault
+from framegate.pipeline.redaction import redacted, remember, secrets_of, shown, without
 
 ODD = r"aZ09-._~!$&'()*+,;=:@/?#%[]{}|\^`\"<>é "
 MARK = "Hunter2"

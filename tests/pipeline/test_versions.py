@@ -10,17 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import keys, records
-from pipeline.client import subscribe
-from pipeline.embedded import EmbeddedStore
-from pipeline.errors import RecordTooNew
-from pipeline.records import VERSION, Connection, End, Object, Record, Result
-from pipeline.runner import read_entry
-from pipeline.source import Form
-from pipeline.spec import StageSpec
-from pipeline.view import Viewer
-from tests.pipeline.published import Publisher, result
-from tests.pipeline.servers import server
+from framegate.pipeline import keys, records
+from framegate.pipeline.client import subscribe
+from framegate.pipeline.engine.runner import read_entry
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.records import VERSION, Connection, End, Object, Record, Result
+from framegate.pipeline.source import Form
+from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.telemetry.view import Viewer
+from tests.support.published import Publisher, result
+from tests.support.servers import server
 
 RECORD = Record(VERSION, 0.5, 1.0, 2.0, 3, Form(64, 48))
 MADE: list[Any] = [

@@ -9,12 +9,12 @@ from typing import NoReturn
 import hypothesis.strategies as st
 from hypothesis import given
 
-from pipeline import records
-from pipeline.alone import context_alone
-from pipeline.records import Position, Record
-from pipeline.source import Form
-from pipeline.stage import Item
-from stages.window import Window, WindowDelta, WindowOptions, WindowState, slide
+from framegate.pipeline import records
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.source import Form
+from framegate.pipeline.stage import Item
+from framegate.stages.window import Window, WindowDelta, WindowOptions, WindowState, slide
 
 Place = tuple[int, int]
 

@@ -8,8 +8,8 @@ import numpy as np
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
-from pipeline.kserve_tensors import OUTPUTS, Array
-from stages.heavy_tensors import HeavyTensors
+from framegate.pipeline.heavy.kserve_tensors import OUTPUTS, Array
+from framegate.stages.escalate.heavy_tensors import HeavyTensors
 
 
 class HeavyRuntime(MLModel):

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from models.export_ir import OUTPUTS, torch_model
+from framegate.models.training.export_ir import OUTPUTS, torch_model
 
 FOLDER = Path(__file__).parent
 SIZES = ((64, 96), (96, 160))

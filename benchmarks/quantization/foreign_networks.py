@@ -1,0 +1,194 @@
+"""Detectors as users bring them: ONNX files with decoding, scaling and colours of their own.
+
+Made from this project's weights, so that their accuracy is real: NanoDet behind a YOLOv8-style
+output, and CenterNet as heat map and sides. Both take float RGB pictures of one size, as such files
+do. Needs torch, onnx and nncf (the `train` extra).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from openvino.preprocess import ColorFormat, PrePostProcessor
+from torch import Tensor, nn
+
+from benchmarks.quantization.subjects import Subject
+from framegate.models import coco
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.formats import FORMATS
+from framegate.models.nms import suppress
+from framegate.models.picture import ByteArray, Picture
+from framegate.models.quantisation.float_layers import Candidate, Chosen, choose
+from framegate.models.registry.fit import fit
+from framegate.models.registry.model_folder import InputSpec
+from framegate.models.training.export_ir import torch_model
+from framegate.models.training.nanodet import BINS, N_CLASSES
+
+N_CALIBRATING = 32
+LEAST = 0.85
+_SHOWN = 0.3  # least score of a box that agreement is about
+_NMS_IOU = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A network of another's: how its file is made, fed and read.
+
+    format, outputs   as in a model's manifest
+    """
+
+    name: str
+    module: type[nn.Module]
+    outputs: tuple[str, ...]
+    format: str
+    spec: InputSpec
+
+
+class YoloStyle(nn.Module):
+    """NanoDet, its boxes decoded: (1, 3, S, S) RGB 0..1 -> (1, 84, N), centres and sizes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch_model("nanodet")
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.model(x.flip(1) * 255)[:3]
+        return torch.cat([_decoded(head, x.shape[-1]) for head in heads], dim=2)
+
+
+def _decoded(head: Tensor, side: int) -> Tensor:
+    n = head.shape[-1]
+    stride = side / n
+    bins = head[:, N_CLASSES:].reshape(1, 4, BINS, n * n).softmax(2)
+    steps = torch.arange(BINS, dtype=torch.float32).view(1, 1, BINS, 1)
+    sides = (bins * steps).sum(2) * stride
+    left, top, right, bottom = (sides[:, i : i + 1] for i in range(4))
+    places = (torch.arange(n, dtype=torch.float32) + 0.5) * stride
+    x, y = places.repeat(n).view(1, 1, -1), places.repeat_interleave(n).view(1, 1, -1)
+    box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
+    return torch.cat((*box, head[:, :N_CLASSES].sigmoid().flatten(2)), dim=1)
+
+
+class HeatStyle(nn.Module):
+    """CenterNet: (1, 3, S, S) RGB 0..1 -> heat logits (1, 80, S/4, S/4), sides (1, 4, ...)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch_model("centernet")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        heat, sides = self.model(x.flip(1) * 255)
+        return heat, sides
+
+
+FOREIGN = (
+    Foreign("yolo-style-416", YoloStyle, ("output0",), "yolo", InputSpec(416, 416, "letterbox")),
+    Foreign(
+        "centernet-style-512",
+        HeatStyle,
+        ("heat", "sides"),
+        "centernet",
+        InputSpec(512, 512, "corner", fill=0),
+    ),
+)
+
+
+def export(foreign: Foreign, path: Path) -> None:
+    """The network as an ONNX file."""
+    example = torch.zeros(1, 3, foreign.spec.height, foreign.spec.width)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": list(foreign.outputs)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(foreign.module().eval(), (example,), path, dynamo=False, **names)
+
+
+def with_pictures(path: Path) -> ov.Model:
+    """The ONNX file as a network of uint8 pictures (1, H, W, 3), B, G, R."""
+    prepost = PrePostProcessor(ov.Core().read_model(path))
+    given = prepost.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    given.set_color_format(ColorFormat.BGR)
+    prepost.input().model().set_layout(ov.Layout("NCHW"))
+    steps = prepost.input().preprocess().convert_element_type(ov.Type.f32)
+    steps.convert_color(ColorFormat.RGB).scale(255.0)
+    return prepost.build()
+
+
+def decode(foreign: Foreign, outputs: Sequence[FloatArray], min_score: float) -> Boxes:
+    """Boxes in pixels of the input."""
+    form, spec = FORMATS[foreign.format], foreign.spec
+    size = spec.width, spec.height
+    boxes = form.decode(outputs, size, coco.N_CLASSES, min_score, {})
+    if not form.suppresses:
+        return boxes
+    keep = suppress(boxes.xyxy, boxes.scores, boxes.class_ids, _NMS_IOU)
+    return boxes.take(keep)
+
+
+def choice(foreign: Foreign, model: ov.Model, pictures: Sequence[Picture]) -> Chosen:
+    """What stays float: calibrated on some of the first half, judged on the second."""
+    inputs: list[ByteArray] = [fit(one, foreign.spec).bgr[None] for one in pictures]
+    half = len(inputs) // 2
+    calibrating = inputs[: half : max(1, half // N_CALIBRATING)]
+    read = partial(decode, foreign, min_score=_SHOWN)
+    return choose(model, calibrating, inputs[half:], read, LEAST, tell=partial(_say, foreign))
+
+
+def _say(foreign: Foreign, one: Candidate) -> None:
+    f1 = one.agreement
+    words = f"F1 with float {f1.middle:.3f} [{f1.low:.3f}, {f1.high:.3f}]"
+    print(f"{foreign.name}: {len(one.float_layers)} layers float, {words}", flush=True)
+
+
+def subject(
+    foreign: Foreign, pictures: Sequence[Picture], folder: Path
+) -> tuple[Subject, dict[str, Any]]:
+    """The network and its INT8 twin as files in `folder`, and how the twin was chosen.
+
+    pictures    that calibrate and choose; none may be used to judge
+    """
+    onnx = folder / f"{foreign.name}.onnx"
+    export(foreign, onnx)
+    model = with_pictures(onnx)
+    chosen = choice(foreign, model, pictures)
+    files = {"f32": folder / f"{foreign.name}.xml", "int8": folder / f"{foreign.name}-int8.xml"}
+    ov.save_model(model, files["f32"], compress_to_fp16=False)
+    ov.save_model(chosen.best.model, files["int8"], compress_to_fp16=False)
+    said = {
+        "bound": LEAST,
+        "accepted": chosen.accepted is not None,
+        "layers_float": len(chosen.best.float_layers),
+        "candidates": [_row(one) for one in chosen.candidates],
+        "noisiest": [
+            {"layer": e.name, "own_db": round(e.own_db, 1), "total_db": round(e.total_db, 1)}
+            for e in chosen.errors[:10]
+        ],
+    }
+    spec = foreign.spec
+    size = spec.width, spec.height
+    made = Subject(
+        foreign.name,
+        files["f32"],
+        files["int8"],
+        foreign.outputs,
+        size,
+        partial(fit, spec=spec),
+        partial(decode, foreign),
+    )
+    return made, said
+
+
+def _row(one: Candidate) -> dict[str, Any]:
+    f1 = one.agreement
+    interval = [round(f1.low, 4), round(f1.high, 4)]
+    return {
+        "layers_float": len(one.float_layers),
+        "agreement": round(f1.middle, 4),
+        "interval": interval,
+    }

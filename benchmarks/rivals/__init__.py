@@ -1,0 +1,1 @@
+"""What Framegate is measured against."""

@@ -1,0 +1,1 @@
+"""Framegate: streaming video analytics that computes only what is new."""

@@ -1,0 +1,149 @@
+"""A foreign model file as a model folder, step by step; what touches the file runs apart."""
+
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framegate.models.conversion.apart import Limits, ask
+from framegate.models.conversion.output_port import Port
+from framegate.models.conversion.settle_model import Settled
+from framegate.models.formats import FORMATS
+from framegate.models.formats.candidates import Size
+from framegate.models.refusals import ModelRefused, Undecided
+from framegate.models.registry.model_folder import (
+    MANIFEST,
+    NETWORK,
+    Manifest,
+    ModelFolder,
+    open_folder,
+    sha256_of,
+)
+
+GIVEN = "given"  # where copies of the user's files lie, apart from what is made of them
+_MOST_FILE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A file that was read: its network lies in the folder where it was worked on.
+
+    file      the user's
+    kept      names of copies that go into the model folder
+    size      (width, height) of the input
+    metadata  what its exporter wrote beside it
+    """
+
+    file: Path
+    work: Path
+    kind: str
+    kept: tuple[str, ...]
+    size: Size
+    ports: tuple[Port, ...]
+    metadata: dict[str, str]
+    is_quantised: bool
+    limits: Limits
+
+
+def read(file: Path, work: Path, size: Size | None = None, limits: Limits | None = None) -> Foreign:
+    """Reads `file` in the folder `work`, which is empty; from copies, so that none can change.
+
+    size  (width, height) of the input, where the file leaves it open
+
+    Raises ModelRefused with the reason, Undecided for a size that is not known.
+    """
+    limits = limits or Limits()
+    given = work / GIVEN
+    given.mkdir()
+    copy = _copied(file, given / f"original{_suffix(file)}")
+    looked = ask("look", {"file": str(copy)}, work, file, limits)
+    kept = [copy.name]
+    for name in looked["needs"]:
+        # OpenVINO looks for the weights of an IR under its own name.
+        is_bin = looked["kind"] == "ir"
+        beside = file.with_suffix(".bin") if is_bin else file.parent / str(name)
+        if beside.is_symlink():
+            raise ModelRefused(beside, "a link, which may lead anywhere; allowed is a file")
+        kept.append(_copied(beside, given / str(name)).name)
+    said = {"file": str(copy), "kind": looked["kind"], "size": size}
+    found = ask("read", said, work, file, limits)
+    if found["size"] is None:
+        answers = ["WIDTHxHEIGHT in pixels, as the network was trained"]
+        raise Undecided(f"{file} leaves the size of its input open", answers, "--size")
+    return Foreign(
+        file,
+        work,
+        looked["kind"],
+        tuple(kept) if looked["kind"] == "onnx" else (),
+        (int(found["size"][0]), int(found["size"][1])),
+        tuple(_port(one) for one in found["outputs"]),
+        {str(key): str(value) for key, value in found["metadata"].items()},
+        bool(found["is_quantised"]),
+        limits,
+    )
+
+
+def build(foreign: Foreign, settled: Settled) -> tuple[str, ...]:
+    """Writes the network file of the model folder into the work folder; its outputs' names.
+
+    Raises ModelRefused.
+    """
+    names = [foreign.ports[i].name for i in settled.ports]
+    if len(set(names)) < len(names):
+        names = [f"output{i}" for i in settled.ports]
+    ranks = FORMATS[settled.format].ranks
+    outputs = [
+        {"index": i, "name": name, "rank": rank}
+        for i, name, rank in zip(settled.ports, names, ranks, strict=True)
+    ]
+    spec = settled.input
+    said: dict[str, Any] = {
+        "outputs": outputs,
+        "colour": spec.colour,
+        "scale": spec.scale,
+        "mean": spec.mean,
+        "std": spec.std,
+        "file": NETWORK,
+    }
+    ask("build", said, foreign.work, foreign.file, foreign.limits)
+    return tuple(names)
+
+
+def assemble(foreign: Foreign, path: Path, said: dict[str, Any]) -> ModelFolder:
+    """The model folder at `path`, a new folder; `said`: the manifest but for `files`.
+
+    Raises ManifestRefused.
+    """
+    path.mkdir()
+    names = (NETWORK, "model.bin", *foreign.kept)
+    for name in names:
+        shutil.move(foreign.work / (GIVEN if name in foreign.kept else "") / name, path / name)
+    manifest = Manifest(**said, files={name: sha256_of(path / name) for name in names})
+    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return open_folder(path)
+
+
+def _copied(file: Path, copy: Path) -> Path:
+    try:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ModelRefused(file, "no regular file")
+        if found.st_size > _MOST_FILE_BYTES:
+            why = f"{found.st_size} bytes; allowed are {_MOST_FILE_BYTES}"
+            raise ModelRefused(file, why)
+        return Path(shutil.copyfile(file, copy))
+    except OSError as fault:
+        raise ModelRefused(file, fault.strerror or repr(fault)) from fault
+
+
+def _suffix(file: Path) -> str:
+    """`.onnx` and so on, in a form that a manifest may list."""
+    kept = "".join(c for c in file.suffix.lower() if c.isascii() and c.isalnum())[:16]
+    return f".{kept}" if kept else ""
+
+
+def _port(one: dict[str, Any]) -> Port:
+    shape = one["shape"]
+    is_integer = str(one["type"]).startswith(("i", "u"))
+    return Port(one["name"], None if shape is None else tuple(shape), is_integer)

@@ -1,0 +1,186 @@
+"""A foreign file as OpenVINO IR with a fixed input, for whoever looks at its outputs next.
+
+It runs apart (see `convert_apart`): nothing of the file has been looked at before.
+"""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino import opset13
+
+from framegate.models.refusals import ModelRefused
+
+RAW = "raw.xml"
+_METADATA = ("names", "stride", "imgsz", "task", "author", "description", "license", "version",
+             "end2end")  # fmt: skip
+_NO_TORCH = "needs torch to be read: pip install 'framegate[train]'"
+
+Size = tuple[int, int]
+
+
+def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
+    """Writes `raw.xml` and says what the network takes and gives.
+
+    size  (width, height) where the file leaves it open, or for another one
+
+    The answer: `size`, or None where it is needed; `input` and `outputs` (name, shape, type),
+    `metadata`, `is_quantised`. A dimension that stays open is None. Raises ModelRefused.
+    """
+    wanted: Size | None = (size[0], size[1]) if size else None
+    model = _READERS[kind](file, wanted)
+    if model is None:
+        return {"size": None}
+    told = metadata(model)
+    if len(model.inputs) != 1:
+        names = ", ".join(_name(port, "?") for port in model.inputs)
+        raise ModelRefused(
+            file, f"it has {len(model.inputs)} inputs ({names}); allowed is one picture"
+        )
+    _with_batch(model)
+    fixed = _fix(file, model, wanted or _size_told(told))
+    if fixed is None:
+        return {"size": None}
+    ov.save_model(model, RAW, compress_to_fp16=False)
+    return {
+        "size": fixed,
+        "input": _port(model.input(0), "picture"),
+        "outputs": [_port(port, f"output{i}") for i, port in enumerate(model.outputs)],
+        "metadata": told,
+        "is_quantised": any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()),
+    }
+
+
+def metadata(model: ov.Model) -> dict[str, str]:
+    """What the exporter wrote beside the network, as text."""
+    told = {}
+    for key in _METADATA:
+        try:
+            told[key] = model.get_rt_info(["framework", key]).astype(str)[:20_000]
+        except RuntimeError:
+            continue
+    return told
+
+
+def _size_told(told: Mapping[str, str]) -> Size | None:
+    """Ultralytics' `imgsz`: height and width."""
+    try:
+        height, width = ast.literal_eval(told["imgsz"])
+        return int(width), int(height)
+    except (KeyError, ValueError, TypeError, SyntaxError):
+        return None
+
+
+def _onnx(file: Path, _: Size | None) -> ov.Model:
+    return ov.Core().read_model(file)
+
+
+def _torchscript(file: Path, size: Size | None) -> ov.Model | None:
+    torch = _torch(file)
+    if size is None:
+        return None
+    module = torch.jit.load(str(file), map_location="cpu").eval()
+    example = torch.zeros(1, 3, size[1], size[0])
+    with torch.no_grad():
+        return ov.convert_model(module, example_input=example, input=list(example.shape))
+
+
+def _export(file: Path, _: Size | None) -> ov.Model:
+    torch = _torch(file)
+    program = torch.export.load(str(file))
+    names = program.graph_signature.user_inputs
+    shapes = [list(node.meta["val"].shape) for node in program.graph.nodes if node.name in names]
+    # OpenVINO leaves all axes open, even those that the program has fixed.
+    told = [[axis if isinstance(axis, int) else -1 for axis in shape] for shape in shapes]
+    return ov.convert_model(program, input=told)
+
+
+def _own(name: str) -> Callable[[Path, Size | None], ov.Model]:
+    def convert(file: Path, _: Size | None) -> ov.Model:
+        _torch(file)
+        from framegate.models.training.export_ir import OUTPUTS, convert_file
+
+        model = convert_file(name, file)
+        ports = [model.output(port) for port in OUTPUTS[name][:3]]
+        return ov.Model(ports, model.get_parameters())
+
+    return convert
+
+
+def _torch(file: Path) -> Any:
+    try:
+        import torch
+    except ImportError as missing:
+        raise ModelRefused(file, _NO_TORCH) from missing
+    return torch
+
+
+_READERS: dict[str, Callable[[Path, Size | None], ov.Model | None]] = {
+    "onnx": _onnx,
+    "ir": _onnx,
+    "torchscript": _torchscript,
+    "export": _export,
+    "nanodet": _own("nanodet"),
+    "centernet": _own("centernet"),
+}
+
+
+def _with_batch(model: ov.Model) -> None:
+    """A network that takes one picture without a batch axis gets one."""
+    old = model.get_parameters()[0]
+    shape = old.get_partial_shape()
+    if shape.rank.is_dynamic or shape.rank.get_length() != 3:
+        return
+    new = opset13.parameter(ov.PartialShape([1, *shape]), old.get_element_type())
+    new.output(0).get_tensor().set_names(old.output(0).get_names() or {"picture"})
+    squeezed = opset13.squeeze(new, opset13.constant([0], ov.Type.i64))
+    old.output(0).replace(squeezed.output(0))
+    model.add_parameters([new])
+    model.remove_parameter(old)
+    model.validate_nodes_and_infer_types()
+
+
+def _fix(file: Path, model: ov.Model, size: Size | None) -> Size | None:
+    """The size of the input, (width, height), after every open axis of it was fixed."""
+    shape = model.input(0).get_partial_shape()
+    if shape.rank.is_dynamic or shape.rank.get_length() != 4:
+        raise ModelRefused(file, f"its input is {shape}; allowed is a picture [1, 3, H, W]")
+    axes = [axis.get_length() if axis.is_static else None for axis in shape]
+    channels = 1 if axes[1] == 3 or axes[3] != 3 else 3
+    down, across = (2, 3) if channels == 1 else (1, 2)
+    if axes[0] not in (None, 1) or axes[channels] not in (None, 3):
+        raise ModelRefused(file, f"its input is {shape}; allowed is one picture of 3 channels")
+    width, height = axes[across], axes[down]
+    wanted = size or (None if width is None or height is None else (width, height))
+    if wanted is None:
+        return None
+    axes[0], axes[channels], axes[across], axes[down] = 1, 3, wanted[0], wanted[1]
+    try:
+        model.reshape(ov.PartialShape(axes))
+    except RuntimeError as fault:
+        why = f"it does not work on {wanted[0]}x{wanted[1]} pixels"
+        raise ModelRefused(file, f"{why} ({str(fault).splitlines()[-1][:200]})") from fault
+    return wanted
+
+
+def _port(port: Any, name: str) -> dict[str, Any]:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return {
+            "name": _name(port, name),
+            "shape": None,
+            "type": port.get_element_type().to_string(),
+        }
+    return {
+        "name": _name(port, name),
+        "shape": [axis.get_length() if axis.is_static else None for axis in shape],
+        "type": port.get_element_type().to_string(),
+    }
+
+
+def _name(port: Any, otherwise: str) -> str:
+    """The shortest name that people can read; a network may have several for one output."""
+    names = sorted((n for n in port.get_names() if n.isprintable() and len(n) <= 64), key=len)
+    return names[0] if names else otherwise

@@ -1,0 +1,1 @@
+"""Detectors: networks, their decoding, precision by trial, answers known before."""

@@ -1,0 +1,261 @@
+"""Pictures in, boxes out: the light detector and the heavy pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.detector import fusion, policy
+from framegate.models.detector.member import Features, Kind, Known, Member, Pending
+from framegate.models.detector.network import Network, Precision, nearest, shipped
+from framegate.models.detector.policy import Policy
+from framegate.models.detector.recall import Later, Recall
+from framegate.models.errors import WholePicturesOnly
+from framegate.models.formats import centernet_decode, nanodet_decode
+from framegate.models.gate import crops
+from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.picture import Picture
+from framegate.models.preprocess import Prepared
+
+_ALL = tuple(range(coco.N_CLASSES))
+KINDS = {
+    "nanodet": Kind("nanodet", nanodet_decode.decode_heads, 3, True, _ALL),
+    "centernet": Kind("centernet", centernet_decode.decode_maps, 2, False, _ALL),
+}
+_OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
+_FEATURES = ("c3", "p4")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Token:
+    """A picture under way: what `submit` gives; `result` takes it, once."""
+
+    first: Pending
+    picture: Picture | None
+
+
+class Detector:
+    """One picture's boxes, from one network (`light`) or from several fused (`heavy`).
+
+    models     what makes an answer: network, input side, precision, 8 digits of the sha256 of each
+    labels     names of the classes, by class id
+    policy_id  sha256 over thresholds, class set, precision and weights
+    members, choices, class_ids, precision, threads: as in use
+
+    An answer depends on its picture alone, not on the others of a call nor on their order.
+
+    Thread rule: one thread at a time. The networks compute in OpenVINO's own threads, so preparing
+    the next picture costs no time where a core is free. OpenCV has threads of its own; a process
+    that hosts a detector calls `cv2.setNumThreads(1)`.
+    """
+
+    def __init__(
+        self,
+        choices: Policy,
+        members: Sequence[Member],
+        class_ids: tuple[int, ...],
+        precision: Precision,
+        threads: int,
+        labels: Sequence[str] = coco.LABELS,
+    ) -> None:
+        self.labels = tuple(labels)
+        self.choices, self.class_ids = choices, class_ids
+        self.precision, self.threads = precision, threads
+        self.models = tuple(member.name for member in members)
+        self.policy_id = choices.hash(
+            [self.labels[i] for i in class_ids],
+            precision,
+            tuple(member.network.sha256 for member in members),
+        )
+        self.members = tuple(members)
+
+    def detect(
+        self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
+    ) -> list[Boxes]:
+        """Boxes of each picture, in source pixels, highest score first.
+
+        recalls  for each picture where answers are looked up; they change no answer
+
+        While one input is in the network the next one is prepared and the last one decoded.
+        """
+        with_recalls = zip(pictures, recalls or [None] * len(pictures), strict=True)
+        jobs = [(p, member, None, recall) for p, recall in with_recalls for member in self.members]
+        parts = list(self._pipelined(jobs, _boxes))
+        n = len(self.members)
+        return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
+
+    def look(
+        self, picture: Picture, looks: Sequence[Look], recall: Recall | None = None
+    ) -> list[Boxes]:
+        """What each look at a part of `picture` finds, in source pixels, highest score first.
+
+        Only those parts are prepared. recall: where answers are looked up; it changes none. Raises
+        ArrayMismatch, and WholePicturesOnly at the heavy pass.
+        """
+        self._one_network()
+        jobs = [(picture, self.members[0], look, recall) for look in looks]
+        return [self._joined([boxes]) for boxes in self._pipelined(jobs, _boxes)]
+
+    def look_with_features(
+        self,
+        picture: Picture,
+        looks: Sequence[Look],
+        reader: Callable[[Boxes, Features | None], T],
+    ) -> list[T]:
+        """As `look`, with `reader` of each look's boxes and of NanoDet's inner maps.
+
+        The maps are there if they were asked for at `load`, and only as long as `reader` runs: it
+        pools from them what it needs (`Features.copy` keeps all).
+        """
+        self._one_network()
+        jobs = [(picture, self.members[0], look, None) for look in looks]
+        return list(self._pipelined(jobs, lambda boxes, maps: reader(self._joined([boxes]), maps)))
+
+    def prepare(self, picture: Picture) -> Prepared:
+        """`picture` at the input size of the (first) network."""
+        return self.members[0].prepare(picture)
+
+    def submit(self, picture: Picture | Prepared, look: Look | None = None) -> Token:
+        """Starts on one picture, or on what `look` is at; boxes are in source pixels all the same.
+
+        Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
+        WholePicturesOnly for a look or a Prepared at the heavy pass.
+        """
+        if isinstance(picture, Prepared):
+            self._one_network()
+            return Token(self.members[0].start(picture), None)
+        if look is not None:
+            self._one_network()
+        return Token(self.members[0].start(self.members[0].prepare(picture, look)), picture)
+
+    def result(self, token: Token) -> Boxes:
+        """Waits for the answer to `token`."""
+        return self.result_with_features(token, _boxes)
+
+    def result_with_features(
+        self, token: Token, reader: Callable[[Boxes, Features | None], T]
+    ) -> T:
+        """As `result`, through a `reader` as `look_with_features` has one; no maps when heavy."""
+        if len(self.members) == 1:
+            return token.first.finish(lambda boxes, maps: reader(self._joined([boxes]), maps))
+        parts = [token.first.finish(_boxes)]
+        if token.picture is not None:
+            jobs = [(token.picture, member, None, None) for member in self.members[1:]]
+            parts += self._pipelined(jobs, _boxes)
+        return reader(self._joined(parts), None)
+
+    def warm_up(self, width: int, height: int, settings: CropSettings = crops.DEFAULT) -> None:
+        """Runs every network once at each size that a (width, height) source may ask for.
+
+        Raises WarmUpFailed.
+        """
+        for member in self.members:
+            member.warm_up(width, height, settings)
+
+    def _one_network(self) -> None:
+        if len(self.members) > 1:
+            raise WholePicturesOnly(self.models)
+
+    def _pipelined(
+        self,
+        jobs: Sequence[tuple[Picture, Member, Look | None, Recall | None]],
+        reader: Callable[[Boxes, Features | None], T],
+    ) -> Iterator[T]:
+        """`reader` of each job. One network computes at a time: two would fight for the cores."""
+        ahead: Pending | Known | Later | None = None
+        try:
+            for picture, member, look, recall in jobs:
+                prepared = member.prepare(picture, look)
+                start = recall.ask(member, prepared) if recall else partial(member.start, prepared)
+                if ahead is not None:
+                    ahead.wait()
+                done, ahead = ahead, start()
+                if done is not None:
+                    yield done.finish(reader)
+            if ahead is not None:
+                done, ahead = ahead, None
+                yield done.finish(reader)
+        finally:
+            if ahead is not None:
+                ahead.discard()
+
+    def _joined(self, parts: Sequence[Boxes]) -> Boxes:
+        boxes = fusion.fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
+        rows = np.flatnonzero(boxes.scores > np.float32(self.choices.min_score))
+        return boxes.take(rows[: self.choices.max_boxes])
+
+
+def _boxes(boxes: Boxes, _features: Features | None) -> Boxes:
+    return boxes
+
+
+def load(
+    name: str,
+    precision: Precision | None = None,
+    threads: int = 1,
+    *,
+    classes: Sequence[str] | None = None,
+    min_score: float | None = None,
+    features: bool = False,
+    cache_dir: Path | None = None,
+) -> Detector:
+    """The detector `light` or `heavy` of `policy.toml`, compiled; call `warm_up` before serving.
+
+    precision           as `trial` measured, or any of `network.supported()`; None: the policy's
+                        own, or the nearest that this CPU has
+    threads             of one inference, 1 or more
+    classes             COCO labels to answer; None: all 80
+    min_score           0..1, in place of the frozen one (it changes the policy id)
+    features            True: `look_with_features` gives C3 and P4 (light only)
+    cache_dir           folder for OpenVINO's compiled models; None: compile anew
+
+    Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
+    """
+    choices = policy.load(name).with_min_score(min_score)
+    class_ids = coco.class_ids(classes)
+    in_use = precision or nearest(choices.precision)
+    return build(choices, in_use, threads, class_ids, features=features, cache_dir=cache_dir)
+
+
+def build(
+    choices: Policy,
+    precision: Precision,
+    threads: int,
+    class_ids: tuple[int, ...],
+    *,
+    features: bool = False,
+    cache_dir: Path | None = None,
+) -> Detector:
+    """The detector that `choices` describe, as `load` does it for the two frozen ones."""
+    several = len(choices.parts) > 1
+    extra = _FEATURES if features and not several else ()
+    networks = {
+        kind: Network(
+            shipped(kind, precision), _OUTPUTS[kind] + extra, precision, threads, cache_dir
+        )
+        for kind in dict(choices.parts)
+    }
+    lowest = choices.member_min_score if several else choices.min_score
+    members = [
+        Member(KINDS[kind], side, networks[kind], choices, lowest, class_ids, fixes=not several)
+        for kind, side in choices.parts
+    ]
+    return Detector(choices, members, class_ids, precision, threads)
+
+
+def policy_id(name: str, classes: Sequence[str] | None = None) -> str:
+    """That of the detector which `load` would give here with these classes, without loading it.
+
+    Raises UnknownDetector, UnknownClass, PrecisionUnsupported, ModelUnreadable.
+    """
+    choices = policy.load(name)
+    precision = nearest(choices.precision)
+    weights = tuple(shipped(kind, precision).sha256 for kind, _ in choices.parts)
+    labels = [coco.LABELS[i] for i in coco.class_ids(classes)]
+    return choices.hash(labels, precision, weights)

@@ -1,0 +1,241 @@
+"""One network at one input size, with its decoding: the part that detectors are made of."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from framegate.models.arrays import read_only
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.network import Precision
+from framegate.models.detector.policy import Policy
+from framegate.models.errors import OutputsNotFinite
+from framegate.models.gate import crops
+from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.nms import suppress
+from framegate.models.picture import ByteArray, Picture
+from framegate.models.preprocess import Prepared, prepare, to_source
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """NanoDet's inner maps of one input, for telling objects apart; read-only.
+
+    c3      float32 (128, h/8, w/8)    strong on which object it is
+    p4      float32 (128, h/16, w/16)  strong on which class it is
+    offset  (left, top) of that input in the whole prepared picture, in model pixels
+    scale   pixels of the model for one of the source, across and down: a point (x, y) of the
+            source lies at x * scale[0] - offset[0], y * scale[1] - offset[1] of the input
+    """
+
+    c3: FloatArray
+    p4: FloatArray
+    offset: tuple[int, int]
+    scale: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "c3", read_only("c3", self.c3, np.float32, (128, None, None)))
+        object.__setattr__(self, "p4", read_only("p4", self.p4, np.float32, (128, None, None)))
+
+    def copy(self) -> "Features":
+        """The same maps in memory of their own: for use after the call that lent them."""
+        return Features(self.c3.copy(), self.p4.copy(), self.offset, self.scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """An input that a member works on. Call `finish` or `discard`, once.
+
+    learn  told the boxes once, None where there are none
+    """
+
+    member: "Member"
+    prepared: Prepared
+    token: int
+    learn: Callable[[Boxes | None], None] | None = None
+
+    def wait(self) -> None:
+        """Returns when the network is done."""
+        self.member.network.wait(self.token)
+
+    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
+        """`reader` of the boxes in source pixels, highest score first, and of the features.
+
+        Features are there if the network gives them, and only as long as `reader` runs.
+        """
+
+        boxes: Boxes | None = None
+
+        def read(outputs: Sequence[FloatArray]) -> T:
+            nonlocal boxes
+            boxes, features = self.member.decode(outputs, self.prepared)
+            return reader(boxes, features)
+
+        try:
+            return self.member.network.read(self.token, read)
+        finally:
+            if self.learn is not None:
+                self.learn(boxes)
+
+    def discard(self) -> None:
+        """Waits and forgets the answer."""
+        if self.learn is not None:
+            self.learn(None)
+        self.member.network.read(self.token, lambda _: None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """An answer that needs no network; as Pending, but that there are no features."""
+
+    boxes: Boxes
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
+        """`reader` of the boxes."""
+        return reader(self.boxes, None)
+
+    def discard(self) -> None:
+        """Nothing is under way for it."""
+
+
+class Runtime(Protocol):
+    """What computes a network; see `models.detector.network.Network`, which is OpenVINO's.
+
+    sha256  names the weights
+    facts   everything but the input that decides the bits of an answer
+    size    (width, height) of the only input that it takes; None: all multiples of 32
+    """
+
+    precision: Precision
+    sha256: str
+    facts: tuple[str, ...]
+    size: tuple[int, int] | None
+
+    def submit(self, bgr: ByteArray, fixed: bool = False) -> int: ...
+    def wait(self, token: int) -> None: ...
+    def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T: ...
+    def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one kind of network wants and says.
+
+    name        such as `nanodet`
+    decode      outputs, (width, height) of the input, least score, most boxes -> boxes in its
+                pixels, highest score first
+    n_outputs   that `decode` reads; more are features
+    suppresses  whether boxes of one object are left, to be suppressed
+    class_ids   what each class of the network is published as
+    facts       what else decides an answer: two kinds with equal facts decode alike
+    """
+
+    name: str
+    decode: Callable[[Sequence[FloatArray], tuple[int, int], float, int], Boxes]
+    n_outputs: int
+    suppresses: bool
+    class_ids: tuple[int, ...]
+    facts: str = ""
+
+
+class Member:
+    """Picture to boxes by one network.
+
+    `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
+    of classes outside `class_ids` are dropped before the suppression, which is class-wise.
+
+    fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
+           between them
+    fit    makes a whole picture to an input; None: in proportion, at the top left
+    answers  class ids that it may answer with
+    facts  sha256 over everything but the input that decides an answer
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        long_side: int,
+        network: Runtime,
+        choices: Policy,
+        min_score: float,
+        class_ids: tuple[int, ...],
+        fixes: bool,
+        fit: Callable[[Picture], Prepared] | None = None,
+    ) -> None:
+        self.kind, self.long_side, self.fit = kind, long_side, fit
+        self.fixes = fixes
+        self.network, self.choices, self.min_score = network, choices, min_score
+        self.name = f"{kind.name}-{long_side}-{network.precision}@{network.sha256[:8]}"
+        self._class_ids = np.array(kind.class_ids, np.int32)
+        self._wanted = np.isin(self._class_ids, class_ids)
+        self.answers = frozenset(self._class_ids[self._wanted].tolist())
+        part = (kind.name, long_side, *((kind.facts,) if kind.facts else ()))
+        rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
+        self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
+
+    def prepare(self, picture: Picture, look: Look | None = None) -> Prepared:
+        """`picture` at this member's input size, all of it or what `look` is at."""
+        if look is not None:
+            return prepare(picture, self.long_side, look.rect)
+        return prepare(picture, self.long_side) if self.fit is None else self.fit(picture)
+
+    def start(
+        self, prepared: Prepared, learn: Callable[[Boxes | None], None] | None = None
+    ) -> Pending:
+        """Gives the input to the network; see Pending. Raises TooManyInFlight."""
+        token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
+        return Pending(self, prepared, token, learn)
+
+    def warm_up(self, width: int, height: int, settings: CropSettings) -> None:
+        """Runs the network once at each size that pictures of this size, or their parts, take.
+
+        Raises WarmUpFailed.
+        """
+        if self.network.size is not None:
+            self.network.warm_up([self.network.size])
+            return
+        sizes = crops.sizes(width, height, self.long_side, settings)
+        self.network.warm_up(sizes[-1:], self.fixes)
+        if self.fixes:
+            self.network.warm_up(sizes[:-1])
+
+    def decode(
+        self, outputs: Sequence[FloatArray], prepared: Prepared
+    ) -> tuple[Boxes, Features | None]:
+        """What the network's outputs say, in source pixels; features are views, not copies.
+
+        Raises OutputsNotFinite: what is no number must not pass for "found nothing".
+        """
+        if not all(_is_finite(out) for out in outputs):
+            raise OutputsNotFinite(self.name, prepared.bgr.shape)
+        n, choices = self.kind.n_outputs, self.choices
+        size = prepared.bgr.shape[1], prepared.bgr.shape[0]
+        found = self.kind.decode(outputs[:n], size, self.min_score, choices.max_boxes)
+        found = found.take(self._wanted[found.class_ids])
+        if self.kind.suppresses:
+            keep = suppress(found.xyxy, found.scores, found.class_ids, choices.nms_iou)
+            found = found.take(keep[: choices.max_boxes])
+        maps = outputs[n:]
+        features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
+        return self._placed(found, prepared), features
+
+    def _is_fixed(self, prepared: Prepared) -> bool:
+        return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
+
+    def _placed(self, found: Boxes, prepared: Prepared) -> Boxes:
+        xyxy = to_source(found.xyxy, prepared)
+        # A box wholly in the padding, or with its sides swapped, is nothing in the picture.
+        real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
+        return Boxes(xyxy[real], found.scores[real], self._class_ids[found.class_ids[real]])
+
+
+def _is_finite(out: FloatArray) -> bool:
+    """Whether all numbers are: by the least and the most of them, which takes no memory."""
+    return not out.size or bool(np.isfinite(out.min()) and np.isfinite(out.max()))

@@ -1,0 +1,235 @@
+"""A network that OpenVINO runs on the CPU."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import openvino as ov
+
+from framegate.models.arrays import read_only
+from framegate.models.boxes import FloatArray
+from framegate.models.detector import manifest
+from framegate.models.errors import (
+    ArrayMismatch,
+    PrecisionUnsupported,
+    TooManyInFlight,
+    WarmUpFailed,
+)
+from framegate.models.picture import ByteArray
+from framegate.models.preprocess import STEP
+
+# +onnx: computed by ONNX Runtime, from the file that a model was made from
+Precision = Literal["f32", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
+T = TypeVar("T")
+
+# CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.
+_SHIPPED = {
+    ("nanodet", "f32"): "nanodet",
+    ("nanodet", "bf16"): "nanodet",
+    ("nanodet", "int8"): "nanodet-int8",
+    ("nanodet", "int8+bf16"): "nanodet-int8",
+    ("centernet", "f32"): "centernet",
+    ("centernet", "bf16"): "centernet",
+    ("centernet", "int8"): "centernet",
+    ("centernet", "int8+bf16"): "centernet",
+}
+
+
+@cache
+def core() -> ov.Core:
+    """OpenVINO's entry point, one a process."""
+    return ov.Core()
+
+
+@cache
+def supported() -> tuple[Precision, ...]:
+    """The precisions that this CPU computes natively, f32 first.
+
+    Asked for bf16 on a CPU without it, OpenVINO would silently compute in f32: so we ask first.
+    """
+    abilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" in abilities:
+        return ("f32", "bf16", "int8", "int8+bf16")
+    return ("f32", "int8")
+
+
+def cpu_model() -> str:
+    """The CPU's name as OpenVINO reads it."""
+    return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
+
+
+def nearest(precision: str) -> Precision:
+    """`precision` if this CPU has it, else the same without bf16. Raises PrecisionUnsupported."""
+    for candidate in (precision, precision.removesuffix("+bf16").replace("bf16", "f32")):
+        for have in supported():
+            if candidate == have:
+                return have
+    raise PrecisionUnsupported(precision, supported())
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """An OpenVINO model on disk whose bytes were checked.
+
+    path    the .xml; its input is uint8 (1, H, W, 3) in the order B, G, R
+    sha256  of both its files
+    """
+
+    path: Path
+    sha256: str
+
+
+def shipped(name: str, precision: Precision) -> NetworkFile:
+    """The committed file of `nanodet` or `centernet` at a precision. Raises ModelUnreadable."""
+    return NetworkFile(*manifest.verified(_SHIPPED[name, precision]))
+
+
+class Network:
+    """One compiled network: uint8 (h, w, 3) arrays in, named float32 arrays out.
+
+    `outputs` are the outputs to compute, in the order in which `read` gives them. Batch 1 always,
+    so that an answer never depends on the company. `submit` returns at once; up to `max_in_flight`
+    answers may be outstanding. Same input, precision, threads and CPU: same bits.
+
+    One that takes any size is compiled for all of them, and for each size that is asked for as
+    `fixed` a second time: a network that meets ever other sizes is slower at each. Which of the two
+    looks decides on the last bits of an answer, so whoever asks says which: no picture's answer
+    depends on what sizes others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB
+    each; one that was let go is compiled again when it comes back, in some 0.1 s.
+
+    facts  everything but the input that decides the bits of an answer
+    size   (width, height) of the only input that it takes; None: all multiples of 32
+
+    Thread rule: one thread at a time; the computation itself runs in OpenVINO's threads.
+
+    Raises PrecisionUnsupported, ModelUnreadable.
+    """
+
+    def __init__(
+        self,
+        file: NetworkFile,
+        outputs: Sequence[str],
+        precision: Precision,
+        threads: int,
+        cache_dir: Path | None = None,
+        max_in_flight: int = 4,
+        most_fixed: int = 16,
+    ) -> None:
+        if precision not in supported():
+            raise PrecisionUnsupported(precision, supported())
+        self.precision, self.sha256, self.name = precision, file.sha256, file.path.stem
+        made_by = ov.get_version(), cpu_model()
+        self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
+        model = core().read_model(file.path)
+        model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
+        self.size = _only_size(model)
+        self._model, self._config = model, config(precision, threads, cache_dir)
+        self._any_size = _Compiled(core().compile_model(model, "CPU", self._config))
+        self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
+        self._running: dict[int, tuple[_Compiled, Any, ByteArray]] = {}
+        self._next_token = 0
+
+    def submit(self, bgr: ByteArray, fixed: bool = False) -> int:
+        """Starts on `bgr`, uint8 (h, w, 3), of a size that it takes; gives a token for `read`.
+
+        fixed  by the network that is compiled for this size alone
+
+        Raises ArrayMismatch, TooManyInFlight.
+        """
+        width, height = self.size or (None, None)
+        checked = read_only("bgr", bgr, np.uint8, (height, width, 3))
+        if checked.size == 0 or (self.size is None and any(n % STEP for n in checked.shape[:2])):
+            raise ArrayMismatch("bgr", f"sides that are multiples of {STEP}", f"{checked.shape}")
+        if len(self._running) >= self._max_in_flight:
+            raise TooManyInFlight(self._max_in_flight)
+        compiled = self._fixed_for(checked.shape) if fixed else self._any_size
+        request = compiled.request()
+        request.set_input_tensor(ov.Tensor(np.ascontiguousarray(checked)[None]))
+        request.start_async()
+        token, self._next_token = self._next_token, self._next_token + 1
+        self._running[token] = compiled, request, checked
+        return token
+
+    def wait(self, token: int) -> None:
+        """Returns when the answer is there."""
+        self._running[token][1].wait()
+
+    def read(self, token: int, reader: Callable[[Sequence[FloatArray]], T]) -> T:
+        """Waits, then calls `reader` with the outputs, each float32 without its batch axis.
+
+        The arrays lie in memory that the next picture reuses: `reader` must not keep them. A token
+        can be read once.
+        """
+        compiled, request, _ = self._running[token]
+        try:
+            request.wait()
+            return reader([tensor.data[0] for tensor in request.output_tensors])
+        finally:
+            del self._running[token]
+            compiled.idle.append(request)
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]], fixed: bool = False) -> None:
+        """Runs once at each (width, height): the first sight of a size costs some four times more.
+
+        Raises WarmUpFailed when the network fails or gives numbers that are not finite.
+        """
+        for width, height in sizes:
+            shape = (height, width, 3)
+            try:
+                token = self.submit(np.zeros(shape, np.uint8), fixed)
+                finite = self.read(token, lambda out: all(np.isfinite(a).all() for a in out))
+            except (RuntimeError, ArrayMismatch) as fault:
+                raise WarmUpFailed(self.name, shape, str(fault)) from fault
+            if not finite:
+                raise WarmUpFailed(self.name, shape, "outputs are not finite")
+
+    def _fixed_for(self, shape: tuple[int, ...]) -> "_Compiled":
+        compiled = self._fixed.get(shape)
+        if compiled is None:
+            model = self._model.clone()
+            model.reshape([1, *shape])
+            compiled = _Compiled(core().compile_model(model, "CPU", self._config))
+            self._fixed[shape] = compiled
+        self._fixed.move_to_end(shape)
+        while len(self._fixed) > self._most_fixed:
+            self._fixed.popitem(last=False)
+        return compiled
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A compiled network, and its requests that wait to be used again."""
+
+    compiled: Any
+    idle: list[Any] = field(default_factory=list)
+
+    def request(self) -> Any:
+        return self.idle.pop() if self.idle else self.compiled.create_infer_request()
+
+
+def _only_size(model: ov.Model) -> tuple[int, int] | None:
+    shape = model.input().get_partial_shape()
+    if shape.is_dynamic:
+        return None
+    return int(shape[2].get_length()), int(shape[1].get_length())
+
+
+def config(precision: Precision, threads: int, cache_dir: Path | None = None) -> dict[str, Any]:
+    """How every network here is compiled for the CPU."""
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        # Explicit also for f32: on some CPUs the default is bf16.
+        "INFERENCE_PRECISION_HINT": "bf16" if precision.endswith("bf16") else "f32",
+        # Pinned threads of two processes would share one core and leave another idle.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if cache_dir is not None:
+        options["CACHE_DIR"] = str(cache_dir)
+    return options

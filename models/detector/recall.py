@@ -1,0 +1,153 @@
+"""What a network answered before: the same input gives the same boxes, to the bit, without it.
+
+An answer is kept under a digest of the network's input and of everything else that decides it. A
+second digest inside the value, over input and boxes, vouches for it: should two inputs have one
+key, or a value be damaged, it is no answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+import numpy as np
+import xxhash
+
+from framegate.models.boxes import Boxes
+from framegate.models.detector.member import Features, Known, Member, Pending, T
+from framegate.models.detector.worth import Worth
+from framegate.models.preprocess import Prepared
+
+_VERSION: Final = 1  # grows when decoding, suppression or the bytes below change
+_SECOND: Final = 0x5EC0_11D5  # seed of the second digest
+_CHECK: Final = 8
+_GLIMPSED: Final = 32  # a glimpse is one row in so many
+_GEOMETRY: Final = struct.Struct("<8i")
+
+
+class Memory(Protocol):
+    """Bytes by key. It may forget anything at any time."""
+
+    def find(self, key: bytes) -> bytes | None: ...
+    def keep(self, key: bytes, value: bytes) -> None: ...
+
+
+@dataclass(slots=True)
+class RecallCounts:
+    """What came of all inputs so far.
+
+    hits, misses  looked up and found, or not
+    refused       of the misses: found, but it was no answer to this input
+    skipped       not looked up, as hits are rare
+    """
+
+    hits: int = 0
+    misses: int = 0
+    refused: int = 0
+    skipped: int = 0
+
+
+class Recall:
+    """Answers of networks in one memory. One thread.
+
+    Inputs that are equal and under way at once go through the network once.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.counts = RecallCounts()
+        self.worth = Worth()
+        self._memory = memory
+        self._under_way: set[bytes] = set()
+
+    def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
+        """Looks an input up; what it gives starts the network on it, if need be."""
+        if not self.worth.on and not self.worth.asks(_glimpse(prepared)):
+            self.counts.skipped += 1
+            return partial(member.start, prepared)
+        key = key_of(member, prepared)
+        if key in self._under_way:
+            return lambda: Later(self, member, prepared)
+        found = self._find(key, member, prepared)
+        self.worth = self.worth.after(found is not None)
+        if found is None:
+            self.counts.misses += 1
+            return partial(self._start, member, prepared, key)
+        self.counts.hits += 1
+        return lambda: Known(found)
+
+    def _start(self, member: Member, prepared: Prepared, key: bytes) -> Pending:
+        def learn(boxes: Boxes | None) -> None:
+            self._under_way.discard(key)
+            if boxes is not None:
+                self._memory.keep(key, value_of(prepared, boxes))
+
+        pending = member.start(prepared, learn)
+        self._under_way.add(key)
+        return pending
+
+    def _find(self, key: bytes, member: Member, prepared: Prepared) -> Boxes | None:
+        value = self._memory.find(key)
+        if value is None:
+            return None
+        boxes = boxes_of(prepared, value, member.answers)
+        self.counts.refused += boxes is None
+        return boxes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Later:
+    """An input whose equal is under way: looked up once that is read."""
+
+    recall: Recall
+    member: Member
+    prepared: Prepared
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+    def finish(self, reader: Callable[[Boxes, Features | None], T]) -> T:
+        """As Pending's."""
+        return self.recall.ask(self.member, self.prepared)().finish(reader)
+
+    def discard(self) -> None:
+        """Nothing is under way for it."""
+
+
+def key_of(member: Member, prepared: Prepared) -> bytes:
+    """16 bytes: what the network sees, where in the picture that is, and what it is asked."""
+    geometry = _GEOMETRY.pack(
+        *prepared.bgr.shape[:2], *prepared.inner, *prepared.source, *prepared.offset
+    )
+    pixels = xxhash.xxh3_128_digest(_pixels(prepared))
+    return xxhash.xxh3_128_digest(b"".join((bytes([_VERSION]), member.facts, geometry, pixels)))
+
+
+def value_of(prepared: Prepared, boxes: Boxes) -> bytes:
+    """Boxes as bytes, with what vouches for them."""
+    body = boxes.to_bytes()
+    return _check(prepared, body) + body
+
+
+def boxes_of(
+    prepared: Prepared, value: bytes, classes: Collection[int] = range(256)
+) -> Boxes | None:
+    """The boxes in a value; None if it is no answer to this input, or not of these classes."""
+    check, body = value[:_CHECK], value[_CHECK:]
+    return Boxes.read(body, classes) if check == _check(prepared, body) else None
+
+
+def _check(prepared: Prepared, body: bytes) -> bytes:
+    pixels = xxhash.xxh3_64_intdigest(_pixels(prepared), _SECOND)
+    return xxhash.xxh3_64_digest(body, pixels)
+
+
+def _glimpse(prepared: Prepared) -> int:
+    """A digest of a few rows: while it is off, most inputs are not worth reading whole."""
+    return xxhash.xxh3_64_intdigest(prepared.bgr[::_GLIMPSED].tobytes())
+
+
+def _pixels(prepared: Prepared) -> memoryview:
+    return np.ascontiguousarray(prepared.bgr).data

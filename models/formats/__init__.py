@@ -1,0 +1,157 @@
+"""The output formats of detectors by name: how each is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.formats import (
+    box_list_decode,
+    centernet_decode,
+    detr_decode,
+    nanodet_decode,
+    ssd_decode,
+    yolo_decode,
+)
+from framegate.models.formats.candidates import Options, Size, shaped
+
+
+class Decode(Protocol):
+    """Outputs to boxes.
+
+    outputs    float32, without their batch axis, in the manifest's order
+    size       (width, height) of the network's input
+    n_classes  of the manifest; class ids are indices into its list
+    min_score  0..1; boxes are above it
+    options    of the manifest
+
+    Boxes are in pixels of the network's input, highest score first, at most some 500. Raises
+    ArrayMismatch for shapes that are not the format's, and for NaN.
+    """
+
+    def __call__(
+        self,
+        outputs: Sequence[FloatArray],
+        size: Size,
+        n_classes: int,
+        min_score: float,
+        options: Options,
+        /,
+    ) -> Boxes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the outputs of a kind of detector are read.
+
+    about       in a few words
+    decode      see Decode
+    ranks       axes of each output, without the batch axis
+    suppresses  the caller still has to suppress boxes of one object (class-wise, by IoU)
+    options     names that `decode` knows
+    """
+
+    about: str
+    decode: Decode
+    ranks: tuple[int, ...]
+    suppresses: bool
+    options: tuple[str, ...] = ()
+
+
+def _nanodet(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
+) -> Boxes:
+    width, height = size
+    for head, stride in zip(outputs, nanodet_decode.STRIDES, strict=True):
+        channels = n_classes + 4 * nanodet_decode.BINS
+        shaped("head", head, channels, height // stride, width // stride)
+    return nanodet_decode.decode(outputs, min_score, n_classes=n_classes)
+
+
+def _nanodet_joined(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    known = {key: options[key] for key in ("strides", "centre") if key in options}
+    return nanodet_decode.decode_joined(outputs[0], size, n_classes, min_score, **known)
+
+
+def _centernet(
+    outputs: Sequence[FloatArray], _: Size, n_classes: int, min_score: float, __: Options
+) -> Boxes:
+    heat, sides = outputs
+    shaped("heat", heat, n_classes, None, None)
+    shaped("sides", sides, 4, *heat.shape[1:])
+    return centernet_decode.decode(heat, sides, min_score)
+
+
+def _centernet_usual(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    heat, sides, offset = outputs
+    shaped("heat", heat, n_classes, None, None)
+    for name, map_ in (("sides", sides), ("offset", offset)):
+        shaped(name, map_, 2, *heat.shape[1:])
+    return centernet_decode.decode_usual(
+        heat,
+        sides,
+        offset,
+        min_score,
+        stride=size[0] // heat.shape[2],
+        is_logits=options.get("heat", "logits") == "logits",
+    )
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType({
+    "yolo": Format("YOLO v8 to v12: box, class scores", yolo_decode.plain, (2,), True, ("layout",)),
+    "yolo_objectness": Format(
+        "YOLO v5 to v7: box, objectness, class scores",
+        yolo_decode.with_objectness, (2,), True, ("layout",),
+    ),
+    "yolox": Format(
+        "YOLOX: cells of grids, objectness, class scores",
+        yolo_decode.x, (2,), True, ("layout", "strides"),
+    ),
+    "yolo_end_to_end": Format(
+        "YOLO with its suppression inside: rows of box, score, class",
+        yolo_decode.end_to_end, (2,), False, ("class_numbers",),
+    ),
+    "detr_softmax": Format(
+        "DETR: logits with a last class for no object, boxes",
+        detr_decode.with_softmax, (2, 2), False, ("class_numbers",),
+    ),
+    "detr_sigmoid": Format(
+        "Deformable DETR, RT-DETR: logits, boxes",
+        detr_decode.with_sigmoid, (2, 2), False, ("class_numbers",),
+    ),
+    "detr_joined": Format(
+        "RT-DETR as one output: box, class scores", detr_decode.joined, (2,), False
+    ),
+    "ssd_rows": Format(
+        "DetectionOutput of OpenVINO and Caffe: rows of picture, class, score, box",
+        ssd_decode.rows, (3,), False, ("class_numbers",),
+    ),
+    "ssd_deltas": Format(
+        "SSD: location deltas, class logits",
+        ssd_decode.deltas, (2, 2), True,
+        ("aspect_ratios", "scales", "min_ratio", "max_ratio", "steps", "grids", "clip",
+         "variances", "background", "class_numbers"),
+    ),
+    "centernet": Format("CenterNet: heat, four sides", _centernet, (3, 3), False),
+    "centernet_usual": Format(
+        "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), False, ("heat",)
+    ),
+    "nanodet": Format("NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), True),
+    "nanodet_joined": Format(
+        "NanoDet and NanoDet-Plus as one output: class scores, bins",
+        _nanodet_joined, (2,), True, ("strides", "centre"),
+    ),
+    "boxes_labels": Format(
+        "boxes, scores, labels, suppressed already",
+        box_list_decode.labelled, (2, 1, 1), False, ("form", "unit", "class_numbers"),
+    ),
+    "boxes_scores": Format(
+        "boxes, scores a class",
+        box_list_decode.scored, (2, 2), True, ("form", "unit", "class_numbers"),
+    ),
+})  # fmt: skip

@@ -1,0 +1,91 @@
+"""CenterNet's raw outputs to boxes in model pixels, in numpy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from framegate.models.boxes import Boxes, FloatArray, IntArray
+from framegate.models.formats.nanodet_decode import logit, sigmoid
+
+STRIDE = 4
+
+
+def decode(heat: FloatArray, sides: FloatArray, min_score: float, max_boxes: int = 100) -> Boxes:
+    """Boxes in model pixels whose score is above `min_score`, highest first.
+
+    heat   float32 (80, H/4, W/4), class logits
+    sides  float32 (4, H/4, W/4), distances left, top, right, bottom in model pixels
+
+    A box is a peak: a cell that no neighbour in the 3x3 around it beats in the same class; equal
+    neighbours are peaks both. Neighbours are read for the few cells above the threshold only: the
+    same answer as a max-pool over all maps, which costs more than the network. Peaks need no
+    suppression. At most `max_boxes` boxes, the best ones.
+    """
+    classes, rows, columns = _peaks(heat, logit(min_score), max_boxes)
+    logits = heat[classes, rows, columns]
+    centre = np.stack([columns, rows]).astype(np.float32) * np.float32(STRIDE)
+    reach = sides[:, rows, columns]
+    xyxy = np.ascontiguousarray(np.concatenate([centre - reach[:2], centre + reach[2:]]).T)
+    return Boxes(xyxy, sigmoid(logits), classes)
+
+
+def decode_usual(
+    heat: FloatArray,
+    sides: FloatArray,
+    offset: FloatArray,
+    min_score: float,
+    max_boxes: int = 100,
+    stride: int = STRIDE,
+    is_logits: bool = True,
+) -> Boxes:
+    """As `decode`, of the three heads that most CenterNets have.
+
+    heat    float32 (classes, H/stride, W/stride), class logits, or scores 0..1 if not `is_logits`
+    sides   float32 (2, H/stride, W/stride), width and height in cells
+    offset  float32 (2, H/stride, W/stride), of the centre in its cell, across and down
+    """
+    threshold = logit(min_score) if is_logits else min_score
+    classes, rows, columns = _peaks(heat, threshold, max_boxes)
+    scores = heat[classes, rows, columns]
+    centre = np.stack([columns, rows]).astype(np.float32) + offset[:, rows, columns]
+    half = sides[:, rows, columns] * np.float32(0.5)
+    corners = np.concatenate([centre - half, centre + half]) * np.float32(stride)
+    scores = sigmoid(scores) if is_logits else scores
+    return Boxes(np.ascontiguousarray(corners.T), scores, classes)
+
+
+def _peaks(
+    heat: FloatArray, threshold: float, max_boxes: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Class, row and column of the best peaks above `threshold`, highest first."""
+    hits = np.flatnonzero(heat > threshold)
+    classes, rows, columns = (i.astype(np.int32) for i in np.unravel_index(hits, heat.shape))
+    peak = _is_peak(heat, classes, rows, columns)
+    classes, rows, columns = classes[peak], rows[peak], columns[peak]
+    order = np.argsort(-heat[classes, rows, columns], kind="stable")[:max_boxes]
+    return classes[order], rows[order], columns[order]
+
+
+def decode_maps(
+    maps: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,
+) -> Boxes:
+    """As `decode`, for `detector.member.Kind`."""
+    return decode(maps[0], maps[1], min_score, max_boxes)
+
+
+def _is_peak(
+    heat: FloatArray, classes: IntArray, rows: IntArray, columns: IntArray
+) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Whether each cell equals the maximum of its 3x3 neighbourhood, cut at the border."""
+    here = heat[classes, rows, columns]
+    peak = np.ones(len(here), bool)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            y = np.clip(rows + down, 0, heat.shape[1] - 1)
+            x = np.clip(columns + right, 0, heat.shape[2] - 1)
+            # Clipped at the border a neighbour is a cell of the neighbourhood seen twice.
+            peak &= here >= heat[classes, y, x]
+    return peak

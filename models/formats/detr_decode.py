@@ -1,0 +1,67 @@
+"""DETR and its kin to boxes in pixels of the network's input: one box a query, no suppression."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.formats.candidates import (
+    Options,
+    Size,
+    above,
+    best,
+    class_columns,
+    shaped,
+    softmax,
+    to_xyxy,
+)
+from framegate.models.formats.nanodet_decode import logit, sigmoid
+
+
+def with_softmax(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    """Logits (Q, classes + 1), the last for "no object"; boxes (Q, 4): cx, cy, w, h in 0..1.
+
+    A query is of its best class.
+    """
+    logits, boxes = _two(outputs)
+    shares = softmax(logits)[:, :-1]
+    shares = shares[:, class_columns(shares, options, n_classes)]
+    hits = above(shares.max(axis=1), min_score)
+    few = shares[hits]
+    xyxy = to_xyxy(boxes[hits], "cxcywh", size)
+    return best(xyxy, few.max(axis=1), few.argmax(axis=1))
+
+
+def with_sigmoid(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
+) -> Boxes:
+    """Logits (Q, classes), each of its own (Deformable DETR, RT-DETR); boxes (Q, 4) as above.
+
+    A query may be of several classes.
+    """
+    logits, boxes = _two(outputs)
+    logits = logits[:, class_columns(logits, options, n_classes)]
+    hits = above(logits, logit(min_score))
+    queries, classes = np.divmod(hits, n_classes)
+    return best(to_xyxy(boxes[queries], "cxcywh", size), sigmoid(logits[queries, classes]), classes)
+
+
+def joined(
+    outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
+) -> Boxes:
+    """One output (Q, 4 + classes): cx, cy, w, h in 0..1, then scores 0..1 (Ultralytics' RT-DETR).
+
+    A query is of its best class.
+    """
+    rows = shaped("output", outputs[0], None, 4 + n_classes)
+    hits = above(rows[:, 4:].max(axis=1), min_score)
+    few = rows[hits, 4:]
+    return best(to_xyxy(rows[hits, :4], "cxcywh", size), few.max(axis=1), few.argmax(axis=1))
+
+
+def _two(outputs: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    logits, boxes = outputs
+    shaped("logits", logits, None, None)
+    return logits, shaped("boxes", boxes, len(logits), 4)

@@ -1,0 +1,141 @@
+"""NanoDet's raw outputs to boxes in model pixels, in numpy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.boxes import Boxes, FloatArray, IntArray, empty
+from framegate.models.coco import N_CLASSES
+from framegate.models.formats.candidates import above, best, in_input, shaped
+
+STRIDES = (8, 16, 32)
+BINS = 11
+
+
+def logit(score: float) -> float:
+    """The number whose sigmoid is `score` (0 < score < 1)."""
+    return float(np.log(score) - np.log1p(-score))
+
+
+def sigmoid(logits: FloatArray) -> FloatArray:
+    """1 / (1 + exp(-x)) without overflow."""
+    out: FloatArray = (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+    return out
+
+
+def decode(
+    heads: Sequence[FloatArray],
+    min_score: float,
+    max_candidates: int = 500,
+    n_classes: int = N_CLASSES,
+) -> Boxes:
+    """Boxes in model pixels whose score is above `min_score`, highest first, before suppression.
+
+    heads  three float32 arrays (n_classes + 44, H/s, W/s) for s = 8, 16, 32: class logits, then
+           for each of the sides left, top, right, bottom 11 logits over 0..10 strides
+
+    The threshold comes first: sigmoid and softmax are computed for the few cells that pass it. At
+    most `max_candidates` boxes, the best ones.
+    """
+    flats = [head.reshape(head.shape[0], -1) for head in heads]
+    threshold = logit(min_score)
+    hits = [np.flatnonzero(flat[:n_classes] > threshold) for flat in flats]
+    logits = [flat.ravel()[hit] for flat, hit in zip(flats, hits, strict=True)]
+    lowest = _cut(np.concatenate(logits), max_candidates)
+    parts = [
+        _read(head, hit[values >= lowest], stride, n_classes)
+        for head, hit, values, stride in zip(heads, hits, logits, STRIDES, strict=True)
+        if len(hit)
+    ]
+    if not parts:
+        return empty()
+    scores, class_ids, centre, strides, side_logits = (
+        np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
+    )
+    order = np.argsort(-scores, kind="stable")[:max_candidates]
+    reach = _expectation(side_logits[:, order]) * strides[order]
+    xyxy = np.concatenate([centre[:, order] - reach[:2], centre[:, order] + reach[2:]]).T
+    return Boxes(xyxy, sigmoid(scores[order]), class_ids[order])
+
+
+def decode_heads(
+    heads: Sequence[FloatArray],
+    size: tuple[int, int],  # noqa: ARG001
+    min_score: float,
+    max_boxes: int,  # noqa: ARG001
+) -> Boxes:
+    """As `decode`, for `detector.member.Kind`: all candidates, to be suppressed."""
+    return decode(heads, min_score)
+
+
+def decode_joined(
+    rows: FloatArray,
+    size: tuple[int, int],
+    n_classes: int,
+    min_score: float,
+    strides: Sequence[int] = (8, 16, 32, 64),
+    centre: float = 0.0,
+) -> Boxes:
+    """As `decode`, of upstream's one output: a row a cell, finest grid first.
+
+    rows    float32 (N, n_classes + 4 * bins): class scores 0..1, then logits over 0..bins-1
+            strides for left, top, right, bottom
+    size    (width, height) of the network's input: boxes are cut at its border, as upstream does
+    centre  where in its cell a box is measured from: 0.5 for NanoDet, 0 for NanoDet-Plus
+    """
+    places, steps = _cells(size, strides, centre)
+    n_bins = (rows.shape[1] - n_classes) // 4
+    shaped("output", rows, len(steps), n_classes + 4 * max(n_bins, 1))
+    scores = rows[:, :n_classes]
+    at, classes = np.divmod(above(scores, min_score), n_classes)
+    reach = _expectation(rows[at, n_classes:].T, n_bins) * steps[at]
+    corners = np.concatenate([places[:, at] - reach[:2], places[:, at] + reach[2:]]).T
+    return best(in_input(corners, size), scores[at, classes], classes)
+
+
+def _cells(
+    size: tuple[int, int], strides: Sequence[int], centre: float
+) -> tuple[FloatArray, FloatArray]:
+    """Where each cell measures from (2, N), in pixels, and its stride (N,)."""
+    places, steps = [], []
+    for stride in strides:
+        rows, columns = np.mgrid[: -(-size[1] // stride), : -(-size[0] // stride)]
+        places.append((np.stack([columns.ravel(), rows.ravel()]) + centre) * stride)
+        steps.append(np.full(rows.size, stride))
+    return np.concatenate(places, axis=1).astype(np.float32), np.concatenate(steps).astype(
+        np.float32
+    )
+
+
+def _cut(logits: FloatArray, n: int) -> float:
+    """The n-th highest of `logits`; minus infinity when there are no more than n."""
+    return float(np.partition(logits, -n)[-n]) if len(logits) > n else -np.inf
+
+
+def _read(
+    head: FloatArray, hits: npt.NDArray[np.intp], stride: int, n_classes: int
+) -> tuple[FloatArray, IntArray, FloatArray, FloatArray, FloatArray]:
+    """Of (class, cell) pairs of one level: logit, class, centre (2, N), stride, side logits."""
+    flat = head.reshape(head.shape[0], -1)
+    classes, cells = np.divmod(hits, flat.shape[1])
+    rows, columns = np.divmod(cells, head.shape[2])
+    centre = (np.array([columns, rows], np.float32) + np.float32(0.5)) * np.float32(stride)
+    strides = np.full(len(hits), stride, np.float32)
+    return (
+        flat[classes, cells],
+        classes.astype(np.int32),
+        centre,
+        strides,
+        flat[n_classes:, cells],
+    )
+
+
+def _expectation(logits: FloatArray, n_bins: int = BINS) -> FloatArray:
+    """Mean of 0..10 under a softmax of (44, N) logits, for each of the four sides: (4, N)."""
+    bins = logits.reshape(4, n_bins, -1)
+    weights = np.exp(bins - bins.max(axis=1, keepdims=True))
+    out: FloatArray = np.einsum(
+        "sbn,b->sn", weights, np.arange(n_bins, dtype=np.float32)
+    ) / weights.sum(axis=1)
+    return out

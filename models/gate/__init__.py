@@ -1,0 +1,1 @@
+"""The change gate: which parts of a picture are new."""

@@ -1,0 +1,247 @@
+"""Cells: the means of small squares of a picture, the gate's view of it; tiles are 4x4 of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.arrays import read_only
+from framegate.models.errors import ArrayMismatch
+from framegate.models.picture import ByteArray, Picture
+
+BoolArray = npt.NDArray[np.bool_]
+
+_IN_TILE: Final = 4  # cells along a side of a tile
+_COLOURS_IN_TILE: Final = _IN_TILE // 2
+_LEAST_CELL: Final = 4
+_MOST_COLUMNS: Final = 250  # along the longer side
+_SQUARE: Final = np.ones((_IN_TILE, _IN_TILE), np.uint8)
+_COLOUR_SQUARE: Final = np.ones((_COLOURS_IN_TILE, _COLOURS_IN_TILE), np.uint8)
+_WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells and tiles of a picture of one size lie.
+
+    width, height  of the picture in pixels, >= 1
+    cell           side of a cell in samples of its plane: 4, 8, 16, ...; a cell of Y spans as many
+                   pixels, one of Cb or Cr, which have half as many samples a line, twice as many
+
+    A cell in the last column (row) ends with the picture and so may overlap the one before. Tiles
+    are counted from the top left; those of the last column (row) may hold fewer cells.
+    """
+
+    width: int
+    height: int
+    cell: int
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ArrayMismatch("size", "at least one pixel", f"{self.width}x{self.height}")
+        if self.cell < _LEAST_CELL or self.cell & (self.cell - 1):
+            raise ArrayMismatch("cell", "4, 8, 16, ...", f"{self.cell}")
+
+    @cached_property
+    def luma(self) -> tuple[int, int]:
+        """(rows, columns) of cells of Y."""
+        return -(-self.height // self.cell), -(-self.width // self.cell)
+
+    @cached_property
+    def colour(self) -> tuple[int, int]:
+        """(rows, columns) of cells of Cb, and of Cr."""
+        return -(-self.height // (2 * self.cell)), -(-self.width // (2 * self.cell))
+
+    @cached_property
+    def cells(self) -> int:
+        """How many cells the three planes have."""
+        luma, colour = self.luma, self.colour
+        return luma[0] * luma[1] + 2 * colour[0] * colour[1]
+
+    @cached_property
+    def tile_px(self) -> int:
+        """Side of a tile in pixels."""
+        return self.cell * _IN_TILE
+
+    @cached_property
+    def tiles(self) -> tuple[int, int]:
+        """(tile_rows, tile_columns)."""
+        return self.tile_rows, self.tile_columns
+
+    @cached_property
+    def tile_rows(self) -> int:
+        """Tiles in a column."""
+        return -(-self.height // self.tile_px)
+
+    @cached_property
+    def tile_columns(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_px)
+
+    @cached_property
+    def rounding(self) -> float:
+        """Most by which the difference of two uint8 cell means may miss the true one, in levels."""
+        return _WRONG_BY * (self.cell.bit_length() - 1)
+
+
+@lru_cache(64)
+def grid_of(width: int, height: int) -> Grid:
+    """The grid for pictures of this size: the smallest cells of which at most 250 lie in a line.
+
+    So a cell is 4 px up to 1000 pixels of the longer side, and twice that with each doubling: 8 up
+    to 2000, 16 up to 4000, 32 up to 8000. A network shrinks pictures as well: above 1000
+    pixels a cell is 1.6 to 3.4 pixels of an input of 416.
+
+    Raises ArrayMismatch for an empty picture.
+    """
+    cell = _LEAST_CELL
+    while -(-max(width, height) // cell) > _MOST_COLUMNS:
+        cell *= 2
+    return Grid(width, height, cell)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """Cell means of a picture; read-only, safe to share between threads.
+
+    levels  uint8 (grid.cells,)  those of Y row by row, then of Cb, then of Cr
+
+    Raises ArrayMismatch.
+    """
+
+    grid: Grid
+    levels: ByteArray
+
+    def __post_init__(self) -> None:
+        levels = read_only("levels", self.levels, np.uint8, (self.grid.cells,))
+        object.__setattr__(self, "levels", levels)
+
+    @property
+    def y(self) -> ByteArray:
+        """Means of Y, uint8 (rows, columns)."""
+        return planes(self.levels, self.grid)[0]
+
+    @property
+    def u(self) -> ByteArray:
+        """Means of Cb, uint8 (rows, columns) of colour."""
+        return planes(self.levels, self.grid)[1]
+
+    @property
+    def v(self) -> ByteArray:
+        """Means of Cr, uint8 (rows, columns) of colour."""
+        return planes(self.levels, self.grid)[2]
+
+
+def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArray]:
+    """Views of one value a cell, uint8 (grid.cells,), as planes Y, Cb, Cr."""
+    luma, colour = grid.luma, grid.colour
+    first, size = luma[0] * luma[1], colour[0] * colour[1]
+    return (
+        levels[:first].reshape(luma),
+        levels[first : first + size].reshape(colour),
+        levels[first + size :].reshape(colour),
+    )
+
+
+def cells_of(picture: Picture, grid: Grid) -> Cells:
+    """The cells of `picture`, by halving its planes again and again, as that is fastest.
+
+    Each halving rounds, so a mean is wrong by -0.25 to +0.5 levels for each (see `rounding`).
+    Raises ArrayMismatch when the picture has another size than the grid.
+    """
+    if (picture.width, picture.height) != (grid.width, grid.height):
+        wanted = f"{grid.width}x{grid.height}"
+        raise ArrayMismatch("picture", wanted, f"{picture.width}x{picture.height}")
+    levels = np.empty(grid.cells, np.uint8)
+    for plane, out in zip((picture.y, picture.u, picture.v), planes(levels, grid), strict=True):
+        _means(plane, grid.cell, out)
+    return Cells(grid, levels)
+
+
+def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
+    """Which tiles each rectangle touches: bool (N, tile_rows, tile_columns).
+
+    xyxy  float32 (N, 4)  left, top, right, bottom in source pixels, grown by `grow_px` on each side
+
+    A rectangle outside the picture touches nothing.
+    """
+    low = np.floor((xyxy[:, :2] - grow_px) / grid.tile_px)
+    high = np.ceil((xyxy[:, 2:] + grow_px) / grid.tile_px)
+    across, down = np.arange(grid.tile_columns), np.arange(grid.tile_rows)
+    columns = (across >= low[:, :1]) & (across < high[:, :1])
+    rows = (down >= low[:, 1:]) & (down < high[:, 1:])
+    touched: BoolArray = rows[:, :, None] & columns[:, None, :]
+    return touched
+
+
+def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
+    """Largest value in each tile: float32 (2, tile_rows, tile_columns), of Y, and of Cb and Cr.
+
+    levels  uint8 (grid.cells,)
+    """
+    y, u, v = planes(levels, grid)
+    maxima = np.empty((2, *grid.tiles), np.float32)
+    # Of what lies after each cell.
+    maxima[0] = cv2.dilate(y, _SQUARE, anchor=(0, 0))[::_IN_TILE, ::_IN_TILE]
+    step = _COLOURS_IN_TILE
+    maxima[1] = cv2.dilate(cv2.max(u, v), _COLOUR_SQUARE, anchor=(0, 0))[::step, ::step]
+    return maxima
+
+
+def contrasts(plane: ByteArray) -> ByteArray:
+    """From the darkest to the brightest cell of Y in each tile: uint8 (tile_rows, tile_columns).
+
+    plane  uint8 (rows, columns)
+    """
+    brightest = cv2.dilate(plane, _SQUARE, anchor=(0, 0))
+    darkest = cv2.erode(plane, _SQUARE, anchor=(0, 0))
+    return cv2.subtract(brightest, darkest)[::_IN_TILE, ::_IN_TILE].astype(np.uint8, copy=False)
+
+
+def cells_of_tiles(tiles: BoolArray, grid: Grid) -> ByteArray:
+    """uint8 (grid.cells,): 1 in the cells of `tiles`, bool (tile_rows, tile_columns), or 0."""
+    spread = np.empty(grid.cells, np.uint8)
+    y, u, v = planes(spread, grid)
+    y[:] = _spread(tiles, _IN_TILE)[: y.shape[0], : y.shape[1]]
+    u[:] = v[:] = _spread(tiles, _COLOURS_IN_TILE)[: u.shape[0], : u.shape[1]]
+    return spread
+
+
+def _spread(tiles: BoolArray, side: int) -> npt.NDArray[np.generic]:
+    size = tiles.shape[1] * side, tiles.shape[0] * side
+    return cv2.resize(tiles.view(np.uint8), size, interpolation=cv2.INTER_NEAREST).reshape(
+        size[::-1]
+    )
+
+
+def _means(plane: ByteArray, side: int, out: ByteArray) -> None:
+    """Write the means of `side` x `side` samples; the last ones are taken from the plane's end."""
+    height, width = plane.shape
+    if height < side or width < side:
+        missing = max(0, side - height), max(0, side - width)
+        plane = np.pad(plane, ((0, missing[0]), (0, missing[1])), "edge")
+        height, width = plane.shape
+    rows, columns = height // side, width // side
+    bands = [(slice(rows), slice(rows * side))]
+    stripes = [(slice(columns), slice(columns * side))]
+    if rows * side < height:
+        bands.append((slice(rows, None), slice(height - side, None)))
+    if columns * side < width:
+        stripes.append((slice(columns, None), slice(width - side, None)))
+    for there, here in bands:
+        for over, across in stripes:
+            out[there, over] = _halved(plane[here, across], side)
+
+
+def _halved(plane: ByteArray, side: int) -> npt.NDArray[np.uint8]:
+    while side > 1:
+        size = plane.shape[1] // 2, plane.shape[0] // 2
+        smaller = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+        plane = smaller.reshape(size[::-1]).astype(np.uint8, copy=False)
+        side //= 2
+    return plane

@@ -1,0 +1,228 @@
+"""The change gate: which tiles of a picture differ from what the detector last saw there.
+
+A tile is compared with its content at its last *inference*, never with the previous frame, so that
+what changes slowly is seen as well. What is skipped has a stated bound, `sensitivity`: a change of
+the mean of a cell by that many levels, in Y, Cb or Cr, makes its tile hot within two looks.
+Thresholds are learned for each tile from triggers that the detector found empty, as few as a budget
+for the whole picture allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.errors import ArrayMismatch
+from framegate.models.gate.anchor import apart, nearer
+from framegate.models.gate.camera_motion import watch
+from framegate.models.gate.cells import (
+    BoolArray,
+    Cells,
+    Grid,
+    cells_of_tiles,
+    grid_of,
+    planes,
+    tile_maxima,
+)
+from framegate.models.gate.exposure import SAME, Exposure, fit
+from framegate.models.gate.gate_learning import picture_learned, tiles_learned
+from framegate.models.gate.gate_settings import DEFAULT as DEFAULT
+from framegate.models.gate.gate_settings import GateSettings as GateSettings
+from framegate.models.gate.gate_state import AT_ONCE, HOT, NEVER, GateState
+from framegate.models.picture import ByteArray
+
+FloatArray = npt.NDArray[np.float32]
+
+_MOST: Final = np.uint8(250)  # where counters of looks stop
+_AVERAGED: Final = np.uint8(7)  # looks after an inference that make the reference better
+_COMPENSATED: Final = 1.25  # levels of rounding that compensating the exposure adds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What one look said.
+
+    hot       bool (tile_rows, tile_columns)  must be looked at by the detector
+    moving    the camera moves or refocuses: little is gained by looking at parts
+    exposure  the exposure left its bound: look at the whole picture once
+    state     go on with it
+    """
+
+    hot: BoolArray
+    moving: bool
+    exposure: bool
+    state: GateState
+
+
+def look(
+    state: GateState | None,
+    cells: Cells,
+    grid: Grid,
+    key_frame: bool,
+    settings: GateSettings = DEFAULT,
+    ignored: BoolArray | None = None,
+) -> Change:
+    """Compare a frame with what the detector last saw; before any inference on it.
+
+    `state` is None at first and when the size changed. `ignored` are tiles that never are hot. A
+    tile that no network looked at is hot. Pure: the same bits from equal input. Raises
+    ArrayMismatch.
+    """
+    if cells.grid != grid:
+        raise ArrayMismatch("cells", f"{grid}", f"{cells.grid}")
+    if state is None or state.grid != grid:
+        state = _first(cells, settings)
+    exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
+    bound = state.bound
+    changed, above = _above(state, difference, bound, settings)
+    hot = (age == NEVER) | (above >= HOT).any(0)
+    watched = None
+    if ignored is not None:
+        watched = ~ignored
+        hot &= watched
+        above[:, ignored] = 0
+    luma = planes(reference, grid)[0]
+    motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
+    learned = state.origin, reference, state.tau, above, age, state.floor
+    state = GateState(grid, *learned, state.looks + 1, motion, exposure)
+    return Change(hot, motion.moving, _left_bound(exposure, settings), state)
+
+
+def inferred(
+    state: GateState,
+    cells: Cells,
+    looked: BoolArray,
+    found: BoolArray,
+    settings: GateSettings = DEFAULT,
+    occupied: BoolArray | None = None,
+) -> GateState:
+    """The detector saw these cells in the tiles `looked`; in those of `found` its boxes changed.
+
+    All three are bool (tile_rows, tile_columns); `occupied` are the tiles of known objects. `state`
+    is that of the look at the same frame. Raises ArrayMismatch.
+    """
+    tau, floor = state.tau, state.floor
+    if not _left_bound(state.exposure, settings):
+        empty = (state.above >= HOT) & (looked & ~found)
+        floor = picture_learned(state, empty, occupied, settings)
+        if not (state.motion.restless or state.motion.moving):
+            tau = tiles_learned(state, empty, settings)
+    exposure = state.exposure
+    if looked.all():
+        origin = reference = cells.levels
+        exposure = SAME
+    else:
+        mask = cells_of_tiles(looked, state.grid).view(np.bool_)
+        levels = exposure.inverse.apply(cells.levels, state.grid)
+        origin = np.where(mask, levels, state.origin)
+        reference = np.where(mask, levels, state.reference)
+    return replace(
+        state,
+        origin=origin,
+        reference=reference,
+        tau=tau,
+        floor=floor,
+        above=np.where(looked, np.uint8(0), state.above),
+        age=np.where(looked, np.uint8(0), state.age),
+        looks=0,
+        exposure=exposure,
+    )
+
+
+def sensitivity(state: GateState) -> FloatArray:
+    """The stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
+
+    A noise-free change of at least this much in Y, Cb or Cr, beside what the exposure explains, is
+    hot at the second look at the latest, whatever key frames came since the last inference. While
+    the exposure is compensated, rounding adds to the bound. A bound may rise between two looks:
+    what then is below it must wait for the maximum age.
+    """
+    added = np.float32(0 if state.exposure.same else _COMPENSATED)
+    bound: FloatArray = state.bound.max(0) + added
+    return bound
+
+
+class Limit(NamedTuple):
+    """What is looked at within two frames, in pictures of one size: the mean of a square of the
+    grid changes by the threshold of its tile.
+
+    square_px  side of such a square, for Y; for Cb and Cr it is twice that in pixels of the picture
+    covers_px  what covers a square of so many pixels a side covers one of the grid for Y, wherever
+               it lies
+    levels     the least and the most that a threshold may be; colour  the same for Cb and Cr
+    """
+
+    square_px: int
+    covers_px: int
+    levels: tuple[float, float]
+    colour: tuple[float, float]
+
+
+def limit_of(width: int, height: int, settings: GateSettings = DEFAULT) -> Limit:
+    """The detection limit in pictures of this size; `sensitivity` is that of each tile at a time.
+
+    Raises ArrayMismatch for an empty picture.
+    """
+    cell = grid_of(width, height).cell
+    (luma, colour), (most_luma, most_colour) = (limit.tolist() for limit in settings.limits)
+    return Limit(cell, 2 * cell - 1, (luma, most_luma), (colour, most_colour))
+
+
+def _first(cells: Cells, settings: GateSettings) -> GateState:
+    tiles = cells.grid.tiles
+    tau = np.empty((2, *tiles), np.float32)
+    tau[0], tau[1] = settings.limits[0]
+    above = np.zeros((2, *tiles), np.uint8)
+    age = np.full(tiles, NEVER, np.uint8)
+    floor = settings.tau_first, settings.tau_first * settings.colour
+    return GateState(cells.grid, cells.levels, cells.levels, tau, above, age, floor)
+
+
+def _compared(
+    state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
+) -> tuple[Exposure, ByteArray, ByteArray, FloatArray]:
+    """The exposure, the reference and its age from now on, and the largest difference in a tile.
+
+    On a key frame the reference moves before it is compared, else after that.
+    """
+    now, grid = cells.levels, cells.grid
+    reference, age = state.reference, state.age
+    exposure = fit(planes(reference, grid)[0], cells.y)
+    expected = exposure.apply(reference, grid)
+    if key_frame:
+        reference = nearer(state.origin, reference, expected, now, settings.anchor)
+        expected = exposure.apply(reference, grid)
+        age = np.where(age == NEVER, age, np.uint8(0))
+    difference = tile_maxima(apart(expected, now), grid)
+    fresh = age < _AVERAGED
+    if fresh.any():
+        step = np.uint8(1) if fresh.all() else cells_of_tiles(fresh, grid)
+        reference = nearer(state.origin, reference, expected, now, settings.anchor, step)
+        age = age + fresh
+    return exposure, reference, age, difference
+
+
+def _above(
+    state: GateState, change: FloatArray, bound: FloatArray, settings: GateSettings
+) -> tuple[BoolArray, ByteArray]:
+    """Which tiles changed, and for how many looks each was over its threshold in each plane.
+
+    The threshold leaves room for what rounding and the anchor may hide, so that the stated bound
+    holds. With no room left every tile is over it, changed or not.
+    """
+    hidden = np.float32(state.grid.rounding + settings.anchor)
+    threshold = np.maximum(bound - hidden, np.float32(0))
+    over: Any = change >= threshold
+    above: ByteArray = np.minimum(state.above, _MOST) + over
+    above[change < settings.calm * threshold] = 0
+    above[change >= settings.at_once * threshold] = AT_ONCE
+    changed: BoolArray = (over & (threshold > 0)).any(0)
+    return changed, above
+
+
+def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
+    gain = abs(exposure.gain - 1)
+    return gain > settings.exposure_gain or abs(exposure.shift) > settings.exposure_shift

@@ -1,0 +1,137 @@
+"""What the gate remembers between two frames, as arrays and as bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.arrays import read_only
+from framegate.models.errors import ModelError
+from framegate.models.gate.camera_motion import STILL, CameraMotion
+from framegate.models.gate.cells import Grid
+from framegate.models.gate.exposure import SAME, Exposure
+from framegate.models.picture import ByteArray
+
+NEVER: Final = 255  # `age` of a tile that no network has looked at
+HOT: Final = 2  # `above` from which on a tile is hot
+AT_ONCE: Final = 100  # `above` of a tile that changed by so much that it was hot at once
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<BIIIddI?BB?ddd")
+_MIDDLE: Final = np.uint8(8)  # how an offset of 0 is written in four bits
+
+
+class GateStateUnreadable(ModelError, ValueError):
+    """Bytes that are no gate state, or one of a version that this program does not know."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"gate state: expected {expected}, found {found}")
+        self.expected, self.found = expected, found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateState:
+    """Arrays are read-only and may be shared between states; safe to share between threads.
+
+    grid       where cells and tiles lie
+    origin     uint8 (grid.cells,)  levels at each cell's last inference, in the exposure that the
+               last inference of the whole picture had
+    reference  uint8 (grid.cells,)  the same less noise and key-frame pops: within 7 of `origin`
+    tau        float32 (2, tile_rows, tile_columns)  learned by each tile, in levels: luma, colour
+    floor      the same learned by the picture: luma, colour
+    above      uint8 (2, tile_rows, tile_columns)  looks over the threshold: HOT, AT_ONCE
+    age        uint8 (tile_rows, tile_columns)  looks since the reference was renewed, saturating
+               at 7; NEVER
+    looks      since the last inference
+    motion     of the camera
+    exposure   of the last look
+
+    Raises ArrayMismatch.
+    """
+
+    grid: Grid
+    origin: ByteArray
+    reference: ByteArray
+    tau: npt.NDArray[np.float32]
+    above: ByteArray
+    age: ByteArray
+    floor: tuple[float, float]
+    looks: int = 0
+    motion: CameraMotion = STILL
+    exposure: Exposure = SAME
+
+    def __post_init__(self) -> None:
+        cells, tiles = self.grid.cells, self.grid.tiles
+        for name, kind, shape in (
+            ("origin", np.uint8, (cells,)),
+            ("reference", np.uint8, (cells,)),
+            ("tau", np.float32, (2, *tiles)),
+            ("above", np.uint8, (2, *tiles)),
+            ("age", np.uint8, tiles),
+        ):
+            object.__setattr__(self, name, read_only(name, getattr(self, name), kind, shape))
+
+    @property
+    def bound(self) -> npt.NDArray[np.float32]:
+        """Stated bounds for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
+        floor = np.array(self.floor, np.float32).reshape(2, 1, 1)
+        return np.maximum(self.tau, floor)
+
+    def to_bytes(self) -> bytes:
+        """Return the state in `nbytes(grid)` bytes, the same on every machine."""
+        grid, exposure = self.grid, self.exposure
+        motion = self.motion.moving, self.motion.restless, self.motion.restful, self.motion.noisy
+        line = exposure.gain, exposure.shift, exposure.level
+        head = _HEAD.pack(
+            _VERSION, grid.width, grid.height, grid.cell, *self.floor, self.looks, *motion, *line
+        )
+        offset = self.reference - self.origin + _MIDDLE  # wraps round, as it should
+        half = _half(grid)
+        packed = offset[:half].copy()
+        packed[: grid.cells - half] |= offset[half:] << np.uint8(4)
+        tau = self.tau.astype("<f4", copy=False)
+        arrays = self.origin, packed, tau, self.above, self.age
+        return b"".join([head, *(array.tobytes() for array in arrays)])
+
+    @staticmethod
+    def from_bytes(data: bytes) -> GateState:
+        """Return the state that `to_bytes` wrote; GateStateUnreadable for anything else."""
+        if len(data) < _HEAD.size:
+            raise GateStateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
+        version, width, height, cell, *head = _HEAD.unpack_from(data)
+        if version != _VERSION:
+            raise GateStateUnreadable(f"version {_VERSION}", f"version {version}")
+        grid = Grid(width, height, cell)
+        if len(data) != nbytes(grid):
+            raise GateStateUnreadable(f"{nbytes(grid)} bytes for {grid}", f"{len(data)}")
+        tiles, half = grid.tile_rows * grid.tile_columns, _half(grid)
+        origin = np.frombuffer(data, np.uint8, grid.cells, _HEAD.size)
+        packed = np.frombuffer(data, np.uint8, half, _HEAD.size + grid.cells)
+        at = _HEAD.size + grid.cells + half
+        offset = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)])[: grid.cells]
+        tau = np.frombuffer(data, "<f4", 2 * tiles, at).reshape(2, *grid.tiles)
+        rest = np.frombuffer(data, np.uint8, 3 * tiles, at + 8 * tiles).reshape(3, *grid.tiles)
+        return GateState(
+            grid,
+            origin,
+            origin + offset - _MIDDLE,
+            tau.astype(np.float32, copy=False),
+            rest[:2],
+            rest[2],
+            floor=(head[0], head[1]),
+            looks=head[2],
+            motion=CameraMotion(*head[3:7]),
+            exposure=Exposure(*head[7:]),
+        )
+
+
+def nbytes(grid: Grid) -> int:
+    """Bytes of a state for this grid: 1.5 a cell and 11 a tile."""
+    return _HEAD.size + grid.cells + _half(grid) + 11 * grid.tile_rows * grid.tile_columns
+
+
+def _half(grid: Grid) -> int:
+    return (grid.cells + 1) // 2

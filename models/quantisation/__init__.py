@@ -1,0 +1,1 @@
+"""Networks in 8 bits, and whether they still say the same."""

@@ -1,0 +1,1 @@
+"""The user's own models: folders under their digest."""

@@ -1,0 +1,223 @@
+"""A model as a folder: its network file and a manifest that says all about it.
+
+manifest.json   what Manifest holds
+model.xml/.bin  OpenVINO IR; one input, uint8 (1, H, W, 3) in the order B, G, R; all
+                pre-processing inside; named float32 outputs, each with a batch axis
+others          listed in the manifest, such as the ONNX file that it was made from
+"""
+
+import hashlib
+import json
+import stat
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from framegate.models.errors import ModelUnreadable
+from framegate.models.refusals import ManifestRefused
+from framegate.models.registry import manifest_checks as checks
+
+Fit = Literal["letterbox", "corner", "stretch"]
+Colour = Literal["rgb", "bgr"]
+FilePrecision = Literal["f32", "int8"]
+Triple = tuple[float, float, float]
+
+MANIFEST = "manifest.json"
+NETWORK = "model.xml"
+MOST_CLASSES = 256  # a class id is one byte of a stored box
+MOST_PIXELS = 4096  # of one side
+_MOST_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """How a picture becomes the input of a network.
+
+    width, height     of the input in pixels, 1 to 4096
+    fit               letterbox: in proportion, centred; corner: in proportion, top left; stretch:
+                      to the size
+    fill              grey level around the picture, 0..255
+    colour            order of the channels that the original network takes
+    scale, mean, std  it takes (level * scale - mean) / std, channels in the order of `colour`
+
+    Colour, scale, mean and std are inside the network file already; here they are a record.
+    Raises ManifestRefused.
+    """
+
+    width: int
+    height: int
+    fit: Fit = "letterbox"
+    fill: int = 114
+    colour: Colour = "rgb"
+    scale: float = 1.0
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for side in ("width", "height"):
+            checks.whole(f"input.{side}", getattr(self, side), 1, MOST_PIXELS)
+        checks.one_of("input.fit", self.fit, get_args(Fit))
+        checks.whole("input.fill", self.fill, 0, 255)
+        checks.one_of("input.colour", self.colour, get_args(Colour))
+        object.__setattr__(self, "scale", checks.number("input.scale", self.scale, 1e-9, 1e9))
+        object.__setattr__(self, "mean", checks.triple("input.mean", self.mean, -1e9))
+        object.__setattr__(self, "std", checks.triple("input.std", self.std, 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a model is; checked whole at construction.
+
+    name        [a-z][a-z0-9_-]{0,31}
+    version     [A-Za-z0-9][A-Za-z0-9._+-]{0,31}
+    classes     1 to 256 unique labels, in the order of class ids
+    precision   of the weights in the network file; f32 counts float16 that lost nothing
+    format      a key of `formats.FORMATS`
+    options     of that format: numbers, strings and lists of them
+    outputs     names of the network's outputs, in the order in which the format reads them
+    min_score   .000001 to .9999; nms_iou 0..1; max_boxes 1 to 1000
+    files       sha256 of every file of the folder but the manifest, by name
+    metrics     what was measured of it: numbers, strings and lists of them
+
+    Raises ManifestRefused.
+    """
+
+    name: str
+    version: str
+    task: Literal["detect"]
+    classes: tuple[str, ...]
+    input: InputSpec
+    precision: FilePrecision
+    format: str
+    options: dict[str, Any]
+    outputs: tuple[str, ...]
+    min_score: float
+    nms_iou: float
+    max_boxes: int
+    files: dict[str, str]
+    metrics: dict[str, Any]
+    licence: str
+    provenance: str
+
+    def __post_init__(self) -> None:
+        checks.named("name", self.name, checks.NAME)
+        checks.named("version", self.version, checks.VERSION)
+        checks.one_of("task", self.task, ("detect",))
+        checks.labels("classes", self.classes, MOST_CLASSES)
+        if not isinstance(self.input, InputSpec):
+            raise ManifestRefused("input", repr(self.input), "a table")
+        checks.one_of("precision", self.precision, get_args(FilePrecision))
+        checks.named("format", self.format, checks.FORMAT)
+        checks.labels("outputs", self.outputs, 16)
+        for table in ("options", "metrics"):
+            object.__setattr__(self, table, checks.plain(table, getattr(self, table)))
+        checks.text("licence", self.licence)
+        checks.text("provenance", self.provenance)
+        object.__setattr__(
+            self, "min_score", checks.number("min_score", self.min_score, 1e-6, 0.9999)
+        )
+        object.__setattr__(self, "nms_iou", checks.number("nms_iou", self.nms_iou, 0, 1))
+        checks.whole("max_boxes", self.max_boxes, 1, 1000)
+        checks.file_sums("files", self.files, (NETWORK, "model.bin"), MANIFEST)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of everything in it, hence of every file too."""
+        text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def ref(self) -> str:
+        """`NAME@VERSION`, as people say it."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def result_name(self) -> str:
+        """`NAME@sha8`, as results carry it."""
+        return f"{self.name}@{self.sha256[:8]}"
+
+    def to_json(self) -> str:
+        """As `manifest.json` holds it."""
+        return json.dumps(_plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Manifest":
+        """What `to_json` wrote. Raises ManifestRefused, for unknown and missing keys too."""
+        try:
+            table = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as fault:
+            raise ManifestRefused("the file", f"no JSON ({fault})", "one JSON object") from fault
+        checks.keys("", table, [field.name for field in fields(Manifest)])
+        said = table["input"]
+        checks.keys("input.", said, [field.name for field in fields(InputSpec)])
+        spec = InputSpec(**{key: _tuple(value) for key, value in said.items()})
+        lists = {key: _tuple(table[key]) for key in ("classes", "outputs")}
+        return Manifest(**{**table, **lists, "input": spec})
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    return asdict(manifest)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def verified(self) -> Path:
+        """The network file, after every listed file's bytes were hashed.
+
+        Raises ModelUnreadable with file, the sum expected and the sum found.
+        """
+        for name, expected in self.manifest.files.items():
+            found = _sum(self.path / name, expected)
+            if found != expected:
+                raise ModelUnreadable(self.path / name, f"sha256 {expected}", found)
+        return self.path / NETWORK
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all listed files."""
+        return sum((self.path / name).stat().st_size for name in self.manifest.files)
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """The model at `path`, its manifest checked, its files not yet.
+
+    Raises ModelUnreadable when there is no manifest, ManifestRefused when it is wrong.
+    """
+    file = path / MANIFEST
+    try:
+        if file.stat().st_size > _MOST_MANIFEST_BYTES:
+            found = f"{file.stat().st_size} bytes"
+            raise ModelUnreadable(file, f"at most {_MOST_MANIFEST_BYTES} bytes", found)
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ModelUnreadable(file, "a manifest", str(fault)) from fault
+    return ModelFolder(path, Manifest.from_json(text))
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum(path: Path, expected: str) -> str:
+    try:
+        # A link may point out of the folder.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ModelUnreadable(path, f"sha256 {expected}", "no regular file")
+        return sha256_of(path)
+    except OSError as fault:
+        raise ModelUnreadable(path, f"sha256 {expected}", fault.strerror or repr(fault)) from fault

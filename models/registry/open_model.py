@@ -1,0 +1,137 @@
+"""A model folder as a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.member import Kind, Member, Runtime
+from framegate.models.detector.network import Network, NetworkFile, Precision, supported
+from framegate.models.detector.policy import Policy
+from framegate.models.detector.trial import Tried
+from framegate.models.errors import UnknownClass
+from framegate.models.formats import FORMATS
+from framegate.models.registry.fit import fit
+from framegate.models.registry.model_folder import Manifest, ModelFolder
+from framegate.models.registry.onnx_network import OnnxNetwork, is_there
+
+BF16_AGREEMENT = "bf16_agreement"  # of boxes with those in f32, 0..1, in a manifest's metrics
+LEAST_AGREEMENT = 0.98
+
+
+def tried_of(folder: ModelFolder) -> Tried:
+    """What there is to choose from on this machine: bf16 only where it was seen to agree."""
+    manifest = folder.manifest
+    with_ints = manifest.precision == "int8"
+    bears_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= LEAST_AGREEMENT
+    precisions = [
+        precision
+        for precision in supported()
+        if precision.startswith("int8") is with_ints
+        and (bears_bf16 or not precision.endswith("bf16"))
+    ]
+    if is_there(folder):
+        precisions.append("int8+onnx" if with_ints else "f32+onnx")
+    size = manifest.input.width, manifest.input.height
+    return Tried(tuple(precisions), partial(open_network, folder), size, manifest.sha256[:16])
+
+
+def open_network(
+    folder: ModelFolder, precision: Precision, threads: int, cache_dir: Path | None = None
+) -> Runtime:
+    """The model's network, compiled by the runtime that the precision asks for.
+
+    Raises ModelUnreadable, PrecisionUnsupported.
+    """
+    if precision.endswith("+onnx"):
+        return OnnxNetwork(folder, precision, threads)
+    file = NetworkFile(folder.verified(), folder.manifest.sha256)
+    return Network(file, folder.manifest.outputs, precision, threads, cache_dir)
+
+
+def labels_of(manifest: Manifest) -> tuple[str, ...]:
+    """Labels by class id, as results have them: COCO's where all of the model's are among these."""
+    return coco.LABELS if set(manifest.classes) <= set(coco.LABELS) else manifest.classes
+
+
+def policy_of(manifest: Manifest) -> Policy:
+    """The model's own choices."""
+    long_side = max(manifest.input.width, manifest.input.height)
+    return Policy(
+        name=manifest.name,
+        members=(f"{manifest.name}-{long_side}",),
+        precision=manifest.precision,
+        min_score=manifest.min_score,
+        member_min_score=manifest.min_score,
+        nms_iou=manifest.nms_iou,
+        fusion_iou=manifest.nms_iou,
+        max_boxes=manifest.max_boxes,
+    )
+
+
+def open_model(
+    folder: ModelFolder,
+    precision: Precision,
+    threads: int,
+    *,
+    classes: Sequence[str] | None = None,
+    min_score: float | None = None,
+    cache_dir: Path | None = None,
+) -> Detector:
+    """The detector that a model folder holds, compiled; call `warm_up` before serving.
+
+    classes, min_score   as for `detector.load`, classes among the model's own
+    cache_dir            folder for OpenVINO's compiled models; None: compile anew
+
+    Raises ModelUnreadable, UnknownClass, PrecisionUnsupported.
+    """
+    manifest = folder.manifest
+    network = open_network(folder, precision, threads, cache_dir)
+    choices = policy_of(manifest).with_min_score(min_score)
+    wanted = class_ids(manifest, classes)
+    member = Member(
+        kind_of(manifest),
+        int(choices.parts[0][1]),
+        network,
+        choices,
+        choices.min_score,
+        wanted,
+        fixes=False,
+        fit=partial(fit, spec=manifest.input),
+    )
+    return Detector(choices, [member], wanted, precision, threads, labels_of(manifest))
+
+
+def kind_of(manifest: Manifest) -> Kind:
+    """How its outputs are read."""
+    form = FORMATS[manifest.format]
+    n_classes, options = len(manifest.classes), manifest.options
+
+    def decode(
+        outputs: Sequence[FloatArray], size: tuple[int, int], min_score: float, max_boxes: int
+    ) -> Boxes:
+        boxes = form.decode(outputs, size, n_classes, min_score, options)
+        return boxes if form.suppresses else boxes.take(np.arange(min(len(boxes), max_boxes)))
+
+    labels = labels_of(manifest)
+    published = tuple(labels.index(label) for label in manifest.classes)
+    n = len(manifest.outputs)
+    return Kind(manifest.name, decode, n, form.suppresses, published, manifest.sha256)
+
+
+def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, ...]:
+    """Published ids, ascending, of the classes that are wanted; all for None.
+
+    Raises UnknownClass with every name that the model does not know.
+    """
+    unknown = tuple(name for name in classes or () if name not in manifest.classes)
+    if unknown:
+        raise UnknownClass(unknown, manifest.name, manifest.classes)
+    labels = labels_of(manifest)
+    return tuple(sorted(labels.index(name) for name in set(classes or manifest.classes)))

@@ -1,0 +1,1 @@
+"""Tracks: which box goes on which, and when it is shown."""

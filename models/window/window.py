@@ -1,0 +1,237 @@
+"""The window head at work: the newest boxes judged by the last frames, one network call a frame.
+
+Keys and values of past boxes are kept, so a frame costs its own boxes' projection and one round of
+attention, whatever the window's length and stride (Hedegaard et al., "Continual Transformers", ICLR
+2023: one output at a time, the same numbers as from the whole window). Causal: a frame is judged by
+itself and by what came before. Ages count rows back, so a window has no absolute time in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from framegate.models.arrays import read_only
+from framegate.models.boxes import Boxes, FloatArray, IntArray
+from framegate.models.nms import iou
+from framegate.models.window.region_features import LENGTH, HalfArray, RegionFeatures
+from framegate.models.window.window_network import FILE, PAST, Judged, Newest, WindowNetwork
+from framegate.models.window.window_rows import (
+    MOST,
+    ROWS,
+    FrameRow,
+    WindowState,
+    tile_grid,
+    tiles_after,
+)
+
+MAX_AGE_S: Final = 10.0  # what was seen longer ago says nothing any more
+_SAME_PLACE: Final = 0.5
+
+BoolArray = npt.NDArray[np.bool_]
+IndexArray = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What the head says about a frame.
+
+    state      of the window after it
+    boxes      the candidates, same rows, with refined scores
+    things     float32 (N,)  0..1, that there is an object at all
+    novelty    0..2, how unlike the window's mean the frame looks: 1 less their cosine
+    embedding  float32 (256,)  what the window looks like, unit length
+    row        what the window keeps of the frame; None if nothing was looked at
+    """
+
+    state: WindowState
+    boxes: Boxes
+    things: FloatArray
+    novelty: float
+    embedding: FloatArray
+    row: FrameRow | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """What is known of a frame before the head.
+
+    candidates  the detector's boxes above .1, fresh and carried
+    ids         int32 (N,)         tracks of `bytetrack.step`, 0: none
+    fresh       bool (N,)          whether the detector has just seen the box
+    features    float16 (N, 256)   of the fresh boxes; other rows are not read
+    looks       what each look at the frame shows; none: nothing was looked at
+    size        (width, height) of the source
+    pts         seconds, or None where unknown
+
+    Raises ArrayMismatch.
+    """
+
+    candidates: Boxes
+    ids: IntArray
+    fresh: BoolArray
+    features: HalfArray
+    looks: Sequence[RegionFeatures]
+    size: tuple[int, int]
+    pts: float | None
+
+    def __post_init__(self) -> None:
+        n = len(self.candidates)
+        object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+        object.__setattr__(self, "fresh", read_only("fresh", self.fresh, np.bool_, (n,)))
+        features = read_only("features", self.features, np.float16, (n, LENGTH))
+        object.__setattr__(self, "features", features)
+
+
+class WindowHead:
+    """The network, compiled; `name` is what results carry.
+
+    Same input, same bits. Thread rule: one thread at a time. Raises ModelUnreadable.
+    """
+
+    def __init__(
+        self,
+        long_side: int = 416,
+        threads: int = 1,
+        cache_dir: Path | None = None,
+        model: ov.Model | None = None,
+    ) -> None:
+        """long_side: of the detector's input, which decides the tiles.
+
+        model: a head that is being judged; `name` is the committed one's all the same.
+        """
+        self.long_side = long_side
+        self._network = WindowNetwork(threads, cache_dir, model)
+        self.sha256 = self._network.sha256
+        self.name = f"{FILE}@{self.sha256[:8]}"
+
+    def warm_up(self) -> None:
+        """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
+        self._network.warm_up()
+
+    def step(self, state: WindowState, sight: Sight) -> Step:
+        """Takes in one frame. A pure function of its arguments; see `Step`.
+
+        The 32 candidates with the highest scores are judged; the others keep their scores, and so
+        does a carried one that the window has never seen. What was carried keeps the judgement
+        that it had.
+        """
+        rows = _young(state.rows, sight.pts)
+        known = _found_again(sight, rows)
+        if not sight.looks:
+            return _said(WindowState(rows), sight, known, None)
+        taken = _taken(sight, known)
+        row = self._row(rows, sight, taken, known[taken], self._network.judge)
+        place = np.full(len(known), -1)
+        place[taken] = np.arange(len(taken))
+        return _said(WindowState((*rows, row)[-ROWS:]), sight, place, row)
+
+    def remember(self, state: WindowState, sight: Sight) -> WindowState:
+        """As `step` for a frame about which nobody asks, as between two strides.
+
+        Its boxes get keys and values, for later frames, and keep the detector's scores.
+        """
+        rows = _young(state.rows, sight.pts)
+        if not sight.looks:
+            return WindowState(rows)
+        known = _found_again(sight, rows)
+        taken = _taken(sight, known)
+        row = self._row(rows, sight, taken, known[taken], self._network.encode)
+        return WindowState((*rows, row)[-ROWS:])
+
+    def _row(
+        self,
+        rows: tuple[FrameRow, ...],
+        sight: Sight,
+        taken: IndexArray,
+        known: IndexArray,
+        judge: Callable[[tuple[FrameRow, ...], Newest], Judged],
+    ) -> FrameRow:
+        """The frame's row: the boxes `taken`, of which `known` says where the last row has them."""
+        boxes, carried = sight.candidates.take(taken), ~sight.fresh[taken]
+        newest = Newest(boxes, sight.ids[taken], sight.features[taken], max(sight.size))
+        if carried.any():
+            newest.features[carried] = rows[-1].features[known[carried]]
+        judged = judge(rows[-PAST:], newest)
+        if carried.any():
+            judged.things[carried] = rows[-1].things[known[carried]]
+            judged.scores[carried] = rows[-1].refined[known[carried]]
+        grid = (*tile_grid(*sight.size, self.long_side), LENGTH)
+        before = rows[-1].tiles if rows else np.zeros(grid, np.float16)
+        return FrameRow(
+            sight.pts,
+            boxes.xyxy,
+            boxes.scores,
+            boxes.class_ids,
+            newest.ids,
+            newest.features,
+            judged.keys,
+            judged.values,
+            judged.things,
+            judged.scores,
+            tiles_after(before, sight.looks),
+        )
+
+
+def _young(rows: tuple[FrameRow, ...], pts: float | None) -> tuple[FrameRow, ...]:
+    """The rows without the oldest ones that are more than MAX_AGE_S before `pts`."""
+    for i, row in enumerate(rows):
+        if row.pts is None or pts is None or pts - row.pts <= MAX_AGE_S:
+            return rows[i:]
+    return ()
+
+
+def _found_again(sight: Sight, rows: tuple[FrameRow, ...]) -> IndexArray:
+    """Where the last row has each carried box (N,), by track or place; -1 where nowhere."""
+    found = np.full(len(sight.ids), -1)
+    if not rows:
+        return found
+    last = rows[-1]
+    for i in np.flatnonzero(~sight.fresh):
+        same = last.class_ids == sight.candidates.class_ids[i]
+        tracked = np.flatnonzero(same & (last.ids == sight.ids[i]) & (last.ids > 0))
+        if len(tracked):
+            found[i] = tracked[0]
+        elif same.any():
+            overlap = np.where(same, iou(sight.candidates.xyxy[i : i + 1], last.xyxy)[0], 0)
+            if overlap.max() >= _SAME_PLACE:
+                found[i] = overlap.argmax()
+    return found
+
+
+def _taken(sight: Sight, known: IndexArray) -> IndexArray:
+    """The candidates that get into the row: of those that can, the best, in their order."""
+    can = np.flatnonzero(sight.fresh | (known >= 0))
+    best = np.argsort(-sight.candidates.scores[can], kind="stable")[:MOST]
+    return np.sort(can[best])
+
+
+def _said(state: WindowState, sight: Sight, place: IndexArray, row: FrameRow | None) -> Step:
+    """The answer: candidates with the judgement that the newest row has at `place`."""
+    boxes = sight.candidates
+    refined, things = boxes.scores.copy(), boxes.scores.copy()
+    if state.rows:
+        known = place >= 0
+        refined[known] = state.rows[-1].refined[place[known]]
+        things[known] = state.rows[-1].things[place[known]]
+    novelty, embedding = _scene(state.rows)
+    refined_boxes = Boxes(boxes.xyxy, refined, boxes.class_ids)
+    return Step(state, refined_boxes, things, novelty, embedding, row)
+
+
+def _scene(rows: tuple[FrameRow, ...]) -> tuple[float, FloatArray]:
+    """How unlike the rows before it the newest row looks, and what all of them look like."""
+    if not rows:
+        return 0.0, np.zeros(LENGTH, np.float32)
+    scenes = np.stack([row.scene for row in rows])
+    whole = scenes.mean(axis=0)
+    embedding = (whole / max(float(np.sqrt(whole @ whole)), 1e-6)).astype(np.float32)
+    before = scenes[:-1].mean(axis=0) if len(rows) > 1 else scenes[0]
+    length = max(float(np.sqrt((before @ before) * (scenes[-1] @ scenes[-1]))), 1e-6)
+    return 1 - float(before @ scenes[-1]) / length, embedding

@@ -1,0 +1,165 @@
+"""What a window keeps of each frame that was looked at: its boxes, what they look like, its tiles.
+
+A row is written once and never changes, so a window of 32 rows is extended by one row a frame
+whatever its length and stride. Carried boxes and tiles stand in the new row as they stood in the
+one before: nothing of them is computed again.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.arrays import read_only
+from framegate.models.boxes import FloatArray, IntArray
+from framegate.models.errors import ModelError
+from framegate.models.preprocess import inner_size, padded
+from framegate.models.window.region_features import LENGTH, TILE, HalfArray, RegionFeatures
+
+ROWS: Final = 32  # rows of a window, the newest included
+MOST: Final = 32  # boxes of a row
+WIDTH: Final = 64  # numbers of a key, and of a value
+_VERSION: Final = 1
+_HEAD: Final = struct.Struct("<BBHHd")  # version, boxes, tile rows, tile columns, pts (NaN: none)
+_COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
+    ("xyxy", "<f4", (4,)),
+    ("scores", "<f4", ()),
+    ("class_ids", "<i4", ()),
+    ("ids", "<i4", ()),
+    ("features", "<f2", (LENGTH,)),
+    ("keys", "<f4", (WIDTH,)),
+    ("values", "<f4", (WIDTH,)),
+    ("things", "<f4", ()),
+    ("refined", "<f4", ()),
+)
+
+
+class RowUnreadable(ModelError, ValueError):
+    """Bytes that are no row of a window, or one of a version that this program does not know."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"row of a window: expected {expected}, found {found}")
+        self.expected, self.found = expected, found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameRow:
+    """One looked-at frame; read-only arrays, one row a box, at most 32.
+
+    pts           seconds, None where unknown
+    xyxy          float32 (N, 4)    pixels of the source
+    scores        float32 (N,)      the detector's, 0..1
+    class_ids     int32 (N,)
+    ids           int32 (N,)        tracks, 0: none
+    features      float16 (N, 256)  of `region_features`
+    keys, values  float32 (N, 64)   what later frames attend to
+    things        float32 (N,)      0..1, that there is an object at all
+    refined       float32 (N,)      0..1, the score after the head
+    tiles         float16 (rows, columns, 256)  of the whole picture at the detector's size; zeros
+                  where a tile was never looked at
+    scene         float32 (256,)    mean of the tiles, made of them
+
+    Raises ArrayMismatch. Safe to share between threads.
+    """
+
+    pts: float | None
+    xyxy: FloatArray
+    scores: FloatArray
+    class_ids: IntArray
+    ids: IntArray
+    features: HalfArray
+    keys: FloatArray
+    values: FloatArray
+    things: FloatArray
+    refined: FloatArray
+    tiles: HalfArray
+    scene: FloatArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        for name, kind, tail in _COLUMNS:
+            checked = read_only(name, getattr(self, name), np.dtype(kind), (n, *tail))
+            object.__setattr__(self, name, checked)
+        tiles = read_only("tiles", self.tiles, np.float16, (None, None, LENGTH))
+        object.__setattr__(self, "tiles", tiles)
+        object.__setattr__(self, "scene", tiles.mean(axis=(0, 1), dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to_bytes(self) -> bytes:
+        """The row in 14 + 1060 N + 512 tiles bytes, the same on every machine."""
+        pts = math.nan if self.pts is None else self.pts
+        head = _HEAD.pack(_VERSION, len(self), *self.tiles.shape[:2], pts)
+        columns = (
+            np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
+            for name, kind, _ in _COLUMNS
+        )
+        return head + b"".join(columns) + np.ascontiguousarray(self.tiles, "<f2").tobytes()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> FrameRow:
+        """The row that `to_bytes` wrote. Raises RowUnreadable for anything else."""
+        if len(data) < _HEAD.size:
+            raise RowUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
+        version, n, rows, columns, pts = _HEAD.unpack_from(data)
+        if version != _VERSION:
+            raise RowUnreadable(f"version {_VERSION}", f"version {version}")
+        if len(data) != (expected := _nbytes(n, rows * columns)):
+            raise RowUnreadable(f"{expected} bytes for {n} boxes", f"{len(data)}")
+        at = _HEAD.size
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, kind, tail in (*_COLUMNS, ("tiles", "<f2", (columns, LENGTH))):
+            shape = (rows if name == "tiles" else n, *tail)
+            arrays[name] = np.frombuffer(data, kind, math.prod(shape), at).reshape(shape)
+            at += arrays[name].nbytes
+        return FrameRow(None if math.isnan(pts) else pts, **arrays)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowState:
+    """The rows of a source's window, oldest first, at most 32; empty where a window begins."""
+
+    rows: tuple[FrameRow, ...] = ()
+
+    @staticmethod
+    def from_rows(rows: Sequence[bytes]) -> WindowState:
+        """The window whose rows these were. Raises RowUnreadable."""
+        return WindowState(tuple(FrameRow.from_bytes(row) for row in rows))
+
+
+def row_bytes(width: int, height: int, long_side: int) -> int:
+    """The most bytes that a row of a (width, height) source takes."""
+    rows, columns = tile_grid(width, height, long_side)
+    return _nbytes(MOST, rows * columns)
+
+
+def tile_grid(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Rows and columns of tiles of a (width, height) source at the detector's size."""
+    inner = inner_size(width, height, long_side)
+    return padded(inner[1]) // TILE, padded(inner[0]) // TILE
+
+
+def tiles_after(before: HalfArray, looks: Sequence[RegionFeatures]) -> HalfArray:
+    """The picture's tiles after these looks: those that a look covers are renewed, others stay.
+
+    before  float16 (rows, columns, 256) of `tile_grid`
+    """
+    tiles = before.copy()
+    for look in looks:
+        left, top = (edge // TILE for edge in look.offset)
+        rows, columns = look.tiles.shape[:2]
+        place = tiles[top : top + rows, left : left + columns]
+        place[...] = look.tiles[: place.shape[0], : place.shape[1]]
+    return tiles
+
+
+def _nbytes(n: int, tiles: int) -> int:
+    each = sum(np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
+    return _HEAD.size + each * n + 2 * LENGTH * tiles

@@ -1,0 +1,265 @@
+"""How fast this machine takes frames through the graph: decoder and stages, without a store."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from framegate.pipeline import records
+from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId
+from framegate.pipeline.records import START, VERSION, Position, Record, Result
+from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.source import Form, Frame
+from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.stage import Asking, Item, Stage
+from framegate.pipeline.store.hop import Attached
+
+ROUND = 8
+SLOTS = 2 * ROUND
+SPARE = 0.8  # of the machine: the store, the printer and everything else want some
+
+NEVER = Asking()
+LONG_AGO_S = 3600.0  # frames come as if they had: who may be asked answers none in time
+
+OpenStage = Callable[[StageSpec, "PrivateFrames"], Stage[Any]]
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """What looks of a heavier model cost: wall and CPU seconds (here) each, how many at once.
+
+    asking  how often it may be asked
+    """
+
+    look_s: float = 0.0
+    cpu_s: float = 0.0
+    lanes: int = 1
+    asking: Asking = NEVER
+
+    def fits(self, room: float, a_frame: float, a_look: float, fps: float) -> float:
+        """How many sources of `fps` fit in a room, by what a frame and a look take of it."""
+        per_s, all_per_s, share = self.asking
+        always = fps * (a_frame + share * a_look)
+        each = always + min(per_s, fps) * a_look
+        with_all = (room - all_per_s * a_look) / max(always, 1e-9)
+        return max(room / max(each, 1e-9), with_all)
+
+    def told(self) -> str:
+        """In words; "" where nobody is asked."""
+        per_s, all_per_s, share = self.asking
+        if not self.look_s:
+            return ""
+        audited = f", and {share:.2g} of all frames" if share else ""
+        return (
+            f", heavy pass {self.lanes / self.look_s:.1f} looks/s (asked at most {per_s:g} times a "
+            f"second and source, {all_per_s:g} of all cameras{audited})"
+        )
+
+
+@dataclass
+class Capacity:
+    """What was measured.
+
+    frames  how many went through; stage_s: wall seconds in each stage, decode included
+    cpu_s   CPU seconds of all threads
+    heavy   what comes on top where a heavier model is asked
+    """
+
+    frames: int = 0
+    stage_s: dict[str, float] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    heavy: Heavy = field(default_factory=Heavy)
+
+    def rate(self, stage: str) -> float:
+        """Frames a second of one stage, working alone."""
+        return self.frames / max(self.stage_s.get(stage, 0.0), 1e-9)
+
+    def live_sources(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
+        """How many sources of `fps` this machine holds: by its cores, by its busiest worker, and by
+        who is asked, as often as may be.
+
+        A worker takes one batch after the other, but decoding has a thread for each source.
+        """
+        busiest = max(
+            sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
+            for hosted in workers.values()
+        )
+        heavy, a_frame = self.heavy, self.cpu_s / max(self.frames, 1)
+        return min(
+            SPARE * self.frames / max(busiest, 1e-9) / fps,
+            heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps),
+            heavy.fits(SPARE * heavy.lanes, 0.0, heavy.look_s, fps),
+        )
+
+
+class PrivateFrames:
+    """A frame store of this process alone, for frames of one form at a time."""
+
+    def __init__(self) -> None:
+        self._store: FrameStore | None = None
+        self._form: Form | None = None
+        self._last = START
+
+    def put(self, frame: Frame, position: Position) -> None:
+        """Copy a frame's pixels."""
+        if self._store is None or frame.form != self._form:
+            self._form = frame.form
+            self._store = _private_store(frame.nbytes)
+        with self._store.writing(position.seq % SLOTS, position) as pixels:
+            frame.write(pixels)
+        self._last = position
+
+    def question(self, number: int) -> Question:
+        """One about the last frame."""
+        assert self._store is not None
+        assert self._form is not None
+        slot = self._last.seq % SLOTS
+        with self._store.reading(slot, self._last) as pixels:
+            content = bytes(pixels[: self._form.nbytes])
+        return Question(QuestionId("check", Position(1, number)), self._form, content)
+
+    def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
+        """What Context.pixels is in a worker."""
+        assert self._store is not None
+        return self._store.reading(item.position.seq % SLOTS, item.position)
+
+
+def _private_store(nbytes: int) -> FrameStore:
+    descriptor = os.memfd_create("framegate-check")
+    try:
+        os.ftruncate(descriptor, frame_store_bytes(SLOTS, nbytes))
+        return FrameStore(descriptor, SLOTS, nbytes)
+    finally:
+        os.close(descriptor)
+
+
+def _never(stage: str, source: str, position: Position) -> bool:  # noqa: ARG001
+    """Nobody decodes anything again here."""
+    return False
+
+
+class Measuring:
+    """Takes sources through the stages of the main path, one after the other. One thread.
+
+    models  those that made the last result
+    """
+
+    def __init__(self, specs: Sequence[StageSpec], open_stage: OpenStage) -> None:
+        """Open every stage; what one raises goes through."""
+        self.models: tuple[str, ...] = ()
+        self._frames = PrivateFrames()
+        self._hosted = [
+            HostedStage(spec, open_stage(spec, self._frames), 0, {})
+            for spec in specs
+            if spec.main and spec.input is not None
+        ]
+
+    def close(self) -> None:
+        """Close the stages."""
+        for hosted in self._hosted:
+            hosted.stage.close()
+
+    def absent(self) -> dict[str, str]:
+        """Stages of which nobody would answer what they ask, and why."""
+        asking = {h.spec.name: h.stage.asks for h in self._hosted if h.stage.asks is not None}
+        return {name: why for name, asks in asking.items() if (why := asks.absent()) is not None}
+
+    def leaves_out(self, form: Form) -> list[str]:
+        """What stages may leave out of pictures of this form, a line each that does."""
+        return [said for hosted in self._hosted if (said := hosted.stage.leaves_out(form))]
+
+    def measure(self, source: str, frames: Iterator[Frame], seconds: float) -> Capacity:
+        """Rounds of frames for `seconds`; the first round only warms up, unless it is alone."""
+        for hosted in self._hosted:
+            hosted.attach(source, Attached(b"", START, None, START))
+        first = self._round(source, frames, 0)
+        first.heavy = self._heavy()
+        total = Capacity(stage_s=dict.fromkeys(first.stage_s, 0.0), heavy=first.heavy)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            one = self._round(source, frames, first.frames + total.frames)
+            if one.frames == 0:
+                break
+            total.frames += one.frames
+            total.cpu_s += one.cpu_s
+            for stage, taken in one.stage_s.items():
+                total.stage_s[stage] += taken
+        return total if total.frames else first
+
+    def _heavy(self) -> Heavy:
+        """Two looks at the last frame by who is asked, the first to warm up."""
+        for hosted in self._hosted:
+            asks = hosted.stage.asks
+            if not isinstance(asks, Asks) or asks.absent() is not None:
+                continue
+            look_s = cpu_s = 0.0
+            for number in range(2):
+                question = self._frames.question(number)
+                cpu, began = time.process_time(), time.monotonic()
+                try:
+                    asks.trial(question)
+                except PlaceFailed:  # away: what it would take is not known
+                    return Heavy()
+                look_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+            return Heavy(look_s, cpu_s, asks.lanes, hosted.stage.asking())
+        return Heavy()
+
+    def _round(self, source: str, frames: Iterator[Frame], begun: int) -> Capacity:
+        one = Capacity()
+        cpu, began = time.process_time(), time.monotonic()
+        arrivals = []
+        for number, frame in enumerate(islice(frames, ROUND), begun):
+            position = Position(1, number)
+            self._frames.put(frame, position)
+            record = Record(VERSION, frame.pts, 0.0, began - LONG_AGO_S, number, frame.form)
+            arrivals.append(Arrival(position, record))
+        one.frames = len(arrivals)
+        one.stage_s["decode"] = time.monotonic() - began
+        said = {"decode": arrivals}
+        for hosted in self._hosted:
+            began = time.monotonic()
+            spec = hosted.spec
+            said[spec.name] = self._answers(hosted, source, said[spec.input or ""])
+            one.stage_s[spec.name] = time.monotonic() - began
+        one.cpu_s = time.process_time() - cpu
+        return one
+
+    def _answers(self, hosted: HostedStage, source: str, arrivals: list[Arrival]) -> list[Arrival]:
+        onward: list[Arrival] = []
+        while arrivals:
+            move = hosted.answer({source: arrivals}, _never)[source]
+            if move.commit.asides:
+                raise FramegateError(f"stage {hosted.spec.name} fails on frames of {source}")
+            if move.commit.last == move.commit.previous:
+                break
+            hosted.accept(source, move)
+            if hosted.spec.publishes:
+                self.models = records.decode(move.commit.entries[-1].data, Result).models
+            onward += move.onward
+            arrivals = move.undone
+        return onward
+
+
+class MadeFrame:
+    """A picture of noise, to measure with where there is no source."""
+
+    pts = arrived_mono = captured = None
+    key_frame = False
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.nbytes = form.nbytes
+        self._pixels = os.urandom(form.nbytes)
+
+    def write(self, slot: memoryview) -> None:
+        """Fill the slot."""
+        slot[: self.nbytes] = self._pixels

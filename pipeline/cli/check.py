@@ -1,0 +1,287 @@
+"""`framegate check`: everything that a run needs, looked at before one is started."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+from framegate.pipeline import keys
+from framegate.pipeline.cli.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
+from framegate.pipeline.config.config import Config, SourceConfig, from_environment
+from framegate.pipeline.config.graph import drawn, place, stage_specs
+from framegate.pipeline.config.sources import frames_of, is_live
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import (
+    ConfigFaults,
+    Exit,
+    FramegateError,
+    FrameStoreFull,
+    SourceOwned,
+    StoreRefused,
+)
+from framegate.pipeline.loading import load, options_of
+from framegate.pipeline.machine import files_needed, take_open_files
+from framegate.pipeline.outputs import save_faults, saved_video
+from framegate.pipeline.redaction import redacted, shown
+from framegate.pipeline.run.said_sources import shared_bytes
+from framegate.pipeline.shared_memory.shared_file import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.source import Form, Frames, Request
+from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.stage import Stage
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.listener import check_free
+from framegate.pipeline.store.store import unfit
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+
+MEASURE_S = 2.0
+LARGE_PIXELS = 1280 * 720
+MADE = Form(1280, 720, "bt709")
+MADE_FPS = 25.0
+
+
+def check(config: Config, saves: Path | None = None, overwrite: bool = False) -> Exit:
+    """Look at all of it, print what was found, say with the exit code whether a run could start."""
+    report = Report()
+    report.say("configuration", f"{config.origin}: sound")
+    specs = stage_specs(config.stages)
+    report.say("graph", drawn(specs, place(specs, config.placement)))
+    with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
+        probes = _check_sources(config, report)
+        if saves is not None:
+            with report.watching("--save"):
+                report.say("--save", _saving(config, saves, overwrite))
+        with report.watching("store"):
+            report.say("store", _store(config, Path(folder)))
+        if config.store.listen is not None:
+            with report.watching("listen"):
+                check_free(config.store.listen)
+                report.say("listen", f"{config.store.listen} is free")
+        with report.watching("open files"):
+            most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
+            report.say("open files", f"{most} allowed, about {needed} needed")
+        with report.watching("shared memory"):
+            report.say("shared memory", _shared_memory(config, probes))
+        with report.watching("stages"):
+            _measure(config, Path(folder), probes, report)
+    report.say("result", report.verdict())
+    return report.exit
+
+
+class Report:
+    """Lines on stdout under headings, and the worst exit code of what was wrong."""
+
+    def __init__(self) -> None:
+        self.exit = Exit.DONE
+        self.faults = self.warnings = 0
+        self._heading = ""
+
+    def say(self, heading: str, text: str) -> None:
+        """Print a text of one or more lines; a heading stands once."""
+        for line in text.splitlines():
+            first = heading if heading != self._heading else ""
+            self._heading = heading
+            print(f"{first:<18} {line}".rstrip(), flush=True)
+
+    @contextmanager
+    def watching(self, heading: str, about: str = "") -> Iterator[None]:
+        """Turn what goes wrong in the block into a fault."""
+        try:
+            yield
+        except Exception as error:
+            code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
+            named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
+            self.faults += 1
+            self.exit = max(self.exit, code)
+            self.say(heading, redacted(f"FAULT: {about}{named}{error}"))
+
+    def warn(self, heading: str, text: str) -> None:
+        """Say what a run can begin with, though it will not be what was meant."""
+        self.warnings += 1
+        self.say(heading, redacted(f"WARNING: {text}"))
+
+    def verdict(self) -> str:
+        """The last line."""
+        counts = {"fault": self.faults, "warning": self.warnings}
+        found = {word: n for word, n in counts.items() if n}
+        if not found:
+            return "all is well"
+        said = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for word, n in found.items())
+        return f"{said}: see {' and '.join(word.upper() for word in found)} above"
+
+
+def _check_sources(config: Config, report: Report) -> dict[str, Any]:
+    """Open each source; what the decoder says of the good ones, by name."""
+    if not config.sources:
+        report.say("sources", "none given")
+    decoder = _decoder(config)
+    probes = {}
+    for name, source in config.sources.items():
+        with report.watching("sources", f"{name}: "):
+            probe = decoder.probe(_request(config, name, source))
+            probes[name] = probe
+            report.say("sources", f"{name}: {_described(probe)}")
+            if advice := _advice(probe):
+                report.say("sources", f"{name}: {advice}")
+    return probes
+
+
+def _saving(config: Config, folder: Path, overwrite: bool) -> str:
+    places = {name: _place(name, source) for name, source in config.sources.items()}
+    if faults := save_faults(folder, places, overwrite):
+        raise ConfigFaults(faults)
+    return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
+
+
+def _decoder(config: Config) -> Any:
+    entry = next(stage for stage in config.stages if stage.input is None)
+    kind = load(entry.use)
+    return kind(options_of(kind, entry.options))
+
+
+def _request(config: Config, name: str, source: SourceConfig) -> Request:
+    url = _place(name, source)
+    live = is_live(url) if source.live is None else source.live
+    return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
+
+
+def _place(name: str, source: SourceConfig) -> str:
+    if source.url_env is None:
+        return source.url
+    return from_environment(source.url_env, f"sources.{name}.url_env")
+
+
+def _advice(probe: Any) -> str | None:
+    """What a user should think of, None if nothing: the detector looks at far smaller pictures."""
+    if not probe.live or probe.width * probe.height <= LARGE_PIXELS:
+        return None
+    return (
+        f"advice: {probe.width}x{probe.height} costs much to decode; if the camera has a "
+        "sub-stream of about 640x360, take that"
+    )
+
+
+def _described(probe: Any) -> str:
+    parts = [f"{probe.codec} {probe.width}x{probe.height}"]
+    parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
+    parts += [f"{probe.frames} frames"] if probe.frames else []
+    parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
+    parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
+    return ", ".join(parts)
+
+
+def _store(config: Config, folder: Path) -> str:
+    """Start an embedded store in `folder` and stop it; of a given one, only ask."""
+    url = config.store.place()
+    if url is None:
+        embedded = EmbeddedStore(folder / "store", config.store.fsync)
+        embedded.start()
+        try:
+            return f"embedded: {_server(embedded.url, [], 0)} starts and answers"
+        finally:
+            embedded.stop()
+    return f"{shown(url)}: {_server(url, list(config.sources), config.store.replicas)} answers"
+
+
+def _server(url: str, sources: list[str], replicas: int) -> str:
+    with store_errors(url), closing(connect(url)) as client:
+        info = client.info()
+        fault = unfit(info, replicas)
+        if fault:
+            raise StoreRefused(f"store {shown(url)}: {fault}")
+        owned = [name for name in sources if client.hget(keys.own(name), "run")]
+        if owned:
+            owner = client.hget(keys.SOURCES, owned[0]) or b"?"
+            raise SourceOwned(f"source {owned[0]} is owned by run {owner.decode()}")
+    name = info.get("server_name", "redis").capitalize()
+    kept = "" if info.get("aof_enabled") else ", which keeps nothing on disk (appendonly no),"
+    return f"{name} {info.get('valkey_version') or info.get('redis_version')}{kept}"
+
+
+def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
+    usual_barrier()
+    sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
+    needed = shared_bytes(config, sources)
+    free = free_bytes()
+    text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
+    if needed > free:
+        raise FrameStoreFull(
+            f"{text}: enlarge it (a container's shm size), lower [credit] file, or run fewer "
+            "sources at once"
+        )
+    return text
+
+
+def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Report) -> None:
+    """Open the stages of the main path and take real frames of each good source through them."""
+
+    def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
+        kind = load(spec.use)
+        store = config.store.place() or ""
+        before = spec.input or ""
+        # As if all were live: a file's frame waits for who is asked, who is measured by himself.
+        context = context_alone(
+            frames.pixels, time.time, folder, before, live=lambda _: True, store=store
+        )
+        stage: Stage[Any] = kind(options_of(kind, spec.options), context)
+        return stage
+
+    specs = stage_specs(config.stages)
+    workers = place(specs, config.placement)
+    with closing(Measuring(specs, open_stage)) as measuring:
+        for stage, why in measuring.absent().items():
+            report.warn("stages", f"{stage}: nobody answers: {why}")
+        lines = []
+        load_of_all = 0.0
+        for name, probe in probes.items():
+            with report.watching("stages", f"{name}: "):
+                if probe.live:  # its frames come when they come: how fast one decodes is unknown
+                    made = MadeFrame(Form(probe.width, probe.height))
+                    capacity = measuring.measure(name, repeat(made), MEASURE_S)
+                    decoded = "decode not measured, "
+                else:
+                    source = _decoder(config).open(_request(config, name, config.sources[name]))
+                    with closing(source):
+                        taken = (frame for frame in source if frame is not None)
+                        capacity = measuring.measure(name, taken, MEASURE_S)
+                    decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
+                fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
+                load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
+                lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
+        if not probes:
+            capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
+            size = f"a made picture of {MADE.width}x{MADE.height}"
+            lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
+        if len(lines) > 1:
+            lines.append(f"all of these at their own pace need {load_of_all:.0%} of the rest")
+        report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
+        for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
+            for said in measuring.leaves_out(form):
+                report.say("left out", f"{form.width}x{form.height}: {said}")
+        head = f"{_cores()} cores; a fifth of their time is left free"
+        report.say("this machine", "\n".join([head, *lines]))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def wanted_fps(fps: float, frames: Frames) -> float:
+    """Frames a second that are wanted of a source that has so many; of key frames not known."""
+    return min(fps / frames.every, frames.max_fps or fps)
+
+
+def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:
+    stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
+    slowest = max(stages, key=stages.__getitem__)
+    fit = capacity.live_sources(fps, workers, _cores())
+    speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
+    if fit < 1:
+        return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
+    return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"

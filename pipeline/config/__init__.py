@@ -1,0 +1,1 @@
+"""Configuration: `pipeline.toml`, the graph, sources as people name them."""

@@ -1,0 +1,235 @@
+"""pipeline.toml into frozen dataclasses; everything wrong with it is told at once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault
+from framegate.pipeline.config.graph import StageEntry, graph_faults
+from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.sources import frames_of
+from framegate.pipeline.config.stage_tables import Table, read_stages
+from framegate.pipeline.config.store_config import StoreConfig, store_faults
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.logs import Form
+from framegate.pipeline.redaction import remember, remember_url
+from framegate.pipeline.source import Transport
+from framegate.pipeline.spec import PaceName
+
+PACKAGED = "pipeline.toml"
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """`[sources.NAME]`"""
+
+    url: str = ""
+    url_env: str | None = None
+    pace: PaceName = "fast"
+    live: bool | None = None
+    transport: Transport = "tcp"
+    frames: str | dict[str, Any] = "all"
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """`[live]`"""
+
+    stall_s: float = field(default=5.0, metadata={"least": 0.5, "most": 3600.0})
+    retry_most_s: float = field(default=30.0, metadata={"least": 0.1, "most": 3600.0})
+
+
+@dataclass(frozen=True)
+class CreditConfig:
+    """`[credit]`"""
+
+    file: int = field(default=32, metadata={"least": 1, "most": 1024})
+    live: int = field(default=4, metadata={"least": 1, "most": 1024})
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    """`[workers]`"""
+
+    hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    """`[http]`"""
+
+    listen: str | None = None
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """`[log]`"""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Form = "text"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole checked configuration; `origin` says where it was read."""
+
+    origin: str
+    store: StoreConfig
+    credit: CreditConfig
+    live: LiveConfig
+    workers: WorkersConfig
+    log: LogConfig
+    http: HttpConfig
+    sources: dict[str, SourceConfig]
+    stages: tuple[StageEntry, ...]
+    placement: dict[str, tuple[str, ...]]
+
+
+_TABLES = ("store", "credit", "live", "workers", "log", "http", "sources", "stages", "placement")
+
+
+def find_config(path: Path | None) -> tuple[str, str]:
+    """Where the configuration is and its text: `path`, else ./pipeline.toml, else the packaged."""
+    chosen = path if path is not None else Path(PACKAGED)
+    if path is None and not chosen.exists():
+        return "the packaged pipeline.toml", files("framegate.pipeline.config").joinpath(
+            PACKAGED
+        ).read_text()
+    try:
+        return str(chosen), chosen.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFaults([f"configuration {chosen}: {error}"]) from error
+
+
+def read_config(
+    origin: str,
+    text: str,
+    changes: Mapping[str, Table] | None = None,
+    offered: Mapping[str, Table] | None = None,
+) -> Config:
+    """The checked configuration; `changes` (from the command line) go over the file's tables.
+
+    offered  options for stages, if the file has them
+
+    ConfigFaults carries all faults, each with where it was said, its key path, the value and what
+    is allowed.
+    """
+    changes = changes or {}
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
+    except RecursionError:
+        raise ConfigFaults([f"{origin}: tables or lists within too many others"]) from None
+    tables = {key: table for key, table in given.items() if isinstance(table, dict)}
+    faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
+    faults += [
+        f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
+        for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
+    ]
+    stages = tables.get("stages", {})
+    there = {name: table for name, table in (offered or {}).items() if name in stages}
+    changes = _merged({"stages": there}, changes) if there else changes
+    config = _read_tables(origin, _merged(tables, changes), faults)
+    if config is None or faults:
+        said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
+        raise ConfigFaults(
+            [f"{'command line' if f.startswith(said_there) else origin}: {f}" for f in faults]
+        )
+    return config
+
+
+def _paths(tables: Mapping[str, Any], before: str = "") -> list[str]:
+    paths = []
+    for key, value in tables.items():
+        path = f"{before}{key}"
+        paths += [path, *_paths(value, f"{path}.")] if isinstance(value, dict) else [path]
+    return paths
+
+
+def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
+    merged = dict(tables)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None:
+    store = read_options(StoreConfig, tables.get("store", {}), "store.", faults)
+    if store is not None:
+        faults += store_faults(store)
+    credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
+    live = read_options(LiveConfig, tables.get("live", {}), "live.", faults)
+    workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
+    log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
+    http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
+    if http is not None and (fault := http_fault(http.listen or HTTP_DEFAULT)) is not None:
+        faults.append(f"http.listen = {http.listen!r}: {fault}")
+    sources = _read_sources(tables.get("sources", {}), faults)
+    stages = read_stages(tables, _TABLES, faults)
+    placement = tables.get("placement", {})
+    for worker, names in placement.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
+            placement = {}
+            break
+    if stages is not None:
+        faults += graph_faults(stages, placement)
+    if (
+        store is None
+        or credit is None
+        or live is None
+        or workers is None
+        or log is None
+        or http is None
+    ):
+        return None
+    if sources is None or stages is None:
+        return None
+    placed = {worker: tuple(names) for worker, names in placement.items()}
+    return Config(origin, store, credit, live, workers, log, http, sources, tuple(stages), placed)
+
+
+def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:
+    sources = {}
+    for name, entry in table.items():
+        path = f"sources.{name}"
+        if not is_name(name):
+            faults.append(f"{path}: a source's name is {NAME_RULE}")
+        if not isinstance(entry, dict):
+            faults.append(f"{path} = {entry!r}: must be a table with url or url_env")
+            continue
+        source = read_options(SourceConfig, entry, f"{path}.", faults)
+        if source is not None:
+            if bool(source.url) == bool(source.url_env):
+                faults.append(f"{path}: must have either url or url_env")
+            faults += _unset(source.url_env, f"{path}.url_env")
+            try:
+                frames_of(source.frames)
+            except ValueError as error:
+                faults.append(f"{path}.frames = {source.frames!r}: {error}")
+            sources[name] = source
+    return sources
+
+
+def from_environment(name: str, key: str) -> str:
+    """A secret's value. ConfigFaults if the variable is not set."""
+    if faults := _unset(name, key):
+        raise ConfigFaults(faults)
+    secret = os.environ[name]
+    remember_url(secret) if "://" in secret else remember(secret)
+    return secret
+
+
+def _unset(name: str | None, key: str) -> list[str]:
+    if name is None or os.environ.get(name):
+        return []
+    return [f"{key} = {name!r}: the environment has no such variable"]

@@ -1,0 +1,190 @@
+"""The graph of stages: checked whole, then turned into what workers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from framegate.pipeline.keys import CERTIFY, NAME_RULE, SHADOW, is_name
+from framegate.pipeline.spec import StageSpec
+
+RESERVED = {
+    "print": "framegate run --json",
+    "save": "framegate run --save",
+    SHADOW: "framegate models shadow",
+    CERTIFY: "the table [promise]",
+}
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """One `[stages.NAME]` table.
+
+    publishes, pixels  what its class says
+    options            what else stands in the table, checked by the class
+    """
+
+    name: str
+    use: str
+    input: str | None
+    on_lag: str
+    publishes: bool
+    pixels: int
+    options: dict[str, Any]
+
+
+def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
+    """Everything wrong with the graph and its placement."""
+    by_name = {stage.name: stage for stage in stages}
+    faults = []
+    for stage in stages:
+        if not is_name(stage.name):
+            faults.append(f"stages.{stage.name}: a stage's name is {NAME_RULE}")
+        if stage.name in RESERVED:
+            faults.append(
+                f"stages.{stage.name}: this name is kept for {RESERVED[stage.name]}; allowed is "
+                "any other"
+            )
+        if stage.input is not None and stage.input not in by_name:
+            faults.append(
+                f"stages.{stage.name}.input = {stage.input!r}: there is no such stage; "
+                f"allowed are {', '.join(sorted(by_name))}"
+            )
+        if stage.pixels and stage.input in by_name and by_name[stage.input or ""].publishes:
+            faults.append(
+                f"stages.{stage.name}.input = {stage.input!r}: it reads pixels, and published "
+                "results have none; allowed is a stage before it"
+            )
+    faults += _root_faults(stages) + _cycle_faults(by_name)
+    publishers = [stage.name for stage in stages if stage.publishes]
+    if len(publishers) != 1:
+        faults.append(
+            f"stages: {', '.join(publishers) or 'none'} publish; exactly one must (stages.cache)"
+        )
+    return faults + _placement_faults(by_name, placement)
+
+
+def _root_faults(stages: Sequence[StageEntry]) -> list[str]:
+    roots = [stage.name for stage in stages if stage.input is None]
+    if roots == ["decode"]:
+        return []
+    return [
+        f"stages.{name}.input: missing; only decode has none, every other stage has exactly one"
+        for name in roots
+        if name != "decode"
+    ] + ([] if "decode" in roots else ["stages.decode: missing, or it has an input; it must not"])
+
+
+def _cycle_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
+    faults = []
+    for name in by_name:
+        path: list[str] = [name]
+        at = by_name[name].input
+        while at is not None and at in by_name and at not in path:
+            path.append(at)
+            at = by_name[at].input
+        if at == name:
+            faults.append(f"stages.{name}.input: a cycle: {' <- '.join([*path, name])}")
+    return faults
+
+
+def _placement_faults(
+    by_name: Mapping[str, StageEntry], placement: Mapping[str, Sequence[str]]
+) -> list[str]:
+    faults = []
+    seen: dict[str, str] = {}
+    for worker, names in placement.items():
+        if not is_name(worker):
+            faults.append(f"placement.{worker}: a worker's name is {NAME_RULE}")
+        for name in names:
+            if name not in by_name:
+                faults.append(f"placement.{worker}: {name!r}: there is no such stage")
+            if name in seen:
+                faults.append(f"placement.{worker}: {name!r} is placed in {seen[name]} already")
+            seen[name] = worker
+    return faults + _reader_faults(by_name, placement)
+
+
+def _reader_faults(
+    by_name: Mapping[str, StageEntry], placement: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The worker that decodes reads no streams: what it hosts gets its input from inside it."""
+    return [
+        f"placement.{worker}: {name!r} reads {by_name[name].input!r}, which is not in this worker; "
+        "with decode there can be only stages whose input is there too"
+        for worker, names in placement.items()
+        for name in names
+        if "decode" in names and name in by_name and by_name[name].input not in (None, *names)
+    ]
+
+
+def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
+    """What workers are told of a faultless graph, inputs before readers."""
+    by_name = {stage.name: stage for stage in stages}
+    main = _main_path(by_name)
+    ordered: list[StageEntry] = []
+    while len(ordered) < len(stages):
+        names = {stage.name for stage in ordered}
+        ordered += [
+            s for s in stages if s.name not in names and (s.input is None or s.input in names)
+        ]
+    return [
+        StageSpec(
+            name=stage.name,
+            use=stage.use,
+            input=stage.input,
+            main=stage.name in main,
+            reliable=stage.name in main or stage.on_lag == "wait",
+            publishes=stage.publishes,
+            options=stage.options,
+        )
+        for stage in ordered
+    ]
+
+
+def _main_path(by_name: Mapping[str, StageEntry]) -> set[str]:
+    at: str | None = next(stage.name for stage in by_name.values() if stage.publishes)
+    main = set()
+    while at is not None:
+        main.add(at)
+        at = by_name[at].input
+    return main
+
+
+def with_readers(specs: Sequence[StageSpec], names: Sequence[str]) -> list[StageSpec]:
+    """These stages and all that read from them, directly or not; `specs` inputs before readers."""
+    found: list[StageSpec] = []
+    for spec in specs:
+        if spec.name in names or any(spec.input == before.name for before in found):
+            found.append(spec)
+    return found
+
+
+def place(
+    specs: Sequence[StageSpec], placement: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Stages by worker, in order of the graph; a stage that is not placed gets its own worker."""
+    worker_of = {name: worker for worker, names in placement.items() for name in names}
+    workers: dict[str, list[str]] = {}
+    for spec in specs:
+        workers.setdefault(worker_of.get(spec.name, spec.name), []).append(spec.name)
+    return workers
+
+
+def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> str:
+    """The graph as indented text, with the worker of each stage."""
+    worker_of = {name: worker for worker, names in workers.items() for name in names}
+    lines = []
+
+    def draw(name: str | None, depth: int) -> None:
+        for spec in specs:
+            if spec.input == name:
+                side = "" if spec.main else "  (side, waited for)" if spec.reliable else "  (side)"
+                mark = "└─ " if depth else ""
+                text = f"{'   ' * depth}{mark}{spec.name}"
+                lines.append(f"{text:<32} {spec.use:<32} in {worker_of[spec.name]}{side}")
+                draw(spec.name, depth + 1)
+
+    draw(None, 0)
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""Sources as they are named on the command line: paths, globs, URLs, `name=PATH`."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+
+from framegate.pipeline.errors import ConfigFaults, FaultReason
+from framegate.pipeline.keys import NAME_MOST, NAME_RULE, is_name
+from framegate.pipeline.redaction import HIDDEN, shown
+from framegate.pipeline.source import Frames
+
+_NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
+
+
+def named_sources(words: Sequence[str]) -> dict[str, str]:
+    """URL or path by name. ConfigFaults with all faults: bad or repeated names, empty globs."""
+    sources: dict[str, str] = {}
+    given: set[str] = set()
+    faults: list[str] = []
+    for word in words:
+        match = None if os.path.exists(word) else _NAMED.fullmatch(word)
+        name, place = (match[1], match[2]) if match else (None, word)
+        if name is not None and not is_name(name):
+            faults.append(f"{word}: {name!r} cannot name a source; a name is {NAME_RULE}")
+            continue
+        if name is not None and name in given:
+            faults.append(f"{word}: two sources are named {name!r}; give each its own name")
+            continue
+        places = _expanded(place)
+        if not places:
+            faults.append(f"{word}: no file matches")
+        for each in places:
+            if not _is_text(each):
+                faults.append(f"{each!r}: its name is not UTF-8; rename it")
+                continue
+            chosen = _free(name, sources) if name else _free(derived_name(each), sources)
+            given.add(chosen)
+            sources[chosen] = each
+    if faults:
+        raise ConfigFaults(faults)
+    return sources
+
+
+_LIVE = re.compile(r"(?i:rtsps?|rtmps?|rtp|udp|srt|mms)://|webcam:\d+$")
+_VIDEO_FILE = re.compile(r"\.(mp4|m4v|mov|mkv|webm|avi|ts|mts|m2ts|mpe?g|flv|wmv|ogv|3gp)$")
+
+
+def is_live(place: str) -> bool:
+    """Whether a place is a camera rather than a file: by its scheme; over HTTP, unless its path
+    names a video file.
+    """
+    if _LIVE.match(place):
+        return True
+    if not place.lower().startswith(("http://", "https://")):
+        return False
+    return not _VIDEO_FILE.search(re.split(r"[?#]", place, maxsplit=1)[0].lower())
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is a URL or a webcam, not a path."""
+    return "://" in place or _LIVE.match(place) is not None
+
+
+def path_fault(path: str) -> tuple[FaultReason, str] | None:
+    """Why a path is no regular file with something in it, without a look inside; None if it is."""
+    try:
+        found = os.stat(path)
+        if stat.S_ISDIR(found.st_mode):
+            return "not_video", "this is a directory"
+        if not stat.S_ISREG(found.st_mode):
+            return "not_video", "this is a pipe or device, which cannot be read again"
+        with open(path, "rb"):
+            pass
+    except PermissionError:
+        return "permission", "no permission to read it"
+    except (OSError, ValueError):  # absent, a name too long, a NUL in it, a loop of links
+        return "missing", "there is no such file"
+    return ("empty", "the file is empty") if found.st_size == 0 else None
+
+
+FRAMES_RULE = 'allowed is "all", "keyframes", {every = N} or {max_fps = F}, each above 0'
+
+
+def frames_of(said: str | Mapping[str, Any]) -> Frames:
+    """What configuration or command line (`every=3`) says of the frames that are wanted.
+
+    ValueError says what is allowed.
+    """
+    if isinstance(said, str):
+        key, _, value = said.partition("=")
+        words: dict[str, Mapping[str, Any]] = {"all": {}, "keyframes": {"keyframes": True}}
+        said = words.get(said, {key: value})
+    try:
+        frames = msgspec.convert(said, Frames, strict=False)
+    except msgspec.ValidationError:
+        raise ValueError(FRAMES_RULE) from None
+    fps = frames.max_fps
+    if frames.every < 1 or (fps is not None and not 0 < fps < math.inf):
+        raise ValueError(FRAMES_RULE)
+    return frames
+
+
+def _expanded(place: str) -> list[str]:
+    if is_remote(place) or not glob.has_magic(place):
+        return [place]
+    if Path(place).exists():
+        return [place]
+    return sorted(glob.glob(place, recursive=True))
+
+
+def _is_text(place: str) -> bool:
+    """Whether it can be written down: a file's name on disk may be any bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in place)
+
+
+def derived_name(place: str) -> str:
+    """A source name made of a file's or URL's last part that is no secret."""
+    path = place.split("?", 1)[0].rstrip("/").replace("webcam:", "webcam")
+    if "://" in path:
+        host, _, inner = shown(place).partition("://")[2].partition("/")
+        path = inner.removesuffix(HIDDEN).rstrip("/") or host.partition(":")[0].replace(".", "_")
+    stem = PurePath(path).stem
+    name = re.sub(r"[^a-z0-9_]+", "_", stem.lower()).strip("_")
+    return (name if name[:1].isalpha() else f"s_{name}".rstrip("_"))[:28]
+
+
+def _free(name: str, taken: dict[str, str]) -> str:
+    number = 2
+    chosen = name
+    while chosen in taken:
+        ending = f"_{number}"
+        chosen, number = name[: NAME_MOST - len(ending)] + ending, number + 1
+    return chosen

@@ -1,0 +1,1 @@
+"""The engine of a worker: what waits, what runs, what is committed."""

@@ -1,0 +1,30 @@
+"""A stage without a run: what it may use where there is no store and no supervisor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from framegate.pipeline.shared_memory.state_plane import unshared_plane
+from framegate.pipeline.shared_memory.state_ring import unshared_ring
+from framegate.pipeline.stage import Context, Item
+from framegate.pipeline.store.memo import Memos
+
+
+def context_alone(
+    pixels: Callable[[Item], AbstractContextManager[memoryview]],
+    now: Callable[[], float],
+    folder: Path,
+    before: str,
+    **others: Any,
+) -> Context:
+    """A Context whose planes, rings and memos are of this process alone; others: see Context."""
+    of_this_process: dict[str, Any] = {
+        "plane": functools.cache(unshared_plane),
+        "ring": functools.cache(unshared_ring),
+        "memo": Memos(None).of,
+    }
+    return Context(pixels, now, folder, before, **(of_this_process | others))

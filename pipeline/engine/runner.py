@@ -1,0 +1,295 @@
+"""The stages of one worker: attach to the store, run what waits, settle what the store said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.engine.control import ControlLine, Finished, InHand
+from framegate.pipeline.engine.held_back import HeldBack
+from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.inbox import Arrival, Inbox
+from framegate.pipeline.engine.saying import Move
+from framegate.pipeline.engine.trimming import Trimming
+from framegate.pipeline.errors import StoreRefused
+from framegate.pipeline.records import START, End, Position, Record
+from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.store.hop import (
+    END,
+    Answer,
+    SourceHop,
+    Verdict,
+    attach_command,
+    read_attached,
+)
+from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.wire import Command, Link
+
+log = logging.getLogger(__name__)
+
+_END = END.encode()
+
+Moves = dict[str, list[tuple[HostedStage, Move]]]
+TellSources = Callable[[Sequence[SourceSpec]], None]
+
+
+class Runner:
+    """Hosted stages with their inboxes. One thread; the loops around it do the waiting."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        hosted: list[HostedStage],
+        line: ControlLine,
+        tell_sources: TellSources,
+        is_through: Callable[[str, str], None] = lambda source, stage: None,  # noqa: ARG005
+    ) -> None:
+        """For what else keeps something of a source. tell_sources: called with each new set;
+        is_through: with a source whose last end a stage has passed.
+        """
+        self.spec = spec
+        self.hosted = hosted
+        self.sources = {source.name: source for source in spec.sources}
+        self.inboxes = {stage.spec.name: Inbox() for stage in hosted}
+        self._onward = {
+            s.spec.name: [self.inboxes[r.spec.name] for r in hosted if r.spec.input == s.spec.name]
+            for s in hosted
+        }
+        self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
+        self.stale: set[str] = set()
+        self.done = 0
+        self._line = line
+        self._careful_until = dict(spec.careful)
+        self.held_back = HeldBack(hosted)
+        self._trimming = Trimming(spec)
+        self._tell_sources, self._is_through = tell_sources, is_through
+        self.fenced: set[str] = set()
+
+    # -- which sources
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """Serve these from now on; what is new must be attached. Not those that others took."""
+        wanted = {source.name: source for source in sources}
+        for source in self.sources.keys() - wanted.keys():
+            self._forget(source)
+        self.fenced &= wanted.keys()
+        self.sources = {name: wanted[name] for name in wanted if name not in self.fenced}
+        self._tell_sources(sources)
+
+    def _forget(self, source: str) -> None:
+        for inbox in self.inboxes.values():
+            inbox.clear(source)
+        for stage in self.hosted:
+            stage.forget(source)
+            self.held_back.forget(source, stage.spec.name)
+        self._careful_until.pop(source, None)
+        self._trimming.forget(source)
+        self.stale.discard(source)
+
+    # -- standing with the store
+
+    def attach(self, links: Links, sources: Iterable[str]) -> None:
+        """Take new tokens for these sources and load where their stages stand.
+
+        A source that another run owns is dropped. StoreRefused if the store was emptied, StoreBusy
+        while the tokens are not on the replicas that are asked for.
+        """
+        sources = list(sources)
+        self.done += 1  # whoever waits for replicas does not hang
+        for source in sources:
+            for inbox in self.inboxes.values():
+                inbox.clear(source)
+            for stage in self.hosted:
+                reply = links.of(source).call(
+                    *attach_command(source, stage.spec.name, self.spec.run)
+                )
+                attached = read_attached(reply)
+                if isinstance(attached, Verdict):
+                    self.refused(source, attached)
+                    break
+                stage.attach(source, attached)
+            else:
+                self._catch_up(links, source)
+            self.stale.discard(source)
+        links.await_replicas((s for s in sources if s in self.sources), self.spec.replicas)
+
+    def _catch_up(self, links: Links, source: str) -> None:
+        """Give readers in this process what their input has said and they have not read."""
+        for stage in self.hosted:
+            if stage.spec.input in self.spec.hosted:
+                after = stage.standings[source].position
+                stream = input_stream(self.spec, stage.spec.name, source)
+                reply = links.of(source).call("XRANGE", stream, f"({after}", "+")
+                self.receive(stage, source, reply, after)
+
+    def refused(self, source: str, verdict: Verdict) -> None:
+        """The store did not take what this worker says of a source."""
+        if verdict is Verdict.GONE:
+            raise StoreRefused(
+                f"the store no longer knows source {source}: it was emptied or replaced; nothing "
+                "was restarted, start a new run"
+            )
+        if verdict is Verdict.FENCED:
+            log.warning("source %s: another worker took over; this one writes no more", source)
+            self.sources.pop(source, None)
+            self.fenced.add(source)
+            self._forget(source)
+        else:
+            self.stale.add(source)
+
+    def check_tokens(self, link: Link, sources: Iterable[str]) -> None:
+        """Drop those of a link's sources that another worker has attached to since.
+
+        StoreRefused if the store was emptied.
+        """
+        places = [(s, stage) for stage in self.hosted for s in sources if s in self.sources]
+        link.send(*(("HGET", keys.at(source, s.spec.name), "t") for source, s in places))
+        tokens = [link.receive() for _ in places]
+        for (source, stage), token in zip(places, tokens, strict=True):
+            if source in self.sources and token != stage.standings[source].token:
+                self.refused(source, Verdict.FENCED if token else Verdict.GONE)
+
+    # -- work
+
+    def receive(
+        self, stage: HostedStage, source: str, entries: list[list[Any]], after: Position
+    ) -> Position:
+        """Put stream entries after a position into a stage's inbox; gives the last one's."""
+        writer = self._writers[stage.spec.name]
+        arrivals = [read_entry(entry, writer) for entry in entries]
+        if arrivals and not self._is_past(arrivals):
+            arrivals = [arrived_now(arrival) for arrival in arrivals]
+        if arrivals and arrivals[0].position <= after:
+            arrivals = [arrival for arrival in arrivals if arrival.position > after]
+        self.inboxes[stage.spec.name].add(source, arrivals)
+        return arrivals[-1].position if arrivals else after
+
+    def _is_past(self, arrivals: list[Arrival]) -> bool:
+        """Whether they arrived by this host's clock as it runs now, not before it was restarted."""
+        last = arrivals[-1].record
+        return not isinstance(last, Record) or last.arrived <= time.monotonic()
+
+    def idle(self) -> bool:
+        """Whether nothing waits that could be done now."""
+        return not any(
+            (source, name) not in self.held_back
+            for name, inbox in self.inboxes.items()
+            for source in inbox.waiting()
+        )
+
+    def step(self) -> Moves:
+        """Run each stage on one batch of what waits for it; inputs before readers.
+
+        While a source is careful, one stage only, the last that can: what is in hand is then one
+        record in one stage, and it is committed before the next is taken.
+        """
+        moves: Moves = {}
+        for stage in reversed(self.hosted) if self._careful_until else self.hosted:
+            inbox = self.inboxes[stage.spec.name]
+            resting = self.held_back.resting(stage.spec.name) if self.held_back else ()
+            batch = inbox.take(stage.stage.batch, self._careful_until, resting)
+            if not batch:
+                continue
+            if self._careful_until:
+                self._announce(stage, batch)
+            for source, move in stage.answer(batch, self._is_patient).items():
+                # What waits for an answer stays in hand: asking about it may be what kills.
+                if move.undone or self.held_back:
+                    inbox.give_back(source, move.undone)
+                    self.held_back.note(source, stage.spec.name, move)
+                if move.commit.last > move.commit.previous:
+                    moves.setdefault(source, []).append((stage, move))
+                    for onward in self._onward[stage.spec.name]:
+                        onward.add(source, move.onward)
+            self.done += 1
+            if self._careful_until and moves:
+                break
+        return moves
+
+    def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
+        for source, arrivals in batch.items():
+            at = arrivals[0].position
+            if at <= self._careful_until.get(source, START):
+                self._line.say(InHand(source, stage.spec.name, at))
+
+    def _is_patient(self, stage: str, source: str, position: Position) -> bool:
+        """Whether missing pixels will come: those of a file of this run are decoded again, and
+        kept for readers that the decoder waits for.
+        """
+        spec = self.sources[source]
+        return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
+
+    def settle(self, source: str, moves: list[tuple[HostedStage, Move]], answer: Answer) -> bool:
+        """Take the store's answer; whether it took what was said."""
+        if answer.verdict is not Verdict.OK:
+            self.refused(source, answer.verdict)
+            return False
+        if answer.refused:
+            log.error("source %s: %d entries were there already", source, answer.refused)
+        for stage, move in moves:
+            stage.accept(source, move)
+            if move.commit.previous < self._careful_until.get(source, START):
+                self._line.say(InHand(source, stage.spec.name, None))
+                self._relax(source)
+            entries = move.commit.entries
+            self.wrote(source, stage.spec.name, len(entries))
+            if entries and entries[-1].kind == END:
+                end = records.decode_versioned(entries[-1].data, End)
+                if end.last and move.commit.last.epoch > self.sources[source].past:
+                    self._is_through(source, stage.spec.name)
+                    self._line.say(Finished(source, stage.spec.name))
+        return True
+
+    def _relax(self, source: str) -> None:
+        """A source is careful no longer once all stages are past what was suspected."""
+        until = self._careful_until[source]
+        if all(stage.standings[source].position > until for stage in self.hosted):
+            del self._careful_until[source]
+
+    def wrote(self, source: str, stage: str, entries: int) -> None:
+        """Count what makes a stage's stream longer."""
+        self._trimming.wrote(source, stage, entries)
+
+    def let_all_be_trimmed(self) -> None:
+        """Let the next calls of `trims` be about all streams."""
+        self._trimming.all_are_due(self.sources)
+
+    def trims(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
+        """Calls that remove what was read of these sources, with their source; now and then."""
+        return self._trimming.commands(sources)
+
+
+def arrived_now(arrival: Arrival) -> Arrival:
+    """The entry as if it arrived now: its own time is of another clock."""
+    if not isinstance(arrival.record, Record):
+        return arrival
+    record = msgspec.structs.replace(arrival.record, arrived=time.monotonic(), taken_us=0)
+    return Arrival(arrival.position, record)
+
+
+def hops(moves: Moves) -> dict[str, SourceHop]:
+    """The hops that these moves make, by source."""
+    return {s: SourceHop(s, tuple(move.commit for _, move in m)) for s, m in moves.items()}
+
+
+def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
+    """A stream entry as it waits for a stage; results become records that carry them."""
+    position = Position.parse(entry[0])
+    _, kind, _, data = entry[1]  # k, d: in the order that hop.lua writes them
+    if kind == _END:
+        return Arrival(position, records.decode_versioned(data, End))
+    if writer.publishes:
+        return Arrival(position, records.record_of_result(data, writer.name))
+    return Arrival(position, records.decode_record(data), data)
+
+
+def input_stream(spec: WorkerSpec, stage: str, source: str) -> str:
+    """The stream that a stage reads."""
+    before = spec.stage(stage).input
+    assert before is not None
+    return spec.stage(before).out(source)

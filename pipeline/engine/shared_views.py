@@ -1,0 +1,154 @@
+"""A worker's side of a run's shared memory: frame stores, state planes and rings, mapped once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from framegate.pipeline.engine.control import ControlLine, FramesKept
+from framegate.pipeline.errors import FrameLost, FrameStoreFull
+from framegate.pipeline.records import Position
+from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.state_plane import (
+    StatePlane,
+    state_plane_bytes,
+    unshared_plane,
+)
+from framegate.pipeline.shared_memory.state_ring import StateRing, state_ring_bytes, unshared_ring
+from framegate.pipeline.source import Form
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.stage import Item
+
+V = TypeVar("V")
+
+log = logging.getLogger(__name__)
+
+
+class SharedViews:
+    """Views by source. Any thread: two that come first at once map the same memory twice.
+
+    Only a decoder has a frame store made; a reader finds it, or there are no such pixels.
+    """
+
+    def __init__(self, sources: list[SourceSpec], line: ControlLine) -> None:
+        self._served = {source.name: (source.past, source.slots, source.live) for source in sources}
+        self._line = line
+        self._stores: dict[tuple[str, Form], FrameStore] = {}
+        self._planes: dict[tuple[str, str], StatePlane] = {}
+        self._rings: dict[tuple[str, str], StateRing] = {}
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
+        its memory is another. Call it while no decoder of those runs.
+        """
+        served = {source.name: (source.past, source.slots, source.live) for source in sources}
+        stay = {name for name in served if self._served.get(name) == served[name]}
+        self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
+        self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
+        self._rings = {at: ring for at, ring in self._rings.items() if at[1] in stay}
+        self._served = served
+
+    def is_live(self, source: str) -> bool:
+        """Whether it is a camera."""
+        return self._served[source][2]
+
+    def past_of(self, source: str) -> int:
+        """Its last epoch before this run."""
+        return self._served[source][0]
+
+    def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
+        """The frame store of (source, picture size). FrameStoreFull if there is no room for it, or
+        none and `make` is not set.
+        """
+        store = self._stores.get((source, form))
+        if store is None or store.retired:
+            self._forget_retired()
+            _, slots, _ = self._served[source]
+            nbytes = frame_store_bytes(slots, form.nbytes)
+            descriptor = self._line.shared_memory(source, _name(form), nbytes, make)
+            store = _mapped(descriptor, lambda: FrameStore(descriptor, slots, form.nbytes))
+            self._stores[source, form] = store
+        return store
+
+    def _forget_retired(self) -> None:
+        """They hold no memory any more, but addresses; who still looks at one keeps it."""
+        for at, store in list(self._stores.items()):
+            if store.retired:
+                self._stores.pop(at, None)
+
+    def keep_frames(self, source: str, forms: Iterable[Form]) -> None:
+        """Nobody wants other frame stores of this source any more. Only its decoder knows."""
+        kept = list(forms)
+        for at in [at for at in list(self._stores) if at[0] == source and at[1] not in kept]:
+            self._stores.pop(at, None)
+        self._line.say(FramesKept(source, [_name(form) for form in kept]))
+
+    def holds(self, source: str, form: Form, number: int, position: Position) -> bool:
+        """Whether a frame's pixels are there, whole."""
+        try:
+            store = self.frame_store(source, form, make=False)
+        except FrameStoreFull:
+            return False
+        return store.holds(number % store.slots, position)
+
+    def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
+        """The frame's bytes; see stage.Context."""
+        try:
+            store = self.frame_store(item.source, item.record.form, make=False)
+        except FrameStoreFull as error:
+            raise FrameLost(f"source {item.source} frame {item.position}: {error}") from error
+        return store.reading(item.record.number % store.slots, item.position)
+
+    def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
+        """A stage's state plane of a source."""
+        plane = self._planes.get((stage, source))
+        if plane is None or plane.nbytes != nbytes:
+            name = f"state {stage} {nbytes}"
+            try:
+                descriptor = self._line.shared_memory(source, name, state_plane_bytes(nbytes))
+                plane = _mapped(descriptor, lambda: StatePlane(descriptor, nbytes))
+            except FrameStoreFull as error:
+                log.warning("source %s: %s; %s", source, error, _UNSHARED)
+                plane = unshared_plane(source, nbytes)
+            self._planes[stage, source] = plane
+        return plane
+
+    def state_ring(self, stage: str, source: str, rows: int, row_bytes: int) -> StateRing:
+        """A stage's state ring of a source, of so many rows."""
+        ring = self._rings.get((stage, source))
+        if ring is None or (ring.rows, ring.row_bytes) != (rows, row_bytes):
+            name = f"rows {stage} {rows} {row_bytes}"
+            nbytes = state_ring_bytes(rows, row_bytes)
+            try:
+                descriptor = self._line.shared_memory(source, name, nbytes)
+                ring = _mapped(descriptor, lambda: StateRing(descriptor, rows, row_bytes))
+            except FrameStoreFull as error:
+                log.warning("source %s: %s; %s", source, error, _UNSHARED)
+                ring = unshared_ring(source, rows, row_bytes)
+            self._rings[stage, source] = ring
+        return ring
+
+    def forget_states(self, source: str, stage: str) -> None:
+        """A stage is through with a source: it is asked for again if that was not the last word."""
+        self._planes.pop((stage, source), None)
+        self._rings.pop((stage, source), None)
+
+
+_UNSHARED = "its state is this worker's alone, and goes with it"
+
+
+def _name(form: Form) -> str:
+    return f"frames {form.width}x{form.height} {form.matrix} {form.full_range:d}"
+
+
+def _mapped(descriptor: int, view: Callable[[], V]) -> V:
+    """The view of a descriptor, which is closed then: a mapping needs none."""
+    try:
+        return view()
+    except OSError as error:
+        raise FrameStoreFull(f"no shared memory: {error}") from error
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Questions to a heavier model: how they are asked, batched, carried and answered."""

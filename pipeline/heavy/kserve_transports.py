@@ -1,0 +1,146 @@
+"""tritonclient over HTTP and over gRPC, with one face. Each belongs to the thread that made it."""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.heavy.kserve_address import Address
+from framegate.pipeline.heavy.kserve_tensors import INPUTS, Array
+from framegate.pipeline.heavy.questions import PlaceFailed
+
+CONNECT_S = 5.0
+_LONGEST_S = 600.0  # for an answer: who waits for it has a limit of its own
+
+Wait = Callable[[float], Any]  # for so many seconds: the result, None where it is not here yet
+
+
+def library(at: Address) -> Any:
+    """tritonclient's module. ConfigFaults if it is not installed."""
+    try:
+        return importlib.import_module(f"tritonclient.{'grpc' if at.is_grpc else 'http'}")
+    except ImportError as error:
+        raise ConfigFaults(
+            [f"a KServe server needs the extra kserve: pip install framegate[kserve] ({error})"]
+        ) from error
+
+
+class Http:
+    """Its client waits in gevent's way, in this thread alone: nothing is patched."""
+
+    def __init__(self, at: Address) -> None:
+        """Opens nothing yet."""
+        self._at, self._library = at, library(at)
+        self._gevent = importlib.import_module("gevent")
+        self._client = self._library.InferenceServerClient(
+            at.place, ssl=at.is_secure, connection_timeout=CONNECT_S, network_timeout=_LONGEST_S
+        )
+        self._under_way: Any = None
+        self.takes_bytes = True
+
+    def call(self, method: str, *given: Any) -> Any:
+        """Ask a small thing."""
+        late = PlaceFailed(f"{self._at} says nothing")
+        with self._gevent.Timeout(CONNECT_S, late):
+            return getattr(self._client, method)(*given, headers=dict(self._at.headers))
+
+    def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:  # noqa: ARG002
+        """Send a request, in a greenlet: it can be ended."""
+        at = self._at
+        wanted = [
+            self._library.InferRequestedOutput(name, binary_data=self.takes_bytes)
+            for name in outputs
+        ]
+
+        def infer() -> tuple[Any, Exception | None]:
+            try:
+                headers = dict(at.headers)
+                found = self._client.infer(at.model, inputs, at.version, wanted, headers=headers)
+            except Exception as error:
+                return None, error
+            return found, None
+
+        request = self._under_way = self._gevent.spawn(infer)
+
+        def wait(seconds: float) -> Any:
+            request.join(timeout=seconds)
+            return _result(*request.get()) if request.ready() else None
+
+        return wait
+
+    def input(self, name: str, array: Array) -> Any:
+        """As bytes behind the JSON, or in it for a server that knows nothing else."""
+        given = self._library.InferInput(name, list(array.shape), INPUTS[name])
+        given.set_data_from_numpy(array, binary_data=self.takes_bytes)
+        return given
+
+    def close(self) -> None:
+        """Whatever is under way."""
+        if self._under_way is not None:
+            self._under_way.kill()
+        self._client.close()
+
+
+class Grpc:
+    """Answers come on a thread of gRPC's."""
+
+    takes_bytes = True
+
+    def __init__(self, at: Address) -> None:
+        """Opens nothing yet."""
+        self._at, self._library = at, library(at)
+        # Subchannels that others share would keep their long pauses after a loss.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        options += [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+        self._client = self._library.InferenceServerClient(
+            at.place, ssl=at.is_secure, channel_args=options
+        )
+
+    def call(self, method: str, *given: Any) -> Any:
+        """Ask a small thing."""
+        said: Mapping[str, Any] = {"as_json": True} if method.startswith("get_") else {}
+        headers = dict(self._at.headers)
+        ask = getattr(self._client, method)
+        return ask(*given, headers=headers, client_timeout=CONNECT_S, **said)
+
+    def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:
+        """Send a request."""
+        at = self._at
+        came: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+        self._client.async_infer(
+            at.model,
+            inputs,
+            callback=lambda result, error: came.put((result, error)),
+            model_version=at.version,
+            outputs=[self._library.InferRequestedOutput(name) for name in outputs],
+            client_timeout=max(0.01, until_mono - time.monotonic()),
+            headers=dict(at.headers),
+        )
+
+        def wait(seconds: float) -> Any:
+            try:
+                return _result(*came.get(timeout=seconds))
+            except queue.Empty:
+                return None
+
+        return wait
+
+    def input(self, name: str, array: Array) -> Any:
+        """As bytes."""
+        given = self._library.InferInput(name, list(array.shape), INPUTS[name])
+        given.set_data_from_numpy(array)
+        return given
+
+    def close(self) -> None:
+        """Whatever is under way."""
+        self._client.close()
+
+
+def _result(found: Any, error: Exception | None) -> Any:
+    if error is not None:
+        raise error
+    return found

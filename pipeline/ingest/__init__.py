@@ -1,0 +1,1 @@
+"""From a source to entries: decoder threads, credit, pace, epochs."""

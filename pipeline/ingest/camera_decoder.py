@@ -1,0 +1,207 @@
+"""A thread that keeps a camera connected and puts its newest frames into the frame store."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from framegate.pipeline.errors import FramegateError, SourceFault
+from framegate.pipeline.ingest.camera_reader import CameraReader
+from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
+from framegate.pipeline.ingest.decoder import (
+    DecoderThread,
+    Finished,
+    Lost,
+    ResumePoint,
+    Surroundings,
+)
+from framegate.pipeline.records import START
+from framegate.pipeline.retry import Backoff
+from framegate.pipeline.source import Frame, Source
+from framegate.pipeline.spec import CAREFUL_FRAMES
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S = 0.5
+STABLE_S = 10.0
+STEP_BACK_S = 1.0
+LEAP_S = 10.0
+RARELY = ("permission", "sizes")  # what trying again soon makes worse
+
+
+class CameraDecoder(DecoderThread):
+    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins. One
+    that was given up may still have to end, but only one beside a new one.
+
+    Frames are decoded as they come; without credit the newest is kept, and how many it replaced
+    is reported with it. A stall is a loss, and each loss gives the decoder up whole. So is a
+    picture size that changes too often (credit.SizeChanges, of each connection).
+    """
+
+    patience_s = 2.0
+
+    def __init__(
+        self,
+        name: str,
+        around: Surroundings,
+        start: ResumePoint,
+        stall_s: float,
+        retry_most_s: float,
+    ) -> None:
+        super().__init__(name, around, start)
+        self._epoch = None
+        self._number = start.number
+        self._given_up: list[CameraReader] = []
+        self._untold = 0  # frames that were taken from the reader and not reported
+        self._stall_s = stall_s
+        self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
+
+    def _decode_to_the_end(self) -> Finished | None:
+        failures = 0
+        while self._await_given_up():
+            began = time.monotonic()
+            reader = CameraReader(self.source_name, self._open, self._changed)
+            try:
+                reader.start()
+                lost = self._follow(reader)
+            except Exception as error:
+                lost = self._not_put(reader, error)
+            finally:
+                reader.abandon()
+                self._given_up.append(reader)
+            if lost is None:
+                return None
+            if lost.reason == "died":
+                return Finished(lost.counts, f"{lost.reason}: {lost.fault}")
+            self._report(lost)
+            stable = reader.frames and time.monotonic() - began > STABLE_S
+            failures = 1 if stable else failures + 1
+            self._rest(failures, lost.reason)
+        return None
+
+    def _await_given_up(self) -> bool:
+        """Wait until one at most is left of the connections given up; False if stopped."""
+        with self._changed:
+            while not self._stopping:
+                self._given_up = [reader for reader in self._given_up if not reader.ended]
+                if len(self._given_up) <= 1:
+                    return True
+                self._changed.wait()
+        return False
+
+    def _rest(self, failures: int, reason: str) -> None:
+        """Wait before the next try; long after a wrong password, which may lock an account, and
+        after sizes that change all the time.
+        """
+        if reason in RARELY:
+            failures = 40
+        until = time.monotonic() + self._backoff.delay_s(failures, random.random())
+        with self._changed:
+            while not self._stopping and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _follow(self, reader: CameraReader) -> Lost | None:
+        """Put frames until the connection is lost; None if stopped."""
+        before: Frame | None = None
+        opened = False
+        self._changes = SizeChanges()
+        while True:
+            fault = self._await_frame(reader, even_without_room=not opened)
+            if self._stopping:
+                return None
+            if fault is not None:
+                return self._lost(reader, fault, opened)
+            taken = self._take_from(reader, before) if opened else None
+            if taken is None:
+                self._ask_for_epoch()
+                if not self._await_epoch():
+                    return None
+                opened, before = True, None
+                continue
+            before, dropped = taken
+            if self._changes.too_many(before.form, before.arrived_mono):
+                self._untold = dropped + 1
+                return self._lost(reader, SourceFault(changes_fault(), "sizes"), opened)
+            position = self._take_credit(before.form, dropped)
+            if position is None:
+                return None
+            self.done += 1
+            self._untold = dropped + 1
+            self._put(self._number, before, position, dropped, reader.news())
+            self._untold = 0
+            self._number += 1
+
+    def _take_from(self, reader: CameraReader, before: Frame | None) -> tuple[Frame, int] | None:
+        """The newest frame, and how many it replaced; None if it needs a new epoch first."""
+        with self._changed:  # the frame that is judged is the one that is taken
+            if before is not None and is_break(before, reader.hand):
+                return None
+            return reader.take()
+
+    def _await_frame(self, reader: CameraReader, even_without_room: bool) -> SourceFault | None:
+        """Wait until there is a frame and room for it; gives why no more comes, None otherwise."""
+        with self._changed:
+            while not self._stopping:
+                if reader.hand is not None and (even_without_room or not self.credit.full):
+                    return None
+                if reader.fault is not None:
+                    return reader.fault
+                left = reader.stalled_at(self._stall_s) - time.monotonic()
+                if left <= 0:
+                    what = f"no frame for {self._stall_s:.1f} s or 20 frame periods"
+                    return SourceFault(what, "stalled")
+                self._changed.wait(left)
+        return None
+
+    def _await_epoch(self) -> bool:
+        """Wait for the answer to NewEpoch; False if stopped before."""
+        with self._changed:
+            while not self._stopping and self._epoch is None:
+                self._changed.wait()
+            return not self._stopping
+
+    def _lost(self, reader: CameraReader, fault: SourceFault, opened: bool) -> Lost:
+        with self._changed:
+            dropped = self._untold + reader.replaced + (reader.hand is not None)
+        self._untold = 0
+        return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
+
+    def _not_put(self, reader: CameraReader, error: Exception) -> Lost:
+        """A frame could not be put: that costs the connection, not the camera."""
+        if isinstance(error, FramegateError):  # no room for its pictures, say
+            return self._lost(reader, SourceFault(str(error), "no_memory"), opened=True)
+        log.exception("source %s: a frame could not be put", self.source_name)
+        what = f"a frame could not be put: {type(error).__name__}"
+        return self._lost(reader, SourceFault(what, "damaged"), opened=True)
+
+    def _open(self) -> Source:
+        return self._around.open_source(self._guard)
+
+    def _is_careful(self) -> bool:
+        """For so many frames after a death, whatever their epoch: each connection begins one."""
+        careful = self._around.careful_until > START
+        return careful and self._number - self._start_point.number < CAREFUL_FRAMES
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        if not self._is_careful():
+            yield
+            return
+        with self._around.announce(self._next_position()):
+            yield
+
+
+def is_break(before: Frame, frame: Frame | None) -> bool:
+    """Whether a frame needs a new epoch: another form, time stamps that went back, or that leapt
+    by what the clock here has not seen pass.
+    """
+    if frame is None or frame.form != before.form:
+        return frame is not None
+    if before.pts is None or frame.pts is None:
+        return False
+    step = frame.pts - before.pts
+    passed = (frame.arrived_mono or 0.0) - (before.arrived_mono or 0.0)
+    return step < -STEP_BACK_S or step > passed + LEAP_S

@@ -1,0 +1,357 @@
+"""What both kinds of decoder threads share: events for the ingest loop, credit, epochs, slots."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import msgspec
+
+from framegate.pipeline.errors import FrameStoreFull
+from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
+from framegate.pipeline.records import Position
+from framegate.pipeline.redaction import redacted
+from framegate.pipeline.shared_memory.frame_store import FrameStore
+from framegate.pipeline.source import Form, Frame, Guard, Source
+
+log = logging.getLogger(__name__)
+
+GetFrameStore = Callable[[Form], FrameStore]
+KeepFrames = Callable[[Iterable[Form]], None]
+Announce = Callable[[Position], AbstractContextManager[None]]
+
+FULL_REST_S = 0.5  # between two tries to get memory
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """A frame whose pixels are in the frame store.
+
+    arrived_mono  monotonic seconds
+    captured      UNIX seconds by the camera's own clock, None if it tells none
+    dropped       frames decoded right before it that a newer one replaced
+    key_frame     it was encoded without others
+    counts        growth of the source's other counters since the last event
+    """
+
+    position: Position
+    number: int
+    pts: float | None
+    form: Form
+    arrived_mono: float
+    captured: float | None = None
+    dropped: int = 0
+    key_frame: bool = False
+    counts: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class NewEpoch:
+    """The next frame needs a new epoch: another picture size, or a break in time.
+
+    The thread waits for it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A live source's connection is lost, or could not be made; it is tried again.
+
+    fault   what the trouble is, for people; reason: from errors.FaultReason
+    counts  as of Decoded; `dropped` frames were decoded after the last that went out
+    """
+
+    fault: str
+    reason: str
+    dropped: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Nothing follows: the source ended, or cannot go on (`fault`)."""
+
+    counts: Mapping[str, int]
+    fault: str | None = None
+
+
+Event = Decoded | NewEpoch | Lost | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A committed frame that some reliable reader has not read yet."""
+
+    position: Position
+    number: int
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where a decoder goes on: `number` frames are committed, `position` is the last one's.
+
+    open       its epoch goes on (if the picture size does)
+    done       nothing is left to commit: decode only what is in flight
+    in_flight  committed frames whose pixels must be there again
+    """
+
+    position: Position
+    number: int = 0
+    open: bool = False
+    done: bool = False
+    in_flight: tuple[InFlight, ...] = field(default=())
+
+
+def _nothing() -> None:
+    """Nobody asks whose event it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a decoder thread needs of its worker.
+
+    token          of decode, fences the frame store
+    wake           eventfd that tells the loop of a first event
+    note           called before that: whose event it is
+    announce       says that a frame is in hand, for as long as the block lasts
+    careful_until  frames up to here are announced
+    keep_frames    lets the frame stores of all other forms go
+    """
+
+    open_source: Callable[[Guard], Source]
+    frame_store: GetFrameStore
+    token: int
+    credit_limit: int
+    wake: int
+    announce: Announce
+    careful_until: Position
+    keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
+    note: Callable[[], None] = _nothing
+
+
+class DecoderThread(threading.Thread, ABC):
+    """Fills slots of one source and reports events; subclasses say where frames come from.
+
+    The loop takes events with `take`, and tells the thread of freed credit and new epochs.
+    """
+
+    patience_s: float
+    """How long memory is waited for that does not come free."""
+
+    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
+        super().__init__(name=f"decode-{name}", daemon=True)
+        self.source_name = name
+        self._around = around
+        self._start_point = start
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._finishing = False
+        self._epoch: int | None = start.position.epoch if start.open else None
+        self._seq = start.position.seq + 1
+        self._events: deque[Event] = deque()
+        self.credit = Credit(around.credit_limit)
+        self._sizes = Sizes()
+        self._changes = SizeChanges()
+        for frame in start.in_flight:
+            self.credit.take(frame.position)
+            self._sizes.take(frame.form, frame.position)
+        self._form: Form | None = None  # of the frame that waits for room
+        self._full = False
+        self.done = 0
+        self.busy = True
+
+    # -- the loop's side
+
+    def first(self) -> Event | None:
+        """The oldest event that was not taken."""
+        return self._events[0] if self._events else None
+
+    def take(self) -> Event:
+        """Take the oldest event."""
+        return self._events.popleft()
+
+    def release(self, read: Position) -> None:
+        """All reliable readers are at `read`."""
+        with self._changed:
+            freed = self._sizes.release(read)
+            if freed:
+                self._around.keep_frames(self._sizes)
+            if self.credit.release(read) or freed:
+                self._changed.notify_all()
+
+    @property
+    def waits_for(self) -> Position | None:
+        """Where all reliable readers must be before it goes on; None: it waits for no reader."""
+        with self._changed:
+            if self.credit.full:
+                return self.credit.low_water
+            if self._full:
+                return self._sizes.oldest
+            return None if self._form is None else self._sizes.waits_for(self._form)
+
+    def will_fill(self, number: int) -> bool:  # noqa: ARG002
+        """Whether it has yet to put the pixels of a committed frame again."""
+        return False
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The answer to NewEpoch: frames count from 0 in this epoch."""
+        with self._changed:
+            self._epoch, self._seq = epoch, 0
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """End after the frame in hand, or when all that is in flight has its pixels again."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Stop, and report that nothing follows: the source is removed."""
+        self._finishing = True
+        self.stop()
+
+    def abandon(self) -> None:
+        """End after the frame in hand, whatever is missing: another thread takes over."""
+        self.stop()
+
+    # -- the thread's side
+
+    def run(self) -> None:
+        """Decode until the end, a fault, or stop(); whatever is raised is an end that is told."""
+        try:
+            finished = self._decode_to_the_end()
+        except Exception as error:
+            log.exception("source %s: the decoder failed", self.source_name)
+            finished = Finished({}, redacted(f"damaged: the decoder failed: {error!r}"))
+        finally:
+            self.busy = False
+            self._tell()
+        if finished is None and self._finishing:
+            finished = Finished({})
+        if finished is not None:
+            self._report(finished)
+
+    def _tell(self) -> None:
+        """There is something for the loop."""
+        self._around.note()
+        os.eventfd_write(self._around.wake, 1)
+
+    @abstractmethod
+    def _decode_to_the_end(self) -> Finished | None:
+        """How it ended; None if it was stopped, or nothing is to be told."""
+
+    def _close(self, source: Source) -> None:
+        """Close it; all that it had to give came before, so an error is no fault of the source."""
+        try:
+            source.close()
+        except Exception:
+            log.exception("source %s: it cannot be closed", self.source_name)
+
+    def _is_careful(self) -> bool:
+        return self._next_position() <= self._around.careful_until
+
+    def _next_position(self) -> Position:
+        return Position(self._epoch or self._start_point.position.epoch, self._seq)
+
+    def _frame_store(self, form: Form) -> FrameStore:
+        """Where frames of this form go. Fenced if a decoder with a later token writes there.
+
+        Memory that is short is waited for: that of the size before, or of others, may come free.
+        FrameStoreFull if it does not within `patience_s`.
+        """
+        until = time.monotonic() + self.patience_s
+        while True:
+            try:
+                store = self._around.frame_store(form)
+                break
+            except FrameStoreFull:
+                if self._may_stop() or time.monotonic() > until:
+                    raise
+                self._rest_without_memory()
+        if not store.is_writer(self._around.token):
+            store.become_writer(self._around.token)
+        return store
+
+    def _may_stop(self) -> bool:
+        """Whether it is to stop, and nobody waits for what it is about to put."""
+        return self._stopping
+
+    def _rest_without_memory(self) -> None:
+        with self._changed:
+            self.done += 1  # it waits for a while, and is not hung
+            self._full = True
+            self._tell()
+            self._changed.wait(FULL_REST_S)
+            self._full = False
+
+    def _ask_for_epoch(self) -> None:
+        """Nothing can be put before the loop's answer."""
+        with self._changed:
+            self._epoch = None
+        self._report(NewEpoch())
+
+    def _take_credit(self, form: Form, dropped: int = 0) -> Position | None:
+        """The position of the next frame, once there is room for it; None if stopped before.
+
+        dropped: frames before it that are not put.
+        """
+        with self._changed:
+            while not self._stopping and (self._epoch is None or self._lacks_room(form)):
+                self._changed.wait()
+            self._form = None
+            if self._stopping or self._epoch is None:
+                return None
+            position = Position(self._epoch, self._seq + dropped)
+            self._seq = position.seq + 1
+            self.credit.take(position)
+            if self._sizes.take(form, position):
+                self._around.keep_frames(self._sizes)
+            return position
+
+    def _lacks_room(self, form: Form) -> bool:
+        if self.credit.full:
+            return True
+        if self._sizes.waits_for(form) is None:
+            return False
+        if self._form != form:
+            self._form = form
+            self._tell()  # the loop asks where readers are
+        return True
+
+    def _put(
+        self,
+        number: int,
+        frame: Frame,
+        position: Position,
+        dropped: int = 0,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write the frame into its slot and report it."""
+        store = self._frame_store(frame.form)
+        with store.writing(number % store.slots, position) as pixels:
+            frame.write(pixels)
+        arrived = frame.arrived_mono or time.monotonic()
+        event = Decoded(
+            position,
+            number,
+            frame.pts,
+            frame.form,
+            arrived,
+            frame.captured,
+            dropped,
+            frame.key_frame,
+            counts or {},
+        )
+        self._report(event)
+
+    def _report(self, event: Event) -> None:
+        self._events.append(event)
+        if len(self._events) == 1:
+            self._tell()

@@ -1,0 +1,266 @@
+"""One source of an ingest worker: its decoder's events become entries, held until confirmed."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Literal
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.engine.inbox import Arrival
+from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Finished, Lost, NewEpoch
+from framegate.pipeline.ingest.pace import Pace
+from framegate.pipeline.records import (
+    START,
+    VERSION,
+    Connection,
+    DecodeState,
+    End,
+    Position,
+    Record,
+)
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry
+
+log = logging.getLogger(__name__)
+
+MOST = 64
+
+State = Literal["connecting", "connected", "lost"]
+
+
+class Feed:
+    """Follows one decoder; its own position runs ahead of the store's by what is held."""
+
+    def __init__(self, spec: SourceSpec, run: str, began_mono: float) -> None:
+        """run, began_mono: as of WorkerSpec."""
+        self.spec = spec
+        self.thread: DecoderThread | None = None
+        self.token = b""
+        self._run, self._began_mono = run, began_mono
+        self._position = self._confirmed = START
+        self._number = 0
+        self._open = False
+        self._held: deque[Arrival] = deque()
+        self._counts: dict[str, int] = {}
+        self._pace = Pace(spec.pace)
+        self._connection: Connection | None = None
+        self._unsaid: Connection | None = None
+        self._ended: End | None = None
+
+    # -- standing with the store
+
+    def attach(self, attached: Attached) -> bool:
+        """Take a new token; False if the store stands where this feed never was (a rollback).
+
+        What the store has is dropped from what is held; the rest is to be committed again.
+        """
+        self.token = attached.token
+        known = [self._confirmed, *(arrival.position for arrival in self._held)]
+        if self.thread is None or attached.position not in known:
+            return False
+        if self._held and attached.position == self._held[-1].position:
+            self.confirm()
+        while self._held and self._held[0].position <= attached.position:
+            self._held.popleft()
+        self._confirmed = attached.position
+        return True
+
+    def restart(self, position: Position, state: DecodeState, thread: DecoderThread | None) -> None:
+        """Go on from the store's word, with a new decoder (None: all is done)."""
+        self.thread = thread
+        self._position = self._confirmed = position
+        self._number, self._open = state.number, state.open
+        self._held.clear()
+        self._counts.clear()
+        paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
+        self._pace = Pace(self.spec.pace, paced[1])
+
+    def commit(self) -> Commit | None:
+        """All that is held, and how the connection stands if that is news; None if nothing is."""
+        if not self.has_news:
+            return None
+        fields: list[tuple[str, bytes]] = []
+        if self._held:
+            fields.append(("s", records.encode(self._state_after(self._held[-1].record))))
+        if self._unsaid is not None:
+            fields.append(("c", records.encode(self._unsaid)))
+        return Commit(
+            stage="decode",
+            out=keys.out(self.spec.name, "decode"),
+            token=self.token,
+            previous=self._confirmed,
+            last=self._held[-1].position if self._held else self._confirmed,
+            entries=tuple(_entry(arrival) for arrival in self._held),
+            fields=tuple(fields),
+            counts=tuple(self._grown().items()),
+        )
+
+    def _grown(self) -> dict[str, int]:
+        counts = dict(self._counts)
+        for arrival in self._held:
+            if isinstance(arrival.record, Record):
+                _add(counts, {"decoded": 1}, arrival.record.dropped)
+        return counts
+
+    def _state_after(self, last: Record | End) -> DecodeState:
+        shift = self._pace.shift
+        pace = None if shift is None else (self._began_mono, shift)
+        if isinstance(last, Record):
+            return DecodeState(self._run, last.number + 1, open=True, pace=pace)
+        return DecodeState(self._run, self._number, done=last.last, fault=last.fault, pace=pace)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self._held) or self._unsaid is not None
+
+    def held(self) -> list[Arrival]:
+        """What the store has not confirmed, oldest first."""
+        return list(self._held)
+
+    def confirm(self) -> None:
+        """The store took the commit."""
+        self._unsaid = None
+        self._counts.clear()
+        if not self._held:
+            return
+        last = self._held[-1].record
+        self._confirmed = self._held[-1].position
+        self._held.clear()
+        if isinstance(last, End) and last.last:
+            self._ended = last
+
+    def take_end(self) -> End | None:
+        """The source's last end, once the store has it, be it that the reply to the commit came
+        or that a new token showed it; only once.
+        """
+        ended, self._ended = self._ended, None
+        return ended
+
+    # -- events to entries
+
+    def due_s(self, now: float) -> float | None:
+        """Seconds until the next event can be taken, 0 for now; None if there is none."""
+        event = self.thread.first() if self.thread else None
+        if isinstance(event, Decoded):
+            return self._pace.wait_s(event.pts, event.arrived_mono, now)
+        return None if event is None else 0.0
+
+    def needs_epoch(self) -> bool:
+        """Whether nothing goes on before `begin_epoch`."""
+        event = self.thread.first() if self.thread else None
+        return isinstance(event, NewEpoch) or (isinstance(event, Finished) and not self._open)
+
+    def begin_epoch(self, epoch: int) -> list[Arrival]:
+        """Go on in a new epoch; gives the end of the one that was open, if any."""
+        assert self.thread is not None
+        ended = []
+        if self._open:
+            position = Position(self._position.epoch, self._position.seq + 1)
+            ended = [self._hold(position, End(VERSION, position.seq, last=False))]
+        self._position, self._open = Position(epoch, -1), True
+        if isinstance(self.thread.first(), NewEpoch):
+            self.thread.take()
+            self.thread.begin_epoch(epoch)
+        return ended
+
+    def gather(self, now: float, wall: float) -> list[Arrival]:
+        """Take what is due now, as entries; they are held until confirmed."""
+        taken: list[Arrival] = []
+        if self.thread is None or self.needs_epoch():
+            return taken
+        if self.spec.live and self._connection is None:
+            self._say_connection("lost" if self._number else "connecting", wall)
+        while len(taken) < MOST:
+            event = self.thread.first()
+            if isinstance(event, Decoded):
+                if self.spec.live:
+                    self._note_connected(wall)
+                if self._pace.wait_s(event.pts, event.arrived_mono, now):
+                    break
+                taken.append(self._frame(event, now, wall))
+            elif isinstance(event, Lost):
+                taken += self._lose(event, wall)
+            elif isinstance(event, Finished):
+                taken.append(self._finish(event))
+            else:
+                break
+            self.thread.take()
+        return taken
+
+    def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
+        self._pace.passed(event.pts, event.arrived_mono)
+        arrived = now if self.spec.pace == "realtime" else event.arrived_mono
+        self._number = event.number + 1
+        _add(self._counts, event.counts)
+        record = Record(
+            v=VERSION,
+            pts=event.pts,
+            captured=wall - (now - arrived) if event.captured is None else event.captured,
+            arrived=arrived,
+            number=event.number,
+            form=event.form,
+            captured_from="arrival" if event.captured is None else "rtcp",
+            dropped=event.dropped,
+            key_frame=event.key_frame,
+        )
+        return self._hold(event.position, record)
+
+    def _lose(self, event: Lost, wall: float) -> list[Arrival]:
+        """The connection is lost: that ends the epoch. Or it was not made."""
+        fault = f"{event.reason}: {event.fault}"
+        _add(self._counts, event.counts, event.dropped)
+        if not self._open:
+            _add(self._counts, {"connect_failures": 1})
+            self._say_connection("lost" if self._number else "connecting", wall, fault)
+            return []
+        _add(self._counts, {f"lost:{event.reason}": 1})
+        self._say_connection("lost", wall, fault)
+        self._open = False
+        frames = self._position.seq + 1 + event.dropped
+        position = Position(self._position.epoch, frames)
+        end = End(VERSION, frames, last=False, fault=fault, dropped=event.dropped)
+        return [self._hold(position, end)]
+
+    def _note_connected(self, wall: float) -> None:
+        if self._connection is None or self._connection.state != "connected":
+            _add(self._counts, {"connects": 1})
+            self._say_connection("connected", wall)
+
+    def _say_connection(self, state: State, wall: float, fault: str | None = None) -> None:
+        """What the next commit says of the connection; `since` stays while the state does."""
+        before = self._connection
+        if before is None or (state, fault) != (before.state, before.fault):
+            level = logging.INFO if fault is None else logging.WARNING
+            log.log(level, "source %s: %s%s", self.spec.name, state, f": {fault}" if fault else "")
+        since = before.since if before is not None and before.state == state else wall
+        self._connection = self._unsaid = Connection(VERSION, state, since, fault)
+
+    def _finish(self, event: Finished) -> Arrival:
+        position = Position(self._position.epoch, self._position.seq + 1)
+        counts = {name: n for name, n in event.counts.items() if n}
+        _add(self._counts, counts)
+        self._open = False
+        end = End(VERSION, position.seq, last=True, counts=counts, fault=event.fault)
+        return self._hold(position, end)
+
+    def _hold(self, position: Position, record: Record | End) -> Arrival:
+        arrival = Arrival(position, record)
+        self._position = position
+        self._held.append(arrival)
+        return arrival
+
+
+def _entry(arrival: Arrival) -> Entry:
+    kind = FRAME if isinstance(arrival.record, Record) else END
+    return Entry(arrival.position, kind, records.encode(arrival.record))
+
+
+def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:
+    """Let counters grow; frames that newer ones replaced were decoded as well."""
+    more = {"decoded": dropped, "dropped:replaced": dropped} if dropped else {}
+    for grown in (growth, more):
+        for name, n in grown.items():
+            counts[name] = counts.get(name, 0) + n

@@ -1,0 +1,291 @@
+"""The answer of a camera over HTTP as a file for FFmpeg: bounded in bytes and in time.
+
+FFmpeg's own HTTP reads on until a packet is complete, however large, and nobody can stop it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import select
+import socket
+import ssl
+import string
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, NoReturn
+
+from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.redaction import shown
+
+MOST_BYTES: Final = 16 << 20
+_CHUNK: Final = 1 << 16
+_LINE: Final = 256
+_LOOK_S: Final = 1.0  # so soon it is seen that nobody wants more
+
+_Receive = Callable[[memoryview], int]
+
+
+class HttpBody:
+    """What follows an answer's head, of one GET. Redirects are followed; a user name and password
+    in the URL are given when they are asked for (basic or digest). Certificates are not checked,
+    as FFmpeg does not: a camera signs its own.
+
+    kind    media type that the head tells, in lower case
+    waited  whether reading had to wait for the camera since `begin_packet`
+    Bound   MOST_BYTES from one `begin_packet` to the next
+    Fails   SourceFault from construction and `read`: missing, permission, unreachable, not_video,
+            damaged (more bytes than MOST_BYTES and no packet), closed
+    Thread  one reads; `abandon` from any
+    """
+
+    def __init__(self, url: str, open_timeout_s: float) -> None:
+        """Ask for it and read the head, in so many seconds at most."""
+        self.name = shown(url)
+        self.waited = True
+        self._socket: socket.socket | None = None
+        self._abandoned = self._failed = False
+        self._patience_s: float | None = open_timeout_s
+        self._ahead = b""
+        self.begin_packet()
+        try:
+            self._answer = self._ask(url, open_timeout_s)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Exception) and not isinstance(error, SourceFault):
+                # Its text may repeat the URL with its secrets: it must not be the fault's cause.
+                self._refuse(error)
+            raise
+        self.kind: str = self._answer.headers.get_content_type()
+
+    def begin_packet(self) -> None:
+        """A packet is complete: bytes and seconds count from here."""
+        self._bytes, self._since, self.waited = 0, time.monotonic(), False
+
+    def allow(self, patience_s: float | None) -> None:
+        """From now on a packet may take so long; None: until it is abandoned."""
+        self._patience_s = patience_s
+        self.begin_packet()
+
+    def abandon(self) -> None:
+        """Nobody wants more: whoever reads gets a SourceFault, in a second at most."""
+        self._abandoned = True
+
+    def peek(self, n: int) -> bytes:
+        """The next bytes, n of them unless it ends before; they will be read again."""
+        while len(self._ahead) < n and (more := self._more(_LINE)):
+            self._ahead += more
+        return self._ahead[:n]
+
+    def peek_line(self) -> None:
+        """Let the next `read` give the first line that is not blank as a whole: FFmpeg's demuxer of
+        MJPEG goes back to its begin, within what it read at once.
+        """
+        while b"\n" not in self._ahead.lstrip() and len(self._ahead) < _LINE:
+            before = len(self._ahead)
+            if len(self.peek(before + 1)) == before:
+                return
+
+    def read(self, n: int = -1) -> bytes:
+        """What is there, n bytes at most; waits for the first. b"" at the end, and after a fault:
+        FFmpeg asks on after one, and PyAV keeps but the first.
+        """
+        if self._ahead:
+            given, self._ahead = self._ahead[:n], self._ahead[n:]
+            return given
+        if self._failed:
+            return b""
+        try:
+            return self._more(_CHUNK if n < 0 else min(n, _CHUNK))
+        except BaseException:
+            self._failed = True
+            raise
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _more(self, n: int) -> bytes:
+        try:
+            return bytes(self._answer.read1(n))
+        except (OSError, http.client.HTTPException) as error:
+            what = f"the connection was lost ({type(error).__name__})"
+            raise SourceFault(f"{self.name}: {what}", "closed") from None
+
+    # -- the head
+
+    def _ask(self, url: str, timeout_s: float) -> Any:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        plain = urllib.parse.urlunsplit((parts.scheme.lower(), host, *parts[2:4], ""))
+        plain = urllib.parse.quote(plain, safe=string.punctuation)
+        opener = urllib.request.OpenerDirector()
+        opener.addheaders = [("User-Agent", "Framegate"), ("Accept", "*/*")]
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            _Http(self),
+            _Https(self),
+        ):
+            opener.add_handler(handler)
+        if parts.username is not None:
+            user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
+            known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+            known.add_password(None, plain, user, password)
+            opener.add_handler(_Basic(known))
+            opener.add_handler(_Digest(known))
+        return opener.open(plain, timeout=timeout_s)
+
+    def _refuse(self, error: Exception) -> NoReturn:
+        reason: FaultReason = "unreachable"
+        what = f"it cannot be reached ({type(error).__name__})"
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            what = f"it answers {error.code}"
+            if error.code in (401, 403):
+                reason, what = "permission", "the user name and password in use do not open it"
+            elif error.code == 404:
+                reason, what = "missing", "it is not there; its host answers"
+        elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
+            what = f"it cannot be reached ({type(error.reason).__name__})"
+        elif isinstance(error, http.client.HTTPException | ValueError):
+            reason, what = "not_video", "what answers there is not a video stream"
+        raise SourceFault(f"{self.name}: {what}", reason) from None
+
+    # -- the socket
+
+    def connected(self, connection: socket.socket) -> _Connected:
+        """Take the connection that the next answer comes by; gives its place in http.client."""
+        self.close()
+        self._socket = connection
+        connection.settimeout(_LOOK_S)
+        look = select.poll()
+        look.register(connection, select.POLLIN)
+        return _Connected(connection, lambda into: self._receive(connection, look, into))
+
+    def _receive(self, connection: socket.socket, look: select.poll, into: memoryview) -> int:
+        """Read what is there; wait for it, but not for ever."""
+        while True:
+            self._check()
+            decrypted = isinstance(connection, ssl.SSLSocket) and connection.pending()
+            if not decrypted and not look.poll(0):
+                self.waited = True
+            try:
+                n = connection.recv_into(into)
+            except TimeoutError:
+                continue
+            self._bytes += n
+            return n
+
+    def _check(self) -> None:
+        if self._abandoned:
+            raise SourceFault(f"{self.name}: nobody wants more of it", "closed")
+        if self._bytes > MOST_BYTES:
+            what = f"{MOST_BYTES >> 20} MB came and no picture was complete"
+            raise SourceFault(f"{self.name}: {what}", "damaged")
+        patience_s = self._patience_s
+        if patience_s is not None and time.monotonic() - self._since > patience_s:
+            raise SourceFault(f"{self.name}: it does not answer in time", "unreachable")
+
+
+class _Connected:
+    """What http.client uses of a socket; `receive` reads into a buffer."""
+
+    def __init__(self, connection: socket.socket, receive: _Receive) -> None:
+        self._connection, self._receive = connection, receive
+        self.sendall = connection.sendall
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002
+        return io.BufferedReader(_Raw(self._receive))
+
+    def close(self) -> None:
+        """The body is still to be read: HttpBody closes the connection."""
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, receive: _Receive) -> None:
+        self._receive = receive
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        return self._receive(memoryview(into))
+
+
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    """Python's own raises where it is asked for something else."""
+
+    def http_error_401(self, *answer: Any) -> Any:
+        with suppress(ValueError):
+            return super().http_error_401(*answer)
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    """Python's own knows ASCII only, and no SHA-256, and raises where it is asked for neither."""
+
+    def http_error_401(self, *answer: Any) -> Any:
+        with suppress(ValueError, IndexError):
+            return super().http_error_401(*answer)
+
+    _KINDS: Final = {"MD5": hashlib.md5, "SHA": hashlib.sha1, "SHA-256": hashlib.sha256}
+
+    def get_algorithm_impls(
+        self, algorithm: str
+    ) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
+        kind = self._KINDS.get(algorithm.upper())
+        if kind is None:
+            raise ValueError(f"a digest by {algorithm!r}")
+
+        def digest(text: str) -> str:
+            return kind(text.encode()).hexdigest()
+
+        return digest, lambda secret, data: digest(f"{secret}:{data}")
+
+
+def _unchecked() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, body: HttpBody) -> None:
+        super().__init__()
+        self._body = body
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        body = self._body
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                self.sock: Any = body.connected(self.sock)
+
+        return self.do_open(Connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, body: HttpBody) -> None:
+        super().__init__(context=_unchecked())
+        self._body = body
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        body = self._body
+
+        class Connection(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                self.sock: Any = body.connected(self.sock)
+
+        return self.do_open(Connection, request, context=_unchecked())

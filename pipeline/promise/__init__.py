@@ -1,0 +1,1 @@
+"""The promise of accuracy: its coin, its periods, its statistics, its certificates."""

@@ -1,0 +1,1 @@
+"""A run: its supervisor, its workers, its sources, its folder."""

@@ -1,0 +1,93 @@
+"""Which record is to blame when workers die. Pure.
+
+After a worker's first death its sources go one record at a time for a while and it says which
+record is in hand. A record in whose hand workers die three times, with the position standing
+still, is set aside. A camera cannot be read again, and no two of its connections have a position
+in common: it is set aside if three of them die soon after they began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from framegate.pipeline.records import Position
+from framegate.pipeline.spec import CAREFUL_FRAMES
+
+LIMIT = 3
+
+Place = tuple[str, str]
+
+
+class Deaths:
+    """The deaths of one worker's incarnations."""
+
+    def __init__(self) -> None:
+        self._blamed: dict[Place, tuple[Position, int]] = {}
+        self.set_aside: set[tuple[Place, Position]] = set()
+        self.careful_until: dict[str, Position] = {}
+        self.fruitless = 0  # deaths in a row between which no position moved
+        self._stood: dict[Place, Position] = {}
+
+    def died(
+        self,
+        in_hand: Mapping[Place, Position],
+        positions: Mapping[Place, Position],
+        epochs: Mapping[str, int],
+        live: Collection[str] = (),
+    ) -> list[tuple[Place, Position]]:
+        """Take a death into account; gives what is newly to be set aside.
+
+        in_hand    last record announced, by (source, stage)
+        positions  where the stages stand in the store, by (source, stage)
+        epochs     the last one of each source: what waits may be in it already
+        live       sources that are cameras
+        """
+        self.fruitless = self.fruitless + 1 if self._stood == dict(positions) else 1
+        self._stood = dict(positions)
+        self.set_aside = {  # a source that another run has taken over stands nowhere
+            (place, at) for place, at in self.set_aside if positions.get(place, at) < at
+        }
+        guilty = self._blame(in_hand, positions, live)
+        self.set_aside.update(guilty)
+        for (source, _), at in positions.items():
+            until = Position(at.epoch, at.seq + CAREFUL_FRAMES)
+            if epochs[source] > at.epoch:
+                until = Position(epochs[source], CAREFUL_FRAMES)
+            self.careful_until[source] = max(until, self.careful_until.get(source, until))
+        return guilty
+
+    def _blame(
+        self,
+        in_hand: Mapping[Place, Position],
+        positions: Mapping[Place, Position],
+        live: Collection[str],
+    ) -> list[tuple[Place, Position]]:
+        """Count the death against what was in hand; gives what has reached the limit."""
+        self._blamed = {
+            place: (at, deaths)
+            for place, (at, deaths) in self._blamed.items()
+            if not _went_well(positions.get(place, at), at)
+        }
+        guilty = []
+        for place, at in in_hand.items():
+            if positions.get(place, at) >= at:
+                continue
+            blamed, deaths = self._blamed.get(place, (at, 0))
+            source, stage = place
+            again = blamed == at or (source in live and stage == "decode")
+            deaths = deaths + 1 if again else 1
+            self._blamed[place] = (at, deaths)
+            if deaths == LIMIT:
+                guilty.append((place, at))
+        return guilty
+
+    def forget(self, source: str) -> None:
+        """The source was removed: one of that name that comes later is another."""
+        self.set_aside = {(place, at) for place, at in self.set_aside if place[0] != source}
+        self._blamed = {place: n for place, n in self._blamed.items() if place[0] != source}
+        self.careful_until.pop(source, None)
+
+
+def _went_well(position: Position, blamed: Position) -> bool:
+    """Whether a later connection got through its careful frames."""
+    return position.epoch > blamed.epoch and position.seq >= CAREFUL_FRAMES

@@ -1,0 +1,100 @@
+"""What the supervisor wants to know of the store. Every call blocks: made apart from its loop."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from framegate.pipeline import records
+from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.records import DecodeState, Position
+from framegate.pipeline.run.pending import pending_stages
+from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.store import Store
+
+
+@dataclass
+class Seen:
+    """One look at the store.
+
+    lost     sources that another run has taken over
+    faults   why sources ended early, by source
+    pending  stages that have something to do, by source
+    through  sources of which all stages passed the last end
+    passed   whether all stages passed all that is or will be decoded
+    """
+
+    lost: list[str]
+    faults: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, set[str]] = field(default_factory=dict)
+    through: set[str] = field(default_factory=set)
+    passed: bool = True
+
+
+class Lookout:
+    """Looks at one run's sources."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+
+    def may_be_ours(self, source: str) -> bool:
+        """Whether no other run is known to own the source; a store that is away knows nothing."""
+        try:
+            return self._is_ours(source)
+        except (StoreLost, StoreBusy):
+            return True
+
+    def _is_ours(self, source: str) -> bool:
+        return self._store.owner(source) == self._plan.run
+
+    def places(
+        self, sources: Sequence[str], stages: list[str]
+    ) -> tuple[dict[tuple[str, str], Position], dict[str, int]]:
+        """Where these stages stand with each source, and the last epoch of each source."""
+        positions = {
+            (source, stage): at
+            for source in sources
+            for stage, at in self._store.positions(source, stages).items()
+        }
+        return positions, {source: self._store.epoch(source) for source in sources}
+
+    def look(
+        self,
+        sources: Sequence[SourceSpec],
+        given_up: Collection[str],
+        draining: bool,
+        thorough: bool,
+    ) -> Seen:
+        """Look once; stages that were given up count no more. StoreRefused if it was replaced."""
+        seen = Seen([source.name for source in sources if not self._is_ours(source.name)])
+        if seen.lost or thorough:
+            self._check_store()
+        ours = [source for source in sources if source.name not in seen.lost]
+        for source in ours:
+            for stage in given_up:  # each time: a reader of theirs may have attached meanwhile
+                self._store.detach(source.name, stage)
+        stages = [stage for stage in self._plan.stages if stage.name not in given_up]
+        found = self._store.standings([s.name for s in ours], [stage.name for stage in stages])
+        for source in ours:
+            at, state = found[source.name]
+            decoded = records.decode(state, DecodeState) if state else DecodeState()
+            ran = decoded.run == self._plan.run and at["decode"].epoch > source.past
+            done = decoded.done and ran
+            if done and decoded.fault is not None:
+                seen.faults[source.name] = decoded.fault
+            seen.pending[source.name] = pending_stages(stages, source, at, done)
+            seen.passed &= (draining or done) and _all_there(at)
+            if done and _all_there(at):
+                seen.through.add(source.name)
+        return seen
+
+    def _check_store(self) -> None:
+        if not self._store.same(self._plan.identity):
+            raise StoreRefused(
+                "the store was emptied or replaced while the run went on; nothing was restarted"
+            )
+
+
+def _all_there(at: Mapping[str, Position]) -> bool:
+    return min(at.values()) >= at["decode"]

@@ -1,0 +1,86 @@
+"""A run with everything decided, and what it tells each worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from framegate.pipeline.logs import Form
+from framegate.pipeline.run.deaths import LIMIT, Deaths
+from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
+from framegate.pipeline.store.retention import Limits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with everything decided.
+
+    workers     stages by worker, inputs before readers
+    pictures    whether somebody may look at what its sources showed last
+    replicas    on which tokens and epochs must be before they are used
+    began_mono  monotonic seconds at which this process of the run began
+    """
+
+    run: str
+    identity: str
+    folder: str
+    results_keep: int
+    results: Limits
+    certificates_age_s: float
+    log_level: str
+    log_format: Form
+    hung_s: float
+    stages: tuple[StageSpec, ...]
+    workers: dict[str, list[str]]
+    pictures: bool = True
+    replicas: int = 0
+    began_mono: float = field(default_factory=time.monotonic)
+
+    def spec(
+        self,
+        name: str,
+        hosted: list[str],
+        store: str,
+        sources: Sequence[SourceSpec],
+        deaths: Deaths,
+        models: dict[str, str] | None = None,
+    ) -> WorkerSpec:
+        """What the worker `name` is told, after the deaths of those before it."""
+        return WorkerSpec(
+            name=name,
+            run=self.run,
+            store=store,
+            folder=self.folder,
+            results_keep=self.results_keep,
+            stages=list(self.stages),
+            hosted=hosted,
+            sources=told_sources(sources, deaths),
+            careful=deaths.careful_until,
+            asides=[
+                Suspect(source, stage, at, "worker_died")
+                for (source, stage), at in sorted(deaths.set_aside)
+                if stage != "decode"
+            ],
+            models=models or {},
+            replicas=self.replicas,
+            began_mono=self.began_mono,
+            log_level=self.log_level,
+            log_format=self.log_format,
+        )
+
+
+def told_sources(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
+    """What a worker is told of the sources: those that killed its decoder are not opened."""
+    aside = deaths.set_aside
+    dead = {source: at for (source, stage), at in aside if stage == "decode"}
+    return [
+        msgspec.structs.replace(
+            source, fault=f"it killed its decoder {LIMIT} times at {dead[source.name]}"
+        )
+        if source.name in dead
+        else source
+        for source in sources
+    ]

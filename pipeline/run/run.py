@@ -1,0 +1,327 @@
+"""`framegate run`: from sources and a configuration to a run, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from framegate.pipeline.addresses import OFF
+from framegate.pipeline.apart import apart
+from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.graph import StageEntry, place, stage_specs
+from framegate.pipeline.errors import (
+    ConfigFaults,
+    DataFolderRefused,
+    Exit,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
+from framegate.pipeline.machine import take_open_files
+from framegate.pipeline.outputs import save_faults
+from framegate.pipeline.run.answering import answered
+from framegate.pipeline.run.deaths import Deaths
+from framegate.pipeline.run.known_models import KnownModels
+from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.printer import STAGE as PRINT
+from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
+from framegate.pipeline.run.progress import Progress
+from framegate.pipeline.run.promised import with_certificates
+from framegate.pipeline.run.resuming import Resumed, resumed
+from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource, open_folder
+from framegate.pipeline.run.run_sources import RunSources
+from framegate.pipeline.run.running import announced
+from framegate.pipeline.run.said_sources import file_faults, place_of, run_source, spec_maker
+from framegate.pipeline.run.supervisor import Supervisor
+from framegate.pipeline.shared_memory.shared_file import usual_barrier
+from framegate.pipeline.spec import PaceName
+from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
+from framegate.pipeline.store.listener import Listener, open_listener
+from framegate.pipeline.store.retention import CERTIFICATES, Limits, drop_certificates, keep_limits
+from framegate.pipeline.store.store import HURRY_S, Store
+from framegate.pipeline.web.http_port import HttpPort, WebSpec, address, bound
+
+log = logging.getLogger(__name__)
+
+SAVE = "framegate.stages.draw.save:Save"
+PICTURES = "framegate.stages.draw.pictures:Pictures"
+STOP_PRINTER_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line of `run` says beside the configuration."""
+
+    folder: Path | None = None
+    resume: bool = False
+    take_over: bool = False
+    json: bool = False
+    save: Path | None = None
+    overwrite: bool = False
+    pace: PaceName | None = None
+    named: frozenset[str] = frozenset()
+    """Sources that the command line names, not the configuration."""
+
+
+def run(config: Config, options: RunOptions) -> Exit:
+    """Run all sources of the configuration until they end or a signal drains them.
+
+    MachineRefused where frames in shared memory could be read torn.
+    """
+    usual_barrier()
+    with bound(config.http.listen) as listening:
+        return _run_listening(config, options, listening)
+
+
+def _run_listening(config: Config, options: RunOptions, listening: socket.socket | None) -> Exit:
+    listener = None
+    if config.store.listen is not None:
+        listener = open_listener(config.store.listen, config.store.listen_password_file)
+    folder = open_folder(options.folder, options.resume)
+    keep = False
+    try:
+        known = folder.read()
+        keep = known is not None
+        before = resumed(known, _asked(config, options), folder.path) if known else None
+        _check_save(config, options, before)
+        _check_files(before.new if before else _asked(config, options), alone=before is None)
+        if before is None and options.resume and folder.made_by_us and not config.sources:
+            raise DataFolderRefused(
+                f"data folder {folder.path} holds no run to resume: name a source to begin one, or "
+                "make the folder to begin one that waits for framegate add"
+            )
+        resumes = (*before.run.sources, *before.new) if before else config.sources
+        take_open_files(len(resumes))
+        with _store(config, folder, listener) as (store, embedded):
+            try:
+                return _run_on(config, options, folder, before, store, embedded, listening)
+            finally:
+                keep = keep or _is_worth_keeping(folder, store)
+    finally:
+        folder.close(keep)
+
+
+def _asked(config: Config, options: RunOptions) -> list[RunSource]:
+    """The sources that configuration and command line name."""
+    return [
+        run_source(name, said, "command" if name in options.named else "config")
+        for name, said in config.sources.items()
+    ]
+
+
+def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
+    """Whether the run in the folder is a service, or has results, as far as the store can tell."""
+    run = folder.read()
+    if run is None:
+        return False
+    if run.stays or any(source.by == "add" for source in run.sources):
+        return True
+    try:
+        return any(store.counters(source.name).get("published") for source in run.sources)
+    except (StoreLost, StoreBusy, StoreRefused):
+        return True
+
+
+def _check_files(new: Sequence[RunSource], alone: bool) -> None:
+    """Say of files that are not there that they are not, before anything starts: each fails alone.
+    ConfigFaults if there is nothing else to run; alone: nothing was run before.
+    """
+    faults = file_faults(new)
+    if alone and faults and len(faults) == len(new):
+        raise ConfigFaults(list(faults.values()))
+    for fault in faults.values():
+        log.error("%s", fault)
+
+
+def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> None:
+    """ConfigFaults if a video would be written over a source, or over what others made."""
+    if options.save is None:
+        return
+    known = before.run.sources if before is not None else ()
+    new = before.new if before is not None else _asked(config, options)
+    places = {source.name: place_of(source) for source in (*known, *new)}
+    names = [source.name for source in known]
+    if faults := save_faults(options.save, places, options.overwrite, names):
+        raise ConfigFaults(faults)
+
+
+def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
+    """The configuration with a stage that writes annotated videos, which the others wait for."""
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    options = {"folder": str(folder.absolute()), "run": run, "overwrite": overwrite}
+    save = StageEntry("save", SAVE, publisher.input, "wait", False, 1, options)
+    return replace(config, stages=(*config.stages, save))
+
+
+@contextmanager
+def _store(
+    config: Config, folder: RunFolder, listener: Listener | None
+) -> Iterator[tuple[Store, EmbeddedStore | None]]:
+    embedded = None
+    url = config.store.place()
+    if url is None:
+        embedded = EmbeddedStore(folder.store, config.store.fsync, listener)
+        embedded.start()
+        url = embedded.url
+        if listener is not None:
+            listener.announce()
+    store = Store(url, config.store.replicas)
+    try:
+        yield store, embedded
+    finally:
+        store.close()
+        if embedded is not None:
+            embedded.stop(HURRY_S if store.hurried else STOP_S)
+
+
+def _run_on(
+    config: Config,
+    options: RunOptions,
+    folder: RunFolder,
+    before: Resumed | None,
+    store: Store,
+    embedded: EmbeddedStore | None,
+    listening: socket.socket | None,
+) -> Exit:
+    identity = store.prepare()
+    if before is not None and before.run.identity != identity:
+        raise StoreRefused(
+            f"this store is not the one that the run in {folder.path} wrote to: it was emptied or "
+            "replaced; nothing was started, begin a new run with another -d"
+        )
+    asked = _asked(config, options)
+    if before is None:
+        wanted = RunFile(secrets.token_hex(8), identity, tuple(asked), stays=not asked, begun=False)
+        before = resumed(wanted, asked, folder.path)
+    models = KnownModels(config.stages, folder.path)
+    config = with_certificates(config)
+    if options.save is not None:
+        config = with_save(config, options.save, before.run.run, options.overwrite)
+    owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
+    spec_of = spec_maker(config, options.pace)
+    sources = RunSources(before.run, folder, store, owner, spec_of, models, options.save)
+    try:
+        sources.claim(options.take_over)
+        sources.add(before.new, options.take_over)
+        sources.announce()
+        plan = make_plan(config, before.run, folder, options)
+        code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources, listening))
+        if code in (Exit.STOPPED_TWICE, Exit.STORE):
+            store.hurry()
+        return code
+    finally:
+        sources.release()
+
+
+def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptions) -> Plan:
+    """All decisions of a run but its sources."""
+    specs = stage_specs(config.stages)
+    workers = place(specs, config.placement)
+    if options.json:
+        specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
+    return Plan(
+        run=run.run,
+        identity=run.identity,
+        folder=str(folder.path.absolute()),
+        results_keep=config.store.results_keep,
+        results=Limits(
+            config.store.results_age_s, config.store.results_bytes, config.store.sources_keep
+        ),
+        certificates_age_s=config.store.certificates_age_s,
+        log_level=config.log.level,
+        log_format=config.log.format,
+        hung_s=config.workers.hung_s,
+        stages=tuple(specs),
+        workers=workers,
+        pictures=config.http.listen not in OFF,
+        replicas=config.store.replicas,
+    )
+
+
+async def _supervise(
+    plan: Plan,
+    store: Store,
+    embedded: EmbeddedStore | None,
+    options: RunOptions,
+    folder: RunFolder,
+    sources: RunSources,
+    listening: socket.socket | None,
+) -> Exit:
+    supervisor = Supervisor(plan, store, embedded, sources)
+
+    def tidy() -> None:
+        drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, time.time())
+        sources.forget_models()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, supervisor.drain)
+    unprinted: list[OSError] = []
+    printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
+    quiet = options.json or plan.log_format == "json"
+    beside = [
+        asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
+        asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results, tidy)),
+    ]
+    http = None
+    if listening is not None:
+        http = address(listening)
+        log.info("metrics and live page at http://%s", http)
+        beside.append(asyncio.create_task(_http_port(plan, store.url, supervisor, listening)))
+    for task in beside:
+        task.add_done_callback(_tell_fall)
+    try:
+        async with answered(folder.path, supervisor, store.url):
+            with announced(folder.path, http):
+                code = await supervisor.run()
+        if printer is not None:
+            await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+    return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+def _tell_fall(task: asyncio.Task[None]) -> None:
+    """What runs beside may fall, but not unheard."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
+
+
+async def _http_port(
+    plan: Plan, url: str, supervisor: Supervisor, listening: socket.socket
+) -> None:
+    spec = WebSpec(url, PICTURES, plan.log_level, plan.log_format)
+    await HttpPort(listening, spec, supervisor.status, supervisor.find_shared).serve()
+
+
+def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:
+    """Start the printer; what is wrong with standard output is added to `unprinted`."""
+    loop = asyncio.get_running_loop()
+
+    def broken(error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            unprinted.append(error)
+            log.error("standard output: %s; the run drains, its results are stored", error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        loop.call_soon_threadsafe(supervisor.drain)
+
+    def died(error: Exception) -> None:
+        loop.call_soon_threadsafe(supervisor.fail, f"results are printed no more: {error!r}")
+
+    spec = plan.spec("printer", [PRINT], url, supervisor.sources.specs(), Deaths())
+    printer = Printer(spec, Unbuffered(sys.stdout.fileno()), broken, died)
+    printer.start()
+    supervisor.also_told.append(printer.take_sources)
+    return printer

@@ -1,0 +1,244 @@
+"""The data folder of a run: who uses it, what the run is, and which files it reads."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from framegate.pipeline.errors import ConfigFaults, DataFolderRefused
+from framegate.pipeline.keys import is_name
+from framegate.pipeline.source import Frames, Transport
+from framegate.pipeline.spec import PaceName
+
+VERSION = 3
+_ENDS_BYTES = 65536
+
+OURS = (
+    "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
+    "store", "state", "models", "compiled", "certificates",
+)  # fmt: skip
+"""All that a run makes in its data folder."""
+
+By = Literal["config", "command", "add"]
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """Tells a changed file: size, time of change, hash of both ends."""
+
+    nbytes: int
+    mtime_ns: int
+    sha256_of_ends: str
+
+
+class RunSource(msgspec.Struct, frozen=True):
+    """A source of the run.
+
+    url_env    the variable that holds the URL, which is then not written down
+    past       last epoch before this run, or before it was added to it
+    file       None for what is no file
+    by         who named it: the configuration, the command line of `run`, or `framegate add`
+    ending     it is being removed: what is decoded of it is finished
+    model      that was chosen for it while the run went on, as NAME@DIGEST; empty: none was
+    before     and the one before that; None: there was no other
+    live, transport, frames   see source.Request
+    """
+
+    name: str
+    url: str
+    pace: PaceName
+    past: int
+    file: Fingerprint | None
+    url_env: str | None = None
+    live: bool = False
+    transport: Transport = "tcp"
+    frames: Frames = Frames()
+    by: By = "command"
+    ending: bool = False
+    model: str = ""
+    before: str | None = None
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """run.json: what `--resume` goes on with.
+
+    stays  it goes on until it is told to stop, also with no source left
+    begun  False: these sources are wanted; which of them it owns, only the store knows
+    v      grows when an older Framegate would misread what is new; what is missing has its default
+    """
+
+    run: str
+    identity: str
+    sources: tuple[RunSource, ...]
+    stays: bool = False
+    begun: bool = True
+    v: int = VERSION
+
+
+class _Versioned(msgspec.Struct):
+    v: int = 1
+
+
+class RunFolder:
+    """One run's folder, locked while this object is open."""
+
+    def __init__(self, path: Path, made_by_us: bool) -> None:
+        self.path = path
+        self.made_by_us = made_by_us
+        self._file = path / "run.json"
+        if theirs := _not_ours(path):
+            raise DataFolderRefused(
+                f"data folder {path} holds {', '.join(theirs)}, which no run made: a run would "
+                "write over that; give another -d"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataFolderRefused(f"data folder {path}: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise DataFolderRefused(
+                f"data folder {path} is in use by another run; stop that one, or give another -d"
+            ) from error
+
+    @property
+    def store(self) -> Path:
+        """Where the embedded store keeps its data."""
+        return self.path / "store"
+
+    def read(self) -> RunFile | None:
+        """The run that this folder belongs to, None for a fresh one."""
+        try:
+            data = self._file.read_bytes()
+            version = msgspec.json.decode(data, type=_Versioned).v
+            if version > VERSION:
+                raise DataFolderRefused(
+                    f"{self._file}: a newer Framegate wrote it (version {version}; this one reads "
+                    f"up to {VERSION}); go on with that one, or begin a new run with another -d"
+                )
+            read = msgspec.json.decode(data, type=RunFile)
+            if odd := [source.name for source in read.sources if not is_name(source.name)]:
+                raise msgspec.ValidationError(f"{odd[0]!r} cannot name a source")
+            return read
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise DataFolderRefused(f"{self._file}: {error}; it is not a run of ours") from error
+
+    def write(self, run: RunFile) -> None:
+        """Store what the run is; atomic, and on disk."""
+        new = self._file.with_suffix(".new")
+        try:
+            new.touch(mode=0o600)  # a URL in it may carry a password
+            with new.open("wb") as file:
+                now = msgspec.structs.replace(run, v=VERSION)
+                file.write(msgspec.json.format(msgspec.json.encode(now)))
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._file)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise DataFolderRefused(f"data folder {self.path}: {error}") from error
+
+    def forget(self) -> None:
+        """The run did not begin: the folder is as before it."""
+        self._file.unlink(missing_ok=True)
+
+    def close(self, keep: bool) -> None:
+        """Unlock; a folder that we made and that holds nothing worth keeping goes.
+
+        What others put into it meanwhile (videos of --save, say) stays, and the folder with it.
+        """
+        if self.made_by_us and not keep:
+            for name in OURS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    (self.path / name).unlink()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+        os.close(self._lock)
+
+
+def _not_ours(path: Path) -> list[str]:
+    """What has the name of something of ours in a folder that no run has used: one leaves a lock,
+    whatever killed it. A run.json tells by itself whether it is ours.
+    """
+    with contextlib.suppress(OSError):
+        there = {entry.name for entry in path.iterdir()}
+        if not there & {"lock", "run.json"}:
+            return [name for name in OURS if name in there]
+    return []
+
+
+def open_folder(path: Path | None, resume: bool) -> RunFolder:
+    """The folder at `path`, or a new one; DataFolderRefused if it is used, unless to resume."""
+    if path is None:
+        if resume:
+            raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
+        name = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+        return RunFolder(runs_folder() / name, made_by_us=True)
+    path = path.absolute()  # servers and workers have other working directories
+    if os.fsencode(path).decode(errors="ignore") != str(path):
+        raise DataFolderRefused(f"data folder {str(path)!r}: its name is not UTF-8")
+    folder = RunFolder(path, made_by_us=not path.exists())
+    try:
+        known = folder.read()
+    except DataFolderRefused:
+        folder.close(keep=True)
+        raise
+    if known is not None and not resume:
+        folder.close(keep=True)
+        raise DataFolderRefused(
+            f"data folder {path} holds a run already: add --resume to go on with it, or give "
+            "another -d"
+        )
+    return folder
+
+
+def runs_folder() -> Path:
+    """Where runs without -d keep their data."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "framegate"
+
+
+def fingerprint(url: str) -> Fingerprint | None:
+    """The file's fingerprint, None for what is not a readable regular file."""
+    path = Path(url)
+    try:
+        if not path.is_file():
+            return None
+        stat = path.stat()
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            digest.update(file.read(_ENDS_BYTES))
+            file.seek(max(0, stat.st_size - _ENDS_BYTES))
+            digest.update(file.read(_ENDS_BYTES))
+    except OSError:
+        return None
+    return Fingerprint(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+
+
+def changed(sources: Sequence[RunSource]) -> list[str]:
+    """What is wrong with resuming these sources: files that are not what they were."""
+    return [
+        f"source {source.name}: {source.url} was changed or removed since the run began (size, "
+        "time or content); it cannot be resumed: start a new run"
+        for source in sources
+        if source.file is not None and fingerprint(source.url) != source.file
+    ]

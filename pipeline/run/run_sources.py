@@ -1,0 +1,266 @@
+"""The sources of a run as they are now: claimed in the store, and written down in run.json."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from framegate.pipeline import records
+from framegate.pipeline.errors import (
+    ConfigFaults,
+    FramegateError,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
+from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.outputs import save_faults
+from framegate.pipeline.records import DecodeState
+from framegate.pipeline.run.known_models import KnownModels
+from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.store import Store
+
+log = logging.getLogger(__name__)
+
+SpecOf = Callable[[RunSource], SourceSpec]
+
+
+class RunSources:
+    """What changes them may block, and is called by one thread at a time; any thread reads."""
+
+    def __init__(
+        self,
+        run: RunFile,
+        folder: RunFolder,
+        store: Store,
+        owner: str,
+        spec_of: SpecOf,
+        models: KnownModels,
+        saves: Path | None = None,
+    ) -> None:
+        """owner: the name that other runs are told; spec_of: what workers are told of a source;
+        saves: folder of its videos, which must not be written over a source.
+        """
+        self._run = run
+        self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
+        self._models, self._saves = models, saves
+        self._lost: frozenset[str] = frozenset()
+        self._specs: dict[str, SourceSpec] = {}
+
+    @property
+    def stays(self) -> bool:
+        """Whether the run goes on without sources: once it had a camera, or began without any."""
+        return self._run.stays
+
+    def listed(self) -> tuple[RunSource, ...]:
+        """All sources, in the order in which they came."""
+        return self._run.sources
+
+    def names(self) -> list[str]:
+        """Names of all sources."""
+        return [source.name for source in self._run.sources]
+
+    def lost(self) -> Collection[str]:
+        """Names of sources that another run took over."""
+        return self._lost
+
+    def all_lost(self) -> bool:
+        """Whether other runs took over all that there was."""
+        return bool(self._lost) and self._lost.issuperset(self.names())
+
+    def specs(self) -> list[SourceSpec]:
+        """What workers are told of the sources that are this run's; the same objects until a
+        source changes.
+        """
+        return list(self._specs.values())
+
+    def claim(self, take_over: bool) -> None:
+        """Own what an earlier process of this run had, and let go what it had beside that.
+
+        What was taken over is lost; SourceOwned if another run has one of the others.
+        """
+        for source in self._run.sources:
+            try:
+                self._store.claim(source.name, self._run.run, self._owner, take_over)
+            except TakenOver as error:
+                log.error("%s", error)
+                self._lost |= {source.name}
+                continue
+            if source.live and not source.ending and self._has_ended(source.name):
+                self._store.begin_anew(source.name)  # a camera that failed is tried again
+        for name in set(self._store.sources()) - set(self.names()):
+            self._store.release(name, self._run.run)
+        self._take(self._run.sources)
+
+    def _has_ended(self, name: str) -> bool:
+        _, state = self._store.standings([name], [])[name]
+        return state is not None and records.decode(state, DecodeState).done
+
+    def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
+        """Own these as well, all or none. They go on in the epoch after their last.
+
+        by_hand  somebody asks for them now: also for those that were taken from this run
+        ConfigFaults for names that are taken or none; SourceOwned if another run has one, TakenOver
+        if it was taken from this one.
+        """
+        self._check_new(sources)
+        try:
+            if not self._run.begun:
+                # Its id first: a kill must not leave a source to a run that nobody knows.
+                self._folder.write(replace(self._run, sources=tuple(sources)))
+            added = [self._began(source, take_over, by_hand) for source in sources]
+            self._write((*self._run.sources, *added))
+        except FramegateError:
+            self.release([source.name for source in sources])
+            raise
+        self._announce_if_it_can()
+
+    def models_of(self, sources: Sequence[RunSource]) -> dict[str, str]:
+        """Models of a registry that these had where they are now, and keep as they are taken over.
+
+        ConfigFaults for names that are taken or none; ModelNotTaken if this host lacks one.
+        """
+        self._check_new(sources)
+        models = {source.name: self._announced(source.name) for source in sources}
+        return {name: model for name, model in models.items() if model}
+
+    def _announced(self, name: str) -> str:
+        return self._models.taken_over(name, *self._store.announced_model(name))
+
+    def _check_new(self, sources: Sequence[RunSource]) -> None:
+        if faults := self._name_faults(sources):
+            raise ConfigFaults(faults)
+        new = {source.name: self._spec_of(source).request.url for source in sources}
+        if self._saves is not None:
+            here = {spec.name: spec.request.url for spec in self.specs()}
+            if faults := save_faults(self._saves, here | new, overwrite=True):
+                raise ConfigFaults(faults)
+
+    def _name_faults(self, sources: Sequence[RunSource]) -> list[str]:
+        taken = {source.name: source for source in self._run.sources}
+        faults = []
+        for source in sources:
+            name = source.name
+            if not is_name(name):
+                faults.append(f"{name!r} cannot name a source; a name is {NAME_RULE}")
+            elif name in taken and taken[name].ending:
+                faults.append(f"source {name}: it is being removed; add it again after that")
+            elif name in taken:
+                faults.append(
+                    f"source {name}: the run has one of that name; give this one another, or "
+                    "remove that one before"
+                )
+            taken[name] = source
+        return faults
+
+    def _began(self, source: RunSource, take_over: bool, by_hand: bool) -> RunSource:
+        model = self._announced(source.name) if take_over else ""
+        self._store.claim(source.name, self._run.run, self._owner, take_over, by_hand)
+        self._store.begin_anew(source.name)
+        # Read once it is ours: from then on no other run can begin an epoch.
+        return replace(source, past=self._store.epoch(source.name), model=model)
+
+    def models(self) -> dict[str, str]:
+        """Models that were chosen, by source."""
+        return {source.name: source.model for source in self._run.sources if source.model}
+
+    def forget_models(self) -> None:
+        """Of the run's copies of models keep those that are named, and some that were used last."""
+        self._models.forget_unused(
+            {model for source in self._run.sources for model in (source.model, source.before)}
+        )
+
+    def announce(self) -> None:
+        """Say which models of a registry look at the sources."""
+        chosen, settled = self.models(), self._models.settled
+        usual = settled.get("", "")
+        ours = [name for name in self.names() if name not in self._lost]
+        models = {name: chosen.get(name) or settled.get(name, usual) for name in ours}
+        self._store.announce_models(models, self._models.where)
+
+    def use(self, models: Mapping[str, str]) -> None:
+        """These have another model from now on; a `--resume` goes on with it. What is gone is not
+        missed.
+        """
+        self._write(
+            replace(source, model=models[source.name], before=source.model)
+            if models.get(source.name, source.model) != source.model
+            else source
+            for source in self._run.sources
+        )
+        self._announce_if_it_can()
+
+    def _announce_if_it_can(self) -> None:
+        try:
+            self.announce()
+        except (StoreLost, StoreBusy, StoreRefused) as error:  # it only tells other hosts
+            log.warning("other hosts are not told of models now: %s", error)
+
+    def before(self, names: Collection[str]) -> dict[str, str]:
+        """The model that each of these had before its last one.
+
+        ConfigFaults if there is no such source, or it had no other.
+        """
+        self.check_known(names)
+        before = {s.name: s.before for s in self._run.sources if s.name in names}
+        if never := [name for name, model in before.items() if model is None]:
+            raise ConfigFaults([f"source {name}: it had no other model" for name in never])
+        return {name: model for name, model in before.items() if model is not None}
+
+    def end(self, names: Collection[str]) -> None:
+        """Mark them as being removed. ConfigFaults if there is no such source."""
+        self.check_known(names)
+        self._write(
+            replace(source, ending=True) if source.name in names else source
+            for source in self._run.sources
+        )
+
+    def check_known(self, names: Collection[str]) -> None:
+        """ConfigFaults if one of them is no source of the run."""
+        if strange := [name for name in names if name not in self.names()]:
+            has = ", ".join(self.names()) or "none"
+            raise ConfigFaults(
+                [f"source {name}: the run has no such source; it has: {has}" for name in strange]
+            )
+
+    def drop(self, names: Collection[str]) -> None:
+        """Serve them no more; they are to be released."""
+        self._lost -= frozenset(names)
+        self._write(source for source in self._run.sources if source.name not in names)
+
+    def lose(self, name: str) -> None:
+        """Another run took it over."""
+        self._lost |= {name}
+        self._take(self._run.sources)
+
+    def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
+        """End ownership of these, or of all, those included that an addition which failed left
+        behind; a store that is away is no error. A run that never began is forgotten with that.
+        """
+        with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
+            for name in self._store.sources() if names is None else names:
+                self._store.release(name, self._run.run, removed)
+            if not self._run.begun:
+                self._folder.forget()
+
+    def _write(self, sources: Iterable[RunSource]) -> None:
+        sources = tuple(sources)
+        stays = self._run.stays or any(source.live for source in sources)
+        run = replace(self._run, sources=sources, stays=stays, begun=True)
+        self._folder.write(run)
+        self._run = run
+        self._take(sources)
+
+    def _take(self, sources: Sequence[RunSource]) -> None:
+        before = self._specs
+        specs = [self._spec_of(source) for source in sources if source.name not in self._lost]
+        self._specs = {
+            spec.name: before[spec.name] if before.get(spec.name) == spec else spec
+            for spec in specs
+        }

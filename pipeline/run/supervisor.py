@@ -1,0 +1,311 @@
+"""The supervisor: runs the crew, looks at the store, changes the sources, drains, ends.
+
+Its own death takes workers and embedded store with it (orphans.py); `--resume` then goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from framegate.pipeline.apart import apart
+from framegate.pipeline.engine.control import Shared, SharedWanted
+from framegate.pipeline.errors import (
+    ConfigFaults,
+    DataFolderRefused,
+    Exit,
+    ModelNotTaken,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+)
+from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.loading import DETECT
+from framegate.pipeline.machine import take_open_files
+from framegate.pipeline.run.beside import Beside
+from framegate.pipeline.run.crew import Crew
+from framegate.pipeline.run.ending import Ending
+from framegate.pipeline.run.lookout import Lookout, Seen
+from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.run_folder import RunSource
+from framegate.pipeline.run.run_sources import RunSources
+from framegate.pipeline.spec import SourceSpec, StageSpec
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.store_watch import StoreWatch
+from framegate.pipeline.telemetry.run_status import RunStatus
+
+log = logging.getLogger(__name__)
+
+LOOKER = "framegate.stages.shadow:Shadow"
+TICK_S = 5.0  # messages tell what happens; this finds what no message tells
+SAME_STORE_TICKS = 2
+POLL_S = 0.1  # while somebody waits: draining, or removing a source
+DRAIN_PATIENCE_S = 10.0
+TAKEN_OVER = "another run took it over"
+
+
+class Supervisor:
+    """One run. All of it happens in the event loop of `run`."""
+
+    def __init__(
+        self, plan: Plan, store: Store, embedded: EmbeddedStore | None, sources: RunSources
+    ) -> None:
+        self.plan = plan
+        self.sources = sources
+        self.faults = dict.fromkeys(sources.lost(), TAKEN_OVER)
+        self.also_told: list[Callable[[list[SourceSpec]], None]] = []
+        """Who reads streams in this process, and must learn which sources there are."""
+        self._ending = Ending()
+        self._lookout = Lookout(plan, store)
+        self._store_watch = StoreWatch(embedded, plan.hung_s) if embedded is not None else None
+        self._crew = Crew(plan, store.url, sources, self._lookout, self._ending, self._settle)
+        self._draining = False
+        self._away_since: float | None = None
+        self._changing = asyncio.Lock()
+        self._beside = Beside(plan, store.url, sources, self._crew.shared)
+        self.also_told.append(self._beside.take_sources)
+        self._choosing = asyncio.Lock()  # apart: a model takes seconds to get ready
+        self._removed: dict[str, asyncio.Event] = {}
+
+    # -- from outside
+
+    def drain(self) -> None:
+        """Decode no further, finish what is decoded, end. Once more: end at once."""
+        if self._draining:
+            self._ending.end(Exit.STOPPED_TWICE)
+            return
+        self._draining = True
+        log.info("draining: frames that are decoded are finished; once more stops at once")
+        self._crew.drain()
+
+    def fail(self, message: str) -> None:
+        """End: something that the run needs has broken."""
+        self._ending.fail(message)
+
+    async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
+        """Serve these as well, all or none; see RunSources.add for what may be wrong."""
+        self._check_takes_more()
+        take_open_files(len(self.sources.names()) + len(sources))
+        models: dict[str, str] = {}
+        if take_over:  # they keep the models that they had: a model takes long to get ready
+            models = await apart(self.sources.models_of, sources)
+            await self._prepare(models, is_new=False)
+        async with self._changing:
+            self._check_takes_more()
+            await apart(self.sources.add, sources, take_over, by_hand=True)
+            names = {source.name for source in sources}
+            if models != {n: m for n, m in self.sources.models().items() if n in names}:
+                await apart(self.sources.drop, names)
+                await apart(self.sources.release, names)
+                raise ModelNotTaken("another model was chosen for them just now: try again")
+            self._crew.tell_models()
+            self._tell_sources()
+        for source in sources:
+            log.info("source %s: added", source.name)
+
+    def _check_takes_more(self) -> None:
+        if self._draining or self._ending.code is not None:
+            raise ConfigFaults(["the run is ending: it takes no more sources"])
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Decode these no further, finish what is decoded, and let them go.
+
+        ConfigFaults if there is no such source.
+        """
+        async with self._changing:
+            await apart(self.sources.end, names)
+            gone = [self._removed.setdefault(name, asyncio.Event()) for name in names]
+            self._crew.tell_sources(decoders_only=True)
+            await self._let_go([name for name in names if name in self.sources.lost()])
+        for event in gone:
+            await event.wait()
+
+    async def use(self, model: str, names: Sequence[str]) -> None:
+        """Have these sources, or all for none, served by a model from one of their frames on.
+
+        ConfigFaults for no such source; ModelNotTaken if a stage refuses it: nothing has changed.
+        """
+        async with self._choosing:
+            self._check_going_on()
+            self.sources.check_known(names)
+            await self._use(dict.fromkeys(names or self.sources.names(), model), is_new=True)
+
+    async def roll_back(self, names: Sequence[str]) -> None:
+        """Have these sources, or all that had another model for none, served by that again."""
+        async with self._choosing:
+            had_other = [s.name for s in self.sources.listed() if s.before is not None]
+            if not names and not had_other:
+                raise ConfigFaults(["no source had another model"])
+            await self._use(self.sources.before(names or had_other), is_new=False)
+
+    def _check_going_on(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the stage that uses models. ConfigFaults if none, or the run ends."""
+        if self._draining or self._ending.code is not None:
+            raise ConfigFaults(["the run is ending: it takes no other models"])
+        for stage in self.plan.stages:
+            if stage.use == DETECT:
+                return stage.name, stage.options
+        raise ConfigFaults([f"no stage of this run is {DETECT}: none uses models"])
+
+    async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
+        for model in dict.fromkeys(models.values()):
+            await self._crew.prepare(model, [n for n in models if models[n] == model], is_new)
+
+    async def _use(self, models: dict[str, str], is_new: bool) -> None:
+        await self._prepare(models, is_new)
+        async with self._changing:
+            try:
+                await apart(self.sources.use, models)
+            finally:
+                self._crew.tell_models()  # whatever was written is what the next worker begins with
+        for name, model in models.items():
+            log.info("source %s: its model is %s now", name, model or "that of the configuration")
+
+    async def shadow(self, options: dict[str, Any]) -> None:
+        """Have a model look beside (options of stages.shadow:Shadow, but `detect`), or none."""
+        async with self._choosing:
+            if not options:
+                await self._beside.stop()
+                return
+            name, detect = self._check_going_on()
+            self.sources.check_known(options.get("sources", []))
+            said = {**options, "detect": detect}
+            await self._beside.start(StageSpec(SHADOW, LOOKER, name, False, False, False, said))
+
+    async def status(self) -> RunStatus:
+        """How the run is."""
+        return await self._crew.status()
+
+    def find_shared(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+        """Memory that a source has already, for somebody who looks."""
+        return self._crew.shared.find(wanted)
+
+    async def run(self) -> Exit:
+        """Serve until all sources are done, drained, taken over, or something cannot go on."""
+        if self.sources.all_lost():
+            return Exit.FENCED
+        tasks = self._crew.start()
+        if self._store_watch is not None:
+            tasks.append(asyncio.create_task(self._keep_store(self._store_watch)))
+        tasks.append(asyncio.create_task(self._watch()))
+        for task in tasks:
+            task.add_done_callback(self._ending.fell)
+        try:
+            # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
+            await self._ending.wait()
+        finally:
+            await asyncio.gather(self._beside.stop(), self._crew.stop())
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            self._crew.shared.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        assert self._ending.code is not None
+        if self._ending.code is Exit.DONE and self.faults:
+            return Exit.SOURCE_FAILED
+        return self._ending.code
+
+    # -- the store
+
+    def _settle(self) -> None:
+        if self._store_watch is not None:
+            self._store_watch.settle()
+
+    async def _keep_store(self, watch: StoreWatch) -> None:
+        try:
+            await watch.keep()
+        except StoreRefused as error:
+            log.error("%s", error)
+            self._ending.end(Exit.STORE)
+
+    async def _watch(self) -> None:
+        ticks = 0
+        while self._ending.code is None:
+            waited_for = self._draining or any(s.ending for s in self.sources.specs())
+            timeout = POLL_S if waited_for else min(TICK_S, self.plan.hung_s / 4)
+            try:
+                await asyncio.wait_for(self._crew.changed.wait(), timeout)
+            except TimeoutError:
+                ticks += 1
+            self._crew.changed.clear()
+            try:
+                await self._look(ticks)
+                self._away_since = None
+            except (StoreLost, StoreBusy) as error:
+                log.debug("%s", error)
+                self._note_away(error)
+            except StoreRefused as error:
+                log.error("%s", error)
+                self._ending.end(Exit.STORE)
+
+    def _note_away(self, error: StoreLost | StoreBusy) -> None:
+        """A store that stays away is waited for, but not while draining."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if self._draining and now - self._away_since > DRAIN_PATIENCE_S:
+            log.error("%s; what is decoded stays undone, --resume goes on with it", error)
+            self._ending.end(Exit.STORE)
+
+    async def _look(self, ticks: int) -> None:
+        draining, drained = self._draining, self._crew.drained
+        specs, given_up = self.sources.specs(), sorted(self._crew.given_up)
+        thorough = ticks % SAME_STORE_TICKS == 0
+        seen = await apart(self._lookout.look, specs, given_up, draining, thorough)
+        async with self._changing:
+            now = self.sources.specs()
+            same = {spec.name for spec in specs if any(spec is other for other in now)}
+            self._note_faults(seen, same)
+            self._crew.kill_hung(seen.pending)
+            for name in sorted(seen.through & same):
+                self._crew.shared.end(name)
+            removed = {spec.name for spec in now if spec.ending and spec.name in same}
+            removed &= {*seen.through, *seen.lost}
+            if removed:
+                await self._let_go(sorted(removed))
+            elif self.sources.all_lost():
+                self._ending.end(Exit.FENCED)
+            elif seen.passed and len(same) == len(now) and self._may_end(drained):
+                self._ending.end(Exit.DONE)
+
+    def _note_faults(self, seen: Seen, same: set[str]) -> None:
+        """same: sources that are still those that were looked at."""
+        for name in same.intersection(seen.lost):
+            seen.faults[name] = TAKEN_OVER
+            self.sources.lose(name)
+        for name in same & seen.faults.keys():
+            if name not in self.faults:
+                self.faults[name] = seen.faults[name]
+                log.error("source %s: %s", name, seen.faults[name])
+
+    def _may_end(self, drained: bool) -> bool:
+        return drained if self._draining else not self.sources.stays
+
+    # -- other sources
+
+    def _tell_sources(self) -> None:
+        self._crew.tell_sources()
+        for tell in self.also_told:
+            tell(self.sources.specs())
+
+    async def _let_go(self, names: list[str]) -> None:
+        """All that was decoded of these is done."""
+        try:
+            await apart(self.sources.drop, names)
+        except DataFolderRefused as error:
+            log.error("%s; trying again", error)
+            return
+        self._crew.tell_models()
+        self._tell_sources()  # before others may have them: a worker that knows better is no zombie
+        await apart(self.sources.release, names, removed=True)
+        for name in names:
+            self._crew.forget(name)
+            self.faults.pop(name, None)
+            if name in self._removed:
+                self._removed.pop(name).set()
+            log.info("source %s: removed", name)

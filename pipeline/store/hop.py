@@ -1,0 +1,186 @@
+"""The hop: what all stages of a process say about the frames of a source, in one write.
+
+Pure: makes the commands of the server-side function library (hop.lua) and reads its answers.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from framegate.pipeline import keys
+from framegate.pipeline.errors import StoreRefused
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.wire import Command
+
+LIBRARY = "framegate2"
+FRAME, END = "frame", "end"
+
+
+@functools.cache
+def library_code() -> str:
+    """Source of the function library, as loaded into the store."""
+    return files("framegate.pipeline.store").joinpath("hop.lua").read_text()
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One entry of an output stream; `kind` is frame or end."""
+
+    position: Position
+    kind: str
+    data: bytes
+
+
+class SetAside(msgspec.Struct, frozen=True, gc=False):
+    """A record that a stage will not try again, with its bytes and the reason."""
+
+    stage: str
+    position: Position
+    reason: str
+    data: bytes
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """What one stage says about the frames of one source after `previous`, up to `last`.
+
+    keep    entries that its output stream keeps at least, 0 for all
+    fields  of its own hash, `s` (state) for one
+    counts  growth of the source's counters
+    """
+
+    stage: str
+    out: str
+    token: bytes
+    previous: Position
+    last: Position
+    entries: tuple[Entry, ...] = ()
+    fields: tuple[tuple[str, bytes], ...] = ()
+    counts: tuple[tuple[str, int], ...] = ()
+    asides: tuple[SetAside, ...] = ()
+    keep: int = 0
+
+
+class SourceHop(msgspec.Struct, frozen=True):
+    """All commits of one source in a hop, inputs before readers."""
+
+    source: str
+    commits: tuple[Commit, ...]
+
+
+class Verdict(Enum):
+    """What became of a source in a hop; only OK wrote anything."""
+
+    OK = b"OK"
+    FENCED = b"FENCED"
+    MOVED = b"MOVED"
+    GONE = b"GONE"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One source's answer; `refused` counts entries whose id the stream had passed."""
+
+    verdict: Verdict
+    refused: int = 0
+
+
+def hop_command(hops: list[SourceHop]) -> Command:
+    """The call that makes all these hops; sources stand or fall one by one."""
+    names: list[str] = []
+    args: list[str | bytes] = [str(len(hops))]
+    for hop in hops:
+        names += (keys.count(hop.source), keys.room(hop.source), keys.aside(hop.source))
+        args.append(str(len(hop.commits)))
+        for commit in hop.commits:
+            names += (keys.at(hop.source, commit.stage), commit.out)
+            _add_commit(args, commit)
+    return ("FCALL", "fg2_hop", str(len(names)), *names, *args)
+
+
+def _add_commit(args: list[str | bytes], commit: Commit) -> None:
+    args += (commit.token, str(commit.previous), str(commit.last), str(commit.keep))
+    args += (str(len(commit.fields)), str(len(commit.counts)))
+    args += (str(len(commit.asides)), str(len(commit.entries)))
+    for name, value in commit.fields:
+        args += (name, value)
+    for name, delta in commit.counts:
+        args += (name, str(delta))
+    for aside in commit.asides:
+        args += (aside.stage, str(aside.position), aside.reason, aside.data)
+    for entry in commit.entries:
+        args += (str(entry.position), entry.kind, entry.data)
+
+
+def read_answers(reply: list[list[Any]]) -> list[Answer]:
+    """Answers in the order of the hops. StoreRefused if the store could not do its part."""
+    return [_read_answer(answer) for answer in reply]
+
+
+def _read_answer(answer: list[Any]) -> Answer:
+    if answer[0] == b"OK":
+        return Answer(Verdict.OK, answer[1])
+    if answer[0] == b"ERROR":
+        raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
+    return Answer(Verdict(answer[0]))
+
+
+def attach_command(source: str, stage: str, run: str) -> Command:
+    """The call that takes a new token; its answer is read by `read_attached`."""
+    return ("FCALL", "fg2_attach", "2", keys.own(source), keys.at(source, stage), run)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A stage's standing in the store; state is None before its first commit."""
+
+    token: bytes
+    position: Position
+    state: bytes | None
+    emitted: Position
+
+
+def read_attached(reply: list[Any]) -> Attached | Verdict:
+    """The new standing, or FENCED (another run owns the source) or GONE (the store is empty)."""
+    if reply[0] != b"OK":
+        return Verdict(reply[0])
+    emitted = Position.parse(reply[4]) if reply[4] else START
+    return Attached(reply[1], Position.parse(reply[2]), reply[3], emitted)
+
+
+def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
+    """The call that removes what all reliable readers of a stream have read."""
+    names = [stream, *(keys.at(source, reader) for reader in readers)]
+    return ("FCALL", "fg2_trim", str(len(names)), *names)
+
+
+def await_command(source: str, reader: str, position: Position) -> Command:
+    """The call that wakes the source's `room` once the reader is at `position`."""
+    names = (keys.room(source), keys.at(source, reader))
+    return ("FCALL", "fg2_await", "2", *names, str(position))
+
+
+def epoch_command(source: str, token: bytes, run: str) -> Command:
+    """The call that allocates the next epoch to the decoder of `run` that holds `token`."""
+    streams = (keys.out(source, "decode"), keys.results(source))
+    names = (keys.own(source), keys.at(source, "decode"), *streams)
+    return ("FCALL", "fg2_epoch", "4", *names, token, run)
+
+
+def replicas_command(replicas: int) -> Command:
+    """Waits until all that its connection wrote, and all before that, is on so many replicas.
+
+    The answer is on how many it is, after two seconds at the latest.
+    """
+    return ("WAIT", str(replicas), "2000")
+
+
+def too_few_replicas(found: int, replicas: int) -> str:
+    """What is wrong then."""
+    return (
+        f"what must outlive a failover is on {found} of {replicas} replicas ([store] replicas); "
+        "nothing is served before that: see whether they are up and keep pace"
+    )

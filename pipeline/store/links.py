@@ -1,0 +1,141 @@
+"""A worker's connections to the store, asked for by source: one for all, in a cluster one each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from framegate.pipeline.errors import StoreBusy, StoreLost
+from framegate.pipeline.store.cluster import Nodes
+from framegate.pipeline.store.hop import (
+    Answer,
+    SourceHop,
+    hop_command,
+    read_answers,
+    replicas_command,
+    too_few_replicas,
+)
+from framegate.pipeline.store.wire import Command, Link
+
+_seen: dict[str, list[str]] = {}  # servers of the clusters that this process knows, by their URL
+
+
+@dataclass
+class Part:
+    """What goes over one link in one write."""
+
+    link: Link
+    hops: list[SourceHop] = field(default_factory=list)
+    trims: list[Command] = field(default_factory=list)
+
+    def commands(self) -> list[Command]:
+        """The hop of all its sources, then the trims."""
+        return [hop_command(self.hops), *self.trims] if self.hops else self.trims
+
+    def receive(self) -> list[tuple[str, Answer]]:
+        """Wait for the replies; gives the hop's answers by source."""
+        answers = read_answers(self.link.receive()) if self.hops else []
+        for _ in self.trims:
+            self.link.receive()
+        return [(hop.source, answer) for hop, answer in zip(self.hops, answers, strict=True)]
+
+
+class Links:
+    """Opened anew as a whole when one of them breaks: then who holds what is asked again.
+
+    One thread.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Connect; StoreLost if the store is not there, StoreRefused if it says no."""
+        self._url = url
+        self._nodes: Nodes | None = None
+        self._by_source: dict[str, Link] = {}
+        self._one = self._first_link()
+        self._spares: dict[Link, Link] = {}
+
+    def _first_link(self) -> Link:
+        """A link to the server, or to any of the cluster's that answers."""
+        lost = None
+        for url in dict.fromkeys([self._url, *_seen.get(self._url, ())]):
+            try:
+                link = Link(url)
+            except StoreLost as error:
+                lost = lost or error
+                continue
+            if not url.startswith("unix://") and _is_cluster(link):
+                self._nodes = Nodes(url, link.call("CLUSTER", "SLOTS"))
+                _seen[self._url] = self._nodes.urls()
+            return link
+        assert lost is not None
+        raise lost
+
+    def of(self, source: str) -> Link:
+        """The connection for all that is said of a source."""
+        if self._nodes is None:
+            return self._one
+        link = self._by_source.get(source)
+        if link is None:
+            link = self._by_source[source] = self.open(source)
+        return link
+
+    def open(self, source: str) -> Link:
+        """Another connection to the server that holds a source; the caller closes it."""
+        return Link(self.server_of(source))
+
+    def server_of(self, source: str) -> str:
+        """URL of the server that holds a source, the same for all of its sources. StoreBusy if
+        none does now.
+        """
+        if self._nodes is None:
+            return self._url
+        url = self._nodes.url_of(source)
+        if url is None:
+            raise StoreBusy(f"no server of the cluster holds source {source} now")
+        return url
+
+    def spare(self, link: Link) -> Link:
+        """Another connection to the server of `link`, while that one waits for a reply."""
+        if link not in self._spares:
+            self._spares[link] = link.again()
+        return self._spares[link]
+
+    def await_replicas(self, sources: Iterable[str], replicas: int) -> None:
+        """Wait until what these sources' links wrote is on so many. StoreBusy if not soon."""
+        if not replicas:
+            return
+        for link in dict.fromkeys(map(self.of, sources)):
+            found = link.call(*replicas_command(replicas))
+            if found < replicas:
+                raise StoreBusy(too_few_replicas(found, replicas))
+
+    def parts(
+        self, hops: Mapping[str, SourceHop], trims: Sequence[tuple[str, Command]]
+    ) -> dict[Link, Part]:
+        """What goes over which link."""
+        found: dict[Link, Part] = {}
+        for source, hop in hops.items():
+            link = self.of(source)
+            found.setdefault(link, Part(link)).hops.append(hop)
+        for source, trim in trims:
+            link = self.of(source)
+            found.setdefault(link, Part(link)).trims.append(trim)
+        return found
+
+    def drop(self, sources: Iterable[str]) -> None:
+        """Close what only these sources need."""
+        for source in sources:
+            if link := self._by_source.pop(source, None):
+                if spare := self._spares.pop(link, None):
+                    spare.close()
+                link.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.drop(list(self._by_source))
+        for link in (*self._spares.values(), self._one):
+            link.close()
+
+
+def _is_cluster(link: Link) -> bool:
+    return b"cluster_enabled:1" in link.call("INFO", "cluster")

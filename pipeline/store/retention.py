@@ -1,0 +1,290 @@
+"""What is old goes, on a slow timer: results by age and size, and sources that nobody has.
+
+Of a published stream goes what every stage has read that others wait for; other readers are told of
+a gap. Its newest entry stays, so that an ended source is seen to have ended.
+
+Of the sources that no run has, those that were let go last stay; of others all goes, also the name.
+What is left of them is one number for all: the last epoch that any of them had. A source that comes
+begins after it, so that no epoch comes twice, whatever positions a reader has kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.apart import apart
+from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.promise_news import DECLARED
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 60.0
+PAGE = 1000
+RESUMABLE_S = 7 * 86400
+DROPPED = "removed"
+CERTIFICATES = "certificates"
+_MOST_SEQ = 1 << 40
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a source's published stream keeps at most; 0 is no limit.
+
+    age_s   seconds since a result was published
+    nbytes  of the store's memory
+    sources that no run has, see to_forget
+    """
+
+    age_s: float = 0.0
+    nbytes: int = 0
+    sources: int = 64
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A source that no run has. freed: since when, UNIX seconds; removed: or its run just ended."""
+
+    name: str
+    freed: int
+    removed: bool
+    epoch: int
+
+
+class _Published(msgspec.Struct):
+    published: float
+
+
+PublishedFrom = Callable[[Position], float | None]
+
+
+def cut(wanted: Sequence[Position], read: Sequence[Position], newest: Position) -> Position:
+    """The first position that stays: the latest that is wanted, as far as readers allow.
+
+    read: where reliable readers stand; newest: the last entry's position.
+    """
+    return min(max(wanted), newest, *(after(position) for position in read))
+
+
+def after(position: Position) -> Position:
+    """The first position that can follow."""
+    return Position(position.epoch, position.seq + 1)
+
+
+def first_since(
+    since: float, oldest: Position, newest: Position, published_from: PublishedFrom
+) -> Position:
+    """The first position from which on all was published at `since` or later. A binary search.
+
+    published_from: when the first frame at or after a position was published, None if none is left
+    """
+
+    def is_young(position: Position) -> bool:
+        published = published_from(position)
+        return published is None or published >= since
+
+    epochs = range(oldest.epoch, newest.epoch + 1)
+    young = bisect_left(epochs, True, key=lambda epoch: is_young(Position(epoch, 0)))
+    if young == 0:
+        return oldest
+    epoch = epochs[young - 1]
+    seqs = range(_MOST_SEQ)
+    return Position(epoch, bisect_left(seqs, True, key=lambda seq: is_young(Position(epoch, seq))))
+
+
+def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
+    """All but the `keep` that were let go last; those of ended runs only after a week, as such a
+    run may be resumed.
+    """
+    newest_first = sorted(gone, key=lambda one: (one.freed, one.name), reverse=True)
+    return [one for one in newest_first[keep:] if one.removed or one.freed < now - RESUMABLE_S]
+
+
+class Retention:
+    """Cuts the published streams of the sources that a run owns, and of those that were removed;
+    forgets what nobody has had for long.
+    """
+
+    def __init__(self, url: str, run: str, readers: Sequence[str], limits: Limits) -> None:
+        """readers: stages that read the published stream and are waited for."""
+        self._url, self._run, self._readers, self._limits = url, run, readers, limits
+        self._client = connect(url)
+
+    def cut_all(self, now: float) -> dict[str, int]:
+        """Cut each source's stream; how many entries went, by source. now: UNIX seconds."""
+        with store_errors(self._url):
+            sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
+            gone, cuts = [], {}
+            for source, own in zip(sources, self._owns(sources), strict=True):
+                run, name, freed, epoch = own
+                removed = not run and name == b""
+                if run == self._run.encode() or removed:
+                    cuts[source] = self._cut(source, now, self._readers if run else ())
+                if not run:
+                    if freed is None:  # by an older Framegate: from now on it is known
+                        freed = str(int(now)).encode()
+                        self._client.hset(keys.own(source), "freed", freed)
+                    gone.append(Gone(source, int(freed), removed, int(epoch or 0)))
+            self._forget(to_forget(gone, self._limits.sources, now))
+        return {source: count for source, count in cuts.items() if count}
+
+    def _owns(self, sources: Sequence[str]) -> list[list[bytes | None]]:
+        pipe = self._client.pipeline(transaction=False)
+        for source in sources:
+            pipe.hmget(keys.own(source), "run", "name", "freed", "epoch")
+        owns: list[list[bytes | None]] = pipe.execute()
+        return owns
+
+    def _forget(self, gone: Sequence[Gone]) -> None:
+        """Forget those whose epochs are known to be past since the last call: should the store
+        lose its last second, or a server of it, no epoch comes again.
+        """
+        if not gone:
+            return
+        past = int(self._client.get(keys.EPOCHS) or 0)
+        latest = max(one.epoch for one in gone)
+        if latest > past:
+            self._client.fcall("fg2_raise", 1, keys.EPOCHS, latest)
+        known = {keys.tag(one.name): one for one in gone if one.epoch <= past}
+        theirs: dict[bytes, list[bytes]] = {tag: [] for tag in known}
+        for key in self._client.scan_iter(match="fg:{*", count=PAGE) if known else ():
+            tag = key.partition(b"}")[0] + b"}"
+            if tag in theirs:
+                theirs[tag].append(key)
+        for tag, one in known.items():
+            own = keys.own(one.name)
+            others = [key for key in theirs[tag] if key != own.encode()]
+            self._client.fcall("fg2_forget", 1 + len(others), own, *others, one.freed, past)
+            self._client.hdel(keys.SOURCES, one.name)
+            self._client.hdel(keys.MODELS, one.name)
+            run, name = self._client.hmget(keys.own(one.name), "run", "name")
+            if run:  # somebody took it in between
+                self._client.hset(keys.SOURCES, one.name, name or "")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _cut(self, source: str, now: float, readers: Sequence[str]) -> int:
+        stream = keys.results(source)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.xrange(stream, count=1)
+        pipe.xrevrange(stream, count=1)
+        for reader in readers:
+            pipe.hmget(keys.at(source, reader), "p", "gone")
+        first, last, *found = pipe.execute()
+        if not first:
+            return 0
+        oldest, newest = Position.parse(first[0][0]), Position.parse(last[0][0])
+        wanted = [self._by_age(stream, oldest, newest, now), self._by_size(stream, oldest)]
+        read = [Position.parse(p) if p else START for p, given_up in found if not given_up]
+        stays = cut(wanted, read, newest)
+        return int(self._client.xtrim(stream, minid=str(stays), approximate=False))
+
+    def _by_age(self, stream: str, oldest: Position, newest: Position, now: float) -> Position:
+        if not self._limits.age_s:
+            return oldest
+
+        def published_from(position: Position) -> float | None:
+            for kind, data in self._entries(stream, position, count=4):
+                if kind == FRAME.encode():
+                    return records.decode(data, _Published).published
+            return None
+
+        return first_since(now - self._limits.age_s, oldest, newest, published_from)
+
+    def _by_size(self, stream: str, oldest: Position) -> Position:
+        nbytes, length = self._client.memory_usage(stream) or 0, self._client.xlen(stream)
+        if not self._limits.nbytes or nbytes <= self._limits.nbytes:
+            return oldest
+        excess = math.ceil(length * (1 - self._limits.nbytes / nbytes))
+        stays = oldest
+        while excess > 0 and (page := self._page(stream, stays, min(excess, PAGE))):
+            excess -= len(page)
+            stays = after(Position.parse(page[-1][0]))
+        return stays
+
+    def _page(self, stream: str, position: Position, count: int) -> list[Any]:
+        found: list[Any] = self._client.xrange(stream, min=str(position), count=count)
+        return found
+
+    def _entries(self, stream: str, position: Position, count: int) -> Any:
+        """Kind and data of all entries from a position on."""
+        while page := self._page(stream, position, count):
+            yield from ((fields[b"k"], fields[b"d"]) for _, fields in page)
+            position = after(Position.parse(page[-1][0]))
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """Certificates of a folder that were removed by age, and when the last of these was written."""
+
+    certificates: int = 0
+    last: float = 0.0
+
+
+def dropped_of(folder: Path) -> Dropped:
+    """What was removed from a folder of certificates."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode((folder / DROPPED).read_bytes(), type=Dropped)
+    return Dropped()
+
+
+def drop_certificates(folder: Path, age_s: float, now: float) -> None:
+    """Remove certificates that are older, with their declarations, and write down that it was done.
+
+    age_s  0: none ever. now: UNIX seconds
+    """
+    if not age_s or not folder.is_dir():
+        return
+    written: dict[str, float] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json"):
+                name = entry.name.removesuffix(DECLARED).removesuffix(".json")
+                written[name] = max(written.get(name, 0.0), entry.stat().st_mtime)
+    old = {name: at for name, at in written.items() if at < now - age_s}
+    if not old:
+        return
+    before = dropped_of(folder)
+    said = Dropped(before.certificates + len(old), max(before.last, *old.values()))
+    new = folder / f"{DROPPED}.new"
+    new.write_bytes(msgspec.json.encode(said))
+    new.replace(folder / DROPPED)
+    for name in old:
+        for ending in (DECLARED, ".json"):
+            (folder / f"{name}{ending}").unlink(missing_ok=True)
+    log.info("%d certificates in %s are older than %.0f s: removed", len(old), folder, age_s)
+
+
+async def keep_limits(
+    url: str, run: str, stages: Sequence[StageSpec], limits: Limits, tidy: Callable[[], None]
+) -> None:
+    """Cut the streams of a run once a minute until cancelled; tidy: its data folder, as well."""
+    publisher = next(stage.name for stage in stages if stage.publishes)
+    readers = [stage.name for stage in stages if stage.input == publisher and stage.reliable]
+    with closing(Retention(url, run, readers, limits)) as retention:
+        while True:
+            try:
+                await apart(tidy)
+                await apart(retention.cut_all, time.time())
+            except (FramegateError, OSError) as error:  # a store that is away is looked at again
+                log.debug("results are not cut now: %s", error)
+            await asyncio.sleep(EVERY_S)

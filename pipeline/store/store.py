@@ -1,0 +1,255 @@
+"""The store, seen by all but the hot path: is it fit, who owns a source, where do stages stand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any, cast
+
+import redis
+
+from framegate.pipeline import keys
+from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.store.hop import LIBRARY, library_code, replicas_command, too_few_replicas
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+
+log = logging.getLogger(__name__)
+
+MIN_VERSION = (7, 2)
+HURRY_S = 0.5
+REPLICAS_TRIES = 5
+
+
+class Store:
+    """A thin layer over redis-py. Not for the hot path."""
+
+    def __init__(self, url: str, replicas: int = 0) -> None:
+        """replicas: on which who owns a source must be before it is served."""
+        self._client = connect(url)
+        self.url, self._replicas = url, replicas
+        self.hurried = False
+
+    def hurry(self) -> None:
+        """Wait no longer than a moment for any answer from now on."""
+        with contextlib.suppress(StoreLost, StoreBusy):  # a cluster is asked who holds what
+            self._client = connect(self.url, HURRY_S)
+        self.hurried = True
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def prepare(self) -> str:
+        """Check that the store is fit, load the function library, give the store's identity.
+
+        StoreRefused if it is too old, may evict, is a replica, or has other replicas than is said;
+        StoreBusy if it is full.
+        """
+        with store_errors(self.url):
+            for server in self._servers():
+                fault = unfit(server.info(), self._replicas)
+                if fault:
+                    raise StoreRefused(f"store {shown(self.url)}: {fault}")
+                _load_library(server)
+            self._client.set(keys.IDENTITY, uuid.uuid4().hex, nx=True)
+            return cast(bytes, self._client.get(keys.IDENTITY)).decode()
+
+    def _servers(self) -> list[Any]:
+        """Clients of all servers that hold a part of it."""
+        client = self._client
+        if not isinstance(client, redis.RedisCluster):
+            return [client]
+        primaries = cast(Any, client).get_primaries()
+        return [client.get_redis_connection(node) for node in primaries]
+
+    def same(self, identity: str) -> bool:
+        """Whether this is still the store that `prepare` saw, not an empty one in its place."""
+        with store_errors(self.url):
+            for server in self._servers():
+                info = server.info("memory")
+                if info.get("maxmemory_policy", "noeviction") != "noeviction":
+                    raise StoreRefused(f"store {shown(self.url)}: {_EVICTING % info}")
+            return bool(self._client.get(keys.IDENTITY) == identity.encode())
+
+    def claim(
+        self, source: str, run: str, name: str, take_over: bool, by_hand: bool = False
+    ) -> None:
+        """Own a source for a run, with a new generation if it was not the owner before.
+
+        SourceOwned, with the owner's name, if another run has it and it is not to be taken over;
+        TakenOver if the source was taken from this run, and nobody asks for it by hand; StoreBusy
+        if the claim does not come to the replicas that are asked for.
+        """
+        with store_errors(self.url):
+            said = ("1" if take_over else "0", "1" if by_hand else "0")
+            answer = self._replicated("fg2_claim", keys.own(source), run, name, *said)
+            owner = answer[1].decode() if len(answer) > 1 else ""
+            if answer[0] == b"OWNED":
+                raise SourceOwned(
+                    f"source {source} is owned by run {owner}; stop that run, give this source "
+                    "another name, or take it over with --take-over"
+                )
+            if answer[0] == b"SUPERSEDED":
+                by = f" (now: {owner})" if owner else ""
+                raise TakenOver(
+                    f"source {source}: another run took it over{by}; this one does not take it "
+                    "back by itself. To have it here again, framegate remove it there; or begin a "
+                    "run with another -d and --take-over"
+                )
+            self._client.hset(keys.SOURCES, source, name)
+            # Read once it is ours: from then on nobody forgets it, and its epochs with it.
+            if forgotten := cast(bytes | None, self._client.get(keys.EPOCHS)):
+                self._function("fg2_begin_after", [keys.own(source)], run, forgotten.decode())
+
+    def release(self, source: str, run: str, removed: bool = False) -> None:
+        """End ownership; another run may take the source. removed: tell so to who looks at it."""
+        with store_errors(self.url):
+            if self._client.hget(keys.own(source), "run") == run.encode():
+                self._client.hdel(keys.MODELS, source)
+            self._function("fg2_release", [keys.own(source)], run, "1" if removed else "0")
+
+    def announced_model(self, source: str) -> tuple[str, str]:
+        """Which model of a registry looks at a source, and where its folder is; empty: none."""
+        with store_errors(self.url):
+            said = cast(bytes | None, self._client.hget(keys.MODELS, source))
+        model, _, where = (said or b"").decode().partition(" ")
+        return model, where
+
+    def announce_models(self, models: Mapping[str, str], where: str) -> None:
+        """Say which model each of these sources has now; empty: one that Framegate brings along.
+
+        where  HOST:FOLDER of models
+        """
+        with store_errors(self.url):
+            for source, model in models.items():
+                if "@" in model:
+                    digest = model.partition("@")[2]
+                    self._client.hset(keys.MODELS, source, f"{model} {where}/{digest}")
+                else:
+                    self._client.hdel(keys.MODELS, source)
+
+    def begin_anew(self, source: str) -> None:
+        """Forget what decode knows of a source, which is this run's and served by nobody."""
+        with store_errors(self.url):
+            self._client.hdel(keys.at(source, "decode"), "s", "c")
+
+    def detach(self, source: str, stage: str) -> None:
+        """Give a side stage up: nobody waits for it any more."""
+        with store_errors(self.url):
+            self._function("fg2_detach", [keys.room(source), keys.at(source, stage)])
+
+    def _replicated(self, name: str, key: str, *args: str) -> Any:
+        """What a function says, once all that it wrote is on the replicas that are asked for."""
+        client = self._client
+        if not self._replicas:
+            return self._function(name, [key], *args)
+        if isinstance(client, redis.RedisCluster):
+            node = cast(Any, client).get_node_from_key(key)
+            client = cast(Any, client).get_redis_connection(node)
+        found = 0
+        for _ in range(REPLICAS_TRIES):
+            # In one write: a wait on another connection than the call's would wait for nothing.
+            with client.pipeline(transaction=False) as both:
+                both.fcall(name, 1, key, *args)
+                both.execute_command(*replicas_command(self._replicas))
+                answer, found = both.execute()
+            if found >= self._replicas or answer[0] != b"OK":
+                return answer
+            missing = too_few_replicas(found, self._replicas)
+            log.warning("store %s: claiming: %s", shown(self.url), missing)
+        raise StoreBusy(f"store {shown(self.url)}: {too_few_replicas(found, self._replicas)}")
+
+    def _function(self, name: str, names: list[str], *args: str) -> Any:
+        return self._client.fcall(name, len(names), *names, *args)
+
+    def sources(self) -> list[str]:
+        """Names of all sources that the store has not forgotten, sorted."""
+        with store_errors(self.url):
+            names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
+        return sorted(name.decode() for name in names)
+
+    def epoch(self, source: str) -> int:
+        """Last epoch of a source, 0 if it never had one."""
+        with store_errors(self.url):
+            return int(self._client.hget(keys.own(source), "epoch") or 0)
+
+    def owner(self, source: str) -> str | None:
+        """Run that owns a source, None if nobody does."""
+        with store_errors(self.url):
+            run = cast(bytes | None, self._client.hget(keys.own(source), "run"))
+            return run.decode() if run else None
+
+    def positions(self, source: str, stages: list[str]) -> dict[str, Position]:
+        """Where each stage stands; START before its first commit."""
+        with store_errors(self.url):
+            pipe = self._client.pipeline(transaction=False)
+            for stage in stages:
+                pipe.hget(keys.at(source, stage), "p")
+            found = pipe.execute()
+        return {s: Position.parse(p) if p else START for s, p in zip(stages, found, strict=True)}
+
+    def standings(
+        self, sources: list[str], stages: list[str]
+    ) -> dict[str, tuple[dict[str, Position], bytes | None]]:
+        """Of each source: where its stages stand, and the state of decode. One round trip."""
+        with store_errors(self.url):
+            pipe = self._client.pipeline(transaction=False)
+            for source in sources:
+                for stage in stages:
+                    pipe.hget(keys.at(source, stage), "p")
+                pipe.hget(keys.at(source, "decode"), "s")
+            found = iter(pipe.execute())
+        standings = {}
+        for source in sources:
+            at = {stage: Position.parse(next(found) or b"0-0") for stage in stages}
+            standings[source] = (at, next(found))
+        return standings
+
+    def counters(self, source: str) -> dict[str, int]:
+        """All counters of a source, read at one moment."""
+        with store_errors(self.url):
+            found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+
+def _load_library(server: Any) -> None:
+    loaded = server.function_list(library=LIBRARY, withcode=True)
+    if not any(library_code().encode() in library for library in loaded):
+        server.function_load(library_code(), replace=True)
+
+
+_EVICTING = (
+    "may evict keys (maxmemory-policy %(maxmemory_policy)s); allowed is noeviction, else results "
+    "would be lost silently"
+)
+
+
+def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
+    """Why a server with this INFO cannot be the store, None if it can.
+
+    replicas: what [store] replicas says
+    """
+    version = str(info.get("redis_version", "0.0"))
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < MIN_VERSION:
+        return f"version {version}; allowed are Redis 7.2 and later, Valkey 7.2 and later"
+    if info.get("maxmemory_policy", "noeviction") != "noeviction":
+        return _EVICTING % info
+    if info.get("role", "master") != "master":
+        return "is a read-only replica; allowed is the primary"
+    there = int(info.get("connected_slaves", 0))
+    if there and not replicas:
+        return (
+            f"has {there} replica{'s' if there > 1 else ''}, and [store] replicas is 0: after a "
+            "failover it would not know who owns a source, and give an epoch twice; allowed is how "
+            f"many of them must know that before a frame is served, 1 to {there}"
+        )
+    if there < replicas:
+        return f"has {there} replicas connected; [store] replicas = {replicas} wants as many"
+    return None

@@ -1,0 +1,171 @@
+"""What an error of the store means to the user: what is wrong, where, and what is allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import redis
+from redis.exceptions import AskError, ClusterDownError, RedisClusterException, TryAgainError
+
+from framegate.pipeline.errors import FramegateError, OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.retry import OUT_OF_MEANS
+
+PROBE_S = 1.0
+
+# All that Framegate's own user needs; FLUSHALL, CONFIG, KEYS and the like are not in it.
+ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
+
+_BUSY = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN")
+_NO_CONNECTION_LEFT = "max number of clients"
+_BROKEN_OFF = ("reset by peer", "closed by server", "Broken pipe", "Error 5 ")
+_WANTS_CERTIFICATE = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "UNKNOWN_CA", "BAD_CERTIFICATE")
+_ERRORS = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ResponseError,
+    RedisClusterException,
+    OSError,
+)
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """Turn redis-py's errors into ours; the URL is shown without user and password."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise _fault(url, error) from error
+
+
+def _fault(url: str, error: Exception) -> FramegateError:
+    where = f"store {shown(url)}"
+    if _is_ours(error):
+        return OutOfMeans(f"{where} cannot be asked: {error}")
+    if _NO_CONNECTION_LEFT in str(error):
+        return StoreBusy(f"{where} takes no more connections: {error}")
+    match error:
+        case redis.AuthenticationError():
+            return StoreRefused(
+                f"{where} refuses the login: {error} (allowed: its URL with USER:PASSWORD@ before "
+                "the host, in the variable that store.url_env names)"
+            )
+        case redis.BusyLoadingError():
+            return StoreBusy(f"{where} is loading its data: {error}")
+        case redis.OutOfMemoryError():
+            return StoreBusy(f"{where} is full: {error}; raise its maxmemory")
+        case redis.exceptions.NoPermissionError():
+            return StoreRefused(f"{where} refuses: {error}; {needed_permission()}")
+        case ClusterDownError() | AskError() | TryAgainError():
+            return StoreBusy(f"{where}: the cluster changes, or lacks a server: {error}")
+        case redis.ResponseError():
+            text = str(error)
+            if text.startswith(("MISCONF", "READONLY", "OOM")):
+                return StoreBusy(f"{where} takes no writes: {text}")
+            return StoreRefused(f"{where} refuses: {text}")
+    fault = _tls_fault(url, str(error))
+    if fault is not None:
+        return StoreRefused(f"{where} {fault}")
+    return StoreLost(f"{where} cannot be reached: {error}")
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether this process lacked something, and the store was not even asked."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in OUT_OF_MEANS:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def needed_permission() -> str:
+    """What to do about a missing permission."""
+    return (
+        f"Framegate's own user needs: ACL SETUSER framegate on >PASSWORD {ACL_RULE}; the user "
+        "viewer of --listen may only read results and the registry, and takes no part in groups"
+    )
+
+
+def reply_fault(text: str) -> FramegateError:
+    """What an error reply on the hot path means."""
+    if "Function not found" in text:
+        return StoreRefused(
+            f"the store was emptied or replaced while the run went on ({text}); nothing was "
+            "restarted, start a new run"
+        )
+    if text.startswith(("MOVED", "ASK")):
+        return StoreLost(f"the cluster gave the source to another server: {text}")
+    if _NO_CONNECTION_LEFT in text:
+        return StoreBusy(f"the store takes no more connections: {text}")
+    if text.startswith(_BUSY):
+        return StoreBusy(f"the store takes no writes now: {text}")
+    if "NOPERM" in text or "ACL failure" in text:
+        return StoreRefused(f"the store refuses: {text}; {needed_permission()}")
+    return StoreRefused(text)
+
+
+def _tls_fault(url: str, text: str) -> str | None:
+    """What is wrong with TLS on either side; None if it is something else."""
+    address = _tcp_address(url)
+    if address is None:
+        return None
+    broken_off = any(words in text for words in _BROKEN_OFF)
+    if not url.startswith("rediss://"):
+        if broken_off and _word_over_tls(address) is not None:
+            return "speaks TLS: allowed there is rediss://"
+        return None
+    if "CERTIFICATE_VERIFY_FAILED" in text and "is not valid for" in text:
+        return (
+            f"has a certificate for another name: {text}; give the name that stands in it, or "
+            "[store] tls_check_hostname = false"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return (
+            f"has a certificate that is not trusted: {text}; give the CA that signed it as [store] "
+            "tls_ca, or ?ssl_ca_certs=FILE in the URL"
+        )
+    if broken_off:
+        text = _word_over_tls(address) or text  # it went before its reason was heard
+    if any(word in text for word in _WANTS_CERTIFICATE):
+        return (
+            f"wants a client certificate that it trusts: {text}; give [store] tls_cert and "
+            "tls_key, or ?ssl_certfile=FILE&ssl_keyfile=FILE in the URL"
+        )
+    if _speaks_plainly(address):
+        return "speaks no TLS on this port: allowed there is redis://, or give its tls-port"
+    return f"cannot be spoken to over TLS: {text}" if "SSL" in text else None
+
+
+def _tcp_address(url: str) -> tuple[str, int] | None:
+    """Host and port; None for a unix socket."""
+    parts = urlsplit(url)
+    return None if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
+
+
+def _word_over_tls(address: tuple[str, int]) -> str | None:
+    """Why the server ends the talk at once; empty if it does not, None if it speaks no TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    greeted = False
+    try:
+        plain = socket.create_connection(address, PROBE_S)
+        with plain, context.wrap_socket(plain) as secure:
+            greeted = True
+            secure.recv(1)
+    except ssl.SSLError as error:
+        return str(error) if greeted or "ALERT" in str(error) else None
+    except OSError:
+        pass
+    return "" if greeted else None
+
+
+def _speaks_plainly(address: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(address, PROBE_S) as plain:
+        plain.sendall(b"PING\r\n")
+        return plain.recv(1) in (b"+", b"-")
+    return False

@@ -1,0 +1,246 @@
+"""What Prometheus scrapes, made from the store's counters and the run's status at that moment."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    StateSetMetricFamily,
+)
+
+from framegate.pipeline.processes import ProcessUse
+from framegate.pipeline.telemetry.cache_metrics import look_ups
+from framegate.pipeline.telemetry.heavy_metrics import asks, escalations, promises
+from framegate.pipeline.telemetry.latency import BOUNDS_S, PREFIX
+from framegate.pipeline.telemetry.looks import looks_of
+from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
+from framegate.pipeline.telemetry.view import View, drops_of
+
+STATES = ("waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed")
+LOST, LAGGED = "lost:", "lagged:"
+EVERY_BOUND = 3
+
+# name of the metric, name of the counter, what it counts
+_COUNTED = (
+    ("frames_decoded", "decoded", "Frames decoded"),
+    ("frames_published", "published", "Frames whose result was published, failed ones included"),
+    ("frames_failed", "failed", "Frames published as failed"),
+    ("frames_skipped", "skipped", "Packets and frames that were not wanted ([sources] frames)"),
+    ("packets_damaged", "damaged", "Packets that did not decode, and frames marked as damaged"),
+    ("packets_late", "late", "Packets left out because decoding fell behind the camera"),
+    ("source_connects", "connects", "Times that a camera was connected"),
+    ("source_connect_failures", "connect_failures", "Tries to connect that failed"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scrape:
+    """All that one scrape tells.
+
+    counters, views   by source, each source's read at one moment
+    models            by source, what made its last result
+    uses              memory and CPU by worker; own: the supervisor's
+    store             INFO of the store, None while it does not answer
+    """
+
+    status: RunStatus
+    counters: Mapping[str, Mapping[str, int]]
+    views: Sequence[View]
+    models: Mapping[str, Sequence[str]]
+    uses: Mapping[str, ProcessUse]
+    own: ProcessUse | None
+    store: Mapping[str, object] | None
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families, as a prometheus_client collector gives them."""
+        build = {"version": version("framegate"), "python": platform.python_version()}
+        yield InfoMetricFamily("framegate_build", "What runs", value=build)
+        ready = self.store is not None and not self.status.unready
+        yield _one("ready", "1 while all workers serve and the store answers", ready)
+        yield from self._counted()
+        yield from self._by_reason()
+        yield self._looks()
+        yield escalations(self.counters)
+        yield from asks(self.status.times)
+        yield from look_ups(self.status.times)
+        yield from promises(self.views)
+        yield from self._sources()
+        yield self._latency()
+        yield from self._stages()
+        yield self._models()
+        yield from self._workers()
+        yield from self._store()
+
+    def _counted(self) -> Iterator[Metric]:
+        for metric, counter, what in _COUNTED:
+            family = CounterMetricFamily(f"framegate_{metric}", what, labels=["source"])
+            for source, counters in self.counters.items():
+                family.add_metric([source], counters.get(counter, 0))
+            yield family
+
+    def _by_reason(self) -> Iterator[Metric]:
+        dropped = CounterMetricFamily(
+            "framegate_frames_dropped", "Frames dropped, by reason", labels=["source", "reason"]
+        )
+        losses = CounterMetricFamily(
+            "framegate_source_losses", "Connections lost, by reason", labels=["source", "reason"]
+        )
+        for source, counters in self.counters.items():
+            for reason, n in {"replaced": 0, **drops_of(counters)}.items():
+                dropped.add_metric([source, reason], n)
+            for name, n in counters.items():
+                if name.startswith(LOST):
+                    losses.add_metric([source, name.removeprefix(LOST)], n)
+        lagged = CounterMetricFamily(
+            "framegate_frames_lagged", "Frames that a side stage missed", labels=["source", "stage"]
+        )
+        for source, counters in self.counters.items():
+            for name, n in counters.items():
+                if name.startswith(LAGGED):
+                    lagged.add_metric([source, name.removeprefix(LAGGED)], n)
+        yield from (dropped, losses, lagged)
+
+    def _looks(self) -> Metric:
+        labels = ["source", "looked", "reason"]
+        what = "Published frames, by how much of them was looked at (whole, part, no) and why"
+        family = CounterMetricFamily("framegate_looks", what, labels=labels)
+        for source, counters in self.counters.items():
+            for looked, reasons in looks_of(counters).items():
+                for reason, n in reasons.items():
+                    family.add_metric([source, looked, reason], n)
+        return family
+
+    def _sources(self) -> Iterator[Metric]:
+        state = StateSetMetricFamily(
+            "framegate_source_state", "State of a source", labels=["source"]
+        )
+        up = _gauge("source_up", "1 while a source gives frames, or is done")
+        flight = _gauge("frames_in_flight", "Frames decoded, neither published nor dropped")
+        credit = _gauge("credit_left", "Frames that the decoder may still be ahead")
+        for view in self.views:
+            state.add_metric([view.source], {name: view.state == name for name in STATES})
+            up.add_metric([view.source], view.state in ("running", "finished"))
+            flight.add_metric([view.source], view.in_flight)
+            spec = self._spec(view.source)
+            if spec is not None:
+                credit.add_metric([view.source], max(0, spec.credit - view.in_flight))
+        yield from (state, up, flight, credit)
+        memory = _gauge("frame_store_bytes", "Shared memory of a source")
+        slots = _gauge("frame_store_slots", "Frames that a source's frame store holds")
+        used = _gauge("frame_store_slots_used", "Of these, frames that are in flight")
+        for source in self.status.sources:
+            memory.add_metric([source.name], source.shared_bytes)
+            slots.add_metric([source.name], source.slots)
+        for view in self.views:
+            if (spec := self._spec(view.source)) is not None:
+                used.add_metric([view.source], min(spec.slots, view.in_flight))
+        yield from (memory, slots, used)
+
+    def _models(self) -> Metric:
+        labels = ["source", "model", "precision"]
+        models = InfoMetricFamily("framegate_model", "What made the last result", labels=labels)
+        for source, made_by in self.models.items():
+            for name in made_by:
+                models.add_metric([source, *model_parts(name)], {})
+        return models
+
+    def _spec(self, name: str) -> SourceStatus | None:
+        return next((source for source in self.status.sources if source.name == name), None)
+
+    def _latency(self) -> Metric:
+        family = HistogramMetricFamily(
+            "framegate_arrival_to_publish_seconds",
+            "From a frame's arrival to its result",
+            labels=["source"],
+        )
+        for source, counters in self.counters.items():
+            family.add_metric([source], latency_buckets(counters), None)
+        return family
+
+    def _stages(self) -> Iterator[Metric]:
+        wait = HistogramMetricFamily(
+            "framegate_stage_queue_wait_seconds",
+            "Wait of a batch's first frame, from when the stage before had done it",
+            labels=["stage"],
+        )
+        work = HistogramMetricFamily(
+            "framegate_stage_compute_seconds", "Work of a stage on a batch", labels=["stage"]
+        )
+        frames = CounterMetricFamily(
+            "framegate_stage_frames", "Frames that a stage took", labels=["stage"]
+        )
+        for stage, times in self.status.times.items():
+            for family, spent in ((wait, times.waited), (work, times.worked)):
+                family.add_metric([stage], spent.upper_bounds(), spent.sum_us / 1e6)
+            frames.add_metric([stage], times.frames)
+        yield from (wait, work, frames)
+
+    def _workers(self) -> Iterator[Metric]:
+        labels = ["worker"]
+        ready = GaugeMetricFamily("framegate_worker_ready", "1 while it serves", labels=labels)
+        again = CounterMetricFamily(
+            "framegate_worker_restarts", "Times that another took its place", labels=labels
+        )
+        memory = GaugeMetricFamily(
+            "framegate_worker_resident_memory_bytes", "Resident memory", labels=labels
+        )
+        cpu = CounterMetricFamily(
+            "framegate_worker_cpu_seconds", "CPU since it was started", labels=labels
+        )
+        for worker in self.status.workers:
+            ready.add_metric([worker.name], worker.ready)
+            again.add_metric([worker.name], worker.restarts)
+            if use := self.uses.get(worker.name):
+                memory.add_metric([worker.name], use.resident_bytes)
+                cpu.add_metric([worker.name], use.cpu_s)
+        yield from (ready, again, memory, cpu)
+        if self.own is not None:
+            name, whose = "supervisor_resident_memory_bytes", "of the supervisor"
+            yield _one(name, f"Resident memory {whose}", self.own.resident_bytes)
+            name = "framegate_supervisor_cpu_seconds"
+            yield CounterMetricFamily(name, f"CPU {whose}", value=self.own.cpu_s)
+
+    def _store(self) -> Iterator[Metric]:
+        yield _one("store_up", "1 while the store answers", self.store is not None)
+        for metric, key, what in (
+            ("store_memory_bytes", "used_memory", "Memory that the store uses"),
+            ("store_aof_bytes", "aof_current_size", "Size of the store's append-only file"),
+        ):
+            if isinstance(found := (self.store or {}).get(key), int):
+                yield _one(metric, what, found)
+
+
+def _gauge(name: str, what: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"framegate_{name}", what, labels=["source"])
+
+
+def _one(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"framegate_{name}", what, value=value)
+
+
+def model_parts(name: str) -> tuple[str, str]:
+    """Model and precision of what results call KIND-PRECISION@HASH; the hash stays with the model.
+
+    A name of another form, of a user's stage, is all model.
+    """
+    kind, at, digest = name.partition("@")
+    model, dash, precision = kind.rpartition("-")
+    return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
+
+
+def latency_buckets(counters: Mapping[str, int]) -> list[tuple[str, float]]:
+    """(bound in seconds as text, frames up to it), growing: every third bound of the counters."""
+    below, found = 0, []
+    for index, bound in enumerate(BOUNDS_S):
+        below += counters.get(f"{PREFIX}{index}", 0)
+        if index % EVERY_BOUND == EVERY_BOUND - 1:
+            found.append((f"{bound:.6g}", float(below)))
+    return [*found, ("+Inf", float(below + counters.get(f"{PREFIX}{len(BOUNDS_S)}", 0)))]

@@ -1,0 +1,395 @@
+"""What a person wants to see of a source, read from the store."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.promise_news import PromiseNews, in_short
+from framegate.pipeline.records import Connection, DecodeState, End, Result, SideOutput
+from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+from framegate.pipeline.telemetry.latency import PREFIX, percentile
+from framegate.pipeline.telemetry.looks import escalations_of, looks_of, share_looked
+
+State = Literal[
+    "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"
+]
+RECENT = 30
+WINDOW_S = 5.0  # over so long a rate is taken, where looks are close together
+LONGEST_S = 60.0  # a source that runs and publishes nothing for so long has a rate of 0
+LEAST_S = 0.5  # looks closer together than this say nothing
+DROPPED = "dropped:"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A source at one moment: its counters, its last published results, and its end, if any.
+
+    done        whether decode has nothing more to say: an end may be of an earlier life
+    connection  of a camera
+    promise     what was told of it last
+    owned       whether a run has it; removed: whether it was removed from the last that had it
+    """
+
+    taken_mono: float
+    counters: Mapping[str, int]
+    results: Sequence[Result]
+    end: End | None
+    started: bool
+    done: bool = True
+    connection: Connection | None = None
+    owned: bool = True
+    removed: bool = False
+    promise: PromiseNews | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A source over the time between two samples.
+
+    since       UNIX seconds since which a camera is in its state
+    drops       frames by reason; in_flight: decoded, and neither published nor dropped
+    late        a camera's packets that were left out undecoded, as decoding fell behind
+    reconnects  times that a camera came back
+    fps         published frames a second; None where the time is too short to say: at a first
+                look, or if nothing came yet of a source that runs
+    p50_s, ...  latencies in seconds, arrival to publish
+    objects     objects a frame by label, over the last results
+    looked      share of these frames, 0..1, that were looked at; none without frames
+    looks       frames since the beginning by how they were looked at and why
+    escalations of these, those that the heavy model was to be asked about: done, or why not
+    promise     where it stands, if there is one
+    """
+
+    source: str
+    state: State
+    since: float | None
+    decoded: int
+    published: int
+    failed: int
+    dropped: int
+    drops: Mapping[str, int]
+    late: int
+    in_flight: int
+    reconnects: int
+    fps: float | None
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    objects: Mapping[str, float]
+    fault: str | None
+    looked: float | None
+    looks: Mapping[str, Mapping[str, int]]
+    escalations: Mapping[str, int]
+    promise: PromiseNews | None
+
+
+class Viewer:
+    """Samples sources over its own connection. One thread."""
+
+    def __init__(self, url: str) -> None:
+        self._client = connect(url)
+        self._url = url
+        self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a younger one
+
+    def sources(self) -> list[str]:
+        """Names of all sources of the store, sorted."""
+        with store_errors(self._url):
+            return sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
+
+    def look(self, sources: Sequence[str]) -> list[View]:
+        """Each source since a look some seconds ago, or the last (at first: since its beginning).
+
+        Who looks often, or from several places at once, so gets steady rates, and a source of one
+        frame in ten seconds is not told to stand still in between.
+        """
+        views = []
+        for source in sources:
+            now = self.sample(source)
+            old, young = self._before.get(source, (None, None))
+            if old is None or young is None:
+                self._before[source] = (now, now)
+            elif (rest_s := now.taken_mono - young.taken_mono) >= WINDOW_S and (
+                _published(now) > _published(young) or rest_s >= LONGEST_S
+            ):
+                old = young
+                self._before[source] = (old, now)
+            views.append(view(source, old, now))
+        for gone in self._before.keys() - set(sources):
+            del self._before[gone]
+        return views
+
+    def forget(self) -> None:
+        """Let the next look be since the beginning again."""
+        self._before.clear()
+
+    def sample(self, source: str) -> Sample:
+        """A source at this moment."""
+        with store_errors(self._url):
+            pipe = self._client.pipeline(transaction=False)
+            pipe.hgetall(keys.count(source))
+            pipe.xrevrange(keys.results(source), count=RECENT)
+            pipe.hmget(keys.at(source, "decode"), "p", "s", "c")
+            pipe.hmget(keys.own(source), "run", "name")
+            pipe.xrevrange(keys.out(source, keys.CERTIFY), count=2)
+            counts, entries, (started, state, connection), (run, owner), told = pipe.execute()
+        results: list[Result] = []
+        end = None
+        for index, (_, fields) in enumerate(entries):
+            if fields[b"k"] != END.encode():
+                results.append(records.decode_versioned(fields[b"d"], Result))
+            elif index == 0:
+                end = records.decode_versioned(fields[b"d"], End)
+        counters = {name.decode(): int(value) for name, value in counts.items()}
+        return Sample(
+            time.monotonic(),
+            counters,
+            results,
+            end,
+            bool(started),
+            done=bool(state) and records.decode(state, DecodeState).done,
+            connection=records.decode_versioned(connection, Connection) if connection else None,
+            owned=bool(run),
+            removed=not run and owner == b"",
+            promise=_promise(told),
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _published(sample: Sample) -> int:
+    return sample.counters.get("published", 0)
+
+
+def _rate(published: int, elapsed: float, state: State) -> float | None:
+    if elapsed < LEAST_S or (not published and elapsed < LONGEST_S and state == "running"):
+        return None
+    return published / elapsed
+
+
+def view(source: str, before: Sample | None, now: Sample) -> View:
+    """What changed between two samples, and what stands."""
+    old = before.counters if before else {}
+    change = {name: n - old.get(name, 0) for name, n in now.counters.items()}
+    recent = change if any(n for name, n in change.items() if PREFIX in name) else now.counters
+    elapsed = now.taken_mono - before.taken_mono if before else 0.0
+    objects = Counter(o.label for result in now.results for o in result.objects)
+    count, drops, state = now.counters.get, drops_of(now.counters), _state(now)
+    ended = state in ("finished", "failed", "removed")
+    return View(
+        source=source,
+        state=state,
+        since=now.connection.since if now.connection and not ended else None,
+        decoded=count("decoded", 0),
+        published=count("published", 0),
+        failed=count("failed", 0),
+        dropped=sum(drops.values()),
+        drops=drops,
+        late=count("late", 0),
+        in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
+        reconnects=max(0, count("connects", 0) - 1),
+        fps=_rate(change.get("published", 0), elapsed, state),
+        p50_s=percentile(recent, 0.50),
+        p95_s=percentile(recent, 0.95),
+        p99_s=percentile(recent, 0.99),
+        objects={label: n / len(now.results) for label, n in objects.most_common()},
+        fault=_fault(now, ended),
+        looked=share_looked(looks_of(recent)),
+        looks=looks_of(now.counters),
+        escalations=escalations_of(now.counters),
+        promise=now.promise,
+    )
+
+
+def _promise(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> PromiseNews | None:
+    """The newest news; at the end of a source they are its last words."""
+    for _, fields in entries:
+        if fields[b"k"] != END.encode():
+            said = records.decode_versioned(fields[b"d"], SideOutput).said
+            return records.decode(said, PromiseNews)
+        words = records.decode_versioned(fields[b"d"], End).said.get(keys.CERTIFY)
+        if words is not None:
+            return records.decode(words, PromiseNews)
+    return None
+
+
+def drops_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Dropped frames by reason."""
+    return {
+        name.removeprefix(DROPPED): n for name, n in counters.items() if name.startswith(DROPPED)
+    }
+
+
+def _state(now: Sample) -> State:
+    if now.removed:
+        return "removed"
+    if now.end is not None and now.end.last and now.done:
+        return "failed" if now.end.fault else "finished"
+    if not now.owned:
+        return "stopped" if now.started else "waiting"
+    if now.connection is not None and now.connection.state != "connected":
+        return now.connection.state
+    return "running" if now.started else "waiting"
+
+
+def _fault(now: Sample, ended: bool) -> str | None:
+    """Why it ended, or what its connection lacks. The newest end may be an earlier run's."""
+    if ended:
+        return now.end.fault if now.end else None
+    return now.connection.fault if now.connection is not None else None
+
+
+STYLES = {
+    "waiting": "yellow",
+    "connecting": "yellow",
+    "running": "green",
+    "lost": "red",
+    "stopped": "yellow",
+    "finished": "bold",
+    "failed": "red",
+    "removed": "dim",
+}
+
+
+LEFT_OUT = ("p95 ms", "p50 ms", "looked", "in vain", "p99 ms", "late", "asked")
+WRAPPED = ("source", "promise", "objects a frame")
+WORDS = 16  # of a terminal's columns, for what may take several lines
+BORDER = 3  # of a terminal's columns, beside each of the table's
+
+
+def as_table(views: Sequence[View], width: int | None = None) -> Table:
+    """The views as a table for a terminal of that width; None: as wide as it wants to be."""
+    return fitted(_columns(views), WRAPPED, LEFT_OUT, width)
+
+
+def fitted(
+    columns: Mapping[str, Sequence[Text]],
+    wrapped: Sequence[str],
+    left_out: Sequence[str],
+    width: int | None,
+) -> Table:
+    """A table that cuts no word and no number in a terminal of that width.
+
+    wrapped: columns of words, to the left, which may take several lines. left_out: what a terminal
+    that is too narrow goes without, the least wanted first.
+    """
+    wants = {name: _wants(name, cells) for name, cells in columns.items()}
+    for name in wrapped:
+        wants[name] = min(wants.get(name, 0), WORDS)
+    kept = list(columns)
+    for name in left_out:
+        if width is None or sum(wants[each] + BORDER for each in kept) < width:
+            break
+        kept = [each for each in kept if each != name]
+    table = Table(expand=False)
+    for name in kept:
+        justify: JustifyMethod = "left" if name in wrapped or name == "state" else "right"
+        table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
+    for row in zip(*(columns[name] for name in kept), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _wants(name: str, cells: Sequence[Text]) -> int:
+    """So wide is a column."""
+    return max(len(name), *(len(line) for cell in cells for line in cell.plain.split("\n")), 0)
+
+
+def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
+    """What a table says, by the names of its columns."""
+    shown: dict[str, list[str]] = {
+        "frames": [str(v.published) for v in views],
+        "fps": [rate(v.fps) for v in views],
+        "looked": [f"{v.looked:.0%}" if v.looked is not None else "-" for v in views],
+        "p50 ms": [_ms(v.p50_s) for v in views],
+        "p95 ms": [_ms(v.p95_s) for v in views],
+        "p99 ms": [_ms(v.p99_s) for v in views],
+        "dropped": [str(v.dropped) for v in views],
+        "failed": [str(v.failed) for v in views],
+    }
+    if any(v.late for v in views):
+        shown["late"] = [str(v.late) for v in views]
+    if any(v.escalations for v in views):
+        asked = [_asked(v) for v in views]
+        shown["asked"] = [done for done, _ in asked]
+        shown["in vain"] = [degraded for _, degraded in asked]
+    if any(v.promise for v in views):
+        shown["promise"] = [in_short(v.promise) if v.promise else "-" for v in views]
+    shown["objects a frame"] = [v.fault or _objects(v) or "-" for v in views]
+    return {
+        "source": [Text(v.source) for v in views],
+        "state": [Text(v.state, STYLES[v.state]) for v in views],
+        **{name: [Text(cell) for cell in cells] for name, cells in shown.items()},
+    }
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.0f}"
+
+
+def _objects(v: View) -> str:
+    return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
+
+
+def rate(fps: float | None) -> str:
+    """Frames a second for a table."""
+    return "-" if fps is None else f"{fps:.1f}"
+
+
+def _asked(v: View) -> tuple[str, str]:
+    """Shares of published frames that were escalated, and that were to be and are degraded."""
+    done, frames = v.escalations.get("done", 0), max(1, v.published)
+    return f"{done / frames:.1%}", f"{(sum(v.escalations.values()) - done) / frames:.1%}"
+
+
+def as_line(v: View) -> str:
+    """A view as one line of text, for logs."""
+    latency = f", p50 {v.p50_s * 1e3:.0f} ms, p99 {(v.p99_s or 0) * 1e3:.0f} ms" if v.p50_s else ""
+    objects = ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:3])
+    fault = f" ({v.fault})" if v.fault else ""
+    degraded = _degraded(v.escalations)
+    late = f", {v.late} left out late" if v.late else ""
+    looked = f", {v.looked:.0%} looked at" if v.looked is not None and v.looked < 1 else ""
+    fps = "" if v.fps is None else f", {v.fps:.1f} fps"
+    return (
+        f"{v.source}: {v.state}{fault}, {v.published} frames{fps}{looked}"
+        f"{latency}, {v.dropped} dropped{late}{degraded}, {v.failed} failed; "
+        f"a frame: {objects or 'no objects'}"
+    )
+
+
+def in_sum(views: Sequence[View]) -> str:
+    """All sources together as one line of text, for logs."""
+    states = Counter(v.state for v in views)
+    escalations: Counter[str] = Counter()
+    for v in views:
+        escalations.update(v.escalations)
+    published, dropped, failed = (
+        sum(getattr(v, name) for v in views) for name in ("published", "dropped", "failed")
+    )
+    slowest = max((v.p99_s for v in views if v.p99_s is not None), default=None)
+    return (
+        f"{len(views)} sources: {', '.join(f'{n} {state}' for state, n in states.most_common())}; "
+        f"{published} frames, {sum(v.fps or 0.0 for v in views):.1f} fps"
+        f"{'' if slowest is None else f', p99 up to {slowest * 1e3:.0f} ms'}"
+        f", {dropped} dropped{_degraded(escalations)}, {failed} failed"
+    )
+
+
+def _degraded(escalations: Mapping[str, int]) -> str:
+    """Frames that stand as the light path saw them for want of an answer, and why; or nothing."""
+    whys = {why: n for why, n in escalations.items() if why != "done" and n}
+    said = ", ".join(f"{n} {why}" for why, n in sorted(whys.items()))
+    return f", {sum(whys.values())} degraded ({said})" if whys else ""

@@ -1,0 +1,8 @@
+"""The HTTP process: `python -m framegate.pipeline.web`."""
+
+import sys
+
+from framegate.pipeline.web.web import main
+
+if __name__ == "__main__":
+    sys.exit(main())

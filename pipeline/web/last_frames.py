@@ -1,0 +1,122 @@
+"""The newest published frames of a source with their pixels, for whoever wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import FrameLost
+from framegate.pipeline.records import START, GateView, Position, Result
+from framegate.pipeline.shared_memory.frame_store import FrameStore
+from framegate.pipeline.source import Form
+from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.store_url import connect
+
+RECENT = 8  # entries to look at: the newest may be an end, or a frame whose pixels were lost
+TRIES = 3  # the pipeline may write the next frame over the one that is being read
+
+_FRAME = FRAME.encode()
+
+GetFrameStore = Callable[[str, Form], FrameStore]
+
+
+@dataclass(frozen=True, slots=True)
+class LastFrame:
+    """A published frame: what was said of it, and a copy of its own pixels (see source.Frame).
+
+    before  what the gate saw in the frames before, newest first, as far as it was told
+    """
+
+    result: Result
+    form: Form
+    pixels: bytes
+    before: tuple[GateView, ...] = ()
+
+
+class LastFrames:
+    """Reads results and pixels. Any thread; connects at the first call."""
+
+    def __init__(self, url: str, frame_store: GetFrameStore) -> None:
+        """frame_store: that of (source, form), which makes none: FrameLost where there is none."""
+        self._client = connect(url)
+        self._url = url
+        self._frame_store = frame_store
+        self._forms: dict[str, tuple[int, Form]] = {}
+
+    def newest(self, source: str, seen: Position = START) -> LastFrame | None:
+        """The newest published frame that is not `seen`, older ones only if its pixels are lost.
+
+        None if nothing else was published. FrameLost if no pixels are left of what was;
+        StoreLost, StoreBusy.
+        """
+        lost = None
+        for _ in range(TRIES):
+            results = self._results(source)
+            for index, result in enumerate(results):
+                if result.position == seen:
+                    return None
+                try:
+                    frame = self._frame(source, result)
+                    return replace(frame, before=_views(results[index + 1 :]))
+                except FrameLost as error:
+                    lost = error
+            if lost is None:
+                return None
+        raise FrameLost(f"source {source}: the pixels of its last frames are gone: {lost}")
+
+    def last_map(self, source: str) -> tuple[Result, LastFrame | None] | None:
+        """The newest result with a sensitivity map, and its frame if its pixels are still there.
+
+        None if none of the last results has a map. StoreLost, StoreBusy.
+        """
+        for result in self._results(source):
+            if result.gate is not None and result.gate.sensitivity:
+                try:
+                    return result, self._frame(source, result)
+                except FrameLost:
+                    return result, None
+        return None
+
+    def _results(self, source: str) -> list[Result]:
+        """The last ones, newest first."""
+        with store_errors(self._url):
+            entries = self._client.xrevrange(keys.results(source), count=RECENT)
+        return [records.decode_versioned(f[b"d"], Result) for _, f in entries if _is_frame(f)]
+
+    def _frame(self, source: str, result: Result) -> LastFrame:
+        form = self._form(source, result.epoch)
+        store = self._frame_store(source, form)
+        slot = store.slot_of(result.position)
+        with store.reading(slot, result.position) as pixels:
+            copy = bytes(pixels)
+        return LastFrame(result, form, copy)
+
+    def _form(self, source: str, epoch: int) -> Form:
+        """What the pixels of an epoch are: another picture size begins another epoch."""
+        known = self._forms.get(source)
+        if known is not None and known[0] == epoch:
+            return known[1]
+        with store_errors(self._url):
+            stream = keys.out(source, "decode")
+            entries = self._client.xrevrange(stream, str(epoch), str(epoch), count=2)
+        for _, fields in entries:  # an epoch's last entry is its end, the one before a frame
+            if _is_frame(fields):
+                form = records.decode_record(fields[b"d"]).form
+                self._forms[source] = (epoch, form)
+                return form
+        raise FrameLost(f"nothing is left of epoch {epoch}", final=True)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _views(results: list[Result]) -> tuple[GateView, ...]:
+    return tuple(result.gate for result in results if result.gate is not None)
+
+
+def _is_frame(fields: dict[bytes, Any]) -> bool:
+    return bool(fields[b"k"] == _FRAME)

@@ -1,0 +1,1 @@
+"""Audits: what keeps and proves the promise."""

@@ -1,0 +1,307 @@
+"""Draws audits, asks about them, and settles them in the order in which they were drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from framegate.pipeline import records
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.promise import certificate, coin, period
+from framegate.pipeline.promise.certificate import Certificate, Declaration
+from framegate.pipeline.promise.period import Moment, Period
+from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise_news import PromiseNews
+from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.stage import Context, Item
+from framegate.stages.audit.arms import Arms, safer
+from framegate.stages.audit.audit_asks import AuditAsks, Audited
+from framegate.stages.audit.audits import MOST_OPEN, AuditState, Obligation, Row, differs, seen_in
+from framegate.stages.audit.promise_secret import secret_of
+from framegate.stages.detections import Detections
+
+_LAG: Final = 16  # frames of a file after which an audit is waited for
+_PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
+_LOST: Final = Audited(None, None)
+_NEVER_ASKED: Final = -1.0  # below all thresholds of doubt
+_replace = msgspec.structs.replace
+
+
+class Lesson(NamedTuple):
+    """A frame of that doubt, 0..1, would have been served wrong without asking, or not."""
+
+    doubt: float
+    was_wrong: bool
+
+
+class Auditor:
+    """The promise of one worker's sources. One thread."""
+
+    def __init__(
+        self, promise: Promise, asks: Asks, policy: str, least: float, context: Context
+    ) -> None:
+        """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
+        self.promise, self._least = promise, least
+        self._policy, self._is_live, self._past_of = policy, context.live, context.past
+        self._secret = secret_of(context.folder)
+        self._audits = AuditAsks(asks, context)
+
+    def settled(
+        self, source: str, state: AuditState, now_s: float, is_last: bool = False
+    ) -> tuple[AuditState, tuple[Lesson, ...]] | None:
+        """With the audits that are over, and what they tell of doubt; None while one that is waited
+        for is not.
+
+        is_last: no frame follows, so a file waits for all of them.
+        """
+        state, lessons = self._kept_to(source, state), list[Lesson]()
+        self._audits.keep(source, {at.position for at in state.open})
+        live = self._is_live(source)
+        while state.open:
+            first = state.open[0]
+            if not live and not (is_last or _is_due(state)):
+                break
+            audited = self._audits.answer(source, first, state.rows)
+            if audited is None and live and now_s - first.at_s < _PATIENCE_S:
+                break
+            if audited is None and not live:
+                return None
+            row, true = audited or _LOST
+            if row is not None and true is not None:
+                lessons.append(Lesson(first.doubt, differs(row.unasked, true)))
+            state = self._settle(state, first, audited or _LOST)
+        return state, tuple(lessons)
+
+    def _in_use(self, state: AuditState) -> float:
+        return self._least if state.chosen is None else state.chosen
+
+    def _kept_to(self, source: str, state: AuditState) -> AuditState:
+        """Under other terms, another truth or another coin than were promised nothing can be
+        certified.
+        """
+        is_same = state.policy == self._policy[:8] and state.coin == self._coin(source, state.now)
+        if is_same and period.is_under(state.now, self.promise):
+            return state
+        now, policy = period.following(state.now, self.promise), self._policy[:8]
+        kept = AuditState(now, rows=state.rows, frames=state.frames, policy=policy)
+        return _replace(kept, declared=state.declared, coin=self._coin(source, now))
+
+    def _coin(self, source: str, now: Period) -> str:
+        return coin.commitment(coin.period_key(self._secret, source, now.number))[:8]
+
+    def numbered(self, item: Item, state: AuditState) -> AuditState:
+        """Before the first frame of a source of which nothing is known. The store may have
+        forgotten it, and its periods with it: their coins were opened, so no number may come again;
+        its epochs do not. That before this run decides, as a kill may skip the run's first one.
+        """
+        if state.now.number:
+            return state
+        first = self._past_of(item.source) * period.MOST_PERIODS
+        return _replace(state, now=Period(number=first))
+
+    def began(self, item: Item, state: AuditState) -> AuditState:
+        """Before a frame: in a period that takes it. Frames that went past this stage, set aside
+        or lost to it, were served as failed.
+        """
+        first = item.position.seq - item.record.dropped
+        state = self._past(item.source, state, item.position.epoch, first)
+        return self._begun(item.source, state)
+
+    def _past(self, source: str, state: AuditState, epoch: int, end: int) -> AuditState:
+        """With the frames before number `end` of an epoch that nobody counted."""
+        last = state.last
+        if last == START:
+            return state
+        for seq in range(last.seq + 1 if last.epoch == epoch else 0, end):
+            state = self._begun(source, state)
+            at = Moment(Position(epoch, seq), None)
+            state, _ = self._counted(source, at, state, failed=True)
+        return state
+
+    def _begun(self, source: str, state: AuditState) -> AuditState:
+        if not period.is_full(state.now, self.promise):
+            return state
+        now = period.following(state.now, self.promise)
+        before = (*state.before, state.now)
+        return _replace(state, now=now, before=before, coin=self._coin(source, now), models=())
+
+    def served(
+        self,
+        item: Item,
+        state: AuditState,
+        now_s: float,
+        served: Detections,
+        unasked: Detections,
+        doubt: float,
+        true: Seen | None,
+    ) -> AuditState:
+        """A frame's result is fixed: count it, and if the coin says so, see that it is audited.
+
+        unasked  what would have been served without asking
+        true     what the heavy pass said of the very pixels, where it was asked
+        """
+        at = Moment(item.position, item.record.pts)
+        missed, models = item.record.dropped, served.models
+        state, drawn = self._counted(item.source, at, state, missed, models=models)
+        row, spent = _row_of(served, unasked), served.degraded == "over_budget"
+        if true is not None and (drawn or state.fresh is not None):
+            state = self._learned(state, row, doubt, true)
+        if not drawn:
+            return state
+        if true is not None:
+            return self._judged(state, state.now.number, differs(row.served, true))
+        if len(state.open) >= MOST_OPEN:  # of a camera: a file has waited
+            return self._judged(state, state.now.number, None)
+        return self._opened(item, state, now_s, row, doubt, spent)
+
+    def failed(self, item: Item, state: AuditState) -> AuditState:
+        """A frame is served as failed: wrong, whatever it shows."""
+        at = Moment(item.position, item.record.pts)
+        return self._counted(item.source, at, state, item.record.dropped, failed=True)[0]
+
+    def news(
+        self, source: str, before: AuditState, state: AuditState
+    ) -> tuple[AuditState, PromiseNews | None]:
+        """What is to be told, and the state once it is; None where nothing is new."""
+        closed, state = self._closed(source, state)
+        begun = state.now.number != state.declared
+        warned = (state.fresh is None) != (before.fresh is None)
+        if not (closed or begun or warned) and state.now.settled == before.now.settled:
+            return state, None
+        now = state.now
+        declared = (_raw(self._declared(source, now)),) if begun else ()
+        return _replace(state, declared=now.number), PromiseNews(
+            now.number,
+            now.served,
+            now.drawn,
+            now.settled,
+            now.caught,
+            state.fresh is not None,
+            self._in_use(state),
+            state.verdict,
+            declared,
+            tuple(map(_raw, closed)),
+        )
+
+    def passed(self, source: str, end: End, state: AuditState) -> AuditState:
+        """At an epoch's end, with its last frames, if nobody counted them."""
+        state = self._past(source, state, end.epoch or state.last.epoch, end.frames - end.dropped)
+        if not end.dropped:
+            return state
+        state = self._kept_to(source, state)
+        return _replace(state, now=period.missing(state.now, end.dropped))
+
+    def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
+        """The end of a source: what is open is lost, and its last period closed."""
+        self._audits.keep(source, set())
+        for first in state.open:
+            state = self._settle(state, first, _LOST)
+        if not state.now.number:
+            return None, state
+        over = _replace(state, before=(*state.before, state.now))
+        after, news = self.news(source, state, over)
+        now = period.following(after.now, self.promise)
+        return news, _replace(after, now=now, coin=self._coin(source, now))
+
+    # -- one audit
+
+    def _counted(
+        self,
+        source: str,
+        at: Moment,
+        state: AuditState,
+        missed: int = 0,
+        failed: bool = False,
+        models: Sequence[str] = (),
+    ) -> tuple[AuditState, bool]:
+        key = coin.period_key(self._secret, source, state.now.number)
+        now, drawn = period.serve(state.now, self.promise, key, at, missed, failed, models)
+        fresh = None if state.fresh is None else state.fresh + 1
+        frames = state.frames + 1
+        return _replace(state, now=now, frames=frames, fresh=fresh, last=at.position), drawn
+
+    def _opened(
+        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float, spent: bool
+    ) -> AuditState:
+        """An audit whose answer is to come."""
+        rows = self._audits.open(item, row, state.rows)
+        if rows is None:
+            return self._judged(state, state.now.number, None)
+        form, number = item.record.form, state.now.number
+        at = Obligation(number, item.position, form, state.frames, now_s, rows.row, doubt, spent)
+        return _replace(state, open=(*state.open, at), rows=rows)
+
+    def _settle(self, state: AuditState, at: Obligation, audited: Audited) -> AuditState:
+        """The oldest audit is over: its frame's loss is known, or it is lost."""
+        state, (row, true) = _replace(state, open=state.open[1:]), audited
+        if true is None or row is None:
+            return self._judged(state, at.period, None)
+        if not at.spent:
+            state = self._learned(state, row, at.doubt, true)
+        elif state.fresh is None:  # without a budget no threshold would have asked
+            state = self._learned(state, row, _NEVER_ASKED, true)
+        return self._judged(state, at.period, differs(row.served, true))
+
+    def _judged(self, state: AuditState, number: int, is_wrong: bool | None) -> AuditState:
+        """With what an audit of the period `number` found, None: it is lost."""
+        stood = (*state.before, state.now)
+        judged = [
+            period.settle(one, self.promise, is_wrong) if one.number == number else one
+            for one in stood
+        ]
+        state = _replace(state, before=tuple(judged[:-1]), now=judged[-1])
+        warns = any(new.alarmed > old.alarmed for old, new in zip(stood, judged, strict=True))
+        if state.fresh is None and warns:
+            return _replace(state, fresh=0, arms=Arms())  # what it knew is of another scene
+        return state
+
+    def _learned(self, state: AuditState, row: Row, doubt: float, true: Seen) -> AuditState:
+        """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
+        arms = state.arms.after(doubt, differs(row.unasked, true))
+        state = _replace(state, arms=arms)
+        if state.fresh is None:
+            return state
+        found = arms.certified(self.promise.alpha, self.promise.delta)
+        if found is None:
+            return state
+        # No further than where it began: what the fallback's answers taught makes doubt look rare.
+        chosen = min(found, safer(self._in_use(state)), self._least)
+        return _replace(state, chosen=chosen, fresh=None)
+
+    # -- one period
+
+    def _closed(self, source: str, state: AuditState) -> tuple[tuple[Certificate, ...], AuditState]:
+        """Periods whose last audit is over; the threshold of those to come follows from them."""
+        over = [one for one in state.before if one.settled == one.drawn]
+        if not over:
+            return (), state
+        state = _replace(state, before=tuple(one for one in state.before if one not in over))
+        if state.fresh is None:
+            terms = self.promise.alpha, self.promise.delta
+            state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
+        closed = tuple(self._certificate(source, one) for one in over)
+        return closed, _replace(state, verdict=closed[-1].verdict)
+
+    def _certificate(self, source: str, one: Period) -> Certificate:
+        key = coin.period_key(self._secret, source, one.number)
+        return certificate.close(one, self.promise, key, source, self._policy)
+
+    def _declared(self, source: str, now: Period) -> Declaration:
+        key = coin.period_key(self._secret, source, now.number)
+        return certificate.declare(now, self.promise, key, source)
+
+
+def _row_of(served: Detections, unasked: Detections) -> Row:
+    return Row(seen_in(served.objects), seen_in(unasked.objects))
+
+
+def _is_due(state: AuditState) -> bool:
+    """Whether the oldest audit of a file is waited for: at the same frame, whatever happens."""
+    return len(state.open) >= MOST_OPEN or state.frames - state.open[0].frame >= _LAG
+
+
+def _raw(record: Declaration) -> msgspec.Raw:
+    return msgspec.Raw(records.encode(record))

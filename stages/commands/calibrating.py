@@ -1,0 +1,210 @@
+"""What each threshold of doubt costs and gets wrong on footage: the stages' own code, replayed.
+
+All thresholds see the same frames and the same heavy answers, so a frame is looked at once however
+many of them ask about it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from framegate.pipeline import records
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.loading import options_of
+from framegate.pipeline.promise.calibrated import Footage, Tally
+from framegate.pipeline.promise.least_budget import FloatArray, raises
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.source import Frame
+from framegate.pipeline.stage import WAITS, Context, Item
+from framegate.stages.audit.arms import PATH
+from framegate.stages.audit.audits import differs, seen_in
+from framegate.stages.decode import FileSource
+from framegate.stages.detect import Detect
+from framegate.stages.detections import Detections
+from framegate.stages.escalate import Escalate, StageOptions
+from framegate.stages.escalate.escalate_options import EscalateOptions
+from framegate.stages.escalate.heavy_local import LocalHeavy
+
+Tell = Callable[[int, int, int], None]
+_BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
+
+
+class Remembered:
+    """A place: the heavy pass of the frame in hand, once somebody asks about it."""
+
+    lanes, most = 1, 1
+    is_exact = True
+    sent_bytes, wire_s = 0, 0.0
+
+    def __init__(self, heavy: LocalHeavy) -> None:
+        self.policy_id = heavy.policy_id
+        self.looked = 0
+        self._heavy = heavy
+        self._last: tuple[bytes, Sequence[Seen]] = b"", ()
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
+        """About one frame."""
+        content = questions[0].content
+        if content != self._last[0]:
+            self._last = content, self._heavy.answer(questions)
+            self.looked += 1
+        return self._last[1]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class AskTimes:
+    """When each threshold asks, by the clock of each source, s."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[float, str], array[float]] = {}
+
+    def note(self, least: float, source: str, now_s: float) -> None:
+        """One ask; a source's come in order."""
+        self._times.setdefault((least, source), array("d")).append(now_s)
+
+    def of(self, least: float) -> list[FloatArray]:
+        """One row of seconds for each source that asks."""
+        return [np.array(times) for (one, _), times in self._times.items() if one == least]
+
+
+class Replay:
+    """Detect once, escalate once for each threshold between always and never. One thread."""
+
+    def __init__(self, detect: Mapping[str, Any], folder: Path) -> None:
+        """detect: options of that stage; folder: for what stages pin."""
+        self._pixels = b""
+        self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
+        self._classes = self._detect.options.classes
+        self.heavy = Remembered(LocalHeavy(self._classes))
+        context = self._context(folder, "detect")
+        self._arms = {least: self._arm(least, context) for least in PATH[1:-1]}
+        self._states: dict[object, Any] = {}
+        self.times = AskTimes()
+
+    def _context(self, folder: Path, before: str) -> Context:
+        return context_alone(self._held, lambda: 0.0, folder, before)
+
+    def _arm(self, least: float, context: Context) -> Escalate:
+        options = EscalateOptions(doubt=least, **_BOUNDLESS)
+        stage = Escalate(StageOptions(self._classes, options), context)
+        stage.ask_at(self.heavy)
+        return stage
+
+    @contextmanager
+    def _held(self, item: Item) -> Iterator[memoryview]:  # noqa: ARG002
+        yield memoryview(self._pixels)
+
+    def frame(self, item: Item, pixels: bytes, drawn: bool) -> Sequence[tuple[bool, bool | None]]:
+        """Of each threshold, whether it asks and whether what it serves is wrong; None: not drawn.
+
+        Asking always is never wrong.
+        """
+        self._pixels = pixels
+        found = self._said(self._detect, "detect", item)
+        said = msgspec.structs.replace(
+            item.record, said={"detect": msgspec.Raw(records.encode(found))}
+        )
+        after = item._replace(record=said)
+        served = [self._said(arm, least, after) for least, arm in self._arms.items()]
+        asked = [*(one.escalation == "done" for one in served), False]
+        now_s = self._states[PATH[1], item.source].clock_s
+        for least, asks in zip(PATH, (True, *asked), strict=True):
+            if asks:
+                self.times.note(least, item.source, now_s)
+        if not drawn:
+            return [(True, None), *((asks, None) for asks in asked)]
+        question = QuestionId(item.source, item.position)
+        [true] = self.heavy.answer([Question(question, item.record.form, pixels)])
+        wrong = [differs(seen_in(one.objects), true) for one in (*served, found)]
+        return [(True, False), *zip(asked, wrong, strict=True)]
+
+    def _said(self, stage: Any, name: object, item: Item) -> Detections:
+        """One frame through a stage, from where it stood."""
+        at = name, item.source
+        states = {item.source: self._states.get(at, stage.State())}
+        answers = select.poll()
+        if stage.asks is not None:
+            answers.register(stage.asks.fileno(), select.POLLIN)
+        while True:
+            [output], after = stage.process([item], states)
+            if isinstance(output, Detections):
+                self._states[at] = after[item.source]
+                return output
+            assert output is WAITS
+            answers.poll()
+            stage.asks.hear()
+
+    def close(self) -> None:
+        """End the stages."""
+        for arm in self._arms.values():
+            arm.close()
+
+
+def tallied(
+    files: Mapping[str, str],
+    detect: Mapping[str, Any],
+    most: int,
+    seed: int,
+    tell: Tell,
+    budget: EscalateOptions,
+) -> Footage:
+    """What the files say of the thresholds of PATH.
+
+    files  path by source; most  draws, each among all frames; budget  the table [escalate]
+    """
+    counts = {name: _count(path) for name, path in files.items()}
+    frames = sum(counts.values())
+    draws = np.bincount(np.random.default_rng(seed).integers(frames, size=most), minlength=frames)
+    tallies = [Tally(least) for least in PATH]
+    done = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
+        closing(Replay(detect, Path(folder))) as replay,
+    ):
+        for item, pixels in itertools.chain.from_iterable(map(_items, files, files.values())):
+            times = int(draws[done])
+            outcomes = replay.frame(item, pixels, times > 0)
+            tallies = [
+                tally.after(asked, wrong, times)
+                for tally, (asked, wrong) in zip(tallies, outcomes, strict=True)
+            ]
+            done += 1
+            if done % 50 == 0 or done == frames:
+                tell(done, frames, replay.heavy.looked)
+        limits = budget.per_s, budget.burst, budget.all_per_s
+        needs = tuple(raises(replay.times.of(least), *limits) for least in PATH)
+    return Footage(tuple(tallies), frames, most, int(np.count_nonzero(draws)), needs)
+
+
+def _count(path: str) -> int:
+    with closing(FileSource(path)) as source:
+        return sum(1 for _ in source.frames())
+
+
+def _items(name: str, path: str) -> Iterator[tuple[Item, bytes]]:
+    with closing(FileSource(path)) as source:
+        for seq, frame in enumerate(source.frames()):
+            yield Item(name, Position(1, seq), _record(frame, seq)), _bytes(frame)
+
+
+def _record(frame: Frame, seq: int) -> Record:
+    return Record(records.VERSION, frame.pts, 0.0, 0.0, seq, frame.form, key_frame=frame.key_frame)
+
+
+def _bytes(frame: Frame) -> bytes:
+    held = bytearray(frame.nbytes)
+    frame.write(memoryview(held))
+    return bytes(held)

@@ -1,0 +1,169 @@
+"""`framegate models quantise`: footage in, an INT8 model of the registry out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import openvino as ov
+
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.network import core, cpu_model
+from framegate.models.errors import ModelError, TooFewFrames
+from framegate.models.nms import suppress
+from framegate.models.picture import ByteArray
+from framegate.models.quantisation.float_layers import (
+    Candidate,
+    Chosen,
+    Decode,
+    choose,
+    times,
+    weight_bytes,
+)
+from framegate.models.quantisation.halve import halve_exact_constants
+from framegate.models.refusals import ModelRefused
+from framegate.models.registry.fit import fit
+from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
+from framegate.models.registry.open_model import BF16_AGREEMENT, kind_of
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.quantised import NoisyLayer, Quantised, Row
+from framegate.pipeline.errors import ConfigFaults
+from framegate.stages.commands.drawn_frames import draws, frames_at
+
+FEWEST = 10  # frames on either side: of fewer no interval says anything
+Tell = Callable[[str], None]
+
+
+def quantise(
+    ref: str,
+    files: Mapping[str, str],
+    frames: int,
+    least: float,
+    registry: Path | None = None,
+    seed: int = 0,
+    tell: Tell = lambda _: None,
+) -> Quantised:
+    """An INT8 version of the model `ref`, added to the registry if it agrees with it enough.
+
+    files     path by source; frames  drawn from all of them; least  0..1, see float_layers.choose
+    registry  its folder; None: this user's own
+
+    Raises SourceFault, and ConfigFaults for whatever is wrong with the model or the footage.
+    """
+    store = Registry(registry)
+    try:
+        folder = store.find(ref)
+        if folder.manifest.precision == "int8":
+            raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
+        model = _network(folder)
+        calibrating, judging = _inputs(folder.manifest, files, frames, seed, tell)
+        read = reader(folder.manifest)
+        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell))
+        rows = _rows(model, chosen, judging[0])
+        sides = len(calibrating), len(judging)
+        layers = tuple(NoisyLayer(e.name, e.kind, e.own_db, e.total_db) for e in chosen.errors)
+        added = None
+        if chosen.accepted is not None:
+            row = rows[1 + chosen.candidates.index(chosen.accepted)]
+            made = _put(store, folder.manifest, chosen.accepted, (rows[0], row), sides)
+            added = f"{made.ref} ({made.result_name})"
+        return Quantised(rows, layers, *sides, least, added)
+    except ModelError as fault:
+        raise ConfigFaults([str(fault)]) from fault
+
+
+def _network(folder: ModelFolder) -> ov.Model:
+    """With the outputs that its format reads, in that order."""
+    model = core().read_model(folder.verified())
+    outputs = [model.output(name) for name in folder.manifest.outputs]
+    return ov.Model(outputs, model.get_parameters(), folder.manifest.name)
+
+
+def _inputs(
+    manifest: Manifest, files: Mapping[str, str], frames: int, seed: int, tell: Tell
+) -> tuple[list[ByteArray], list[ByteArray]]:
+    """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
+    calibrating: list[ByteArray] = []
+    judging: list[ByteArray] = []
+    for draw in draws(files, frames, seed):
+        for numbers, side in ((draw.earlier, calibrating), (draw.later, judging)):
+            found = frames_at(draw.path, numbers)
+            side += [fit(picture, manifest.input).bgr[None] for picture in found]
+        tell(f"{draw.path}: {len(draw.earlier)} frames calibrate, {len(draw.later)} judge")
+    if min(len(calibrating), len(judging)) < FEWEST:
+        raise TooFewFrames(len(calibrating) + len(judging), 2 * FEWEST)
+    return calibrating, judging
+
+
+def reader(manifest: Manifest) -> Decode:
+    """Outputs to the boxes that a user of the model would see, in pixels of its input."""
+    kind, size = kind_of(manifest), (manifest.input.width, manifest.input.height)
+
+    def read(outputs: Sequence[FloatArray]) -> Boxes:
+        boxes = kind.decode(outputs, size, manifest.min_score, manifest.max_boxes)
+        if not kind.suppresses:
+            return boxes
+        keep = suppress(boxes.xyxy, boxes.scores, boxes.class_ids, manifest.nms_iou)
+        return boxes.take(keep[: manifest.max_boxes])
+
+    return read
+
+
+def _telling(tell: Tell) -> Callable[[Candidate], None]:
+    def say(one: Candidate) -> None:
+        f1 = one.agreement
+        interval = f"{f1.middle:.3f}, 95 % {f1.low:.3f} to {f1.high:.3f}"
+        tell(f"{len(one.float_layers)} layers float: F1 with the float model {interval}")
+
+    return say
+
+
+def _rows(model: ov.Model, chosen: Chosen, one: ByteArray) -> tuple[Row, ...]:
+    ms = times([model, *(candidate.model for candidate in chosen.candidates)], one)
+    rows = [Row(None, 1.0, 1.0, 1.0, ms[0], weight_bytes(model))]
+    for candidate, taken in zip(chosen.candidates, ms[1:], strict=True):
+        n_float, f1 = len(candidate.float_layers), candidate.agreement
+        n_bytes = weight_bytes(candidate.model)
+        rows.append(Row(n_float, f1.middle, f1.low, f1.high, taken, n_bytes))
+    return tuple(rows)
+
+
+def _put(
+    store: Registry,
+    manifest: Manifest,
+    accepted: Candidate,
+    rows: tuple[Row, Row],
+    sides: tuple[int, int],
+) -> Manifest:
+    """Writes the new model; its manifest. rows: the float model's and its own."""
+    exact, row = rows
+    metrics = {
+        "agreement_f1": round(row.f1, 4),
+        "agreement_low": round(row.low, 4),
+        "agreement_high": round(row.high, 4),
+        "layers_float": len(accepted.float_layers),
+        "frames_calibrated": sides[0],
+        "frames_judged": sides[1],
+        "ms_1t": round(row.ms, 3),
+        "float_ms_1t": round(exact.ms, 3),
+        "cpu": cpu_model(),
+        # What the float layers bear is known of the model that they are from.
+        **{key: manifest.metrics[key] for key in (BF16_AGREEMENT,) if key in manifest.metrics},
+    }
+    by = f"INT8 by NNCF {version('nncf')} from {manifest.result_name} ({manifest.ref})"
+    with tempfile.TemporaryDirectory(prefix="framegate-quantise-") as name:
+        network = Path(name) / NETWORK
+        ov.save_model(halve_exact_constants(accepted.model), network, compress_to_fp16=False)
+        files = {path.name: sha256_of(path) for path in (network, network.with_suffix(".bin"))}
+        new = replace(
+            manifest,
+            version=f"{manifest.version}-int8",
+            precision="int8",
+            files=files,
+            metrics=metrics,
+            provenance=f"{by}; {manifest.provenance}",
+        )
+        return store.put(ModelFolder(Path(name), new)).manifest

@@ -1,0 +1,174 @@
+"""`framegate models add`, `list`, `show`, `remove`: the registry as people see it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from framegate.models import coco
+from framegate.models.conversion.add_model import Wanted, add_folder
+from framegate.models.conversion.add_model import add as add_model
+from framegate.models.conversion.apart import Limits
+from framegate.models.conversion.guess_input import describe
+from framegate.models.conversion.proof import Proof, Thresholds, counts
+from framegate.models.conversion.settle_model import Wishes
+from framegate.models.errors import ModelError
+from framegate.models.formats import FORMATS
+from framegate.models.registry.model_folder import MANIFEST, ModelFolder
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.outputs import Inputs, output_faults
+from framegate.stages.commands.proof_pictures import built_in, pictures_of, write_drawn
+from framegate.stages.detect.model_options import is_own
+
+
+def add(said: argparse.Namespace) -> Exit:
+    """Convert, settle, prove and put; `said` as `cli.models_command` reads it."""
+    registry = Registry(said.registry)
+    if said.name is not None and is_own(said.name):
+        raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
+    if said.drawn is not None:
+        read = {"FILE": said.file, **{f"--picture {one}": str(one) for one in said.picture}}
+        if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
+            raise ConfigFaults(faults)
+    with _told():
+        pictures, origin = pictures_of(said.picture), "the pictures given"
+        if not pictures:
+            pictures, origin = built_in()
+        if os.path.isfile(Path(said.file, MANIFEST)):
+            folder, proof = add_folder(Path(said.file), registry, pictures)
+        else:
+            folder, proof = add_model(_wanted(said), registry, pictures, print)
+        print(f"proof: {len(pictures)} pictures, {origin}")
+        _print_proof(folder, proof)
+        if said.drawn is not None:
+            boxes, classes = proof.boxes["f32"], folder.manifest.classes
+            write_drawn(said.drawn, pictures, boxes, classes, said.overwrite)
+            print(f"drawn: {said.drawn}: look at it")
+        print(f"added: {folder.manifest.ref} ({folder.manifest.result_name})")
+    return Exit.DONE
+
+
+def list_models(said: argparse.Namespace) -> Exit:
+    """One line a model, the one added last first; then what is broken."""
+    models, broken = Registry(said.registry).all_models()
+    if not models and not broken:
+        print(f"no model in {Registry(said.registry).root}")
+    for model in models:
+        one = model.manifest
+        size = f"{one.input.width}x{one.input.height}"
+        line = f"{one.ref:<24} {one.sha256[:8]}  {one.format:<16} {size:>9}  {one.precision}"
+        print(f"{line}  {len(one.classes)} classes  {model.n_bytes / 1e6:.1f} MB")
+    for fault in broken:
+        print(f"broken: {fault.path.name[:8]}: {fault.why}")
+    return Exit.DONE if not broken else Exit.SOURCE_FAILED
+
+
+def show(said: argparse.Namespace) -> Exit:
+    """All that the manifest says, and whether the files are what it says."""
+    with _told():
+        model = Registry(said.registry).find(said.ref)
+        one = model.manifest
+        rows = {
+            "model": f"{one.ref}, sha256 {one.sha256}",
+            "format": f"{one.format}: {FORMATS[one.format].about}"
+            if one.format in FORMATS
+            else f"{one.format}, unknown to this Framegate",
+            "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
+            "outputs": ", ".join(one.outputs),
+            "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
+            "input": describe(one.input),
+            "precision": one.precision,
+            "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
+            "metrics": ", ".join(f"{k} {v}" for k, v in one.metrics.items()) or "none",
+            "licence": one.licence or "not said",
+            "provenance": one.provenance or "not said",
+            "folder": str(model.path),
+        }
+        for key, value in rows.items():
+            print(f"{key:<11}{value}")
+        model.verified()
+        print(f"{'files':<11}{len(one.files)}, each with the sha256 that the manifest names")
+    return Exit.DONE
+
+
+def remove(said: argparse.Namespace) -> Exit:
+    """Take one out of the registry."""
+    with _told():
+        gone = Registry(said.registry).remove(said.ref)
+        print(f"removed: {gone.manifest.ref} ({gone.manifest.result_name})")
+    return Exit.DONE
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What models refuse, as the command line's faults."""
+    try:
+        yield
+    except ModelError as fault:
+        raise ConfigFaults([str(fault)]) from fault
+
+
+def _print_proof(folder: ModelFolder, proof: Proof) -> None:
+    boxes = proof.boxes["f32"]
+    least = folder.manifest.min_score
+    for label, n, low, high in counts(boxes, folder.manifest.classes)[:10]:
+        print(f"  {n:>4} {label}, score {low:.2f} to {high:.2f}")
+    if not any(len(one) for one in boxes):
+        print(f"  no box above {least:g}; the best score is {proof.best_score:.3f}")
+    times = ", ".join(f"{ms:.0f} ms at {precision}" for precision, ms in proof.ms.items())
+    print(f"  one picture: {times}, one thread")
+    if proof.agreement is not None:
+        print(f"  boxes of f32 and bf16 agree to {proof.agreement:.1%}")
+
+
+def _wanted(said: argparse.Namespace) -> Wanted:
+    classes = _classes(said.classes)
+    options = dict(said.option)
+    if said.class_numbers is not None:
+        n = None if classes is None else len(classes)
+        options["class_numbers"] = _numbers(said.class_numbers, n)
+    spec = {
+        key: value
+        for key in ("fit", "fill", "colour", "scale", "mean", "std")
+        if (value := getattr(said, key)) is not None
+    }
+    wishes = Wishes(classes, said.format, said.outputs, spec, options)
+    thresholds = Thresholds(said.min_score, said.nms_iou, said.max_boxes)
+    if said.name is None:
+        raise ConfigFaults(["--name NAME: what is the model to be called?"])
+    return Wanted(
+        Path(said.file), said.name, said.version, said.size, wishes, thresholds, said.licence,
+        said.provenance, Limits(),
+    )  # fmt: skip
+
+
+def _classes(said: str | None) -> tuple[str, ...] | None:
+    """Labels: COCO's, one a line of a file, or as they stand."""
+    if said is None:
+        return None
+    if said == "coco":
+        return coco.LABELS
+    lines = said.split(",")
+    if os.path.isfile(said):  # a long list is none; Path would raise
+        try:
+            lines = Path(said).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as fault:
+            raise ConfigFaults([f"--classes {said}: {fault}"]) from fault
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _numbers(said: str, n_classes: int | None) -> list[int]:
+    if said == "coco":
+        return list(coco.CATEGORY_IDS)
+    try:
+        numbers = [int(one) for one in said.split(",")]
+    except ValueError as fault:
+        allowed = "0, 1, coco or N,N,N"
+        raise ConfigFaults([f"--class-numbers {said}: allowed is {allowed}"]) from fault
+    if len(numbers) == 1 and n_classes is not None:
+        return list(range(numbers[0], numbers[0] + n_classes))
+    return numbers

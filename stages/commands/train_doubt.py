@@ -1,0 +1,191 @@
+"""Trains doubt and writes `doubt.toml`.
+
+    python -m framegate.stages.commands.train_doubt DATA LESSONS [--out FILE]
+
+DATA is a folder with clips/, images/coco128 and gt/coco128.json; LESSONS one for what the two
+detectors say of them (`doubt_lessons`): what it lacks is made, some ten minutes of one core.
+
+What a frame is like depends on which frames before it heavy was asked about. So each clip is gone
+through many times: first it is asked by the toss of coins of many kinds, then where the model that
+this gave is in doubt, by many thresholds. What is fitted is the logit of a frame being served wrong
+without asking: of some class it has another number of objects than heavy sees. Every kind of
+footage weighs the same, however long. Printed are figures for each real clip by a model that never
+saw it, and for a third of the composed ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.stats import rankdata
+
+from framegate.pipeline.records import Object
+from framegate.stages.commands.doubt_lessons import CLIPS, COMPOSED, Sight, lessons
+from framegate.stages.escalate.corrections import Corrections, learned, served
+from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
+from framegate.stages.seen import as_boxes
+
+Array = npt.NDArray[Any]
+Asks = Callable[[int, Evidence], bool]
+
+SHARES: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.005)  # of frames asked about by a coin
+THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
+_SHRINK: Final = 0.001  # what a slope costs, by its square, of standardised facts
+_REAL: Final = 0.5  # of the training, the rest is composed footage
+
+
+class Course(NamedTuple):
+    """Frames of a clip: facts (N, E), and whether each would have been served wrong, 0 or 1."""
+
+    facts: Array
+    wrong: Array
+
+
+def counts(objects: Sequence[Object]) -> list[int]:
+    """Class of each, in order: what makes two frames say the same numbers."""
+    return sorted(each.class_id for each in objects)
+
+
+def walked(sights: Sequence[Sight], asks: Asks) -> Course:
+    """A clip from its first frame to its last, asked where `asks` says so."""
+    known = Corrections()
+    facts, wrong = [], []
+    for number, sight in enumerate(sights):
+        objects, after = served(known, sight.found, sight.now_s)
+        facts.append(evidence(after, sight.found, sight.now_s))
+        wrong.append(counts(objects) != sorted(sight.seen.class_ids))
+        known = after
+        if asks(number, facts[-1]):
+            known, _ = learned(known, sight.found, as_boxes(sight.seen), sight.now_s)
+    return Course(np.array(facts, np.float64), np.array(wrong, np.float64))
+
+
+def tossed(sights: Sequence[Sight]) -> Course:
+    """A clip asked about by coins of all kinds; the first frame with every other coin."""
+
+    def by_coin(seed: int, share: float) -> Course:
+        coin = np.random.default_rng(seed).random(len(sights)) < share
+        coin[0] |= seed % 2 == 0
+        return walked(sights, lambda number, _: bool(coin[number]))
+
+    return joined([by_coin(seed, share) for seed, share in enumerate(SHARES)])
+
+
+def doubted(sights: Sequence[Sight], weights: Weights) -> Course:
+    """A clip asked about where it is in doubt, by all thresholds."""
+
+    def from_least(least: float) -> Course:
+        return walked(sights, lambda _, facts: doubt(facts, weights) >= least)
+
+    return joined([from_least(least) for least in THRESHOLDS])
+
+
+def joined(parts: Sequence[Course]) -> Course:
+    """One after the other."""
+    return Course(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def fitted(courses: Mapping[str, Course]) -> Weights:
+    """The weights that make these frames most probable; real and composed clips weigh as they
+    should.
+    """
+    real = [name for name in courses if name in CLIPS]
+    each = {name: _REAL / len(real) for name in real}
+    each |= {name: (1 - _REAL) / (len(courses) - len(real)) for name in courses if name not in each}
+    facts, wrong = joined(list(courses.values()))
+    sizes = [len(course.wrong) for course in courses.values()]
+    worth = np.repeat([each[name] / n for name, n in zip(courses, sizes, strict=True)], sizes)
+    mean = worth @ facts
+    deviation = np.sqrt(worth @ (facts - mean) ** 2) + 1e-9
+    columns = (facts - mean) / deviation
+
+    def cost(at: Array) -> tuple[float, Array]:
+        logit = at[0] + columns @ at[1:]
+        lost = worth @ (np.logaddexp(0, logit) - wrong * logit)
+        error = worth * (1 / (1 + np.exp(-logit)) - wrong)
+        slope = np.concatenate([[error.sum()], error @ columns + 2 * _SHRINK * at[1:]])
+        return float(lost + _SHRINK * at[1:] @ at[1:]), slope
+
+    best = minimize(cost, np.zeros(1 + facts.shape[1]), jac=True, method="L-BFGS-B").x
+    slopes = best[1:] / deviation
+    return Weights(float(best[0] - slopes @ mean), Evidence(*slopes.tolist()))
+
+
+def taught(clips: Mapping[str, Sequence[Sight]]) -> Weights:
+    """Both rounds."""
+    first = {name: tossed(sights) for name, sights in clips.items()}
+    weights = fitted(first)
+    both = {name: joined([first[name], doubted(sights, weights)]) for name, sights in clips.items()}
+    return fitted(both)
+
+
+def told(course: Course, weights: Weights) -> dict[str, float]:
+    """How well a model foresees which frames are served wrong.
+
+    auc  area under the ROC; ap: average precision; loss: of the logarithmic score, in nats
+    """
+    said = np.array([doubt(Evidence(*row), weights) for row in course.facts.tolist()])
+    wrong = course.wrong > 0
+    n, m = int(wrong.sum()), int((~wrong).sum())
+    ranks = rankdata(said)
+    hits = np.cumsum(wrong[np.argsort(-said, kind="stable")])
+    precision = hits / np.arange(1, len(wrong) + 1)
+    found = np.diff(hits, prepend=0)
+    return {
+        "auc": (ranks[wrong].sum() - n * (n + 1) / 2) / max(1, n * m),
+        "ap": float(precision @ found) / max(1, n),
+        "loss": -float(np.mean(np.log(np.where(wrong, said, 1 - said)))),
+        "doubt": float(said.mean()),
+        "wrong": float(wrong.mean()),
+    }
+
+
+def held_out(clips: Mapping[str, Sequence[Sight]], names: Sequence[str]) -> tuple[str, str]:
+    """Figures and reliability for clips by a model that did not see them, as lines to print."""
+    weights = taught({name: sights for name, sights in clips.items() if name not in names})
+    course = joined([doubted(clips[name], weights) for name in names])
+    figures = "  ".join(f"{key} {value:.3f}" for key, value in told(course, weights).items())
+    said = np.array([doubt(Evidence(*row), weights) for row in course.facts.tolist()])
+    bins = np.digitize(said, THRESHOLDS)
+    rows = [
+        f"{said[bins == i].mean():.3f}:{course.wrong[bins == i].mean():.3f}"
+        for i in range(len(THRESHOLDS) + 1)
+        if (bins == i).any()
+    ]
+    return figures, "said:was " + " ".join(rows)
+
+
+def written(weights: Weights, notes: Sequence[str]) -> str:
+    """`doubt.toml`."""
+    slopes = "\n".join(f"{name} = {value:.4f}" for name, value in weights.slopes._asdict().items())
+    head = "\n".join(f"# {line}" for line in notes)
+    return f"{head}\n\nintercept = {weights.intercept:.4f}\n\n[slopes]\n{slopes}\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("lessons", type=Path)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    given = parser.parse_args()
+    clips = lessons(given.data, given.lessons)
+    notes = [
+        "Weights of escalate.doubt: facts of a frame to the logit of its being served wrong.",
+        "Made by `python -m framegate.stages.commands.train_doubt`; below, clips held out of it.",
+    ]
+    for names in (*((name,) for name in CLIPS), COMPOSED[::3]):
+        figures, reliability = held_out(clips, names)
+        notes.append(f"{names[0] if len(names) == 1 else 'composed'}: {figures}")
+        print(notes[-1], reliability, sep="\n", flush=True)
+    given.out.write_text(written(taught(clips), notes))
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""A camera or another live stream as an iterator of planar YUV frames, for one connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Final
+
+import av
+import av.error
+from av.packet import Packet
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.source import Guard, Request
+from framegate.stages.decode.backlog import Backlog, Unread
+from framegate.stages.decode.camera_clock import CameraClock
+from framegate.stages.decode.decoded_frame import DecodedFrame
+from framegate.stages.decode.even_pace import EvenPace
+from framegate.stages.decode.frame_choice import FrameChoice
+from framegate.stages.decode.turn import Turn, Turns, Unconvertible
+from framegate.stages.decode.video_files import (
+    DecodeOptions,
+    Opened,
+    check_packet,
+    check_size,
+    open_video,
+)
+
+_SIGN_S: Final = 0.5
+_MICROSECOND: Final = Fraction(1, 1_000_000)
+_INTRA_ONLY: Final = frozenset({"mjpeg", "mjpegb", "rawvideo", "png", "jpeg2000"})
+
+
+class CameraSource:
+    """Every wanted frame of one connection (`pipeline.source.Source`); it is never read again.
+
+    Out     DecodedFrame as they come, with pts as the camera states it, the moment of arrival, and
+            the camera's own clock where RTCP tells it; None for what is skipped or late, and when
+            nothing came for a while: who iterates decides when that is a stall. Where the camera
+            states no times (MJPEG over HTTP), pts is when a picture came, from the first one on.
+            HLS brings a segment at once: its frames are given as their pts say, and arrive when
+            they are given
+    Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
+            as damaged, which are given; skipped: packets or frames that are not wanted;
+            late: packets left out because decoding fell behind
+    Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
+            damaged (more in a row than allowed). It never just ends
+    Thread  all of it in one thread
+    """
+
+    def __init__(self, request: Request, options: DecodeOptions, guard: Guard = nullcontext):
+        self._request, self._options, self._guard = request, options, guard
+        opened = open_video(request, options, at_once=True)
+        self.codec = opened.stream.codec_context.codec.canonical_name
+        self._tally = {"damaged": 0, "skipped": 0, "late": 0}
+        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        self._opened = opened
+        self._frames: Generator[DecodedFrame | None] | None = None
+
+    def __iter__(self) -> Iterator[DecodedFrame | None]:
+        """Return the one iterator of this source."""
+        if self._frames is None:
+            packets = self._packets(self._opened)
+            if not self._opened.has_times:
+                packets = _by_arrival(packets)
+            if self._opened.container.format.name == "hls":
+                self._frames = _evenly(self._decode(self._opened, packets))
+            else:
+                self._frames = self._decode(self._opened, self._timely(packets))
+        return self._frames
+
+    def abandon(self) -> None:
+        """Nobody takes frames any more: iterating ends at the next packet, over HTTP in a second;
+        elsewhere a read that is under way is waited out.
+        """
+        if self._opened.body is not None:
+            self._opened.body.abandon()
+
+    def close(self) -> None:
+        """Close connection and decoder; frames already given stay valid."""
+        if self._frames is not None:
+            self._frames.close()
+        self._opened.close()
+
+    def _decode(
+        self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
+    ) -> Generator[DecodedFrame | None]:
+        converter, turns, clock = VideoReformatter(), Turns(), CameraClock()
+        choice = FrameChoice(self._request.frames)
+        choose_packets = self.codec in _INTRA_ONLY  # what is not wanted need not be decoded
+        in_a_row = 0
+        for packet in packets:
+            if packet is None:
+                yield None
+                continue
+            arrived = time.monotonic()
+            clock.see(packet)
+            wanted = choice.takes_packet(packet.is_keyframe)
+            if wanted and choose_packets:
+                wanted = choice.takes(_seconds(packet))
+            if not wanted:
+                self._tally["skipped"] += 1
+                yield None
+                continue
+            try:
+                with self._guard():
+                    frames = opened.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                in_a_row += 1
+                check_packet(self._request.url, packet, self._options)
+                self._skip(in_a_row, error)
+                continue
+            for frame in frames:
+                in_a_row = 0
+                self._tally["damaged"] += frame.is_corrupt
+                if choose_packets or choice.takes(frame.time):
+                    turn = self._turn(frame, turns)
+                    yield DecodedFrame(frame, converter, turn, arrived, clock.of(frame))
+                else:
+                    self._tally["skipped"] += 1
+                    yield None
+
+    def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream] | None]:
+        """Yield the track's packets, None when nothing came for a while; SourceFault at the end."""
+        while True:
+            try:
+                for packet in opened.packets():
+                    if packet.size:
+                        yield packet
+                what = "the camera ended the stream"
+            except av.error.ExitError:
+                yield None
+                continue
+            except av.error.FFmpegError as error:
+                what = f"the connection was lost ({type(error).__name__})"
+            raise self._fault("closed", what)
+
+    def _timely(
+        self, packets: Iterable[Packet[VideoStream] | None]
+    ) -> Iterator[Packet[VideoStream] | None]:
+        """Leave packets out, up to a key frame, when decoding falls behind: they would wait in the
+        connection, where nobody sees how late they are.
+        """
+        opened, behind = self._opened, False
+        backlog, unread = Backlog(), Unread()
+        for packet in packets:
+            if packet is not None:
+                now = time.monotonic()
+                if opened.has_times:
+                    late = backlog.grows(_seconds(packet), now)
+                else:
+                    late = opened.body is not None and unread.grows(opened.body.waited, now)
+                if late:
+                    behind = True
+                elif packet.is_keyframe:
+                    behind = False
+                if behind:
+                    self._tally["late"] += 1
+                    yield None
+                    continue
+            yield packet
+
+    def _fault(self, reason: FaultReason, what: str) -> SourceFault:
+        return SourceFault(f"{shown(self._request.url)}: {what}", reason)
+
+    def _skip(self, in_a_row: int, error: av.error.FFmpegError) -> None:
+        self._tally["damaged"] += 1
+        if in_a_row > self._options.max_damaged:
+            what = f"{in_a_row} packets in a row do not decode ({type(error).__name__})"
+            raise self._fault("damaged", what)
+
+    def _turn(self, frame: av.VideoFrame, turns: Turns) -> Turn:
+        check_size(self._request.url, frame.width, frame.height, self._options)
+        try:
+            return turns.of(frame)
+        except Unconvertible as error:
+            what = f"its pixel format {frame.format.name} cannot be converted"
+            raise self._fault("unsupported_codec", what) from error
+
+
+def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | None]:
+    """Give frames when their pts say; between them a sign of life now and then."""
+    pace = EvenPace()
+    for frame in frames:
+        if frame is not None:
+            frame.arrived_mono = due = pace.due(frame.pts, time.monotonic())
+            while (left := due - time.monotonic()) > 0:
+                time.sleep(min(left, _SIGN_S))
+                if left > _SIGN_S:
+                    yield None
+        yield frame
+
+
+def _by_arrival(
+    packets: Iterable[Packet[VideoStream] | None],
+) -> Iterator[Packet[VideoStream] | None]:
+    """Stamp packets with the seconds from the first one's arrival: FFmpeg's stamps are made up."""
+    first: float | None = None
+    for packet in packets:
+        if packet is not None:
+            now = time.monotonic()
+            first = now if first is None else first
+            packet.time_base = _MICROSECOND
+            packet.pts = packet.dts = round((now - first) / _MICROSECOND)
+        yield packet
+
+
+def _seconds(packet: Packet[VideoStream]) -> float | None:
+    if packet.pts is None:
+        return None
+    return float(packet.pts * packet.time_base)

@@ -1,0 +1,167 @@
+"""What detect remembers of a source between two frames, beside its tracks."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.arrays import read_only
+from framegate.models.boxes import Boxes, empty
+from framegate.models.gate.cells import BoolArray, Grid
+from framegate.models.gate.gate_state import GateState, nbytes
+from framegate.models.tracking.calm_state import CalmState, not_calmed
+
+MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
+_ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
+
+# pts (NaN: none), times, waited, patience, trust, rows and bytes
+_HEAD: Final = struct.Struct("<ddddIddIIIII")
+_ROW: Final = np.dtype(
+    [
+        ("xyxy", "<f4", 4),
+        ("score", "<f4"),
+        ("class_id", "<i4"),
+        ("seen_s", "<f8"),
+        ("since_s", "<f8"),
+        ("id", "<i4"),
+        ("mean", "<f4"),
+    ]
+)
+
+_COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "since_s", "id", "mean")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Believed:
+    """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
+
+    boxes    in source pixels, where they are now; with candidates that are not shown
+    seen_s   float64 (N,)  when the network last saw each, on the source's clock
+    since_s  float64 (N,)  since when it has found each where it is
+    ids      int32   (N,)  tracks, 0 without one
+    means    float32 (N,)  score in the frame's result, 0 where that does not have it
+    """
+
+    boxes: Boxes
+    seen_s: npt.NDArray[np.float64]
+    since_s: npt.NDArray[np.float64]
+    ids: npt.NDArray[np.int32]
+    means: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        object.__setattr__(self, "seen_s", read_only("seen_s", self.seen_s, np.float64, (n,)))
+        object.__setattr__(self, "since_s", read_only("since_s", self.since_s, np.float64, (n,)))
+        object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
+        object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
+
+    def shown(self) -> npt.NDArray[np.intp]:
+        """Rows that the frame's result has, highest mean first."""
+        rows = np.flatnonzero(self.means)
+        return rows[np.argsort(-self.means[rows], kind="stable")]
+
+    def take(self, rows: npt.NDArray[np.intp] | BoolArray) -> Believed:
+        """The rows of an index array or a Boolean mask, in that order."""
+        boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
+        return Believed(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
+
+
+NOTHING: Final = Believed(
+    empty(),
+    np.empty(0, np.float64),
+    np.empty(0, np.float64),
+    np.empty(0, np.int32),
+    np.empty(0, np.float32),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """Everything but the tracks; the next frame makes another one of it.
+
+    pts       time stamp of the frame before, seconds; None where unknown
+    clock_s   media time since the epoch began; it neither stands still nor goes back
+    whole_s   when the whole frame was last looked at
+    look_s    when anything was
+    waited    frames for which changes have waited
+    patience  frames for which they may, as well as moved boxes of late were found where they were
+    believed  boxes
+    calm      means of the tracks' scores
+    cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
+    gate      what was seen where; None where no gate looks
+    watched   bool (tile_rows, tile_columns)  what had changed when it was last looked at
+    trust     0..1, how far parts of late showed what the whole frame shows
+    doubted   float32 (K, 4)  places where the last part may not have: the whole is looked at next
+    """
+
+    pts: float | None = None
+    clock_s: float = 0.0
+    whole_s: float = 0.0
+    look_s: float = 0.0
+    waited: int = 0
+    patience: float = 3.0
+    believed: Believed = NOTHING
+    calm: CalmState = field(default_factory=not_calmed)
+    cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    gate: GateState | None = None
+    watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
+    trust: float = 0.75
+    doubted: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
+
+    def __post_init__(self) -> None:
+        for name in ("cut", "doubted"):
+            places = read_only(name, getattr(self, name), np.float32, (None, 4))
+            object.__setattr__(self, name, places)
+
+    def to_bytes(self) -> bytes:
+        """All of it, the same on every machine."""
+        rows = np.empty(len(self.believed.ids), _ROW)
+        boxes = self.believed.boxes
+        rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
+        rows["seen_s"], rows["since_s"] = self.believed.seen_s, self.believed.since_s
+        rows["id"], rows["mean"] = self.believed.ids, self.believed.means
+        calm = self.calm.to_bytes()
+        gate = b"" if self.gate is None else self.gate.to_bytes()
+        pts = math.nan if self.pts is None else self.pts
+        times = pts, self.clock_s, self.whole_s, self.look_s
+        sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
+        places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
+        head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
+        watched = np.packbits(self.watched).tobytes()
+        return b"".join([head, rows.tobytes(), places, calm, gate, watched])
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Memory:
+        """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
+        pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
+        waited, patience, trust, n, k, m, calm, gate = rest
+        at = _HEAD.size
+        rows = np.frombuffer(data, _ROW, n, at)
+        at += rows.nbytes
+        places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
+        at += places.nbytes
+        xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
+        believed = Believed(Boxes(xyxy, scores, class_ids), *more)
+        known = CalmState.from_bytes(data[at : at + calm])
+        at += calm
+        before = None if math.isnan(pts) else pts
+        times = before, clock_s, whole_s, look_s
+        memory = Memory(*times, waited, believed=believed, calm=known, cut=places[:k])
+        memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
+        if not gate:
+            return memory
+        seen = GateState.from_bytes(data[at : at + gate])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8, -1, at + gate))
+        tiles = seen.grid.tile_rows * seen.grid.tile_columns
+        watched = bits[:tiles].astype(np.bool_).reshape(seen.grid.tiles)
+        return replace(memory, gate=seen, watched=watched)
+
+
+def memory_bytes(grid: Grid) -> int:
+    """Most bytes that the memory of a source with this grid takes."""
+    return nbytes(grid) + _ROOM

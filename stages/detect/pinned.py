@@ -1,0 +1,95 @@
+"""What a run means by a model, its precision and its threads: settled once, kept in its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from framegate.models import coco
+from framegate.models.detector import trial
+from framegate.models.detector.trial import Choice, Tried
+from framegate.models.errors import ModelError
+from framegate.models.registry.model_folder import Manifest, ModelFolder
+from framegate.models.registry.registry import Registry
+
+SPARE_MODELS = 8
+
+
+def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
+    """The model of the registry that a run means by `ref`, with a copy in the run's folder.
+
+    So a resumed run goes on with it, whatever was added or removed meanwhile. Raises UnknownModel,
+    AmbiguousModel, ModelUnreadable, ManifestRefused, ModelRefused.
+    """
+    kept = Registry(folder / "models")
+    note = folder / "models" / "meant" / ref
+    with suppress(OSError, ModelError):
+        return kept.find(note.read_text())
+    with suppress(ModelError):  # a digest means one thing only
+        found = kept.find(ref)
+        if ref.endswith(found.manifest.sha256):
+            return found
+    found = kept.put(Registry(Path(registry) if registry else None).find(ref))
+    note.parent.mkdir(exist_ok=True)
+    new = note.with_name(f"{note.name}.{os.getpid()}.new")
+    new.write_text(f"{found.manifest.name}@{found.manifest.sha256}")
+    new.replace(note)
+    return found
+
+
+def has_model(ref: str, folder: Path) -> bool:
+    """Whether NAME@DIGEST is among a run's models, or among this user's own."""
+    for registry in (Registry(folder / "models"), Registry(None)):
+        with suppress(ModelError):
+            return bool(registry.find(ref))
+    return False
+
+
+def forget_models(folder: Path, named: Collection[str | None]) -> None:
+    """Remove a run's copies of models that nobody names, but for the SPARE_MODELS newest.
+
+    named  NAME@DIGEST; what a name of a configuration has meant is named, too
+    """
+    kept = Registry(folder / "models")
+    meant = set[str]()
+    for note in (folder / "models" / "meant").glob("*"):
+        with suppress(OSError):
+            meant.add(note.read_text())
+    full = (f"{one.manifest.name}@{one.manifest.sha256}" for one in kept.models())
+    for unused in [ref for ref in full if ref not in meant and ref not in named][SPARE_MODELS:]:
+        with suppress(ModelError):
+            kept.remove(unused)
+
+
+def unanswerable(manifest: Manifest) -> str | None:
+    """Why nobody can be asked about what a model says; None if the heavy pass can."""
+    strange = [label for label in manifest.classes if label not in coco.LABELS]
+    if not strange:
+        return None
+    return (
+        f"the heavy pass knows COCO's 80 classes only, not {', '.join(strange[:5])}; allowed with "
+        "it is [escalate] place = 'off'"
+    )
+
+
+def pinned_choice(folder: Path, tried: Tried | None = None) -> Choice:
+    """The run's choice: measured once, kept in its folder, so that no restart decides anew."""
+    pinned = folder / "precision.json"
+    key = trial.machine_key(trial.cores_available(), tried or trial.light())
+    if key in (choices := trial.read_cache(pinned)):
+        return choices[key]
+    with trial.locked(pinned):  # two workers of a run would each find, and use, another one
+        if key in (choices := trial.read_cache(pinned)):
+            return choices[key]
+        choice = trial.run(user_cache() / "precision.json", tried=tried)
+        with suppress(OSError):
+            trial.write_cache(pinned, choices | {key: choice})
+    return choice
+
+
+def user_cache() -> Path:
+    """Where what was measured of this machine is kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "framegate"

@@ -1,0 +1,1 @@
+"""Objects and gates drawn into pictures and videos."""

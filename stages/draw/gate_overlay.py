@@ -1,0 +1,216 @@
+"""Draw what the gate saw: what changed, where the network looked, how small a change it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Final, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.picture import Picture
+from framegate.pipeline.records import GateView, Looked, Object, Reason
+from framegate.stages.draw.canvas import BLACK, WHITE, Canvas, Plane, Rect, Rgb, rounded, text_size
+from framegate.stages.draw.overlay import capitals_on, draw_objects, line_width
+from framegate.stages.draw.sensitivity import draw_inset, has_room
+
+CHANGED: Final[Rgb] = (1.0, 0.62, 0.10)  # amber: warm, as what moves
+LOOKED: Final[Rgb] = (0.18, 0.86, 0.75)  # teal, as Framegate's own mark
+_TINT, _EDGE = 0.26, 0.85
+_HOT: Final = 255
+FADING: Final = 6  # frames in which the tint of a change goes
+_THIN, _SHADOW = 0.65, 0.40
+_PANEL: Final = 0.62  # of black under words
+_SAID: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
+
+Tiles = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a frame was looked at.
+
+    size    width and height of the source, in whose pixels `gate` is
+    before  what the gate saw in the frames before, newest first: it fades
+    """
+
+    gate: GateView
+    looked: Looked
+    reason: Reason
+    size: tuple[int, int]
+    before: Sequence[GateView] = ()
+
+
+class Told(Protocol):
+    """What tells how a frame was looked at: Detections, or a Result."""
+
+    @property
+    def looked(self) -> Looked: ...
+    @property
+    def reason(self) -> Reason: ...
+    @property
+    def gate(self) -> GateView | None: ...
+
+
+def look_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> Look | None:
+    """How the frame `source` was looked at; None where nobody asked what the gate sees."""
+    if told.gate is None:
+        return None
+    size = source.width, source.height
+    return Look(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
+
+
+def draw_gate(picture: Picture, objects: Sequence[Object], look: Look) -> Picture:
+    """Return a copy of `picture`, of any size, with the gate's view and `objects` drawn.
+
+    Amber tiles changed; teal frames were given to the network; a box of dashes is of an object
+    that was not looked at in this frame. A line says why, a small map how sensitive the gate is.
+    The objects' boxes are in the pixels of `picture`.
+    """
+    canvas = Canvas.of(picture)
+    thumbnail = picture.y
+    _draw_changed(canvas, look)
+    for place in _places(canvas, look):
+        _draw_frame(canvas, place)
+    draw_objects(canvas, objects, by_origin=True)
+    if has_room(canvas):
+        _draw_words(canvas, look)
+        draw_inset(canvas, look.gate, look.size, thumbnail)
+    return canvas.picture()
+
+
+def hot_tiles(gate: GateView) -> Tiles:
+    """Which tiles changed: bool (rows, columns)."""
+    bits = np.unpackbits(np.frombuffer(gate.hot, np.uint8), count=gate.rows * gate.columns)
+    return bits.reshape(gate.rows, gate.columns).astype(np.bool_)
+
+
+def _draw_changed(canvas: Canvas, look: Look) -> None:
+    """Tint tiles that changed, less if it was before; edges are of what changed now."""
+    gate = look.gate
+    warm = _warmth(look)
+    if not warm.any():
+        return
+    columns = _edges(gate.columns, gate.tile * canvas.width / look.size[0], canvas.width)
+    rows = _edges(gate.rows, gate.tile * canvas.height / look.size[1], canvas.height)
+    for row, begin, end in _runs(warm):
+        place = (columns[begin], rows[row], columns[end], rows[row + 1])
+        canvas.fill(place, CHANGED, _TINT * int(warm[row, begin]) / _HOT)
+    hot = np.where(warm == _HOT, np.uint8(255), np.uint8(0))
+    hot = np.repeat(np.repeat(hot, np.diff(rows), 0), np.diff(columns), 1)
+    reach = 2 * line_width(canvas) + 1
+    core = np.asarray(cv2.erode(hot, np.ones((reach, reach), np.uint8)), np.uint8)
+    canvas.colour_where(hot - core, CHANGED, _EDGE)
+
+
+def _runs(warm: Plane) -> Iterator[tuple[int, int, int]]:
+    """Row, first and last but one column of neighbours that are equally warm, and not cold."""
+    for row, tiles in enumerate(warm):
+        borders = [0, *(np.flatnonzero(np.diff(tiles)) + 1).tolist(), len(tiles)]
+        for begin, end in pairwise(borders):
+            if tiles[begin]:
+                yield row, begin, end
+
+
+def _warmth(look: Look) -> Plane:
+    """Return how fresh each tile's last change is, uint8 (rows, columns): 255 now, then less."""
+    warm: Plane = np.zeros((look.gate.rows, look.gate.columns), np.uint8)
+    for age, gate in reversed(list(enumerate((look.gate, *look.before)))):
+        if (gate.columns, gate.rows) == (look.gate.columns, look.gate.rows):
+            warm[hot_tiles(gate)] = round(_HOT * (1 - age / (FADING + 1)))
+    return warm
+
+
+def _edges(count: int, tile: float, limit: int) -> list[int]:
+    """Return the borders of tiles in the picture's pixels, up to its own."""
+    return [min(round(index * tile), limit) for index in range(count + 1)]
+
+
+def _places(canvas: Canvas, look: Look) -> list[Rect]:
+    """What the network was given, in the picture's pixels."""
+    if look.looked == "whole":
+        return [(0, 0, canvas.width, canvas.height)]
+    by = (canvas.width / look.size[0], canvas.height / look.size[1]) * 2
+    found = []
+    for rect in look.gate.looked:
+        left, top, right, bottom = (round(edge * f) for edge, f in zip(rect, by, strict=True))
+        found.append(canvas.clipped((left, top, right, bottom)))
+    return found
+
+
+def _draw_frame(canvas: Canvas, place: Rect) -> None:
+    """A thin frame with the corners of a viewfinder, on a shadow: seen on light and on dark."""
+    left, top, right, bottom = place
+    wide = line_width(canvas)
+    _outline(canvas, place, wide, LOOKED, _THIN)
+    long = min(14 * wide, (right - left) // 3, (bottom - top) // 3)
+    for around, colour, opacity in ((1, BLACK, _SHADOW), (0, LOOKED, 1.0)):
+        for x0, x1 in ((left, left + long), (right - long, right)):
+            for y in (top, bottom - 2 * wide):
+                bar = (x0 - around, y - around, x1 + around, y + 2 * wide + around)
+                canvas.fill(bar, colour, opacity)
+        for y0, y1 in ((top, top + long), (bottom - long, bottom)):
+            for x in (left, right - 2 * wide):
+                bar = (x - around, y0 - around, x + 2 * wide + around, y1 + around)
+                canvas.fill(bar, colour, opacity)
+
+
+def _outline(canvas: Canvas, place: Rect, wide: int, colour: Rgb, opacity: float) -> None:
+    left, top, right, bottom = place
+    canvas.fill((left, top, right, top + wide), colour, opacity)
+    canvas.fill((left, bottom - wide, right, bottom), colour, opacity)
+    canvas.fill((left, top + wide, left + wide, bottom - wide), colour, opacity)
+    canvas.fill((right - wide, top + wide, right, bottom - wide), colour, opacity)
+
+
+def words_of(look: Look) -> str:
+    """What is said of the look: how much of the picture, and why."""
+    reason = look.reason.replace("_", " ")
+    share = ""
+    if look.looked == "part":
+        share = f" {_area(look):.0%}"
+    return f"{_SAID[look.looked]}{share}: {reason}"
+
+
+def _area(look: Look) -> float:
+    """Share of the picture inside the rectangles."""
+    width, height = look.size
+    limits = (width, height) * 2
+    rects = [[min(max(e, 0), m) for e, m in zip(r, limits, strict=True)] for r in look.gate.looked]
+    across = sorted({0, width, *(x for rect in rects for x in rect[::2])})
+    down = sorted({0, height, *(y for rect in rects for y in rect[1::2])})
+    covered = sum(
+        (right - left) * (bottom - top)
+        for left, right in pairwise(across)
+        for top, bottom in pairwise(down)
+        if any(a <= left and right <= c and b <= top and bottom <= d for a, b, c, d in rects)
+    )
+    return covered / (width * height)
+
+
+def _draw_words(canvas: Canvas, look: Look) -> None:
+    """A line at the lower left with a lamp: full, half or empty as all, a part or nothing."""
+    text, capitals = words_of(look), capitals_on(canvas)
+    wide, _ = text_size(text, capitals)
+    pad = round(capitals * 0.8)
+    lamp = capitals + 2
+    high = capitals + 2 * pad
+    margin = pad
+    left, top = margin, canvas.height - margin - high
+    canvas.blend(left, top, rounded(wide + lamp + 3 * pad, high, high // 2), BLACK, _PANEL)
+    _draw_lamp(canvas, (left + pad, top + (high - lamp) // 2), lamp, look.looked)
+    canvas.write(text, left + 2 * pad + lamp, top + pad + capitals, capitals, WHITE)
+
+
+def _draw_lamp(canvas: Canvas, at: tuple[int, int], size: int, looked: Looked) -> None:
+    disc = rounded(size, size, size // 2 + 1)
+    if looked != "whole":
+        hole = max(1, size // 5)
+        inner = rounded(size - 2 * hole, size - 2 * hole, size // 2)
+        if looked == "part":
+            inner[:, : inner.shape[1] // 2] = 0
+        disc[hole:-hole, hole:-hole] -= np.minimum(inner, disc[hole:-hole, hole:-hole])
+    canvas.blend(*at, disc, LOOKED)

@@ -1,0 +1,88 @@
+"""Pictures: what was seen last, as JPEG; the part of the live page that knows pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import msgspec
+import numpy as np
+from starlette.routing import Route
+
+from framegate.models.picture import Picture, from_bgr
+from framegate.models.preprocess import shrunk, to_bgr
+from framegate.pipeline.records import Object, Result
+from framegate.pipeline.web.last_frames import GetFrameStore, LastFrame, LastFrames
+from framegate.pipeline.web.picture_routes import picture_routes
+from framegate.pipeline.web.sensitivity_routes import sensitivity_routes
+from framegate.stages.draw.gate_overlay import draw_gate, look_of
+from framegate.stages.draw.overlay import draw
+from framegate.stages.draw.sensitivity import draw_sensitivity
+from framegate.stages.planes import as_picture
+
+QUALITY = 80  # of 100
+MAP_WIDTH = 1280
+GREY = 100  # where a map has no picture behind it
+
+
+class Pictures:
+    """What `pipeline.web` loads by its dotted path; see picture_routes for what it serves."""
+
+    def __init__(
+        self, frame_store: GetFrameStore, store_url: str, sources: Callable[[], Mapping[str, str]]
+    ) -> None:
+        """sources: the run's, each with why there may be no picture of it yet, or nothing."""
+        self._frames = LastFrames(store_url, frame_store)
+        self._sources = sources
+
+    def routes(self) -> list[Route]:
+        """The page, snapshots, streams and sensitivity maps."""
+        return [
+            *picture_routes(self._frames, as_jpeg, self._sources),
+            *sensitivity_routes(self._frames, as_map, self._sources),
+        ]
+
+
+def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes:
+    """The frame as a JPEG at most `width` pixels wide, with its objects drawn unless not wanted.
+
+    Boxes and labels are drawn after shrinking: they stay sharp and can be read. Any thread.
+    """
+    whole = as_picture(memoryview(frame.pixels), frame.form)
+    picture = whole if width is None else shrunk(whole, width)
+    if boxes:
+        objects = _moved(frame.result.objects, whole, picture)
+        look = look_of(frame.result, whole, frame.before)
+        picture = draw_gate(picture, objects, look) if look else draw(picture, objects)
+    bgr = to_bgr(picture, (picture.width, picture.height))
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return jpeg.tobytes()
+
+
+def as_map(result: Result, frame: LastFrame | None) -> bytes:
+    """The sensitivity map of a result over its frame, or over grey, as a PNG. Any thread.
+
+    It is at most MAP_WIDTH pixels wide. ValueError if the result has no map.
+    """
+    if result.gate is None:
+        raise ValueError(f"result {result.position} of {result.source} has no sensitivity map")
+    if frame is not None:
+        whole = as_picture(memoryview(frame.pixels), frame.form)
+    else:
+        whole = from_bgr(np.full((result.height, result.width, 3), GREY, np.uint8))
+    size = whole.width, whole.height
+    drawn = draw_sensitivity(shrunk(whole, MAP_WIDTH), result.gate, size)
+    _, png = cv2.imencode(".png", to_bgr(drawn, (drawn.width, drawn.height)))
+    return png.tobytes()
+
+
+def _moved(objects: Sequence[Object], whole: Picture, small: Picture) -> list[Object]:
+    """The objects in the pixels of a smaller picture."""
+    across, down = small.width / whole.width, small.height / whole.height
+    return [
+        msgspec.structs.replace(
+            thing,
+            box=tuple(edge * by for edge, by in zip(thing.box, (across, down) * 2, strict=True)),
+        )
+        for thing in objects
+    ]

@@ -1,0 +1,243 @@
+"""Escalate: where the light path is in doubt, the heavy pass is asked; audits keep the promise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.questions import Seen, Unanswered
+from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise_news import PromiseNews
+from framegate.pipeline.records import End
+from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
+from framegate.pipeline.stage import Asking as AskingRates
+from framegate.stages.audit.auditor import Auditor
+from framegate.stages.detect.model_options import is_own
+from framegate.stages.detect.pinned import pinned_model, unanswerable
+from framegate.stages.detections import Detections, last_detections
+from framegate.stages.escalate import escalation
+from framegate.stages.escalate.asking import Asking
+from framegate.stages.escalate.budget import Budget
+from framegate.stages.escalate.escalate_options import EscalateOptions
+from framegate.stages.escalate.escalation import EscalateState, Said
+from framegate.stages.escalate.places import HeavyPlace, open_place
+
+_replace = msgspec.structs.replace
+NO_PROMISE = Promise("off")  # without the table [promise]
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Options of escalate.
+
+    classes   as detect's; COCO's where anybody is asked
+    escalate  the table [escalate]
+    promise   the table [promise]
+    """
+
+    classes: tuple[str, ...] | None = None
+    escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
+    promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
+
+
+class Escalate(Stage[EscalateState]):
+    """One frame's Detections in, the same or the heavy pass's out.
+
+    In     Detections, and the frame's pixels where it asks
+    Out    Detections; None where nobody is there to ask
+    State  what answers taught, in order of the frames (a late one teaches the frame that applies
+           it), and the promise: a frame is drawn in the write that fixes its result
+    Fails  never for want of an answer: then detect's stand, as degraded
+    """
+
+    Options = StageOptions
+    State = EscalateState
+    pixels = 1
+    asks: Asks | None = None
+    batch = 16
+    takes_failed = True
+    options: StageOptions
+
+    def __init__(self, options: StageOptions, context: Context) -> None:
+        """Open the place that answers."""
+        super().__init__(options, context)
+        place = open_place(options.escalate, options.classes, context.store)
+        if place is None and options.promise.measure != "off":
+            raise ConfigFaults(
+                [
+                    f"promise.measure = {options.promise.measure!r}: with escalate.place = 'off' "
+                    "there is nobody to audit; allowed are local, workers and kserve"
+                ]
+            )
+        if place is not None:
+            self.ask_at(place)
+
+    def ask_at(self, place: HeavyPlace) -> None:
+        """Ask there from now on."""
+        table = self.options.escalate
+        self.asks = Asks(place, patience_s=table.patience_s)
+        self._turn = _Turn(self.options, place, self.asks, self.context)
+
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
+        """Refuse a model whose classes nobody can be asked about."""
+        if self.asks is None or not model or is_own(model):
+            return
+        manifest = pinned_model(model, self.context.folder, None).manifest
+        if fault := unanswerable(manifest):
+            raise ModelNotTaken(f"model {manifest.result_name}: {fault}")
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, EscalateState]
+    ) -> tuple[list[Detections | Waits | None], Mapping[str, EscalateState]]:
+        """Ask where in doubt; a source's frames come out in order, its questions go ahead."""
+        if self.asks is None:
+            return [None] * len(batch), states
+        after = dict(states)
+        ahead: dict[str, EscalateState] = {}
+        outputs: list[Detections | Waits | None] = []
+        for item in batch:
+            source = item.source
+            said = None if source in ahead else self._turn.say(item, after[source])
+            if said is None:
+                ahead[source] = self._turn.look_ahead(item, ahead.get(source, after[source]))
+                outputs.append(WAITS)
+            else:
+                output, after[source] = said
+                outputs.append(output)
+        return outputs, after
+
+    def end(
+        self, source: str, end: End, state: EscalateState
+    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
+        """What was asked for frames of this epoch teaches nothing in the next; after the last one
+        the promise is closed.
+        """
+        return (None, state) if self.asks is None else self._turn.end(source, end, state)
+
+    def asking(self) -> AskingRates:
+        """What the budgets and the audits of the promise allow."""
+        table, promise = self.options.escalate, self.options.promise
+        if self.asks is None:
+            return AskingRates()
+        audited = 0.0 if promise.measure == "off" else promise.share
+        return AskingRates(table.per_s, table.all_per_s, audited)
+
+    def close(self) -> None:
+        """End what is under way."""
+        if self.asks is not None:
+            self.asks.close()
+
+
+class _Turn:
+    """What escalate does about one frame, where there is somebody to ask. One thread."""
+
+    def __init__(
+        self, options: StageOptions, place: HeavyPlace, asks: Asks, context: Context
+    ) -> None:
+        table, promise = options.escalate, options.promise
+        self._asking, self._asks = Asking(asks, table, context), asks
+        self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
+        self._is_exact = place.is_exact
+        self._auditor = None
+        if promise.measure != "off":
+            self._auditor = Auditor(promise, asks, place.policy_id, table.doubt, context)
+
+    def say(
+        self, item: Item, before: EscalateState
+    ) -> tuple[Detections | None, EscalateState] | None:
+        """What stands about a frame; None while an answer may come."""
+        began = self._began(item, before.at(item))
+        if began is None:
+            return None
+        if item.record.failed is not None:
+            return None, self._failed(item, began)
+        found = last_detections(item.record)
+        state = self._asking.with_late(item, began)
+        unasked = escalation.unanswered(state, found, None)
+        doubt = escalation.doubt_about(unasked[1], found)
+        told = self._told(item, found, state, doubt, unasked)
+        if told is None:
+            return None
+        said, after, true = told
+        self._asking.is_done(item)
+        self._asks.counts.left[item.source] = round(
+            after.tokens.now(after.clock_s, self._budget), 2
+        )
+        if self._auditor is None:
+            return said, after
+        audits = self._auditor.served(
+            item, after.audits, after.clock_s, said, unasked[0], doubt, true
+        )
+        audits, news = self._auditor.news(item.source, before.audits, audits)
+        return _replace(said, promise=news), _replace(after, audits=audits)
+
+    def _told(
+        self, item: Item, found: Detections, state: EscalateState, doubt: float, unasked: Said
+    ) -> tuple[Detections, EscalateState, Seen | None] | None:
+        """What is said, and what the heavy pass said of the frame's own pixels, if it did."""
+        wish = escalation.wish(state, doubt, self._least, self._budget)
+        if wish == "content":
+            return *unasked, None
+        answer = self._asking.answer(item) if wish == "ask" else Unanswered("over_budget")
+        if answer is None:
+            return None
+        if wish == "ask":
+            state = escalation.asked(state, self._budget)
+        if isinstance(answer, Seen):
+            said, state = escalation.answered(state, found, answer)
+            state = escalation.recalibrated(state, doubt, unasked[0].objects, said.objects)
+            return said, state, answer if self._is_exact else None
+        if answer.reason == "late":
+            self._asking.keep_late(item, found, state)
+        return *escalation.unanswered(state, found, answer.reason), None
+
+    def look_ahead(self, item: Item, before: EscalateState) -> EscalateState:
+        """Put a later frame's question before its turn, as if the answers before it said yes."""
+        state = before.at(item)
+        if item.record.failed is not None:
+            return state
+        found = last_detections(item.record)
+        _, unasked = escalation.unanswered(state, found, None)
+        doubt = escalation.doubt_about(unasked, found)
+        if escalation.wish(state, doubt, self._least, self._budget) != "ask":
+            return unasked
+        self._asking.answer(item)
+        return escalation.as_if_confirmed(state, found, self._budget)
+
+    def end(
+        self, source: str, end: End, state: EscalateState
+    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
+        self._asking.forget(source)
+        if end.last:
+            self._asks.counts.left.pop(source, None)
+        if self._auditor is None:
+            return None, state
+        state = _replace(state, audits=self._auditor.passed(source, end, state.audits))
+        if not end.last:
+            return None, state
+        settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
+        if settled is None:
+            return WAITS, state
+        news, audits = self._auditor.finished(source, settled[0])
+        return news, _replace(state, audits=audits)
+
+    def _began(self, item: Item, state: EscalateState) -> EscalateState | None:
+        if self._auditor is None:
+            return state
+        audits = self._auditor.numbered(item, state.audits)
+        settled = self._auditor.settled(item.source, audits, state.clock_s)
+        if settled is None:
+            return None
+        audits, lessons = settled
+        for doubt, was_wrong in lessons:
+            state = _replace(state, level=state.level.after(doubt, was_wrong))
+        return _replace(state, audits=self._auditor.began(item, audits))
+
+    def _failed(self, item: Item, state: EscalateState) -> EscalateState:
+        if self._auditor is None:
+            return state
+        return _replace(state, audits=self._auditor.failed(item, state.audits))

@@ -1,0 +1,80 @@
+"""What a heavy worker looks with: the heavy pass on coded pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+
+from framegate.models import coco
+from framegate.models.detector import detector, policy
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.network import Precision, nearest, supported
+from framegate.models.errors import PictureDamaged, PrecisionUnsupported
+from framegate.models.picture import Picture
+from framegate.models.picture_coding import placed
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.heavy.heavy_wire import AskedFar
+from framegate.pipeline.heavy.questions import Seen
+from framegate.stages.escalate.coded_questions import decode_question, shown_rect
+from framegate.stages.seen import as_seen
+
+log = logging.getLogger(__name__)
+
+
+class HeavyLooker:
+    """The heavy pass on whole frames; on parts NanoDet's members of it alone. One thread.
+
+    models, policy  what makes an answer to a whole frame, and the hash of what decides it
+    precision       a part of that
+    """
+
+    def __init__(self, threads: int | None = None, precision: str | None = None) -> None:
+        """Load, compile, warm up. ConfigFaults for a precision that this CPU does not have.
+
+        threads    of one inference; None: one a core
+        precision  of those who ask; None: the policy's own, or the nearest that this CPU has
+        """
+        if precision is not None and precision not in supported():
+            raise ConfigFaults([str(PrecisionUnsupported(precision, supported()))])
+        cv2.setNumThreads(1)
+        threads = threads or len(os.sched_getaffinity(0))
+        self.precision = nearest(precision or policy.load("heavy").precision)
+        self._whole = detector.load("heavy", self.precision, threads)
+        self._part = _of_parts(self.precision, threads)
+        self.models, self.policy = self._whole.models, self._whole.policy_id
+        for using in (self._whole, self._part):
+            using.warm_up(640, 360)
+
+    def look(self, asked: Sequence[AskedFar]) -> list[Seen | None]:
+        """What is in each picture, in pixels of its source; None where it is damaged."""
+        seen: list[Seen | None] = [None] * len(asked)
+        for using, parts in ((self._whole, False), (self._part, True)):
+            rows = [n for n, one in enumerate(asked) if (one.part is not None) is parts]
+            pictures = {n: picture for n in rows if (picture := _decoded(asked[n])) is not None}
+            found = using.detect(list(pictures.values()))
+            for (n, picture), boxes in zip(pictures.items(), found, strict=True):
+                rect = shown_rect(asked[n].form, asked[n].part)
+                size = picture.width, picture.height
+                seen[n] = as_seen(placed(boxes, size, rect), using.models)
+        return seen
+
+
+def _of_parts(precision: Precision, threads: int) -> Detector:
+    """CenterNet takes whole pictures at their size: parts are for the others."""
+    choices = policy.load("heavy")
+    members = tuple(name for name in choices.members if name.startswith("nanodet"))
+    return detector.build(
+        replace(choices, members=members), precision, threads, coco.class_ids(None)
+    )
+
+
+def _decoded(asked: AskedFar) -> Picture | None:
+    try:
+        return decode_question(asked.picture, asked.form, asked.part, asked.exact)
+    except PictureDamaged as error:
+        log.warning("a question of %s: %s", asked.source, error)
+        return None

@@ -1,0 +1,269 @@
+"""Detectors: answers that depend on the picture alone, in source pixels, by the frozen policy."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.detector import policy
+from framegate.models.detector.detector import Detector, load
+from framegate.models.errors import (
+    ArrayMismatch,
+    TooManyInFlight,
+    UnknownClass,
+    UnknownDetector,
+    WholePicturesOnly,
+)
+from framegate.models.gate import crops
+from framegate.models.gate.crops import Look
+from framegate.models.picture import Picture, cut, from_bgr, read_photograph
+from framegate.models.preprocess import padded, prepare
+
+LOW = 0.02
+
+
+def scene(seed: int, height: int = 180, width: int = 320) -> Picture:
+    """Blobs that the networks take for all sorts of things at a low threshold."""
+    import cv2
+
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), np.uint8)
+    return from_bgr(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.fixture(scope="module")
+def light() -> Detector:
+    return load("light", "f32", 1, min_score=LOW, features=True)
+
+
+@pytest.fixture(scope="module")
+def heavy() -> Detector:
+    return load("heavy", "f32", 1, min_score=LOW)
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    folder = os.environ.get("FRAMEGATE_DATA")
+    if folder is None:
+        pytest.skip("FRAMEGATE_DATA does not name the folder of test data")
+    return Path(folder)
+
+
+def same(a: Boxes, b: Boxes) -> bool:
+    return (
+        np.array_equal(a.xyxy, b.xyxy)
+        and np.array_equal(a.scores, b.scores)
+        and np.array_equal(a.class_ids, b.class_ids)
+    )
+
+
+@pytest.mark.parametrize("which", ["light", "heavy"])
+def test_an_answer_depends_on_its_picture_alone(which, request):
+    detector = request.getfixturevalue(which)
+    pictures = [scene(0), scene(1, 100, 130), scene(2, 333, 201)]
+    alone = [detector.detect([picture])[0] for picture in pictures]
+    together = detector.detect(pictures)
+    backwards = detector.detect(pictures[::-1])[::-1]
+    streamed = [detector.result(detector.submit(picture)) for picture in pictures]
+    assert sum(map(len, alone)) > 10
+    for i, one in enumerate(alone):
+        assert same(one, together[i])
+        assert same(one, backwards[i])
+        assert same(one, streamed[i])
+
+
+def test_boxes_lie_in_the_picture_and_are_sorted(light, heavy):
+    for detector in (light, heavy):
+        boxes = detector.detect([scene(2, 333, 201)])[0]
+        assert (np.diff(boxes.scores) <= 0).all()
+        assert (boxes.scores > np.float32(LOW)).all()
+        assert boxes.xyxy.min() >= 0
+        assert (boxes.xyxy[:, 2] <= 201).all()
+        assert (boxes.xyxy[:, 3] <= 333).all()
+        assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()
+        assert len(boxes) <= detector.choices.max_boxes
+
+
+def test_no_picture_no_answer(light):
+    assert light.detect([]) == []
+
+
+def test_answers_may_be_read_in_any_order(light):
+    pictures = [scene(i) for i in range(4)]
+    tokens = [light.submit(picture) for picture in pictures]
+    with pytest.raises(TooManyInFlight):
+        light.submit(pictures[0])
+    found = [light.result(token) for token in reversed(tokens)][::-1]
+    assert all(same(a, b) for a, b in zip(found, light.detect(pictures), strict=True))
+
+
+def test_a_picture_that_cannot_be_read_blocks_nothing(light):
+    for _ in range(6):
+        with pytest.raises(AttributeError):
+            light.detect([scene(0), None])
+    assert light.detect([scene(0)])
+
+
+def test_a_look_at_the_whole_is_a_whole_pass(light):
+    looked = light.look(scene(0), [crops.whole(320, 180, 416)])
+    assert same(looked[0], light.detect([scene(0)])[0])
+    assert light.look(scene(0), []) == []
+
+
+def test_pictures_of_other_sizes_change_no_answer(light):
+    """Law 6: nor does it when a part of one has the shape of another's whole."""
+    fresh = load("light", "f32", 1, min_score=LOW, features=True)
+    upright, part = scene(3, 416, 320), Look((0, 0, 320, 416))
+    square = scene(4, 416, 416)
+    alone = fresh.look(square, [part])[0]
+    assert fresh.members[0].prepare(upright).bgr.shape == (416, 320, 3)
+    fresh.warm_up(320, 416)
+    wanted = fresh.detect([upright])[0]
+    assert same(fresh.look(square, [part])[0], alone)
+    assert same(light.detect([upright])[0], wanted)  # whether it was warmed up or not
+
+
+def test_a_look_answers_in_pixels_of_the_source(light):
+    """The network sees the same numbers in a look as in a picture of that look's size."""
+    picture = scene(3, 832, 832)
+    look = Look((128, 64, 416, 352))
+    part = light.look(picture, [look])[0]
+    pixels = prepare(picture, 416).bgr[64:352, 128:416]
+    alone = from_network(light, np.ascontiguousarray(pixels))
+    np.testing.assert_allclose(part.scores, alone.scores)
+    inside = np.clip((alone.xyxy + np.array([128, 64] * 2)) * 2, 0, 832)
+    np.testing.assert_allclose(part.xyxy, inside, rtol=1e-5, atol=1e-2)
+    assert len(part) > 3
+    assert same(part, light.result(light.submit(picture, look)))
+
+
+def test_looks_answer_in_their_order(light):
+    looks = [Look((32 * i, 0, 32 * i + 128, 96)) for i in range(5)]
+    together = light.look(scene(0), looks)
+    backwards = light.look(scene(0), looks[::-1])[::-1]
+    assert all(same(a, b) for a, b in zip(together, backwards, strict=True))
+
+
+def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
+    from framegate.models.formats.nanodet_decode import decode
+    from framegate.models.nms import suppress
+
+    network = detector.members[0].network
+    found = network.read(network.submit(bgr), lambda out: decode(out[:3], LOW))  # as a part
+    keep = suppress(found.xyxy, found.scores, found.class_ids, 0.6)
+    return found.take(keep[:100])
+
+
+@pytest.mark.parametrize(
+    "rect", [(0, 0, 31, 32), (0, 0, 448, 32), (-32, 0, 32, 32), (32, 0, 32, 32), (1, 0, 33, 32)]
+)
+def test_looks_are_multiples_of_32_inside(light, rect):
+    with pytest.raises(ArrayMismatch, match="rect"):
+        light.submit(scene(0), Look(rect))
+
+
+def test_the_heavy_pass_takes_whole_pictures(heavy, light):
+    with pytest.raises(WholePicturesOnly):
+        heavy.submit(scene(0), Look((0, 0, 32, 32)))
+    with pytest.raises(WholePicturesOnly):
+        heavy.look(scene(0), [])
+    with pytest.raises(WholePicturesOnly):
+        heavy.submit(light.prepare(scene(0)))
+
+
+def test_features_have_the_shapes_of_the_input(light):
+    picture, looks = scene(0), [crops.whole(320, 180, 416), Look((64, 32, 192, 128))]
+    lent = light.look_with_features(picture, looks, lambda boxes, maps: (boxes, maps.copy()))
+    (boxes, whole), (_, part) = lent
+    assert same(boxes, light.detect([picture])[0])
+    height, width = padded(234), 416
+    assert whole.c3.shape == (128, height // 8, width // 8)
+    assert whole.p4.shape == (128, height // 16, width // 16)
+    assert part.c3.shape == (128, 12, 16)
+    assert part.offset == (64, 32)
+    assert whole.scale == part.scale == (1.3, 1.3)
+
+
+def test_features_lie_where_the_picture_does(light):
+    """The same things at the same place: a part's features are the whole's, its rim apart."""
+    picture, rect = scene(3, 832, 832), (96, 96, 320, 320)
+    whole, part = light.look_with_features(
+        picture, [crops.whole(832, 832, 416), Look(rect)], lambda _, maps: maps.copy()
+    )
+    rim, left, top = 4, part.offset[0] // 8, part.offset[1] // 8
+    inside = part.c3[:, rim:-rim, rim:-rim]
+    n = inside.shape[1]
+    there = whole.c3[:, top + rim : top + rim + n, left + rim : left + rim + n]
+    assert np.abs(inside - there).mean() < 0.05 * np.abs(there).mean()
+
+
+def test_features_are_none_where_nobody_asked(heavy):
+    assert heavy.result_with_features(heavy.submit(scene(0)), lambda _, maps: maps) is None
+
+
+def test_classes_are_the_answer_without_the_others(light):
+    everything = light.detect([scene(0)])[0]
+    ids = sorted(set(everything.class_ids.tolist()))[:2]
+    names = [coco.LABELS[i] for i in ids]
+    some = load("light", "f32", 1, min_score=LOW, classes=names)
+    wanted = everything.take(np.isin(everything.class_ids, ids))
+    found = some.detect([scene(0)])[0]
+    # A picture's hundred best boxes of all classes end before those of two classes do.
+    assert same(found.take(np.arange(len(wanted))), wanted)
+    assert some.policy_id != light.policy_id
+
+
+def test_min_score_cuts_the_answer(light):
+    everything = light.detect([scene(0)])[0]
+    middle = float(everything.scores[10:12].mean())
+    cut_off = load("light", "f32", 1, min_score=middle).detect([scene(0)])[0]
+    assert same(cut_off, everything.take(np.arange(11)))
+
+
+def test_names_and_policy():
+    f32, int8 = load("light", "f32"), load("light", "int8")
+    assert [name.split("@")[0] for name in f32.models + int8.models] == [
+        "nanodet-416-f32",
+        "nanodet-416-int8",
+    ]
+    assert len(f32.models[0].split("@")[1]) == 8
+    assert f32.policy_id != int8.policy_id
+    assert f32.policy_id == load("light", "f32", 2).policy_id
+    frozen = policy.load("heavy")
+    assert frozen.parts == (
+        ("nanodet", 416),
+        ("nanodet", 640),
+        ("centernet", 512),
+        ("centernet", 640),
+    )
+
+
+def test_wrong_arguments():
+    with pytest.raises(UnknownDetector) as caught:
+        load("medium")
+    assert caught.value.known == ("light", "heavy")
+    with pytest.raises(UnknownClass):
+        load("light", classes=["dragon"])
+    for score in (0, 1, -0.5, 2):
+        with pytest.raises(ValueError, match="min_score"):
+            load("light", min_score=score)
+
+
+def test_warm_up(light, heavy):
+    light.warm_up(1920, 1080)
+    heavy.warm_up(320, 240)
+
+
+def test_giraffes(data):
+    """One photograph whose content is known: two giraffes and two cows or sheep behind."""
+    picture = read_photograph(data / "images" / "coco128" / "000000000025.jpg")
+    for detector in (load("light"), load("heavy")):
+        boxes = detector.detect([picture])[0]
+        assert coco.LABELS[boxes.class_ids[0]] == "giraffe"
+        assert set(boxes.class_ids.tolist()) <= set(range(14, 24))
+    part = cut(picture, (320, 0, 640, 426))
+    whole = boxes.xyxy[0]
+    again = load("light").detect([part])[0].moved(320, 0).xyxy[0]
+    assert np.abs(whole - again).max() < 40

@@ -1,0 +1,185 @@
+"""The compiled network: what it refuses, and that answers do not mix."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.models.detector import manifest
+from framegate.models.detector.network import Network, nearest, shipped, supported
+from framegate.models.errors import (
+    ArrayMismatch,
+    ModelUnreadable,
+    PrecisionUnsupported,
+    TooManyInFlight,
+    WarmUpFailed,
+)
+
+HEADS = ("head8", "head16", "head32")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network(shipped("nanodet", "f32"), HEADS, "f32", 1, max_in_flight=3)
+
+
+def picture(seed: int, height: int = 64, width: int = 96) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def copies(outputs):
+    return [array.copy() for array in outputs]
+
+
+def test_shapes_follow_the_input(network):
+    shapes = network.read(network.submit(picture(0)), lambda out: [a.shape for a in out])
+    assert shapes == [(124, 8, 12), (124, 4, 6), (124, 2, 3)]
+
+
+def test_answers_do_not_depend_on_what_else_is_under_way(network):
+    alone = [network.read(network.submit(picture(i)), copies) for i in range(3)]
+    tokens = [network.submit(picture(i)) for i in range(3)]
+    together = [network.read(token, copies) for token in reversed(tokens)][::-1]
+    for a, b in zip(alone, together, strict=True):
+        assert all((x == y).all() for x, y in zip(a, b, strict=True))
+
+
+def test_a_fixed_size_gives_the_same_answers_within_rounding():
+    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1)
+    before = network.read(network.submit(picture(0)), copies)
+    fixed = [network.read(network.submit(picture(0), fixed=True), copies) for _ in range(2)]
+    for a, b, c in zip(before, *fixed, strict=True):
+        assert np.abs(a - b).max() < 1e-4
+        assert (b == c).all()
+
+
+def test_what_sizes_others_have_changes_no_answer():
+    """A part that has the shape of another source's whole picture is no whole picture."""
+    network = Network(shipped("nanodet", "f32"), HEADS, "f32", 1, most_fixed=1)
+    part = network.read(network.submit(picture(0)), copies)
+    whole = network.read(network.submit(picture(0), fixed=True), copies)
+    under_way = network.submit(picture(0), fixed=True)
+    for size in ((32, 64), (64, 64), (96, 64)):  # each takes the place of the one before
+        network.read(network.submit(picture(1, *size), fixed=True), lambda _: None)
+    again = network.read(under_way, copies)
+    for fixed, wanted in ((False, part), (True, whole)):
+        found = network.read(network.submit(picture(0), fixed), copies)
+        assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+    assert all((a == b).all() for a, b in zip(again, whole, strict=True))
+
+
+def test_too_many_in_flight(network):
+    tokens = [network.submit(picture(i)) for i in range(3)]
+    with pytest.raises(TooManyInFlight) as caught:
+        network.submit(picture(3))
+    assert caught.value.limit == 3
+    for token in tokens:
+        network.read(token, lambda _: None)
+    network.read(network.submit(picture(3)), lambda _: None)
+
+
+def test_a_reader_that_fails_gives_the_place_back(network):
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            network.read(network.submit(picture(0)), lambda _: 1 // 0)
+
+
+def test_a_token_is_read_once(network):
+    token = network.submit(picture(0))
+    network.read(token, lambda _: None)
+    with pytest.raises(KeyError):
+        network.read(token, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((33, 64, 3), np.uint8),
+        np.zeros((64, 48, 3), np.uint8),
+        np.zeros((0, 64, 3), np.uint8),
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 3), np.float32),
+    ],
+)
+def test_inputs_of_other_shapes_are_refused(network, array):
+    with pytest.raises(ArrayMismatch, match="bgr"):
+        network.submit(array)
+
+
+def test_warm_up_runs_or_fails(network):
+    network.warm_up([(96, 64), (32, 32)])
+    network.warm_up([(32, 64)], fixed=True)
+    with pytest.raises(WarmUpFailed) as caught:
+        network.warm_up([(100, 64)])
+    assert (caught.value.model, caught.value.shape) == ("nanodet", (64, 100, 3))
+
+
+def test_unknown_precision():
+    with pytest.raises(PrecisionUnsupported) as caught:
+        Network(shipped("nanodet", "f32"), HEADS, "fp4", 1)  # type: ignore[arg-type]
+    assert caught.value.supported == supported()
+
+
+def test_nearest_precision(monkeypatch):
+    assert nearest("f32") == "f32"
+    monkeypatch.setattr("framegate.models.detector.network.supported", lambda: ("f32", "int8"))
+    assert nearest("bf16") == "f32"
+    assert nearest("int8+bf16") == "int8"
+    with pytest.raises(PrecisionUnsupported):
+        nearest("fp4")
+
+
+def test_every_weight_file_is_listed_and_whole():
+    listed = manifest.read()
+    kinds = {".xml", ".bin", ".safetensors"}
+    present = {path.name for path in manifest.WEIGHTS.iterdir() if path.suffix in kinds}
+    assert present == set(listed)
+    for entry in listed.values():
+        assert (manifest.WEIGHTS / entry.file).stat().st_size == entry.bytes
+        assert (manifest.WEIGHTS.parent.parent / entry.script).is_file()
+    for name in ("nanodet", "nanodet-int8", "centernet"):
+        path, sha256 = manifest.verified(name)
+        assert (path.name, len(sha256)) == (f"{name}.xml", 64)
+    assert sum(entry.bytes for entry in listed.values()) < 40e6
+
+
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    for name in ("manifest.toml", "centernet.xml", "centernet.bin"):
+        shutil.copy(manifest.WEIGHTS / name, tmp_path)
+    return tmp_path
+
+
+def test_a_changed_file_is_refused(copied):
+    data = bytearray((copied / "centernet.bin").read_bytes())
+    data[1000] ^= 1
+    (copied / "centernet.bin").write_bytes(data)
+    with pytest.raises(ModelUnreadable) as caught:
+        manifest.verified("centernet", copied)
+    assert caught.value.path == copied / "centernet.bin"
+    assert caught.value.expected == f"sha256 {manifest.read()['centernet.bin'].sha256}"
+    assert len(caught.value.found) == 64
+
+
+def test_a_missing_file_is_refused(copied):
+    (copied / "centernet.xml").unlink()
+    with pytest.raises(ModelUnreadable, match=r"centernet\.xml"):
+        manifest.verified("centernet", copied)
+    with pytest.raises(ModelUnreadable, match="a line in"):
+        manifest.verified("resnet", copied)
+
+
+@pytest.mark.parametrize("text", ["", "files = 3", "[[files]]\nfile = 'x'", "{"])
+def test_a_broken_manifest_is_refused(tmp_path, text):
+    (tmp_path / "manifest.toml").write_text(text)
+    with pytest.raises(ModelUnreadable, match=r"manifest\.toml"):
+        manifest.read(tmp_path)
+
+
+def test_a_cached_compilation_gives_the_same_bits(tmp_path):
+    first = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir())
+    second = Network(shipped("nanodet", "int8"), HEADS, "int8", 1, cache_dir=tmp_path)
+    a, b = (one.read(one.submit(picture(0)), copies) for one in (first, second))
+    assert all((x == y).all() for x, y in zip(a, b, strict=True))

@@ -1,0 +1,153 @@
+"""The trial's decisions, with times given; its cache; one short real run."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from framegate.models.detector import trial
+from framegate.models.detector.trial import Choice, Tried
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted"),
+    [
+        ({("f32", 1): 20.0, ("int8", 1): 8.0}, ("int8", 1)),
+        # Twice the threads for 9 % less time: not worth it. For 11 %: worth it.
+        ({("int8", 1): 10.0, ("int8", 2): 9.1}, ("int8", 1)),
+        ({("int8", 1): 10.0, ("int8", 2): 9.0}, ("int8", 1)),
+        ({("int8", 1): 10.0, ("int8", 2): 8.9}, ("int8", 2)),
+        # Each step small, both together large: measured against the one in use.
+        ({("int8", 1): 10.0, ("int8", 2): 9.2, ("int8", 4): 8.5}, ("int8", 4)),
+        ({("int8", 1): 10.0, ("int8", 2): 6.0, ("int8", 4): 5.6}, ("int8", 2)),
+        # Within a twentieth: the more exact one.
+        ({("f32", 1): 10.4, ("int8", 1): 10.0}, ("f32", 1)),
+        ({("f32", 1): 10.6, ("int8", 1): 10.0}, ("int8", 1)),
+        ({("int8", 1): 8.37, ("int8+bf16", 1): 8.44, ("bf16", 1): 13.0}, ("int8+bf16", 1)),
+        # More threads that slow it down.
+        ({("f32", 1): 10.0, ("f32", 2): 12.0}, ("f32", 1)),
+    ],
+)
+def test_choose(times, wanted):
+    choice = trial.choose(times)
+    assert (choice.precision, choice.threads) == wanted
+    assert choice.ms == times[wanted]
+
+
+def test_nothing_measured():
+    with pytest.raises(ValueError, match="no candidate"):
+        trial.choose({})
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads"), [(1, {1}), (2, {1, 2}), (3, {1, 3}), (4, {1, 2, 4}), (16, {1, 8, 16})]
+)
+def test_candidates(cores, threads):
+    assert {t for _, t in trial.candidates(("f32", "int8"), cores)} == threads
+
+
+class StepClock:
+    """Time that passes only when a run says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, *seconds: float):
+        left = list(seconds)
+
+        def once() -> None:
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return once
+
+
+def test_measure_takes_the_median_after_the_first_round():
+    clock = StepClock()
+    runs = {("f32", 1): clock.run(9.0, 0.010, 0.030, 0.020), ("int8", 1): clock.run(0.005)}
+    taken = trial.measure(runs, budget_s=0.0, clock=clock)
+    assert taken == {("f32", 1): pytest.approx(20.0), ("int8", 1): pytest.approx(5.0)}
+
+
+def test_measure_goes_on_until_the_budget_is_spent():
+    clock = StepClock()
+    trial.measure({("f32", 1): clock.run(0.1)}, budget_s=1.0, clock=clock)
+    assert 1.0 <= clock.now < 1.2
+
+
+def test_cache_round_trip(tmp_path):
+    path = tmp_path / "deep" / "trial.json"
+    choices = {"a": Choice("int8", 2, 5.5), "b": Choice("f32", 1, 20.0)}
+    trial.write_cache(path, choices)
+    assert trial.read_cache(path) == choices
+    assert [p.name for p in path.parent.iterdir()] == ["trial.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"a": 3}',
+        '{"a": {"precision": "int8"}}',
+        '{"a": {"precision": "fp4", "threads": 1, "ms": 1.0}}',
+        '{"a": {"precision": "int8", "threads": 0, "ms": 1.0}}',
+        '{"a": {"precision": "int8", "threads": 1, "ms": -1.0}}',
+        '{"a": {"precision": "int8", "threads": 1, "ms": 1.0, "more": 1}}',
+    ],
+)
+def test_an_unreadable_cache_is_no_cache(tmp_path, text):
+    path = tmp_path / "trial.json"
+    path.write_text(text)
+    assert trial.read_cache(path) == {}
+    assert trial.read_cache(tmp_path / "none.json") == {}
+
+
+def test_a_trial_is_made_once(tmp_path):
+    path = tmp_path / "trial.json"
+    path.write_text("not JSON")
+    first = trial.run(path, budget_s=0.0, cores=1)
+    assert first.threads == 1
+    written = json.loads(path.read_text())
+    assert list(written) == [trial.machine_key(1, trial.light())]
+    # A second one would measure other milliseconds.
+    assert trial.run(path, budget_s=0.0, cores=1) == first
+
+
+def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
+    """Each would have written what it had read, and its own."""
+    cache = tmp_path / "precision.json"
+    inside, seen = threading.Event(), []
+
+    def opens(precision, threads):
+        inside.set()
+        seen.append(sorted(trial.read_cache(cache)))
+        return trial.light().open(precision, threads)
+
+    with ThreadPoolExecutor(2) as pool:
+        with trial.locked(cache):
+            runs = [
+                pool.submit(trial.run, cache, 0.05, 1, Tried(("f32",), opens, (64, 64), weights))
+                for weights in ("a", "b", "b")
+            ]
+            assert not inside.is_set()
+        choices = [run.result() for run in runs]
+    assert len(trial.read_cache(cache)) == 2
+    assert choices[1] == choices[2]
+    assert sorted(map(len, seen)) == [0, 1]
+
+
+def test_another_machine_is_another_trial(tmp_path):
+    path = tmp_path / "trial.json"
+    other = Choice("f32", 64, 0.1)
+    trial.write_cache(path, {"another machine": other})
+    chosen = trial.run(path, budget_s=0.0, cores=1)
+    assert chosen != other
+    assert trial.read_cache(path) == {
+        "another machine": other,
+        trial.machine_key(1, trial.light()): chosen,
+    }

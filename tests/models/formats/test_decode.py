@@ -1,0 +1,92 @@
+"""Decoding of both networks: by hand, and against slow methods that look at every cell."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import maximum_filter
+from scipy.special import expit, softmax
+
+from framegate.models.formats import centernet_decode, nanodet_decode
+
+
+def quiet_heads(height: int, width: int) -> list[np.ndarray]:
+    return [np.full((124, height // s, width // s), -9, np.float32) for s in (8, 16, 32)]
+
+
+def test_one_nanodet_cell_by_hand():
+    heads = quiet_heads(64, 96)
+    heads[1][7, 2, 3] = 0.0  # class 7 at stride 16, row 2, column 3: score one half
+    for side, strides in enumerate((1, 2, 3, 10)):
+        heads[1][80 + 11 * side + strides, 2, 3] = 60.0
+    found = nanodet_decode.decode(heads, 0.3)
+    # Centre (3.5, 2.5) * 16 = (56, 40).
+    np.testing.assert_allclose(found.xyxy, [[56 - 16, 40 - 32, 56 + 48, 40 + 160]], rtol=1e-5)
+    np.testing.assert_allclose(found.scores, [0.5])
+    assert found.class_ids.tolist() == [7]
+
+
+def test_the_expectation_lies_between_two_bins():
+    heads = quiet_heads(32, 32)
+    heads[2][0, 0, 0] = 3.0
+    heads[2][80 + 4, 0, 0] = heads[2][80 + 5, 0, 0] = 50.0
+    left = nanodet_decode.decode(heads, 0.3).xyxy[0, 0]
+    np.testing.assert_allclose(left, 16 - 4.5 * 32, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nanodet_against_every_cell(seed):
+    rng = np.random.default_rng(seed)
+    heads = [rng.normal(-3, 2, head.shape).astype(np.float32) for head in quiet_heads(64, 96)]
+    wanted = []
+    for head, stride in zip(heads, (8, 16, 32), strict=True):
+        scores = expit(head[:80].astype(np.float64))
+        sides = softmax(head[80:].reshape(4, 11, *head.shape[1:]).astype(np.float64), axis=1)
+        sides = np.tensordot(np.arange(11), sides, (0, 1)) * stride
+        for c, y, x in zip(*np.nonzero(scores > 0.4), strict=True):
+            cx, cy = (x + 0.5) * stride, (y + 0.5) * stride
+            left, top, right, bottom = sides[:, y, x]
+            row = [scores[c, y, x], c, cx - left, cy - top, cx + right, cy + bottom]
+            wanted.append([float(n) for n in row])
+    found = nanodet_decode.decode(heads, 0.4, max_candidates=100_000)
+    got = np.column_stack([found.scores, found.class_ids, found.xyxy])
+    np.testing.assert_allclose(got, sorted(wanted, reverse=True), rtol=1e-4, atol=1e-4)
+    best = nanodet_decode.decode(heads, 0.4, max_candidates=7)
+    assert (best.xyxy == found.xyxy[:7]).all()
+    assert len(wanted) > 100
+
+
+def test_one_centernet_peak_by_hand():
+    heat = np.full((80, 16, 24), -9, np.float32)
+    sides = np.zeros((4, 16, 24), np.float32)
+    heat[5, 3, 4], heat[5, 3, 5], heat[6, 3, 5] = 1.0, 0.5, 0.4
+    sides[:, 3, 4] = (2, 4, 6, 8)
+    sides[:, 3, 5] = (1, 1, 1, 1)
+    found = centernet_decode.decode(heat, sides, 0.3)
+    # The neighbour of class 5 is no peak; that of class 6 is one of its own class.
+    assert found.class_ids.tolist() == [5, 6]
+    assert found.xyxy.tolist() == [[14, 8, 22, 20], [19, 11, 21, 13]]
+    np.testing.assert_allclose(found.scores, expit([1.0, 0.4]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_centernet_against_a_filter_over_all_maps(seed):
+    rng = np.random.default_rng(seed)
+    # Steps of a quarter, so that many neighbours are equal.
+    heat = (rng.normal(-2, 1.5, (80, 16, 24)) * 4).round().astype(np.float32) / 4
+    sides = (rng.integers(0, 120, (4, 16, 24)) / 4).astype(np.float32)
+    peaks = (heat == maximum_filter(heat, (1, 3, 3), mode="nearest")) & (expit(heat) > 0.3)
+    found = centernet_decode.decode(heat, sides, 0.3, max_boxes=100_000)
+    assert len(found) == np.count_nonzero(peaks) > 100
+    classes, rows, columns = np.nonzero(peaks)
+    wanted = {
+        (int(c), *(4 * x - sides[0, y, x], 4 * y - sides[1, y, x]))
+        for c, y, x in zip(classes, rows, columns, strict=True)
+    }
+    got = {(int(c), box[0], box[1]) for c, box in zip(found.class_ids, found.xyxy, strict=True)}
+    assert got == wanted
+    assert (centernet_decode.decode(heat, sides, 0.3, 9).xyxy == found.xyxy[:9]).all()
+
+
+def test_nothing_above_the_threshold():
+    assert len(nanodet_decode.decode(quiet_heads(32, 32), 0.3)) == 0
+    heat = np.full((80, 8, 8), -9, np.float32)
+    assert len(centernet_decode.decode(heat, np.zeros((4, 8, 8), np.float32), 0.3)) == 0

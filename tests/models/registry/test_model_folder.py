@@ -1,0 +1,123 @@
+"""Manifests: what comes back is what was written, and what is wrong is told."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framegate.models.errors import ModelUnreadable
+from framegate.models.refusals import ManifestRefused
+from framegate.models.registry.model_folder import InputSpec, Manifest, open_folder
+from tests.support.made_models import folder_of, manifest
+
+LABELS = st.lists(
+    st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20),
+    min_size=1, max_size=20, unique=True,
+).map(tuple)  # fmt: skip
+PLAIN = st.dictionaries(
+    st.text(max_size=5),
+    st.recursive(
+        st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=3),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+
+
+@given(classes=LABELS, options=PLAIN, min_score=st.floats(0.001, 0.99), fill=st.integers(0, 255))
+def test_text_and_back(classes, options, min_score, fill):
+    spec = InputSpec(640, 384, "corner", fill, "bgr", 1 / 255, (0.1, 0.2, 0.3), (1, 2, 3))
+    one = manifest(classes=classes, options=options, min_score=min_score, input=spec)
+    again = Manifest.from_json(one.to_json())
+    assert again == one
+    assert again.sha256 == one.sha256
+
+
+def test_the_digest_is_of_everything():
+    one = manifest()
+    assert manifest(metrics={"mAP": 0.3}).sha256 != one.sha256
+    assert manifest(nms_iou=1).sha256 == manifest(nms_iou=1.0).sha256
+    assert manifest(files={**one.files, "model.bin": "2" * 64}).sha256 != one.sha256
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", "Yard", "name = 'Yard'"),
+        ("name", "a/b", "name = 'a/b'"),
+        ("version", "../1", "version = '../1'"),
+        ("task", "segment", "allowed is detect"),
+        ("classes", (), "0 names"),
+        ("classes", ("a", "a"), "'a' twice"),
+        ("classes", tuple(map(str, range(257))), "257 names"),
+        ("classes", ("a\n",), "printable"),
+        ("precision", "f16", "f32 or int8"),
+        ("format", "Yolo!", "format"),
+        ("options", {"x": None}, "options.x = None"),
+        ("options", {"x": {"y": 1}}, "options.x"),
+        ("metrics", {"x": float("nan")}, "metrics.x = nan"),
+        ("outputs", (), "outputs"),
+        ("min_score", 0, "min_score = 0"),
+        ("min_score", True, "min_score = True"),
+        ("nms_iou", 1.5, "nms_iou = 1.5"),
+        ("max_boxes", 0, "from 1 to 1000"),
+        ("files", {"model.xml": "0" * 64}, "files.model.bin = missing"),
+        ("files", {"../model.xml": "0" * 64}, "inside the folder"),
+        ("files", {"/etc/passwd": "0" * 64}, "inside the folder"),
+        ("files", {"a\\b": "0" * 64}, "inside the folder"),
+        ("files", {"..": "0" * 64}, "inside the folder"),
+        ("files", {"manifest.json": "0" * 64}, "not manifest.json"),
+        ("files", {"model.xml": "0" * 63}, "files.model.xml"),
+    ],
+)
+def test_what_no_model_can_have(key, value, words):
+    with pytest.raises(ManifestRefused, match="manifest: ") as caught:
+        manifest(**{key: value})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("width", 0), ("height", 5000), ("fit", "crop"), ("fill", 256), ("colour", "grey"),
+     ("scale", 0), ("scale", float("inf")), ("mean", (1, 2)), ("std", (1, 0, 1))],
+)  # fmt: skip
+def test_an_input_that_cannot_be(key, value):
+    with pytest.raises(ManifestRefused, match=f"input.{key}"):
+        InputSpec(**{"width": 64, "height": 64, key: value})
+
+
+def test_unknown_and_missing_keys_are_told():
+    table = dataclasses.asdict(manifest())
+    with pytest.raises(ManifestRefused, match="manifest: colour = unknown key"):
+        Manifest.from_json(json.dumps({**table, "colour": 1}))
+    with pytest.raises(ManifestRefused, match=r"manifest: input\.gamma = unknown key"):
+        Manifest.from_json(json.dumps({**table, "input": {**table["input"], "gamma": 1}}))
+    del table["licence"]
+    with pytest.raises(ManifestRefused, match="manifest: licence = missing"):
+        Manifest.from_json(json.dumps(table))
+    for text in ("", "[]", "[" * 100_000, '{"a": NaN}'):
+        with pytest.raises(ManifestRefused):
+            Manifest.from_json(text)
+
+
+def test_every_byte_is_checked(tmp_path):
+    folder = folder_of(tmp_path / "a")
+    assert folder.verified() == tmp_path / "a" / "model.xml"
+    expected = folder.manifest.files["model.bin"]
+    (folder.path / "model.bin").write_text("network model.bim")
+    with pytest.raises(ModelUnreadable, match=rf"model\.bin: expected sha256 {expected}, found"):
+        folder.verified()
+    (folder.path / "model.bin").unlink()
+    with pytest.raises(ModelUnreadable, match="No such file"):
+        folder.verified()
+    (folder.path / "model.bin").symlink_to(folder.path / "model.xml")
+    with pytest.raises(ModelUnreadable, match="no regular file"):
+        folder.verified()
+
+
+def test_a_folder_without_a_manifest(tmp_path):
+    with pytest.raises(ModelUnreadable, match="expected a manifest"):
+        open_folder(tmp_path)

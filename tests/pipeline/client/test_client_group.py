@@ -1,0 +1,167 @@
+"""In a consumer group each result goes to one consumer, at least once."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.client import Subscription, subscribe
+from framegate.pipeline.errors import ResultsTrimmed
+from framegate.pipeline.records import Result
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.published import Publisher
+
+pytestmark = pytest.mark.timeout(60)
+STREAM = "fg:{door}:results"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
+    server = EmbeddedStore(tmp_path / "store", "everysec")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def publisher(store: EmbeddedStore) -> Iterator[Publisher]:
+    made = Publisher(store)
+    yield made
+    made.client.close()
+
+
+def member(store: EmbeddedStore, consumer: str, claim_after_s: float = 60.0) -> Subscription:
+    return subscribe(
+        store.url,
+        ["door"],
+        "earliest",
+        group="counters",
+        consumer=consumer,
+        claim_after_s=claim_after_s,
+    )
+
+
+def seqs(subscription: Subscription, count: int, acknowledge: bool) -> list[int]:
+    results: list[Result] = list(itertools.islice(subscription, count))
+    for result in results:
+        if acknowledge:
+            subscription.ack(result)
+    return [result.seq for result in results]
+
+
+def pending(publisher: Publisher) -> int:
+    return int(publisher.client.xpending(STREAM, "counters")["pending"])
+
+
+def test_consumers_share_the_results(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(64))
+    with member(store, "one") as one, member(store, "two") as two:
+        assert seqs(one, 64, acknowledge=True) == list(range(64))
+        publisher.results("door", 1, range(64, 66))
+        assert seqs(two, 2, acknowledge=True) == [64, 65]
+        publisher.results("door", 1, [66])
+        assert seqs(one, 1, acknowledge=True) == [66]
+    assert pending(publisher) == 0
+
+
+def test_a_consumer_that_comes_back_first_gets_what_it_did_not_acknowledge(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(70))
+    with member(store, "one") as one:
+        assert seqs(one, 3, acknowledge=True) == [0, 1, 2]
+        assert seqs(one, 2, acknowledge=False) == [3, 4]
+    with member(store, "one") as one:
+        assert seqs(one, 67, acknowledge=True) == list(range(3, 70))
+    assert pending(publisher) == 0
+
+
+def test_what_a_dead_consumer_held_is_taken_over(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(5))
+    with member(store, "dead") as dead:
+        assert seqs(dead, 5, acknowledge=False) == [0, 1, 2, 3, 4]
+    with member(store, "heir", claim_after_s=0.0) as heir:
+        assert seqs(heir, 5, acknowledge=True) == [0, 1, 2, 3, 4]
+        publisher.results("door", 1, [5])
+        assert seqs(heir, 1, acknowledge=True) == [5]
+    assert pending(publisher) == 0
+
+
+def test_a_consumer_does_not_take_its_own_results_over(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(3))
+    with member(store, "one", claim_after_s=0.0) as one:
+        assert seqs(one, 3, acknowledge=False) == [0, 1, 2]
+        publisher.results("door", 1, [3])
+        assert seqs(one, 1, acknowledge=False) == [3]
+
+
+def test_ends_are_acknowledged_by_themselves(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(1))
+    publisher.end("door", 1, 1)
+    publisher.results("door", 2, range(1))
+    with member(store, "one") as one:
+        assert seqs(one, 2, acknowledge=True) == [0, 0]
+        assert one.ends["door"].frames == 1
+        publisher.results("door", 2, [1])
+        assert seqs(one, 1, acknowledge=True) == [1]
+    assert pending(publisher) == 0
+
+
+def test_results_that_nobody_got_before_they_were_trimmed_are_told(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(3))
+    with member(store, "one") as one:
+        assert seqs(one, 3, acknowledge=True) == [0, 1, 2]
+        publisher.results("door", 1, range(3, 10))
+        publisher.trim("door", 2)
+        with pytest.raises(ResultsTrimmed, match="after 1-2 and before 1-8"):
+            next(one)
+        assert seqs(one, 2, acknowledge=True) == [8, 9]
+
+
+def test_pending_results_that_were_trimmed_are_told(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(4))
+    with member(store, "one") as one:
+        assert seqs(one, 4, acknowledge=False) == [0, 1, 2, 3]
+    publisher.trim("door", 2)
+    with member(store, "one") as one:
+        with pytest.raises(ResultsTrimmed, match="before 1-2"):
+            next(one)
+        assert seqs(one, 2, acknowledge=True) == [2, 3]
+        publisher.results("door", 1, [4])
+        assert seqs(one, 1, acknowledge=True) == [4]
+    assert pending(publisher) == 0
+
+
+def test_asyncio_acknowledges_too(store: EmbeddedStore, publisher: Publisher) -> None:
+    publisher.results("door", 1, range(2))
+
+    async def read() -> list[int]:
+        found = []
+        async with member(store, "one") as one:
+            for _ in range(2):
+                result = await anext(one)
+                await one.aack(result)
+                found.append(result.seq)
+        return found
+
+    assert asyncio.run(read()) == [0, 1]
+    assert pending(publisher) == 0
+
+
+def test_what_does_not_go_together_is_refused(store: EmbeddedStore) -> None:
+    with pytest.raises(ValueError, match="both or neither"):
+        subscribe(store.url, group="counters")
+    with pytest.raises(ValueError, match="until_end"):
+        subscribe(store.url, group="counters", consumer="one", until_end=True)

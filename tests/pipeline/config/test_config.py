@@ -1,0 +1,210 @@
+"""pipeline.toml: the packaged one is whole, and all that is wrong with another is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.config import config as subject
+from framegate.pipeline.config.config import Config, find_config, from_environment, read_config
+from framegate.pipeline.config.stage_tables import own_tables
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.loading import load
+
+ROOT = Path(__file__).parents[3]
+PACKAGED = (ROOT / "pipeline" / "config" / "pipeline.toml").read_text()
+
+
+def read(text: str = PACKAGED, **changes: Any) -> Config:
+    return read_config("test.toml", text, changes)
+
+
+def faults(text: str = PACKAGED, **changes: Any) -> list[str]:
+    with pytest.raises(ConfigFaults) as refused:
+        read(text, **changes)
+    return refused.value.faults
+
+
+def test_both_copies_are_one() -> None:
+    assert (ROOT / "pipeline.toml").read_text() == PACKAGED
+
+
+def test_without_a_file_the_packaged_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config(None) == ("the packaged pipeline.toml", PACKAGED)
+    Path("pipeline.toml").write_text("# mine\n")
+    assert find_config(None) == ("pipeline.toml", "# mine\n")
+    Path("other.toml").write_text("# other\n")
+    assert find_config(Path("other.toml")) == ("other.toml", "# other\n")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "given.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigFaults, match=re.escape(f"configuration {path}: ")):
+        find_config(path)
+
+
+def options() -> dict[str, Any]:
+    """Every table of pipeline.toml with the dataclass that reads it."""
+    stages = {f"stages.{s.name}": load(s.use).Options for s in read().stages}
+    tables = {"store": "StoreConfig", "credit": "CreditConfig", "log": "LogConfig"}
+    owned = {
+        name: holds for options in stages.values() for name, holds in own_tables(options).items()
+    }
+    return {**{name: getattr(subject, kind) for name, kind in tables.items()}, **stages, **owned}
+
+
+@pytest.mark.parametrize("table", list(options()))
+def test_every_key_is_in_the_packaged_file_with_its_default(table: str) -> None:
+    """Where there is no default, or none that TOML can say, it stands in a comment."""
+    head = re.search(rf"^\[{re.escape(table)}\]\n(.*?)(?=^(# )?\[|\Z)", PACKAGED, re.M | re.S)
+    fields = dataclasses.fields(options()[table])
+    assert head or not fields
+    for field in fields:
+        if field.name in own_tables(options()[table]) or field.name in (
+            "masks",
+            "groups",
+            "sources",
+        ):
+            continue  # tables of their own
+        said = re.search(rf"^(# )?{field.name} = (.*)$", head[1] if head else "", re.M)
+        assert said, f"{table}.{field.name}"
+        if said[1] is None and (table, field.name) != ("promise", "measure"):  # off there
+            assert read_value(said[2]) == field.default
+
+
+def read_value(text: str) -> Any:
+    import tomllib
+
+    return tomllib.loads(f"x = {text}")["x"]
+
+
+def test_the_packaged_file_is_whole() -> None:
+    config = read()
+    assert [stage.name for stage in config.stages] == [
+        "decode", "window", "detect", "escalate", "cache",
+    ]  # fmt: skip
+    assert config.placement == {
+        "ingest": ("decode", "window"),
+        "infer": ("detect",),
+        "publish": ("escalate", "cache"),
+    }
+    assert (config.store.url, config.credit.file, config.credit.live) == ("embedded", 32, 4)
+
+
+def test_changes_go_over_the_file() -> None:
+    config = read(
+        sources={"a": {"url": "a.mp4", "pace": "realtime"}}, stages={"detect": {"min_score": 0.5}}
+    )
+    assert config.sources["a"].pace == "realtime"
+    detect = next(stage for stage in config.stages if stage.name == "detect")
+    tables = ("gate", "window", "cache", "models")
+    own = {key: value for key, value in detect.options.items() if key not in tables}
+    assert own == {"detector": "light", "min_score": 0.5}
+
+
+def test_a_table_that_a_stage_owns() -> None:
+    """[gate] goes to detect, with the command line's changes; its faults name its own keys."""
+    config = read(gate={"mode": "off", "masks": {"a": [[[0, 0], [9, 0], [9, 9]]]}})
+    detect = next(stage for stage in config.stages if stage.name == "detect")
+    gate = detect.options["gate"]
+    assert (gate["mode"], gate["least"]) == ("off", 10.0)
+    wrong = {"mode": "on", "masks": {"a": [[[0, 0], [9, 0]]]}, "levels": 1}
+    assert [fault.split(": ")[1] for fault in faults(PACKAGED, gate=wrong)] == [
+        "gate.levels",
+        "gate.mode = 'on'",
+        "gate.masks = {'a'",
+    ]
+    text = PACKAGED.replace("[stages.detect]\n", "[stages.detect]\ngate = 1\n")
+    assert "it is a table of its own, [gate]" in faults(text)[0]
+
+
+def test_where_a_fault_was_said() -> None:
+    text = PACKAGED.replace('detector = "light"', 'detector = "../best"')
+    assert [fault[:40] for fault in faults(text, stages={"detect": {"min_score": 7}})] == [
+        "test.toml: stages.detect.detector = '../",
+        "command line: stages.detect.min_score = ",
+    ]
+
+
+def test_all_faults_at_once() -> None:
+    text = (
+        PACKAGED.replace("everysec", "never", 2).replace("size = 32", "size = 0")
+        + "\n[clouds]\n[sources.Door]\nurl = 'x'\n[sources.two]\nurl = 'x'\nurl_env = 'HOME'\n"
+        "[sources.none]\n[sources.gone]\nurl_env = 'FRAMEGATE_NO_SUCH'\n"
+    )
+    found = faults(text.replace('input = "escalate"', 'input = "nowhere"'))
+    for part in (
+        "clouds: unknown table; allowed are store, ",
+        "store.fsync = 'never': allowed is everysec or always",
+        "sources.Door: a source's name is a lower-case letter",
+        "sources.two: must have either url or url_env",
+        "sources.none: must have either url or url_env",
+        "sources.gone.url_env = 'FRAMEGATE_NO_SUCH': the environment has no such variable",
+        "stages.window.size = 0: allowed is a whole number from 1 to 512",
+    ):
+        assert [fault for fault in found if part in fault], (part, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("store = 5", "store = 5: must be a table"),
+        ("[sources]\na = 'a.mp4'", "sources.a = 'a.mp4': must be a table with url or url_env"),
+        ("[stages]\na = 'x:Y'", "stages.a = 'x:Y': must be a table with use and input"),
+        ("[placement]\na = 'decode'", "placement.a = 'decode': allowed is a list of stage names"),
+        ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; it must be a text"),
+        ("[stages.a]\nuse = 'json'", "stages.a.use = 'json': "),
+        ("[stages.a]\nuse = 'json:JSONDecoder'", "it is no stage"),
+        ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),
+        ("[store]\nurl = 'localhost:6379'", 'store.url: allowed is "embedded", or a URL with '),
+        ("[store]\nurl_env = 'FRAMEGATE_NO_SUCH'", "store.url_env = 'FRAMEGATE_NO_SUCH': "),
+        ("[http]\nlisten = '8686'", "http.listen = '8686': allowed is HOST:PORT, such as "),
+        ("[http]\nlisten = 'a:70000'", "http.listen = 'a:70000': allowed is HOST:PORT"),
+        ("[store\n", "not TOML: "),
+    ],
+)
+def test_a_fault(text: str, fault: str) -> None:
+    assert [found for found in faults(text) if fault in found]
+
+
+def test_a_broken_module_is_a_fault_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_stages.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = faults(PACKAGED + '\n[stages.a]\nuse = "broken_stages:A"\ninput = "cache"\n')
+    assert len(found) == 1
+    assert "stages.a.use = 'broken_stages:A': ZeroDivisionError" in found[0]
+
+
+def test_passwords_do_not_come_back() -> None:
+    """Neither a store's nor a source's, whatever else is wrong."""
+    text = "[store]\nurl = 'user:hunter2@host'\n[sources.A]\nurl = 'rtsp://u:hunter2@cam/'\n"
+    assert "hunter2" not in "\n".join(faults(text))
+
+
+def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAM_URL", "rtsp://u:p@cam/")
+    assert from_environment("CAM_URL", "sources.a.url_env") == "rtsp://u:p@cam/"
+    monkeypatch.delenv("CAM_URL")
+    with pytest.raises(ConfigFaults, match=r"sources\.a\.url_env = 'CAM_URL'"):
+        from_environment("CAM_URL", "sources.a.url_env")
+
+
+def test_offered_options_go_to_stages_that_are_there() -> None:
+    offered = {"escalate": {"classes": ["car"]}, "elsewhere": {"classes": ["car"]}}
+    config = read_config("test.toml", PACKAGED, {"log": {"level": "DEBUG"}}, offered)
+    options = {stage.name: stage.options for stage in config.stages}
+    assert options["escalate"]["classes"] == ["car"]
+    assert "elsewhere" not in options
+    assert config.log.level == "DEBUG"

@@ -1,0 +1,120 @@
+"""Plain data into dataclasses: what is taken, and that all that is wrong is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from framegate.pipeline.config.options import read_options
+
+
+@dataclass(frozen=True)
+class Coffee:
+    beans: str
+    cups: int = field(default=2, metadata={"least": 1, "most": 12})
+    strength: float = field(default=0.5, metadata={"least": 0.0, "most": 1.0})
+    milk: bool = False
+    roast: Literal["light", "dark"] = "dark"
+    spices: tuple[str, ...] | None = field(default=None, metadata={"allowed": ("clove", "nut")})
+    minutes: float | None = field(default=None, metadata={"least": 0.1})
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read(**table: Any) -> tuple[Coffee | None, list[str]]:
+    faults: list[str] = []
+    return read_options(Coffee, {"beans": "arabica", **table}, "coffee.", faults), faults
+
+
+def test_defaults() -> None:
+    assert read() == (Coffee("arabica"), [])
+
+
+def test_every_kind() -> None:
+    table = {
+        "cups": 12,
+        "strength": 1,
+        "milk": True,
+        "roast": "light",
+        "spices": ["nut", "clove"],
+        "minutes": 3,
+        "notes": {"any": ["thing"]},
+    }
+    coffee, faults = read(**table)
+    assert faults == []
+    wanted = Coffee("arabica", 12, 1.0, True, "light", ("nut", "clove"), 3.0, {"any": ["thing"]})
+    assert coffee == wanted
+    assert isinstance(coffee.strength, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("beans", 5, "allowed is a text"),
+        ("cups", "2", "allowed is a whole number from 1 to 12"),
+        ("cups", 2.0, "allowed is a whole number from 1 to 12"),
+        ("cups", True, "allowed is a whole number from 1 to 12"),
+        ("cups", 0, "allowed is a whole number from 1 to 12"),
+        ("cups", 13, "allowed is a whole number from 1 to 12"),
+        ("strength", "strong", "allowed is a number from 0.0 to 1.0"),
+        ("strength", 1.0001, "allowed is a number from 0.0 to 1.0"),
+        ("strength", -0.0001, "allowed is a number from 0.0 to 1.0"),
+        ("strength", float("nan"), "allowed is a number from 0.0 to 1.0"),
+        ("strength", False, "allowed is a number from 0.0 to 1.0"),
+        ("milk", 1, "allowed is true or false"),
+        ("roast", "black", "allowed is light or dark"),
+        ("roast", ["light"], "allowed is light or dark"),
+        ("spices", "nut", "allowed is a list of texts"),
+        ("spices", [1], "allowed is a list of texts"),
+        ("spices", ["nut", "salt"], "salt is not known; allowed are clove and nut"),
+        ("spices", [], "it names none; allowed are clove and nut"),
+        ("minutes", 0.05, "allowed is a number from 0.1 on"),
+        ("minutes", float("inf"), "allowed is a number from 0.1 on"),
+        ("notes", [], "allowed is a table"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_key_and_what_is_allowed(
+    key: str, value: Any, allowed: str
+) -> None:
+    coffee, faults = read(**{key: value})
+    assert coffee is None
+    assert faults == [f"coffee.{key} = {value!r}: {allowed}"]
+
+
+def test_all_faults_at_once() -> None:
+    faults: list[str] = []
+    table = {"cups": 0, "sugar": 1, "roast": "green"}
+    assert read_options(Coffee, table, "coffee.", faults) is None
+    assert [fault.split(":")[0] for fault in faults] == [
+        "coffee.sugar",
+        "coffee.beans",
+        "coffee.cups = 0",
+        "coffee.roast = 'green'",
+    ]
+    assert "unknown key; allowed are beans, cups, " in faults[0]
+    assert faults[1] == "coffee.beans: missing; it must be a text"
+
+
+def test_faults_of_others_do_not_matter() -> None:
+    faults = ["another table: wrong"]
+    assert read_options(Coffee, {"beans": "x"}, "", faults) == Coffee("x")
+
+
+words = st.sampled_from(["", "light", "nut", "clove", "x"])
+single = st.none() | st.booleans() | st.integers(-20, 20) | st.floats() | words
+anything = single | st.lists(single, max_size=3) | st.dictionaries(words, single, max_size=2)
+
+
+@given(st.dictionaries(st.sampled_from([*Coffee.__dataclass_fields__, "sugar"]), anything))
+def test_whatever_toml_holds_is_taken_or_told(table: dict[str, Any]) -> None:
+    faults: list[str] = []
+    coffee = read_options(Coffee, table, "coffee.", faults)
+    assert (coffee is None) == bool(faults)
+    if coffee is not None:
+        assert 1 <= coffee.cups <= 12
+        assert 0.0 <= coffee.strength <= 1.0
+        assert set(coffee.spices or ()) <= {"clove", "nut"}
+        assert all(key in Coffee.__dataclass_fields__ for key in table)

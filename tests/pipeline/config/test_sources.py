@@ -1,0 +1,113 @@
+"""What a word on the command line names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from framegate.pipeline.config.sources import derived_name, is_live, is_remote, named_sources
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.keys import is_name
+
+places = st.text("aZ9_-. :éЖ/@", min_size=1, max_size=40)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("clip.mp4", "clip"),
+        ("/a/b/Front Door (2).MKV", "front_door_2"),
+        ("rtsp://user:pass@cam.example/stream1?x=1", "stream1"),
+        ("http://cam.example/live/", "live"),
+        ("rtsp://cam.example/user=admin&password=hunter22&channel=1&stream=0.sdp", "cam_example"),
+        ("rtsp://10.0.0.7:554/live/token/hunter22", "live"),
+        ("9lives.avi", "s_9lives"),
+        ("видео.mp4", "s"),
+        ("..", "s"),
+        ("a" * 60 + ".mp4", "a" * 28),
+    ],
+)
+def test_a_name_is_made_of_the_last_part(place: str, name: str) -> None:
+    assert derived_name(place) == name
+
+
+@given(places)
+def test_a_made_name_is_a_name(place: str) -> None:
+    assert is_name(derived_name(place))
+
+
+def test_names_given_and_made() -> None:
+    words = ["clip.mp4", "door=a/b.mp4", "rtsp://x/y?a=b", "other/clip.mkv", "clip.avi"]
+    assert named_sources(words) == {
+        "clip": "clip.mp4",
+        "door": "a/b.mp4",
+        "y": "rtsp://x/y?a=b",
+        "clip_2": "other/clip.mkv",
+        "clip_3": "clip.avi",
+    }
+
+
+def test_a_thousand_files_of_one_long_name_have_names() -> None:
+    named = named_sources([f"{n}/{'a' * 28}.mp4" for n in range(1200)])
+    assert len(named) == 1200
+    assert all(map(is_name, named))
+
+
+@pytest.mark.parametrize("scheme", ["RTSP", "rtsp", "Http", "HTTP", "https", "RTMP", "SRT"])
+def test_a_scheme_may_be_in_capitals(scheme: str) -> None:
+    place = f"{scheme}://cam.example/live"
+    assert is_live(place)
+    assert is_remote(place)
+    assert not is_live("HTTP://cam.example/CLIP.MP4")
+
+
+def test_globs(here: Path) -> None:
+    for name in ("b.mp4", "a.mp4", "c.avi", "sub/d.mp4"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).touch()
+    assert named_sources(["*.mp4"]) == {"a": "a.mp4", "b": "b.mp4"}
+    assert named_sources(["cam=*.mp4"]) == {"cam": "a.mp4", "cam_2": "b.mp4"}
+    assert named_sources(["**/*.mp4"]) == {"a": "a.mp4", "b": "b.mp4", "d": "sub/d.mp4"}
+
+
+@pytest.mark.parametrize("name", ["[1].mp4", "what?.mp4", "x=y.mp4", "*"])
+def test_a_file_with_a_strange_name_is_that_file(here: Path, name: str) -> None:
+    (here / name).touch()
+    (here / "1.mp4").touch()
+    assert list(named_sources([name]).values()) == [name]
+
+
+def test_a_name_that_cannot_be_written_down(here: Path) -> None:
+    odd = os.fsdecode(b"b\xffad.mp4")
+    (here / odd).touch()
+    for word in (odd, "*.mp4"):
+        with pytest.raises(ConfigFaults, match="its name is not UTF-8; rename it"):
+            named_sources([word])
+
+
+def test_all_faults_at_once() -> None:
+    words = ["Door=a.mp4", "*.none", "x=a.mp4", "x=b.mp4", "good.mp4"]
+    with pytest.raises(ConfigFaults) as refused:
+        named_sources(words)
+    assert [fault.split(":")[0] for fault in refused.value.faults] == [
+        "Door=a.mp4",
+        "*.none",
+        "x=b.mp4",
+    ]
+
+
+@given(st.lists(places))
+def test_every_word_gets_a_name_of_its_own(words: list[str]) -> None:
+    sources = named_sources(words)
+    assert list(sources.values()) == words
+    assert all(is_name(name) for name in sources)

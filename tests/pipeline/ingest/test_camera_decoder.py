@@ -1,0 +1,416 @@
+"""A camera's decoder, over sources that a test drives: newest wins, losses, epochs, accounting."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import pytest
+
+from framegate.pipeline.errors import FrameStoreFull, SourceFault
+from framegate.pipeline.ingest.camera_decoder import CameraDecoder, is_break
+from framegate.pipeline.ingest.camera_reader import CameraReader
+from framegate.pipeline.ingest.credit import MOST_CHANGES
+from framegate.pipeline.ingest.decoder import (
+    Decoded,
+    Event,
+    Finished,
+    InFlight,
+    Lost,
+    NewEpoch,
+    ResumePoint,
+    Surroundings,
+)
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.shared_file import make_shared_file
+from framegate.pipeline.source import Form, Guard
+from tests.support.runs import wait_until
+
+FORM = Form(16, 8)
+SLOTS = 4
+
+
+@dataclass
+class Picture:
+    """A frame whose pixels all have one value."""
+
+    value: int
+    pts: float | None = None
+    form: Form = FORM
+    arrived_mono: float | None = None
+    captured, key_frame = None, False
+
+    @property
+    def nbytes(self) -> int:
+        return self.form.nbytes
+
+    def write(self, slot: memoryview) -> None:
+        slot[: self.nbytes] = bytes([self.value]) * self.nbytes
+
+
+@dataclass
+class Camera:
+    """Gives what the test puts in; a fault ends the connection. `drained` counts what it gave."""
+
+    feed: queue.SimpleQueue[Picture | SourceFault | None] = field(default_factory=queue.SimpleQueue)
+    given: queue.SimpleQueue[None] = field(default_factory=queue.SimpleQueue)
+    counts: dict[str, int] = field(default_factory=dict)
+    opened: int = 0
+    closed: int = 0
+
+    def __iter__(self) -> Iterator[Picture | None]:
+        while True:
+            item = self.feed.get()
+            if isinstance(item, SourceFault):
+                raise item
+            yield item
+            self.given.put(None)  # it was taken: the next is asked for
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def show(self, *pictures: Picture) -> None:
+        """Let these come, and wait until the last has been taken from the connection."""
+        for picture in pictures:
+            self.feed.put(picture)
+        for _ in pictures:
+            self.given.get(timeout=20)
+
+
+class Bench:
+    """A decoder with a frame store and the loop's side of it."""
+
+    def __init__(
+        self, credit: int = SLOTS, stall_s: float = 60.0, retry_most_s: float = 0.01
+    ) -> None:
+        self.camera = Camera()
+        self.fault: SourceFault | None = None
+        self.kept: list[Form] = []
+        self.no_room_for: set[Form] = set()
+        self.epoch = 0
+        descriptor = make_shared_file(frame_store_bytes(SLOTS, 4 * FORM.nbytes), "the test")
+        self.store = FrameStore(descriptor, SLOTS, 4 * FORM.nbytes)
+        os.close(descriptor)
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        around = Surroundings(
+            open_source=self.open,
+            frame_store=self.frame_store,
+            keep_frames=self.keep_frames,
+            token=1,
+            credit_limit=credit,
+            wake=self.wake,
+            announce=self.announce,
+            careful_until=START,
+        )
+        self.decoder = CameraDecoder("camera", around, ResumePoint(START), stall_s, retry_most_s)
+        self.decoder.start()
+
+    def open(self, guard: Guard) -> Camera:  # noqa: ARG002
+        self.camera.opened += 1
+        if self.fault is not None:
+            raise self.fault
+        return self.camera
+
+    def frame_store(self, form: Form) -> FrameStore:
+        if form in self.no_room_for:
+            raise FrameStoreFull("no room for this size")
+        return self.store
+
+    def keep_frames(self, forms: Iterable[Form]) -> None:
+        before, self.kept = self.kept, list(forms)
+        if len(self.kept) < len(before):
+            self.no_room_for = set()
+
+    def announce(self, position: Position) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
+
+    def event(self) -> Event:
+        """The next event; a request for an epoch is answered at once."""
+        while self.decoder.first() is None:
+            ready, _, _ = select.select([self.wake], [], [], 20)
+            assert ready, "no event in 20 s"
+            os.eventfd_read(self.wake)
+        event = self.decoder.take()
+        if isinstance(event, NewEpoch):
+            self.epoch += 1
+            self.decoder.begin_epoch(self.epoch)
+        return event
+
+    def decoded(self) -> Decoded:
+        event = self.event()
+        assert isinstance(event, Decoded)
+        return event
+
+    def pixel(self, event: Decoded) -> int:
+        with self.store.reading(event.number % SLOTS, event.position) as pixels:
+            return pixels[0]
+
+    def close(self) -> None:
+        self.decoder.abandon()
+        self.camera.feed.put(SourceFault("the test is over", "closed"))
+        self.decoder.join(20)
+        self.store.close()
+        os.close(self.wake)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_frames_come_in_an_epoch_of_their_own(bench: Bench) -> None:
+    bench.camera.show(Picture(7, 0.0))
+    assert isinstance(bench.event(), NewEpoch)
+    first = bench.decoded()
+    assert (first.position, first.dropped, bench.pixel(first)) == (Position(1, 0), 0, 7)
+    bench.camera.show(Picture(8, 0.1))
+    second = bench.decoded()
+    assert (second.position, second.number, bench.pixel(second)) == (Position(1, 1), 1, 8)
+
+
+def test_without_credit_the_newest_wins_and_the_others_are_counted(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().position == Position(1, 0)
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        assert bench.decoded().position == Position(1, value)
+    bench.camera.show(*(Picture(value) for value in range(10, 16)))
+    bench.decoder.release(Position(1, 0))
+    newest = bench.decoded()
+    assert (newest.position, newest.dropped, newest.number) == (Position(1, 9), 5, SLOTS)
+    assert bench.pixel(newest) == 15
+
+
+def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoch(
+    bench: Bench,
+) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        bench.decoded()
+    bench.camera.show(Picture(7), Picture(8), Picture(9))
+    bench.camera.counts["damaged"] = 2
+    bench.camera.feed.put(SourceFault("gone", "closed"))
+    lost = bench.event()
+    assert lost == Lost("gone", "closed", 3, {"damaged": 2})
+    bench.decoder.release(Position(1, 99))
+    bench.camera.show(Picture(9))
+    assert isinstance(bench.event(), NewEpoch)
+    again = bench.decoded()
+    assert (again.position, again.number, again.dropped) == (Position(2, 0), SLOTS, 0)
+    assert bench.camera.opened == 2
+    assert bench.camera.closed == 1
+
+
+def test_a_camera_that_is_off_is_tried_again_and_counts_no_frames() -> None:
+    bench = _failing(SourceFault("no route", "unreachable"))
+    for _ in range(3):
+        assert bench.event() == Lost("no route", "unreachable")
+    bench.fault = None
+    bench.camera.feed.put(Picture(1))
+    while not isinstance(event := bench.event(), NewEpoch):
+        assert isinstance(event, Lost)
+    assert bench.decoded().position == Position(1, 0)
+    bench.close()
+
+
+def _failing(fault: SourceFault) -> Bench:
+    class Off(Bench):
+        def open(self, guard: Guard) -> Camera:
+            if not hasattr(self, "begun"):
+                self.begun, self.fault = True, fault
+            return super().open(guard)
+
+    return Off()
+
+
+def test_a_stall_is_a_loss_although_the_read_goes_on() -> None:
+    bench = Bench(stall_s=0.05)
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    lost = bench.event()
+    assert isinstance(lost, Lost)
+    assert lost.reason == "stalled"
+    bench.close()
+
+
+@pytest.mark.parametrize(("what", "stalls"), [("skipped", False), ("late", False), ("", True)])
+def test_frames_that_came_and_are_not_given_are_no_stall(what: str, stalls: bool) -> None:
+    """One frame a minute is wanted of a camera, say: the first is long ago."""
+
+    class Sparse(Camera):
+        def __iter__(self) -> Iterator[Picture | None]:
+            yield Picture(0, arrived_mono=1.0)
+            self.counts[what] = 1
+            yield None
+            raise SourceFault("gone", "closed")
+
+    began = time.monotonic()
+    reader = CameraReader("camera", Sparse, threading.Condition())
+    reader.start()
+    reader.join(20)
+    assert (reader.stalled_at(5.0) < began + 5.0) is stalls
+
+
+def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one() -> None:
+    """Each hangs in a read, until the test lets it end."""
+    bench = Bench(stall_s=0.02)
+    for lost in range(1, 8):
+        event = bench.event()
+        assert isinstance(event, Lost)
+        assert event.reason == "stalled"
+        assert bench.camera.opened - bench.camera.closed <= 2
+        if lost > 1:
+            bench.camera.feed.put(None)  # one of them sees that nobody wants more
+            wait_until("it ends", lambda lost=lost: bench.camera.closed == lost - 1)
+    bench.decoder.abandon()
+    for _ in range(2):
+        bench.camera.feed.put(None)
+    bench.close()
+
+
+def test_a_frame_that_cannot_be_put_costs_the_connection_not_the_camera(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    for value in range(1, SLOTS + 1):
+        bench.decoded()
+        bench.camera.show(Picture(value))
+    bench.camera.show(Picture(256))  # no byte holds it
+    bench.decoder.release(Position(1, 0))
+    assert bench.event() == Lost("a frame could not be put: ValueError", "damaged", 2)
+    bench.decoder.release(Position(1, SLOTS + 2))
+    assert len(bench.decoder.credit) == 0
+    bench.camera.feed.put(SourceFault("gone", "closed"))  # to the reader that was given up
+    while bench.camera.closed == 0:
+        os.sched_yield()
+    bench.camera.show(Picture(1))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().position == Position(2, 0)
+
+
+def test_another_size_is_a_new_epoch_of_the_same_connection(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.camera.show(Picture(1, form=Form(8, 8)))
+    assert isinstance(bench.event(), NewEpoch)
+    other = bench.decoded()
+    assert (other.position, other.form, bench.camera.opened) == (Position(2, 0), Form(8, 8), 1)
+
+
+def test_a_third_size_waits_until_readers_are_past_the_first(bench: Bench) -> None:
+    """The loop is told where they must be; the memory of the first then goes."""
+    forms = [FORM, Form(8, 8), Form(8, 4)]
+    for form in forms[:2]:
+        bench.camera.show(Picture(1, form=form))
+        assert isinstance(bench.event(), NewEpoch)
+        bench.decoded()
+    bench.camera.show(Picture(1, form=forms[2]))
+    assert isinstance(bench.event(), NewEpoch)
+    while bench.decoder.waits_for is None:
+        os.sched_yield()
+    assert bench.decoder.waits_for == Position(1, 0)
+    assert bench.kept == forms[:2]
+    bench.decoder.release(Position(1, 0))
+    third = bench.decoded()
+    assert (third.form, third.position) == (forms[2], Position(3, 0))
+    assert bench.kept == forms[1:]
+    assert bench.decoder.waits_for is None
+
+
+def test_memory_that_is_short_may_come_free_with_the_size_before(bench: Bench) -> None:
+    bench.camera.show(Picture(1))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.no_room_for = {Form(8, 8)}
+    bench.camera.show(Picture(2, form=Form(8, 8)))
+    assert isinstance(bench.event(), NewEpoch)
+    while bench.decoder.waits_for is None:
+        os.sched_yield()
+    bench.decoder.release(Position(1, 0))  # the first size goes
+    assert bench.decoded().form == Form(8, 8)
+
+
+def test_memory_that_does_not_come_is_a_loss(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CameraDecoder, "patience_s", 0.0)
+    bench.no_room_for = {FORM}
+    bench.camera.show(Picture(1))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.event() == Lost("no room for this size", "no_memory", 1)
+
+
+def test_a_size_that_changes_all_the_time_is_a_loss_that_is_not_tried_again_soon() -> None:
+    bench = Bench(retry_most_s=3600.0)
+    for n in range(MOST_CHANGES + 1):
+        bench.camera.show(Picture(n, form=Form(2 + n % 3, 2)))
+        assert isinstance(bench.event(), NewEpoch)
+        bench.decoder.release(bench.decoded().position)
+    bench.camera.show(Picture(0, form=FORM))
+    assert isinstance(bench.event(), NewEpoch)
+    lost = bench.event()
+    assert isinstance(lost, Lost)
+    assert (lost.reason, lost.dropped) == ("sizes", 1)
+    assert "more than 30 times in 60 s" in lost.fault
+    while bench.camera.closed == 0:  # the connection goes, and no other is made
+        bench.camera.feed.put(SourceFault("gone", "closed"))
+        os.sched_yield()
+    assert bench.camera.opened == 1
+    bench.decoder.stop()
+    bench.close()
+
+
+def test_a_removed_camera_finishes(bench: Bench) -> None:
+    bench.camera.show(Picture(0))
+    assert isinstance(bench.event(), NewEpoch)
+    bench.decoded()
+    bench.decoder.finish()
+    assert bench.event() == Finished({})
+
+
+def test_one_that_killed_its_decoder_is_not_tried_again() -> None:
+    bench = _failing(SourceFault("it killed its decoder", "died"))
+    assert bench.event() == Finished({}, "died: it killed its decoder")
+    bench.close()
+
+
+def test_what_is_in_flight_takes_credit_and_numbers_go_on() -> None:
+    in_flight = tuple(InFlight(Position(1, n), n, FORM) for n in range(SLOTS))
+    bench = Bench()
+    bench.close()
+    start = ResumePoint(Position(1, SLOTS - 1), SLOTS, open=True, in_flight=in_flight)
+    decoder = CameraDecoder("camera", bench.decoder._around, start, 60.0, 0.01)
+    assert decoder.credit.full
+    assert len(decoder.credit) == SLOTS
+
+
+def frame(pts: float | None, arrived: float, form: Form = FORM) -> Picture:
+    return Picture(0, pts, form, arrived)
+
+
+@pytest.mark.parametrize(
+    ("after", "breaks"),
+    [
+        (frame(10.1, 100.1), False),
+        (frame(9.5, 100.1), False),
+        (frame(0.0, 100.1), True),
+        (frame(15.0, 105.0), False),
+        (frame(40.0, 100.1), True),
+        (frame(None, 100.1), False),
+        (frame(10.1, 100.1, Form(8, 8)), True),
+    ],
+)
+def test_time_that_goes_back_or_leaps_is_a_break(after: Picture, breaks: bool) -> None:
+    assert is_break(frame(10.0, 100.0), after) is breaks

@@ -1,0 +1,132 @@
+"""What an ingest worker commits for its decoder's events: ends, counters, and lost replies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import pytest
+
+from framegate.pipeline import records
+from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.ingest.decoder import (
+    Decoded,
+    DecoderThread,
+    Event,
+    Finished,
+    Lost,
+    NewEpoch,
+    ResumePoint,
+    Surroundings,
+)
+from framegate.pipeline.ingest.feed import Feed
+from framegate.pipeline.records import START, DecodeState, End, Position
+from framegate.pipeline.shared_memory.frame_store import FrameStore
+from framegate.pipeline.source import Form, Guard, Request, Source
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.hop import Attached
+
+FORM = Form(4, 4)
+
+
+class Told(DecoderThread):
+    """A decoder thread that reports what a test says, and ends."""
+
+    def __init__(self, wake: int, events: Sequence[Event]) -> None:
+        super().__init__("a", _surroundings(wake), ResumePoint(START))
+        self._script = events
+
+    def _decode_to_the_end(self) -> Finished | None:
+        for event in self._script:
+            self._report(event)
+        return None
+
+
+def _surroundings(wake: int) -> Surroundings:
+    def nothing(guard: Guard) -> Source:  # noqa: ARG001
+        raise SourceFault("there is nothing to open", "missing")
+
+    def no_store(form: Form) -> FrameStore:
+        raise AssertionError(f"no pixels are asked for, of {form}")
+
+    return Surroundings(nothing, no_store, 1, 4, wake, lambda position: nullcontext(), START)  # noqa: ARG005
+
+
+@pytest.fixture
+def wake() -> Iterator[int]:
+    descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+
+
+def fed(wake: int, *events: Event) -> Feed:
+    """A camera's feed that has taken all of these, in epoch 1."""
+    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
+    thread = Told(wake, [NewEpoch(), *events])
+    thread.start()
+    thread.join()
+    feed.restart(START, DecodeState("run"), thread)
+    feed.begin_epoch(1)
+    feed.gather(2.0, 100.0)
+    return feed
+
+
+def frame(seq: int, **counts: int) -> Decoded:
+    return Decoded(Position(1, seq), seq, seq / 10, FORM, 1.0, counts=counts)
+
+
+def counts(feed: Feed) -> dict[str, int]:
+    commit = feed.commit()
+    assert commit is not None
+    return dict(commit.counts)
+
+
+def test_the_end_of_a_lost_epoch_says_how_many_of_its_frames_were_dropped(wake: int) -> None:
+    feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled", dropped=6))
+    [_, ended] = feed.held()
+    assert isinstance(ended.record, End)
+    assert (ended.position, ended.record.frames, ended.record.dropped) == (Position(1, 7), 7, 6)
+    said = counts(feed)
+    assert (said["decoded"], said["dropped:replaced"]) == (7, 6)
+
+
+def test_an_end_of_an_older_framegate_dropped_nothing() -> None:
+    assert records.decode_versioned(records.encode(End(1, 3, False)), End).dropped == 0
+
+
+def test_counters_that_were_not_committed_are_added_to_those_of_the_end(wake: int) -> None:
+    feed = fed(wake, frame(0, damaged=5), Finished({"damaged": 2, "late": 0}, "died: x"))
+    assert counts(feed)["damaged"] == 7
+
+
+@pytest.mark.parametrize("lost_reply", [False, True])
+def test_a_source_s_end_is_told_once_though_the_reply_was_lost(wake: int, lost_reply: bool) -> None:
+    feed = fed(wake, frame(0), Finished({"damaged": 2}))
+    feed.commit()
+    assert feed.take_end() is None
+    if lost_reply:
+        assert feed.attach(Attached(b"2", Position(1, 1), None, START))
+    else:
+        feed.confirm()
+    ended = feed.take_end()
+    assert ended is not None
+    assert ended.counts == {"damaged": 2}
+    assert feed.take_end() is None
+    assert feed.commit() is None
+
+
+@pytest.mark.parametrize(("began", "wait"), [(1.0, 30.0), (2.0, 0.0)])
+def test_a_file_s_pace_is_kept_under_the_run_s_process_only(
+    wake: int, began: float, wait: float
+) -> None:
+    """Another worker goes on with it; a run that was resumed has not played meanwhile."""
+    spec = SourceSpec("a", Request("a.mkv"), 0, 4, 5, "realtime")
+    state = DecodeState("run", 1, open=True, pace=(1.0, 100.0))
+    due_later = Decoded(Position(1, 1), 1, 40.0, FORM, 110.0)
+    thread = Told(wake, [due_later])
+    thread.start()
+    thread.join()
+    feed = Feed(spec, "run", began)
+    feed.restart(Position(1, 0), state, thread)
+    assert feed.due_s(110.0) == wait

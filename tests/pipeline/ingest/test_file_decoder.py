@@ -1,0 +1,214 @@
+"""A file's decoder thread, over sources that a test makes: progress, stopping, and its end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+
+import pytest
+
+from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
+from framegate.pipeline.ingest.decoder import (
+    Finished,
+    InFlight,
+    NewEpoch,
+    ResumePoint,
+    Surroundings,
+)
+from framegate.pipeline.ingest.file_decoder import FileDecoder
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.shared_file import make_shared_file
+from framegate.pipeline.source import Form, Frame, Source
+from tests.support.runs import wait_until
+
+FORM = Form(16, 8)
+UNWANTED = 1000
+
+
+class Unwanted:
+    """A file of which no frame is wanted; `more` is asked before each."""
+
+    counts: Mapping[str, int] = {}
+
+    def __init__(self, more: Callable[[], bool]) -> None:
+        self._more = more
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        while self._more():
+            yield None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ClosesBadly(Unwanted):
+    def close(self) -> None:
+        raise OSError("the file system went away")
+
+
+@pytest.fixture
+def wake() -> Iterator[int]:
+    descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+
+
+def decoder(
+    wake: int,
+    open_source: Callable[[], Source],
+    start: ResumePoint | None = None,
+    frame_store: Callable[[Form], FrameStore] | None = None,
+) -> FileDecoder:
+    def no_store(form: Form) -> FrameStore:
+        raise FramegateError(f"there is no room for {form}")
+
+    around = Surroundings(
+        open_source=lambda guard: open_source(),  # noqa: ARG005
+        frame_store=frame_store or no_store,
+        keep_frames=lambda forms: None,  # noqa: ARG005
+        token=1,
+        credit_limit=4,
+        wake=wake,
+        announce=lambda position: nullcontext(),  # noqa: ARG005
+        careful_until=START,
+    )
+    return FileDecoder("a", around, start or ResumePoint(START))
+
+
+def events(of: FileDecoder) -> list[object]:
+    of.join(20)
+    assert not of.is_alive()
+    found: list[object] = []
+    while of.first() is not None:
+        found.append(of.take())
+    return found
+
+
+def test_frames_that_are_not_wanted_are_progress(wake: int) -> None:
+    numbers = iter(range(UNWANTED))
+    thread = decoder(wake, lambda: Unwanted(lambda: next(numbers, None) is not None))
+    thread.start()
+    assert events(thread) == [Finished({})]
+    assert thread.done == UNWANTED
+
+
+def test_it_can_be_stopped_while_no_frame_is_wanted(wake: int) -> None:
+    thread = decoder(wake, lambda: Unwanted(lambda: True))
+    thread.start()
+    wait_until("it decodes", lambda: thread.done)
+    thread.stop()
+    assert events(thread) == []
+
+
+def test_a_file_that_cannot_be_closed_has_ended_all_the_same(wake: int) -> None:
+    thread = decoder(wake, lambda: ClosesBadly(lambda: False))
+    thread.start()
+    assert events(thread) == [Finished({})]
+
+
+def test_whatever_is_raised_is_an_end_that_is_told(wake: int) -> None:
+    class Odd(FileDecoder):
+        def _open(self) -> Source:
+            raise MemoryError("no room")
+
+        def _give_up_refills(self) -> None:
+            raise OSError("nor here")
+
+    found = decoder(wake, lambda: Unwanted(lambda: False))
+    thread = Odd("a", found._around, ResumePoint(START))
+    thread.start()
+    [end] = events(thread)
+    assert isinstance(end, Finished)
+    assert end.fault is not None
+    assert "nor here" in end.fault
+
+
+@pytest.mark.parametrize("how", ["abandon", "finish"])
+def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int, how: str) -> None:
+    """A resumed file that cannot be read is removed at that moment."""
+    in_flight = tuple(InFlight(Position(1, n), n, FORM) for n in range(2000))
+    start = ResumePoint(Position(1, 1999), 2000, open=True, in_flight=in_flight)
+    for _ in range(5):
+        both = threading.Barrier(2)
+
+        def open_source(both: threading.Barrier = both) -> Source:
+            both.wait(20)
+            raise SourceFault("it is gone", "missing")
+
+        thread = decoder(wake, open_source, start)
+        thread.start()
+        both.wait(20)
+        getattr(thread, how)()
+        assert events(thread) == [Finished({}, "missing: it is gone")]
+
+
+def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
+    class One:
+        pts, arrived_mono, captured, key_frame, form, nbytes = None, None, None, True, FORM, 0
+
+        def write(self, slot: memoryview) -> None:
+            """No pixels."""
+
+    class Single(Unwanted):
+        def __iter__(self) -> Iterator[Frame | None]:
+            yield None
+            yield One()
+
+    thread = decoder(wake, lambda: Single(lambda: True))
+    thread.start()
+    wait_until("it asks", thread.first)
+    thread.stop()
+    assert events(thread) == [NewEpoch()]
+    assert thread.done == 2
+
+
+class Shown:
+    """A frame of a file of one picture."""
+
+    pts = arrived_mono = captured = None
+    key_frame = False
+    form, nbytes = FORM, FORM.nbytes
+
+    def write(self, slot: memoryview) -> None:
+        slot[: self.nbytes] = bytes(self.nbytes)
+
+
+class OnePicture(Unwanted):
+    def __iter__(self) -> Iterator[Frame | None]:
+        yield Shown()
+
+
+@pytest.mark.parametrize("tries", [3, 10**9])
+def test_memory_that_is_short_is_waited_for_for_a_while(
+    wake: int, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes free, and the file goes on; or it does not, and the file fails alone. Meanwhile the
+    thread shows that it is alive.
+    """
+    monkeypatch.setattr("framegate.pipeline.ingest.decoder.FULL_REST_S", 0.01)
+    monkeypatch.setattr(FileDecoder, "patience_s", 20.0 if tries == 3 else 0.1)
+    descriptor = make_shared_file(frame_store_bytes(4, FORM.nbytes), "the test")
+    store = FrameStore(descriptor, 4, FORM.nbytes)
+    os.close(descriptor)
+    asked = []
+
+    def sometimes(form: Form) -> FrameStore:
+        asked.append(form)
+        if len(asked) < tries:
+            raise FrameStoreFull("no room for a picture")
+        return store
+
+    thread = decoder(wake, lambda: OnePicture(lambda: False), frame_store=sometimes)
+    thread.start()
+    wait_until("it wants an epoch", lambda: isinstance(thread.first(), NewEpoch))
+    thread.take()
+    thread.begin_epoch(1)
+    *frames, end = events(thread)
+    assert isinstance(end, Finished)
+    assert end.fault == (None if tries == 3 else "no room for a picture")
+    assert len(frames) == (1 if tries == 3 else 0)
+    assert thread.done >= min(tries, 3)
+    store.close()

@@ -1,0 +1,31 @@
+"""What a run says to a command that asks it: what it is, also when the fault is the run's own."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.errors import RunRefused
+from framegate.pipeline.run.answering import answered
+from framegate.pipeline.run.asking import Use, ask
+
+
+class Broken:
+    """In a supervisor's place: fails in a way that nobody expected."""
+
+    async def use(self, model: str, sources: list[str]) -> None:
+        raise ZeroDivisionError(f"{model} {sources}")
+
+
+def test_an_unexpected_error_is_told_as_what_it_is(tmp_path: Path) -> None:
+    broken: Any = Broken()
+
+    async def asked() -> None:
+        async with answered(tmp_path, broken, "unix:///none"):
+            await asyncio.to_thread(ask, tmp_path, Use("m", ["door"]), 20.0)
+
+    with pytest.raises(RunRefused, match=r"goes on: ZeroDivisionError: m \['door'\]"):
+        asyncio.run(asked())

@@ -1,0 +1,109 @@
+"""Workers that get ready for models: questions side by side, and workers that die or hang of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.engine.control import Prepared, Ready, Shared, ToSupervisor
+from framegate.pipeline.errors import ModelNotTaken
+from framegate.pipeline.run import worker_process
+from framegate.pipeline.run.preparing import Preparing
+from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.spec import StageSpec, WorkerSpec
+
+STAGE = "tests.support.user_stages:PreparesSlowly"
+
+
+class Crew:
+    """One worker by hand that hosts a stage which gets ready for a model once a file is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.preparing = Preparing()
+        self.is_ready = asyncio.Event()
+        self.worker = WorkerProcess("w", ["slow"], self._heard, lambda w: (Shared(w.ask), None))
+
+    async def start(self) -> None:
+        stages = [
+            StageSpec("decode", "", None, True, True, False),
+            StageSpec("slow", STAGE, "decode", True, True, True),
+        ]
+        none = "unix:///none"
+        spec = WorkerSpec("w", "run", none, str(self.folder), 0, stages, ["slow"], [])
+        await self.worker.start(lambda: spec)
+        await asyncio.wait_for(self.is_ready.wait(), 60)
+
+    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+        if isinstance(message, Ready):
+            self.is_ready.set()
+        elif isinstance(message, Prepared):
+            self.preparing.told(worker.name, message)
+
+    def ask(self, model: str) -> asyncio.Task[None]:
+        return asyncio.create_task(self.preparing.ask([self.worker], model, [], True))
+
+    async def end(self) -> int:
+        self.worker.kill()
+        code = await self.worker.ended()
+        self.preparing.died(self.worker.name)
+        return code
+
+
+def with_a_worker(folder: Path, test: Callable[[Crew], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        crew = Crew(folder)
+        await crew.start()
+        try:
+            await asyncio.wait_for(test(crew), 60)
+        finally:
+            if crew.worker.pid is not None:
+                await crew.end()
+
+    asyncio.run(run())
+
+
+def test_two_models_are_got_ready_side_by_side_and_both_are_answered(tmp_path: Path) -> None:
+    async def ask(crew: Crew) -> None:
+        first, second = crew.ask("first"), crew.ask("second")
+        await asyncio.sleep(0)
+        (tmp_path / "first").touch()
+        (tmp_path / "second").touch()
+        await asyncio.gather(first, second)
+        with pytest.raises(ModelNotTaken, match="bad is no model"):
+            await crew.ask("bad")
+
+    with_a_worker(tmp_path, ask)
+
+
+def test_a_worker_that_dies_of_a_model_answers_all_that_was_asked(tmp_path: Path) -> None:
+    async def ask(crew: Crew) -> None:
+        asked = [crew.ask("first"), crew.ask("second")]
+        await asyncio.sleep(0)
+        await crew.end()
+        for each in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(each, ModelNotTaken)
+            assert "died while it got ready" in str(each)
+
+    with_a_worker(tmp_path, ask)
+
+
+def test_a_worker_killed_as_hung_died_in_vain_however_long_it_lived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "QUICK_S", 0.0)  # none dies soon after its start
+
+    async def hang(crew: Crew) -> None:
+        for n in range(1, 4):
+            crew.worker.kill(hung=True)
+            await crew.worker.ended()
+            assert crew.worker.vain_deaths == n
+            await crew.start()
+        await crew.end()
+        assert crew.worker.vain_deaths == 0
+
+    with_a_worker(tmp_path, hang)

@@ -1,0 +1,96 @@
+"""Which sources a resumed run goes on with: files strictly, cameras by the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from framegate.pipeline.errors import DataFolderRefused
+from framegate.pipeline.run.resuming import resumed
+from framegate.pipeline.run.run_folder import By, Fingerprint, RunFile, RunSource, fingerprint
+
+FOLDER = Path("data")
+
+
+def camera(name: str, by: By = "config", past: int = 0, url: str = "") -> RunSource:
+    return RunSource(name, url or f"rtsp://{name}/1", "fast", past, None, live=True, by=by)
+
+
+def file(name: str, url: str = "/a.mp4") -> RunSource:
+    return RunSource(name, url, "fast", 0, None)
+
+
+def run(*sources: RunSource) -> RunFile:
+    return RunFile("run-1", "store-1", sources, stays=True)
+
+
+def test_the_configuration_is_followed_for_cameras() -> None:
+    known = run(camera("stays", past=7), camera("gone"), camera("said", by="command"),
+                camera("added", by="add"))  # fmt: skip
+    found = resumed(known, [camera("stays", url="rtsp://moved/2"), camera("new")], FOLDER)
+    assert found.run.sources == (
+        camera("stays", past=7, url="rtsp://moved/2"),
+        camera("said", by="command"),
+        camera("added", by="add"),
+    )
+    assert found.new == (camera("new"),)
+    assert (found.run.run, found.run.stays) == ("run-1", True)
+
+
+def test_a_camera_keeps_the_model_that_was_chosen_for_it() -> None:
+    chosen = replace(camera("door", past=3), model="mine@1", before="")
+    [door] = resumed(run(chosen), [camera("door")], FOLDER).run.sources
+    assert (door.model, door.before) == ("mine@1", "")
+
+
+def test_one_that_was_being_removed_still_is() -> None:
+    ending = RunSource("door", "rtsp://door/1", "fast", 3, None, live=True, by="add", ending=True)
+    assert resumed(run(ending), [camera("door")], FOLDER).run.sources == (ending,)
+
+
+@pytest.mark.parametrize("asked", [file("b"), file("a", "/other.mp4"), file("eye")])
+def test_no_other_file_is_taken(asked: RunSource) -> None:
+    with pytest.raises(DataFolderRefused, match=r"is not in the run that data holds \(a, eye\)"):
+        resumed(run(file("a"), camera("eye")), [asked], FOLDER)
+
+
+def test_no_camera_in_a_files_place() -> None:
+    with pytest.raises(DataFolderRefused, match="source a: it is not in the run"):
+        resumed(run(file("a")), [camera("a")], FOLDER)
+
+
+def test_a_file_stays_whether_it_is_named_or_not() -> None:
+    for asked in ([], [file("a")]):
+        assert resumed(run(file("a")), asked, FOLDER).run.sources == (file("a"),)
+
+
+def test_a_changed_file_is_refused_also_if_it_was_added(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"video")
+    same = fingerprint(str(path))
+    for known, refused in ((same, False), (Fingerprint(1, 1, "x"), True)):
+        source = RunSource("a", str(path), "fast", 0, known, by="add")
+        if refused:
+            with pytest.raises(DataFolderRefused, match="was changed or removed"):
+                resumed(run(source), [], FOLDER)
+        else:
+            assert resumed(run(source), [], FOLDER).run.sources == (source,)
+
+
+NAMES = st.sets(st.sampled_from("abcdef"))
+
+
+@given(configured=NAMES, added=NAMES, asked=NAMES)
+def test_names_are_unique_and_nothing_that_was_added_is_lost(
+    configured: set[str], added: set[str], asked: set[str]
+) -> None:
+    known = run(
+        *(camera(name) for name in configured - added), *(camera(name, by="add") for name in added)
+    )
+    found = resumed(known, [camera(name) for name in asked], FOLDER)
+    names = [source.name for source in (*found.run.sources, *found.new)]
+    assert sorted(names) == sorted(added | asked)

@@ -1,0 +1,294 @@
+"""What the state machine does not reach: foreign hands in the store, trimming, waking, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline import keys
+from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.hop import (
+    FRAME,
+    Attached,
+    Commit,
+    Entry,
+    SourceHop,
+    Verdict,
+    attach_command,
+    await_command,
+    epoch_command,
+    hop_command,
+    read_answers,
+    read_attached,
+    trim_command,
+)
+from framegate.pipeline.store.store import Store, unfit
+from framegate.pipeline.store.wire import Link
+from tests.support.servers import server
+
+RUN = "run-1"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with server(tmp_path) as store:
+        yield store.url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    store = Store(url)
+    store.prepare()
+    for source in ("a", "b"):
+        store.claim(source, RUN, "the test", take_over=False)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def link(url: str, store: Store) -> Iterator[Link]:  # noqa: ARG001
+    link = Link(url)
+    yield link
+    link.close()
+
+
+def attach(link: Link, source: str, stage: str) -> Attached:
+    attached = read_attached(link.call(*attach_command(source, stage, RUN)))
+    assert isinstance(attached, Attached)
+    return attached
+
+
+def commit(attached: Attached, source: str, stage: str, n: int) -> Commit:
+    epoch, first = (
+        max(1, attached.position.epoch),
+        attached.position.seq + bool(attached.position.epoch),
+    )
+    entries = tuple(Entry(Position(epoch, first + i), FRAME, b"data") for i in range(n))
+    return Commit(
+        stage=stage,
+        out=keys.out(source, stage),
+        token=attached.token,
+        previous=attached.position,
+        last=entries[-1].position,
+        entries=entries,
+        counts=(("decoded", n),),
+    )
+
+
+@pytest.mark.parametrize("spoilt", ["out", "at", "count"])
+def test_a_key_of_a_wrong_kind_writes_nothing(link: Link, spoilt: str) -> None:
+    """Also the first stage of the hop, whose keys are sound, is not written."""
+    commits = tuple(commit(attach(link, "a", g), "a", g, 3) for g in ("decode", "window"))
+    key = {
+        "out": keys.out("a", "window"),
+        "at": keys.at("a", "window"),
+        "count": keys.count("a"),
+    }[spoilt]
+    link.call("DEL", key)
+    link.call("SET", key, "not ours")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        read_answers(link.call(*hop_command([SourceHop("a", commits)])))
+    assert link.call("EXISTS", keys.out("a", "decode")) == 0
+    assert link.call("HGET", keys.at("a", "decode"), "p") == b"0-0"
+
+
+def test_a_refused_source_does_not_touch_the_other(link: Link) -> None:
+    zombie = attach(link, "a", "decode")
+    attach(link, "a", "decode")
+    good = attach(link, "b", "decode")
+    hops = [
+        SourceHop("a", (commit(zombie, "a", "decode", 2),)),
+        SourceHop("b", (commit(good, "b", "decode", 2),)),
+    ]
+    answers = read_answers(link.call(*hop_command(hops)))
+    assert [answer.verdict for answer in answers] == [Verdict.FENCED, Verdict.OK]
+    assert link.call("XLEN", keys.out("b", "decode")) == 2
+    assert link.call("EXISTS", keys.out("a", "decode")) == 0
+
+
+def test_an_entry_that_somebody_else_wrote_counts_as_refused(link: Link) -> None:
+    attached = attach(link, "a", "decode")
+    link.call("XADD", keys.out("a", "decode"), "1-1", "k", "frame", "d", "foreign")
+    hop = SourceHop("a", (commit(attached, "a", "decode", 4),))
+    (answer,) = read_answers(link.call(*hop_command([hop])))
+    assert (answer.verdict, answer.refused) == (Verdict.OK, 2)
+
+
+def test_an_emptied_store_is_noticed(link: Link) -> None:
+    attached = attach(link, "a", "decode")
+    link.call("DEL", keys.own("a"), keys.at("a", "decode"))
+    (answer,) = read_answers(
+        link.call(*hop_command([SourceHop("a", (commit(attached, "a", "decode", 1),))]))
+    )
+    assert answer.verdict is Verdict.GONE
+    assert read_attached(link.call(*attach_command("a", "decode", RUN))) is Verdict.GONE
+
+
+def test_trimming_keeps_what_the_slowest_reliable_reader_lacks(link: Link) -> None:
+    """Whole nodes of a hundred entries go at a time, and never one too many."""
+    decode, fast, slow = (attach(link, "a", g) for g in ("decode", "fast", "slow"))
+    link.call(*hop_command([SourceHop("a", (commit(decode, "a", "decode", 500),))]))
+    for stage, attached, n in (("fast", fast, 450), ("slow", slow, 250)):
+        link.call(*hop_command([SourceHop("a", (commit(attached, "a", stage, n),))]))
+    link.call(*trim_command("a", keys.out("a", "decode"), ("fast", "slow")))
+    first = Position.parse(link.call("XRANGE", keys.out("a", "decode"), "-", "+")[0][0])
+    assert Position(1, 100) < first <= Position(1, 250)
+
+
+def test_a_reader_given_up_holds_nobody(link: Link, store: Store) -> None:
+    decode, fast = attach(link, "a", "decode"), attach(link, "a", "fast")
+    attach(link, "a", "slow")
+    link.call(*hop_command([SourceHop("a", (commit(decode, "a", "decode", 500),))]))
+    link.call(*hop_command([SourceHop("a", (commit(fast, "a", "fast", 500),))]))
+    link.call(*await_command("a", "slow", Position(1, 100)))
+    assert link.call("EXISTS", keys.room("a")) == 0
+    store.detach("a", "slow")
+    assert link.call("EXISTS", keys.room("a")) == 1
+    link.call(*trim_command("a", keys.out("a", "decode"), ("fast", "slow")))
+    assert link.call("XLEN", keys.out("a", "decode")) <= 100
+
+
+def test_a_waiting_decoder_is_woken_once_by_the_commit_that_gets_there(link: Link) -> None:
+    reader = attach(link, "a", "detect")
+    link.call(*await_command("a", "detect", Position(1, 5)))
+    link.call(*hop_command([SourceHop("a", (commit(reader, "a", "detect", 3),))]))
+    assert link.call("EXISTS", keys.room("a")) == 0
+    again = attach(link, "a", "detect")
+    link.call(*hop_command([SourceHop("a", (commit(again, "a", "detect", 3),))]))
+    assert link.call("XRANGE", keys.room("a"), "-", "+")[0][1] == [b"p", b"1-5"]
+    assert link.call("HGET", keys.at("a", "detect"), "w") is None
+
+
+def test_a_decoder_waits_for_a_reader_that_has_not_attached_yet(link: Link) -> None:
+    link.call(*await_command("a", "detect", Position(1, 5)))
+    assert link.call("EXISTS", keys.room("a")) == 0
+    reader = attach(link, "a", "detect")
+    assert reader.position == START
+    link.call(*hop_command([SourceHop("a", (commit(reader, "a", "detect", 6),))]))
+    assert link.call("EXISTS", keys.room("a")) == 1
+
+
+def test_a_full_store_writes_nothing_and_can_be_trimmed(link: Link) -> None:
+    decode, reader = attach(link, "a", "decode"), attach(link, "a", "window")
+    link.call(*hop_command([SourceHop("a", (commit(decode, "a", "decode", 500),))]))
+    link.call(*hop_command([SourceHop("a", (commit(reader, "a", "window", 500),))]))
+    link.call("CONFIG", "SET", "maxmemory", "1")
+    again = Attached(decode.token, Position(1, 499), None, Position(0, 0))
+    with pytest.raises(StoreBusy, match="OOM"):
+        link.call(*hop_command([SourceHop("a", (commit(again, "a", "decode", 1),))]))
+    link.call(*trim_command("a", keys.out("a", "decode"), ("window",)))
+    assert link.call("XLEN", keys.out("a", "decode")) <= 100
+    link.call("CONFIG", "SET", "maxmemory", "0")
+    link.call(*hop_command([SourceHop("a", (commit(again, "a", "decode", 1),))]))
+    assert link.call("HGET", keys.at("a", "decode"), "p") == b"1-500"
+
+
+def test_a_source_has_one_owner(store: Store) -> None:
+    with pytest.raises(SourceOwned, match=r"the test.*--take-over"):
+        store.claim("a", "run-2", "another", take_over=False)
+    store.claim("a", RUN, "the test, resumed", take_over=False)
+    store.claim("a", "run-2", "another", take_over=True)
+    assert store.owner("a") == "run-2"
+    store.release("a", RUN)
+    assert store.owner("a") == "run-2"
+    store.release("a", "run-2")
+    assert store.owner("a") is None
+    store.claim("a", "run-3", "a third", take_over=False)
+
+
+def test_who_was_taken_over_takes_nothing_back_by_itself(store: Store) -> None:
+    store.claim("a", "run-2", "another", take_over=True)
+    for take_over in (False, True):
+        with pytest.raises(
+            TakenOver, match=r"took it over \(now: another\); this one does not take"
+        ):
+            store.claim("a", RUN, "the test", take_over)
+    store.release("a", "run-2")
+    with pytest.raises(TakenOver):
+        store.claim("a", RUN, "the test", take_over=True)
+    store.claim("a", "run-1x", "of a like name", take_over=False)
+
+
+@pytest.mark.parametrize("way", ["by hand", "removed"])
+def test_somebody_gets_a_source_back_for_good(store: Store, way: str) -> None:
+    """By hand, or by `framegate remove` where it is."""
+    store.claim("a", "run-2", "another", take_over=True)
+    if way == "removed":
+        store.release("a", "run-2", removed=True)
+        store.claim("a", RUN, "the test", take_over=False)
+        store.claim("a", "run-2", "another", take_over=True)
+        store.release("a", "run-2", removed=True)
+    store.claim("a", RUN, "the test", take_over=True, by_hand=True)
+    store.claim("a", RUN, "the test, resumed", take_over=False)
+    if way == "by hand":
+        with pytest.raises(TakenOver):
+            store.claim("a", "run-2", "another", take_over=True)
+
+
+def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, link: Link) -> None:
+    for n in range(16):
+        store.claim("a", f"next-{n}", "the next", take_over=True)
+    superseded = link.call("HGET", keys.own("a"), "superseded")
+    assert superseded == " ".join([RUN, *(f"next-{n}" for n in range(15))]).encode()
+    assert link.call("HGET", keys.own("a"), "generation") == b"17"
+    store.claim("a", "next-16", "the next", take_over=True)
+    assert RUN.encode() not in link.call("HGET", keys.own("a"), "superseded").split()
+    store.claim("a", RUN, "as good as new", take_over=True)
+
+
+def test_a_store_of_an_older_framegate_is_gone_on_with(url: str) -> None:
+    """Its library stays for the older one's runs; its sources have no generation yet."""
+    old = "#!lua name=framegate1\nredis.register_function('fg1_claim', function() return 1 end)"
+    link, store = Link(url), Store(url)
+    link.call("FUNCTION", "LOAD", old)
+    link.call("HSET", keys.own("a"), "run", RUN, "name", "the old one", "epoch", "4")
+    store.prepare()
+    store.claim("a", RUN, "the same, upgraded", take_over=False)
+    assert link.call(*epoch_command("a", attach(link, "a", "decode").token, RUN)) == [b"OK", 5]
+    assert link.call("FCALL", "fg1_claim", "0") == 1
+    with pytest.raises(SourceOwned):
+        store.claim("a", "run-2", "another", take_over=False)
+    store.claim("a", "run-2", "another", take_over=True)
+    with pytest.raises(TakenOver):
+        store.claim("a", RUN, "the same, upgraded", take_over=True)
+    link.close()
+    store.close()
+
+
+def test_epochs_outlive_their_owner(store: Store, link: Link) -> None:
+    token = attach(link, "a", "decode").token
+    assert link.call(*epoch_command("a", token, RUN)) == [b"OK", 1]
+    store.release("a", RUN)
+    store.claim("a", "run-2", "another", take_over=False)
+    assert store.epoch("a") == 1
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"redis_version": "7.0.15"}, "version 7.0.15; allowed are Redis 7.2"),
+        ({"redis_version": "7.2.4", "maxmemory_policy": "allkeys-lru"}, "may evict"),
+        ({"redis_version": "8.2.0", "role": "slave"}, "replica"),
+        ({"redis_version": "7.2.0", "maxmemory_policy": "noeviction", "role": "master"}, None),
+        ({"redis_version": "10.0.0"}, None),
+    ],
+)
+def test_a_store_must_be_fit(info: dict[str, str], said: str | None) -> None:
+    fault = unfit(info)
+    assert (fault is None) if said is None else (fault is not None and said in fault)
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreLost, match="cannot be reached"):
+        Link(f"unix://{tmp_path}/none.sock")
+    with pytest.raises(StoreLost, match="cannot be reached"):
+        Store(f"unix://{tmp_path}/none.sock").prepare()
+
+
+def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(StoreLost) as caught:
+        Store(f"unix://camera:{'x' * 12}@{tmp_path}/none.sock?db=0").prepare()
+    assert "x" * 12 not in str(caught.value)

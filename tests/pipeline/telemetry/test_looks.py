@@ -1,0 +1,45 @@
+"""Each published result is counted once by how it was looked at; what is no result is not."""
+
+from __future__ import annotations
+
+import msgspec
+
+from framegate.pipeline import records
+from framegate.pipeline.records import GateView
+from framegate.pipeline.telemetry.looks import escalations_of, look_counters, looks_of, share_looked
+from tests.support.published import result
+
+
+def test_a_result_is_counted_by_what_was_looked_at_and_why() -> None:
+    whole = result("door", 1, 0)
+    view = GateView(1, 1, 16, b"\x80", ((0, 0, 9, 9),), b"\x1e")
+    part = msgspec.structs.replace(whole, looked="part", reason="changed", gate=view)
+    named = [
+        look_counters(records.encode(told)) for told in (whole, part, {"people": 3}, [1], None)
+    ]
+    assert named == [("looked:whole:every_frame",), ("looked:part:changed",), (), (), ()]
+
+
+def test_reasons_outside_the_closed_list_are_no_counters() -> None:
+    odd = {**msgspec.to_builtins(result("door", 1, 0)), "reason": "because:of:me"}
+    assert look_counters(records.encode(odd)) == ()
+
+
+def test_the_share_of_frames_that_were_looked_at() -> None:
+    counters = {"looked:no:waiting": 6, "looked:part:age": 1, "looked:whole:moving": 1, "looked": 9}
+    looks = looks_of(counters)
+    assert looks == {"no": {"waiting": 6}, "part": {"age": 1}, "whole": {"moving": 1}}
+    assert share_looked(looks) == 0.25
+    assert share_looked({}) is None
+
+
+def test_a_result_is_counted_by_what_became_of_its_escalation() -> None:
+    plain = result("door", 1, 0)
+    done = msgspec.structs.replace(plain, escalation="done")
+    late = msgspec.structs.replace(plain, escalation="degraded", degraded="late")
+    named = [look_counters(records.encode(told))[1:] for told in (plain, done, late)]
+    assert named == [(), ("escalated:done",), ("escalated:late",)]
+    assert escalations_of({"escalated:done": 3, "escalated:late": 1, "decoded": 9}) == {
+        "done": 3,
+        "late": 1,
+    }

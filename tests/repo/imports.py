@@ -1,0 +1,126 @@
+"""Which folder may import which, and which do: `python -m tests.repo.imports` draws it.
+
+The table is stated here once. Within `pipeline`, `models` and `stages` a folder may import the
+files beside the folders (`""`), and what its row names; `stages` may import all of the other two.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PICTURE: Final = ROOT / "docs" / "imports.md"
+PARTS: Final = ("pipeline", "models", "stages")
+
+LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "pipeline": {
+        "": (),
+        "store": (),
+        "shared_memory": (),
+        "promise": (),
+        "config": ("store",),
+        "telemetry": ("store",),
+        "heavy": ("store",),
+        "engine": ("shared_memory", "store", "telemetry"),
+        "ingest": ("engine", "shared_memory", "store"),
+        "worker": ("engine", "ingest", "store"),
+        "web": ("engine", "shared_memory", "store", "telemetry"),
+        "run": ("config", "engine", "shared_memory", "store", "telemetry", "web"),
+        "client": ("run", "store"),
+        "cli": (
+            "config",
+            "engine",
+            "heavy",
+            "promise",
+            "run",
+            "shared_memory",
+            "store",
+            "telemetry",
+            "web",
+        ),
+    },
+    "models": {
+        "": (),
+        "weights": (),
+        "formats": (),
+        "gate": (),
+        "tracking": (),
+        "detector": ("formats", "gate", "weights"),
+        "window": ("detector", "formats"),
+        "registry": ("detector", "formats"),
+        "quantisation": ("detector",),
+        "training": ("detector", "gate", "quantisation", "tracking", "weights", "window"),
+        "conversion": ("formats", "quantisation", "registry", "training"),
+    },
+    "stages": {
+        "": (),
+        "decode": (),
+        "draw": (),
+        "audit": (),
+        "detect": (),
+        "escalate": ("audit", "detect"),
+        "shadow": ("detect",),
+        "commands": ("audit", "decode", "detect", "draw", "escalate"),
+    },
+}
+ALONE: Final = {"worker"}  # a file that is a layer of its own: it puts a worker together
+
+
+def modules(path: Path) -> Iterator[str]:
+    """Every module, or name in one, that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(name: str) -> tuple[str, str] | None:
+    """(part, folder) of `framegate.PART.FOLDER…`; "" for a file beside the folders."""
+    words = name.split(".")
+    if words[0] != "framegate" or len(words) < 2 or words[1] not in PARTS:
+        return None
+    folder = words[2] if len(words) > 2 else ""
+    known = (ROOT / words[1] / folder).is_dir() or folder in ALONE
+    return words[1], folder if known else ""
+
+
+def edges() -> dict[tuple[str, str], dict[str, set[Path]]]:
+    """(part, folder) -> folder of the same part that it imports -> the files that do."""
+    found: dict[tuple[str, str], dict[str, set[Path]]] = {}
+    for part in PARTS:
+        for path in sorted((ROOT / part).rglob("*.py")):
+            here = layer(".".join(("framegate", *path.relative_to(ROOT).with_suffix("").parts)))
+            assert here is not None
+            for there in map(layer, modules(path)):
+                if there is not None and there[0] == part and there[1] not in ("", here[1]):
+                    found.setdefault(here, {}).setdefault(there[1], set()).add(path)
+    return found
+
+
+def picture() -> str:
+    """The graph as it is, as a page with a Mermaid drawing for each part."""
+    told = [
+        "# Which folder imports which",
+        "",
+        "Drawn by `make graph` from the code as it is. A test holds that it has no cycle, and that",
+        "no folder imports more than its row in `tests/repo/imports.py` allows.",
+        "Every folder may import the files beside the folders, which is not drawn.",
+    ]
+    drawn = edges()
+    for part in PARTS:
+        told += ["", f"## {part}", "", "```mermaid", "flowchart LR"]
+        for folder in LAYERS[part]:
+            reached = sorted(drawn.get((part, folder), {}))
+            told += [f"  {folder} --> {other}" for other in reached]
+            told += [f"  {folder}"] if folder and not reached else []
+        told += ["```"]
+    return "\n".join(told) + "\n"
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(picture())

@@ -1,0 +1,151 @@
+"""The rules of the code that a reader could not see from one file."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.loading import load
+from tests.repo.imports import ALONE, LAYERS, PARTS, PICTURE, edges, layer, modules, picture
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
+VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
+GRAPH = (ROOT / "pipeline.toml").read_text()
+STAGES = tomllib.loads(GRAPH)["stages"]
+
+
+@functools.cache
+def trees() -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in FILES]
+
+
+@functools.cache
+def imported(path: Path) -> set[str]:
+    return set(modules(path))
+
+
+def test_engine_and_models_know_neither_each_other_nor_the_stages() -> None:
+    for part, others in MAY_IMPORT.items():
+        for path in (ROOT / part).rglob("*.py"):
+            reached = {there[0] for name in imported(path) if (there := layer(name))}
+            assert reached <= others, f"{path} imports {reached - others}"
+
+
+def test_no_folder_imports_more_than_its_row_allows() -> None:
+    for (part, folder), reached in edges().items():
+        for other, files in reached.items():
+            allowed = LAYERS[part][folder]
+            assert other in allowed, f"{part}/{folder} imports {other} in {sorted(files)[0]}"
+
+
+def test_what_the_rows_allow_is_used_and_has_no_cycle() -> None:
+    for part, rows in LAYERS.items():
+        graphlib.TopologicalSorter(rows).prepare()  # CycleError if there is one
+        folders = {path.name for path in (ROOT / part).iterdir() if any(path.glob("*.py"))}
+        assert set(rows) == {"", *folders} | (ALONE if part == "pipeline" else set())
+        for folder, allowed in rows.items():
+            assert set(edges().get((part, folder), {})) == set(allowed), f"{part}/{folder}"
+
+
+def test_the_picture_of_the_imports_is_of_the_code_as_it_is() -> None:
+    assert PICTURE.read_text() == picture(), "make graph draws it"
+
+
+def test_our_code_is_imported_by_one_name_and_knows_no_tests() -> None:
+    for path in FILES:
+        roots = {name.partition(".")[0] for name in imported(path)}
+        assert not roots & set(PARTS), f"{path}: framegate.{min(roots & set(PARTS))}"
+        if path.relative_to(ROOT).parts[0] in ("framegate", *PARTS):
+            assert not roots & {"tests", "benchmarks"}, path
+
+
+def test_benchmarks_share_only_what_supports_tests() -> None:
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        shared = {name for name in imported(path) if name.startswith("tests.")}
+        assert all(name.startswith("tests.support.") for name in shared), f"{path}: {shared}"
+
+
+def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
+    code = "import framegate.pipeline.stage, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"redis", "hiredis", "numpy", "cv2", "openvino", "av"} & set(loaded.stdout.split())
+
+
+def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
+    for path in (ROOT / "stages").rglob("*.py"):
+        if path.parent.name != "commands":
+            roots = {name.partition(".")[0] for name in imported(path)}
+            assert not roots & {"redis", "hiredis", "socket", "subprocess"}, path
+
+
+def test_names_say_what_a_thing_is() -> None:
+    for path, tree in trees():
+        classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == [], path
+
+
+def test_public_things_have_docstrings() -> None:
+    for path, tree in trees():
+        if path.relative_to(ROOT).parts[0] == "tests":
+            continue  # a test's name says it
+        assert ast.get_docstring(tree) or not tree.body, f"{path} has none"
+        for node in tree.body:
+            kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            if isinstance(node, kinds) and not node.name.startswith(("_", "main")):
+                assert ast.get_docstring(node), f"{path}: {node.name} has none"
+
+
+def test_every_package_is_installed_by_its_link() -> None:
+    assert {path.name for path in (ROOT / "framegate").iterdir() if path.is_symlink()} == set(PARTS)
+    for part in PARTS:
+        assert (ROOT / "framegate" / part).resolve() == ROOT / part
+        for folder in {path.parent for path in (ROOT / part).rglob("*.py")}:
+            assert (folder / "__init__.py").is_file(), folder
+
+
+def test_the_wheel_has_the_networks_that_run_and_not_what_they_are_made_of() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    weights = ROOT / "models" / "weights"
+    packed = {
+        path.name
+        for what in tools["package-data"]["framegate.models.weights"]
+        for path in weights.glob(what)
+    }
+    every = {path.name for path in weights.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert every - packed == {path.name for path in weights.glob("*.safetensors")}
+
+
+def test_the_packaged_configuration_is_the_one_at_the_top() -> None:
+    assert (ROOT / "pipeline" / "config" / "pipeline.toml").read_text() == GRAPH
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_option_of_a_stage_stands_in_the_configuration(name: str) -> None:
+    kind = load(STAGES[name]["use"])
+    section = GRAPH.split(f"[stages.{name}]")[1].split("\n[")[0]
+    for field in dataclasses.fields(kind.Options):
+        if field.metadata.get("table"):
+            section += GRAPH.split(f"\n[{field.name}]")[1].split("\n[")[0]
+            continue
+        assert re.search(rf"^(# )?{field.name} = ", section, re.MULTILINE), field.name
+
+
+def test_nothing_is_reported_over_the_network_by_what_we_import() -> None:
+    code = (
+        "import framegate.stages.detect, sys; sys.exit(sys.modules['openvino_telemetry'] != None)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

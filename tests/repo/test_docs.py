@@ -1,0 +1,90 @@
+"""Documents say what is so: paths exist, figures are those of the results, each is one page."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import filled
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "DECISIONS.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+)
+TOP = {path.name for path in ROOT.iterdir()}
+CODE = re.compile(r"`([^`\n]+)`")
+LINKS = re.compile(r"\]\(([^)#]+)\)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def text_of(name: str) -> str:
+    """A document without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@each
+def test_every_path_that_is_named_exists(name: str) -> None:
+    text = text_of(name)
+    named = {word for word in CODE.findall(text) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", word)}
+    paths = {word for word in named if "/" in word or word.endswith((".py", ".md", ".toml"))}
+    paths |= set(LINKS.findall(text))
+    made = ("demo/", "data/", "stages.", "my_stages")
+    absent = [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
+    assert absent == []
+
+
+@each
+def test_every_test_that_is_named_exists(name: str) -> None:
+    for path, test in TEST.findall(text_of(name)):
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.MULTILINE), test
+
+
+@each
+def test_no_lines_are_named_and_a_line_is_no_longer_than_a_screen(name: str) -> None:
+    text = text_of(name)
+    assert not re.search(r"\.(py|lua|toml):\d+", text)
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "!["))]
+    assert max(map(len, prose)) <= 120
+
+
+# What grows with each change has no end of a page.
+GROWING = {"README.md", "DECISIONS.md", "CHANGELOG.md"}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in GROWING])
+def test_one_page_each(name: str) -> None:
+    assert len((ROOT / name).read_text().splitlines()) <= 130
+
+
+def test_figures_are_those_of_the_results() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert filled(readme) == readme, "python -m benchmarks.figures writes them"
+
+
+def test_every_folder_of_the_engine_is_explained() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for part in ("pipeline", "stages", "models"):
+        folders = {path.parent.relative_to(ROOT) for path in (ROOT / part).rglob("*.py")}
+        assert [str(f) for f in folders if f"| `{f}`" not in text and f"| `{f}/`" not in text] == []
+
+
+def test_the_change_log_begins_with_this_version_or_what_comes_after_it() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    heads = [line for line in lines if line.startswith("## ") and line != "## Unreleased"]
+    assert heads[0].startswith(f"## {version}")
+
+
+def test_no_registry_and_no_path_of_a_machine() -> None:
+    for name in (*NAMES, "Makefile", ".ci/run", "locks/dev.txt", "locks/extras.txt"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"index-url|/home/|/root/|https?://[\w.]*(pypi|pythonhosted)", text)

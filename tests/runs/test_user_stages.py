@@ -1,0 +1,270 @@
+"""A user's own stages: beside the main path and on it, good ones, slow ones and broken ones.
+
+The folder is a user's: a pipeline.toml and a module beside it, `framegate run`, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+
+from framegate.pipeline.records import VERSION, End, decode_record, encode
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support import footage
+from tests.support.commands import Command, Reader, framegate, user_folder
+from tests.support.runs import wait_until
+from tests.support.servers import server
+
+PEOPLE = '[stages.people]\nuse = "user_stages:PeoplePerMinute"\ninput = "cache"\non_lag = "wait"\n'
+
+
+def side(use: str, reads: str, on_lag: str = "wait", options: str = "") -> str:
+    return (
+        f'[stages.side]\nuse = "user_stages:{use}"\ninput = "{reads}"\non_lag = "{on_lag}"\n'
+        f"{options}\n"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return user_folder(tmp_path / "user")
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[EmbeddedStore]:
+    with server(folder / "server") as running:
+        yield running
+
+
+@pytest.fixture
+def reader(store: EmbeddedStore) -> Iterator[Reader]:
+    found = Reader(store.url)
+    yield found
+    found.close()
+
+
+def run(folder: Path, store: EmbeddedStore, *sources: str) -> str:
+    """Run to the end; what it said."""
+    ended = framegate(folder, "run", *sources, "-d", "data", "--store", store.url)
+    assert ended.code == 0, ended.err
+    return ended.err
+
+
+def people_by_hand(results: list[dict[str, Any]]) -> dict[int, int]:
+    """Persons' tracks in each minute of pts, counted from the published results alone."""
+    tracks: dict[int, set[int]] = {}
+    for result in results:
+        seen = tracks.setdefault(int(result["pts"] // 60), set())
+        seen |= {o["track"] for o in result["objects"] if o["label"] == "person"}
+    return {minute: len(seen) for minute, seen in tracks.items()}
+
+
+def test_people_per_minute_beside_the_main_path(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """Each entry carries the id of the one before, so that a reader knows what it missed."""
+    user_folder(folder, more=PEOPLE)
+    frames = footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
+    uneven = [0.0, 1.5, 30.25, 59.9, 60.0, 61.0, 119.5, 240.0, 241.0, 250.0]
+    footage.write_scene(folder / "uneven.mkv", uneven)
+    run(folder, store, frames.name, "uneven.mkv")
+
+    for source, count in {"slow": 200, "uneven": 10}.items():
+        results = reader.whole(source, count)
+        entries = reader.entries(source, "out:people")
+        said = [e["said"] for _, kind, e in entries if kind == "frame"]
+        said += [e["said"]["people"] for _, kind, e in entries if kind == "end"]
+        expected = people_by_hand(results)
+        assert {s["minute"]: s["people"] for s in said} == expected
+        assert len(said) == len(expected) > 2
+        linked = [(i, e["before"]) for i, kind, e in entries if kind == "frame"]
+        assert [before for _, before in linked] == ["0-0", *(i for i, _ in linked[:-1])]
+
+
+def test_a_stage_that_raises_on_the_main_path(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """Its frames are failed, with their bytes set aside; all others are what they would be."""
+    user_folder(folder, main='use = "user_stages:Raises"\nevery = 7\nrest = 3\n')
+    footage.write_scene(folder / "a.mp4", footage.steady(100))
+    err = run(folder, store, "a.mp4")
+
+    bad = [n for n in range(100) if n % 7 == 3]
+    results = reader.whole("a", 100)
+    assert [r["seq"] for r in results if r["outcome"] == "failed"] == bad
+    for result in results:
+        failed = result["seq"] in bad
+        assert result["reason"] == ("stage_error" if failed else "every_frame")
+        assert result["looked"] == ("no" if failed else "whole")
+        people = [o for o in result["objects"] if o["label"] == "person"]
+        assert len(people) == (0 if failed else result["seq"] % 3)
+    assert reader.counters("a")["failed"] == len(bad)
+
+    asides = reader.asides("a")
+    assert [a["id"].decode() for a in asides] == [f"1-{n}" for n in bad]
+    assert {(a["stage"], a["reason"]) for a in asides} == {(b"extra", b"stage_error")}
+    records = [decode_record(a["d"]) for a in asides]
+    assert [record.number for record in records] == bad
+    assert all(msgpack.unpackb(r.said["detect"])["models"] == ["crowd@0"] for r in records)
+    assert "no answer to frame 3" in err
+
+
+@pytest.mark.parametrize("on_lag", ["wait", pytest.param("drop", marks=pytest.mark.long)])
+def test_a_side_stage_that_always_raises_harms_nothing(
+    folder: Path, store: EmbeddedStore, reader: Reader, on_lag: str
+) -> None:
+    user_folder(folder, more=side("Raises", "detect", on_lag))
+    footage.write_scene(folder / "a.mp4", footage.steady(60))
+    run(folder, store, "a.mp4")
+    assert {r["outcome"] for r in reader.whole("a", 60)} == {"detected"}
+    assert [kind for _, kind, _ in reader.entries("a", "out:side")] == ["end"]
+    assert {a["stage"] for a in reader.asides("a")} == {b"side"}
+
+
+def test_a_side_stage_that_dies_over_a_frame_harms_nothing(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, more=side("Kills", "detect", options='source = "a"\nat = 5'))
+    footage.write_scene(folder / "a.mp4", footage.steady(60))
+    run(folder, store, "a.mp4")
+    assert {r["outcome"] for r in reader.whole("a", 60)} == {"detected"}
+    assert [a["id"] for a in reader.asides("a")] == [b"1-5"]
+
+
+@pytest.mark.parametrize(
+    "use", ["Short", *(pytest.param(u, marks=pytest.mark.long) for u in ("Unsayable", "Silent"))]
+)
+def test_a_stage_that_breaks_its_contract_fails_frame_by_frame(
+    folder: Path, store: EmbeddedStore, reader: Reader, use: str
+) -> None:
+    """Too few outputs, or one that no message can hold: an error like any other."""
+    user_folder(folder, main=f'use = "user_stages:{use}"')
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    run(folder, store, "a.mp4")
+    outcomes = {r["reason"] for r in reader.whole("a", 20)}
+    assert outcomes == {"stage_error"}
+
+
+def test_last_words_that_raise_do_not_stop_the_end(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, more=side("BadEnd", "cache"))
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    err = run(folder, store, "a.mp4")
+    reader.whole("a", 20)
+    assert [kind for _, kind, _ in reader.entries("a", "out:side")][-1] == "end"
+    assert "stage side cannot do the end of source a" in err
+
+
+def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) -> None:
+    user_folder(folder, main='use = "user_stages:BadState"')
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data")
+    assert ended.code == 2
+    assert "stage extra: its state cannot be stored" in ended.err
+
+
+@pytest.mark.long  # it has to die again and again, with pauses
+def test_a_side_stage_that_cannot_live_is_given_up(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """It, and what reads from it; the decoder waits for them no longer."""
+    more = side("Crashes", "detect") + '[stages.after]\nuse = "user_stages:Numbers"\n'
+    user_folder(folder, more=f'{more}input = "side"\non_lag = "wait"\n')
+    footage.write_scene(folder / "a.mp4", footage.steady(200))
+    err = run(folder, store, "a.mp4")
+    reader.whole("a", 200)
+    assert "worker side: it ended 10 times in a row without getting on (now: exit code 7)" in err
+    assert "the run goes on without: side, after" in err
+
+
+@pytest.mark.long  # it has to die again and again, with pauses
+def test_a_main_stage_that_cannot_live_ends_the_run(folder: Path) -> None:
+    user_folder(folder, main='use = "user_stages:Crashes"')
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data")
+    assert ended.code == 1
+    assert "worker extra: it ended 10 times in a row without getting on" in ended.err
+
+
+def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, main='use = "user_stages:PassOn"')
+    reader.client.hset("fg:{a}:at:extra", "s", msgpack.packb("another"))
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    ended = framegate(folder, "run", "a.mp4", "-d", "data", "--store", store.url)
+    assert ended.code == 2
+    assert "what the store keeps for extra does not fit" in ended.err
+
+
+def test_a_side_stage_whose_stored_state_no_longer_fits_is_given_up(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    user_folder(folder, more=side("Numbers", "detect"))
+    reader.client.hset("fg:{a}:at:side", "s", msgpack.packb("another"))
+    footage.write_scene(folder / "a.mp4", footage.steady(200))
+    err = run(folder, store, "a.mp4")
+    reader.whole("a", 200)
+    assert "the run goes on without: side" in err
+
+
+def test_a_fault_of_an_earlier_run_is_not_this_ones(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """An end that the earlier run's stages did not come to read."""
+    end = encode(End(VERSION, 0, last=True, fault="damaged: long ago"))
+    reader.client.hset("fg:{a}:own", "epoch", 1)
+    reader.client.xadd("fg:{a}:out:detect", {"k": "end", "d": end}, id="1-0")
+    footage.write_scene(folder / "a.mp4", footage.steady(20))
+    assert "long ago" not in run(folder, store, "a.mp4")
+    assert [kind for _, kind, _ in reader.entries("a", "results")] == ["end"] + 20 * ["frame"] + [
+        "end"
+    ]
+
+
+def test_a_side_stage_that_the_others_wait_for_sees_every_frame(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """Though it begins late: the decoder goes no further ahead than its credit."""
+    user_folder(folder, more=side("Gated", "detect", "wait", 'gate = "gate"'))
+    footage.write_scene(folder / "a.mp4", footage.steady(300))
+    words = ("run", "a.mp4", "-d", "data", "--store", store.url)
+    with Command(folder, *words) as command:
+        wait_until("the credit is used up", lambda: len(reader.entries("a", "results")) == 32)
+        assert reader.counters("a")["decoded"] == 32
+        (folder / "gate").touch()
+        ended = command.wait()
+    assert ended.code == 0, ended.err
+    reader.whole("a", 300)
+    assert saw(reader) == list(range(300))
+    assert "lagged:side" not in reader.counters("a")
+
+
+def test_a_slow_side_stage_counts_what_it_missed(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """It begins when all is published: of what it reads, only the rest is still there."""
+    user_folder(folder, more=side("Gated", "detect", "drop", 'gate = "gate"'))
+    footage.write_scene(folder / "a.mp4", footage.steady(1500))
+    words = ("run", "a.mp4", "-d", "data", "--store", store.url)
+    with Command(folder, *words) as command:
+        wait_until("all is published", lambda: reader.counters("a").get("published") == 1500)
+        (folder / "gate").touch()
+        ended = command.wait()
+    assert ended.code == 0, ended.err
+    reader.whole("a", 1500)
+    seen = saw(reader)
+    lagged = reader.counters("a")["lagged:side"]
+    assert lagged > 0
+    assert len(seen) + lagged == 1500
+    assert seen == sorted(set(seen))
+
+
+def saw(reader: Reader) -> list[int]:
+    """The frame numbers that the side stage said."""
+    return [said["said"] for _, kind, said in reader.entries("a", "out:side") if kind == "frame"]

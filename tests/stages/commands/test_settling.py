@@ -1,0 +1,85 @@
+"""What models a configuration names is settled before anything starts, faults all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.errors import ConfigFaults
+from framegate.stages.commands.settling import settle
+from framegate.stages.detect.pinned import pinned_model
+from tests.support.own_models import own_model, relabelled
+
+DETECT, ESCALATE = "framegate.stages.detect:Detect", "framegate.stages.escalate:Escalate"
+
+
+def options(registry: Path, **more: object) -> dict[str, object]:
+    return {"models": {"registry": str(registry), **more}}
+
+
+def test_names_are_settled_once(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first = own_model(registry, "mine", size=(96, 64)).manifest
+    said = {DETECT: options(registry, sources={"a": {"model": "mine"}, "b": {"model": "light"}})}
+    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    own_model(registry, "mine", "2", size=(96, 64))
+    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle([*said.items()], tmp_path / "other")["a"] != f"mine@{first.sha256}"
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    own_model(registry, "parts", classes=relabelled(), size=(96, 64))
+    sources = {
+        "a": {"model": "nobody"},
+        "b": {"model": "parts", "classes": ["person"]},
+        "c": {"model": "parts"},
+        "d": {"model": "parts", "min_scores": {"wheel": 0.5}},
+    }
+    said = {
+        DETECT: options(registry, sources=sources),
+        ESCALATE: {"escalate": {"place": "local"}},
+    }
+    with pytest.raises(ConfigFaults) as found:
+        settle([*said.items()], tmp_path / "run")
+    faults = found.value.faults
+    assert [fault.partition(" = ")[0] for fault in faults] == [
+        f"models.sources.{source}.model" for source in "abcd"
+    ]
+    for fault, words in zip(
+        faults, ("not in the registry", "person", "the heavy pass knows", "wheel"), strict=True
+    ):
+        assert words in fault
+
+
+@pytest.mark.parametrize(("place", "is_fault"), [("off", False), ("local", True)])
+def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
+    tmp_path: Path, place: str, is_fault: bool
+) -> None:
+    own_model(tmp_path / "registry", "parts", classes=relabelled(), size=(96, 64))
+    sources = {"a": {"model": "parts"}}
+    said = {
+        DETECT: {**options(tmp_path / "registry", sources=sources if not is_fault else {})},
+        ESCALATE: {"classes": ["part 1"], "escalate": {"place": place}},
+    }
+    if is_fault:
+        with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1 is not known"):
+            settle([*said.items()], tmp_path / "run")
+    else:
+        assert set(settle([*said.items()], tmp_path / "run")) == {"a"}
+
+
+def test_of_two_stages_of_one_class_both_are_settled(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first = own_model(registry, "first", size=(96, 64)).manifest
+    own_model(registry, "second", size=(96, 64))
+    both = [(DETECT, options(registry) | {"detector": name}) for name in ("first", "second")]
+    assert settle(both, tmp_path / "run") == {"": f"first@{first.sha256}"}
+    for name in ("first", "second"):  # copies: the registry may forget them
+        assert pinned_model(name, tmp_path / "run", None).manifest.name == name
+    with pytest.raises(ConfigFaults, match=r"(?s)nobody.*no one"):
+        settle(
+            [(DETECT, options(registry) | {"detector": n}) for n in ("nobody", "no one", "first")],
+            tmp_path / "other",
+        )

@@ -1,0 +1,107 @@
+"""How old what is known gets before it is looked at again, and how long what changed may wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from framegate.models.gate import seams
+from framegate.models.gate.seams import Merged
+from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.waiting import patience_after
+from tests.support.told_source import FPS, THING, Source, areas, boxes, picture
+
+
+def gaps(source: Source, frames: int) -> list[float]:
+    """Seconds between looks at THING, which stands still; the whole frame is seen every ten."""
+    source.settle(THING)
+    last = whole = source.frame
+    found = []
+    for _ in range(frames):
+        attention, told = source.see(picture(), THING)
+        if attention.looks and (areas(attention)[:, 0] <= THING[0]).any():
+            found.append((source.frame - last) / FPS)
+            last = source.frame
+        whole = source.frame if attention.looked == "whole" else whole
+        assert source.frame - whole < 10.0 * FPS
+        assert len(told.shown) == 1
+    return found
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_an_object_is_looked_at_again_within_a_second(doubtful: bool) -> None:
+    """Law 8: one that may move, and one of which it is hardly sure."""
+    source = Source() if doubtful else Source(still_age_s=1.0)
+    if doubtful:
+        shown = source.settings.calm.shown
+        for n in range(24):  # a first look must be surer
+            source.score = shown + (0.06 if n == 0 else 0.01)
+            source.see(picture((320, 120, 380, 180 + n % 4)), THING)
+    assert max(gaps(source, 12 * FPS)) <= 1.0
+
+
+def test_what_surely_stands_still_is_trusted_for_as_long_again() -> None:
+    source = Source()
+    found = gaps(source, 40 * FPS)
+    assert found[0] <= 1.0
+    assert 5.0 < max(found) <= 10.0
+    stood = 10 / FPS  # of settling
+    for gap in found:
+        assert gap <= max(1.0, stood) + 1 / FPS
+        stood += gap
+
+
+def test_what_moved_is_not_trusted_as_what_stood() -> None:
+    """After half a minute at one place: an object that went elsewhere is seen within a second."""
+    source = Source()
+    gaps(source, 30 * FPS)
+    there = (100.0, 100.0, 200.0, 200.0)
+    moved = picture((100, 100, 200, 200), (300, 100, 400, 200))
+    looked = [source.see(moved, there)[0] for _ in range(int(1.5 * FPS))]
+    found = [n for n, each in enumerate(looked) if each.looks]
+    seen = [n for n in found if areas(looked[n])[:, 0].min() <= there[0]]
+    assert any(FPS // 2 < n <= FPS + seen[0] for n in seen)
+
+
+def test_nothing_waits_while_an_object_is_too_old() -> None:
+    source = Source(object_age_s=0.5, still_age_s=0.5, wait_s=1.0, wait_frames=12)
+    there = (20.0, 250.0, 90.0, 340.0)
+    for n in range(200):
+        left = 200.0 + 0.5 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        attention, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), there)
+        believed = source.memory.believed
+        ages = attention.clock_s - believed.seen_s[believed.means > 0]
+        assert ages.max(initial=0) < 0.5
+
+
+def steady(source: Source, frames: int) -> float:
+    """The patience with a thing that goes on and on."""
+    for n in range(frames):
+        left = 100.0 + 2 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        source.see(picture(here), (left, 100.0, left + 100, 200.0))
+    return source.memory.patience
+
+
+def test_patience_grows_where_looks_find_what_was_moved_and_is_lost_where_they_do_not() -> None:
+    """It is learned from what waiting cost: how much of what was shown a look finds again."""
+    source = Source()
+    assert steady(source, 120) > 5
+    told = merged_with(source.memory, lost=True)
+    assert patience_after(replace(source.memory, waited=4), *told) == 2
+    told = merged_with(source.memory, lost=False)
+    assert patience_after(replace(source.memory, waited=4), *told) == source.memory.patience
+    patient = replace(source.memory, waited=20)
+    assert patience_after(patient, *told) == 21
+    assert patience_after(replace(source.memory, waited=0), *merged_with(patient, lost=True)) > 5
+
+
+def merged_with(memory: Memory, lost: bool) -> tuple[Merged, npt.NDArray[np.float32]]:
+    """A look at everything that finds all that is known where it is, or nothing of it."""
+    known = memory.believed.boxes
+    found = boxes((500.0, 10.0, 520.0, 30.0)) if lost else known
+    return seams.replaced(known, found), np.full(len(found), 0.8, np.float32)

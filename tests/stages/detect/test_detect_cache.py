@@ -1,0 +1,118 @@
+"""Detect with answers that are looked up: law 6 to the last bit, and who shares them with whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.store.memo import Memos
+from framegate.stages.detect import Detect, DetectState
+from framegate.stages.detect.cache_options import CacheOptions, groups_fault
+from framegate.stages.detect.detect_options import DetectOptions
+from framegate.stages.detect.gate_options import GateOptions, Mode
+from framegate.stages.detect.window_view import WindowOptions
+from framegate.stages.detections import Detections
+from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
+
+LOOP = [1, 1, 2, 3, 3, 3, 4, 5, 5, 6]  # seeds of pictures
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def with_memory(
+    folder: Path, memos: Memos, mode: Mode, cache: CacheOptions | None = None, head: bool = False
+) -> Detect:
+    options = DetectOptions(
+        min_score=LEAST,
+        gate=GateOptions(mode=mode),
+        window=WindowOptions(head),
+        cache=cache or CacheOptions(),
+    )
+    return Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+
+
+def hits(stage: Detect, group: str = "a") -> int:
+    return stage.servings.of("a")._remembered[group].counts.hits
+
+
+@pytest.mark.parametrize("mode", ["off", "frames", "crops"])
+def test_a_loop_is_answered_as_if_nothing_were_remembered(folder: Path, mode: Mode) -> None:
+    frames = [item(1, n, picture=LOOP[n % len(LOOP)]) for n in range(4 * len(LOOP))]
+    wanted, _ = answers(detect(folder, mode), *frames)
+    stage = with_memory(folder, Memos(None), mode)
+    one_by_one, _ = answers(stage, *frames)
+    assert one_by_one == wanted
+    looked = sum(each.looked != "no" for each in wanted)
+    assert hits(stage) >= looked / 3
+    states = {"a": DetectState()}
+    batched: list[Detections] = []
+    for first in range(0, len(frames), 7):
+        said, after = stage.process(frames[first : first + 7], states)
+        states |= stored(after)
+        batched += said
+    assert batched == wanted
+
+
+@pytest.mark.parametrize("mode", ["off", "crops"])
+def test_a_worker_finds_what_another_left(folder: Path, mode: Mode) -> None:
+    memos = Memos(None)
+    frames = [item(1, n, picture=1 + n) for n in range(6)]
+    first, _ = answers(with_memory(folder, memos, mode), *frames)
+    stage = with_memory(folder, memos, mode)
+    again, _ = answers(stage, *frames)
+    assert again == first
+    assert hits(stage) == sum(each.looked != "no" for each in first)
+
+
+def test_sources_share_where_they_are_told_to(folder: Path) -> None:
+    memos = Memos(None)
+    cache = CacheOptions(groups={"a": "hall", "b": "hall"})
+    stage = with_memory(folder, memos, "off", cache)
+    for source in "abc":
+        stage.process([item(1, 0, 1, source)], {source: DetectState()})
+    assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
+    assert stage.cache == CacheCounts(hits=1, misses=2, groups=2)
+    assert set(stage.servings.of("a")._remembered) == {"hall", "c"}
+
+
+def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
+    memos = Memos(None)
+    before = with_memory(folder, memos, "off")
+    answers(before, item(1, 0, 1))
+    options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
+    after = Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
+    answers(after, item(1, 0, 1))
+    assert hits(after) == 0
+
+
+def test_the_window_head_needs_the_network(folder: Path) -> None:
+    stage = with_memory(folder, Memos(None), "off", head=True)
+    answers(stage, item(1, 0, 1), item(1, 1, 1))
+    assert hits(stage) == 0
+
+
+def test_groups_have_names() -> None:
+    assert groups_fault({"a": "hall"}) is None
+    for wrong in ("", "Hall", "a-b", 3, ["hall"]):
+        assert "name of a group" in str(groups_fault({"a": wrong}))
+
+
+def test_the_table_is_checked_with_the_rest() -> None:
+    origin, text = find_config(None)
+    assert read_config(origin, text).stages
+    wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace(
+        "exact = true", "exact = 1\nnear = false"
+    )
+    with pytest.raises(ConfigFaults) as caught:
+        read_config(origin, wrong + '\n[cache.groups]\na = "A"\n')
+    said = "\n".join(caught.value.faults)
+    assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
+    assert "cache.near: unknown key; allowed are bytes, exact, groups and ttl_s" in said

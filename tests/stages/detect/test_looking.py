@@ -1,0 +1,154 @@
+"""Where detect looks, what it believes afterwards, and that its memory carries all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from framegate.models.gate import crops
+from framegate.models.picture import Picture
+from framegate.stages.detect.attention import Moment, attend, clock_s
+from framegate.stages.detect.gate_options import masks_fault
+from framegate.stages.detect.memory import Memory, memory_bytes
+from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
+
+
+def test_first_whole_then_nothing() -> None:
+    source = Source()
+    assert source.see(picture())[0].reason == "first"
+    looked = [source.see(picture())[0] for _ in range(15)]
+    assert {(each.looked, each.reason) for each in looked} == {("no", "unchanged")}
+
+
+@pytest.mark.parametrize("key", [False, True])
+@pytest.mark.parametrize("place", [(0, 0), (300, 170), (616, 336)])
+def test_what_is_new_is_looked_at_within_two_frames(place: tuple[int, int], key: bool) -> None:
+    source = Source()
+    source.settle()
+    left, top = place
+    patch = (left, top, left + 24, top + 24)
+    looked = [source.see(picture(patch), key=key and n == 0)[0] for n in range(2)]
+    seen = next(each for each in looked if each.looks)
+    assert seen.reason == "changed"
+    assert any((area[:2] <= patch[:2]).all() and (area[2:] >= patch[2:]).all()
+               for area in areas(seen))  # fmt: skip
+
+
+def test_a_part_costs_less_than_the_whole() -> None:
+    source = Source()
+    source.settle()
+    source.see(picture((300, 170, 340, 210)))
+    seen = source.memory
+    whole = crops.whole(*SIZE, 416).pixels
+    attention, _ = source.see(picture((300, 170, 344, 214), (40, 40, 80, 80)))
+    assert seen is not source.memory
+    if attention.looked == "part":
+        assert sum(look.pixels for look in attention.looks) < 0.6 * whole
+
+
+def test_masked_places_do_not_trigger() -> None:
+    from framegate.models.gate.cells import grid_of
+    from framegate.models.gate.masks import ignored_tiles
+
+    source = Source()
+    source.settle()
+    mask = ignored_tiles([[(280, 160), (360, 160), (360, 240), (280, 240)]], grid_of(*SIZE))
+    shown = picture((300, 176, 324, 200))
+    attention = attend(source.memory, source.tracks, 1.0, shown, Moment(1.0, False, b""),
+                       source.settings.attention, mask)  # fmt: skip
+    assert attention.reason == "unchanged"
+
+
+def test_an_object_that_left_is_gone_after_the_whole_was_looked_at() -> None:
+    """A part that misses what is known may be wrong: the whole decides, in the next frame."""
+    source = Source()
+    source.settle(THING)
+    looked = [source.see(picture((300, 100, 330, 130)))[0].reason for _ in range(3)]
+    assert "doubted" in looked
+    _, told = source.see(picture((300, 100, 330, 130)))
+    assert not len(told.shown)
+
+
+def test_a_slow_object_is_moved_along_while_its_change_waits() -> None:
+    source = Source()
+    origins = set()
+    for n in range(30):
+        left = 200.0 + 3 * n
+        here = (int(left), 100, int(left) + 100, 200)
+        _, told = source.see(picture(here), (left, 100.0, left + 100, 200.0))
+        origins |= set(told.origins)
+        if n > 5:
+            assert abs(told.shown.xyxy[0, 0] - left) < 8
+            assert told.ids[0] == 1
+    assert "moved" in origins
+
+
+def test_what_is_new_does_not_wait_for_what_moves() -> None:
+    source = Source()
+    for n in range(20):
+        left = 200.0 + 3 * n
+        moving = (int(left), 100, int(left) + 100, 200)
+        new = [(560, 300, 600, 340)] if n >= 12 else []
+        attention, _ = source.see(picture(moving, *new), (left, 100.0, left + 100, 200.0))
+        if n in (12, 13) and attention.looks:
+            return
+    raise AssertionError("a new object was not looked at within two frames")
+
+
+def test_what_begins_to_change_beside_what_is_looked_at_is_believed() -> None:
+    """Its tiles count as seen after that look, so what was found in them must count, too."""
+    source = Source()
+    source.settle()
+    clear, faint = (288.0, 160.0, 320.0, 192.0), (352.0, 160.0, 384.0, 192.0)
+    y = picture((288, 160, 320, 192)).y.copy()
+    y[160:192, 352:384] += 15  # not enough to be looked at for at its first sight
+    half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
+    attention, told = source.see(Picture(y, half, half), clear, faint)
+    assert attention.looked == "part"
+    assert not crops.touch(np.array([faint], np.float32), attention.asked).any()
+    for _ in range(3):
+        _, told = source.see(Picture(y, half, half), clear, faint)
+    assert len(told.shown) == 2
+
+
+def test_the_clock_neither_stands_still_nor_goes_back() -> None:
+    period = 5 + 1 / 30
+    assert clock_s(Memory(clock_s=5.0), 1.0) == pytest.approx(period)
+    memory = Memory(pts=2.0, clock_s=5.0)
+    assert clock_s(memory, None) == clock_s(memory, 1.0) == clock_s(memory, 2.0)
+    assert clock_s(memory, None) == pytest.approx(period)
+    assert clock_s(memory, 4.5) == pytest.approx(7.5)
+
+
+def test_ages_go_on_after_time_stamps_went_back() -> None:
+    source = Source()
+    source.frame = 3600 * FPS
+    source.settle(THING)
+    source.frame = 0
+    reasons = {source.see(picture(), THING)[0].reason for _ in range(2 * FPS)}
+    assert "age" in reasons
+
+
+def test_memory_fits_its_plane_and_survives_it() -> None:
+    source = Source()
+    source.settle(THING)
+    source.see(picture((10, 10, 60, 60)), THING)
+    memory = replace(source.memory, cut=np.ones((2, 4), np.float32))
+    data = memory.to_bytes()
+    assert memory.gate is not None
+    assert len(data) <= memory_bytes(memory.gate.grid)
+    assert Memory.from_bytes(data).to_bytes() == data
+
+
+def test_masks_are_checked() -> None:
+    assert masks_fault({"a": [[[0, 0], [9, 0], [9, 9]]]}) is None
+    for wrong in ([[0, 0]], [[[0, 0], [9, 0]]], [[[0, 0], [9, 0], ["x", 9]]], "all"):
+        assert "three or more points" in str(masks_fault({"a": wrong}))
+
+
+@pytest.mark.parametrize(("mode", "some"), [("off", False), ("frames", False), ("crops", True)])
+def test_only_where_parts_are_looked_at_their_sizes_are_warmed_up(mode: str, some: bool) -> None:
+    chosen = Source(mode=mode).settings.attention
+    assert (len(crops.sizes(*SIZE, chosen.long_side, chosen.crops)) > 1) == some

@@ -1,0 +1,230 @@
+"""What an answer of the heavy pass teaches, and for how long."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.gate.cells import grid_of, tiles_of
+from framegate.pipeline import records
+from framegate.pipeline.records import Object, Reason
+from framegate.stages.changes import changes_of
+from framegate.stages.detections import Detections
+from framegate.stages.escalate.corrections import (
+    MOST_AGE_S,
+    MOST_KNOWN,
+    Corrections,
+    learned,
+    served,
+)
+from framegate.stages.escalate.known import Box
+
+SIZE = (640, 360)
+PERSON, CAR, DOG = (coco.LABELS.index(label) for label in ("person", "car", "dog"))
+HERE, THERE = (100.0, 100.0, 200.0, 200.0), (400.0, 50.0, 500.0, 250.0)
+
+
+def thing(
+    box: Box = HERE, class_id: int = PERSON, track: int | None = 1, score: float = 0.5
+) -> Object:
+    return Object(track, coco.LABELS[class_id], class_id, score, box, "detected")
+
+
+def found(
+    *objects: Object, changed: tuple[Box, ...] = (), reason: Reason = "changed"
+) -> Detections:
+    hot = tiles_of(np.array(changed, np.float32).reshape(-1, 4), grid_of(*SIZE)).any(axis=0)
+    changes = changes_of(hot, grid_of(*SIZE))
+    return Detections("detected", "part", reason, objects, ("light@1",), changes=changes)
+
+
+def heavy(*objects: Object) -> Boxes:
+    return Boxes(
+        np.array([each.box for each in objects], np.float32).reshape(-1, 4),
+        np.array([each.score for each in objects], np.float32),
+        np.array([each.class_id for each in objects], np.int32),
+    )
+
+
+def told(*objects: Object) -> list[tuple[int | None, str, float, Box]]:
+    return [(each.track, each.label, each.score, each.box) for each in objects]
+
+
+def taught(frame: Detections, answer: Boxes) -> Corrections:
+    return learned(Corrections(), frame, answer, 1.0)[0]
+
+
+def test_the_frame_itself_has_what_heavy_saw() -> None:
+    seen = thing(THERE, DOG, None, 0.8), thing(HERE, CAR, None, 0.6)
+    _, objects = learned(Corrections(), found(thing()), heavy(*seen), 1.0)
+    assert told(*objects) == [(None, "dog", 0.8, THERE), (1, "car", 0.6, HERE)]
+    assert {each.origin for each in objects} == {"escalated"}
+
+
+def test_a_class_is_corrected_as_long_as_the_track_goes_on() -> None:
+    known = taught(found(thing()), heavy(thing(HERE, CAR, None, 0.8)))
+    moved = thing((300.0, 100.0, 400.0, 200.0))
+    objects, _ = served(known, found(moved, changed=(HERE, moved.box)), 2.0)
+    assert told(*objects) == [(1, "car", 0.8, moved.box)]
+    assert objects[0].origin == "detected"
+
+
+def test_an_object_without_a_track_is_known_by_its_place() -> None:
+    known = taught(found(thing(track=None)), heavy(thing(HERE, CAR, None, 0.8)))
+    near = thing((105.0, 100.0, 205.0, 200.0), track=7)
+    objects, known = served(known, found(near), 2.0)
+    assert told(*objects) == [(7, "car", 0.8, near.box)]
+    far = thing((300.0, 100.0, 400.0, 200.0), track=7)
+    assert told(*served(known, found(far), 3.0)[0]) == [(7, "car", 0.8, far.box)]
+
+
+def test_where_heavys_box_lies_beside_lights_it_goes_on_to_lie() -> None:
+    larger = (90.0, 100.0, 210.0, 220.0)
+    known = taught(found(thing()), heavy(thing(larger)))
+    objects, _ = served(known, found(thing((300.0, 100.0, 400.0, 200.0))), 2.0)
+    assert objects[0].box == (290.0, 100.0, 410.0, 220.0)
+
+
+def test_what_heavy_does_not_see_is_left_out() -> None:
+    known = taught(found(thing(), thing(THERE, DOG, 2)), heavy(thing(THERE, DOG)))
+    objects, _ = served(known, found(thing(), thing(THERE, DOG, 2)), 2.0)
+    assert [each.track for each in objects] == [2]
+
+
+def test_what_heavy_alone_sees_stays_until_its_place_changes() -> None:
+    known = taught(found(), heavy(thing(THERE, DOG, None, 0.8)))
+    objects, known = served(known, found(changed=(HERE,)), 2.0)
+    assert told(*objects) == [(None, "dog", 0.8, THERE)]
+    assert objects[0].origin == "carried"
+    objects, known = served(known, found(changed=(THERE,)), 3.0)
+    assert objects == ()
+    assert served(known, found(), 4.0)[0] == ()
+
+
+def test_without_a_gate_nobody_knows_that_a_place_did_not_change() -> None:
+    known = taught(found(), heavy(thing()))
+    assert served(known, found(reason="every_frame"), 2.0)[0] == ()
+
+
+def test_what_heavy_alone_saw_is_lights_once_light_sees_it() -> None:
+    known = taught(found(), heavy(thing(HERE, DOG, None, 0.8)))
+    objects, known = served(known, found(thing(changed_box := (102.0, 100.0, 202.0, 200.0))), 2.0)
+    assert told(*objects) == [(1, "dog", 0.8, changed_box)]
+
+
+def test_what_light_loses_stays_where_nothing_changed_with_its_track() -> None:
+    known = taught(found(thing()), heavy(thing()))
+    objects, known = served(known, found(), 2.0)
+    assert told(*objects) == [(1, "person", 0.5, HERE)]
+    _, again = learned(known, found(), heavy(thing(score=0.7)), 3.0)
+    assert told(*again) == [(1, "person", 0.7, HERE)]
+
+
+def test_what_became_much_larger_is_judged_anew() -> None:
+    known = taught(found(thing()), heavy())
+    near = thing((50.0, 50.0, 250.0, 250.0))
+    assert served(known, found(near), 2.0)[0] == (near,)
+
+
+def test_an_answer_holds_for_a_time_at_most() -> None:
+    known = taught(found(thing()), heavy(thing(THERE, DOG, None)))
+    assert [each.label for each in served(known, found(thing()), 1.0 + MOST_AGE_S)[0]] == ["dog"]
+    objects, known = served(known, found(thing()), 1.1 + MOST_AGE_S)
+    assert objects == (thing(),)
+    assert known.known == ()
+
+
+def test_a_dozen_objects_are_few_bytes() -> None:
+    many = [thing((50.0 * i, 1000.5, 50.0 * i + 44, 1100.5), i, 300 + i) for i in range(12)]
+    known = taught(found(*many), heavy(*many))
+    data = records.encode(known)
+    assert len(data) <= 600
+    assert records.decode(data, Corrections) == known
+
+
+edges = st.integers(0, 6200)
+sides = st.integers(20, 1500)
+boxes = st.builds(
+    lambda x, y, w, h: (x / 10, y / 10, (x + w) / 10, (y + h) / 10), edges, edges, sides, sides
+)
+scores = st.integers(1, 10_000).map(lambda parts: parts / 10_000)
+classes = st.integers(0, 3)
+things = st.builds(thing, boxes, classes, st.none(), scores)
+several = st.lists(things, max_size=8)
+
+
+@st.composite
+def lights(draw: st.DrawFn) -> tuple[Object, ...]:
+    """Objects of a frame: highest score first, some with tracks, none with another's."""
+    objects = sorted(draw(several), key=lambda each: -each.score)
+    tracks = draw(
+        st.lists(st.integers(1, 9), min_size=len(objects), max_size=len(objects), unique=True)
+    )
+    has = draw(st.lists(st.booleans(), min_size=len(objects), max_size=len(objects)))
+    rows = zip(objects, tracks, has, strict=True)
+    return tuple(
+        msgspec.structs.replace(each, track=track if yes else None) for each, track, yes in rows
+    )
+
+
+frames = st.builds(
+    lambda objects, changed: found(*objects, changed=tuple(changed)),
+    lights(),
+    st.lists(boxes, max_size=3),
+)
+
+
+@given(lights())
+def test_an_answer_that_says_the_same_changes_nothing(objects: tuple[Object, ...]) -> None:
+    frame = found(*objects)
+    known, said = learned(Corrections(), frame, heavy(*objects), 1.0)
+    assert told(*said) == told(*objects)
+    if len({each.box for each in objects}) == len(objects):
+        after, _ = served(known, frame, 2.0)
+        assert sorted(told(*after), key=repr) == sorted(told(*objects), key=repr)
+
+
+@given(
+    st.lists(st.tuples(frames, several.map(lambda each: heavy(*each)), st.booleans()), max_size=6)
+)
+def test_answers_are_served_as_they_are_and_tracks_are_never_doubled(
+    steps: list[tuple[Detections, Boxes, bool]],
+) -> None:
+    known = Corrections()
+    for i, (frame, answer, asks) in enumerate(steps):
+        if asks:
+            known, objects = learned(known, frame, answer, float(i))
+            assert [each.class_id for each in objects] == answer.class_ids.tolist()
+            np.testing.assert_allclose(
+                np.array([each.box for each in objects]).reshape(-1, 4), answer.xyxy, atol=0.051
+            )
+        else:
+            objects, known = served(known, frame, float(i))
+            assert len(objects) <= len(frame.objects) + len(known.known)
+            scores = [each.score for each in objects]
+            assert scores == sorted(scores, reverse=True)
+        tracks = [each.track for each in objects if each.track is not None]
+        assert len(tracks) == len(set(tracks))
+        assert len(known.known) <= MOST_KNOWN
+        assert records.decode(records.encode(known), Corrections) == known
+
+
+@given(frames, several.map(lambda each: heavy(*each)), frames)
+def test_an_old_answer_leaves_lights_objects_as_they_are(
+    first: Detections, answer: Boxes, later: Detections
+) -> None:
+    known, _ = learned(Corrections(), first, answer, 1.0)
+    assert served(known, later, 1.5 + MOST_AGE_S)[0] == later.objects
+
+
+@pytest.mark.parametrize("n", [MOST_KNOWN, 100])
+def test_what_is_known_is_bounded(n: int) -> None:
+    many = [thing((6.0 * i, 0.0, 6.0 * i + 5, 20.0), track=None) for i in range(n)]
+    known, objects = learned(Corrections(), found(), heavy(*many), 1.0)
+    assert len(objects) == n
+    assert len(known.known) == MOST_KNOWN

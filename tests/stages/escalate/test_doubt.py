@@ -1,0 +1,162 @@
+"""Doubt: the facts it goes by, its weights, and how a source's answers set it right."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framegate.models.boxes import Boxes, empty
+from framegate.pipeline import records
+from framegate.pipeline.records import Object
+from framegate.stages.changes import Changes
+from framegate.stages.detections import Detections
+from framegate.stages.escalate.corrections import Corrections, learned, served
+from framegate.stages.escalate.doubt import (
+    WEIGHTS,
+    Evidence,
+    Level,
+    Weights,
+    doubt,
+    doubt_of,
+    evidence,
+    trained,
+)
+from framegate.stages.escalate.unrest import Unrest
+
+PERSON = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 200.0), "detected")
+SAME = Boxes(
+    np.array([PERSON.box], np.float32), np.array([PERSON.score], np.float32), np.zeros(1, np.int32)
+)
+QUARTER = Changes(27, 23, bytes([0xFF] * 12) + bytes(36))
+
+
+def found(*objects: Object, changes: Changes | None = None) -> Detections:
+    return Detections("detected", "part", "changed", objects, ("light@1",), changes=changes)
+
+
+def facts(known: Corrections, frame: Detections, now_s: float) -> Evidence:
+    return evidence(served(known, frame, now_s)[1], frame, now_s)
+
+
+def test_before_the_first_answer_all_is_new() -> None:
+    told = facts(Corrections(), found(PERSON, changes=QUARTER), 5.0)
+    assert (told.never, told.new, told.new_least) == (1.0, math.log(2), 0.5)
+    assert (told.changed, told.stirred) == (0.5, pytest.approx(math.log(3.5)))
+    assert told.age == math.log(101)
+    assert told.near_new == pytest.approx(math.exp(-0.19 / 0.08))
+
+
+def test_what_an_answer_spoke_of_is_not_new() -> None:
+    known, _ = learned(Corrections(), found(PERSON), SAME, 5.0)
+    told = facts(known, found(PERSON), 6.0)
+    assert (told.never, told.new, told.new_least, told.alone) == (0.0, 0.0, 1.0, 0.0)
+    assert (told.stirred, told.flips, told.grown) == (0.0, 0.0, 0.0)
+    assert told.age == math.log(11)
+    assert told.surprise == pytest.approx(2 / 3, abs=1e-3)  # from 1, a third nearer to none
+    assert told.near_known == pytest.approx(math.exp(-0.28 / 0.08))
+
+
+def test_what_light_lost_and_found_has_flipped() -> None:
+    known, _ = learned(Corrections(), found(PERSON), SAME, 5.0)
+    _, known = served(known, found(), 6.0)
+    assert evidence(known, found(), 6.0).alone == math.log(2)
+    assert known.unrest.flips == 1
+    _, known = served(known, found(PERSON), 7.0)
+    assert known.unrest.flips == 2
+    assert facts(known, found(PERSON), 8.0).flips == pytest.approx(math.log(3))
+
+
+def test_how_much_a_known_thing_has_grown() -> None:
+    known, _ = learned(Corrections(), found(PERSON), SAME, 5.0)
+    grown = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 220.0), "detected")
+    assert facts(known, found(grown), 6.0).grown == pytest.approx(math.log(1.2))
+
+
+def test_unrest_starts_anew_at_an_answer_but_for_surprise() -> None:
+    unrest = Unrest(surprise=0.0).after(0.25, True).after(0.5, False)
+    assert unrest == Unrest(0.75, 1, 0.0)
+    assert unrest.answered(9) == Unrest(0.0, 0, 1.0)  # three at most count, a third of them
+
+
+def test_a_logistic_model() -> None:
+    one = Evidence(*[1.0] * len(Evidence._fields))
+    weights = Weights(-1.0, Evidence(*[0.25] * len(Evidence._fields)))
+    assert doubt(one, weights) == pytest.approx(1 / (1 + math.exp(-2)))
+    assert doubt(one, weights, Level(-2.0, 1.0)) == pytest.approx(0.5)
+
+
+def test_the_weights_know_what_is_in_doubt() -> None:
+    """The first frame of a source, and something new, more than what heavy just saw."""
+    known, _ = learned(Corrections(), found(PERSON), SAME, 5.0)
+    stands = found(PERSON)
+    hardly = Object(2, "dog", 16, 0.33, (300.0, 100.0, 400.0, 200.0), "detected")
+    news = found(PERSON, hardly, changes=QUARTER)
+
+    def of(known: Corrections, frame: Detections) -> float:
+        return doubt_of(served(known, frame, 5.1)[1], frame, 5.1, Level())
+
+    assert of(known, stands) < 0.2 < 0.8 < of(known, news)
+    assert of(Corrections(), stands) > 2 * of(known, stands)
+
+
+def test_weights_for_other_facts_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "doubt.toml"
+    other.write_text(WEIGHTS.read_text().replace("near_new", "near_now"))
+    with pytest.raises(ValueError, match="near_now"):
+        trained(other)
+
+
+def test_a_source_that_is_right_where_it_doubts_is_doubted_less() -> None:
+    """Until what is said is what is: 60 frames of which a tenth is wrong, and doubt said half."""
+    level = Level()
+    said = []
+    for number in range(600):
+        said.append(1 / (1 + math.exp(-level.offset)))
+        level = level.after(said[-1], number % 10 == 0)
+    assert said[0] == 0.5
+    assert np.mean(said[300:]) == pytest.approx(0.1, abs=0.04)
+    assert level.trust == 10.0
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=50))
+def test_a_level_stays_finite_and_is_stored_as_it_is(steps: list[tuple[float, bool]]) -> None:
+    level = Level()
+    for said, was_wrong in steps:
+        level = level.after(said, was_wrong)
+    assert abs(level.offset) <= 50
+    assert records.decode(records.encode(level), Level) == level
+
+
+boxes = st.builds(
+    lambda x, y, w, h: (float(x), float(y), float(x + w), float(y + h)),
+    st.integers(0, 600),
+    st.integers(0, 300),
+    st.integers(1, 200),
+    st.integers(1, 200),
+)
+things = st.builds(
+    lambda box, score: Object(None, "person", 0, score / 100, box, "detected"),
+    boxes,
+    st.integers(1, 100),
+)
+frames = st.builds(
+    lambda objects, parts: found(*objects, changes=Changes(27, 23, parts)),
+    st.lists(things, max_size=30),
+    st.binary(min_size=48, max_size=48),
+)
+
+
+@given(st.lists(st.tuples(frames, st.booleans()), max_size=8))
+def test_doubt_is_a_probability_of_whatever_happens(steps: list[tuple[Detections, bool]]) -> None:
+    known = Corrections()
+    for number, (frame, asks) in enumerate(steps):
+        now_s = number * 3.0
+        _, after = served(known, frame, now_s)
+        assert 0 < doubt_of(after, frame, now_s, Level()) < 1
+        assert len(records.encode(after)) <= 4096
+        known = learned(known, frame, empty(), now_s)[0] if asks else after

@@ -1,0 +1,74 @@
+"""A place whose answers come when the test lets them, and questions for it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, QuestionId, Seen
+from framegate.pipeline.records import Position
+from framegate.pipeline.source import Form
+
+FORM = Form(4, 4)
+DEADLINE_S = 20.0
+
+
+def question(
+    source: str = "a", seq: int = 0, due_mono: float | None = None, urgent: bool = True
+) -> Question:
+    """One whose pixels tell source and number apart from all others."""
+    pixels = f"{source}{seq}".encode().ljust(FORM.nbytes)
+    return Question(QuestionId(source, Position(1, seq)), FORM, pixels, due_mono, urgent)
+
+
+def seen(asked: Question) -> Seen:
+    """An answer that only this question has."""
+    score = (asked.pixels[1] - ord("0")) / 10
+    return Seen(((0.0, 0.0, 2.0, 2.0),), (score,), (asked.pixels[0],), ("test",))
+
+
+class Call(NamedTuple):
+    """A call of the place that waits for the test's word."""
+
+    questions: Sequence[Question]
+    word: queue.SimpleQueue[Sequence[Answer] | Exception]
+
+    def let(self) -> None:
+        """Answer it."""
+        self.word.put([seen(asked) for asked in self.questions])
+
+    def fail(self, error: Exception | None = None) -> None:
+        """It gets no answer."""
+        self.word.put(error or PlaceFailed("the test said so"))
+
+
+@dataclass
+class HeldPlace:
+    """Calls wait until the test lets them go."""
+
+    lanes: int = 1
+    most: int = 1
+    sent_bytes: int = 0
+    wire_s: float = 0.0
+    calls: queue.SimpleQueue[Call] = field(default_factory=queue.SimpleQueue)
+    under_way: list[Call] = field(default_factory=list)
+
+    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Wait for the test's word."""
+        call = Call(questions, queue.SimpleQueue())
+        self.under_way.append(call)
+        self.calls.put(call)
+        word = call.word.get(timeout=DEADLINE_S)
+        self.sent_bytes += 7
+        if isinstance(word, Exception):
+            raise word
+        return word
+
+    def next(self) -> Call:
+        return self.calls.get(timeout=DEADLINE_S)
+
+    def close(self) -> None:
+        for call in self.under_way:
+            call.fail(PlaceFailed("closed"))

@@ -1,0 +1,32 @@
+"""What servers of tests answer: the picture says it. Only numpy and the tensors of the protocol.
+
+`damaged` is no picture, `hold` waits until the test opens the pipe that a variable names, any other
+is seen whole, its length in thousands as score.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from framegate.pipeline.heavy.kserve_tensors import Array, Facts, asked, outputs_of
+from framegate.pipeline.heavy.questions import Seen
+
+POLICY = "policy-of-the-test"
+HOLD = "FRAMEGATE_TEST_HOLD"
+
+
+def answer(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """As framegate.stages.escalate.heavy_tensors does."""
+    return outputs_of([_seen(picture, facts) for picture, facts in asked(inputs)], POLICY, 0.0)
+
+
+def _seen(picture: bytes, facts: Facts) -> Seen | None:
+    if picture == b"damaged":
+        return None
+    if picture == b"hold":
+        Path(os.environ[HOLD]).read_bytes()
+    part = facts.part or (0, 0, facts.width, facts.height)
+    left, top, right, bottom = (float(edge) for edge in part)
+    return Seen(((left, top, right, bottom),), (len(picture) / 1000,), (7,), ("told", "model"))

@@ -1,0 +1,90 @@
+"""Model folders for tests: the shipped NanoDet as if it were a user's own model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from openvino import opset13
+
+from framegate.models import coco
+from framegate.models.detector.manifest import WEIGHTS
+from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
+from framegate.models.registry.registry import Registry
+
+HEADS = ("head8", "head16", "head32")
+SIZE = (416, 256)
+
+
+def own_model(
+    registry: Path,
+    name: str = "mine",
+    version: str = "1",
+    *,
+    classes: Sequence[str] = coco.LABELS,
+    size: tuple[int, int] = SIZE,
+    min_score: float = 0.31,
+    model: ov.Model | None = None,
+) -> ModelFolder:
+    """NanoDet of one input size in a registry; with other labels it sees the same under others."""
+    folder = registry.parent / f"{name}-{version}"
+    folder.mkdir()
+    ov.save_model(model or nanodet(size), folder / "model.xml", compress_to_fp16=False)
+    files = {file.name: sha256_of(file) for file in folder.iterdir()}
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task="detect",
+        classes=tuple(classes),
+        input=InputSpec(*size, fit="corner", fill=0, colour="bgr"),
+        precision="f32",
+        format="nanodet",
+        options={},
+        outputs=HEADS,
+        min_score=min_score,
+        nms_iou=0.6,
+        max_boxes=100,
+        files=files,
+        metrics={},
+        licence="Apache-2.0",
+        provenance="the package's own network",
+    )
+    return Registry(registry).put(ModelFolder(folder, manifest))
+
+
+def nanodet(size: tuple[int, int]) -> ov.Model:
+    """The shipped network for inputs of one size."""
+    model = ov.Core().read_model(WEIGHTS / "nanodet.xml")
+    outputs = [model.output(name) for name in HEADS]
+    model = ov.Model(outputs, model.get_parameters())
+    model.reshape([1, size[1], size[0], 3])
+    return model
+
+
+def blind_to(level: int, size: tuple[int, int] = SIZE) -> ov.Model:
+    """The same, but its outputs are no numbers where the first byte of a picture has this level."""
+    model = nanodet(size)
+    first = opset13.strided_slice(
+        model.input(0),
+        np.zeros(4, np.int32),
+        np.ones(4, np.int32),
+        np.ones(4, np.int32),
+        [0] * 4,
+        [0] * 4,
+    )
+    apart = opset13.abs(opset13.subtract(opset13.convert(first, ov.Type.f32), np.float32(level)))
+    bad = opset13.sqrt(opset13.subtract(apart, np.float32(0.5)))  # of a negative number, or not
+    bad = opset13.multiply(opset13.reshape(bad, np.array([1, 1, 1]), False), np.float32(1e-9))
+    outputs = []
+    for name, old in zip(HEADS, model.outputs, strict=True):
+        made = opset13.add(old.get_node().input_value(0), bad)
+        made.output(0).get_tensor().set_names({name})
+        outputs.append(made)
+    return ov.Model(outputs, model.get_parameters())
+
+
+def relabelled() -> tuple[str, ...]:
+    """Other names for NanoDet's classes, none of them COCO's."""
+    return tuple(f"part {n}" for n in range(len(coco.LABELS)))

@@ -1,0 +1,161 @@
+"""Runs of the real command line for tests: start, disturb, and read what was published."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.errors import StoreBusy, StoreLost
+from framegate.pipeline.records import Position, Result
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.store import Store
+
+DEADLINE_S = 120.0
+
+
+def wait_until(what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
+    """Poll until the condition gives something true; AssertionError after the deadline."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        try:
+            found = condition()
+        except (StoreLost, StoreBusy, redis.ConnectionError, FileNotFoundError):
+            found = None
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"not in {deadline_s:.0f} s: {what}")
+
+
+def children(pid: int) -> dict[int, list[str]]:
+    """Command lines of the living children of a process, by process id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(stat[1]) == pid and stat[0] != "Z":
+            found[int(entry.name)] = [part.decode() for part in command]
+    return found
+
+
+@dataclass
+class Published:
+    """One source's published stream: results in order, and whether its last end came."""
+
+    positions: list[Position]
+    results: list[Result]
+    ended: bool
+
+
+class Run:
+    """A `framegate run` process on a data folder."""
+
+    def __init__(self, folder: Path, *words: str, cwd: Path | None = None) -> None:
+        self.folder = folder
+        self.log = folder.with_suffix(".log")
+        command = [sys.executable, "-m", "framegate.pipeline.cli", "run", "-d", str(folder), *words]
+        self.out = folder.with_suffix(".out")
+        with self.log.open("ab") as log, self.out.open("ab") as out:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=log, cwd=cwd, env=environment()
+            )
+
+    @property
+    def url(self) -> str:
+        return EmbeddedStore(self.folder / "store", "everysec").url
+
+    def worker(self, name: str) -> int | None:
+        """Process id of a worker, None while there is none."""
+        for pid, command in children(self.process.pid).items():
+            if command[1:4] == ["-m", "framegate.pipeline.worker", name]:
+                return pid
+        return None
+
+    def valkey(self) -> int | None:
+        """Process id of the embedded server, None while there is none."""
+        for pid, command in children(self.process.pid).items():
+            if "valkey-server" in command[0]:
+                return pid
+        return None
+
+    def positions(self, source: str, stages: Sequence[str]) -> dict[str, Position]:
+        store = Store(self.url)
+        try:
+            return store.positions(source, list(stages))
+        finally:
+            store.close()
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """Exit code; the log is shown if it does not end in time."""
+        try:
+            return self.process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the run did not end:\n{self.log.read_text()[-4000:]}") from None
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+
+
+def published(url: str, source: str) -> Published:
+    """All that a source has published, from a running store."""
+    client: Any = redis.Redis.from_url(url, protocol=2)
+    try:
+        entries = client.xrange(keys.results(source))
+    finally:
+        client.close()
+    frames = [(i, f[b"d"]) for i, f in entries if f[b"k"] == b"frame"]
+    results = [records.decode_versioned(data, Result) for _, data in frames]
+    ends = [records.decode(f[b"d"], records.End) for _, f in entries if f[b"k"] == b"end"]
+    positions = [Position.parse(i) for i, _ in frames]
+    return Published(positions, results, any(end.last for end in ends))
+
+
+def published_in(folder: Path, sources: Sequence[str]) -> dict[str, Published]:
+    """The same from the data folder of a run that has ended; closes law 4 on the way."""
+    embedded = EmbeddedStore(folder / "store", "everysec")
+    embedded.start()
+    try:
+        store = Store(embedded.url)
+        for source in sources:
+            check_accounts(store.counters(source))
+        store.close()
+        return {source: published(embedded.url, source) for source in sources}
+    finally:
+        embedded.stop()
+
+
+def check_accounts(counters: dict[str, int]) -> None:
+    """Law 4 at the end of a run: decoded = published + dropped."""
+    dropped = sum(n for name, n in counters.items() if name.startswith("dropped:"))
+    assert counters.get("decoded", 0) == counters.get("published", 0) + dropped, counters
+
+
+def said(results: Sequence[Result]) -> list[Any]:
+    """What must not depend on kills: everything but the times of this run."""
+    return [
+        (r.source, r.seq, r.pts, r.width, r.height, r.outcome, r.looked, r.objects, r.models)
+        for r in results
+    ]

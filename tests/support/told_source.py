@@ -1,0 +1,77 @@
+"""A source whose detector finds what a test says is there."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.boxes import Boxes
+from framegate.models.detector import policy
+from framegate.models.gate import crops
+from framegate.models.picture import Picture
+from framegate.models.tracking.track_state import TrackState, no_tracks
+from framegate.stages.detect.attention import Attention, Moment, attend, clock_s
+from framegate.stages.detect.belief import Belief, conclude
+from framegate.stages.detect.gate_options import GateOptions
+from framegate.stages.detect.looking import settings_for
+from framegate.stages.detect.memory import Memory
+
+SIZE = (640, 360)
+FPS = 25
+THING = (300.0, 100.0, 400.0, 200.0)
+rng = np.random.default_rng(3)
+SCENE = rng.integers(60, 180, (SIZE[1] // 8, SIZE[0] // 8)).repeat(8, 0).repeat(8, 1)
+
+
+def picture(*patches: tuple[int, int, int, int], light: int = 60) -> Picture:
+    """The scene, lighter inside the patches."""
+    y = SCENE.copy()
+    for left, top, right, bottom in patches:
+        y[top:bottom, left:right] += light
+    half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
+    return Picture(y.clip(0, 255).astype(np.uint8), half, half)
+
+
+def boxes(*rows: tuple[float, float, float, float], score: float = 0.8) -> Boxes:
+    n = len(rows)
+    xyxy = np.array(rows, np.float32).reshape(n, 4)
+    return Boxes(xyxy, np.full(n, score, np.float32), np.zeros(n, np.int32))
+
+
+class Source:
+    """Frames of one source, with a detector that finds what the test says is there."""
+
+    def __init__(self, **options: object) -> None:
+        self.settings = settings_for(GateOptions(**options), policy.load("light"))  # type: ignore[arg-type]
+        self.memory, self.tracks = Memory(), no_tracks()
+        self.frame = 0
+        self.score = 0.8
+
+    def see(self, shown: Picture, *there: tuple[float, float, float, float], key: bool = False,
+            step: int = 1) -> tuple[Attention, Belief]:  # fmt: skip
+        """One frame further, or several; a look finds the boxes that lie in it."""
+        self.frame += step
+        pts = self.frame / FPS
+        now_s = clock_s(self.memory, pts)
+        moment = Moment(pts, key, b"test")
+        attention = attend(self.memory, self.tracks, now_s, shown, moment, self.settings.attention)
+        found = [self._inside(look, boxes(*there, score=self.score)) for look in attention.looks]
+        told = conclude(self.memory, self.tracks, attention, found, SIZE, pts, self.settings)
+        self.memory = Memory.from_bytes(told.memory.to_bytes())
+        self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
+        return attention, told
+
+    @staticmethod
+    def _inside(look: crops.Look, there: Boxes) -> Boxes:
+        area = crops.looked_at(look, SIZE, 416)
+        inside = (there.xyxy[:, :2] >= area[:2]).all(1) & (there.xyxy[:, 2:] <= area[2:]).all(1)
+        return there.take(np.flatnonzero(inside))
+
+    def settle(self, *there: tuple[float, float, float, float]) -> None:
+        """Ten frames in which nothing changes."""
+        for _ in range(10):
+            self.see(picture(), *there)
+
+
+def areas(attention: Attention) -> npt.NDArray[np.float32]:
+    return np.array([crops.looked_at(look, SIZE, 416) for look in attention.looks])

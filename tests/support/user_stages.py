@@ -1,0 +1,301 @@
+"""Stages as a user writes them; tests copy this file beside a pipeline.toml and run them.
+
+It imports nothing of the tests: what stands here works in anybody's folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from framegate.models.detector import manifest
+from framegate.pipeline.records import End, Object, Result
+from framegate.pipeline.stage import Context, Item, NoState, Stage
+from framegate.stages.detections import Detections
+from framegate.stages.window import Window
+
+GATE_S = 60.0
+
+
+class Crowd(Stage[NoState]):
+    """In detect's place, without a network: frame n shows n % 3 persons and one car.
+
+    Every fifth frame brings new persons, so that tracks are not simply counted frames.
+    """
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[Detections], Mapping[str, NoState]]:
+        return [self._seen(item.record.number) for item in batch], states
+
+    def _seen(self, number: int) -> Detections:
+        people = [_object(10 * (number // 5) + i + 1, "person", 0) for i in range(number % 3)]
+        return Detections("detected", "whole", "every_frame", (*people, _CAR), ("crowd@0",))
+
+
+def _object(track: int, label: str, class_id: int) -> Object:
+    return Object(track, label, class_id, 0.9, (1.0, 2.0, 3.0, 4.0), "detected")
+
+
+_CAR = _object(7_000_000, "car", 2)
+
+
+class Minute(msgspec.Struct, frozen=True):
+    """What the stage below keeps, and what it says: tracks of persons seen in a minute of pts."""
+
+    minute: int = 0
+    tracks: tuple[int, ...] = ()
+
+
+class PeoplePerMinute(Stage[Minute]):
+    """Beside the main path, after cache: says {minute, people} when a minute of the video is over.
+
+    The last minute is said at the end of the source.
+    """
+
+    State = Minute
+    takes_failed = True
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, Minute]
+    ) -> tuple[list[dict[str, int] | None], dict[str, Minute]]:
+        now = dict(states)
+        said = []
+        for item in batch:
+            result = item.said(self.context.before, Result)
+            seen, minute = now[item.source], int((result.pts or 0.0) // 60)
+            over = minute > seen.minute
+            said.append(_count(seen) if over else None)
+            kept = () if over else seen.tracks
+            people = {o.track for o in result.objects if o.label == "person" and o.track}
+            now[item.source] = Minute(minute, tuple(sorted({*kept, *people})))
+        return said, now
+
+    def end(self, source: str, end: End, state: Minute) -> tuple[Any, Minute]:  # noqa: ARG002
+        return (_count(state), Minute()) if end.last else (None, state)
+
+
+def _count(seen: Minute) -> dict[str, int]:
+    return {"minute": seen.minute, "people": len(seen.tracks)}
+
+
+class Numbers(Stage[NoState]):
+    """Beside the main path: says each frame's number."""
+
+    batch = 16
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[int], Mapping[str, NoState]]:
+        return [item.record.number for item in batch], states
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """gate: a file; nothing is done before it exists."""
+
+    gate: str
+
+
+class Gated(Numbers):
+    """Numbers, but it starts late: when the file `gate` is there."""
+
+    Options = GateOptions
+    options: GateOptions
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[int], Mapping[str, NoState]]:
+        wait_for(Path(self.options.gate))
+        return super().process(batch, states)
+
+
+def wait_for(gate: Path) -> None:
+    """Poll until the file is there. A real stage never waits: this one plays a slow one."""
+    deadline = time.monotonic() + GATE_S
+    while not gate.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{gate} did not come")
+        time.sleep(0.005)
+
+
+class PassOn(Stage[NoState]):
+    """On the main path: hands on what the stage before said."""
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[msgspec.Raw], Mapping[str, NoState]]:
+        for item in batch:
+            self.see(item)
+        return [item.record.said[self.context.before] for item in batch], states
+
+    def see(self, item: Item) -> None:
+        """What a subclass does with each frame."""
+
+
+class Waits(PassOn):
+    """Holds the main path up until the file `gate` is there, from frame `at` on."""
+
+    @dataclass(frozen=True)
+    class Options:
+        gate: str
+        at: int = 0
+
+    def see(self, item: Item) -> None:
+        if item.record.number >= self.options.at:
+            wait_for(Path(self.options.gate))
+
+
+class Raises(PassOn):
+    """Raises on every frame whose number is `rest` modulo `every`."""
+
+    @dataclass(frozen=True)
+    class Options:
+        every: int = 1
+        rest: int = 0
+
+    def see(self, item: Item) -> None:
+        if item.record.number % self.options.every == self.options.rest:
+            raise RuntimeError(f"no answer to frame {item.record.number}")
+
+
+class Kills(PassOn):
+    """Its process dies over one frame of one source, by a signal or by an exit."""
+
+    @dataclass(frozen=True)
+    class Options:
+        source: str
+        at: int
+        by: str = "signal"
+
+    def see(self, item: Item) -> None:
+        if item.source == self.options.source and item.record.number == self.options.at:
+            if self.options.by == "signal":
+                os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(7)
+
+
+class Unready(PassOn):
+    """Cannot get ready."""
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        raise OSError("the coffee is out")
+
+
+class OwnWeights(PassOn):
+    """Reads network weights from a folder of the user's."""
+
+    @dataclass(frozen=True)
+    class Options:
+        weights: str
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        manifest.verified("nanodet", Path(options.weights))
+
+
+class Wordy(Stage[NoState]):
+    """Beside the main path: says a lot about each frame, so that a store fills up."""
+
+    @dataclass(frozen=True)
+    class Options:
+        nbytes: int
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, NoState]
+    ) -> tuple[list[bytes], Mapping[str, NoState]]:
+        return [os.urandom(self.options.nbytes) for _ in batch], states
+
+
+class Unsayable(PassOn):
+    """Says what no message can hold."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
+        return [object() for _ in batch], states
+
+
+class Silent(PassOn):
+    """Forgets to answer."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:  # noqa: ARG002
+        return None
+
+
+class Short(PassOn):
+    """Gives too few answers."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:  # noqa: ARG002
+        return [], states
+
+
+class BadState(PassOn):
+    """Keeps what cannot be stored."""
+
+    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
+        outputs, _ = super().process(batch, states)
+        return outputs, {item.source: object() for item in batch}
+
+
+class BadEnd(Numbers):
+    """Raises at the end of a source."""
+
+    def end(self, source: str, end: End, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
+        raise RuntimeError("no last words")
+
+
+class Crashes(Numbers):
+    """Its process dies before it is open."""
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        os._exit(7)
+
+
+class PreparesSlowly(Crowd):
+    """Gets ready for a model once a file of its name is in the run's folder; says `asked` there."""
+
+    def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
+        if model == "bad":
+            raise ValueError(f"{model} is no model")
+        (self.context.folder / "asked").touch()
+        while not (self.context.folder / model).exists():
+            time.sleep(0.01)
+
+
+class ShortOfMeans(Window):
+    """In window's place: its process has neither a thread to decode with nor a descriptor for a
+    connection, the first times.
+    """
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        start, connect = threading.Thread.start, socket.socket.connect
+        failures = {"threads": 3, "descriptors": 3}
+
+        def fails(what: str) -> bool:
+            failures[what] -= 1
+            return failures[what] >= 0
+
+        def start_or_fail(thread: threading.Thread) -> None:
+            if thread.name.startswith("decode-") and fails("threads"):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        def connect_or_fail(line: socket.socket, address: Any) -> None:
+            if fails("descriptors"):
+                raise OSError(errno.EMFILE, "injected")
+            connect(line, address)
+
+        threading.Thread.start = start_or_fail  # type: ignore[method-assign]
+        socket.socket.connect = connect_or_fail  # type: ignore[method-assign,assignment]

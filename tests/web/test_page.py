@@ -1,0 +1,213 @@
+"""The live page in a real browser: pictures arrive, numbers are right, nothing else is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from framegate.pipeline import web
+from framegate.stages.draw.pictures import Pictures
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.servers import server
+from tests.support.studio import Studio
+from tests.support.web_server import serving
+
+PAGE = Path(web.__file__).with_name("page.html").read_text()
+EVIL = '<img src="http://example.com/x" onerror="document.title=1"><b>unreachable</b>'
+
+
+def door(**changes: Any) -> dict[str, Any]:
+    """What /api/sources says of a camera."""
+    usual = {
+        "source": "door",
+        "url": "rtsp://camera.example/main",
+        "live": True,
+        "state": "running",
+        "since": 1_000_000_000.0,
+        "fault": None,
+        "fps": 24.96,
+        "p50_s": 0.0123,
+        "p95_s": 0.2,
+        "p99_s": 12.2,
+        "objects": {"car": 1.26, "person": 0.5, "dog": 0.01},
+        "decoded": 1500,
+        "published": 1452,
+        "failed": 1,
+        "dropped": {"replaced": 40, "frame_lost": 7},
+        "reconnects": 3,
+        "looks": {"part": {"changed": 60, "age": 2}, "no": {"unchanged": 938}},
+    }
+    return {**usual, **changes}
+
+
+@dataclass
+class Site:
+    """A page whose sources a test sets; only `door` has pictures."""
+
+    studio: Studio
+    url: str = ""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    away: bool = False
+
+    def routes(self) -> list[Route]:
+        pictures = Pictures(self.studio.frame_store, self.studio.url, self._known)
+        return [Route("/api/sources", self._told), *pictures.routes()]
+
+    def _known(self) -> dict[str, str]:
+        return {said["source"]: "" for said in self.sources}
+
+    async def _told(self, _: Request) -> Response:
+        return JSONResponse(self.sources, 503 if self.away else 200)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with server(tmp_path / "store") as store:
+        made = Site(Studio(store))
+        with serving(made.routes()) as port:
+            made.url = f"http://127.0.0.1:{port}/"
+            yield made
+        made.studio.close()
+
+
+def text_of(visit: Visit, selector: str) -> str:
+    return visit.look(f"document.querySelector({selector!r}).innerText").replace("\n", " ")
+
+
+@needs_chromium
+def test_pictures_and_numbers_arrive_and_go_on(browser: Any, site: Site) -> None:
+    site.sources = [door()]
+    site.studio.show(0)
+    visit = Visit(browser, site.url)
+    visit.until("document.images[0]?.naturalWidth === 320")
+    before = visit.look("document.images[0].src")
+    site.studio.show(1)
+    visit.until(f"document.images[0].src !== {before!r} && document.images[0].complete")
+    assert visit.look("document.images[0].naturalHeight") == 180
+    said = text_of(visit, "article")
+    for words in (
+        "door connected for",
+        "rtsp://camera.example/main",
+        "frames/s 25.0 p50 12 ms p95 200 ms p99 12 s",
+        "up to 12200 ms",
+        "looked at 6 % of frames changed 6 %, age < 1 %; not: unchanged 94 %",
+        "car 1.3 person 0.5 decoded",
+        "decoded 1,500 published 1,452 failed 1 dropped 47 replaced 40 frame lost 7 reconnects 3",
+    ):
+        assert words in re.sub(r"\s+", " ", said), said
+    assert re.sub(r"\s+", " ", text_of(visit, "#sum")) == "1 source · 25.0 frames/s"
+    site.sources = [door(decoded=1501, published=1453, state="lost", fault=EVIL)]
+    visit.until("document.querySelector('[data-of=published]').textContent === '1,453'")
+    assert text_of(visit, ".fault") == EVIL  # text, not HTML
+    assert text_of(visit, ".state").startswith("lost")
+    assert visit.look("document.images.length") == 1
+    assert visit.look("document.title") == "Framegate"
+    _nothing_else(visit, site)
+
+
+def _nothing_else(visit: Visit, site: Site) -> None:
+    """No error, and nothing was asked of anybody else."""
+    strange = [url for url in visit.asked if not url.startswith((site.url, "blob:", "data:"))]
+    assert (visit.faults, strange) == ([], [])
+    visit.close()
+
+
+@needs_chromium
+def test_sources_come_and_go_in_order(browser: Any, site: Site) -> None:
+    names = "[...document.querySelectorAll('h2')].map(h => h.textContent).join()"
+    visit = Visit(browser, site.url)
+    visit.until("document.getElementById('empty').checkVisibility()")
+    site.sources = [door(source=name) for name in ("cam_10", "cam_9")]
+    visit.until(f"{names} === 'cam_9,cam_10'")
+    site.sources = [door(source=name) for name in ("gate", "cam_10", "cam_8")]
+    visit.until(f"{names} === 'cam_8,cam_10,gate'")
+    assert not visit.look("document.getElementById('empty').checkVisibility()")
+    _nothing_else(visit, site)
+
+
+@needs_chromium
+def test_only_what_can_be_seen_is_asked_for(browser: Any, site: Site) -> None:
+    site.sources = [door(source=f"cam_{n}") for n in range(30)]
+    visit = Visit(browser, site.url, 390, 844)
+    visit.until("document.querySelectorAll('article').length === 30")
+
+    def asked() -> set[str]:
+        lives = [url for url in visit.asked if "/live?" in url]
+        return set(parse_qs(urlsplit(lives[-1]).query)["sources"][0].split(",")) if lives else set()
+
+    for _ in range(600):
+        if asked():
+            break
+        visit.page.wait_for_timeout(50)
+    assert asked() <= {"cam_0", "cam_1", "cam_2"}
+    visit.look("document.querySelectorAll('article')[20].scrollIntoView()")
+    for _ in range(600):
+        if "cam_20" in asked():
+            break
+        visit.page.wait_for_timeout(50)
+    assert "cam_20" in asked()
+    assert len(asked()) <= 5
+    _nothing_else(visit, site)
+
+
+@needs_chromium
+def test_a_framegate_that_is_away_is_said_and_waited_for(browser: Any, site: Site) -> None:
+    site.sources, site.away = [door()], True
+    visit = Visit(browser, site.url)
+    visit.until("!document.getElementById('trouble').hidden")
+    assert "No answer from Framegate since" in text_of(visit, "#trouble")
+    site.away = False
+    visit.until("document.getElementById('trouble').hidden && document.querySelector('article')")
+    visit.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [320, 390, 768, 1280, 2560])
+def test_it_fits_any_screen(browser: Any, site: Site, width: int) -> None:
+    long = "a" * 32
+    wide = door(
+        source=long, url="rtsp://" + "x" * 300, fault="y" * 500, decoded=987_654_321, state="lost"
+    )
+    site.sources = [wide, *(door(source=f"cam_{n}") for n in range(5))]
+    visit = Visit(browser, site.url, width)
+    visit.until("document.querySelectorAll('article').length === 6")
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    assert visit.look(
+        "[...document.querySelectorAll('article *')].every(e => !e.clientWidth || "
+        "e.scrollWidth <= e.clientWidth + 1 || getComputedStyle(e).overflowX !== 'visible')"
+    )
+    assert visit.look("[...document.images].every(i => i.alt)")
+    _nothing_else(visit, site)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rgb or #rrggbb, as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_text_can_be_read(scheme: int) -> None:
+    block = re.findall(r":root \{(.*?)\}", PAGE, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--(\w+): (#\w+)", block))
+    on_card = ("ink", "soft", "good", "wait", "bad", "still")
+    for text, ground in (*((text, "card") for text in on_card), ("ink", "chip"), ("soft", "back")):
+        bright, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
