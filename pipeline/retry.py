@@ -1,9 +1,10 @@
-"""When to try again. Pure: the caller sleeps."""
+"""When to try again, and when not to try at all. Pure: the caller has the clock and sleeps."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 OUT_OF_MEANS = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
@@ -22,3 +23,57 @@ class Backoff:
         """Seconds to wait after so many failures in a row (>= 1); chance in 0..1."""
         full = min(self.first_s * 2.0 ** (min(failures, 40) - 1), self.most_s)
         return full * (0.5 + 0.5 * chance)
+
+
+# -- The circuit breaker: whether to ask a place that may be away. Pure: the caller has the clock.
+
+
+BreakerState = Literal["closed", "open", "half_open"]
+
+_FAILURES = 3
+_REST = Backoff(first_s=0.5, most_s=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """Of one place; the next one after each thing that happens.
+
+    failures  in a row
+    until_s   when a probe may go out, once it is open
+    probing   one question is out to see whether the place is back
+    """
+
+    failures: int = 0
+    until_s: float = 0.0
+    probing: bool = False
+
+    @property
+    def state(self) -> BreakerState:
+        """closed: all questions go out; open: none; half_open: one, and its answer decides."""
+        if self.failures < _FAILURES:
+            return "closed"
+        return "half_open" if self.probing else "open"
+
+    def lets_out(self, now_s: float) -> bool:
+        """Whether a question may go out now."""
+        return self.state == "closed" or (self.state == "open" and now_s >= self.until_s)
+
+    def sent(self) -> Breaker:
+        """A question goes out."""
+        return self if self.state == "closed" else replace(self, probing=True)
+
+    def answered(self) -> Breaker:
+        """The place gave an answer: it is there."""
+        return Breaker()
+
+    def failed(self, now_s: float, chance: float) -> Breaker:
+        """It gave none; chance in 0..1 spreads those who ask over time.
+
+        What went out before it opened, and fails after, says nothing new.
+        """
+        if self.state == "open":
+            return self
+        failures = self.failures + 1
+        opened = failures - _FAILURES + 1
+        rest = _REST.delay_s(opened, chance) if opened > 0 else 0.0
+        return Breaker(failures, now_s + rest)

@@ -18,8 +18,7 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.ask_counts import AskCounts
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.records import End, Position, Record
 from framegate.pipeline.source import Form
 

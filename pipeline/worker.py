@@ -26,7 +26,7 @@ from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
 from framegate.pipeline.ingest.ingest_loop import IngestLoop
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.logs import set_up_logging
-from framegate.pipeline.orphans import die_with_parent_of
+from framegate.pipeline.process import die_with_parent_of
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 from framegate.pipeline.stage import Context, Stage
 from framegate.pipeline.store.memo import Memos

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.promise_news import PromiseNews
 from framegate.pipeline.records import (
     DegradedReason,
     Escalation,
@@ -13,6 +12,7 @@ from framegate.pipeline.records import (
     Looked,
     Object,
     Outcome,
+    PromiseNews,
     Reason,
     Record,
 )

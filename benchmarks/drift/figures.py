@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from framegate.pipeline.promise import coin
 from framegate.pipeline.promise.certificate import Certificate, verify
-from framegate.pipeline.promise_news import PromiseNews
+from framegate.pipeline.records import PromiseNews
 
 Flags = npt.NDArray[np.bool_]
 News = Sequence[tuple[int, PromiseNews]]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aio_rtsp_toolkit import server
 
-from framegate.pipeline.orphans import die_with_parent
+from framegate.pipeline.process import die_with_parent
 
 LOOPBACK = "127.0.0.1"
 MOST_CAMERAS = 256

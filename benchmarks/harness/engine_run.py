@@ -18,8 +18,7 @@ import redis
 
 from benchmarks.harness.process_tree import Usage, usage
 from framegate.pipeline import keys, records
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import Result, SideOutput
+from framegate.pipeline.records import PromiseNews, Result, SideOutput
 from framegate.pipeline.store.hop import END
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,8 +17,7 @@ from benchmarks.harness.engine_run import EngineRun, RunFailed, Sample
 from framegate.models.boxes import Boxes
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.promise.certificate import Certificate, read_certificate
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import Result
+from framegate.pipeline.records import PromiseNews, Result
 
 SOURCE: Final = "hour"
 ALPHA: Final = 0.01

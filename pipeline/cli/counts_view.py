@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from framegate.pipeline.ask_counts import AskCounts
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, RunRefused
 from framegate.pipeline.run.asking import TheCounts, WhatCounts, ask
 

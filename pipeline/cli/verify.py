@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
-from framegate.pipeline.promise_news import DECLARED
+from framegate.pipeline.records import DECLARED
 from framegate.pipeline.store.retention import dropped_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from framegate.pipeline.ask_counts import AskCounts
+from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
 from framegate.pipeline.heavy.flights import Flight, Wanted, have_room
 from framegate.pipeline.heavy.place_breaker import PlaceBreaker

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 
-from framegate.pipeline.breaker import Breaker, BreakerState
 from framegate.pipeline.heavy.questions import PlaceFailed
+from framegate.pipeline.retry import Breaker, BreakerState
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.ask_counts import AskCounts
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused
 from framegate.pipeline.run.run_folder import By, RunSource
 

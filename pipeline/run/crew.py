@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from framegate.pipeline.apart import apart
 from framegate.pipeline.config.graph import with_readers
 from framegate.pipeline.engine.control import (
     Drain,
@@ -25,6 +24,7 @@ from framegate.pipeline.engine.control import (
     ToSupervisor,
 )
 from framegate.pipeline.errors import Exit, StoreBusy, StoreLost
+from framegate.pipeline.process import apart
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.crew_times import CrewTimes

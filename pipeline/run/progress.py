@@ -16,8 +16,8 @@ from dataclasses import replace
 from rich.console import Console
 from rich.live import Live
 
-from framegate.pipeline.apart import apart
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.process import apart
 from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from framegate.pipeline.addresses import OFF
-from framegate.pipeline.apart import apart
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, place, stage_specs
 from framegate.pipeline.errors import (
@@ -29,6 +28,7 @@ from framegate.pipeline.errors import (
 )
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
+from framegate.pipeline.process import apart
 from framegate.pipeline.run.answering import answered
 from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.known_models import KnownModels

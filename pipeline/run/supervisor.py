@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from framegate.pipeline.apart import apart
 from framegate.pipeline.engine.control import Shared, SharedWanted
 from framegate.pipeline.errors import (
     ConfigFaults,
@@ -25,6 +24,7 @@ from framegate.pipeline.errors import (
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import DETECT
 from framegate.pipeline.machine import take_open_files
+from framegate.pipeline.process import apart
 from framegate.pipeline.run.beside import Beside
 from framegate.pipeline.run.crew import Crew
 from framegate.pipeline.run.ending import Ending

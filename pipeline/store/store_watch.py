@@ -13,8 +13,8 @@ import random
 import subprocess
 import time
 
-from framegate.pipeline.apart import apart
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.process import apart
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.embedded import EmbeddedStore
 

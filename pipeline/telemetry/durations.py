@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from framegate.pipeline.ask_counts import AskCounts
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import AskCounts, CacheCounts
 
 BUCKETS = 64
 FIRST, LAST = 6, 27  # bounds that are shown: 64 µs to 134 s

@@ -12,8 +12,8 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
-from framegate.pipeline.breaker import BreakerState
-from framegate.pipeline.promise_news import Verdict
+from framegate.pipeline.records import Verdict
+from framegate.pipeline.retry import BreakerState
 from framegate.pipeline.telemetry.durations import StageTimes
 from framegate.pipeline.telemetry.looks import escalations_of
 from framegate.pipeline.telemetry.view import View

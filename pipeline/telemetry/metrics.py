@@ -16,7 +16,7 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 
-from framegate.pipeline.processes import ProcessUse
+from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.telemetry.cache_metrics import look_ups
 from framegate.pipeline.telemetry.heavy_metrics import asks, escalations, promises
 from framegate.pipeline.telemetry.latency import BOUNDS_S, PREFIX

@@ -13,8 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.promise_news import PromiseNews, in_short
-from framegate.pipeline.records import Connection, DecodeState, End, Result, SideOutput
+from framegate.pipeline.records import (
+    Connection,
+    DecodeState,
+    End,
+    PromiseNews,
+    Result,
+    SideOutput,
+    in_short,
+)
 from framegate.pipeline.store.hop import END
 from framegate.pipeline.store.store_faults import store_errors
 from framegate.pipeline.store.store_url import connect

@@ -29,7 +29,7 @@ from framegate.pipeline.engine.control import (
 )
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.logs import Form
-from framegate.pipeline.orphans import start_module
+from framegate.pipeline.process import start_module
 from framegate.pipeline.store.listener import listening_at
 from framegate.pipeline.telemetry.run_status import RunStatus
 

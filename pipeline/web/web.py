@@ -31,8 +31,7 @@ from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost, SupervisorSilent
 from framegate.pipeline.loading import load
 from framegate.pipeline.logs import set_up_logging
-from framegate.pipeline.orphans import die_with_parent_of
-from framegate.pipeline.processes import ProcessUse, process_use
+from framegate.pipeline.process import ProcessUse, die_with_parent_of, process_use
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Request as SourceRequest
 from framegate.pipeline.spec import SourceSpec

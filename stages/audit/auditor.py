@@ -14,8 +14,7 @@ from framegate.pipeline.promise import certificate, coin, period
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import START, End, Position
+from framegate.pipeline.records import START, End, Position, PromiseNews
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.audit.arms import Arms, safer
 from framegate.stages.audit.audit_asks import AuditAsks, Audited

@@ -15,8 +15,7 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.promise.period import Period
-from framegate.pipeline.promise_news import Verdict
-from framegate.pipeline.records import START, Object, Position
+from framegate.pipeline.records import START, Object, Position, Verdict
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import RingRef
 from framegate.stages.audit.arms import Arms

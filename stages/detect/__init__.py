@@ -18,7 +18,7 @@ from framegate.models.gate.cells import BoolArray, grid_of
 from framegate.models.gate.masks import ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.window import WindowHead
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage

@@ -9,7 +9,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.recall import Recall
 from framegate.models.picture import Picture
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import CacheCounts
 from framegate.stages.detect.attention import Attention
 
 _NOTHING: Final = CacheCounts()

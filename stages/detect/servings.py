@@ -13,7 +13,7 @@ import numpy as np
 
 from framegate.models.detector.recall import Recall
 from framegate.models.picture import Picture
-from framegate.pipeline.cache_counts import CacheCounts
+from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Context
 from framegate.stages.detect.model_options import ModelOptions, Wanted, configured, wanted

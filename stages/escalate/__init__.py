@@ -11,8 +11,7 @@ from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.questions import Seen, Unanswered
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import End
+from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
 from framegate.pipeline.stage import Asking as AskingRates
 from framegate.stages.audit.auditor import Auditor

@@ -17,8 +17,7 @@ from framegate.pipeline.promise import coin
 from framegate.pipeline.promise.certificate import Certificate, close
 from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import Position
+from framegate.pipeline.records import Position, PromiseNews
 from tests.benchmarks.test_composed_hour import parts
 
 TERMS = Promise("counts", alpha=0.25, confidence=0.5, frames=40, audited=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.pipeline.breaker import Breaker
+from framegate.pipeline.retry import Breaker
 
 
 def failing(times: int, now_s: float = 0.0) -> Breaker:

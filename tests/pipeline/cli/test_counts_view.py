@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framegate.pipeline.ask_counts import AskCounts
-from framegate.pipeline.cache_counts import CacheCounts
 from framegate.pipeline.cli.counts_view import as_lines, count_lines
+from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.run.asking import TheCounts
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.apart import apart
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.process import apart
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.store import Store
 from framegate.pipeline.store.store_url import connect

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from framegate.pipeline.cache_counts import CacheCounts
-from framegate.pipeline.processes import ProcessUse
+from framegate.pipeline.counts import CacheCounts
+from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.telemetry.durations import Durations, StageTimes, TimesOverLives
 from framegate.pipeline.telemetry.latency import BOUNDS_S, bucket
 from framegate.pipeline.telemetry.metrics import Scrape, latency_buckets, model_parts

@@ -13,8 +13,7 @@ from framegate.pipeline.heavy.questions import QuestionId, Seen
 from framegate.pipeline.promise import coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import End
+from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.audit.audits import differs
 from framegate.stages.detections import Detections

@@ -22,8 +22,7 @@ from framegate.pipeline.promise.certificate import (
 )
 from framegate.pipeline.promise.period import Moment, Period, following, serve
 from framegate.pipeline.promise.promise import Promise
-from framegate.pipeline.promise_news import PromiseNews
-from framegate.pipeline.records import End, Position, Record
+from framegate.pipeline.records import End, Position, PromiseNews, Record
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item, NoOptions, NoState
 from framegate.stages.audit.certify import Certify

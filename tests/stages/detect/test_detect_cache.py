@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.cache_counts import CacheCounts
 from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.store.memo import Memos
