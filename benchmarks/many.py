@@ -27,7 +27,7 @@ from benchmarks.harness.process_tree import memory_bytes, usage
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from framegate.pipeline.stage import Item, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from framegate.stages.detections import Detections
 from tests.support import footage
 

@@ -50,7 +50,7 @@ from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
 from framegate.pipeline.records import Result as Published
 from framegate.pipeline.run.asking import Add, Question, Remove, ask
 from framegate.pipeline.run.run_folder import RunSource
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
 from tests.support.runs import Run, wait_until

@@ -35,7 +35,7 @@ from framegate.models.picture import Picture
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import Memos
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.gate_options import GateOptions, Mode
 from framegate.stages.detect.looking import settings_for

@@ -16,7 +16,7 @@ from framegate.models.detector.recall import Memory, Recall
 from framegate.models.picture import Picture
 from framegate.pipeline import keys
 from framegate.pipeline.stage import MemoLimits
-from framegate.pipeline.store.memo_store import keep_command
+from framegate.pipeline.store.memo import keep_command
 
 Row = dict[str, Any]
 

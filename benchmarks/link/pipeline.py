@@ -33,7 +33,7 @@ from benchmarks.harness.report import percentile
 from framegate.pipeline.promise.certificate import read_certificate, verify
 from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support.links import Link
 from tests.support.own_servers import free_port
 from tests.support.runs import Published, environment, published

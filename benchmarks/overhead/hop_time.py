@@ -9,6 +9,7 @@ from pathlib import Path
 from framegate.pipeline import keys, records
 from framegate.pipeline.records import VERSION, Position, Record
 from framegate.pipeline.source import Form
+from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     FRAME,
@@ -21,8 +22,7 @@ from framegate.pipeline.store.hop import (
     read_answers,
     read_attached,
 )
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.wire import Command, Link
+from framegate.pipeline.store.ownership import Store
 
 SOURCE, BEFORE, STAGE, RUN = "hop", "decode", "window", "bench"
 _WARM_UP = 200

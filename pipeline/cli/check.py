@@ -34,11 +34,10 @@ from framegate.pipeline.shared_memory.shared_file import FOLDER, free_bytes, usu
 from framegate.pipeline.source import Form, Frames, Request
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Stage
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.listener import check_free
-from framegate.pipeline.store.store import unfit
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
+from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.store.ownership import unfit
 
 MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720

@@ -25,7 +25,7 @@ from framegate.pipeline.run.said_sources import is_camera, shared_bytes
 from framegate.pipeline.shared_memory.shared_file import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.listener import check_free
+from framegate.pipeline.store.listen import check_free
 
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))

@@ -15,7 +15,7 @@ from framegate.pipeline.loading import load
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.run.asking import LookBeside, ask
 from framegate.pipeline.run.running import find_run
-from framegate.pipeline.store.side_outputs import side_outputs
+from framegate.pipeline.store.retention import side_outputs
 
 TELL = "framegate.stages.shadow.disagreements:tell"
 

@@ -24,8 +24,8 @@ from framegate.pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
 from framegate.pipeline.records import End, Result
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.running import find_run
-from framegate.pipeline.store.cluster import Nodes
-from framegate.pipeline.store.store_faults import store_errors
+from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.store.links import Nodes
 
 __all__ = ["Result", "ResultsTrimmed", "Start", "Subscription", "subscribe"]
 

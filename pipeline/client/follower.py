@@ -15,8 +15,8 @@ import redis
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import ResultsTrimmed, StoreRefused
 from framegate.pipeline.records import START, End, Position, Result
+from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import END
-from framegate.pipeline.store.wire import Command
 
 COUNT = "64"
 BLOCK_MS = "1000"

@@ -30,7 +30,7 @@ from framegate.pipeline.client.follower import (
 )
 from framegate.pipeline.errors import ResultsTrimmed
 from framegate.pipeline.records import START, End, Position
-from framegate.pipeline.store.wire import Command
+from framegate.pipeline.store.connection import Command
 
 
 @dataclass(frozen=True)

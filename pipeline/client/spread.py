@@ -12,8 +12,8 @@ from typing import Any
 
 from redis.exceptions import AskError, ClusterCrossSlotError
 
-from framegate.pipeline.store.cluster import Nodes
-from framegate.pipeline.store.wire import Command
+from framegate.pipeline.store.connection import Command
+from framegate.pipeline.store.links import Nodes
 
 LOOK_AGAIN_S = 0.1
 

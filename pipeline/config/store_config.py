@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from framegate.pipeline.addresses import store_fault
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.store.store_url import SCHEMES, url_fault, with_tls
+from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
 
 log = logging.getLogger(__name__)
 

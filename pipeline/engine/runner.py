@@ -19,6 +19,7 @@ from framegate.pipeline.engine.trimming import Trimming
 from framegate.pipeline.errors import StoreRefused
 from framegate.pipeline.records import START, End, Position, Record
 from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     END,
     Answer,
@@ -28,7 +29,6 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.wire import Command, Link
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Moves, Runner, hops, input_stream
 from framegate.pipeline.errors import Fenced
 from framegate.pipeline.records import Position
+from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.wire import Command, Link, readable
 
 READ_COUNT = "64"
 PLENTY = 16

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from framegate.pipeline import keys
 from framegate.pipeline.spec import WorkerSpec
+from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import trim_command
-from framegate.pipeline.store.wire import Command
 
 TRIM_EVERY = 64
 

@@ -11,8 +11,8 @@ from typing import Protocol
 from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.errors import StoreBusy, StoreLost
 from framegate.pipeline.retry import Backoff
+from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.wire import readable
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,7 @@ from framegate.pipeline.heavy.heavy_wire import (
     AskedFar,
     Replied,
 )
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
+from framegate.pipeline.store.client import connect, store_errors
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,7 @@ from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.heavy_wire import FIELD, MOST_ASKED, AskedFar, Replied
 from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, Unanswered
 from framegate.pipeline.redaction import shown
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
+from framegate.pipeline.store.client import connect, store_errors
 
 Encode = Callable[[Question], bytes]
 

@@ -19,7 +19,7 @@ from framegate.pipeline.ingest.room import slowest
 from framegate.pipeline.records import START, DecodeState, Position, Record
 from framegate.pipeline.source import Guard, Request, Source
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.store.wire import Link
+from framegate.pipeline.store.connection import Link
 
 OpenSource = Callable[[Request, Guard], Source]
 

@@ -13,8 +13,8 @@ import logging
 from collections import deque
 
 from framegate.pipeline.errors import StoreRefused
+from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import Verdict, epoch_command, replicas_command, too_few_replicas
-from framegate.pipeline.store.wire import Command, Link
 
 log = logging.getLogger(__name__)
 

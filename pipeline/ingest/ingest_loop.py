@@ -23,6 +23,7 @@ from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.pace import SLACK_S
 from framegate.pipeline.records import DecodeState, Position
 from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     Answer,
     Commit,
@@ -32,7 +33,6 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.wire import readable
 
 log = logging.getLogger(__name__)
 

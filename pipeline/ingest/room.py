@@ -13,8 +13,8 @@ import hiredis
 
 from framegate.pipeline import keys
 from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import await_command
-from framegate.pipeline.store.wire import Link
 
 SAFETY_S = 5.0
 

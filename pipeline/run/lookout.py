@@ -11,7 +11,7 @@ from framegate.pipeline.records import DecodeState, Position
 from framegate.pipeline.run.pending import pending_stages
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 
 
 @dataclass

@@ -46,9 +46,9 @@ from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.shared_file import usual_barrier
 from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
-from framegate.pipeline.store.listener import Listener, open_listener
+from framegate.pipeline.store.listen import Listener, open_listener
+from framegate.pipeline.store.ownership import HURRY_S, Store
 from framegate.pipeline.store.retention import CERTIFICATES, Limits, drop_certificates, keep_limits
-from framegate.pipeline.store.store import HURRY_S, Store
 from framegate.pipeline.web.http_port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from framegate.pipeline.records import DecodeState
 from framegate.pipeline.run.known_models import KnownModels
 from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 
 log = logging.getLogger(__name__)
 

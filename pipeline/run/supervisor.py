@@ -33,9 +33,8 @@ from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.run_folder import RunSource
 from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.spec import SourceSpec, StageSpec
-from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.store_watch import StoreWatch
+from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
+from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import msgspec
 from framegate.pipeline import keys
 from framegate.pipeline.errors import StoreRefused
 from framegate.pipeline.records import START, Position
-from framegate.pipeline.store.wire import Command
+from framegate.pipeline.store.connection import Command
 
 LIBRARY = "framegate2"
 FRAME, END = "frame", "end"

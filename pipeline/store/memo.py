@@ -1,4 +1,4 @@
-"""What a group of sources remembers: values that may be lost, and never change what is said.
+"""What a group of sources remembers: a mirror in the worker's memory, behind it the store.
 
 A stage asks for a value by its key before it computes it, and keeps what it computed. First there
 is a mirror in the worker's memory, behind it the store, where workers and hosts share it. An answer
@@ -7,12 +7,214 @@ of the store costs a wait, on a busy machine a long one: where it has nothing, i
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import random
+import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from typing import Any
 
+from framegate.pipeline import keys
+from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.retry import Backoff
 from framegate.pipeline.stage import MemoLimits
-from framegate.pipeline.store.memo_store import MemoStore
+from framegate.pipeline.store.connection import Command, Link, readable
+from framegate.pipeline.store.links import Links
+
+# -- What a group of sources remembers, in the store: asked within milliseconds, written later.
+# All of it may be lost at any time. While the store is away or slow there is nothing in it, and
+# what is to be written is let go: nobody waits, nothing fails.
+
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 0.003  # for which an answer is waited for, once: while it is late, no other is asked
+MOST_WAITING = 1 << 20  # bytes that wait to be written
+_GATHER_S = 0.2  # for which what is to be written waits for more
+_ANSWER_S = 5.0
+_FAULTS = (StoreLost, StoreBusy, StoreRefused)
+
+
+def find_command(group: str, limits: MemoLimits, key: bytes) -> Command:
+    """The call that gives a value with its age in milliseconds, or nil."""
+    return ("FCALL", "fg2_recall", "3", *keys.memo(group), _ms(limits.ttl_s), key)
+
+
+def keep_command(group: str, limits: MemoLimits, pairs: list[tuple[bytes, bytes]]) -> Command:
+    """The call that writes values and answers how many bytes the group has."""
+    flat = [part for pair in pairs for part in pair]
+    bounds = (_ms(limits.ttl_s), str(limits.most_bytes))
+    return ("FCALL", "fg2_keep", "3", *keys.memo(group), *bounds, *flat)
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
+
+
+class MemoStore:
+    """A worker's way to what groups remember. `find`, `keep`, `close`: one thread.
+
+    A thread of its own opens connections and writes.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[str, MemoLimits, bytes, bytes]] = deque()
+        self._waiting_bytes = 0
+        self._groups: set[str] = set()
+        self._open: dict[str, Link] = {}  # to be asked; made by the thread
+        self._asking = threading.Lock()  # held while one is asked: none is closed meanwhile
+        self._owing: set[Link] = set()
+        self._is_broken = False
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def find(self, group: str, limits: MemoLimits, key: bytes) -> tuple[float, bytes] | None:
+        """A value and its age in seconds; None if there is none, or it was not here in time."""
+        with self._asking:
+            link = self._open.get(group)
+            if link is not None:
+                return self._ask(link, group, limits, key)
+        self._open_for(group)
+        return None
+
+    def _ask(
+        self, link: Link, group: str, limits: MemoLimits, key: bytes
+    ) -> tuple[float, bytes] | None:
+        try:
+            if link in self._owing:
+                if not _came(link, 0.0):
+                    return None
+                self._owing.discard(link)
+                link.receive()  # to what was asked for then
+            link.send(find_command(group, limits, key))
+            if not _came(link, PATIENCE_S):
+                self._owing.add(link)
+                return None
+            found: list[Any] | None = link.receive()
+        except _FAULTS as fault:
+            log.debug("what group %s remembers cannot be read: %s", group, fault)
+            self._break()
+            return None
+        return None if found is None else (found[0] / 1000, found[1])
+
+    def keep(self, group: str, limits: MemoLimits, key: bytes, value: bytes) -> None:
+        """Write a value soon; it is let go while too much waits."""
+        nbytes = len(key) + len(value)
+        with self._changed:
+            if self._waiting_bytes + nbytes > MOST_WAITING:
+                return
+            self._waiting.append((group, limits, key, value))
+            self._waiting_bytes += nbytes
+            if len(self._waiting) == 1:  # else the thread gathers already
+                self._call_thread()
+
+    def close(self) -> None:
+        """Write what waits, if that is done in a moment, and end."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(1.0)
+
+    def _open_for(self, group: str) -> None:
+        with self._changed:
+            if group not in self._groups or self._thread is None:
+                self._groups.add(group)
+                self._call_thread()
+
+    def _break(self) -> None:
+        with self._changed:
+            self._open = {}
+            self._owing.clear()
+            self._is_broken = True
+            self._call_thread()
+
+    def _call_thread(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._serve, name="memo", daemon=True)
+            with contextlib.suppress(RuntimeError):  # there is none for it now: nothing is kept
+                thread.start()
+                self._thread = thread
+        self._changed.notify()
+
+    # -- the thread
+
+    def _serve(self) -> None:
+        failures = 0
+        while not self._is_closed:
+            links: list[Links] = []
+            try:
+                links += [Links(self._url), Links(self._url)]
+                self._is_broken = False
+                self._serve_on(*links)
+                failures = 0
+            except _FAULTS as fault:
+                failures += 1
+                log.debug("what is remembered cannot be written: %s", fault)
+            finally:
+                with self._asking, self._changed:
+                    self._open = {}
+                    self._owing.clear()
+                for each in links:
+                    each.close()
+            with self._changed:
+                if not self._is_closed and failures:
+                    self._changed.wait_for(
+                        lambda: self._is_closed, Backoff().delay_s(failures, random.random())
+                    )
+
+    def _serve_on(self, asking: Links, writing: Links) -> None:
+        """Until it is closed or a connection breaks."""
+        while not self._is_broken:
+            with self._changed:
+                self._changed.wait_for(self._has_work)
+                new = self._groups - self._open.keys()
+            opened = {group: asking.of(keys.memo_tag(group)) for group in new}
+            with self._changed:
+                if not self._is_broken:
+                    self._open = {**self._open, **opened}
+                self._changed.wait_for(lambda: self._is_closed or self._is_broken, _GATHER_S)
+                batch = list(self._waiting)
+                self._waiting.clear()
+                self._waiting_bytes = 0
+            self._write(writing, batch)
+            if self._is_closed:
+                return
+
+    def _has_work(self) -> bool:
+        new = self._groups - self._open.keys()
+        return bool(self._is_closed or self._is_broken or self._waiting or new)
+
+    def _write(self, links: Links, batch: list[tuple[str, MemoLimits, bytes, bytes]]) -> None:
+        by_group: dict[tuple[str, MemoLimits], list[tuple[bytes, bytes]]] = {}
+        for group, limits, key, value in batch:
+            by_group.setdefault((group, limits), []).append((key, value))
+        for (group, limits), pairs in by_group.items():
+            link = links.of(keys.memo_tag(group))
+            link.send(keep_command(group, limits, pairs))
+            _answer(link)
+
+
+def _answer(link: Link) -> Any:
+    if not _came(link, _ANSWER_S):
+        raise StoreLost("the store does not answer")
+    return link.receive()
+
+
+def _came(link: Link, seconds: float) -> bool:
+    """Whether the next reply is here, whole, within so many seconds."""
+    until = time.monotonic() + seconds
+    while not link.here():
+        left = max(0.0, until - time.monotonic())
+        if not readable([link.fileno()], left):
+            return False
+        link.fill()
+    return True
+
 
 MIRROR_BYTES = 64 << 20
 _IN_VAIN = 128  # questions in a row that the store had nothing for; after them

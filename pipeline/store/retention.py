@@ -1,4 +1,4 @@
-"""What is old goes, on a slow timer: results by age and size, and sources that nobody has.
+"""What is old goes: results by age and size, side outputs, sources that nobody has.
 
 Of a published stream goes what every stage has read that others wait for; other readers are told of
 a gap. Its newest entry stays, so that an ended source is seen to have ended.
@@ -17,22 +17,21 @@ import math
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.process import apart
-from framegate.pipeline.records import DECLARED, START, Position
+from framegate.pipeline.records import DECLARED, START, Position, SideOutput
 from framegate.pipeline.spec import StageSpec
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
 
 log = logging.getLogger(__name__)
 
@@ -287,3 +286,32 @@ async def keep_limits(
             except (FramegateError, OSError) as error:  # a store that is away is looked at again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)
+
+
+# -- What a side stage has said of each source, and the state that it keeps: for who looks later.
+
+
+class SideOutputs(NamedTuple):
+    """Of one source. state: as stored, empty where there is none; said: outputs, oldest first."""
+
+    source: str
+    state: bytes
+    said: list[bytes]
+
+
+def side_outputs(url: str, stage: str, sources: Collection[str]) -> list[SideOutputs]:
+    """Of these sources, or of all for none, where the stage was ever attached."""
+    with closing(connect(url)) as client, store_errors(url):
+        names = sorted(sources or (name.decode() for name in client.hkeys(keys.SOURCES)))
+        found = []
+        for source in names:
+            state = client.hget(keys.at(source, stage), "s")
+            entries = client.xrange(keys.out(source, stage))
+            said = [
+                bytes(records.decode_versioned(fields[b"d"], SideOutput).said)
+                for _, fields in entries
+                if fields[b"k"] == FRAME.encode()
+            ]
+            if state is not None or said:
+                found.append(SideOutputs(source, state or b"", said))
+        return found

@@ -22,9 +22,8 @@ from framegate.pipeline.records import (
     SideOutput,
     in_short,
 )
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
 from framegate.pipeline.telemetry.latency import PREFIX, percentile
 from framegate.pipeline.telemetry.looks import escalations_of, looks_of, share_looked
 

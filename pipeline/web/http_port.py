@@ -30,7 +30,7 @@ from framegate.pipeline.engine.control import (
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.logs import Form
 from framegate.pipeline.process import start_module
-from framegate.pipeline.store.listener import listening_at
+from framegate.pipeline.store.listen import listening_at
 from framegate.pipeline.telemetry.run_status import RunStatus
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import START, GateView, Position, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.source import Form
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
 
 RECENT = 8  # entries to look at: the newest may be an end, or a frame whose pixels were lost
 TRIES = 3  # the pipeline may write the next frame over the one that is being read

@@ -35,8 +35,7 @@ from framegate.pipeline.process import ProcessUse, die_with_parent_of, process_u
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Request as SourceRequest
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view

@@ -14,7 +14,7 @@ from framegate.pipeline.heavy.heavy_queue import HeavyQueue
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.questions import Place
 from framegate.pipeline.redaction import remember_url
-from framegate.pipeline.store.store_url import url_fault
+from framegate.pipeline.store.client import url_fault
 from framegate.stages.escalate.escalate_options import EscalateOptions
 from framegate.stages.escalate.heavy_far import FarHeavy
 from framegate.stages.escalate.heavy_local import LocalHeavy

@@ -12,7 +12,7 @@ from rich.table import Table
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.store.side_outputs import SideOutputs
+from framegate.pipeline.store.retention import SideOutputs
 from framegate.stages.shadow import ShadowState
 from framegate.stages.shadow.compared import Disagreement
 from framegate.stages.shadow.disagreement_page import page

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from framegate.pipeline.errors import Exit
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support.commands import GRAPH
 from tests.support.footage import steady, write_scene
 from tests.support.runs import Run, published, published_in, wait_until

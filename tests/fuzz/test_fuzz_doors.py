@@ -52,8 +52,8 @@ from framegate.pipeline.store.hop import (
     hop_command,
     trim_command,
 )
-from framegate.pipeline.store.memo_store import find_command, keep_command
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.memo import find_command, keep_command
+from framegate.pipeline.store.ownership import Store
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values, tables_like
 from tests.support.runs import Run, children, wait_until

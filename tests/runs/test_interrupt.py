@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.case import DONE, STOPPED_TWICE
 from tests.runs.bad.folders import held_up, open_gate, workers
 from tests.support import footage

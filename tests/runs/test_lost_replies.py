@@ -15,7 +15,7 @@ import pytest
 
 from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support.footage import bikes
 from tests.support.runs import Run, check_accounts, published, said
 

@@ -12,7 +12,7 @@ from framegate.pipeline import records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.run.asking import LookBeside, ask
-from framegate.pipeline.store.side_outputs import SideOutputs, side_outputs
+from framegate.pipeline.store.retention import SideOutputs, side_outputs
 from framegate.stages.detect.choosing import choose
 from framegate.stages.shadow import ShadowState
 from tests.support import footage

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.records import Position
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.runs.test_epochs import CONFIG, STAGES, USUAL, check_epochs
 from tests.support.cameras.hostile import HostileCamera
 from tests.support.footage import steady, write_scene, write_sizes

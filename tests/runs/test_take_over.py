@@ -21,7 +21,7 @@ from framegate.pipeline.run.known_models import KnownModels
 from framegate.pipeline.run.run_folder import RunFile, open_folder
 from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.run.said_sources import run_source, spec_maker
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import HELD_UP, open_gate
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder

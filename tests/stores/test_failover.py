@@ -26,7 +26,8 @@ from framegate.pipeline.errors import (
 )
 from framegate.pipeline.ingest.epoch import EpochRequests
 from framegate.pipeline.records import START, Position
-from framegate.pipeline.store import store as stores
+from framegate.pipeline.store import ownership as stores
+from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     FRAME,
     Answer,
@@ -41,8 +42,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.wire import readable
+from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import Command, Reader, user_folder
 from tests.support.replicated import Door, Trio, trio

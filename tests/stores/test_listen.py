@@ -19,12 +19,12 @@ from framegate.pipeline.cli.cli import main
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.running import find_run
-from framegate.pipeline.store import listener
+from framegate.pipeline.store import listen
+from framegate.pipeline.store.client import connect
+from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.listener import GUESTS, PASSWORD_ENV, Listener
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.store_url import connect
-from framegate.pipeline.store.wire import Link
+from framegate.pipeline.store.listen import GUESTS, PASSWORD_ENV, Listener
+from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import held_up, open_gate
 from tests.support import footage
 from tests.support.asked import Asked, service
@@ -226,7 +226,7 @@ def test_who_does_not_log_in_in_time_or_says_too_much_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no answer that a stranger can bring about is taken for a login."""
-    monkeypatch.setattr(listener, "LOGIN_S", 0.3)
+    monkeypatch.setattr(listen, "LOGIN_S", 0.3)
     with listening(tmp_path) as (_, url):
         port = int(url.rpartition(":")[2])
         smuggled = b"*1\r\n$8\r\nA\r\n+OK\r\n\r\n"
@@ -234,7 +234,7 @@ def test_who_does_not_log_in_in_time_or_says_too_much_is_sent_away(
             with socket.create_connection(("127.0.0.1", port), 30) as stranger:
                 stranger.sendall(said)
                 assert not _received(stranger).count(b"\r\n+OK"), said
-        monkeypatch.setattr(listener, "LOGIN_S", 60.0)
+        monkeypatch.setattr(listen, "LOGIN_S", 60.0)
         with socket.create_connection(("127.0.0.1", port), 30) as stranger:
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(b"x" * 100_000)

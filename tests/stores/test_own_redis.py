@@ -14,7 +14,7 @@ import redis
 
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.errors import StoreLost, StoreRefused
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.own_servers import PROGRAMS, needs, own_server

@@ -21,7 +21,7 @@ import pytest
 import redis
 import trustme
 
-from framegate.pipeline.store.store_faults import ACL_RULE
+from framegate.pipeline.store.client import ACL_RULE
 
 PROGRAMS = ["redis-server", "valkey-server"]
 DEADLINE_S = 20.0

@@ -18,7 +18,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.errors import StoreBusy, StoreLost
 from framegate.pipeline.records import Position, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 
 DEADLINE_S = 120.0
 

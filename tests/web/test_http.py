@@ -24,7 +24,7 @@ from framegate.pipeline.cli.cli import main
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.source import Form
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support.commands import framegate
 from tests.support.footage import bikes, scene, steady, write_scene
 from tests.support.runs import Run, children, environment, wait_until

@@ -19,7 +19,7 @@ from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.commands import GRAPH
 from tests.support.runs import published

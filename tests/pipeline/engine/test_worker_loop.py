@@ -20,8 +20,8 @@ from framegate.pipeline.engine.control import (
     Stop,
 )
 from framegate.pipeline.engine.worker_loop import run_connected, stopped_within
+from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.links import Links
-from framegate.pipeline.store.wire import Link
 from tests.pipeline.engine.test_control import until
 from tests.support.servers import server
 

@@ -10,6 +10,7 @@ import pytest
 from framegate.pipeline.ingest.epoch import EpochRequests
 from framegate.pipeline.ingest.room import Rooms
 from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     Attached,
@@ -20,8 +21,7 @@ from framegate.pipeline.store.hop import (
     hop_command,
     read_attached,
 )
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.wire import Link, readable
+from framegate.pipeline.store.ownership import Store
 from tests.support.servers import server
 
 RUN = "the-run"

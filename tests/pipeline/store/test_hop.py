@@ -10,6 +10,7 @@ import pytest
 from framegate.pipeline import keys
 from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
 from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
@@ -25,8 +26,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
     trim_command,
 )
-from framegate.pipeline.store.store import Store, unfit
-from framegate.pipeline.store.wire import Link
+from framegate.pipeline.store.ownership import Store, unfit
 from tests.support.servers import server
 
 RUN = "run-1"

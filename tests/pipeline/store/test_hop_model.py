@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from framegate.pipeline import keys
 from framegate.pipeline.errors import SourceOwned, TakenOver
 from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
@@ -35,8 +36,7 @@ from framegate.pipeline.store.hop import (
     read_attached,
     trim_command,
 )
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.wire import Link
+from framegate.pipeline.store.ownership import Store
 from tests.support.servers import server
 
 SOURCES = ("a", "b")

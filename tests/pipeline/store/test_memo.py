@@ -17,9 +17,16 @@ from hypothesis import strategies as st
 from framegate.pipeline import keys
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.memo import Memo, Memos, Mirror
-from framegate.pipeline.store.memo_store import MOST_WAITING, MemoStore, find_command, keep_command
-from framegate.pipeline.store.store import Store
+from framegate.pipeline.store.memo import (
+    MOST_WAITING,
+    Memo,
+    Memos,
+    MemoStore,
+    Mirror,
+    find_command,
+    keep_command,
+)
+from framegate.pipeline.store.ownership import Store
 from tests.support.clusters import cluster
 from tests.support.runs import wait_until
 from tests.support.servers import server
@@ -230,7 +237,7 @@ def test_a_store_that_hangs_is_not_waited_for(
     client.execute_command(*keep_command("hall", LIMITS, [(b"k", b"v")]))
     asking = MemoStore(store.url)
     wait_until("it is connected", lambda: asking.find("hall", LIMITS, b"k"))
-    monkeypatch.setattr("framegate.pipeline.store.memo_store.PATIENCE_S", 1.0)
+    monkeypatch.setattr("framegate.pipeline.store.memo.PATIENCE_S", 1.0)
     pid = client.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -248,7 +255,7 @@ def test_a_store_that_has_nothing_is_hardly_asked(
     store: EmbeddedStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the calls that the server counts."""
-    monkeypatch.setattr("framegate.pipeline.store.memo_store.PATIENCE_S", 60.0)
+    monkeypatch.setattr("framegate.pipeline.store.memo.PATIENCE_S", 60.0)
     asking = Memos(store.url)
     memo = asking.of("hall", LIMITS)
     client.execute_command(*keep_command("hall", LIMITS, [(number(7 * 16), b"v")]))

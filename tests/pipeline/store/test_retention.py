@@ -18,8 +18,10 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.cli.cli import main
 from framegate.pipeline.client import ResultsTrimmed, subscribe
 from framegate.pipeline.records import End, Position
+from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
 from framegate.pipeline.store.hop import epoch_command
+from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,
     Gone,
@@ -30,8 +32,6 @@ from framegate.pipeline.store.retention import (
     first_since,
     to_forget,
 )
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.store_url import connect
 from framegate.stages.detect.pinned import SPARE_MODELS, forget_models
 from tests.support import footage
 from tests.support.clusters import cluster

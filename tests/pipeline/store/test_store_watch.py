@@ -22,11 +22,10 @@ import pytest
 
 from framegate.pipeline.errors import OutOfMeans, StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.process import apart
-from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.store import Store
-from framegate.pipeline.store.store_url import connect
-from framegate.pipeline.store.store_watch import STARTS, StoreWatch
-from framegate.pipeline.store.wire import Link
+from framegate.pipeline.store.client import connect
+from framegate.pipeline.store.connection import Link
+from framegate.pipeline.store.embedded import STARTS, EmbeddedStore, StoreWatch
+from framegate.pipeline.store.ownership import Store
 
 
 class DiesAtFirst(EmbeddedStore):

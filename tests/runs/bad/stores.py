@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.listener import Listener
+from framegate.pipeline.store.listen import Listener
 from tests.runs.bad.case import DONE, GOOD_FRAMES, STOPPED_TWICE, STORE, USAGE, Case, Play
 from tests.runs.bad.folders import held_up, open_gate
 from tests.support.commands import Command, Ended, Reader, framegate, user_folder

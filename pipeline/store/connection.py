@@ -16,8 +16,7 @@ from typing import Any
 import hiredis
 
 from framegate.pipeline.errors import StoreLost
-from framegate.pipeline.store.store_faults import reply_fault, store_errors
-from framegate.pipeline.store.store_url import single
+from framegate.pipeline.store.client import reply_fault, single, store_errors
 
 DEAD_S = 30
 

@@ -15,9 +15,8 @@ from framegate.pipeline import keys
 from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.redaction import shown
+from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import LIBRARY, library_code, replicas_command, too_few_replicas
-from framegate.pipeline.store.store_faults import store_errors
-from framegate.pipeline.store.store_url import connect
 
 log = logging.getLogger(__name__)
 
