@@ -27,7 +27,7 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.ingest.pace import Pace
 from framegate.pipeline.records import VERSION, Position, Record
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.shared_memory.shared_file import make_shared_file
+from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.cache import Cache

@@ -43,7 +43,7 @@ from framegate.models.window import region_features
 from framegate.models.window.window import Sight, Step, WindowHead
 from framegate.models.window.window_rows import ROWS, WindowState, row_bytes
 from framegate.pipeline.records import Position
-from framegate.pipeline.shared_memory.state_ring import unshared_ring
+from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
 from framegate.stages.planes import as_picture
 

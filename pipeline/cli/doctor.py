@@ -22,7 +22,7 @@ from framegate.pipeline.loading import load
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.run.run_folder import runs_folder
 from framegate.pipeline.run.said_sources import is_camera, shared_bytes
-from framegate.pipeline.shared_memory.shared_file import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free

@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.shared_memory.state_plane import unshared_plane
-from framegate.pipeline.shared_memory.state_ring import unshared_ring
+from framegate.pipeline.shared_memory.state import unshared_plane, unshared_ring
 from framegate.pipeline.stage import Context, Item
 from framegate.pipeline.store.memo import Memos
 

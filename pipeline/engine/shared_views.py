@@ -12,12 +12,14 @@ from framegate.pipeline.engine.control import ControlLine, FramesKept
 from framegate.pipeline.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.shared_memory.state_plane import (
+from framegate.pipeline.shared_memory.state import (
     StatePlane,
+    StateRing,
     state_plane_bytes,
+    state_ring_bytes,
     unshared_plane,
+    unshared_ring,
 )
-from framegate.pipeline.shared_memory.state_ring import StateRing, state_ring_bytes, unshared_ring
 from framegate.pipeline.source import Form
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.stage import Item

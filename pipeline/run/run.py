@@ -43,7 +43,7 @@ from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.run.running import announced
 from framegate.pipeline.run.said_sources import file_faults, place_of, run_source, spec_maker
 from framegate.pipeline.run.supervisor import Supervisor
-from framegate.pipeline.shared_memory.shared_file import usual_barrier
+from framegate.pipeline.shared_memory.mapping import usual_barrier
 from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener

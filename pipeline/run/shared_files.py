@@ -25,7 +25,7 @@ from framegate.pipeline.engine.control import Shared, SharedWanted
 from framegate.pipeline.errors import FrameStoreFull
 from framegate.pipeline.retry import OUT_OF_MEANS
 from framegate.pipeline.shared_memory.frame_store import copy_newest, retire_frame_store
-from framegate.pipeline.shared_memory.shared_file import make_shared_file, open_kept_file
+from framegate.pipeline.shared_memory.mapping import make_shared_file, open_kept_file
 
 log = logging.getLogger(__name__)
 

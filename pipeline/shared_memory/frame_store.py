@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from framegate.pipeline.errors import Fenced, FrameLost
 from framegate.pipeline.records import Position
-from framegate.pipeline.shared_memory.shared_file import free_pages, map_shared, usual_barrier
+from framegate.pipeline.shared_memory.mapping import free_pages, map_shared, usual_barrier
 
 PAGE = 4096
 # Words of the first page: who writes (a fencing token), whether it is retired, and how the rest is

@@ -18,7 +18,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import VERSION, Object, Position, Record
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.shared_memory.shared_file import make_shared_file
+from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import result

@@ -17,7 +17,7 @@ from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId, Seen
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import Object, Position, Record
-from framegate.pipeline.shared_memory.state_ring import StateRing, unshared_ring
+from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.detections import Detections

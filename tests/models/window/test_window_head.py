@@ -32,7 +32,7 @@ from framegate.models.window.window_rows import (
     tiles_after,
 )
 from framegate.pipeline.records import Position
-from framegate.pipeline.shared_memory.state_ring import unshared_ring
+from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
 from framegate.stages.planes import as_picture
 

@@ -20,7 +20,7 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
-from framegate.pipeline.shared_memory.shared_file import make_shared_file
+from framegate.pipeline.shared_memory.mapping import make_shared_file
 from framegate.pipeline.source import Form, Frame, Source
 from tests.support.runs import wait_until
 

@@ -23,7 +23,7 @@ from framegate.pipeline.run.run_folder import (
     open_folder,
     runs_folder,
 )
-from framegate.pipeline.shared_memory.shared_file import free_bytes, make_shared_file
+from framegate.pipeline.shared_memory.mapping import free_bytes, make_shared_file
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import environment
 from tests.support.servers import server

@@ -18,7 +18,7 @@ from framegate.pipeline.shared_memory.frame_store import (
     frame_store_bytes,
     retire_frame_store,
 )
-from framegate.pipeline.shared_memory.shared_file import barrier, make_shared_file
+from framegate.pipeline.shared_memory.mapping import barrier, make_shared_file
 
 SLOTS, NBYTES = 4, 1000
 

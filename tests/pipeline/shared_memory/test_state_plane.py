@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.pipeline.records import Position
-from framegate.pipeline.shared_memory.shared_file import make_shared_file
-from framegate.pipeline.shared_memory.state_plane import StatePlane, state_plane_bytes
+from framegate.pipeline.shared_memory.mapping import make_shared_file
+from framegate.pipeline.shared_memory.state import StatePlane, state_plane_bytes
 from framegate.pipeline.stage import PlaneRef
 
 NBYTES = 64

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.pipeline.records import Position
-from framegate.pipeline.shared_memory.shared_file import make_shared_file
-from framegate.pipeline.shared_memory.state_ring import _HEADER, SPARE, StateRing, state_ring_bytes
+from framegate.pipeline.shared_memory.mapping import make_shared_file
+from framegate.pipeline.shared_memory.state import _STATE_RING_HEADER as _HEADER
+from framegate.pipeline.shared_memory.state import SPARE, StateRing, state_ring_bytes
 from framegate.pipeline.stage import RingRef
 
 ROWS, NBYTES = 4, 40
