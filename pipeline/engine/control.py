@@ -25,8 +25,7 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.telemetry.durations import StageTimes
-from framegate.pipeline.telemetry.run_status import RunStatus
+from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 
 log = logging.getLogger(__name__)
 

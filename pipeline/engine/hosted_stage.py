@@ -23,7 +23,7 @@ from framegate.pipeline.records import End, Position, Reason, Record
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import Attached
-from framegate.pipeline.telemetry.durations import StageTimes
+from framegate.pipeline.telemetry.counters import StageTimes
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Waits
 from framegate.pipeline.store.hop import END, FRAME, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.latency import bucket
-from framegate.pipeline.telemetry.looks import look_counters
+from framegate.pipeline.telemetry.counters import bucket, look_counters
 
 
 @dataclass(slots=True)

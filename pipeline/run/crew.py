@@ -37,7 +37,7 @@ from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
 from framegate.pipeline.spec import WorkerSpec
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
+from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus, WorkerStatus
 
 log = logging.getLogger(__name__)
 

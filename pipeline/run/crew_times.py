@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from framegate.pipeline.engine.control import Times, TimesWanted
 from framegate.pipeline.run.worker_process import WorkerProcess
-from framegate.pipeline.telemetry.durations import StageTimes, TimesOverLives
+from framegate.pipeline.telemetry.counters import StageTimes, TimesOverLives
 
 ANSWER_S = 1.0
 

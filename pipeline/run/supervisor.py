@@ -35,7 +35,7 @@ from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store
-from framegate.pipeline.telemetry.run_status import RunStatus
+from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,13 @@ from framegate.pipeline.records import (
 )
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END
-from framegate.pipeline.telemetry.latency import PREFIX, percentile
-from framegate.pipeline.telemetry.looks import escalations_of, looks_of, share_looked
+from framegate.pipeline.telemetry.counters import (
+    PREFIX,
+    escalations_of,
+    looks_of,
+    percentile,
+    share_looked,
+)
 
 State = Literal[
     "waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed"

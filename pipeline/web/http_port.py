@@ -31,7 +31,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.logs import Form
 from framegate.pipeline.process import start_module
 from framegate.pipeline.store.listen import listening_at
-from framegate.pipeline.telemetry.run_status import RunStatus
+from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 

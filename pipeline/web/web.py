@@ -36,8 +36,8 @@ from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Request as SourceRequest
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.metrics import Scrape
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
 from framegate.pipeline.web.frame_views import FrameViews
 from framegate.pipeline.web.http_port import WebSpec

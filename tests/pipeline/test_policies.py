@@ -26,7 +26,7 @@ from framegate.pipeline.run.pending import pending_stages, still_unread
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.stage import Item
-from framegate.pipeline.telemetry.latency import BOUNDS_S, bucket, percentile
+from framegate.pipeline.telemetry.counters import BOUNDS_S, bucket, percentile
 
 
 def frame(seq: int, arrived: float, epoch: int = 1) -> Arrival:

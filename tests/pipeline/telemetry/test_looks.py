@@ -6,7 +6,12 @@ import msgspec
 
 from framegate.pipeline import records
 from framegate.pipeline.records import GateView
-from framegate.pipeline.telemetry.looks import escalations_of, look_counters, looks_of, share_looked
+from framegate.pipeline.telemetry.counters import (
+    escalations_of,
+    look_counters,
+    looks_of,
+    share_looked,
+)
 from tests.support.published import result
 
 

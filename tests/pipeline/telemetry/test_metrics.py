@@ -18,10 +18,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.telemetry.durations import Durations, StageTimes, TimesOverLives
-from framegate.pipeline.telemetry.latency import BOUNDS_S, bucket
+from framegate.pipeline.telemetry.counters import (
+    BOUNDS_S,
+    Durations,
+    RunStatus,
+    SourceStatus,
+    StageTimes,
+    TimesOverLives,
+    WorkerStatus,
+    bucket,
+)
 from framegate.pipeline.telemetry.metrics import Scrape, latency_buckets, model_parts
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus, WorkerStatus
 from framegate.pipeline.telemetry.view import Sample, view
 from framegate.pipeline.web.web_server import QuietServer, guarded
 

@@ -20,7 +20,7 @@ from framegate.pipeline.cli.list_sources import accounts
 from framegate.pipeline.records import VERSION, Connection, End, Object, Result
 from framegate.pipeline.run.asking import Listed
 from framegate.pipeline.run.progress import changed
-from framegate.pipeline.telemetry.latency import BOUNDS_S, PREFIX, bucket, percentile
+from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from tests.support.published import result
 from tests.support.servers import server

@@ -9,7 +9,7 @@ from pathlib import Path
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import ControlLine, StatusThere, StatusWanted
 from framegate.pipeline.errors import StoreLost
-from framegate.pipeline.telemetry.run_status import RunStatus, SourceStatus
+from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.web.frame_views import FrameViews
 from framegate.pipeline.web.web import RunReader
 

@@ -1,0 +1,221 @@
+"""What is counted: latencies, looks, durations of stages, how a run is.
+
+Buckets grow by a quarter: a percentile read from them is right to within 12 %.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+
+import msgspec
+
+from framegate.pipeline.counts import AskCounts, CacheCounts
+from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason
+
+PREFIX = "latency:"
+BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))
+
+
+_NAMES = tuple(f"{PREFIX}{index}" for index in range(len(BOUNDS_S) + 1))
+
+
+def bucket(seconds: float) -> str:
+    """Counter of the bucket that holds this latency."""
+    return _NAMES[bisect.bisect_left(BOUNDS_S, seconds)]
+
+
+def percentile(counters: Mapping[str, int], share: float) -> float | None:
+    """The latency in seconds below which `share` (0..1) of the frames stayed; None without any."""
+    filled = sorted(
+        (int(name.removeprefix(PREFIX)), n) for name, n in counters.items() if n and PREFIX in name
+    )
+    wanted = share * sum(n for _, n in filled)
+    for index, n in filled:
+        wanted -= n
+        if wanted <= 0:
+            high: float = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]
+            return float(high / 1.25**0.5)
+    return None
+
+
+# -- How frames were looked at, and why: counted in the hop that publishes them, read by all who
+# tell. The counters of a result are `looked:LOOKED:REASON` and, where the heavy model was to be
+# asked, `escalated:done` or `escalated:WHY NOT`; all are closed lists, so there are few.
+
+
+LOOKS_PREFIX = "looked:"
+ESCALATED = "escalated:"
+
+
+class _Look(msgspec.Struct, frozen=True):
+    looked: Looked
+    reason: Reason
+    escalation: Escalation = "none"
+    degraded: DegradedReason | None = None
+
+
+_decode = msgspec.msgpack.Decoder(_Look).decode
+
+
+def look_counters(result: bytes) -> tuple[str, ...]:
+    """The counters of a published result (msgpack); none for what a user's stage publishes."""
+    try:
+        look = _decode(result)
+    except msgspec.ValidationError:
+        return ()
+    looked = f"{LOOKS_PREFIX}{look.looked}:{look.reason}"
+    if look.escalation == "none":
+        return (looked,)
+    return looked, f"{ESCALATED}{look.degraded or look.escalation}"
+
+
+def looks_of(counters: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Frames by how they were looked at, and by why."""
+    found: dict[str, dict[str, int]] = {}
+    for name, n in counters.items():
+        if n and name.startswith(LOOKS_PREFIX):
+            looked, _, reason = name.removeprefix(LOOKS_PREFIX).partition(":")
+            found.setdefault(looked, {})[reason] = n
+    return found
+
+
+def share_looked(looks: Mapping[str, Mapping[str, int]]) -> float | None:
+    """Share of frames, 0..1, that were looked at, whole or in part; None without frames."""
+    frames = {looked: sum(reasons.values()) for looked, reasons in looks.items()}
+    total = sum(frames.values())
+    return 1 - frames.get("no", 0) / total if total else None
+
+
+def escalations_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Frames that the heavy model was to be asked about: done, or by why it was not."""
+    return {
+        name.removeprefix(ESCALATED): n
+        for name, n in counters.items()
+        if name.startswith(ESCALATED)
+    }
+
+
+# -- How long a worker's stages waited and worked: counted in its memory, told when asked.
+
+
+BUCKETS = 64
+FIRST, LAST = 6, 27  # bounds that are shown: 64 µs to 134 s
+
+
+class Durations(msgspec.Struct):
+    """A histogram. counts[n]: durations from 2**(n-1) µs to below 2**n µs; sum_us of all.
+
+    One thread adds; another may read, and finds the sum a moment before or after the counts.
+    """
+
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
+    sum_us: int = 0
+
+    def add_us(self, duration: int) -> None:
+        """Count a duration in microseconds; a bucket is found by a length, not by a search."""
+        self.counts[duration.bit_length()] += 1
+        self.sum_us += duration
+
+    def plus(self, other: Durations) -> Durations:
+        """Both together."""
+        counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        return Durations(counts, self.sum_us + other.sum_us)
+
+    def upper_bounds(self) -> list[tuple[str, float]]:
+        """(bound in seconds as text, durations up to it), growing, the last one without bound."""
+        below = sum(self.counts[:FIRST])
+        bounds = []
+        for n in range(FIRST, LAST + 1):
+            below += self.counts[n]
+            bounds.append((repr(2**n / 1e6), float(below)))
+        return [*bounds, ("+Inf", float(sum(self.counts)))]
+
+
+class StageTimes(msgspec.Struct):
+    """Of one stage.
+
+    waited  for each batch: its first frame, from when the stage before had done it
+    worked  for each batch: all of it
+    frames  in all batches
+    asks    what became of its questions, if it asks
+    cache   what came of its look-ups, if it looks answers up
+    """
+
+    waited: Durations = msgspec.field(default_factory=Durations)
+    worked: Durations = msgspec.field(default_factory=Durations)
+    frames: int = 0
+    asks: AskCounts | None = None
+    cache: CacheCounts | None = None
+
+    def plus(self, other: StageTimes) -> StageTimes:
+        """Both together; `other` is the later one."""
+        return StageTimes(
+            self.waited.plus(other.waited),
+            self.worked.plus(other.worked),
+            self.frames + other.frames,
+            other.asks if self.asks is None else self.asks.plus(other.asks),
+            other.cache if self.cache is None else self.cache.plus(other.cache),
+        )
+
+
+class TimesOverLives:
+    """The times of a worker's stages over all its lives.
+
+    What a killed one had not told since it was last asked is lost: it was only in its memory.
+    """
+
+    def __init__(self) -> None:
+        self._past: dict[str, StageTimes] = {}
+        self._now: dict[str, StageTimes] = {}
+
+    def told(self, now: Mapping[str, StageTimes]) -> None:
+        """The living worker's, since it began."""
+        self._now = dict(now)
+
+    def died(self) -> None:
+        """Another begins at nothing."""
+        self._past, self._now = self.total(), {}
+
+    def total(self) -> dict[str, StageTimes]:
+        """By stage."""
+        nothing = StageTimes()
+        return {
+            stage: self._past.get(stage, nothing).plus(self._now.get(stage, nothing))
+            for stage in self._past.keys() | self._now.keys()
+        }
+
+
+# -- How a run is, as its supervisor knows it; the HTTP process asks for it.
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker. pid: None while there is none; restarts: how often another took its place."""
+
+    name: str
+    pid: int | None
+    ready: bool
+    restarts: int
+
+
+class SourceStatus(msgspec.Struct, frozen=True):
+    """What was decided of one source. url: without user and password."""
+
+    name: str
+    url: str
+    live: bool
+    past: int
+    credit: int
+    slots: int
+    shared_bytes: int
+
+
+class RunStatus(msgspec.Struct, frozen=True):
+    """unready: why the run is not ready, nothing if it is. times: by stage, over all lives."""
+
+    run: str
+    draining: bool
+    unready: list[str]
+    workers: list[WorkerStatus]
+    sources: list[SourceStatus]
+    times: dict[str, StageTimes]
