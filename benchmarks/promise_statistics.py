@@ -30,8 +30,8 @@ from benchmarks.promise.periods import (
     first_good_look,
     throw,
 )
-from framegate.pipeline.promise.exact_binomial import k_max
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.statistics import k_max
 
 Row = dict[str, Any]
 

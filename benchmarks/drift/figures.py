@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.records import PromiseNews
 
@@ -52,7 +52,7 @@ def audits(certificates: Sequence[Certificate], begin: int, end: int) -> int:
         first = one.first.seq
         key = bytes.fromhex(one.opening)
         for frame in range(max(first, begin), min(one.last.seq + 1, end)):
-            drawn += coin.drawn(key, frame - first, one.share)
+            drawn += promise.drawn(key, frame - first, one.share)
     return drawn
 
 

@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 
 from benchmarks.promise.periods import FloatArray, IntArray
-from framegate.pipeline.promise import alarm
+from framegate.pipeline.promise import statistics
 from framegate.pipeline.promise.promise import Promise
 
 _PROMISE: Final = Promise()
-_WRONG: Final = alarm.after(alarm.QUIET, 1.0, _PROMISE.alpha)
-_RIGHT: Final = alarm.after(alarm.QUIET, 0.0, _PROMISE.alpha)
+_WRONG: Final = statistics.after(statistics.QUIET, 1.0, _PROMISE.alpha)
+_RIGHT: Final = statistics.after(statistics.QUIET, 0.0, _PROMISE.alpha)
 
 
 def audits_to_alarm(
@@ -27,7 +27,7 @@ def audits_to_alarm(
     rate    0..1 of audits that find an error; before  another rate for so many audits, which are
             not counted: runs with an alarm in them are left out
     """
-    sums = [np.zeros(runs) for _ in alarm.WORSE]
+    sums = [np.zeros(runs) for _ in statistics.WORSE]
     rang = np.full(runs, before[1] + most)
     for audit in range(before[1] + most):
         wrong = rng.random(runs) < (rate if audit >= before[1] else before[0])

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr
 
-from framegate.pipeline.promise.exact_binomial import k_max
+from framegate.pipeline.promise.statistics import k_max
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]

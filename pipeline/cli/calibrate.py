@@ -17,7 +17,7 @@ from framegate.pipeline.loading import DETECT, load
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 
 if TYPE_CHECKING:
-    from framegate.pipeline.promise.calibrated import Judgement
+    from framegate.pipeline.promise.calibration import Judgement
     from framegate.pipeline.promise.promise import Promise
 
 _REPLAY = "framegate.stages.commands.calibrating:tallied"
@@ -53,7 +53,7 @@ def register(commands: Any) -> None:
 def _calibrate(parsed: argparse.Namespace) -> Exit:
     # Here, because they bring numpy and scipy, and no other command is to wait for these.
     from framegate.pipeline.cli.calibration_plot import as_svg
-    from framegate.pipeline.promise.calibrated import judged, verdict
+    from framegate.pipeline.promise.calibration import judged, verdict
 
     origin, text = find_config(parsed.config)
     said = {

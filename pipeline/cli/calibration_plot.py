@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framegate.pipeline.promise.calibrated import Judgement, Setting
+from framegate.pipeline.promise.calibration import Judgement, Setting
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 640, 400, 70, 30
 _RIGHT, _BOTTOM = 20, 60

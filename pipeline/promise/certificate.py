@@ -13,10 +13,10 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.promise import coin
-from framegate.pipeline.promise.exact_binomial import allowed, k_max, most_wrong
+from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.promise.promise import LONGEST, Promise
+from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
 from framegate.pipeline.records import Position, Verdict
 
 VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes

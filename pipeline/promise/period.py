@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from framegate.pipeline.promise import alarm, coin
+from framegate.pipeline.promise import promise as coin
+from framegate.pipeline.promise import statistics
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import START, Position
 
@@ -56,7 +57,7 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     lost: int = 0
     failed: int = 0
     alarmed: bool = False
-    sums: tuple[float, ...] = alarm.QUIET
+    sums: tuple[float, ...] = statistics.QUIET
     wealths: tuple[float, ...] = ()
     first: Moment = _NEVER
     last: Moment = _NEVER
@@ -74,7 +75,7 @@ def following(period: Period, promise: Promise) -> Period:
     return Period(
         number=period.number + 1,
         terms=promise.terms,
-        sums=period.sums if goes_on else alarm.QUIET,
+        sums=period.sums if goes_on else statistics.QUIET,
     )
 
 
@@ -146,11 +147,11 @@ def _with(names: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
 
 
 def _judged(period: Period, promise: Promise, is_wrong: bool) -> Period:
-    sums = alarm.after(period.sums, float(is_wrong), promise.alpha)
+    sums = statistics.after(period.sums, float(is_wrong), promise.alpha)
     return replace(
         period,
         settled=period.settled + 1,
         caught=period.caught + is_wrong,
-        alarmed=period.alarmed or alarm.is_alarm(sums, promise.alarm_audits),
+        alarmed=period.alarmed or statistics.is_alarm(sums, promise.alarm_audits),
         sums=sums,
     )

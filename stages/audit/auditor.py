@@ -10,7 +10,8 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.questions import Seen
-from framegate.pipeline.promise import certificate, coin, period
+from framegate.pipeline.promise import certificate, period
+from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise
 
 
 def secret_of(folder: Path) -> bytes:
@@ -19,10 +19,10 @@ def secret_of(folder: Path) -> bytes:
     if not path.exists():
         _make(path)
     secret = path.read_bytes()
-    if len(secret) != coin.SECRET_BYTES:
+    if len(secret) != promise.SECRET_BYTES:
         raise ConfigFaults(
             [
-                f"promise: {path} has {len(secret)} bytes; allowed are {coin.SECRET_BYTES}. "
+                f"promise: {path} has {len(secret)} bytes; allowed are {promise.SECRET_BYTES}. "
                 "Remove it for a new one: no period that it began is certified then"
             ]
         )
@@ -34,7 +34,7 @@ def _make(path: Path) -> None:
     written = path.with_suffix(f".{os.getpid()}")
     made = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(made, "wb") as file:
-        file.write(os.urandom(coin.SECRET_BYTES))
+        file.write(os.urandom(promise.SECRET_BYTES))
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(FileExistsError):

@@ -22,8 +22,7 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
 from framegate.pipeline.loading import options_of
-from framegate.pipeline.promise.calibrated import Footage, Tally
-from framegate.pipeline.promise.least_budget import FloatArray, raises
+from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
 from framegate.pipeline.stage import WAITS, Context, Item

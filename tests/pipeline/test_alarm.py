@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.promise.alarm import audits_to_alarm
-from framegate.pipeline.promise import alarm
+from framegate.pipeline.promise import statistics
 
 losses = st.floats(0.0, 1.0)
 targets = st.floats(0.0005, 0.5)
@@ -16,16 +16,16 @@ targets = st.floats(0.0005, 0.5)
 
 def test_the_alarm_multiplies_likelihood_ratios() -> None:
     """For losses of 0 and 1: (1 + M) q / a where one was wrong, (1 + M)(1 - q)/(1 - a) if not."""
-    sums = alarm.QUIET
+    sums = statistics.QUIET
     by_hand = [0.0] * 4
     for loss in (0, 0, 1, 0, 1, 1):
-        sums = alarm.after(sums, float(loss), 0.01)
+        sums = statistics.after(sums, float(loss), 0.01)
         for i, q in enumerate((0.02, 0.04, 0.08, 0.16)):
             ratio = q / 0.01 if loss else (1 - q) / 0.99
             by_hand[i] = (1 + by_hand[i]) * ratio
     assert sums == pytest.approx(by_hand)
-    assert alarm.is_alarm((4.0, 0.0, 0.0, 0.0), 1.0)
-    assert not alarm.is_alarm((3.9, 0.0, 0.0, 0.0), 1.0)
+    assert statistics.is_alarm((4.0, 0.0, 0.0, 0.0), 1.0)
+    assert not statistics.is_alarm((3.9, 0.0, 0.0, 0.0), 1.0)
 
 
 @given(held=st.floats(0, 1e6), target=targets, pair=st.tuples(losses, losses))
@@ -33,10 +33,10 @@ def test_a_worse_audit_never_calms_the_alarm(
     held: float, target: float, pair: tuple[float, float]
 ) -> None:
     better, worse = sorted(pair)
-    calmer = alarm.after((held,) * 4, better, target)
+    calmer = statistics.after((held,) * 4, better, target)
     assert all(
         0 <= low <= high
-        for low, high in zip(calmer, alarm.after((held,) * 4, worse, target), strict=True)
+        for low, high in zip(calmer, statistics.after((held,) * 4, worse, target), strict=True)
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from framegate.pipeline.cli.cli import main
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
 from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of, older
@@ -64,7 +64,12 @@ def test_the_command_compares_with_what_was_declared(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("commitment", coin.commitment(b"another")), ("alpha", 0.05), ("frames", 201), ("period", 2)],
+    [
+        ("commitment", promise.commitment(b"another")),
+        ("alpha", 0.05),
+        ("frames", 201),
+        ("period", 2),
+    ],
 )
 def test_what_was_chosen_after_the_period_is_found(
     field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

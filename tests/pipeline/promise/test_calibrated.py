@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.cli.cli import main
-from framegate.pipeline.promise.calibrated import Footage, Tally, judged, verdict
-from framegate.pipeline.promise.least_budget import Raise
+from framegate.pipeline.promise.calibration import Footage, Raise, Tally, judged, verdict
 from framegate.pipeline.promise.promise import Promise
 
 TERMS = Promise(alpha=0.01, confidence=0.95)

@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import (
     ABOUT_BOXES,
     Certificate,
@@ -20,9 +20,9 @@ from framegate.pipeline.promise.certificate import (
     undeclared,
     verify,
 )
-from framegate.pipeline.promise.exact_binomial import k_max, most_wrong
 from framegate.pipeline.promise.period import Moment, Period, following, serve, settle
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.statistics import k_max, most_wrong
 from framegate.pipeline.records import Position
 from framegate.stages.audit.certify import told
 

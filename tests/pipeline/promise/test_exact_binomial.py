@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from framegate.pipeline.promise.exact_binomial import allowed, k_max, most_wrong, share_for
+from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong, share_for
 
 SMALL = [
     (frames, alpha, share, delta)

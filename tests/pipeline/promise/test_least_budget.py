@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.pipeline.promise.least_budget import Raise, least_per_s, raises
+from framegate.pipeline.promise.calibration import Raise, least_per_s, raises
 from framegate.stages.escalate.budget import Budget, Tokens
 
 EVERY = np.arange(250) / 25  # each frame of ten seconds

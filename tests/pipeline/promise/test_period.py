@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.pipeline.config.options import read_options
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import close
-from framegate.pipeline.promise.exact_binomial import k_max
 from framegate.pipeline.promise.period import (
     Moment,
     Period,
@@ -24,6 +23,7 @@ from framegate.pipeline.promise.period import (
     settle,
 )
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.promise.statistics import k_max
 from framegate.pipeline.records import Position
 
 SECRET = b"of a test"

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.pipeline import records
 from framegate.pipeline.heavy.questions import QuestionId, Seen
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import End, PromiseNews

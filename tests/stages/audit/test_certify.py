@@ -10,7 +10,7 @@ import pytest
 
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.promise import coin
+from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import (
     Certificate,
     close,
@@ -28,7 +28,7 @@ from framegate.pipeline.stage import Item, NoOptions, NoState
 from framegate.stages.audit.certify import Certify
 
 TERMS = Promise(alpha=0.1, frames=3, audited=0.4)
-KEY = coin.period_key(b"of a test", "door", 1)
+KEY = promise.period_key(b"of a test", "door", 1)
 NEW: dict[str, NoState] = {"door": NoState()}
 BEGUN = following(Period(), TERMS)
 DECLARED = declare(BEGUN, TERMS, KEY, "door")
