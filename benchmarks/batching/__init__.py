@@ -43,8 +43,8 @@ from benchmarks.harness.report import (
 from framegate.models.detector import detector
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.heavy_queue import HeavyQueue
 from framegate.pipeline.heavy.questions import Place
+from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.escalate.coded_questions import encode_question
 from framegate.stages.escalate.heavy_local import LocalHeavy

@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks.harness.gate_clips import GateClip
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.heavy_queue import HeavyQueue
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.coded_questions import encode_question

@@ -10,8 +10,7 @@ from typing import Any
 from framegate.pipeline.config.store_config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.heavy_asks import HeavyAsks
-from framegate.pipeline.heavy.heavy_worker import HeavyWorker, Looker
+from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
 from framegate.pipeline.loading import load
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.redaction import shown

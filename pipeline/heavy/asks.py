@@ -1,18 +1,20 @@
-"""Ask and answer: questions go to a place in threads of their own; who waits is woken."""
+"""Ask and answer: questions go to a place in threads of their own; whoever waits is woken."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
-from framegate.pipeline.heavy.flights import Flight, Wanted, have_room
-from framegate.pipeline.heavy.place_breaker import PlaceBreaker
 from framegate.pipeline.heavy.questions import (
     Answer,
     Place,
@@ -24,6 +26,109 @@ from framegate.pipeline.heavy.questions import (
     leave,
 )
 from framegate.pipeline.records import DegradedReason
+from framegate.pipeline.retry import Breaker, BreakerState
+
+# -- Questions on their way, who waits for each, and how much of all that is held at once.
+
+
+MOST: Final = 512
+MOST_BYTES: Final = 256 << 20  # of pixels: a question holds a frame whole, of 3 MB at 1080p
+LEAST: Final = 8  # however large a frame is
+
+
+class Wanted(NamedTuple):
+    """Until when an answer is of use to who asked, and which flight brings it."""
+
+    due_mono: float | None
+    content: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A question that waits or is being looked at, and all who asked the same."""
+
+    question: Question
+    asked_mono: float
+    ids: list[QuestionId] = field(default_factory=list)
+    went_for: str = ""
+
+    @property
+    def source(self) -> str:
+        """Whose turn it takes."""
+        return self.question.id.source
+
+    def join(self, other: Question) -> None:
+        """It is due when the last who asked gives up, and as urgent as the most urgent."""
+        mine, due = self.question, other.due_mono
+        due = None if mine.due_mono is None or due is None else max(mine.due_mono, due)
+        self.question = replace(mine, due_mono=due, urgent=mine.urgent or other.urgent)
+        self.ids.append(other.id)
+
+
+def have_room(flights: Collection[Flight], n_bytes: int, urgent: bool) -> bool:
+    """Whether one more may be held: half the room is for what is urgent, half for what is not, so
+    that neither keeps the other out.
+    """
+    sizes = [len(f.question.pixels) for f in flights if f.question.urgent is urgent]
+    if len(sizes) < LEAST // 2:
+        return True
+    return len(sizes) < MOST // 2 and sum(sizes) + n_bytes <= MOST_BYTES // 2
+
+
+# -- The breaker of a place that is asked: told of what happens, it tells when it opens and
+# closes.
+
+
+log = logging.getLogger(__name__)
+
+
+class PlaceBreaker:
+    """Of one place. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._breaker = Breaker()
+        self._lost_mono: float | None = None  # since when the place has failed, None: it has not
+
+    @property
+    def state(self) -> BreakerState:
+        """See Breaker."""
+        return self._breaker.state
+
+    @property
+    def until_mono(self) -> float:
+        """When a probe may go out, once it is open."""
+        return self._breaker.until_s
+
+    def lets_out(self, now: float) -> bool:
+        """Whether a question may go out now."""
+        return self._breaker.lets_out(now)
+
+    def sent(self) -> None:
+        """Questions go out."""
+        self._breaker = self._breaker.sent()
+
+    def answered(self) -> None:
+        """The place gave an answer."""
+        if self._breaker.state != "closed":
+            log.warning("who is asked in doubt answers again")
+        self._breaker, self._lost_mono = self._breaker.answered(), None
+
+    def failed(self, now: float, why: Exception) -> None:
+        """It gave none: said once, when it opens; each try would be said for ever."""
+        before = self._breaker.state
+        self._breaker = self._breaker.failed(now, random.random())
+        self._lost_mono = now if self._lost_mono is None else self._lost_mono
+        is_foreseen = isinstance(why, PlaceFailed)
+        said = str(why) if is_foreseen else f"{type(why).__name__}: {why}"
+        log.debug("no answer: %s", said)
+        if before == "closed" and self._breaker.state != "closed":
+            level = logging.WARNING if is_foreseen else logging.ERROR
+            log.log(level, "no answers from who is asked in doubt, tried again later: %s", said)
+
+    def away_s(self, asked_mono: float, now: float) -> float:
+        """For how long a question has been in vain: since it was put, or the place was lost."""
+        lost_mono = asked_mono if self._lost_mono is None else self._lost_mono
+        return now - min(asked_mono, lost_mono)
 
 
 class Asks:

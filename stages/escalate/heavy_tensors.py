@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 
 from framegate.pipeline import records
-from framegate.pipeline.heavy.heavy_wire import AskedFar
 from framegate.pipeline.heavy.kserve_tensors import Array, asked, outputs_of
+from framegate.pipeline.heavy.queue import AskedFar
 from framegate.stages.escalate.heavy_worker import HeavyLooker
 
 

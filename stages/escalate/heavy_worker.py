@@ -17,8 +17,8 @@ from framegate.models.errors import PictureDamaged, PrecisionUnsupported
 from framegate.models.picture import Picture
 from framegate.models.picture_coding import placed
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.heavy_wire import AskedFar
 from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.heavy.queue import AskedFar
 from framegate.stages.escalate.coded_questions import decode_question, shown_rect
 from framegate.stages.seen import as_seen
 

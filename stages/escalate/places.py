@@ -10,9 +10,9 @@ from typing import Protocol
 from framegate.models.detector import policy
 from framegate.models.detector.network import nearest
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.heavy_queue import HeavyQueue
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.questions import Place
+from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.redaction import remember_url
 from framegate.pipeline.store.client import url_fault
 from framegate.stages.escalate.escalate_options import EscalateOptions

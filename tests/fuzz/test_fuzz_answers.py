@@ -14,9 +14,9 @@ from framegate.models.errors import PictureDamaged
 from framegate.models.picture_coding import encode, encode_exact
 from framegate.pipeline import records
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.heavy.heavy_wire import AskedFar, Replied
 from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
 from framegate.pipeline.heavy.questions import PlaceFailed, Seen, Unanswered, checked
+from framegate.pipeline.heavy.queue import AskedFar, Replied
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.coded_questions import decode_question
 from framegate.stages.seen import as_boxes

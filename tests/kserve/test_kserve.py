@@ -16,7 +16,7 @@ from framegate.models.detector import detector
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.kserve_address import address
+from framegate.pipeline.heavy.kserve_transport import address
 from framegate.pipeline.heavy.questions import (
     Answer,
     PlaceFailed,

@@ -27,7 +27,7 @@ import pytest
 import redis
 
 from framegate.pipeline import keys
-from framegate.pipeline.heavy.heavy_wire import GROUP
+from framegate.pipeline.heavy.queue import GROUP
 from framegate.pipeline.promise.certificate import Certificate
 from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore

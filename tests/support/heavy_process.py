@@ -19,9 +19,9 @@ import redis
 
 from framegate.pipeline.cli.heavy_command import work
 from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.heavy_asks import HeavyAsks
-from framegate.pipeline.heavy.heavy_wire import AskedFar
 from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.heavy.queue import AskedFar
+from framegate.pipeline.heavy.worker import HeavyAsks
 from framegate.pipeline.logs import set_up_logging
 from tests.support.runs import environment
 

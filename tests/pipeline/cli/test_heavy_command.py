@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from framegate.models.detector import detector
-from framegate.pipeline.heavy.heavy_queue import HeavyQueue
 from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId, Seen
+from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.coded_questions import encode_question

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from framegate.pipeline.heavy import flights
-from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.flights import MOST, Flight, have_room
+from framegate.pipeline.heavy import asks as flights
+from framegate.pipeline.heavy.asks import MOST, Asks, Flight, have_room
 from framegate.pipeline.heavy.questions import Question, QuestionId, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form

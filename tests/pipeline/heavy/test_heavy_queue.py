@@ -15,8 +15,6 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.heavy_queue import HeavyQueue
-from framegate.pipeline.heavy.heavy_wire import GROUP, MOST_ASKED
 from framegate.pipeline.heavy.questions import (
     Answer,
     PlaceFailed,
@@ -25,6 +23,7 @@ from framegate.pipeline.heavy.questions import (
     Seen,
     Unanswered,
 )
+from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore

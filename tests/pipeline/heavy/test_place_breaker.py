@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from framegate.pipeline.heavy.place_breaker import PlaceBreaker
+from framegate.pipeline.heavy.asks import PlaceBreaker
 from framegate.pipeline.heavy.questions import PlaceFailed
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.heavy import flights
+from framegate.pipeline.heavy import asks
 from framegate.pipeline.heavy.questions import QuestionId
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.stage import WAITS, Item
@@ -60,8 +60,8 @@ def test_an_answer_is_what_is_served(tmp_path: Path, closing: list[Escalate]) ->
 def test_a_files_frames_wait_where_no_more_can_be_held(
     tmp_path: Path, closing: list[Escalate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flights, "LEAST", 2)
-    monkeypatch.setattr(flights, "MOST_BYTES", 0)
+    monkeypatch.setattr(asks, "LEAST", 2)
+    monkeypatch.setattr(asks, "MOST_BYTES", 0)
     place = ToldPlace(lambda _: SEES_PERSON)
     closing.append(stage := escalate(tmp_path, place, doubt=ALWAYS, burst=1000.0, per_s=1000.0))
     frames = [frame(seq) for seq in range(40)]

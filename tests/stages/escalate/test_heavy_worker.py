@@ -16,8 +16,8 @@ from framegate.models.detector.network import Precision
 from framegate.models.nms import iou
 from framegate.pipeline.cli import heavy_command
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.heavy_wire import AskedFar
 from framegate.pipeline.heavy.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
+from framegate.pipeline.heavy.queue import AskedFar
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.coded_questions import encode_question
