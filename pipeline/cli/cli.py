@@ -24,9 +24,8 @@ from framegate.pipeline.cli.check import check
 from framegate.pipeline.cli.doctor import doctor
 from framegate.pipeline.cli.snapshot import snapshot
 from framegate.pipeline.cli.watch import watch
-from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.config.config import Config, find_config, read_config, store_said, url_said
 from framegate.pipeline.config.sources import named_sources
-from framegate.pipeline.config.store_config import store_said, url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.outputs import add_overwrite

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli.models_use import CHOOSE, NICE, named
-from framegate.pipeline.config.store_config import url_said
+from framegate.pipeline.config.config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import load

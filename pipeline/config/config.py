@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,18 +12,143 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault
-from framegate.pipeline.config.graph import StageEntry, graph_faults
+from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, store_fault
+from framegate.pipeline.config.graph import StageEntry, Table, graph_faults, read_stages
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import frames_of
-from framegate.pipeline.config.stage_tables import Table, read_stages
-from framegate.pipeline.config.store_config import StoreConfig, store_faults
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import Form
 from framegate.pipeline.redaction import remember, remember_url
 from framegate.pipeline.source import Transport
 from framegate.pipeline.spec import PaceName
+from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
+
+# -- `[store]`: where the store is, how it is reached, and who else may read from it.
+
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+BY_NAME = "env:"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """`[store]`"""
+
+    url: str = EMBEDDED
+    url_env: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_check_hostname: bool = True
+    listen: str | None = None
+    listen_password_file: str | None = None
+    fsync: Literal["everysec", "always"] = "everysec"
+    replicas: int = field(default=0, metadata={"least": 0})
+    results_keep: int = field(default=100_000, metadata={"least": 1000})
+    results_age_s: float = field(default=0.0, metadata={"least": 0.0})
+    results_bytes: int = field(default=0, metadata={"least": 0})
+    certificates_age_s: float = field(default=34_560_000.0, metadata={"least": 0.0})
+    sources_keep: int = field(default=64, metadata={"least": 0})
+
+    def place(self) -> str | None:
+        """The whole URL, with its secrets and TLS files; None for the embedded store."""
+        url = os.environ[self.url_env] if self.url_env is not None else self.url
+        if url == EMBEDDED:
+            return None
+        return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
+
+
+def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
+    """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
+    if url is not None:
+        _warn_of_password(url, "--store")
+    said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
+    said = {key: value for key, value in said.items() if value is not None}
+    if url is not None and url.startswith(BY_NAME):
+        return {**said, "url_env": url.removeprefix(BY_NAME)}
+    return said if url is None else {**said, "url": url, "url_env": None}
+
+
+def url_said(url: str | None, option: str = "--store") -> str | None:
+    """The URL of a command without configuration, with the variable that it names looked up."""
+    if url is None or not url.startswith(BY_NAME):
+        _warn_of_password(url or "", option)
+        return url
+    name = url.removeprefix(BY_NAME)
+    if not os.environ.get(name):
+        raise ConfigFaults([f"{option} {url}: the environment has no such variable"])
+    return os.environ[name]
+
+
+def _warn_of_password(url: str, option: str) -> None:
+    if re.match(r"\w+://[^/@]*:[^/@]+@", url):
+        log.warning(
+            "%s: others on this host can see a password on the command line; put the URL into "
+            "a variable, and give %s env:NAME",
+            option,
+            option,
+        )
+
+
+def store_faults(store: StoreConfig) -> list[str]:
+    """All that is wrong with it; what a variable holds is not shown."""
+    if store.url_env is not None and not os.environ.get(store.url_env):
+        return [f"store.url_env = {store.url_env!r}: the environment has no such variable"]
+    faults = _tls_faults(store)
+    place = store.place() if not faults else None
+    if store.url_env is None and store.url != EMBEDDED and not store.url.startswith(SCHEMES):
+        return [f'store.url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
+    if place is not None and (fault := url_fault(place)) is not None:
+        key = "url" if store.url_env is None else f"url_env = {store.url_env!r}"
+        faults.append(f"store.{key}: {fault}")
+    if store.replicas and place is None and not faults:
+        faults.append(
+            f"store.replicas = {store.replicas}: only a store of your own has replicas; allowed "
+            "with the embedded one is 0"
+        )
+    return faults + _listen_faults(store)
+
+
+def _tls_faults(store: StoreConfig) -> list[str]:
+    files = {key: getattr(store, key) for key in ("tls_ca", "tls_cert", "tls_key")}
+    given = {key: file for key, file in files.items() if file is not None}
+    faults = [
+        f"store.{key} = {file!r}: this file cannot be read"
+        for key, file in given.items()
+        if not os.access(file, os.R_OK)
+    ]
+    if store.tls_key is not None and store.tls_cert is None:
+        faults.append("store.tls_key: it needs store.tls_cert as well, the certificate of that key")
+    if (given or not store.tls_check_hostname) and not _uses_tls(store):
+        faults.append("store.tls_*: they need a store whose URL begins with rediss://")
+    return faults
+
+
+def _uses_tls(store: StoreConfig) -> bool:
+    url = os.environ[store.url_env] if store.url_env is not None else store.url
+    return url.startswith("rediss://")
+
+
+def _listen_faults(store: StoreConfig) -> list[str]:
+    if store.listen is None:
+        alone = store.listen_password_file is not None
+        return ["store.listen_password_file: it needs store.listen as well"] if alone else []
+    faults = []
+    if store.url_env is not None or store.url != EMBEDDED:
+        faults.append(
+            f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
+            "own, make a user that may only read (README, Your own Redis)"
+        )
+    if (fault := store_fault(store.listen)) is not None:
+        faults.append(f"store.listen = {store.listen!r}: {fault}")
+    file = store.listen_password_file
+    if file is not None and not os.access(Path(file), os.R_OK):
+        faults.append(f"store.listen_password_file = {file!r}: this file cannot be read")
+    return faults
+
 
 PACKAGED = "pipeline.toml"
 

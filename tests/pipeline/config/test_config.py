@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.config import config as subject
 from framegate.pipeline.config.config import Config, find_config, from_environment, read_config
-from framegate.pipeline.config.stage_tables import own_tables
+from framegate.pipeline.config.graph import own_tables
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load
 
