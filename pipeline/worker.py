@@ -20,8 +20,7 @@ from framegate.pipeline.engine.control import ControlLine, Failed, Ready
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.engine.stage_loop import StageLoop
-from framegate.pipeline.engine.worker_loop import run_connected
+from framegate.pipeline.engine.stage_loop import StageLoop, run_connected
 from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
 from framegate.pipeline.ingest.ingest_loop import IngestLoop
 from framegate.pipeline.loading import load, options_of

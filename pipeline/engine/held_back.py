@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.saying import Move
+from framegate.pipeline.engine.hosted_stage import HostedStage, Move
 from framegate.pipeline.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels

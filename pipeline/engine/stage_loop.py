@@ -1,20 +1,23 @@
-"""The loop of a worker that reads streams: read, run, commit; commit and next read in one write."""
+"""The loop of a worker: stay connected; read, run, commit; commit and next read in one write."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from framegate.pipeline.engine.control import ControlLine
+from framegate.pipeline.engine.control import ControlLine, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.runner import Moves, Runner, hops, input_stream
-from framegate.pipeline.errors import Fenced
+from framegate.pipeline.errors import Fenced, StoreBusy, StoreLost
 from framegate.pipeline.records import Position
+from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.links import Links
 
@@ -235,3 +238,56 @@ class StageLoop:
                 fresh = self._runner.receive(stage, source, entries, read_to)
                 self._read_to[source, stage.spec.name] = fresh
         return reply is not None
+
+
+# -- What both worker loops share: stay connected, obey orders, back off while the store is away.
+
+
+log = logging.getLogger(__name__)
+
+SIGN_S = 1.0  # between signs of life; half of the least hung_s
+
+
+class Served(Protocol):
+    """A loop's work while connected; returns to end, or to begin again on new connections."""
+
+    def serve(self, links: Links) -> None: ...
+    def connected(self) -> bool:
+        """Whether anything was done since it connected."""
+        ...
+
+
+def run_connected(url: str, work: Served, line: ControlLine) -> None:
+    """Serve until the work ends; on every (re)connect it starts from what the store says."""
+    failures = 0
+    while True:
+        links = None
+        try:
+            links = Links(url)
+            work.serve(links)
+            if line.ordered is not None:
+                return
+            failures = 0
+        except (StoreLost, StoreBusy) as error:
+            failures = 1 if links is not None and work.connected() else failures + 1
+            delay = Backoff().delay_s(failures, random.random())
+            level = logging.WARNING if failures in (1, 5) or failures % 20 == 0 else logging.DEBUG
+            log.log(level, "%s; trying again in %.2f s", error, delay)
+            if stopped_within(line, delay):
+                return
+        finally:
+            if links is not None:
+                links.close()
+
+
+def stopped_within(line: ControlLine, seconds: float) -> bool:
+    """Wait; whether an order to stop came meanwhile. A drain needs the store: it waits as well.
+
+    A store that answers and takes no writes may stay so for hours: who waits tells that it lives.
+    """
+    until = time.monotonic() + seconds
+    while not isinstance(line.ordered, Stop) and (left := until - time.monotonic()) > 0:
+        line.waits += 1
+        if readable([line.wake], min(left, SIGN_S)):
+            os.eventfd_read(line.wake)
+    return isinstance(line.ordered, Stop)

@@ -14,9 +14,8 @@ from msgspec import structs
 from framegate.models import coco
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.hosted_stage import HostedStage, Move
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.saying import Move
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import End, Position, Record
 from framegate.pipeline.source import Form
