@@ -22,7 +22,7 @@ from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.engine.stage_loop import StageLoop, run_connected
 from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
-from framegate.pipeline.ingest.ingest_loop import IngestLoop
+from framegate.pipeline.ingest.loop import IngestLoop
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.logs import set_up_logging
 from framegate.pipeline.process import die_with_parent_of

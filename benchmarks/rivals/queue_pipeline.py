@@ -24,7 +24,7 @@ from benchmarks.harness.null_source import NullDetect, NullOptions, NullSource
 from benchmarks.harness.process_tree import Usage, usage
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.ingest.pace import Pace
+from framegate.pipeline.ingest.feed import Pace
 from framegate.pipeline.records import VERSION, Position, Record
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file

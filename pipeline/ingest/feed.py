@@ -1,4 +1,4 @@
-"""One source of an ingest worker: its decoder's events become entries, held until confirmed."""
+"""One source of an ingest worker: its decoder's events become entries, at its own pace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Literal
 from framegate.pipeline import keys, records
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Finished, Lost, NewEpoch
-from framegate.pipeline.ingest.pace import Pace
 from framegate.pipeline.records import (
     START,
     VERSION,
@@ -22,6 +21,50 @@ from framegate.pipeline.records import (
 )
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry
+
+# -- When a file's frame is due at its own pace. Pure: the caller waits.
+
+
+SLACK_S = 0.001
+
+
+class Pace:
+    """`fast`: at once. `realtime`: as far after the first frame as its pts is after the first's.
+
+    A frame without pts, or with one before its forerunner's, is due together with that one.
+    Frames due within SLACK_S go together: a wake-up costs more than a millisecond early.
+    """
+
+    def __init__(self, name: str, shift: float | None = None) -> None:
+        """name: a PaceName; shift: of the Pace that this one goes on for, if any."""
+        self._realtime = name == "realtime"
+        self._shift = shift if self._realtime else None
+        self._last = float("-inf")
+
+    @property
+    def shift(self) -> float | None:
+        """Monotonic seconds at which pts 0 is due; None before the first frame, or if `fast`."""
+        return self._shift
+
+    def wait_s(self, pts: float | None, ready: float, now: float) -> float:
+        """Seconds until the next frame is due, 0 for now. ready, now: monotonic seconds."""
+        if not self._realtime:
+            return 0.0
+        wait = self._due(pts, ready) - now
+        return wait if wait > SLACK_S else 0.0
+
+    def passed(self, pts: float | None, ready: float) -> None:
+        """The frame went out."""
+        if self._realtime:
+            self._last = self._due(pts, ready)
+
+    def _due(self, pts: float | None, ready: float) -> float:
+        if pts is None:
+            return max(self._last, ready if self._shift is None else self._last)
+        if self._shift is None:
+            self._shift = ready - pts
+        return max(self._last, self._shift + pts)
+
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.engine.hosted_stage import by_arrival
 from framegate.pipeline.engine.inbox import Arrival, Inbox
-from framegate.pipeline.ingest.credit import (
+from framegate.pipeline.ingest.decoder import (
     CHANGES_S,
     MOST_CHANGES,
     MOST_SIZES,

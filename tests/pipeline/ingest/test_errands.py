@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framegate.pipeline.ingest.epoch import EpochRequests
-from framegate.pipeline.ingest.room import Rooms
+from framegate.pipeline.ingest.waits import EpochRequests, Rooms
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore

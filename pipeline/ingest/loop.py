@@ -1,29 +1,38 @@
-"""The loop of a worker that decodes: gather what is due, run the hosted stages, commit, wait."""
+"""The loop of a worker that decodes: start decoders, gather what is due, commit, wait."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 
-from framegate.pipeline import records
-from framegate.pipeline.engine.control import ControlLine, Finished, Stop
+from framegate.pipeline import keys, records
+from framegate.pipeline.engine.control import ControlLine, Finished, InHand, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import Moves, Runner
+from framegate.pipeline.engine.runner import Moves, Runner, read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.errors import Fenced, OutOfMeans
-from framegate.pipeline.ingest.decoders import Decoders, OpenSource, end_thread
-from framegate.pipeline.ingest.errands import Answer as ErrandAnswer
-from framegate.pipeline.ingest.errands import Errands
-from framegate.pipeline.ingest.feed import Feed
-from framegate.pipeline.ingest.pace import SLACK_S
-from framegate.pipeline.records import DecodeState, Position
-from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.store.connection import readable
+from framegate.pipeline.errors import Fenced, OutOfMeans, SourceFault
+from framegate.pipeline.ingest.camera import CameraDecoder
+from framegate.pipeline.ingest.decoder import (
+    DecoderThread,
+    FileDecoder,
+    InFlight,
+    ResumePoint,
+    Surroundings,
+)
+from framegate.pipeline.ingest.feed import SLACK_S, Feed
+from framegate.pipeline.ingest.waits import Answer as ErrandAnswer
+from framegate.pipeline.ingest.waits import Errands, slowest
+from framegate.pipeline.records import START, DecodeState, Position, Record
+from framegate.pipeline.source import Guard, Request, Source
+from framegate.pipeline.spec import SourceSpec, WorkerSpec
+from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.hop import (
     Answer,
     Commit,
@@ -33,6 +42,118 @@ from framegate.pipeline.store.hop import (
     read_attached,
 )
 from framegate.pipeline.store.links import Links
+
+# -- Starting and ending the decoder threads of an ingest worker.
+
+
+OpenSource = Callable[[Request, Guard], Source]
+
+
+class Decoders:
+    """Makes the thread that a feed follows, from where the store says that it stands."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        line: ControlLine,
+        shared: SharedViews,
+        open_source: OpenSource,
+        note: Callable[[str], None],
+    ) -> None:
+        """note: called by a source's thread when it has something for the loop."""
+        self._note = note
+        self._spec, self._line, self._shared = spec, line, shared
+        self._open_source = open_source
+        self.turn = threading.Lock()
+        """Held while a careful source decodes: its stages run at other times."""
+
+    def start(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
+        """Let the feed go on from there with a new thread; without one if all is done.
+
+        OutOfMeans if there is no thread for it now.
+        """
+        end_thread(feed)
+        in_flight = self._in_flight(link, feed)
+        if state.done and (not in_flight or feed.spec.live):
+            feed.restart(position, state, None)
+            return
+        start = ResumePoint(position, state.number, state.open, state.done, in_flight)
+        thread = self._thread(feed, start)
+        feed.restart(position, state, thread)
+        if feed.spec.ending:
+            thread.finish()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            feed.restart(position, state, None)
+            raise OutOfMeans(f"it cannot be decoded now: {error}") from error
+
+    def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
+        name, spec = feed.spec.name, feed.spec
+        around = Surroundings(
+            open_source=lambda guard: self._open(spec, guard),
+            frame_store=lambda form: self._shared.frame_store(name, form),
+            keep_frames=lambda forms: self._shared.keep_frames(name, forms),
+            token=int(feed.token),
+            credit_limit=spec.credit,
+            wake=self._line.wake,
+            announce=lambda position: self._in_turn(name, position),
+            careful_until=self._spec.careful.get(name, START),
+            note=lambda: self._note(name),
+        )
+        if spec.live:
+            return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)
+        return FileDecoder(name, around, start)
+
+    def lacks_pixels(self, link: Link, feed: Feed) -> bool:
+        """Whether readers of a file still want pixels that its decoder is through with: the store
+        was set back.
+        """
+        thread, spec = feed.thread, feed.spec
+        if thread is None or spec.live:
+            return False
+        return any(
+            not (
+                thread.will_fill(frame.number)
+                or self._shared.holds(spec.name, frame.form, frame.number, frame.position)
+            )
+            for frame in self._in_flight(link, feed)
+        )
+
+    def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
+        """Committed frames of this run that some reliable reader has yet to read."""
+        source = feed.spec.name
+        _, read = slowest(link, source, self._spec.last_readers())
+        reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
+        arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
+        return tuple(
+            InFlight(a.position, a.record.number, a.record.form)
+            for a in arrivals
+            if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
+        )
+
+    def _open(self, spec: SourceSpec, guard: Guard) -> Source:
+        if spec.fault is not None:
+            raise SourceFault(spec.fault, "died")
+        return self._open_source(spec.request, guard)
+
+    @contextmanager
+    def _in_turn(self, source: str, position: Position) -> Iterator[None]:
+        """Careful sources decode in turn and say so before: a crash then has one suspect."""
+        with self.turn:
+            self._line.say(InHand(source, "decode", position))
+            try:
+                yield
+            finally:
+                self._line.say(InHand(source, "decode", None))
+
+
+def end_thread(feed: Feed) -> None:
+    """End a feed's thread, if it has one, after the frame in hand."""
+    if feed.thread is not None:
+        feed.thread.abandon()
+        feed.thread.join()
+
 
 log = logging.getLogger(__name__)
 
