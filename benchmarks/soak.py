@@ -48,8 +48,8 @@ from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
 from framegate.pipeline.records import Result as Published
-from framegate.pipeline.run.asking import Add, Question, Remove, ask
-from framegate.pipeline.run.run_folder import RunSource
+from framegate.pipeline.run.folder import RunSource
+from framegate.pipeline.run.rpc import Add, Question, Remove, ask
 from framegate.pipeline.store.ownership import Store
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes

@@ -21,7 +21,7 @@ from benchmarks.harness.clips import find_clip
 from benchmarks.harness.process_tree import own_memory_bytes, tree
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.harness.served_cameras import Served, served
-from framegate.pipeline.run.asking import Use
+from framegate.pipeline.run.rpc import Use
 from framegate.stages.detect.choosing import choose
 
 CAMERAS, MODELS = 2, 4

@@ -11,10 +11,9 @@ from typing import Any
 from framegate.pipeline.config.config import SourceConfig
 from framegate.pipeline.config.sources import frames_of, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.run.asking import Add, ask
-from framegate.pipeline.run.run_folder import RunSource
-from framegate.pipeline.run.running import find_run
-from framegate.pipeline.run.said_sources import file_faults, run_source
+from framegate.pipeline.run.folder import RunSource
+from framegate.pipeline.run.rpc import Add, ask, find_run
+from framegate.pipeline.run.sources import file_faults, run_source
 
 
 def register(commands: Any) -> None:

@@ -29,7 +29,7 @@ from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
-from framegate.pipeline.run.said_sources import shared_bytes
+from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.source import Form, Frames, Request
 from framegate.pipeline.spec import StageSpec

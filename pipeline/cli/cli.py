@@ -30,8 +30,8 @@ from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.redaction import redacted
+from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.run import RunOptions, run
-from framegate.pipeline.run.run_folder import runs_folder
 
 _EXITS = """\
 exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 75 another run took over,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, RunRefused
-from framegate.pipeline.run.asking import TheCounts, WhatCounts, ask
+from framegate.pipeline.run.rpc import TheCounts, WhatCounts, ask
 
 PATIENCE_S = 3.0
 

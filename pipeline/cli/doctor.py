@@ -20,8 +20,8 @@ from framegate.pipeline.config.config import Config
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import load
 from framegate.pipeline.redaction import redacted
-from framegate.pipeline.run.run_folder import runs_folder
-from framegate.pipeline.run.said_sources import is_camera, shared_bytes
+from framegate.pipeline.run.folder import runs_folder
+from framegate.pipeline.run.sources import is_camera, shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore

@@ -14,7 +14,7 @@ from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
 from framegate.pipeline.loading import load
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.redaction import shown
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import find_run
 
 _LOOKER = "framegate.stages.escalate.heavy_worker:HeavyLooker"
 PRECISIONS = ("f32", "bf16", "int8", "int8+bf16")  # of framegate.models.detector.network

@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framegate.pipeline.errors import Exit
-from framegate.pipeline.run.asking import Listed, TheSources, WhatSources, ask
-from framegate.pipeline.run.running import ANSWER_S, find_run
+from framegate.pipeline.run.rpc import ANSWER_S, Listed, TheSources, WhatSources, ask, find_run
 from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate
 
 RATE_S = 1.0

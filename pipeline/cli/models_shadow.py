@@ -13,8 +13,7 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import load
 from framegate.pipeline.outputs import add_overwrite
-from framegate.pipeline.run.asking import LookBeside, ask
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import LookBeside, ask, find_run
 from framegate.pipeline.store.retention import side_outputs
 
 TELL = "framegate.stages.shadow.disagreements:tell"

@@ -9,8 +9,7 @@ from typing import Any
 
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import load
-from framegate.pipeline.run.asking import RollBack, Use, ask
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import RollBack, Use, ask, find_run
 
 NICE = 19  # the run's own work goes first
 CHOOSE = "framegate.stages.detect.choosing:choose"

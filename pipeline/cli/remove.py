@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.errors import Exit
-from framegate.pipeline.run.asking import Remove, ask
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import Remove, ask, find_run
 
 
 def register(commands: Any) -> None:

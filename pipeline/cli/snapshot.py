@@ -12,7 +12,7 @@ from pathlib import Path
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.run.running import Running, find_run
+from framegate.pipeline.run.rpc import Running, find_run
 from framegate.pipeline.web.http_answers import AGE, STATE
 
 ANSWER_S = 20.0

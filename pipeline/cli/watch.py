@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from framegate.pipeline.cli.counts_view import count_lines
 from framegate.pipeline.errors import Exit, StoreLost
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 
 EVERY_S = 1.0

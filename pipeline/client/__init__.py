@@ -23,7 +23,7 @@ from framegate.pipeline.client.spread import Leg, gathered, is_elsewhere, pause_
 from framegate.pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
 from framegate.pipeline.records import End, Result
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.links import Nodes
 

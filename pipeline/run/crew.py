@@ -1,12 +1,13 @@
-"""The workers of a run: started, replaced when dead, killed when hung, told, ended."""
+"""The workers of a run: started, replaced when dead, killed when hung, told, asked, ended."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from framegate.pipeline.config.graph import with_readers
@@ -16,28 +17,130 @@ from framegate.pipeline.engine.control import (
     Finished,
     FramesKept,
     Models,
+    Prepare,
     Prepared,
     Ready,
     Sources,
     Stop,
     Times,
+    TimesWanted,
     ToSupervisor,
 )
-from framegate.pipeline.errors import Exit, StoreBusy, StoreLost
+from framegate.pipeline.errors import Exit, ModelNotTaken, StoreBusy, StoreLost
 from framegate.pipeline.process import apart
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.run.crew_times import CrewTimes
 from framegate.pipeline.run.deaths import LIMIT
 from framegate.pipeline.run.ending import Ending
 from framegate.pipeline.run.lookout import Lookout
 from framegate.pipeline.run.plan import Plan, told_sources
-from framegate.pipeline.run.preparing import Preparing
-from framegate.pipeline.run.run_sources import RunSources
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
+from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
 from framegate.pipeline.spec import WorkerSpec
-from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus, WorkerStatus
+from framegate.pipeline.telemetry.counters import (
+    RunStatus,
+    SourceStatus,
+    StageTimes,
+    TimesOverLives,
+    WorkerStatus,
+)
+
+# -- A model that is to come: every worker gets ready for it, or it does not come.
+
+
+PATIENCE_S = 120.0
+
+
+class Preparing:
+    """Asks all workers at once; several questions may be open. Lives in the supervisor's event
+    loop.
+    """
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._open: dict[int, dict[str, asyncio.Future[str | None]]] = {}
+
+    async def ask(
+        self, workers: Iterable[WorkerProcess], model: str, sources: list[str], is_new: bool
+    ) -> None:
+        """Returns once all are ready. ModelNotTaken if one is not.
+
+        is_new: none of the sources had it before
+        """
+        there = list(workers)
+        if away := [worker.name for worker in there if worker.pid is None]:
+            # Another would begin with a model that it never judged.
+            raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
+        self._asked += 1
+        ask, loop = self._asked, asyncio.get_running_loop()
+        answers = {worker.name: loop.create_future() for worker in there}
+        self._open[ask] = answers
+        try:
+            for worker in there:
+                worker.tell(Prepare(ask, model, sources, is_new))
+            _, late = await asyncio.wait(answers.values(), timeout=PATIENCE_S)
+        finally:
+            del self._open[ask]
+        if late:
+            raise ModelNotTaken(f"model {model}: not ready in {PATIENCE_S:.0f} s")
+        faults = [answer.result() for answer in answers.values()]
+        if fault := next((fault for fault in faults if fault is not None), None):
+            raise ModelNotTaken(f"{fault}; the run goes on with the model that it has")
+
+    def told(self, worker: str, message: Prepared) -> None:
+        """A worker's answer."""
+        _settle(self._open.get(message.ask, {}).get(worker), message.fault)
+
+    def died(self, worker: str) -> None:
+        """It may have died of the model."""
+        for answers in self._open.values():
+            _settle(answers.get(worker), f"worker {worker} died while it got ready")
+
+
+def _settle(answer: asyncio.Future[str | None] | None, fault: str | None) -> None:
+    if answer is not None and not answer.done():
+        answer.set_result(fault)
+
+
+# -- How long the stages of all workers waited and worked, over all the workers' lives.
+
+
+ANSWER_S = 1.0
+
+
+class CrewTimes:
+    """Asks all workers at once. Lives in the supervisor's event loop."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, TimesOverLives] = {}
+        self._asked: set[str] = set()
+        self._told = asyncio.Event()
+
+    def told(self, worker: str, message: Times) -> None:
+        """A worker's answer."""
+        self._lives.setdefault(worker, TimesOverLives()).told(message.stages)
+        self._asked.discard(worker)
+        if not self._asked:
+            self._told.set()
+
+    def died(self, worker: str) -> None:
+        """Another begins at nothing."""
+        if worker in self._lives:
+            self._lives[worker].died()
+
+    async def ask(self, workers: Iterable[WorkerProcess]) -> dict[str, StageTimes]:
+        """By stage; of a worker that does not answer in a second, what it told last."""
+        asked = [worker for worker in workers if worker.pid is not None]
+        for worker in asked:
+            worker.tell(TimesWanted())
+        self._asked = {worker.name for worker in asked}
+        self._told.clear()
+        if self._asked:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), ANSWER_S)
+        return {stage: t for lives in self._lives.values() for stage, t in lives.total().items()}
+
 
 log = logging.getLogger(__name__)
 

@@ -29,19 +29,24 @@ from framegate.pipeline.errors import (
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.process import apart
-from framegate.pipeline.run.answering import answered
 from framegate.pipeline.run.deaths import Deaths
-from framegate.pipeline.run.known_models import KnownModels
-from framegate.pipeline.run.plan import Plan
+from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource, open_folder
+from framegate.pipeline.run.plan import Plan, with_certificates
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress
-from framegate.pipeline.run.promised import with_certificates
-from framegate.pipeline.run.resuming import Resumed, resumed
-from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource, open_folder
-from framegate.pipeline.run.run_sources import RunSources
-from framegate.pipeline.run.running import announced
-from framegate.pipeline.run.said_sources import file_faults, place_of, run_source, spec_maker
+from framegate.pipeline.run.rpc import announced
+from framegate.pipeline.run.rpc_server import answered
+from framegate.pipeline.run.sources import (
+    KnownModels,
+    Resumed,
+    RunSources,
+    file_faults,
+    place_of,
+    resumed,
+    run_source,
+    spec_maker,
+)
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
 from framegate.pipeline.spec import PaceName

@@ -25,13 +25,13 @@ from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import DETECT
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.process import apart
-from framegate.pipeline.run.beside import Beside
 from framegate.pipeline.run.crew import Crew
 from framegate.pipeline.run.ending import Ending
+from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.lookout import Lookout, Seen
 from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.run.run_folder import RunSource
-from framegate.pipeline.run.run_sources import RunSources
+from framegate.pipeline.run.sources import RunSources
+from framegate.pipeline.run.worker_process import Beside
 from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store

@@ -28,7 +28,8 @@ from framegate.pipeline.engine.control import Finished, InHand, Pong, SharedWant
 from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, Exit
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import shown, without
-from framegate.pipeline.run.asking import (
+from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
+from framegate.pipeline.run.rpc import (
     Add,
     LookBeside,
     Remove,
@@ -38,7 +39,6 @@ from framegate.pipeline.run.asking import (
     WhatSources,
     control_socket,
 )
-from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.hop import (
     FRAME,

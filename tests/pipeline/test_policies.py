@@ -22,7 +22,7 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.records import VERSION, End, Position, Record
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import LIMIT, Deaths
-from framegate.pipeline.run.pending import pending_stages, still_unread
+from framegate.pipeline.run.lookout import pending_stages, still_unread
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.stage import Item

@@ -9,7 +9,7 @@ import redis
 
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys
-from framegate.pipeline.run.asking import Use
+from framegate.pipeline.run.rpc import Use
 from framegate.stages.detect.choosing import choose
 from tests.runs.test_swaps import ask_until_taken
 from tests.support import footage

@@ -11,7 +11,7 @@ import pytest
 from openvino import opset13
 
 from framegate.pipeline.errors import ModelNotTaken, RunRefused
-from framegate.pipeline.run.asking import Use, ask
+from framegate.pipeline.run.rpc import Use, ask
 from framegate.stages.detect.choosing import choose
 from tests.runs.test_swaps import CONFIG
 from tests.support import footage

@@ -11,7 +11,7 @@ import pytest
 from framegate.pipeline import records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.run.asking import LookBeside, ask
+from framegate.pipeline.run.rpc import LookBeside, ask
 from framegate.pipeline.store.retention import SideOutputs, side_outputs
 from framegate.stages.detect.choosing import choose
 from framegate.stages.shadow import ShadowState

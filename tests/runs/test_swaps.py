@@ -11,7 +11,7 @@ import pytest
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.records import Result
-from framegate.pipeline.run.asking import RollBack, Use, ask
+from framegate.pipeline.run.rpc import RollBack, Use, ask
 from framegate.stages.detect.choosing import choose
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill

@@ -17,10 +17,8 @@ import redis
 from framegate.pipeline import keys
 from framegate.pipeline.config.config import SourceConfig, find_config, read_config
 from framegate.pipeline.errors import DataFolderRefused, SourceOwned
-from framegate.pipeline.run.known_models import KnownModels
-from framegate.pipeline.run.run_folder import RunFile, open_folder
-from framegate.pipeline.run.run_sources import RunSources
-from framegate.pipeline.run.said_sources import run_source, spec_maker
+from framegate.pipeline.run.folder import RunFile, open_folder
+from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
 from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import HELD_UP, open_gate
 from tests.support import footage

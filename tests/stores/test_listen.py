@@ -18,7 +18,7 @@ from framegate.pipeline.addresses import store_fault
 from framegate.pipeline.cli.cli import main
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.errors import ConfigFaults, StoreRefused
-from framegate.pipeline.run.running import find_run
+from framegate.pipeline.run.rpc import find_run
 from framegate.pipeline.store import listen
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.connection import Link

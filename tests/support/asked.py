@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli.list_sources import as_json
-from framegate.pipeline.run.asking import TheSources, TheStore, WhatSources, WhatStore, ask
+from framegate.pipeline.run.rpc import TheSources, TheStore, WhatSources, WhatStore, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader
 from tests.support.runs import children, environment, wait_until

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline.run.asking import TheStore, control_socket
-from framegate.pipeline.run.running import announced
+from framegate.pipeline.run.rpc import TheStore, announced, control_socket
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from framegate.pipeline.cli.snapshot import NoPicture, fetch, snapshot
 from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.run.running import Running, announced
+from framegate.pipeline.run.rpc import Running, announced
 from framegate.stages.draw.pictures import Pictures
 from tests.support.servers import server
 from tests.support.studio import FORM, KNOWN, Studio

@@ -17,7 +17,7 @@ from framegate.pipeline.cli.check import Report, check
 from framegate.pipeline.cli.cli import main
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit, FrameStoreFull
-from framegate.pipeline.run.said_sources import run_source, spec_maker
+from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.stage import Asking, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore

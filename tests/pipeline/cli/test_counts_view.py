@@ -6,7 +6,7 @@ from pathlib import Path
 
 from framegate.pipeline.cli.counts_view import as_lines, count_lines
 from framegate.pipeline.counts import AskCounts, CacheCounts
-from framegate.pipeline.run.asking import TheCounts
+from framegate.pipeline.run.rpc import TheCounts
 
 
 def test_each_stage_is_a_line() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.errors import RunRefused
-from framegate.pipeline.run.answering import answered
-from framegate.pipeline.run.asking import Use, ask
+from framegate.pipeline.run.rpc import Use, ask
+from framegate.pipeline.run.rpc_server import answered
 
 
 class Broken:

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.engine.control import Prepared, Ready, Shared, ToSupervisor
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.run import worker_process
-from framegate.pipeline.run.preparing import Preparing
+from framegate.pipeline.run.crew import Preparing
 from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 

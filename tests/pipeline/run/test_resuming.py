@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from framegate.pipeline.errors import DataFolderRefused
-from framegate.pipeline.run.resuming import resumed
-from framegate.pipeline.run.run_folder import By, Fingerprint, RunFile, RunSource, fingerprint
+from framegate.pipeline.run.folder import By, Fingerprint, RunFile, RunSource, fingerprint
+from framegate.pipeline.run.sources import resumed
 
 FOLDER = Path("data")
 

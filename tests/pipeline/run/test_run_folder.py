@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, FrameStoreFull
-from framegate.pipeline.run.run_folder import (
+from framegate.pipeline.run.folder import (
     Fingerprint,
     RunFile,
     RunSource,
@@ -92,7 +92,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "data", resume=False)
     script = (
         "import sys; from pathlib import Path; "
-        "from framegate.pipeline.run.run_folder import open_folder\n"
+        "from framegate.pipeline.run.folder import open_folder\n"
         "open_folder(Path(sys.argv[1]), False); print('mine')"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "data")]

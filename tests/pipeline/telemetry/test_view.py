@@ -18,8 +18,8 @@ from framegate.pipeline import keys
 from framegate.pipeline.cli import list_sources
 from framegate.pipeline.cli.list_sources import accounts
 from framegate.pipeline.records import VERSION, Connection, End, Object, Result
-from framegate.pipeline.run.asking import Listed
 from framegate.pipeline.run.progress import changed
+from framegate.pipeline.run.rpc import Listed
 from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from tests.support.published import result

@@ -15,7 +15,7 @@ import msgspec
 
 from framegate.pipeline.errors import DataFolderRefused, Exit, FramegateError
 from framegate.pipeline.redaction import redacted, shown
-from framegate.pipeline.run.asking import (
+from framegate.pipeline.run.rpc import (
     LINE,
     Add,
     Answer,

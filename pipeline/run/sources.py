@@ -1,30 +1,85 @@
-"""The sources of a run as they are now: claimed in the store, and written down in run.json."""
+"""The sources of a run: from what people say to what workers are told; added, removed, resumed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from framegate.pipeline import records
+from framegate.pipeline.addresses import OFF
+from framegate.pipeline.config.config import Config, SourceConfig, from_environment
+from framegate.pipeline.config.graph import StageEntry
+from framegate.pipeline.config.sources import frames_of, is_live, is_remote, path_fault
 from framegate.pipeline.errors import (
     ConfigFaults,
+    DataFolderRefused,
     FramegateError,
+    ModelNotTaken,
     StoreBusy,
     StoreLost,
     StoreRefused,
     TakenOver,
 )
 from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.loading import load
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.records import DecodeState
-from framegate.pipeline.run.known_models import KnownModels
-from framegate.pipeline.run.run_folder import RunFile, RunFolder, RunSource
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, changed, fingerprint
+from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
+from framegate.pipeline.source import Form, Request
+from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.ownership import Store
+
+# -- Models that a run knows: those of its configuration, and whether others are on this host.
+
+
+SETTLE = "framegate.stages.commands.settling:settle"
+HAS = "framegate.stages.detect.pinned:has_model"
+FORGET = "framegate.stages.detect.pinned:forget_models"
+
+
+class KnownModels:
+    """Of one run.
+
+    settled  NAME@DIGEST by source, where the configuration names one for it
+    where    HOST:FOLDER of the run's copies
+    """
+
+    def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
+        """ConfigFaults with all that is wrong with what the stages' options name."""
+        self.settled: Mapping[str, str] = load(SETTLE)([(s.use, s.options) for s in stages], folder)
+        self.where = f"{socket.gethostname()}:{folder / 'models'}"
+        self._folder = folder
+        self._forget: Callable[[Path, Collection[str | None]], None] = load(FORGET)
+        self._has: Callable[[str, Path], bool] = load(HAS)
+
+    def forget_unused(self, named: Collection[str | None]) -> None:
+        """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but
+        for the last ones.
+        """
+        self._forget(self._folder, {*named, *self.settled.values()})
+
+    def taken_over(self, source: str, model: str, where: str) -> str:
+        """The model with which a source goes on that another run has had; empty: as configured.
+
+        model, where  as that run announced. ModelNotTaken if this host lacks it.
+        """
+        if not model or source in self.settled:
+            return ""
+        if not self._has(model, self._folder):
+            raise ModelNotTaken(
+                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
+                f"  rsync -a {where}/ model/ && framegate models add model\n"
+                f"or say another one in [models.sources.{source}]"
+            )
+        return model
+
 
 log = logging.getLogger(__name__)
 
@@ -264,3 +319,163 @@ class RunSources:
             spec.name: before[spec.name] if before.get(spec.name) == spec else spec
             for spec in specs
         }
+
+
+# -- From what is said of a source to what run.json and the workers are told of it.
+
+
+def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
+    """A source as run.json has it: with an absolute path, or a URL, or the variable of a secret."""
+    place = _place(said)
+    return RunSource(
+        name=name,
+        url=place,
+        url_env=said.url_env,
+        pace=said.pace,
+        past=0,
+        file=fingerprint(said.url),
+        live=is_live(_url(name, place, said.url_env)) if said.live is None else said.live,
+        transport=said.transport,
+        frames=frames_of(said.frames),
+        by=by,
+    )
+
+
+def _place(said: SourceConfig) -> str:
+    if said.url_env is not None or is_remote(said.url):
+        return said.url
+    return str(Path(said.url).absolute())
+
+
+def _url(name: str, place: str, url_env: str | None) -> str:
+    return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
+
+
+def place_of(source: RunSource) -> str:
+    """Its path or URL, with the secret that a variable holds. ConfigFaults if that is not set."""
+    return _url(source.name, source.url, source.url_env)
+
+
+def is_camera(name: str, said: SourceConfig) -> bool:
+    """Whether it is live, as said or by its place. ConfigFaults if its variable is not set."""
+    return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
+
+
+def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
+    """How many frames the decoder of a source may be ahead, and how many its frame store holds."""
+    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    kept += config.http.listen not in OFF  # the last one published stays for who looks at it
+    credit = config.credit.live if live else config.credit.file
+    return credit, credit + kept
+
+
+def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
+    """Shared memory for the pixels of sources, each live or not, with pictures of a form."""
+    return sum(
+        frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
+    )
+
+
+def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
+    """What is wrong at a glance with the files among these, by source: a typing error is told
+    before anything begins. What is in a file is found by who decodes it.
+    """
+    faults = {}
+    for source in sources:
+        if source.url_env is None and not is_remote(source.url):
+            fault = path_fault(source.url)
+            if fault is not None:
+                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
+    return faults
+
+
+def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
+    """How workers are told of a source. pace: of all files, whatever is said of each."""
+    live = config.live
+
+    def spec(source: RunSource) -> SourceSpec:
+        credit, slots = credit_and_slots(config, source.live)
+        return SourceSpec(
+            name=source.name,
+            request=Request(
+                url=place_of(source),
+                live=source.live,
+                transport=source.transport,
+                stall_s=live.stall_s,
+                frames=source.frames,
+            ),
+            past=source.past,
+            credit=credit,
+            slots=slots,
+            pace="fast" if source.live else pace or source.pace,
+            retry_most_s=live.retry_most_s,
+            ending=source.ending,
+        )
+
+    return spec
+
+
+# -- Which sources a resumed run goes on with. Pure, but for a look at the files. Files must be
+# those of the run, unchanged. Cameras follow the configuration: what is new in it comes, what it
+# no longer has goes; those of the command line and of `framegate add` stay.
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """run: with the sources that stay, as they are said now. new: to be added."""
+
+    run: RunFile
+    new: tuple[RunSource, ...] = ()
+
+
+def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed:
+    """What the run goes on with. DataFolderRefused if files are not what they were.
+
+    asked: what configuration and command line say now
+    """
+    if not known.begun:
+        return _begin_again(known, asked)
+    theirs = {source.name: source for source in known.sources}
+    now = {source.name: source for source in asked}
+    strange = [
+        f"source {source.name}: it is not in the run that {folder} holds ({', '.join(theirs)}); "
+        "--resume goes on with those, so name none, or cameras only"
+        for source in asked
+        if not _fits(theirs.get(source.name), source)
+    ]
+    gone = [
+        source.name
+        for source in known.sources
+        if source.live and source.by == "config" and source.name not in now
+    ]
+    stay = [
+        _as_said(source, now.get(source.name))
+        for source in known.sources
+        if source.name not in gone
+    ]
+    if faults := strange + changed(stay):
+        raise DataFolderRefused("\n".join(faults))
+    new = [source for source in asked if source.name not in theirs]
+    return Resumed(replace(known, sources=tuple(stay)), tuple(new))
+
+
+def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:
+    """A run that was killed before it had all that it wants: it keeps its id, for what it has."""
+    now = {source.name for source in asked}
+    wanted = [s for s in known.sources if s.name not in now and not (s.live and s.by == "config")]
+    if faults := changed(wanted):
+        raise DataFolderRefused("\n".join(faults))
+    return Resumed(replace(known, sources=()), (*asked, *wanted))
+
+
+def _fits(known: RunSource | None, asked: RunSource) -> bool:
+    """A camera may be new, or moved; a file must be the one that the run has."""
+    if asked.live:
+        return known is None or known.live
+    return known is not None and (known.url, known.url_env) == (asked.url, asked.url_env)
+
+
+def _as_said(known: RunSource, asked: RunSource | None) -> RunSource:
+    if asked is None or not known.live or known.ending:
+        return known
+    return replace(asked, past=known.past, model=known.model, before=known.before)
