@@ -13,7 +13,7 @@ from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.run.rpc import Running, find_run
-from framegate.pipeline.web.http_answers import AGE, STATE
+from framegate.pipeline.web.pictures import AGE, STATE
 
 ANSWER_S = 20.0
 STDOUT = Path("-")

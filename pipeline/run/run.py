@@ -54,7 +54,7 @@ from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
 from framegate.pipeline.store.ownership import HURRY_S, Store
 from framegate.pipeline.store.retention import CERTIFICATES, Limits, drop_certificates, keep_limits
-from framegate.pipeline.web.http_port import HttpPort, WebSpec, address, bound
+from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)
 

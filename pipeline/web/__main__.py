@@ -2,7 +2,7 @@
 
 import sys
 
-from framegate.pipeline.web.web import main
+from framegate.pipeline.web.server import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,8 @@ from starlette.routing import Route
 from framegate.models.picture import Picture, from_bgr
 from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.records import Object, Result
-from framegate.pipeline.web.last_frames import GetFrameStore, LastFrame, LastFrames
-from framegate.pipeline.web.picture_routes import picture_routes
-from framegate.pipeline.web.sensitivity_routes import sensitivity_routes
+from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
+from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.draw.gate_overlay import draw_gate, look_of
 from framegate.stages.draw.overlay import draw
 from framegate.stages.draw.sensitivity import draw_sensitivity

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from framegate.pipeline.records import Position
-from framegate.pipeline.web.last_frames import LastFrame, LastFrames
-from framegate.pipeline.web.picture_routes import FPS, picture_routes
-from framegate.pipeline.web.shared_pictures import SharedPictures, Shown
+from framegate.pipeline.web.frames import LastFrame, LastFrames
+from framegate.pipeline.web.pictures import FPS, SharedPictures, Shown, picture_routes
 from framegate.stages.draw.pictures import as_jpeg
 from tests.support.runs import wait_until
 from tests.support.studio import FORM, KNOWN, Studio, decoded

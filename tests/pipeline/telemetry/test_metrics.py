@@ -30,7 +30,7 @@ from framegate.pipeline.telemetry.counters import (
 )
 from framegate.pipeline.telemetry.metrics import Scrape, latency_buckets, model_parts
 from framegate.pipeline.telemetry.view import Sample, view
-from framegate.pipeline.web.web_server import QuietServer, guarded
+from framegate.pipeline.web.server import QuietServer, guarded
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 LOOKED = {"looked:part:changed": 4, "looked:no:unchanged": 2, "looked:no:stage_error": 1}

@@ -10,8 +10,8 @@ from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import ControlLine, StatusThere, StatusWanted
 from framegate.pipeline.errors import StoreLost
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
-from framegate.pipeline.web.frame_views import FrameViews
-from framegate.pipeline.web.web import RunReader
+from framegate.pipeline.web.frames import FrameViews
+from framegate.pipeline.web.server import RunReader
 
 STATUS = RunStatus(
     run="r",

@@ -1,4 +1,4 @@
-"""The newest published frames of a source with their pixels, for whoever wants to see them."""
+"""The newest published frames with their pixels, for whoever wants to see them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.errors import FrameLost
+from framegate.pipeline.engine.control import ControlLine
+from framegate.pipeline.engine.shared_views import SharedViews
+from framegate.pipeline.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.records import START, GateView, Position, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.source import Form
+from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
 
@@ -119,3 +122,24 @@ def _views(results: list[Result]) -> tuple[GateView, ...]:
 
 def _is_frame(fields: dict[bytes, Any]) -> bool:
     return bool(fields[b"k"] == _FRAME)
+
+
+# -- Frame stores as one sees them who only looks: never made, and found anew when they changed.
+
+
+class FrameViews:
+    """What `LastFrames` reads from. Any thread."""
+
+    def __init__(self, line: ControlLine) -> None:
+        self._views = SharedViews([], line)
+
+    def take_sources(self, sources: list[SourceSpec]) -> None:
+        """These are the run's sources now."""
+        self._views.take_sources(sources)
+
+    def frame_store(self, source: str, form: Form) -> FrameStore:
+        """FrameLost if the source has no pictures of this size, or is not there."""
+        try:
+            return self._views.frame_store(source, form, make=False)
+        except (KeyError, FrameStoreFull) as error:
+            raise FrameLost(f"source {source}: no pictures of it are kept", final=True) from error
