@@ -18,7 +18,7 @@ from redis.exceptions import AskError
 from redis.retry import Retry
 
 from framegate.pipeline.client.follower import Ask, Follower, Given, Start, Steps
-from framegate.pipeline.client.group_follower import GroupFollower, Member
+from framegate.pipeline.client.group import GroupFollower, Member
 from framegate.pipeline.client.spread import Leg, gathered, is_elsewhere, pause_s, spread
 from framegate.pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
 from framegate.pipeline.records import End, Result
