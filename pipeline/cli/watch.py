@@ -1,10 +1,13 @@
-"""`framegate watch`: a run seen from another terminal."""
+"""`framegate watch` and `snapshot`: a run seen from another terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,10 +15,62 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from framegate.pipeline.cli.counts_view import count_lines
-from framegate.pipeline.errors import Exit, StoreLost
-from framegate.pipeline.run.rpc import find_run
+from framegate.pipeline.counts import AskCounts, CacheCounts
+from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
+from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.outputs import Inputs, output_faults, write_whole
+from framegate.pipeline.run.rpc import Running, TheCounts, WhatCounts, ask, find_run
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
+from framegate.pipeline.web.pictures import AGE, STATE
+
+# -- What a person wants to see of a run's questions to the heavy model and of its look-ups.
+
+
+PATIENCE_S = 3.0
+
+
+def count_lines(folder: Path) -> list[str]:
+    """A line for each stage that asks or looks up, from the run in a folder; none if it ended."""
+    try:
+        counts = ask(folder, WhatCounts(), PATIENCE_S)
+    except (ConfigFaults, RunRefused):
+        return []
+    assert isinstance(counts, TheCounts)
+    return list(as_lines(counts))
+
+
+def as_lines(counts: TheCounts) -> Iterator[str]:
+    """The counts in words, stage by stage."""
+    for stage, asks in counts.asks.items():
+        yield f"{stage}: {in_words(asks)}"
+    for stage, cache in counts.cache.items():
+        if cache.hits + cache.misses + cache.skipped:
+            yield f"{stage}: {look_ups_in_words(cache)}"
+
+
+def in_words(asks: AskCounts) -> str:
+    """Answers, failures by reason, bytes, breaker, budgets."""
+    said = [f"{asks.answered} answers, {asks.joined} of them shared", f"breaker {asks.breaker}"]
+    if asks.answered:
+        said.append(f"{1e3 * asks.waited_s / asks.answered:.0f} ms a question")
+    said += [f"{n} {reason}" for reason, n in sorted(asks.degraded.items())]
+    if asks.sent_bytes:
+        said.append(f"{asks.sent_bytes / 1e6:.1f} MB up")
+    if asks.left:
+        said.append("asks left: " + ", ".join(f"{s} {n:.1f}" for s, n in sorted(asks.left.items())))
+    return "; ".join(said)
+
+
+def look_ups_in_words(cache: CacheCounts) -> str:
+    """Share of hits, what was refused, whether it is on."""
+    looked_up = cache.hits + cache.misses
+    said = [f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs known"]
+    if cache.refused:
+        said.append(f"{cache.refused} refused")
+    if cache.off:
+        said.append(f"hits are rare: off in {cache.off} of {cache.groups} groups")
+    return "; ".join(said)
+
 
 EVERY_S = 1.0
 
@@ -78,3 +133,74 @@ def _print_lines(viewer: Viewer, names: list[str], once: bool) -> None:
         if once:
             return
         time.sleep(EVERY_S)
+
+
+# -- `framegate snapshot`: what a source of a run sees now, as a JPEG.
+
+
+ANSWER_S = 20.0
+STDOUT = Path("-")
+
+# Never over a proxy of the environment: the run is on this host.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+class NoPicture(FramegateError):
+    """There is no picture of the source now; the message says why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG, how many seconds ago it was published, and its source's state if that has a fault."""
+
+    jpeg: bytes
+    age_s: float
+    state: str | None
+
+    def said(self, source: str) -> str:
+        """Of when it is, in words."""
+        taken = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - self.age_s))
+        when = f"{source}: a picture of {self.age_s:.1f} s ago ({taken})"
+        return when if self.state is None else f"{when}, its last: the source is {self.state}"
+
+
+def snapshot(
+    source: str, folder: Path | None, file: Path | None, plain: bool, overwrite: bool = False
+) -> Exit:
+    """Write the picture to `file` (default SOURCE.jpg; `-`: standard output).
+
+    Its age goes to stderr; SOURCE_FAILED if its source is lost or failed, so that it is the last.
+    """
+    path = file or Path(f"{source}.jpg")
+    run = find_run(folder)
+    if file != STDOUT and (faults := output_faults("-o", path, Inputs({}), overwrite)):
+        raise ConfigFaults(faults)
+    picture = fetch(run, source, plain)
+    if file == STDOUT:
+        sys.stdout.buffer.write(picture.jpeg)
+        sys.stdout.buffer.flush()
+    else:
+        write_whole("-o", path, picture.jpeg, overwrite)
+        print(path)
+    print(f"framegate: {picture.said(source)}", file=sys.stderr)
+    return Exit.DONE if picture.state is None else Exit.SOURCE_FAILED
+
+
+def fetch(run: Running, source: str, plain: bool) -> Picture:
+    """The picture. ConfigFaults without HTTP or for an unknown source; NoPicture."""
+    if run.http is None:
+        where = f"the run in {run.folder} serves no HTTP"
+        raise ConfigFaults([f"{where}, so it gives no pictures; start it with --http"])
+    if not is_name(source):
+        raise ConfigFaults([f"source {source!r}: allowed as a name: {NAME_RULE}"])
+    url = f"http://{run.http}/snapshot/{source}.jpg{'?plain=1' if plain else ''}"
+    try:
+        with _open(url, timeout=ANSWER_S) as answer:
+            return Picture(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace").strip()
+        if error.code == 404:
+            raise ConfigFaults([said]) from error
+        raise NoPicture(said) from error
+    except OSError as error:
+        raise NoPicture(f"http://{run.http}: the run gives no picture: {error}") from error

@@ -29,7 +29,7 @@ from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open_model import BF16_AGREEMENT, kind_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.quantised import NoisyLayer, Quantised, Row
+from framegate.pipeline.cli.models import NoisyLayer, Quantised, Row
 from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.commands.drawn_frames import draws, frames_at
 

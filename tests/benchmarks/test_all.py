@@ -104,7 +104,7 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
     }
     assert {
         "benchmarks/rivals/queue_pipeline.py",  # imported
-        "pipeline/cli/cli.py",  # what its processes run
+        "pipeline/cli/main.py",  # what its processes run
         "pipeline/store/hop.lua",
         "stages/escalate/__init__.py",  # named in a configuration
         "stages/detect/__init__.py",  # named in the packaged pipeline.toml

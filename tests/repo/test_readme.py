@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framegate.pipeline.cli.cli import parser
+from framegate.pipeline.cli.main import parser
 from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import framegate, user_folder

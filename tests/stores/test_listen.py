@@ -15,7 +15,7 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.addresses import store_fault
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.errors import ConfigFaults, StoreRefused
 from framegate.pipeline.run.rpc import find_run

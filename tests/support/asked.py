@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.cli.list_sources import as_json
+from framegate.pipeline.cli.sources import as_json
 from framegate.pipeline.run.rpc import TheSources, TheStore, WhatSources, WhatStore, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader

@@ -20,7 +20,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.source import Form

@@ -14,7 +14,7 @@ from framegate.pipeline.cli import check as checking
 from framegate.pipeline.cli import doctor
 from framegate.pipeline.cli.capacity import Capacity, Heavy
 from framegate.pipeline.cli.check import Report, check
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit, FrameStoreFull
 from framegate.pipeline.run.sources import run_source, spec_maker

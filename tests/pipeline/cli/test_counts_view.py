@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framegate.pipeline.cli.counts_view import as_lines, count_lines
+from framegate.pipeline.cli.watch import as_lines, count_lines
 from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.run.rpc import TheCounts
 

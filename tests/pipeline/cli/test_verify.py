@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from msgspec import structs
 
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
@@ -134,7 +134,7 @@ def test_what_is_no_certificate_is_told(
 
 def test_no_other_command_waits_for_what_this_one_needs() -> None:
     code = (
-        "import framegate.pipeline.cli.cli, sys; "
+        "import framegate.pipeline.cli.main, sys; "
         "sys.exit(bool({'numpy', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.promise.calibration import Footage, Raise, Tally, judged, verdict
 from framegate.pipeline.promise.promise import Promise
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys, records
-from framegate.pipeline.cli.cli import main
+from framegate.pipeline.cli.main import main
 from framegate.pipeline.client import ResultsTrimmed, subscribe
 from framegate.pipeline.records import End, Position
 from framegate.pipeline.store.client import connect

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from framegate.pipeline import keys
-from framegate.pipeline.cli import list_sources
-from framegate.pipeline.cli.list_sources import accounts
+from framegate.pipeline.cli import sources
+from framegate.pipeline.cli.sources import accounts
 from framegate.pipeline.records import VERSION, Connection, End, Object, Result
 from framegate.pipeline.run.progress import changed
 from framegate.pipeline.run.rpc import Listed
@@ -277,7 +277,7 @@ def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
     views = [one, replace(one, source="gate", state="connecting", fault=fault)]
     listed = [Listed(v.source, place, True, "command", False, False) for v in views]
     console = Console(width=width, record=True, file=StringIO())
-    console.print(list_sources.as_table(listed, views, console.width))
+    console.print(sources.as_table(listed, views, console.width))
     said = console.export_text()
     assert "…" not in said
     for word in ("source", "state", "fps", "decoded", "published", "dropped"):

@@ -13,8 +13,8 @@ from openvino import opset13
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open_model import open_model
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli import models_quantise
-from framegate.pipeline.cli.quantised import Quantised, Row, as_table, verdict
+from framegate.pipeline.cli import models
+from framegate.pipeline.cli.models import Quantised, Row, as_table, verdict
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.stages.commands.drawn_frames import draws, frames_at
 from framegate.stages.commands.quantising import quantise, reader
@@ -139,7 +139,7 @@ def test_faults_are_said_before_any_work(registry: Path, film: str) -> None:
 
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    models_quantise.register(parser.add_subparsers())
+    models.register(parser.add_subparsers())
     return parser.parse_args(["quantise", *words])
 
 

@@ -14,7 +14,7 @@ from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.models.nms import iou
-from framegate.pipeline.cli import heavy_command
+from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
 from framegate.pipeline.heavy.queue import AskedFar
@@ -82,7 +82,7 @@ def test_a_precision_that_this_cpu_has_not_is_refused() -> None:
 
 def test_the_command_offers_the_models_precisions() -> None:
     ours = tuple(one for one in get_args(Precision) if not one.endswith("+onnx"))
-    assert ours == heavy_command.PRECISIONS
+    assert ours == worker.PRECISIONS
 
 
 def sure_ones_meet(ours: Boxes, theirs: Boxes) -> None:

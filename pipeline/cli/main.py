@@ -11,19 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from framegate.pipeline.cli import (
-    add,
-    calibrate,
-    heavy_command,
-    list_sources,
-    models_command,
-    remove,
-    verify,
-)
+from framegate.pipeline.cli import models, promise, sources, worker
 from framegate.pipeline.cli.check import check
 from framegate.pipeline.cli.doctor import doctor
-from framegate.pipeline.cli.snapshot import snapshot
-from framegate.pipeline.cli.watch import watch
+from framegate.pipeline.cli.watch import snapshot, watch
 from framegate.pipeline.config.config import Config, find_config, read_config, store_said, url_said
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
@@ -99,17 +90,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
-    add.register(commands)
-    remove.register(commands)
-    list_sources.register(commands)
-    verify.register(commands)
+    sources.register(commands)
+    sources.register(commands)
+    sources.register(commands)
+    promise.register(commands)
     _add_watch(commands)
     _add_snapshot(commands)
     _add_check(commands)
-    calibrate.register(commands)
+    promise.register(commands)
     _add_doctor(commands)
-    heavy_command.register(commands)
-    models_command.register(commands)
+    worker.register(commands)
+    models.register(commands)
     return top
 
 

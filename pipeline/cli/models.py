@@ -1,0 +1,440 @@
+"""`framegate models`: the user's own models, on this machine and in a run that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from framegate.pipeline.config.config import url_said
+from framegate.pipeline.config.sources import is_live, named_sources
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.keys import SHADOW
+from framegate.pipeline.loading import load
+from framegate.pipeline.outputs import add_overwrite
+from framegate.pipeline.run.rpc import LookBeside, RollBack, Use, ask, find_run
+from framegate.pipeline.store.retention import side_outputs
+
+# -- `framegate models use | rollback`: other models for a run that goes on.
+
+
+NICE = 19  # the run's own work goes first
+CHOOSE = "framegate.stages.detect.choosing:choose"
+
+
+def register(commands: Any) -> None:
+    """Add the commands to `framegate models`."""
+    use = commands.add_parser(
+        "use",
+        help="have a run's sources looked at by another model",
+        description="The model is loaded, compiled, warmed up and checked beside the one in use; "
+        "then it takes over between two frames, none is lost. A model that fails on the way is "
+        "refused and changes nothing. The run keeps to it over each --resume.",
+    )
+    use.set_defaults(command=_use)
+    use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
+    use.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
+    back = commands.add_parser(
+        "rollback",
+        help="go back to the model before",
+        description="At once: the model before stays warm for ten minutes.",
+    )
+    back.set_defaults(command=_roll_back)
+    for command in (use, back):
+        command.add_argument(
+            "-d", dest="data", type=Path, metavar="DATA", help="the run's data folder"
+        )
+        command.add_argument(
+            "--sources",
+            metavar="A,B",
+            help="for these only, so that others stay as they are (default: all)",
+        )
+
+
+def named(said: str | None) -> list[str]:
+    """Sources of a comma-separated list; none for None."""
+    return [name.strip() for name in (said or "").split(",") if name.strip()]
+
+
+def _use(parsed: argparse.Namespace) -> Exit:
+    folder = Path(find_run(parsed.data).folder)
+    os.nice(NICE)
+    model: str = load(CHOOSE)(parsed.model, folder, parsed.registry)
+    ask(folder, Use(model, named(parsed.sources)))
+    print(f"in use: {model}")
+    return Exit.DONE
+
+
+def _roll_back(parsed: argparse.Namespace) -> Exit:
+    ask(Path(find_run(parsed.data).folder), RollBack(named(parsed.sources)))
+    print("rolled back")
+    return Exit.DONE
+
+
+# -- `framegate models shadow | disagreements`: another model beside the one that serves.
+
+
+TELL = "framegate.stages.shadow.disagreements:tell"
+
+
+def models_shadow_register(commands: Any) -> None:
+    """Add the commands to `framegate models`."""
+    _add_shadow(commands)
+    told = commands.add_parser(
+        "disagreements",
+        help="where the other model says something else",
+        description="How far the two agree, what the other costs, and the last frames of each "
+        "source in which they differ.",
+    )
+    told.set_defaults(command=_disagreements)
+    told.add_argument("model", metavar="MODEL", nargs="?", help="of which (default: the last one)")
+    told.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    add_overwrite(told)
+    told.add_argument("--sources", metavar="A,B", help="of these only")
+    told.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    told.add_argument("--store", metavar="URL", help="the run's store (default: found by the run)")
+
+
+def _add_shadow(commands: Any) -> None:
+    shadow = commands.add_parser(
+        "shadow",
+        help="have another model look beside the one that serves",
+        description="A process of its own looks at some of the frames, steps back behind the run "
+        "for the CPU, and keeps the frames in which it says something else; nothing that is served "
+        "changes. It ends with the run, or with --off.",
+    )
+    shadow.set_defaults(command=_shadow)
+    shadow.add_argument("model", metavar="MODEL", nargs="?", help="as for use")
+    shadow.add_argument("--off", action="store_true", help="no longer")
+    shadow.add_argument(
+        "--share", type=float, default=0.1, metavar="S", help="of frames, at most (0.1)"
+    )
+    shadow.add_argument(
+        "--cpu", type=float, default=0.1, metavar="S", help="of one core, at most (0.1)"
+    )
+    shadow.add_argument("--sources", metavar="A,B", help="of these only (default: all)")
+    shadow.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
+    shadow.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+
+
+def _shadow(parsed: argparse.Namespace) -> Exit:
+    if parsed.off is (parsed.model is not None):
+        raise ConfigFaults(["shadow: name a model, or say --off"])
+    folder = Path(find_run(parsed.data).folder)
+    if parsed.off:
+        ask(folder, LookBeside({}))
+        print("nobody looks beside")
+        return Exit.DONE
+    for key, most in (("share", 1.0), ("cpu", 64.0)):
+        if not 0 < getattr(parsed, key) <= most:
+            raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
+    os.nice(NICE)
+    model: str = load(CHOOSE)(parsed.model, folder, parsed.registry)
+    said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
+    ask(folder, LookBeside({**said, "sources": named(parsed.sources)}))
+    print(f"looks beside: {model}")
+    return Exit.DONE
+
+
+def _disagreements(parsed: argparse.Namespace) -> Exit:
+    url = url_said(parsed.store) or find_run(parsed.data).store
+    said = side_outputs(url, SHADOW, named(parsed.sources))
+    load(TELL)(said, parsed.model, parsed.html, parsed.overwrite)
+    return Exit.DONE
+
+
+# -- What quantising a model came to, and how it is told.
+
+
+N_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One candidate.
+
+    layers_float      that stay as they are; None: the float model itself
+    f1, low, high     agreement with the float model and its 95 % interval
+    ms                median of an inference at one thread
+    """
+
+    layers_float: int | None
+    f1: float
+    low: float
+    high: float
+    ms: float
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyLayer:
+    """A layer and its signal-to-noise ratios, decibels: of its own, and with all before it."""
+
+    name: str
+    kind: str
+    own_db: float
+    total_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """All candidates, the float model first, and what was written.
+
+    layers   the noisiest first
+    added    NAME@VERSION and digest of the new model; None: no candidate was good enough
+    """
+
+    rows: tuple[Row, ...]
+    layers: tuple[NoisyLayer, ...]
+    calibrated: int
+    judged: int
+    least: float
+    added: str | None
+
+
+def as_table(found: Quantised) -> Table:
+    """The candidates."""
+    title = f"calibrated on {found.calibrated} frames, judged on {found.judged} others"
+    table = Table(title=title)
+    for name in ("candidate", "layers float", "F1 with float", "95 %", "ms", "weights"):
+        table.add_column(name, justify="right")
+    for row in found.rows:
+        is_float = row.layers_float is None
+        name, layers = ("float", "all") if is_float else ("int8", str(row.layers_float))
+        interval = "" if is_float else f"{row.low:.3f} - {row.high:.3f}"
+        figures = f"{row.f1:.3f}", interval, f"{row.ms:.1f}", f"{row.weight_bytes / 1e6:.2f} MB"
+        table.add_row(name, layers, *figures)
+    return table
+
+
+def layer_table(layers: Sequence[NoisyLayer], most: int = N_TOLD) -> Table:
+    """The noisiest layers."""
+    table = Table(title=f"the {min(most, len(layers))} noisiest of {len(layers)} layers, dB")
+    for name in ("own", "in all"):
+        table.add_column(name, justify="right")
+    for name in ("kind", "layer"):
+        table.add_column(name, overflow="fold")
+    for one in layers[:most]:
+        table.add_row(f"{one.own_db:.1f}", f"{one.total_db:.1f}", one.kind, one.name)
+    return table
+
+
+def verdict(found: Quantised) -> str:
+    """What follows, in words."""
+    best = max(found.rows[1:], key=lambda row: row.low)
+    bound = f"at least {found.least:.3f} was asked for, with 95 % confidence"
+    if found.added is None:
+        return f"not added: the best has {best.low:.3f}; {bound}"
+    float_ms = found.rows[0].ms
+    faster = f"{float_ms / best.ms:.2f} times as fast as float here"
+    slow = "; that is no gain" if best.ms >= float_ms else ""
+    return f"added: {found.added}: {best.low:.3f}; {bound}; {faster}{slow}"
+
+
+# -- `framegate models quantise`: a model of the registry in 8 bits, if it still says the same.
+
+
+_QUANTISE = "framegate.stages.commands.quantising:quantise"
+LEAST, FRAMES = 0.9, 300
+
+
+def models_quantise_register(verbs: Any) -> None:
+    """Add the verb to those of `framegate models`."""
+    verb = verbs.add_parser(
+        "quantise",
+        help="make an INT8 model of a float one, on frames of your own sources",
+        description="Draws frames from the files; with the earlier half of each it finds the "
+        "ranges of the numbers, on the later half it holds the INT8 model's boxes against the "
+        "float model's. The noisiest layers stay float, ever more of them, until the lower end of "
+        "the agreement's interval reaches the bound; the model is then added as VERSION-int8. "
+        "Needs the extra `train`.",
+    )
+    verb.set_defaults(command=_quantise)
+    verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
+    verb.add_argument(
+        "--from", dest="sources", nargs="+", action="extend", required=True, metavar="SOURCE",
+        help="video files of typical days",
+    )  # fmt: skip
+    verb.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=f"({FRAMES})")
+    verb.add_argument(
+        "--least", type=float, default=LEAST, metavar="F1",
+        help=f"agreement that is asked for, 0..1, boxes at IoU .5 ({LEAST})",
+    )  # fmt: skip
+    verb.add_argument("--seed", type=int, default=0, help="of the draw of frames")
+    verb.add_argument(
+        "--registry", type=Path, metavar="DIR",
+        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
+    )  # fmt: skip
+
+
+def _quantise(parsed: argparse.Namespace) -> Exit:
+    files = named_sources(parsed.sources)
+    faults = [f"{url}: a camera; allowed are files" for url in files.values() if is_live(url)]
+    if not 0 <= parsed.least <= 1:
+        faults.append(f"--least {parsed.least}: allowed is 0 to 1")
+    if parsed.frames < 2:
+        faults.append(f"--frames {parsed.frames}: allowed is 2 and more")
+    if faults:
+        raise ConfigFaults(faults)
+    told = Console(stderr=True)
+    found = load(_QUANTISE)(
+        parsed.ref,
+        files,
+        parsed.frames,
+        parsed.least,
+        parsed.registry,
+        parsed.seed,
+        lambda words: told.print(words, highlight=False),
+    )
+    console = Console()
+    console.print(layer_table(found.layers))
+    console.print(as_table(found))
+    print(verdict(found))
+    return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
+
+
+Triple = tuple[float, float, float]
+
+_STAGE = "framegate.stages.commands.registering:"
+
+
+def models_command_register(commands: Any) -> None:
+    """Add the command and its sub-commands to the command line."""
+    command = commands.add_parser(
+        "models",
+        help="add models of your own, list, show and remove them",
+        description="Models lie in a folder of this machine, each under the digest of all that it "
+        "is. Nothing is fetched from anywhere.",
+    )
+    verbs = command.add_subparsers(required=True, metavar="VERB")
+    _add_add(verbs)
+    listed = verbs.add_parser("list", help="the models of this machine, the one added last first")
+    listed.set_defaults(command=_list)
+    for name, what, run in (
+        ("show", "all that is known of a model; hashes its files", _show),
+        ("remove", "take a model out of the registry", _remove),
+    ):
+        verb = verbs.add_parser(name, help=what, description=what.capitalize() + ".")
+        verb.set_defaults(command=run)
+        verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
+        _add_registry(verb)
+    _add_registry(listed)
+    register(verbs)
+    models_shadow_register(verbs)
+    models_quantise_register(verbs)
+
+
+def _add_add(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "add",
+        help="add a model from a file",
+        description="Reads ONNX, OpenVINO IR, TorchScript, torch.export programs and the "
+        "safetensors of our own networks, in a process of its own with limits; never a pickle. "
+        "What the file does not say is taken from its shapes and told, or asked for. The model is "
+        "proved on pictures before it is added. FILE may also be the folder of a model that was "
+        "copied from another machine.",
+    )
+    verb.set_defaults(command=_add)
+    verb.add_argument("file", metavar="FILE", help="the model")
+    verb.add_argument("--name", help="of the model; needed unless FILE is a model's folder")
+    verb.add_argument("--version", help="of the model (default: the next number)")
+    verb.add_argument("--licence", metavar="TEXT", help="of its weights")
+    verb.add_argument("--provenance", metavar="TEXT", help="where it is from")
+    _add_outputs(verb)
+    _add_input(verb)
+    verb.add_argument("--min-score", type=float, default=0.25, metavar="S", help="(0.25)")
+    verb.add_argument("--nms-iou", type=float, default=0.5, metavar="IOU", help="(0.5)")
+    verb.add_argument("--max-boxes", type=int, default=100, metavar="N", help="a picture (100)")
+    verb.add_argument(
+        "--picture", type=Path, nargs="+", action="extend", default=[], metavar="FILE",
+        help="photographs or videos on which it is proved (default: built-in ones)",
+    )  # fmt: skip
+    verb.add_argument("--drawn", type=Path, metavar="FILE", help="these with the boxes found")
+    add_overwrite(verb)
+    _add_registry(verb)
+
+
+def _add_outputs(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("what it says", "asked for where the file leaves it open")
+    group.add_argument("--classes", metavar="A,B|FILE|coco", help="labels, in its order")
+    group.add_argument("--format", metavar="FORMAT", help="of its outputs")
+    group.add_argument("--outputs", type=_names, metavar="A,B", help="names, in that order")
+    group.add_argument("--class-numbers", metavar="0|1|coco|N,N", help="its number of each class")
+    group.add_argument(
+        "--option", type=_option, action="append", default=[], metavar="KEY=JSON",
+        help="of the format",
+    )  # fmt: skip
+
+
+def _add_input(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group(
+        "what it takes", "(level * scale - mean) / std; by default what is usual for the format"
+    )
+    group.add_argument("--size", type=_size, metavar="WxH", help="of its input, pixels")
+    group.add_argument("--fit", choices=("letterbox", "corner", "stretch"), help="of a picture")
+    group.add_argument("--fill", type=int, metavar="GREY", help="around it, 0 to 255")
+    group.add_argument("--colour", choices=("rgb", "bgr"), help="order of its channels")
+    group.add_argument("--scale", type=_number, metavar="S", help="a number, or 1/255")
+    group.add_argument("--mean", type=_triple, metavar="A,B,C", help="in the order of --colour")
+    group.add_argument("--std", type=_triple, metavar="A,B,C", help="likewise")
+
+
+def _add_registry(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--registry", type=Path, metavar="DIR",
+        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
+    )  # fmt: skip
+
+
+def _names(said: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in said.split(","))
+
+
+def _option(said: str) -> tuple[str, Any]:
+    key, _, value = said.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _size(said: str) -> tuple[int, int]:
+    width, _, height = said.partition("x")
+    return int(width), int(height or width)
+
+
+def _number(said: str) -> float:
+    above, _, below = said.partition("/")
+    return float(above) / float(below or 1)
+
+
+def _triple(said: str) -> Triple:
+    first, second, third = (_number(one) for one in said.split(","))
+    return first, second, third
+
+
+def _add(parsed: argparse.Namespace) -> Exit:
+    done: Exit = load(_STAGE + "add")(parsed)
+    return done
+
+
+def _list(parsed: argparse.Namespace) -> Exit:
+    done: Exit = load(_STAGE + "list_models")(parsed)
+    return done
+
+
+def _show(parsed: argparse.Namespace) -> Exit:
+    done: Exit = load(_STAGE + "show")(parsed)
+    return done
+
+
+def _remove(parsed: argparse.Namespace) -> Exit:
+    done: Exit = load(_STAGE + "remove")(parsed)
+    return done
