@@ -1,14 +1,49 @@
-"""What a detector says about one picture."""
+"""What a detector says about one picture: boxes, their overlap, suppression, checks of arrays."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
 from framegate.models.errors import ArrayMismatch
+
+# -- Checks of shape and dtype that frozen records run at construction.
+
+
+def read_only(
+    name: str, array: Any, dtype: npt.DTypeLike, shape: tuple[int | None, ...]
+) -> npt.NDArray[Any]:
+    """A read-only view of `array`; `None` in `shape` stands for any length.
+
+    The caller's own array stays writable: only the view is locked. Raises ArrayMismatch when
+    `array` is no numpy array, or its dtype or shape differ. Nothing is converted or copied.
+    """
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
+    # Spelt out: it runs dozens of times a frame.
+    for wanted, have in zip(shape, array.shape if fits else (), strict=False):
+        fits = fits and wanted in (None, have)
+    if not fits:
+        raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
+    view: npt.NDArray[Any] = array
+    if view.flags.writeable:
+        view = view.view()
+        view.flags.writeable = False
+    return view
+
+
+def _words(dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> str:
+    return f"{dtype} ({', '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def _found(array: Any) -> str:
+    return _words(array.dtype, array.shape) if isinstance(array, np.ndarray) else str(type(array))
+
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -43,11 +78,11 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "Boxes":
+    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Boxes:
         """The rows of an index array or a Boolean mask, in that order."""
         return Boxes(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
 
-    def moved(self, right: float, down: float) -> "Boxes":
+    def moved(self, right: float, down: float) -> Boxes:
         """The same boxes, shifted by that many pixels: from a part of a picture to the whole."""
         shift = np.array([right, down, right, down], np.float32)
         return Boxes(self.xyxy + shift, self.scores, self.class_ids)
@@ -58,7 +93,7 @@ class Boxes:
         return b"".join((self.xyxy.tobytes(), self.scores.tobytes(), class_ids.tobytes()))
 
     @staticmethod
-    def from_bytes(data: bytes) -> "Boxes":
+    def from_bytes(data: bytes) -> Boxes:
         """What `to_bytes` wrote, whole."""
         n = len(data) // 21
         xyxy = np.frombuffer(data, np.float32, 4 * n).reshape(n, 4)
@@ -66,7 +101,7 @@ class Boxes:
         return Boxes(xyxy, scores, np.frombuffer(data, np.uint8, n, 20 * n).astype(np.int32))
 
     @staticmethod
-    def read(data: bytes, classes: Collection[int] = range(256)) -> "Boxes | None":
+    def read(data: bytes, classes: Collection[int] = range(256)) -> Boxes | None:
         """What `to_bytes` wrote of these classes; None for anything else."""
         if len(data) % 21:
             return None
@@ -80,3 +115,58 @@ class Boxes:
 def empty() -> Boxes:
     """No box at all."""
     return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+
+# -- Class-wise non-maximum suppression.
+
+
+def iou(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Intersection over union of every box of `a` (N, 4) with every box of `b` (M, 4): (N, M).
+
+    Boxes are left, top, right, bottom; two boxes without area have an IoU of 0.
+    """
+    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
+    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = np.maximum(right_bottom - left_top, 0)
+    inter = sides[..., 0] * sides[..., 1]
+    union = area(a)[:, None] + area(b)[None, :] - inter
+    out: FloatArray = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return out
+
+
+def row_iou(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Intersection over union of each box of `a` (N, 4) with that of `b` (N, 4) beside it: (N,)."""
+    sides = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
+    inter = sides[:, 0] * sides[:, 1]
+    union = area(a) + area(b) - inter
+    out: FloatArray = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return out
+
+
+def area(xyxy: FloatArray) -> FloatArray:
+    """Area (N,) of boxes (N, 4); 0 where a side is negative."""
+    sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)
+    out: FloatArray = sides[:, 0] * sides[:, 1]
+    return out
+
+
+def suppress(
+    xyxy: FloatArray, scores: FloatArray, class_ids: IntArray, max_iou: float
+) -> npt.NDArray[np.intp]:
+    """Rows to keep, highest score first.
+
+    A box goes when one of its own class with a higher score was kept and their IoU is above
+    `max_iou`. Of equal scores the earlier row wins, so the answer depends on nothing but the input.
+    Scores must be above 0 and areas too.
+    """
+    if not len(scores):
+        return np.empty(0, np.intp)
+    boxes = xyxy.astype(np.float64)
+    # OpenCV tells classes apart by shifting each one's boxes: that needs coordinates from 0 up.
+    boxes[:, :2] -= boxes[:, :2].min(axis=0)
+    boxes[:, 2:] -= xyxy[:, :2]
+    # OpenCV's stubs ask for lists; arrays are taken as they are, without a copy to Python numbers.
+    arrays: tuple[Any, Any, Any] = (boxes, scores, class_ids)
+    keep = cv2.dnn.NMSBoxesBatched(*arrays, 0.0, max_iou)
+    rows = np.sort(np.asarray(keep, np.intp).ravel())
+    return rows[np.argsort(-scores[rows], kind="stable")]

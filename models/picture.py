@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
+from framegate.models.boxes import read_only
 from framegate.models.errors import ArrayMismatch, PictureUnreadable
 
 ByteArray = npt.NDArray[np.uint8]

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import FloatArray
+from framegate.models.boxes import FloatArray, read_only
 from framegate.models.errors import ArrayMismatch
 from framegate.models.picture import ByteArray, Matrix, Picture
 

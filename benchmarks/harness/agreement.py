@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from framegate.models.boxes import Boxes
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, iou
 
 Array = npt.NDArray[Any]
 Statistic = Callable[[Array], float]

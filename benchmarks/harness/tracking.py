@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.agreement import Tracked, pairs
-from framegate.models.nms import iou
+from framegate.models.boxes import iou
 
 Array = npt.NDArray[Any]
 

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks.quantization.subjects import Subject
 from framegate.models import coco
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.formats import FORMATS
-from framegate.models.nms import suppress
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.float_layers import Candidate, Chosen, choose
 from framegate.models.registry.fit import fit

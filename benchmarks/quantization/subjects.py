@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.manifest import verified
 from framegate.models.detector.network import Precision, core
 from framegate.models.formats import nanodet_decode
-from framegate.models.nms import suppress
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import STEP, Prepared, prepare, to_source
 from framegate.models.quantisation.float_layers import answers

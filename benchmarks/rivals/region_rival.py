@@ -16,10 +16,9 @@ import numpy.typing as npt
 from benchmarks.harness.agreement import Tracked
 from benchmarks.rivals.motion_rules import MotionRule, merged
 from benchmarks.rivals.subsampling import Answering
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, iou, suppress
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import Member
-from framegate.models.nms import iou, suppress
 from framegate.models.picture import Picture, cut
 
 Array = npt.NDArray[Any]

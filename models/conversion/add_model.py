@@ -13,10 +13,10 @@ from framegate.models.conversion.apart import Limits
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
 from framegate.models.conversion.settle_model import Settled, Wishes, settle
+from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size
 from framegate.models.picture import Picture
-from framegate.models.refusals import ManifestRefused, ModelRefused
 from framegate.models.registry.model_folder import (
     NETWORK,
     Manifest,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 
 REQUEST, ANSWER, SAID = "request.json", "answer.json", "said.txt"
 _ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ from typing import Any
 from framegate.models.conversion.apart import Limits, ask
 from framegate.models.conversion.output_port import Port
 from framegate.models.conversion.settle_model import Settled
+from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size
-from framegate.models.refusals import ModelRefused, Undecided
 from framegate.models.registry.model_folder import (
     MANIFEST,
     NETWORK,

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.models.conversion.apart import ANSWER, REQUEST, no_memory
-from framegate.models.errors import ModelError
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelError, ModelRefused
 
 
 def look(said: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from framegate.models.conversion.onnx_scan import NEWEST_OPSET, OLDEST_OPSET, scan
 from framegate.models.conversion.zip_check import checked_members
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 from framegate.models.registry.manifest_checks import FILE
 
 KINDS = (

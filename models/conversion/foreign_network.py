@@ -11,7 +11,7 @@ from typing import Any
 import openvino as ov
 from openvino import opset13
 
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 
 RAW = "raw.xml"
 _METADATA = ("names", "stride", "imgsz", "task", "author", "description", "license", "version",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 24
 _DEEPEST = 32

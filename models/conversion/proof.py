@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, iou, suppress
 from framegate.models.conversion.apart import ask
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.settle_model import Settled
+from framegate.models.errors import ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Options
-from framegate.models.nms import iou, suppress
 from framegate.models.picture import Picture
 from framegate.models.preprocess import Prepared, to_source
-from framegate.models.refusals import ModelRefused
 from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import NETWORK, InputSpec
 

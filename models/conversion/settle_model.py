@@ -11,9 +11,9 @@ from typing import Any
 from framegate.models.conversion.guess_format import candidates
 from framegate.models.conversion.guess_input import guess_input
 from framegate.models.conversion.output_port import Candidate, Port
+from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size
-from framegate.models.refusals import ModelRefused, Undecided
 from framegate.models.registry.model_folder import InputSpec
 
 _FEWEST_ASKED = 12  # candidates shown at most

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 
 
 def run(file: str, outputs: Sequence[str], pictures: Sequence[str]) -> dict[str, Any]:

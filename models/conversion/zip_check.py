@@ -4,7 +4,7 @@ import itertools
 import zipfile
 from pathlib import Path
 
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 
 MOST_BYTES = 4 << 30
 MOST_RATIO = 100  # of text; weights hardly shrink

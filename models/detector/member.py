@@ -7,14 +7,12 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, read_only, suppress
 from framegate.models.detector.network import Precision
 from framegate.models.detector.policy import Policy
 from framegate.models.errors import OutputsNotFinite
 from framegate.models.gate import crops
 from framegate.models.gate.crops import CropSettings, Look
-from framegate.models.nms import suppress
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import Prepared, prepare, to_source
 

@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import openvino as ov
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import FloatArray
+from framegate.models.boxes import FloatArray, read_only
 from framegate.models.detector import manifest
 from framegate.models.errors import (
     ArrayMismatch,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
+from framegate.models.boxes import read_only
 from framegate.models.errors import ArrayMismatch
 from framegate.models.picture import ByteArray, Picture
 

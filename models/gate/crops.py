@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import FloatArray
+from framegate.models.boxes import FloatArray, read_only
 from framegate.models.gate.crop_grid import grid_of, joined_cells
 from framegate.models.preprocess import Rect, inner_size, padded
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
+from framegate.models.boxes import read_only
 from framegate.models.errors import ModelError
 from framegate.models.gate.camera_motion import STILL, CameraMotion
 from framegate.models.gate.cells import Grid

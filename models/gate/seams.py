@@ -14,9 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import nms
-from framegate.models.arrays import read_only
-from framegate.models.boxes import Boxes, FloatArray, IntArray, empty
+from framegate.models import boxes as nms
+from framegate.models.boxes import Boxes, FloatArray, IntArray, empty, read_only
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.crops import Look, looked_at
 from framegate.models.preprocess import inner_size

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from framegate.models.boxes import Boxes
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, iou
 from framegate.models.quantisation.paired_bootstrap import Counts, Figures, Interval, interval
 
 MIN_IOU = 0.5

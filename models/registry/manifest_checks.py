@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from framegate.models.refusals import ManifestRefused
+from framegate.models.errors import ManifestRefused
 
 NAME = r"[a-z][a-z0-9_-]{0,31}"
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}"

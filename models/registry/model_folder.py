@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from framegate.models.errors import ModelUnreadable
-from framegate.models.refusals import ManifestRefused
+from framegate.models.errors import ManifestRefused, ModelUnreadable
 from framegate.models.registry import manifest_checks as checks
 
 Fit = Literal["letterbox", "corner", "stretch"]

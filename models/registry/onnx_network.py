@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import FloatArray
+from framegate.models.boxes import FloatArray, read_only
 from framegate.models.detector.network import Precision, cpu_model
 from framegate.models.errors import ModelUnreadable, TooManyInFlight, WarmUpFailed
 from framegate.models.formats import FORMATS

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from framegate.models.errors import ModelError
-from framegate.models.refusals import AmbiguousModel, ModelRefused, UnknownModel
+from framegate.models.errors import AmbiguousModel, ModelError, ModelRefused, UnknownModel
 from framegate.models.registry.model_folder import MANIFEST, ModelFolder, open_folder
 
 LEFT_S = 86400.0

@@ -18,8 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import Boxes
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, iou
 from framegate.models.tracking.bytetrack import TrackSettings
 from framegate.models.tracking.calm_state import CalmState
 

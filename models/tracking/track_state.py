@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
+from framegate.models.boxes import read_only
 from framegate.models.errors import ModelError
 
 _VERSION: Final = 2

@@ -14,10 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, iou
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
-from framegate.models.nms import iou
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.track_state import no_tracks

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, read_only
 from framegate.models.detector.member import Features
 from framegate.models.errors import ArrayMismatch
 from framegate.models.preprocess import STEP

@@ -17,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import Boxes, FloatArray, IntArray
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, FloatArray, IntArray, iou, read_only
 from framegate.models.window.region_features import LENGTH, HalfArray, RegionFeatures
 from framegate.models.window.window_network import FILE, PAST, Judged, Newest, WindowNetwork
 from framegate.models.window.window_rows import (

@@ -16,8 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import FloatArray, IntArray
+from framegate.models.boxes import FloatArray, IntArray, read_only
 from framegate.models.errors import ModelError
 from framegate.models.preprocess import inner_size, padded
 from framegate.models.window.region_features import LENGTH, TILE, HalfArray, RegionFeatures

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import openvino as ov
 
-from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
-from framegate.models.errors import ModelError, TooFewFrames
-from framegate.models.nms import suppress
+from framegate.models.errors import ModelError, ModelRefused, TooFewFrames
 from framegate.models.picture import ByteArray
 from framegate.models.quantisation.float_layers import (
     Candidate,
@@ -24,7 +23,6 @@ from framegate.models.quantisation.float_layers import (
     weight_bytes,
 )
 from framegate.models.quantisation.halve import halve_exact_constants
-from framegate.models.refusals import ModelRefused
 from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open_model import BF16_AGREEMENT, kind_of

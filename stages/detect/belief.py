@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import nms
+from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.gate import crops, seams
 from framegate.models.gate.cells import BoolArray, tiles_of

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import nms
+from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import BoolArray, Grid, tiles_of

@@ -10,8 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.arrays import read_only
-from framegate.models.boxes import Boxes, empty
+from framegate.models.boxes import Boxes, empty, read_only
 from framegate.models.gate.cells import BoolArray, Grid
 from framegate.models.gate.gate_state import GateState, nbytes
 from framegate.models.tracking.calm_state import CalmState, not_calmed

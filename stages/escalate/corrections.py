@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models import nms
+from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes
 from framegate.pipeline.records import Object
 from framegate.stages.detections import Detections

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from framegate.models.boxes import Boxes
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, iou
 from framegate.models.quantisation.agreement import MIN_IOU
 from framegate.pipeline.records import Object
 

@@ -22,10 +22,9 @@ from framegate.models.boxes import Boxes
 from framegate.models.conversion.file_kind import kind_of
 from framegate.models.conversion.onnx_scan import scan
 from framegate.models.detector.recall import _check, boxes_of, value_of
-from framegate.models.errors import ModelError
+from framegate.models.errors import ManifestRefused, ModelError, ModelRefused
 from framegate.models.picture import Picture
 from framegate.models.preprocess import prepare
-from framegate.models.refusals import ManifestRefused, ModelRefused
 from framegate.models.registry.model_folder import MANIFEST, Manifest, open_folder
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, tables_like

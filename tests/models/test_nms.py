@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.models.nms import area, iou, suppress
+from framegate.models.boxes import area, iou, suppress
 
 BOX = st.tuples(st.integers(-40, 60), st.integers(-40, 60), st.integers(1, 50), st.integers(1, 50))
 ROWS = st.lists(st.tuples(BOX, st.integers(1, 99), st.integers(0, 3)), max_size=25)

@@ -13,7 +13,7 @@ from framegate.models.conversion.apart import Limits, ask, why_ended
 from framegate.models.conversion.file_kind import kind_of
 from framegate.models.conversion.onnx_scan import scan
 from framegate.models.conversion.zip_check import checked_members
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelRefused
 from tests.support import tiny_onnx
 
 LIMITS = Limits(memory_bytes=1 << 30, cpu_s=7)

@@ -15,15 +15,15 @@ pytest.importorskip("torchvision", reason="their own suppression is torchvision'
 pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
 from framegate.models import coco  # noqa: E402
+from framegate.models.boxes import suppress  # noqa: E402
 from framegate.models.conversion.add_model import Wanted, add  # noqa: E402
 from framegate.models.conversion.apart import Limits  # noqa: E402
 from framegate.models.conversion.proof import Thresholds  # noqa: E402
 from framegate.models.conversion.settle_model import Wishes  # noqa: E402
 from framegate.models.detector.manifest import WEIGHTS  # noqa: E402
+from framegate.models.errors import Undecided  # noqa: E402
 from framegate.models.formats import FORMATS  # noqa: E402
-from framegate.models.nms import suppress  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
-from framegate.models.refusals import Undecided  # noqa: E402
 from framegate.models.registry.fit import fit  # noqa: E402
 from framegate.models.registry.model_folder import ModelFolder  # noqa: E402
 from framegate.models.registry.registry import Registry  # noqa: E402

@@ -7,7 +7,7 @@ from framegate.models.conversion.guess_format import candidates
 from framegate.models.conversion.guess_input import guess_input
 from framegate.models.conversion.output_port import Port, cells
 from framegate.models.conversion.settle_model import Wishes, names_told, settle
-from framegate.models.refusals import ModelRefused, Undecided
+from framegate.models.errors import ModelRefused, Undecided
 
 SIZE = (640, 640)
 CELLS = cells(SIZE, (8, 16, 32))  # 8400

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from framegate.models.conversion.apart import Limits
-from framegate.models.errors import ModelError
-from framegate.models.refusals import ModelRefused
+from framegate.models.errors import ModelError, ModelRefused
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
 from tests.support.bad_models import (

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.models import nms
+from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate import crops, seams

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.models.boxes import Boxes, empty
-from framegate.models.nms import iou
+from framegate.models.boxes import Boxes, empty, iou
 from framegate.models.quantisation.agreement import agreement, counted, f1, n_matched
 
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.models.errors import ModelUnreadable
-from framegate.models.refusals import ManifestRefused
+from framegate.models.errors import ManifestRefused, ModelUnreadable
 from framegate.models.registry.model_folder import InputSpec, Manifest, open_folder
 from tests.support.made_models import folder_of, manifest
 

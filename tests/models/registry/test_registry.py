@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from framegate.models.errors import ModelUnreadable
-from framegate.models.refusals import AmbiguousModel, UnknownModel
+from framegate.models.errors import AmbiguousModel, ModelUnreadable, UnknownModel
 from framegate.models.registry.registry import LEFT_S, Registry, default_root
 from tests.support.made_models import folder_of
 

@@ -9,11 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
-from framegate.models.nms import iou
 from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
