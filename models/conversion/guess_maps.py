@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from framegate.models.conversion.output_port import Candidate, Port, Size
-from framegate.models.formats.nanodet_decode import BINS, STRIDES
+from framegate.models.formats.nanodet import BINS, STRIDES
 
 
 def heat_and_sides(ports: Sequence[Port]) -> Iterator[Candidate]:

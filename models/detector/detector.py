@@ -16,7 +16,7 @@ from framegate.models.detector.network import Network, Precision, nearest, shipp
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Later, Recall
 from framegate.models.errors import WholePicturesOnly
-from framegate.models.formats import centernet_decode, nanodet_decode
+from framegate.models.formats import centernet, nanodet
 from framegate.models.gate import crops
 from framegate.models.gate.crops import CropSettings, Look
 from framegate.models.picture import Picture
@@ -24,8 +24,8 @@ from framegate.models.preprocess import Prepared
 
 _ALL = tuple(range(coco.N_CLASSES))
 KINDS = {
-    "nanodet": Kind("nanodet", nanodet_decode.decode_heads, 3, True, _ALL),
-    "centernet": Kind("centernet", centernet_decode.decode_maps, 2, False, _ALL),
+    "nanodet": Kind("nanodet", nanodet.decode_heads, 3, True, _ALL),
+    "centernet": Kind("centernet", centernet.decode_maps, 2, False, _ALL),
 }
 _OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")

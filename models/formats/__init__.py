@@ -6,14 +6,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from framegate.models.boxes import Boxes, FloatArray
-from framegate.models.formats import (
-    box_list_decode,
-    centernet_decode,
-    detr_decode,
-    nanodet_decode,
-    ssd_decode,
-    yolo_decode,
-)
+from framegate.models.formats import centernet, detr, nanodet, ssd, yolo
 from framegate.models.formats.candidates import Options, Size, shaped
 
 
@@ -63,17 +56,17 @@ def _nanodet(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, _: Options
 ) -> Boxes:
     width, height = size
-    for head, stride in zip(outputs, nanodet_decode.STRIDES, strict=True):
-        channels = n_classes + 4 * nanodet_decode.BINS
+    for head, stride in zip(outputs, nanodet.STRIDES, strict=True):
+        channels = n_classes + 4 * nanodet.BINS
         shaped("head", head, channels, height // stride, width // stride)
-    return nanodet_decode.decode(outputs, min_score, n_classes=n_classes)
+    return nanodet.decode(outputs, min_score, n_classes=n_classes)
 
 
 def _nanodet_joined(
     outputs: Sequence[FloatArray], size: Size, n_classes: int, min_score: float, options: Options
 ) -> Boxes:
     known = {key: options[key] for key in ("strides", "centre") if key in options}
-    return nanodet_decode.decode_joined(outputs[0], size, n_classes, min_score, **known)
+    return nanodet.decode_joined(outputs[0], size, n_classes, min_score, **known)
 
 
 def _centernet(
@@ -82,7 +75,7 @@ def _centernet(
     heat, sides = outputs
     shaped("heat", heat, n_classes, None, None)
     shaped("sides", sides, 4, *heat.shape[1:])
-    return centernet_decode.decode(heat, sides, min_score)
+    return centernet.decode(heat, sides, min_score)
 
 
 def _centernet_usual(
@@ -92,7 +85,7 @@ def _centernet_usual(
     shaped("heat", heat, n_classes, None, None)
     for name, map_ in (("sides", sides), ("offset", offset)):
         shaped(name, map_, 2, *heat.shape[1:])
-    return centernet_decode.decode_usual(
+    return centernet.decode_usual(
         heat,
         sides,
         offset,
@@ -103,37 +96,37 @@ def _centernet_usual(
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType({
-    "yolo": Format("YOLO v8 to v12: box, class scores", yolo_decode.plain, (2,), True, ("layout",)),
+    "yolo": Format("YOLO v8 to v12: box, class scores", yolo.plain, (2,), True, ("layout",)),
     "yolo_objectness": Format(
         "YOLO v5 to v7: box, objectness, class scores",
-        yolo_decode.with_objectness, (2,), True, ("layout",),
+        yolo.with_objectness, (2,), True, ("layout",),
     ),
     "yolox": Format(
         "YOLOX: cells of grids, objectness, class scores",
-        yolo_decode.x, (2,), True, ("layout", "strides"),
+        yolo.x, (2,), True, ("layout", "strides"),
     ),
     "yolo_end_to_end": Format(
         "YOLO with its suppression inside: rows of box, score, class",
-        yolo_decode.end_to_end, (2,), False, ("class_numbers",),
+        yolo.end_to_end, (2,), False, ("class_numbers",),
     ),
     "detr_softmax": Format(
         "DETR: logits with a last class for no object, boxes",
-        detr_decode.with_softmax, (2, 2), False, ("class_numbers",),
+        detr.with_softmax, (2, 2), False, ("class_numbers",),
     ),
     "detr_sigmoid": Format(
         "Deformable DETR, RT-DETR: logits, boxes",
-        detr_decode.with_sigmoid, (2, 2), False, ("class_numbers",),
+        detr.with_sigmoid, (2, 2), False, ("class_numbers",),
     ),
     "detr_joined": Format(
-        "RT-DETR as one output: box, class scores", detr_decode.joined, (2,), False
+        "RT-DETR as one output: box, class scores", detr.joined, (2,), False
     ),
     "ssd_rows": Format(
         "DetectionOutput of OpenVINO and Caffe: rows of picture, class, score, box",
-        ssd_decode.rows, (3,), False, ("class_numbers",),
+        ssd.rows, (3,), False, ("class_numbers",),
     ),
     "ssd_deltas": Format(
         "SSD: location deltas, class logits",
-        ssd_decode.deltas, (2, 2), True,
+        ssd.deltas, (2, 2), True,
         ("aspect_ratios", "scales", "min_ratio", "max_ratio", "steps", "grids", "clip",
          "variances", "background", "class_numbers"),
     ),
@@ -148,10 +141,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType({
     ),
     "boxes_labels": Format(
         "boxes, scores, labels, suppressed already",
-        box_list_decode.labelled, (2, 1, 1), False, ("form", "unit", "class_numbers"),
+        detr.labelled, (2, 1, 1), False, ("form", "unit", "class_numbers"),
     ),
     "boxes_scores": Format(
         "boxes, scores a class",
-        box_list_decode.scored, (2, 2), True, ("form", "unit", "class_numbers"),
+        detr.scored, (2, 2), True, ("form", "unit", "class_numbers"),
     ),
 })  # fmt: skip

@@ -13,7 +13,7 @@ import openvino as ov
 from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.detector import manifest
 from framegate.models.detector.network import config, core
-from framegate.models.formats.nanodet_decode import sigmoid
+from framegate.models.formats.nanodet import sigmoid
 from framegate.models.window.region_features import LENGTH, HalfArray
 from framegate.models.window.window_rows import MOST, ROWS, WIDTH, FrameRow
 

@@ -7,7 +7,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.conversion.guess_pairs import SSD_OPTIONS
 from framegate.models.conversion.proof import agreement, counts, doubtful
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats.default_boxes import default_boxes
+from framegate.models.formats.ssd import default_boxes
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_source
 from framegate.models.registry.fit import fit

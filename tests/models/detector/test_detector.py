@@ -148,7 +148,7 @@ def test_looks_answer_in_their_order(light):
 
 def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
     from framegate.models.boxes import suppress
-    from framegate.models.formats.nanodet_decode import decode
+    from framegate.models.formats.nanodet import decode
 
     network = detector.members[0].network
     found = network.read(network.submit(bgr), lambda out: decode(out[:3], LOW))  # as a part

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import maximum_filter
 from scipy.special import expit, softmax
 
-from framegate.models.formats import centernet_decode, nanodet_decode
+from framegate.models.formats import centernet, nanodet
 
 
 def quiet_heads(height: int, width: int) -> list[np.ndarray]:
@@ -17,7 +17,7 @@ def test_one_nanodet_cell_by_hand():
     heads[1][7, 2, 3] = 0.0  # class 7 at stride 16, row 2, column 3: score one half
     for side, strides in enumerate((1, 2, 3, 10)):
         heads[1][80 + 11 * side + strides, 2, 3] = 60.0
-    found = nanodet_decode.decode(heads, 0.3)
+    found = nanodet.decode(heads, 0.3)
     # Centre (3.5, 2.5) * 16 = (56, 40).
     np.testing.assert_allclose(found.xyxy, [[56 - 16, 40 - 32, 56 + 48, 40 + 160]], rtol=1e-5)
     np.testing.assert_allclose(found.scores, [0.5])
@@ -28,7 +28,7 @@ def test_the_expectation_lies_between_two_bins():
     heads = quiet_heads(32, 32)
     heads[2][0, 0, 0] = 3.0
     heads[2][80 + 4, 0, 0] = heads[2][80 + 5, 0, 0] = 50.0
-    left = nanodet_decode.decode(heads, 0.3).xyxy[0, 0]
+    left = nanodet.decode(heads, 0.3).xyxy[0, 0]
     np.testing.assert_allclose(left, 16 - 4.5 * 32, rtol=1e-5)
 
 
@@ -46,10 +46,10 @@ def test_nanodet_against_every_cell(seed):
             left, top, right, bottom = sides[:, y, x]
             row = [scores[c, y, x], c, cx - left, cy - top, cx + right, cy + bottom]
             wanted.append([float(n) for n in row])
-    found = nanodet_decode.decode(heads, 0.4, max_candidates=100_000)
+    found = nanodet.decode(heads, 0.4, max_candidates=100_000)
     got = np.column_stack([found.scores, found.class_ids, found.xyxy])
     np.testing.assert_allclose(got, sorted(wanted, reverse=True), rtol=1e-4, atol=1e-4)
-    best = nanodet_decode.decode(heads, 0.4, max_candidates=7)
+    best = nanodet.decode(heads, 0.4, max_candidates=7)
     assert (best.xyxy == found.xyxy[:7]).all()
     assert len(wanted) > 100
 
@@ -60,7 +60,7 @@ def test_one_centernet_peak_by_hand():
     heat[5, 3, 4], heat[5, 3, 5], heat[6, 3, 5] = 1.0, 0.5, 0.4
     sides[:, 3, 4] = (2, 4, 6, 8)
     sides[:, 3, 5] = (1, 1, 1, 1)
-    found = centernet_decode.decode(heat, sides, 0.3)
+    found = centernet.decode(heat, sides, 0.3)
     # The neighbour of class 5 is no peak; that of class 6 is one of its own class.
     assert found.class_ids.tolist() == [5, 6]
     assert found.xyxy.tolist() == [[14, 8, 22, 20], [19, 11, 21, 13]]
@@ -74,7 +74,7 @@ def test_centernet_against_a_filter_over_all_maps(seed):
     heat = (rng.normal(-2, 1.5, (80, 16, 24)) * 4).round().astype(np.float32) / 4
     sides = (rng.integers(0, 120, (4, 16, 24)) / 4).astype(np.float32)
     peaks = (heat == maximum_filter(heat, (1, 3, 3), mode="nearest")) & (expit(heat) > 0.3)
-    found = centernet_decode.decode(heat, sides, 0.3, max_boxes=100_000)
+    found = centernet.decode(heat, sides, 0.3, max_boxes=100_000)
     assert len(found) == np.count_nonzero(peaks) > 100
     classes, rows, columns = np.nonzero(peaks)
     wanted = {
@@ -83,10 +83,10 @@ def test_centernet_against_a_filter_over_all_maps(seed):
     }
     got = {(int(c), box[0], box[1]) for c, box in zip(found.class_ids, found.xyxy, strict=True)}
     assert got == wanted
-    assert (centernet_decode.decode(heat, sides, 0.3, 9).xyxy == found.xyxy[:9]).all()
+    assert (centernet.decode(heat, sides, 0.3, 9).xyxy == found.xyxy[:9]).all()
 
 
 def test_nothing_above_the_threshold():
-    assert len(nanodet_decode.decode(quiet_heads(32, 32), 0.3)) == 0
+    assert len(nanodet.decode(quiet_heads(32, 32), 0.3)) == 0
     heat = np.full((80, 8, 8), -9, np.float32)
-    assert len(centernet_decode.decode(heat, np.zeros((4, 8, 8), np.float32), 0.3)) == 0
+    assert len(centernet.decode(heat, np.zeros((4, 8, 8), np.float32), 0.3)) == 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, IntArray
-from framegate.models.formats.nanodet_decode import logit, sigmoid
+from framegate.models.formats.nanodet import logit, sigmoid
 
 STRIDE = 4
 
