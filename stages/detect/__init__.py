@@ -14,8 +14,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.recall import Recall
 from framegate.models.gate import crops
-from framegate.models.gate.cells import BoolArray, grid_of
-from framegate.models.gate.masks import ignored_tiles
+from framegate.models.gate.cells import BoolArray, grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.window import WindowHead
 from framegate.pipeline.counts import CacheCounts

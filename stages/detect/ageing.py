@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models.boxes import FloatArray
-from framegate.models.gate.ages import SHORTEST, age_limit
+from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.stages.detect.gate_options import GateOptions
 from framegate.stages.detect.memory import Memory
 

@@ -11,8 +11,8 @@ from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import BoolArray, Grid, tiles_of
-from framegate.models.gate.gate_state import GateState
 from framegate.models.gate.seams import Merged
+from framegate.models.gate.state import GateState
 from framegate.stages.detect.attention import Attention, AttentionSettings
 
 SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved

@@ -6,7 +6,7 @@ import numpy as np
 
 from framegate.models.gate.cells import BoolArray, Cells, grid_of, planes
 from framegate.models.gate.gate import DEFAULT, GateSettings, inferred, look
-from framegate.models.gate.gate_state import GateState
+from framegate.models.gate.state import GateState
 
 GRID = grid_of(320, 192)  # 12 x 20 tiles
 NONE = np.zeros(GRID.tiles, np.bool_)

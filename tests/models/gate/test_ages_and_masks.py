@@ -7,9 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from framegate.models.gate.ages import age_limit
-from framegate.models.gate.cells import Grid
-from framegate.models.gate.masks import ignored_tiles
+from framegate.models.gate.cells import Grid, ignored_tiles
+from framegate.models.gate.state import age_limit
 
 whole_numbers = st.integers(-(2**63), 2**63 - 1)
 

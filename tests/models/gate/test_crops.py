@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.gate import crops
-from framegate.models.gate.crop_grid import MANY
-from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.gate.crops import MANY, CropSettings, Look
 from framegate.models.preprocess import inner_size, padded
 
 SIZE = (768, 432)

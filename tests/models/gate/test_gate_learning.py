@@ -7,7 +7,7 @@ import pytest
 
 from framegate.models.gate.cells import BoolArray
 from framegate.models.gate.gate import DEFAULT, inferred, look, sensitivity
-from framegate.models.gate.gate_state import GateState
+from framegate.models.gate.state import GateState
 from tests.support.gate_scenes import ALL, GRID, NONE, changed, scene, settled, tile
 
 

@@ -49,8 +49,7 @@ def test_a_part_costs_less_than_the_whole() -> None:
 
 
 def test_masked_places_do_not_trigger() -> None:
-    from framegate.models.gate.cells import grid_of
-    from framegate.models.gate.masks import ignored_tiles
+    from framegate.models.gate.cells import grid_of, ignored_tiles
 
     source = Source()
     source.settle()

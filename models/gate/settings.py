@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.gate.anchor import MOST_ANCHOR
+from framegate.models.gate.compensation import MOST_ANCHOR
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -1,17 +1,71 @@
-"""How the exposure changed: what levels of a reference became, as one line through all of them."""
+"""What changes a whole picture: exposure, noise that a reference follows, a camera that moves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.gate.anchor import apart
-from framegate.models.gate.cells import BoolArray, Grid
+from framegate.models.gate.cells import BoolArray, Grid, contrasts
+from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
+
+# -- A reference that follows noise and key frames, yet only so far from where it was anchored.
+
+
+MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
+
+
+def nearer(
+    origin: ByteArray,
+    reference: ByteArray,
+    expected: ByteArray,
+    now: ByteArray,
+    reach: int,
+    step: ByteArray | np.uint8 | None = None,
+) -> ByteArray:
+    """The reference moved by what came over the expected, yet within `reach` of the origin.
+
+    origin, reference, expected, now  uint8 (n,)  cells when they were inferred, what
+        became of them, how they should look at today's exposure, and how they look
+    step  uint8 (n,), or one for all  at most so many levels at once; None: all the way
+
+    Moved by one level at a time a reference goes to the median of what it sees (sigma-delta
+    estimation, Manzanera and Richefeu 2004). Since it stays near its origin in total, no number of
+    key frames or looks can carry it away.
+    """
+    up, down = above(now, expected), above(expected, now)
+    if step is not None:
+        np.minimum(up, step, out=up)
+        np.minimum(down, step, out=down)
+    moved = above(plus(reference, up), down)
+    np.maximum(moved, above(origin, reach), out=moved)
+    return np.minimum(moved, plus(origin, reach), out=moved)
+
+
+def above(more: ByteArray, less: Any) -> ByteArray:
+    """How much `more` is above `less`, levels or one level for all; 0 where it is not."""
+    out = np.empty_like(more)
+    cv2.subtract(more, less, out)  # saturates
+    return out
+
+
+def plus(levels: ByteArray, more: Any) -> ByteArray:
+    """The sum with more levels, or with one for all; at most 255."""
+    out = np.empty_like(levels)
+    cv2.add(levels, more, out)
+    return out
+
+
+def apart(a: ByteArray, b: ByteArray) -> ByteArray:
+    """How far the levels are from each other."""
+    out = np.empty_like(a)
+    cv2.absdiff(a, b, out)
+    return out
+
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -139,3 +193,80 @@ def _line(old: FloatArray, new: FloatArray, kept: BoolArray) -> tuple[float, flo
     level, mean = float(levels[0, 0]), float(means[0, 0])
     before, after = float(spreads[0, 0]), float(spreads_now[0, 0])
     return (after / before if before >= _FLAT else 1.0), level, mean
+
+
+# -- Whether a camera moves, by where its picture changes.
+
+
+_TEXTURED: Final = 2.0  # times a tile's bound: contrast from which on motion must show in it
+_ENOUGH: Final = 0.12  # share of tiles that must be of a kind before their share says something
+_MOST: Final = 250  # where counters of looks stop
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMotion:
+    """What is known of it after a look.
+
+    moving    the camera moves, or its focus does
+    restless  looks in a row in which most of the textured tiles had changed, saturating
+    restful   looks in a row in which few of them had, saturating
+    noisy     the flat tiles had changed as well, as by noise that is everywhere
+    """
+
+    moving: bool = False
+    restless: int = 0
+    restful: int = 0
+    noisy: bool = False
+
+
+STILL: Final = CameraMotion()
+
+
+def watch(
+    motion: CameraMotion,
+    changed: BoolArray,
+    reference: ByteArray,
+    now: ByteArray,
+    bound: FloatArray,
+    watched: BoolArray | None,
+    settings: GateSettings,
+) -> CameraMotion:
+    """Go on by one look.
+
+    changed    bool (tile_rows, tile_columns)  tiles over their threshold
+    reference  uint8 (rows, columns)  cells of Y that they were compared with
+    now        uint8 (rows, columns)  cells of Y
+    bound      float32 (tile_rows, tile_columns)  stated bound of each tile for Y, in levels
+    watched    bool (tile_rows, tile_columns)  tiles that count; None: all
+
+    Sky and road hide motion, so the share of tiles counts that had texture and have it still: much
+    that moves in front of a still camera leaves most of what is behind it as it was, and where it
+    passes over something plain, texture comes and goes. Where few tiles are of a kind, all count.
+    """
+    moved = noise = 0.0
+    # With fewer no share of a kind could reach any limit.
+    kind = min(_ENOUGH * changed.size, changed.size if watched is None else int(watched.sum()))
+    few = kind * min(settings.still_share, settings.moving_share, settings.noisy_share)
+    if np.count_nonzero(changed) > few:
+        contrast = np.minimum(contrasts(reference), contrasts(now))
+        textured = contrast >= _TEXTURED * bound
+        every = np.ones_like(changed) if watched is None else watched
+        moved = _share(changed, every & textured, every)
+        noise = _share(changed, every & ~textured, every)
+    restless = _counted(motion.restless, moved >= settings.moving_share)
+    restful = _counted(motion.restful, moved <= settings.still_share)
+    limit = settings.still_looks if motion.moving else settings.moving_looks
+    enough = (restful if motion.moving else restless) >= limit
+    return CameraMotion(motion.moving != enough, restless, restful, noise >= settings.noisy_share)
+
+
+def _share(changed: BoolArray, kind: BoolArray, every: BoolArray) -> float:
+    """What part of the tiles of a kind changed; of all where there are few of the kind."""
+    if np.count_nonzero(kind) < _ENOUGH * kind.size:
+        kind = every
+    count = int(np.count_nonzero(kind))
+    return int(np.count_nonzero(changed & kind)) / max(1, count)
+
+
+def _counted(looks: int, on: bool) -> int:
+    return min(looks + 1, _MOST) if on else 0
