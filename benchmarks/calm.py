@@ -33,9 +33,8 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.bytetrack import TrackSettings
-from framegate.models.tracking.calm_state import not_calmed
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
+from framegate.models.tracking.calm import not_calmed
 
 CHOSEN_ON: Final = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 JUDGES: Final = (

@@ -19,7 +19,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.recall import Recall
 from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.attention import Attention, Moment
 from framegate.stages.detect.belief import Belief, BeliefSettings

@@ -28,8 +28,8 @@ from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import cells_of, grid_of
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.calm_state import not_calmed
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.calm import not_calmed
 from framegate.stages.detect.attention import Moment
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.gate_options import GateOptions

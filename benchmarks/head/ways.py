@@ -15,9 +15,8 @@ from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.calm import CalmSettings
-from framegate.models.tracking.calm_state import not_calmed
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import no_tracks
+from framegate.models.tracking.calm import CalmSettings, not_calmed
 from framegate.models.window import region_features
 from framegate.models.window.window import Sight, WindowHead
 from framegate.models.window.window_rows import WindowState

@@ -29,8 +29,7 @@ from framegate.models.detector import detector
 from framegate.models.detector.detector import Token
 from framegate.models.detector.network import Precision
 from framegate.models.tracking import bytetrack
-from framegate.models.tracking.bytetrack import TrackSettings
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
 from framegate.pipeline import records
 from framegate.pipeline.records import Origin
 from framegate.pipeline.source import Form

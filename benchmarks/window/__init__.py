@@ -38,7 +38,7 @@ from framegate.models.detector.network import nearest
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import region_features
 from framegate.models.window.window import Sight, Step, WindowHead
 from framegate.models.window.window_rows import ROWS, WindowState, row_bytes

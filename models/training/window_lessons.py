@@ -19,7 +19,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.track_state import no_tracks
+from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import region_features
 from framegate.models.window.window_rows import MOST
 

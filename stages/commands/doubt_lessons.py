@@ -15,8 +15,8 @@ import msgspec
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
+from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import settings_for as calm_settings
-from framegate.models.tracking.track_state import no_tracks
 from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
 from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.source import Request

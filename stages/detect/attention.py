@@ -13,7 +13,7 @@ from framegate.models.gate.cells import BoolArray, Cells, cells_of, grid_of
 from framegate.models.gate.crops import CropSettings, Look
 from framegate.models.gate.gate import Change, GateSettings
 from framegate.models.picture import Picture
-from framegate.models.tracking.track_state import TrackState
+from framegate.models.tracking.bytetrack import TrackState
 from framegate.pipeline.records import BeginReason, Looked, Reason
 from framegate.stages.detect import ageing
 from framegate.stages.detect.gate_options import GateOptions

@@ -15,10 +15,8 @@ from framegate.models.gate import crops, seams
 from framegate.models.gate.cells import BoolArray, tiles_of
 from framegate.models.gate.seams import Merged
 from framegate.models.tracking import bytetrack, calm
-from framegate.models.tracking.bytetrack import TrackSettings
-from framegate.models.tracking.calm import CalmSettings
-from framegate.models.tracking.calm_state import CalmState
-from framegate.models.tracking.track_state import TrackState
+from framegate.models.tracking.bytetrack import TrackSettings, TrackState
+from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.models.window.window import Step
 from framegate.pipeline.records import Looked, Origin
 from framegate.stages.detect.attention import Attention, AttentionSettings

@@ -13,8 +13,8 @@ from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.gate import DEFAULT as GATE
 from framegate.models.gate.gate import GateSettings, limit_of
 from framegate.models.picture import Picture
+from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import settings_for as calm_settings
-from framegate.models.tracking.track_state import TrackState
 from framegate.models.window import region_features
 from framegate.pipeline.source import Form
 from framegate.stages.detect.attention import Attention, AttentionSettings, Moment, attend, clock_s

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from framegate.models.boxes import Boxes, empty, read_only
 from framegate.models.gate.cells import BoolArray, Grid
 from framegate.models.gate.state import GateState, nbytes
-from framegate.models.tracking.calm_state import CalmState, not_calmed
+from framegate.models.tracking.calm import CalmState, not_calmed
 
 MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks

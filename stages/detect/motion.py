@@ -9,7 +9,7 @@ import numpy as np
 
 from framegate.models.boxes import FloatArray
 from framegate.models.gate.cells import BoolArray
-from framegate.models.tracking.track_state import TrackState
+from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.memory import Believed
 
 _SPEED_VARIANCE: Final = 0.15  # of a track, square pixels a frame: some three looks

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from framegate.models.gate.cells import grid_of
-from framegate.models.tracking.track_state import TrackState, no_tracks
+from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.window.window import WindowHead
 from framegate.models.window.window_rows import ROWS, FrameRow, WindowState, row_bytes
 from framegate.pipeline.records import BeginReason, Position
@@ -20,7 +20,7 @@ from framegate.stages.detect.serving import Serving
 class DetectState(msgspec.Struct, frozen=True):
     """State of detect.
 
-    tracks  of this epoch, as bytes of framegate.models.tracking.track_state
+    tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
     model   identity of what looked; labels  digest of its labels
     memory  names what else is remembered of the epoch, in the stage's state plane
     window  names the rows of the window head, in the stage's state ring

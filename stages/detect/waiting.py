@@ -11,7 +11,7 @@ from framegate.models.boxes import FloatArray
 from framegate.models.gate.cells import BoolArray, tiles_of
 from framegate.models.gate.gate import Change
 from framegate.models.gate.seams import Merged
-from framegate.models.tracking.track_state import TrackState
+from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.ageing import any_too_old
 from framegate.stages.detect.gate_options import GateOptions
 from framegate.stages.detect.memory import Memory

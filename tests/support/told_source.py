@@ -9,7 +9,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.models.tracking.track_state import TrackState, no_tracks
+from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.stages.detect.attention import Attention, Moment, attend, clock_s
 from framegate.stages.detect.belief import Belief, conclude
 from framegate.stages.detect.gate_options import GateOptions

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from framegate.models.boxes import Boxes
-from framegate.models.tracking.bytetrack import TrackSettings, coast, step
-from framegate.models.tracking.track_state import StateUnreadable, TrackState, no_tracks
+from framegate.models.tracking.bytetrack import (
+    StateUnreadable,
+    TrackSettings,
+    TrackState,
+    coast,
+    no_tracks,
+    step,
+)
 
 DATA = os.environ.get("FRAMEGATE_DATA")
 TRUTH = Path(DATA or "/", "gt", "pets09-s2l1-view001-part1", "gt.txt")

@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
-from framegate.models.tracking.calm import CALM, TRACKS, CalmSettings, settings_for, step
-from framegate.models.tracking.calm_state import CalmState, CalmStateUnreadable, not_calmed
+from framegate.models.tracking.calm import (
+    CALM,
+    TRACKS,
+    CalmSettings,
+    CalmState,
+    CalmStateUnreadable,
+    not_calmed,
+    settings_for,
+    step,
+)
 
 PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]
