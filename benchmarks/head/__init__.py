@@ -35,7 +35,7 @@ from benchmarks.head.ways import CANDIDATE, calmed, raw, refined, see, verdict
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
-from framegate.models.window.window import Sight, WindowHead
+from framegate.models.window.head import Sight, WindowHead
 
 Row = dict[str, Any]
 Ways = dict[str, list[Tracked]]

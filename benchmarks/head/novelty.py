@@ -15,9 +15,9 @@ from benchmarks.head.ways import LONG_SIDE
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import ByteArray, Picture
-from framegate.models.window import region_features
-from framegate.models.window.window import Sight, WindowHead
-from framegate.models.window.window_rows import ROWS, WindowState
+from framegate.models.window import features
+from framegate.models.window.head import Sight, WindowHead
+from framegate.models.window.rows import ROWS, WindowState
 
 FOREIGN: Final = 8  # frames that are spliced in
 SPLICES: Final = 5  # places in each clip, each with another clip's frames
@@ -77,7 +77,7 @@ def _spliced(
 
 def _seen(picture: Picture, light: Detector, like: Sight) -> Sight:
     look = crops.whole(*like.size, LONG_SIDE)
-    ((boxes, shown),) = light.look_with_features(picture, (look,), region_features.read)
+    ((boxes, shown),) = light.look_with_features(picture, (look,), features.read)
     n = len(boxes)
     untracked, fresh = np.zeros(n, np.int32), np.ones(n, np.bool_)
     return Sight(boxes, untracked, fresh, shown.boxes, (shown,), like.size, like.pts)

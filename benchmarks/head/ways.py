@@ -17,9 +17,9 @@ from framegate.models.gate import crops
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import CalmSettings, not_calmed
-from framegate.models.window import region_features
-from framegate.models.window.window import Sight, WindowHead
-from framegate.models.window.window_rows import WindowState
+from framegate.models.window import features
+from framegate.models.window.head import Sight, WindowHead
+from framegate.models.window.rows import WindowState
 
 CANDIDATE = 0.1
 LONG_SIDE = 416
@@ -36,7 +36,7 @@ def see(clip: GateClip, light: Detector) -> list[Sight]:
     for picture, pts, _ in frames(clip):
         size = (picture.width, picture.height)
         look = crops.whole(*size, LONG_SIDE)
-        ((boxes, shown),) = light.look_with_features(picture, (look,), region_features.read)
+        ((boxes, shown),) = light.look_with_features(picture, (look,), features.read)
         tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
         fresh = np.ones(len(boxes), np.bool_)
         seen.append(Sight(boxes, ids, fresh, shown.boxes, (shown,), size, pts))

@@ -39,9 +39,9 @@ from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.models.window import region_features
-from framegate.models.window.window import Sight, Step, WindowHead
-from framegate.models.window.window_rows import ROWS, WindowState, row_bytes
+from framegate.models.window import features
+from framegate.models.window.head import Sight, Step, WindowHead
+from framegate.models.window.rows import ROWS, WindowState, row_bytes
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
@@ -84,7 +84,7 @@ def looked(light: Detector, picture: Picture) -> Sight:
     """A frame by a whole look, still without time and tracks."""
     size = (picture.width, picture.height)
     look = crops.whole(*size, LONG_SIDE)
-    ((boxes, seen),) = light.look_with_features(picture, (look,), region_features.read)
+    ((boxes, seen),) = light.look_with_features(picture, (look,), features.read)
     n = len(boxes)
     nothing, fresh = np.zeros(n, np.int32), np.ones(n, np.bool_)
     return Sight(boxes, nothing, fresh, seen.boxes, (seen,), size, None)
@@ -168,7 +168,7 @@ def _pooling_s(light: Detector, picture: Picture) -> float:
 
     def timed(boxes: Boxes, maps: Features | None) -> float:
         begin = time.perf_counter()
-        region_features.read(boxes, maps)
+        features.read(boxes, maps)
         return time.perf_counter() - begin
 
     look = crops.whole(picture.width, picture.height, LONG_SIDE)

@@ -20,8 +20,8 @@ from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.models.window import region_features
-from framegate.models.window.window_rows import MOST
+from framegate.models.window import features as region_features
+from framegate.models.window.rows import MOST
 
 Array = npt.NDArray[Any]
 

@@ -16,7 +16,7 @@ from framegate.models.detector.recall import Recall
 from framegate.models.gate import crops
 from framegate.models.gate.cells import BoolArray, grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
-from framegate.models.window.window import WindowHead
+from framegate.models.window.head import WindowHead
 from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form

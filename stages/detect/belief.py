@@ -17,7 +17,7 @@ from framegate.models.gate.seams import Merged
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
-from framegate.models.window.window import Step
+from framegate.models.window.head import Step
 from framegate.pipeline.records import Looked, Origin
 from framegate.stages.detect.attention import Attention, AttentionSettings
 from framegate.stages.detect.gate_lesson import SAME_PLACE, learned, tiles_inside

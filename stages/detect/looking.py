@@ -15,7 +15,7 @@ from framegate.models.gate.gate import GateSettings, limit_of
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import settings_for as calm_settings
-from framegate.models.window import region_features
+from framegate.models.window import features
 from framegate.pipeline.source import Form
 from framegate.stages.detect.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from framegate.stages.detect.belief import Belief, BeliefSettings, conclude
@@ -84,7 +84,7 @@ def look_at(
     if window is None:
         seen = run_looks(detector, picture, attention, recall)
         return attention, conclude(memory, tracks, attention, seen, size, moment.pts, settings)
-    looked = detector.look_with_features(picture, attention.looks, region_features.read)
+    looked = detector.look_with_features(picture, attention.looks, features.read)
     judge = partial(window.judge, seen=looked, size=size, pts=moment.pts)
     found = [boxes for boxes, _ in looked]
     told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)

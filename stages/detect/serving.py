@@ -14,7 +14,7 @@ from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Recall
 from framegate.models.errors import UnknownClass
 from framegate.models.registry.open_model import labels_of, open_model, policy_of, tried_of
-from framegate.models.window.window import WindowHead
+from framegate.models.window.head import WindowHead
 from framegate.pipeline.stage import Context, MemoLimits, MemoPort
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.cache_options import CacheOptions

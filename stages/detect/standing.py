@@ -8,8 +8,8 @@ import msgspec
 
 from framegate.models.gate.cells import grid_of
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
-from framegate.models.window.window import WindowHead
-from framegate.models.window.window_rows import ROWS, FrameRow, WindowState, row_bytes
+from framegate.models.window.head import WindowHead
+from framegate.models.window.rows import ROWS, FrameRow, WindowState, row_bytes
 from framegate.pipeline.records import BeginReason, Position
 from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.belief import Belief

@@ -9,9 +9,9 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, IntArray
 from framegate.models.gate.seams import Merged
-from framegate.models.window.region_features import LENGTH, RegionFeatures
-from framegate.models.window.window import Sight, Step, WindowHead
-from framegate.models.window.window_rows import WindowState
+from framegate.models.window.features import LENGTH, RegionFeatures
+from framegate.models.window.head import Sight, Step, WindowHead
+from framegate.models.window.rows import WindowState
 
 CANDIDATE = 0.1  # least score of a box that the head judges
 

@@ -9,7 +9,7 @@ from benchmarks.head.novelty import area
 from benchmarks.head.ways import by_rule, calmed, raw
 from framegate.models.boxes import Boxes
 from framegate.models.tracking.calm import CALM
-from framegate.models.window.window import Sight
+from framegate.models.window.head import Sight
 
 
 def sight(score: float, pts: float) -> Sight:

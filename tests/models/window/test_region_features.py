@@ -15,8 +15,8 @@ from framegate.models.detector.member import Features
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.crops import Look, whole
 from framegate.models.picture import from_bgr
-from framegate.models.window import region_features
-from framegate.models.window.region_features import LENGTH, RegionFeatures, regions
+from framegate.models.window import features
+from framegate.models.window.features import LENGTH, RegionFeatures, regions
 
 Array = npt.NDArray[np.float32]
 RNG = np.random.default_rng(5)
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ArrayMismatch, match="c3 and p4 of one input"):
         regions(Features(C3, P4[:, :, :10], (0, 0), (1, 1)), np.zeros((0, 4), np.float32))
     with pytest.raises(ArrayMismatch, match="loaded with features"):
-        region_features.read(boxes.empty(), None)
+        features.read(boxes.empty(), None)
     half = np.zeros((1, LENGTH), np.float16)
     with pytest.raises(ArrayMismatch, match="multiples of 32"):
         RegionFeatures(half, half[None], (16, 0))
@@ -90,7 +90,7 @@ def test_the_detector_gives_them_with_its_boxes() -> None:
     coarse = RNG.integers(0, 255, (8, 13, 3), np.uint8)
     picture = from_bgr(coarse.repeat(32, axis=0).repeat(32, axis=1))
     looks = (whole(416, 256, 416), whole(416, 256, 416), Look((128, 64, 320, 224)))
-    first, again, part = light.look_with_features(picture, looks, region_features.read)
+    first, again, part = light.look_with_features(picture, looks, features.read)
     plain = light.detect([picture])[0]
     _same(first[0], plain)
     assert first[1].tiles.shape == (8, 13, LENGTH)

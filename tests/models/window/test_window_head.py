@@ -17,11 +17,10 @@ import pytest
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.gate import crops
-from framegate.models.window import region_features
-from framegate.models.window.region_features import LENGTH, RegionFeatures
-from framegate.models.window.window import Sight, Step, WindowHead
-from framegate.models.window.window_network import FILE
-from framegate.models.window.window_rows import (
+from framegate.models.window import features
+from framegate.models.window.features import LENGTH, RegionFeatures
+from framegate.models.window.head import FILE, Sight, Step, WindowHead
+from framegate.models.window.rows import (
     MOST,
     ROWS,
     FrameRow,
@@ -91,7 +90,7 @@ def seen_clip(n: int) -> list[Sight]:
         frame.write(memoryview(pixels))
         picture = as_picture(memoryview(pixels), frame.form)
         look = crops.whole(*SIZE, 416)
-        ((boxes, seen),) = light.look_with_features(picture, (look,), region_features.read)
+        ((boxes, seen),) = light.look_with_features(picture, (look,), features.read)
         ids, fresh = np.zeros(len(boxes), np.int32), np.ones(len(boxes), np.bool_)
         sights.append(Sight(boxes, ids, fresh, seen.boxes, (seen,), SIZE, i / 30))
     source.close()

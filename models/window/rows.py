@@ -19,7 +19,7 @@ import numpy.typing as npt
 from framegate.models.boxes import FloatArray, IntArray, read_only
 from framegate.models.errors import ModelError
 from framegate.models.preprocess import inner_size, padded
-from framegate.models.window.region_features import LENGTH, TILE, HalfArray, RegionFeatures
+from framegate.models.window.features import LENGTH, TILE, HalfArray, RegionFeatures
 
 ROWS: Final = 32  # rows of a window, the newest included
 MOST: Final = 32  # boxes of a row
