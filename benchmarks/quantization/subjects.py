@@ -11,8 +11,7 @@ import numpy as np
 import openvino as ov
 
 from framegate.models.boxes import Boxes, FloatArray, suppress
-from framegate.models.detector.manifest import verified
-from framegate.models.detector.network import Precision, core
+from framegate.models.detector.network import Precision, core, verified
 from framegate.models.formats import nanodet as nanodet_decode
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import STEP, Prepared, prepare, to_source

@@ -10,7 +10,8 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.detector import fusion, policy
+from framegate.models.detector import member as fusion
+from framegate.models.detector import policy
 from framegate.models.detector.member import Features, Kind, Known, Member, Pending
 from framegate.models.detector.network import Network, Precision, nearest, shipped
 from framegate.models.detector.policy import Policy

@@ -1,5 +1,9 @@
-"""A network that OpenVINO runs on the CPU."""
+"""A network that OpenVINO runs on the CPU, and the committed weights that it is made of."""
 
+from __future__ import annotations
+
+import hashlib
+import tomllib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +15,69 @@ import numpy as np
 import openvino as ov
 
 from framegate.models.boxes import FloatArray, read_only
-from framegate.models.detector import manifest
 from framegate.models.errors import (
     ArrayMismatch,
+    ModelUnreadable,
     PrecisionUnsupported,
     TooManyInFlight,
     WarmUpFailed,
 )
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import STEP
+from framegate.models.weights import FOLDER
+
+# -- The committed weight files: which there are, and proof that a file is the one meant.
+
+
+WEIGHTS = FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One line of `weights/manifest.toml`."""
+
+    file: str
+    sha256: str
+    bytes: int
+    origin: str
+    licence: str
+    script: str
+
+
+def read(folder: Path = WEIGHTS) -> dict[str, WeightFile]:
+    """Every listed file by its name. Raises ModelUnreadable when the list cannot be read."""
+    path = folder / "manifest.toml"
+    try:
+        rows = tomllib.loads(path.read_text())["files"]
+        listed = [WeightFile(**row) for row in rows]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as fault:
+        raise ModelUnreadable(path, "a list of weight files", repr(fault)) from fault
+    return {entry.file: entry for entry in listed}
+
+
+def verified(name: str, folder: Path = WEIGHTS) -> tuple[Path, str]:
+    """Path and sha256 of the OpenVINO model `name` (both its files), after reading every byte.
+
+    The sha256 is that of the two listed sums one after the other, so it names topology and numbers.
+    Raises ModelUnreadable with the path, the sum expected and the sum found.
+    """
+    listed = read(folder)
+    sums = [_checked(folder / f"{name}.{kind}", listed) for kind in ("xml", "bin")]
+    return folder / f"{name}.xml", hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def _checked(path: Path, listed: dict[str, WeightFile]) -> str:
+    if path.name not in listed:
+        raise ModelUnreadable(path, "a line in manifest.toml", "none")
+    expected = listed[path.name].sha256
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as fault:
+        raise ModelUnreadable(path, f"sha256 {expected}", fault.strerror or repr(fault)) from fault
+    if found != expected:
+        raise ModelUnreadable(path, f"sha256 {expected}", found)
+    return found
+
 
 # +onnx: computed by ONNX Runtime, from the file that a model was made from
 Precision = Literal["f32", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
@@ -84,7 +142,7 @@ class NetworkFile:
 
 def shipped(name: str, precision: Precision) -> NetworkFile:
     """The committed file of `nanodet` or `centernet` at a precision. Raises ModelUnreadable."""
-    return NetworkFile(*manifest.verified(_SHIPPED[name, precision]))
+    return NetworkFile(*verified(_SHIPPED[name, precision]))
 
 
 class Network:
@@ -187,7 +245,7 @@ class Network:
             if not finite:
                 raise WarmUpFailed(self.name, shape, "outputs are not finite")
 
-    def _fixed_for(self, shape: tuple[int, ...]) -> "_Compiled":
+    def _fixed_for(self, shape: tuple[int, ...]) -> _Compiled:
         compiled = self._fixed.get(shape)
         if compiled is None:
             model = self._model.clone()

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from framegate.models.boxes import Boxes, FloatArray, IntArray, iou, read_only
-from framegate.models.detector import manifest
+from framegate.models.detector import network
 from framegate.models.detector.network import config, core
 from framegate.models.formats.nanodet import sigmoid
 from framegate.models.window.features import LENGTH, HalfArray, RegionFeatures
@@ -77,7 +77,7 @@ class WindowNetwork:
 
     def __init__(self, threads: int, cache_dir: Path | None, model: ov.Model | None) -> None:
         """model: another than the committed one, as `export_window_head.convert` gives it."""
-        path, self.sha256 = manifest.verified(FILE)
+        path, self.sha256 = network.verified(FILE)
         self._model = model or core().read_model(path)
         self._options = config("f32", threads, cache_dir)
         self._sizes: dict[tuple[int, bool], tuple[Any, list[Array]]] = {}

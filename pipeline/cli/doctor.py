@@ -33,7 +33,7 @@ ASSUMED = Form(1920, 1080)
 RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
-LIBRARY = "framegate.models.detector.manifest"  # imported first: it keeps OpenVINO from reports
+LIBRARY = "framegate.models.detector.network"  # imported first: it keeps OpenVINO from reports
 
 _INSTALL = "make install, or pip install --force-reinstall what is named"
 _REPORT = "report this as a fault of Framegate"

@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13
 
 from framegate.models import coco
-from framegate.models.detector.manifest import WEIGHTS
+from framegate.models.detector.network import WEIGHTS
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.models.detector import manifest
+from framegate.models.detector import network
 from framegate.pipeline.records import End, Object, Result
 from framegate.pipeline.stage import Context, Item, NoState, Stage
 from framegate.stages.detections import Detections
@@ -202,7 +202,7 @@ class OwnWeights(PassOn):
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__(options, context)
-        manifest.verified("nanodet", Path(options.weights))
+        network.verified("nanodet", Path(options.weights))
 
 
 class Wordy(Stage[NoState]):

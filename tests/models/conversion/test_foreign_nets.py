@@ -20,7 +20,7 @@ from framegate.models.conversion.add_model import Wanted, add  # noqa: E402
 from framegate.models.conversion.apart import Limits  # noqa: E402
 from framegate.models.conversion.proof import Thresholds  # noqa: E402
 from framegate.models.conversion.settle_model import Wishes  # noqa: E402
-from framegate.models.detector.manifest import WEIGHTS  # noqa: E402
+from framegate.models.detector.network import WEIGHTS  # noqa: E402
 from framegate.models.errors import Undecided  # noqa: E402
 from framegate.models.formats import FORMATS  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.models.detector import manifest
+from framegate.models.detector import network as manifest
 from framegate.models.detector.network import Network, nearest, shipped, supported
 from framegate.models.errors import (
     ArrayMismatch,

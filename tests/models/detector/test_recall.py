@@ -13,8 +13,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import recall
 from framegate.models.detector.detector import Detector, build, load
 from framegate.models.detector.member import Member
-from framegate.models.detector.recall import Recall, boxes_of, key_of, value_of
-from framegate.models.detector.worth import Worth
+from framegate.models.detector.recall import Recall, Worth, boxes_of, key_of, value_of
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
