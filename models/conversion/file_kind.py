@@ -12,7 +12,7 @@ from typing import Any
 from framegate.models.conversion.onnx_scan import NEWEST_OPSET, OLDEST_OPSET, scan
 from framegate.models.conversion.zip_check import checked_members
 from framegate.models.errors import ModelRefused
-from framegate.models.registry.manifest_checks import FILE
+from framegate.models.registry.model_folder import FILE
 
 KINDS = (
     "ONNX (.onnx), OpenVINO IR (.xml with its .bin), safetensors, TorchScript, torch.export .pt2"

@@ -17,8 +17,8 @@ from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Options
 from framegate.models.picture import Picture
 from framegate.models.preprocess import Prepared, to_source
-from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import NETWORK, InputSpec
+from framegate.models.registry.open import fit
 
 SAME_IOU = 0.5
 MOST_BYTES = 256 << 20  # of all outputs

@@ -23,9 +23,8 @@ from framegate.models.quantisation.float_layers import (
     weight_bytes,
 )
 from framegate.models.quantisation.halve import halve_exact_constants
-from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
-from framegate.models.registry.open_model import BF16_AGREEMENT, kind_of
+from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.models import NoisyLayer, Quantised, Row
 from framegate.pipeline.errors import ConfigFaults

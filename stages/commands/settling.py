@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.models.errors import ModelError
-from framegate.models.registry.open_model import class_ids
+from framegate.models.registry.open import class_ids
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load, options_of
 from framegate.stages.detect import Detect

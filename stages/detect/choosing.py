@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from framegate.models.errors import ModelError
-from framegate.models.registry.open_model import open_model, tried_of
+from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.stages.detect.model_options import is_own, model_fault

@@ -13,7 +13,7 @@ from framegate.models.detector.network import nearest
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Recall
 from framegate.models.errors import UnknownClass
-from framegate.models.registry.open_model import labels_of, open_model, policy_of, tried_of
+from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.stage import Context, MemoLimits, MemoPort
 from framegate.stages.detect.belief import BeliefSettings

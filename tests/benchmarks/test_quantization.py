@@ -13,7 +13,7 @@ from framegate.models.detector.network import core, supported
 from framegate.models.formats import nanodet
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_source
-from framegate.models.registry.fit import fit
+from framegate.models.registry.open import fit
 
 
 def picture(seed: int = 0):

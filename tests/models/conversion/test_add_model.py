@@ -11,7 +11,7 @@ from framegate.models.conversion.add_model import add, add_folder
 from framegate.models.conversion.proof import Thresholds
 from framegate.models.errors import ModelRefused
 from framegate.models.picture import from_bgr
-from framegate.models.registry.open_model import open_model
+from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
 from tests.support.bad_models import GREY, good_folder, ir, linked_weights, put, wanted

@@ -24,8 +24,8 @@ from framegate.models.detector.network import WEIGHTS  # noqa: E402
 from framegate.models.errors import Undecided  # noqa: E402
 from framegate.models.formats import FORMATS  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
-from framegate.models.registry.fit import fit  # noqa: E402
 from framegate.models.registry.model_folder import ModelFolder  # noqa: E402
+from framegate.models.registry.open import fit  # noqa: E402
 from framegate.models.registry.registry import Registry  # noqa: E402
 from tests.support import foreign_nets as nets  # noqa: E402
 

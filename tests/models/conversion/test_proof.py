@@ -10,8 +10,8 @@ from framegate.models.errors import ArrayMismatch
 from framegate.models.formats.ssd import default_boxes
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_source
-from framegate.models.registry.fit import fit
 from framegate.models.registry.model_folder import InputSpec
+from framegate.models.registry.open import fit
 
 
 def boxes(*rows):

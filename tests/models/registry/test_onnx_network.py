@@ -13,7 +13,7 @@ from framegate.models.conversion.settle_model import Wishes
 from framegate.models.detector.trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
 from framegate.models.picture import Picture
-from framegate.models.registry import open_model
+from framegate.models.registry import open
 from framegate.models.registry.model_folder import InputSpec, ModelFolder, sha256_of
 from framegate.models.registry.onnx_network import OnnxNetwork, as_input
 from framegate.models.registry.registry import Registry
@@ -81,10 +81,10 @@ def picture(seed: int = 0) -> np.ndarray:
 
 
 def test_both_runtimes_give_the_same_outputs(folder: ModelFolder) -> None:
-    assert "f32+onnx" in open_model.tried_of(folder).precisions
+    assert "f32+onnx" in open.tried_of(folder).precisions
     answers = []
     for precision in ("f32", "f32+onnx"):
-        network = open_model.open_network(folder, precision, 1)
+        network = open.open_network(folder, precision, 1)
         network.warm_up([(64, 48)])
         token = network.submit(picture())
         network.wait(token)

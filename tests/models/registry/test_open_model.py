@@ -14,9 +14,9 @@ from framegate.models.detector import detector
 from framegate.models.errors import OutputsNotFinite, UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.preprocess import to_source
-from framegate.models.registry import open_model
-from framegate.models.registry.fit import fit
+from framegate.models.registry import open
 from framegate.models.registry.model_folder import InputSpec, ModelFolder
+from framegate.models.registry.open import fit
 from tests.support.own_models import blind_to, own_model, relabelled
 
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
 def test_it_answers_as_the_network_that_it_was_made_of(folder: ModelFolder) -> None:
     """The light detector at the same size, f32: same boxes, but for rounding."""
     light = detector.load("light", "f32", 1, min_score=0.05)
-    own = open_model.open_model(folder, "f32", 1)
+    own = open.open_model(folder, "f32", 1)
     [expected], [found] = light.detect([scene()]), own.detect([scene()])
     assert len(found) == len(expected) > 3
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
@@ -49,7 +49,7 @@ def test_it_answers_as_the_network_that_it_was_made_of(folder: ModelFolder) -> N
 
 def test_outputs_that_are_no_numbers_are_an_error_not_an_empty_picture(tmp_path: Path) -> None:
     folder = own_model(tmp_path / "registry", min_score=0.05, model=blind_to(128))
-    own = open_model.open_model(folder, "f32", 1)
+    own = open.open_model(folder, "f32", 1)
     own.warm_up(832, 512)
     [found] = own.detect([scene()])
     assert len(found)
@@ -63,27 +63,27 @@ def test_outputs_that_are_no_numbers_are_an_error_not_an_empty_picture(tmp_path:
 
 def test_labels_of_its_own(tmp_path: Path) -> None:
     folder = own_model(tmp_path / "registry", classes=relabelled(), min_score=0.05)
-    own = open_model.open_model(folder, "f32", 1, classes=["part 2", "part 0"])
+    own = open.open_model(folder, "f32", 1, classes=["part 2", "part 0"])
     assert own.labels == relabelled()
     assert own.class_ids == (0, 2)
     with pytest.raises(UnknownClass, match="not among the 80 classes of mine: person"):
-        open_model.open_model(folder, "f32", 1, classes=["person"])
+        open.open_model(folder, "f32", 1, classes=["person"])
 
 
 def test_labels_that_are_all_cocos_are_published_as_these(folder: ModelFolder) -> None:
     manifest = replace(folder.manifest, classes=("dog", "person"))
-    assert open_model.kind_of(manifest).class_ids == (16, 0)
-    assert open_model.class_ids(manifest, ["dog"]) == (16,)
+    assert open.kind_of(manifest).class_ids == (16, 0)
+    assert open.class_ids(manifest, ["dog"]) == (16,)
 
 
 @pytest.mark.parametrize(("agreement", "allowed"), [(None, False), (0.9, False), (0.99, True)])
 def test_bf16_is_tried_only_where_it_was_seen_to_agree(
     folder: ModelFolder, agreement: float | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_model, "supported", lambda: ("f32", "bf16", "int8", "int8+bf16"))
+    monkeypatch.setattr(open, "supported", lambda: ("f32", "bf16", "int8", "int8+bf16"))
     metrics = {} if agreement is None else {"bf16_agreement": agreement}
     known = ModelFolder(folder.path, replace(folder.manifest, metrics=metrics))
-    assert open_model.tried_of(known).precisions == (("f32", "bf16") if allowed else ("f32",))
+    assert open.tried_of(known).precisions == (("f32", "bf16") if allowed else ("f32",))
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (480, 640), (300, 300)])

@@ -11,7 +11,7 @@ import pytest
 from openvino import opset13
 
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
-from framegate.models.registry.open_model import open_model
+from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli import models
 from framegate.pipeline.cli.models import Quantised, Row, as_table, verdict

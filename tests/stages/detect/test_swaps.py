@@ -8,7 +8,7 @@ import pytest
 
 from framegate.models import coco
 from framegate.models.errors import UnknownClass, UnknownModel, WarmUpFailed
-from framegate.models.registry.open_model import open_model, policy_of
+from framegate.models.registry.open import open_model, policy_of
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Item
