@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framegate.models.conversion.apart import Limits, ask
-from framegate.models.conversion.output_port import Port
-from framegate.models.conversion.settle_model import Settled
+from framegate.models.conversion.guess import Port
+from framegate.models.conversion.sandbox import Limits, ask
+from framegate.models.conversion.settle import Settled
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size

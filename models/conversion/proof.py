@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, iou, suppress
-from framegate.models.conversion.apart import ask
 from framegate.models.conversion.convert import Foreign
-from framegate.models.conversion.settle_model import Settled
+from framegate.models.conversion.sandbox import ask
+from framegate.models.conversion.settle import Settled
 from framegate.models.errors import ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Options

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from framegate.models import coco
-from framegate.models.conversion.add_model import Wanted, add_folder
-from framegate.models.conversion.add_model import add as add_model
-from framegate.models.conversion.apart import Limits
-from framegate.models.conversion.guess_input import describe
+from framegate.models.conversion.add import Wanted, add_folder
+from framegate.models.conversion.add import add as add_model
+from framegate.models.conversion.guess import describe
 from framegate.models.conversion.proof import Proof, Thresholds, counts
-from framegate.models.conversion.settle_model import Wishes
+from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.settle import Wishes
 from framegate.models.errors import ModelError
 from framegate.models.formats import FORMATS
 from framegate.models.registry.model_folder import MANIFEST, ModelFolder

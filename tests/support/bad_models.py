@@ -15,9 +15,9 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
-from framegate.models.conversion.add_model import Wanted, add, add_folder
-from framegate.models.conversion.apart import Limits
-from framegate.models.conversion.settle_model import Wishes
+from framegate.models.conversion.add import Wanted, add, add_folder
+from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.settle import Wishes
 from framegate.models.picture import from_bgr
 from framegate.models.registry.model_folder import MANIFEST
 from framegate.models.registry.registry import Registry

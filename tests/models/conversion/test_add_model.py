@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from framegate.models.conversion.add_model import add, add_folder
+from framegate.models.conversion.add import add, add_folder
 from framegate.models.conversion.proof import Thresholds
 from framegate.models.errors import ModelRefused
 from framegate.models.picture import from_bgr

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framegate.models.conversion.apart import Limits, ask, why_ended
-from framegate.models.conversion.file_kind import kind_of
-from framegate.models.conversion.onnx_scan import scan
-from framegate.models.conversion.zip_check import checked_members
+from framegate.models.conversion.sandbox import Limits, ask, why_ended
+from framegate.models.conversion.scan import checked_members, kind_of, scan
 from framegate.models.errors import ModelRefused
 from tests.support import tiny_onnx
 

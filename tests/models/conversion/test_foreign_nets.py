@@ -16,10 +16,13 @@ pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
 from framegate.models import coco  # noqa: E402
 from framegate.models.boxes import suppress  # noqa: E402
-from framegate.models.conversion.add_model import Wanted, add  # noqa: E402
-from framegate.models.conversion.apart import Limits  # noqa: E402
+from framegate.models.conversion.add import (
+    Wanted,
+    add,
+)
 from framegate.models.conversion.proof import Thresholds  # noqa: E402
-from framegate.models.conversion.settle_model import Wishes  # noqa: E402
+from framegate.models.conversion.sandbox import Limits  # noqa: E402
+from framegate.models.conversion.settle import Wishes  # noqa: E402
 from framegate.models.detector.network import WEIGHTS  # noqa: E402
 from framegate.models.errors import Undecided  # noqa: E402
 from framegate.models.formats import FORMATS  # noqa: E402

@@ -3,10 +3,8 @@
 import pytest
 
 from framegate.models import coco
-from framegate.models.conversion.guess_format import candidates
-from framegate.models.conversion.guess_input import guess_input
-from framegate.models.conversion.output_port import Port, cells
-from framegate.models.conversion.settle_model import Wishes, names_told, settle
+from framegate.models.conversion.guess import Port, candidates, cells, guess_input
+from framegate.models.conversion.settle import Wishes, names_told, settle
 from framegate.models.errors import ModelRefused, Undecided
 
 SIZE = (640, 640)

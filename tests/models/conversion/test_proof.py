@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from framegate.models.boxes import Boxes
-from framegate.models.conversion.guess_pairs import SSD_OPTIONS
+from framegate.models.conversion.guess import SSD_OPTIONS
 from framegate.models.conversion.proof import agreement, counts, doubtful
 from framegate.models.errors import ArrayMismatch
 from framegate.models.formats.ssd import default_boxes

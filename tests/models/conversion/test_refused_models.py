@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.models.conversion.apart import Limits
+from framegate.models.conversion.sandbox import Limits
 from framegate.models.errors import ModelError, ModelRefused
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx

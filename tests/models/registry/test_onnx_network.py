@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.models.conversion.add_model import Wanted, add
-from framegate.models.conversion.settle_model import Wishes
+from framegate.models.conversion.add import Wanted, add
+from framegate.models.conversion.settle import Wishes
 from framegate.models.detector.trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
 from framegate.models.picture import Picture

@@ -10,34 +10,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from framegate.models.conversion.apart import ANSWER, REQUEST, no_memory
+from framegate.models.conversion.sandbox import ANSWER, REQUEST, no_memory
 from framegate.models.errors import ModelError, ModelRefused
 
 
 def look(said: dict[str, Any]) -> dict[str, Any]:
     """What kind of file it is."""
-    from framegate.models.conversion.file_kind import kind_of
+    from framegate.models.conversion.scan import kind_of
 
     return kind_of(Path(said["file"]))
 
 
 def read(said: dict[str, Any]) -> dict[str, Any]:
     """Its network as OpenVINO reads it."""
-    from framegate.models.conversion.foreign_network import read
+    from framegate.models.conversion.networks import read
 
     return read(Path(said["file"]), said["kind"], said["size"])
 
 
 def build(said: dict[str, Any]) -> dict[str, Any]:
     """That network with its pre-processing inside."""
-    from framegate.models.conversion.build_network import build
+    from framegate.models.conversion.networks import build
 
     return build(**said)
 
 
 def run(said: dict[str, Any]) -> dict[str, Any]:
     """What it says about pictures."""
-    from framegate.models.conversion.trial_run import run
+    from framegate.models.conversion.trial import run
 
     return run(**said)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from framegate.models.conversion import convert
-from framegate.models.conversion.apart import Limits
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
-from framegate.models.conversion.settle_model import Settled, Wishes, settle
+from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.settle import Settled, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from framegate.models.conversion.guess_format import candidates
-from framegate.models.conversion.guess_input import guess_input
-from framegate.models.conversion.output_port import Candidate, Port
+from framegate.models.conversion.guess import Candidate, Port, candidates, guess_input
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size

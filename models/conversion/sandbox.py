@@ -65,7 +65,7 @@ def ask(
 
 def _run(folder: Path, file: Path, limits: Limits) -> int:
     # -P, -s: no module comes from the folder that it works in.
-    command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.convert_apart"]
+    command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.sandbox_main"]
     with (folder / SAID).open("wb") as said:
         process = subprocess.Popen(
             command,

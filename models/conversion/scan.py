@@ -1,18 +1,156 @@
-"""What kind of model file it is, by its bytes; which are refused, and why."""
+"""What a model file is, by its bytes alone: its kind, what a zip holds, what ONNX leans on."""
 
+from __future__ import annotations
+
+import itertools
 import json
 import lzma
+import mmap
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from framegate.models.conversion.onnx_scan import NEWEST_OPSET, OLDEST_OPSET, scan
-from framegate.models.conversion.zip_check import checked_members
 from framegate.models.errors import ModelRefused
 from framegate.models.registry.model_folder import FILE
+
+# -- What a zip says that it holds, held against bounds before anything of it is unpacked.
+
+
+MOST_BYTES = 4 << 30
+MOST_RATIO = 100  # of text; weights hardly shrink
+MOST_MEMBERS = 100_000
+
+
+def checked_members(path: Path) -> list[zipfile.ZipInfo]:
+    """Its members. Raises ModelRefused for a bomb, and for a directory that makes no sense."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except OSError as fault:
+        raise ModelRefused(path, f"cannot be read: {fault.strerror or fault}") from fault
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as fault:
+        raise ModelRefused(path, f"a damaged or truncated zip archive ({fault})") from fault
+    if len(members) > MOST_MEMBERS:
+        raise ModelRefused(path, f"a zip of {len(members)} files; allowed are {MOST_MEMBERS}")
+    unpacked = sum(member.file_size for member in members)
+    packed = path.stat().st_size
+    if unpacked > MOST_BYTES or unpacked > max(packed, 1 << 16) * MOST_RATIO:
+        why = f"a zip bomb: {packed} bytes that unpack to {unpacked}"
+        allowed = f"allowed are {MOST_BYTES} bytes and {MOST_RATIO} times the file"
+        raise ModelRefused(path, f"{why}; {allowed}")
+    # A compressed member that shares its bytes with another unpacks more than it says.
+    spans = sorted((m.header_offset, m.header_offset + m.compress_size) for m in members)
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        raise ModelRefused(path, "a zip bomb: its members overlap")
+    return members
+
+
+# -- What an ONNX file says about itself: opsets and files that it leans on, without the onnx
+# package. Only the framing of protocol buffers is read (lengths and field numbers); weights are
+# skipped.
+
+
+OLDEST_OPSET, NEWEST_OPSET = 7, 24
+_DEEPEST = 32
+
+# Field numbers of onnx.proto: where tensors and further graphs lie in a message of each kind.
+_INSIDE: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 8: "opset", 25: "function"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "external"},
+}
+
+
+@dataclass(slots=True)
+class OnnxFacts:
+    """Version of each operator set by its domain; files of weights beside the file."""
+
+    opsets: dict[str, int] = field(default_factory=dict)
+    external: set[str] = field(default_factory=set)
+    has_graph: bool = False
+
+
+def scan(path: Path) -> OnnxFacts:
+    """The facts of an ONNX file. Raises ModelRefused when it is truncated or none."""
+    facts = OnnxFacts()
+    if not path.stat().st_size:
+        raise ModelRefused(path, "an empty file")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        _walk("model", memoryview(mapped), facts, 0)
+    except ValueError as fault:
+        raise ModelRefused(path, f"a truncated or damaged ONNX file ({fault})") from fault
+    if not facts.has_graph:
+        raise ModelRefused(path, "no ONNX file: it holds no graph")
+    return facts
+
+
+def _walk(kind: str, data: memoryview, facts: OnnxFacts, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"graphs nested more than {_DEEPEST} deep")
+    facts.has_graph |= kind == "graph"
+    for number, value in _fields(data):
+        inner = _INSIDE[kind].get(number)
+        if inner is None or isinstance(value, int):
+            continue
+        if inner == "opset":
+            entry = dict(_fields(value))
+            domain, version = entry.get(1, b""), entry.get(2, 0)
+            if isinstance(version, int) and not isinstance(domain, int):
+                facts.opsets[bytes(domain).decode()] = version
+        elif inner == "external":
+            entry = dict(_fields(value))
+            key, place = entry.get(1, b""), entry.get(2, b"")
+            if not isinstance(key, int) and not isinstance(place, int) and key == b"location":
+                facts.external.add(bytes(place).decode())
+        else:
+            _walk(inner, value, facts, depth + 1)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field number and value of each field: a number, or the bytes of a longer one."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield number, value
+            continue
+        if wire == 2:
+            length, at = _varint(data, at)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"no field type {wire} at byte {at}")
+        if at + length > len(data):
+            raise ValueError(f"{at + length - len(data)} bytes are missing")
+        yield number, data[at : at + length]
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("it ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError("a number of more than 10 bytes")
+
 
 KINDS = (
     "ONNX (.onnx), OpenVINO IR (.xml with its .bin), safetensors, TorchScript, torch.export .pt2"
