@@ -35,7 +35,7 @@ from benchmarks.quantization.resampled_precision import ap50, mean_precision, of
 from benchmarks.quantization.subjects import Subject, nanodet
 from framegate.models.detector.network import Precision, config, core, supported
 from framegate.models.picture import Picture, read_photograph
-from framegate.models.quantisation.float_layers import weight_bytes
+from framegate.models.quantisation.int8 import weight_bytes
 
 CALIBRATED_ON, JUDGED_ON = "coco128", "coco-val2017-a"
 SIDES = (320, 416, 640)

@@ -24,7 +24,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.formats import FORMATS
 from framegate.models.picture import ByteArray, Picture
-from framegate.models.quantisation.float_layers import Candidate, Chosen, choose
+from framegate.models.quantisation.int8 import Candidate, Chosen, choose
 from framegate.models.registry.model_folder import InputSpec
 from framegate.models.registry.open import fit
 from framegate.models.training.export_ir import torch_model

@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.harness.scoring import IOU_50, RECALLS, Array, Matches
-from framegate.models.quantisation.paired_bootstrap import (
-    Counts,
-    Figures,
-    Interval,
-    Statistic,
-    interval,
-)
+from framegate.models.quantisation.agreement import Counts, Figures, Interval, Statistic, interval
 
 _CELLS = 1 << 22  # of one class's table, so that it stays in memory
 

@@ -15,7 +15,7 @@ from framegate.models.detector.network import Precision, core, verified
 from framegate.models.formats import nanodet as nanodet_decode
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import STEP, Prepared, prepare, to_source
-from framegate.models.quantisation.float_layers import answers
+from framegate.models.quantisation.int8 import answers
 
 LOWEST = 0.05
 MOST = 100

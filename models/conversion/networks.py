@@ -15,7 +15,7 @@ from openvino import opset13
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from framegate.models.errors import ModelRefused
-from framegate.models.quantisation.halve import halve_exact_constants
+from framegate.models.quantisation.int8 import halve_exact_constants
 
 RAW = "raw.xml"
 _METADATA = ("names", "stride", "imgsz", "task", "author", "description", "license", "version",

@@ -1,15 +1,28 @@
-"""A float network as one that computes on 8-bit integers (needs the `train` extra: NNCF)."""
+"""A float network as one in 8 bits, and which layers stay float (needs the `train` extra: NNCF)."""
+
+from __future__ import annotations
 
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
-from typing import Literal
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import openvino as ov
+from openvino import opset13
 
+from framegate.models.boxes import Boxes, FloatArray
+from framegate.models.detector.network import config, core
 from framegate.models.errors import NotInstalled, NotQuantised
 from framegate.models.picture import ByteArray
+from framegate.models.quantisation import agreement
+from framegate.models.quantisation.agreement import Interval
+from framegate.models.quantisation.layer_errors import LayerError, layer_errors
 
 
 def quantised(
@@ -51,3 +64,146 @@ def quantised(
             )
     except Exception as fault:  # of a network that it does not know it raises whatever comes
         raise NotQuantised(f"{type(fault).__name__}: {fault}") from fault
+
+
+# -- Which layers of a quantised network stay float: chosen by what the network then answers.
+
+
+Decode = Callable[[Sequence[FloatArray]], Boxes]
+
+# Shares of the layers; past a third nothing is left of the gain.
+SHARES = (0.0, 0.05, 0.15, 0.35)
+_N_LOOKED_AT = 4  # inputs for the layers' errors, which hold every layer's tensors at once
+_ROUNDS = 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One quantised network.
+
+    float_layers   that were left as they are, the noisiest ones
+    agreement      F1 of its boxes against the float network's on the frames that judge
+    """
+
+    model: ov.Model
+    float_layers: tuple[str, ...]
+    agreement: Interval
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chosen:
+    """The candidates in the order in which they were tried, and the layers' errors."""
+
+    candidates: tuple[Candidate, ...]
+    errors: tuple[LayerError, ...]
+    least: float
+
+    @property
+    def best(self) -> Candidate:
+        """The one that surely agrees most."""
+        return max(self.candidates, key=lambda one: one.agreement.low)
+
+    @property
+    def accepted(self) -> Candidate | None:
+        """The best, if it agrees enough."""
+        return self.best if self.best.agreement.low >= self.least else None
+
+
+def choose(
+    model: ov.Model,
+    calibrating: Sequence[ByteArray],
+    judging: Sequence[ByteArray],
+    decode: Decode,
+    least: float,
+    shares: Sequence[float] = SHARES,
+    tell: Callable[[Candidate], None] = lambda _: None,
+) -> Chosen:
+    """Quantises `model`, with ever more of its noisiest layers float, until it agrees enough.
+
+    The first share is tried in any case: a few noisy layers, such as the arithmetic of boxes at the
+    end, cost no time as floats, and their noise may be too small for overlaps of a half to show.
+
+    calibrating, judging   uint8 (1, H, W, 3), two sets that share no frame
+    decode   the outputs without their batch axis -> boxes that a user would see
+    least    0..1: the lower end of the agreement's 95 % interval is to reach it
+    shares   of the layers that stay float, ascending, the first 0
+    tell     hears of each candidate
+
+    Raises NotInstalled, ValueError when nothing is there to judge on.
+    """
+    if not judging:
+        raise ValueError("no frames to judge on")
+    expected = list(answers(model, judging, decode))
+
+    def tried(names: Sequence[str]) -> Candidate:
+        small = quantised(model, calibrating, float_layers=names)
+        found = list(answers(small, judging, decode))
+        candidate = Candidate(small, tuple(names), agreement.agreement(found, expected))
+        tell(candidate)
+        return candidate
+
+    candidates = [tried(())]
+    errors = layer_errors(model, candidates[0].model, calibrating[:_N_LOOKED_AT])
+    for n_float in _counts(len(errors), shares[1:]):
+        if len(candidates) > 1 and candidates[-1].agreement.low >= least:
+            break
+        candidates.append(tried([one.name for one in errors[:n_float]]))
+    return Chosen(tuple(candidates), tuple(errors), least)
+
+
+def _counts(n_layers: int, shares: Sequence[float]) -> list[int]:
+    """Ascending numbers of layers, none twice."""
+    return sorted({math.ceil(share * n_layers) for share in shares})
+
+
+def answers(
+    model: ov.Model, inputs: Sequence[ByteArray], decode: Decode, precision: Any = "f32"
+) -> Iterator[Boxes]:
+    """Boxes of each input, uint8 (1, H, W, 3)."""
+    request = _request(model, threads=2, precision=precision)
+    for one in inputs:
+        request.infer([one])
+        yield decode([tensor.data[0] for tensor in request.output_tensors])
+
+
+def times(models: Sequence[ov.Model], one: ByteArray, threads: int = 1) -> list[float]:
+    """Median milliseconds of an inference of each, in turn: a change of load meets all alike."""
+    requests = [_request(model, threads) for model in models]
+    taken = np.zeros((_ROUNDS + 2, len(requests)))
+    for row in taken:
+        for i, request in enumerate(requests):
+            start = time.perf_counter()
+            request.infer([one])
+            row[i] = (time.perf_counter() - start) * 1e3
+    return [statistics.median(column) for column in taken[2:].T.tolist()]
+
+
+def weight_bytes(model: ov.Model) -> int:
+    """Bytes of the numbers in it, as its file holds them."""
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return sum(node.get_byte_size() for node in constants)
+
+
+def _request(model: ov.Model, threads: int, precision: Any = "f32") -> Any:
+    return core().compile_model(model, "CPU", config(precision, threads)).create_infer_request()
+
+
+# -- Weights as float16 where nothing is lost by it.
+
+
+def halve_exact_constants(model: ov.Model) -> ov.Model:
+    """Stores as float16 every constant that loses nothing by it: the weights, not the mean.
+
+    OpenVINO's own compression rounds the mean and the deviation too, which moves class logits by
+    up to .002.
+    """
+    for node in model.get_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
+            continue
+        values = node.get_data()
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = values.astype(np.float16)
+        if values.size > 1 and (half.astype(np.float32) == values).all():
+            smaller = opset13.convert(opset13.constant(half), ov.Type.f32)
+            node.output(0).replace(smaller.output(0))
+    return model

@@ -14,7 +14,7 @@ from openvino.preprocess import PrePostProcessor
 from safetensors.torch import load_file
 from torch import nn
 
-from framegate.models.quantisation.halve import halve_exact_constants
+from framegate.models.quantisation.int8 import halve_exact_constants
 from framegate.models.training.centernet import CenterNet
 from framegate.models.training.nanodet import NanoDet
 from framegate.models.weights import FOLDER

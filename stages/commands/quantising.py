@@ -14,15 +14,15 @@ from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
 from framegate.models.errors import ModelError, ModelRefused, TooFewFrames
 from framegate.models.picture import ByteArray
-from framegate.models.quantisation.float_layers import (
+from framegate.models.quantisation.int8 import (
     Candidate,
     Chosen,
     Decode,
     choose,
+    halve_exact_constants,
     times,
     weight_bytes,
 )
-from framegate.models.quantisation.halve import halve_exact_constants
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry

@@ -8,7 +8,8 @@ import pytest
 from framegate.models.boxes import Boxes
 from framegate.models.errors import NotInstalled, NotQuantised
 from framegate.models.quantisation import int8
-from framegate.models.quantisation.float_layers import (
+from framegate.models.quantisation.agreement import Interval
+from framegate.models.quantisation.int8 import (
     Candidate,
     Chosen,
     answers,
@@ -16,7 +17,6 @@ from framegate.models.quantisation.float_layers import (
     times,
     weight_bytes,
 )
-from framegate.models.quantisation.paired_bootstrap import Interval
 from tests.support.small_network import FIRST, SECOND, computed, network, pictures
 
 
