@@ -32,11 +32,12 @@ from framegate.models.training.compose_footage import (
     planes_of,
     read_photographs,
 )
-from framegate.models.training.window_course import Course, Rounds
-from framegate.models.training.window_lessons import (
+from framegate.models.training.window_course import (
     CANDIDATE,
     HEAVY_LEAST,
+    Course,
     Lesson,
+    Rounds,
     keep,
     kept,
     seen,
