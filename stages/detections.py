@@ -1,10 +1,19 @@
-"""What detect and escalate say about a frame."""
+"""What detect and escalate say about a frame: objects, what changed, what a heavy pass found."""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from framegate.models.boxes import Boxes
+from framegate.models.gate.cells import BoolArray, Grid
 from framegate.pipeline import records
+from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.records import (
     DegradedReason,
     Escalation,
@@ -16,7 +25,80 @@ from framegate.pipeline.records import (
     Reason,
     Record,
 )
-from framegate.stages.changes import Changes
+
+# -- Where a frame changed, in few bytes: what detect tells the stages after it.
+
+
+COLUMNS: Final = 24
+ROWS: Final = 16
+_ROW_BYTES: Final = COLUMNS // 8
+
+
+class Changes(msgspec.Struct, frozen=True, array_like=True):
+    """Parts of a picture that differ from what the network last saw there.
+
+    width, height  of a part in source pixels, >= 1
+    parts          a bit a part, ROWS x COLUMNS, row by row, highest first
+    """
+
+    width: int
+    height: int
+    parts: bytes
+
+    @property
+    def share(self) -> float:
+        """0..1, of the whole grid."""
+        return int.from_bytes(self.parts).bit_count() / (ROWS * COLUMNS)
+
+    def share_of(self, box: tuple[float, float, float, float]) -> float:
+        """0..1, of the parts that a box (left, top, right, bottom in source pixels) touches."""
+        left, right = _span(box[0], box[2], self.width, COLUMNS)
+        top, bottom = _span(box[1], box[3], self.height, ROWS)
+        mask = (1 << (COLUMNS - left)) - (1 << (COLUMNS - right))
+        rows = (
+            int.from_bytes(self.parts[row * _ROW_BYTES : (row + 1) * _ROW_BYTES])
+            for row in range(top, bottom)
+        )
+        changed = sum((row & mask).bit_count() for row in rows)
+        return changed / ((right - left) * (bottom - top))
+
+
+def changes_of(hot: BoolArray, grid: Grid) -> Changes | None:
+    """Of the tiles that changed, bool (tile_rows, tile_columns); None if none did."""
+    if not hot.any():
+        return None
+    rows, columns = _spread(grid)
+    parts = (rows @ hot.astype(np.float32) @ columns) > 0
+    width, height = _part(grid)
+    return Changes(width, height, np.packbits(parts).tobytes())
+
+
+def _span(low: float, high: float, size: int, most: int) -> tuple[int, int]:
+    """First part that is touched, and the one after the last; one at least, inside the grid."""
+    first = min(max(int(low // size), 0), most - 1)
+    return first, min(max(int(-(-high // size)), first + 1), most)
+
+
+def _part(grid: Grid) -> tuple[int, int]:
+    return -(-grid.width // COLUMNS), -(-grid.height // ROWS)
+
+
+@lru_cache(64)
+def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Which parts each row (ROWS, tile_rows) and column (tile_columns, COLUMNS) of tiles has."""
+    width, height = _part(grid)
+    down = _overlap(grid.tile_rows, grid.tile_px, grid.height, height, ROWS)
+    across = _overlap(grid.tile_columns, grid.tile_px, grid.width, width, COLUMNS)
+    return down, across.T
+
+
+def _overlap(
+    tiles: int, tile_px: int, length: int, part: int, parts: int
+) -> npt.NDArray[np.float32]:
+    begins = np.arange(tiles) * tile_px
+    ends = np.minimum(begins + tile_px, length)
+    edges = np.arange(parts)[:, None] * part
+    return ((begins < edges + part) & (ends > edges)).astype(np.float32)
 
 
 class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,3 +133,19 @@ def last_detections(record: Record) -> Detections:
     for name in reversed(record.said):
         return records.decode(record.said[name], Detections)
     raise KeyError("no detections; no stage said anything about this frame")
+
+
+# -- What a heavy pass found, as it travels and as boxes.
+
+
+def as_seen(boxes: Boxes, models: Sequence[str]) -> Seen:
+    """Boxes for the way back to who asked, exact: a float32 has one float64 and back."""
+    rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist()]
+    scores, class_ids = tuple(boxes.scores.tolist()), tuple(boxes.class_ids.tolist())
+    return Seen(tuple(rows), scores, class_ids, tuple(models))
+
+
+def as_boxes(seen: Seen) -> Boxes:
+    """The boxes that were seen. Raises ArrayMismatch if they are none."""
+    xyxy = np.array(seen.boxes, np.float32).reshape(-1, 4)
+    return Boxes(xyxy, np.array(seen.scores, np.float32), np.array(seen.class_ids, np.int32))

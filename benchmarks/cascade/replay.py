@@ -33,12 +33,11 @@ from framegate.pipeline.stage import Context, Item
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.cache_options import CacheOptions
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Detections, as_seen
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.escalate_options import EscalateOptions
 from framegate.stages.escalate.escalation import EscalateState
 from framegate.stages.planes import as_picture
-from framegate.stages.seen import as_seen
 
 Flags = npt.NDArray[np.bool_]
 _TIMED: Final = 40  # heavy passes of each clip

@@ -27,9 +27,8 @@ from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.gate_options import GateOptions
 from framegate.stages.detect.looking import look_at, settings_for
 from framegate.stages.detect.memory import Memory
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Detections, as_seen
 from framegate.stages.planes import as_picture
-from framegate.stages.seen import as_seen
 
 CLIPS: Final = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 COMPOSED: Final = tuple(f"composed-{seed}" for seed in range(1000, 1024))

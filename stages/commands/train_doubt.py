@@ -27,9 +27,9 @@ from scipy.stats import rankdata
 
 from framegate.pipeline.records import Object
 from framegate.stages.commands.doubt_lessons import CLIPS, COMPOSED, Sight, lessons
+from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
-from framegate.stages.seen import as_boxes
 
 Array = npt.NDArray[Any]
 Asks = Callable[[int, Evidence], bool]

@@ -21,7 +21,6 @@ from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
-from framegate.stages.changes import changes_of
 from framegate.stages.detect.attention import Attention, Moment, clock_s
 from framegate.stages.detect.belief import Belief, conclude
 from framegate.stages.detect.detect_options import DetectOptions
@@ -33,7 +32,7 @@ from framegate.stages.detect.serving import Server, Serving
 from framegate.stages.detect.servings import Servings
 from framegate.stages.detect.standing import DetectState, Standing, Standings
 from framegate.stages.detect.window_view import WindowView
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
 
 

@@ -11,11 +11,10 @@ from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.records import DegradedReason, Object
 from framegate.pipeline.stage import Item
 from framegate.stages.audit.audits import AuditState
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.budget import Budget, Tokens
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import Level, doubt_of
-from framegate.stages.seen import as_boxes
 
 Wish = Literal["content", "ask", "over_budget"]
 Said = tuple[Detections, "EscalateState"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from framegate.models.detector import detector
 from framegate.pipeline.heavy.questions import Question, Seen
+from framegate.stages.detections import as_seen
 from framegate.stages.planes import as_picture
-from framegate.stages.seen import as_seen
 
 
 class LocalHeavy:

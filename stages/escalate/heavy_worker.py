@@ -19,8 +19,8 @@ from framegate.models.picture_coding import placed
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.heavy.queue import AskedFar
+from framegate.stages.detections import as_seen
 from framegate.stages.escalate.coded_questions import decode_question, shown_rect
-from framegate.stages.seen import as_seen
 
 log = logging.getLogger(__name__)
 

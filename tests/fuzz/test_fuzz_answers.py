@@ -18,8 +18,8 @@ from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, ou
 from framegate.pipeline.heavy.questions import PlaceFailed, Seen, Unanswered, checked
 from framegate.pipeline.heavy.queue import AskedFar, Replied
 from framegate.pipeline.source import Form
+from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.coded_questions import decode_question
-from framegate.stages.seen import as_boxes
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values
 from tests.fuzz.test_fuzz_models import PICTURE

@@ -13,8 +13,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline import records
 from framegate.pipeline.records import Object, Reason
-from framegate.stages.changes import changes_of
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Detections, changes_of
 from framegate.stages.escalate.corrections import (
     MOST_AGE_S,
     MOST_KNOWN,

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from framegate.models.boxes import Boxes, empty
 from framegate.pipeline import records
 from framegate.pipeline.records import Object
-from framegate.stages.changes import Changes
-from framegate.stages.detections import Detections
+from framegate.stages.detections import Changes, Detections
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import (
     WEIGHTS,
