@@ -19,24 +19,20 @@ from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Guard, Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.decoded_frame import DecodedFrame
-from framegate.stages.decode.frame_choice import FrameChoice
-from framegate.stages.decode.turn import Turn, Turns, Unconvertible
-from framegate.stages.decode.video_claims import (
-    Ending,
-    claimed_duration_s,
-    claimed_frames,
-    claimed_rate,
-)
-from framegate.stages.decode.video_files import (
+from framegate.stages.decode.files import (
     DecodeOptions,
+    Ending,
     Opened,
     check_packet,
     check_size,
+    claimed_duration_s,
+    claimed_frames,
+    claimed_rate,
     is_url,
     open_video,
     refusal,
 )
+from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Turn, Turns, Unconvertible
 
 _DEFAULT: Final = DecodeOptions()
 

@@ -1,8 +1,10 @@
-"""A camera or another live stream as an iterator of planar YUV frames, for one connection."""
+"""A camera or other live stream as an iterator of frames: its clock, its pace, its backlog."""
 
 from __future__ import annotations
 
+import struct
 import time
+from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from fractions import Fraction
@@ -18,19 +20,129 @@ from av.video.stream import VideoStream
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Guard, Request
-from framegate.stages.decode.backlog import Backlog, Unread
-from framegate.stages.decode.camera_clock import CameraClock
-from framegate.stages.decode.decoded_frame import DecodedFrame
-from framegate.stages.decode.even_pace import EvenPace
-from framegate.stages.decode.frame_choice import FrameChoice
-from framegate.stages.decode.turn import Turn, Turns, Unconvertible
-from framegate.stages.decode.video_files import (
+from framegate.stages.decode.files import (
     DecodeOptions,
     Opened,
     check_packet,
     check_size,
     open_video,
 )
+from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Turn, Turns, Unconvertible
+
+# -- When frames were captured by a camera's own clock, as RTCP sender reports tell (RFC 3550
+# 6.4). FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime),
+# whose first eight bytes are microseconds of UNIX time.
+
+
+_KEPT: Final = 64
+
+
+class CameraClock:
+    """Matches packets to the frames that come out of the decoder later, by pts. One thread."""
+
+    def __init__(self) -> None:
+        self._captured: OrderedDict[int, float] = OrderedDict()
+
+    def see(self, packet: Packet[VideoStream]) -> None:
+        """Take note of a packet on its way to the decoder."""
+        if packet.pts is None or not packet.has_sidedata("prft"):
+            return
+        (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
+        self._captured[packet.pts] = microseconds / 1e6
+        if len(self._captured) > _KEPT:
+            self._captured.popitem(last=False)
+
+    def of(self, frame: av.VideoFrame) -> float | None:
+        """UNIX seconds at which the camera took the frame, None if it has not told."""
+        return self._captured.pop(frame.pts, None) if frame.pts is not None else None
+
+
+# -- Frames that come in heaps, a segment's at once as over HLS, given at the pace of their pts.
+# Pure: the caller sleeps.
+
+
+_AHEAD_S: Final = 60.0
+
+
+class EvenPace:
+    """When each frame is due. Times are seconds, `now` is monotonic. One thread.
+
+    The first frame is due at once. A frame that is late, without pts, before the one given last or
+    implausibly far ahead is due at once, and the later ones follow from it.
+    """
+
+    def __init__(self) -> None:
+        self._shift: float | None = None
+        self._last: float | None = None
+
+    def due(self, pts: float | None, now: float) -> float:
+        """The monotonic time at which a frame that is there now is due, >= now."""
+        if pts is None:
+            return now
+        back = self._last is not None and pts < self._last
+        self._last = pts
+        if self._shift is None or back or not 0 <= pts + self._shift - now <= _AHEAD_S:
+            self._shift = now - pts
+        return pts + self._shift
+
+
+# -- Whether a camera's packets are taken slower than they come, so that they wait unseen. Pure.
+# By their time stamps, or, where these are made up, by whether one ever has to be waited for.
+
+
+_LATE_S: Final = 1.0
+_LASTING_S: Final = 1.0
+_DRIFT: Final = 1e-3
+_STEP_BACK_S: Final = 1.0
+_LEAP_S: Final = 10.0
+
+
+class Backlog:
+    """One connection. Times are seconds; `now` is monotonic, when a packet was read.
+
+    A packet is as late as its reading is behind that of the timeliest packet of late, by their
+    time stamps. Late for a moment is a burst; late for longer than a second means that the decoder
+    does not keep up. The clocks may drift by a thousandth.
+    """
+
+    def __init__(self) -> None:
+        self._least: float | None = None
+        self._before = (0.0, 0.0)
+        self._late_since: float | None = None
+
+    def grows(self, pts: float | None, now: float) -> bool:
+        """Whether it has been there for long, with this packet."""
+        if pts is None:
+            return False
+        step, passed = pts - self._before[0], now - self._before[1]
+        self._before = (pts, now)
+        offset = now - pts
+        if self._least is None or not -_STEP_BACK_S <= step <= _LEAP_S:
+            self._least, self._late_since = offset, None
+            return False
+        self._least = min(self._least + passed * _DRIFT, offset)
+        if offset - self._least < _LATE_S:
+            self._late_since = None
+            return False
+        if self._late_since is None:
+            self._late_since = now
+        return now - self._late_since > _LASTING_S
+
+
+class Unread:
+    """One connection whose packets say no times: it is behind when none had to be waited for in
+    longer than a burst may last. `now` is monotonic seconds, when a packet was read.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def grows(self, waited: bool, now: float) -> bool:
+        """Whether packets have been waiting for long; waited: this one was not there yet."""
+        if waited or self._since is None:
+            self._since = now
+        return now - self._since > _LATE_S + _LASTING_S
+
 
 _SIGN_S: Final = 0.5
 _MICROSECOND: Final = Fraction(1, 1_000_000)

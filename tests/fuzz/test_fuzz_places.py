@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.stages.decode.turn import Turns, Unconvertible
+from framegate.stages.decode.frame import Turns, Unconvertible
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.reading import Outcome, Reader

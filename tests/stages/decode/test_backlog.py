@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.stages.decode.backlog import Backlog, Unread
+from framegate.stages.decode.camera import Backlog, Unread
 
 
 def first_growth(read_at: list[float], fps: float = 10.0) -> int | None:

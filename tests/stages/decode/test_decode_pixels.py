@@ -11,8 +11,7 @@ from av.video.reformatter import VideoReformatter
 
 from framegate.pipeline.source import Form
 from framegate.stages.decode import FileSource
-from framegate.stages.decode.decoded_frame import DecodedFrame
-from framegate.stages.decode.turn import turn_of
+from framegate.stages.decode.frame import DecodedFrame, turn_of
 from tests.support import footage
 
 SIZE = 48, 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framegate.stages.decode.even_pace import EvenPace
+from framegate.stages.decode.camera import EvenPace
 
 
 def test_a_heap_is_spread_as_its_time_stamps_say() -> None:

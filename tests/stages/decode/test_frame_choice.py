@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.pipeline.source import Frames
-from framegate.stages.decode.frame_choice import FrameChoice
+from framegate.stages.decode.frame import FrameChoice
 
 
 def taken(frames: Frames, times: list[float | None]) -> list[int]:
