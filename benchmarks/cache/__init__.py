@@ -37,8 +37,8 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import Memos
 from framegate.pipeline.store.ownership import Store
 from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.gate_options import GateOptions, Mode
-from framegate.stages.detect.looking import settings_for
+from framegate.stages.detect.look import settings_for
+from framegate.stages.detect.options import GateOptions, Mode
 from tests.support.footage import repeat
 
 Row = dict[str, Any]

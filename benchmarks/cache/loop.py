@@ -23,7 +23,7 @@ from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.attention import Attention, Moment
 from framegate.stages.detect.belief import Belief, BeliefSettings
-from framegate.stages.detect.looking import look_at
+from framegate.stages.detect.look import look_at
 from framegate.stages.detect.memory import Memory
 from framegate.stages.planes import as_picture
 

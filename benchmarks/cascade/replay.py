@@ -32,7 +32,7 @@ from framegate.pipeline.source import Frame, Request
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
-from framegate.stages.detect.cache_options import CacheOptions
+from framegate.stages.detect.options import CacheOptions
 from framegate.stages.detections import Detections, as_seen
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.escalate_options import EscalateOptions

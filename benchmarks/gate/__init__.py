@@ -48,7 +48,7 @@ from framegate.models.detector import trial
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.trial import Choice
 from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.gate_options import GateOptions
+from framegate.stages.detect.options import GateOptions
 
 # From careful to bold: times the default thresholds, and frames that a change may wait.
 SWEEP: Final = ((0.5, 0), (2.0, 2), (4.0, 4))

@@ -32,9 +32,9 @@ from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import not_calmed
 from framegate.stages.detect.attention import Moment
 from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.gate_options import GateOptions
-from framegate.stages.detect.looking import look_at, settings_for
+from framegate.stages.detect.look import look_at, settings_for
 from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.options import GateOptions
 
 Array = npt.NDArray[Any]
 _KEY: Final = b"benchmark"

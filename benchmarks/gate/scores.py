@@ -18,7 +18,7 @@ from benchmarks.harness.gate_clips import WARM_UP, GateClip
 from benchmarks.rivals.subsampling import PHASES, Subsampling, carried, looks, moved
 from framegate.models.detector.detector import Detector
 from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.gate_options import GateOptions
+from framegate.stages.detect.options import GateOptions
 
 Array = npt.NDArray[Any]
 Kind = Literal["carried", "moved"]

@@ -26,7 +26,7 @@ from framegate.pipeline.store.retention import side_outputs
 
 
 NICE = 19  # the run's own work goes first
-CHOOSE = "framegate.stages.detect.choosing:choose"
+CHOOSE = "framegate.stages.detect.pinned:choose"
 
 
 def register(commands: Any) -> None:

@@ -24,9 +24,9 @@ from framegate.stages.decode import FileSource
 from framegate.stages.detect import detections_of
 from framegate.stages.detect.attention import Moment
 from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.gate_options import GateOptions
-from framegate.stages.detect.looking import look_at, settings_for
+from framegate.stages.detect.look import look_at, settings_for
 from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.options import GateOptions
 from framegate.stages.detections import Detections, as_seen
 from framegate.stages.planes import as_picture
 

@@ -22,7 +22,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.outputs import Inputs, output_faults
 from framegate.stages.commands.proof_pictures import built_in, pictures_of, write_drawn
-from framegate.stages.detect.model_options import is_own
+from framegate.stages.detect.options import is_own
 
 
 def add(said: argparse.Namespace) -> Exit:

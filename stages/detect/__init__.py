@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -23,17 +24,59 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect.attention import Attention, Moment, clock_s
 from framegate.stages.detect.belief import Belief, conclude
-from framegate.stages.detect.detect_options import DetectOptions
-from framegate.stages.detect.gate_view import view_of
-from framegate.stages.detect.looking import limit_said, look_at
+from framegate.stages.detect.look import count, limit_said, look_at, view_of
+from framegate.stages.detect.options import (
+    CacheOptions,
+    GateOptions,
+    ModelOptions,
+    Wanted,
+    WindowOptions,
+    WindowView,
+    classes_fault,
+    model_fault,
+    scores_fault,
+)
 from framegate.stages.detect.pinned import pinned_choice
-from framegate.stages.detect.remembering import count
-from framegate.stages.detect.serving import Server, Serving
-from framegate.stages.detect.servings import Servings
+from framegate.stages.detect.serving import Server, Serving, Servings
 from framegate.stages.detect.standing import DetectState, Standing, Standings
-from framegate.stages.detect.window_view import WindowView
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
+
+# -- Options of detect, with the tables that it owns.
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """Options of detect.
+
+    detector    light, heavy (about ten times the time), or another model: MODEL_RULE
+    classes     labels to look for; none: all that the model knows
+    min_score   0..1, least score of an object; none: the frozen one of the model
+    min_scores  class -> 0..1, least score of its objects, where it is another
+    gate        the table [gate]
+    window      the table [window]; its head is for the light detector
+    cache       the table [cache]
+    models      the table [models]
+    """
+
+    detector: str = field(default="light", metadata={"check": model_fault})
+    classes: tuple[str, ...] | None = None
+    min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
+    min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
+    gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
+    window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
+    cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
+    models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
+
+    def faults(self) -> list[str]:
+        """What is wrong with the values together."""
+        fault = None if self.classes is None else classes_fault(self.detector, self.classes)
+        return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
+
+    def usual(self) -> Wanted:
+        """What is wanted of a source of which nothing else is said."""
+        scores = tuple(sorted(self.min_scores.items()))
+        return Wanted(self.detector, self.classes, self.min_score, scores)
 
 
 class Detect(Stage[DetectState]):

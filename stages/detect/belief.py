@@ -1,4 +1,4 @@
-"""What holds after a look: boxes merged with what was known, moved along, tracked, made calm."""
+"""What holds after a look: boxes merged, moved along, tracked, made calm; what the gate learns."""
 
 from __future__ import annotations
 
@@ -11,19 +11,83 @@ import numpy.typing as npt
 
 from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes, FloatArray, IntArray
-from framegate.models.gate import crops, seams
-from framegate.models.gate.cells import BoolArray, tiles_of
+from framegate.models.gate import crops, gate, seams
+from framegate.models.gate.cells import BoolArray, Grid, tiles_of
 from framegate.models.gate.seams import Merged
+from framegate.models.gate.state import GateState
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
 from framegate.models.window.head import Step
 from framegate.pipeline.records import Looked, Origin
-from framegate.stages.detect.attention import Attention, AttentionSettings
-from framegate.stages.detect.gate_lesson import SAME_PLACE, learned, tiles_inside
+from framegate.stages.detect.attention import (
+    Attention,
+    AttentionSettings,
+    motion_of,
+    patience_after,
+)
 from framegate.stages.detect.memory import MOST_BELIEVED, Believed, Memory
-from framegate.stages.detect.motion import motion_of
-from framegate.stages.detect.waiting import patience_after
+
+# -- What the gate learns from a look: what was seen where, and whether looking was worth it.
+
+
+SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
+
+
+def learned(
+    attention: Attention,
+    known: Boxes,
+    merged: Merged,
+    size: tuple[int, int],
+    using: AttentionSettings,
+    shown: float,
+) -> GateState | None:
+    """The gate's state after the looks: what they saw where, and whether it was worth it."""
+    if attention.change is None or attention.cells is None:
+        return None
+    state = attention.change.state
+    inside: BoolArray = np.ones(state.grid.tiles, np.bool_)
+    if attention.looked != "whole":
+        areas = np.array([crops.looked_at(look, size, using.long_side) for look in attention.looks])
+        inside = tiles_inside(areas, state.grid)
+    found = _found_tiles(known, merged, inside, state.grid, shown)
+    boxes = np.concatenate([known.xyxy, merged.boxes.xyxy])
+    occupied: BoolArray = np.any(tiles_of(boxes, state.grid, grow_px=state.grid.tile_px), axis=0)
+    return gate.inferred(state, attention.cells, inside, found, using.gate, occupied)
+
+
+def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
+    """Tiles that lie in one of the rectangles (K, 4) of source pixels, as far as the picture goes.
+
+    bool (tile_rows, tile_columns)
+    """
+    px = grid.tile_px
+    left, top = np.arange(grid.tile_columns) * px, np.arange(grid.tile_rows) * px
+    right, bottom = np.minimum(left + px, grid.width), np.minimum(top + px, grid.height)
+    inside: BoolArray = np.zeros(grid.tiles, np.bool_)
+    for area in areas:
+        across = (left >= area[0]) & (right <= area[2] + 0.5)
+        down = (top >= area[1]) & (bottom <= area[3] + 0.5)
+        inside |= down[:, None] & across
+    return inside
+
+
+def _found_tiles(
+    known: Boxes, merged: Merged, inside: BoolArray, grid: Grid, shown: float
+) -> BoolArray:
+    """Tiles in which the look changed what is known: a box that is new, gone, or elsewhere."""
+    before = known.scores > np.float32(shown)
+    after = np.flatnonzero(merged.boxes.scores > np.float32(shown))
+    rows = merged.known_row[after]
+    stayed = rows >= 0
+    stayed[stayed] = (
+        nms.row_iou(known.xyxy[rows[stayed]], merged.boxes.xyxy[after[stayed]]) >= SAME_PLACE
+    )
+    before[rows[stayed]] = False
+    changed = np.concatenate([known.xyxy[before], merged.boxes.xyxy[after[~stayed]]])
+    found: BoolArray = tiles_of(changed, grid, grow_px=grid.tile_px).any(axis=0) & inside
+    return found
+
 
 _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
 _SURE: Final = 0.9

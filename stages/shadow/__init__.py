@@ -24,9 +24,8 @@ from framegate.pipeline.loading import options_of
 from framegate.pipeline.records import Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect import Detect
-from framegate.stages.detect.model_options import model_fault
-from framegate.stages.detect.serving import Server, Serving
-from framegate.stages.detect.servings import Servings
+from framegate.stages.detect.options import model_fault
+from framegate.stages.detect.serving import Server, Serving, Servings
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
 from framegate.stages.shadow.compared import Compared, Disagreement, compare, part_of

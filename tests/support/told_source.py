@@ -12,9 +12,9 @@ from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.stages.detect.attention import Attention, Moment, attend, clock_s
 from framegate.stages.detect.belief import Belief, conclude
-from framegate.stages.detect.gate_options import GateOptions
-from framegate.stages.detect.looking import settings_for
+from framegate.stages.detect.look import settings_for
 from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.options import GateOptions
 
 SIZE = (640, 360)
 FPS = 25

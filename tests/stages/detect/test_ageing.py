@@ -10,8 +10,8 @@ import pytest
 
 from framegate.models.gate import seams
 from framegate.models.gate.seams import Merged
+from framegate.stages.detect.attention import patience_after
 from framegate.stages.detect.memory import Memory
-from framegate.stages.detect.waiting import patience_after
 from tests.support.told_source import FPS, THING, Source, areas, boxes, picture
 
 

@@ -22,11 +22,8 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Context, Item
 from framegate.pipeline.store.hop import Attached
-from framegate.stages.detect import Detect, DetectState
-from framegate.stages.detect.cache_options import CacheOptions
-from framegate.stages.detect.detect_options import DetectOptions
-from framegate.stages.detect.gate_options import GateOptions, Mode
-from framegate.stages.detect.window_view import WindowOptions
+from framegate.stages.detect import Detect, DetectOptions, DetectState
+from framegate.stages.detect.options import CacheOptions, GateOptions, Mode, WindowOptions
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
 

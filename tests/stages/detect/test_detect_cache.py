@@ -11,11 +11,14 @@ from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.store.memo import Memos
-from framegate.stages.detect import Detect, DetectState
-from framegate.stages.detect.cache_options import CacheOptions, groups_fault
-from framegate.stages.detect.detect_options import DetectOptions
-from framegate.stages.detect.gate_options import GateOptions, Mode
-from framegate.stages.detect.window_view import WindowOptions
+from framegate.stages.detect import Detect, DetectOptions, DetectState
+from framegate.stages.detect.options import (
+    CacheOptions,
+    GateOptions,
+    Mode,
+    WindowOptions,
+    groups_fault,
+)
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
 

@@ -10,8 +10,8 @@ import pytest
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.stages.detect.attention import Moment, attend, clock_s
-from framegate.stages.detect.gate_options import masks_fault
 from framegate.stages.detect.memory import Memory, memory_bytes
+from framegate.stages.detect.options import masks_fault
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 
 

@@ -12,14 +12,10 @@ from framegate.models.registry.open import open_model, policy_of
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Item
-from framegate.stages.detect import Detect, DetectState
-from framegate.stages.detect.cache_options import CacheOptions
-from framegate.stages.detect.detect_options import DetectOptions
-from framegate.stages.detect.gate_options import GateOptions
-from framegate.stages.detect.looking import settings_for
-from framegate.stages.detect.model_options import ModelOptions
-from framegate.stages.detect.serving import Serving
-from framegate.stages.detect.servings import MOST_UNWANTED
+from framegate.stages.detect import Detect, DetectOptions, DetectState
+from framegate.stages.detect.look import settings_for
+from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions
+from framegate.stages.detect.serving import MOST_UNWANTED, Serving
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled
 

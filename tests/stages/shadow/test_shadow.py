@@ -16,8 +16,7 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.records import Object, Position
 from framegate.pipeline.stage import Item
-from framegate.stages.detect import Detect, DetectState
-from framegate.stages.detect.detect_options import DetectOptions
+from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detections import Detections
 from framegate.stages.shadow import CpuBudget, Shadow, ShadowOptions, ShadowState, is_drawn
 from framegate.stages.shadow.compared import compare, part_of

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
+import numpy as np
+
+from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Recall
+from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import BoolArray
 from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.gate import DEFAULT as GATE
@@ -16,13 +22,37 @@ from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import settings_for as calm_settings
 from framegate.models.window import features
+from framegate.pipeline.counts import CacheCounts
+from framegate.pipeline.records import GateView
 from framegate.pipeline.source import Form
 from framegate.stages.detect.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from framegate.stages.detect.belief import Belief, BeliefSettings, conclude
-from framegate.stages.detect.gate_options import GateOptions
 from framegate.stages.detect.memory import Memory
-from framegate.stages.detect.remembering import run_looks
-from framegate.stages.detect.window_view import WindowView
+from framegate.stages.detect.options import GateOptions, WindowView
+
+# -- What detect looks up before it computes: inputs that its network has seen.
+
+
+_NOTHING: Final = CacheCounts()
+
+
+def count(counts: CacheCounts, groups: Sequence[Recall], past: CacheCounts = _NOTHING) -> None:
+    """Bring `counts` up to date with what all groups counted; past: those of models let go."""
+    each = [group.counts for group in groups]
+    counts.hits = past.hits + sum(one.hits for one in each)
+    counts.misses = past.misses + sum(one.misses for one in each)
+    counts.refused = past.refused + sum(one.refused for one in each)
+    counts.skipped = past.skipped + sum(one.skipped for one in each)
+    counts.groups, counts.off = len(groups), sum(not group.worth.on for group in groups)
+
+
+def run_looks(
+    detector: Detector, picture: Picture, attention: Attention, recall: Recall | None = None
+) -> Sequence[Boxes]:
+    """What the detector finds at each of the looks."""
+    if attention.looked == "whole":
+        return detector.detect([picture], [recall])
+    return detector.look(picture, attention.looks, recall) if attention.looks else ()
 
 
 def settings_for(
@@ -89,3 +119,24 @@ def look_at(
     found = [boxes for boxes, _ in looked]
     told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)
     return attention, told
+
+
+# -- What the gate saw in a frame, as results tell it to whoever draws it.
+
+
+def view_of(attention: Attention, form: Form, long_side: int) -> GateView | None:
+    """None where no gate looked."""
+    if attention.change is None:
+        return None
+    state = attention.change.state
+    grid, size = state.grid, (form.width, form.height)
+    areas = [crops.looked_at(look, size, long_side) for look in attention.looks]
+    levels = np.clip(np.round(gate.sensitivity(state) * 10), 0, 255).astype(np.uint8)
+    return GateView(
+        columns=grid.tile_columns,
+        rows=grid.tile_rows,
+        tile=grid.tile_px,
+        hot=np.packbits(attention.change.hot).tobytes(),
+        looked=tuple((round(a), round(b), round(c), round(d)) for a, b, c, d in np.array(areas)),
+        sensitivity=levels.tobytes(),
+    )

@@ -1,0 +1,288 @@
+"""The tables of pipeline.toml that detect owns: `[gate]`, `[cache]`, `[models]`, `[window]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes, IntArray
+from framegate.models.gate.seams import Merged
+from framegate.models.window.features import LENGTH, RegionFeatures
+from framegate.models.window.head import Sight, Step, WindowHead
+from framegate.models.window.rows import WindowState
+from framegate.pipeline.keys import NAME_RULE, is_name
+
+Mode = Literal["off", "frames", "crops"]
+
+
+def masks_fault(masks: Any) -> str | None:
+    """What is wrong with `[gate.masks]`, None if nothing is."""
+    for source, polygons in masks.items():
+        if not isinstance(polygons, list | tuple) or not all(map(_is_polygon, polygons)):
+            return (
+                f"{source}: allowed is a list of polygons, each of three or more points [x, y] in "
+                "pixels of the source, as [[[0, 0], [640, 0], [640, 48], [0, 48]]]"
+            )
+    return None
+
+
+def _is_polygon(points: Any) -> bool:
+    return (
+        isinstance(points, list | tuple)
+        and len(points) >= 3
+        and all(isinstance(p, list | tuple) and len(p) == 2 for p in points)
+        and all(
+            isinstance(edge, int | float) and not isinstance(edge, bool) and abs(edge) < 1e6
+            for point in points
+            for edge in point
+        )
+    )
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The table `[gate]`.
+
+    mode          off: every frame, whole. frames: whole frames in which something changed. crops:
+                  of those, the parts that changed
+    object_age_s  an object is looked at again when it was not for so long, in media time;
+    still_age_s   one that every look found where it is, when it was not for as long as it has been
+                  there, or for so long
+    frame_age_s   so is the whole frame
+    wait_frames   frames, and
+    wait_s        seconds of media time, for which a change may wait at most where known objects
+                  move; something new waits only beside what changed at the last look, 0.1 s at most
+    least, most   grey levels between which each tile's threshold is learned; both 0: as mode off
+    masks         source -> polygons in its pixels; what changes inside them does not trigger
+    view          results tell what the gate saw, for drawing (`--draw gate`)
+    """
+
+    mode: Mode = "crops"
+    object_age_s: float = field(default=1.0, metadata={"least": 0.05, "most": 60.0})
+    still_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
+    frame_age_s: float = field(default=10.0, metadata={"least": 0.05, "most": 3600.0})
+    wait_frames: int = field(default=8, metadata={"least": 0, "most": 30})
+    wait_s: float = field(default=0.8, metadata={"least": 0.0, "most": 10.0})
+    least: float = field(default=10.0, metadata={"least": 0.0, "most": 255.0})
+    most: float = field(default=24.0, metadata={"least": 0.0, "most": 255.0})
+    masks: dict[str, Any] = field(default_factory=dict, metadata={"check": masks_fault})
+    view: bool = False
+
+
+# -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.
+
+
+def groups_fault(groups: Any) -> str | None:
+    """What is wrong with `[cache.groups]`, None if nothing is."""
+    for source, group in groups.items():
+        if not isinstance(group, str) or not is_name(group):
+            return f"{source}: allowed is the name of a group: {NAME_RULE}"
+    return None
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The table `[cache]`.
+
+    exact   whether an input that the network has seen is answered without it: same bits
+    ttl_s   for which anything is kept
+    bytes   of the store's memory that a group takes at most
+    groups  source -> group; sources of one group share answers, also over hosts. Without one a
+            source's group has its own name
+    """
+
+    exact: bool = True
+    ttl_s: float = field(default=86400.0, metadata={"least": 1.0, "most": 2592000.0})
+    bytes: int = field(default=16777216, metadata={"least": 0})
+    groups: dict[str, Any] = field(default_factory=dict, metadata={"check": groups_fault})
+
+
+# -- `[models]` of pipeline.toml: which model looks at which source, and for what.
+
+
+OWN: Final = ("light", "heavy")
+MODEL_RULE: Final = (
+    "light, heavy, nanodet-SIDE (the light network at another size, a multiple of 32 from 96 to "
+    "1280) or a model of the registry: NAME, NAME@VERSION or NAME@DIGEST"
+)
+_SIDE = re.compile(r"nanodet-([1-9][0-9]{1,3})")
+_REF = re.compile(r"[a-z][a-z0-9_-]{0,31}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,63})?")
+_KEYS: Final = ("model", "classes", "min_score", "min_scores")
+
+Scores = tuple[tuple[str, float], ...]
+
+
+def model_fault(model: Any) -> str | None:
+    """What is wrong with the name of a model, None if nothing is."""
+    if not isinstance(model, str) or not _REF.fullmatch(model):
+        return f"allowed is {MODEL_RULE}"
+    side = _SIDE.fullmatch(model)
+    if side and (int(side[1]) % 32 or not 96 <= int(side[1]) <= 1280):
+        return f"allowed is {MODEL_RULE}"
+    return None
+
+
+def side_of(model: str) -> int | None:
+    """Longer side of the light network where a name asks for one."""
+    side = _SIDE.fullmatch(model)
+    return int(side[1]) if side else None
+
+
+def is_own(model: str) -> bool:
+    """Whether it is one that this program brings along: their classes are COCO's."""
+    return model in OWN or side_of(model) is not None
+
+
+def scores_fault(scores: Any) -> str | None:
+    """What is wrong with a table of least scores by class, None if nothing is."""
+    if not isinstance(scores, dict):
+        return "must be a table of class = score"
+    wrong = [name for name, score in scores.items() if not _is_score(score)]
+    return f"{', '.join(wrong)}: allowed is a number between 0 and 1" if wrong else None
+
+
+def _is_score(score: Any) -> bool:
+    return isinstance(score, int | float) and not isinstance(score, bool) and 0 < score < 1
+
+
+def classes_fault(model: str, classes: Any) -> str | None:
+    """What is wrong with classes for a model whose classes are known without opening it."""
+    if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
+        return "allowed is a list of texts"
+    if not classes:
+        return "it names none; allowed are labels of the model"
+    unknown = [name for name in classes if is_own(model) and name not in coco.LABELS]
+    if unknown:
+        first = ", ".join(coco.LABELS[:12])
+        return f"{', '.join(unknown)} is not known; allowed are {first}, ... (80 in all)"
+    return None
+
+
+def sources_fault(sources: Any) -> str | None:
+    """What is wrong with `[models.sources]`, None if nothing is."""
+    for source, said in sources.items():
+        if not isinstance(said, dict):
+            return f"{source}: must be a table with any of {', '.join(_KEYS)}"
+        if unknown := [key for key in said if key not in _KEYS]:
+            return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}"
+        faults = {
+            "model": model_fault(said.get("model", "light")),
+            "classes": classes_fault(said.get("model", ""), said.get("classes", ["any"])),
+            "min_score": None
+            if _is_score(said.get("min_score", 0.5))
+            else "allowed is a number between 0 and 1",
+            "min_scores": scores_fault(said.get("min_scores", {})),
+        }
+        if wrong := next(((key, fault) for key, fault in faults.items() if fault), None):
+            return f"{source}.{wrong[0]} = {said[wrong[0]]!r}: {wrong[1]}"
+    return None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The table `[models]`.
+
+    registry  folder of the models that were added; none: that of `framegate models`
+    most_ms   milliseconds that a new model may take for a picture on this machine
+    sources   source -> model, classes, min_score, min_scores, where they are not detect's
+    """
+
+    registry: str | None = None
+    most_ms: float = field(default=250.0, metadata={"least": 1.0, "most": 60000.0})
+    sources: dict[str, Any] = field(default_factory=dict, metadata={"check": sources_fault})
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a source is looked at with, and for.
+
+    model       as MODEL_RULE says
+    classes     labels to look for; None: all
+    min_score   0..1, least score; None: the model's own
+    min_scores  of single classes
+    """
+
+    model: Literal["light", "heavy"] | str = "light"
+    classes: tuple[str, ...] | None = None
+    min_score: float | None = None
+    min_scores: Scores = ()
+
+
+def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") -> Wanted:
+    """What is wanted of a source: what its table says, else what is usual.
+
+    chosen  the model that was chosen for it while the run went on; empty: none was
+
+    Classes and scores are said for a model; another one, chosen later, has to know the classes.
+    """
+    said: Mapping[str, Any] = options.sources.get(source, {})
+    classes, scores = said.get("classes", usual.classes), said.get("min_scores")
+    return Wanted(
+        model=chosen or said.get("model", usual.model),
+        classes=None if classes is None else tuple(classes),
+        min_score=said.get("min_score", usual.min_score),
+        min_scores=usual.min_scores if scores is None else tuple(sorted(scores.items())),
+    )
+
+
+def configured(usual: Wanted, options: ModelOptions) -> list[Wanted]:
+    """All that the configuration wants, each once."""
+    return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))
+
+
+# -- The window head in detect: what looks show of each box, and what the head makes of that.
+
+
+CANDIDATE = 0.1  # least score of a box that the head judges
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """The table `[window]`.
+
+    head  whether a small network judges each box by the last frames that were looked at
+    """
+
+    head: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowView:
+    """A head, and the window of the source that it is to judge by."""
+
+    head: WindowHead
+    state: WindowState = field(default_factory=lambda: WindowState(()))
+
+    def judge(
+        self,
+        merged: Merged,
+        ids: IntArray,
+        seen: Sequence[tuple[Boxes, RegionFeatures]],
+        size: tuple[int, int],
+        pts: float | None,
+    ) -> Step:
+        """What the head says of the boxes after the looks that were `seen`, one each."""
+        features = np.zeros((len(ids), LENGTH), np.float16)
+        shows = {
+            row.tobytes(): feature
+            for boxes, regions in seen
+            for row, feature in zip(_named(boxes), regions.boxes, strict=True)
+        }
+        for row, name in enumerate(_named(merged.boxes)):
+            if merged.is_new[row]:
+                features[row] = shows[name.tobytes()]
+        looks = tuple(regions for _, regions in seen)
+        sight = Sight(merged.boxes, ids, merged.is_new, features, looks, size, pts)
+        return self.head.step(self.state, sight)
+
+
+def _named(boxes: Boxes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """What tells a box from every other of its frame: float32 (N, 6)."""
+    return np.hstack([boxes.xyxy, boxes.scores[:, None], boxes.class_ids[:, None]]).astype(
+        np.float32
+    )
