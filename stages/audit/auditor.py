@@ -1,27 +1,74 @@
-"""Draws audits, asks about them, and settles them in the order in which they were drawn."""
+"""Draws audits, asks about them, settles them in the order in which they were drawn."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
 from framegate.pipeline import records
+from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.questions import Seen
-from framegate.pipeline.promise import certificate, period
+from framegate.pipeline.promise import certificate, period, promise
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import START, End, Position, PromiseNews
 from framegate.pipeline.stage import Context, Item
-from framegate.stages.audit.arms import Arms, safer
-from framegate.stages.audit.audit_asks import AuditAsks, Audited
-from framegate.stages.audit.audits import MOST_OPEN, AuditState, Obligation, Row, differs, seen_in
-from framegate.stages.audit.promise_secret import secret_of
+from framegate.stages.audit.audits import (
+    MOST_OPEN,
+    Arms,
+    AuditAsks,
+    Audited,
+    AuditState,
+    Obligation,
+    Row,
+    differs,
+    safer,
+    seen_in,
+)
 from framegate.stages.detections import Detections
+
+# -- The secret of a data folder, from which the promise's coins are made.
+
+
+def secret_of(folder: Path) -> bytes:
+    """32 random bytes, made once: a resumed run draws the same audits. Any process may call it.
+
+    ConfigFaults where the file is damaged.
+    """
+    path = folder / "promise.secret"
+    if not path.exists():
+        _make(path)
+    secret = path.read_bytes()
+    if len(secret) != promise.SECRET_BYTES:
+        raise ConfigFaults(
+            [
+                f"promise: {path} has {len(secret)} bytes; allowed are {promise.SECRET_BYTES}. "
+                "Remove it for a new one: no period that it began is certified then"
+            ]
+        )
+    return secret
+
+
+def _make(path: Path) -> None:
+    """All of it or nothing, also if the power fails; who comes second leaves the first one's."""
+    written = path.with_suffix(f".{os.getpid()}")
+    made = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(made, "wb") as file:
+        file.write(os.urandom(promise.SECRET_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(written, path)
+    written.unlink()
+
 
 _LAG: Final = 16  # frames of a file after which an audit is waited for
 _PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost

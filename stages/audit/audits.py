@@ -1,4 +1,4 @@
-"""Audits: frames that a coin draws once they are served, held against the heavy pass. Pure.
+"""Audits: frames that a coin draws once they are served, held against the heavy pass.
 
 What is to be audited lies in the state, its pixels in a ring beside it; so a worker that dies in
 between leaves nothing undone, and no frame is drawn twice.
@@ -8,17 +8,76 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from framegate.pipeline import records
-from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.errors import FrameLost
+from framegate.pipeline.heavy.asks import Asks
+from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.records import START, Object, Position, Verdict
 from framegate.pipeline.source import Form
-from framegate.pipeline.stage import RingRef
-from framegate.stages.audit.arms import Arms
+from framegate.pipeline.stage import Context, Item, RingPort, RingRef
+
+# -- What other thresholds of doubt would have cost and got wrong, told by audited frames. Pure.
+# An audited frame tells of every threshold at once: one at or below its doubt would have asked,
+# and been right; one above would have served what was there without asking. So nothing is tried
+# out on what is served. Thresholds form one path from "ask always" to "ask never". What was there
+# without asking had been taught by the answers that the threshold in use brought; a much higher
+# one would have brought fewer. So the next threshold is at most one step up the path.
+
+
+PATH: Final = (0.0, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.01)
+_MOST: Final = 8000  # frames; then older ones count half
+
+
+class Arms(msgspec.Struct, frozen=True, array_like=True):
+    """frames  that told; wrong, asked  of these, for each threshold of PATH."""
+
+    frames: int = 0
+    wrong: tuple[int, ...] = (0,) * len(PATH)
+    asked: tuple[int, ...] = (0,) * len(PATH)
+
+    def after(self, doubt: float, is_wrong: bool) -> Arms:
+        """With one more frame: its doubt, and whether what was there without asking was wrong."""
+        known = self if self.frames < _MOST else self._halved()
+        asks = [doubt >= least for least in PATH]
+        wrong = tuple(n + (is_wrong and not ask) for n, ask in zip(known.wrong, asks, strict=True))
+        asked = tuple(n + ask for n, ask in zip(known.asked, asks, strict=True))
+        return Arms(known.frames + 1, wrong, asked)
+
+    def certified(self, alpha: float, delta: float) -> float | None:
+        """The cheapest threshold shown not to be wrong on more than alpha (0..1) of frames, with
+        confidence 1 - delta; None: the frames are too few to show it even of asking always.
+        """
+        p_values = binomial_p(np.array(self.wrong), self.frames, alpha)
+        accepted = fixed_sequence(p_values, delta)
+        return PATH[accepted - 1] if accepted else None
+
+    def next_after(self, least: float, alpha: float, delta: float) -> float:
+        """The threshold to use after a period with `least`: inside what is certified."""
+        found = self.certified(alpha, delta)
+        return least if found is None else min(found, cheaper(least))
+
+    def _halved(self) -> Arms:
+        # Rounded up: forgetting must not make anything look better than it was.
+        wrong = tuple(-(-n // 2) for n in self.wrong)
+        return Arms(self.frames // 2, wrong, tuple(n // 2 for n in self.asked))
+
+
+def cheaper(least: float) -> float:
+    """The next threshold of PATH above, but asking never: who never asks is never taught."""
+    return min((one for one in PATH[:-1] if one > least), default=least)
+
+
+def safer(least: float) -> float:
+    """The next threshold of PATH below; asking always has none."""
+    return max((one for one in PATH if one < least), default=PATH[0])
+
 
 MOST_OPEN: Final = 8
 
@@ -98,3 +157,80 @@ def seen_in(objects: Sequence[Object]) -> Seen:
 def differs(served: Seen, true: Seen) -> bool:
     """Whether a frame has another number of objects of some class than the heavy pass says."""
     return Counter(served.class_ids) != Counter(true.class_ids)
+
+
+# -- Questions about drawn frames; what they need lies in a ring until they are answered.
+
+
+_ROW_BYTES: Final = 32 * 1024  # for what was served; boxes of 256 objects twice
+
+
+class Audited(NamedTuple):
+    """What was served of a drawn frame, and what the heavy pass says; None: that is lost."""
+
+    row: Row | None
+    true: Seen | None
+
+
+class AuditAsks:
+    """Of one worker's sources. One thread."""
+
+    def __init__(self, asks: Asks, context: Context) -> None:
+        self._asks, self._context = asks, context
+        self._rows: dict[tuple[str, Position], Row] = {}
+
+    def open(self, item: Item, row: Row, after: RingRef | None) -> RingRef | None:
+        """Put a drawn frame's question; names the ring's row. None where its pixels are lost;
+        FrameLost where a file's will be decoded again.
+        """
+        form = item.record.form
+        try:
+            with self._context.pixels(item) as held:
+                pixels = bytes(held)
+        except FrameLost as lost:
+            if not (lost.final or self._context.live(item.source)):
+                raise
+            return None
+        rows = self._ring(item.source, form).write(item.position, row.with_pixels(pixels), after)
+        self._ask(item.source, item.position, form, row, pixels)
+        return rows
+
+    def answer(self, source: str, at: Obligation, rows: RingRef | None) -> Audited | None:
+        """What became of an audit, None while it may come; who has just begun asks anew."""
+        question = QuestionId(source, at.position, exact=True)
+        if not self._asks.knows(question) or (source, at.position) not in self._rows:
+            if not self._asks.has_room(at.form.nbytes, urgent=False):
+                return None
+            held = self._from_ring(source, at, rows)
+            if held is None:
+                return Audited(None, None)
+            self._ask(source, at.position, at.form, *held)
+        answer = self._asks.answer(question)
+        if answer is None:
+            return None
+        true = answer if isinstance(answer, Seen) else None
+        return Audited(self._rows[source, at.position], true)
+
+    def keep(self, source: str, still: set[Position]) -> None:
+        """Let go of audits that are over: what they said is in the state for good."""
+        for of, position in [known for known in self._rows if known[0] == source]:
+            if position not in still:
+                del self._rows[of, position]
+                self._asks.forget(QuestionId(of, position, exact=True))
+
+    def _ask(self, source: str, at: Position, form: Form, row: Row, pixels: bytes) -> None:
+        self._rows[source, at] = row
+        question = QuestionId(source, at, exact=True)
+        self._asks.ask(Question(question, form, pixels, None, urgent=False))
+
+    def _ring(self, source: str, form: Form) -> RingPort:
+        return self._context.ring(source, MOST_OPEN, form.nbytes + _ROW_BYTES)
+
+    def _from_ring(
+        self, source: str, at: Obligation, rows: RingRef | None
+    ) -> tuple[Row, bytes] | None:
+        held = None if rows is None else self._ring(source, at.form).read(rows)
+        if rows is None or held is None:
+            return None
+        index = at.row - rows.row - 1
+        return None if -index > len(held) else Row.with_its_pixels(held[index])

@@ -26,8 +26,7 @@ from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, r
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
 from framegate.pipeline.stage import WAITS, Context, Item
-from framegate.stages.audit.arms import PATH
-from framegate.stages.audit.audits import differs, seen_in
+from framegate.stages.audit.audits import PATH, differs, seen_in
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detections import Detections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framegate.stages.audit.arms import PATH, Arms, safer
+from framegate.stages.audit.audits import PATH, Arms, safer
 from framegate.stages.escalate.budget import Budget, Tokens
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from framegate.pipeline.promise.calibration import Raise
-from framegate.stages.audit.arms import PATH
+from framegate.stages.audit.audits import PATH
 from framegate.stages.commands.calibrating import AskTimes, tallied
 from framegate.stages.escalate.escalate_options import EscalateOptions
 from tests.support import footage
