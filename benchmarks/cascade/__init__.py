@@ -39,7 +39,7 @@ from benchmarks.harness.report import Benchmark, Option, Result, conditions
 from benchmarks.promise import cache_folder
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, trial
-from framegate.stages.escalate.escalate_options import EscalateOptions
+from framegate.stages.escalate.options import EscalateOptions
 
 _OPTIONS: Final = EscalateOptions()
 SHIPPED: Final = Setting(_OPTIONS.doubt, _OPTIONS.per_s, _OPTIONS.burst)

@@ -35,8 +35,8 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import CacheOptions
 from framegate.stages.detections import Detections, as_seen
 from framegate.stages.escalate import Escalate, StageOptions
-from framegate.stages.escalate.escalate_options import EscalateOptions
-from framegate.stages.escalate.escalation import EscalateState
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.policy import EscalateState
 from framegate.stages.planes import as_picture
 
 Flags = npt.NDArray[np.bool_]

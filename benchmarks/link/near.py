@@ -26,7 +26,7 @@ from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
-from framegate.stages.escalate.coded_questions import encode_question
+from framegate.stages.escalate.places import encode_question
 
 _AFTER_S = 12.0  # for answers that are late
 

@@ -139,7 +139,7 @@ def _promised(certificate: Certificate) -> str:
 
 
 _REPLAY = "framegate.stages.commands.calibrating:tallied"
-_BUDGET = "framegate.stages.escalate.escalate_options:EscalateOptions"
+_BUDGET = "framegate.stages.escalate.options:EscalateOptions"
 
 
 def calibrate_register(commands: Any) -> None:

@@ -31,8 +31,8 @@ from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
-from framegate.stages.escalate.escalate_options import EscalateOptions
-from framegate.stages.escalate.heavy_local import LocalHeavy
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.places import LocalHeavy
 
 Tell = Callable[[int, int, int], None]
 _BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}

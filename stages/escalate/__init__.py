@@ -18,12 +18,10 @@ from framegate.stages.audit.auditor import Auditor
 from framegate.stages.detect.options import is_own
 from framegate.stages.detect.pinned import pinned_model, unanswerable
 from framegate.stages.detections import Detections, last_detections
-from framegate.stages.escalate import escalation
-from framegate.stages.escalate.asking import Asking
-from framegate.stages.escalate.budget import Budget
-from framegate.stages.escalate.escalate_options import EscalateOptions
-from framegate.stages.escalate.escalation import EscalateState, Said
+from framegate.stages.escalate import policy
+from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import HeavyPlace, open_place
+from framegate.stages.escalate.policy import Asking, Budget, EscalateState, Said
 
 _replace = msgspec.structs.replace
 NO_PROMISE = Promise("off")  # without the table [promise]
@@ -156,8 +154,8 @@ class _Turn:
             return None, self._failed(item, began)
         found = last_detections(item.record)
         state = self._asking.with_late(item, began)
-        unasked = escalation.unanswered(state, found, None)
-        doubt = escalation.doubt_about(unasked[1], found)
+        unasked = policy.unanswered(state, found, None)
+        doubt = policy.doubt_about(unasked[1], found)
         told = self._told(item, found, state, doubt, unasked)
         if told is None:
             return None
@@ -178,21 +176,21 @@ class _Turn:
         self, item: Item, found: Detections, state: EscalateState, doubt: float, unasked: Said
     ) -> tuple[Detections, EscalateState, Seen | None] | None:
         """What is said, and what the heavy pass said of the frame's own pixels, if it did."""
-        wish = escalation.wish(state, doubt, self._least, self._budget)
+        wish = policy.wish(state, doubt, self._least, self._budget)
         if wish == "content":
             return *unasked, None
         answer = self._asking.answer(item) if wish == "ask" else Unanswered("over_budget")
         if answer is None:
             return None
         if wish == "ask":
-            state = escalation.asked(state, self._budget)
+            state = policy.asked(state, self._budget)
         if isinstance(answer, Seen):
-            said, state = escalation.answered(state, found, answer)
-            state = escalation.recalibrated(state, doubt, unasked[0].objects, said.objects)
+            said, state = policy.answered(state, found, answer)
+            state = policy.recalibrated(state, doubt, unasked[0].objects, said.objects)
             return said, state, answer if self._is_exact else None
         if answer.reason == "late":
             self._asking.keep_late(item, found, state)
-        return *escalation.unanswered(state, found, answer.reason), None
+        return *policy.unanswered(state, found, answer.reason), None
 
     def look_ahead(self, item: Item, before: EscalateState) -> EscalateState:
         """Put a later frame's question before its turn, as if the answers before it said yes."""
@@ -200,12 +198,12 @@ class _Turn:
         if item.record.failed is not None:
             return state
         found = last_detections(item.record)
-        _, unasked = escalation.unanswered(state, found, None)
-        doubt = escalation.doubt_about(unasked, found)
-        if escalation.wish(state, doubt, self._least, self._budget) != "ask":
+        _, unasked = policy.unanswered(state, found, None)
+        doubt = policy.doubt_about(unasked, found)
+        if policy.wish(state, doubt, self._least, self._budget) != "ask":
             return unasked
         self._asking.answer(item)
-        return escalation.as_if_confirmed(state, found, self._budget)
+        return policy.as_if_confirmed(state, found, self._budget)
 
     def end(
         self, source: str, end: End, state: EscalateState

@@ -1,10 +1,12 @@
-"""What a heavy worker looks with: the heavy pass on coded pictures."""
+"""What a heavy worker, or a KServe server, looks with: the heavy pass on coded pictures."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import cv2
@@ -16,11 +18,13 @@ from framegate.models.detector.network import Precision, nearest, supported
 from framegate.models.errors import PictureDamaged, PrecisionUnsupported
 from framegate.models.picture import Picture
 from framegate.models.picture_coding import placed
+from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.heavy.kserve_tensors import Array, asked, outputs_of
 from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.heavy.queue import AskedFar
 from framegate.stages.detections import as_seen
-from framegate.stages.escalate.coded_questions import decode_question, shown_rect
+from framegate.stages.escalate.places import decode_question, shown_rect
 
 log = logging.getLogger(__name__)
 
@@ -78,3 +82,36 @@ def _decoded(asked: AskedFar) -> Picture | None:
     except PictureDamaged as error:
         log.warning("a question of %s: %s", asked.source, error)
         return None
+
+
+# -- The heavy pass behind a KServe v2 server: tensors in, tensors out.
+
+
+class HeavyTensors:
+    """What a server's own model class calls; see heavy/kserve_tensors for both sides."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Load, compile, warm up. threads: of one inference; None: one a core."""
+        self._looker = HeavyLooker(threads)
+        self._turn = threading.Lock()
+
+    def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Look at each picture. ValueError if these are no questions. Any thread, one at a time."""
+        begun = time.monotonic()
+        questions = [
+            AskedFar(
+                records.VERSION,
+                "",
+                0,
+                number,
+                "kserve",
+                facts.form,
+                picture,
+                facts.part,
+                exact=bool(facts.exact),
+            )
+            for number, (picture, facts) in enumerate(asked(inputs))
+        ]
+        with self._turn:
+            seen = self._looker.look(questions)
+        return outputs_of(seen, self._looker.policy, time.monotonic() - begun)

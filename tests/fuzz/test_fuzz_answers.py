@@ -19,7 +19,7 @@ from framegate.pipeline.heavy.questions import PlaceFailed, Seen, Unanswered, ch
 from framegate.pipeline.heavy.queue import AskedFar, Replied
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes
-from framegate.stages.escalate.coded_questions import decode_question
+from framegate.stages.escalate.places import decode_question
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like, json_values
 from tests.fuzz.test_fuzz_models import PICTURE

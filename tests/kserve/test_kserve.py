@@ -29,7 +29,7 @@ from framegate.pipeline.heavy.questions import (
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Form
-from framegate.stages.escalate.coded_questions import encode_question
+from framegate.stages.escalate.places import encode_question
 from tests.support.kserve.servers import Served, mlserver, triton
 from tests.support.kserve.told_model import HOLD, POLICY
 from tests.support.runs import wait_until

@@ -22,8 +22,8 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
-from framegate.stages.escalate.escalate_options import EscalateOptions
-from framegate.stages.escalate.escalation import EscalateState
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.policy import EscalateState
 
 FORM = Form(32, 16)
 FPS = 10

@@ -11,7 +11,7 @@ from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
-from framegate.stages.escalate.coded_questions import encode_question
+from framegate.stages.escalate.places import encode_question
 from tests.support.commands import Command, framegate
 from tests.support.own_servers import PROGRAMS, free_port, needs, own_server
 from tests.support.runs import wait_until

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from framegate.pipeline.promise.calibration import Raise, least_per_s, raises
-from framegate.stages.escalate.budget import Budget, Tokens
+from framegate.stages.escalate.policy import Budget, Tokens
 
 EVERY = np.arange(250) / 25  # each frame of ten seconds
 BURSTS = np.concatenate([np.arange(10) / 25 + start for start in (0.0, 8.0, 11.0)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from framegate.stages.audit.audits import PATH, Arms, safer
-from framegate.stages.escalate.budget import Budget, Tokens
+from framegate.stages.escalate.policy import Budget, Tokens
 
 
 def told(*frames: tuple[float, bool], times: int = 1) -> Arms:

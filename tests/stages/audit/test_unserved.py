@@ -18,7 +18,7 @@ from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate
-from framegate.stages.escalate.escalation import EscalateState
+from framegate.stages.escalate.policy import EscalateState
 from tests.support.told_place import (
     NEVER,
     NEW,

@@ -17,11 +17,11 @@ from framegate.stages.detections import Detections, changes_of
 from framegate.stages.escalate.corrections import (
     MOST_AGE_S,
     MOST_KNOWN,
+    Box,
     Corrections,
     learned,
     served,
 )
-from framegate.stages.escalate.known import Box
 
 SIZE = (640, 360)
 PERSON, CAR, DOG = (coco.LABELS.index(label) for label in ("person", "car", "dog"))

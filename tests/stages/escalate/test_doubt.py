@@ -14,7 +14,7 @@ from framegate.models.boxes import Boxes, empty
 from framegate.pipeline import records
 from framegate.pipeline.records import Object
 from framegate.stages.detections import Changes, Detections
-from framegate.stages.escalate.corrections import Corrections, learned, served
+from framegate.stages.escalate.corrections import Corrections, Unrest, learned, served
 from framegate.stages.escalate.doubt import (
     WEIGHTS,
     Evidence,
@@ -25,7 +25,6 @@ from framegate.stages.escalate.doubt import (
     evidence,
     trained,
 )
-from framegate.stages.escalate.unrest import Unrest
 
 PERSON = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 200.0), "detected")
 SAME = Boxes(

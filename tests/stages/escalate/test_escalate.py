@@ -16,8 +16,7 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
-from framegate.stages.escalate.budget import Tokens
-from framegate.stages.escalate.escalation import EscalateState
+from framegate.stages.escalate.policy import EscalateState, Tokens
 from tests.support.told_place import (
     SEES_NOBODY,
     SEES_PERSON,

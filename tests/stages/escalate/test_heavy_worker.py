@@ -20,9 +20,8 @@ from framegate.pipeline.heavy.queue import AskedFar
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes, as_seen
-from framegate.stages.escalate.coded_questions import encode_question
-from framegate.stages.escalate.heavy_far import Encode, FarHeavy
 from framegate.stages.escalate.heavy_worker import HeavyLooker
+from framegate.stages.escalate.places import Encode, FarHeavy, encode_question
 from framegate.stages.planes import as_picture
 from tests.support.footage import bikes
 

@@ -18,7 +18,7 @@ HOLD = "FRAMEGATE_TEST_HOLD"
 
 
 def answer(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """As framegate.stages.escalate.heavy_tensors does."""
+    """As framegate.stages.escalate.heavy_worker does."""
     return outputs_of([_seen(picture, facts) for picture, facts in asked(inputs)], POLICY, 0.0)
 
 
