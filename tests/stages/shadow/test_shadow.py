@@ -18,8 +18,15 @@ from framegate.pipeline.records import Object, Position
 from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detections import Detections
-from framegate.stages.shadow import CpuBudget, Shadow, ShadowOptions, ShadowState, is_drawn
-from framegate.stages.shadow.compared import compare, part_of
+from framegate.stages.shadow import (
+    CpuBudget,
+    Shadow,
+    ShadowOptions,
+    ShadowState,
+    compare,
+    is_drawn,
+    part_of,
+)
 from tests.stages.detect.test_detect import LEAST, blobs, item, pixels
 from tests.support.own_models import own_model
 
