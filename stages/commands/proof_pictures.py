@@ -20,7 +20,7 @@ from framegate.pipeline.loading import find_clip
 from framegate.pipeline.outputs import write_whole
 from framegate.pipeline.records import Object
 from framegate.stages.decode import FileSource
-from framegate.stages.draw.overlay import draw
+from framegate.stages.draw.canvas import draw
 from framegate.stages.planes import as_picture
 
 MOST = 8

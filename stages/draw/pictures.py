@@ -14,9 +14,8 @@ from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.records import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
-from framegate.stages.draw.gate_overlay import draw_gate, look_of
-from framegate.stages.draw.overlay import draw
-from framegate.stages.draw.sensitivity import draw_sensitivity
+from framegate.stages.draw.canvas import draw
+from framegate.stages.draw.gate_overlay import draw_gate, draw_sensitivity, look_of
 from framegate.stages.planes import as_picture
 
 QUALITY = 80  # of 100

@@ -14,8 +14,8 @@ import pytest
 
 from framegate.models.picture import Picture
 from framegate.pipeline.records import Object
-from framegate.stages.draw.annotate import TICKS, AnnotatedVideo, VideoUnwritable
-from framegate.stages.draw.overlay import colour_of, line_width
+from framegate.stages.draw.canvas import colour_of, line_width
+from framegate.stages.draw.save import TICKS, AnnotatedVideo, VideoUnwritable
 
 ROOT = Path(__file__).parents[3]
 
@@ -191,7 +191,7 @@ NOISE = """
     import os, resource, signal, sys
     import numpy as np
     from framegate.models.picture import Picture
-    from framegate.stages.draw.annotate import AnnotatedVideo, VideoUnwritable
+    from framegate.stages.draw.save import AnnotatedVideo, VideoUnwritable
     rng = np.random.default_rng(0)
     def noise():
         half = rng.integers(0, 255, (60, 80), dtype=np.uint8)

@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 
 from framegate.models.picture import Picture
 from framegate.pipeline.records import GateView, Object
-from framegate.stages.draw.gate_overlay import FADING, Look, draw_gate, hot_tiles, words_of
-from framegate.stages.draw.overlay import draw
-from framegate.stages.draw.sensitivity import draw_sensitivity
+from framegate.stages.draw.canvas import draw
+from framegate.stages.draw.gate_overlay import (
+    FADING,
+    Look,
+    draw_gate,
+    draw_sensitivity,
+    hot_tiles,
+    words_of,
+)
 from tests.stages.draw.test_overlay import plain
 
 SIZE = (320, 200)  # 20 x 12.5 tiles of 16 pixels

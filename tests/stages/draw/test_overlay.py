@@ -7,8 +7,7 @@ import pytest
 
 from framegate.models.picture import Picture
 from framegate.pipeline.records import Object
-from framegate.stages.draw.canvas import Canvas
-from framegate.stages.draw.overlay import colour_of, draw, label_of
+from framegate.stages.draw.canvas import Canvas, colour_of, draw, label_of
 
 
 def plain(width: int, height: int, y: int = 100, matrix="bt601", full_range=False) -> Picture:
