@@ -241,7 +241,7 @@ def verdict(found: Quantised) -> str:
 # -- `framegate models quantise`: a model of the registry in 8 bits, if it still says the same.
 
 
-_QUANTISE = "framegate.stages.commands.quantising:quantise"
+_QUANTISE = "framegate.stages.commands.quantise:quantise"
 LEAST, FRAMES = 0.9, 300
 
 
@@ -302,7 +302,7 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
 
 Triple = tuple[float, float, float]
 
-_STAGE = "framegate.stages.commands.registering:"
+_STAGE = "framegate.stages.commands.registry:"
 
 
 def models_command_register(commands: Any) -> None:

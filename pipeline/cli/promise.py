@@ -138,7 +138,7 @@ def _promised(certificate: Certificate) -> str:
 # footage.
 
 
-_REPLAY = "framegate.stages.commands.calibrating:tallied"
+_REPLAY = "framegate.stages.commands.calibrate:tallied"
 _BUDGET = "framegate.stages.escalate.options:EscalateOptions"
 
 

@@ -39,7 +39,7 @@ from framegate.pipeline.store.ownership import Store
 # -- Models that a run knows: those of its configuration, and whether others are on this host.
 
 
-SETTLE = "framegate.stages.commands.settling:settle"
+SETTLE = "framegate.stages.commands.settle:settle"
 HAS = "framegate.stages.detect.pinned:has_model"
 FORGET = "framegate.stages.detect.pinned:forget_models"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from framegate.pipeline.promise.calibration import Raise
 from framegate.stages.audit.audits import PATH
-from framegate.stages.commands.calibrating import AskTimes, tallied
+from framegate.stages.commands.calibrate import AskTimes, tallied
 from framegate.stages.escalate.options import EscalateOptions
 from tests.support import footage
 

@@ -16,8 +16,7 @@ from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli import models
 from framegate.pipeline.cli.models import Quantised, Row, as_table, verdict
 from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.stages.commands.drawn_frames import draws, frames_at
-from framegate.stages.commands.quantising import quantise, reader
+from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
 from tests.support import footage
 
 SIDE = 64

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
 from framegate.models.errors import ModelError, ModelRefused, TooFewFrames
-from framegate.models.picture import ByteArray
+from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import (
     Candidate,
     Chosen,
@@ -28,7 +30,58 @@ from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.models import NoisyLayer, Quantised, Row
 from framegate.pipeline.errors import ConfigFaults
-from framegate.stages.commands.drawn_frames import draws, frames_at
+from framegate.stages.decode import FileSource
+from framegate.stages.planes import as_picture
+
+# -- Frames drawn at random from footage, as pictures of their own.
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which frames of a file: those of its earlier part and those of its later part, by number."""
+
+    path: str
+    earlier: tuple[int, ...]
+    later: tuple[int, ...]
+
+
+def draws(files: Mapping[str, str], most: int, seed: int = 0) -> list[Draw]:
+    """`most` frames, each of the footage as likely as the others, none twice; all if it has fewer.
+
+    files   path by source. Each file's frames are split in the middle of what was drawn of it, so
+            no moment is on both sides
+
+    Decodes every file once, to count. Raises SourceFault.
+    """
+    counts = [_count(path) for path in files.values()]
+    total = sum(counts)
+    drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))
+    found, start = [], 0
+    for path, count in zip(files.values(), counts, strict=True):
+        inside = drawn[(drawn >= start) & (drawn < start + count)] - start
+        half = len(inside) // 2
+        found.append(Draw(path, tuple(inside[:half].tolist()), tuple(inside[half:].tolist())))
+        start += count
+    return found
+
+
+def frames_at(path: str, numbers: Collection[int]) -> Iterator[Picture]:
+    """Those frames of a file, counted from 0, in order. Raises SourceFault."""
+    wanted, last = set(numbers), max(numbers, default=-1)
+    with closing(FileSource(path)) as source:
+        for number, frame in enumerate(source.frames()):
+            if number > last:
+                return
+            if number in wanted:
+                held = bytearray(frame.nbytes)
+                frame.write(memoryview(held))
+                yield as_picture(memoryview(held), frame.form)
+
+
+def _count(path: str) -> int:
+    with closing(FileSource(path)) as source:
+        return sum(1 for _ in source.frames())
+
 
 FEWEST = 10  # frames on either side: of fewer no interval says anything
 Tell = Callable[[str], None]
