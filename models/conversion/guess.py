@@ -19,7 +19,6 @@ from framegate.models.registry.model_folder import InputSpec
 
 
 Shape = tuple[int | None, ...]  # None: an axis that stays open
-Size = tuple[int, int]  # width, height of the network's input
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +212,7 @@ def _pair(
         yield Candidate("boxes_scores", order, count, f"{what}: scores a class", options)
 
 
-def three(ports: Sequence[Port], n_classes: int | None) -> Iterator[Candidate]:
+def three_pairs(ports: Sequence[Port], n_classes: int | None) -> Iterator[Candidate]:
     """Boxes (N, 4), scores (N,) and labels (N,)."""
     boxes = [i for i, port in enumerate(ports) if (port.own(2) or (0,))[-1] == 4]
     if len(boxes) != 1:
@@ -255,7 +254,7 @@ def heat_and_sides(ports: Sequence[Port]) -> Iterator[Candidate]:
             yield Candidate("centernet", order, heat[0], why)
 
 
-def guess_maps_three(ports: Sequence[Port], size: Size) -> Iterator[Candidate]:
+def three_maps(ports: Sequence[Port], size: Size) -> Iterator[Candidate]:
     """NanoDet's three heads, or the usual CenterNet."""
     maps = [port.own(3) for port in ports]
     by_stride = {}
@@ -317,8 +316,8 @@ def _readings(ports: Sequence[Port], size: Size, n_classes: int | None) -> Itera
         yield from two(ports, size, n_classes)
         yield from heat_and_sides(ports)
     elif len(ports) == 3:
-        yield from three(ports, n_classes)
-        yield from guess_maps_three(ports, size)
+        yield from three_pairs(ports, n_classes)
+        yield from three_maps(ports, size)
 
 
 def _is_count(port: Port, n_ports: int) -> bool:

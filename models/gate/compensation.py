@@ -16,9 +16,6 @@ from framegate.models.picture import ByteArray
 # -- A reference that follows noise and key frames, yet only so far from where it was anchored.
 
 
-MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
-
-
 def nearer(
     origin: ByteArray,
     reference: ByteArray,

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.gate.compensation import MOST_ANCHOR
-
 FloatArray = npt.NDArray[np.float64]
+
+MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ NICE = 19  # the run's own work goes first
 CHOOSE = "framegate.stages.detect.pinned:choose"
 
 
-def register(commands: Any) -> None:
+def _register_use(commands: Any) -> None:
     """Add the commands to `framegate models`."""
     use = commands.add_parser(
         "use",
@@ -84,7 +84,7 @@ def _roll_back(parsed: argparse.Namespace) -> Exit:
 TELL = "framegate.stages.shadow.disagreements:tell"
 
 
-def models_shadow_register(commands: Any) -> None:
+def _register_shadow(commands: Any) -> None:
     """Add the commands to `framegate models`."""
     _add_shadow(commands)
     told = commands.add_parser(
@@ -245,7 +245,7 @@ _QUANTISE = "framegate.stages.commands.quantise:quantise"
 LEAST, FRAMES = 0.9, 300
 
 
-def models_quantise_register(verbs: Any) -> None:
+def _register_quantise(verbs: Any) -> None:
     """Add the verb to those of `framegate models`."""
     verb = verbs.add_parser(
         "quantise",
@@ -305,7 +305,7 @@ Triple = tuple[float, float, float]
 _STAGE = "framegate.stages.commands.registry:"
 
 
-def models_command_register(commands: Any) -> None:
+def register(commands: Any) -> None:
     """Add the command and its sub-commands to the command line."""
     command = commands.add_parser(
         "models",
@@ -326,9 +326,9 @@ def models_command_register(commands: Any) -> None:
         verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
         _add_registry(verb)
     _add_registry(listed)
-    register(verbs)
-    models_shadow_register(verbs)
-    models_quantise_register(verbs)
+    _register_use(verbs)
+    _register_shadow(verbs)
+    _register_quantise(verbs)
 
 
 def _add_add(verbs: Any) -> None:

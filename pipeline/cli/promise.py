@@ -38,7 +38,12 @@ T = TypeVar("T")
 
 
 def register(commands: Any) -> None:
-    """Add the command to the command line."""
+    """Add the two commands to the command line."""
+    _register_verify(commands)
+    _register_calibrate(commands)
+
+
+def _register_verify(commands: Any) -> None:
     command = commands.add_parser(
         "verify",
         help="check certificates of the promise",
@@ -142,8 +147,7 @@ _REPLAY = "framegate.stages.commands.calibrate:tallied"
 _BUDGET = "framegate.stages.escalate.options:EscalateOptions"
 
 
-def calibrate_register(commands: Any) -> None:
-    """Add the command to the command line."""
+def _register_calibrate(commands: Any) -> None:
     command = commands.add_parser(
         "calibrate",
         help="find the cheapest threshold of doubt that is good enough on footage",

@@ -34,7 +34,13 @@ from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate
 
 
 def register(commands: Any) -> None:
-    """Add the command to the command line."""
+    """Add the three commands to the command line."""
+    _register_add(commands)
+    _register_remove(commands)
+    _register_sources(commands)
+
+
+def _register_add(commands: Any) -> None:
     command = commands.add_parser(
         "add",
         help="add sources to a run that goes on",
@@ -110,8 +116,7 @@ def _typed(name: str) -> str:
 # -- `framegate remove`: a run that goes on lets sources go.
 
 
-def remove_register(commands: Any) -> None:
-    """Add the command to the command line."""
+def _register_remove(commands: Any) -> None:
     command = commands.add_parser(
         "remove",
         help="remove sources from a run that goes on",
@@ -137,8 +142,7 @@ def _remove(parsed: argparse.Namespace) -> Exit:
 RATE_S = 1.0
 
 
-def list_sources_register(commands: Any) -> None:
-    """Add the command to the command line."""
+def _register_sources(commands: Any) -> None:
     command = commands.add_parser(
         "sources",
         help="show the sources of a run that goes on, and account for their frames",

@@ -14,8 +14,9 @@ from framegate.models.boxes import FloatArray
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import BoolArray, Cells, cells_of, grid_of, tiles_of
 from framegate.models.gate.crops import CropSettings, Look
-from framegate.models.gate.gate import Change, GateSettings
+from framegate.models.gate.gate import Change
 from framegate.models.gate.seams import Merged
+from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState
@@ -334,11 +335,11 @@ def _choice(
         changed = crops.places_of(change.hot, change.state.grid.tile_px)
     if len(memory.doubted):
         return "whole", "doubted", _NO_PLACES
-    aged = aged(memory, now_s, moment.key, options, shown)
-    places = np.concatenate([changed, memory.cut, aged])
+    too_old = aged(memory, now_s, moment.key, options, shown)
+    places = np.concatenate([changed, memory.cut, too_old])
     if not len(places):
         return "no", "unchanged", _NO_PLACES
-    why: Reason = "age" if len(places) == len(aged) else "changed"
+    why: Reason = "age" if len(places) == len(too_old) else "changed"
     can_be_part = options.mode == "crops" and memory.trust >= _LEAST_TRUST
     return "part" if can_be_part else "whole", why, places
 

@@ -17,7 +17,8 @@ from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import BoolArray
 from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.gate import DEFAULT as GATE
-from framegate.models.gate.gate import GateSettings, limit_of
+from framegate.models.gate.gate import limit_of
+from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import settings_for as calm_settings

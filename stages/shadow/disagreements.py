@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -16,10 +16,6 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.store.retention import SideOutputs
 from framegate.stages.shadow import Disagreement, Named, ShadowState
-
-if TYPE_CHECKING:
-    from framegate.stages.shadow.disagreements import Beside
-
 
 # -- The page of disagreements: one file with all pictures in it, and no script.
 

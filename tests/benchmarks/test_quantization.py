@@ -10,7 +10,7 @@ from benchmarks.quantization.network_memory import in_a_process_of_its_own
 from benchmarks.quantization.subjects import nanodet
 from framegate.models.detector import detector
 from framegate.models.detector.network import core, supported
-from framegate.models.formats import nanodet
+from framegate.models.formats import nanodet as nanodet_format
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_source
 from framegate.models.registry.open import fit
@@ -44,7 +44,7 @@ def test_the_yolo_style_file_says_what_nanodet_says_of_the_same_input(tmp_path):
     assert output.shape == (1, 84, 52**2 + 26**2 + 13**2)
     ours = decode(yolo, [output[0]], 0.05)
     heads = core().compile_model(nanodet(416).model("f32"), "CPU", exact)([prepared.bgr[None]])
-    theirs = nanodet.decode([head[0] for head in heads.values()], 0.05)
+    theirs = nanodet_format.decode([head[0] for head in heads.values()], 0.05)
     assert len(ours) > 0
     for box, score, class_id in zip(ours.xyxy, ours.scores, ours.class_ids, strict=True):
         same = np.abs(theirs.xyxy - box).max(axis=1) < 0.1

@@ -16,10 +16,7 @@ pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
 from framegate.models import coco  # noqa: E402
 from framegate.models.boxes import suppress  # noqa: E402
-from framegate.models.conversion.add import (
-    Wanted,
-    add,
-)
+from framegate.models.conversion.add import Wanted, add  # noqa: E402
 from framegate.models.conversion.proof import Thresholds  # noqa: E402
 from framegate.models.conversion.sandbox import Limits  # noqa: E402
 from framegate.models.conversion.settle import Wishes  # noqa: E402
