@@ -19,23 +19,26 @@ DETECT: Final = (
 def load(use: str) -> Any:
     """The class at `package.module:Class`. ConfigFaults if it is not there."""
     module_name, _, name = use.partition(":")
+    if _was_ours(module_name):
+        raise ConfigFaults([f"use = {use!r}: it is framegate.{use} now"])
     try:
         module = importlib.import_module(module_name)
         return getattr(module, name)
     except Exception as error:  # a user's module may raise anything
         what = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
-        if _is_there(renamed := f"framegate.{module_name}"):
-            what = f"it is {renamed}:{name} now"
         raise ConfigFaults(
             [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import"]
         ) from error
 
 
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
+def _was_ours(module_name: str) -> bool:
+    """Whether it is a name that a module of ours had when its folder was a package of its own."""
+    root = module_name.partition(".")[0]
+    if root not in ("pipeline", "stages", "models"):
         return False
+    found = importlib.util.find_spec(root)
+    here = Path(__file__).resolve().parents[1] / root
+    return found is None or Path(found.origin or "").resolve().parent == here
 
 
 def options_of(kind: Any, options: dict[str, Any]) -> Any:

@@ -83,6 +83,8 @@ def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
             yield from [place for place in places if place.is_file()]
         elif name.partition(".")[0] in OURS and (module := _module(name)) is not None:
             yield module
+            if (started := module.with_name("__main__.py")).is_file():
+                yield started
 
 
 def _named(path: Path) -> Iterator[str]:

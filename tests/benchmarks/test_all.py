@@ -104,7 +104,7 @@ def test_code_that_is_only_named_counts_as_imported() -> None:
     }
     assert {
         "benchmarks/rivals/queue_pipeline.py",  # imported
-        "pipeline/cli/main.py",  # what its processes run
+        "pipeline/cli/__main__.py",  # what its processes run
         "pipeline/store/hop.lua",
         "stages/escalate/__init__.py",  # named in a configuration
         "stages/detect/__init__.py",  # named in the packaged pipeline.toml
@@ -118,7 +118,7 @@ def test_a_result_is_old_once_code_behind_it_changed(
     monkeypatch.setattr(code_behind, "ROOT", tmp_path)
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "models").mkdir()
-    (tmp_path / "benchmarks" / "cache.py").write_text("from models import light\n")
+    (tmp_path / "benchmarks" / "cache.py").write_text("from framegate.models import light\n")
     (tmp_path / "models" / "light.py").write_text("A = 1\n")
     (tmp_path / "models" / "other.py").write_text("A = 1\n")
 

@@ -16,7 +16,7 @@ FRAMES = 60
 
 
 def test_a_camera_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
-    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.user_")
+    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_")
     deadly = graph.replace(
         "framegate.stages.decode:Decode", "tests.support.deadly_camera:DeadlyDecode"
     )
@@ -37,7 +37,7 @@ def test_a_camera_that_kills_its_decoder_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_cameras_that_hangs_is_replaced(tmp_path: Path) -> None:
-    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.user_")
+    graph = GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_")
     (tmp_path / "pipeline.toml").write_text(f"[workers]\nhung_s = 2\n{graph}")
     run = Run(tmp_path / "data", "off=rtsp://127.0.0.1:1/off", cwd=tmp_path)
     try:

@@ -128,10 +128,12 @@ def test_a_run_without_a_folder_of_its_own_takes_nothing_over(tmp_path: Path) ->
 # `framegate run`, killed at the first (second, ...) call of a function of ours: before or after it.
 KILLED = """
 import os, signal, sys
-from pipeline import cli, run_folder, store
+from framegate.pipeline.cli.main import main
+from framegate.pipeline.run.folder import RunFolder
+from framegate.pipeline.store.ownership import Store
 
 owner, name, when, count = sys.argv[1].split(" ")
-owner = {"folder": run_folder.RunFolder, "store": store.Store}[owner]
+owner = {"folder": RunFolder, "store": Store}[owner]
 real, calls = getattr(owner, name), 0
 
 def call(*args, **kwargs):
@@ -145,7 +147,7 @@ def call(*args, **kwargs):
     return result
 
 setattr(owner, name, call)
-sys.exit(cli.main(sys.argv[2:]))
+sys.exit(main(sys.argv[2:]))
 """
 PLACES = {
     "before run.json": "folder write before 1",

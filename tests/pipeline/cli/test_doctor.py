@@ -15,7 +15,7 @@ from framegate.pipeline.cli.doctor import GIB, MIB, Finding
 from framegate.pipeline.config.config import find_config, read_config
 from tests.support.commands import Ended, framegate, user_folder
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def looked_at(tmp_path: Path, *words: str, more: str = "") -> Ended:

@@ -38,7 +38,9 @@ class Bench:
         self.store.prepare()
         self.shared = SharedFiles()
         toml = folder / "pipeline.toml"
-        toml.write_text(GRAPH.format(before_escalate="detect").replace("user_", "tests.user_"))
+        toml.write_text(
+            GRAPH.format(before_escalate="detect").replace("user_", "tests.support.user_")
+        )
         self.stages = stage_specs(read_config(*find_config(toml)).stages)
         self.served: list[SourceSpec] = []
         self.readers: dict[str, WorkerProcess] = {}

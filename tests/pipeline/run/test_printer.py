@@ -79,7 +79,7 @@ def prints(self, batch, states):
         os.kill(os.getpid(), signal.SIGKILL)
     return said
 Print.process = prints
-from framegate.pipeline.cli import main
+from framegate.pipeline.cli.main import main
 sys.exit(main())
 """
 
