@@ -13,6 +13,14 @@ import numpy.typing as npt
 
 from framegate.models.errors import ArrayMismatch
 
+# -- Names of arrays, for all of models; ByteArray is picture's.
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int32]
+IndexArray = npt.NDArray[np.intp]  # rows of an array
+
 # -- Checks of shape and dtype that frozen records run at construction.
 
 
@@ -45,10 +53,6 @@ def _found(array: Any) -> str:
     return _words(array.dtype, array.shape) if isinstance(array, np.ndarray) else str(type(array))
 
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
     """A struct of read-only arrays, one row a box, highest score first.
@@ -78,7 +82,7 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Boxes:
+    def take(self, rows: IndexArray | BoolArray) -> Boxes:
         """The rows of an index array or a Boolean mask, in that order."""
         return Boxes(self.xyxy[rows], self.scores[rows], self.class_ids[rows])
 
@@ -152,7 +156,7 @@ def area(xyxy: FloatArray) -> FloatArray:
 
 def suppress(
     xyxy: FloatArray, scores: FloatArray, class_ids: IntArray, max_iou: float
-) -> npt.NDArray[np.intp]:
+) -> IndexArray:
     """Rows to keep, highest score first.
 
     A box goes when one of its own class with a higher score was kept and their IoU is above

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import Boxes
-from framegate.models.gate.cells import BoolArray, Grid
+from framegate.models.boxes import BoolArray, Boxes
+from framegate.models.gate.cells import Grid
 from framegate.pipeline import records
 from framegate.pipeline.heavy.questions import Seen
 from framegate.pipeline.records import (

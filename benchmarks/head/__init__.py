@@ -158,9 +158,9 @@ def head_for(clip: GateClip, heads: Path | None) -> WindowHead:
     from safetensors.torch import load_file  # torch is not in the base install
 
     from framegate.models.training.export_window_head import convert
-    from framegate.models.training.window_head import WindowHead as Module
+    from framegate.models.training.window_head import WindowHeadModule
 
-    module = Module()
+    module = WindowHeadModule()
     module.load_state_dict(load_file(heads / f"{clip.name}.safetensors"))
     return WindowHead(model=convert(module.eval()))
 

@@ -11,11 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import read_only
+from framegate.models.boxes import BoolArray, DoubleArray, read_only
 from framegate.models.errors import ArrayMismatch
 from framegate.models.picture import ByteArray, Picture
-
-BoolArray = npt.NDArray[np.bool_]
 
 _IN_TILE: Final = 4  # cells along a side of a tile
 _COLOURS_IN_TILE: Final = _IN_TILE // 2
@@ -251,9 +249,6 @@ def _halved(plane: ByteArray, side: int) -> npt.NDArray[np.uint8]:
 # -- Polygons of a picture in which changes do not count, as tiles.
 
 
-FloatArray = npt.NDArray[np.float64]
-
-
 def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> BoolArray:
     """Tiles that lie wholly inside one of the polygons: bool (tile_rows, tile_columns).
 
@@ -278,7 +273,9 @@ def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> 
     return ignored
 
 
-def _passes_right_of(x: FloatArray, y: FloatArray, start: FloatArray, end: FloatArray) -> BoolArray:
+def _passes_right_of(
+    x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray
+) -> BoolArray:
     """Whether a ray to the right from each point meets the edge."""
     spans = (start[1] <= y) != (end[1] <= y)
     rise = end[1] - start[1]
@@ -287,7 +284,7 @@ def _passes_right_of(x: FloatArray, y: FloatArray, start: FloatArray, end: Float
     return passes
 
 
-def _crosses(x: FloatArray, y: FloatArray, start: FloatArray, end: FloatArray) -> BoolArray:
+def _crosses(x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray) -> BoolArray:
     """Whether an edge enters each open rectangle: no axis separates the two."""
     apart_x = (max(start[0], end[0]) <= x[0]) | (min(start[0], end[0]) >= x[1])
     apart_y = (max(start[1], end[1]) <= y[0]) | (min(start[1], end[1]) >= y[1])

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.gate.cells import BoolArray, Grid, contrasts
+from framegate.models.boxes import BoolArray, FloatArray
+from framegate.models.gate.cells import Grid, contrasts
 from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
 
@@ -63,8 +64,6 @@ def apart(a: ByteArray, b: ByteArray) -> ByteArray:
     cv2.absdiff(a, b, out)
     return out
 
-
-FloatArray = npt.NDArray[np.float32]
 
 _EVERY: Final = 6  # cells, in both directions: enough for two numbers
 _VISIBLE: Final = 2  # levels; a difference below is no reason to compensate

@@ -15,15 +15,14 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import FloatArray, read_only
+from framegate.models.boxes import BoolArray, FloatArray, read_only
 from framegate.models.preprocess import STEP, Rect, inner_size, padded
 
 # -- Rectangles of few sizes, on a grid of 32 model pixels: which holds which, and what they cost.
 
 
-Cells = tuple[int, int, int, int]  # left, top, right, bottom
+CellRect = tuple[int, int, int, int]  # left, top, right, bottom
 MANY = 16  # of more rectangles only neighbours are joined: all pairs would take too long
 
 
@@ -48,7 +47,7 @@ class CropGrid:
         """Of a look at everything, in pixels."""
         return self.columns * self.rows * STEP * STEP + self.call_pixels
 
-    def cells(self, regions: FloatArray) -> list[Cells]:
+    def cells(self, regions: FloatArray) -> list[CellRect]:
         """The cells that each region (M, 4) of model pixels touches."""
         low = np.floor(regions[:, :2] / STEP).astype(int)
         high = np.maximum(np.ceil(regions[:, 2:] / STEP).astype(int), low + 1)
@@ -56,12 +55,12 @@ class CropGrid:
         low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
         return [(a, b, c, d) for a, b, c, d in np.hstack([low, high]).tolist()]
 
-    def cost(self, cells: Cells) -> int:
+    def cost(self, cells: CellRect) -> int:
         """Of the look that holds `cells`, in pixels."""
         columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
         return columns * rows * STEP * STEP + self.call_pixels
 
-    def rect(self, cells: Cells) -> Rect:
+    def rect(self, cells: CellRect) -> Rect:
         """The snapped rectangle around `cells`, with as much room on either side as there is."""
         columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
         left = cells[0] - (columns - cells[2] + cells[0]) // 2
@@ -98,7 +97,7 @@ def grid_of(
     return CropGrid(columns, rows, scale, holds, call_pixels)
 
 
-def joined_cells(cells: list[Cells], grid: CropGrid, most: int) -> list[Cells]:
+def joined_cells(cells: list[CellRect], grid: CropGrid, most: int) -> list[CellRect]:
     """Joins the pair that costs least together, as long as that saves something or must be."""
     while len(cells) > 1:
         couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
@@ -110,7 +109,7 @@ def joined_cells(cells: list[Cells], grid: CropGrid, most: int) -> list[Cells]:
     return cells
 
 
-def _union(a: Cells, b: Cells) -> Cells:
+def _union(a: CellRect, b: CellRect) -> CellRect:
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
@@ -185,7 +184,7 @@ def sizes(
     return *sorted(parts, key=lambda size: size[0] * size[1]), full
 
 
-def places_of(tiles: npt.NDArray[np.bool_], tile_px: float) -> FloatArray:
+def places_of(tiles: BoolArray, tile_px: float) -> FloatArray:
     """Clusters of changed tiles as rectangles (M, 4) in source pixels.
 
     tiles    bool (rows, columns); tiles with up to two between them belong together
@@ -265,7 +264,7 @@ def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> Flo
     return np.hstack([np.minimum(regions[:, :2], low), np.maximum(regions[:, 2:], high)])
 
 
-def touch(a: FloatArray, b: FloatArray) -> npt.NDArray[np.bool_]:
+def touch(a: FloatArray, b: FloatArray) -> BoolArray:
     """Which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
     overlap = (a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2])
     return np.asarray(overlap.all(axis=2), np.bool_)

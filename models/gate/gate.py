@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.cells import (
-    BoolArray,
     Cells,
     Grid,
     cells_of_tiles,
@@ -36,8 +35,6 @@ from framegate.models.picture import ByteArray
 # with each of them and sinks with time, so that it settles where they are as rare as the budget
 # wants. Learning from all that is seen would not do: a slow change would pass as noise.
 
-
-FloatArray = npt.NDArray[np.float32]
 
 _AROUND: Final = (3, 3)  # a tile and those beside it
 

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from framegate.models import boxes as nms
-from framegate.models.boxes import Boxes, FloatArray, IntArray, empty, read_only
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, IntArray, empty, read_only
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.crops import Look, looked_at
 from framegate.models.preprocess import inner_size
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from framegate.models.boxes import DoubleArray
 
 MOST_ANCHOR: Final = 7  # levels of reach; a state keeps what was moved in four bits
 
@@ -61,7 +60,7 @@ class GateSettings:
             raise ValueError(f"anchor: {self.anchor}; allowed: 0 to {MOST_ANCHOR}")
 
     @property
-    def limits(self) -> tuple[FloatArray, FloatArray]:
+    def limits(self) -> tuple[DoubleArray, DoubleArray]:
         """Least and most of what is learned, each float64 (2,): for luma, for colour."""
         return self.tau_least * np.array([1.0, self.colour]), np.full(2, self.tau_most)
 

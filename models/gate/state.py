@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import read_only
+from framegate.models.boxes import FloatArray, read_only
 from framegate.models.errors import ModelError
 from framegate.models.gate.cells import Grid
 from framegate.models.gate.compensation import SAME, STILL, CameraMotion, Exposure
@@ -55,7 +54,7 @@ class GateState:
     grid: Grid
     origin: ByteArray
     reference: ByteArray
-    tau: npt.NDArray[np.float32]
+    tau: FloatArray
     above: ByteArray
     age: ByteArray
     floor: tuple[float, float]
@@ -75,7 +74,7 @@ class GateState:
             object.__setattr__(self, name, read_only(name, getattr(self, name), kind, shape))
 
     @property
-    def bound(self) -> npt.NDArray[np.float32]:
+    def bound(self) -> FloatArray:
         """Stated bounds for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
         floor = np.array(self.floor, np.float32).reshape(2, 1, 1)
         return np.maximum(self.tau, floor)

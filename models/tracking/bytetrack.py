@@ -23,7 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from framegate.models.boxes import Boxes, read_only
+from framegate.models.boxes import (
+    BoolArray,
+    Boxes,
+    DoubleArray,
+    FloatArray,
+    IndexArray,
+    IntArray,
+    read_only,
+)
 from framegate.models.errors import ModelError
 
 # -- What a tracker remembers between two frames, as arrays and as bytes.
@@ -70,10 +78,10 @@ class TrackState:
 
     next_id: int
     pts: float | None
-    mean: npt.NDArray[np.float32]
-    covariance: npt.NDArray[np.float32]
-    lost_s: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.int32]
+    mean: FloatArray
+    covariance: FloatArray
+    lost_s: FloatArray
+    ids: IntArray
     hits: npt.NDArray[np.uint8]
     class_ids: npt.NDArray[np.uint8]
 
@@ -122,10 +130,6 @@ def no_tracks() -> TrackState:
     columns = {name: np.zeros((0, *tail), kind) for name, kind, tail in _COLUMNS}
     return TrackState(1, None, **columns)
 
-
-FloatArray = npt.NDArray[np.float64]
-IndexArray = npt.NDArray[np.intp]
-IntArray = npt.NDArray[np.int32]
 
 _BOX_NOISE: Final = 0.1
 _STEP_NOISE: Final = 0.01
@@ -179,14 +183,14 @@ _DEFAULT: Final = TrackSettings()
 class _Tracks:
     """The rows of a state while a step works on them, in double precision."""
 
-    mean: FloatArray
-    covariance: FloatArray
-    lost_s: FloatArray
+    mean: DoubleArray
+    covariance: DoubleArray
+    lost_s: DoubleArray
     ids: IntArray
     hits: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.uint8]
 
-    def keep(self, rows: npt.NDArray[np.bool_] | IndexArray) -> None:
+    def keep(self, rows: BoolArray | IndexArray) -> None:
         self.mean, self.covariance = self.mean[rows], self.covariance[rows]
         self.lost_s, self.ids, self.hits = self.lost_s[rows], self.ids[rows], self.hits[rows]
         self.class_ids = self.class_ids[rows]
@@ -233,7 +237,7 @@ def step(
 
 def coast(
     state: TrackState,
-    moved: npt.NDArray[np.bool_],
+    moved: BoolArray,
     pts: float | None,
     settings: TrackSettings = _DEFAULT,
 ) -> TrackState:
@@ -300,7 +304,7 @@ def _without(indices: IndexArray, places: IndexArray) -> IndexArray:
     return indices[left]
 
 
-def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
+def _iou(tracked: DoubleArray, found: FloatArray) -> DoubleArray:
     """Return float64 (T, N) intersection over union, 0 where it is not defined."""
     a, b = tracked.T[:, :, None], found.T[:, None, :].astype(np.float64)
     wide = (np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])).clip(0)
@@ -309,7 +313,7 @@ def _iou(tracked: FloatArray, found: npt.NDArray[np.float32]) -> FloatArray:
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     # Single precision, as `trackers` has it: nearly equal pairs then tie in both.
-    single: FloatArray = overlap.astype(np.float32).astype(np.float64)
+    single: DoubleArray = overlap.astype(np.float32).astype(np.float64)
     single[~np.isfinite(single)] = 0
     return single
 
@@ -321,14 +325,14 @@ def warm_up() -> None:
     _assign(np.zeros((1, 1)), 1.0)
 
 
-def _assign(overlap: FloatArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
+def _assign(overlap: DoubleArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
     """Return rows and columns of the pairing with the largest total overlap, weak pairs removed."""
     rows, columns = scipy.optimize.linear_sum_assignment(overlap, maximize=True)
     strong = overlap[rows, columns] >= min_iou
     return rows[strong], columns[strong]
 
 
-def _correct(tracks: _Tracks, rows: IndexArray, seen: npt.NDArray[np.float32]) -> None:
+def _correct(tracks: _Tracks, rows: IndexArray, seen: FloatArray) -> None:
     """Put the matched boxes into their tracks: the Kalman update in Joseph's form."""
     place, mixed, speed = tracks.covariance[rows].T
     gain, gain_speed = place / (place + _BOX_NOISE), mixed / (place + _BOX_NOISE)

@@ -20,7 +20,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import Boxes, iou, read_only
+from framegate.models.boxes import (
+    BoolArray,
+    Boxes,
+    FloatArray,
+    IndexArray,
+    IntArray,
+    iou,
+    read_only,
+)
 from framegate.models.errors import ModelError
 from framegate.models.tracking.bytetrack import TrackSettings
 
@@ -65,11 +73,11 @@ class CalmState:
     """
 
     pts: float | None
-    xyxy: npt.NDArray[np.float32]
-    means: npt.NDArray[np.float32]
-    lost_s: npt.NDArray[np.float32]
-    looks: npt.NDArray[np.float32]
-    ids: npt.NDArray[np.int32]
+    xyxy: FloatArray
+    means: FloatArray
+    lost_s: FloatArray
+    looks: FloatArray
+    ids: IntArray
     class_ids: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
@@ -116,9 +124,6 @@ def not_calmed() -> CalmState:
     return CalmState(None, **columns)
 
 
-IntArray = npt.NDArray[np.int32]
-BoolArray = npt.NDArray[np.bool_]
-IndexArray = npt.NDArray[np.intp]
 Column = npt.NDArray[Any]
 
 _ROUNDING_S: Final = 0.0005
@@ -218,7 +223,7 @@ def step(
     return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
 
 
-def least_of(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.float32]:
+def least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
     """The mean score above which a box of each class is shown, float32 (N,)."""
     least = np.full(len(class_ids), settings.shown, np.float32)
     for class_id, own in settings.own:
@@ -226,7 +231,7 @@ def least_of(class_ids: IntArray, settings: CalmSettings) -> npt.NDArray[np.floa
     return least
 
 
-def _times(state: CalmState, pts: float | None) -> tuple[float | None, npt.NDArray[np.float32]]:
+def _times(state: CalmState, pts: float | None) -> tuple[float | None, FloatArray]:
     """The latest time stamp, and for how long each object has had no box."""
     both = [t for t in (state.pts, pts) if t is not None]
     elapsed = max(both[1] - both[0], 0.0) if len(both) == 2 else 0.0
@@ -235,7 +240,7 @@ def _times(state: CalmState, pts: float | None) -> tuple[float | None, npt.NDArr
 
 def _continued(
     state: CalmState, there: BoolArray, boxes: Boxes, ids: IntArray, min_iou: float
-) -> tuple[IndexArray, npt.NDArray[np.float32]]:
+) -> tuple[IndexArray, FloatArray]:
     """Row in `state` of the object that each box continues, -1 for none, and their overlap.
 
     Objects that are `there` go to the box of their track, and what is left to the box that overlaps

@@ -3,7 +3,8 @@
     python -m framegate.models.training.export_window_head
 
 Weights stay in float32: there are few, and a window's answers must not depend on who computed a
-key. Every input has a first axis of any length; `window.WindowHead` gives it a few fixed ones.
+key. Every input has a first axis of any length; `models.window.head` gives it a few
+fixed ones.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from framegate.models.training.window_head import LENGTH, WIDTH, Seen, WindowHead
+from framegate.models.training.window_head import LENGTH, WIDTH, Seen, WindowHeadModule
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -26,7 +27,7 @@ OUTPUTS = ("new_keys", "new_values", "thing", "score")
 class Flat(nn.Module):
     """The head with its records taken apart, as a network's inputs are."""
 
-    def __init__(self, head: WindowHead) -> None:
+    def __init__(self, head: WindowHeadModule) -> None:
         super().__init__()
         self.head = head
 
@@ -38,9 +39,9 @@ class Flat(nn.Module):
         return out
 
 
-def torch_head(weights: Path = WEIGHTS) -> WindowHead:
+def torch_head(weights: Path = WEIGHTS) -> WindowHeadModule:
     """The torch module with its committed weights, in evaluation mode."""
-    head = WindowHead()
+    head = WindowHeadModule()
     head.load_state_dict(load_file(weights / f"{NAME}.safetensors"))
     head.eval()
     return head
@@ -57,7 +58,7 @@ def example(n: int, m: int) -> tuple[Tensor, ...]:
     return torch.zeros(n, LENGTH), *seen[0], *past, torch.zeros(m), torch.zeros(1)
 
 
-def convert(head: WindowHead) -> ov.Model:
+def convert(head: WindowHeadModule) -> ov.Model:
     """The OpenVINO model of `head`, its inputs in the order of INPUTS."""
     with torch.no_grad():
         model = ov.convert_model(Flat(head), example_input=example(2, 5))

@@ -31,7 +31,7 @@ from framegate.models.training.window_head import (
     MOST_LOOKS,
     STATISTICS,
     Seen,
-    WindowHead,
+    WindowHeadModule,
     logit,
     relations_of,
     statistics_of,
@@ -222,7 +222,7 @@ class Course:
         n, m = len(real), len(composed)
         self.share = np.array([REAL_SHARE / n] * n + [(1 - REAL_SHARE) / m] * m)
         self.share /= self.share.sum()
-        self.head = WindowHead()
+        self.head = WindowHeadModule()
         first, last = self.head.judge[0], self.head.judge[-1]
         for zero in (first.weight.data[:, -ATTENDED:], last.weight.data, last.bias.data):
             nn.init.zeros_(zero)
@@ -232,7 +232,7 @@ class Course:
         self.scale = nn.Parameter(torch.full((n + m,), 1.5))
         self.offset = nn.Parameter(torch.zeros(n + m))
 
-    def teach(self, rounds: Rounds) -> WindowHead:
+    def teach(self, rounds: Rounds) -> WindowHeadModule:
         """Both rounds; the head, in evaluation mode."""
         self._alone(rounds)
         self._attending(rounds)

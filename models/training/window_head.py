@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     ids: Tensor
 
 
-class WindowHead(nn.Module):
+class WindowHeadModule(nn.Module):
     """How far to believe each of the newest boxes; 64 k weights."""
 
     mean: Tensor

@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from framegate.models.boxes import Boxes, FloatArray, IntArray, iou, read_only
+from framegate.models.boxes import (
+    BoolArray,
+    Boxes,
+    FloatArray,
+    IndexArray,
+    IntArray,
+    iou,
+    read_only,
+)
 from framegate.models.detector import network
 from framegate.models.detector.network import config, core
 from framegate.models.formats.nanodet import sigmoid
@@ -145,9 +153,6 @@ def _run(request: Any) -> None:
 
 MAX_AGE_S: Final = 10.0  # what was seen longer ago says nothing any more
 _SAME_PLACE: Final = 0.5
-
-BoolArray = npt.NDArray[np.bool_]
-IndexArray = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models import coco
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.recall import Recall
 from framegate.models.gate import crops
-from framegate.models.gate.cells import BoolArray, grid_of, ignored_tiles
+from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.counts import CacheCounts

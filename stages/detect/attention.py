@@ -8,11 +8,10 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import FloatArray
+from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.gate import crops, gate
-from framegate.models.gate.cells import BoolArray, Cells, cells_of, grid_of, tiles_of
+from framegate.models.gate.cells import Cells, cells_of, grid_of, tiles_of
 from framegate.models.gate.crops import CropSettings, Look
 from framegate.models.gate.gate import Change
 from framegate.models.gate.seams import Merged
@@ -26,8 +25,6 @@ from framegate.stages.detect.options import GateOptions
 
 # -- How old what is known may get before it is looked at again.
 
-
-SecondsArray = npt.NDArray[np.float64]
 
 _SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
 _IN_DOUBT: Final = 0.04  # so near to the least score that is shown
@@ -89,7 +86,7 @@ def _all_fresh(memory: Memory, now_s: float, age_s: float) -> bool:
 
 def _ages(
     memory: Memory, now_s: float, options: GateOptions, shown: float
-) -> tuple[SecondsArray, SecondsArray]:
+) -> tuple[DoubleArray, DoubleArray]:
     """Of each believed box, seconds since it was looked at, and the most that may be.
 
     What was found where it is for some time is trusted for as long again, so the time between two

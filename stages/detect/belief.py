@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from framegate.models import boxes as nms
-from framegate.models.boxes import Boxes, FloatArray, IntArray
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, IntArray
 from framegate.models.gate import crops, gate, seams
-from framegate.models.gate.cells import BoolArray, Grid, tiles_of
+from framegate.models.gate.cells import Grid, tiles_of
 from framegate.models.gate.seams import Merged
 from framegate.models.gate.state import GateState
 from framegate.models.tracking import bytetrack, calm
@@ -56,7 +55,7 @@ def learned(
     return gate.inferred(state, attention.cells, inside, found, using.gate, occupied)
 
 
-def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
+def tiles_inside(areas: FloatArray, grid: Grid) -> BoolArray:
     """Tiles that lie in one of the rectangles (K, 4) of source pixels, as far as the picture goes.
 
     bool (tile_rows, tile_columns)
@@ -122,7 +121,7 @@ class Belief:
     memory: Memory
     tracks: TrackState
     shown: Boxes
-    ids: npt.NDArray[np.int32]
+    ids: IntArray
     origins: tuple[Origin, ...]
     age_s: float
     window: Step | None = None
@@ -167,7 +166,7 @@ def conclude(
     return Belief(memory, tracks, shown, ids[rows], origins, now_s - memory.whole_s, window)
 
 
-def _means(shown: Boxes, rows: npt.NDArray[np.intp], n_boxes: int) -> FloatArray:
+def _means(shown: Boxes, rows: IndexArray, n_boxes: int) -> FloatArray:
     means = np.zeros(n_boxes, np.float32)
     means[rows] = shown.scores
     return means
@@ -184,7 +183,7 @@ def _calmed(
     window: Step | None,
     pts: float | None,
     settings: CalmSettings,
-) -> tuple[CalmState, Boxes, npt.NDArray[np.intp]]:
+) -> tuple[CalmState, Boxes, IndexArray]:
     """calm.step on those boxes that are evidence, with rows of all."""
     boxes = merged.boxes if window is None else window.boxes
     there = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))

@@ -9,12 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Recall
 from framegate.models.gate import crops, gate
-from framegate.models.gate.cells import BoolArray
 from framegate.models.gate.crops import DEFAULT as CROPS
 from framegate.models.gate.gate import DEFAULT as GATE
 from framegate.models.gate.gate import limit_of

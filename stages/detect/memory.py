@@ -8,10 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import Boxes, empty, read_only
-from framegate.models.gate.cells import BoolArray, Grid
+from framegate.models.boxes import (
+    BoolArray,
+    Boxes,
+    DoubleArray,
+    FloatArray,
+    IndexArray,
+    IntArray,
+    empty,
+    read_only,
+)
+from framegate.models.gate.cells import Grid
 from framegate.models.gate.state import GateState, nbytes
 from framegate.models.tracking.calm import CalmState, not_calmed
 
@@ -47,10 +55,10 @@ class Believed:
     """
 
     boxes: Boxes
-    seen_s: npt.NDArray[np.float64]
-    since_s: npt.NDArray[np.float64]
-    ids: npt.NDArray[np.int32]
-    means: npt.NDArray[np.float32]
+    seen_s: DoubleArray
+    since_s: DoubleArray
+    ids: IntArray
+    means: FloatArray
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -59,12 +67,12 @@ class Believed:
         object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
         object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
 
-    def shown(self) -> npt.NDArray[np.intp]:
+    def shown(self) -> IndexArray:
         """Rows that the frame's result has, highest mean first."""
         rows = np.flatnonzero(self.means)
         return rows[np.argsort(-self.means[rows], kind="stable")]
 
-    def take(self, rows: npt.NDArray[np.intp] | BoolArray) -> Believed:
+    def take(self, rows: IndexArray | BoolArray) -> Believed:
         """The rows of an index array or a Boolean mask, in that order."""
         boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
         return Believed(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
@@ -106,11 +114,11 @@ class Memory:
     patience: float = 3.0
     believed: Believed = NOTHING
     calm: CalmState = field(default_factory=not_calmed)
-    cut: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    cut: FloatArray = field(default_factory=lambda: np.empty((0, 4), np.float32))
     gate: GateState | None = None
     watched: BoolArray = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     trust: float = 0.75
-    doubted: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
+    doubted: FloatArray = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
     def __post_init__(self) -> None:
         for name in ("cut", "doubted"):

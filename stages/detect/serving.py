@@ -41,7 +41,7 @@ from framegate.stages.detect.options import (
 )
 from framegate.stages.detect.pinned import pinned_choice, pinned_model
 
-Memos = Callable[[str, MemoLimits], MemoPort]
+OpenMemo = Callable[[str, MemoLimits], MemoPort]
 
 
 class Serving:
@@ -70,7 +70,7 @@ class Serving:
         """
         self.detector.warm_up(width, height, self.settings.attention.crops)
 
-    def recall(self, source: str, options: CacheOptions, memos: Memos) -> Recall | None:
+    def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
         """What is remembered of a source's group; None where nothing is to be."""
         if not options.exact:
             return None

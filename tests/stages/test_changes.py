@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framegate.models.gate.cells import BoolArray, grid_of, tiles_of
+from framegate.models.boxes import BoolArray
+from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline import records
 from framegate.stages.detections import COLUMNS, ROWS, Changes, changes_of
 

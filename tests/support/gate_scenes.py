@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from framegate.models.gate.cells import BoolArray, Cells, grid_of, planes
+from framegate.models.boxes import BoolArray
+from framegate.models.gate.cells import Cells, grid_of, planes
 from framegate.models.gate.gate import DEFAULT, GateSettings, inferred, look
 from framegate.models.gate.state import GateState
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framegate.models.gate.cells import BoolArray, Grid, cells_of, grid_of
+from framegate.models.boxes import BoolArray
+from framegate.models.gate.cells import Grid, cells_of, grid_of
 from framegate.models.gate.gate import (
     DEFAULT,
     Change,

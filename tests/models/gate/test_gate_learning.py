@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from framegate.models.gate.cells import BoolArray
+from framegate.models.boxes import BoolArray
 from framegate.models.gate.gate import DEFAULT, inferred, look, sensitivity
 from framegate.models.gate.state import GateState
 from tests.support.gate_scenes import ALL, GRID, NONE, changed, scene, settled, tile
