@@ -28,7 +28,7 @@ from framegate.pipeline.logs import set_up_logging
 from framegate.pipeline.process import die_with_parent_of
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 from framegate.pipeline.stage import Context, Stage
-from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.memo import MemoGroups
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def main() -> int:
 
 def _serve(spec: WorkerSpec, line: ControlLine) -> None:
     shared = SharedViews(spec.sources, line)
-    memos = Memos(spec.store)
+    memos = MemoGroups(spec.store)
     hosted = [
         _host(spec, spec.stage(name), _context(spec, spec.stage(name), shared, memos, line))
         for name in spec.hosted
@@ -142,7 +142,7 @@ def _open(stage: StageSpec, context: Context) -> Stage[Any]:
 
 
 def _context(
-    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: Memos, line: ControlLine
+    spec: WorkerSpec, stage: StageSpec, shared: SharedViews, memos: MemoGroups, line: ControlLine
 ) -> Context:
     return Context(
         pixels=shared.pixels,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.gate.cells import Grid
 from framegate.pipeline import records
-from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.records import (
     DegradedReason,
     Escalation,
@@ -138,14 +138,14 @@ def last_detections(record: Record) -> Detections:
 # -- What a heavy pass found, as it travels and as boxes.
 
 
-def as_seen(boxes: Boxes, models: Sequence[str]) -> Seen:
+def as_seen(boxes: Boxes, models: Sequence[str]) -> Predictions:
     """Boxes for the way back to who asked, exact: a float32 has one float64 and back."""
     rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist()]
     scores, class_ids = tuple(boxes.scores.tolist()), tuple(boxes.class_ids.tolist())
-    return Seen(tuple(rows), scores, class_ids, tuple(models))
+    return Predictions(tuple(rows), scores, class_ids, tuple(models))
 
 
-def as_boxes(seen: Seen) -> Boxes:
+def as_boxes(seen: Predictions) -> Boxes:
     """The boxes that were seen. Raises ArrayMismatch if they are none."""
     xyxy = np.array(seen.boxes, np.float32).reshape(-1, 4)
     return Boxes(xyxy, np.array(seen.scores, np.float32), np.array(seen.class_ids, np.int32))

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness.gate_clips import GateClip
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 
@@ -95,7 +95,7 @@ class _Turn:
     def __init__(self, asks: Asks, frames: Frames, told: dict[str, Told]) -> None:
         self._asks, self._frames, self._told = asks, frames, told
         self._numbers = dict.fromkeys(told, 0)
-        self.waiting: dict[QuestionId, float] = {}
+        self.waiting: dict[QueryId, float] = {}
 
     def ask(self, asker: Asker, begun: float, now: float) -> float:
         """Put what this source has to ask by now; when it has more, as far as is known."""
@@ -112,9 +112,9 @@ class _Turn:
 
     def _put(self, asker: Asker, due: float) -> None:
         form, pixels = self._frames.give(asker.scale)
-        one = QuestionId(asker.name, Position(1, self._numbers[asker.name]))
+        one = QueryId(asker.name, Position(1, self._numbers[asker.name]))
         self._numbers[asker.name] += 1
-        self._asks.ask(Question(one, form, pixels))
+        self._asks.ask(Query(one, form, pixels))
         self.waiting[one] = due
 
     def listen(self, until: float) -> None:
@@ -124,7 +124,7 @@ class _Turn:
         for one, asked in list(self.waiting.items()):
             if (answer := self._asks.answer(one)) is None:
                 continue
-            if isinstance(answer, Seen):
+            if isinstance(answer, Predictions):
                 self._told[one.source].responses_s.append(time.monotonic() - asked)
             else:
                 self._told[one.source].unanswered += 1

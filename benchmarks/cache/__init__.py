@@ -34,7 +34,7 @@ from framegate.models.detector.recall import Recall
 from framegate.models.picture import Picture
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.memo import MemoGroups
 from framegate.pipeline.store.ownership import Store
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.look import settings_for
@@ -94,12 +94,12 @@ def looped(clip: Path, folder: Path, rounds: int, using: Detector, url: str) -> 
     path = repeat(clip, folder / f"looped{clip.suffix}", rounds)
     told = []
     for mode in MODES:
-        memos = Memos(url)
+        memos = MemoGroups(url)
         recall = Recall(memos.of(f"loop_{mode}", MemoLimits()))
         row: Row = {"gate": mode, "frames_a_round": frames}
         row["rounds"] = loop.rounds(path, frames, using, given(mode), recall)
         memos.close()
-        memos = Memos(url)
+        memos = MemoGroups(url)
         again = Recall(memos.of(f"loop_{mode}", MemoLimits()))
         row["file_read_again"] = loop.rounds(clip, frames, using, given(mode), again)[0]
         memos.close()
@@ -122,7 +122,7 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     with running_store(folder / "store") as url:
         loops = looped(first_frames(clip, folder, asked.frames), folder, asked.rounds, using, url)
         times = look_up_ms(using, pictures, url, asked.look_ups)
-        memos = Memos(url)
+        memos = MemoGroups(url)
         noisy = noisy_cost(using, pictures, memos.of("noisy", MemoLimits()), 40)
         memos.close()
         held = checks.bytes_held(url, 20_000)

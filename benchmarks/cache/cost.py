@@ -19,7 +19,7 @@ from framegate.models.detector.recall import Later, Memory, Recall
 from framegate.models.picture import Picture
 from framegate.models.preprocess import Prepared
 from framegate.pipeline.stage import MemoLimits
-from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.memo import MemoGroups
 
 Row = dict[str, Any]
 BLOCK = 32  # pictures in a row with, then as many without
@@ -66,13 +66,13 @@ def look_up_ms(
     """Milliseconds from a prepared input to its boxes: in the worker's memory, in the store."""
     member = detector.members[0]
     inputs = [member.prepare(picture) for picture in pictures]
-    memos = Memos(url)
+    memos = MemoGroups(url)
     detector.detect(pictures, [Recall(memos.of("timed", MemoLimits()))] * len(pictures))
     memos.close()  # all of it is written
     here: list[float] = []
     there: list[float] = []
     for _ in range(rounds):
-        memos = Memos(url)
+        memos = MemoGroups(url)
         recall = Recall(memos.of("timed", MemoLimits()))
         recall.ask(member, _black(inputs[0]))
         time.sleep(0.3)  # its connection is opened by a thread

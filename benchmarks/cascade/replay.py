@@ -26,7 +26,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.heavy.questions import Question, Seen
+from framegate.pipeline.heavy.queries import Predictions, Query
 from framegate.pipeline.records import Object, Position, Record
 from framegate.pipeline.source import Frame, Request
 from framegate.pipeline.stage import Context, Item
@@ -109,15 +109,15 @@ class Replayed:
 
 
 class _Known:
-    """A place (`heavy.questions.Place`) that has the answer about the frame in hand."""
+    """A place (`heavy.queries.Place`) that has the answer about the frame in hand."""
 
     lanes, most = 1, 1
     is_exact = True
     sent_bytes, wire_s = 0, 0.0
     policy_id = ""
-    seen = Seen((), (), (), ())
+    seen = Predictions((), (), (), ())
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
         """At once."""
         return [self.seen for _ in questions]
 
@@ -158,7 +158,7 @@ class Stages:
         self._pixels = pixels
         self.detect.process([item], {item.source: self.detect.State()})
 
-    def frame(self, item: Item, pixels: memoryview, seen: Seen, into: Replayed) -> None:
+    def frame(self, item: Item, pixels: memoryview, seen: Predictions, into: Replayed) -> None:
         """One frame through all of them; seen: by the heavy pass."""
         self._pixels, self._place.seen = pixels, seen
         began = time.process_time()

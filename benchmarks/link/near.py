@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.harness.gate_clips import GateClip
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _ask(asks: Asks, frames: Iterator[tuple[Form, bytes]], given: argparse.Namespace) -> None:
     begun = time.monotonic()
-    waiting: dict[QuestionId, tuple[float, bool]] = {}  # when it was asked, and whether it is late
+    waiting: dict[QueryId, tuple[float, bool]] = {}  # when it was asked, and whether it is late
     breaker = ""
     for number in itertools.count():
         next_s = begun + number / given.per_second
@@ -72,21 +72,21 @@ def _ask(asks: Asks, frames: Iterator[tuple[Form, bytes]], given: argparse.Names
         if is_over:
             break
         form, pixels = next(frames)
-        now, question = time.monotonic(), QuestionId("clip", Position(1, number))
-        asks.ask(Question(question, form, pixels, now + given.deadline))
+        now, question = time.monotonic(), QueryId("clip", Position(1, number))
+        asks.ask(Query(question, form, pixels, now + given.deadline))
         waiting[question] = now, False
     counts = asks.counts
     tell(sent_bytes=counts.sent_bytes, wire_s=counts.wire_s, answered=counts.answered)
     tell(never=len([1 for _, is_late in waiting.values() if not is_late]))
 
 
-def _take(asks: Asks, waiting: dict[QuestionId, tuple[float, bool]]) -> None:
+def _take(asks: Asks, waiting: dict[QueryId, tuple[float, bool]]) -> None:
     """Tell what came, once in time or not, and once more if it came late."""
     for question, (asked, is_late) in list(waiting.items()):
         answer = asks.answer(question)
-        if answer is None or (is_late and not isinstance(answer, Seen)):
+        if answer is None or (is_late and not isinstance(answer, Predictions)):
             continue
-        outcome = "answered" if isinstance(answer, Seen) else answer.reason
+        outcome = "answered" if isinstance(answer, Predictions) else answer.reason
         what = "late_answer" if is_late else "outcome"
         after_s = time.monotonic() - asked
         tell(number=question.position.seq, asked=asked, after_s=after_s, **{what: outcome})

@@ -14,13 +14,13 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
+    CommitStatus,
     Entry,
     SourceHop,
-    Verdict,
     attach_command,
     hop_command,
-    read_answers,
     read_attached,
+    read_replies,
 )
 from framegate.pipeline.store.ownership import Store
 
@@ -49,7 +49,7 @@ def _measure(url: str, n: int) -> list[float]:
     try:
         _fill(link, n)
         attached = read_attached(link.call(*attach_command(SOURCE, STAGE, RUN)))
-        if isinstance(attached, Verdict):
+        if isinstance(attached, CommitStatus):
             raise RuntimeError(f"the store answered {attached}")
         return _hops(link, attached.token, attached.position, n)
     finally:
@@ -73,11 +73,11 @@ def _hops(link: Link, token: bytes, previous: Position, n: int) -> list[float]:
         read: Command = ("XREAD", "COUNT", "1", "BLOCK", "5000", "STREAMS", stream, str(at))
         start = time.perf_counter()
         link.send(hop_command([SourceHop(SOURCE, (_commit(token, previous, at, data),))]), read)
-        (answer,) = read_answers(link.receive())
+        (answer,) = read_replies(link.receive())
         ((_, ((_, fields),)),) = link.receive()
         data = fields[3]
         times.append(time.perf_counter() - start)
-        if answer.verdict is not Verdict.OK:
+        if answer.status is not CommitStatus.OK:
             raise RuntimeError(f"hop {seq}: {answer}")
         previous = at
     return times

@@ -15,7 +15,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId
+from framegate.pipeline.heavy.queries import PlaceFailed, Query, QueryId
 from framegate.pipeline.records import START, VERSION, Position, Record, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.source import Form, Frame
@@ -118,14 +118,14 @@ class PrivateFrames:
             frame.write(pixels)
         self._last = position
 
-    def question(self, number: int) -> Question:
+    def question(self, number: int) -> Query:
         """One about the last frame."""
         assert self._store is not None
         assert self._form is not None
         slot = self._last.seq % SLOTS
         with self._store.reading(slot, self._last) as pixels:
             content = bytes(pixels[: self._form.nbytes])
-        return Question(QuestionId("check", Position(1, number)), self._form, content)
+        return Query(QueryId("check", Position(1, number)), self._form, content)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
         """What Context.pixels is in a worker."""

@@ -18,7 +18,7 @@ from redis.exceptions import AskError
 from redis.retry import Retry
 
 from framegate.pipeline.client.follower import Ask, Follower, Given, Start, Steps
-from framegate.pipeline.client.group import GroupFollower, Member
+from framegate.pipeline.client.group import Consumer, GroupFollower
 from framegate.pipeline.client.spread import Leg, gathered, is_elsewhere, pause_s, spread
 from framegate.pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
 from framegate.pipeline.records import End, Result
@@ -63,7 +63,7 @@ def subscribe(
         return Subscription(url, Follower(sources, start, until_end), patience_s)
     if until_end:
         raise ValueError("until_end: in a group only one consumer sees an end; leave it out")
-    member = Member(group, consumer, claim_after_s)
+    member = Consumer(group, consumer, claim_after_s)
     return Subscription(url, GroupFollower(sources, start, member), patience_s)
 
 

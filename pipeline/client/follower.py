@@ -59,7 +59,7 @@ class Roster:
 
 
 @dataclass
-class Reading:
+class Cursor:
     """Where a reader stands in one published stream.
 
     index   how many entries the stream had got when it got `after`, None where unknown
@@ -115,7 +115,7 @@ class Follower:
         self._roster = Roster(sources)
         self._start = start
         self._until_end = until_end
-        self._readings: dict[str, Reading] = {}
+        self._readings: dict[str, Cursor] = {}
         self._joined_once = False
         self.ready: deque[Given] = deque()
         self.finished = False
@@ -164,10 +164,10 @@ class Follower:
                 self._readings[name] = _standing_of(info)
         for name in fresh:
             if isinstance(self._start, Mapping) and name in self._start:
-                self._readings[name] = Reading(Position.parse(self._start[name]))
+                self._readings[name] = Cursor(Position.parse(self._start[name]))
             # What appears later is new from its first result on.
             strict = self._start == "new"
-            self._readings.setdefault(name, Reading(START, 0 if strict else None, strict))
+            self._readings.setdefault(name, Cursor(START, 0 if strict else None, strict))
         self._joined_once = True
 
     def _read_command(self, block: bool) -> Command:
@@ -192,12 +192,12 @@ class Follower:
         self.ready.extend(reading.passed(entries))
 
 
-def _standing_of(info: Any) -> Reading:
+def _standing_of(info: Any) -> Cursor:
     """The end of a stream, by its XINFO; a stream that is not there is empty."""
     if isinstance(info, redis.ResponseError) and "no such key" in str(info):
-        return Reading(START, 0)
+        return Cursor(START, 0)
     known = fields_of(sound(info))
-    return Reading(Position.parse(known[b"last-generated-id"]), known[b"entries-added"])
+    return Cursor(Position.parse(known[b"last-generated-id"]), known[b"entries-added"])
 
 
 def following(position: Position) -> Position:

@@ -34,7 +34,7 @@ from framegate.pipeline.store.connection import Command
 
 
 @dataclass(frozen=True)
-class Member:
+class Consumer:
     """A consumer of a group. claim_after_s: idle seconds after which others' results are taken."""
 
     group: str
@@ -50,7 +50,7 @@ class GroupFollower:
 
     finished = False
 
-    def __init__(self, sources: Sequence[str] | None, start: Start, member: Member) -> None:
+    def __init__(self, sources: Sequence[str] | None, start: Start, member: Consumer) -> None:
         self._roster = Roster(sources)
         self._start = start
         self._member = member

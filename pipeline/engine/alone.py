@@ -10,7 +10,7 @@ from typing import Any
 
 from framegate.pipeline.shared_memory.state import unshared_plane, unshared_ring
 from framegate.pipeline.stage import Context, Item
-from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.memo import MemoGroups
 
 
 def context_alone(
@@ -24,6 +24,6 @@ def context_alone(
     of_this_process: dict[str, Any] = {
         "plane": functools.cache(unshared_plane),
         "ring": functools.cache(unshared_ring),
-        "memo": Memos(None).of,
+        "memo": MemoGroups(None).of,
     }
     return Context(pixels, now, folder, before, **(of_this_process | others))

@@ -20,9 +20,9 @@ from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
     END,
-    Answer,
+    CommitReply,
+    CommitStatus,
     SourceHop,
-    Verdict,
     attach_command,
     read_attached,
     trim_command,
@@ -162,7 +162,7 @@ class Runner:
                     *attach_command(source, stage.spec.name, self.spec.run)
                 )
                 attached = read_attached(reply)
-                if isinstance(attached, Verdict):
+                if isinstance(attached, CommitStatus):
                     self.refused(source, attached)
                     break
                 stage.attach(source, attached)
@@ -180,14 +180,14 @@ class Runner:
                 reply = links.of(source).call("XRANGE", stream, f"({after}", "+")
                 self.receive(stage, source, reply, after)
 
-    def refused(self, source: str, verdict: Verdict) -> None:
+    def refused(self, source: str, status: CommitStatus) -> None:
         """The store did not take what this worker says of a source."""
-        if verdict is Verdict.GONE:
+        if status is CommitStatus.GONE:
             raise StoreRefused(
                 f"the store no longer knows source {source}: it was emptied or replaced; nothing "
                 "was restarted, start a new run"
             )
-        if verdict is Verdict.FENCED:
+        if status is CommitStatus.FENCED:
             log.warning("source %s: another worker took over; this one writes no more", source)
             self.sources.pop(source, None)
             self.fenced.add(source)
@@ -205,7 +205,7 @@ class Runner:
         tokens = [link.receive() for _ in places]
         for (source, stage), token in zip(places, tokens, strict=True):
             if source in self.sources and token != stage.standings[source].token:
-                self.refused(source, Verdict.FENCED if token else Verdict.GONE)
+                self.refused(source, CommitStatus.FENCED if token else CommitStatus.GONE)
 
     # -- work
 
@@ -277,10 +277,12 @@ class Runner:
         spec = self.sources[source]
         return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
 
-    def settle(self, source: str, moves: list[tuple[HostedStage, Move]], answer: Answer) -> bool:
+    def settle(
+        self, source: str, moves: list[tuple[HostedStage, Move]], answer: CommitReply
+    ) -> bool:
         """Take the store's answer; whether it took what was said."""
-        if answer.verdict is not Verdict.OK:
-            self.refused(source, answer.verdict)
+        if answer.status is not CommitStatus.OK:
+            self.refused(source, answer.status)
             return False
         if answer.refused:
             log.error("source %s: %d entries were there already", source, answer.refused)

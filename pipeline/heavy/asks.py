@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 
 from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
-from framegate.pipeline.heavy.questions import (
-    Answer,
+from framegate.pipeline.heavy.queries import (
     Place,
     PlaceFailed,
-    Question,
-    QuestionId,
+    Query,
+    QueryId,
+    Reply,
     Unanswered,
     absent,
     leave,
@@ -47,9 +47,9 @@ class Wanted(NamedTuple):
 class Flight:
     """A question that waits or is being looked at, and all who asked the same."""
 
-    question: Question
+    question: Query
     asked_mono: float
-    ids: list[QuestionId] = field(default_factory=list)
+    ids: list[QueryId] = field(default_factory=list)
     went_for: str = ""
 
     @property
@@ -57,7 +57,7 @@ class Flight:
         """Whose turn it takes."""
         return self.question.id.source
 
-    def join(self, other: Question) -> None:
+    def join(self, other: Query) -> None:
         """It is due when the last who asked gives up, and as urgent as the most urgent."""
         mine, due = self.question, other.due_mono
         due = None if mine.due_mono is None or due is None else max(mine.due_mono, due)
@@ -144,8 +144,8 @@ class Asks:
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(BatchLimits(place.most, delay_s))
         self._flights: dict[bytes, Flight] = {}
-        self._asked: dict[QuestionId, Wanted] = {}
-        self._answers: dict[QuestionId, Answer] = {}
+        self._asked: dict[QueryId, Wanted] = {}
+        self._answers: dict[QueryId, Reply] = {}
         self._breaker = PlaceBreaker()
         self._busy = 0
         self._under_way: Counter[str] = Counter()  # in lanes: urgent by source, others by ""
@@ -155,7 +155,7 @@ class Asks:
 
     # -- who asks
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: Query) -> None:
         """Put a question, once: what was asked already, or answered, is not asked again.
 
         Asked again while it is under way, it is due when it is said to be now. Where there is no
@@ -184,7 +184,7 @@ class Asks:
             if not self._lanes:
                 self._lanes = [self._lane(number) for number in range(self._place.lanes)]
 
-    def trial(self, question: Question) -> Answer:
+    def trial(self, question: Query) -> Reply:
         """Have one looked at now, past all others, to see what a look costs. PlaceFailed."""
         return self._place.answer([question])[0]
 
@@ -204,7 +204,7 @@ class Asks:
         self._let_go(time.monotonic())
         return have_room(self._flights.values(), n_bytes, urgent)
 
-    def _join(self, flight: Flight, question: Question) -> None:
+    def _join(self, flight: Flight, question: Query) -> None:
         before, content = flight.question, question.content
         if question.id in flight.ids:
             flight.ids.remove(question.id)
@@ -215,11 +215,11 @@ class Asks:
             self._waiting.discard(content)
             self._waiting.put_back(before.id.source, content, True, flight.asked_mono)
 
-    def knows(self, question: QuestionId) -> bool:
+    def knows(self, question: QueryId) -> bool:
         """Whether it was asked and not forgotten."""
         return question in self._asked
 
-    def answer(self, question: QuestionId) -> Answer | None:
+    def answer(self, question: QueryId) -> Reply | None:
         """The answer; None while it may come. After its due time it is late, and may yet come."""
         with self._ready:
             found = self._answers.get(question)
@@ -230,7 +230,7 @@ class Asks:
                 return None
             return Unanswered("late")
 
-    def forget(self, question: QuestionId) -> None:
+    def forget(self, question: QueryId) -> None:
         """Nobody waits for it any more; if it is not under way yet, it is not looked at."""
         with self._ready:
             self._answers.pop(question, None)
@@ -306,7 +306,7 @@ class Asks:
                 self._ready.notify_all()
         leave(self._place)
 
-    def _answers_to(self, batch: Sequence[Flight]) -> tuple[Sequence[Answer], Exception | None]:
+    def _answers_to(self, batch: Sequence[Flight]) -> tuple[Sequence[Reply], Exception | None]:
         """What the place says, or why it failed."""
         try:
             answers = self._place.answer([flight.question for flight in batch])
@@ -382,7 +382,7 @@ class Asks:
         self._waiting.discard(content)
         self._settle(content, Unanswered(reason))
 
-    def _settle(self, content: bytes, answer: Answer) -> None:
+    def _settle(self, content: bytes, answer: Reply) -> None:
         flight = self._flights.pop(content)
         if isinstance(answer, Unanswered):
             degraded = self.counts.degraded

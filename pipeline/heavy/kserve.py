@@ -7,9 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from framegate.pipeline.heavy.kserve_tensors import INPUTS, OUTPUTS, Array, answers_of, inputs_of
-from framegate.pipeline.heavy.kserve_transport import Address, Grpc, Http, address, library
-from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, Unanswered
+from framegate.pipeline.heavy.kserve_tensors import INPUTS, OUTPUTS, Tensor, answers_of, inputs_of
+from framegate.pipeline.heavy.kserve_transport import (
+    Address,
+    GrpcTransport,
+    HttpTransport,
+    address,
+    library,
+)
+from framegate.pipeline.heavy.queries import Encode, PlaceFailed, Query, Reply, Unanswered
 from framegate.pipeline.redaction import remember_url
 
 # -- A model at a KServe v2 server, found ready, and what it answers.
@@ -24,7 +30,7 @@ class KServeClient:
     def __init__(self, at: Address) -> None:
         """Connect, see that server, model and version are ready and that its tensors are ours."""
         self._at = at
-        self._transport = Grpc(at) if at.is_grpc else Http(at)
+        self._transport = GrpcTransport(at) if at.is_grpc else HttpTransport(at)
         try:
             with self._faults():
                 self._check()
@@ -55,8 +61,8 @@ class KServeClient:
         return self._transport.takes_bytes
 
     def infer(
-        self, inputs: Mapping[str, Array], until_mono: float, closed: Callable[[], bool]
-    ) -> dict[str, Array]:
+        self, inputs: Mapping[str, Tensor], until_mono: float, closed: Callable[[], bool]
+    ) -> dict[str, Tensor]:
         """The outputs. PlaceFailed if there are none by then, or once it is closed."""
         with self._faults():
             given = [self._transport.input(name, array) for name, array in inputs.items()]
@@ -83,8 +89,6 @@ class KServeClient:
             raise PlaceFailed(f"{self._at}: {str(error) or type(error).__name__}") from error
 
 
-Encode = Callable[[Question], bytes]
-
 ANSWER_S = 30.0  # for a question without a due time
 GRACE_S = 1.0  # after its due time: a late answer still helps the frames that come
 
@@ -110,7 +114,7 @@ class KServe:
         self._lock = threading.Lock()
         self._closed = False
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
         """Ask; after a failure the connection is made and checked anew. PlaceFailed."""
         last = time.monotonic() + ANSWER_S
         dues = [last if q.due_mono is None else q.due_mono + GRACE_S for q in questions]

@@ -23,10 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, Rect, Seen, Unanswered
+from framegate.pipeline.heavy.queries import (
+    PlaceFailed,
+    Predictions,
+    Query,
+    Region,
+    Reply,
+    Unanswered,
+)
 from framegate.pipeline.source import Form
 
-Array = npt.NDArray[Any]
+Tensor = npt.NDArray[Any]
 INPUTS = {"picture": "BYTES", "facts": "INT32"}
 OUTPUTS = {
     "counts": "INT32",
@@ -69,21 +76,21 @@ class Facts(NamedTuple):
         return Form(self.width, self.height, matrix, bool(self.full_range))
 
     @property
-    def part(self) -> Rect | None:
+    def part(self) -> Region | None:
         """What the picture shows; None: the whole frame."""
         return (self.left, self.top, self.right, self.bottom) if self.is_part else None
 
 
 def inputs_of(
-    questions: Sequence[Question], pictures: Sequence[bytes], as_text: bool
-) -> dict[str, Array]:
+    questions: Sequence[Query], pictures: Sequence[bytes], as_text: bool
+) -> dict[str, Tensor]:
     """The request's inputs; as_text: pictures in base64."""
     coded = [base64.b64encode(picture) for picture in pictures] if as_text else pictures
     facts = [_facts(question, as_text) for question in questions]
     return {"picture": np.array([*coded], np.object_), "facts": np.array(facts, np.int32)}
 
 
-def _facts(question: Question, is_base64: bool) -> Facts:
+def _facts(question: Query, is_base64: bool) -> Facts:
     form, part = question.form, question.id.part
     return Facts(
         form.width,
@@ -97,7 +104,7 @@ def _facts(question: Question, is_base64: bool) -> Facts:
     )
 
 
-def asked(inputs: Mapping[str, Array]) -> list[tuple[bytes, Facts]]:
+def asked(inputs: Mapping[str, Tensor]) -> list[tuple[bytes, Facts]]:
     """The questions of a request, at the server. ValueError if they are none."""
     if missing := INPUTS.keys() - inputs.keys():
         raise ValueError(f"no {', '.join(sorted(missing))}")
@@ -115,7 +122,7 @@ def asked(inputs: Mapping[str, Array]) -> list[tuple[bytes, Facts]]:
     ]
 
 
-def outputs_of(seen: Sequence[Seen | None], policy: str, took_s: float) -> dict[str, Array]:
+def outputs_of(seen: Sequence[Predictions | None], policy: str, took_s: float) -> dict[str, Tensor]:
     """The answer's outputs, at the server."""
     found = [one for one in seen if one is not None]
     return {
@@ -129,15 +136,15 @@ def outputs_of(seen: Sequence[Seen | None], policy: str, took_s: float) -> dict[
     }
 
 
-def _joined(rows: Sequence[Sequence[Any]], dtype: type[np.generic]) -> Array:
+def _joined(rows: Sequence[Sequence[Any]], dtype: type[np.generic]) -> Tensor:
     return np.array([value for row in rows for value in row], dtype)
 
 
-def _named(seen: Seen | None) -> bytes:
+def _named(seen: Predictions | None) -> bytes:
     return b"" if seen is None else ",".join(seen.models).encode()
 
 
-def answers_of(outputs: Mapping[str, Array], n: int, policy: str) -> list[Answer]:
+def answers_of(outputs: Mapping[str, Tensor], n: int, policy: str) -> list[Reply]:
     """The answers to n questions. PlaceFailed if they are none, or by another policy."""
     try:
         found = _bytes(outputs["policy"].reshape(-1)[0]).decode()
@@ -158,7 +165,7 @@ def answers_of(outputs: Mapping[str, Array], n: int, policy: str) -> list[Answer
     lengths = {len(boxes), len(scores), len(class_ids), sum(max(0, count) for count in counts)}
     if len(counts) != n or len(models) != n or len(lengths) != 1:
         raise PlaceFailed(f"the server's answer is none: {len(counts)} counts for {n} questions")
-    answers: list[Answer] = []
+    answers: list[Reply] = []
     first = 0
     for count, names in zip(counts, models, strict=True):
         if count < 0:
@@ -166,12 +173,14 @@ def answers_of(outputs: Mapping[str, Array], n: int, policy: str) -> list[Answer
             continue
         rows = slice(first, first := first + count)
         corners = tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes[rows])
-        seen = Seen(corners, tuple(scores[rows]), tuple(class_ids[rows]), tuple(names.split(",")))
+        seen = Predictions(
+            corners, tuple(scores[rows]), tuple(class_ids[rows]), tuple(names.split(","))
+        )
         answers.append(seen)
     return answers
 
 
-def _numbers(array: Array, kinds: str) -> Array:
+def _numbers(array: Tensor, kinds: str) -> Tensor:
     """The array, if its numbers are of these kinds, as numpy names them."""
     if array.dtype.kind not in kinds:
         raise ValueError(f"numbers of {array.dtype}")

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.kserve_tensors import INPUTS, Array
-from framegate.pipeline.heavy.questions import PlaceFailed
+from framegate.pipeline.heavy.kserve_tensors import INPUTS, Tensor
+from framegate.pipeline.heavy.queries import PlaceFailed
 from framegate.pipeline.redaction import shown
 
 # -- Where a model is that a KServe v2 server serves.
@@ -97,7 +97,7 @@ def library(at: Address) -> Any:
         ) from error
 
 
-class Http:
+class HttpTransport:
     """Its client waits in gevent's way, in this thread alone: nothing is patched."""
 
     def __init__(self, at: Address) -> None:
@@ -140,7 +140,7 @@ class Http:
 
         return wait
 
-    def input(self, name: str, array: Array) -> Any:
+    def input(self, name: str, array: Tensor) -> Any:
         """As bytes behind the JSON, or in it for a server that knows nothing else."""
         given = self._library.InferInput(name, list(array.shape), INPUTS[name])
         given.set_data_from_numpy(array, binary_data=self.takes_bytes)
@@ -153,7 +153,7 @@ class Http:
         self._client.close()
 
 
-class Grpc:
+class GrpcTransport:
     """Answers come on a thread of gRPC's."""
 
     takes_bytes = True
@@ -197,7 +197,7 @@ class Grpc:
 
         return wait
 
-    def input(self, name: str, array: Array) -> Any:
+    def input(self, name: str, array: Tensor) -> Any:
         """As bytes."""
         given = self._library.InferInput(name, list(array.shape), INPUTS[name])
         given.set_data_from_numpy(array)

@@ -7,7 +7,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,15 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, Rect, Seen, Unanswered
+from framegate.pipeline.heavy.queries import (
+    Encode,
+    PlaceFailed,
+    Predictions,
+    Query,
+    Region,
+    Reply,
+    Unanswered,
+)
 from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Form
@@ -24,7 +32,7 @@ from framegate.pipeline.store.client import connect, store_errors
 
 # -- What goes over the wire between who asks and a heavy worker, by way of a Redis.
 # `fg:heavy:asks` is a stream that all workers read as one consumer group; an entry has one field
-# `d`, an AskedFar. Replies are pushed to `fg:heavy:reply:<asker>:<call>`, a list that expires. A
+# `d`, a QueryMessage. Replies are pushed to `fg:heavy:reply:<asker>:<call>`, a list that expires. A
 # worker that is there keeps `fg:heavy:alive` from expiring.
 
 
@@ -35,7 +43,7 @@ ALIVE_S = 10  # since its last word, and a worker is taken for gone
 REPLY_KEPT_S = 30
 
 
-class AskedFar(msgspec.Struct, frozen=True, omit_defaults=True):
+class QueryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """A question on its way.
 
     asker, call, number  whose it is: which question of which call
@@ -53,13 +61,13 @@ class AskedFar(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str
     form: Form
     picture: bytes
-    part: Rect | None = None
+    part: Region | None = None
     due_ms: int | None = None
     urgent: bool = True
     exact: bool = False
 
 
-class Replied(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReplyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a worker says to one question.
 
     policy     hash of what decides its answers
@@ -71,13 +79,11 @@ class Replied(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     number: int
     policy: str
-    seen: Seen | None = None
+    seen: Predictions | None = None
     reason: DegradedReason = "unanswered"
     took_s: float = 0.0
     precision: str = ""
 
-
-Encode = Callable[[Question], bytes]
 
 ANSWER_S = 30.0  # for a question without a due time
 GRACE_S = 1.0  # after its due time: a late answer still helps the frames that come
@@ -119,7 +125,7 @@ class HeavyQueue:
         self._lock = threading.Lock()
         self._closed = False
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
         """Send them, wait for the replies. PlaceFailed without store, worker or answer."""
         pictures = [self._encode(question) for question in questions]
         with self._lock:
@@ -177,7 +183,7 @@ class HeavyQueue:
             self._client = None
 
     def _send(
-        self, client: Any, call: int, questions: Sequence[Question], pictures: Sequence[bytes]
+        self, client: Any, call: int, questions: Sequence[Query], pictures: Sequence[bytes]
     ) -> list[bytes]:
         """Ids of their entries. PlaceFailed if there is no worker to read them."""
         pipe = client.pipeline(transaction=False)
@@ -185,7 +191,7 @@ class HeavyQueue:
         now = time.monotonic()
         for number, (question, picture) in enumerate(zip(questions, pictures, strict=True)):
             due = question.due_mono
-            asked = AskedFar(
+            asked = QueryMessage(
                 records.VERSION,
                 self._asker,
                 call,
@@ -219,13 +225,13 @@ class HeavyQueue:
         )
 
     def _collect(
-        self, client: Any, call: int, questions: Sequence[Question], entries: Sequence[bytes]
-    ) -> dict[int, Replied]:
+        self, client: Any, call: int, questions: Sequence[Query], entries: Sequence[bytes]
+    ) -> dict[int, ReplyMessage]:
         """Replies by number, the first to each; waits until all came or time is up."""
         dues = [question.due_mono for question in questions]
         last = time.monotonic() + ANSWER_S
         until = max(last if due is None else min(last, due + GRACE_S) for due in dues)
-        replies: dict[int, Replied] = {}
+        replies: dict[int, ReplyMessage] = {}
         reply = keys.heavy_reply(self._asker, call)
         try:
             while len(replies) < len(questions) and (left := until - time.monotonic()) > 0:
@@ -233,7 +239,7 @@ class HeavyQueue:
                     raise PlaceFailed("closed")
                 popped = client.blpop(reply, timeout=max(0.01, min(left, _SLICE_S)))
                 if popped is not None:
-                    replied = records.decode_versioned(popped[1], Replied)
+                    replied = records.decode_versioned(popped[1], ReplyMessage)
                     self._check(replied)
                     if 0 <= replied.number < len(questions):
                         replies.setdefault(replied.number, replied)
@@ -251,7 +257,7 @@ class HeavyQueue:
             )
         return replies
 
-    def _check(self, replied: Replied) -> None:
+    def _check(self, replied: ReplyMessage) -> None:
         if replied.policy != self._policy:
             raise PlaceFailed(
                 f"a heavy worker at {shown(self._url)} answers by policy {replied.policy[:8]}, "
@@ -275,7 +281,7 @@ class HeavyQueue:
             client.delete(keys.heavy_reply(self._asker, call))
 
 
-def _answer(replied: Replied | None) -> Answer:
+def _answer(replied: ReplyMessage | None) -> Reply:
     if replied is None:
         return Unanswered("late")
     return replied.seen if replied.seen is not None else Unanswered(replied.reason)

@@ -20,8 +20,15 @@ import redis
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError, RecordTooNew, StoreBusy, StoreLost
 from framegate.pipeline.heavy.batching import Batching, BatchLimits
-from framegate.pipeline.heavy.questions import Seen
-from framegate.pipeline.heavy.queue import ALIVE_S, FIELD, GROUP, REPLY_KEPT_S, AskedFar, Replied
+from framegate.pipeline.heavy.queries import Predictions
+from framegate.pipeline.heavy.queue import (
+    ALIVE_S,
+    FIELD,
+    GROUP,
+    REPLY_KEPT_S,
+    QueryMessage,
+    ReplyMessage,
+)
 from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import connect, store_errors
@@ -38,11 +45,11 @@ _TRIES = 3
 _GONE_S = 600.0  # a worker that said nothing for so long, and holds nothing, is struck off
 
 
-class InHand(NamedTuple):
+class TakenQuery(NamedTuple):
     """A question that a worker took. tries: how often one was taken, this time included."""
 
     entry: bytes
-    asked: AskedFar
+    asked: QueryMessage
     taken_mono: float
     due_mono: float | None
     tries: int = 1
@@ -59,7 +66,7 @@ class HeavyAsks:
         self._ahead_s = 0.0  # of the store's clock to our monotonic one
         self._join()
 
-    def take(self, room: int, wait_s: float) -> list[InHand]:
+    def take(self, room: int, wait_s: float) -> list[TakenQuery]:
         """Up to `room` new questions; waits for a first one."""
         with self._errors():
             found = self._client.xreadgroup(
@@ -67,7 +74,7 @@ class HeavyAsks:
             )
             return self._in_hand(found[0][1] if found else [], {})
 
-    def claim(self, room: int) -> list[InHand]:
+    def claim(self, room: int) -> list[TakenQuery]:
         """Up to `room` questions that nobody holds on to any more."""
         with self._errors():
             who = keys.HEAVY_ASKS, GROUP, self._worker
@@ -79,7 +86,7 @@ class HeavyAsks:
                 found, {one["message_id"]: one["times_delivered"] for one in pending}
             )
 
-    def hold(self, held: Sequence[InHand]) -> None:
+    def hold(self, held: Sequence[TakenQuery]) -> None:
         """These are still being worked on, and their worker is there."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
@@ -90,7 +97,7 @@ class HeavyAsks:
             pipe.execute()
             self._read_clock()
 
-    def reply(self, replies: Sequence[tuple[InHand, Replied]]) -> None:
+    def reply(self, replies: Sequence[tuple[TakenQuery, ReplyMessage]]) -> None:
         """Push them to who asked; these questions are done."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
@@ -143,18 +150,18 @@ class HeavyAsks:
         seconds, micros = _time_of(self._client)
         self._ahead_s = seconds + micros / 1e6 - (before + time.monotonic()) / 2
 
-    def _in_hand(self, found: Sequence[Any], tries: dict[bytes, int]) -> list[InHand]:
+    def _in_hand(self, found: Sequence[Any], tries: dict[bytes, int]) -> list[TakenQuery]:
         taken, now, bad = [], time.monotonic(), []
         for entry, fields in found:
             try:
-                asked = records.decode_versioned(fields[FIELD.encode()], AskedFar)
+                asked = records.decode_versioned(fields[FIELD.encode()], QueryMessage)
             except (RecordTooNew, msgspec.MsgspecError, KeyError) as error:
                 log.warning("a question that cannot be read is dropped: %s", error)
                 bad.append(entry)
                 continue
             made_s = int(entry.partition(b"-")[0]) / 1000 - self._ahead_s
             due = None if asked.due_ms is None else made_s + asked.due_ms / 1000
-            taken.append(InHand(entry, asked, now, due, tries.get(entry, 1)))
+            taken.append(TakenQuery(entry, asked, now, due, tries.get(entry, 1)))
         if bad:
             pipe = self._client.pipeline(transaction=False)
             self._done(pipe, bad)
@@ -166,7 +173,7 @@ class HeavyAsks:
         pipe.xdel(keys.HEAVY_ASKS, *entries)
 
 
-def killed_too_many(one: InHand) -> bool:
+def killed_too_many(one: TakenQuery) -> bool:
     """Whether who had it in hand went away with it so often that it is better left alone."""
     return one.tries > _TRIES
 
@@ -192,7 +199,7 @@ class Looker(Protocol):
     policy: str
     precision: str
 
-    def look(self, asked: Sequence[AskedFar]) -> Sequence[Seen | None]:
+    def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
         """What is in each picture; None for one that is damaged. One thread."""
         ...
 
@@ -204,7 +211,7 @@ class HeavyWorker:
         self._asks, self._looker = asks, looker
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(limits)
-        self._held: dict[bytes, InHand] = {}
+        self._held: dict[bytes, TakenQuery] = {}
         self._room = max(_AHEAD * limits.most, _LEAST_HELD)
         self._looking_since: float | None = None
         self._kept_mono = self._claimed_mono = -math.inf
@@ -271,7 +278,7 @@ class HeavyWorker:
             )
             return 0 if self._stopping.is_set() else max(0, self._room - len(self._held))
 
-    def _put(self, taken: Sequence[InHand]) -> None:
+    def _put(self, taken: Sequence[TakenQuery]) -> None:
         with self._ready:
             for one in taken:
                 if one.entry not in self._held:
@@ -280,14 +287,14 @@ class HeavyWorker:
                     self._waiting.add(source, one.entry, one.asked.urgent, one.taken_mono)
             self._ready.notify_all()
 
-    def _still_held(self, now: float) -> list[InHand]:
+    def _still_held(self, now: float) -> list[TakenQuery]:
         with self._ready:
             since = self._looking_since
             return [] if since is not None and now - since > _HUNG_S else [*self._held.values()]
 
     # -- the main thread
 
-    def _next(self) -> list[InHand] | None:
+    def _next(self) -> list[TakenQuery] | None:
         """Wait for the next batch; None once all is answered and no more is taken."""
         with self._ready:
             while True:
@@ -300,9 +307,9 @@ class HeavyWorker:
                 ready_s = self._waiting.ready_at()
                 self._ready.wait(_WAIT_S if ready_s is None else max(0.0, ready_s - now))
 
-    def _answer(self, batch: Sequence[InHand]) -> None:
+    def _answer(self, batch: Sequence[TakenQuery]) -> None:
         now = self._looking_since = time.monotonic()
-        replies: list[tuple[InHand, Replied]] = []
+        replies: list[tuple[TakenQuery, ReplyMessage]] = []
         wanted = []
         for one in batch:
             if killed_too_many(one):
@@ -325,7 +332,7 @@ class HeavyWorker:
                 del self._held[one.entry]
             self._ready.notify_all()
 
-    def _looked(self, asked: Sequence[AskedFar]) -> Sequence[Seen | None]:
+    def _looked(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
         try:
             return self._looker.look(asked)
         except Exception:
@@ -334,15 +341,17 @@ class HeavyWorker:
                 return [None]
         return [found for one in asked for found in self._looked([one])]
 
-    def _said(self, one: InHand, seen: Seen | None) -> Replied:
+    def _said(self, one: TakenQuery, seen: Predictions | None) -> ReplyMessage:
         if seen is None:
             return self._none(one, "unanswered")
         took_s = time.monotonic() - one.taken_mono
         number, policy, precision = one.asked.number, self._looker.policy, self._looker.precision
-        return Replied(records.VERSION, number, policy, seen, took_s=took_s, precision=precision)
+        return ReplyMessage(
+            records.VERSION, number, policy, seen, took_s=took_s, precision=precision
+        )
 
-    def _none(self, one: InHand, reason: DegradedReason) -> Replied:
-        return Replied(
+    def _none(self, one: TakenQuery, reason: DegradedReason) -> ReplyMessage:
+        return ReplyMessage(
             records.VERSION,
             one.asked.number,
             self._looker.policy,

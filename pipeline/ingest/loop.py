@@ -34,10 +34,10 @@ from framegate.pipeline.source import Guard, Request, Source
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.hop import (
-    Answer,
     Commit,
+    CommitReply,
+    CommitStatus,
     SourceHop,
-    Verdict,
     attach_command,
     read_attached,
 )
@@ -318,7 +318,7 @@ class IngestLoop:
         }
         self._runner.attach(links, taken)
         for source, attached in taken.items():
-            if isinstance(attached, Verdict):
+            if isinstance(attached, CommitStatus):
                 self._runner.refused(source, attached)
                 self._drop(source)
                 continue
@@ -386,9 +386,11 @@ class IngestLoop:
 
         return settle
 
-    def _settle(self, source: str, moves: Moves, decoded: Commit | None, answer: Answer) -> None:
+    def _settle(
+        self, source: str, moves: Moves, decoded: Commit | None, answer: CommitReply
+    ) -> None:
         if not self._runner.settle(source, moves.get(source, []), answer):
-            if answer.verdict is Verdict.FENCED:
+            if answer.status is CommitStatus.FENCED:
                 self._drop(source)
             return
         if decoded is not None:
@@ -445,7 +447,7 @@ class IngestLoop:
         if isinstance(answer, Position):
             if feed.thread is not None:
                 feed.thread.release(answer)
-        elif isinstance(answer, Verdict):
+        elif isinstance(answer, CommitStatus):
             self._runner.refused(source, answer)
             self._drop(source)
         else:

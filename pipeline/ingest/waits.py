@@ -19,7 +19,7 @@ from framegate.pipeline.records import START, Position
 from framegate.pipeline.spec import WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
-    Verdict,
+    CommitStatus,
     await_command,
     epoch_command,
     replicas_command,
@@ -65,10 +65,10 @@ class EpochRequests:
             self.link.send(*self._next.values(), *self._awaited)
             self._asked, self._got, self._next = list(self._next), [], {}
 
-    def hear(self) -> dict[str, int | Verdict]:
+    def hear(self) -> dict[str, int | CommitStatus]:
         """Call when the link is readable: epochs that cannot be lost, or why there is none."""
         self.link.fill()
-        given: dict[str, int | Verdict] = {}
+        given: dict[str, int | CommitStatus] = {}
         while self._asked and self.link.here():
             if len(self._got) < len(self._asked):
                 given |= self._verdict(self.link.receive())
@@ -84,7 +84,7 @@ class EpochRequests:
         given.pop("", None)
         return given
 
-    def _verdict(self, reply: list[bytes]) -> dict[str, Verdict]:
+    def _verdict(self, reply: list[bytes]) -> dict[str, CommitStatus]:
         """Note an epoch; why there is none is told at once."""
         at = len(self._got)
         if reply[0] == b"OK":
@@ -92,7 +92,7 @@ class EpochRequests:
             return {}
         self._got.append(0)
         source, self._asked[at] = self._asked[at], ""
-        return {source: Verdict(reply[0])}
+        return {source: CommitStatus(reply[0])}
 
     def _reached(self, command: Command) -> bool:
         try:
@@ -200,7 +200,7 @@ def slowest(link: Link, source: str, readers: tuple[str, ...]) -> tuple[str, Pos
     return (last, at[last]) if last is not None else (readers[0], Position(2**62, 0))
 
 
-Answer = Position | int | Verdict
+Answer = Position | int | CommitStatus
 
 
 class Errands:

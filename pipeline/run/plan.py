@@ -15,7 +15,7 @@ from framegate.pipeline.keys import CERTIFY
 from framegate.pipeline.logs import Form
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
-from framegate.pipeline.store.retention import Limits
+from framegate.pipeline.store.retention import RetentionLimits
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Plan:
     identity: str
     folder: str
     results_keep: int
-    results: Limits
+    results: RetentionLimits
     certificates_age_s: float
     log_level: str
     log_format: Form

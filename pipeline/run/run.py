@@ -53,7 +53,12 @@ from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
 from framegate.pipeline.store.ownership import HURRY_S, Store
-from framegate.pipeline.store.retention import CERTIFICATES, Limits, drop_certificates, keep_limits
+from framegate.pipeline.store.retention import (
+    CERTIFICATES,
+    RetentionLimits,
+    drop_certificates,
+    keep_limits,
+)
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)
@@ -239,7 +244,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         identity=run.identity,
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
-        results=Limits(
+        results=RetentionLimits(
             config.store.results_age_s, config.store.results_bytes, config.store.sources_keep
         ),
         certificates_age_s=config.store.certificates_age_s,

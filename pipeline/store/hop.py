@@ -72,7 +72,7 @@ class SourceHop(msgspec.Struct, frozen=True):
     commits: tuple[Commit, ...]
 
 
-class Verdict(Enum):
+class CommitStatus(Enum):
     """What became of a source in a hop; only OK wrote anything."""
 
     OK = b"OK"
@@ -81,10 +81,10 @@ class Verdict(Enum):
     GONE = b"GONE"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class CommitReply(msgspec.Struct, frozen=True):
     """One source's answer; `refused` counts entries whose id the stream had passed."""
 
-    verdict: Verdict
+    status: CommitStatus
     refused: int = 0
 
 
@@ -115,17 +115,17 @@ def _add_commit(args: list[str | bytes], commit: Commit) -> None:
         args += (str(entry.position), entry.kind, entry.data)
 
 
-def read_answers(reply: list[list[Any]]) -> list[Answer]:
+def read_replies(reply: list[list[Any]]) -> list[CommitReply]:
     """Answers in the order of the hops. StoreRefused if the store could not do its part."""
-    return [_read_answer(answer) for answer in reply]
+    return [_read_reply(answer) for answer in reply]
 
 
-def _read_answer(answer: list[Any]) -> Answer:
+def _read_reply(answer: list[Any]) -> CommitReply:
     if answer[0] == b"OK":
-        return Answer(Verdict.OK, answer[1])
+        return CommitReply(CommitStatus.OK, answer[1])
     if answer[0] == b"ERROR":
         raise StoreRefused(f"the store refuses to write: {answer[1].decode()}")
-    return Answer(Verdict(answer[0]))
+    return CommitReply(CommitStatus(answer[0]))
 
 
 def attach_command(source: str, stage: str, run: str) -> Command:
@@ -143,10 +143,10 @@ class Attached:
     emitted: Position
 
 
-def read_attached(reply: list[Any]) -> Attached | Verdict:
+def read_attached(reply: list[Any]) -> Attached | CommitStatus:
     """The new standing, or FENCED (another run owns the source) or GONE (the store is empty)."""
     if reply[0] != b"OK":
-        return Verdict(reply[0])
+        return CommitStatus(reply[0])
     emitted = Position.parse(reply[4]) if reply[4] else START
     return Attached(reply[1], Position.parse(reply[2]), reply[3], emitted)
 

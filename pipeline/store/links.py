@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from framegate.pipeline.errors import StoreBusy, StoreLost
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
-    Answer,
+    CommitReply,
     SourceHop,
     hop_command,
-    read_answers,
+    read_replies,
     replicas_command,
     too_few_replicas,
 )
@@ -78,7 +78,7 @@ _seen: dict[str, list[str]] = {}  # servers of the clusters that this process kn
 
 
 @dataclass
-class Part:
+class LinkBatch:
     """What goes over one link in one write."""
 
     link: Link
@@ -89,9 +89,9 @@ class Part:
         """The hop of all its sources, then the trims."""
         return [hop_command(self.hops), *self.trims] if self.hops else self.trims
 
-    def receive(self) -> list[tuple[str, Answer]]:
+    def receive(self) -> list[tuple[str, CommitReply]]:
         """Wait for the replies; gives the hop's answers by source."""
-        answers = read_answers(self.link.receive()) if self.hops else []
+        answers = read_replies(self.link.receive()) if self.hops else []
         for _ in self.trims:
             self.link.receive()
         return [(hop.source, answer) for hop, answer in zip(self.hops, answers, strict=True)]
@@ -168,15 +168,15 @@ class Links:
 
     def parts(
         self, hops: Mapping[str, SourceHop], trims: Sequence[tuple[str, Command]]
-    ) -> dict[Link, Part]:
+    ) -> dict[Link, LinkBatch]:
         """What goes over which link."""
-        found: dict[Link, Part] = {}
+        found: dict[Link, LinkBatch] = {}
         for source, hop in hops.items():
             link = self.of(source)
-            found.setdefault(link, Part(link)).hops.append(hop)
+            found.setdefault(link, LinkBatch(link)).hops.append(hop)
         for source, trim in trims:
             link = self.of(source)
-            found.setdefault(link, Part(link)).trims.append(trim)
+            found.setdefault(link, LinkBatch(link)).trims.append(trim)
         return found
 
     def drop(self, sources: Iterable[str]) -> None:

@@ -238,7 +238,7 @@ class _Guest:
 
     def __init__(self, guests: dict[_Guest, None]) -> None:
         self.known = False
-        self.caller, self.store = _End(self._said), _End(self._answered)
+        self.caller, self.store = _RelayEnd(self._said), _RelayEnd(self._answered)
         self.caller.other, self.store.other = self.store, self.caller
         self._guests = guests
         self._bytes_left = LOGIN_BYTES
@@ -281,10 +281,10 @@ class _Guest:
         self.store.break_off()
 
 
-class _End(asyncio.Protocol):
+class _RelayEnd(asyncio.Protocol):
     """Passes on what it hears to the other end, no faster than that takes it."""
 
-    other: _End
+    other: _RelayEnd
     when_gone: Callable[[], None]
 
     def __init__(self, heard: Callable[[bytes], None]) -> None:

@@ -297,7 +297,7 @@ class Memo:
             self._store.keep(self.group, self.limits, key, value)
 
 
-class Memos:
+class MemoGroups:
     """All that a worker's stages remember. One thread."""
 
     def __init__(self, url: str | None) -> None:

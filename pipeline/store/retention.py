@@ -44,7 +44,7 @@ _MOST_SEQ = 1 << 40
 
 
 @dataclass(frozen=True)
-class Limits:
+class RetentionLimits:
     """What a source's published stream keeps at most; 0 is no limit.
 
     age_s   seconds since a result was published
@@ -121,7 +121,7 @@ class Retention:
     forgets what nobody has had for long.
     """
 
-    def __init__(self, url: str, run: str, readers: Sequence[str], limits: Limits) -> None:
+    def __init__(self, url: str, run: str, readers: Sequence[str], limits: RetentionLimits) -> None:
         """readers: stages that read the published stream and are waited for."""
         self._url, self._run, self._readers, self._limits = url, run, readers, limits
         self._client = connect(url)
@@ -273,7 +273,11 @@ def drop_certificates(folder: Path, age_s: float, now: float) -> None:
 
 
 async def keep_limits(
-    url: str, run: str, stages: Sequence[StageSpec], limits: Limits, tidy: Callable[[], None]
+    url: str,
+    run: str,
+    stages: Sequence[StageSpec],
+    limits: RetentionLimits,
+    tidy: Callable[[], None],
 ) -> None:
     """Cut the streams of a run once a minute until cancelled; tidy: its data folder, as well."""
     publisher = next(stage.name for stage in stages if stage.publishes)

@@ -13,7 +13,7 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.promise import certificate, period, promise
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
@@ -183,7 +183,7 @@ class Auditor:
         served: Detections,
         unasked: Detections,
         doubt: float,
-        true: Seen | None,
+        true: Predictions | None,
     ) -> AuditState:
         """A frame's result is fixed: count it, and if the coin says so, see that it is audited.
 
@@ -305,7 +305,7 @@ class Auditor:
             return _replace(state, fresh=0, arms=Arms())  # what it knew is of another scene
         return state
 
-    def _learned(self, state: AuditState, row: Row, doubt: float, true: Seen) -> AuditState:
+    def _learned(self, state: AuditState, row: Row, doubt: float, true: Predictions) -> AuditState:
         """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
         arms = state.arms.after(doubt, differs(row.unasked, true))
         state = _replace(state, arms=arms)

@@ -16,7 +16,7 @@ import numpy as np
 from framegate.pipeline import records
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.records import START, Object, Position, Verdict
@@ -133,8 +133,8 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """What was served of a frame, and what would have been without asking."""
 
-    served: Seen
-    unasked: Seen
+    served: Predictions
+    unasked: Predictions
 
     def with_pixels(self, pixels: bytes) -> bytes:
         """As it lies in the ring."""
@@ -148,13 +148,13 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
         return records.decode(data[4:end], Row), data[end:]
 
 
-def seen_in(objects: Sequence[Object]) -> Seen:
+def seen_in(objects: Sequence[Object]) -> Predictions:
     """Served objects as boxes, for comparison."""
     boxes, scores = tuple(o.box for o in objects), tuple(o.score for o in objects)
-    return Seen(boxes, scores, tuple(o.class_id for o in objects), ())
+    return Predictions(boxes, scores, tuple(o.class_id for o in objects), ())
 
 
-def differs(served: Seen, true: Seen) -> bool:
+def differs(served: Predictions, true: Predictions) -> bool:
     """Whether a frame has another number of objects of some class than the heavy pass says."""
     return Counter(served.class_ids) != Counter(true.class_ids)
 
@@ -169,7 +169,7 @@ class Audited(NamedTuple):
     """What was served of a drawn frame, and what the heavy pass says; None: that is lost."""
 
     row: Row | None
-    true: Seen | None
+    true: Predictions | None
 
 
 class AuditAsks:
@@ -197,7 +197,7 @@ class AuditAsks:
 
     def answer(self, source: str, at: Obligation, rows: RingRef | None) -> Audited | None:
         """What became of an audit, None while it may come; who has just begun asks anew."""
-        question = QuestionId(source, at.position, exact=True)
+        question = QueryId(source, at.position, exact=True)
         if not self._asks.knows(question) or (source, at.position) not in self._rows:
             if not self._asks.has_room(at.form.nbytes, urgent=False):
                 return None
@@ -208,7 +208,7 @@ class AuditAsks:
         answer = self._asks.answer(question)
         if answer is None:
             return None
-        true = answer if isinstance(answer, Seen) else None
+        true = answer if isinstance(answer, Predictions) else None
         return Audited(self._rows[source, at.position], true)
 
     def keep(self, source: str, still: set[Position]) -> None:
@@ -216,12 +216,12 @@ class AuditAsks:
         for of, position in [known for known in self._rows if known[0] == source]:
             if position not in still:
                 del self._rows[of, position]
-                self._asks.forget(QuestionId(of, position, exact=True))
+                self._asks.forget(QueryId(of, position, exact=True))
 
     def _ask(self, source: str, at: Position, form: Form, row: Row, pixels: bytes) -> None:
         self._rows[source, at] = row
-        question = QuestionId(source, at, exact=True)
-        self._asks.ask(Question(question, form, pixels, None, urgent=False))
+        question = QueryId(source, at, exact=True)
+        self._asks.ask(Query(question, form, pixels, None, urgent=False))
 
     def _ring(self, source: str, form: Form) -> RingPort:
         return self._context.ring(source, MOST_OPEN, form.nbytes + _ROW_BYTES)

@@ -20,7 +20,7 @@ import numpy as np
 
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.heavy.questions import Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.loading import options_of
 from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
 from framegate.pipeline.records import Position, Record
@@ -49,9 +49,9 @@ class Remembered:
         self.policy_id = heavy.policy_id
         self.looked = 0
         self._heavy = heavy
-        self._last: tuple[bytes, Sequence[Seen]] = b"", ()
+        self._last: tuple[bytes, Sequence[Predictions]] = b"", ()
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Seen]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
         """About one frame."""
         content = questions[0].content
         if content != self._last[0]:
@@ -124,8 +124,8 @@ class Replay:
                 self.times.note(least, item.source, now_s)
         if not drawn:
             return [(True, None), *((asks, None) for asks in asked)]
-        question = QuestionId(item.source, item.position)
-        [true] = self.heavy.answer([Question(question, item.record.form, pixels)])
+        question = QueryId(item.source, item.position)
+        [true] = self.heavy.answer([Query(question, item.record.form, pixels)])
         wrong = [differs(seen_in(one.objects), true) for one in (*served, found)]
         return [(True, False), *zip(asked, wrong, strict=True)]
 

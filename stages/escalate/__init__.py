@@ -9,7 +9,7 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Seen, Unanswered
+from framegate.pipeline.heavy.queries import Predictions, Unanswered
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
@@ -174,7 +174,7 @@ class _Turn:
 
     def _told(
         self, item: Item, found: Detections, state: EscalateState, doubt: float, unasked: Said
-    ) -> tuple[Detections, EscalateState, Seen | None] | None:
+    ) -> tuple[Detections, EscalateState, Predictions | None] | None:
         """What is said, and what the heavy pass said of the frame's own pixels, if it did."""
         wish = policy.wish(state, doubt, self._least, self._budget)
         if wish == "content":
@@ -184,7 +184,7 @@ class _Turn:
             return None
         if wish == "ask":
             state = policy.asked(state, self._budget)
-        if isinstance(answer, Seen):
+        if isinstance(answer, Predictions):
             said, state = policy.answered(state, found, answer)
             state = policy.recalibrated(state, doubt, unasked[0].objects, said.objects)
             return said, state, answer if self._is_exact else None

@@ -20,9 +20,9 @@ from framegate.models.picture import Picture
 from framegate.models.picture_coding import placed
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.kserve_tensors import Array, asked, outputs_of
-from framegate.pipeline.heavy.questions import Seen
-from framegate.pipeline.heavy.queue import AskedFar
+from framegate.pipeline.heavy.kserve_tensors import Tensor, asked, outputs_of
+from framegate.pipeline.heavy.queries import Predictions
+from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.stages.detections import as_seen
 from framegate.stages.escalate.places import decode_question, shown_rect
 
@@ -53,9 +53,9 @@ class HeavyLooker:
         for using in (self._whole, self._part):
             using.warm_up(640, 360)
 
-    def look(self, asked: Sequence[AskedFar]) -> list[Seen | None]:
+    def look(self, asked: Sequence[QueryMessage]) -> list[Predictions | None]:
         """What is in each picture, in pixels of its source; None where it is damaged."""
-        seen: list[Seen | None] = [None] * len(asked)
+        seen: list[Predictions | None] = [None] * len(asked)
         for using, parts in ((self._whole, False), (self._part, True)):
             rows = [n for n, one in enumerate(asked) if (one.part is not None) is parts]
             pictures = {n: picture for n in rows if (picture := _decoded(asked[n])) is not None}
@@ -76,7 +76,7 @@ def _of_parts(precision: Precision, threads: int) -> Detector:
     )
 
 
-def _decoded(asked: AskedFar) -> Picture | None:
+def _decoded(asked: QueryMessage) -> Picture | None:
     try:
         return decode_question(asked.picture, asked.form, asked.part, asked.exact)
     except PictureDamaged as error:
@@ -95,11 +95,11 @@ class HeavyTensors:
         self._looker = HeavyLooker(threads)
         self._turn = threading.Lock()
 
-    def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def answer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Look at each picture. ValueError if these are no questions. Any thread, one at a time."""
         begun = time.monotonic()
         questions = [
-            AskedFar(
+            QueryMessage(
                 records.VERSION,
                 "",
                 0,

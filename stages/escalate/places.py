@@ -22,12 +22,13 @@ from framegate.models.picture_coding import (
 )
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.questions import (
-    Answer,
+from framegate.pipeline.heavy.queries import (
+    Encode,
     Place,
-    Question,
-    Rect,
-    Seen,
+    Predictions,
+    Query,
+    Region,
+    Reply,
     absent,
     checked,
     leave,
@@ -44,7 +45,7 @@ from framegate.stages.planes import as_picture
 
 
 class LocalHeavy:
-    """A place (`heavy.questions.Place`) that looks at a frame's own pixels: what is "true".
+    """A place (`heavy.queries.Place`) that looks at a frame's own pixels: what is "true".
 
     One frame at a time: in a batch the first answer would come as late as the last.
     """
@@ -61,7 +62,7 @@ class LocalHeavy:
         self.models = self._detector.models
         self.policy_id = self._detector.policy_id
 
-    def answer(self, questions: Sequence[Question]) -> list[Seen]:
+    def answer(self, questions: Sequence[Query]) -> list[Predictions]:
         """Look at each frame whole."""
         pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
         return [as_seen(boxes, self.models) for boxes in self._detector.detect(pictures)]
@@ -73,7 +74,7 @@ class LocalHeavy:
 # -- A question's picture as it goes to a place on another host, and as it comes out there.
 
 
-def encode_question(question: Question, coding: Coding = DEFAULT) -> bytes:
+def encode_question(question: Query, coding: Coding = DEFAULT) -> bytes:
     """The picture, or the part that is asked about: a JPEG, or FFV1 if it is exact. Any thread."""
     whole = as_picture(memoryview(question.pixels), question.form)
     part = question.id.part
@@ -81,7 +82,7 @@ def encode_question(question: Question, coding: Coding = DEFAULT) -> bytes:
     return encode_exact(picture) if question.id.exact else encode(picture, coding)
 
 
-def decode_question(data: bytes, form: Form, part: Rect | None, exact: bool) -> Picture:
+def decode_question(data: bytes, form: Form, part: Region | None, exact: bool) -> Picture:
     """What came of it, of any size where it is not exact. PictureDamaged. Any thread."""
     left, top, right, bottom = shown_rect(form, part)
     matrix = cast(Matrix, form.matrix)
@@ -90,15 +91,12 @@ def decode_question(data: bytes, form: Form, part: Rect | None, exact: bool) -> 
     return decode(data, matrix, form.full_range)
 
 
-def shown_rect(form: Form, part: Rect | None) -> Rect:
+def shown_rect(form: Form, part: Region | None) -> Region:
     """What such a picture shows, in source pixels."""
     return (0, 0, form.width, form.height) if part is None else even(part)
 
 
 # -- The heavy pass on other hosts: its questions coded, its answers held to the run's classes.
-
-
-Encode = Callable[[Question], bytes]
 
 
 class FarHeavy:
@@ -131,11 +129,11 @@ class FarHeavy:
         """For which calls were on the way, summed."""
         return self._place.wire_s
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[Query]) -> list[Reply]:
         """As the place does, less what is not looked for. PlaceFailed for what can be no answer."""
         found = self._place.answer(questions)
         return [
-            self._of_classes(checked(one, asked.form)) if isinstance(one, Seen) else one
+            self._of_classes(checked(one, asked.form)) if isinstance(one, Predictions) else one
             for asked, one in zip(questions, found, strict=True)
         ]
 
@@ -151,9 +149,9 @@ class FarHeavy:
         """Let go of the place."""
         self._place.close()
 
-    def _of_classes(self, seen: Seen) -> Seen:
+    def _of_classes(self, seen: Predictions) -> Predictions:
         rows = [n for n, class_id in enumerate(seen.class_ids) if class_id in self._wanted]
-        return Seen(
+        return Predictions(
             tuple(seen.boxes[n] for n in rows),
             tuple(seen.scores[n] for n in rows),
             tuple(seen.class_ids[n] for n in rows),

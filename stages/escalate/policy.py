@@ -10,7 +10,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Answer, Question, QuestionId, Seen, Unanswered
+from framegate.pipeline.heavy.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.records import DegradedReason, Object
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.audit.audits import AuditState
@@ -109,7 +109,7 @@ def asked(state: EscalateState, budget: Budget) -> EscalateState:
     return _replace(state, tokens=state.tokens.spent(state.clock_s, budget))
 
 
-def answered(state: EscalateState, found: Detections, seen: Seen) -> Said:
+def answered(state: EscalateState, found: Detections, seen: Predictions) -> Said:
     """What the heavy pass says of this frame, and what that teaches."""
     known, objects = learned(state.known, found, as_boxes(seen), state.clock_s)
     said = _replace(
@@ -150,11 +150,11 @@ def as_if_confirmed(state: EscalateState, found: Detections, budget: Budget) -> 
     boxes = tuple(found_object.box for found_object in found.objects)
     scores = tuple(found_object.score for found_object in found.objects)
     class_ids = tuple(found_object.class_id for found_object in found.objects)
-    return answered(asked(state, budget), found, Seen(boxes, scores, class_ids, ()))[1]
+    return answered(asked(state, budget), found, Predictions(boxes, scores, class_ids, ()))[1]
 
 
 def taught(
-    state: EscalateState, then: EscalateState, found: Detections, seen: Seen
+    state: EscalateState, then: EscalateState, found: Detections, seen: Predictions
 ) -> EscalateState:
     """With what an answer about an earlier frame teaches, which stood at `then`."""
     known, _ = learned(state.known, found, as_boxes(seen), then.clock_s)
@@ -171,7 +171,7 @@ _USELESS_S: Final = 2.0  # age of an answer from which on it teaches nothing
 class _Late:
     """A question whose answer was too late for its frame, and where that frame stood."""
 
-    question: QuestionId
+    question: QueryId
     found: Detections
     state: EscalateState
 
@@ -186,14 +186,14 @@ class Asking:
         self._tokens = Tokens()
         self._late: dict[str, _Late] = {}
 
-    def answer(self, item: Item) -> Answer | None:
+    def answer(self, item: Item) -> Reply | None:
         """Ask about a frame, once, and see whether there is an answer: None while it may come, or
         while a file's frame cannot be asked about for all that is.
 
         A camera's frame has a due time, and counts against what all cameras may ask. FrameLost
         where pixels of a file will be decoded again.
         """
-        question, due = QuestionId(item.source, item.position), None
+        question, due = QueryId(item.source, item.position), None
         if self.asks.knows(question):
             return self.asks.answer(question)
         if self._context.live(item.source):
@@ -206,7 +206,7 @@ class Asking:
             return None
         try:
             with self._context.pixels(item) as pixels:
-                self.asks.ask(Question(question, item.record.form, bytes(pixels), due))
+                self.asks.ask(Query(question, item.record.form, bytes(pixels), due))
         except FrameLost as lost:
             if due is None and not lost.final:
                 raise
@@ -216,14 +216,14 @@ class Asking:
     def is_done(self, item: Item) -> None:
         """A frame's result is fixed: nobody waits for an answer about it."""
         late = self._late.get(item.source)
-        question = QuestionId(item.source, item.position)
+        question = QueryId(item.source, item.position)
         if late is None or late.question != question:
             self.asks.forget(question)
 
     def keep_late(self, item: Item, found: Detections, state: EscalateState) -> None:
         """An answer that is late may still teach; one at a time for each source."""
         self.forget(item.source)
-        self._late[item.source] = _Late(QuestionId(item.source, item.position), found, state)
+        self._late[item.source] = _Late(QueryId(item.source, item.position), found, state)
 
     def with_late(self, item: Item, state: EscalateState) -> EscalateState:
         """The state with what a late answer teaches, if it came."""
@@ -232,9 +232,9 @@ class Asking:
             return state
         answer = self.asks.answer(late.question)
         old = late.state.epoch != state.epoch or state.clock_s - late.state.clock_s > _USELESS_S
-        if old or isinstance(answer, Seen):
+        if old or isinstance(answer, Predictions):
             self.forget(item.source)
-        if old or not isinstance(answer, Seen):
+        if old or not isinstance(answer, Predictions):
             return state
         return taught(state, late.state, late.found, answer)
 

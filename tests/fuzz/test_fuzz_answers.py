@@ -15,8 +15,8 @@ from framegate.models.picture_coding import encode, encode_exact
 from framegate.pipeline import records
 from framegate.pipeline.errors import RecordTooNew
 from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
-from framegate.pipeline.heavy.questions import PlaceFailed, Seen, Unanswered, checked
-from framegate.pipeline.heavy.queue import AskedFar, Replied
+from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Unanswered, checked
+from framegate.pipeline.heavy.queue import QueryMessage, ReplyMessage
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.places import decode_question
@@ -25,11 +25,11 @@ from tests.fuzz.mutated import data_like, json_values
 from tests.fuzz.test_fuzz_models import PICTURE
 
 FORM = Form(64, 48)
-SEEN = Seen(((1.0, 2.0, 9.0, 14.0),), (0.8,), (0,), ("heavy@1",))
+SEEN = Predictions(((1.0, 2.0, 9.0, 14.0),), (0.8,), (0,), ("heavy@1",))
 POLICY = "f" * 64
 JPEG, EXACT = encode(PICTURE), encode_exact(PICTURE)
-ASKED = msgspec.msgpack.encode(AskedFar(1, "me", 1, 0, "a", FORM, JPEG, (0, 0, 8, 8), 5))
-REPLIED = msgspec.msgpack.encode(Replied(1, 0, POLICY, SEEN, took_s=0.1))
+ASKED = msgspec.msgpack.encode(QueryMessage(1, "me", 1, 0, "a", FORM, JPEG, (0, 0, 8, 8), 5))
+REPLIED = msgspec.msgpack.encode(ReplyMessage(1, 0, POLICY, SEEN, took_s=0.1))
 DEEP = b"\x82\xa1v\x01\xa1x" + b"\x91" * 100_000 + b"\xc0"
 
 
@@ -39,7 +39,7 @@ DEEP = b"\x82\xa1v\x01\xa1x" + b"\x91" * 100_000 + b"\xc0"
 @example(b"")
 @example(ASKED.replace(b"me", b"\xff\xff"))
 def test_a_message_of_the_queue_is_read_or_refused(data: bytes) -> None:
-    for kind in (AskedFar, Replied):
+    for kind in (QueryMessage, ReplyMessage):
         try:
             records.decode_versioned(data, kind)
         except (msgspec.MsgspecError, RecordTooNew):
@@ -87,11 +87,11 @@ def test_a_servers_answer_is_one_or_the_place_failed(
     outputs = {k: v for k, v in {**GOOD, **changes}.items() if k not in gone}
     try:
         answers = answers_of(outputs, 3, POLICY)
-        told = [checked(one, FORM) for one in answers if isinstance(one, Seen)]
+        told = [checked(one, FORM) for one in answers if isinstance(one, Predictions)]
     except PlaceFailed:
         return
     assert len(answers) == 3
-    assert all(isinstance(one, Seen | Unanswered) for one in answers)
+    assert all(isinstance(one, Predictions | Unanswered) for one in answers)
     assert math.isfinite(float(outputs["took_s"].sum()))
     for one in told:
         assert all(isinstance(class_id, int) for class_id in one.class_ids)
@@ -112,7 +112,7 @@ scores = st.floats() | st.floats(0, 1)
 def test_an_answer_from_far_can_be_drawn_counted_and_published(
     rows: list[Any], extra: list[float], models: list[str]
 ) -> None:
-    seen = Seen(
+    seen = Predictions(
         tuple(row[0] for row in rows),
         (*(row[1] for row in rows), *extra),
         tuple(row[2] for row in rows),
@@ -123,7 +123,7 @@ def test_an_answer_from_far_can_be_drawn_counted_and_published(
     except PlaceFailed:
         return
     assert len(found) == len(rows) <= 1000
-    assert records.decode(records.encode(seen), Seen) == seen
+    assert records.decode(records.encode(seen), Predictions) == seen
 
 
 ROW = [*Facts(64, 48, 0, 0, 0, 64, 48, 601, 0, 0, 0)]

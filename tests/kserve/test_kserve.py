@@ -17,13 +17,13 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.kserve_transport import address
-from framegate.pipeline.heavy.questions import (
-    Answer,
+from framegate.pipeline.heavy.queries import (
     PlaceFailed,
-    Question,
-    QuestionId,
-    Rect,
-    Seen,
+    Predictions,
+    Query,
+    QueryId,
+    Region,
+    Reply,
     Unanswered,
 )
 from framegate.pipeline.records import Position
@@ -65,22 +65,22 @@ def question(
     picture: bytes = b"\xff\xd8" * 50,
     seq: int = 0,
     due_mono: float | None = None,
-    part: Rect | None = None,
-) -> Question:
-    return Question(QuestionId("a", Position(1, seq), part), FORM, picture, due_mono)
+    part: Region | None = None,
+) -> Query:
+    return Query(QueryId("a", Position(1, seq), part), FORM, picture, due_mono)
 
 
-def seen(score: float, box: Rect = (0, 0, 40, 20)) -> Seen:
+def seen(score: float, box: Region = (0, 0, 40, 20)) -> Predictions:
     left, top, right, bottom = (float(edge) for edge in box)
     rounded = score if score == 0 else float(f"{score:.6g}")
-    return Seen(((left, top, right, bottom),), (rounded,), (7,), ("told", "model"))
+    return Predictions(((left, top, right, bottom),), (rounded,), (7,), ("told", "model"))
 
 
-def shortened(answers: Sequence[Answer]) -> list[Answer]:
+def shortened(answers: Sequence[Reply]) -> list[Reply]:
     """Scores with the digits that a float32 has."""
     return [
-        Seen(a.boxes, tuple(float(f"{s:.6g}") for s in a.scores), a.class_ids, a.models)
-        if isinstance(a, Seen)
+        Predictions(a.boxes, tuple(float(f"{s:.6g}") for s in a.scores), a.class_ids, a.models)
+        if isinstance(a, Predictions)
         else a
         for a in answers
     ]
@@ -233,11 +233,11 @@ class TestTriton:
 @both
 def test_the_deployed_model_looks(tmp_path: Path, scheme: str) -> None:
     form = Form(320, 240)
-    grey = Question(QuestionId("a", Position(1, 0)), form, b"\x80" * form.nbytes)
+    grey = Query(QueryId("a", Position(1, 0)), form, b"\x80" * form.nbytes)
     with mlserver(tmp_path / "served", told=False) as running:
         place = KServe(url_of(running, scheme), encode_question, detector.policy_id("heavy"))
         (found,) = place.answer([grey])
-        assert isinstance(found, Seen)
+        assert isinstance(found, Predictions)
         assert found.boxes == ()
         assert len(found.models) == 4
         place.close()

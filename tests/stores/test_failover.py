@@ -30,16 +30,16 @@ from framegate.pipeline.store import ownership as stores
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     FRAME,
-    Answer,
     Attached,
     Commit,
+    CommitReply,
+    CommitStatus,
     Entry,
     SourceHop,
-    Verdict,
     attach_command,
     hop_command,
-    read_answers,
     read_attached,
+    read_replies,
 )
 from framegate.pipeline.store.links import Links
 from framegate.pipeline.store.ownership import Store
@@ -133,9 +133,9 @@ class Camera:
                 self._published = said.position
         links.await_replicas([CAM], REPLICAS)
 
-    def _refused(self, verdict: Verdict) -> None:
-        assert verdict is not Verdict.GONE
-        self.is_over |= verdict is Verdict.FENCED
+    def _refused(self, verdict: CommitStatus) -> None:
+        assert verdict is not CommitStatus.GONE
+        self.is_over |= verdict is CommitStatus.FENCED
         self.hang_up()
 
     def _begin_epoch(self, links: Links) -> None:
@@ -148,7 +148,7 @@ class Camera:
         finally:
             request.link.close()
         answer = answers[CAM]
-        if isinstance(answer, Verdict):
+        if isinstance(answer, CommitStatus):
             self._refused(answer)
             return
         self.epochs.append(answer)
@@ -173,12 +173,12 @@ class Camera:
         out = keys.out(CAM, stage) if stage == "decode" else keys.results(CAM)
         token = self._tokens[stage]
         commit = Commit(stage, out, token, before, said[-1].position, said)
-        answer: Answer
-        [answer] = read_answers(links.of(CAM).call(*hop_command([SourceHop(CAM, (commit,))])))
+        answer: CommitReply
+        [answer] = read_replies(links.of(CAM).call(*hop_command([SourceHop(CAM, (commit,))])))
         assert answer.refused == 0, "an id did not grow"
-        if answer.verdict is not Verdict.OK:
-            self._refused(answer.verdict)
-        return answer.verdict is Verdict.OK
+        if answer.status is not CommitStatus.OK:
+            self._refused(answer.status)
+        return answer.status is CommitStatus.OK
 
 
 class Onlooker:

@@ -19,8 +19,8 @@ import redis
 
 from framegate.pipeline.cli.worker import work
 from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.questions import Seen
-from framegate.pipeline.heavy.queue import AskedFar
+from framegate.pipeline.heavy.queries import Predictions
+from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.heavy.worker import HeavyAsks
 from framegate.pipeline.logs import set_up_logging
 from tests.support.runs import environment
@@ -37,10 +37,10 @@ class ToldLooker:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def look(self, asked: Sequence[AskedFar]) -> list[Seen | None]:
+    def look(self, asked: Sequence[QueryMessage]) -> list[Predictions | None]:
         return [self._look(one) for one in asked]
 
-    def _look(self, asked: AskedFar) -> Seen | None:
+    def _look(self, asked: QueryMessage) -> Predictions | None:
         client: Any = redis.Redis.from_url(self._url, protocol=2)
         with client:
             client.rpush("test:looked", f"{os.getpid()} {asked.source} {asked.number}")
@@ -51,7 +51,9 @@ class ToldLooker:
         if asked.picture == b"damaged":
             return None
         width, height = float(asked.form.width), float(asked.form.height)
-        return Seen(((0.0, 0.0, width, height),), (len(asked.picture) / 100,), (0,), ("test",))
+        return Predictions(
+            ((0.0, 0.0, width, height),), (len(asked.picture) / 100,), (0,), ("test",)
+        )
 
 
 @contextmanager

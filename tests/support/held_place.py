@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from framegate.pipeline.heavy.questions import Answer, PlaceFailed, Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId, Reply
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 
@@ -17,23 +17,23 @@ DEADLINE_S = 20.0
 
 def question(
     source: str = "a", seq: int = 0, due_mono: float | None = None, urgent: bool = True
-) -> Question:
+) -> Query:
     """One whose pixels tell source and number apart from all others."""
     pixels = f"{source}{seq}".encode().ljust(FORM.nbytes)
-    return Question(QuestionId(source, Position(1, seq)), FORM, pixels, due_mono, urgent)
+    return Query(QueryId(source, Position(1, seq)), FORM, pixels, due_mono, urgent)
 
 
-def seen(asked: Question) -> Seen:
+def seen(asked: Query) -> Predictions:
     """An answer that only this question has."""
     score = (asked.pixels[1] - ord("0")) / 10
-    return Seen(((0.0, 0.0, 2.0, 2.0),), (score,), (asked.pixels[0],), ("test",))
+    return Predictions(((0.0, 0.0, 2.0, 2.0),), (score,), (asked.pixels[0],), ("test",))
 
 
 class Call(NamedTuple):
     """A call of the place that waits for the test's word."""
 
-    questions: Sequence[Question]
-    word: queue.SimpleQueue[Sequence[Answer] | Exception]
+    questions: Sequence[Query]
+    word: queue.SimpleQueue[Sequence[Reply] | Exception]
 
     def let(self) -> None:
         """Answer it."""
@@ -55,7 +55,7 @@ class HeldPlace:
     calls: queue.SimpleQueue[Call] = field(default_factory=queue.SimpleQueue)
     under_way: list[Call] = field(default_factory=list)
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
         """Wait for the test's word."""
         call = Call(questions, queue.SimpleQueue())
         self.under_way.append(call)

@@ -14,7 +14,7 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import Object, Position, Record
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
@@ -28,15 +28,15 @@ from framegate.stages.escalate.policy import EscalateState
 FORM = Form(32, 16)
 FPS = 10
 PERSON = Object(1, "person", 0, 0.9, (1.0, 2.0, 9.0, 14.0), "detected")
-SEES_NOBODY = Seen((), (), (), ("heavy@1",))
-SEES_PERSON = Seen((PERSON.box,), (0.8,), (0,), ("heavy@1",))
+SEES_NOBODY = Predictions((), (), (), ("heavy@1",))
+SEES_PERSON = Predictions((PERSON.box,), (0.8,), (0,), ("heavy@1",))
 NEVER = 1.01  # a threshold of doubt above all
 NEW: Mapping[str, EscalateState] = {"a": EscalateState()}
 
-Said = Callable[[QuestionId], Seen]
+Said = Callable[[QueryId], Predictions]
 
 
-def agrees(question: QuestionId) -> Seen:  # noqa: ARG001
+def agrees(question: QueryId) -> Predictions:  # noqa: ARG001
     """With detect, in every frame."""
     return SEES_PERSON
 
@@ -49,7 +49,7 @@ class ToldPlace:
     policy_id = "f" * 64
 
     def __init__(self, says: Said, holds: bool = False, is_exact: bool = True) -> None:
-        self.asked: list[QuestionId] = []
+        self.asked: list[QueryId] = []
         self.is_exact = is_exact
         self.is_away = False
         self._says = says
@@ -57,7 +57,7 @@ class ToldPlace:
         if not holds:
             self._open.set()
 
-    def answer(self, questions: Sequence[Question]) -> list[Seen]:
+    def answer(self, questions: Sequence[Query]) -> list[Predictions]:
         self.asked += [question.id for question in questions]
         self._open.wait()
         if self.is_away:

@@ -8,7 +8,7 @@ import numpy as np
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, RequestInput, ResponseOutput
 
-from framegate.pipeline.heavy.kserve_tensors import OUTPUTS, Array
+from framegate.pipeline.heavy.kserve_tensors import OUTPUTS, Tensor
 from framegate.stages.escalate.heavy_worker import HeavyTensors
 
 
@@ -31,7 +31,7 @@ class HeavyRuntime(MLModel):
         )
 
 
-def _array(given: RequestInput) -> Array:
+def _array(given: RequestInput) -> Tensor:
     values = list(given.data)
     if given.datatype == "BYTES":
         coded = [value.encode() if isinstance(value, str) else value for value in values]
@@ -39,7 +39,7 @@ def _array(given: RequestInput) -> Array:
     return np.array(values, np.int32).reshape(given.shape)
 
 
-def _output(name: str, array: Array) -> ResponseOutput:
+def _output(name: str, array: Tensor) -> ResponseOutput:
     values = array.reshape(-1).tolist()
     shape = list(array.shape)
     return ResponseOutput(name=name, shape=shape, datatype=OUTPUTS[name], data=values)

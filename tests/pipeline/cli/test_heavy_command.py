@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from framegate.models.detector import detector
-from framegate.pipeline.heavy.questions import PlaceFailed, Question, QuestionId, Seen
+from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
@@ -84,7 +84,7 @@ def test_a_worker_needs_no_more_than_its_own_keys_and_answers_over_tls(
         with Command(tmp_path, *words) as worker:
             worker.says("answering questions; policy ")
             policy = worker.err.split("policy ")[1].split()[0]
-            grey = Question(QuestionId("a", Position(1, 0)), FORM, b"\x80" * FORM.nbytes)
+            grey = Query(QueryId("a", Position(1, 0)), FORM, b"\x80" * FORM.nbytes)
             unknown = HeavyQueue(server.url("redis"), encode_question, policy)
             with server.admin() as client:
                 wait_until("it is there", lambda: client.exists("fg:heavy:alive"))
@@ -96,7 +96,7 @@ def test_a_worker_needs_no_more_than_its_own_keys_and_answers_over_tls(
             place = HeavyQueue(server.url("redis"), encode_question, whole)
             (found,) = place.answer([grey])
             place.close()
-            assert isinstance(found, Seen)
+            assert isinstance(found, Predictions)
             assert found.boxes == ()
             assert len(found.models) == 4
             assert place.sent_bytes < FORM.nbytes / 10

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import Answer, QuestionId, Unanswered
+from framegate.pipeline.heavy.queries import QueryId, Reply, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, HeldPlace, question, seen
@@ -24,7 +24,7 @@ def asking(place: HeldPlace, patience_s: float = 60.0) -> Iterator[Asks]:
         asks.close()
 
 
-def answers(asks: Asks, *ids: QuestionId) -> list[Answer]:
+def answers(asks: Asks, *ids: QueryId) -> list[Reply]:
     """Wait, as a stage does, until all of them are answered."""
     until = time.monotonic() + DEADLINE_S
     while True:
@@ -80,7 +80,7 @@ def test_what_waits_while_a_lane_is_busy_goes_together_in_turns() -> None:
 
 def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
     place, one = HeldPlace(), question()
-    twin = replace(one, id=QuestionId("b", Position(2, 5)))
+    twin = replace(one, id=QueryId("b", Position(2, 5)))
     with asking(place) as asks:
         asks.ask(one)
         call = place.next()
@@ -93,7 +93,7 @@ def test_equal_questions_fly_once_and_all_who_asked_are_answered() -> None:
 
 def test_one_that_was_answered_is_forgotten_beside_a_twin_that_is_not() -> None:
     place, one = HeldPlace(), question()
-    twin = replace(one, id=QuestionId("b", Position(2, 5)))
+    twin = replace(one, id=QueryId("b", Position(2, 5)))
     with asking(place) as asks:
         asks.ask(one)
         place.next().let()
@@ -109,7 +109,7 @@ def test_one_that_was_answered_is_forgotten_beside_a_twin_that_is_not() -> None:
 def test_one_that_waits_as_long_as_it_takes_is_not_given_up_with_a_twin_that_is_late() -> None:
     place, blocking = HeldPlace(), question("z", 0)
     late = question("a", 1, due_mono=time.monotonic() - 1)
-    patient = replace(late, id=QuestionId("b", Position(1, 1)), due_mono=None)
+    patient = replace(late, id=QueryId("b", Position(1, 1)), due_mono=None)
     with asking(place) as asks:
         asks.ask(blocking)
         call = place.next()

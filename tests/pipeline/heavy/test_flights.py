@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.heavy import asks as flights
 from framegate.pipeline.heavy.asks import MOST, Asks, Flight, have_room
-from framegate.pipeline.heavy.questions import Question, QuestionId, Unanswered
+from framegate.pipeline.heavy.queries import Query, QueryId, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, FORM, HeldPlace, question, seen
@@ -31,8 +31,8 @@ def asking(place: HeldPlace) -> Iterator[Asks]:
 def held(n: int, nbytes: int, urgent: bool = True) -> list[Flight]:
     """Flights whose questions share their pixels: what is counted is as if each had its own."""
     pixels = bytes(nbytes)
-    ids = [QuestionId("a", Position(1, seq)) for seq in range(n)]
-    return [Flight(Question(one, WIDE, pixels, urgent=urgent), 0.0) for one in ids]
+    ids = [QueryId("a", Position(1, seq)) for seq in range(n)]
+    return [Flight(Query(one, WIDE, pixels, urgent=urgent), 0.0) for one in ids]
 
 
 def test_frames_of_cameras_are_bounded_by_bytes() -> None:
@@ -51,7 +51,7 @@ def test_a_few_are_held_however_large_they_are() -> None:
     assert not have_room(held(4, 100 << 20), 100 << 20, urgent=True)
 
 
-def filled(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+def filled(asks: Asks, monkeypatch: pytest.MonkeyPatch) -> list[Query]:
     """As many questions as there is room for, the first of them under way."""
     monkeypatch.setattr(flights, "MOST_BYTES", 2 * 5 * FORM.nbytes)
     taken = [question("a", seq) for seq in range(5)]

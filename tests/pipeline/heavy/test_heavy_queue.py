@@ -15,12 +15,12 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.questions import (
-    Answer,
+from framegate.pipeline.heavy.queries import (
     PlaceFailed,
-    Question,
-    QuestionId,
-    Seen,
+    Predictions,
+    Query,
+    QueryId,
+    Reply,
     Unanswered,
 )
 from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue
@@ -54,12 +54,12 @@ def client_of(store: EmbeddedStore) -> Any:
 
 def question(
     picture: bytes = b"x" * 50, source: str = "a", seq: int = 0, due_mono: float | None = None
-) -> Question:
-    return Question(QuestionId(source, Position(1, seq)), FORM, picture, due_mono)
+) -> Query:
+    return Query(QueryId(source, Position(1, seq)), FORM, picture, due_mono)
 
 
-def seen(score: float = 0.5) -> Seen:
-    return Seen(((0.0, 0.0, 40.0, 20.0),), (score,), (0,), ("test",))
+def seen(score: float = 0.5) -> Predictions:
+    return Predictions(((0.0, 0.0, 40.0, 20.0),), (score,), (0,), ("test",))
 
 
 @contextmanager
@@ -74,18 +74,18 @@ def asking(store: EmbeddedStore, policy: str = POLICY, precision: str = "") -> I
 class Asked:
     """A call of the place in a thread of its own."""
 
-    def __init__(self, place: HeavyQueue, questions: Sequence[Question]) -> None:
-        self._found: Sequence[Answer] | PlaceFailed | None = None
+    def __init__(self, place: HeavyQueue, questions: Sequence[Query]) -> None:
+        self._found: Sequence[Reply] | PlaceFailed | None = None
         self._thread = threading.Thread(target=self._ask, args=(place, questions))
         self._thread.start()
 
-    def _ask(self, place: HeavyQueue, questions: Sequence[Question]) -> None:
+    def _ask(self, place: HeavyQueue, questions: Sequence[Query]) -> None:
         try:
             self._found = place.answer(questions)
         except PlaceFailed as error:
             self._found = error
 
-    def found(self) -> Sequence[Answer] | PlaceFailed:
+    def found(self) -> Sequence[Reply] | PlaceFailed:
         self._thread.join(60)
         assert self._found is not None
         return self._found

@@ -14,8 +14,8 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import (
     Attached,
     Commit,
+    CommitStatus,
     SourceHop,
-    Verdict,
     attach_command,
     hop_command,
     read_attached,
@@ -137,11 +137,11 @@ def test_epochs_that_are_asked_for_together_come_each_to_its_own(
         epochs.ask(name, tokens[name])  # under way already
     epochs.ask("strange", b"1")  # nobody's
     epochs.forget(names[7])
-    given: dict[str, int | Verdict] = {}
+    given: dict[str, int | CommitStatus] = {}
     while len(given) < len(names):
         assert readable([apart.fileno()], 20)
         given |= epochs.hear()
-    assert given == dict.fromkeys(set(names) - {names[7]}, 1) | {"strange": Verdict.FENCED}
+    assert given == dict.fromkeys(set(names) - {names[7]}, 1) | {"strange": CommitStatus.FENCED}
     epochs.ask(names[7], tokens[names[7]])
     given = {}
     while not given:

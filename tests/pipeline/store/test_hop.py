@@ -15,15 +15,15 @@ from framegate.pipeline.store.hop import (
     FRAME,
     Attached,
     Commit,
+    CommitStatus,
     Entry,
     SourceHop,
-    Verdict,
     attach_command,
     await_command,
     epoch_command,
     hop_command,
-    read_answers,
     read_attached,
+    read_replies,
     trim_command,
 )
 from framegate.pipeline.store.ownership import Store, unfit
@@ -90,7 +90,7 @@ def test_a_key_of_a_wrong_kind_writes_nothing(link: Link, spoilt: str) -> None:
     link.call("DEL", key)
     link.call("SET", key, "not ours")
     with pytest.raises(StoreRefused, match="WRONGTYPE"):
-        read_answers(link.call(*hop_command([SourceHop("a", commits)])))
+        read_replies(link.call(*hop_command([SourceHop("a", commits)])))
     assert link.call("EXISTS", keys.out("a", "decode")) == 0
     assert link.call("HGET", keys.at("a", "decode"), "p") == b"0-0"
 
@@ -103,8 +103,8 @@ def test_a_refused_source_does_not_touch_the_other(link: Link) -> None:
         SourceHop("a", (commit(zombie, "a", "decode", 2),)),
         SourceHop("b", (commit(good, "b", "decode", 2),)),
     ]
-    answers = read_answers(link.call(*hop_command(hops)))
-    assert [answer.verdict for answer in answers] == [Verdict.FENCED, Verdict.OK]
+    answers = read_replies(link.call(*hop_command(hops)))
+    assert [answer.status for answer in answers] == [CommitStatus.FENCED, CommitStatus.OK]
     assert link.call("XLEN", keys.out("b", "decode")) == 2
     assert link.call("EXISTS", keys.out("a", "decode")) == 0
 
@@ -113,18 +113,18 @@ def test_an_entry_that_somebody_else_wrote_counts_as_refused(link: Link) -> None
     attached = attach(link, "a", "decode")
     link.call("XADD", keys.out("a", "decode"), "1-1", "k", "frame", "d", "foreign")
     hop = SourceHop("a", (commit(attached, "a", "decode", 4),))
-    (answer,) = read_answers(link.call(*hop_command([hop])))
-    assert (answer.verdict, answer.refused) == (Verdict.OK, 2)
+    (answer,) = read_replies(link.call(*hop_command([hop])))
+    assert (answer.status, answer.refused) == (CommitStatus.OK, 2)
 
 
 def test_an_emptied_store_is_noticed(link: Link) -> None:
     attached = attach(link, "a", "decode")
     link.call("DEL", keys.own("a"), keys.at("a", "decode"))
-    (answer,) = read_answers(
+    (answer,) = read_replies(
         link.call(*hop_command([SourceHop("a", (commit(attached, "a", "decode", 1),))]))
     )
-    assert answer.verdict is Verdict.GONE
-    assert read_attached(link.call(*attach_command("a", "decode", RUN))) is Verdict.GONE
+    assert answer.status is CommitStatus.GONE
+    assert read_attached(link.call(*attach_command("a", "decode", RUN))) is CommitStatus.GONE
 
 
 def test_trimming_keeps_what_the_slowest_reliable_reader_lacks(link: Link) -> None:

@@ -24,16 +24,16 @@ from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
     Commit,
+    CommitStatus,
     Entry,
     SetAside,
     SourceHop,
-    Verdict,
     attach_command,
     await_command,
     epoch_command,
     hop_command,
-    read_answers,
     read_attached,
+    read_replies,
     trim_command,
 )
 from framegate.pipeline.store.ownership import Store
@@ -186,10 +186,10 @@ class Protocol(RuleBasedStateMachine):
         model = self.model[source].stages[stage]
         attached = read_attached(self.link.call(*attach_command(*place, run)))
         if self.model[source].owner != run:
-            assert attached is Verdict.FENCED
+            assert attached is CommitStatus.FENCED
             return
         model.token += 1
-        assert not isinstance(attached, Verdict)
+        assert not isinstance(attached, CommitStatus)
         assert (int(attached.token), attached.position) == (model.token, model.position)
         assert attached.state == model.state
         if not cut:
@@ -235,9 +235,9 @@ class Protocol(RuleBasedStateMachine):
         if commit is None:
             return
         answer = self._hop([SourceHop(place[0], (commit,))])[0]
-        assert answer.verdict is self._verdict(place, worker)
+        assert answer.status is self._verdict(place, worker)
         assert answer.refused == 0
-        if answer.verdict is Verdict.OK:
+        if answer.status is CommitStatus.OK:
             self._apply(place, worker, commit)
 
     @precondition(lambda self: len(self.workers) > 1)
@@ -259,8 +259,8 @@ class Protocol(RuleBasedStateMachine):
         answers = self._hop(hops)
         for (_, theirs), answer in zip(by_source.items(), answers, strict=True):
             verdicts = [self._verdict(place, worker) for place, worker, _ in theirs]
-            refused = [v for v in verdicts if v is not Verdict.OK]
-            assert answer.verdict is (refused[0] if refused else Verdict.OK)
+            refused = [v for v in verdicts if v is not CommitStatus.OK]
+            assert answer.status is (refused[0] if refused else CommitStatus.OK)
             if not refused:
                 for place, worker, commit in theirs:
                     self._apply(place, worker, commit)
@@ -329,13 +329,13 @@ class Protocol(RuleBasedStateMachine):
         return tuple(Entry(at, FRAME, stage.encode() + b" of " + data) for at, data in waiting)
 
     def _hop(self, hops: list[SourceHop]) -> list[Any]:
-        return read_answers(self.link.call(*hop_command(hops)))
+        return read_replies(self.link.call(*hop_command(hops)))
 
-    def _verdict(self, place: tuple[str, str], worker: Worker) -> Verdict:
+    def _verdict(self, place: tuple[str, str], worker: Worker) -> CommitStatus:
         model = self.model[place[0]].stages[place[1]]
         if worker.token != model.token:
-            return Verdict.FENCED
-        return Verdict.OK if worker.position == model.position else Verdict.MOVED
+            return CommitStatus.FENCED
+        return CommitStatus.OK if worker.position == model.position else CommitStatus.MOVED
 
     def _apply(self, place: tuple[str, str], worker: Worker, commit: Commit) -> None:
         source, stage = place

@@ -20,7 +20,7 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import (
     MOST_WAITING,
     Memo,
-    Memos,
+    MemoGroups,
     MemoStore,
     Mirror,
     find_command,
@@ -52,8 +52,8 @@ def client(store: EmbeddedStore) -> Iterator[Any]:
 
 
 @pytest.fixture
-def memos(store: EmbeddedStore) -> Iterator[Memos]:
-    opened = Memos(store.url)
+def memos(store: EmbeddedStore) -> Iterator[MemoGroups]:
+    opened = MemoGroups(store.url)
     yield opened
     opened.close()
 
@@ -110,18 +110,18 @@ def test_a_mirror_holds_what_was_used_last(steps: list[tuple[str, bytes | None, 
 
 
 def test_groups_do_not_see_each_other() -> None:
-    memos = Memos(None)
+    memos = MemoGroups(None)
     memos.of("hall", LIMITS).keep(b"k", b"v")
     assert memos.of("hall", LIMITS).find(b"k") == b"v"
     assert memos.of("yard", LIMITS).find(b"k") is None
 
 
 def test_workers_share_what_a_group_remembers(
-    store: EmbeddedStore, memos: Memos, client: Any
+    store: EmbeddedStore, memos: MemoGroups, client: Any
 ) -> None:
     memos.of("hall", LIMITS).keep(b"k", b"\x00\xff" * 500)
     wait_until("it was written", lambda: found_by(client, b"k"))
-    other = Memos(store.url)
+    other = MemoGroups(store.url)
     memo = other.of("hall", LIMITS)
     assert wait_until("it is found", lambda: memo.find(b"k")) == b"\x00\xff" * 500
     client.delete(*keys.memo("hall"))
@@ -130,7 +130,7 @@ def test_workers_share_what_a_group_remembers(
 
 
 def test_what_waits_is_written_at_the_end(store: EmbeddedStore, client: Any) -> None:
-    memos = Memos(store.url)
+    memos = MemoGroups(store.url)
     for n in range(50):
         memos.of("hall", LIMITS).keep(number(n), b"v")
     memos.close()
@@ -214,7 +214,7 @@ def test_what_lost_its_values_forgets_them(client: Any) -> None:
 
 
 def test_without_a_store_nothing_waits_and_nothing_fails(tmp_path: Path) -> None:
-    memos = Memos(f"unix://{tmp_path}/nobody.sock")
+    memos = MemoGroups(f"unix://{tmp_path}/nobody.sock")
     memo = memos.of("hall", LIMITS)
     for n in range(1000):
         memo.keep(number(n), b"v")
@@ -256,7 +256,7 @@ def test_a_store_that_has_nothing_is_hardly_asked(
 ) -> None:
     """By the calls that the server counts."""
     monkeypatch.setattr("framegate.pipeline.store.memo.PATIENCE_S", 60.0)
-    asking = Memos(store.url)
+    asking = MemoGroups(store.url)
     memo = asking.of("hall", LIMITS)
     client.execute_command(*keep_command("hall", LIMITS, [(number(7 * 16), b"v")]))
     straight = asking._store
@@ -279,7 +279,7 @@ def test_a_store_that_has_nothing_is_hardly_asked(
 
 
 def test_it_goes_on_after_its_connections_broke(store: EmbeddedStore, client: Any) -> None:
-    memos = Memos(store.url)
+    memos = MemoGroups(store.url)
     memo = memos.of("hall", LIMITS)
     memo.keep(b"a", b"v")
     wait_until("it is connected", lambda: found_by(client, b"a"))
@@ -301,14 +301,14 @@ def test_in_a_cluster_each_group_is_on_its_server(tmp_path: Path) -> None:
         prepared = Store(servers[0].url)
         prepared.prepare()
         prepared.close()
-        memos = Memos(servers[0].url)
+        memos = MemoGroups(servers[0].url)
         for group in groups:
             memos.of(group, LIMITS).keep(b"k", group.encode())
         memos.close()
         held = [len(list(server.client.scan_iter("fg:{cache-*"))) for server in servers]
         assert sum(held) == 3 * len(groups)
         assert sum(n > 0 for n in held) > 1
-        other = Memos(servers[2].url)
+        other = MemoGroups(servers[2].url)
         for group in groups:
             memo = other.of(group, LIMITS)
             assert wait_until("found", lambda memo=memo: memo.find(b"k")) == group.encode()

@@ -25,8 +25,8 @@ from framegate.pipeline.store.ownership import Store
 from framegate.pipeline.store.retention import (
     RESUMABLE_S,
     Gone,
-    Limits,
     Retention,
+    RetentionLimits,
     cut,
     drop_certificates,
     first_since,
@@ -103,7 +103,9 @@ def stream(store: EmbeddedStore) -> Iterator[Stream]:
     made.close()
 
 
-def cut_now(store: EmbeddedStore, limits: Limits, readers: tuple[str, ...] = ()) -> dict[str, int]:
+def cut_now(
+    store: EmbeddedStore, limits: RetentionLimits, readers: tuple[str, ...] = ()
+) -> dict[str, int]:
     """Cut 100 s after the first frame."""
     with closing(Retention(store.url, "r1", readers, limits)) as retention:
         return retention.cut_all(now=1100.0)
@@ -112,7 +114,7 @@ def cut_now(store: EmbeddedStore, limits: Limits, readers: tuple[str, ...] = ())
 def test_what_is_too_old_goes_and_a_reader_learns_of_it(
     store: EmbeddedStore, stream: Stream
 ) -> None:
-    assert cut_now(store, Limits(age_s=30)) == {"gate": 71}
+    assert cut_now(store, RetentionLimits(age_s=30)) == {"gate": 71}
     assert stream.ids()[0] == "2-20"
     with (
         subscribe(store.url, start={"gate": "1-5"}, until_end=True) as results,
@@ -122,19 +124,19 @@ def test_what_is_too_old_goes_and_a_reader_learns_of_it(
 
 
 def test_a_cut_between_two_epochs(store: EmbeddedStore, stream: Stream) -> None:
-    cut_now(store, Limits(age_s=50))
+    cut_now(store, RetentionLimits(age_s=50))
     assert stream.ids()[:2] == ["1-50", "2-0"]
 
 
 def test_the_end_of_a_source_stays(store: EmbeddedStore, stream: Stream) -> None:
-    cut_now(store, Limits(age_s=1e-3, nbytes=1))
+    cut_now(store, RetentionLimits(age_s=1e-3, nbytes=1))
     assert stream.ids() == ["2-50"]
 
 
 def test_what_takes_too_many_bytes_goes(store: EmbeddedStore, stream: Stream) -> None:
     before = stream.client.memory_usage(keys.results("gate"), samples=0)
     assert before is not None
-    cut_now(store, Limits(nbytes=before // 2))
+    cut_now(store, RetentionLimits(nbytes=before // 2))
     after = stream.client.memory_usage(keys.results("gate"), samples=0)
     assert after is not None
     assert before * 0.3 < after <= before * 0.6
@@ -145,21 +147,21 @@ def test_nothing_goes_that_a_stage_which_is_waited_for_has_not_read(
     store: EmbeddedStore, stream: Stream
 ) -> None:
     stream.client.hset(keys.at("gate", "print"), "p", "1-9")
-    cut_now(store, Limits(age_s=1, nbytes=1), ("print",))
+    cut_now(store, RetentionLimits(age_s=1, nbytes=1), ("print",))
     assert stream.ids()[0] == "1-10"
-    cut_now(store, Limits(age_s=1, nbytes=1), ("print", "new"))
+    cut_now(store, RetentionLimits(age_s=1, nbytes=1), ("print", "new"))
     assert stream.ids()[0] == "1-10", "one that has not begun has read nothing"
     stream.client.hset(keys.at("gate", "print"), "gone", "1")
-    cut_now(store, Limits(age_s=0.5), ("print",))
+    cut_now(store, RetentionLimits(age_s=0.5), ("print",))
     assert stream.ids() == ["2-50"], "one that was given up is not waited for"
 
 
 def test_another_runs_source_and_one_without_limits_stay_whole(
     store: EmbeddedStore, stream: Stream
 ) -> None:
-    assert cut_now(store, Limits()) == {}
+    assert cut_now(store, RetentionLimits()) == {}
     stream.client.hset(keys.own("gate"), "run", "r2")
-    assert cut_now(store, Limits(age_s=1, nbytes=1)) == {}
+    assert cut_now(store, RetentionLimits(age_s=1, nbytes=1)) == {}
     assert len(stream.ids()) == 102
 
 
@@ -205,7 +207,7 @@ class Shop:
         self.client = self.publisher.client
         self.store = Store(embedded.url)
         self.store.prepare()
-        self.retention = Retention(embedded.url, "r1", (), Limits(sources=keep))
+        self.retention = Retention(embedded.url, "r1", (), RetentionLimits(sources=keep))
 
     def close(self) -> None:
         self.client.close()
@@ -287,7 +289,7 @@ def test_a_run_that_ended_can_be_resumed_for_a_week(shop: Shop) -> None:
 
 def test_results_of_removed_sources_are_cut_as_well(store: EmbeddedStore, stream: Stream) -> None:
     stream.client.hset(keys.own("gate"), mapping={"run": "", "name": "", "freed": 1000})
-    assert cut_now(store, Limits(age_s=30)) == {"gate": 71}
+    assert cut_now(store, RetentionLimits(age_s=30)) == {"gate": 71}
 
 
 def test_readers_go_on_where_sources_are_forgotten(shop: Shop, store: EmbeddedStore) -> None:
@@ -405,7 +407,7 @@ def test_a_cluster_forgets_as_well(tmp_path: Path) -> None:
     """Each source on another server, and the last epoch of all on one of them."""
     with cluster(tmp_path) as servers, closing(Store(servers[0].url)) as store:
         store.prepare()
-        limits = Limits(sources=1)
+        limits = RetentionLimits(sources=1)
         with closing(Retention(store.url, "r1", (), limits)) as retention:
             for n, name in enumerate(("ramp", "gate", "lane")):
                 store.claim(name, "r1", "r1!", take_over=False)

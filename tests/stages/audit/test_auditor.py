@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from framegate.pipeline import records
-from framegate.pipeline.heavy.questions import QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, QueryId
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
@@ -42,7 +42,7 @@ def promise(**options: float) -> Promise:
     return Promise("counts", alpha=0.1, frames=50, **options)  # type: ignore[arg-type]
 
 
-def disagrees(question: QuestionId) -> Seen:  # noqa: ARG001
+def disagrees(question: QueryId) -> Predictions:  # noqa: ARG001
     return SEES_NOBODY
 
 
@@ -91,7 +91,7 @@ def test_a_period_without_a_wrong_frame_is_certified_and_the_certificate_holds(
 
 
 def test_wrong_frames_are_caught_where_nobody_was_asked(tmp_path: Path) -> None:
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if question.position.seq % 5 == 0 else SEES_PERSON
 
     items = [frame(seq) for seq in range(50)]
@@ -130,7 +130,7 @@ def test_whoever_dies_in_between_the_audits_are_the_same_each_once(
     items = [frame(seq) for seq in range(60)]
     wrong = {5, 6, 31}
 
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if question.position.seq in wrong else SEES_PERSON
 
     undisturbed = whole(tmp_path, ToldPlace(says), items, promise())
@@ -181,7 +181,7 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
 ) -> None:
     """Frames from 20 on show nobody to the heavy pass: a new scene, in which detect is wrong."""
 
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if question.position.seq >= 20 else SEES_PERSON
 
     place = ToldPlace(says)
@@ -204,7 +204,7 @@ def test_after_an_alarm_all_are_asked_about_until_fewer_are_shown_to_be_enough(
 def test_what_the_alarm_asked_is_no_debt_once_it_is_over(tmp_path: Path) -> None:
     """One ask was left; in alarm dozens are made, and none of the later ones is missing for it."""
 
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if question.position.seq >= 20 else SEES_PERSON
 
     (tmp_path / "promise.secret").write_bytes(bytes(32))
@@ -220,7 +220,7 @@ def test_what_the_alarm_asked_is_no_debt_once_it_is_over(tmp_path: Path) -> None
 def test_what_was_still_open_when_the_alarm_rang_rings_it_no_second_time(tmp_path: Path) -> None:
     """Detect is wrong for ten frames; of so lax a promise six right ones show enough."""
 
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if 20 <= question.position.seq < 30 else SEES_PERSON
 
     terms = Promise("counts", alpha=0.4, frames=50, audited=1.0, alarm_audits=10.0)
@@ -237,7 +237,7 @@ def test_what_was_still_open_when_the_alarm_rang_rings_it_no_second_time(tmp_pat
 
 
 def test_a_frame_is_wrong_by_its_numbers_of_objects() -> None:
-    far = Seen(((20.0, 2.0, 30.0, 14.0),), (0.8,), (0,), ())
+    far = Predictions(((20.0, 2.0, 30.0, 14.0),), (0.8,), (0,), ())
     assert not differs(SEES_PERSON, far)
     assert differs(SEES_PERSON, SEES_NOBODY)
 

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.heavy.questions import QuestionId, Seen
+from framegate.pipeline.heavy.queries import Predictions, QueryId
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import End, PromiseNews
@@ -152,7 +152,7 @@ def test_a_damaged_secret_is_told_before_any_frame(tmp_path: Path) -> None:
 def test_a_threshold_is_not_praised_for_asks_that_had_no_budget(tmp_path: Path) -> None:
     """All are in doubt, one may be asked about, and of the others half are wrong."""
 
-    def says(question: QuestionId) -> Seen:
+    def says(question: QueryId) -> Predictions:
         return SEES_NOBODY if question.position.seq % 2 else SEES_PERSON
 
     terms = Promise("counts", alpha=0.1, frames=50, audited=0.9, alarm_audits=1e9)

@@ -10,7 +10,7 @@ from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.store.memo import Memos
+from framegate.pipeline.store.memo import MemoGroups
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.options import (
     CacheOptions,
@@ -31,7 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_memory(
-    folder: Path, memos: Memos, mode: Mode, cache: CacheOptions | None = None, head: bool = False
+    folder: Path,
+    memos: MemoGroups,
+    mode: Mode,
+    cache: CacheOptions | None = None,
+    head: bool = False,
 ) -> Detect:
     options = DetectOptions(
         min_score=LEAST,
@@ -50,7 +54,7 @@ def hits(stage: Detect, group: str = "a") -> int:
 def test_a_loop_is_answered_as_if_nothing_were_remembered(folder: Path, mode: Mode) -> None:
     frames = [item(1, n, picture=LOOP[n % len(LOOP)]) for n in range(4 * len(LOOP))]
     wanted, _ = answers(detect(folder, mode), *frames)
-    stage = with_memory(folder, Memos(None), mode)
+    stage = with_memory(folder, MemoGroups(None), mode)
     one_by_one, _ = answers(stage, *frames)
     assert one_by_one == wanted
     looked = sum(each.looked != "no" for each in wanted)
@@ -66,7 +70,7 @@ def test_a_loop_is_answered_as_if_nothing_were_remembered(folder: Path, mode: Mo
 
 @pytest.mark.parametrize("mode", ["off", "crops"])
 def test_a_worker_finds_what_another_left(folder: Path, mode: Mode) -> None:
-    memos = Memos(None)
+    memos = MemoGroups(None)
     frames = [item(1, n, picture=1 + n) for n in range(6)]
     first, _ = answers(with_memory(folder, memos, mode), *frames)
     stage = with_memory(folder, memos, mode)
@@ -76,7 +80,7 @@ def test_a_worker_finds_what_another_left(folder: Path, mode: Mode) -> None:
 
 
 def test_sources_share_where_they_are_told_to(folder: Path) -> None:
-    memos = Memos(None)
+    memos = MemoGroups(None)
     cache = CacheOptions(groups={"a": "hall", "b": "hall"})
     stage = with_memory(folder, memos, "off", cache)
     for source in "abc":
@@ -87,7 +91,7 @@ def test_sources_share_where_they_are_told_to(folder: Path) -> None:
 
 
 def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
-    memos = Memos(None)
+    memos = MemoGroups(None)
     before = with_memory(folder, memos, "off")
     answers(before, item(1, 0, 1))
     options = DetectOptions(min_score=LEAST + 0.01, gate=GateOptions(mode="off"))
@@ -97,7 +101,7 @@ def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
 
 
 def test_the_window_head_needs_the_network(folder: Path) -> None:
-    stage = with_memory(folder, Memos(None), "off", head=True)
+    stage = with_memory(folder, MemoGroups(None), "off", head=True)
     answers(stage, item(1, 0, 1), item(1, 1, 1))
     assert hits(stage) == 0
 

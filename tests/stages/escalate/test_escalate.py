@@ -11,7 +11,7 @@ import pytest
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults, FrameLost
 from framegate.pipeline.heavy import asks
-from framegate.pipeline.heavy.questions import QuestionId
+from framegate.pipeline.heavy.queries import QueryId
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.detections import Detections
@@ -66,7 +66,7 @@ def test_a_files_frames_wait_where_no_more_can_be_held(
     frames = [frame(seq) for seq in range(40)]
     said, _ = run(stage, frames, NEW)
     assert [outcome(one) for one in said] == [("done", None, 1)] * 40
-    assert sorted(place.asked) == [QuestionId("a", item.position) for item in frames]
+    assert sorted(place.asked) == [QueryId("a", item.position) for item in frames]
 
 
 def test_who_is_content_does_not_ask(tmp_path: Path, closing: list[Escalate]) -> None:
@@ -107,8 +107,8 @@ def test_frames_wait_in_order_while_their_questions_go_ahead(
     assert not any(stage.asks.knows(question) for question in asked_about(items))
 
 
-def asked_about(items: Sequence[Item]) -> list[QuestionId]:
-    return [QuestionId(item.source, item.position) for item in items]
+def asked_about(items: Sequence[Item]) -> list[QueryId]:
+    return [QueryId(item.source, item.position) for item in items]
 
 
 def test_one_source_that_waits_holds_no_other_up(tmp_path: Path, closing: list[Escalate]) -> None:

@@ -15,13 +15,21 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.questions import Answer, Question, QuestionId, Rect, Seen, Unanswered
-from framegate.pipeline.heavy.queue import AskedFar
+from framegate.pipeline.heavy.queries import (
+    Encode,
+    Predictions,
+    Query,
+    QueryId,
+    Region,
+    Reply,
+    Unanswered,
+)
+from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes, as_seen
 from framegate.stages.escalate.heavy_worker import HeavyLooker
-from framegate.stages.escalate.places import Encode, FarHeavy, encode_question
+from framegate.stages.escalate.places import FarHeavy, encode_question
 from framegate.stages.planes import as_picture
 from tests.support.footage import bikes
 
@@ -50,13 +58,15 @@ def frame() -> tuple[Form, bytes]:
     raise AssertionError("the clip is shorter")
 
 
-def asked(frame: tuple[Form, bytes], part: Rect | None = None, exact: bool = False) -> AskedFar:
+def asked(
+    frame: tuple[Form, bytes], part: Region | None = None, exact: bool = False
+) -> QueryMessage:
     form, pixels = frame
-    question = Question(QuestionId("a", Position(1, 0), part, exact), form, pixels)
-    return AskedFar(1, "asker", 1, 0, "a", form, encode_question(question), part, exact=exact)
+    question = Query(QueryId("a", Position(1, 0), part, exact), form, pixels)
+    return QueryMessage(1, "asker", 1, 0, "a", form, encode_question(question), part, exact=exact)
 
 
-def boxes_of(seen: Seen | None) -> Boxes:
+def boxes_of(seen: Predictions | None) -> Boxes:
     assert seen is not None
     return as_boxes(seen)
 
@@ -119,13 +129,13 @@ def test_a_far_place_keeps_to_the_runs_classes_and_knows_its_policy(
     looker: HeavyLooker, frame: tuple[Form, bytes]
 ) -> None:
     form, pixels = frame
-    question = Question(QuestionId("a", Position(1, 0)), form, pixels)
+    question = Query(QueryId("a", Position(1, 0)), form, pixels)
     (everything,) = looker.look([asked(frame)])
     assert everything is not None
     persons = FarHeavy(lambda encode, policy: Near(looker, encode, policy), ["person"])
     assert persons.policy_id == detector.load("heavy", classes=["person"]).policy_id
     (found,) = persons.answer([question])
-    assert isinstance(found, Seen)
+    assert isinstance(found, Predictions)
     assert found.class_ids
     assert set(found.class_ids) == {0} < set(everything.class_ids)
     assert found.scores == tuple(
@@ -147,8 +157,8 @@ class Near:
         assert policy == looker.policy
         self._looker, self._encode = looker, encode
 
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
-        coded = [AskedFar(1, "", 1, 0, "a", q.form, self._encode(q)) for q in questions]
+    def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
+        coded = [QueryMessage(1, "", 1, 0, "a", q.form, self._encode(q)) for q in questions]
         return [seen or Unanswered("unanswered") for seen in self._looker.look(coded)]
 
     def close(self) -> None:
@@ -182,6 +192,6 @@ def test_a_damaged_picture_has_no_answer_and_others_of_its_batch_have(
     looker: HeavyLooker, frame: tuple[Form, bytes]
 ) -> None:
     good = asked(frame)
-    damaged = AskedFar(1, "asker", 1, 1, "a", good.form, good.picture[:20])
+    damaged = QueryMessage(1, "asker", 1, 1, "a", good.form, good.picture[:20])
     seen = looker.look([damaged, good])
     assert seen == [None, *looker.look([good])]

@@ -10,23 +10,25 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from framegate.pipeline.heavy.kserve_tensors import Array, Facts, asked, outputs_of
-from framegate.pipeline.heavy.questions import Seen
+from framegate.pipeline.heavy.kserve_tensors import Facts, Tensor, asked, outputs_of
+from framegate.pipeline.heavy.queries import Predictions
 
 POLICY = "policy-of-the-test"
 HOLD = "FRAMEGATE_TEST_HOLD"
 
 
-def answer(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def answer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """As framegate.stages.escalate.heavy_worker does."""
     return outputs_of([_seen(picture, facts) for picture, facts in asked(inputs)], POLICY, 0.0)
 
 
-def _seen(picture: bytes, facts: Facts) -> Seen | None:
+def _seen(picture: bytes, facts: Facts) -> Predictions | None:
     if picture == b"damaged":
         return None
     if picture == b"hold":
         Path(os.environ[HOLD]).read_bytes()
     part = facts.part or (0, 0, facts.width, facts.height)
     left, top, right, bottom = (float(edge) for edge in part)
-    return Seen(((left, top, right, bottom),), (len(picture) / 1000,), (7,), ("told", "model"))
+    return Predictions(
+        ((left, top, right, bottom),), (len(picture) / 1000,), (7,), ("told", "model")
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
@@ -14,10 +14,10 @@ from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.records import DegradedReason, Position
 from framegate.pipeline.source import Form
 
-Rect = tuple[int, int, int, int]
+Region = tuple[int, int, int, int]
 
 
-class QuestionId(NamedTuple):
+class QueryId(NamedTuple):
     """Which frame, and which part of it.
 
     part   x1, y1, x2, y2 in source pixels; None: the whole
@@ -26,12 +26,12 @@ class QuestionId(NamedTuple):
 
     source: str
     position: Position
-    part: Rect | None = None
+    part: Region | None = None
     exact: bool = False
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """A frame's pixels for a heavier model to look at.
 
     pixels    the whole frame's, planar YUV 4:2:0 of `form`, a copy
@@ -39,7 +39,7 @@ class Question:
     urgent    goes before those that are not
     """
 
-    id: QuestionId
+    id: QueryId
     form: Form
     pixels: bytes
     due_mono: float | None = None
@@ -55,7 +55,7 @@ class Question:
         return digest.digest()
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
+class Predictions(msgspec.Struct, frozen=True, array_like=True):
     """What a heavier model found, in source pixels, highest score first; rows of equal number."""
 
     boxes: tuple[tuple[float, float, float, float], ...]
@@ -70,7 +70,9 @@ class Unanswered(NamedTuple):
     reason: DegradedReason
 
 
-Answer = Seen | Unanswered
+Reply = Predictions | Unanswered
+Encode = Callable[[Query], bytes]
+"""Codes the picture that a query shows, or the part of it, for the way to a place far away."""
 
 MOST_SEEN: Final = 1000  # objects in an answer
 _MOST_MODELS: Final = 16
@@ -80,7 +82,7 @@ class PlaceFailed(FramegateError):
     """A place could not answer: it is away, slow, full, or of another version."""
 
 
-def checked(seen: Seen, form: Form) -> Seen:
+def checked(seen: Predictions, form: Form) -> Predictions:
     """An answer that came from far about a frame of this form. PlaceFailed where it can be none.
 
     Boxes lie in the picture but for a pixel, scores are 0..1; rows and models are bounded.
@@ -118,7 +120,7 @@ class Place(Protocol):
     def sent_bytes(self) -> int: ...
     @property
     def wire_s(self) -> float: ...
-    def answer(self, questions: Sequence[Question]) -> Sequence[Answer]:
+    def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
         """Look, and wait for what is found: one answer a question, in their order.
 
         Unanswered is for a question that this place cannot answer whoever asks again (its picture
