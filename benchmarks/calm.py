@@ -28,7 +28,7 @@ from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip, find_clips
 from benchmarks.harness.labelled_people import read_truth
 from benchmarks.harness.report import Benchmark, Option, Result, conditions
-from framegate.models import coco
+from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
@@ -110,7 +110,7 @@ def measure(clip: GateClip, light: Detector, heavy: Detector) -> dict[str, Any]:
 
 def scores(shown: Shown, truth: Sequence[Tracked]) -> dict[str, float]:
     """Accuracy, agreement with itself under noise, and flicker."""
-    steady = agreement.f1(agreement.count(boxes_of(shown.noisy), boxes_of(shown.clear)))
+    steady = matching.f1(matching.matched(boxes_of(shown.noisy), boxes_of(shown.clear)))
     moving = agreement.flicker(shown.clear).per_second
     return {
         **against(shown.clear, truth),
@@ -125,7 +125,7 @@ def against(shown: Sequence[Tracked], truth: Sequence[Tracked]) -> dict[str, flo
     tracks = tracking.score(shown, truth)
     found = {
         "ap": agreement.average_precision(agreement.rank(ours, theirs)),
-        "f1": agreement.f1(agreement.count(ours, theirs)),
+        "f1": matching.f1(matching.matched(ours, theirs)),
         "hota": tracks.hota,
         "idf1": tracks.idf1,
     }
@@ -138,7 +138,7 @@ def differences(
     """Calm less raw in AP and F1, each with its 95 % interval."""
     sides = [boxes_of(side) for side in (ours, theirs)]
     one, other = (agreement.rank(side, boxes_of(truth)) for side in sides)
-    mine, others = (agreement.count(side, boxes_of(truth)) for side in sides)
+    mine, others = (matching.matched(side, boxes_of(truth)) for side in sides)
     n = len(truth)
     pairs = {
         "ap_gain": (
@@ -147,8 +147,8 @@ def differences(
             n,
         ),
         "f1_gain": (
-            lambda times: agreement.f1(mine, times),
-            lambda times: agreement.f1(others, times),
+            lambda times: matching.f1(mine, times),
+            lambda times: matching.f1(others, times),
             n,
         ),
     }

@@ -22,9 +22,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.harness.agreement import count, f1
 from benchmarks.harness.gate_clips import GateClip, Shot
 from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
@@ -101,9 +101,9 @@ def coded_row(
         coded = [code(picture) for picture in pictures]
         spent_s += time.thread_time() - begin
         n_pictures += len(pictures)
-        counts = count(_look([small for _, small in coded], pictures, heavy), raw[name])
+        counts = matching.matched(_look([small for _, small in coded], pictures, heavy), raw[name])
         fewer = sum(map(_raw_bytes, pictures)) / sum(n_bytes for n_bytes, _ in coded)
-        row[name] = {"f1": round(f1(counts), 4), "times_fewer_bytes": round(fewer, 1)}
+        row[name] = {"f1": round(matching.f1(counts), 4), "times_fewer_bytes": round(fewer, 1)}
         row[name]["boxes"] = int(counts[:, 2].sum())
     return row | {"there_and_back_ms": round(1000 * spent_s / n_pictures, 2)}
 

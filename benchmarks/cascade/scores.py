@@ -19,6 +19,7 @@ from benchmarks.harness import agreement
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.labelled_people import PERSON
 from benchmarks.harness.report import Bar
+from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
 
@@ -48,7 +49,7 @@ def _margin(boxes: Boxes, threshold: float) -> float:
 
 
 def mended(light: Array, heavy: Array, asked: Flags) -> Array:
-    """int64 (F, 3), agreement.count where an answer mends its own frame and no other."""
+    """int64 (F, 3), matching.matched where an answer mends its own frame and no other."""
     return np.where(asked[:, None], heavy, light)
 
 
@@ -80,7 +81,7 @@ def ap_of_people(shown: Sequence[Boxes], truth: Sequence[Tracked], first: int) -
 
 
 class Counts:
-    """A clip's agreement.count of every side with the heavy pass. threshold: of shown scores."""
+    """A clip's matching.matched of every side with the heavy pass. threshold: of shown scores."""
 
     def __init__(self, run: Replayed, threshold: float) -> None:
         self.run, self._threshold = run, threshold
@@ -89,7 +90,7 @@ class Counts:
         self.is_judged = int(self.heavy[:, 2].sum()) >= FEW_BOXES
 
     def _of(self, shown: Sequence[Boxes]) -> Array:
-        return agreement.count(shown, self.run.heavy)
+        return matching.matched(shown, self.run.heavy)
 
     def asked_plainly(self, setting: Setting) -> Flags:
         """Frames that the plain threshold asks about, as many as this setting did."""
@@ -106,13 +107,13 @@ class Counts:
 
     def f1(self, counts: Array) -> float | None:
         """Of one side; None where the heavy pass sees too little."""
-        return round(agreement.f1(counts), 4) if self.is_judged else None
+        return round(matching.f1(counts), 4) if self.is_judged else None
 
     def lead(self, ours: Array, theirs: Array) -> list[float] | None:
         """F1 of one side less that of another, with its 95 % interval."""
         if not self.is_judged:
             return None
-        pair = (partial(agreement.f1, ours), partial(agreement.f1, theirs), len(ours))
+        pair = (partial(matching.f1, ours), partial(matching.f1, theirs), len(ours))
         found = agreement.paired_bootstrap([pair], n_resamples=400)
         return [round(value, 4) for value in (found.mean, found.low, found.high)]
 

@@ -16,6 +16,7 @@ from benchmarks.harness import agreement
 from benchmarks.harness.agreement import Difference, Tracked
 from benchmarks.harness.gate_clips import WARM_UP, GateClip
 from benchmarks.rivals.subsampling import PHASES, Subsampling, carried, looks, moved
+from framegate.models import matching
 from framegate.models.detector.detector import Detector
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.options import GateOptions
@@ -68,14 +69,14 @@ def _all_shown(found: Dense, given: BeliefSettings) -> list[Tracked]:
 
 
 def counts(shown: Sequence[Tracked], base: Baseline) -> Array:
-    """agreement.count of the judged frames with the calm dense path."""
+    """matching.matched of the judged frames with the calm dense path."""
     ours, theirs = ([frame.boxes for frame in side[WARM_UP:]] for side in (shown, base.shown))
-    return agreement.count(ours, theirs)
+    return matching.matched(ours, theirs)
 
 
 def f1(shown: Sequence[Tracked], base: Baseline) -> float:
     """F1 of the judged frames with the calm dense path."""
-    return agreement.f1(counts(shown, base))
+    return float(matching.f1(counts(shown, base)))
 
 
 def run_rivals(
@@ -129,7 +130,7 @@ def told_rivals(found: dict[Rival, list[Array]], names: dict[Rival, str]) -> dic
     """Each rival's share, its mean F1 over the phases, and the lowest and the highest."""
     told = {}
     for rival, by_phase in found.items():
-        scores = [agreement.f1(each) for each in by_phase]
+        scores = [matching.f1(each) for each in by_phase]
         told[names[rival]] = {
             "share": round(rival.share, 4),
             "f1": round(statistics.fmean(scores), 4),
@@ -143,9 +144,9 @@ def against(run: Gated, base: Baseline, rival: Sequence[Array]) -> Difference:
     ours = counts(run.shown, base)
 
     def of_rival(times: Array) -> float:
-        return statistics.fmean(agreement.f1(each, times) for each in rival)
+        return statistics.fmean(matching.f1(each, times) for each in rival)
 
-    pair = (lambda times: agreement.f1(ours, times), of_rival, len(ours))
+    pair = (lambda times: matching.f1(ours, times), of_rival, len(ours))
     return agreement.paired_bootstrap([pair], n_resamples=400)
 
 

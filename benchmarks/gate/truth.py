@@ -10,6 +10,7 @@ from benchmarks.harness import agreement, tracking
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip
 from benchmarks.harness.labelled_people import PERSON, read_truth
+from framegate.models import matching
 
 
 def against_truth(clip: GateClip, base: Baseline, shown: Sequence[Tracked]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def _scores(shown: Sequence[Tracked], truth: Sequence[Tracked]) -> dict[str, flo
     tracks = tracking.score(people, truth)
     found = {
         "ap": agreement.average_precision(agreement.rank(ours, theirs)),
-        "f1_truth": agreement.f1(agreement.count(ours, theirs)),
+        "f1_truth": matching.f1(matching.matched(ours, theirs)),
         "hota": tracks.hota,
         "idf1": tracks.idf1,
     }

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
+from framegate.models import matching
 from framegate.models.boxes import Boxes, iou
+from framegate.models.matching import MIN_IOU, overlaps
 
 Array = npt.NDArray[Any]
 Statistic = Callable[[Array], float]
-MIN_IOU = 0.5
-_TIE = 1e-3  # what overlap weighs beside one more match
 _LEAST_S, _WITHIN_S = 0.5, 0.5
 
 
@@ -90,22 +89,7 @@ def pairs(ours: Boxes, reference: Boxes, classes: bool = True) -> tuple[Array, A
     overlap = iou(ours.xyxy, reference.xyxy)
     same = ours.class_ids[:, None] == reference.class_ids[None, :]
     fits = (overlap >= MIN_IOU) & (same | (not classes))
-    worth = np.where(fits, 1 + _TIE * (overlap + 2 * same), 0)
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    matched = fits[rows, columns]
-    return rows[matched], columns[matched]
-
-
-def count(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Array:
-    """int64 (F, 3): boxes of each frame that match, ours, the reference's."""
-    rows = [(len(pairs(a, b)[0]), len(a), len(b)) for a, b in zip(ours, reference, strict=True)]
-    return np.array(rows, np.int64).reshape(-1, 3)
-
-
-def f1(counts: Array, times: Array | None = None) -> float:
-    """F1 of all boxes of `count`, frame i taken `times[i]` times; 1 where neither has a box."""
-    both, ours, theirs = counts.sum(axis=0) if times is None else times @ counts
-    return float(2 * both / (ours + theirs)) if ours + theirs else 1.0
+    return matching.optimal(np.where(fits, overlap + 2 * same, 0))
 
 
 def rank(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Ranking:
@@ -120,16 +104,8 @@ def rank(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Ranking:
 
 
 def _is_true(ours: Boxes, reference: Boxes) -> Array:
-    overlap = iou(ours.xyxy, reference.xyxy)
-    overlap[ours.class_ids[:, None] != reference.class_ids[None, :]] = 0
     found = np.zeros(len(ours), bool)
-    if not len(reference):
-        return found
-    for row in np.argsort(-ours.scores, kind="stable"):
-        column = int(np.argmax(overlap[row]))
-        if overlap[row, column] >= MIN_IOU:
-            found[row] = True
-            overlap[:, column] = 0
+    found[matching.by_score(overlaps(ours, reference), ours.scores)[0]] = True
     return found
 
 

@@ -32,6 +32,7 @@ from benchmarks.harness.labelled_people import read_truth
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from benchmarks.head.novelty import novelty
 from benchmarks.head.ways import CANDIDATE, calmed, raw, refined, see, verdict
+from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
@@ -84,7 +85,7 @@ def row_of(judged: Judged) -> Row:
 
 def scores(shown: Sequence[Boxes], reference: Sequence[Boxes]) -> dict[str, float]:
     """F1 and AP at IoU .5."""
-    f1 = agreement.f1(agreement.count(shown, reference))
+    f1 = matching.f1(matching.matched(shown, reference))
     ap = agreement.average_precision(agreement.rank(shown, reference))
     return {"f1": round(f1, 4), "ap": round(ap, 4)}
 
@@ -93,10 +94,10 @@ def pair_of(judged: Judged, measure: str) -> tuple[agreement.Statistic, agreemen
     """Head and calm as statistics of how often each frame counts."""
     ours, theirs = (boxes_of(judged.ways[name]) for name in ("head", "calm"))
     if measure == "f1":
-        counts = [agreement.count(side, judged.heavy) for side in (ours, theirs)]
+        counts = [matching.matched(side, judged.heavy) for side in (ours, theirs)]
         return (
-            lambda times: agreement.f1(counts[0], times),
-            lambda times: agreement.f1(counts[1], times),
+            lambda times: matching.f1(counts[0], times),
+            lambda times: matching.f1(counts[1], times),
             len(judged.heavy),
         )
     ranks = [agreement.rank(side, judged.heavy) for side in (ours, theirs)]

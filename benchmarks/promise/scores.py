@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import agreement
 from benchmarks.promise.composed_hour import Seen
+from framegate.models import matching
 from framegate.models.boxes import Boxes
 
 Flags = npt.NDArray[np.bool_]
@@ -38,7 +38,7 @@ def wrong(shown: Sequence[Boxes], heavy: Sequence[Boxes]) -> Flags:
 
 def box_share(shown: Sequence[Boxes], heavy: Sequence[Boxes]) -> float:
     """Boxes that only one side has (IoU .5, classes must agree), by the heavy pass's boxes."""
-    both, ours, theirs = agreement.count(shown, heavy).sum(axis=0)
+    both, ours, theirs = matching.matched(shown, heavy).sum(axis=0)
     return float((ours + theirs - 2 * both) / max(1, theirs))
 
 

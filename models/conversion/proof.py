@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from framegate.models.boxes import Boxes, FloatArray, iou, suppress
+from framegate.models import matching
+from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.sandbox import ask
 from framegate.models.conversion.settle import Settled
@@ -18,9 +19,8 @@ from framegate.models.formats.candidates import Options
 from framegate.models.picture import Picture
 from framegate.models.preprocess import Prepared, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec
-from framegate.models.registry.open import fit
+from framegate.models.registry.open import BF16_AGREEMENT, fit
 
-SAME_IOU = 0.5
 MOST_BYTES = 256 << 20  # of all outputs
 LOOKED_AT = 0.001  # least score of what is looked at; what is shown is above the model's own
 
@@ -49,10 +49,10 @@ class Proof:
 
     @property
     def agreement(self) -> float | None:
-        """Of f32 and bf16, where this CPU has both; see `agreement`."""
+        """F1 of the boxes in bf16 against those in f32, where this CPU has both; `matching.f1`."""
         if "bf16" not in self.boxes:
             return None
-        return agreement(self.boxes["f32"], self.boxes["bf16"])
+        return float(matching.f1(matching.matched(self.boxes["bf16"], self.boxes["f32"])))
 
 
 def prove(
@@ -177,21 +177,6 @@ def _far(found: Boxes, spec: InputSpec, options: Options) -> str | None:
     return None
 
 
-def agreement(ours: Sequence[Boxes], theirs: Sequence[Boxes]) -> float:
-    """F1 of boxes of one class with an IoU of at least .5, over all pictures, 0..1."""
-    same = total = 0
-    for a, b in zip(ours, theirs, strict=True):
-        total += len(a) + len(b)
-        overlap = iou(a.xyxy, b.xyxy) * (a.class_ids[:, None] == b.class_ids[None, :])
-        free = np.ones(len(b), bool)
-        for row in overlap:  # highest score first
-            shares = np.where(free, row, 0)
-            if len(shares) and shares.max() >= SAME_IOU:
-                free[shares.argmax()] = False
-                same += 1
-    return 2 * same / total if total else 1.0
-
-
 def counts(boxes: Sequence[Boxes], classes: Sequence[str]) -> list[tuple[str, int, float, float]]:
     """Of each class that was found: its label, how many, lowest and highest score; most first."""
     found: Counter[int] = Counter()
@@ -208,5 +193,5 @@ def metrics(proof: Proof) -> dict[str, Any]:
     told: dict[str, Any] = {"proof_pictures": len(proof.boxes["f32"])}
     told["proof_boxes"] = sum(len(boxes) for boxes in proof.boxes["f32"])
     if proof.agreement is not None:
-        told["bf16_agreement"] = round(proof.agreement, 4)
+        told[BF16_AGREEMENT] = round(proof.agreement, 4)
     return told

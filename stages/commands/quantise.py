@@ -191,9 +191,9 @@ def _put(
     """Writes the new model; its manifest. rows: the float model's and its own."""
     exact, row = rows
     metrics = {
-        "agreement_f1": round(row.f1, 4),
-        "agreement_low": round(row.low, 4),
-        "agreement_high": round(row.high, 4),
+        "int8_agreement": round(row.f1, 4),
+        "int8_agreement_low": round(row.low, 4),
+        "int8_agreement_high": round(row.high, 4),
         "layers_float": len(accepted.float_layers),
         "frames_calibrated": sides[0],
         "frames_judged": sides[1],

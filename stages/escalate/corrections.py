@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models import boxes as nms
-from framegate.models import coco
+from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.pipeline.records import Object, Origin
 from framegate.stages.detections import Detections
@@ -163,7 +163,6 @@ MOST_AGE_S: Final = 10.0  # of an answer; then nothing of it holds
 MOST_KNOWN: Final = 64
 MOST_NEW: Final = 16
 _SAME: Final = 0.4  # IoU from which on two boxes are of one thing
-_AGREES: Final = 0.5  # IoU from which on two boxes say the same
 _CHANGED: Final = 0.25  # share of a place from which on what only heavy saw there is gone
 _SURE: Final = 3.0  # what a common track is worth, beside overlap and class
 
@@ -255,7 +254,7 @@ def _differing(objects: Sequence[Object], others: Sequence[Object]) -> int:
     )
     same = _classes(objects)[:, None] == _classes(others)
     overlap = nms.iou(boxes, theirs)
-    met = _matched(np.where(same & (overlap >= _AGREES), overlap, np.float32(0)))
+    met = _matched(np.where(same & (overlap >= matching.MIN_IOU), overlap, np.float32(0)))
     return len(objects) + len(others) - 2 * sum(row is not None for row in met)
 
 
@@ -293,12 +292,7 @@ def _worth(known: Sequence[Known], objects: Sequence[Object]) -> npt.NDArray[np.
 
 
 def _matched(worth: npt.NDArray[np.float32]) -> list[int | None]:
-    """Column of each row, every column at most once: the best pair first."""
-    found: list[int | None] = [None] * len(worth)
-    free = [True] * worth.shape[1]
-    rows, columns = np.nonzero(worth)
-    for pair in np.argsort(-worth[rows, columns], kind="stable"):
-        row, column = int(rows[pair]), int(columns[pair])
-        if found[row] is None and free[column]:
-            found[row], free[column] = column, False
-    return found
+    """Column of each row, None for a row that fits none: the best pair first."""
+    rows, columns = matching.by_worth(worth)
+    taken = dict(zip(rows.tolist(), columns.tolist(), strict=True))
+    return [taken.get(row) for row in range(len(worth))]

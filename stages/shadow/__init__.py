@@ -15,11 +15,11 @@ import cv2
 import msgspec
 import numpy as np
 
-from framegate.models import coco, picture_coding
+from framegate.models import coco, matching, picture_coding
 from framegate.models.boxes import Boxes, iou
+from framegate.models.matching import MIN_IOU
 from framegate.models.picture import Picture
 from framegate.models.picture_coding import Coding
-from framegate.models.quantisation.agreement import MIN_IOU
 from framegate.models.registry.registry import Registry
 from framegate.models.tracking.calm import least_of
 from framegate.pipeline.errors import FrameLost
@@ -99,28 +99,22 @@ def compare(
         )
         if labels[class_id] in known
     ]
-    free = dict(enumerate(ours))
-    agreed, alone = [], []
-    for one in sorted(theirs, key=lambda named: -named.score):
-        match = _best(one, free)
-        if match is None:
-            alone.append(one)
-        else:
-            agreed.append(free.pop(match))
-    return Compared(tuple(agreed), tuple(free.values()), tuple(alone))
-
-
-def _best(one: Named, free: dict[int, Named]) -> int | None:
-    rows = [n for n, other in free.items() if other.label == one.label]
-    if not rows:
-        return None
-    overlaps = iou(_array([one]), _array([free[n] for n in rows]))[0]
-    best = int(np.argmax(overlaps))
-    return rows[best] if overlaps[best] >= MIN_IOU else None
+    is_same = np.array([[a.label == b.label for b in ours] for a in theirs], bool)
+    overlap = iou(_array(theirs), _array(ours))
+    worth = np.where(is_same.reshape(overlap.shape) & (overlap >= MIN_IOU), overlap, np.float32(0))
+    scores = np.array([one.score for one in theirs])
+    rows, columns = (side.tolist() for side in matching.by_score(worth, scores))
+    return Compared(
+        tuple(ours[column] for column in columns),
+        tuple(one for column, one in enumerate(ours) if column not in columns),
+        tuple(
+            theirs[row] for row in np.argsort(-scores, kind="stable").tolist() if row not in rows
+        ),
+    )
 
 
 def _array(boxes: Sequence[Named]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return np.array([named.box for named in boxes], np.float32)
+    return np.array([named.box for named in boxes], np.float32).reshape(-1, 4)
 
 
 def _rounded(box: Sequence[float]) -> tuple[float, float, float, float]:

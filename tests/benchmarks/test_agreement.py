@@ -13,14 +13,13 @@ from benchmarks.harness.agreement import (
     Events,
     Tracked,
     average_precision,
-    count,
     events,
-    f1,
     flicker,
     paired_bootstrap,
     pairs,
     rank,
 )
+from framegate.models import matching
 from framegate.models.boxes import Boxes, empty
 
 Row = tuple[float, float, int, float]
@@ -66,7 +65,7 @@ def test_as_many_boxes_match_as_can(ours: Boxes, theirs: Boxes) -> None:
         for chosen in itertools.permutations(range(len(long)), len(short))
     )
     assert len(rows) == most
-    assert count([ours], [theirs]).tolist() == [[most, len(ours), len(theirs)]]
+    assert matching.matched([ours], [theirs]).tolist() == [[most, len(ours), len(theirs)]]
 
 
 def test_without_classes_a_box_takes_its_own_class_first() -> None:
@@ -80,9 +79,9 @@ def test_without_classes_a_box_takes_its_own_class_first() -> None:
 def test_f1_by_hand() -> None:
     """Two of three match two of four: 2 * 2 / (3 + 4); an empty frame changes nothing."""
     counts = np.array([[2, 3, 4], [0, 0, 0], [1, 1, 1]])
-    assert f1(counts) == pytest.approx(2 * 3 / (4 + 5))
-    assert f1(counts, np.array([1, 3, 0])) == pytest.approx(4 / 7)
-    assert f1(counts[1:2]) == 1.0
+    assert matching.f1(counts) == pytest.approx(2 * 3 / (4 + 5))
+    assert matching.f1(counts, np.array([1, 3, 0])) == pytest.approx(4 / 7)
+    assert matching.f1(counts[1:2]) == 1.0
 
 
 def test_average_precision_by_hand() -> None:

@@ -22,10 +22,10 @@ from benchmarks.cascade.scores import (
     scores,
     summary,
 )
-from benchmarks.harness import agreement
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip
 from benchmarks.harness.heavy_truth import Answers
+from framegate.models import matching
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector
 from framegate.pipeline.config.config import read_config
@@ -59,10 +59,10 @@ def test_the_plain_threshold_takes_the_frames_that_are_closest_to_it() -> None:
 
 def test_a_plain_answer_mends_its_own_frame() -> None:
     heavy = [ONE, OTHER, ONE]
-    light, perfect = (agreement.count(side, heavy) for side in ([ONE, ONE, OTHER], heavy))
+    light, perfect = (matching.matched(side, heavy) for side in ([ONE, ONE, OTHER], heavy))
     asked = np.array([False, True, False])
-    assert agreement.f1(light) == pytest.approx(1 / 3)
-    assert agreement.f1(mended(light, perfect, asked)) == pytest.approx(2 / 3)
+    assert matching.f1(light) == pytest.approx(1 / 3)
+    assert matching.f1(mended(light, perfect, asked)) == pytest.approx(2 / 3)
 
 
 def test_an_answer_that_lasts_serves_the_frames_after_it() -> None:
@@ -183,4 +183,4 @@ def test_always_is_the_heavy_pass_and_never_the_light_one(tmp_path: Path) -> Non
         ("never", run.arms[NEVER].shown, run.light),
         ("always", run.arms[ALWAYS].shown, run.heavy),
     ):
-        assert agreement.f1(agreement.count(shown, expected)) == 1.0, name
+        assert matching.f1(matching.matched(shown, expected)) == 1.0, name

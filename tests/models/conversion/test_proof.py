@@ -1,11 +1,11 @@
-"""Pictures at the size of an input and back; what outputs cannot mean; agreement of two answers."""
+"""Pictures at the size of an input and back; what outputs cannot mean; bf16 against f32."""
 
 import numpy as np
 import pytest
 
 from framegate.models.boxes import Boxes
 from framegate.models.conversion.guess import SSD_OPTIONS
-from framegate.models.conversion.proof import agreement, counts, doubtful
+from framegate.models.conversion.proof import Proof, counts, doubtful
 from framegate.models.errors import ArrayMismatch
 from framegate.models.formats.ssd import default_boxes
 from framegate.models.picture import from_bgr
@@ -43,17 +43,12 @@ def test_a_thin_picture_keeps_a_row():
     assert np.flatnonzero(rows).tolist() == [319]
 
 
-def test_agreement_by_hand():
-    one = boxes([0, 0.9, 0, 0, 10, 10], [1, 0.8, 20, 20, 30, 30])
-    assert agreement([one], [one]) == 1
-    assert agreement([boxes()], [boxes()]) == 1
-    other_class = boxes([1, 0.9, 0, 0, 10, 10], [1, 0.8, 20, 20, 30, 30])
-    assert agreement([one], [other_class]) == 0.5
+def test_what_bf16_says_is_held_against_f32():
+    exact = boxes([0, 0.9, 0, 0, 10, 10], [1, 0.8, 20, 20, 30, 30])
     moved = boxes([0, 0.9, 0, 0, 10, 4], [1, 0.8, 20, 20, 30, 30])
-    assert agreement([one], [moved]) == 0.5
-    # A box is matched once.
-    assert agreement([boxes([0, 0.9, 0, 0, 10, 10], [0, 0.8, 0, 0, 10, 9])],
-                     [boxes([0, 0.9, 0, 0, 10, 10])]) == pytest.approx(2 / 3)  # fmt: skip
+    assert Proof({"f32": (exact,), "bf16": (exact,)}, {}, 0.9).agreement == 1
+    assert Proof({"f32": (exact,), "bf16": (moved,)}, {}, 0.9).agreement == 0.5
+    assert Proof({"f32": (exact,)}, {}, 0.9).agreement is None
 
 
 def test_counts_of_classes():

@@ -112,7 +112,7 @@ def test_a_new_version_is_added_that_can_be_opened(registry: Path, film: str) ->
     manifest = new.manifest
     assert found.added == f"red@1-int8 ({manifest.result_name})"
     assert (manifest.precision, manifest.format, manifest.min_score) == ("int8", "centernet", 0.3)
-    assert manifest.metrics["agreement_low"] == round(best.low, 4)
+    assert manifest.metrics["int8_agreement_low"] == round(best.low, 4)
     assert "red@1" in manifest.provenance
     assert manifest.provenance.endswith("made by a test")
     [picture] = frames_at(film, (35,))

@@ -1,0 +1,103 @@
+"""Which boxes of two sets show the same thing: each box in one pair at most, by one of three rules.
+
+All rules choose from a matrix of worth, float (N, M): how well box i of one set fits box j of the
+other, 0 where it does not. `overlaps` is the usual one. What differs is which pair comes first:
+
+by_score   the surest box takes the free one that it fits best, then the next surest. COCO's rule,
+           for whatever ranks boxes by score.
+by_worth   the best pair of all, then the best of what is left. For objects that are followed from
+           one answer to the next: a box is not given away because a surer one is a little near.
+optimal    as many pairs as there can be, and of these ways the one worth most. For counts: no order
+           of the boxes lowers it, and it is the same from both sides.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import scipy
+
+from framegate.models.boxes import Boxes, FloatArray, iou
+
+MIN_IOU: Final = 0.5  # from which on two boxes are of one thing, unless a caller says otherwise
+
+Worth = npt.NDArray[np.floating[Any]]
+Counts = npt.NDArray[np.int64]
+Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # rows of the one, rows of the other
+
+
+def overlaps(ours: Boxes, theirs: Boxes, min_iou: float = MIN_IOU) -> FloatArray:
+    """float32 (N, M): IoU of each two boxes of one class, 0 where it is below `min_iou` (> 0)."""
+    overlap = iou(ours.xyxy, theirs.xyxy)
+    fits = (overlap >= min_iou) & (ours.class_ids[:, None] == theirs.class_ids[None, :])
+    return np.where(fits, overlap, np.float32(0))
+
+
+def by_score(worth: Worth, scores: npt.NDArray[np.floating[Any]]) -> Pairs:
+    """Pairs in falling order of `scores` (N,), each with the free column that is worth most.
+
+    Of equal scores, and of equal columns, the first wins.
+    """
+    left = worth.copy()
+    rows, columns = [], []
+    for row in np.argsort(-scores, kind="stable") if worth.shape[1] else ():
+        column = int(left[row].argmax())
+        if left[row, column] > 0:
+            rows.append(int(row))
+            columns.append(column)
+            left[:, column] = 0
+    return np.array(rows, np.intp), np.array(columns, np.intp)
+
+
+def by_worth(worth: Worth) -> Pairs:
+    """Pairs from the best one down; of equal ones the first in the order of rows, then columns."""
+    free_rows, free_columns = np.ones(worth.shape[0], bool), np.ones(worth.shape[1], bool)
+    fitting = np.nonzero(worth)
+    rows, columns = [], []
+    for pair in np.argsort(-worth[fitting], kind="stable"):
+        row, column = int(fitting[0][pair]), int(fitting[1][pair])
+        if free_rows[row] and free_columns[column]:
+            free_rows[row] = free_columns[column] = False
+            rows.append(row)
+            columns.append(column)
+    return np.array(rows, np.intp), np.array(columns, np.intp)
+
+
+def optimal(worth: Worth) -> Pairs:
+    """As many pairs as there can be, of these ways the one whose sum is highest; rows ascend."""
+    if not worth.any():
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    # One more pair counts for more than all that the others could be worth together.
+    one_pair = 2.0 * min(worth.shape) * float(worth.max())
+    rows, columns = scipy.optimize.linear_sum_assignment(
+        np.where(worth > 0, one_pair + worth, 0), maximize=True
+    )
+    fits = worth[rows, columns] > 0
+    return rows[fits], columns[fits]
+
+
+def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes], min_iou: float = MIN_IOU) -> Counts:
+    """int64 (pictures, 3): pairs (`optimal`), boxes of ours, boxes of theirs; same pictures."""
+    rows = [
+        (len(optimal(overlaps(a, b, min_iou))[0]), len(a), len(b))
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def f1(counts: Counts, times: npt.NDArray[np.integer[Any]] | None = None) -> Any:
+    """F1, 0..1, of all boxes of `matched`; 1 where neither side has a box.
+
+    times  int (pictures,) or (R, pictures), how often each picture counts; None: once
+
+    Gives float64, a number or (R,).
+    """
+    totals = counts.sum(axis=0) if times is None else times @ counts
+    pairs, ours, theirs = np.moveaxis(totals, -1, 0)
+    boxes = ours + theirs
+    return np.divide(2.0 * pairs, boxes, out=np.ones(np.shape(boxes)), where=boxes > 0)[()]
