@@ -1,9 +1,10 @@
-"""What a stage is, for ours and a user's alike: one class with one method.
+"""What a stage is, for the stages that ship and for those of users alike: one class, one method.
 
-A stage gets records and gives outputs. It never touches the store, the environment or a clock
-of its own, never sleeps and never retries: the runner does. It keeps nothing between calls that
-matters to its answers: that is its state, which the runner stores in the same write as the
-outputs, so that a worker killed between any two lines goes on exactly where the store stands.
+A stage gets frames with what the stages before it gave, and gives outputs. A stage never touches
+the store, the environment or a clock of its own, never sleeps and never retries: the engine does.
+A stage keeps nothing between calls that changes its outputs, but for its state. The engine stores
+the state and the outputs in one write, so that a worker that is killed at any moment goes on
+exactly where the store stands.
 """
 
 from __future__ import annotations
@@ -27,19 +28,30 @@ S = TypeVar("S")
 
 
 class Item(NamedTuple):
-    """One frame of one source, as the stage before left it."""
+    """One frame of one source, with what the stages before gave for it.
+
+    source    name of the source
+    position  epoch and number of the frame; grows from frame to frame
+    record    time stamps, size (`record.form`) and the outputs of earlier stages
+    """
 
     source: str
     position: Position
     record: Record
 
-    def said(self, stage: str, kind: type[T]) -> T:
-        """What `stage` said about this frame, as `kind`. KeyError if it said nothing."""
+    def output_of(self, stage: str, kind: type[T]) -> T:
+        """Return what the stage named `stage` gave for this frame, read as `kind`.
+
+        KeyError if that stage gave nothing; msgspec.ValidationError if its output is no `kind`.
+        """
         return records.decode(self.record.said[stage], kind)
 
 
 class PlaneRef(msgspec.Struct, frozen=True):
-    """Names one content of a plane: written for the frame at `position`, with this digest."""
+    """Names one content of a plane: written for the frame at `position`, with this digest.
+
+    A stage keeps the reference in its state; see PlanePort.
+    """
 
     position: Position
     nbytes: int
@@ -47,11 +59,13 @@ class PlaneRef(msgspec.Struct, frozen=True):
 
 
 class RingRef(msgspec.Struct, frozen=True, array_like=True):
-    """Names a row, written for the frame at `position`, and with it the rows before.
+    """Names one row of a ring, written for the frame at `position`, and with it the rows before.
 
-    row     counts the rows of a source, over all its beginnings
-    held    rows that the digest certifies, this one included: 1 where a window began anew
-    digest  of this row and, through it, of those before
+    row     counts the rows of a source, from its first one on, also over a new beginning
+    held    rows that the digest covers, this one included: 1 where a window began anew
+    digest  covers this row and, through the digest of the row before, all `held` rows
+
+    A stage keeps the reference in its state; see RingPort.
     """
 
     position: Position
@@ -62,92 +76,111 @@ class RingRef(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class MemoLimits:
-    """What a group keeps in the store: so many bytes, and each value for so long."""
+    """What a memo keeps: at most so many bytes, and each value for at most so many seconds."""
 
     ttl_s: float = 3600.0
     most_bytes: int = 16 << 20
 
 
 class PlanePort(Protocol):
-    """A stage's large state of one source: written whole, found again by a worker's successor."""
+    """A stage's large state of one source: one content, in shared memory.
+
+    For a state that is too large to be stored with every frame (more than 2 KB). A content counts
+    once the stage's state, with the reference to that content, is stored: the content before stays
+    readable until then, so that a worker's successor finds what the stored state names.
+    Thread: that of `process`.
+    """
 
     @property
     def nbytes(self) -> int:
-        """Most bytes of a content."""
+        """Return how many bytes a content may have."""
 
     def write(self, position: Position, data: bytes, committed: PlaneRef | None) -> PlaneRef:
-        """Write a new content beside the committed one; it counts once the hop took the reference.
+        """Write a content for the frame at `position`; return its reference, for the state.
 
+        committed  the reference in the state that `process` was given; that content is kept
         ValueError if `data` is larger than the plane.
         """
 
     def read(self, reference: PlaneRef) -> bytes | None:
-        """What the reference names; None if it is not there, whole."""
+        """Return the content that `reference` names; None if it is not there whole: begin anew."""
 
 
 class RingPort(Protocol):
-    """The last rows of a stage about one source, found again by a worker's successor."""
+    """The last rows that a stage wrote for one source, one a frame, in shared memory.
+
+    For a window of features over the last frames. As with a plane, rows count once the state with
+    their reference is stored. Thread: that of `process`.
+    """
 
     def write(
         self, position: Position, data: bytes, after: RingRef | None, anew: bool = False
     ) -> RingRef:
-        """Append a row after the one that `after` names; it counts once the hop took the reference.
+        """Append a row for the frame at `position`; return its reference, for the state.
 
-        anew  nothing before it belongs to it any more. ValueError if `data` is larger than a row.
+        after  the reference of the row before; None for the first row
+        anew   the window begins with this row: rows before do not belong to it
+        ValueError if `data` is larger than a row.
         """
 
     def read(self, reference: RingRef) -> tuple[bytes, ...] | None:
-        """The rows that `reference` certifies, oldest first; None if one is not there whole."""
+        """Return the rows that `reference` covers, oldest first; None if one is not there whole."""
 
 
 class MemoPort(Protocol):
-    """What a group of sources remembers: it may be lost at any time, and nothing raises."""
+    """A cache that a group of sources shares. A value may be lost at any time; nothing raises."""
 
     def find(self, key: bytes) -> bytes | None:
-        """The value that was kept under a key, a digest; None: compute it."""
+        """Return the value that was kept under `key`, a digest; None: compute it."""
 
     def keep(self, key: bytes, value: bytes) -> None:
-        """Remember a value; whoever finds it gets the same bytes, or none."""
+        """Keep a value under `key`; `find` gives exactly these bytes, or None."""
 
 
 class AskPort(Protocol):
-    """A stage's questions to a heavier model, as far as the engine has to do with them."""
+    """A stage's questions to a heavier model, as far as the engine has to do with them.
+
+    The engine sleeps until `fileno` is readable or `due_in` has passed, calls `hear`, and gives
+    the stage again the frames that waited. Thread: that of `process`.
+    """
 
     counts: AskCounts
 
     def fileno(self) -> int:
-        """Readable once answers came."""
+        """Return a descriptor that becomes readable when answers come."""
 
     def hear(self) -> None:
-        """Take what came; `fileno` is not readable until more comes."""
+        """Take the answers that came; `fileno` is not readable then until more come."""
 
     def due_in(self) -> float | None:
-        """Seconds until the first question gets no answer any more; None: there is none."""
+        """Return seconds until the oldest question counts as unanswered; None: none is open."""
 
     def forget_source(self, source: str) -> None:
-        """Nobody waits for a source's answers any more."""
+        """Drop the questions of a source: this worker does not serve that source any more."""
 
     def absent(self) -> str | None:
-        """Why nobody would answer; None if somebody would."""
+        """Return why no question would be answered now; None if questions would be."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use.
+    """What a stage may use of the world around it.
 
-    pixels  the frame's bytes (see source.Frame), read-only, valid inside the `with`;
-            FrameLost on entry or exit if they are not there or were replaced meanwhile
-    now     UNIX seconds
-    folder  the run's data folder, for what must not change while the run lasts
-    before  the stage whose output this one reads
-    plane   (source, bytes) -> the stage's state plane, for state too large for a hop
-    live    whether a source is a camera, whose frames nobody waits for
-    past    a source's last epoch before this run had it; unlike the first one of the run, which a
-            kill may skip, it stays what it is
-    ring    (source, rows, bytes of a row) -> the stage's state ring, for the last rows of it
-    memo    (group of sources, limits) -> what they remember, for what may be lost at any time
-    model   the model that was chosen for a source while the run went on; empty: none was
-    store   URL of the run's store, for what others reach by way of it; empty where there is none
+    pixels  of an item: a `with` block that gives the frame's bytes, read-only and valid inside the
+            block: planar YUV 4:2:0, that is Y (height x width), U, V (each half the height and
+            width, rounded up), uint8, of the size in `item.record.form`. FrameLost on entry or exit
+            if the pixels are not there, or were replaced meanwhile. Needs `pixels = 1` in the stage
+    now     gives UNIX seconds
+    folder  the run's data folder, for files that must not change while the run lasts
+    before  name of the stage whose outputs this one reads
+    plane   (source, bytes) gives the stage's plane, for a state too large to be stored with a frame
+    ring    (source, rows, bytes of a row) gives the stage's ring, for the last rows of a state
+    memo    (name of a group of sources, limits) gives the cache of that group
+    live    (source) tells whether it is a camera, whose frames wait for nobody
+    past    (source) gives the last epoch that the source had before this run; stays the same when
+            a worker is killed, which the first epoch of the run may not
+    model   (source) gives the model that was chosen while the run went on; "" if none was
+    store   URL of the run's store, for clients that a stage opens; "" where there is no store
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -164,12 +197,13 @@ class Context:
 
 
 class Waits(Enum):
-    """Says of a frame: not yet, its answer has not come."""
+    """The type of WAITS."""
 
     WAITS = "waits"
 
 
 WAITS: Final = Waits.WAITS
+"""In place of an output: the answer to a question of this frame has not come yet."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +218,9 @@ class NoState(msgspec.Struct, frozen=True):
 class Asking(NamedTuple):
     """How often a stage may ask a heavier model.
 
-    per_s   looks a second of each source, for doubt; all_per_s: of all cameras together
-    share   0..1, of all frames, besides
+    per_s      questions a second for each source, because of doubt
+    all_per_s  questions a second for all cameras together, because of doubt
+    share      0 to 1, of all frames, for other reasons
     """
 
     per_s: float = 0.0
@@ -194,17 +229,21 @@ class Asking(NamedTuple):
 
 
 class Stage(Generic[S]):
-    """Base of all stages: subclass it, set what differs, write `process`.
+    """Base of all stages: subclass it, set what differs below, and write `each` or `process`.
 
-    Options     frozen dataclass of the keys that its table in pipeline.toml may have
-    State       msgspec.Struct, small (2 KB a frame on average); State() is its beginning
-    pixels      frames whose pixels it reads at once: 0, or 1 for the current one
-    batch       most records it wants in one call; fewer means answers come sooner
-    takes_failed  whether it wants records on which a stage before failed
-    publishes   its outputs are Results, written to the published stream
-    keeps       outputs of a source that stay where no stage reads them; None: as many as results
-    asks        what it asks of a heavier model, and waits for; set where it opens it
-    cache       what came of its look-ups in memos; set where it looks answers up
+    Options       frozen dataclass of the keys that the stage's table in pipeline.toml may have
+    State         msgspec.Struct, at most 2 KB a frame on average; State() is its beginning
+    pixels        1 if the stage reads pixels of the frames that it is given, else 0
+    batch         most frames that it wants in one call of `process`; fewer make outputs come sooner
+    takes_failed  whether it wants frames on which an earlier stage failed
+    publishes     whether its outputs are Results, for the published stream
+    keeps         outputs of a source that stay in the store where no stage reads them; None: as
+                  many as results
+    asks          its questions to a heavier model; a stage that waits for answers sets it as it
+                  starts
+    cache         counts of its look-ups in memos; a stage that has any sets it as it starts
+
+    Thread: `each`, `process` and `end` are called in one thread, never at the same time.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -218,49 +257,71 @@ class Stage(Generic[S]):
     cache: CacheCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
-        """Get ready (load models, warm up); raising here refuses the start."""
+        """Get ready (load models, warm up); an exception refuses the start of the run."""
         self.options = options
         self.context = context
 
-    def process(
-        self,
-        batch: Sequence[Item],  # noqa: ARG002
-        states: Mapping[str, S],  # noqa: ARG002
-    ) -> tuple[Sequence[Any], Mapping[str, S]]:
-        """Answer a batch: an output for each item, and the new state of each source in it.
+    def each(self, item: Item, state: S) -> tuple[Any, S]:  # noqa: ARG002
+        """Return the output for one frame, and the state of its source after that frame.
 
-        Items of one source are in order. An output is anything msgpack can hold, or None: nothing
-        to say, and on the main path nothing to add to what stages before said. WAITS: an answer to
-        what it asks has not come; those after it in its source wait, too, and all of them are given
-        again when there are answers. The state is that after the last one that does not wait. An
-        exception means that the batch is tried again item by item, each with a hop of its own; an
-        item that fails alone is set aside, and on the main path published as failed.
+        A stage without state returns the one that it was given. An output is anything that msgpack
+        can hold, or None: no output; on the main path the frame goes on without one. WAITS: the
+        answer to a question has not come yet; the frame, and those after it in its source, are
+        given again when answers came, with the state before. An exception sets this frame aside,
+        and no other; on the main path the frame is published as failed.
         """
-        raise TypeError(f"{type(self).__name__} has no process method")
+        raise TypeError(f"{type(self).__name__} has neither a method each nor process")
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, S]
+    ) -> tuple[Sequence[Any], Mapping[str, S]]:
+        """Return an output for each item of a batch, and the state of each source after it.
+
+        The base calls `each` for one item after the other. Override this method instead of `each`
+        where frames are cheaper together. Items of one source are in order; outputs are as in
+        `each`. The state of a source is the one after its last item that does not wait. After an
+        exception the items are tried again one by one, each with a write of its own; one that
+        fails alone is set aside, as in `each`.
+        """
+        after, outputs = dict(states), list[Any]()
+        waiting: set[str] = set()
+        for item in batch:
+            output: Any = WAITS
+            if item.source not in waiting:
+                output, state = self.each(item, after[item.source])
+                if output is WAITS:
+                    waiting.add(item.source)
+                else:
+                    after[item.source] = state
+            outputs.append(output)
+        return outputs, after
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
-        """Get ready for a model that is to be chosen for sources; raising refuses it.
+        """Get ready for a model that is to be chosen for these sources; an exception refuses it.
 
-        is_new: none of them had it before, so it may be refused for what it is; else it served
+        is_new  no source had this model before, so it may be refused for what it is; else it served
 
-        On a thread beside `process`, which goes on meanwhile. Once all stages are ready, the
-        context's `model` says so of these sources.
+        Thread: another one than that of `process`, which goes on meanwhile. Once all stages are
+        ready, the context's `model` gives this model for these sources.
         """
 
     def end(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
-        """An epoch of a source ended: what is left to say (None: nothing), and the new state.
+        """Return a last output for an epoch of a source that ended (None: none), and the state.
 
-        WAITS instead of words: it is called again when there are answers.
+        WAITS instead of an output: this method is called again when answers came.
         """
         return None, state
 
     def asking(self) -> Asking:
-        """How often it may ask, for `check`."""
+        """Return how often it may ask, for `framegate check`."""
         return Asking()
 
     def leaves_out(self, form: Form) -> str:  # noqa: ARG002
-        """What it may leave out of pictures of this form, in a line for `check`; "": nothing."""
+        """Return a line for `framegate check`: what it may leave out of pictures of this form.
+
+        "" means nothing.
+        """
         return ""
 
     def close(self) -> None:
-        """Let go of what it holds; the worker ends."""
+        """Let go of what it holds; its worker ends."""

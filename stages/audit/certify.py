@@ -41,7 +41,7 @@ class Certify(Stage[NoState]):
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[PromiseNews | None], Mapping[str, NoState]]:
         """PromiseNews are handed on, certificates kept."""
-        told = [item.said(self.context.before, _Said).promise for item in batch]
+        told = [item.output_of(self.context.before, _Said).promise for item in batch]
         for item, news in zip(batch, told, strict=True):
             self._keep(item.source, news)
         return told, states

@@ -296,7 +296,7 @@ class Shadow(Stage[ShadowState]):
 
     def _look(self, item: Item, picture: Picture, using: Serving) -> _Done:
         began = time.process_time()
-        found = item.said(self.context.before, Detections)
+        found = item.output_of(self.context.before, Detections)
         using.warm_up(picture.width, picture.height)
         [boxes] = using.detector.detect([picture])
         boxes = boxes.take(boxes.scores > least_of(boxes.class_ids, using.settings.calm))

@@ -33,14 +33,11 @@ class Crowd(Stage[NoState]):
     Every fifth frame brings new persons, so that tracks are not simply counted frames.
     """
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[Detections], Mapping[str, NoState]]:
-        return [self._seen(item.record.number) for item in batch], states
-
-    def _seen(self, number: int) -> Detections:
-        people = [_object(10 * (number // 5) + i + 1, "person", 0) for i in range(number % 3)]
-        return Detections("detected", "whole", "every_frame", (*people, _CAR), ("crowd@0",))
+    def each(self, item: Item, state: NoState) -> tuple[Detections, NoState]:
+        n = item.record.number
+        people = [_object(10 * (n // 5) + i + 1, "person", 0) for i in range(n % 3)]
+        objects = (*people, _CAR)
+        return Detections("detected", "whole", "every_frame", objects, ("crowd@0",)), state
 
 
 def _object(track: int, label: str, class_id: int) -> Object:
@@ -66,20 +63,13 @@ class PeoplePerMinute(Stage[Minute]):
     State = Minute
     takes_failed = True
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, Minute]
-    ) -> tuple[list[dict[str, int] | None], dict[str, Minute]]:
-        now = dict(states)
-        said = []
-        for item in batch:
-            result = item.said(self.context.before, Result)
-            seen, minute = now[item.source], int((result.pts or 0.0) // 60)
-            over = minute > seen.minute
-            said.append(_count(seen) if over else None)
-            kept = () if over else seen.tracks
-            people = {o.track for o in result.objects if o.label == "person" and o.track}
-            now[item.source] = Minute(minute, tuple(sorted({*kept, *people})))
-        return said, now
+    def each(self, item: Item, state: Minute) -> tuple[dict[str, int] | None, Minute]:
+        result = item.output_of(self.context.before, Result)
+        minute = int((result.pts or 0.0) // 60)
+        over = minute > state.minute
+        people = {o.track for o in result.objects if o.label == "person" and o.track}
+        kept = () if over else state.tracks
+        return _count(state) if over else None, Minute(minute, tuple(sorted({*kept, *people})))
 
     def end(self, source: str, end: End, state: Minute) -> tuple[Any, Minute]:  # noqa: ARG002
         return (_count(state), Minute()) if end.last else (None, state)
@@ -94,10 +84,8 @@ class Numbers(Stage[NoState]):
 
     batch = 16
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[int], Mapping[str, NoState]]:
-        return [item.record.number for item in batch], states
+    def each(self, item: Item, state: NoState) -> tuple[int, NoState]:
+        return item.record.number, state
 
 
 @dataclass(frozen=True)
@@ -113,11 +101,9 @@ class Gated(Numbers):
     Options = GateOptions
     options: GateOptions
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[int], Mapping[str, NoState]]:
+    def each(self, item: Item, state: NoState) -> tuple[int, NoState]:
         wait_for(Path(self.options.gate))
-        return super().process(batch, states)
+        return super().each(item, state)
 
 
 def wait_for(gate: Path) -> None:
@@ -132,12 +118,9 @@ def wait_for(gate: Path) -> None:
 class PassOn(Stage[NoState]):
     """On the main path: hands on what the stage before said."""
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[msgspec.Raw], Mapping[str, NoState]]:
-        for item in batch:
-            self.see(item)
-        return [item.record.said[self.context.before] for item in batch], states
+    def each(self, item: Item, state: NoState) -> tuple[Any, Any]:
+        self.see(item)
+        return item.record.said[self.context.before], state
 
     def see(self, item: Item) -> None:
         """What a subclass does with each frame."""
@@ -212,17 +195,15 @@ class Wordy(Stage[NoState]):
     class Options:
         nbytes: int
 
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[bytes], Mapping[str, NoState]]:
-        return [os.urandom(self.options.nbytes) for _ in batch], states
+    def each(self, item: Item, state: NoState) -> tuple[bytes, NoState]:  # noqa: ARG002
+        return os.urandom(self.options.nbytes), state
 
 
 class Unsayable(PassOn):
     """Says what no message can hold."""
 
-    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
-        return [object() for _ in batch], states
+    def each(self, item: Item, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
+        return object(), state
 
 
 class Silent(PassOn):
@@ -242,9 +223,9 @@ class Short(PassOn):
 class BadState(PassOn):
     """Keeps what cannot be stored."""
 
-    def process(self, batch: Sequence[Item], states: Mapping[str, NoState]) -> Any:
-        outputs, _ = super().process(batch, states)
-        return outputs, {item.source: object() for item in batch}
+    def each(self, item: Item, state: NoState) -> tuple[Any, Any]:
+        output, _ = super().each(item, state)
+        return output, object()
 
 
 class BadEnd(Numbers):

@@ -149,7 +149,7 @@ def test_a_model_that_sees_nothing_disagrees_with_everything(run: Path) -> None:
     for named in first.served:
         assert left <= named.box[0] <= named.box[2] <= right
     assert records.decode(records.encode(first), type(first)) == first
-    served_labels = {one.label for one in items[0].said("detect", Detections).objects}
+    served_labels = {one.label for one in items[0].output_of("detect", Detections).objects}
     assert {box.label for box in first.served} == served_labels
 
 
