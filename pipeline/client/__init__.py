@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +13,14 @@ import redis
 import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError
 from redis.retry import Retry
 
-from framegate.pipeline.client.follower import Ask, Follower, Given, Start, Steps
+from framegate.pipeline.client.follower import Follower, Given, Start
 from framegate.pipeline.client.group import Consumer, GroupFollower
-from framegate.pipeline.client.spread import Leg, gathered, is_elsewhere, pause_s, spread
-from framegate.pipeline.errors import ResultsTrimmed, StoreBusy, StoreLost
+from framegate.pipeline.client.reader import Leg, Legs, Reader, T
+from framegate.pipeline.errors import ResultsTrimmed
 from framegate.pipeline.records import End, Result
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.rpc import find_run
-from framegate.pipeline.store.client import store_errors
-from framegate.pipeline.store.links import Nodes
 
 __all__ = ["Result", "ResultsTrimmed", "Start", "Subscription", "subscribe"]
 
@@ -60,11 +55,11 @@ def subscribe(
         raise ValueError("group and consumer go together: give both or neither")
     url = str(store) if "://" in str(store) else find_run(Path(store)).store
     if group is None or consumer is None:
-        return Subscription(url, Follower(sources, start, until_end), patience_s)
+        return Subscription(Reader(url, Follower(sources, start, until_end), patience_s))
     if until_end:
         raise ValueError("until_end: in a group only one consumer sees an end; leave it out")
     member = Consumer(group, consumer, claim_after_s)
-    return Subscription(url, GroupFollower(sources, start, member), patience_s)
+    return Subscription(Reader(url, GroupFollower(sources, start, member), patience_s))
 
 
 class Subscription:
@@ -76,20 +71,16 @@ class Subscription:
     Thread  one thread or task at a time
     """
 
-    def __init__(self, url: str, follower: Follower | GroupFollower, patience_s: float) -> None:
-        self._url = url
-        self._follower = follower
-        self._patience_s = patience_s
-        self._nodes: Nodes | None = None
-        self._clients: dict[str, Any] = {}
+    def __init__(self, reader: Reader) -> None:
+        """What `subscribe` makes."""
+        self._reader = reader
+        self._clients: dict[str, Any] = {}  # by the URL of the server
         self._async_clients: dict[str, Any] = {}
-        self._failures = 0
-        self._away_mono: float | None = None
 
     @property
     def ends(self) -> dict[str, End]:
         """The end of each source that has ended so far; `fault` says why, if early."""
-        return self._follower.ends
+        return self._reader.ends
 
     # -- blocking
 
@@ -97,19 +88,14 @@ class Subscription:
         return self
 
     def __next__(self) -> Result:
-        while not self._follower.ready:
-            if self._follower.finished:
-                raise StopIteration
-            try:
-                self._round()
-                self._failures, self._away_mono = 0, None
-            except (StoreLost, StoreBusy) as error:
-                time.sleep(self._delay_s(error))
-        return _result_of(self._follower.ready.popleft())
+        given = self._drive(self._reader.next())
+        if given is None:
+            raise StopIteration
+        return _result_of(given)
 
     def ack(self, result: Result) -> None:
         """Acknowledge a result of a group: it will not be given again."""
-        self._answer(Ask([self._ack_command(result)]))
+        self._drive(self._reader.ack(result))
 
     def close(self) -> None:
         """Close the connection; again is harmless."""
@@ -128,64 +114,43 @@ class Subscription:
     ) -> None:
         self.close()
 
-    def _round(self) -> None:
-        steps = self._follower.steps()
+    def _drive(self, legs: Legs[T]) -> T:
         try:
-            with store_errors(self._url):
-                ask = _sent(steps, None)
-                while ask is not None:
-                    ask = _sent(steps, self._answer(ask))
-        except BaseException:
-            self._follower.interrupted()
-            raise
+            leg = next(legs)
+            while True:
+                try:
+                    replies = self._send(leg)
+                except BaseException as error:
+                    leg = legs.throw(error)
+                else:
+                    leg = legs.send(replies)
+        except StopIteration as end:
+            returned: T = end.value
+            return returned
 
-    def _answer(self, ask: Ask) -> list[Any]:
-        with store_errors(self._url):
-            replies = self._replies(ask)
-            if is_elsewhere(replies):
-                (answer,) = self._leg(Leg(self._url, [("CLUSTER", "SLOTS")]), atomic=False)
-                self._nodes = Nodes(self._url, answer)
-                replies = self._replies(ask)
-        time.sleep(ask.pause_s + pause_s(ask.commands, self._nodes, replies))
-        return replies
-
-    def _replies(self, ask: Ask) -> list[Any]:
-        legs = spread(ask.commands, self._url, self._nodes)
-        return gathered(ask.commands, legs, [self._leg(leg, ask.atomic) for leg in legs])
-
-    def _leg(self, leg: Leg, atomic: bool) -> list[Any]:
-        client = self._clients.get(leg.url)
-        if client is None:
+    def _send(self, leg: Leg) -> list[Any]:
+        if not leg.commands:
+            time.sleep(leg.pause_s)
+            return []
+        if leg.url not in self._clients:
             client = redis.Redis.from_url(leg.url, **_options(Retry(NoBackoff(), 0)))
-            client.response_callbacks.clear()
             self._clients[leg.url] = client
-        pipe = client.pipeline(transaction=atomic)
-        for command in leg.commands:
-            pipe.execute_command(*command)
-        try:
-            return list(pipe.execute(raise_on_error=False))
-        except AskError as elsewhere:  # a transaction
-            return [elsewhere] * len(leg.commands)
+        return list(_pipe(self._clients[leg.url], leg).execute(raise_on_error=False))
 
-    # -- asyncio
+    # -- asyncio: the same with `await`
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Result:
-        while not self._follower.ready:
-            if self._follower.finished:
-                raise StopAsyncIteration
-            try:
-                await self._async_round()
-                self._failures, self._away_mono = 0, None
-            except (StoreLost, StoreBusy) as error:
-                await asyncio.sleep(self._delay_s(error))
-        return _result_of(self._follower.ready.popleft())
+        given = await self._async_drive(self._reader.next())
+        if given is None:
+            raise StopAsyncIteration
+        return _result_of(given)
 
     async def aack(self, result: Result) -> None:
         """The same as `ack`, for asyncio."""
-        await self._async_answer(Ask([self._ack_command(result)]))
+        await self._async_drive(self._reader.ack(result))
 
     async def aclose(self) -> None:
         """The same as `close`, for asyncio."""
@@ -204,71 +169,29 @@ class Subscription:
     ) -> None:
         await self.aclose()
 
-    async def _async_round(self) -> None:
-        steps = self._follower.steps()
+    async def _async_drive(self, legs: Legs[T]) -> T:
         try:
-            with store_errors(self._url):
-                ask = _sent(steps, None)
-                while ask is not None:
-                    ask = _sent(steps, await self._async_answer(ask))
-        except BaseException:
-            self._follower.interrupted()
-            raise
+            leg = next(legs)
+            while True:
+                try:
+                    replies = await self._async_send(leg)
+                except BaseException as error:
+                    leg = legs.throw(error)
+                else:
+                    leg = legs.send(replies)
+        except StopIteration as end:
+            returned: T = end.value
+            return returned
 
-    async def _async_answer(self, ask: Ask) -> list[Any]:
-        with store_errors(self._url):
-            replies = await self._async_replies(ask)
-            if is_elsewhere(replies):
-                slots = Leg(self._url, [("CLUSTER", "SLOTS")])
-                (answer,) = await self._async_leg(slots, atomic=False)
-                self._nodes = Nodes(self._url, answer)
-                replies = await self._async_replies(ask)
-        await asyncio.sleep(ask.pause_s + pause_s(ask.commands, self._nodes, replies))
-        return replies
-
-    async def _async_replies(self, ask: Ask) -> list[Any]:
-        legs = spread(ask.commands, self._url, self._nodes)
-        replies = [await self._async_leg(leg, ask.atomic) for leg in legs]
-        return gathered(ask.commands, legs, replies)
-
-    async def _async_leg(self, leg: Leg, atomic: bool) -> list[Any]:
-        client = self._async_clients.get(leg.url)
-        if client is None:
+    async def _async_send(self, leg: Leg) -> list[Any]:
+        if not leg.commands:
+            await asyncio.sleep(leg.pause_s)
+            return []
+        if leg.url not in self._async_clients:
             retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
             client = redis.asyncio.Redis.from_url(leg.url, **_options(retry))
-            client.response_callbacks.clear()
             self._async_clients[leg.url] = client
-        pipe = client.pipeline(transaction=atomic)
-        for command in leg.commands:
-            pipe.execute_command(*command)
-        try:
-            return list(await pipe.execute(raise_on_error=False))
-        except AskError as elsewhere:  # a transaction
-            return [elsewhere] * len(leg.commands)
-
-    # -- both
-
-    def _ack_command(self, result: Result) -> Any:
-        if not isinstance(self._follower, GroupFollower):
-            raise ValueError("ack: only results of a group are acknowledged")
-        return self._follower.ack(result.source, result.position)
-
-    def _delay_s(self, error: StoreLost | StoreBusy) -> float:
-        """Seconds until the next try; the error itself once patience is at its end."""
-        now = time.monotonic()
-        self._away_mono = now if self._away_mono is None else self._away_mono
-        if now - self._away_mono >= self._patience_s:
-            raise error
-        self._failures += 1
-        return Backoff().delay_s(self._failures, random.random())
-
-
-def _sent(steps: Steps, replies: Any) -> Ask | None:
-    """What the round asks next, None once it is over."""
-    try:
-        return steps.send(replies)
-    except StopIteration:
-        return None
+        return list(await _pipe(self._async_clients[leg.url], leg).execute(raise_on_error=False))
 
 
 def _result_of(given: Given) -> Result:
@@ -277,8 +200,17 @@ def _result_of(given: Given) -> Result:
     return given
 
 
+def _pipe(client: Any, leg: Leg) -> Any:
+    """A leg's commands, to be executed; their replies come as they are."""
+    client.response_callbacks.clear()
+    pipe = client.pipeline(transaction=leg.atomic)
+    for command in leg.commands:
+        pipe.execute_command(*command)
+    return pipe
+
+
 def _options(retry: Any) -> dict[str, Any]:
-    """Raw replies, no silent retries: a broken round begins again from what is known."""
+    """No silent retries: a broken round begins again from what is known."""
     return {
         "protocol": 2,
         "retry": retry,

@@ -1,0 +1,112 @@
+"""The reader does no I/O: what it asks of which server, told by hand what they answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import AskError, MovedError
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.client.follower import Follower
+from framegate.pipeline.client.group import Consumer, GroupFollower
+from framegate.pipeline.client.reader import ASK_AGAIN_S, Leg, Legs, Reader
+from framegate.pipeline.errors import StoreLost
+from framegate.pipeline.store.links import slot_of
+from tests.support.published import result
+
+URL = "redis://one:7000"
+SLOTS = [
+    [0, slot_of("gate"), [b"two", 7000, b"id"]],
+    [slot_of("gate") + 1, 16383, [b"one", 7000, b"id"]],
+]
+FRAME = [b"1-0", [b"k", b"frame", b"d", records.encode(result("door", 1, 0))]]
+
+
+def reader(patience_s: float = 60.0) -> Reader:
+    return Reader(URL, Follower(["door", "gate"], "earliest", until_end=False), patience_s)
+
+
+def asked(leg: Leg) -> tuple[str, list[str]]:
+    return leg.url, [str(command[0]) for command in leg.commands]
+
+
+def to_the_read(legs: Legs[Any]) -> Leg:
+    """The first read, after the look at who is registered."""
+    assert asked(next(legs)) == (URL, ["GET", "HKEYS"])
+    return legs.send([b"identity", [b"door", b"gate"]])
+
+
+def on_a_cluster(legs: Legs[Any]) -> Leg:
+    """The first of the reads by server, once the first try told that there are several."""
+    leg = to_the_read(legs)
+    assert asked(leg) == (URL, ["XREAD"])
+    assert asked(legs.send([MovedError("1 two:7000")])) == (URL, ["CLUSTER"])
+    return legs.send([SLOTS])
+
+
+def end(legs: Legs[Any], replies: list[Any]) -> Any:
+    with pytest.raises(StopIteration) as ended:
+        legs.send(replies)
+    return ended.value.value
+
+
+def test_a_server_that_has_moved_a_key_is_asked_who_holds_what() -> None:
+    assert slot_of("gate") < slot_of("door")
+    legs = reader().next()
+    leg = on_a_cluster(legs)
+    assert leg.commands == [("XREAD", "COUNT", "64", "STREAMS", keys.results("door"), "0-0")]
+    leg = legs.send([None])
+    assert (leg.url, leg.commands[0][-2]) == ("redis://two:7000", keys.results("gate"))
+    leg = legs.send([None])
+    assert (leg.commands, leg.pause_s) == ([], ASK_AGAIN_S)  # nobody can wait for both
+
+
+def test_replies_of_several_servers_to_one_read_are_one() -> None:
+    legs = reader().next()
+    on_a_cluster(legs)
+    legs.send([[[keys.results("door").encode(), [FRAME]]]])
+    leg = legs.send([None])
+    assert (asked(leg), leg.atomic) == ((URL, ["XINFO", "XREAD"]), True)
+    info = [b"entries-added", 1, b"length", 1, b"first-entry", FRAME, b"last-generated-id", b"1-0"]
+    given = end(legs, [info, [[keys.results("door").encode(), [FRAME]]]])
+    assert (given.source, str(given.position)) == ("door", "1-0")
+
+
+def test_a_transaction_that_another_server_should_have_got_is_sent_there() -> None:
+    legs = reader().next()
+    to_the_read(legs)
+    leg = legs.send([[[keys.results("door").encode(), [FRAME]]]])
+    assert leg.atomic
+    assert asked(legs.throw(AskError("1 two:7000"))) == (URL, ["CLUSTER"])
+    assert asked(legs.send([SLOTS])) == (URL, ["XINFO", "XREAD"])
+
+
+def test_a_lost_store_is_tried_again_after_a_pause_until_patience_ends() -> None:
+    legs = reader().next()
+    next(legs)
+    leg = legs.throw(redis.ConnectionError("away"))
+    assert leg.commands == []
+    assert leg.pause_s > 0
+    assert asked(legs.send([])) == (URL, ["GET", "HKEYS"])
+    legs = reader(patience_s=0.0).next()
+    next(legs)
+    with pytest.raises(StoreLost, match="away"):
+        legs.throw(redis.ConnectionError("away"))
+
+
+def test_a_wait_that_is_cancelled_loses_nothing_that_came() -> None:
+    group = GroupFollower(["door"], "earliest", Consumer("g", "c", 60.0))
+    legs = Reader(URL, group, 60.0).next()
+    next(legs)
+    with pytest.raises(KeyboardInterrupt):
+        legs.throw(KeyboardInterrupt())
+    again = Reader(URL, group, 60.0).next()
+    assert asked(next(again)) == (URL, ["GET", "HKEYS"])
+    assert asked(again.send([b"identity", [b"door"]])) == (URL, ["XGROUP"])
+
+
+def test_only_results_of_a_group_are_acknowledged() -> None:
+    with pytest.raises(ValueError, match="ack: only results of a group"):
+        next(reader().ack(result("door", 1, 0)))
