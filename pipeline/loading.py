@@ -11,9 +11,9 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults
 
-DETECT: Final = (
-    "framegate.stages.detect:Detect"  # where its options are to be found, whatever it is called
-)
+# Where the options of these stages are to be found, whatever they are called.
+DETECT: Final = "framegate.stages.detect:Detect"
+WINDOW: Final = "framegate.stages.window:Window"
 
 
 def load(use: str) -> Any:

@@ -1,4 +1,10 @@
-"""Window: the last frames of a source as references, given for each frame as a delta."""
+"""Window: which frames are the last ones of a source, given for each frame as a delta.
+
+Only this stage decides how long a window is. It keeps no pixels and computes nothing: a stage that
+computes something of a frame, to be used for later frames too, keeps that as long as the frame is
+in the window and lets go of it with the frame. So each frame is computed once, not once for each
+window that it is in. `stages/detect/window.py` does so with what the network saw.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from framegate.pipeline import records
+from framegate.pipeline.records import Record
 from framegate.pipeline.stage import Item, Stage
 
 
@@ -18,23 +26,35 @@ class WindowOptions:
 
 
 class WindowState(msgspec.Struct, frozen=True, array_like=True):
-    """The references that the window holds: seqs of one epoch, oldest first."""
+    """The frames that the window holds, of one epoch.
+
+    runs  (first seq, frames) of frames whose seqs follow each other, oldest first: one run, unless
+          frames between were dropped
+    seqs  the same, frame by frame, where an older Framegate stored it; else empty
+    """
 
     epoch: int = 0
     seqs: tuple[int, ...] = ()
+    runs: tuple[tuple[int, int], ...] = ()
+
+    def frames(self) -> list[int]:
+        """Seqs of all frames in the window, oldest first."""
+        return [*self.seqs, *(first + n for first, frames in self.runs for n in range(frames))]
 
 
 class WindowDelta(msgspec.Struct, frozen=True, array_like=True):
     """How the window changed with this frame.
 
     added     (epoch, seq) of the newest frame
-    released  references that left, oldest first: at most one, or all at an epoch's start
+    released  frames that left, oldest first: at most one, or all at an epoch's start
     held      frames in the window, the newest included
+    first     seq of the oldest one; 0 in records of an older Framegate
     """
 
     added: tuple[int, int]
     released: tuple[tuple[int, int], ...]
     held: int
+    first: int = 0
 
 
 class Window(Stage[WindowState]):
@@ -42,7 +62,7 @@ class Window(Stage[WindowState]):
 
     In     any record
     Out    WindowDelta
-    State  the references; a window never spans a break of continuity (epoch)
+    State  which frames are in the window; it never spans a break of continuity (epoch)
     """
 
     Options = WindowOptions
@@ -61,16 +81,36 @@ class Window(Stage[WindowState]):
         return deltas, now
 
 
+def window_of(record: Record) -> WindowDelta:
+    """Return the window at this frame, as the last stage before this one gave it.
+
+    Stages between window and its reader give a WindowDelta, or None to leave things as they are.
+    KeyError if no stage gave anything; ValidationError if it was something else.
+    """
+    for name in reversed(record.said):
+        return records.decode(record.said[name], WindowDelta)
+    raise KeyError("no window: the stage window is not among those before this one")
+
+
 def slide(
     state: WindowState, position: tuple[int, int], size: int
 ) -> tuple[WindowDelta, WindowState]:
     """Add the frame at `position` to a window of `size` frames."""
     epoch, seq = position
-    if state.epoch == epoch:
-        keep = state.seqs[max(0, len(state.seqs) + 1 - size) :]
-        gone = [(epoch, s) for s in state.seqs[: len(state.seqs) - len(keep)]]
+    released: list[tuple[int, int]] = []
+    runs = [*((each, 1) for each in state.seqs), *state.runs]
+    if state.epoch != epoch:
+        released = [(state.epoch, each) for each in state.frames()]
+        runs = []
+    if runs and sum(runs[-1]) == seq:
+        runs[-1] = runs[-1][0], runs[-1][1] + 1
     else:
-        keep = ()
-        gone = [(state.epoch, s) for s in state.seqs]
-    after = WindowState(epoch, (*keep, seq))
-    return WindowDelta((epoch, seq), tuple(gone), len(after.seqs)), after
+        runs.append((seq, 1))
+    count = sum(frames for _, frames in runs)
+    for _ in range(count - size):
+        first, frames = runs.pop(0)
+        released.append((epoch, first))
+        if frames > 1:
+            runs.insert(0, (first + 1, frames - 1))
+    delta = WindowDelta((epoch, seq), tuple(released), min(count, size), runs[0][0])
+    return delta, WindowState(epoch, runs=tuple(runs))

@@ -31,12 +31,12 @@ from benchmarks.harness.gate_clips import GateClip, find_clips
 from benchmarks.harness.labelled_people import read_truth
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from benchmarks.head.novelty import novelty
-from benchmarks.head.ways import CANDIDATE, calmed, raw, refined, see, verdict
+from benchmarks.head.ways import CANDIDATE, Sight, calmed, raw, refined, see, verdict
 from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.detector import Detector
-from framegate.models.window.head import Sight, WindowHead
+from framegate.models.window.head import WindowHead
 
 Row = dict[str, Any]
 Ways = dict[str, list[Tracked]]

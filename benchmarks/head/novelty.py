@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.gate.run import frames
 from benchmarks.harness.gate_clips import GateClip
-from benchmarks.head.ways import LONG_SIDE
+from benchmarks.head.ways import LONG_SIDE, Sight
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.window import features
-from framegate.models.window.head import Sight, WindowHead
-from framegate.models.window.rows import ROWS, WindowState
+from framegate.models.window.head import NewFrame, WindowHead
+from framegate.models.window.rows import ROWS, WindowRows
 
 FOREIGN: Final = 8  # frames that are spliced in
 SPLICES: Final = 5  # places in each clip, each with another clip's frames
@@ -64,23 +64,24 @@ def _spliced(
     before: Sequence[Sight], other: GateClip, light: Detector, head: WindowHead
 ) -> list[float]:
     """Novelty of another clip's first frames, one after the other, following `before`."""
-    state = WindowState()
+    state = WindowRows()
     for sight in before:
-        state = head.remember(state, sight)
-    size, new = before[-1].size, []
-    for picture, _, _ in islice(frames(other), FOREIGN):
-        step = head.step(state, _seen(_resized(picture, size), light, before[-1]))
-        state = step.state
+        state = head.remember(state, sight.frame)
+    last, new = before[-1].frame, []
+    for number, (picture, _, _) in enumerate(islice(frames(other), FOREIGN), last.seq + 1):
+        frame = _seen(_resized(picture, last.size), light, last.size, number)
+        step = head.step(state, frame)
+        state = step.window
         new.append(step.novelty)
     return new
 
 
-def _seen(picture: Picture, light: Detector, like: Sight) -> Sight:
-    look = crops.whole(*like.size, LONG_SIDE)
+def _seen(picture: Picture, light: Detector, size: tuple[int, int], number: int) -> NewFrame:
+    look = crops.whole(*size, LONG_SIDE)
     ((boxes, shown),) = light.look_with_features(picture, (look,), features.read)
     n = len(boxes)
     untracked, fresh = np.zeros(n, np.int32), np.ones(n, np.bool_)
-    return Sight(boxes, untracked, fresh, shown.boxes, (shown,), like.size, like.pts)
+    return NewFrame(boxes, untracked, fresh, shown.boxes, (shown,), size, number)
 
 
 def _resized(picture: Picture, size: tuple[int, int]) -> Picture:

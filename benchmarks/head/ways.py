@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,19 @@ from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import CalmSettings, not_calmed
 from framegate.models.window import features
-from framegate.models.window.head import Sight, WindowHead
-from framegate.models.window.rows import WindowState
+from framegate.models.window.head import NewFrame, WindowHead
+from framegate.models.window.rows import WindowRows
 
 CANDIDATE = 0.1
 LONG_SIDE = 416
 IntArray = npt.NDArray[np.int32]
+
+
+class Sight(NamedTuple):
+    """A frame before the head, and its time in seconds, None where unknown."""
+
+    frame: NewFrame
+    pts: float | None
 
 
 def see(clip: GateClip, light: Detector) -> list[Sight]:
@@ -33,13 +41,14 @@ def see(clip: GateClip, light: Detector) -> list[Sight]:
     """
     _, settings = calm.settings_for(policy.load("light").min_score)
     tracks, seen = no_tracks(), []
-    for picture, pts, _ in frames(clip):
+    for number, (picture, pts, _) in enumerate(frames(clip)):
         size = (picture.width, picture.height)
         look = crops.whole(*size, LONG_SIDE)
         ((boxes, shown),) = light.look_with_features(picture, (look,), features.read)
         tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
         fresh = np.ones(len(boxes), np.bool_)
-        seen.append(Sight(boxes, ids, fresh, shown.boxes, (shown,), size, pts))
+        frame = NewFrame(boxes, ids, fresh, shown.boxes, (shown,), size, number)
+        seen.append(Sight(frame, pts))
     return seen
 
 
@@ -53,8 +62,9 @@ def raw(seen: Sequence[Sight]) -> list[Tracked]:
     least = np.float32(policy.load("light").min_score)
     shown = []
     for sight in seen:
-        rows = np.flatnonzero(sight.candidates.scores > least)
-        shown.append(Tracked(_pts(sight), sight.candidates.take(rows), sight.ids[rows]))
+        boxes = sight.frame.candidates
+        rows = np.flatnonzero(boxes.scores > least)
+        shown.append(Tracked(_pts(sight), boxes.take(rows), sight.frame.ids[rows]))
     return shown
 
 
@@ -64,7 +74,7 @@ def calmed(seen: Sequence[Sight], scored: Sequence[Boxes] | None = None) -> list
     scored  the candidates with other scores; none: with their own
     """
     rule, _ = calm.settings_for(policy.load("light").min_score)
-    return by_rule(seen, scored or [sight.candidates for sight in seen], rule)
+    return by_rule(seen, scored or [sight.frame.candidates for sight in seen], rule)
 
 
 def by_rule(seen: Sequence[Sight], scored: Sequence[Boxes], rule: CalmSettings) -> list[Tracked]:
@@ -72,7 +82,7 @@ def by_rule(seen: Sequence[Sight], scored: Sequence[Boxes], rule: CalmSettings) 
     state, shown = not_calmed(), []
     for sight, boxes in zip(seen, scored, strict=True):
         rows = np.flatnonzero(boxes.scores >= np.float32(rule.candidate))
-        given, ids = boxes.take(rows), sight.ids[rows]
+        given, ids = boxes.take(rows), sight.frame.ids[rows]
         looked = np.ones(len(rows), np.bool_)
         state, here, order = calm.step(state, given, ids, looked, sight.pts, rule)
         shown.append(Tracked(_pts(sight), here, ids[order]))
@@ -81,10 +91,10 @@ def by_rule(seen: Sequence[Sight], scored: Sequence[Boxes], rule: CalmSettings) 
 
 def refined(seen: Sequence[Sight], head: WindowHead) -> tuple[list[Boxes], list[float]]:
     """The candidates with the head's scores, and how new each frame is."""
-    state, scored, new = WindowState(), [], []
+    state, scored, new = WindowRows(), [], []
     for sight in seen:
-        step = head.step(state, sight)
-        state = step.state
+        step = head.step(state, sight.frame)
+        state = step.window
         scored.append(step.boxes)
         new.append(step.novelty)
     return scored, new

@@ -40,8 +40,8 @@ from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import features
-from framegate.models.window.head import Sight, Step, WindowHead
-from framegate.models.window.rows import ROWS, WindowState, row_bytes
+from framegate.models.window.head import NewFrame, Step, WindowHead
+from framegate.models.window.rows import ROWS, WindowRows, row_bytes
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
 from framegate.stages.decode import FileSource
@@ -60,34 +60,34 @@ CHECKS = 25
 class Running:
     """The detector and the head at work on a clip.
 
-    sights  of its frames, with times and tracks; a step makes their features anew
+    frames  of it, with numbers and tracks; a step makes their features anew
     """
 
     light: Detector
     head: WindowHead
     pictures: Sequence[Picture]
-    sights: Sequence[Sight]
+    frames: Sequence[NewFrame]
 
-    def look(self, number: int) -> Sight:
-        """Frame `number` through the detector, with the time and tracks that it has."""
-        sight = looked(self.light, self.pictures[number])
-        return replace(sight, ids=self.sights[number].ids, pts=self.sights[number].pts)
+    def look(self, number: int) -> NewFrame:
+        """Frame `number` through the detector, with the tracks that it has."""
+        frame = looked(self.light, self.pictures[number])
+        return replace(frame, ids=self.frames[number].ids, seq=number)
 
-    def taken_in(self, state: WindowState, numbers: Sequence[int]) -> Step:
+    def taken_in(self, state: WindowRows, numbers: Sequence[int]) -> Step:
         """Looks at these frames and judges the last of them."""
         for number in numbers[:-1]:
             state = self.head.remember(state, self.look(number))
         return self.head.step(state, self.look(numbers[-1]))
 
 
-def looked(light: Detector, picture: Picture) -> Sight:
-    """A frame by a whole look, still without time and tracks."""
+def looked(light: Detector, picture: Picture) -> NewFrame:
+    """A frame by a whole look, still without number and tracks."""
     size = (picture.width, picture.height)
     look = crops.whole(*size, LONG_SIDE)
     ((boxes, seen),) = light.look_with_features(picture, (look,), features.read)
     n = len(boxes)
     nothing, fresh = np.zeros(n, np.int32), np.ones(n, np.bool_)
-    return Sight(boxes, nothing, fresh, seen.boxes, (seen,), size, None)
+    return NewFrame(boxes, nothing, fresh, seen.boxes, (seen,), size, 0)
 
 
 def start(path: Path, most: int) -> Running:
@@ -98,12 +98,12 @@ def start(path: Path, most: int) -> Running:
     head.warm_up()
     pictures = list(islice(_pictures(path), most))
     _, settings = calm.settings_for(policy.load("light").min_score)
-    tracks, sights = no_tracks(), []
+    tracks, frames = no_tracks(), []
     for number, picture in enumerate(pictures):
-        sight, pts = looked(light, picture), number / rate(path)
-        tracks, ids = bytetrack.step(tracks, sight.candidates, pts, settings)
-        sights.append(replace(sight, ids=ids, pts=pts))
-    return Running(light, head, pictures, sights)
+        frame, pts = looked(light, picture), number / rate(path)
+        tracks, ids = bytetrack.step(tracks, frame.candidates, pts, settings)
+        frames.append(replace(frame, ids=ids, seq=number))
+    return Running(light, head, pictures, frames)
 
 
 def _pictures(path: Path) -> Iterator[Picture]:
@@ -118,21 +118,21 @@ def stride_row(run: Running, stride: int, rounds: int) -> Row:
     """Both ways at one stride: median milliseconds of a step, speed-up, largest difference."""
     naive_ms, kept_ms, apart = [], [], 0.0
     last = ROWS - 1
-    state = run.taken_in(WindowState(), range(ROWS)).state
+    state = run.taken_in(WindowRows(), range(ROWS)).window
     for _ in range(rounds):
         new = range(last + 1, last + 1 + stride)
         if new[-1] >= len(run.pictures):
             last = ROWS - 1
-            state, new = run.taken_in(WindowState(), range(ROWS)).state, range(ROWS, ROWS + stride)
+            state, new = run.taken_in(WindowRows(), range(ROWS)).window, range(ROWS, ROWS + stride)
         begin = time.perf_counter()
         kept = run.taken_in(state, new)
         middle = time.perf_counter()
-        anew = run.taken_in(WindowState(), range(new[-1] + 1 - ROWS, new[-1] + 1))
+        anew = run.taken_in(WindowRows(), range(new[-1] + 1 - ROWS, new[-1] + 1))
         end = time.perf_counter()
         naive_ms.append((end - middle) * 1e3)
         kept_ms.append((middle - begin) * 1e3)
         apart = max(apart, _apart(kept, anew))
-        state, last = kept.state, new[-1]
+        state, last = kept.window, new[-1]
     return {
         "stride": stride,
         "naive_ms": round(statistics.median(naive_ms), 3),
@@ -144,15 +144,15 @@ def stride_row(run: Running, stride: int, rounds: int) -> Row:
 
 def parts(run: Running, rounds: int) -> dict[str, float]:
     """Median milliseconds of a frame's parts: detector (backbone), pooling, head, ring."""
-    ring = unshared_ring("benchmark", ROWS, row_bytes(*run.sights[0].size, LONG_SIDE))
-    state = run.taken_in(WindowState(), range(ROWS)).state
+    ring = unshared_ring("benchmark", ROWS, row_bytes(*run.frames[0].size, LONG_SIDE))
+    state = run.taken_in(WindowRows(), range(ROWS)).window
     taken: dict[str, list[float]] = {"backbone": [], "pooling": [], "head": [], "ring": []}
     for i in range(rounds):
         number = ROWS + i % (len(run.pictures) - ROWS)
         begin = time.perf_counter()
         pooling = _pooling_s(run.light, run.pictures[number])
         seen = time.perf_counter()
-        step = run.head.step(state, run.sights[number])
+        step = run.head.step(state, run.frames[number])
         judged = time.perf_counter()
         if step.row is not None:
             ring.write(Position(1, number), step.row.to_bytes(), None)
@@ -178,17 +178,17 @@ def _pooling_s(light: Detector, picture: Picture) -> float:
 
 def soak(run: Running, n_steps: int) -> Row:
     """The head on the clip's frames over and over: memory and error, `CHECKS` times."""
-    state, rows = WindowState(), []
-    frames: list[Sight] = []
+    state, rows = WindowRows(), []
+    frames: list[NewFrame] = []
     for i in range(n_steps):
-        sight = replace(run.sights[i % len(run.sights)], pts=i / 25)
-        frames = [*frames, sight][-ROWS:]
-        step = run.head.step(state, sight)
-        state = step.state
+        frame = replace(run.frames[i % len(run.frames)], seq=i)
+        frames = [*frames, frame][-ROWS:]
+        step = run.head.step(state, frame)
+        state = step.window
         if (i + 1) % (n_steps // CHECKS) == 0:
-            anew = WindowState()
+            anew = WindowRows()
             for one in frames[:-1]:
-                anew = run.head.step(anew, one).state
+                anew = run.head.step(anew, one).window
             apart = _apart(step, run.head.step(anew, frames[-1]))
             rows.append({"steps": i + 1, "rss_mib": _rss_mib(), "max_abs_diff": apart})
     return {"steps": n_steps, "points": rows}

@@ -35,7 +35,7 @@ from framegate.models.window.rows import (
     ROWS,
     WIDTH,
     FrameRow,
-    WindowState,
+    WindowRows,
     tile_grid,
     tiles_after,
 )
@@ -151,7 +151,6 @@ def _run(request: Any) -> None:
     request.wait()
 
 
-MAX_AGE_S: Final = 10.0  # what was seen longer ago says nothing any more
 _SAME_PLACE: Final = 0.5
 
 
@@ -159,7 +158,7 @@ _SAME_PLACE: Final = 0.5
 class Step:
     """What the head says about a frame.
 
-    state      of the window after it
+    window     the rows, with this frame's
     boxes      the candidates, same rows, with refined scores
     things     float32 (N,)  0..1, that there is an object at all
     novelty    0..2, how unlike the window's mean the frame looks: 1 less their cosine
@@ -167,7 +166,7 @@ class Step:
     row        what the window keeps of the frame; None if nothing was looked at
     """
 
-    state: WindowState
+    window: WindowRows
     boxes: Boxes
     things: FloatArray
     novelty: float
@@ -176,8 +175,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
-    """What is known of a frame before the head.
+class NewFrame:
+    """What is known of a frame before the head judges it.
 
     candidates  the detector's boxes above .1, fresh and carried
     ids         int32 (N,)         tracks of `bytetrack.step`, 0: none
@@ -185,7 +184,7 @@ class Sight:
     features    float16 (N, 256)   of the fresh boxes; other rows are not read
     looks       what each look at the frame shows; none: nothing was looked at
     size        (width, height) of the source
-    pts         seconds, or None where unknown
+    seq         counts the frames of its epoch
 
     Raises ArrayMismatch.
     """
@@ -196,7 +195,7 @@ class Sight:
     features: HalfArray
     looks: Sequence[RegionFeatures]
     size: tuple[int, int]
-    pts: float | None
+    seq: int
 
     def __post_init__(self) -> None:
         n = len(self.candidates)
@@ -232,57 +231,57 @@ class WindowHead:
         """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
         self._network.warm_up()
 
-    def step(self, state: WindowState, sight: Sight) -> Step:
-        """Takes in one frame. A pure function of its arguments; see `Step`.
+    def step(self, window: WindowRows, frame: NewFrame) -> Step:
+        """Take in one frame. A pure function of its arguments; see `Step`.
+
+        window  the rows of the frames before it that are still in the window
 
         The 32 candidates with the highest scores are judged; the others keep their scores, and so
         does a carried one that the window has never seen. What was carried keeps the judgement
         that it had.
         """
-        rows = _young(state.rows, sight.pts)
-        known = _found_again(sight, rows)
-        if not sight.looks:
-            return _said(WindowState(rows), sight, known, None)
-        taken = _taken(sight, known)
-        row = self._row(rows, sight, taken, known[taken], self._network.judge)
+        known = _found_again(frame, window.rows)
+        if not frame.looks:
+            return _answer(window, frame, known, None)
+        taken = _taken(frame, known)
+        row = self._row(window.rows, frame, taken, known[taken], self._network.judge)
         place = np.full(len(known), -1)
         place[taken] = np.arange(len(taken))
-        return _said(WindowState((*rows, row)[-ROWS:]), sight, place, row)
+        return _answer(window.after(row), frame, place, row)
 
-    def remember(self, state: WindowState, sight: Sight) -> WindowState:
+    def remember(self, window: WindowRows, frame: NewFrame) -> WindowRows:
         """As `step` for a frame about which nobody asks, as between two strides.
 
         Its boxes get keys and values, for later frames, and keep the detector's scores.
         """
-        rows = _young(state.rows, sight.pts)
-        if not sight.looks:
-            return WindowState(rows)
-        known = _found_again(sight, rows)
-        taken = _taken(sight, known)
-        row = self._row(rows, sight, taken, known[taken], self._network.encode)
-        return WindowState((*rows, row)[-ROWS:])
+        if not frame.looks:
+            return window
+        known = _found_again(frame, window.rows)
+        taken = _taken(frame, known)
+        row = self._row(window.rows, frame, taken, known[taken], self._network.encode)
+        return window.after(row)
 
     def _row(
         self,
         rows: tuple[FrameRow, ...],
-        sight: Sight,
+        frame: NewFrame,
         taken: IndexArray,
         known: IndexArray,
         judge: Callable[[tuple[FrameRow, ...], Newest], Judged],
     ) -> FrameRow:
         """The frame's row: the boxes `taken`, of which `known` says where the last row has them."""
-        boxes, carried = sight.candidates.take(taken), ~sight.fresh[taken]
-        newest = Newest(boxes, sight.ids[taken], sight.features[taken], max(sight.size))
+        boxes, carried = frame.candidates.take(taken), ~frame.fresh[taken]
+        newest = Newest(boxes, frame.ids[taken], frame.features[taken], max(frame.size))
         if carried.any():
             newest.features[carried] = rows[-1].features[known[carried]]
         judged = judge(rows[-PAST:], newest)
         if carried.any():
             judged.things[carried] = rows[-1].things[known[carried]]
             judged.scores[carried] = rows[-1].refined[known[carried]]
-        grid = (*tile_grid(*sight.size, self.long_side), LENGTH)
+        grid = (*tile_grid(*frame.size, self.long_side), LENGTH)
         before = rows[-1].tiles if rows else np.zeros(grid, np.float16)
         return FrameRow(
-            sight.pts,
+            frame.seq,
             boxes.xyxy,
             boxes.scores,
             boxes.class_ids,
@@ -292,54 +291,46 @@ class WindowHead:
             judged.values,
             judged.things,
             judged.scores,
-            tiles_after(before, sight.looks),
+            tiles_after(before, frame.looks),
         )
 
 
-def _young(rows: tuple[FrameRow, ...], pts: float | None) -> tuple[FrameRow, ...]:
-    """The rows without the oldest ones that are more than MAX_AGE_S before `pts`."""
-    for i, row in enumerate(rows):
-        if row.pts is None or pts is None or pts - row.pts <= MAX_AGE_S:
-            return rows[i:]
-    return ()
-
-
-def _found_again(sight: Sight, rows: tuple[FrameRow, ...]) -> IndexArray:
+def _found_again(frame: NewFrame, rows: tuple[FrameRow, ...]) -> IndexArray:
     """Where the last row has each carried box (N,), by track or place; -1 where nowhere."""
-    found = np.full(len(sight.ids), -1)
+    found = np.full(len(frame.ids), -1)
     if not rows:
         return found
     last = rows[-1]
-    for i in np.flatnonzero(~sight.fresh):
-        same = last.class_ids == sight.candidates.class_ids[i]
-        tracked = np.flatnonzero(same & (last.ids == sight.ids[i]) & (last.ids > 0))
+    for i in np.flatnonzero(~frame.fresh):
+        same = last.class_ids == frame.candidates.class_ids[i]
+        tracked = np.flatnonzero(same & (last.ids == frame.ids[i]) & (last.ids > 0))
         if len(tracked):
             found[i] = tracked[0]
         elif same.any():
-            overlap = np.where(same, iou(sight.candidates.xyxy[i : i + 1], last.xyxy)[0], 0)
+            overlap = np.where(same, iou(frame.candidates.xyxy[i : i + 1], last.xyxy)[0], 0)
             if overlap.max() >= _SAME_PLACE:
                 found[i] = overlap.argmax()
     return found
 
 
-def _taken(sight: Sight, known: IndexArray) -> IndexArray:
+def _taken(frame: NewFrame, known: IndexArray) -> IndexArray:
     """The candidates that get into the row: of those that can, the best, in their order."""
-    can = np.flatnonzero(sight.fresh | (known >= 0))
-    best = np.argsort(-sight.candidates.scores[can], kind="stable")[:MOST]
+    can = np.flatnonzero(frame.fresh | (known >= 0))
+    best = np.argsort(-frame.candidates.scores[can], kind="stable")[:MOST]
     return np.sort(can[best])
 
 
-def _said(state: WindowState, sight: Sight, place: IndexArray, row: FrameRow | None) -> Step:
+def _answer(window: WindowRows, frame: NewFrame, place: IndexArray, row: FrameRow | None) -> Step:
     """The answer: candidates with the judgement that the newest row has at `place`."""
-    boxes = sight.candidates
+    boxes = frame.candidates
     refined, things = boxes.scores.copy(), boxes.scores.copy()
-    if state.rows:
+    if window.rows:
         known = place >= 0
-        refined[known] = state.rows[-1].refined[place[known]]
-        things[known] = state.rows[-1].things[place[known]]
-    novelty, embedding = _scene(state.rows)
+        refined[known] = window.rows[-1].refined[place[known]]
+        things[known] = window.rows[-1].things[place[known]]
+    novelty, embedding = _scene(window.rows)
     refined_boxes = Boxes(boxes.xyxy, refined, boxes.class_ids)
-    return Step(state, refined_boxes, things, novelty, embedding, row)
+    return Step(window, refined_boxes, things, novelty, embedding, row)
 
 
 def _scene(rows: tuple[FrameRow, ...]) -> tuple[float, FloatArray]:

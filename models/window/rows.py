@@ -1,8 +1,9 @@
 """What a window keeps of each frame that was looked at: its boxes, what they look like, its tiles.
 
-A row is written once and never changes, so a window of 32 rows is extended by one row a frame
-whatever its length and stride. Carried boxes and tiles stand in the new row as they stood in the
-one before: nothing of them is computed again.
+A row is written once and never changes, so a window is extended by one row a frame, whatever its
+length and stride. Carried boxes and tiles stand in the new row as they stood in the one before:
+nothing of them is computed again. Which frames a window has is said from outside; this module knows
+only how many rows the network reads.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from framegate.models.errors import ModelError
 from framegate.models.preprocess import inner_size, padded
 from framegate.models.window.features import LENGTH, TILE, HalfArray, RegionFeatures
 
-ROWS: Final = 32  # rows of a window, the newest included
+ROWS: Final = 32  # that the network reads, the newest included
 MOST: Final = 32  # boxes of a row
 WIDTH: Final = 64  # numbers of a key, and of a value
-_VERSION: Final = 1
-_HEAD: Final = struct.Struct("<BBHHd")  # version, boxes, tile rows, tile columns, pts (NaN: none)
+_VERSION: Final = 2
+_HEAD: Final = struct.Struct("<BBHHq")  # version, boxes, tile rows, tile columns, seq
 _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("xyxy", "<f4", (4,)),
     ("scores", "<f4", ()),
@@ -51,7 +52,7 @@ class RowUnreadable(ModelError, ValueError):
 class FrameRow:
     """One looked-at frame; read-only arrays, one row a box, at most 32.
 
-    pts           seconds, None where unknown
+    seq           counts the frames of its epoch
     xyxy          float32 (N, 4)    pixels of the source
     scores        float32 (N,)      the detector's, 0..1
     class_ids     int32 (N,)
@@ -67,7 +68,7 @@ class FrameRow:
     Raises ArrayMismatch. Safe to share between threads.
     """
 
-    pts: float | None
+    seq: int
     xyxy: FloatArray
     scores: FloatArray
     class_ids: IntArray
@@ -94,8 +95,7 @@ class FrameRow:
 
     def to_bytes(self) -> bytes:
         """The row in 14 + 1060 N + 512 tiles bytes, the same on every machine."""
-        pts = math.nan if self.pts is None else self.pts
-        head = _HEAD.pack(_VERSION, len(self), *self.tiles.shape[:2], pts)
+        head = _HEAD.pack(_VERSION, len(self), *self.tiles.shape[:2], self.seq)
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
             for name, kind, _ in _COLUMNS
@@ -107,7 +107,7 @@ class FrameRow:
         """The row that `to_bytes` wrote. Raises RowUnreadable for anything else."""
         if len(data) < _HEAD.size:
             raise RowUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
-        version, n, rows, columns, pts = _HEAD.unpack_from(data)
+        version, n, rows, columns, seq = _HEAD.unpack_from(data)
         if version != _VERSION:
             raise RowUnreadable(f"version {_VERSION}", f"version {version}")
         if len(data) != (expected := _nbytes(n, rows * columns)):
@@ -118,19 +118,31 @@ class FrameRow:
             shape = (rows if name == "tiles" else n, *tail)
             arrays[name] = np.frombuffer(data, kind, math.prod(shape), at).reshape(shape)
             at += arrays[name].nbytes
-        return FrameRow(None if math.isnan(pts) else pts, **arrays)
+        return FrameRow(seq, **arrays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WindowState:
-    """The rows of a source's window, oldest first, at most 32; empty where a window begins."""
+class WindowRows:
+    """The rows of a window, oldest first, at most 32; empty where a window begins.
+
+    A row shows the frame that was looked at, and the frames after it at which nobody looked.
+    """
 
     rows: tuple[FrameRow, ...] = ()
 
     @staticmethod
-    def from_rows(rows: Sequence[bytes]) -> WindowState:
-        """The window whose rows these were. Raises RowUnreadable."""
-        return WindowState(tuple(FrameRow.from_bytes(row) for row in rows))
+    def from_bytes(rows: Sequence[bytes]) -> WindowRows:
+        """Return the rows that `FrameRow.to_bytes` wrote. Raises RowUnreadable."""
+        return WindowRows(tuple(FrameRow.from_bytes(row) for row in rows))
+
+    def since(self, first: int) -> WindowRows:
+        """Return those that show a frame from seq `first` on: older ones left with their frames."""
+        shown = [n for n, row in enumerate(self.rows) if row.seq <= first]
+        return WindowRows(self.rows[shown[-1] :]) if shown else self
+
+    def after(self, row: FrameRow) -> WindowRows:
+        """Return the rows with a newer one; beyond 32 the oldest goes."""
+        return WindowRows((*self.rows, row)[-ROWS:])
 
 
 def row_bytes(width: int, height: int, long_side: int) -> int:

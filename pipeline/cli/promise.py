@@ -17,7 +17,7 @@ from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
-from framegate.pipeline.loading import DETECT, load
+from framegate.pipeline.loading import DETECT, WINDOW, load
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.promise.calibration import Judgement, Setting
 from framegate.pipeline.records import DECLARED
@@ -199,8 +199,10 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(
             [f"{origin}: no stage has use = {DETECT!r}; allowed is a configuration with one"]
         )
+    window = next((dict(s.options) for s in config.stages if s.use == WINDOW), {})
     urls = {name: source.url for name, source in config.sources.items()}
-    footage = load(_REPLAY)(urls, detect, parsed.frames, parsed.seed, _progress(), _budget(config))
+    limits = _budget(config)
+    footage = load(_REPLAY)(urls, detect, window, parsed.frames, parsed.seed, _progress(), limits)
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))

@@ -33,6 +33,7 @@ from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import LocalHeavy
+from framegate.stages.window import Window
 
 Tell = Callable[[int, int, int], None]
 _BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
@@ -79,11 +80,15 @@ class AskTimes:
 
 
 class Replay:
-    """Detect once, escalate once for each threshold between always and never. One thread."""
+    """Window and detect, and escalate once for each threshold between always and never.
 
-    def __init__(self, detect: Mapping[str, Any], folder: Path) -> None:
-        """detect: options of that stage; folder: for what stages pin."""
+    One thread.
+    """
+
+    def __init__(self, detect: Mapping[str, Any], window: Mapping[str, Any], folder: Path) -> None:
+        """detect, window: options of these stages; folder: for what stages pin."""
         self._pixels = b""
+        self._window = Window(options_of(Window, dict(window)), self._context(folder, "decode"))
         self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
         self._classes = self._detect.options.classes
         self.heavy = Remembered(LocalHeavy(self._classes))
@@ -111,7 +116,7 @@ class Replay:
         Asking always is never wrong.
         """
         self._pixels = pixels
-        found = self._said(self._detect, "detect", item)
+        found = self._said(self._detect, "detect", self._windowed(item))
         said = msgspec.structs.replace(
             item.record, said={"detect": msgspec.Raw(records.encode(found))}
         )
@@ -128,6 +133,15 @@ class Replay:
         [true] = self.heavy.answer([Query(question, item.record.form, pixels)])
         wrong = [differs(seen_in(one.objects), true) for one in (*served, found)]
         return [(True, False), *zip(asked, wrong, strict=True)]
+
+    def _windowed(self, item: Item) -> Item:
+        """The item with the window at it, as the stage before detect leaves it."""
+        at = "window", item.source
+        states = {item.source: self._states.get(at, self._window.State())}
+        [delta], after = self._window.process([item], states)
+        self._states[at] = after[item.source]
+        window = {"window": msgspec.Raw(records.encode(delta))}
+        return item._replace(record=msgspec.structs.replace(item.record, said=window))
 
     def _said(self, stage: Any, name: object, item: Item) -> Detections:
         """One frame through a stage, from where it stood."""
@@ -154,6 +168,7 @@ class Replay:
 def tallied(
     files: Mapping[str, str],
     detect: Mapping[str, Any],
+    window: Mapping[str, Any],
     most: int,
     seed: int,
     tell: Tell,
@@ -161,7 +176,8 @@ def tallied(
 ) -> Footage:
     """What the files say of the thresholds of PATH.
 
-    files  path by source; most  draws, each among all frames; budget  the table [escalate]
+    files   path by source; detect, window  options of these stages
+    most    draws, each among all frames; budget  the table [escalate]
     """
     counts = {name: _count(path) for name, path in files.items()}
     frames = sum(counts.values())
@@ -170,7 +186,7 @@ def tallied(
     done = 0
     with (
         tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
-        closing(Replay(detect, Path(folder))) as replay,
+        closing(Replay(detect, window, Path(folder))) as replay,
     ):
         for item, pixels in itertools.chain.from_iterable(map(_items, files, files.values())):
             times = int(draws[done])

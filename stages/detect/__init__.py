@@ -28,10 +28,9 @@ from framegate.stages.detect.look import count, limit_said, look_at, view_of
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
+    HeadOptions,
     ModelOptions,
     Wanted,
-    WindowOptions,
-    WindowView,
     classes_fault,
     model_fault,
     scores_fault,
@@ -39,6 +38,7 @@ from framegate.stages.detect.options import (
 from framegate.stages.detect.pinned import pinned_choice
 from framegate.stages.detect.serving import Server, Serving, Servings
 from framegate.stages.detect.standing import DetectState, Standing, Standings
+from framegate.stages.detect.window import FrameWindow
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
 
@@ -64,7 +64,7 @@ class DetectOptions:
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
     min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
-    window: WindowOptions = field(default_factory=WindowOptions, metadata={"table": True})
+    window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
 
@@ -136,7 +136,7 @@ class Detect(Stage[DetectState]):
             if at is None or before is None or before.position.epoch != item.position.epoch:
                 at = self._standings.of(item, states[item.source], at, serving)
             attention, belief = self._look(item, at, whole.get(row), serving)
-            standing[item.source] = at.after(item.position, belief)
+            standing[item.source] = at.after(belief)
             last[item.source] = item
             answers.append(self._detections(item, attention, belief, serving))
         count(self.cache, self.servings.remembered(), self.servings.past)
@@ -201,7 +201,7 @@ class Detect(Stage[DetectState]):
         self._meet(item)
         moment = Moment(record.pts, record.key_frame, item.source.encode(), at.anew)
         ignored = self._ignored_tiles(item)
-        window = WindowView(serving.head, at.window) if serving.head else None
+        window = FrameWindow.of(item, serving.head, at.window) if serving.head else None
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, form)
             seen = look_at(

@@ -28,7 +28,8 @@ from framegate.pipeline.source import Form
 from framegate.stages.detect.attention import Attention, AttentionSettings, Moment, attend, clock_s
 from framegate.stages.detect.belief import Belief, BeliefSettings, conclude
 from framegate.stages.detect.memory import Memory
-from framegate.stages.detect.options import GateOptions, WindowView
+from framegate.stages.detect.options import GateOptions
+from framegate.stages.detect.window import FrameWindow
 
 # -- What detect looks up before it computes: inputs that its network has seen.
 
@@ -98,7 +99,7 @@ def look_at(
     tracks: TrackState,
     settings: BeliefSettings,
     ignored: BoolArray | None = None,
-    window: WindowView | None = None,
+    window: FrameWindow | None = None,
     recall: Recall | None = None,
 ) -> tuple[Attention, Belief]:
     """What is to be seen in a frame, and what of it was computed anew; a pure function.
@@ -115,7 +116,7 @@ def look_at(
         seen = run_looks(detector, picture, attention, recall)
         return attention, conclude(memory, tracks, attention, seen, size, moment.pts, settings)
     looked = detector.look_with_features(picture, attention.looks, features.read)
-    judge = partial(window.judge, seen=looked, size=size, pts=moment.pts)
+    judge = partial(window.judge, seen=looked, size=size)
     found = [boxes for boxes, _ in looked]
     told = conclude(memory, tracks, attention, found, size, moment.pts, settings, judge)
     return attention, told

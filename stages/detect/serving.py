@@ -29,7 +29,6 @@ from framegate.pipeline.stage import Context, MemoLimits, MemoPort
 from framegate.stages.detect.belief import BeliefSettings
 from framegate.stages.detect.look import count, settings_for
 from framegate.stages.detect.options import (
-    CANDIDATE,
     OWN,
     CacheOptions,
     GateOptions,
@@ -40,6 +39,7 @@ from framegate.stages.detect.options import (
     wanted,
 )
 from framegate.stages.detect.pinned import pinned_choice, pinned_model
+from framegate.stages.detect.window import CANDIDATE
 
 OpenMemo = Callable[[str, MemoLimits], MemoPort]
 

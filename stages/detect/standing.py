@@ -9,7 +9,7 @@ import msgspec
 from framegate.models.gate.cells import grid_of
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
 from framegate.models.window.head import WindowHead
-from framegate.models.window.rows import ROWS, FrameRow, WindowState, row_bytes
+from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
 from framegate.pipeline.records import BeginReason, Position
 from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.belief import Belief
@@ -23,15 +23,15 @@ class DetectState(msgspec.Struct, frozen=True):
     tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
     model   identity of what looked; labels  digest of its labels
     memory  names what else is remembered of the epoch, in the stage's state plane
-    window  names the rows of the window head, in the stage's state ring
+    window  names the rows that are kept of its window, in the stage's state ring
     """
 
     epoch: int = 0
     tracks: bytes = b""
-    # Its key has the number of the layout of Memory's bytes: what lies there in another one is not
-    # named, so an older Framegate's memory is lost, not misread.
+    # The keys have the number of the layout of the bytes that they name: what lies there in another
+    # one is not named, so what an older Framegate remembers is lost, not misread.
     memory: PlaneRef | None = msgspec.field(default=None, name="memory2")
-    window: RingRef | None = None
+    window: RingRef | None = msgspec.field(default=None, name="window2")
     model: str = ""
     labels: str = ""
 
@@ -42,24 +42,24 @@ class Standing:
 
     anew    why its memory is empty, where it is
     begins  its window begins anew
-    rows    of the window that are not in the ring yet
+    unkept  rows of the window that are not in the ring yet
     """
 
     memory: Memory
     tracks: TrackState
-    window: WindowState = field(default_factory=lambda: WindowState(()))
+    window: WindowRows = field(default_factory=WindowRows)
     anew: BeginReason = "first"
     begins: bool = True
-    rows: tuple[tuple[Position, FrameRow], ...] = ()
+    unkept: tuple[FrameRow, ...] = ()
 
-    def after(self, position: Position, belief: Belief) -> Standing:
+    def after(self, belief: Belief) -> Standing:
         """Where it stands after a frame."""
         now = replace(self, memory=belief.memory, tracks=belief.tracks)
         step = belief.window
         if step is None:
             return now
-        new = () if step.row is None else ((position, step.row),)
-        return replace(now, window=step.state, rows=(*self.rows, *new))
+        new = () if step.row is None else (step.row,)
+        return replace(now, window=step.window, unkept=(*self.unkept, *new))
 
 
 class Standings:
@@ -92,7 +92,7 @@ class Standings:
         rows = self._rows(item, state)
         if data is None or rows is None:
             return Standing(Memory(), _tracks(state), anew="reanchored")
-        window = WindowState.from_rows(rows)
+        window = WindowRows.from_bytes(rows)
         return Standing(Memory.from_bytes(data), _tracks(state), window, begins=not rows)
 
     def kept(
@@ -101,16 +101,17 @@ class Standings:
         """The source's new state; what it names counts once the hop took it."""
         memory = self._plane(item).write(item.position, standing.memory.to_bytes(), state.memory)
         window, begins = state.window if serving.head else None, standing.begins
-        for position, row in standing.rows:
+        for row in standing.unkept:
+            position = Position(item.position.epoch, row.seq)
             window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
             begins = False
-        if window is not None and standing.rows:
+        if window is not None and standing.unkept:
             # A window that let old rows go is that short after a restart, too.
             window = msgspec.structs.replace(window, held=len(standing.window.rows))
         tracks = standing.tracks.to_bytes()
         by = serving.identity, serving.labels
         new = DetectState(item.position.epoch, tracks, memory, window, *by)
-        self._known[item.source] = new, replace(standing, rows=(), begins=begins)
+        self._known[item.source] = new, replace(standing, unkept=(), begins=begins)
         return new
 
     def forget(self, source: str) -> None:

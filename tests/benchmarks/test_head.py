@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from benchmarks.head.novelty import area
-from benchmarks.head.ways import by_rule, calmed, raw
+from benchmarks.head.ways import Sight, by_rule, calmed, raw
 from framegate.models.boxes import Boxes
 from framegate.models.tracking.calm import CALM
-from framegate.models.window.head import Sight
+from framegate.models.window.head import NewFrame
 
 
 def sight(score: float, pts: float) -> Sight:
     xyxy = np.array([[0, 0, 50, 50], [100, 0, 150, 50]], np.float32)
     boxes = Boxes(xyxy, np.array([score, 0.12], np.float32), np.zeros(2, np.int32))
     features, fresh = np.zeros((2, 256), np.float16), np.ones(2, np.bool_)
-    return Sight(boxes, np.array([1, 0], np.int32), fresh, features, (), (640, 360), pts)
+    frame = NewFrame(boxes, np.array([1, 0], np.int32), fresh, features, (), (640, 360), 0)
+    return Sight(frame, pts)
 
 
 def test_the_area_is_the_chance_to_be_higher() -> None:
@@ -38,7 +39,11 @@ def test_raw_shows_single_looks_and_calm_their_mean() -> None:
 def test_other_scores_are_shown_by_the_same_rule() -> None:
     seen = [sight(0.2, 0.0), sight(0.2, 0.04)]
     higher = [
-        Boxes(one.candidates.xyxy, np.array([0.5, 0.9], np.float32), one.candidates.class_ids)
+        Boxes(
+            one.frame.candidates.xyxy,
+            np.array([0.5, 0.9], np.float32),
+            one.frame.candidates.class_ids,
+        )
         for one in seen
     ]
     assert [len(frame.boxes) for frame in calmed(seen, higher)] == [2, 2]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from framegate.pipeline import records
@@ -14,7 +15,14 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
-from framegate.stages.window import Window, WindowDelta, WindowOptions, WindowState, slide
+from framegate.stages.window import (
+    Window,
+    WindowDelta,
+    WindowOptions,
+    WindowState,
+    slide,
+    window_of,
+)
 
 Place = tuple[int, int]
 
@@ -49,7 +57,8 @@ def test_deltas_give_the_naive_windows(places: list[Place], size: int) -> None:
         held = [*held[len(delta.released) :], delta.added]
         assert held == naive(places[:count], size)
         assert delta.held == len(held)
-        assert [(state.epoch, seq) for seq in state.seqs] == held
+        assert delta.first == held[0][1]
+        assert [(state.epoch, seq) for seq in state.frames()] == held
 
 
 def no_pixels(item: Item) -> NoReturn:
@@ -95,9 +104,38 @@ def deltas(places: Sequence[Place], size: int) -> list[WindowDelta]:
     return answers
 
 
-def test_a_full_window_is_small_in_the_store() -> None:
-    """What a hop stores is at most 2 KB."""
+@given(journeys(), st.integers(1, 10), st.integers(1, 10), st.data())
+def test_a_window_goes_on_where_an_older_framegate_left_it(
+    places: list[Place], size: int, before: int, data: st.DataObject
+) -> None:
+    """It stored each frame's seq; and the length may have been another one."""
+    cut = data.draw(st.integers(1, len(places)))
+    held = naive(places[:cut], before)
+    older = records.encode([held[-1][0], [seq for _, seq in held]])
+    state = records.decode(older, WindowState)
+    for count, place in enumerate(places[cut:], cut + 1):
+        delta, state = slide(state, place, size)
+        held = [*held[len(delta.released) :], delta.added]
+        assert held == naive([*places[:cut][-before:], *places[cut:count]], size)
+        assert (delta.first, delta.held) == (held[0][1], len(held))
+
+
+@pytest.mark.parametrize("size", [32, 512])
+def test_a_full_window_is_a_few_bytes_in_the_store(size: int) -> None:
+    """What a hop stores of it, and what rides in the record, whatever its length."""
     state = WindowState()
     for seq in range(600):
-        _, state = slide(state, (3, 100_000 + seq), 32)
-    assert len(records.encode(state)) < 250
+        delta, state = slide(state, (3, 100_000 + seq), size)
+    assert len(records.encode(state)) < 20
+    assert len(records.encode(delta)) < 40
+
+
+def test_the_window_of_a_record_is_what_the_last_stage_gave() -> None:
+    nothing = item("a", (1, 5)).record
+    with pytest.raises(KeyError, match="the stage window is not among those before"):
+        window_of(nothing)
+    [delta], _ = window(4).process([item("a", (1, 5))], {"a": WindowState()})
+    said = records.with_said(nothing, "window", records.encode(delta), 0.0)
+    assert window_of(said) == delta
+    shorter = WindowDelta(delta.added, (), 1, 5)
+    assert window_of(records.with_said(said, "mine", records.encode(shorter), 0.0)) == shorter

@@ -19,13 +19,13 @@ from framegate.models.detector import detector
 from framegate.models.gate import crops
 from framegate.models.window import features
 from framegate.models.window.features import LENGTH, RegionFeatures
-from framegate.models.window.head import FILE, Sight, Step, WindowHead
+from framegate.models.window.head import FILE, NewFrame, Step, WindowHead
 from framegate.models.window.rows import (
     MOST,
     ROWS,
     FrameRow,
     RowUnreadable,
-    WindowState,
+    WindowRows,
     row_bytes,
     tile_grid,
     tiles_after,
@@ -45,7 +45,7 @@ def head() -> WindowHead:
     return WindowHead()
 
 
-def made(seed: int, n: int, pts: float | None, objects: int = 5) -> Sight:
+def made(seed: int, n: int, seq: int, objects: int = 5) -> NewFrame:
     """A frame with `n` boxes about the same `objects` places, all fresh."""
     rng = np.random.default_rng(seed)
     place = np.arange(n) % objects
@@ -55,7 +55,7 @@ def made(seed: int, n: int, pts: float | None, objects: int = 5) -> Sight:
     ids = np.where(np.arange(n) < objects, place + 1, 0).astype(np.int32)
     look = RegionFeatures(unit(rng, n), unit(rng, *GRID), (0, 0))
     boxes = Boxes(xyxy, scores, (place % 3).astype(np.int32))
-    return Sight(boxes, ids, np.ones(n, np.bool_), look.boxes, (look,), SIZE, pts)
+    return NewFrame(boxes, ids, np.ones(n, np.bool_), look.boxes, (look,), SIZE, seq)
 
 
 def unit(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float16]:
@@ -63,10 +63,10 @@ def unit(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float16]:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float16)
 
 
-def run(sights: Sequence[Sight], state: WindowState | None = None) -> list[Step]:
+def run(sights: Sequence[NewFrame], state: WindowRows | None = None) -> list[Step]:
     steps: list[Step] = []
     for sight in sights:
-        steps.append(head().step(steps[-1].state if steps else state or WindowState(), sight))
+        steps.append(head().step(steps[-1].window if steps else state or WindowRows(), sight))
     return steps
 
 
@@ -77,7 +77,7 @@ def said(step: Step) -> bytes:
     return scores + np.float64(step.novelty).tobytes() + step.embedding.tobytes() + row
 
 
-def seen_clip(n: int) -> list[Sight]:
+def seen_clip(n: int) -> list[NewFrame]:
     """The first `n` frames of a real clip, as the float32 detector sees them with one thread."""
     data = os.environ.get("FRAMEGATE_DATA")
     if not data:
@@ -92,7 +92,7 @@ def seen_clip(n: int) -> list[Sight]:
         look = crops.whole(*SIZE, 416)
         ((boxes, seen),) = light.look_with_features(picture, (look,), features.read)
         ids, fresh = np.zeros(len(boxes), np.int32), np.ones(len(boxes), np.bool_)
-        sights.append(Sight(boxes, ids, fresh, seen.boxes, (seen,), SIZE, i / 30))
+        sights.append(NewFrame(boxes, ids, fresh, seen.boxes, (seen,), SIZE, i))
     source.close()
     return sights
 
@@ -111,9 +111,9 @@ def test_kept_features_say_what_features_computed_anew_say() -> None:
 
 def test_a_window_goes_on_from_the_bytes_of_its_rows() -> None:
     """Killed after each frame: what the ring gives back goes on to the same bits."""
-    sights = [made(i, 4 + i % 9, i / 25) for i in range(40)]
+    sights = [made(i, 4 + i % 9, i) for i in range(40)]
     ring = unshared_ring("test", ROWS, row_bytes(*SIZE, 416))
-    state, reference = WindowState(), None
+    state, reference = WindowRows(), None
     for i, (sight, expected) in enumerate(zip(sights, run(sights), strict=True)):
         step = head().step(state, sight)
         assert said(step) == said(expected)
@@ -121,13 +121,13 @@ def test_a_window_goes_on_from_the_bytes_of_its_rows() -> None:
         reference = ring.write(Position(1, i), step.row.to_bytes(), reference)
         rows = ring.read(reference)
         assert rows is not None
-        state = WindowState.from_rows(rows)
+        state = WindowRows.from_bytes(rows)
     assert len(state.rows) == ROWS
 
 
 def test_between_strides_it_is_enough_to_remember() -> None:
-    sights = [made(i, 5, i / 25) for i in range(20)]
-    state = WindowState()
+    sights = [made(i, 5, i) for i in range(20)]
+    state = WindowRows()
     for i, (sight, expected) in enumerate(zip(sights, run(sights), strict=True)):
         if i % 8 != 7:
             state = head().remember(state, sight)
@@ -135,48 +135,48 @@ def test_between_strides_it_is_enough_to_remember() -> None:
         step = head().step(state, sight)
         np.testing.assert_allclose(step.boxes.scores, expected.boxes.scores, rtol=0, atol=1e-5)
         np.testing.assert_array_equal(step.embedding, expected.embedding)
-        state = step.state
+        state = step.window
 
 
 def test_two_sources_do_not_meet() -> None:
-    ours = [made(i, 6, i / 25) for i in range(8)]
-    theirs = [made(100 + i, 9, i / 25) for i in range(8)]
-    states = [WindowState(), WindowState()]
+    ours = [made(i, 6, i) for i in range(8)]
+    theirs = [made(100 + i, 9, i) for i in range(8)]
+    states = [WindowRows(), WindowRows()]
     for a, b, x, y in zip(run(ours), run(theirs), ours, theirs, strict=True):
         for expected, sight, k in ((a, x, 0), (b, y, 1)):
             step = head().step(states[k], sight)
             assert said(step) == said(expected)
-            states[k] = step.state
+            states[k] = step.window
 
 
 def test_what_was_not_looked_at_keeps_its_judgement() -> None:
-    first, second = run([made(0, 5, 0.0), made(1, 5, 0.04)])
+    first, second = run([made(0, 5, 0), made(1, 5, 1)])
     before = second.boxes
-    still = made(1, 5, 0.08)
+    still = made(1, 5, 2)
     unlooked = replace(still, looks=(), fresh=np.zeros(5, np.bool_))
-    step = head().step(second.state, unlooked)
+    step = head().step(second.window, unlooked)
     assert step.row is None
-    assert step.state.rows == second.state.rows
+    assert step.window.rows == second.window.rows
     np.testing.assert_array_equal(step.boxes.scores, before.scores)
     fresh = np.array([True, False, False, True, False])
     empty = np.where(fresh[:, None], still.features, np.float16(0))
-    part = head().step(second.state, replace(still, fresh=fresh, features=empty))
+    part = head().step(second.window, replace(still, fresh=fresh, features=empty))
     assert part.row is not None
     np.testing.assert_array_equal(part.boxes.scores[~fresh], before.scores[~fresh])
     np.testing.assert_array_equal(part.row.features, still.features)
-    assert len(first.state.rows) == 1
+    assert len(first.window.rows) == 1
 
 
 def test_a_carried_box_that_no_row_has_keeps_its_score() -> None:
-    sight = made(0, 3, 0.0)
-    step = head().step(WindowState(), replace(sight, fresh=np.array([True, False, True])))
+    sight = made(0, 3, 0)
+    step = head().step(WindowRows(), replace(sight, fresh=np.array([True, False, True])))
     assert step.boxes.scores[1] == sight.candidates.scores[1]
     assert step.row is not None
     assert len(step.row) == 2
 
 
 def test_only_the_best_are_judged() -> None:
-    sight = made(3, 50, 0.0, objects=6)
+    sight = made(3, 50, 0, objects=6)
     (step,) = run([sight])
     assert step.row is not None
     assert len(step.row) == MOST
@@ -184,22 +184,34 @@ def test_only_the_best_are_judged() -> None:
     assert len(step.row.to_bytes()) == row_bytes(*SIZE, 416)
 
 
-def test_what_is_too_old_says_nothing() -> None:
-    steps = run([made(0, 5, 0.0), made(1, 5, 10.2)])
-    alone = head().step(WindowState(), made(1, 5, 10.2))
-    assert said(steps[1]) == said(alone)
-    assert [row.pts for row in steps[1].state.rows] == [10.2]
+def test_a_row_shows_its_frame_and_those_after_it_until_the_next_row() -> None:
+    """Looked at: 3, 4, 9. Against frame after frame, each with the row that shows it."""
+    window = run([made(seq, 2, seq) for seq in (3, 4, 9)])[-1].window
+    shown = {seq: 3 if seq < 4 else 4 if seq < 9 else 9 for seq in range(3, 15)}
+    for first in range(15):
+        wanted = sorted({shown[seq] for seq in range(max(first, 3), 15)})
+        assert [row.seq for row in window.since(first).rows] == wanted
+    assert WindowRows().since(7).rows == ()
+
+
+def test_what_left_the_window_says_nothing() -> None:
+    before = run([made(0, 5, 0), made(1, 5, 1)])[-1].window
+    step = head().step(before.since(40), made(2, 5, 40))
+    alone = head().step(run([made(1, 5, 1)])[-1].window, made(2, 5, 40))
+    assert len(step.window.rows) == len(alone.window.rows) == 2
+    np.testing.assert_array_equal(step.embedding, alone.embedding)
+    assert step.novelty == alone.novelty
 
 
 def test_frames_without_boxes() -> None:
-    steps = run([made(0, 0, None), made(1, 2, None), made(2, 0, None)])
+    steps = run([made(0, 0, 0), made(1, 2, 1), made(2, 0, 2)])
     assert [len(step.boxes) for step in steps] == [0, 2, 0]
-    assert len(steps[2].state.rows) == 3
+    assert len(steps[2].window.rows) == 3
 
 
 def test_a_foreign_frame_is_new() -> None:
-    sights = [made(7, 3, i / 25) for i in range(6)]
-    steps = run([*sights, made(8, 3, 0.3)])
+    sights = [made(7, 3, i) for i in range(6)]
+    steps = run([*sights, made(8, 3, 6)])
     assert all(step.novelty < 1e-6 for step in steps[:-1])
     assert steps[-1].novelty > 0.5
     for before, after in pairwise(steps):
@@ -207,7 +219,7 @@ def test_a_foreign_frame_is_new() -> None:
 
 
 def test_rows_that_are_none_are_refused() -> None:
-    (step,) = run([made(0, 3, 1.0)])
+    (step,) = run([made(0, 3, 1)])
     assert step.row is not None
     data = step.row.to_bytes()
     assert FrameRow.from_bytes(data).to_bytes() == data
@@ -230,7 +242,7 @@ def test_the_network_is_the_torch_module() -> None:
     export = pytest.importorskip("framegate.models.training.export_window_head")
     module = export.torch_head()
     assert sum(weight.numel() for weight in module.parameters()) < 1_000_000
-    steps = run([made(i, 7, i / 25) for i in range(12)])
+    steps = run([made(i, 7, i) for i in range(12)])
     row, past = steps[-1].row, [step.row for step in steps[:-1]]
     arrays = [row.features.astype(np.float32), row.xyxy / 640, row.scores, row.class_ids, row.ids]
     columns = ("keys", "values", "xyxy", "scores", "class_ids", "ids")

@@ -19,7 +19,8 @@ def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> 
     path = footage.write_scene(tmp_path / "day.mp4", footage.steady(FRAMES))
     budget = EscalateOptions(per_s=1.0, burst=2.0, all_per_s=1.0)
     told: list[tuple[int, int, int]] = []
-    found = tallied({"door": str(path)}, {}, 20, 0, lambda *now: told.append(now), budget)
+    options = {"window": {"head": True}}, {"size": 3}
+    found = tallied({"door": str(path)}, *options, 20, 0, lambda *now: told.append(now), budget)
     assert (found.frames, found.draws) == (FRAMES, 20)
     assert 1 < found.distinct <= FRAMES
     assert [one.least for one in found.tallies] == list(PATH)

@@ -23,9 +23,10 @@ from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Context, Item
 from framegate.pipeline.store.hop import Attached
 from framegate.stages.detect import Detect, DetectOptions, DetectState
-from framegate.stages.detect.options import CacheOptions, GateOptions, Mode, WindowOptions
+from framegate.stages.detect.options import CacheOptions, GateOptions, HeadOptions, Mode
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
+from framegate.stages.window import WindowState, slide
 
 FORM = Form(320, 180)
 LEAST = 0.05
@@ -67,6 +68,16 @@ def item(epoch: int, seq: int, picture: int, source: str = "a", pts: float | Non
     pts = seq / 25 if pts is None else pts
     record = Record(v=1, pts=pts, captured=0.0, arrived=0.0, number=picture, form=FORM)
     return Item(source, Position(epoch, seq), record)
+
+
+def windowed(frames: list[Item], size: int = 32) -> list[Item]:
+    """The frames of one source as the stage window leaves them."""
+    state, after = WindowState(), []
+    for each in frames:
+        delta, state = slide(state, each.position, size)
+        said = records.with_said(each.record, "window", records.encode(delta), 0.0)
+        after.append(each._replace(record=said))
+    return after
 
 
 def stored(states: dict[str, DetectState]) -> dict[str, DetectState]:
@@ -264,10 +275,10 @@ def _told(data: bytes) -> tuple[str | None, bytes]:
 def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
     """Law 6: neither batches nor another worker change what it says; its rows are in the ring."""
     context = context_alone(pixels, lambda: 0.0, folder, "window")
-    options = DetectOptions(min_score=LEAST, window=WindowOptions(head=True))
+    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
     first, second = Detect(options, context), Detect(options, context)
-    frames = [item(1, n, picture=1 + n // 3) for n in range(12)]
-    other = [item(1, n, picture=1 + n // 3, source="b") for n in range(12)]
+    frames = windowed([item(1, n, picture=1 + n // 3) for n in range(12)])
+    other = windowed([item(1, n, picture=1 + n // 3, source="b") for n in range(12)])
     alone, states = answers(first, *frames)
     assert any(name.startswith("window-head@") for name in alone[0].models)
     assert all((each.novelty is None) == (each.looked == "no") for each in alone)
@@ -275,12 +286,54 @@ def test_the_window_head_does_not_notice_its_worker(folder: Path) -> None:
     begun, after = first.process(other[:5], {"b": DetectState()})
     ended, _ = second.process(other[5:], stored(after))
     assert [*begun, *ended] == alone
-    # Rows that time stamps put too far back do not come back with another worker.
-    stamps = [0, 1, 2, 3, 104, 105, 106, 107, 13, 14]
-    frames = [item(2, n, 1 + n, "b", pts) for n, pts in enumerate(stamps)]
+    # Rows that left the window do not come back with another worker.
+    frames = windowed([item(2, n, 1 + n, "b") for n in range(10)], size=3)
     begun, after = first.process(frames[:8], after)
     ended = [second.process(frames[8:], stored(after))[0], first.process(frames[8:], after)[0]]
     assert ended[0] == ended[1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 32])
+def test_what_is_kept_of_a_window_follows_the_stage_window(folder: Path, size: int) -> None:
+    """Of each frame in it the row that shows it: its own, or that of the last one looked at."""
+    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
+    stage = Detect(options, context_alone(pixels, lambda: 0.0, folder, "window"))
+    states, looks = {"a": DetectState()}, list[int]()
+    for each in windowed([item(1, n, picture=1 + n // 4) for n in range(20)], size):
+        [answer], after = stage.process([each], states)
+        states = stored(dict(after))
+        seq = each.position.seq
+        if answer.looked == "no":
+            continue
+        looks.append(seq)
+        shown_by = {max(n for n in looks if n <= m) for m in range(max(0, seq + 1 - size), seq + 1)}
+        window = states["a"].window
+        assert window is not None
+        assert (window.position.seq, window.held) == (seq, len(shown_by))
+    assert 3 < len(looks) < 20
+
+
+def test_the_window_head_needs_the_stage_window(folder: Path) -> None:
+    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
+    stage = Detect(options, context_alone(pixels, lambda: 0.0, folder, "decode"))
+    with pytest.raises(KeyError, match="the stage window is not among those before"):
+        stage.process([item(1, 0, picture=1)], {"a": DetectState()})
+
+
+def test_rows_of_an_older_framegate_are_lost_and_not_misread(folder: Path) -> None:
+    """The window begins anew; all else that is remembered holds."""
+    context = context_alone(pixels, lambda: 0.0, folder, "window")
+    options = DetectOptions(min_score=LEAST, window=HeadOptions(head=True))
+    frames = windowed([item(1, n, picture=1 + n // 6) for n in range(7)])
+    _, states = answers(Detect(options, context), *frames[:6])
+    older = records.decode(records.encode(states["a"]), dict)
+    older["window"] = older.pop("window2")
+    upgraded = {"a": records.decode(records.encode(older), DetectState)}
+    [again], after = Detect(options, context).process([frames[6]], upgraded)
+    assert again.looked != "no"
+    assert again.reason != "reanchored"
+    assert (ref := after["a"].window) is not None
+    assert ref.held == 1
 
 
 def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:

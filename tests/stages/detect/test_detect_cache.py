@@ -15,12 +15,12 @@ from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
+    HeadOptions,
     Mode,
-    WindowOptions,
     groups_fault,
 )
 from framegate.stages.detections import Detections
-from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored
+from tests.stages.detect.test_detect import LEAST, answers, detect, item, pixels, stored, windowed
 
 LOOP = [1, 1, 2, 3, 3, 3, 4, 5, 5, 6]  # seeds of pictures
 
@@ -40,7 +40,7 @@ def with_memory(
     options = DetectOptions(
         min_score=LEAST,
         gate=GateOptions(mode=mode),
-        window=WindowOptions(head),
+        window=HeadOptions(head),
         cache=cache or CacheOptions(),
     )
     return Detect(options, context_alone(pixels, lambda: 0.0, folder, "window", memo=memos.of))
@@ -102,7 +102,7 @@ def test_a_changed_configuration_finds_nothing(folder: Path) -> None:
 
 def test_the_window_head_needs_the_network(folder: Path) -> None:
     stage = with_memory(folder, MemoGroups(None), "off", head=True)
-    answers(stage, item(1, 0, 1), item(1, 1, 1))
+    answers(stage, *windowed([item(1, 0, 1), item(1, 1, 1)]))
     assert hits(stage) == 0
 
 
