@@ -33,10 +33,10 @@ from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector import member as fusion
 from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector, build
-from framegate.models.detector.member import Member, Runtime
+from framegate.models.detector.member import DetectorMember, Runtime
 from framegate.models.detector.network import Precision, cpu_model, supported
 from framegate.models.picture import ByteArray, Picture, read_photograph
-from framegate.models.preprocess import Prepared
+from framegate.models.preprocess import NetworkInput
 
 SETS = ("coco128", "coco-val2017-a")
 LOWEST = 0.05
@@ -191,7 +191,7 @@ def around_the_network(detector: Detector, pictures: Sequence[Picture]) -> dict[
 
 
 def timed_decode(
-    member: Member, prepared: Prepared, outputs: Sequence[FloatArray]
+    member: DetectorMember, prepared: NetworkInput, outputs: Sequence[FloatArray]
 ) -> tuple[float, Boxes]:
     """Seconds that decoding took, and its boxes."""
     start = time.perf_counter()

@@ -20,6 +20,7 @@ FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.intp]  # rows of an array
+AnyArray = npt.NDArray[Any]
 
 # -- Checks of shape and dtype that frozen records run at construction.
 

@@ -26,8 +26,8 @@ from framegate.models.boxes import Boxes, FloatArray, iou
 
 MIN_IOU: Final = 0.5  # from which on two boxes are of one thing, unless a caller says otherwise
 
-Worth = npt.NDArray[np.floating[Any]]
-Counts = npt.NDArray[np.int64]
+WorthMatrix = npt.NDArray[np.floating[Any]]
+MatchCounts = npt.NDArray[np.int64]
 Pairs = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # rows of the one, rows of the other
 
 
@@ -38,7 +38,7 @@ def overlaps(ours: Boxes, theirs: Boxes, min_iou: float = MIN_IOU) -> FloatArray
     return np.where(fits, overlap, np.float32(0))
 
 
-def by_score(worth: Worth, scores: npt.NDArray[np.floating[Any]]) -> Pairs:
+def by_score(worth: WorthMatrix, scores: npt.NDArray[np.floating[Any]]) -> Pairs:
     """Pairs in falling order of `scores` (N,), each with the free column that is worth most.
 
     Of equal scores, and of equal columns, the first wins.
@@ -54,7 +54,7 @@ def by_score(worth: Worth, scores: npt.NDArray[np.floating[Any]]) -> Pairs:
     return np.array(rows, np.intp), np.array(columns, np.intp)
 
 
-def by_worth(worth: Worth) -> Pairs:
+def by_worth(worth: WorthMatrix) -> Pairs:
     """Pairs from the best one down; of equal ones the first in the order of rows, then columns."""
     free_rows, free_columns = np.ones(worth.shape[0], bool), np.ones(worth.shape[1], bool)
     fitting = np.nonzero(worth)
@@ -68,7 +68,7 @@ def by_worth(worth: Worth) -> Pairs:
     return np.array(rows, np.intp), np.array(columns, np.intp)
 
 
-def optimal(worth: Worth) -> Pairs:
+def optimal(worth: WorthMatrix) -> Pairs:
     """As many pairs as there can be, of these ways the one whose sum is highest; rows ascend."""
     if not worth.any():
         return np.empty(0, np.intp), np.empty(0, np.intp)
@@ -81,7 +81,9 @@ def optimal(worth: Worth) -> Pairs:
     return rows[fits], columns[fits]
 
 
-def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes], min_iou: float = MIN_IOU) -> Counts:
+def matched(
+    ours: Sequence[Boxes], theirs: Sequence[Boxes], min_iou: float = MIN_IOU
+) -> MatchCounts:
     """int64 (pictures, 3): pairs (`optimal`), boxes of ours, boxes of theirs; same pictures."""
     rows = [
         (len(optimal(overlaps(a, b, min_iou))[0]), len(a), len(b))
@@ -90,7 +92,7 @@ def matched(ours: Sequence[Boxes], theirs: Sequence[Boxes], min_iou: float = MIN
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def f1(counts: Counts, times: npt.NDArray[np.integer[Any]] | None = None) -> Any:
+def f1(counts: MatchCounts, times: npt.NDArray[np.integer[Any]] | None = None) -> Any:
     """F1, 0..1, of all boxes of `matched`; 1 where neither side has a box.
 
     times  int (pictures,) or (R, pictures), how often each picture counts; None: once

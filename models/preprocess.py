@@ -27,7 +27,7 @@ _LUMA_WEIGHTS: dict[Matrix, tuple[float, float]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class NetworkInput:
     """A picture at model size, or a rectangle of one.
 
     bgr           uint8 (h, w, 3), order B, G, R; h and w multiples of 32; black right and below
@@ -71,7 +71,7 @@ def padded(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
-def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> Prepared:
+def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> NetworkInput:
     """`picture` with its longer side at `long_side` pixels, padded with black; all of it or `rect`.
 
     `rect` has edges that are multiples of 32 and lies inside the padded whole. Its pixels are those
@@ -97,7 +97,7 @@ def prepare(picture: Picture, long_side: int, rect: Rect | None = None) -> Prepa
         bgr[:rows, :columns] = to_bgr(picture, size, filled)
     bgr[max(rows, 0) :] = 0
     bgr[:, max(columns, 0) :] = 0
-    return Prepared(bgr, size, (picture.width, picture.height), (left, top))
+    return NetworkInput(bgr, size, (picture.width, picture.height), (left, top))
 
 
 def to_bgr(picture: Picture, size: tuple[int, int], window: Rect | None = None) -> ByteArray:
@@ -124,7 +124,7 @@ def shrunk(picture: Picture, width: int) -> Picture:
     )
 
 
-def to_source(xyxy: FloatArray, prepared: Prepared) -> FloatArray:
+def to_source(xyxy: FloatArray, prepared: NetworkInput) -> FloatArray:
     """Boxes (N, 4) in pixels of `prepared.bgr` as boxes in source pixels, cut at its border."""
     scale = np.array(prepared.scale * 2, np.float32)
     limit = np.array(prepared.source * 2, np.float32)

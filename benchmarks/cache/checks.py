@@ -12,7 +12,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, supported
-from framegate.models.detector.recall import Memory, Recall
+from framegate.models.detector.recall import AnswerMemory, Recall
 from framegate.models.picture import Picture
 from framegate.pipeline import keys
 from framegate.pipeline.stage import MemoLimits
@@ -71,7 +71,7 @@ def changes_miss(pictures: Sequence[Picture], precision: Precision) -> dict[str,
     return told
 
 
-def _hits(using: Detector, pictures: Sequence[Picture], memory: Memory) -> int:
+def _hits(using: Detector, pictures: Sequence[Picture], memory: AnswerMemory) -> int:
     recall = Recall(memory)
     using.detect(pictures, [recall] * len(pictures))
     return recall.counts.hits

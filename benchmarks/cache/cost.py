@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.harness.report import median_of_ratios, percentile
 from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.member import Known, Member, Pending
-from framegate.models.detector.recall import Later, Memory, Recall
+from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
+from framegate.models.detector.recall import AnswerMemory, Later, Recall
 from framegate.models.picture import Picture
-from framegate.models.preprocess import Prepared
+from framegate.models.preprocess import NetworkInput
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.memo import MemoGroups
 
@@ -28,16 +28,18 @@ BLOCK = 32  # pictures in a row with, then as many without
 class TimedRecall(Recall):
     """Sums what looking up and keeping takes of its thread: CPU-seconds, and seconds with waits."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: AnswerMemory) -> None:
         super().__init__(memory)
         self.cpu_s = self.seconds = 0.0
 
-    def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
+    def ask(
+        self, member: DetectorMember, prepared: NetworkInput
+    ) -> Callable[[], Pending | KnownAnswer | Later]:
         """As Recall's."""
         with self._measured():
             start = super().ask(member, prepared)
 
-        def timed() -> Pending | Known | Later:
+        def timed() -> Pending | KnownAnswer | Later:
             under_way = start()
             if isinstance(under_way, Pending) and under_way.learn is not None:
                 return replace(under_way, learn=self._timed(under_way.learn))
@@ -81,7 +83,7 @@ def look_up_ms(
                 began = time.perf_counter()
                 start = recall.ask(member, prepared)
                 ended = time.perf_counter()
-                if isinstance(known := start(), Known):
+                if isinstance(known := start(), KnownAnswer):
                     spent.append(1e3 * (ended - began))
                 else:
                     assert isinstance(known, Pending)
@@ -90,7 +92,7 @@ def look_up_ms(
     return {"in_memory": _told(here), "in_store": _told(there)}
 
 
-def _black(prepared: Prepared) -> Prepared:
+def _black(prepared: NetworkInput) -> NetworkInput:
     return replace(prepared, bgr=np.zeros_like(prepared.bgr))
 
 
@@ -115,7 +117,9 @@ class Noise:
         return Picture(luma, picture.u, picture.v, picture.matrix, picture.full_range)
 
 
-def noisy_cost(detector: Detector, pictures: Sequence[Picture], memory: Memory, blocks: int) -> Row:
+def noisy_cost(
+    detector: Detector, pictures: Sequence[Picture], memory: AnswerMemory, blocks: int
+) -> Row:
     """Pictures that never come again, until it switches itself off, and then as many once more.
 
     share_of_pass  CPU of the detecting thread that look-ups and keeping took, by CPU of the pass

@@ -24,7 +24,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.formats import FORMATS
 from framegate.models.picture import ByteArray, Picture
-from framegate.models.quantisation.int8 import Candidate, Chosen, choose
+from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
 from framegate.models.registry.model_folder import InputSpec
 from framegate.models.registry.open import fit
 from framegate.models.training.export_ir import torch_model
@@ -139,7 +139,7 @@ def choice(foreign: Foreign, model: ov.Model, pictures: Sequence[Picture]) -> Ch
     return choose(model, calibrating, inputs[half:], read, LEAST, tell=partial(_say, foreign))
 
 
-def _say(foreign: Foreign, one: Candidate) -> None:
+def _say(foreign: Foreign, one: QuantisedNetwork) -> None:
     f1 = one.agreement
     words = f"F1 with float {f1.middle:.3f} [{f1.low:.3f}, {f1.high:.3f}]"
     print(f"{foreign.name}: {len(one.float_layers)} layers float, {words}", flush=True)
@@ -183,7 +183,7 @@ def subject(
     return made, said
 
 
-def _row(one: Candidate) -> dict[str, Any]:
+def _row(one: QuantisedNetwork) -> dict[str, Any]:
     f1 = one.agreement
     interval = [round(f1.low, 4), round(f1.high, 4)]
     return {

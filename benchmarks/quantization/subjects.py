@@ -14,7 +14,7 @@ from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import Precision, core, verified
 from framegate.models.formats import nanodet as nanodet_decode
 from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import STEP, Prepared, prepare, to_source
+from framegate.models.preprocess import STEP, NetworkInput, prepare, to_source
 from framegate.models.quantisation.int8 import answers
 
 LOWEST = 0.05
@@ -38,7 +38,7 @@ class Subject:
     int8_file: Path
     outputs: tuple[str, ...]
     size: tuple[int, int]
-    prepare: Callable[[Picture], Prepared]
+    prepare: Callable[[Picture], NetworkInput]
     decode: Callable[[Sequence[FloatArray], float], Boxes]
 
     def file(self, precision: Precision) -> Path:
@@ -59,7 +59,7 @@ class Subject:
         return [_placed(boxes, one) for boxes, one in zip(found, prepared, strict=True)]
 
 
-def _placed(boxes: Boxes, prepared: Prepared) -> Boxes:
+def _placed(boxes: Boxes, prepared: NetworkInput) -> Boxes:
     xyxy = to_source(boxes.xyxy, prepared)
     real = np.flatnonzero((xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1]))[:MOST]
     return Boxes(xyxy[real], boxes.scores[real], boxes.class_ids[real])

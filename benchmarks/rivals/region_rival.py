@@ -18,7 +18,7 @@ from benchmarks.rivals.motion_rules import MotionRule, merged
 from benchmarks.rivals.subsampling import Answering
 from framegate.models.boxes import Boxes, iou, suppress
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.member import Member
+from framegate.models.detector.member import DetectorMember
 from framegate.models.picture import Picture, cut
 
 Array = npt.NDArray[Any]
@@ -50,7 +50,7 @@ class RegionDetector:
 
     def __init__(self, detector: Detector) -> None:
         whole = detector.members[0]
-        self._member = Member(
+        self._member = DetectorMember(
             whole.kind,
             _SIDE,
             whole.network,

@@ -163,13 +163,13 @@ class Network:
 
     def answer(self, image: Any, source: int) -> Any:
         """Boxes and track ids of one frame of a source, counted from 0."""
-        from framegate.models.preprocess import Prepared, inner_size, padded
+        from framegate.models.preprocess import NetworkInput, inner_size, padded
 
         height, width = image.shape[:2]
         inner = inner_size(width, height, self._detector.members[0].long_side)
         bgr = np.zeros((padded(inner[1]), padded(inner[0]), 3), np.uint8)
         bgr[: inner[1], : inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR)
-        token = self._detector.submit(Prepared(bgr, inner, (width, height)))
+        token = self._detector.submit(NetworkInput(bgr, inner, (width, height)))
         boxes = self._detector.result(token)
         pts = self._numbers[source] / self._fps
         self._numbers[source] += 1

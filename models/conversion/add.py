@@ -11,7 +11,7 @@ from typing import Any
 from framegate.models.conversion import convert
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
-from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Settled, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats import FORMATS
@@ -26,11 +26,9 @@ from framegate.models.registry.model_folder import (
 )
 from framegate.models.registry.registry import Registry
 
-Tell = Callable[[str], None]
-
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AddRequest:
     """What to add, and as what; None: what the file says, or what is usual."""
 
     file: Path
@@ -41,11 +39,11 @@ class Wanted:
     thresholds: Thresholds = field(default_factory=lambda: Thresholds(0.25, 0.5, 100))
     licence: str | None = None
     provenance: str | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
 
 
 def add(
-    wanted: Wanted, registry: Registry, pictures: Sequence[Picture], tell: Tell
+    wanted: AddRequest, registry: Registry, pictures: Sequence[Picture], tell: Callable[[str], None]
 ) -> tuple[ModelFolder, Proof]:
     """The model in the registry, and what it said about `pictures`.
 
@@ -73,7 +71,7 @@ def add(
 
 
 def add_folder(
-    path: Path, registry: Registry, pictures: Sequence[Picture], limits: Limits | None = None
+    path: Path, registry: Registry, pictures: Sequence[Picture], limits: SandboxLimits | None = None
 ) -> tuple[ModelFolder, Proof]:
     """A folder that another machine's registry held, checked and proved anew.
 
@@ -92,19 +90,21 @@ def add_folder(
         for name in (NETWORK, "model.bin"):
             shutil.copyfile(path / name, work / name)
         is_int8 = manifest.precision == "int8"
-        foreign = Foreign(network, work, "folder", (), size, (), {}, is_int8, limits or Limits())
+        foreign = Foreign(
+            network, work, "folder", (), size, (), {}, is_int8, limits or SandboxLimits()
+        )
         proof = prove(foreign, settled, manifest.outputs, pictures, thresholds)
     return registry.put(folder), proof
 
 
-def _check(wanted: Wanted, settled: Settled) -> None:
+def _check(wanted: AddRequest, settled: Settled) -> None:
     """All that a manifest refuses, before minutes of work."""
     sums = {NETWORK: "0" * 64, "model.bin": "0" * 64}
     Manifest(**_manifest(wanted, settled, ("output",), "f32", {}, "", ""), files=sums)
 
 
 def _said(
-    wanted: Wanted,
+    wanted: AddRequest,
     foreign: Foreign,
     settled: Settled,
     outputs: tuple[str, ...],
@@ -123,7 +123,7 @@ def _said(
 
 
 def _manifest(
-    wanted: Wanted,
+    wanted: AddRequest,
     settled: Settled,
     outputs: tuple[str, ...],
     precision: str,
@@ -151,7 +151,7 @@ def _manifest(
     }
 
 
-def _versioned(wanted: Wanted, folder: ModelFolder, registry: Registry) -> ModelFolder:
+def _versioned(wanted: AddRequest, folder: ModelFolder, registry: Registry) -> ModelFolder:
     """With the version that was asked for, or the next number; what is there stays what it is."""
     manifest = folder.manifest
     there = [one.manifest for one in registry.models() if one.manifest.name == manifest.name]

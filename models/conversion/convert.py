@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.models.conversion.guess import Port
-from framegate.models.conversion.sandbox import Limits, ask
+from framegate.models.conversion.sandbox import SandboxLimits, ask
 from framegate.models.conversion.settle import Settled
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
@@ -43,17 +43,19 @@ class Foreign:
     ports: tuple[Port, ...]
     metadata: dict[str, str]
     is_quantised: bool
-    limits: Limits
+    limits: SandboxLimits
 
 
-def read(file: Path, work: Path, size: Size | None = None, limits: Limits | None = None) -> Foreign:
+def read(
+    file: Path, work: Path, size: Size | None = None, limits: SandboxLimits | None = None
+) -> Foreign:
     """Reads `file` in the folder `work`, which is empty; from copies, so that none can change.
 
     size  (width, height) of the input, where the file leaves it open
 
     Raises ModelRefused with the reason, Undecided for a size that is not known.
     """
-    limits = limits or Limits()
+    limits = limits or SandboxLimits()
     given = work / GIVEN
     given.mkdir()
     copy = _copied(file, given / f"original{_suffix(file)}")

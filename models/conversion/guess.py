@@ -43,7 +43,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class FormatGuess:
     """A reading of a network's outputs that fits their shapes.
 
     format     a key of `formats.FORMATS`
@@ -72,7 +72,7 @@ FEW = 1000  # more rows are no queries and no suppressed boxes
 _GRIDS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8,), (16,), (32,))
 
 
-def one(port: Port, size: Size, n_classes: int | None) -> Iterator[Candidate]:
+def one(port: Port, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
     """What the one output may be."""
     if port.shape is not None and port.shape[-1] == 7:
         yield from _sevens(port, n_classes)
@@ -81,28 +81,28 @@ def one(port: Port, size: Size, n_classes: int | None) -> Iterator[Candidate]:
         return
     if shape[1] == 6 and (shape[0] is None or shape[0] <= FEW):
         why = f"{_words(shape)}: box, score and class of at most {shape[0] or 'some'} boxes"
-        yield Candidate("yolo_end_to_end", (0,), n_classes or 0, why)
+        yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
     n, width = shape
     is_long = width > n if n and width else n_classes is not None
     if n is not None and n > 4 and is_long and n_classes in (None, n - 4):
         why = f"{_words(shape)}: 4 numbers of a box and {n - 4} class scores, a column a box"
-        yield Candidate("yolo", (0,), n - 4, why, {"layout": "columns"})
+        yield FormatGuess("yolo", (0,), n - 4, why, {"layout": "columns"})
     if width is not None and width > 4 and (n is None or n >= width or n_classes is not None):
         yield from _rows(n, width, size, n_classes)
 
 
-def _sevens(port: Port, n_classes: int | None) -> Iterator[Candidate]:
+def _sevens(port: Port, n_classes: int | None) -> Iterator[FormatGuess]:
     shape = port.shape or ()
     if len(shape) >= 3 and shape[-3] == 1:
         why = f"{_words(shape)}: picture, class, score and box, as DetectionOutput gives them"
-        yield Candidate("ssd_rows", (0,), n_classes or 0, why)
+        yield FormatGuess("ssd_rows", (0,), n_classes or 0, why)
     own = port.own(2)
     if own is not None and (own[0] is None or own[0] <= FEW):
         why = f"{_words(own)}: picture, box, class and score, as YOLO v7 gives them"
-        yield Candidate("yolo_end_to_end", (0,), n_classes or 0, why)
+        yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
 
 
-def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Iterator[Candidate]:
+def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
     """A row a box, of `width` numbers."""
     shape = _words((n, width))
     grid = next((g for g in _GRIDS if n == cells(size, g)), None)
@@ -110,32 +110,32 @@ def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Itera
     if width > 5 and grid is None and (n is None or n > FEW or anchors):
         why = f"{shape}: box, objectness and {width - 5} class scores"
         why += f", 3 boxes a cell of strides {_list(anchors)}" if anchors else ""
-        yield Candidate("yolo_objectness", (0,), width - 5, why, {"layout": "rows"})
+        yield FormatGuess("yolo_objectness", (0,), width - 5, why, {"layout": "rows"})
     if width > 5 and grid is not None:
         why = f"{shape}: box, objectness and {width - 5} class scores, a cell of strides"
         for name, form in (("yolo_objectness", "finished boxes"), ("yolox", "in cells")):
             options = {"layout": "rows"} | ({"strides": list(grid)} if name == "yolox" else {})
-            yield Candidate(name, (0,), width - 5, f"{why} {_list(grid)}, {form}", options)
+            yield FormatGuess(name, (0,), width - 5, f"{why} {_list(grid)}, {form}", options)
     if anchors is None and (n is None or grid or n > FEW):
         why = f"{shape}: box and {width - 4} class scores, a row a box"
-        yield Candidate("yolo", (0,), width - 4, why, {"layout": "rows"})
+        yield FormatGuess("yolo", (0,), width - 4, why, {"layout": "rows"})
     if n is not None and n <= FEW and anchors is None:
         why = f"{shape}: box and {width - 4} class scores of {n} queries"
-        yield Candidate("detr_joined", (0,), width - 4, why)
+        yield FormatGuess("detr_joined", (0,), width - 4, why)
     if grid is not None:
         yield from _bins(shape, width, grid, n_classes)
 
 
 def _bins(
     shape: str, width: int, grid: tuple[int, ...], n_classes: int | None
-) -> Iterator[Candidate]:
+) -> Iterator[FormatGuess]:
     """NanoDet: 8 bins a side for its strides 8 to 64 or 8 to 32, 11 for the older ones."""
     for bins, centre in ((8, 0.0), (11, 0.5)):
         implied = width - 4 * bins
         if implied > 0 and (n_classes is not None or len(grid) > 2):
             why = f"{shape}: {implied} class scores and {bins} bins a side, a cell of strides "
             options = {"strides": list(grid), "centre": centre}
-            yield Candidate("nanodet_joined", (0,), implied, why + _list(grid), options)
+            yield FormatGuess("nanodet_joined", (0,), implied, why + _list(grid), options)
 
 
 def _words(shape: Shape) -> str:
@@ -167,7 +167,7 @@ _BOXES, _SCORES = ("box", "loc", "reg", "det"), ("score", "prob", "conf")
 _LOGITS = ("logit", "cls", "class", "label")
 
 
-def two(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[Candidate]:
+def two(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
     """Boxes (N, 4) and numbers a class (N, C)."""
     for order in ((0, 1), (1, 0)):
         boxes, scores = (ports[i].own(2) for i in order)
@@ -188,7 +188,7 @@ def _pair(
     width: int,
     size: Size,
     n_classes: int | None,
-) -> Iterator[Candidate]:
+) -> Iterator[FormatGuess]:
     says_scores = ports[order[1]].named(*_SCORES)
     what = f"boxes {ports[order[0]].name!r} [{n or '?'}, 4] and {ports[order[1]].name!r}"
     what = f"{what} [{n or '?'}, {width}]"
@@ -200,19 +200,19 @@ def _pair(
         ):
             count, options = _classes(width - spare, n_classes, coco_width=91)
             why = f"{what}: {words}, of {n or 'some'} queries"
-            yield Candidate(name, turned, count, why, options)
+            yield FormatGuess(name, turned, count, why, options)
     if not says_scores and (n is None or n > FEW):
         count, options = _classes(width - 1, n_classes, coco_width=90)
         known = SSD_OPTIONS.get((size, n or 0), {})
         whose = "as torchvision's SSD has them" if known else "default boxes in --option"
         why = f"{what}: location deltas and logits with a background, {whose}"
-        yield Candidate("ssd_deltas", order, count, why, known | options)
+        yield FormatGuess("ssd_deltas", order, count, why, known | options)
     if says_scores or not ports[order[1]].named(*_LOGITS):
         count, options = _classes(width, n_classes, coco_width=91)
-        yield Candidate("boxes_scores", order, count, f"{what}: scores a class", options)
+        yield FormatGuess("boxes_scores", order, count, f"{what}: scores a class", options)
 
 
-def three_pairs(ports: Sequence[Port], n_classes: int | None) -> Iterator[Candidate]:
+def three_pairs(ports: Sequence[Port], n_classes: int | None) -> Iterator[FormatGuess]:
     """Boxes (N, 4), scores (N,) and labels (N,)."""
     boxes = [i for i, port in enumerate(ports) if (port.own(2) or (0,))[-1] == 4]
     if len(boxes) != 1:
@@ -228,7 +228,7 @@ def three_pairs(ports: Sequence[Port], n_classes: int | None) -> Iterator[Candid
         names = [repr(ports[i].name) for i in (boxes[0], scores, labels)]
         why = f"boxes {names[0]}, scores {names[1]}, labels {names[2]}: one a box"
         ports_of = (boxes[0], scores, labels)
-        yield Candidate("boxes_labels", ports_of, n_classes or 0, why)
+        yield FormatGuess("boxes_labels", ports_of, n_classes or 0, why)
 
 
 def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, dict[str, Any]]:
@@ -241,7 +241,7 @@ def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, d
 # -- Readings of a network whose outputs are maps over the picture.
 
 
-def heat_and_sides(ports: Sequence[Port]) -> Iterator[Candidate]:
+def heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
     """Our CenterNet: heat (classes, h, w), sides (4, h, w)."""
     for order in ((0, 1), (1, 0)):
         heat, sides = (ports[i].own(3) for i in order)
@@ -251,10 +251,10 @@ def heat_and_sides(ports: Sequence[Port]) -> Iterator[Candidate]:
             continue
         if heat[0]:
             why = f"heat {ports[order[0]].name!r} of {heat[0]} classes and four sides"
-            yield Candidate("centernet", order, heat[0], why)
+            yield FormatGuess("centernet", order, heat[0], why)
 
 
-def three_maps(ports: Sequence[Port], size: Size) -> Iterator[Candidate]:
+def three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
     """NanoDet's three heads, or the usual CenterNet."""
     maps = [port.own(3) for port in ports]
     by_stride = {}
@@ -268,11 +268,11 @@ def three_maps(ports: Sequence[Port], size: Size) -> Iterator[Candidate]:
         if n_classes > 0:
             order = tuple(by_stride[stride] for stride in STRIDES)
             why = f"heads of strides 8, 16, 32 with {n_classes} classes and {BINS} bins a side"
-            yield Candidate("nanodet", order, n_classes, why)
+            yield FormatGuess("nanodet", order, n_classes, why)
     yield from _usual_centernet(ports)
 
 
-def _usual_centernet(ports: Sequence[Port]) -> Iterator[Candidate]:
+def _usual_centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
     """Heat, width and height, offset; of the latter two only names tell which is which."""
     maps = [port.own(3) for port in ports]
     twos = [i for i, shape in enumerate(maps) if shape and shape[0] == 2]
@@ -290,10 +290,10 @@ def _usual_centernet(ports: Sequence[Port]) -> Iterator[Candidate]:
         names = [repr(ports[i].name) for i in (heats[0], sides, offset)]
         why = f"heat {names[0]} of {heat[0]} classes, width and height {names[1]}, "
         order = (heats[0], sides, offset)
-        yield Candidate("centernet_usual", order, heat[0], f"{why}offset {names[2]}")
+        yield FormatGuess("centernet_usual", order, heat[0], f"{why}offset {names[2]}")
 
 
-def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list[Candidate]:
+def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list[FormatGuess]:
     """Every reading that fits.
 
     size       (width, height) of the input
@@ -309,7 +309,7 @@ def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list
     return [_at(one, used) for one in found]
 
 
-def _readings(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[Candidate]:
+def _readings(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
     if len(ports) == 1:
         yield from one(ports[0], size, n_classes)
     elif len(ports) == 2:
@@ -325,9 +325,9 @@ def _is_count(port: Port, n_ports: int) -> bool:
     return n_ports == 4 and port.is_integer and port.shape in ((1, 1), (1,), (None, 1))
 
 
-def _at(one: Candidate, used: Sequence[int]) -> Candidate:
+def _at(one: FormatGuess, used: Sequence[int]) -> FormatGuess:
     ports = tuple(used[i] for i in one.ports)
-    return Candidate(one.format, ports, one.n_classes, one.why, one.options)
+    return FormatGuess(one.format, ports, one.n_classes, one.why, one.options)
 
 
 # -- How pictures become the input of a foreign network: what is usual for its family, and why.

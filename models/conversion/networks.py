@@ -15,14 +15,13 @@ from openvino import opset13
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from framegate.models.errors import ModelRefused
+from framegate.models.formats.candidates import Size
 from framegate.models.quantisation.int8 import halve_exact_constants
 
 RAW = "raw.xml"
 _METADATA = ("names", "stride", "imgsz", "task", "author", "description", "license", "version",
              "end2end")  # fmt: skip
 _NO_TORCH = "needs torch to be read: pip install 'framegate[train]'"
-
-Size = tuple[int, int]
 
 
 def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:

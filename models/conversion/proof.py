@@ -17,7 +17,7 @@ from framegate.models.errors import ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Options
 from framegate.models.picture import Picture
-from framegate.models.preprocess import Prepared, to_source
+from framegate.models.preprocess import NetworkInput, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec
 from framegate.models.registry.open import BF16_AGREEMENT, fit
 
@@ -105,7 +105,7 @@ def _read(
     foreign: Foreign,
     settled: Settled,
     outputs: list[FloatArray],
-    fitted: Prepared,
+    fitted: NetworkInput,
     limits: Thresholds,
 ) -> Boxes:
     form = FORMATS[settled.format]

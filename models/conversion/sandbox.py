@@ -31,7 +31,7 @@ _SIGNALS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What the process may use: address space and file size in bytes, CPU and wall-clock in s."""
 
     memory_bytes: int = 12 << 30
@@ -41,7 +41,7 @@ class Limits:
 
 
 def ask(
-    task: str, said: Mapping[str, Any], folder: Path, file: Path, limits: Limits
+    task: str, said: Mapping[str, Any], folder: Path, file: Path, limits: SandboxLimits
 ) -> dict[str, Any]:
     """The answer to `task` (of `convert_apart`), worked out in `folder`.
 
@@ -63,7 +63,7 @@ def ask(
     return done
 
 
-def _run(folder: Path, file: Path, limits: Limits) -> int:
+def _run(folder: Path, file: Path, limits: SandboxLimits) -> int:
     # -P, -s: no module comes from the folder that it works in.
     command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.sandbox_main"]
     with (folder / SAID).open("wb") as said:
@@ -109,7 +109,7 @@ def _answer(folder: Path) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.keys() & {"refused", "done"} else None
 
 
-def why_ended(code: int, told: str, limits: Limits) -> str:
+def why_ended(code: int, told: str, limits: SandboxLimits) -> str:
     """What ended a process that gave no answer."""
     if any(word in told for word in _NO_MEMORY):
         return no_memory(limits.memory_bytes)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from framegate.models.conversion.guess import Candidate, Port, candidates, guess_input
+from framegate.models.conversion.guess import FormatGuess, Port, candidates, guess_input
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.candidates import Size
@@ -89,7 +89,7 @@ def _format(
     classes: tuple[str, ...] | None,
     wishes: Wishes,
     told: list[str],
-) -> Candidate:
+) -> FormatGuess:
     picked = _picked(file, ports, wishes.outputs)
     shown = [ports[i] for i in picked]
     n_classes = None if classes is None else len(classes)
@@ -119,7 +119,7 @@ def _format(
         raise Undecided(f"the outputs of {file} may be of several formats", answers, flag)
     one = fitting[0]
     told.append(f"format: {one.format}{', as told' if wishes.format else ''}; {one.why}")
-    return Candidate(
+    return FormatGuess(
         one.format, tuple(picked[i] for i in one.ports), one.n_classes, one.why, one.options
     )
 
@@ -136,7 +136,7 @@ def _picked(file: str, ports: Sequence[Port], outputs: tuple[str, ...] | None) -
 
 def _as_told(
     ports: Sequence[Port], size: Size, n_classes: int | None, name: str
-) -> Candidate | None:
+) -> FormatGuess | None:
     """A reading that the user insists on, unless it has another number of classes."""
     ranks = FORMATS[name].ranks
     fits = len(ranks) == len(ports) and all(
@@ -145,7 +145,7 @@ def _as_told(
     )
     if not fits or any(one.format == name for one in candidates(ports, size, None)):
         return None
-    return Candidate(name, tuple(range(len(ports))), n_classes or 0, "nothing but your word")
+    return FormatGuess(name, tuple(range(len(ports))), n_classes or 0, "nothing but your word")
 
 
 def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wishes) -> str:
@@ -173,7 +173,7 @@ def _words(port: Port) -> str:
 
 
 def _options(
-    file: str, chosen: Candidate, n_classes: int, wishes: Wishes, told: list[str]
+    file: str, chosen: FormatGuess, n_classes: int, wishes: Wishes, told: list[str]
 ) -> dict[str, Any]:
     known = FORMATS[chosen.format].options
     if unknown := [key for key in wishes.options if key not in known]:

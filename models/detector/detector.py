@@ -12,7 +12,7 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import member as fusion
 from framegate.models.detector import policy
-from framegate.models.detector.member import Features, Kind, Known, Member, Pending
+from framegate.models.detector.member import DetectorMember, Features, Kind, KnownAnswer, Pending
 from framegate.models.detector.network import Network, Precision, nearest, shipped
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.recall import Later, Recall
@@ -21,7 +21,7 @@ from framegate.models.formats import centernet, nanodet
 from framegate.models.gate import crops
 from framegate.models.gate.crops import CropSettings, Look
 from framegate.models.picture import Picture
-from framegate.models.preprocess import Prepared
+from framegate.models.preprocess import NetworkInput
 
 _ALL = tuple(range(coco.N_CLASSES))
 KINDS = {
@@ -59,7 +59,7 @@ class Detector:
     def __init__(
         self,
         choices: Policy,
-        members: Sequence[Member],
+        members: Sequence[DetectorMember],
         class_ids: tuple[int, ...],
         precision: Precision,
         threads: int,
@@ -118,17 +118,17 @@ class Detector:
         jobs = [(picture, self.members[0], look, None) for look in looks]
         return list(self._pipelined(jobs, lambda boxes, maps: reader(self._joined([boxes]), maps)))
 
-    def prepare(self, picture: Picture) -> Prepared:
+    def prepare(self, picture: Picture) -> NetworkInput:
         """`picture` at the input size of the (first) network."""
         return self.members[0].prepare(picture)
 
-    def submit(self, picture: Picture | Prepared, look: Look | None = None) -> Token:
+    def submit(self, picture: Picture | NetworkInput, look: Look | None = None) -> Token:
         """Starts on one picture, or on what `look` is at; boxes are in source pixels all the same.
 
         Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
-        WholePicturesOnly for a look or a Prepared at the heavy pass.
+        WholePicturesOnly for a look or a NetworkInput at the heavy pass.
         """
-        if isinstance(picture, Prepared):
+        if isinstance(picture, NetworkInput):
             self._one_network()
             return Token(self.members[0].start(picture), None)
         if look is not None:
@@ -165,11 +165,11 @@ class Detector:
 
     def _pipelined(
         self,
-        jobs: Sequence[tuple[Picture, Member, Look | None, Recall | None]],
+        jobs: Sequence[tuple[Picture, DetectorMember, Look | None, Recall | None]],
         reader: Callable[[Boxes, Features | None], T],
     ) -> Iterator[T]:
         """`reader` of each job. One network computes at a time: two would fight for the cores."""
-        ahead: Pending | Known | Later | None = None
+        ahead: Pending | KnownAnswer | Later | None = None
         try:
             for picture, member, look, recall in jobs:
                 prepared = member.prepare(picture, look)
@@ -244,7 +244,9 @@ def build(
     }
     lowest = choices.member_min_score if several else choices.min_score
     members = [
-        Member(KINDS[kind], side, networks[kind], choices, lowest, class_ids, fixes=not several)
+        DetectorMember(
+            KINDS[kind], side, networks[kind], choices, lowest, class_ids, fixes=not several
+        )
         for kind, side in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads)

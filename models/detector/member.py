@@ -16,7 +16,7 @@ from framegate.models.errors import OutputsNotFinite
 from framegate.models.gate import crops
 from framegate.models.gate.crops import CropSettings, Look
 from framegate.models.picture import ByteArray, Picture
-from framegate.models.preprocess import Prepared, prepare, to_source
+from framegate.models.preprocess import NetworkInput, prepare, to_source
 
 T = TypeVar("T")
 
@@ -53,8 +53,8 @@ class Pending:
     learn  told the boxes once, None where there are none
     """
 
-    member: Member
-    prepared: Prepared
+    member: DetectorMember
+    prepared: NetworkInput
     token: int
     learn: Callable[[Boxes | None], None] | None = None
 
@@ -89,7 +89,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class KnownAnswer:
     """An answer that needs no network; as Pending, but that there are no features."""
 
     boxes: Boxes
@@ -145,7 +145,7 @@ class Kind:
     facts: str = ""
 
 
-class Member:
+class DetectorMember:
     """Picture to boxes by one network.
 
     `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
@@ -167,7 +167,7 @@ class Member:
         min_score: float,
         class_ids: tuple[int, ...],
         fixes: bool,
-        fit: Callable[[Picture], Prepared] | None = None,
+        fit: Callable[[Picture], NetworkInput] | None = None,
     ) -> None:
         self.kind, self.long_side, self.fit = kind, long_side, fit
         self.fixes = fixes
@@ -180,14 +180,14 @@ class Member:
         rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
         self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
 
-    def prepare(self, picture: Picture, look: Look | None = None) -> Prepared:
+    def prepare(self, picture: Picture, look: Look | None = None) -> NetworkInput:
         """`picture` at this member's input size, all of it or what `look` is at."""
         if look is not None:
             return prepare(picture, self.long_side, look.rect)
         return prepare(picture, self.long_side) if self.fit is None else self.fit(picture)
 
     def start(
-        self, prepared: Prepared, learn: Callable[[Boxes | None], None] | None = None
+        self, prepared: NetworkInput, learn: Callable[[Boxes | None], None] | None = None
     ) -> Pending:
         """Gives the input to the network; see Pending. Raises TooManyInFlight."""
         token = self.network.submit(prepared.bgr, self._is_fixed(prepared))
@@ -207,7 +207,7 @@ class Member:
             self.network.warm_up(sizes[:-1])
 
     def decode(
-        self, outputs: Sequence[FloatArray], prepared: Prepared
+        self, outputs: Sequence[FloatArray], prepared: NetworkInput
     ) -> tuple[Boxes, Features | None]:
         """What the network's outputs say, in source pixels; features are views, not copies.
 
@@ -226,10 +226,10 @@ class Member:
         features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
         return self._placed(found, prepared), features
 
-    def _is_fixed(self, prepared: Prepared) -> bool:
+    def _is_fixed(self, prepared: NetworkInput) -> bool:
         return self.fixes and prepared.is_whole and max(prepared.inner) == self.long_side
 
-    def _placed(self, found: Boxes, prepared: Prepared) -> Boxes:
+    def _placed(self, found: Boxes, prepared: NetworkInput) -> Boxes:
         xyxy = to_source(found.xyxy, prepared)
         # A box wholly in the padding, or with its sides swapped, is nothing in the picture.
         real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])

@@ -17,8 +17,8 @@ import numpy as np
 import xxhash
 
 from framegate.models.boxes import Boxes
-from framegate.models.detector.member import Features, Known, Member, Pending, T
-from framegate.models.preprocess import Prepared
+from framegate.models.detector.member import DetectorMember, Features, KnownAnswer, Pending, T
+from framegate.models.preprocess import NetworkInput
 
 # -- Whether it is worth its cost to look answers up: switched off by itself while hits are rare.
 
@@ -65,7 +65,7 @@ _GLIMPSED: Final = 32  # a glimpse is one row in so many
 _GEOMETRY: Final = struct.Struct("<8i")
 
 
-class Memory(Protocol):
+class AnswerMemory(Protocol):
     """Bytes by key. It may forget anything at any time."""
 
     def find(self, key: bytes) -> bytes | None: ...
@@ -93,13 +93,15 @@ class Recall:
     Inputs that are equal and under way at once go through the network once.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: AnswerMemory) -> None:
         self.counts = RecallCounts()
         self.worth = Worth()
         self._memory = memory
         self._under_way: set[bytes] = set()
 
-    def ask(self, member: Member, prepared: Prepared) -> Callable[[], Pending | Known | Later]:
+    def ask(
+        self, member: DetectorMember, prepared: NetworkInput
+    ) -> Callable[[], Pending | KnownAnswer | Later]:
         """Looks an input up; what it gives starts the network on it, if need be."""
         if not self.worth.on and not self.worth.asks(_glimpse(prepared)):
             self.counts.skipped += 1
@@ -113,9 +115,9 @@ class Recall:
             self.counts.misses += 1
             return partial(self._start, member, prepared, key)
         self.counts.hits += 1
-        return lambda: Known(found)
+        return lambda: KnownAnswer(found)
 
-    def _start(self, member: Member, prepared: Prepared, key: bytes) -> Pending:
+    def _start(self, member: DetectorMember, prepared: NetworkInput, key: bytes) -> Pending:
         def learn(boxes: Boxes | None) -> None:
             self._under_way.discard(key)
             if boxes is not None:
@@ -125,7 +127,7 @@ class Recall:
         self._under_way.add(key)
         return pending
 
-    def _find(self, key: bytes, member: Member, prepared: Prepared) -> Boxes | None:
+    def _find(self, key: bytes, member: DetectorMember, prepared: NetworkInput) -> Boxes | None:
         value = self._memory.find(key)
         if value is None:
             return None
@@ -139,8 +141,8 @@ class Later:
     """An input whose equal is under way: looked up once that is read."""
 
     recall: Recall
-    member: Member
-    prepared: Prepared
+    member: DetectorMember
+    prepared: NetworkInput
 
     def wait(self) -> None:
         """Returns at once."""
@@ -153,7 +155,7 @@ class Later:
         """Nothing is under way for it."""
 
 
-def key_of(member: Member, prepared: Prepared) -> bytes:
+def key_of(member: DetectorMember, prepared: NetworkInput) -> bytes:
     """16 bytes: what the network sees, where in the picture that is, and what it is asked."""
     geometry = _GEOMETRY.pack(
         *prepared.bgr.shape[:2], *prepared.inner, *prepared.source, *prepared.offset
@@ -162,29 +164,29 @@ def key_of(member: Member, prepared: Prepared) -> bytes:
     return xxhash.xxh3_128_digest(b"".join((bytes([_VERSION]), member.facts, geometry, pixels)))
 
 
-def value_of(prepared: Prepared, boxes: Boxes) -> bytes:
+def value_of(prepared: NetworkInput, boxes: Boxes) -> bytes:
     """Boxes as bytes, with what vouches for them."""
     body = boxes.to_bytes()
     return _check(prepared, body) + body
 
 
 def boxes_of(
-    prepared: Prepared, value: bytes, classes: Collection[int] = range(256)
+    prepared: NetworkInput, value: bytes, classes: Collection[int] = range(256)
 ) -> Boxes | None:
     """The boxes in a value; None if it is no answer to this input, or not of these classes."""
     check, body = value[:_CHECK], value[_CHECK:]
     return Boxes.read(body, classes) if check == _check(prepared, body) else None
 
 
-def _check(prepared: Prepared, body: bytes) -> bytes:
+def _check(prepared: NetworkInput, body: bytes) -> bytes:
     pixels = xxhash.xxh3_64_intdigest(_pixels(prepared), _SECOND)
     return xxhash.xxh3_64_digest(body, pixels)
 
 
-def _glimpse(prepared: Prepared) -> int:
+def _glimpse(prepared: NetworkInput) -> int:
     """A digest of a few rows: while it is off, most inputs are not worth reading whole."""
     return xxhash.xxh3_64_intdigest(prepared.bgr[::_GLIMPSED].tobytes())
 
 
-def _pixels(prepared: Prepared) -> memoryview:
+def _pixels(prepared: NetworkInput) -> memoryview:
     return np.ascontiguousarray(prepared.bgr).data

@@ -30,7 +30,7 @@ _MOST_EXACT_FIRST: tuple[Precision, ...] = (
 )  # fmt: skip
 _MIN_ROUNDS = 3
 
-Candidate = tuple[Precision, int]
+TrialSetting = tuple[Precision, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ class Choice:
             raise ValueError(f"ms: {self.ms!r}")
 
 
-def candidates(precisions: Sequence[Precision], cores: int) -> list[Candidate]:
+def candidates(precisions: Sequence[Precision], cores: int) -> list[TrialSetting]:
     """Every precision at one thread, half the cores and all of them."""
     counts = sorted({1, max(1, cores // 2), max(1, cores)})
     return [(precision, threads) for precision in precisions for threads in counts]
 
 
-def choose(median_ms: Mapping[Candidate, float]) -> Choice:
+def choose(median_ms: Mapping[TrialSetting, float]) -> Choice:
     """The fastest; but fewer threads where more gain less than a tenth of the time.
 
     Every shipped precision keeps the accuracy (benchmarks/results/detectors.json), so time decides;
@@ -100,15 +100,15 @@ def choose(median_ms: Mapping[Candidate, float]) -> Choice:
 
 
 def measure(
-    runs: Mapping[Candidate, Callable[[], object]],
+    runs: Mapping[TrialSetting, Callable[[], object]],
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[Candidate, float]:
+) -> dict[TrialSetting, float]:
     """Median milliseconds of each run. In turn, so that a change of load meets all of them alike.
 
     At least three rounds, then more until `budget_s` seconds are over; the first is not counted.
     """
-    taken: dict[Candidate, list[float]] = {candidate: [] for candidate in runs}
+    taken: dict[TrialSetting, list[float]] = {candidate: [] for candidate in runs}
     end = clock() + budget_s
     rounds = 0
     while rounds <= _MIN_ROUNDS or clock() < end:
@@ -150,7 +150,7 @@ def run(
 
 
 def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
-    networks: dict[Candidate, Runtime] = {}
+    networks: dict[TrialSetting, Runtime] = {}
     for precision, threads in candidates(tried.precisions, cores):
         with suppress(ModelUnreadable):
             networks[precision, threads] = tried.open(precision, threads)

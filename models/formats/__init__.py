@@ -10,7 +10,7 @@ from framegate.models.formats import centernet, detr, nanodet, ssd, yolo
 from framegate.models.formats.candidates import Options, Size, shaped
 
 
-class Decode(Protocol):
+class OutputDecoder(Protocol):
     """Outputs to boxes.
 
     outputs    float32, without their batch axis, in the manifest's order
@@ -39,14 +39,14 @@ class Format:
     """How the outputs of a kind of detector are read.
 
     about       in a few words
-    decode      see Decode
+    decode      see OutputDecoder
     ranks       axes of each output, without the batch axis
     suppresses  the caller still has to suppress boxes of one object (class-wise, by IoU)
     options     names that `decode` knows
     """
 
     about: str
-    decode: Decode
+    decode: OutputDecoder
     ranks: tuple[int, ...]
     suppresses: bool
     options: tuple[str, ...] = ()

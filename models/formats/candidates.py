@@ -10,7 +10,7 @@ from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.errors import ArrayMismatch
 
 MOST = 500  # candidates that a decoder gives: enough for 100 boxes after any suppression
-Form = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
+BoxFormat = Literal["xyxy", "yxyx", "xywh", "cxcywh"]
 Indices = npt.NDArray[np.intp]
 Size = tuple[int, int]  # width, height of the network's input
 Options = Mapping[str, Any]
@@ -69,7 +69,7 @@ def shaped(name: str, array: FloatArray, *shape: int | None) -> FloatArray:
     return array
 
 
-def to_xyxy(boxes: FloatArray, form: Form, size: Size | None = None) -> FloatArray:
+def to_xyxy(boxes: FloatArray, form: BoxFormat, size: Size | None = None) -> FloatArray:
     """Boxes (N, 4) of a form as left, top, right, bottom.
 
     size  given: the boxes are shares of it, 0..1

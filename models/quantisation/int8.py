@@ -69,7 +69,7 @@ def quantised(
 # -- Which layers of a quantised network stay float: chosen by what the network then answers.
 
 
-Decode = Callable[[Sequence[FloatArray]], Boxes]
+ReadOutputs = Callable[[Sequence[FloatArray]], Boxes]
 
 # Shares of the layers; past a third nothing is left of the gain.
 SHARES = (0.0, 0.05, 0.15, 0.35)
@@ -78,7 +78,7 @@ _ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class QuantisedNetwork:
     """One quantised network.
 
     float_layers   that were left as they are, the noisiest ones
@@ -94,17 +94,17 @@ class Candidate:
 class Chosen:
     """The candidates in the order in which they were tried, and the layers' errors."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[QuantisedNetwork, ...]
     errors: tuple[LayerError, ...]
     least: float
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> QuantisedNetwork:
         """The one that surely agrees most."""
         return max(self.candidates, key=lambda one: one.agreement.low)
 
     @property
-    def accepted(self) -> Candidate | None:
+    def accepted(self) -> QuantisedNetwork | None:
         """The best, if it agrees enough."""
         return self.best if self.best.agreement.low >= self.least else None
 
@@ -113,10 +113,10 @@ def choose(
     model: ov.Model,
     calibrating: Sequence[ByteArray],
     judging: Sequence[ByteArray],
-    decode: Decode,
+    decode: ReadOutputs,
     least: float,
     shares: Sequence[float] = SHARES,
-    tell: Callable[[Candidate], None] = lambda _: None,
+    tell: Callable[[QuantisedNetwork], None] = lambda _: None,
 ) -> Chosen:
     """Quantises `model`, with ever more of its noisiest layers float, until it agrees enough.
 
@@ -135,10 +135,10 @@ def choose(
         raise ValueError("no frames to judge on")
     expected = list(answers(model, judging, decode))
 
-    def tried(names: Sequence[str]) -> Candidate:
+    def tried(names: Sequence[str]) -> QuantisedNetwork:
         small = quantised(model, calibrating, float_layers=names)
         found = list(answers(small, judging, decode))
-        candidate = Candidate(small, tuple(names), agreement.agreement(found, expected))
+        candidate = QuantisedNetwork(small, tuple(names), agreement.agreement(found, expected))
         tell(candidate)
         return candidate
 
@@ -157,7 +157,7 @@ def _counts(n_layers: int, shares: Sequence[float]) -> list[int]:
 
 
 def answers(
-    model: ov.Model, inputs: Sequence[ByteArray], decode: Decode, precision: Any = "f32"
+    model: ov.Model, inputs: Sequence[ByteArray], decode: ReadOutputs, precision: Any = "f32"
 ) -> Iterator[Boxes]:
     """Boxes of each input, uint8 (1, H, W, 3)."""
     request = _request(model, threads=2, precision=precision)

@@ -32,7 +32,7 @@ _MOST_TEXT = 2000
 _MOST_INT = 2**53  # what a double holds
 _DEEPEST = 4
 
-Triple = tuple[float, float, float]
+PerChannel = tuple[float, float, float]
 
 
 def keys(prefix: str, table: Any, wanted: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ def number(key: str, value: Any, least: float, most: float) -> float:
     return float(value)
 
 
-def triple(key: str, value: Any, least: float) -> Triple:
+def triple(key: str, value: Any, least: float) -> PerChannel:
     """Three finite numbers, one a channel."""
     if not isinstance(value, tuple | list) or len(value) != 3:
         raise ManifestRefused(key, repr(value), "three numbers, one a channel")
@@ -172,8 +172,8 @@ class InputSpec:
     fill: int = 114
     colour: Colour = "rgb"
     scale: float = 1.0
-    mean: Triple = (0.0, 0.0, 0.0)
-    std: Triple = (1.0, 1.0, 1.0)
+    mean: PerChannel = (0.0, 0.0, 0.0)
+    std: PerChannel = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
         for side in ("width", "height"):

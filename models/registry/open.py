@@ -11,21 +11,21 @@ import numpy as np
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.member import Kind, Member, Runtime
+from framegate.models.detector.member import DetectorMember, Kind, Runtime
 from framegate.models.detector.network import Network, NetworkFile, Precision, supported
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.trial import Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture
-from framegate.models.preprocess import Prepared, to_bgr
+from framegate.models.preprocess import NetworkInput, to_bgr
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder
 from framegate.models.registry.onnx_network import OnnxNetwork, is_there
 
 # -- A whole picture as the input of a network of one size.
 
 
-def fit(picture: Picture, spec: InputSpec) -> Prepared:
+def fit(picture: Picture, spec: InputSpec) -> NetworkInput:
     """`picture` at the size that `spec` asks for, in the order B, G, R, grey where it is not.
 
     Boxes in pixels of the answer come back to the source by `preprocess.to_source`.
@@ -34,12 +34,12 @@ def fit(picture: Picture, spec: InputSpec) -> Prepared:
     inner = _inner(picture.width, picture.height, spec)
     source = picture.width, picture.height
     if inner == (width, height):
-        return Prepared(to_bgr(picture, inner), inner, source)
+        return NetworkInput(to_bgr(picture, inner), inner, source)
     is_centred = spec.fit == "letterbox"
     left, top = ((width - inner[0]) // 2, (height - inner[1]) // 2) if is_centred else (0, 0)
     bgr = np.full((height, width, 3), spec.fill, np.uint8)
     bgr[top : top + inner[1], left : left + inner[0]] = to_bgr(picture, inner)
-    return Prepared(bgr, inner, source, (-left, -top))
+    return NetworkInput(bgr, inner, source, (-left, -top))
 
 
 def _inner(width: int, height: int, spec: InputSpec) -> tuple[int, int]:
@@ -125,7 +125,7 @@ def open_model(
     network = open_network(folder, precision, threads, cache_dir)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
-    member = Member(
+    member = DetectorMember(
         kind_of(manifest),
         int(choices.parts[0][1]),
         network,

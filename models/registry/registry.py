@@ -31,7 +31,7 @@ def default_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class BrokenModel:
     """A folder of the registry that holds no model that can be used, and why."""
 
     path: Path
@@ -48,10 +48,10 @@ class Registry:
         """All that can be read, the one added last first."""
         return self.all_models()[0]
 
-    def all_models(self) -> tuple[list[ModelFolder], list[Broken]]:
+    def all_models(self) -> tuple[list[ModelFolder], list[BrokenModel]]:
         """Models, the one added last first, and what is broken. Files are not hashed."""
         found: list[tuple[int, ModelFolder]] = []
-        broken: list[Broken] = []
+        broken: list[BrokenModel] = []
         for path in sorted(self._folders()):
             try:
                 folder = open_folder(path)
@@ -62,7 +62,7 @@ class Registry:
                 continue  # removed meanwhile
             except ModelError as fault:
                 if path.exists():
-                    broken.append(Broken(path, str(fault)))
+                    broken.append(BrokenModel(path, str(fault)))
         found.sort(key=lambda one: one[0], reverse=True)
         return [folder for _, folder in found], broken
 

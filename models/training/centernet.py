@@ -13,7 +13,7 @@ from torch.nn import functional
 N_CLASSES = 80
 
 
-class Row(NamedTuple):
+class BottleneckRow(NamedTuple):
     """One inverted bottleneck: widths, kernel, stride, activation, squeeze width (0: none)."""
 
     expanded: int
@@ -26,21 +26,21 @@ class Row(NamedTuple):
 
 # Block 0 has no expansion. A block whose stride is 1 and whose width stays adds its input.
 ROWS = (
-    Row(0, 3, 1, False, 0, 16),
-    Row(64, 3, 2, False, 0, 24),
-    Row(72, 3, 1, False, 0, 24),
-    Row(72, 5, 2, False, 24, 32),
-    Row(96, 5, 1, False, 24, 32),
-    Row(96, 5, 1, False, 24, 32),
-    Row(192, 3, 2, True, 0, 64),
-    Row(160, 3, 1, True, 0, 64),
-    Row(144, 3, 1, True, 0, 64),
-    Row(144, 3, 1, True, 0, 64),
-    Row(384, 3, 1, True, 96, 88),
-    Row(528, 3, 1, True, 136, 88),
-    Row(528, 5, 2, True, 136, 120),
-    Row(720, 5, 1, True, 184, 120),
-    Row(720, 5, 1, True, 184, 120),
+    BottleneckRow(0, 3, 1, False, 0, 16),
+    BottleneckRow(64, 3, 2, False, 0, 24),
+    BottleneckRow(72, 3, 1, False, 0, 24),
+    BottleneckRow(72, 5, 2, False, 24, 32),
+    BottleneckRow(96, 5, 1, False, 24, 32),
+    BottleneckRow(96, 5, 1, False, 24, 32),
+    BottleneckRow(192, 3, 2, True, 0, 64),
+    BottleneckRow(160, 3, 1, True, 0, 64),
+    BottleneckRow(144, 3, 1, True, 0, 64),
+    BottleneckRow(144, 3, 1, True, 0, 64),
+    BottleneckRow(384, 3, 1, True, 96, 88),
+    BottleneckRow(528, 3, 1, True, 136, 88),
+    BottleneckRow(528, 5, 2, True, 136, 120),
+    BottleneckRow(720, 5, 1, True, 184, 120),
+    BottleneckRow(720, 5, 1, True, 184, 120),
 )
 
 
@@ -51,7 +51,7 @@ def _pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
     return functional.pad(x, (before, total - before, before, total - before))
 
 
-class Conv(nn.Module):
+class ConvSame(nn.Module):
     """Convolution with SAME padding (batch norm folded into the bias); depthwise if grouped."""
 
     def __init__(
@@ -88,15 +88,15 @@ class Squeeze(nn.Module):
 class Block(nn.Module):
     """Inverted bottleneck; gives its output and its expansion (which two skips start from)."""
 
-    def __init__(self, n_in: int, row: Row) -> None:
+    def __init__(self, n_in: int, row: BottleneckRow) -> None:
         super().__init__()
         width = row.expanded or n_in
         self.hard_swish = row.hard_swish
         self.adds_input = row.stride == 1 and row.out == n_in
-        self.expand = Conv(n_in, width, 1) if row.expanded else None
-        self.depthwise = Conv(width, width, row.kernel, row.stride, groups=width)
+        self.expand = ConvSame(n_in, width, 1) if row.expanded else None
+        self.depthwise = ConvSame(width, width, row.kernel, row.stride, groups=width)
         self.squeeze = Squeeze(width, row.squeeze) if row.squeeze else None
-        self.project = Conv(width, row.out, 1)
+        self.project = ConvSame(width, row.out, 1)
 
     def _activate(self, x: Tensor) -> Tensor:
         return functional.hardswish(x) if self.hard_swish else functional.relu(x)
@@ -115,9 +115,9 @@ class Reverse(nn.Module):
 
     def __init__(self, n_in: int, hidden: int, n_out: int) -> None:
         super().__init__()
-        self.reduce = Conv(n_in, hidden, 1)
-        self.depthwise = Conv(hidden, hidden, 5, groups=hidden, bias=False)
-        self.pointwise = Conv(hidden, n_out, 1)
+        self.reduce = ConvSame(n_in, hidden, 1)
+        self.depthwise = ConvSame(hidden, hidden, 5, groups=hidden, bias=False)
+        self.pointwise = ConvSame(hidden, n_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.pointwise(self.depthwise(functional.relu(self.reduce(x))))
@@ -140,10 +140,10 @@ class Upsample(nn.Module):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.depthwise3 = Conv(n_in, n_in, 3, groups=n_in, bias=False)
-        self.pointwise3 = Conv(n_in, n_out, 1)
-        self.depthwise5 = Conv(n_in, n_in, 5, groups=n_in, bias=False)
-        self.pointwise5 = Conv(n_in, n_out, 1)
+        self.depthwise3 = ConvSame(n_in, n_in, 3, groups=n_in, bias=False)
+        self.pointwise3 = ConvSame(n_in, n_out, 1)
+        self.depthwise5 = ConvSame(n_in, n_in, 5, groups=n_in, bias=False)
+        self.pointwise5 = ConvSame(n_in, n_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return _doubled(self.pointwise3(self.depthwise3(x)) + self.pointwise5(self.depthwise5(x)))
@@ -159,20 +159,20 @@ class CenterNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Conv(3, 16, 3, 2)
+        self.stem = ConvSame(3, 16, 3, 2)
         widths = (16, *(row.out for row in ROWS))
         self.blocks = nn.ModuleList(
             Block(n_in, row) for n_in, row in zip(widths, ROWS, strict=False)
         )
-        self.last = Conv(120, 480, 1)
+        self.last = ConvSame(120, 480, 1)
         self.reverse2, self.up3 = Reverse(72, 18, 64), Upsample(192, 64)
         self.reverse3, self.up4 = Reverse(96, 24, 96), Upsample(256, 96)
         self.reverse4, self.up5 = Reverse(88, 22, 128), Upsample(480, 128)
         self.gate_reduce = nn.Conv2d(128, 32, 1)
         self.gate_expand = nn.Conv2d(32, 128, 1, bias=False)
-        self.heat_depthwise = Conv(128, 128, 3, groups=128, bias=False)
+        self.heat_depthwise = ConvSame(128, 128, 3, groups=128, bias=False)
         self.heat = nn.Conv2d(128, N_CLASSES, 1)
-        self.sides_depthwise = Conv(128, 128, 3, groups=128, bias=False)
+        self.sides_depthwise = ConvSame(128, 128, 3, groups=128, bias=False)
         self.sides = nn.Conv2d(128, 4, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models.picture import ByteArray, Picture
+from framegate.models.preprocess import Rect
 
 Random = np.random.Generator
-Box = tuple[int, int, int, int]
 
 SIZES = ((640, 360), (640, 480), (480, 360), (416, 320), (320, 240))
 LEAST_SIDE = 28  # pixels of a cut-out in its photograph
@@ -35,7 +35,7 @@ class Photograph:
     """A picture, uint8 (H, W, 3) in the order B, G, R, and where things are in it."""
 
     bgr: ByteArray
-    things: tuple[Box, ...]
+    things: tuple[Rect, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ class Mover:
 def read_photographs(folder: Path, labels: Path) -> list[Photograph]:
     """All photographs that COCO `labels` list, in the order of their names, with their boxes."""
     listed: dict[str, Any] = json.loads(labels.read_text())
-    boxes: dict[int, list[Box]] = {}
+    boxes: dict[int, list[Rect]] = {}
     for one in listed["annotations"]:
         x, y, w, h = (round(edge) for edge in one["bbox"])
         if min(w, h) >= LEAST_SIDE and not one["iscrowd"]:

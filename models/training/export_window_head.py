@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from framegate.models.training.window_head import LENGTH, WIDTH, Seen, WindowHeadModule
+from framegate.models.training.window_head import LENGTH, WIDTH, BoxRows, WindowHeadModule
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -34,7 +34,7 @@ class Flat(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         features, keys, values, ages, looks = (inputs[i] for i in (0, 5, 6, 11, 12))
         out: tuple[Tensor, Tensor, Tensor, Tensor] = self.head(
-            features, Seen(*inputs[1:5]), keys, values, Seen(*inputs[7:11]), ages, looks
+            features, BoxRows(*inputs[1:5]), keys, values, BoxRows(*inputs[7:11]), ages, looks
         )
         return out
 

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.numpy import save_file
 from torch import nn
 
+from framegate.models.boxes import AnyArray
 from framegate.models.errors import ModelUnreadable
 from framegate.models.training.centernet import CenterNet
 from framegate.models.training.nanodet import NanoDet
 from framegate.models.weights import FOLDER
 
-Array = npt.NDArray[Any]
 WEIGHTS = FOLDER
 SHA256 = {
     "nanodet": "ab45fa72e4ddf2ec6bfb3c759c17175c260668ccdbc3fe034b88aca74bec9e0a",
@@ -34,7 +33,7 @@ SHA256 = {
 }
 
 
-def read_package(package: Path, name: str) -> dict[str, Array]:
+def read_package(package: Path, name: str) -> dict[str, AnyArray]:
     """Every tensor of one published model, float16 or int32, by its published name.
 
     Raises ModelUnreadable when the bytes are not those of version 3.0.4.
@@ -61,7 +60,7 @@ def _member(tar: tarfile.TarFile, path: str) -> bytes:
     return member.read()
 
 
-def nanodet_state(published: dict[str, Array]) -> dict[str, Array]:
+def nanodet_state(published: dict[str, AnyArray]) -> dict[str, AnyArray]:
     """Published tensors under the names of `NanoDet`."""
     state = {}
     model = NanoDet()
@@ -111,7 +110,7 @@ def _centernet_names() -> dict[str, tuple[str, str | None]]:
     return {ours: (k.format(at), b.format(at)) for ours, ((k, b), at) in table.items()}
 
 
-def centernet_state(published: dict[str, Array]) -> dict[str, Array]:
+def centernet_state(published: dict[str, AnyArray]) -> dict[str, AnyArray]:
     """Published tensors under the names of `CenterNet`."""
     state, names = {}, _centernet_names()
     for name, module in CenterNet().named_modules():
@@ -127,7 +126,7 @@ def centernet_state(published: dict[str, Array]) -> dict[str, Array]:
     return state
 
 
-def _either(published: dict[str, Array], name: str) -> Array:
+def _either(published: dict[str, AnyArray], name: str) -> AnyArray:
     return published[name] if name in published else published[f"tower_0/{name}"]
 
 

@@ -17,7 +17,7 @@ MEAN_BGR = (103.53, 116.28, 123.675)
 STD_BGR = (57.375, 57.12, 58.395)
 
 
-class Conv(nn.Module):
+class ConvLeaky(nn.Module):
     """3x3 convolution with bias (batch norm folded in), then leaky ReLU 0.1."""
 
     def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
@@ -28,7 +28,7 @@ class Conv(nn.Module):
         return functional.leaky_relu(self.conv(x), 0.1)
 
 
-class Stage(nn.Module):
+class CrossStage(nn.Module):
     """Cross-stage partial block: `a`, then pairs of convolutions, each joined to its own input.
 
     In (B, n_in, h, w), out (B, 2*n, h/stride, w/stride). The newest part comes first in every
@@ -38,11 +38,11 @@ class Stage(nn.Module):
     def __init__(self, n_in: int, n: int, n_pairs: int, stride: int) -> None:
         super().__init__()
         half = n // 2
-        self.entry = Conv(n_in, n, stride)
+        self.entry = ConvLeaky(n_in, n, stride)
         self.pairs: Any = nn.ModuleList(
-            nn.ModuleList((Conv(n, half), Conv(half, half))) for _ in range(n_pairs)
+            nn.ModuleList((ConvLeaky(n, half), ConvLeaky(half, half))) for _ in range(n_pairs)
         )
-        self.exit = Conv(n, n)
+        self.exit = ConvLeaky(n, n)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.entry(x)
@@ -58,7 +58,7 @@ class Head(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = Conv(128, 128)
+        self.conv = ConvLeaky(128, 128)
         self.out = nn.Conv2d(128, HEAD_CHANNELS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,11 +88,11 @@ class NanoDet(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(MEAN_BGR).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD_BGR).view(1, 3, 1, 1), persistent=False)
-        self.stem = Conv(3, 32, 2)
-        self.stage2 = Stage(32, 32, 1, 1)
-        self.stage3 = Stage(64, 64, 2, 2)
-        self.stage4 = Stage(128, 128, 2, 2)
-        self.stage5 = Stage(256, 256, 3, 2)
+        self.stem = ConvLeaky(3, 32, 2)
+        self.stage2 = CrossStage(32, 32, 1, 1)
+        self.stage3 = CrossStage(64, 64, 2, 2)
+        self.stage4 = CrossStage(128, 128, 2, 2)
+        self.stage5 = CrossStage(256, 256, 3, 2)
         self.lateral3 = nn.Conv2d(128, 128, 1)
         self.lateral4 = nn.Conv2d(256, 128, 1)
         self.lateral5 = nn.Conv2d(512, 128, 1)

@@ -35,8 +35,8 @@ from framegate.models.training.compose_footage import (
 from framegate.models.training.window_course import (
     CANDIDATE,
     HEAVY_LEAST,
-    Course,
-    Lesson,
+    ClipLesson,
+    HeadTraining,
     Rounds,
     keep,
     kept,
@@ -52,7 +52,7 @@ LONG, SHORT = 40, 20  # frames of a composed clip: the first forty are long, so 
 _LONG_ONES = 40
 
 
-def lessons(data: Path, folder: Path) -> tuple[list[Lesson], list[Lesson]]:
+def lessons(data: Path, folder: Path) -> tuple[list[ClipLesson], list[ClipLesson]]:
     """The real and the composed ones; made and kept in `folder` if they are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     photographs = read_photographs(data / "images" / "coco128", data / "gt" / "coco128.json")
@@ -101,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(1)
     real, composed = lessons(given.data, given.lessons)
     real = [lesson for lesson in real if lesson.name != given.without]
-    head = Course(real, composed, given.seed).teach(Rounds())
+    head = HeadTraining(real, composed, given.seed).teach(Rounds())
     save_file(head.state_dict(), given.out)
     print(given.out, sum(weight.numel() for weight in head.parameters()), "weights")
 

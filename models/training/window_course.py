@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framegate.models.boxes import Boxes, FloatArray, iou
+from framegate.models.boxes import AnyArray, Boxes, FloatArray, iou
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
@@ -30,7 +29,7 @@ from framegate.models.training.window_head import (
     ATTENDED,
     MOST_LOOKS,
     STATISTICS,
-    Seen,
+    BoxRows,
     WindowHeadModule,
     logit,
     relations_of,
@@ -45,8 +44,6 @@ from framegate.models.window.rows import MOST
 # person's.
 
 
-Array = npt.NDArray[Any]
-
 SAME: Final = 0.5  # overlap from which two boxes are of one object
 CANDIDATE: Final = 0.1
 HEAVY_LEAST: Final = 0.05
@@ -56,7 +53,7 @@ _TWIN_WEIGHT: Final = 0.4  # of a second box on an object
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class ClipLesson:
     """A clip's boxes, frame after frame, the best 32 of each.
 
     start      int (F + 1,)      rows of frame i: start[i] to start[i + 1]
@@ -69,12 +66,12 @@ class Lesson:
     """
 
     name: str
-    start: Array
+    start: AnyArray
     boxes: FloatArray
     scores: FloatArray
-    class_ids: Array
-    ids: Array
-    features: Array
+    class_ids: AnyArray
+    ids: AnyArray
+    features: AnyArray
     is_object: FloatArray
     is_right: FloatArray
     object_weight: FloatArray
@@ -88,7 +85,7 @@ class Lesson:
 
 def seen(
     name: str, pictures: Sequence[Picture], light: Detector, heavy: Detector, fps: float
-) -> Lesson:
+) -> ClipLesson:
     """The lesson of a clip.
 
     light  loaded with features and CANDIDATE as its least score; heavy  with HEAVY_LEAST
@@ -97,7 +94,7 @@ def seen(
     _, settings = calm.settings_for(0.31)
     whole = (crops.whole(*size, LONG_SIDE),)
     tracks = no_tracks()
-    columns: list[tuple[Array, ...]] = []
+    columns: list[tuple[AnyArray, ...]] = []
     for number, picture in enumerate(pictures):
         ((boxes, shown),) = light.look_with_features(picture, whole, region_features.read)
         tracks, ids = bytetrack.step(tracks, boxes, number / fps, settings)
@@ -107,7 +104,7 @@ def seen(
         place = best.xyxy / np.float32(max(size))
         columns.append((place, best.scores, best.class_ids, ids[:n], shown.boxes[:n], *verdict))
     start = np.concatenate([[0], np.cumsum([len(row[0]) for row in columns])])
-    return Lesson(name, start, *(np.concatenate(part) for part in zip(*columns, strict=True)))
+    return ClipLesson(name, start, *(np.concatenate(part) for part in zip(*columns, strict=True)))
 
 
 def judged(boxes: Boxes, heavy: Boxes, least: float) -> tuple[FloatArray, ...]:
@@ -138,16 +135,16 @@ def judged(boxes: Boxes, heavy: Boxes, least: float) -> tuple[FloatArray, ...]:
     return objects, right, object_weight, right_weight
 
 
-def kept(path: Path) -> Lesson:
+def kept(path: Path) -> ClipLesson:
     """The lesson that `keep` wrote."""
     with np.load(path) as file:
         columns = {name: file[name] for name in file.files}
-    return Lesson(path.stem, **columns)
+    return ClipLesson(path.stem, **columns)
 
 
-def keep(lesson: Lesson, path: Path) -> None:
+def keep(lesson: ClipLesson, path: Path) -> None:
     """Writes a lesson."""
-    names = [name for name in Lesson.__dataclass_fields__ if name != "name"]
+    names = [name for name in ClipLesson.__dataclass_fields__ if name != "name"]
     np.savez(path, **{name: getattr(lesson, name) for name in names})
 
 
@@ -175,11 +172,11 @@ class Rounds:
 class Taught:
     """A lesson as tensors; all of its boxes with their statistics."""
 
-    def __init__(self, lesson: Lesson) -> None:
+    def __init__(self, lesson: ClipLesson) -> None:
         self.is_real = not lesson.name.startswith("composed")
         self.start = lesson.start
         self.frames = lesson.frames
-        self.seen = Seen(
+        self.seen = BoxRows(
             torch.from_numpy(lesson.boxes),
             torch.from_numpy(lesson.scores),
             torch.from_numpy(lesson.class_ids),
@@ -192,9 +189,9 @@ class Taught:
         self.frame = torch.from_numpy(np.repeat(np.arange(self.frames), np.diff(lesson.start)))
         self.stats = torch.cat([self._statistics(i) for i in range(self.frames)])
 
-    def rows(self, which: slice | Tensor) -> Seen:
+    def rows(self, which: slice | Tensor) -> BoxRows:
         """Some of its boxes."""
-        return Seen(*(column[which] for column in self.seen))
+        return BoxRows(*(column[which] for column in self.seen))
 
     def span(self, first: int, end: int) -> slice:
         """Where the boxes of frames `first` to `end` stand."""
@@ -211,10 +208,12 @@ class Taught:
         return statistics_of(newest, past, ages, looks, relations_of(newest, past))
 
 
-class Course:
+class HeadTraining:
     """Lessons, the head that is taught, and each lesson's own scale and offset."""
 
-    def __init__(self, real: Sequence[Lesson], composed: Sequence[Lesson], seed: int) -> None:
+    def __init__(
+        self, real: Sequence[ClipLesson], composed: Sequence[ClipLesson], seed: int
+    ) -> None:
         torch.manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         with torch.no_grad():
@@ -251,7 +250,7 @@ class Course:
         optimiser, schedule = self._optimiser(rounds.steps_alone, 3e-3)
         for step in range(rounds.steps_alone):
             rows = torch.randint(len(owner), (rounds.boxes,))
-            newest = Seen(*[scores[rows]] * 4)
+            newest = BoxRows(*[scores[rows]] * 4)
             nothing = torch.zeros(rounds.boxes, ATTENDED)
             said = self.head.decide(_noisy(features[rows]), newest, nothing, stats[rows])
             lost = self._lost(said, scores[rows], targets[rows], weights[rows], owner[rows])
@@ -285,7 +284,7 @@ class Course:
         rows = np.arange(begin, first + frames)
         sample = self.rng.choice(rows, min(SAMPLE + frames, len(rows)), replace=False)
         total, n = torch.zeros(()), 0
-        last: tuple[Seen, Tensor] | None = None
+        last: tuple[BoxRows, Tensor] | None = None
         for frame in range(first, first + frames):
             now = lesson.span(frame, frame + 1)
             if now.start == now.stop:
@@ -376,7 +375,7 @@ class Course:
         optimiser.step()
 
 
-def _unsteady(before: Seen, scores: Tensor, now: Seen, scores_now: Tensor) -> Tensor:
+def _unsteady(before: BoxRows, scores: Tensor, now: BoxRows, scores_now: Tensor) -> Tensor:
     """Sum of squared changes of the scores of boxes that go on along a track, with their class."""
     same = (now.ids[:, None] == before.ids[None]) & (now.ids[:, None] > 0)
     same = same & (now.class_ids[:, None] == before.class_ids[None])

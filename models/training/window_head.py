@@ -26,7 +26,7 @@ REACH = 2.0  # how far, in logits, a score may be moved
 FAR = 4.0  # deviations beyond which a statistic is only far
 
 
-class Seen(NamedTuple):
+class BoxRows(NamedTuple):
     """Boxes as the detector gave them, one row a box.
 
     boxes      float (N, 4)  corners, in units of the picture's longer side
@@ -67,10 +67,10 @@ class WindowHeadModule(nn.Module):
     def forward(
         self,
         features: Tensor,
-        newest: Seen,
+        newest: BoxRows,
         keys: Tensor,
         values: Tensor,
-        past: Seen,
+        past: BoxRows,
         ages: Tensor,
         looks: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -97,7 +97,7 @@ class WindowHeadModule(nn.Module):
         return query, keys, values
 
     def decide(
-        self, features: Tensor, newest: Seen, attended: Tensor, stats: Tensor
+        self, features: Tensor, newest: BoxRows, attended: Tensor, stats: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits (N,): that there is an object, and that it is one of the box's class."""
         usual = ((stats - self.mean) / self.deviation).clamp(-FAR, FAR)
@@ -111,7 +111,7 @@ class WindowHeadModule(nn.Module):
         query: Tensor,
         keys: Tensor,
         values: Tensor,
-        past: Seen,
+        past: BoxRows,
         ages: Tensor,
         relations: "Relations",
         missing: float = 0.0,
@@ -146,7 +146,7 @@ class Relations(NamedTuple):
     same_track: Tensor
 
 
-def relations_of(newest: Seen, past: Seen) -> Relations:
+def relations_of(newest: BoxRows, past: BoxRows) -> Relations:
     """How boxes stand to past boxes."""
     same_class = (newest.class_ids[:, None] == past.class_ids[None]).float()
     tracked = torch.where(newest.ids > 0, newest.ids, torch.full_like(newest.ids, -2))
@@ -167,13 +167,15 @@ def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def statistics_of(
-    newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: Relations
+    newest: BoxRows, past: BoxRows, ages: Tensor, looks: Tensor, relations: Relations
 ) -> Tensor:
     """What needs no learning (N, 22): a box's history, and its company in its own frame."""
     return torch.cat((_history(newest, past, ages, looks, relations), _company(newest)), dim=1)
 
 
-def _history(newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: Relations) -> Tensor:
+def _history(
+    newest: BoxRows, past: BoxRows, ages: Tensor, looks: Tensor, relations: Relations
+) -> Tensor:
     """How often and how surely a box was seen before (N, 13): along its track, and in its place."""
     rows = looks.clamp(min=1)
     keep = math.exp(-1 / FADE)
@@ -191,7 +193,7 @@ def _history(newest: Seen, past: Seen, ages: Tensor, looks: Tensor, relations: R
     return torch.cat((sums.permute(1, 0, 2).flatten(1), mean[:, None]), dim=1)
 
 
-def _company(newest: Seen) -> Tensor:
+def _company(newest: BoxRows) -> Tensor:
     """A box in its own frame (N, 9): its score, and what overlaps it there.
 
     Neither size nor place: three scenes taught where their own objects are.

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from framegate.models.boxes import (
+    AnyArray,
     BoolArray,
     Boxes,
     FloatArray,
@@ -53,8 +54,6 @@ _TAILS: Final = ((LENGTH,), *_SEEN, (WIDTH,), (WIDTH,), *_SEEN, (), ())
 _FILLER: Final = (0, 0, 0, -1, -1, 0, 0, 0, 0, -1, -1, 1)
 _WHOLE_NUMBERS: Final = (3, 4, 9, 10)
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Newest:
@@ -88,7 +87,7 @@ class WindowNetwork:
         path, self.sha256 = network.verified(FILE)
         self._model = model or core().read_model(path)
         self._options = config("f32", threads, cache_dir)
-        self._sizes: dict[tuple[int, bool], tuple[Any, list[Array]]] = {}
+        self._sizes: dict[tuple[int, bool], tuple[Any, list[AnyArray]]] = {}
 
     def warm_up(self) -> None:
         """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
@@ -126,7 +125,7 @@ class WindowNetwork:
         keys, values = (out.data[:n].copy() for out in request.output_tensors)
         return Judged(keys, values, scores.copy(), scores.copy())
 
-    def _compiled(self, fill: int, only_keys: bool = False) -> tuple[Any, list[Array]]:
+    def _compiled(self, fill: int, only_keys: bool = False) -> tuple[Any, list[AnyArray]]:
         """The network for rows of at most `fill` boxes, and the arrays that it reads."""
         if (fill, only_keys) not in self._sizes:
             model, ports = self._model.clone(), 13

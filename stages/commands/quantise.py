@@ -14,12 +14,12 @@ import openvino as ov
 
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.detector.network import core, cpu_model
-from framegate.models.errors import ModelError, ModelRefused, TooFewFrames
+from framegate.models.errors import ModelRefused, TooFewFrames
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import (
-    Candidate,
     Chosen,
-    Decode,
+    QuantisedNetwork,
+    ReadOutputs,
     choose,
     halve_exact_constants,
     times,
@@ -29,8 +29,8 @@ from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolde
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.models import NoisyLayer, Quantised, Row
-from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.decode import FileSource
+from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
 
 # -- Frames drawn at random from footage, as pictures of their own.
@@ -84,7 +84,6 @@ def _count(path: str) -> int:
 
 
 FEWEST = 10  # frames on either side: of fewer no interval says anything
-Tell = Callable[[str], None]
 
 
 def quantise(
@@ -94,7 +93,7 @@ def quantise(
     least: float,
     registry: Path | None = None,
     seed: int = 0,
-    tell: Tell = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Quantised:
     """An INT8 version of the model `ref`, added to the registry if it agrees with it enough.
 
@@ -104,7 +103,7 @@ def quantise(
     Raises SourceFault, and ConfigFaults for whatever is wrong with the model or the footage.
     """
     store = Registry(registry)
-    try:
+    with model_faults():
         folder = store.find(ref)
         if folder.manifest.precision == "int8":
             raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
@@ -121,8 +120,6 @@ def quantise(
             made = _put(store, folder.manifest, chosen.accepted, (rows[0], row), sides)
             added = f"{made.ref} ({made.result_name})"
         return Quantised(rows, layers, *sides, least, added)
-    except ModelError as fault:
-        raise ConfigFaults([str(fault)]) from fault
 
 
 def _network(folder: ModelFolder) -> ov.Model:
@@ -133,7 +130,11 @@ def _network(folder: ModelFolder) -> ov.Model:
 
 
 def _inputs(
-    manifest: Manifest, files: Mapping[str, str], frames: int, seed: int, tell: Tell
+    manifest: Manifest,
+    files: Mapping[str, str],
+    frames: int,
+    seed: int,
+    tell: Callable[[str], None],
 ) -> tuple[list[ByteArray], list[ByteArray]]:
     """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
     calibrating: list[ByteArray] = []
@@ -148,7 +149,7 @@ def _inputs(
     return calibrating, judging
 
 
-def reader(manifest: Manifest) -> Decode:
+def reader(manifest: Manifest) -> ReadOutputs:
     """Outputs to the boxes that a user of the model would see, in pixels of its input."""
     kind, size = kind_of(manifest), (manifest.input.width, manifest.input.height)
 
@@ -162,8 +163,8 @@ def reader(manifest: Manifest) -> Decode:
     return read
 
 
-def _telling(tell: Tell) -> Callable[[Candidate], None]:
-    def say(one: Candidate) -> None:
+def _telling(tell: Callable[[str], None]) -> Callable[[QuantisedNetwork], None]:
+    def say(one: QuantisedNetwork) -> None:
         f1 = one.agreement
         interval = f"{f1.middle:.3f}, 95 % {f1.low:.3f} to {f1.high:.3f}"
         tell(f"{len(one.float_layers)} layers float: F1 with the float model {interval}")
@@ -184,7 +185,7 @@ def _rows(model: ov.Model, chosen: Chosen, one: ByteArray) -> tuple[Row, ...]:
 def _put(
     store: Registry,
     manifest: Manifest,
-    accepted: Candidate,
+    accepted: QuantisedNetwork,
     rows: tuple[Row, Row],
     sides: tuple[int, int],
 ) -> Manifest:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.conversion.add import Wanted, add_folder
+from framegate.models.conversion.add import AddRequest, add_folder
 from framegate.models.conversion.add import add as add_model
 from framegate.models.conversion.guess import describe
 from framegate.models.conversion.proof import Proof, Thresholds, counts
-from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Wishes
-from framegate.models.errors import ModelError, PictureUnreadable
+from framegate.models.errors import PictureUnreadable
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture, from_bgr, read_photograph
 from framegate.models.preprocess import to_bgr
@@ -34,6 +34,7 @@ from framegate.pipeline.records import Object
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw.canvas import draw
+from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
 
 # -- Pictures on which a new model is proved: the user's photographs and videos, or built-in ones.
@@ -132,7 +133,7 @@ def add(said: argparse.Namespace) -> Exit:
         read = {"FILE": said.file, **{f"--picture {one}": str(one) for one in said.picture}}
         if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
             raise ConfigFaults(faults)
-    with _told():
+    with model_faults():
         pictures, origin = pictures_of(said.picture), "the pictures given"
         if not pictures:
             pictures, origin = built_in()
@@ -167,7 +168,7 @@ def list_models(said: argparse.Namespace) -> Exit:
 
 def show(said: argparse.Namespace) -> Exit:
     """All that the manifest says, and whether the files are what it says."""
-    with _told():
+    with model_faults():
         model = Registry(said.registry).find(said.ref)
         one = model.manifest
         rows = {
@@ -195,19 +196,10 @@ def show(said: argparse.Namespace) -> Exit:
 
 def remove(said: argparse.Namespace) -> Exit:
     """Take one out of the registry."""
-    with _told():
+    with model_faults():
         gone = Registry(said.registry).remove(said.ref)
         print(f"removed: {gone.manifest.ref} ({gone.manifest.result_name})")
     return Exit.DONE
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """What models refuse, as the command line's faults."""
-    try:
-        yield
-    except ModelError as fault:
-        raise ConfigFaults([str(fault)]) from fault
 
 
 def _print_proof(folder: ModelFolder, proof: Proof) -> None:
@@ -223,7 +215,7 @@ def _print_proof(folder: ModelFolder, proof: Proof) -> None:
         print(f"  boxes of f32 and bf16 agree to {proof.agreement:.1%}")
 
 
-def _wanted(said: argparse.Namespace) -> Wanted:
+def _wanted(said: argparse.Namespace) -> AddRequest:
     classes = _classes(said.classes)
     options = dict(said.option)
     if said.class_numbers is not None:
@@ -238,9 +230,9 @@ def _wanted(said: argparse.Namespace) -> Wanted:
     thresholds = Thresholds(said.min_score, said.nms_iou, said.max_boxes)
     if said.name is None:
         raise ConfigFaults(["--name NAME: what is the model to be called?"])
-    return Wanted(
+    return AddRequest(
         Path(said.file), said.name, said.version, said.size, wishes, thresholds, said.licence,
-        said.provenance, Limits(),
+        said.provenance, SandboxLimits(),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framegate.models.errors import ModelError
 from framegate.models.registry.open import class_ids
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load, options_of
@@ -14,6 +13,7 @@ from framegate.stages.detect import Detect
 from framegate.stages.detect.options import classes_fault, is_own, wanted
 from framegate.stages.detect.pinned import pinned_model, unanswerable
 from framegate.stages.escalate import Escalate
+from framegate.stages.model_faults import model_faults
 
 
 def settle(stages: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> dict[str, str]:
@@ -56,10 +56,11 @@ def _settled(
             continue
         key = f"models.sources.{source}.model" if source else "stages.detect.detector"
         try:
-            found = pinned_model(want.model, folder, said.models.registry).manifest
-            class_ids(found, [*(want.classes or ()), *dict(want.min_scores)] or None)
-        except ModelError as error:
-            faults.append(f"{key} = {want.model!r}: {error}")
+            with model_faults():
+                found = pinned_model(want.model, folder, said.models.registry).manifest
+                class_ids(found, [*(want.classes or ()), *dict(want.min_scores)] or None)
+        except ConfigFaults as refused:
+            faults += [f"{key} = {want.model!r}: {fault}" for fault in refused.faults]
             continue
         if asks and (strange := unanswerable(found)):
             faults.append(f"{key} = {want.model!r}: {strange}")

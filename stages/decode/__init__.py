@@ -21,8 +21,8 @@ from framegate.pipeline.source import Guard, Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.files import (
     DecodeOptions,
-    Ending,
     Opened,
+    TruncationCheck,
     check_packet,
     check_size,
     claimed_duration_s,
@@ -32,7 +32,13 @@ from framegate.stages.decode.files import (
     open_video,
     refusal,
 )
-from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Turn, Turns, Unconvertible
+from framegate.stages.decode.frame import (
+    DecodedFrame,
+    FrameChoice,
+    Orientation,
+    Orientations,
+    Unconvertible,
+)
 
 _DEFAULT: Final = DecodeOptions()
 
@@ -108,11 +114,11 @@ class FileSource:
             opened.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
-        converter, turns, ending = VideoReformatter(), Turns(), Ending()
+        converter, orientations, truncation = VideoReformatter(), Orientations(), TruncationCheck()
         choice = FrameChoice(self._request.frames)
         given = in_a_row = 0
         for packet in self._packets(opened):
-            ending.see(packet)
+            truncation.see(packet)
             if packet.size and not choice.takes_packet(packet.is_keyframe):
                 self._tally["skipped"] += 1
                 yield None
@@ -132,8 +138,8 @@ class FileSource:
                     self._tally["skipped"] += 1
                     yield None
                     continue
-                yield DecodedFrame(frame, converter, self._turn(frame, turns))
-        self._tally["truncated"] = int(ending.is_early(opened))
+                yield DecodedFrame(frame, converter, self._orientation(frame, orientations))
+        self._tally["truncated"] = int(truncation.is_early(opened))
         if given == 0:
             raise self._nothing()
 
@@ -157,10 +163,10 @@ class FileSource:
             where = f"{in_a_row} packets in a row after frame {given}"
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
 
-    def _turn(self, frame: av.VideoFrame, turns: Turns) -> Turn:
+    def _orientation(self, frame: av.VideoFrame, orientations: Orientations) -> Orientation:
         check_size(self.place, frame.width, frame.height, self.options)
         try:
-            return turns.of(frame)
+            return orientations.of(frame)
         except Unconvertible as error:
             what = f"its pixel format {frame.format.name} cannot be converted"
             raise refusal(self.place, "unsupported_codec", what) from error

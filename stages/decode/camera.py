@@ -27,7 +27,13 @@ from framegate.stages.decode.files import (
     check_size,
     open_video,
 )
-from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Turn, Turns, Unconvertible
+from framegate.stages.decode.frame import (
+    DecodedFrame,
+    FrameChoice,
+    Orientation,
+    Orientations,
+    Unconvertible,
+)
 
 # -- When frames were captured by a camera's own clock, as RTCP sender reports tell (RFC 3550
 # 6.4). FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime),
@@ -203,7 +209,7 @@ class CameraSource:
     def _decode(
         self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]
     ) -> Generator[DecodedFrame | None]:
-        converter, turns, clock = VideoReformatter(), Turns(), CameraClock()
+        converter, orientations, clock = VideoReformatter(), Orientations(), CameraClock()
         choice = FrameChoice(self._request.frames)
         choose_packets = self.codec in _INTRA_ONLY  # what is not wanted need not be decoded
         in_a_row = 0
@@ -232,8 +238,8 @@ class CameraSource:
                 in_a_row = 0
                 self._tally["damaged"] += frame.is_corrupt
                 if choose_packets or choice.takes(frame.time):
-                    turn = self._turn(frame, turns)
-                    yield DecodedFrame(frame, converter, turn, arrived, clock.of(frame))
+                    orientation = self._orientation(frame, orientations)
+                    yield DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
                 else:
                     self._tally["skipped"] += 1
                     yield None
@@ -287,10 +293,10 @@ class CameraSource:
             what = f"{in_a_row} packets in a row do not decode ({type(error).__name__})"
             raise self._fault("damaged", what)
 
-    def _turn(self, frame: av.VideoFrame, turns: Turns) -> Turn:
+    def _orientation(self, frame: av.VideoFrame, orientations: Orientations) -> Orientation:
         check_size(self._request.url, frame.width, frame.height, self._options)
         try:
-            return turns.of(frame)
+            return orientations.of(frame)
         except Unconvertible as error:
             what = f"its pixel format {frame.format.name} cannot be converted"
             raise self._fault("unsupported_codec", what) from error

@@ -385,7 +385,7 @@ def _track_duration_s(opened: Opened) -> float | None:
     return claimed_duration_s(opened)
 
 
-class Ending:
+class TruncationCheck:
     """Watches the packets of a track to tell whether the file goes as far as it claims.
 
     mp4 counts its packets exactly. Other containers claim a duration at best; what is missing must

@@ -24,7 +24,7 @@ from framegate.pipeline.source import Form, Frames
 _TINY: Final = 16
 _ABORTS: Final = "yaf32"
 
-Plane = npt.NDArray[np.uint8]
+YuvPlane = npt.NDArray[np.uint8]
 
 
 class Unconvertible(Exception):
@@ -32,14 +32,14 @@ class Unconvertible(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Orientation:
     """How stored rows and columns become seen ones: swap the axes, then mirror the seen picture."""
 
     swap: bool = False
     mirror_x: bool = False
     mirror_y: bool = False
 
-    def copy(self, plane: Plane, out: Plane) -> None:
+    def copy(self, plane: YuvPlane, out: YuvPlane) -> None:
         """Copy `plane` (rows, columns) into the contiguous `out` as it is to be seen.
 
         cv2 writes straight into `out` and is ten times as fast as a copy by strides.
@@ -55,45 +55,45 @@ class Turn:
         else:
             out[...] = plane
 
-    def shape(self, plane: Plane) -> tuple[int, int]:
+    def shape(self, plane: YuvPlane) -> tuple[int, int]:
         """Return rows and columns of `plane` as it is to be seen."""
         rows, columns = plane.shape
         return (columns, rows) if self.swap else (rows, columns)
 
     @property
     def degrees(self) -> int:
-        """Degrees clockwise, 0, 90, 180 or 270; for a mirrored picture its turn without mirror."""
+        """Degrees clockwise, 0, 90, 180 or 270; a mirrored one counts as if it were not."""
         if self.swap:
             return 90 if self.mirror_x else 270
         return 180 if self.mirror_y else 0
 
 
-UPRIGHT: Final = Turn()
+UPRIGHT: Final = Orientation()
 
 
-def turn_of(matrix: tuple[int, ...]) -> Turn:
+def orientation_of(matrix: tuple[int, ...]) -> Orientation:
     """Read a display matrix (nine integers, row by row: x' = a x + c y, y' = b x + d y).
 
     Only its signs and larger entries count, so an oblique angle becomes the nearest right angle.
     """
     a, b, _, c, d = matrix[:5]
     if abs(b) + abs(c) > abs(a) + abs(d):
-        return Turn(swap=True, mirror_x=c < 0, mirror_y=b < 0)
-    return Turn(mirror_x=a < 0, mirror_y=d < 0)
+        return Orientation(swap=True, mirror_x=c < 0, mirror_y=b < 0)
+    return Orientation(mirror_x=a < 0, mirror_y=d < 0)
 
 
-class Turns:
-    """Tells the turn of each frame of one source; one thread at a time.
+class Orientations:
+    """Gives the orientation of each frame of one source. One thread at a time.
 
     PyAV ties a frame whose side data was looked at into a reference cycle, which keeps its pixels
     until a garbage collection. So a tiny copy is looked at, once for each size and rotation.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int, int], Turn] = {}
+        self._known: dict[tuple[int, int, int], Orientation] = {}
 
-    def of(self, frame: av.VideoFrame) -> Turn:
-        """Return how `frame` is to be turned; Unconvertible if its format cannot be converted."""
+    def of(self, frame: av.VideoFrame) -> Orientation:
+        """Return how to turn and mirror `frame`; Unconvertible if nothing converts its format."""
         name = frame.format.name
         # FFmpeg's converter does not refuse these: it ends the process.
         if name.startswith(_ABORTS) or (name.startswith("bayer") and frame.height % 2):
@@ -104,19 +104,19 @@ class Turns:
                 tiny = frame.reformat(_TINY, _TINY, "gray")
             except av.error.FFmpegError as error:
                 raise Unconvertible(name) from error
-            self._known[key] = _turn_in(tiny)
+            self._known[key] = _orientation_in(tiny)
         return self._known[key]
 
 
-def _turn_in(frame: av.VideoFrame) -> Turn:
+def _orientation_in(frame: av.VideoFrame) -> Orientation:
     try:
         kept: Mapping[Any, Any] = frame.side_data
     except ValueError:  # PyAV knows no name for some newer kind of side data and gives none at all
         angle = math.radians(frame.rotation)
         cos, sin = round(math.cos(angle)), round(math.sin(angle))
-        return turn_of((cos, -sin, 0, sin, cos))
+        return orientation_of((cos, -sin, 0, sin, cos))
     matrix = kept.get(SideDataType.DISPLAYMATRIX)
-    return UPRIGHT if matrix is None else turn_of(struct.unpack("9i", bytes(matrix)))
+    return UPRIGHT if matrix is None else orientation_of(struct.unpack("9i", bytes(matrix)))
 
 
 _AS_IS: Final = frozenset({"yuv420p", "yuvj420p", "yuva420p"})
@@ -139,7 +139,7 @@ def _is_rgb(frame: av.VideoFrame) -> bool:
     return bool(kind.is_rgb or kind.has_palette or kind.name.startswith(("bayer", "xyz", "mono")))
 
 
-def form_of(frame: av.VideoFrame, turn: Turn) -> Form:
+def form_of(frame: av.VideoFrame, orientation: Orientation) -> Form:
     """Say what the bytes of `frame` will mean.
 
     What the stream does not say follows the usual rule: BT.601 below 720 rows, BT.709 from there;
@@ -156,11 +156,11 @@ def form_of(frame: av.VideoFrame, turn: Turn) -> Form:
         stated = int(frame.color_range)
         full = untagged_full if stated == ColorRange.UNSPECIFIED else stated == ColorRange.JPEG
         full = full or name.startswith("yuvj")
-    width, height = (frame.height, frame.width) if turn.swap else (frame.width, frame.height)
+    width, height = (frame.height, frame.width) if orientation.swap else (frame.width, frame.height)
     return Form(width=width, height=height, matrix=matrix, full_range=full)
 
 
-def rows_of(frame: av.VideoFrame, index: int) -> Plane:
+def rows_of(frame: av.VideoFrame, index: int) -> YuvPlane:
     """Return a view (rows, columns) uint8 of plane `index`, 8 bit, without its padding."""
     plane = frame.planes[index]
     stride = plane.line_size
@@ -184,7 +184,7 @@ class DecodedFrame:
     """
 
     __slots__ = (
-        "_converter", "_frame", "_turn", "arrived_mono", "captured", "form", "key_frame",
+        "_converter", "_frame", "_orientation", "arrived_mono", "captured", "form", "key_frame",
         "nbytes", "pts",
     )  # fmt: skip
 
@@ -192,16 +192,16 @@ class DecodedFrame:
         self,
         frame: av.VideoFrame,
         converter: VideoReformatter,
-        turn: Turn = UPRIGHT,
+        orientation: Orientation = UPRIGHT,
         arrived_mono: float | None = None,
         captured: float | None = None,
     ) -> None:
         self._frame = frame
         self._converter = converter
-        self._turn = turn
+        self._orientation = orientation
         self.arrived_mono, self.captured = arrived_mono, captured
         self.key_frame = bool(frame.key_frame)
-        self.form = form_of(frame, turn)
+        self.form = form_of(frame, orientation)
         self.pts = None
         if frame.pts is not None and frame.time_base is not None:
             self.pts = float(frame.pts * frame.time_base)
@@ -216,7 +216,7 @@ class DecodedFrame:
     @property
     def rotation(self) -> int:
         """Degrees clockwise by which the stored picture was turned: 0, 90, 180 or 270."""
-        return self._turn.degrees
+        return self._orientation.degrees
 
     def write(self, slot: memoryview) -> None:
         """Fill the first `nbytes` of a writable `slot` with Y, U, V, row-tight, in this order.
@@ -227,10 +227,10 @@ class DecodedFrame:
         start = 0
         for plane in self._planes():
             end = start + plane.size
-            self._turn.copy(plane, out[start:end].reshape(self._turn.shape(plane)))
+            self._orientation.copy(plane, out[start:end].reshape(self._orientation.shape(plane)))
             start = end
 
-    def _planes(self) -> Iterator[Plane]:
+    def _planes(self) -> Iterator[YuvPlane]:
         frame = self._frame
         name = frame.format.name
         if name == "gray":

@@ -16,6 +16,7 @@ from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.stages.detect.options import is_own, model_fault
+from framegate.stages.model_faults import model_faults
 
 SPARE_MODELS = 8
 
@@ -114,10 +115,8 @@ def choose(ref: str, folder: Path, registry: Path | None) -> str:
         raise ModelNotTaken(f"model {ref!r}: {fault}")
     if is_own(ref):
         return ref
-    try:
+    with model_faults(ModelNotTaken, (ModelError, RuntimeError)):  # OpenVINO raises the latter
         return _made_ready(ref, folder, registry)
-    except (ModelError, RuntimeError) as error:  # OpenVINO raises the latter
-        raise ModelNotTaken(str(error)) from error
 
 
 def _made_ready(ref: str, folder: Path, registry: Path | None) -> str:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from framegate.stages.decode.frame import Turns, Unconvertible
+from framegate.stages.decode.frame import Orientations, Unconvertible
 from tests.fuzz.budget import fuzz
 from tests.fuzz.mutated import data_like
 from tests.fuzz.reading import Outcome, Reader
@@ -114,7 +114,7 @@ def test_a_picture_at_which_the_converter_aborts_is_a_fault(
 @pytest.mark.parametrize("pix_fmt", ["bayer_rggb8", "yaf32le", "yaf32be"])
 def test_which_pictures_the_converter_aborts_at_is_known(pix_fmt: str) -> None:
     with pytest.raises(Unconvertible):
-        Turns().of(av.VideoFrame(32, 3, pix_fmt))
+        Orientations().of(av.VideoFrame(32, 3, pix_fmt))
 
 
 # -- RTSP

@@ -15,8 +15,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
-from framegate.models.conversion.add import Wanted, add, add_folder
-from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.add import AddRequest, add, add_folder
+from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Wishes
 from framegate.models.picture import from_bgr
 from framegate.models.registry.model_folder import MANIFEST
@@ -160,9 +160,9 @@ def onnx(content: Callable[[], bytes]) -> Callable[[Path], Path]:
     return write
 
 
-def wanted(file: Path, limits: Limits | None = None, **wishes) -> Wanted:
+def wanted(file: Path, limits: SandboxLimits | None = None, **wishes) -> AddRequest:
     said = Wishes(**{"classes": CLASSES, **wishes})
-    return Wanted(file, "yard", wishes=said, limits=limits or Limits(wall_s=200))
+    return AddRequest(file, "yard", wishes=said, limits=limits or SandboxLimits(wall_s=200))
 
 
 def put(file: Path, registry: Registry, changes: dict) -> None:

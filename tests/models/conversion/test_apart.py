@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framegate.models.conversion.sandbox import Limits, ask, why_ended
+from framegate.models.conversion.sandbox import SandboxLimits, ask, why_ended
 from framegate.models.conversion.scan import checked_members, kind_of, scan
 from framegate.models.errors import ModelRefused
 from tests.support import tiny_onnx
 
-LIMITS = Limits(memory_bytes=1 << 30, cpu_s=7)
+LIMITS = SandboxLimits(memory_bytes=1 << 30, cpu_s=7)
 settings.register_profile("files", suppress_health_check=[HealthCheck.function_scoped_fixture])
 on_files = settings(settings.get_profile("files"), deadline=None)
 
@@ -43,7 +43,7 @@ def test_its_folder_and_environment_are_its_own(tmp_path, monkeypatch):
     work.mkdir()
     (work / "mmap.py").write_text("raise SystemExit('not mine')")
     (work / "openvino.py").write_text("raise SystemExit('not mine')")
-    assert ask("look", {"file": str(file)}, work, file, Limits())["kind"] == "onnx"
+    assert ask("look", {"file": str(file)}, work, file, SandboxLimits())["kind"] == "onnx"
     assert "secret" not in "".join(path.read_text() for path in work.iterdir())
 
 

@@ -16,9 +16,9 @@ pytest.importorskip("onnx", reason="torch exports ONNX by it")
 
 from framegate.models import coco  # noqa: E402
 from framegate.models.boxes import suppress  # noqa: E402
-from framegate.models.conversion.add import Wanted, add  # noqa: E402
+from framegate.models.conversion.add import AddRequest, add  # noqa: E402
 from framegate.models.conversion.proof import Thresholds  # noqa: E402
-from framegate.models.conversion.sandbox import Limits  # noqa: E402
+from framegate.models.conversion.sandbox import SandboxLimits  # noqa: E402
 from framegate.models.conversion.settle import Wishes  # noqa: E402
 from framegate.models.detector.network import WEIGHTS  # noqa: E402
 from framegate.models.errors import Undecided  # noqa: E402
@@ -45,9 +45,9 @@ def added(tmp_path):
 
     def add_it(file, size=(nets.WIDTH, nets.HEIGHT), classes=LABELS, input_size=None, **wishes):
         told: list[str] = []
-        wanted = Wanted(
+        wanted = AddRequest(
             file, "net", size=input_size, wishes=Wishes(classes=classes, **wishes),
-            thresholds=Thresholds(MIN_SCORE, NMS_IOU, 300), limits=Limits(wall_s=200),
+            thresholds=Thresholds(MIN_SCORE, NMS_IOU, 300), limits=SandboxLimits(wall_s=200),
         )  # fmt: skip
         registry = Registry(tmp_path / "registry")
         folder, _ = add(wanted, registry, [picture(0, size), picture(1, size)], told.append)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.models.conversion.sandbox import Limits
+from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.errors import ModelError, ModelRefused
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
@@ -34,7 +34,7 @@ from tests.support.bad_models import (
     zipped_pickle,
 )
 
-TIGHT = Limits(memory_bytes=900 << 20, wall_s=120)
+TIGHT = SandboxLimits(memory_bytes=900 << 20, wall_s=120)
 
 REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
     "wrong hash": (wrong_hash, {}, r"model\.bin: expected sha256 \w{64}, found \w{64}"),
@@ -85,9 +85,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Path], dict, str]] = {
         (onnx(lambda: tiny_onnx.detector(external="weights.bin")), {}, "refused: No such"),
     "out of memory": (lambda tmp: ir(tmp / "net.xml", 4096, 4096), {"limits": TIGHT},
                       "reading it needs more than 900 MiB of memory"),
-    "time out": (lambda tmp: ir(tmp / "net.xml"), {"limits": Limits(wall_s=0.01)},
+    "time out": (lambda tmp: ir(tmp / "net.xml"), {"limits": SandboxLimits(wall_s=0.01)},
                  "reading it took more than 0.01 s"),
-    "CPU time": (lambda tmp: ir(tmp / "net.xml"), {"limits": Limits(cpu_s=0)},
+    "CPU time": (lambda tmp: ir(tmp / "net.xml"), {"limits": SandboxLimits(cpu_s=0)},
                  "reading it needs more than 0 s of CPU time"),
     "neither": (word, {}, "its bytes and name are of no kind that is read: ONNX"),
     "a file that is not there": (lambda tmp: tmp / "no.onnx", {}, "No such file"),

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from framegate.models.boxes import Boxes
 from framegate.models.detector import recall
 from framegate.models.detector.detector import Detector, build, load
-from framegate.models.detector.member import Member
+from framegate.models.detector.member import DetectorMember
 from framegate.models.detector.recall import Recall, Worth, boxes_of, key_of, value_of
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
-from framegate.models.preprocess import Prepared
+from framegate.models.preprocess import NetworkInput
 from tests.models.detector.test_detector import LOW, same, scene
 
 
@@ -46,9 +46,9 @@ def remembering() -> Recall:
     return Recall(Dictionary())
 
 
-def prepared(seed: int = 0, offset: tuple[int, int] = (0, 0)) -> Prepared:
+def prepared(seed: int = 0, offset: tuple[int, int] = (0, 0)) -> NetworkInput:
     bgr = np.random.default_rng(seed).integers(0, 256, (64, 96, 3), np.uint8)
-    return Prepared(bgr, (416, 234), (640, 360), offset)
+    return NetworkInput(bgr, (416, 234), (640, 360), offset)
 
 
 def test_answers_are_the_networks_to_the_bit(light: Detector, remembering: Recall) -> None:
@@ -118,7 +118,7 @@ def test_everything_that_decides_an_answer_decides_its_key(light: Detector) -> N
         ids: tuple[int, ...] = light.class_ids,
         features: bool = False,
         **changed: float,
-    ) -> Member:
+    ) -> DetectorMember:
         policy = replace(choices, **changed)  # type: ignore[arg-type]
         return build(policy, precision, threads, ids, features=features).members[0]  # type: ignore[arg-type]
 
@@ -130,8 +130,10 @@ def test_everything_that_decides_an_answer_decides_its_key(light: Detector) -> N
         member(min_score=0.5),
         member(nms_iou=0.4),
         member(max_boxes=7),
-        Member(plain.kind, 320, plain.network, choices, LOW, light.class_ids, plain.fixes),
-        Member(plain.kind, 416, plain.network, choices, LOW, light.class_ids, not plain.fixes),
+        DetectorMember(plain.kind, 320, plain.network, choices, LOW, light.class_ids, plain.fixes),
+        DetectorMember(
+            plain.kind, 416, plain.network, choices, LOW, light.class_ids, not plain.fixes
+        ),
     ]
     at = prepared()
     keys = [key_of(each, at) for each in [plain, *others]]

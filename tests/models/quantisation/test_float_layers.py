@@ -10,8 +10,8 @@ from framegate.models.errors import NotInstalled, NotQuantised
 from framegate.models.quantisation import int8
 from framegate.models.quantisation.agreement import Interval
 from framegate.models.quantisation.int8 import (
-    Candidate,
     Chosen,
+    QuantisedNetwork,
     answers,
     choose,
     times,
@@ -47,7 +47,7 @@ def test_times_are_one_a_network():
 
 
 def candidate(low, n_float):
-    return Candidate(network(), ("x",) * n_float, Interval(low, low, low))
+    return QuantisedNetwork(network(), ("x",) * n_float, Interval(low, low, low))
 
 
 def test_what_is_accepted_is_the_best_or_nothing():

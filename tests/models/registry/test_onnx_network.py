@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framegate.models.conversion.add import Wanted, add
+from framegate.models.conversion.add import AddRequest, add
 from framegate.models.conversion.settle import Wishes
 from framegate.models.detector.trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     path = tmp_path_factory.mktemp("onnx")
     write_network(path / "one.onnx")
     wishes = Wishes(("cat", "dog"), "yolo", input={"colour": "rgb", "scale": 1 / 255})
-    wanted = Wanted(path / "one.onnx", "one", wishes=wishes)
+    wanted = AddRequest(path / "one.onnx", "one", wishes=wishes)
     rows = np.random.default_rng(1).integers(0, 256, (48, 64), np.uint8)
     seen = Picture(rows, rows[:24, :32], rows[:24, 32:], "bt601", True)
     added, _ = add(wanted, Registry(path / "registry"), [seen], lambda _: None)

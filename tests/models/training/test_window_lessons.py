@@ -9,7 +9,7 @@ import pytest
 
 from framegate.models.boxes import Boxes
 from framegate.models.training.compose_footage import SIZES, Photograph, compose
-from framegate.models.training.window_course import Lesson, judged, keep, kept
+from framegate.models.training.window_course import ClipLesson, judged, keep, kept
 
 
 def boxes(*rows: tuple[float, float, int]) -> Boxes:
@@ -54,7 +54,7 @@ def test_a_lesson_is_kept_whole(tmp_path: Path) -> None:
     whole = np.arange(2, dtype=np.int32)
     place, features = np.zeros((2, 4), np.float32), np.zeros((2, 256), np.float16)
     start = np.array([0, 2, 2])
-    lesson = Lesson("one", start, place, numbers, whole, whole, features, *[numbers] * 4)
+    lesson = ClipLesson("one", start, place, numbers, whole, whole, features, *[numbers] * 4)
     keep(lesson, tmp_path / "one.npz")
     again = kept(tmp_path / "one.npz")
     assert (again.name, again.frames) == ("one", 2)
