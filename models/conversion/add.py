@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from framegate.models.conversion import convert
 from framegate.models.conversion.convert import Foreign
@@ -15,9 +14,10 @@ from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Settled, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats import FORMATS
-from framegate.models.formats.candidates import Size
+from framegate.models.formats.decoding import Size
 from framegate.models.picture import Picture
 from framegate.models.registry.model_folder import (
+    MANIFEST,
     NETWORK,
     Manifest,
     ModelFolder,
@@ -43,9 +43,12 @@ class AddRequest:
 
 
 def add(
-    wanted: AddRequest, registry: Registry, pictures: Sequence[Picture], tell: Callable[[str], None]
+    request: AddRequest,
+    registry: Registry,
+    pictures: Sequence[Picture],
+    tell: Callable[[str], None],
 ) -> tuple[ModelFolder, Proof]:
-    """The model in the registry, and what it said about `pictures`.
+    """Put the model into the registry; give its folder there, and its answers on `pictures`.
 
     tell  called with a line for each choice that was made, and why
 
@@ -54,26 +57,27 @@ def add(
     with tempfile.TemporaryDirectory(prefix="framegate-add-") as scratch:
         work = Path(scratch, "work")
         work.mkdir()
-        foreign = convert.read(wanted.file, work, wanted.size, wanted.limits)
-        tell(f"read: {foreign.kind}, {_outputs_of(foreign)}")
+        foreign = convert.read(request.file, work, request.size, request.limits)
+        outputs = ", ".join(str(port) for port in foreign.ports)
+        size = f"{foreign.size[0]}x{foreign.size[1]}"
+        tell(f"read: {foreign.kind}, input {size}, outputs {outputs}")
         settled = settle(
-            str(wanted.file), foreign.ports, foreign.size, foreign.metadata, wanted.wishes
+            str(request.file), foreign.ports, foreign.size, foreign.metadata, request.wishes
         )
         for line in settled.told:
             tell(line)
-        _check(wanted, settled)
-        digest = sha256_of(next(work.glob(f"{convert.GIVEN}/original*")))
-        outputs = convert.build(foreign, settled)
-        proof = prove(foreign, settled, outputs, pictures, wanted.thresholds)
-        said = _said(wanted, foreign, settled, outputs, proof, digest)
-        folder = convert.assemble(foreign, Path(scratch, "folder"), said)
-        return registry.put(_versioned(wanted, folder, registry)), proof
+        draft = _draft(request, foreign, settled)
+        names = convert.build(foreign, settled)
+        proof = prove(foreign, settled, names, pictures, request.thresholds)
+        manifest = replace(draft, outputs=names, metrics=metrics(proof))
+        folder = convert.assemble(foreign, Path(scratch, "folder"), manifest)
+        return registry.put(_versioned(request, folder, registry)), proof
 
 
 def add_folder(
     path: Path, registry: Registry, pictures: Sequence[Picture], limits: SandboxLimits | None = None
 ) -> tuple[ModelFolder, Proof]:
-    """A folder that another machine's registry held, checked and proved anew.
+    """Put a folder of another machine's registry into this one, checked and proved anew.
 
     Raises ModelUnreadable when a file is not what its manifest says, ManifestRefused, ModelRefused.
     """
@@ -97,82 +101,50 @@ def add_folder(
     return registry.put(folder), proof
 
 
-def _check(wanted: AddRequest, settled: Settled) -> None:
-    """All that a manifest refuses, before minutes of work."""
-    sums = {NETWORK: "0" * 64, "model.bin": "0" * 64}
-    Manifest(**_manifest(wanted, settled, ("output",), "f32", {}, "", ""), files=sums)
-
-
-def _said(
-    wanted: AddRequest,
-    foreign: Foreign,
-    settled: Settled,
-    outputs: tuple[str, ...],
-    proof: Proof,
-    digest: str,
-) -> dict[str, Any]:
-    licence = wanted.licence
+def _draft(request: AddRequest, foreign: Foreign, settled: Settled) -> Manifest:
+    """All of the manifest that is known before minutes of work, so that a fault is told first."""
+    licence, provenance = request.licence, request.provenance
     if licence is None:
         licence = foreign.metadata.get("license", "")[:200]
-    provenance = wanted.provenance
     if provenance is None:
-        by = foreign.metadata.get("author", "")[:100]
-        provenance = f"{wanted.file.name} ({foreign.kind}, sha256 {digest}){' by ' * bool(by)}{by}"
-    precision = "int8" if foreign.is_quantised else "f32"
-    return _manifest(wanted, settled, outputs, precision, metrics(proof), licence, provenance)
+        digest = sha256_of(next(foreign.work.glob(f"{convert.GIVEN}/original*")))
+        author = foreign.metadata.get("author", "")[:100]
+        provenance = f"{request.file.name} ({foreign.kind}, sha256 {digest})"
+        provenance += f" by {author}" if author else ""
+    return Manifest(
+        name=request.name,
+        version=request.version or "1",
+        task="detect",
+        classes=settled.classes,
+        input=settled.input,
+        precision="int8" if foreign.is_quantised else "f32",
+        format=settled.format,
+        options=settled.options,
+        outputs=("output",),
+        min_score=request.thresholds.min_score,
+        nms_iou=request.thresholds.nms_iou,
+        max_boxes=request.thresholds.max_boxes,
+        files={NETWORK: "0" * 64, "model.bin": "0" * 64},
+        metrics={},
+        licence=licence,
+        provenance=provenance,
+    )
 
 
-def _manifest(
-    wanted: AddRequest,
-    settled: Settled,
-    outputs: tuple[str, ...],
-    precision: str,
-    measured: dict[str, Any],
-    licence: str,
-    provenance: str,
-) -> dict[str, Any]:
-    thresholds = wanted.thresholds
-    return {
-        "name": wanted.name,
-        "version": wanted.version or "1",
-        "task": "detect",
-        "classes": settled.classes,
-        "input": settled.input,
-        "precision": precision,
-        "format": settled.format,
-        "options": settled.options,
-        "outputs": outputs,
-        "min_score": thresholds.min_score,
-        "nms_iou": thresholds.nms_iou,
-        "max_boxes": thresholds.max_boxes,
-        "metrics": measured,
-        "licence": licence,
-        "provenance": provenance,
-    }
-
-
-def _versioned(wanted: AddRequest, folder: ModelFolder, registry: Registry) -> ModelFolder:
-    """With the version that was asked for, or the next number; what is there stays what it is."""
+def _versioned(request: AddRequest, folder: ModelFolder, registry: Registry) -> ModelFolder:
+    """Give it the version that was asked for, or the next number; the same model keeps its own."""
     manifest = folder.manifest
-    there = [one.manifest for one in registry.models() if one.manifest.name == manifest.name]
-    same = [one for one in there if replace(one, version=manifest.version) == manifest]
-    if wanted.version is None:
+    others = [m.manifest for m in registry.models() if m.manifest.name == manifest.name]
+    if request.version is None:
+        same = [other for other in others if replace(other, version=manifest.version) == manifest]
         numbers = [0]
-        for one in there:
+        for other in others:
             with suppress(ValueError):
-                numbers.append(int(one.version))
+                numbers.append(int(other.version))
         version = same[0].version if same else str(max(numbers) + 1)
         manifest = replace(manifest, version=version)
-    elif any(one.version == wanted.version and one != manifest for one in there):
+    elif any(other.version == request.version and other != manifest for other in others):
         why = f"{manifest.ref} is in the registry already, with other content"
-        raise ModelRefused(wanted.file, f"{why}; choose another --version, or remove that one")
-    (folder.path / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        raise ModelRefused(request.file, f"{why}; choose another --version, or remove that one")
+    (folder.path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return open_folder(folder.path)
-
-
-def _outputs_of(foreign: Foreign) -> str:
-    shapes = []
-    for port in foreign.ports:
-        axes = "..." if port.shape is None else ", ".join(str(n or "?") for n in port.shape)
-        shapes.append(f"{port.name} [{axes}]")
-    return f"input {foreign.size[0]}x{foreign.size[1]}, outputs {', '.join(shapes)}"

@@ -1,8 +1,8 @@
-"""A foreign model file as a model folder, step by step; what touches the file runs apart."""
+"""A foreign model file as a model folder, step by step; what opens the file runs in the sandbox."""
 
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from framegate.models.conversion.sandbox import SandboxLimits, ask
 from framegate.models.conversion.settle import Settled
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
-from framegate.models.formats.candidates import Size
+from framegate.models.formats.decoding import Size
 from framegate.models.registry.model_folder import (
     MANIFEST,
     NETWORK,
@@ -49,7 +49,7 @@ class Foreign:
 def read(
     file: Path, work: Path, size: Size | None = None, limits: SandboxLimits | None = None
 ) -> Foreign:
-    """Reads `file` in the folder `work`, which is empty; from copies, so that none can change.
+    """Read `file` in the empty folder `work`, from copies, so that none can change meanwhile.
 
     size  (width, height) of the input, where the file leaves it open
 
@@ -59,25 +59,26 @@ def read(
     given = work / GIVEN
     given.mkdir()
     copy = _copied(file, given / f"original{_suffix(file)}")
-    looked = ask("look", {"file": str(copy)}, work, file, limits)
+    found = ask("kind", {"file": str(copy)}, work, file, limits)
+    kind = found["kind"]
     kept = [copy.name]
-    for name in looked["needs"]:
+    for name in found["needs"]:
         # OpenVINO looks for the weights of an IR under its own name.
-        is_bin = looked["kind"] == "ir"
+        is_bin = kind == "ir"
         beside = file.with_suffix(".bin") if is_bin else file.parent / str(name)
         if beside.is_symlink():
             raise ModelRefused(beside, "a link, which may lead anywhere; allowed is a file")
         kept.append(_copied(beside, given / str(name)).name)
-    said = {"file": str(copy), "kind": looked["kind"], "size": size}
-    found = ask("read", said, work, file, limits)
+    arguments = {"file": str(copy), "kind": kind, "size": size}
+    found = ask("read", arguments, work, file, limits)
     if found["size"] is None:
         answers = ["WIDTHxHEIGHT in pixels, as the network was trained"]
         raise Undecided(f"{file} leaves the size of its input open", answers, "--size")
     return Foreign(
         file,
         work,
-        looked["kind"],
-        tuple(kept) if looked["kind"] == "onnx" else (),
+        kind,
+        tuple(kept) if kind == "onnx" else (),
         (int(found["size"][0]), int(found["size"][1])),
         tuple(_port(one) for one in found["outputs"]),
         {str(key): str(value) for key, value in found["metadata"].items()},
@@ -87,7 +88,7 @@ def read(
 
 
 def build(foreign: Foreign, settled: Settled) -> tuple[str, ...]:
-    """Writes the network file of the model folder into the work folder; its outputs' names.
+    """Write the network file of the model folder into the work folder; give its outputs' names.
 
     Raises ModelRefused.
     """
@@ -100,7 +101,7 @@ def build(foreign: Foreign, settled: Settled) -> tuple[str, ...]:
         for i, name, rank in zip(settled.ports, names, ranks, strict=True)
     ]
     spec = settled.input
-    said: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "outputs": outputs,
         "colour": spec.colour,
         "scale": spec.scale,
@@ -108,12 +109,14 @@ def build(foreign: Foreign, settled: Settled) -> tuple[str, ...]:
         "std": spec.std,
         "file": NETWORK,
     }
-    ask("build", said, foreign.work, foreign.file, foreign.limits)
+    ask("build", arguments, foreign.work, foreign.file, foreign.limits)
     return tuple(names)
 
 
-def assemble(foreign: Foreign, path: Path, said: dict[str, Any]) -> ModelFolder:
-    """The model folder at `path`, a new folder; `said`: the manifest but for `files`.
+def assemble(foreign: Foreign, path: Path, manifest: Manifest) -> ModelFolder:
+    """Put the model folder together at `path`, a new folder.
+
+    manifest  but for `files`, which are what lies there then
 
     Raises ManifestRefused.
     """
@@ -121,8 +124,8 @@ def assemble(foreign: Foreign, path: Path, said: dict[str, Any]) -> ModelFolder:
     names = (NETWORK, "model.bin", *foreign.kept)
     for name in names:
         shutil.move(foreign.work / (GIVEN if name in foreign.kept else "") / name, path / name)
-    manifest = Manifest(**said, files={name: sha256_of(path / name) for name in names})
-    (path / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    whole = replace(manifest, files={name: sha256_of(path / name) for name in names})
+    (path / MANIFEST).write_text(whole.to_json(), encoding="utf-8")
     return open_folder(path)
 
 
@@ -145,7 +148,7 @@ def _suffix(file: Path) -> str:
     return f".{kept}" if kept else ""
 
 
-def _port(one: dict[str, Any]) -> Port:
-    shape = one["shape"]
-    is_integer = str(one["type"]).startswith(("i", "u"))
-    return Port(one["name"], None if shape is None else tuple(shape), is_integer)
+def _port(output: dict[str, Any]) -> Port:
+    shape = output["shape"]
+    is_integer = str(output["type"]).startswith(("i", "u"))
+    return Port(output["name"], None if shape is None else tuple(shape), is_integer)

@@ -1,6 +1,7 @@
-"""What an unknown network may be: its output format and its input, read from names and shapes.
+"""What an unknown network may be: its output format and its input, guessed from names and shapes.
 
-Pure. Whatever fits is a candidate; who asks takes the only one and puts several to the user.
+Pure. Every format that fits is given: the caller takes the only one, and asks the user where there
+are several.
 """
 
 from __future__ import annotations
@@ -11,26 +12,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from framegate.models import coco
-from framegate.models.formats.candidates import Size
+from framegate.models.formats.decoding import Size
 from framegate.models.formats.nanodet import BINS, STRIDES
 from framegate.models.registry.model_folder import InputSpec
-
-# -- One output of a network that nobody knows yet, and a reading of several of them.
-
 
 Shape = tuple[int | None, ...]  # None: an axis that stays open
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """As the network has it, batch axis and all. `shape` is None where even its rank is open."""
+    """One output of a network, batch axis and all; `shape` is None where even its rank is open."""
 
     name: str
     shape: Shape | None
     is_integer: bool = False
 
+    def __str__(self) -> str:
+        """Give its name and axes, `?` for one that is open."""
+        return f"{self.name} {_words(self.shape)}"
+
     def own(self, rank: int) -> Shape | None:
-        """Its shape as `rank` axes without the batch axis; None if that cannot be."""
+        """Return its shape as `rank` axes without the batch axis; None if that cannot be."""
         if self.shape is None:
             return None
         if len(self.shape) == rank + 1 and self.shape[0] in (1, None):
@@ -38,19 +40,19 @@ class Port:
         return self.shape if len(self.shape) == rank else None
 
     def named(self, *words: str) -> bool:
-        """Whether its name says one of these."""
+        """Return whether its name has one of these in it."""
         return re.search("|".join(words), self.name, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class FormatGuess:
-    """A reading of a network's outputs that fits their shapes.
+    """A format that a network's outputs may have, as their shapes fit it.
 
     format     a key of `formats.FORMATS`
     ports      indices of the outputs, in the order of the format
-    n_classes  that it implies
+    n_classes  that the shapes imply; 0: any number
     why        what speaks for it, for people
-    options    of the format
+    options    of the format, as far as the shapes tell
     """
 
     format: str
@@ -60,26 +62,63 @@ class FormatGuess:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list[FormatGuess]:
+    """Every format that fits the outputs; empty: none that is read.
+
+    size       (width, height) of the input
+    n_classes  None: not known. Formats that imply another number are left out, but for networks
+               that count 80 classes by COCO's own numbers, to 90
+    """
+    used = [i for i, port in enumerate(ports) if not _is_count(port, len(ports))]
+    found = [
+        one
+        for one in _formats([ports[i] for i in used], size, n_classes)
+        if n_classes in (None, one.n_classes)
+    ]
+    return [_at(one, used) for one in found]
+
+
+def _formats(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
+    if len(ports) == 1:
+        yield from _rows_of_boxes(ports[0], size, n_classes)
+    elif len(ports) == 2:
+        yield from _boxes_and_scores(ports, size, n_classes)
+        yield from _heat_and_sides(ports)
+    elif len(ports) == 3:
+        yield from _boxes_scores_labels(ports, n_classes)
+        yield from _three_maps(ports, size)
+
+
+def _is_count(port: Port, n_ports: int) -> bool:
+    """The number of boxes, which some exporters give beside boxes, scores and labels."""
+    return n_ports == 4 and port.is_integer and port.shape in ((1, 1), (1,), (None, 1))
+
+
+def _at(one: FormatGuess, used: Sequence[int]) -> FormatGuess:
+    ports = tuple(used[i] for i in one.ports)
+    return FormatGuess(one.format, ports, one.n_classes, one.why, one.options)
+
+
+# -- One output: rows of numbers, one a box.
+
+
+_FEW = 1000  # more rows are no queries and no suppressed boxes
+_GRIDS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8,), (16,), (32,))
+
+
 def cells(size: Size, strides: Sequence[int]) -> int:
     """Cells of the grids of a network, parts of cells counted whole."""
     return sum(-(-size[0] // s) * -(-size[1] // s) for s in strides)
 
 
-# -- Readings of a network with one output: rows of numbers, one a box.
-
-
-FEW = 1000  # more rows are no queries and no suppressed boxes
-_GRIDS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8,), (16,), (32,))
-
-
-def one(port: Port, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
-    """What the one output may be."""
+def _rows_of_boxes(port: Port, size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
+    """One output: (N, numbers), a row a box, or (numbers, N)."""
     if port.shape is not None and port.shape[-1] == 7:
         yield from _sevens(port, n_classes)
     shape = port.own(2)
     if shape is None:
         return
-    if shape[1] == 6 and (shape[0] is None or shape[0] <= FEW):
+    if shape[1] == 6 and (shape[0] is None or shape[0] <= _FEW):
         why = f"{_words(shape)}: box, score and class of at most {shape[0] or 'some'} boxes"
         yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
     n, width = shape
@@ -97,7 +136,7 @@ def _sevens(port: Port, n_classes: int | None) -> Iterator[FormatGuess]:
         why = f"{_words(shape)}: picture, class, score and box, as DetectionOutput gives them"
         yield FormatGuess("ssd_rows", (0,), n_classes or 0, why)
     own = port.own(2)
-    if own is not None and (own[0] is None or own[0] <= FEW):
+    if own is not None and (own[0] is None or own[0] <= _FEW):
         why = f"{_words(own)}: picture, box, class and score, as YOLO v7 gives them"
         yield FormatGuess("yolo_end_to_end", (0,), n_classes or 0, why)
 
@@ -107,7 +146,7 @@ def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Itera
     shape = _words((n, width))
     grid = next((g for g in _GRIDS if n == cells(size, g)), None)
     anchors = next((g for g in _GRIDS if n == 3 * cells(size, g)), None)
-    if width > 5 and grid is None and (n is None or n > FEW or anchors):
+    if width > 5 and grid is None and (n is None or n > _FEW or anchors):
         why = f"{shape}: box, objectness and {width - 5} class scores"
         why += f", 3 boxes a cell of strides {_list(anchors)}" if anchors else ""
         yield FormatGuess("yolo_objectness", (0,), width - 5, why, {"layout": "rows"})
@@ -116,10 +155,10 @@ def _rows(n: int | None, width: int, size: Size, n_classes: int | None) -> Itera
         for name, form in (("yolo_objectness", "finished boxes"), ("yolox", "in cells")):
             options = {"layout": "rows"} | ({"strides": list(grid)} if name == "yolox" else {})
             yield FormatGuess(name, (0,), width - 5, f"{why} {_list(grid)}, {form}", options)
-    if anchors is None and (n is None or grid or n > FEW):
+    if anchors is None and (n is None or grid or n > _FEW):
         why = f"{shape}: box and {width - 4} class scores, a row a box"
         yield FormatGuess("yolo", (0,), width - 4, why, {"layout": "rows"})
-    if n is not None and n <= FEW and anchors is None:
+    if n is not None and n <= _FEW and anchors is None:
         why = f"{shape}: box and {width - 4} class scores of {n} queries"
         yield FormatGuess("detr_joined", (0,), width - 4, why)
     if grid is not None:
@@ -138,15 +177,16 @@ def _bins(
             yield FormatGuess("nanodet_joined", (0,), implied, why + _list(grid), options)
 
 
-def _words(shape: Shape) -> str:
-    return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
-
-
 def _list(strides: tuple[int, ...]) -> str:
     return ", ".join(str(stride) for stride in strides)
 
 
-# -- Readings of a network whose boxes and scores are outputs of their own.
+def _words(shape: Shape | None) -> str:
+    axes = "..." if shape is None else ", ".join("?" if n is None else str(n) for n in shape)
+    return f"[{axes}]"
+
+
+# -- Two or three outputs: boxes, and what they are in outputs of their own.
 
 
 # Of torchvision's two SSDs, by input and number of boxes.
@@ -167,7 +207,9 @@ _BOXES, _SCORES = ("box", "loc", "reg", "det"), ("score", "prob", "conf")
 _LOGITS = ("logit", "cls", "class", "label")
 
 
-def two(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
+def _boxes_and_scores(
+    ports: Sequence[Port], size: Size, n_classes: int | None
+) -> Iterator[FormatGuess]:
     """Boxes (N, 4) and numbers a class (N, C)."""
     for order in ((0, 1), (1, 0)):
         boxes, scores = (ports[i].own(2) for i in order)
@@ -193,7 +235,7 @@ def _pair(
     what = f"boxes {ports[order[0]].name!r} [{n or '?'}, 4] and {ports[order[1]].name!r}"
     what = f"{what} [{n or '?'}, {width}]"
     turned = order[::-1]
-    if not says_scores and (n is None or n <= FEW):
+    if not says_scores and (n is None or n <= _FEW):
         for name, spare, words in (
             ("detr_softmax", 1, "logits with one for no object"),
             ("detr_sigmoid", 0, "logits, each of its own"),
@@ -201,7 +243,7 @@ def _pair(
             count, options = _classes(width - spare, n_classes, coco_width=91)
             why = f"{what}: {words}, of {n or 'some'} queries"
             yield FormatGuess(name, turned, count, why, options)
-    if not says_scores and (n is None or n > FEW):
+    if not says_scores and (n is None or n > _FEW):
         count, options = _classes(width - 1, n_classes, coco_width=90)
         known = SSD_OPTIONS.get((size, n or 0), {})
         whose = "as torchvision's SSD has them" if known else "default boxes in --option"
@@ -212,7 +254,7 @@ def _pair(
         yield FormatGuess("boxes_scores", order, count, f"{what}: scores a class", options)
 
 
-def three_pairs(ports: Sequence[Port], n_classes: int | None) -> Iterator[FormatGuess]:
+def _boxes_scores_labels(ports: Sequence[Port], n_classes: int | None) -> Iterator[FormatGuess]:
     """Boxes (N, 4), scores (N,) and labels (N,)."""
     boxes = [i for i, port in enumerate(ports) if (port.own(2) or (0,))[-1] == 4]
     if len(boxes) != 1:
@@ -238,10 +280,10 @@ def _classes(width: int, n_classes: int | None, coco_width: int) -> tuple[int, d
     return width, {}
 
 
-# -- Readings of a network whose outputs are maps over the picture.
+# -- Two or three outputs that are maps over the picture.
 
 
-def heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
+def _heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
     """Our CenterNet: heat (classes, h, w), sides (4, h, w)."""
     for order in ((0, 1), (1, 0)):
         heat, sides = (ports[i].own(3) for i in order)
@@ -254,7 +296,7 @@ def heat_and_sides(ports: Sequence[Port]) -> Iterator[FormatGuess]:
             yield FormatGuess("centernet", order, heat[0], why)
 
 
-def three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
+def _three_maps(ports: Sequence[Port], size: Size) -> Iterator[FormatGuess]:
     """NanoDet's three heads, or the usual CenterNet."""
     maps = [port.own(3) for port in ports]
     by_stride = {}
@@ -293,44 +335,7 @@ def _usual_centernet(ports: Sequence[Port]) -> Iterator[FormatGuess]:
         yield FormatGuess("centernet_usual", order, heat[0], f"{why}offset {names[2]}")
 
 
-def candidates(ports: Sequence[Port], size: Size, n_classes: int | None) -> list[FormatGuess]:
-    """Every reading that fits.
-
-    size       (width, height) of the input
-    n_classes  if it is known: readings with another number are left out, but for those of networks
-               that count 80 classes by COCO's own numbers, to 90
-    """
-    used = [i for i, port in enumerate(ports) if not _is_count(port, len(ports))]
-    found = [
-        one
-        for one in _readings([ports[i] for i in used], size, n_classes)
-        if n_classes in (None, one.n_classes)
-    ]
-    return [_at(one, used) for one in found]
-
-
-def _readings(ports: Sequence[Port], size: Size, n_classes: int | None) -> Iterator[FormatGuess]:
-    if len(ports) == 1:
-        yield from one(ports[0], size, n_classes)
-    elif len(ports) == 2:
-        yield from two(ports, size, n_classes)
-        yield from heat_and_sides(ports)
-    elif len(ports) == 3:
-        yield from three_pairs(ports, n_classes)
-        yield from three_maps(ports, size)
-
-
-def _is_count(port: Port, n_ports: int) -> bool:
-    """The number of boxes, which some exporters give beside boxes, scores and labels."""
-    return n_ports == 4 and port.is_integer and port.shape in ((1, 1), (1,), (None, 1))
-
-
-def _at(one: FormatGuess, used: Sequence[int]) -> FormatGuess:
-    ports = tuple(used[i] for i in one.ports)
-    return FormatGuess(one.format, ports, one.n_classes, one.why, one.options)
-
-
-# -- How pictures become the input of a foreign network: what is usual for its family, and why.
+# -- The input: what is usual for the family of detectors that has such outputs.
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -379,7 +384,7 @@ _SSDLITE = Usual("torchvision's SSDlite", "stretch", 0, mean=(0.5, 0.5, 0.5), st
 def guess_input(format_: str, size: Size, said: dict[str, Any]) -> tuple[InputSpec, str]:
     """The input of a network of `size` (width, height), and a line that says why.
 
-    said  what the user says of it, by the names of InputSpec; that wins
+    said  what the user says of it, by the names of InputSpec's fields; that wins
 
     Raises ManifestRefused for values that cannot be.
     """
@@ -389,22 +394,7 @@ def guess_input(format_: str, size: Size, said: dict[str, Any]) -> tuple[InputSp
         for key in ("fit", "fill", "colour", "scale", "mean", "std")
     }
     spec = InputSpec(size[0], size[1], **values)
-    words = f"{describe(spec)}: usual for {usual.family}"
+    words = f"{spec}: usual for {usual.family}"
     if said:
         words += f"; as told: {', '.join(sorted(said))}"
     return spec, words
-
-
-def describe(spec: InputSpec) -> str:
-    """An InputSpec in a line."""
-    parts = [f"{spec.width}x{spec.height}", f"{spec.fit} on grey {spec.fill}", spec.colour]
-    if spec.fit == "stretch":
-        parts[1] = "stretched"
-    if spec.scale != 1:
-        inverse = round(1 / spec.scale, 6)
-        parts.append(f"levels / {inverse:g}" if inverse >= 1 else f"levels * {spec.scale:g}")
-    if any(spec.mean):
-        parts.append(f"- ({', '.join(f'{one:g}' for one in spec.mean)})")
-    if any(one != 1 for one in spec.std):
-        parts.append(f"/ ({', '.join(f'{one:.4g}' for one in spec.std)})")
-    return ", ".join(parts)

@@ -15,7 +15,7 @@ from framegate.models.conversion.sandbox import ask
 from framegate.models.conversion.settle import Settled
 from framegate.models.errors import ModelRefused
 from framegate.models.formats import FORMATS
-from framegate.models.formats.candidates import Options
+from framegate.models.formats.decoding import Options
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput, to_source
 from framegate.models.registry.model_folder import NETWORK, InputSpec
@@ -62,7 +62,7 @@ def prove(
     pictures: Sequence[Picture],
     limits: Thresholds,
 ) -> Proof:
-    """Runs the built network on `pictures`, apart, and reads what it says.
+    """Run the built network on `pictures` in the sandbox, and read its outputs as boxes.
 
     Raises ModelRefused: outputs that are NaN, or that the format cannot read, or that say
     something else than the format means.
@@ -71,8 +71,8 @@ def prove(
     names = [f"picture{i}.npy" for i in range(len(fitted))]
     for name, one in zip(names, fitted, strict=True):
         np.save(foreign.work / name, one.bgr)
-    said = {"file": NETWORK, "outputs": outputs, "pictures": names}
-    ran = ask("run", said, foreign.work, foreign.file, foreign.limits)
+    arguments = {"file": NETWORK, "outputs": outputs, "pictures": names}
+    ran = ask("run", arguments, foreign.work, foreign.file, foreign.limits)
     boxes: dict[str, tuple[Boxes, ...]] = {}
     best = 0.0
     for precision in ran["ms"]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from framegate.models.errors import ModelRefused
 
-REQUEST, ANSWER, SAID = "request.json", "answer.json", "said.txt"
+REQUEST, ANSWER, PRINTED = "request.json", "answer.json", "printed.txt"
 _ROOT = Path(__file__).resolve().parents[2]
 _MOST_ANSWER_BYTES = 4 << 20
 _NO_MEMORY = ("MemoryError", "bad_alloc", "an't allocate memory", "annot allocate memory", "OOM")
@@ -41,22 +41,23 @@ class SandboxLimits:
 
 
 def ask(
-    task: str, said: Mapping[str, Any], folder: Path, file: Path, limits: SandboxLimits
+    task: str, arguments: Mapping[str, Any], folder: Path, file: Path, limits: SandboxLimits
 ) -> dict[str, Any]:
-    """The answer to `task` (of `convert_apart`), worked out in `folder`.
+    """Give the answer to `task` (of `sandbox_main`), worked out in `folder`.
 
-    file  whom a refusal is about
+    arguments  of the task, as JSON takes them
+    file       whom a refusal is about
 
     Raises ModelRefused: what the file lacks, or which limit it met.
     """
-    request = {"task": task, "said": dict(said), "limits": asdict(limits)}
+    request = {"task": task, "arguments": dict(arguments), "limits": asdict(limits)}
     (folder / REQUEST).write_text(json.dumps(request))
     (folder / ANSWER).unlink(missing_ok=True)
     code = _run(folder, file, limits)
-    told = (folder / SAID).read_bytes()[-4000:].decode(errors="replace")
+    printed = (folder / PRINTED).read_bytes()[-4000:].decode(errors="replace")
     answer = _answer(folder)
     if answer is None:
-        raise ModelRefused(file, why_ended(code, told, limits))
+        raise ModelRefused(file, why_ended(code, printed, limits))
     if "refused" in answer:
         raise ModelRefused(file, str(answer["refused"]))
     done: dict[str, Any] = answer["done"]
@@ -66,14 +67,14 @@ def ask(
 def _run(folder: Path, file: Path, limits: SandboxLimits) -> int:
     # -P, -s: no module comes from the folder that it works in.
     command = [sys.executable, "-P", "-s", "-m", "framegate.models.conversion.sandbox_main"]
-    with (folder / SAID).open("wb") as said:
+    with (folder / PRINTED).open("wb") as printed:
         process = subprocess.Popen(
             command,
             cwd=folder,
             env=_environment(folder),
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=printed,
+            stderr=printed,
             start_new_session=True,
         )
         try:
@@ -109,19 +110,19 @@ def _answer(folder: Path) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.keys() & {"refused", "done"} else None
 
 
-def why_ended(code: int, told: str, limits: SandboxLimits) -> str:
-    """What ended a process that gave no answer."""
-    if any(word in told for word in _NO_MEMORY):
+def why_ended(code: int, printed: str, limits: SandboxLimits) -> str:
+    """Say what ended a process that gave no answer."""
+    if any(word in printed for word in _NO_MEMORY):
         return no_memory(limits.memory_bytes)
     if code < 0:
         over = _SIGNALS.get(signal.Signals(-code))
         if over is not None:
             return "reading it needs " + over.format(**asdict(limits))
         return f"it crashes its reader ({signal.Signals(-code).name})"
-    last = told.strip().splitlines()[-1:] or ["no word"]
+    last = printed.strip().splitlines()[-1:] or ["no word"]
     return f"its reader ended with code {code}: {last[0][:300]}"
 
 
 def no_memory(limit: int) -> str:
-    """The reason for a file whose reading needs more than `limit` bytes."""
+    """Give the reason for a file whose reading needs more than `limit` bytes."""
     return f"reading it needs more than {limit >> 20} MiB of memory"

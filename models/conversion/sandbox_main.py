@@ -1,11 +1,11 @@
-"""The other end of `apart`: one task on one file, under limits.
+"""The process that `sandbox.ask` starts: one task on one file, under limits.
 
 It takes `request.json` of its folder and leaves `answer.json` there.
 """
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,48 +13,49 @@ from typing import Any
 from framegate.models.conversion.sandbox import ANSWER, REQUEST, no_memory
 from framegate.models.errors import ModelError, ModelRefused
 
-
-def look(said: dict[str, Any]) -> dict[str, Any]:
-    """What kind of file it is."""
-    from framegate.models.conversion.scan import kind_of
-
-    return kind_of(Path(said["file"]))
+# Each imports what it needs itself: what kind of file it is needs no OpenVINO, say.
 
 
-def read(said: dict[str, Any]) -> dict[str, Any]:
-    """Its network as OpenVINO reads it."""
-    from framegate.models.conversion.networks import read
+def _kind(file: str) -> dict[str, Any]:
+    from framegate.models.conversion.file_kind import kind_of
 
-    return read(Path(said["file"]), said["kind"], said["size"])
-
-
-def build(said: dict[str, Any]) -> dict[str, Any]:
-    """That network with its pre-processing inside."""
-    from framegate.models.conversion.networks import build
-
-    return build(**said)
+    return kind_of(Path(file))
 
 
-def run(said: dict[str, Any]) -> dict[str, Any]:
-    """What it says about pictures."""
-    from framegate.models.conversion.trial import run
+def _read(file: str, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import read
 
-    return run(**said)
+    return read(Path(file), kind, size)
 
 
-TASKS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    task.__name__: task for task in (look, read, build, run)
+def _build(**arguments: Any) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import build
+
+    return build(**arguments)
+
+
+def _run(**arguments: Any) -> dict[str, Any]:
+    from framegate.models.conversion.sandbox_tasks import run
+
+    return run(**arguments)
+
+
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "kind": _kind,
+    "read": _read,
+    "build": _build,
+    "run": _run,
 }
 
 
 def main() -> None:
-    """Do it; a fault of the file is an answer, too."""
+    """Do the task; a fault of the file is an answer, too."""
     request = json.loads(Path(REQUEST).read_text())
     limits = request["limits"]
     limit(limits)
     answer: dict[str, Any]
     try:
-        answer = {"done": TASKS[request["task"]](request["said"])}
+        answer = {"done": TASKS[request["task"]](**request["arguments"])}
     except ModelRefused as refusal:
         answer = {"refused": refusal.reason}
     except ModelError as fault:
@@ -81,7 +82,7 @@ def limit(limits: dict[str, Any]) -> None:
 
 
 def reason(fault: Exception, memory_bytes: int) -> str:
-    """In a few lines, without a library's source lines and stack traces."""
+    """Return its message in a few lines, without a library's source lines and stack traces."""
     text = str(fault) or repr(fault)
     if ("alloc" in text and "memory" in text) or "bad_alloc" in text:
         return no_memory(memory_bytes)

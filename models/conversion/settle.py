@@ -11,7 +11,7 @@ from typing import Any
 from framegate.models.conversion.guess import FormatGuess, Port, candidates, guess_input
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
-from framegate.models.formats.candidates import Size
+from framegate.models.formats.decoding import Size
 from framegate.models.registry.model_folder import InputSpec
 
 _FEWEST_ASKED = 12  # candidates shown at most
@@ -150,7 +150,7 @@ def _as_told(
 
 def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wishes) -> str:
     """Why no format fits."""
-    shapes = ", ".join(f"{port.name} {_words(port)}" for port in ports)
+    shapes = ", ".join(str(port) for port in ports)
     if n_classes is not None:
         others = candidates(ports, size, None)
         others = [one for one in others if wishes.format in (None, one.format)]
@@ -164,12 +164,6 @@ def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wi
         return f"its outputs {shapes} are not what {wishes.format} reads: {why}"
     known = ", ".join(FORMATS)
     return f"its outputs {shapes} are of no format that is read ({known}); see --outputs"
-
-
-def _words(port: Port) -> str:
-    if port.shape is None:
-        return "[...]"
-    return f"[{', '.join('?' if axis is None else str(axis) for axis in port.shape)}]"
 
 
 def _options(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray
-from framegate.models.formats.candidates import (
+from framegate.models.formats.decoding import (
     Options,
     Size,
     above,

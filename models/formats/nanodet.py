@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from framegate.models.boxes import Boxes, FloatArray, IntArray, empty
 from framegate.models.coco import N_CLASSES
-from framegate.models.formats.candidates import above, best, in_input, shaped
+from framegate.models.formats.decoding import above, best, in_input, shaped
 
 STRIDES = (8, 16, 32)
 BINS = 11

@@ -13,7 +13,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.errors import ArrayMismatch
-from framegate.models.formats.candidates import (
+from framegate.models.formats.decoding import (
     Options,
     Size,
     above,

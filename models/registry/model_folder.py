@@ -185,6 +185,20 @@ class InputSpec:
         object.__setattr__(self, "mean", triple("input.mean", self.mean, -1e9))
         object.__setattr__(self, "std", triple("input.std", self.std, 1e-9))
 
+    def __str__(self) -> str:
+        """Say it in a line, as people read it."""
+        parts = [f"{self.width}x{self.height}", f"{self.fit} on grey {self.fill}", self.colour]
+        if self.fit == "stretch":
+            parts[1] = "stretched"
+        if self.scale != 1:
+            inverse = round(1 / self.scale, 6)
+            parts.append(f"levels / {inverse:g}" if inverse >= 1 else f"levels * {self.scale:g}")
+        if any(self.mean):
+            parts.append(f"- ({', '.join(f'{one:g}' for one in self.mean)})")
+        if any(one != 1 for one in self.std):
+            parts.append(f"/ ({', '.join(f'{one:.4g}' for one in self.std)})")
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

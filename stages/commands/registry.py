@@ -17,7 +17,6 @@ from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.conversion.add import AddRequest, add_folder
 from framegate.models.conversion.add import add as add_model
-from framegate.models.conversion.guess import describe
 from framegate.models.conversion.proof import Proof, Thresholds, counts
 from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Wishes
@@ -179,7 +178,7 @@ def show(said: argparse.Namespace) -> Exit:
             "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
             "outputs": ", ".join(one.outputs),
             "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
-            "input": describe(one.input),
+            "input": str(one.input),
             "precision": one.precision,
             "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
             "metrics": ", ".join(f"{k} {v}" for k, v in one.metrics.items()) or "none",

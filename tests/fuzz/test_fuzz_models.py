@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
-from framegate.models.conversion.scan import kind_of, scan
+from framegate.models.conversion.file_kind import kind_of, scan
 from framegate.models.detector.recall import _check, boxes_of, value_of
 from framegate.models.errors import ManifestRefused, ModelError, ModelRefused
 from framegate.models.picture import Picture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from framegate.models.conversion.file_kind import checked_members, kind_of, scan
 from framegate.models.conversion.sandbox import SandboxLimits, ask, why_ended
-from framegate.models.conversion.scan import checked_members, kind_of, scan
 from framegate.models.errors import ModelRefused
 from tests.support import tiny_onnx
 
@@ -43,7 +43,7 @@ def test_its_folder_and_environment_are_its_own(tmp_path, monkeypatch):
     work.mkdir()
     (work / "mmap.py").write_text("raise SystemExit('not mine')")
     (work / "openvino.py").write_text("raise SystemExit('not mine')")
-    assert ask("look", {"file": str(file)}, work, file, SandboxLimits())["kind"] == "onnx"
+    assert ask("kind", {"file": str(file)}, work, file, SandboxLimits())["kind"] == "onnx"
     assert "secret" not in "".join(path.read_text() for path in work.iterdir())
 
 

@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 from framegate.models.boxes import Boxes
 from framegate.models.errors import ArrayMismatch
 from framegate.models.formats import FORMATS
-from framegate.models.formats.candidates import MOST
+from framegate.models.formats.decoding import MOST
 
 SIZE = (96, 64)  # width, height
 

@@ -1,21 +1,27 @@
-"""Networks as OpenVINO files: a foreign file with a fixed input, and the file of a model folder.
+"""Tasks of the sandbox that need OpenVINO: read a foreign network, build our file of it, run it.
 
-It runs apart (see `convert_apart`): nothing of the file has been looked at before.
+Each works in the current folder, which is the sandbox's, and gives plain data that JSON takes:
+
+read   the foreign file -> raw.xml, the network with a fixed input
+build  raw.xml -> the network file of a model folder, pre-processing inside
+run    that file and pictures -> the network's outputs as .npy
 """
 
 from __future__ import annotations
 
 import ast
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino as ov
 from openvino import opset13
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from framegate.models.errors import ModelRefused
-from framegate.models.formats.candidates import Size
+from framegate.models.formats.decoding import Size
 from framegate.models.quantisation.int8 import halve_exact_constants
 
 RAW = "raw.xml"
@@ -23,14 +29,18 @@ _METADATA = ("names", "stride", "imgsz", "task", "author", "description", "licen
              "end2end")  # fmt: skip
 _NO_TORCH = "needs torch to be read: pip install 'framegate[train]'"
 
+# -- read
+
 
 def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
-    """Writes `raw.xml` and says what the network takes and gives.
+    """Write `raw.xml`; give what the network takes and gives.
 
+    kind  of `file_kind.kind_of`
     size  (width, height) where the file leaves it open, or for another one
 
-    The answer: `size`, or None where it is needed; `input` and `outputs` (name, shape, type),
-    `metadata`, `is_quantised`. A dimension that stays open is None. Raises ModelRefused.
+    Gives `size`, or only that as None where a size is needed and not known; `input` and `outputs`
+    (name, shape, type), `metadata`, `is_quantised`. An axis that stays open is None. Raises
+    ModelRefused.
     """
     wanted: Size | None = (size[0], size[1]) if size else None
     model = _READERS[kind](file, wanted)
@@ -57,7 +67,7 @@ def read(file: Path, kind: str, size: Sequence[int] | None) -> dict[str, Any]:
 
 
 def metadata(model: ov.Model) -> dict[str, str]:
-    """What the exporter wrote beside the network, as text."""
+    """Return what the exporter wrote beside the network, as text."""
     told = {}
     for key in _METADATA:
         try:
@@ -189,8 +199,7 @@ def _name(port: Any, otherwise: str) -> str:
     return names[0] if names else otherwise
 
 
-# -- The network file of a model folder: pre-processing inside, named float32 outputs. It runs
-# apart (see `convert_apart`).
+# -- build
 
 
 INPUT = "picture"
@@ -204,11 +213,12 @@ def build(
     std: Sequence[float],
     file: str,
 ) -> dict[str, Any]:
-    """Writes `file` from `raw.xml`.
+    """Write `file` from `raw.xml`: input uint8 (1, H, W, 3) in the order B, G, R.
 
     outputs  `index` in the raw network, `name` to be, `rank` without the batch axis
+    colour, scale, mean, std   what the original network takes, as InputSpec has them
 
-    The answer: types of the raw network's outputs that became float32.
+    Gives the shapes of the outputs, which are float32.
     """
     model = ov.Core().read_model(RAW)
     ports = [_output(model.output(one["index"]), one["rank"]) for one in outputs]
@@ -251,3 +261,43 @@ def _with_preprocessing(
     if any(one != 1 for one in std):
         steps.scale(list(std))
     return prepost.build()
+
+
+# -- run
+
+
+def run(file: str, outputs: Sequence[str], pictures: Sequence[str]) -> dict[str, Any]:
+    """Write `<precision>-<picture>-<output>.npy` for each, float32 without the batch axis.
+
+    pictures  .npy files, uint8 (H, W, 3) of the network's input
+
+    Gives milliseconds of the last picture at each precision that this CPU has, on one thread.
+    Raises ModelRefused for outputs that are not finite, or not float32 with a batch of 1.
+    """
+    core = ov.Core()
+    model = core.read_model(file)
+    abilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    taken: dict[str, float] = {}
+    for precision in ("f32", "bf16") if "BF16" in abilities else ("f32",):
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1}
+        request = core.compile_model(model, "CPU", options).create_infer_request()
+        for i, picture in enumerate(pictures):
+            bgr = np.load(picture, allow_pickle=False)
+            start = time.perf_counter()
+            request.infer([bgr[None]])
+            taken[precision] = (time.perf_counter() - start) * 1e3
+            for j, name in enumerate(outputs):
+                np.save(f"{precision}-{i}-{j}.npy", _checked(file, name, request, precision))
+    return {"ms": taken}
+
+
+def _checked(file: str, name: str, request: Any, precision: str) -> Any:
+    data = request.get_tensor(name).data
+    if data.ndim < 2 or data.shape[0] != 1 or data.dtype != np.float32:
+        why = f"output {name} is {data.dtype} {data.shape}; allowed is float32 with a batch of 1"
+        raise ModelRefused(file, why)
+    if not np.isfinite(data).all():
+        n = int((~np.isfinite(data)).sum())
+        why = f"output {name} has {n} of {data.size} numbers that are NaN or infinite ({precision})"
+        raise ModelRefused(file, f"{why}; are scale, mean and std right?")
+    return data[0]

@@ -1,4 +1,4 @@
-"""What all decoders share: the best candidates, softmax and sigmoid of the few, forms of boxes."""
+"""What all decoders share: the best candidates, softmax of the few, coordinates of boxes."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
