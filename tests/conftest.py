@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine with much else to do takes what time it takes: how long an example takes is no fault.
+settings.register_profile("framegate", deadline=None)
+settings.load_profile("framegate")
 
 
 def children() -> set[int]:
