@@ -13,7 +13,7 @@ import numpy.typing as npt
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.gate.cells import Grid
 from framegate.pipeline import records
-from framegate.pipeline.heavy.queries import Predictions
+from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import (
     DegradedReason,
     Escalation,

@@ -43,8 +43,8 @@ from benchmarks.harness.report import (
 from framegate.models.detector import detector
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Place
 from framegate.pipeline.heavy.queue import HeavyQueue
+from framegate.pipeline.queries import Place
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.escalate.places import LocalHeavy, encode_question
 from tests.support.runs import environment, wait_until

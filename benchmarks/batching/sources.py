@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.harness.gate_clips import GateClip
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
+from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 

@@ -26,7 +26,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.heavy.queries import Predictions, Query
+from framegate.pipeline.queries import Predictions, Query
 from framegate.pipeline.records import Object, Position, Record
 from framegate.pipeline.source import Frame, Request
 from framegate.pipeline.stage import Context, Item
@@ -109,7 +109,7 @@ class Replayed:
 
 
 class _Known:
-    """A place (`heavy.queries.Place`) that has the answer about the frame in hand."""
+    """A place (`queries.Place`) that has the answer about the frame in hand."""
 
     lanes, most = 1, 1
     is_exact = True

@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.harness.gate_clips import GateClip
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.heavy.queue import HeavyQueue
+from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.places import encode_question

@@ -15,7 +15,7 @@ from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import PlaceFailed, Query, QueryId
+from framegate.pipeline.queries import PlaceFailed, Query, QueryId
 from framegate.pipeline.records import START, VERSION, Position, Record, Result
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.source import Form, Frame

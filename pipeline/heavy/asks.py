@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.queries import (
     Place,
     PlaceFailed,
     Query,

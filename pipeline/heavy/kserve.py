@@ -15,7 +15,7 @@ from framegate.pipeline.heavy.kserve_transport import (
     address,
     library,
 )
-from framegate.pipeline.heavy.queries import Encode, PlaceFailed, Query, Reply, Unanswered
+from framegate.pipeline.queries import Encode, PlaceFailed, Query, Reply, Unanswered
 from framegate.pipeline.redaction import remember_url
 
 # -- A model at a KServe v2 server, found ready, and what it answers.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.queries import (
     PlaceFailed,
     Predictions,
     Query,

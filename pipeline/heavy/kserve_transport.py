@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, Tensor
-from framegate.pipeline.heavy.queries import PlaceFailed
+from framegate.pipeline.queries import PlaceFailed
 from framegate.pipeline.redaction import shown
 
 # -- Where a model is that a KServe v2 server serves.

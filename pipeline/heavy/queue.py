@@ -16,7 +16,7 @@ import redis
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.queries import (
     Encode,
     PlaceFailed,
     Predictions,

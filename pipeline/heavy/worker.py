@@ -20,7 +20,6 @@ import redis
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError, RecordTooNew, StoreBusy, StoreLost
 from framegate.pipeline.heavy.batching import Batching, BatchLimits
-from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.heavy.queue import (
     ALIVE_S,
     FIELD,
@@ -29,6 +28,7 @@ from framegate.pipeline.heavy.queue import (
     QueryMessage,
     ReplyMessage,
 )
+from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import connect, store_errors

@@ -13,12 +13,12 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.promise import certificate, period, promise
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import START, End, Position, PromiseNews
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.audit.audits import (

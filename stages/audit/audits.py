@@ -16,9 +16,9 @@ import numpy as np
 from framegate.pipeline import records
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
+from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import START, Object, Position, Verdict
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, RingPort, RingRef

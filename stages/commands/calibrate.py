@@ -20,9 +20,9 @@ import numpy as np
 
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.heavy.queries import Predictions, Query, QueryId
 from framegate.pipeline.loading import options_of
 from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
+from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
 from framegate.pipeline.stage import WAITS, Context, Item

@@ -32,7 +32,7 @@ from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import settings_for as calm_settings
 from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
-from framegate.pipeline.heavy.queries import Predictions
+from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import Object
 from framegate.pipeline.source import Request
 from framegate.stages.decode import FileSource

@@ -9,8 +9,8 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Predictions, Unanswered
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
 from framegate.pipeline.stage import Asking as AskingRates

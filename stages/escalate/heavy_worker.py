@@ -21,8 +21,8 @@ from framegate.models.picture_coding import placed
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.kserve_tensors import Tensor, asked, outputs_of
-from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.heavy.queue import QueryMessage
+from framegate.pipeline.queries import Predictions
 from framegate.stages.detections import as_seen
 from framegate.stages.escalate.places import decode_question, shown_rect
 

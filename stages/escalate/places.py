@@ -22,7 +22,8 @@ from framegate.models.picture_coding import (
 )
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.kserve import KServe
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.heavy.queue import HeavyQueue
+from framegate.pipeline.queries import (
     Encode,
     Place,
     Predictions,
@@ -33,7 +34,6 @@ from framegate.pipeline.heavy.queries import (
     checked,
     leave,
 )
-from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.redaction import remember_url
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.client import url_fault
@@ -45,7 +45,7 @@ from framegate.stages.planes import as_picture
 
 
 class LocalHeavy:
-    """A place (`heavy.queries.Place`) that looks at a frame's own pixels: what is "true".
+    """A place (`queries.Place`) that looks at a frame's own pixels: what is "true".
 
     One frame at a time: in a batch the first answer would come as late as the last.
     """

@@ -10,7 +10,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import Predictions, Query, QueryId, Reply, Unanswered
+from framegate.pipeline.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.records import DegradedReason, Object
 from framegate.pipeline.stage import Context, Item
 from framegate.stages.audit.audits import AuditState

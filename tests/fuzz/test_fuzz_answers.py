@@ -15,8 +15,8 @@ from framegate.models.picture_coding import encode, encode_exact
 from framegate.pipeline import records
 from framegate.pipeline.errors import RecordTooNew
 from framegate.pipeline.heavy.kserve_tensors import Facts, answers_of, asked, outputs_of
-from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Unanswered, checked
 from framegate.pipeline.heavy.queue import QueryMessage, ReplyMessage
+from framegate.pipeline.queries import PlaceFailed, Predictions, Unanswered, checked
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes
 from framegate.stages.escalate.places import decode_question

@@ -17,7 +17,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.kserve_transport import address
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.queries import (
     PlaceFailed,
     Predictions,
     Query,

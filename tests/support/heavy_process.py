@@ -19,10 +19,10 @@ import redis
 
 from framegate.pipeline.cli.worker import work
 from framegate.pipeline.heavy.batching import BatchLimits
-from framegate.pipeline.heavy.queries import Predictions
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.heavy.worker import HeavyAsks
 from framegate.pipeline.logs import set_up_logging
+from framegate.pipeline.queries import Predictions
 from tests.support.runs import environment
 
 POLICY = "policy-of-the-test"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId, Reply
+from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId, Reply
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 

@@ -14,8 +14,8 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.records import Object, Position, Record
 from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.pipeline.source import Form

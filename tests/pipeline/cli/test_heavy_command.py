@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from framegate.models.detector import detector
-from framegate.pipeline.heavy.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.heavy.queue import HeavyQueue
+from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.escalate.places import encode_question

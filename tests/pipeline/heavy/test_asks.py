@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import QueryId, Reply, Unanswered
+from framegate.pipeline.queries import QueryId, Reply, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, HeldPlace, question, seen

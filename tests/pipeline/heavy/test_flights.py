@@ -11,7 +11,7 @@ import pytest
 
 from framegate.pipeline.heavy import asks as flights
 from framegate.pipeline.heavy.asks import MOST, Asks, Flight, have_room
-from framegate.pipeline.heavy.queries import Query, QueryId, Unanswered
+from framegate.pipeline.queries import Query, QueryId, Unanswered
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from tests.support.held_place import DEADLINE_S, FORM, HeldPlace, question, seen

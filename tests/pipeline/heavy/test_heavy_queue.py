@@ -15,7 +15,8 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue
+from framegate.pipeline.queries import (
     PlaceFailed,
     Predictions,
     Query,
@@ -23,7 +24,6 @@ from framegate.pipeline.heavy.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.heavy.queue import GROUP, MOST_ASKED, HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore

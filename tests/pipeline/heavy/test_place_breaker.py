@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from framegate.pipeline.heavy.asks import PlaceBreaker
-from framegate.pipeline.heavy.queries import PlaceFailed
+from framegate.pipeline.queries import PlaceFailed
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from framegate.pipeline import records
-from framegate.pipeline.heavy.queries import Predictions, QueryId
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import Predictions, QueryId
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.audit.audits import differs

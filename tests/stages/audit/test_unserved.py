@@ -10,9 +10,9 @@ import pytest
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults, FrameLost
-from framegate.pipeline.heavy.queries import Predictions, QueryId
 from framegate.pipeline.promise.certificate import Certificate, Declaration, verify
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import Predictions, QueryId
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.audit.audits import AuditState

@@ -11,8 +11,8 @@ import pytest
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults, FrameLost
 from framegate.pipeline.heavy import asks
-from framegate.pipeline.heavy.queries import QueryId
 from framegate.pipeline.promise.promise import Promise
+from framegate.pipeline.queries import QueryId
 from framegate.pipeline.stage import WAITS, Item
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions

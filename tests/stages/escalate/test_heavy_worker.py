@@ -15,7 +15,8 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.heavy.queue import QueryMessage
+from framegate.pipeline.queries import (
     Encode,
     Predictions,
     Query,
@@ -24,7 +25,6 @@ from framegate.pipeline.heavy.queries import (
     Reply,
     Unanswered,
 )
-from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes, as_seen

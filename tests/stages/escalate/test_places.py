@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.queries import absent
+from framegate.pipeline.queries import absent
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import open_place
 from tests.support.own_servers import free_port
