@@ -28,7 +28,7 @@ import msgspec
 from outbox import Message, Outbox
 
 from framegate.pipeline import records
-from framegate.pipeline.config.config import from_environment
+from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.records import Result
 from framegate.pipeline.stage import Context, Item, Stage
 

@@ -31,6 +31,12 @@ def vector_units(cpuinfo: str) -> list[str]:
     return [name for name, any_of in _VECTORS.items() if flags.intersection(any_of)]
 
 
+def user_cache() -> Path:
+    """This user's folder for what is measured once on this machine; it may not be there yet."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "framegate"
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import xxhash
@@ -131,6 +131,31 @@ class Place(Protocol):
     def close(self) -> None:
         """Let go of what it holds; calls that are under way fail."""
         ...
+
+
+@dataclass(frozen=True)
+class RemotePlace:
+    """A place on another host, described: the worker opens it.
+
+    protocol   workers: those of `framegate worker --heavy`, by way of a Redis; kserve: a server
+               that speaks KServe v2
+    encode     how a query's picture travels
+    policy_id  hash of what must decide the answers: others are refused
+    class_ids  that are asked for: what else is found is left out of the answers
+    precision  of that policy, for what is told where workers have another
+    url        of that Redis, or of that server; None: the run's own store
+    """
+
+    protocol: Literal["workers", "kserve"]
+    encode: Encode
+    policy_id: str
+    class_ids: frozenset[int]
+    precision: str = ""
+    url: str | None = field(default=None, repr=False)
+
+
+PlaceSpec = RemotePlace | Callable[[], Place]
+"""A place that is still to be opened: elsewhere, or in this process by calling it."""
 
 
 @runtime_checkable

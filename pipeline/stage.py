@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -20,6 +20,7 @@ import msgspec
 
 from framegate.pipeline import records
 from framegate.pipeline.counts import AskCounts, CacheCounts
+from framegate.pipeline.queries import PlaceSpec, Query, QueryId, Reply
 from framegate.pipeline.records import End, Position, Record
 from framegate.pipeline.source import Form
 
@@ -138,13 +139,37 @@ class MemoPort(Protocol):
 
 
 class AskPort(Protocol):
-    """A stage's questions to a heavier model, as far as the engine has to do with them.
+    """A stage's queries to a heavier model.
 
     The engine sleeps until `fileno` is readable or `due_in` has passed, calls `hear`, and gives
     the stage again the frames that waited. Thread: that of `process`.
+
+    counts  what became of the queries; the stage itself writes `left`
     """
 
     counts: AskCounts
+
+    # What the stage does.
+
+    def ask(self, question: Query) -> None:
+        """Put a query once; where there is no room, one without a due time is not taken."""
+
+    def knows(self, question: QueryId) -> bool:
+        """Whether it was put and not forgotten."""
+
+    def answer(self, question: QueryId) -> Reply | None:
+        """The answer; None while one may come. After the due time: Unanswered, late."""
+
+    def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
+        """Whether a query with so many bytes of pixels would be taken."""
+
+    def forget(self, question: QueryId) -> None:
+        """The stage waits no longer for this answer."""
+
+    def close(self) -> None:
+        """End all queries that are under way."""
+
+    # What the engine does.
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when answers come."""
@@ -176,11 +201,13 @@ class Context:
     plane   (source, bytes) gives the stage's plane, for a state too large to be stored with a frame
     ring    (source, rows, bytes of a row) gives the stage's ring, for the last rows of a state
     memo    (name of a group of sources, limits) gives the cache of that group
+    asks    (place, seconds) opens the stage's queries to the heavier model at that place; a query
+            without a due time is tried again for so long while nobody answers there
+    user_cache  folder of the user, for what is measured once on this machine
     live    (source) tells whether it is a camera, whose frames wait for nobody
     past    (source) gives the last epoch that the source had before this run; stays the same when
             a worker is killed, which the first epoch of the run may not
     model   (source) gives the model that was chosen while the run went on; "" if none was
-    store   URL of the run's store, for clients that a stage opens; "" where there is no store
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -190,10 +217,11 @@ class Context:
     plane: Callable[[str, int], PlanePort]
     ring: Callable[[str, int, int], RingPort]
     memo: Callable[[str, MemoLimits], MemoPort]
+    asks: Callable[[PlaceSpec, float], AskPort]
+    user_cache: Path
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
-    store: str = field(default="", repr=False)
 
 
 class Waits(Enum):
@@ -239,8 +267,8 @@ class Stage(Generic[S]):
     publishes     whether its outputs are Results, for the published stream
     keeps         outputs of a source that stay in the store where no stage reads them; None: as
                   many as results
-    asks          its questions to a heavier model; a stage that waits for answers sets it as it
-                  starts
+    asks          its queries to a heavier model; a stage that waits for answers sets it, from the
+                  context, as it starts
     cache         counts of its look-ups in memos; a stage that has any sets it as it starts
 
     Thread: `each`, `process` and `end` are called in one thread, never at the same time.

@@ -22,9 +22,11 @@ from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.engine.stage_loop import StageLoop, run_connected
 from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
+from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.ingest.loop import IngestLoop
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.logs import set_up_logging
+from framegate.pipeline.machine import user_cache
 from framegate.pipeline.process import die_with_parent_of
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 from framegate.pipeline.stage import Context, Stage
@@ -155,7 +157,8 @@ def _context(
         ring=functools.partial(shared.state_ring, stage.name),
         memo=memos.of,
         model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
-        store=spec.store,
+        asks=functools.partial(open_asks, store=spec.store),
+        user_cache=user_cache(),
     )
 
 

@@ -26,6 +26,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.queries import Predictions, Query
 from framegate.pipeline.records import Object, Position, Record
 from framegate.pipeline.source import Frame, Request
@@ -112,9 +113,7 @@ class _Known:
     """A place (`queries.Place`) that has the answer about the frame in hand."""
 
     lanes, most = 1, 1
-    is_exact = True
     sent_bytes, wire_s = 0, 0.0
-    policy_id = ""
     seen = Predictions((), (), (), ())
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
@@ -137,17 +136,16 @@ class Stages:
         self._place = _Known()
         options = Detect.Options(cache=CacheOptions(exact=False))
         self.detect = Detect(options, self._context(folder, "window"))
-        context = self._context(folder, "detect")
+        context = self._context(folder, "detect", asks=lambda _, __: Asks(self._place))
         self._arms = {setting: self._arm(setting, context) for setting in settings}
         self._states: dict[object, Any] = {}
 
-    def _context(self, folder: Path, before: str) -> Context:
-        return context_alone(self._held, lambda: 0.0, folder, before)
+    def _context(self, folder: Path, before: str, **others: Any) -> Context:
+        return context_alone(self._held, lambda: 0.0, folder, before, **others)
 
     def _arm(self, setting: Setting, context: Context) -> Escalate:
-        stage = Escalate(StageOptions(escalate=EscalateOptions(**setting._asdict())), context)
-        stage.ask_at(self._place)
-        return stage
+        options = EscalateOptions("local", **setting._asdict())
+        return Escalate(StageOptions(escalate=options), context)
 
     @contextmanager
     def _held(self, item: Item) -> Iterator[memoryview]:  # noqa: ARG002

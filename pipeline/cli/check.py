@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
@@ -13,8 +14,9 @@ from typing import Any
 
 from framegate.pipeline import keys
 from framegate.pipeline.cli.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
-from framegate.pipeline.config.config import Config, SourceConfig, from_environment
+from framegate.pipeline.config.config import Config, SourceConfig
 from framegate.pipeline.config.graph import drawn, place, stage_specs
+from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import frames_of, is_live
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import (
@@ -25,6 +27,7 @@ from framegate.pipeline.errors import (
     SourceOwned,
     StoreRefused,
 )
+from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import save_faults, saved_video
@@ -222,11 +225,11 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
 
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
         kind = load(spec.use)
-        store = config.store.place() or ""
         before = spec.input or ""
+        asks = functools.partial(open_asks, store=config.store.place() or "")
         # As if all were live: a file's frame waits for who is asked, who is measured by himself.
         context = context_alone(
-            frames.pixels, time.time, folder, before, live=lambda _: True, store=store
+            frames.pixels, time.time, folder, before, live=lambda _: True, asks=asks
         )
         stage: Stage[Any] = kind(options_of(kind, spec.options), context)
         return stage

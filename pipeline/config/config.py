@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, store_fault
 from framegate.pipeline.config.graph import StageEntry, Table, graph_faults, read_stages
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.options import read_options, unset_variable
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import Form
-from framegate.pipeline.redaction import remember, remember_url
 from framegate.pipeline.source import Transport
 from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
@@ -338,25 +337,10 @@ def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | 
         if source is not None:
             if bool(source.url) == bool(source.url_env):
                 faults.append(f"{path}: must have either url or url_env")
-            faults += _unset(source.url_env, f"{path}.url_env")
+            faults += unset_variable(source.url_env, f"{path}.url_env")
             try:
                 frames_of(source.frames)
             except ValueError as error:
                 faults.append(f"{path}.frames = {source.frames!r}: {error}")
             sources[name] = source
     return sources
-
-
-def from_environment(name: str, key: str) -> str:
-    """A secret's value. ConfigFaults if the variable is not set."""
-    if faults := _unset(name, key):
-        raise ConfigFaults(faults)
-    secret = os.environ[name]
-    remember_url(secret) if "://" in secret else remember(secret)
-    return secret
-
-
-def _unset(name: str | None, key: str) -> list[str]:
-    if name is None or os.environ.get(name):
-        return []
-    return [f"{key} = {name!r}: the environment has no such variable"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from framegate.pipeline.config.options import read_options
+from framegate.pipeline.config.options import read_options, with_variables
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import CERTIFY, NAME_RULE, SHADOW, is_name
 from framegate.pipeline.loading import load
@@ -280,11 +280,12 @@ def _read_stage(
         if key in entry
     ]
     rest = {key: value for key, value in options.items() if key not in own}
-    read_options(kind.Options, rest, path, faults)
+    options = with_variables(kind.Options, rest, path, faults)
+    read_options(kind.Options, options, path, faults)
     for key, holds in own.items():
         if isinstance(tables.get(key), dict):
-            read_options(holds, tables[key], f"{key}.", faults)
-            options[key] = tables[key]
+            options[key] = with_variables(holds, tables[key], f"{key}.", faults)
+            read_options(holds, options[key], f"{key}.", faults)
     if len(faults) > before:
         return None
     return StageEntry(

@@ -3,15 +3,20 @@
 A field's type says what is taken: bool, int, float, str, Literal, tuple[str, ...], dict, `| None`,
 or a dataclass: a table of its own. Its metadata may say `least`, `most` (numbers), `allowed` (of a
 string, or of each in a tuple), `check` (value -> what is wrong with it, or None). A method `faults`
-says what is wrong with several together.
+says what is wrong with several together. `holds` in a field's metadata names another field: the
+first names an environment variable, the second gets what that holds. Only so do secrets come in.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.redaction import remember, remember_url
 
 T = TypeVar("T")
 
@@ -41,6 +46,41 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     together: list[str] = getattr(read, "faults", list)()
     faults += [f"{path}{fault}" for fault in together]
     return None if together else read
+
+
+def with_variables(
+    kind: type, table: dict[str, Any], path: str, faults: list[str]
+) -> dict[str, Any]:
+    """The table with the values of the environment variables that it names, to be read next."""
+    found = dict(table)
+    for field in dataclasses.fields(kind):
+        name, holds = table.get(field.name), field.metadata.get("holds")
+        if holds is None or not isinstance(name, str):
+            continue
+        if unset := unset_variable(name, f"{path}{field.name}"):
+            faults += unset
+        else:
+            found[holds] = from_environment(name, f"{path}{field.name}")
+    return found
+
+
+def from_environment(name: str, key: str) -> str:
+    """A secret's value; it is hidden from now on wherever it would be shown.
+
+    ConfigFaults if the variable is not set; key: path of the key that names it.
+    """
+    if faults := unset_variable(name, key):
+        raise ConfigFaults(faults)
+    secret = os.environ[name]
+    remember_url(secret) if "://" in secret else remember(secret)
+    return secret
+
+
+def unset_variable(name: str | None, key: str) -> list[str]:
+    """The fault of a key that names an environment variable which is not set, or is empty."""
+    if name is None or os.environ.get(name):
+        return []
+    return [f"{key} = {name!r}: the environment has no such variable"]
 
 
 def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:

@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from framegate.pipeline.errors import StageRefused
+from framegate.pipeline.machine import user_cache
+from framegate.pipeline.queries import PlaceSpec
 from framegate.pipeline.shared_memory.state import unshared_plane, unshared_ring
-from framegate.pipeline.stage import Context, Item
+from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.pipeline.store.memo import MemoGroups
 
 
@@ -24,6 +27,14 @@ def context_alone(
     of_this_process: dict[str, Any] = {
         "plane": functools.cache(unshared_plane),
         "ring": functools.cache(unshared_ring),
+        "asks": _nobody,
+        "user_cache": user_cache(),
         "memo": MemoGroups(None).of,
     }
     return Context(pixels, now, folder, before, **(of_this_process | others))
+
+
+def _nobody(place: PlaceSpec, patience_s: float) -> AskPort:
+    raise StageRefused(
+        f"{place} cannot be asked for {patience_s:g} s: this stage runs alone; give `asks`"
+    )

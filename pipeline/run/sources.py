@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from framegate.pipeline import records
 from framegate.pipeline.addresses import OFF
-from framegate.pipeline.config.config import Config, SourceConfig, from_environment
+from framegate.pipeline.config.config import Config, SourceConfig
 from framegate.pipeline.config.graph import StageEntry
+from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import frames_of, is_live, is_remote, path_fault
 from framegate.pipeline.errors import (
     ConfigFaults,

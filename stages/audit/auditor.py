@@ -12,7 +12,6 @@ import msgspec
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise import certificate, period, promise
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
@@ -20,7 +19,7 @@ from framegate.pipeline.promise.period import Moment, Period
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import START, End, Position, PromiseNews
-from framegate.pipeline.stage import Context, Item
+from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import (
     MOST_OPEN,
     Arms,
@@ -88,7 +87,7 @@ class Auditor:
     """The promise of one worker's sources. One thread."""
 
     def __init__(
-        self, promise: Promise, asks: Asks, policy: str, least: float, context: Context
+        self, promise: Promise, asks: AskPort, policy: str, least: float, context: Context
     ) -> None:
         """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
         self.promise, self._least = promise, least

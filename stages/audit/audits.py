@@ -15,13 +15,12 @@ import numpy as np
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.calibration import binomial_p, fixed_sequence
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import START, Object, Position, Verdict
 from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Context, Item, RingPort, RingRef
+from framegate.pipeline.stage import AskPort, Context, Item, RingPort, RingRef
 
 # -- What other thresholds of doubt would have cost and got wrong, told by audited frames. Pure.
 # An audited frame tells of every threshold at once: one at or below its doubt would have asked,
@@ -175,7 +174,7 @@ class Audited(NamedTuple):
 class AuditAsks:
     """Of one worker's sources. One thread."""
 
-    def __init__(self, asks: Asks, context: Context) -> None:
+    def __init__(self, asks: AskPort, context: Context) -> None:
         self._asks, self._context = asks, context
         self._rows: dict[tuple[str, Position], Row] = {}
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.loading import options_of
 from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
 from framegate.pipeline.queries import Predictions, Query, QueryId
@@ -43,11 +44,9 @@ class Remembered:
     """A place: the heavy pass of the frame in hand, once somebody asks about it."""
 
     lanes, most = 1, 1
-    is_exact = True
     sent_bytes, wire_s = 0, 0.0
 
     def __init__(self, heavy: LocalHeavy) -> None:
-        self.policy_id = heavy.policy_id
         self.looked = 0
         self._heavy = heavy
         self._last: tuple[bytes, Sequence[Predictions]] = b"", ()
@@ -92,19 +91,19 @@ class Replay:
         self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
         self._classes = self._detect.options.classes
         self.heavy = Remembered(LocalHeavy(self._classes))
-        context = self._context(folder, "detect")
+        context = self._context(
+            folder, "detect", asks=lambda _, patience_s: Asks(self.heavy, patience_s=patience_s)
+        )
         self._arms = {least: self._arm(least, context) for least in PATH[1:-1]}
         self._states: dict[object, Any] = {}
         self.times = AskTimes()
 
-    def _context(self, folder: Path, before: str) -> Context:
-        return context_alone(self._held, lambda: 0.0, folder, before)
+    def _context(self, folder: Path, before: str, **others: Any) -> Context:
+        return context_alone(self._held, lambda: 0.0, folder, before, **others)
 
     def _arm(self, least: float, context: Context) -> Escalate:
-        options = EscalateOptions(doubt=least, **_BOUNDLESS)
-        stage = Escalate(StageOptions(self._classes, options), context)
-        stage.ask_at(self.heavy)
-        return stage
+        options = EscalateOptions("local", doubt=least, **_BOUNDLESS)
+        return Escalate(StageOptions(self._classes, options), context)
 
     @contextmanager
     def _held(self, item: Item) -> Iterator[memoryview]:  # noqa: ARG002

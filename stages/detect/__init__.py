@@ -104,7 +104,8 @@ class Detect(Stage[DetectState]):
         head = None
         if options.window.head and options.detector == "light":
             head = WindowHead(
-                policy.load("light").parts[0][1], pinned_choice(context.folder).threads
+                policy.load("light").parts[0][1],
+                pinned_choice(context.folder, context.user_cache).threads,
             )
             head.warm_up()
         server = Server(options.gate, options.models, context, head)

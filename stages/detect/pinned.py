@@ -15,6 +15,7 @@ from framegate.models.registry.model_folder import Manifest, ModelFolder
 from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ModelNotTaken
+from framegate.pipeline.machine import user_cache
 from framegate.stages.detect.options import is_own, model_fault
 from framegate.stages.model_faults import model_faults
 
@@ -78,8 +79,13 @@ def unanswerable(manifest: Manifest) -> str | None:
     )
 
 
-def pinned_choice(folder: Path, tried: Tried | None = None) -> Choice:
-    """The run's choice: measured once, kept in its folder, so that no restart decides anew."""
+def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choice:
+    """The run's choice of precision and threads: measured once, kept in its folder, so that no
+    restart decides anew.
+
+    cache  the user's folder for what was measured of this machine, by whatever run
+    tried  what was measured; None: the light detector
+    """
     pinned = folder / "precision.json"
     key = trial.machine_key(trial.cores_available(), tried or trial.light())
     if key in (choices := trial.read_cache(pinned)):
@@ -87,16 +93,10 @@ def pinned_choice(folder: Path, tried: Tried | None = None) -> Choice:
     with trial.locked(pinned):  # two workers of a run would each find, and use, another one
         if key in (choices := trial.read_cache(pinned)):
             return choices[key]
-        choice = trial.run(user_cache() / "precision.json", tried=tried)
+        choice = trial.run(cache / "precision.json", tried=tried)
         with suppress(OSError):
             trial.write_cache(pinned, choices | {key: choice})
     return choice
-
-
-def user_cache() -> Path:
-    """Where what was measured of this machine is kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "framegate"
 
 
 # -- A model is made ready for a run that goes on, outside of its workers: they only take it over.
@@ -123,7 +123,7 @@ def _made_ready(ref: str, folder: Path, registry: Path | None) -> str:
     found = Registry(folder / "models").put(Registry(registry).find(ref))
     manifest = found.manifest
     size = manifest.input.width, manifest.input.height
-    choice = pinned_choice(folder, tried_of(found))
+    choice = pinned_choice(folder, user_cache(), tried_of(found))
     using = open_model(found, choice.precision, choice.threads, cache_dir=folder / "compiled")
     using.warm_up(*size)
     return f"{manifest.name}@{manifest.sha256}"

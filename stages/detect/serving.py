@@ -109,7 +109,7 @@ class Server:
             return self._own(wanted)
         folder = pinned_model(wanted.model, self.context.folder, self.models.registry)
         manifest = folder.manifest
-        choice = pinned_choice(self.context.folder, tried_of(folder))
+        choice = pinned_choice(self.context.folder, self.context.user_cache, tried_of(folder))
         choices, labels = policy_of(manifest), labels_of(manifest)
         settings = self._settings(wanted, choices, labels, whole=True)
         using = open_model(
@@ -123,7 +123,7 @@ class Server:
         return Serving(using, settings, None)
 
     def _own(self, wanted: Wanted) -> Serving:
-        choice = pinned_choice(self.context.folder)
+        choice = pinned_choice(self.context.folder, self.context.user_cache)
         choices = _own_policy(wanted.model)
         head = self.head if wanted.model == "light" else None
         settings = self._settings(wanted, choices, coco.LABELS, whole=len(choices.parts) > 1)

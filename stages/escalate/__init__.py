@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
-from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
-from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
+from framegate.pipeline.stage import WAITS, AskPort, Context, Item, Stage, Waits
 from framegate.pipeline.stage import Asking as AskingRates
 from framegate.stages.audit.auditor import Auditor
 from framegate.stages.detect.options import is_own
@@ -20,7 +19,7 @@ from framegate.stages.detect.pinned import pinned_model, unanswerable
 from framegate.stages.detections import Detections, last_detections
 from framegate.stages.escalate import policy
 from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.escalate.places import HeavyPlace, open_place
+from framegate.stages.escalate.places import HeavyPass, heavy_pass
 from framegate.stages.escalate.policy import Asking, Budget, EscalateState, Said
 
 _replace = msgspec.structs.replace
@@ -54,34 +53,29 @@ class Escalate(Stage[EscalateState]):
     Options = StageOptions
     State = EscalateState
     pixels = 1
-    asks: Asks | None = None
     batch = 16
     takes_failed = True
     options: StageOptions
 
     def __init__(self, options: StageOptions, context: Context) -> None:
-        """Open the place that answers."""
+        """Open the place that answers. ConfigFaults for a promise without one."""
         super().__init__(options, context)
-        place = open_place(options.escalate, options.classes, context.store)
-        if place is None and options.promise.measure != "off":
+        self._cascade: _Cascade | None = None
+        heavy = heavy_pass(options.escalate, options.classes)
+        if heavy is None and options.promise.measure != "off":
             raise ConfigFaults(
                 [
                     f"promise.measure = {options.promise.measure!r}: with escalate.place = 'off' "
                     "there is nobody to audit; allowed are local, workers and kserve"
                 ]
             )
-        if place is not None:
-            self.ask_at(place)
-
-    def ask_at(self, place: HeavyPlace) -> None:
-        """Ask there from now on."""
-        table = self.options.escalate
-        self.asks = Asks(place, patience_s=table.patience_s)
-        self._turn = _Turn(self.options, place, self.asks, self.context)
+        if heavy is not None:
+            self.asks = context.asks(heavy.place, options.escalate.patience_s)
+            self._cascade = _Cascade(options, heavy, self.asks, context)
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:  # noqa: ARG002
         """Refuse a model whose classes nobody can be asked about."""
-        if self.asks is None or not model or is_own(model):
+        if self._cascade is None or not model or is_own(model):
             return
         manifest = pinned_model(model, self.context.folder, None).manifest
         if fault := unanswerable(manifest):
@@ -91,16 +85,16 @@ class Escalate(Stage[EscalateState]):
         self, batch: Sequence[Item], states: Mapping[str, EscalateState]
     ) -> tuple[list[Detections | Waits | None], Mapping[str, EscalateState]]:
         """Ask where in doubt; a source's frames come out in order, its questions go ahead."""
-        if self.asks is None:
+        if self._cascade is None:
             return [None] * len(batch), states
         after = dict(states)
         ahead: dict[str, EscalateState] = {}
         outputs: list[Detections | Waits | None] = []
         for item in batch:
             source = item.source
-            said = None if source in ahead else self._turn.say(item, after[source])
+            said = None if source in ahead else self._cascade.say(item, after[source])
             if said is None:
-                ahead[source] = self._turn.look_ahead(item, ahead.get(source, after[source]))
+                ahead[source] = self._cascade.look_ahead(item, ahead.get(source, after[source]))
                 outputs.append(WAITS)
             else:
                 output, after[source] = said
@@ -113,12 +107,12 @@ class Escalate(Stage[EscalateState]):
         """What was asked for frames of this epoch teaches nothing in the next; after the last one
         the promise is closed.
         """
-        return (None, state) if self.asks is None else self._turn.end(source, end, state)
+        return (None, state) if self._cascade is None else self._cascade.end(source, end, state)
 
     def asking(self) -> AskingRates:
         """What the budgets and the audits of the promise allow."""
         table, promise = self.options.escalate, self.options.promise
-        if self.asks is None:
+        if self._cascade is None:
             return AskingRates()
         audited = 0.0 if promise.measure == "off" else promise.share
         return AskingRates(table.per_s, table.all_per_s, audited)
@@ -129,19 +123,19 @@ class Escalate(Stage[EscalateState]):
             self.asks.close()
 
 
-class _Turn:
-    """What escalate does about one frame, where there is somebody to ask. One thread."""
+class _Cascade:
+    """What escalate does about each frame, where there is somebody to ask. One thread."""
 
     def __init__(
-        self, options: StageOptions, place: HeavyPlace, asks: Asks, context: Context
+        self, options: StageOptions, heavy: HeavyPass, asks: AskPort, context: Context
     ) -> None:
         table, promise = options.escalate, options.promise
         self._asking, self._asks = Asking(asks, table, context), asks
         self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
-        self._is_exact = place.is_exact
+        self._is_exact = heavy.is_exact
         self._auditor = None
         if promise.measure != "off":
-            self._auditor = Auditor(promise, asks, place.policy_id, table.doubt, context)
+            self._auditor = Auditor(promise, asks, heavy.policy_id, table.doubt, context)
 
     def say(
         self, item: Item, before: EscalateState

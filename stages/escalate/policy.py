@@ -9,10 +9,9 @@ from typing import Final, Literal
 import msgspec
 
 from framegate.pipeline.errors import FrameLost
-from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.queries import Predictions, Query, QueryId, Reply, Unanswered
 from framegate.pipeline.records import DegradedReason, Object
-from framegate.pipeline.stage import Context, Item
+from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
@@ -179,7 +178,7 @@ class _Late:
 class Asking:
     """Whole frames, asked about once each. One thread."""
 
-    def __init__(self, asks: Asks, options: EscalateOptions, context: Context) -> None:
+    def __init__(self, asks: AskPort, options: EscalateOptions, context: Context) -> None:
         self.asks = asks
         self._options, self._context = options, context
         self._budget = Budget(options.all_per_s, max(1.0, options.all_per_s))  # of cameras

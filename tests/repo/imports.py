@@ -7,6 +7,7 @@ files beside the folders (`""`), and what its row names; `stages` may import all
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "heavy": ("store",),
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "shared_memory", "store"),
-        "worker": ("engine", "ingest", "store"),
+        "worker": ("engine", "heavy", "ingest", "store"),
         "web": ("engine", "shared_memory", "store", "telemetry"),
         "run": ("config", "engine", "shared_memory", "store", "telemetry", "web"),
         "client": ("run", "store"),
@@ -89,6 +90,7 @@ def layer(name: str) -> tuple[str, str] | None:
     return words[1], folder if known else ""
 
 
+@functools.cache
 def edges() -> dict[tuple[str, str], dict[str, set[Path]]]:
     """(part, folder) -> folder of the same part that it imports -> the files that do."""
     found: dict[tuple[str, str], dict[str, set[Path]]] = {}

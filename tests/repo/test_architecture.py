@@ -85,11 +85,22 @@ def test_a_users_stage_loads_no_client_and_no_arrays() -> None:
     assert not {"redis", "hiredis", "numpy", "cv2", "openvino", "av"} & set(loaded.stdout.split())
 
 
+def reads_environment(path: Path) -> bool:
+    """Whether a file names os.environ or os.getenv."""
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    return bool(names & {"environ", "getenv"}) or bool({"os.environ", "os.getenv"} & imported(path))
+
+
 def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
     for path in (ROOT / "stages").rglob("*.py"):
         if path.parent.name != "commands":
             roots = {name.partition(".")[0] for name in imported(path)}
             assert not roots & {"redis", "hiredis", "socket", "subprocess"}, path
+            assert not reads_environment(path), f"{path} reads the environment"
 
 
 def test_names_say_what_a_thing_is() -> None:

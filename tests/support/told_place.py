@@ -14,6 +14,7 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import FrameLost
+from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import PlaceFailed, Predictions, Query, QueryId
 from framegate.pipeline.records import Object, Position, Record
@@ -21,7 +22,7 @@ from framegate.pipeline.shared_memory.state import StateRing, unshared_ring
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import WAITS, Item, Waits
 from framegate.stages.detections import Detections
-from framegate.stages.escalate import Escalate, StageOptions
+from framegate.stages.escalate import NO_PROMISE, Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.policy import EscalateState
 
@@ -46,7 +47,6 @@ class ToldPlace:
 
     lanes, most = 1, 1
     sent_bytes, wire_s = 0, 0.0
-    policy_id = "f" * 64
 
     def __init__(self, says: Said, holds: bool = False, is_exact: bool = True) -> None:
         self.asked: list[QueryId] = []
@@ -116,12 +116,10 @@ def escalate(
         live=lambda _: live,
         past=lambda _: past,
         ring=ring or rings(),
+        asks=lambda _, patience_s: Asks(place, patience_s=patience_s),
     )
-    stage = Escalate(StageOptions(escalate=EscalateOptions(**options)), context)  # type: ignore[arg-type]
-    if promise is not None:
-        stage.options = StageOptions(escalate=stage.options.escalate, promise=promise)
-    stage.ask_at(place)
-    return stage
+    table = EscalateOptions("local" if place.is_exact else "workers", **options)  # type: ignore[arg-type]
+    return Escalate(StageOptions(None, table, promise or NO_PROMISE), context)
 
 
 def stored(states: Mapping[str, EscalateState]) -> dict[str, EscalateState]:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.config import config as subject
-from framegate.pipeline.config.config import Config, find_config, from_environment, read_config
+from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.graph import own_tables
+from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from framegate.models.detector import detector
 from framegate.pipeline import records
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, verify
@@ -79,7 +80,11 @@ def test_a_period_without_a_wrong_frame_is_certified_and_the_certificate_holds(
     place = ToldPlace(agrees)
     found = whole(tmp_path, place, [frame(seq) for seq in range(60)], promise())
     assert [each.verdict for each in found] == ["certified", "unfinished"]
-    assert (found[0].served, found[0].caught, found[0].policy) == (50, 0, "f" * 64)
+    assert (found[0].served, found[0].caught, found[0].policy) == (
+        50,
+        0,
+        detector.policy_id("heavy"),
+    )
     assert "light@1" in found[0].models
     assert [verify(each) for each in found] == [[], []]
     secret = (tmp_path / "promise.secret").read_bytes()

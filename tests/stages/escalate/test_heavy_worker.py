@@ -15,6 +15,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision
 from framegate.pipeline.cli import worker
 from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.queries import (
     Encode,
@@ -22,6 +23,7 @@ from framegate.pipeline.queries import (
     Query,
     QueryId,
     Region,
+    RemotePlace,
     Reply,
     Unanswered,
 )
@@ -29,7 +31,8 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
 from framegate.stages.detections import as_boxes, as_seen
 from framegate.stages.escalate.heavy_worker import HeavyLooker
-from framegate.stages.escalate.places import FarHeavy, encode_question
+from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.escalate.places import encode_question, heavy_pass
 from framegate.stages.planes import as_picture
 from tests.support.footage import bikes
 
@@ -132,9 +135,13 @@ def test_a_far_place_keeps_to_the_runs_classes_and_knows_its_policy(
     question = Query(QueryId("a", Position(1, 0)), form, pixels)
     (everything,) = looker.look([asked(frame)])
     assert everything is not None
-    persons = FarHeavy(lambda encode, policy: Near(looker, encode, policy), ["person"])
-    assert persons.policy_id == detector.load("heavy", classes=["person"]).policy_id
-    (found,) = persons.answer([question])
+    pass_ = heavy_pass(EscalateOptions("workers"), ["person"])
+    assert pass_ is not None
+    assert pass_.policy_id == detector.load("heavy", classes=["person"]).policy_id
+    there = pass_.place
+    assert isinstance(there, RemotePlace)
+    near = Near(looker, there.encode, there.policy_id)
+    (found,) = CheckedPlace(near, there.class_ids).answer([question])
     assert isinstance(found, Predictions)
     assert found.class_ids
     assert set(found.class_ids) == {0} < set(everything.class_ids)

@@ -1,16 +1,23 @@
-"""Where escalate asks: what `[escalate]` may say, and what is told of what it may not."""
+"""Whom escalate asks: what `[escalate]` may say, and what is told of what it may not."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.queries import absent
+from framegate.models import coco
+from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.queries import RemotePlace
 from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.escalate.places import open_place
-from tests.support.own_servers import free_port
+from framegate.stages.escalate.places import heavy_pass
 
-STORE = "unix:///nowhere/valkey.sock"
+
+def read(**table: Any) -> tuple[EscalateOptions | None, list[str]]:
+    """The table [escalate] as the configuration reads it, and what is wrong with it."""
+    faults: list[str] = []
+    full = with_variables(EscalateOptions, table, "escalate.", faults)
+    return read_options(EscalateOptions, full, "escalate.", faults), faults
 
 
 @pytest.mark.parametrize(
@@ -18,36 +25,47 @@ STORE = "unix:///nowhere/valkey.sock"
     ["http://u:topsecret@x", "", "x:6379", "redis://u:topsecret@x:port", "redis://u:top#secret@x"],
 )
 def test_workers_are_at_a_redis(url: str) -> None:
-    with pytest.raises(ConfigFaults, match=r"escalate\.url: it is not the URL of a Redis") as told:
-        open_place(EscalateOptions(place="workers", url=url), None, STORE)
-    assert "secret" not in str(told.value)
+    _, [fault] = read(place="workers", url=url)
+    assert fault.startswith("escalate.url: it is not the URL of a Redis")
+    assert "secret" not in fault
 
 
-def test_what_is_allowed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_allowed_is_said_and_not_what_a_variable_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HEAVY", "http://u:topsecret@x")
-    with pytest.raises(ConfigFaults) as told:
-        open_place(EscalateOptions(place="workers", url_env="HEAVY"), None, STORE)
-    assert str(told.value).endswith(
+    assert read(place="workers", url_env="HEAVY")[1] == [
         "escalate.url_env = 'HEAVY': it is not the URL of a Redis: allowed is redis://, rediss://, "
         "unix://"
-    )
+    ]
+
+
+def test_a_variable_holds_the_url_or_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEAVY", "redis://:p@x:6379/0")
+    options, faults = read(place="workers", url_env="HEAVY")
+    assert options is not None
+    assert (options.url, faults) == ("redis://:p@x:6379/0", [])
+    assert ":p@" not in repr(options)
+    monkeypatch.delenv("HEAVY")
+    assert read(place="workers", url_env="HEAVY")[1] == [
+        "escalate.url_env = 'HEAVY': the environment has no such variable"
+    ]
+
+
+def test_a_server_needs_a_url() -> None:
+    assert read(place="kserve")[1] == [
+        "escalate.place = 'kserve': it needs url or url_env",
+    ]
 
 
 @pytest.mark.parametrize("url", ["redis://:p@x:6379/0", "rediss://x", "unix:///x.sock", None])
-def test_others_are_taken(url: str | None) -> None:
-    place = open_place(EscalateOptions(place="workers", url=url), None, STORE)
-    assert place is not None
-    place.close()
-
-
-@pytest.mark.parametrize("scheme", ["http", "grpc"])
-def test_a_server_that_is_not_there_is_absent(scheme: str) -> None:
-    pytest.importorskip(f"tritonclient.{scheme}", reason="the extra kserve is not installed")
-    url = f"{scheme}://127.0.0.1:{free_port()}"
-    place = open_place(EscalateOptions(place="kserve", url=url), None, STORE)
-    assert place is not None
-    told = absent(place)
-    assert told is not None
-    assert told.startswith(url)
-    assert told.endswith("start the server with the model, or mend escalate.url")
-    place.close()
+def test_others_are_taken_and_asked_for_the_runs_classes(url: str | None) -> None:
+    options, faults = read(place="workers", url=url)
+    assert faults == []
+    assert options is not None
+    heavy = heavy_pass(options, ["person"])
+    assert heavy is not None
+    assert not heavy.is_exact
+    assert isinstance(heavy.place, RemotePlace)
+    assert (heavy.place.url, heavy.place.protocol) == (url, "workers")
+    assert heavy.place.class_ids == set(coco.class_ids(["person"]))
