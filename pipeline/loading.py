@@ -1,9 +1,13 @@
-"""Stages and decoders by dotted path: the engine imports neither stages nor models by name."""
+"""Stages, decoders and commands by dotted path: the engine imports neither stages nor models.
+
+OURS is the one place of the engine that names them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +15,35 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults
 
-# Where the options of these stages are to be found, whatever they are called.
-DETECT: Final = "framegate.stages.detect:Detect"
-WINDOW: Final = "framegate.stages.window:Window"
+OURS: Final[Mapping[str, str]] = {
+    # Stages that a run adds to the graph of its configuration.
+    "certify": "framegate.stages.audit.certify:Certify",
+    "save": "framegate.stages.draw.save:Save",
+    "shadow": "framegate.stages.shadow:Shadow",
+    # What a run has to do with models: which its configuration means, which it has and keeps.
+    "settle": "framegate.stages.commands.settle:settle",
+    "has_model": "framegate.stages.detect.pinned:has_model",
+    "forget_models": "framegate.stages.detect.pinned:forget_models",
+    # Pictures of the HTTP port.
+    "pictures": "framegate.stages.draw.pictures:Pictures",
+    # Commands that need models or stages.
+    "calibrate": "framegate.stages.commands.calibrate:tallied",
+    "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
+    "models_add": "framegate.stages.commands.registry:add",
+    "models_disagreements": "framegate.stages.shadow.disagreements:tell",
+    "models_list": "framegate.stages.commands.registry:list_models",
+    "models_quantise": "framegate.stages.commands.quantise:quantise",
+    "models_remove": "framegate.stages.commands.registry:remove",
+    "models_show": "framegate.stages.commands.registry:show",
+    "models_use": "framegate.stages.detect.pinned:choose",
+    "shipped_files": "framegate.models.detector.network:read",
+    "verified": "framegate.models.detector.network:verified",
+}
+
+
+def ours(name: str) -> Any:
+    """Load what OURS names so."""
+    return load(OURS[name])
 
 
 def load(use: str) -> Any:

@@ -32,6 +32,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     main       on the way from decode to the published stream: one entry for every frame
     reliable   the decoder waits for it, and streams keep what it has not read
     publishes  writes the published stream
+    uses_models  its class says so
     """
 
     name: str
@@ -41,6 +42,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     reliable: bool
     publishes: bool
     options: dict[str, Any] = {}
+    uses_models: bool = False
 
     def out(self, source: str) -> str:
         """The stream that it writes for a source."""

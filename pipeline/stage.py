@@ -265,6 +265,10 @@ class Stage(Generic[S]):
     batch         most frames that it wants in one call of `process`; fewer make outputs come sooner
     takes_failed  whether it wants frames on which an earlier stage failed
     publishes     whether its outputs are Results, for the published stream
+    uses_models   whether it serves with models that `models use` chooses; `run --detector`,
+                  `--classes` and `--min-score` are its options of these names
+    takes_classes  whether `run --classes` is its option `classes`, though it uses no such models
+    promises      whether its table `promise`, where it has one, makes certificates
     keeps         outputs of a source that stay in the store where no stage reads them; None: as
                   many as results
     asks          its queries to a heavier model; a stage that waits for answers sets it, from the
@@ -280,6 +284,9 @@ class Stage(Generic[S]):
     batch: ClassVar[int] = 64
     takes_failed: ClassVar[bool] = False
     publishes: ClassVar[bool] = False
+    uses_models: ClassVar[bool] = False
+    takes_classes: ClassVar[bool] = False
+    promises: ClassVar[bool] = False
     keeps: ClassVar[int | None] = None
     asks: AskPort | None = None
     cache: CacheCounts | None = None

@@ -18,7 +18,7 @@ import msgspec
 from framegate.pipeline import machine
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.errors import Exit
-from framegate.pipeline.loading import load
+from framegate.pipeline.loading import ours
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.run.folder import runs_folder
 from framegate.pipeline.run.sources import is_camera, shared_bytes
@@ -33,7 +33,6 @@ ASSUMED = Form(1920, 1080)
 RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
-LIBRARY = "framegate.models.detector.network"  # imported first: it keeps OpenVINO from reports
 
 _INSTALL = "make install, or pip install --force-reinstall what is named"
 _REPORT = "report this as a fault of Framegate"
@@ -217,15 +216,15 @@ def _earlier_runs() -> Finding:
 
 
 def _packages() -> Finding:
-    load(f"{LIBRARY}:read")
+    ours("shipped_files")  # imported first: it keeps OpenVINO from reports
     return packages([said for said in requires("framegate") or () if "extra ==" not in said])
 
 
 def _models() -> Finding:
-    listed = load(f"{LIBRARY}:read")()
+    listed = ours("shipped_files")()
     names = sorted(Path(file).stem for file in listed if file.endswith(".xml"))
     for name in names:
-        load(f"{LIBRARY}:verified")(name)
+        ours("verified")(name)
     return Finding("models", "OK", f"{', '.join(names)}: sums are right")
 
 

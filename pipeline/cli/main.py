@@ -252,32 +252,29 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
         changes["http"] = {"listen": parsed.http}
     named = named_sources(parsed.sources)
     changes["sources"] = {name: {"url": url} for name, url in named.items()}
-    detect: dict[str, Any] = {}
-    if parsed.detector:
-        detect["detector"] = parsed.detector
-    if parsed.classes is not None:
-        detect["classes"] = _labels(parsed.classes)
-    if parsed.min_score is not None:
-        detect["min_score"] = parsed.min_score
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
     if getattr(parsed, "draw", None) == "gate":
         changes["gate"] = {"view": True}
-    if detect:
-        changes["stages"] = {"detect": detect}
     return changes
 
 
-def _labels(said: str) -> list[str]:
-    return [name.strip() for name in said.split(",") if name.strip()]
+def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of detection, as options of the stage that uses models."""
+    said: dict[str, Any] = {}
+    if parsed.detector:
+        said["detector"] = parsed.detector
+    if parsed.classes is not None:
+        said["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+    if parsed.min_score is not None:
+        said["min_score"] = parsed.min_score
+    return said
 
 
 def _config(parsed: argparse.Namespace) -> tuple[str, Config]:
     """Where the configuration is from, and what it and the command line say."""
     origin, text = find_config(parsed.config)
-    # Whom detect asks in doubt must not tell of what is not looked for.
-    same = {} if parsed.classes is None else {"escalate": {"classes": _labels(parsed.classes)}}
-    return origin, read_config(origin, text, _changes(parsed), same)
+    return origin, read_config(origin, text, _changes(parsed), _detection(parsed))
 
 
 def _run(parsed: argparse.Namespace) -> Exit:

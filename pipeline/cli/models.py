@@ -17,7 +17,7 @@ from framegate.pipeline.config.config import url_said
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.loading import load
+from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.run.rpc import LookBeside, RollBack, Use, ask, find_run
 from framegate.pipeline.store.retention import side_outputs
@@ -26,7 +26,6 @@ from framegate.pipeline.store.retention import side_outputs
 
 
 NICE = 19  # the run's own work goes first
-CHOOSE = "framegate.stages.detect.pinned:choose"
 
 
 def _register_use(commands: Any) -> None:
@@ -66,7 +65,7 @@ def named(said: str | None) -> list[str]:
 def _use(parsed: argparse.Namespace) -> Exit:
     folder = Path(find_run(parsed.data).folder)
     os.nice(NICE)
-    model: str = load(CHOOSE)(parsed.model, folder, parsed.registry)
+    model: str = ours("models_use")(parsed.model, folder, parsed.registry)
     ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
     return Exit.DONE
@@ -79,9 +78,6 @@ def _roll_back(parsed: argparse.Namespace) -> Exit:
 
 
 # -- `framegate models shadow | disagreements`: another model beside the one that serves.
-
-
-TELL = "framegate.stages.shadow.disagreements:tell"
 
 
 def _register_shadow(commands: Any) -> None:
@@ -136,7 +132,7 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
         if not 0 < getattr(parsed, key) <= most:
             raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
     os.nice(NICE)
-    model: str = load(CHOOSE)(parsed.model, folder, parsed.registry)
+    model: str = ours("models_use")(parsed.model, folder, parsed.registry)
     said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
     ask(folder, LookBeside({**said, "sources": named(parsed.sources)}))
     print(f"looks beside: {model}")
@@ -146,7 +142,7 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
 def _disagreements(parsed: argparse.Namespace) -> Exit:
     url = url_said(parsed.store) or find_run(parsed.data).store
     said = side_outputs(url, SHADOW, named(parsed.sources))
-    load(TELL)(said, parsed.model, parsed.html, parsed.overwrite)
+    ours("models_disagreements")(said, parsed.model, parsed.html, parsed.overwrite)
     return Exit.DONE
 
 
@@ -241,7 +237,6 @@ def verdict(found: Quantised) -> str:
 # -- `framegate models quantise`: a model of the registry in 8 bits, if it still says the same.
 
 
-_QUANTISE = "framegate.stages.commands.quantise:quantise"
 LEAST, FRAMES = 0.9, 300
 
 
@@ -284,7 +279,7 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
     if faults:
         raise ConfigFaults(faults)
     told = Console(stderr=True)
-    found = load(_QUANTISE)(
+    found = ours("models_quantise")(
         parsed.ref,
         files,
         parsed.frames,
@@ -301,8 +296,6 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
 
 
 Triple = tuple[float, float, float]
-
-_STAGE = "framegate.stages.commands.registry:"
 
 
 def register(commands: Any) -> None:
@@ -421,20 +414,20 @@ def _triple(said: str) -> Triple:
 
 
 def _add(parsed: argparse.Namespace) -> Exit:
-    done: Exit = load(_STAGE + "add")(parsed)
+    done: Exit = ours("models_add")(parsed)
     return done
 
 
 def _list(parsed: argparse.Namespace) -> Exit:
-    done: Exit = load(_STAGE + "list_models")(parsed)
+    done: Exit = ours("models_list")(parsed)
     return done
 
 
 def _show(parsed: argparse.Namespace) -> Exit:
-    done: Exit = load(_STAGE + "show")(parsed)
+    done: Exit = ours("models_show")(parsed)
     return done
 
 
 def _remove(parsed: argparse.Namespace) -> Exit:
-    done: Exit = load(_STAGE + "remove")(parsed)
+    done: Exit = ours("models_remove")(parsed)
     return done

@@ -17,7 +17,7 @@ from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
-from framegate.pipeline.loading import DETECT, WINDOW, load
+from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.promise.calibration import Judgement, Setting
 from framegate.pipeline.records import DECLARED
@@ -143,10 +143,6 @@ def _promised(certificate: Certificate) -> str:
 # footage.
 
 
-_REPLAY = "framegate.stages.commands.calibrate:tallied"
-_BUDGET = "framegate.stages.escalate.options:EscalateOptions"
-
-
 def _register_calibrate(commands: Any) -> None:
     command = commands.add_parser(
         "calibrate",
@@ -194,15 +190,9 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
         read = Inputs({f"source {name}": one.url for name, one in config.sources.items()})
         if faults := output_faults("--plot", parsed.plot, read, parsed.overwrite):
             raise ConfigFaults(faults)
-    detect = next((dict(s.options) for s in config.stages if s.use == DETECT), None)
-    if detect is None:
-        raise ConfigFaults(
-            [f"{origin}: no stage has use = {DETECT!r}; allowed is a configuration with one"]
-        )
-    window = next((dict(s.options) for s in config.stages if s.use == WINDOW), {})
     urls = {name: source.url for name, source in config.sources.items()}
-    limits = _budget(config)
-    footage = load(_REPLAY)(urls, detect, window, parsed.frames, parsed.seed, _progress(), limits)
+    stages = [(stage.use, stage.options) for stage in config.stages]
+    footage = ours("calibrate")(urls, stages, parsed.frames, parsed.seed, _progress())
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))
@@ -232,18 +222,6 @@ def _promise(config: Config) -> Promise:
     if promise is None:
         raise ConfigFaults(faults)
     return promise
-
-
-def _budget(config: Config) -> Any:
-    """The table [escalate] as it stands."""
-    table: dict[str, Any] = next(
-        (s.options["escalate"] for s in config.stages if "escalate" in s.options), {}
-    )
-    faults: list[str] = []
-    budget = read_options(load(_BUDGET), dict(table), "escalate.", faults)
-    if budget is None:
-        raise ConfigFaults(faults)
-    return budget
 
 
 def as_table(judgement: Judgement) -> Table:

@@ -11,12 +11,11 @@ from framegate.pipeline.config.config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker
-from framegate.pipeline.loading import load
+from framegate.pipeline.loading import ours
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.run.rpc import find_run
 
-_LOOKER = "framegate.stages.escalate.heavy_worker:HeavyLooker"
 PRECISIONS = ("f32", "bf16", "int8", "int8+bf16")  # of framegate.models.detector.network
 _MOST_BATCH, _MOST_THREADS, _MOST_DELAY_MS = 64, 1024, 1000
 
@@ -87,7 +86,7 @@ def _worker(parsed: argparse.Namespace) -> Exit:
     set_up_logging("INFO", "heavy", parsed.log_format or "text")
     asks = HeavyAsks(url)  # before the model: a wrong URL is said at once
     to_user.info("heavy worker at %s: loading the model", shown(url))
-    looker = load(_LOOKER)(parsed.threads, parsed.precision)
+    looker = ours("heavy_looker")(parsed.threads, parsed.precision)
     return work(asks, looker, BatchLimits(parsed.batch, parsed.delay_ms / 1000))
 
 

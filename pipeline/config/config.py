@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, store_fault
-from framegate.pipeline.config.graph import StageEntry, Table, graph_faults, read_stages
+from framegate.pipeline.config.graph import (
+    StageEntry,
+    Table,
+    graph_faults,
+    read_stages,
+    stages_that,
+)
 from framegate.pipeline.config.options import read_options, unset_variable
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.errors import ConfigFaults
@@ -238,11 +244,12 @@ def read_config(
     origin: str,
     text: str,
     changes: Mapping[str, Table] | None = None,
-    offered: Mapping[str, Table] | None = None,
+    detection: Mapping[str, Any] | None = None,
 ) -> Config:
     """The checked configuration; `changes` (from the command line) go over the file's tables.
 
-    offered  options for stages, if the file has them
+    detection  what the command line says of detection: options of the stage that uses models;
+               its classes are those of a stage that takes them, too
 
     ConfigFaults carries all faults, each with where it was said, its key path, the value and what
     is allowed.
@@ -261,8 +268,11 @@ def read_config(
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
     stages = tables.get("stages", {})
-    there = {name: table for name, table in (offered or {}).items() if name in stages}
-    changes = _merged({"stages": there}, changes) if there else changes
+    if detection:
+        told = _of_detection(stages, detection)
+        if not told:
+            faults.append(f"{', '.join(detection)}: no stage uses models, so this is about none")
+        changes = _merged(dict(changes), {"stages": told})
     config = _read_tables(origin, _merged(tables, changes), faults)
     if config is None or faults:
         said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
@@ -270,6 +280,15 @@ def read_config(
             [f"{'command line' if f.startswith(said_there) else origin}: {f}" for f in faults]
         )
     return config
+
+
+def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options by stage."""
+    told = {name: dict(detection) for name in stages_that(stages, "uses_models")}
+    if told and "classes" in detection:
+        others = stages_that(stages, "takes_classes")
+        told |= {name: {"classes": detection["classes"]} for name in others if name not in told}
+    return told
 
 
 def _paths(tables: Mapping[str, Any], before: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ RESERVED = {
 class StageEntry:
     """One `[stages.NAME]` table.
 
-    publishes, pixels  what its class says
-    options            what else stands in the table, checked by the class
+    publishes, pixels, uses_models, promises  what its class says
+    options  what else stands in the table, checked by the class
     """
 
     name: str
@@ -36,6 +37,8 @@ class StageEntry:
     publishes: bool
     pixels: int
     options: dict[str, Any]
+    uses_models: bool = False
+    promises: bool = False
 
 
 def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[str]]) -> list[str]:
@@ -142,6 +145,7 @@ def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
             reliable=stage.name in main or stage.on_lag == "wait",
             publishes=stage.publishes,
             options=stage.options,
+            uses_models=stage.uses_models,
         )
         for stage in ordered
     ]
@@ -238,6 +242,16 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
     return entries if len(faults) == before else None
 
 
+def stages_that(tables: Table, can: str) -> list[str]:
+    """Names of the stages whose class says that it can; of one that cannot be loaded none knows."""
+    found = []
+    for name, entry in tables.items():
+        with contextlib.suppress(ConfigFaults, AttributeError):
+            if getattr(load(entry["use"]) if isinstance(entry, dict) else None, can):
+                found.append(name)
+    return found
+
+
 def own_tables(options: type) -> dict[str, Any]:
     """The top-level tables that these options name as theirs: what each holds."""
     hints = get_type_hints(options)
@@ -296,4 +310,6 @@ def _read_stage(
         publishes=getattr(kind, "publishes", False),
         pixels=getattr(kind, "pixels", 0),
         options=options,
+        uses_models=getattr(kind, "uses_models", False),
+        promises=getattr(kind, "promises", False),
     )

@@ -12,6 +12,7 @@ from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import CERTIFY
+from framegate.pipeline.loading import OURS
 from framegate.pipeline.logs import Form
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
@@ -93,9 +94,6 @@ def told_sources(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSp
 # -- A configuration with a promise gets the stage that keeps its certificates.
 
 
-_USE = "framegate.stages.audit.certify:Certify"
-
-
 def with_certificates(config: Config) -> Config:
     """The configuration with that stage, beside the one that promises; as it is without a promise.
 
@@ -112,7 +110,7 @@ def with_certificates(config: Config) -> Config:
                 f"and stages.{stage.name} promises before it; nothing may stand between them"
             ]
         )
-    certify = StageEntry(CERTIFY, _USE, stage.name, "wait", False, 0, {})
+    certify = StageEntry(CERTIFY, OURS["certify"], stage.name, "wait", False, 0, {})
     placement = {
         worker: (*names, CERTIFY) if stage.name in names else names
         for worker, names in config.placement.items()
@@ -123,4 +121,4 @@ def with_certificates(config: Config) -> Config:
 def promises(stage: StageEntry) -> bool:
     """Whether a stage was told to promise anything."""
     table = stage.options.get("promise", {"measure": "off"})
-    return str(table.get("measure", "counts")) != "off"
+    return stage.promises and str(table.get("measure", "counts")) != "off"

@@ -26,6 +26,7 @@ from framegate.pipeline.errors import (
     StoreLost,
     StoreRefused,
 )
+from framegate.pipeline.loading import OURS
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.process import apart
@@ -63,8 +64,6 @@ from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)
 
-SAVE = "framegate.stages.draw.save:Save"
-PICTURES = "framegate.stages.draw.pictures:Pictures"
 STOP_PRINTER_S = 0.5
 
 
@@ -169,7 +168,7 @@ def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config
     """The configuration with a stage that writes annotated videos, which the others wait for."""
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = {"folder": str(folder.absolute()), "run": run, "overwrite": overwrite}
-    save = StageEntry("save", SAVE, publisher.input, "wait", False, 1, options)
+    save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 
 
@@ -312,7 +311,7 @@ def _tell_fall(task: asyncio.Task[None]) -> None:
 async def _http_port(
     plan: Plan, url: str, supervisor: Supervisor, listening: socket.socket
 ) -> None:
-    spec = WebSpec(url, PICTURES, plan.log_level, plan.log_format)
+    spec = WebSpec(url, OURS["pictures"], plan.log_level, plan.log_format)
     await HttpPort(listening, spec, supervisor.status, supervisor.find_shared).serve()
 
 

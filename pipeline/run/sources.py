@@ -28,7 +28,7 @@ from framegate.pipeline.errors import (
     TakenOver,
 )
 from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.loading import load
+from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.records import DecodeState
 from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, changed, fingerprint
@@ -40,11 +40,6 @@ from framegate.pipeline.store.ownership import Store
 # -- Models that a run knows: those of its configuration, and whether others are on this host.
 
 
-SETTLE = "framegate.stages.commands.settle:settle"
-HAS = "framegate.stages.detect.pinned:has_model"
-FORGET = "framegate.stages.detect.pinned:forget_models"
-
-
 class KnownModels:
     """Of one run.
 
@@ -54,11 +49,13 @@ class KnownModels:
 
     def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
         """ConfigFaults with all that is wrong with what the stages' options name."""
-        self.settled: Mapping[str, str] = load(SETTLE)([(s.use, s.options) for s in stages], folder)
+        self.settled: Mapping[str, str] = ours("settle")(
+            [(s.name, s.use, s.options) for s in stages], folder
+        )
         self.where = f"{socket.gethostname()}:{folder / 'models'}"
         self._folder = folder
-        self._forget: Callable[[Path, Collection[str | None]], None] = load(FORGET)
-        self._has: Callable[[str, Path], bool] = load(HAS)
+        self._forget: Callable[[Path, Collection[str | None]], None] = ours("forget_models")
+        self._has: Callable[[str, Path], bool] = ours("has_model")
 
     def forget_unused(self, named: Collection[str | None]) -> None:
         """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but

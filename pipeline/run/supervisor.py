@@ -22,7 +22,7 @@ from framegate.pipeline.errors import (
     StoreRefused,
 )
 from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.loading import DETECT
+from framegate.pipeline.loading import OURS
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.process import apart
 from framegate.pipeline.run.crew import Crew
@@ -39,7 +39,6 @@ from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 
-LOOKER = "framegate.stages.shadow:Shadow"
 TICK_S = 5.0  # messages tell what happens; this finds what no message tells
 SAME_STORE_TICKS = 2
 POLL_S = 0.1  # while somebody waits: draining, or removing a source
@@ -146,9 +145,9 @@ class Supervisor:
         if self._draining or self._ending.code is not None:
             raise ConfigFaults(["the run is ending: it takes no other models"])
         for stage in self.plan.stages:
-            if stage.use == DETECT:
+            if stage.uses_models:
                 return stage.name, stage.options
-        raise ConfigFaults([f"no stage of this run is {DETECT}: none uses models"])
+        raise ConfigFaults(["no stage of this run uses models"])
 
     async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
         for model in dict.fromkeys(models.values()):
@@ -173,7 +172,9 @@ class Supervisor:
             name, detect = self._check_going_on()
             self.sources.check_known(options.get("sources", []))
             said = {**options, "detect": detect}
-            await self._beside.start(StageSpec(SHADOW, LOOKER, name, False, False, False, said))
+            await self._beside.start(
+                StageSpec(SHADOW, OURS["shadow"], name, False, False, False, said)
+            )
 
     async def status(self) -> RunStatus:
         """How the run is."""

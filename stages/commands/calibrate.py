@@ -20,8 +20,9 @@ import numpy as np
 
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.loading import options_of
+from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
 from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position, Record
@@ -166,18 +167,24 @@ class Replay:
 
 def tallied(
     files: Mapping[str, str],
-    detect: Mapping[str, Any],
-    window: Mapping[str, Any],
+    stages: Sequence[tuple[str, dict[str, Any]]],
     most: int,
     seed: int,
     tell: Tell,
-    budget: EscalateOptions,
 ) -> Footage:
-    """What the files say of the thresholds of PATH.
+    """What the files say of the thresholds of PATH. ConfigFaults for stages without a Detect.
 
-    files   path by source; detect, window  options of these stages
-    most    draws, each among all frames; budget  the table [escalate]
+    files   path by source; stages  use and options of those of the configuration
+    most    draws, each among all frames
     """
+    detect = _of_kind(stages, Detect)
+    if detect is None:
+        raise ConfigFaults(
+            ["stages: none is framegate.stages.detect:Detect; allowed is a configuration with one"]
+        )
+    escalate = options_of(Escalate, _of_kind(stages, Escalate) or {})
+    assert isinstance(escalate, StageOptions)
+    window, budget = _of_kind(stages, Window) or {}, escalate.escalate
     counts = {name: _count(path) for name, path in files.items()}
     frames = sum(counts.values())
     draws = np.bincount(np.random.default_rng(seed).integers(frames, size=most), minlength=frames)
@@ -200,6 +207,15 @@ def tallied(
         limits = budget.per_s, budget.burst, budget.all_per_s
         needs = tuple(raises(replay.times.of(least), *limits) for least in PATH)
     return Footage(tuple(tallies), frames, most, int(np.count_nonzero(draws)), needs)
+
+
+def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[str, Any] | None:
+    """Options of the first stage of a class, or of one derived from it; None: there is none."""
+    for use, options in stages:
+        used = load(use)
+        if isinstance(used, type) and issubclass(used, kind):
+            return options
+    return None
 
 
 def _count(path: str) -> int:

@@ -16,29 +16,35 @@ from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
 
 
-def settle(stages: Sequence[tuple[str, dict[str, Any]]], folder: Path) -> dict[str, str]:
+def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> dict[str, str]:
     """NAME@DIGEST of each source for which `[models.sources]` names a model of the registry, and
-    under "" of all others, where `[stages.detect]` does: of two such stages the first.
+    under "" of all others, where the stage that detects does: of two such stages the first.
 
-    stages  what each uses, and its options
+    stages  of each its name, what it uses, and its options
     folder  the run's, where a copy of each model is put
 
     ConfigFaults with everything that is wrong.
     """
-    kinds = {use: load(use) for use, _ in stages}
-    asks = any(_asks(options) for use, options in stages if kinds[use] is Escalate)
+    kinds = {use: load(use) for _, use, _ in stages}
+    asking = {use for use, kind in kinds.items() if _is(kind, Escalate)}
+    asks = any(_asks(options) for _, use, options in stages if use in asking)
     settled: dict[str, str] = {}
     faults: list[str] = []
-    for use, options in stages:
+    for name, use, options in stages:
         classes = options.get("classes")
-        if asks and kinds[use] is Escalate and classes is not None:
+        if asks and use in asking and classes is not None:
             fault = classes_fault("heavy", classes)
-            faults += [f"stages.escalate.classes = {classes}: {fault}"] if fault else []
-        if kinds[use] is Detect:
-            settled = _settled(options, asks, folder, faults) | settled
+            faults += [f"stages.{name}.classes = {classes}: {fault}"] if fault else []
+        if _is(kinds[use], Detect):
+            settled = _settled(name, options, asks, folder, faults) | settled
     if faults:
         raise ConfigFaults(faults)
     return settled
+
+
+def _is(kind: Any, ours: type) -> bool:
+    """Return whether a stage's class is ours, or derived from it."""
+    return isinstance(kind, type) and issubclass(kind, ours)
 
 
 def _asks(options: Mapping[str, Any]) -> bool:
@@ -46,7 +52,7 @@ def _asks(options: Mapping[str, Any]) -> bool:
 
 
 def _settled(
-    options: dict[str, Any], asks: bool, folder: Path, faults: list[str]
+    name: str, options: dict[str, Any], asks: bool, folder: Path, faults: list[str]
 ) -> dict[str, str]:
     said = options_of(Detect, options)
     settled = {}
@@ -54,7 +60,7 @@ def _settled(
         want = wanted(said.usual(), said.models, source)
         if is_own(want.model):
             continue
-        key = f"models.sources.{source}.model" if source else "stages.detect.detector"
+        key = f"models.sources.{source}.model" if source else f"stages.{name}.detector"
         try:
             with model_faults():
                 found = pinned_model(want.model, folder, said.models.registry).manifest

@@ -92,6 +92,7 @@ class Detect(Stage[DetectState]):
     Options = DetectOptions
     State = DetectState
     pixels = 1
+    uses_models = True
     batch = 8
     options: DetectOptions
     cache: CacheCounts

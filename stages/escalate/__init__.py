@@ -53,6 +53,8 @@ class Escalate(Stage[EscalateState]):
     Options = StageOptions
     State = EscalateState
     pixels = 1
+    takes_classes = True  # whom detect asks in doubt must not tell of what is not looked for
+    promises = True
     batch = 16
     takes_failed = True
     options: StageOptions

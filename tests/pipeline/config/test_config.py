@@ -202,10 +202,22 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
         from_environment("CAM_URL", "sources.a.url_env")
 
 
-def test_offered_options_go_to_stages_that_are_there() -> None:
-    offered = {"escalate": {"classes": ["car"]}, "elsewhere": {"classes": ["car"]}}
-    config = read_config("test.toml", PACKAGED, {"log": {"level": "DEBUG"}}, offered)
+def test_what_is_said_of_detection_goes_to_the_stages_that_it_is_about() -> None:
+    """Whatever they are called, and whoever derived their classes."""
+    text = PACKAGED.replace("[stages.detect]", "[stages.looker]").replace('"detect"', '"looker"')
+    said = {"classes": ["car"], "min_score": 0.5}
+    config = read_config("test.toml", text, {"log": {"level": "DEBUG"}}, said)
     options = {stage.name: stage.options for stage in config.stages}
+    assert {**options["looker"], **said} == options["looker"]
     assert options["escalate"]["classes"] == ["car"]
-    assert "elsewhere" not in options
+    assert "min_score" not in options["escalate"]
+    assert "classes" not in options["cache"]
     assert config.log.level == "DEBUG"
+    assert [stage.name for stage in config.stages if stage.uses_models] == ["looker"]
+    assert [stage.name for stage in config.stages if stage.promises] == ["escalate"]
+
+
+def test_what_is_said_of_detection_needs_a_stage_that_uses_models() -> None:
+    text = PACKAGED.replace("framegate.stages.detect:Detect", "framegate.pipeline.stage:Stage")
+    with pytest.raises(ConfigFaults, match="min_score: no stage uses models"):
+        read_config("test.toml", text, None, {"min_score": 0.5})

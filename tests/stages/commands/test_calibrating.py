@@ -9,7 +9,6 @@ import numpy as np
 from framegate.pipeline.promise.calibration import Raise
 from framegate.stages.audit.audits import PATH
 from framegate.stages.commands.calibrate import AskTimes, tallied
-from framegate.stages.escalate.options import EscalateOptions
 from tests.support import footage
 
 FRAMES = 6
@@ -17,10 +16,16 @@ FRAMES = 6
 
 def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> None:
     path = footage.write_scene(tmp_path / "day.mp4", footage.steady(FRAMES))
-    budget = EscalateOptions(per_s=1.0, burst=2.0, all_per_s=1.0)
     told: list[tuple[int, int, int]] = []
-    options = {"window": {"head": True}}, {"size": 3}
-    found = tallied({"door": str(path)}, *options, 20, 0, lambda *now: told.append(now), budget)
+    stages: list[tuple[str, dict[str, object]]] = [
+        ("framegate.stages.window:Window", {"size": 3}),
+        ("framegate.stages.detect:Detect", {"window": {"head": True}}),
+        (
+            "framegate.stages.escalate:Escalate",
+            {"escalate": {"per_s": 1.0, "burst": 2.0, "all_per_s": 1.0}},
+        ),
+    ]
+    found = tallied({"door": str(path)}, stages, 20, 0, lambda *now: told.append(now))
     assert (found.frames, found.draws) == (FRAMES, 20)
     assert 1 < found.distinct <= FRAMES
     assert [one.least for one in found.tallies] == list(PATH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,19 @@ def options(registry: Path, **more: object) -> dict[str, object]:
     return {"models": {"registry": str(registry), **more}}
 
 
+def as_stages(said: Mapping[str, dict[str, object]]) -> list[tuple[str, str, dict[str, object]]]:
+    """Stages by what they use; each is called as its module."""
+    return [(use.rpartition(".")[2].partition(":")[0], use, said[use]) for use in said]
+
+
 def test_names_are_settled_once(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     first = own_model(registry, "mine", size=(96, 64)).manifest
     said = {DETECT: options(registry, sources={"a": {"model": "mine"}, "b": {"model": "light"}})}
-    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle(as_stages(said), tmp_path / "run") == {"a": f"mine@{first.sha256}"}
     own_model(registry, "mine", "2", size=(96, 64))
-    assert settle([*said.items()], tmp_path / "run") == {"a": f"mine@{first.sha256}"}
-    assert settle([*said.items()], tmp_path / "other")["a"] != f"mine@{first.sha256}"
+    assert settle(as_stages(said), tmp_path / "run") == {"a": f"mine@{first.sha256}"}
+    assert settle(as_stages(said), tmp_path / "other")["a"] != f"mine@{first.sha256}"
 
 
 def test_all_faults_at_once(tmp_path: Path) -> None:
@@ -42,7 +48,7 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         ESCALATE: {"escalate": {"place": "local"}},
     }
     with pytest.raises(ConfigFaults) as found:
-        settle([*said.items()], tmp_path / "run")
+        settle(as_stages(said), tmp_path / "run")
     faults = found.value.faults
     assert [fault.partition(" = ")[0] for fault in faults] == [
         f"models.sources.{source}.model" for source in "abcd"
@@ -65,21 +71,20 @@ def test_classes_that_are_not_cocos_are_for_nobody_to_be_asked_about(
     }
     if is_fault:
         with pytest.raises(ConfigFaults, match=r"stages\.escalate\.classes.*part 1 is not known"):
-            settle([*said.items()], tmp_path / "run")
+            settle(as_stages(said), tmp_path / "run")
     else:
-        assert set(settle([*said.items()], tmp_path / "run")) == {"a"}
+        assert set(settle(as_stages(said), tmp_path / "run")) == {"a"}
 
 
 def test_of_two_stages_of_one_class_both_are_settled(tmp_path: Path) -> None:
     registry = tmp_path / "registry"
     first = own_model(registry, "first", size=(96, 64)).manifest
     own_model(registry, "second", size=(96, 64))
-    both = [(DETECT, options(registry) | {"detector": name}) for name in ("first", "second")]
+    both = [(n, DETECT, options(registry) | {"detector": n}) for n in ("first", "second")]
     assert settle(both, tmp_path / "run") == {"": f"first@{first.sha256}"}
     for name in ("first", "second"):  # copies: the registry may forget them
         assert pinned_model(name, tmp_path / "run", None).manifest.name == name
-    with pytest.raises(ConfigFaults, match=r"(?s)nobody.*no one"):
-        settle(
-            [(DETECT, options(registry) | {"detector": n}) for n in ("nobody", "no one", "first")],
-            tmp_path / "other",
-        )
+    stages = [(n, DETECT, options(registry) | {"detector": n}) for n in ("none", "gone", "first")]
+    faults = r"(?s)stages\.none\.detector = 'none'.*stages\.gone\.detector = 'gone'"
+    with pytest.raises(ConfigFaults, match=faults):
+        settle(stages, tmp_path / "other")
