@@ -16,15 +16,6 @@ PaceName = Literal["realtime", "fast"]
 CAREFUL_FRAMES: Final = 64  # one record at a time for so many frames after a death
 
 
-def low_water(n: int) -> int:
-    """Which of n frames that are out readers must have read before more is decoded, from 0: three
-    quarters on, one frame still to go.
-
-    Hysteresis: a decoder that is woken for each single frame costs more than it decodes.
-    """
-    return max(0, min(3 * n // 4, n - 2))
-
-
 class StageSpec(msgspec.Struct, frozen=True):
     """One stage of the graph, with everything decided.
 

@@ -18,9 +18,10 @@ import msgspec
 
 from framegate.pipeline.engine.control import ControlLine, Failed, Ready
 from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.engine.stage_loop import StageLoop, run_connected
+from framegate.pipeline.engine.stage_loop import StageLoop
 from framegate.pipeline.errors import Exit, Fenced, FramegateError, StageRefused
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.ingest.loop import IngestLoop

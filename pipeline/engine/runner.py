@@ -134,12 +134,15 @@ class Runner:
         self.sources = {name: wanted[name] for name in wanted if name not in self.fenced}
         self._tell_sources(sources)
 
+    def _let_go(self, source: str) -> None:
+        for stage in self.hosted:
+            self.inboxes[stage.spec.name].clear(source)
+            self.held_back.forget(source, stage.spec.name)
+
     def _forget(self, source: str) -> None:
-        for inbox in self.inboxes.values():
-            inbox.clear(source)
+        self._let_go(source)
         for stage in self.hosted:
             stage.forget(source)
-            self.held_back.forget(source, stage.spec.name)
         self._careful_until.pop(source, None)
         self._trimming.forget(source)
         self.stale.discard(source)
@@ -155,8 +158,7 @@ class Runner:
         sources = list(sources)
         self.done += 1  # whoever waits for replicas does not hang
         for source in sources:
-            for inbox in self.inboxes.values():
-                inbox.clear(source)
+            self._let_go(source)
             for stage in self.hosted:
                 reply = links.of(source).call(
                     *attach_command(source, stage.spec.name, self.spec.run)
@@ -193,6 +195,8 @@ class Runner:
             self.fenced.add(source)
             self._forget(source)
         else:
+            # What waits follows a position that the store does not have: it is read again.
+            self._let_go(source)
             self.stale.add(source)
 
     def check_tokens(self, link: Link, sources: Iterable[str]) -> None:

@@ -1,149 +1,28 @@
-"""Decoder threads: what they share (events, credit, epochs, slots), and the one for a file."""
+"""The thread that decodes a source: what those of files and cameras share, and their events."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import msgspec
 
-from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
+from framegate.pipeline.errors import FrameStoreFull
+from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.shared_memory.frame_store import FrameStore
 from framegate.pipeline.source import Form, Frame, Guard, Source
-from framegate.pipeline.spec import low_water
-
-# -- How far a decoder may run ahead of the slowest reliable reader, in how many picture sizes,
-# and how often these may change. Pure; the caller locks.
-
-
-MOST_SIZES = 2  # whose pixels a source keeps at once: at a change, those of the size before as well
-MOST_CHANGES = 30
-CHANGES_S = 60.0
-_FRAME_S = 1 / 25  # of a frame whose time is not known
-_LEAP_S = 10.0
-
-
-class Credit:
-    """Frames handed out and not yet read by all: at most `limit`, oldest first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._in_flight: deque[Position] = deque()
-
-    def __len__(self) -> int:
-        return len(self._in_flight)
-
-    @property
-    def full(self) -> bool:
-        """Whether the next frame must wait."""
-        return len(self._in_flight) >= self.limit
-
-    def take(self, position: Position) -> None:
-        """A frame goes out; positions come in order."""
-        self._in_flight.append(position)
-
-    def release(self, read: Position) -> bool:
-        """All reliable readers are at `read`; whether that freed anything."""
-        before = len(self._in_flight)
-        while self._in_flight and self._in_flight[0] <= read:
-            self._in_flight.popleft()
-        return len(self._in_flight) < before
-
-    @property
-    def low_water(self) -> Position:
-        """Where readers must be before more is decoded."""
-        return self._in_flight[low_water(len(self._in_flight))]
-
-
-class Sizes:
-    """Forms of pictures whose pixels some reader may still want, MOST_SIZES at most.
-
-    The one that came last stays, as the next frame has it most likely, and whoever looks at the
-    source sees the last of them.
-    """
-
-    def __init__(self) -> None:
-        self._last: dict[Form, Position] = {}  # the last frame of each, in order
-
-    def __iter__(self) -> Iterator[Form]:
-        return iter(self._last)
-
-    def waits_for(self, form: Form) -> Position | None:
-        """Where readers must be before a frame of this form goes out; None: it may."""
-        if form in self._last or len(self._last) < MOST_SIZES:
-            return None
-        return next(iter(self._last.values()))
-
-    @property
-    def oldest(self) -> Position | None:
-        """Where readers must be for memory to come free; None where they can free none."""
-        return next(iter(self._last.values())) if len(self._last) > 1 else None
-
-    def take(self, form: Form, position: Position) -> bool:
-        """A frame goes out; whether its form is another one than those that are held."""
-        is_new = self._last.pop(form, None) is None
-        self._last[form] = position
-        return is_new
-
-    def release(self, read: Position) -> bool:
-        """All reliable readers are at `read`; whether that freed any."""
-        gone = [form for form, last in list(self._last.items())[:-1] if last <= read]
-        for form in gone:
-            del self._last[form]
-        return bool(gone)
-
-
-class SizeChanges:
-    """Changes of a source's picture size: each is an epoch, hence work for everybody.
-
-    More than MOST_CHANGES within CHANGES_S seconds of the source's time are too many.
-    """
-
-    def __init__(self) -> None:
-        self._form: Form | None = None
-        self._before_s: float | None = None
-        self._clock_s = 0.0
-        self._at_s: deque[float] = deque(maxlen=MOST_CHANGES)
-
-    def too_many(self, form: Form, time_s: float | None) -> bool:
-        """The next picture has this form, at this time (pts, arrival; None: not known)."""
-        step = _FRAME_S
-        if time_s is not None and self._before_s is not None:
-            passed = time_s - self._before_s
-            step = passed if 0 <= passed < _LEAP_S else _FRAME_S
-        self._before_s = time_s
-        self._clock_s += step
-        changes = self._form is not None and form != self._form
-        self._form = form
-        if not changes:
-            return False
-        full = len(self._at_s) == MOST_CHANGES
-        too_many = full and self._clock_s - self._at_s[0] < CHANGES_S
-        self._at_s.append(self._clock_s)
-        return too_many
-
-
-def changes_fault() -> str:
-    """What is said of a source with too many changes."""
-    return (
-        f"its picture size changed more than {MOST_CHANGES} times in {CHANGES_S:.0f} s; allowed "
-        f"are {MOST_CHANGES}"
-    )
-
 
 log = logging.getLogger(__name__)
 
-GetFrameStore = Callable[[Form], FrameStore]
 KeepFrames = Callable[[Iterable[Form]], None]
 Announce = Callable[[Position], AbstractContextManager[None]]
 
@@ -246,7 +125,7 @@ class Surroundings:
     """
 
     open_source: Callable[[Guard], Source]
-    frame_store: GetFrameStore
+    frame_store: Callable[[Form], FrameStore]
     token: int
     credit_limit: int
     wake: int
@@ -475,124 +354,3 @@ class DecoderThread(threading.Thread, ABC):
         self._events.append(event)
         if len(self._events) == 1:
             self._tell()
-
-
-# -- A thread that decodes a file into the frame store, as far ahead as its credit allows.
-
-
-class FileDecoder(DecoderThread):
-    """Decodes from the start, skips what is committed, then fills slots; loses nothing."""
-
-    patience_s = 30.0
-
-    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
-        super().__init__(name, around, start)
-        self._refills = {frame.number: frame for frame in start.in_flight}
-
-    def will_fill(self, number: int) -> bool:
-        """Whether it has yet to put the pixels of a committed frame again."""
-        return number in self._refills
-
-    def abandon(self) -> None:
-        """End after the frame in hand, whatever is missing: another thread takes over."""
-        self._all_refills()
-        self.stop()
-
-    def finish(self) -> None:
-        """Stop, and report that nothing follows; pixels that readers wait for come no more."""
-        self._give_up_refills()
-        super().finish()
-
-    def _decode_to_the_end(self) -> Finished | None:
-        source: Source | None = None
-        fault: str | None = None
-        try:
-            source = self._open()
-            if not self._decode(source):
-                return None
-        except SourceFault as error:
-            fault = f"{error.reason}: {error}"
-        except FramegateError as error:
-            fault = str(error)
-        except Exception as error:
-            log.exception("source %s: the decoder failed", self.source_name)
-            fault = redacted(f"damaged: the decoder failed: {error!r}")
-        finally:
-            if source is not None:
-                self._close(source)
-        if fault is not None:
-            self._give_up_refills()
-        return Finished(dict(source.counts) if source else {}, fault)
-
-    def _open(self) -> Source:
-        if not self._is_careful():
-            return self._around.open_source(nullcontext)
-        with self._around.announce(self._next_position()):
-            return self._around.open_source(nullcontext)
-
-    def _decode(self, source: Source) -> bool:
-        """Whether the source came to its end, and that is to be told."""
-        form: Form | None = None
-        frames, number = iter(source), 0
-        while True:
-            if self._stopping and not self._refills:
-                return False
-            if self._start_point.done and number >= self._start_point.number:
-                return False
-            try:
-                if number < self._start_point.number or not self._is_careful():
-                    frame = next(frames)
-                else:
-                    with self._around.announce(self._next_position()):
-                        frame = next(frames)
-            except StopIteration:
-                self._give_up_refills()
-                return True
-            self.done += 1
-            if frame is None:  # one that is not wanted
-                continue
-            if not self._take(number, frame, form):
-                return False
-            form, number = frame.form, number + 1
-
-    def _take(self, number: int, frame: Frame, form: Form | None) -> bool:
-        """Refill or put the frame; False if stopped meanwhile. form: that of the frame before."""
-        if self._changes.too_many(frame.form, frame.pts):
-            raise SourceFault(changes_fault(), "sizes")
-        if number < self._start_point.number:
-            self._refill(number, frame)
-            return True
-        if self._epoch is None or (form is not None and frame.form != form):
-            self._ask_for_epoch()
-        position = self._take_credit(frame.form)
-        if position is None:
-            return False
-        self._put(number, frame, position)
-        return True
-
-    def _refill(self, number: int, frame: Frame) -> None:
-        wanted = self._refills.get(number)
-        if wanted is not None and wanted.form == frame.form:
-            store = self._frame_store(frame.form)
-            slot = number % store.slots
-            if not store.holds(slot, wanted.position):
-                with store.writing(slot, wanted.position) as pixels:
-                    frame.write(pixels)
-        with self._changed:
-            self._refills.pop(number, None)
-
-    def _may_stop(self) -> bool:
-        return self._stopping and not self._refills
-
-    def _give_up_refills(self) -> None:
-        """The source cannot be read again: readers need not wait for these pixels."""
-        for number, frame in self._all_refills().items():
-            with contextlib.suppress(FramegateError):
-                store = self._around.frame_store(frame.form)
-                store.give_up(number % store.slots, frame.position)
-
-    def _all_refills(self) -> dict[int, InFlight]:
-        """Take what is still to be filled: the loop's thread and this one may both give it up."""
-        with self._changed:
-            taken, self._refills = self._refills, {}
-        return taken

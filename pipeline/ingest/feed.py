@@ -191,6 +191,10 @@ class Feed:
             return self._pace.wait_s(event.pts, event.arrived_mono, now)
         return None if event is None else 0.0
 
+    def waits_for(self) -> Position | None:
+        """Where all reliable readers must be before its decoder goes on; None: at no place."""
+        return None if self.thread is None else self.thread.waits_for
+
     def needs_epoch(self) -> bool:
         """Whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None

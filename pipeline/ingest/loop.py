@@ -1,38 +1,30 @@
-"""The loop of a worker that decodes: start decoders, gather what is due, commit, wait."""
+"""The loop of a worker that decodes: gather frames that are due, run the stages behind, commit,
+wait.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
+from typing import Final
 
-from framegate.pipeline import keys, records
-from framegate.pipeline.engine.control import ControlLine, Finished, InHand, Stop
+from framegate.pipeline import records
+from framegate.pipeline.engine.control import ControlLine, Finished, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import Moves, Runner, read_entry
+from framegate.pipeline.engine.runner import Moves, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
-from framegate.pipeline.errors import Fenced, OutOfMeans, SourceFault
-from framegate.pipeline.ingest.camera import CameraDecoder
-from framegate.pipeline.ingest.decoder import (
-    DecoderThread,
-    FileDecoder,
-    InFlight,
-    ResumePoint,
-    Surroundings,
-)
+from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.feed import SLACK_S, Feed
-from framegate.pipeline.ingest.waits import Answer as ErrandAnswer
-from framegate.pipeline.ingest.waits import Errands, slowest
-from framegate.pipeline.records import START, DecodeState, Position, Record
-from framegate.pipeline.source import Guard, Request, Source
-from framegate.pipeline.spec import SourceSpec, WorkerSpec
-from framegate.pipeline.store.connection import Link, readable
+from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
+from framegate.pipeline.ingest.waits import EpochGiven, RoomMade, WaitOver, Waits
+from framegate.pipeline.records import DecodeState
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
     Commit,
     CommitReply,
@@ -43,153 +35,98 @@ from framegate.pipeline.store.hop import (
 )
 from framegate.pipeline.store.links import Links
 
-# -- Starting and ending the decoder threads of an ingest worker.
-
-
-OpenSource = Callable[[Request, Guard], Source]
-
-
-class Decoders:
-    """Makes the thread that a feed follows, from where the store says that it stands."""
-
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        line: ControlLine,
-        shared: SharedViews,
-        open_source: OpenSource,
-        note: Callable[[str], None],
-    ) -> None:
-        """note: called by a source's thread when it has something for the loop."""
-        self._note = note
-        self._spec, self._line, self._shared = spec, line, shared
-        self._open_source = open_source
-        self.turn = threading.Lock()
-        """Held while a careful source decodes: its stages run at other times."""
-
-    def start(self, link: Link, feed: Feed, position: Position, state: DecodeState) -> None:
-        """Let the feed go on from there with a new thread; without one if all is done.
-
-        OutOfMeans if there is no thread for it now.
-        """
-        end_thread(feed)
-        in_flight = self._in_flight(link, feed)
-        if state.done and (not in_flight or feed.spec.live):
-            feed.restart(position, state, None)
-            return
-        start = ResumePoint(position, state.number, state.open, state.done, in_flight)
-        thread = self._thread(feed, start)
-        feed.restart(position, state, thread)
-        if feed.spec.ending:
-            thread.finish()
-        try:
-            thread.start()
-        except RuntimeError as error:
-            feed.restart(position, state, None)
-            raise OutOfMeans(f"it cannot be decoded now: {error}") from error
-
-    def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
-        name, spec = feed.spec.name, feed.spec
-        around = Surroundings(
-            open_source=lambda guard: self._open(spec, guard),
-            frame_store=lambda form: self._shared.frame_store(name, form),
-            keep_frames=lambda forms: self._shared.keep_frames(name, forms),
-            token=int(feed.token),
-            credit_limit=spec.credit,
-            wake=self._line.wake,
-            announce=lambda position: self._in_turn(name, position),
-            careful_until=self._spec.careful.get(name, START),
-            note=lambda: self._note(name),
-        )
-        if spec.live:
-            return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)
-        return FileDecoder(name, around, start)
-
-    def lacks_pixels(self, link: Link, feed: Feed) -> bool:
-        """Whether readers of a file still want pixels that its decoder is through with: the store
-        was set back.
-        """
-        thread, spec = feed.thread, feed.spec
-        if thread is None or spec.live:
-            return False
-        return any(
-            not (
-                thread.will_fill(frame.number)
-                or self._shared.holds(spec.name, frame.form, frame.number, frame.position)
-            )
-            for frame in self._in_flight(link, feed)
-        )
-
-    def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
-        """Committed frames of this run that some reliable reader has yet to read."""
-        source = feed.spec.name
-        _, read = slowest(link, source, self._spec.last_readers())
-        reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
-        arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
-        return tuple(
-            InFlight(a.position, a.record.number, a.record.form)
-            for a in arrivals
-            if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
-        )
-
-    def _open(self, spec: SourceSpec, guard: Guard) -> Source:
-        if spec.fault is not None:
-            raise SourceFault(spec.fault, "died")
-        return self._open_source(spec.request, guard)
-
-    @contextmanager
-    def _in_turn(self, source: str, position: Position) -> Iterator[None]:
-        """Careful sources decode in turn and say so before: a crash then has one suspect."""
-        with self.turn:
-            self._line.say(InHand(source, "decode", position))
-            try:
-                yield
-            finally:
-                self._line.say(InHand(source, "decode", None))
-
-
-def end_thread(feed: Feed) -> None:
-    """End a feed's thread, if it has one, after the frame in hand."""
-    if feed.thread is not None:
-        feed.thread.abandon()
-        feed.thread.join()
-
-
 log = logging.getLogger(__name__)
 
-LONG_S = 30.0
-AGAIN_S = 1.0  # after which a decoder that could not be started is tried again
+_LONG_S: Final = 30.0  # a frame that is due so late is worth a line in the log
+_AGAIN_S: Final = 1.0  # after which a decoder that could not be started is tried again
+
+
+class Agenda:
+    """Which sources have something to do now, and when the others will have.
+
+    One thread; `note` and `waiting` from any. A turn of the loop costs what the awake ones cost,
+    whatever number sleeps.
+    """
+
+    def __init__(self) -> None:
+        self.awake: set[str] = set()
+        self._noted: deque[str] = deque()  # by decoder threads
+        self._dues: dict[str, float] = {}  # of sources that sleep until their next frame is due
+        self._by_due: list[tuple[float, str]] = []  # a heap; what `_dues` does not say is void
+        self._retries: dict[str, float] = {}  # when to start a source's decoder again
+
+    def note(self, source: str) -> None:
+        """Wake a source at the next turn: its thread has something. Any thread."""
+        self._noted.append(source)
+
+    def waiting(self) -> list[str]:
+        """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
+        now = time.monotonic()
+        return [source for source, due in list(self._dues.items()) if due > now]
+
+    def wake_due(self, now: float) -> list[str]:
+        """Wake sources that were noted or whose time has come; gives those whose decoder is to be
+        started again.
+        """
+        while self._noted:
+            self.awake.add(self._noted.popleft())
+        while self._by_due and self._by_due[0][0] <= now + SLACK_S:
+            due, source = heappop(self._by_due)
+            if self._dues.get(source) == due:
+                del self._dues[source]
+                self.awake.add(source)
+        again = [source for source, due in self._retries.items() if due <= now]
+        for source in again:
+            del self._retries[source]
+        return again
+
+    def rest(self, source: str, due: float | None) -> None:
+        """Let a source sleep until then (monotonic seconds); None: until something wakes it."""
+        self.awake.discard(source)
+        before = self._dues.get(source)
+        if due is None:
+            self._dues.pop(source, None)
+        elif before is None or abs(due - before) > SLACK_S:
+            self._dues[source] = due
+            heappush(self._by_due, (due, source))
+            wait = due - time.monotonic()
+            if before is None and wait >= _LONG_S:
+                log.info("source %s: its next frame is due in %.0f s", source, wait)
+
+    def retry(self, source: str) -> None:
+        """Have the source's decoder started again, a little later."""
+        self._retries[source] = time.monotonic() + _AGAIN_S
+
+    def forget(self, source: str) -> None:
+        """Expect nothing of a source any more."""
+        self._dues.pop(source, None)
+        self._retries.pop(source, None)
+
+    def due_in(self) -> float | None:
+        """Seconds until some source's time comes; None: no source waits for a time."""
+        dues = [*self._by_due[:1], *((due, "") for due in self._retries.values())]
+        return max(0.0, min(dues)[0] - time.monotonic()) if dues else None
 
 
 class IngestLoop:
     """Serves decode for its sources, and the stages that this process hosts behind it.
 
-    A turn looks only at sources that are awake: their thread, the time, the store or the supervisor
-    said something. So a turn costs the same whatever number of sources sleeps.
+    Holds what outlives a connection to the store: feeds with their decoder threads, which go on
+    while the store is away, and what they have decoded and not committed.
     """
 
     def __init__(
         self, runner: Runner, line: ControlLine, shared: SharedViews, open_source: OpenSource
     ) -> None:
-        self._runner = runner
-        self._spec = runner.spec
-        self._line = line
-        self._noted: deque[str] = deque()  # by decoder threads
-        self._decoders = Decoders(runner.spec, line, shared, open_source, self._noted.append)
-        self._feeds = {spec.name: self._feed(spec) for spec in self._spec.sources}
-        self._awake: set[str] = set()
-        self._dues: dict[str, float] = {}  # of sources that sleep until their next frame is due
-        self._by_due: list[tuple[float, str]] = []  # a heap; what _dues does not say is void
-        self._unstarted: dict[str, float] = {}  # when to try again, by source
-        self._sources = line.sources
-        self._draining = False
-        self._did_something = False
-        self._links: Links
-        self._errands: Errands
+        self._runner, self._line = runner, line
+        self._agenda = Agenda()
+        self._launcher = DecoderLauncher(runner.spec, line, shared, open_source, self._agenda.note)
+        self._feeds: dict[str, Feed] = {}
+        self._session: IngestSession | None = None  # the last one
 
     def connected(self) -> bool:
-        """Whether anything was done since it connected."""
-        return self._did_something
+        """Return whether the last session came so far as to do anything."""
+        return self._session is not None and self._session.turns > 0
 
     def progress(self) -> int:
         """What was done so far; grows while files are decoded again up to their position, too."""
@@ -198,19 +135,52 @@ class IngestLoop:
 
     def waiting(self) -> list[str]:
         """Sources whose next frame is decoded and not yet due at its own pace. Any thread."""
-        now = time.monotonic()
-        return [source for source, due in list(self._dues.items()) if due > now]
+        return self._agenda.waiting()
 
     def serve(self, links: Links) -> None:
-        """Work until ordered to stop, or drained. Fenced when no source is left."""
-        self._links, self._errands = links, Errands(self._spec, links)
-        self._did_something = False
-        self._awake.update(self._feeds)
+        """Work until ordered to stop, or drained. Fenced when no source is left.
+
+        A connection that breaks ends the session. Whether the store took the last commit, its reply
+        lost, is found when the next one attaches: a feed drops what the store has, and commits the
+        rest again (Feed.attach).
+        """
+        self._session = None
+        self._session = IngestSession(
+            self._runner, self._line, self._launcher, self._feeds, self._agenda, links
+        )
+        self._session.serve()
+
+
+class IngestSession:
+    """The loop on one set of connections. One thread.
+
+    turns  how often it went round
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        line: ControlLine,
+        launcher: DecoderLauncher,
+        feeds: dict[str, Feed],
+        agenda: Agenda,
+        links: Links,
+    ) -> None:
+        """feeds, agenda: of the IngestLoop, and kept up to date here."""
+        self.turns = 0
+        self._runner, self._spec, self._line = runner, runner.spec, line
+        self._launcher, self._feeds, self._agenda = launcher, feeds, agenda
+        self._links, self._waits = links, Waits(runner.spec, links)
+        self._sources: list[SourceSpec] | None = None
+        self._draining = False
+
+    def serve(self) -> None:
+        """Attach, then go round; see IngestLoop.serve."""
         self._obey()
         self._take_sources()
         self._runner.let_all_be_trimmed()
         for source, trim in self._runner.trims(self._runner.sources):
-            links.of(source).call(*trim)
+            self._links.of(source).call(*trim)
         try:
             self._attach(list(self._feeds))
             while not self._ended():
@@ -219,14 +189,15 @@ class IngestLoop:
                 if self._lost_all():
                     raise Fenced("another worker has taken all sources over")
                 self._turn()
-                self._did_something = True
+                self.turns += 1
         finally:
-            self._errands.drop_all()
+            self._waits.close()
 
     def _turn(self) -> None:
         now, wall = time.monotonic(), time.time()
-        self._wake_up(now)
-        for source in self._awake:
+        if again := self._agenda.wake_due(now):
+            self._attach(again)
+        for source in self._agenda.awake:
             if not self._draining and (feed := self._feeds.get(source)) is not None:
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
@@ -234,66 +205,59 @@ class IngestLoop:
             self._attach(set(self._runner.stale))
         self._let_rest()
         if not self._lost_all():
-            self._wait(0.0 if self._awake or not self._runner.idle() else None)
-
-    def _wake_up(self, now: float) -> None:
-        """Those that a thread has noted, or whose time has come."""
-        while self._noted:
-            self._awake.add(self._noted.popleft())
-        while self._by_due and self._by_due[0][0] <= now + SLACK_S:
-            due, source = heappop(self._by_due)
-            if self._dues.get(source) == due:
-                del self._dues[source]
-                self._awake.add(source)
-        if again := [source for source, due in self._unstarted.items() if due <= now]:
-            for source in again:
-                del self._unstarted[source]
-            self._attach(again)
+            self._wait(0.0 if self._agenda.awake or not self._runner.idle() else None)
 
     def _let_rest(self) -> None:
-        """Those that have nothing to do now, and what they cannot go on without is asked for."""
+        """Let sources sleep that have nothing to do now, and wait for what each cannot go on
+        without.
+        """
         now = time.monotonic()
-        for source in list(self._awake):
-            feed, due = self._feeds.get(source), None
+        for source in list(self._agenda.awake):
+            feed, due_s = self._feeds.get(source), None
             if feed is not None and not self._draining:
-                self._errands.run_for(feed)
-                due = None if feed.needs_epoch() else feed.due_s(now)
-            if due == 0.0 or (feed is not None and feed.has_news):
-                continue
-            self._awake.discard(source)
-            self._note_due(source, None if due is None else now + due)
+                if feed.needs_epoch():
+                    self._waits.for_epoch(source, feed.token)
+                else:
+                    due_s = feed.due_s(now)
+                    if (until := feed.waits_for()) is not None:
+                        self._waits.for_room(source, until)
+            if due_s != 0.0 and (feed is None or not feed.has_news):
+                self._agenda.rest(source, None if due_s is None else now + due_s)
 
-    def _note_due(self, source: str, due: float | None) -> None:
-        before = self._dues.get(source)
-        if due is None:
-            self._dues.pop(source, None)
-        elif before is None or abs(due - before) > SLACK_S:
-            self._dues[source] = due
-            heappush(self._by_due, (due, source))
-            wait = due - time.monotonic()
-            if before is None and wait >= LONG_S:
-                log.info("source %s: its next frame is due in %.0f s", source, wait)
+    def _obey(self) -> None:
+        if self._line.ordered is not None:
+            self._draining = True
+            for feed in self._feeds.values():
+                if feed.thread is not None:
+                    feed.thread.stop()
 
-    def _feed(self, spec: SourceSpec) -> Feed:
-        return Feed(spec, self._spec.run, self._spec.began_mono)
+    def _ended(self) -> bool:
+        """Return whether to end: at once, or drained, with pixels for all that was committed."""
+        if isinstance(self._line.ordered, Stop):
+            return True
+        return self._draining and not any(
+            feed.held() or (feed.thread is not None and feed.thread.busy)
+            for feed in self._feeds.values()
+        )
 
     def _lost_all(self) -> bool:
-        """Whether others took all that this worker had; one that has nothing yet waits."""
+        """Return whether others took all that this worker had; one that has nothing yet waits."""
         return not self._feeds and bool(self._runner.fenced)
+
+    # -- which sources
 
     def _take_sources(self) -> list[str]:
         """Serve the sources that the supervisor named last; gives those that are new."""
         self._sources = self._line.sources
-        if self._sources is None:
-            return []
-        past = {spec.name: spec.past for spec in self._sources}
-        for source, feed in list(self._feeds.items()):
-            if past.get(source) != feed.spec.past:  # it went, and may have come back
-                self._drop(source)
-        self._runner.take_sources(self._sources)
+        if self._sources is not None:
+            past = {spec.name: spec.past for spec in self._sources}
+            for source, feed in list(self._feeds.items()):
+                if past.get(source) != feed.spec.past:  # it went, and may have come back
+                    self._drop(source)
+            self._runner.take_sources(self._sources)
         new = []
         for name, spec in self._runner.sources.items():
-            feed = self._feeds.setdefault(name, self._feed(spec))
+            feed = self._feeds.setdefault(name, Feed(spec, self._spec.run, self._spec.began_mono))
             ends = spec.ending and not feed.spec.ending
             feed.spec = spec
             if feed.thread is None and not feed.token:
@@ -302,30 +266,27 @@ class IngestLoop:
                 feed.thread.finish()
         return new
 
-    def _hand_on(self, source: str, arrivals: Iterable[Arrival]) -> None:
-        for stage in self._runner.hosted:
-            if stage.spec.input == "decode":
-                self._runner.inboxes[stage.spec.name].add(source, arrivals)
-
-    # -- standing with the store
-
     def _attach(self, sources: Iterable[str]) -> None:
-        """Decode's tokens first: from then on no other worker adds to what the stages read."""
-        run, links = self._spec.run, self._links
+        """Take tokens and go on from where the store stands; with decoders that still fit it.
+
+        Decode's tokens first: from then on no other worker adds to what the stages behind read.
+        """
         taken = {
-            source: read_attached(links.of(source).call(*attach_command(source, "decode", run)))
+            source: read_attached(
+                self._links.of(source).call(*attach_command(source, "decode", self._spec.run))
+            )
             for source in sources
         }
-        self._runner.attach(links, taken)
+        self._runner.attach(self._links, taken)
         for source, attached in taken.items():
             if isinstance(attached, CommitStatus):
                 self._runner.refused(source, attached)
                 self._drop(source)
                 continue
             feed = self._feeds[source]
-            self._awake.add(source)
-            link = links.of(source)
-            if feed.attach(attached) and not self._decoders.lacks_pixels(link, feed):
+            self._agenda.awake.add(source)
+            link = self._links.of(source)
+            if feed.attach(attached) and not self._launcher.lacks_pixels(link, feed):
                 self._tell_end(source, feed)
                 self._hand_on(source, feed.held())
                 continue
@@ -334,10 +295,10 @@ class IngestLoop:
                 stored = records.decode(attached.state, DecodeState)
                 state = stored if stored.run == self._spec.run else state
             try:
-                self._decoders.start(link, feed, attached.position, state)
+                self._launcher.start(link, feed, attached.position, state)
             except OutOfMeans as error:
                 log.warning("source %s: %s; trying again", source, error)
-                self._unstarted[source] = time.monotonic() + AGAIN_S
+                self._agenda.retry(source)
                 continue
             if state.done:
                 self._line.say(Finished(source, "decode"))
@@ -346,39 +307,50 @@ class IngestLoop:
 
     def _drop(self, source: str) -> None:
         feed = self._feeds.pop(source, None)
-        self._dues.pop(source, None)
-        self._unstarted.pop(source, None)
+        self._agenda.forget(source)
         if feed is not None:
-            self._errands.drop(source)
+            self._waits.forget(source)
             self._links.drop([source])
             end_thread(feed)
 
     # -- committing
+
+    def _hand_on(self, source: str, arrivals: Iterable[Arrival]) -> None:
+        """Give frames to the stages in this process that read what decode writes."""
+        for stage in self._runner.hosted:
+            if stage.spec.input == "decode":
+                self._runner.inboxes[stage.spec.name].add(source, arrivals)
 
     def _run_stages(self) -> None:
         """Run the hosted stages and commit; no careful source decodes meanwhile."""
         if not self._spec.careful:
             self._send(self._runner.step())()
             return
-        with self._decoders.turn:
+        with self._launcher.turn:
             settle = self._send(self._runner.step())
+        # Not while the turn is held: a source that is dropped has its thread ended, and waited for,
+        # and that thread may be waiting for the turn.
         settle()
 
     def _send(self, moves: Moves) -> Callable[[], None]:
-        """Send what is to be committed and take the answers; gives what settles them."""
-        said = {*self._awake, *moves}
-        commits = {s: feed.commit() for s in said if (feed := self._feeds.get(s)) is not None}
+        """Send what is to be committed and take the answers; gives what settles them.
+
+        A source's frames and what the stages here say about them are one hop: the stages need not
+        read them, and no other worker ever sees the one without the other.
+        """
+        sources = {*self._agenda.awake, *moves}
+        commits = {s: feed.commit() for s in sources if (feed := self._feeds.get(s)) is not None}
         hops = {}
-        for source, own in commits.items():
+        for source, decoded in commits.items():
             theirs = [move.commit for _, move in moves.get(source, [])]
-            if own or theirs:
-                hops[source] = SourceHop(source, (*([own] if own else []), *theirs))
+            if decoded or theirs:
+                hops[source] = SourceHop(source, (*([decoded] if decoded else []), *theirs))
         if not hops:
             return lambda: None
         parts = self._links.parts(hops, self._runner.trims(self._feeds)).values()
         for part in parts:
             part.link.send(*part.commands())
-        answers = [said for part in parts for said in part.receive()]
+        answers = [answer for part in parts for answer in part.receive()]
 
         def settle() -> None:
             for source, answer in answers:
@@ -420,56 +392,35 @@ class IngestLoop:
         held_back = self._runner.held_back
         dues = (
             most_s,
-            self._due_in(),
-            self._errands.due_in(),
+            self._agenda.due_in(),
+            self._waits.due_in(),
             held_back.due_in(),
             REST_S if held_back.lacks_pixels() else None,
         )
         timeout = min((due for due in dues if due is not None), default=None)
-        errands, answers = self._errands.descriptors(), held_back.answers()
-        ready = readable([self._line.wake, *errands, *answers], timeout)
+        waits, answers = self._waits.descriptors(), held_back.answers()
+        ready = readable([self._line.wake, *waits, *answers], timeout)
         held_back.hear(ready)
         if self._line.wake in ready:
             os.eventfd_read(self._line.wake)
             self._obey()
-        answered = self._errands.answers(ready)
-        if not answered and not set(ready).isdisjoint(errands):
+        over = self._waits.hear(ready)
+        if not over and not set(ready).isdisjoint(waits):
             self._runner.done += 1  # whoever waits for replicas does not hang
-        for source, answer in answered:
-            self._done(source, answer)
+        for wait in over:
+            self._go_on(wait)
 
-    def _done(self, source: str, answer: ErrandAnswer) -> None:
-        """An errand of a source was answered."""
-        feed = self._feeds.get(source)
+    def _go_on(self, wait: WaitOver) -> None:
+        """Let a source go on with what it waited for, or without it."""
+        feed = self._feeds.get(wait.source)
         if feed is None:
             return
-        self._awake.add(source)
-        if isinstance(answer, Position):
+        self._agenda.awake.add(wait.source)
+        if isinstance(wait, RoomMade):
             if feed.thread is not None:
-                feed.thread.release(answer)
-        elif isinstance(answer, CommitStatus):
-            self._runner.refused(source, answer)
-            self._drop(source)
+                feed.thread.release(wait.read)
+        elif isinstance(wait, EpochGiven):
+            self._hand_on(wait.source, feed.begin_epoch(wait.epoch))
         else:
-            self._hand_on(source, feed.begin_epoch(answer))
-
-    def _due_in(self) -> float | None:
-        """Seconds until somebody's time comes."""
-        dues = [*self._by_due[:1], *((due, "") for due in self._unstarted.values())]
-        return max(0.0, min(dues)[0] - time.monotonic()) if dues else None
-
-    def _obey(self) -> None:
-        if self._line.ordered is not None:
-            self._draining = True
-            for feed in self._feeds.values():
-                if feed.thread is not None:
-                    feed.thread.stop()
-
-    def _ended(self) -> bool:
-        """Whether to end: at once, or drained, with pixels for all that was committed."""
-        if isinstance(self._line.ordered, Stop):
-            return True
-        return self._draining and not any(
-            feed.held() or (feed.thread is not None and feed.thread.busy)
-            for feed in self._feeds.values()
-        )
+            self._runner.refused(wait.source, wait.status)
+            self._drop(wait.source)

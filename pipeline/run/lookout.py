@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
+from framegate.pipeline.ingest.credit import still_unread
 from framegate.pipeline.records import DecodeState, Position
 from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.spec import SourceSpec, StageSpec, low_water
+from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.ownership import Store
 
 # -- Who has something to do: told from where the stages of a source stand. Pure.
@@ -37,11 +38,6 @@ def pending_stages(
     ):
         pending.add("decode")
     return pending
-
-
-def still_unread(limit: int) -> int:
-    """Frames that are still unread when a decoder whose credit was used up is woken."""
-    return limit - 1 - low_water(limit)
 
 
 @dataclass

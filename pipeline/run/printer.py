@@ -28,8 +28,9 @@ from framegate.pipeline.engine import control
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Sources, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
-from framegate.pipeline.engine.stage_loop import StageLoop, run_connected
+from framegate.pipeline.engine.stage_loop import StageLoop
 from framegate.pipeline.errors import Fenced, FrameLost, StoreRefused
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.config.sources import path_fault
 from framegate.pipeline.errors import FaultReason, SourceFault
-from framegate.pipeline.ingest.http_body import HttpBody
+from framegate.pipeline.ingest.http_camera import HttpBody
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 

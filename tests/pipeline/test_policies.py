@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.engine.hosted_stage import by_arrival
 from framegate.pipeline.engine.inbox import Arrival, Inbox
-from framegate.pipeline.ingest.decoder import (
+from framegate.pipeline.ingest.credit import (
     CHANGES_S,
     MOST_CHANGES,
     MOST_SIZES,
     Credit,
     SizeChanges,
     Sizes,
+    still_unread,
 )
 from framegate.pipeline.records import VERSION, End, Position, Record
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import LIMIT, Deaths
-from framegate.pipeline.run.lookout import pending_stages, still_unread
+from framegate.pipeline.run.lookout import pending_stages
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.stage import Item

@@ -29,7 +29,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "ingest": ("engine", "shared_memory", "store"),
         "worker": ("engine", "heavy", "ingest", "store"),
         "web": ("engine", "shared_memory", "store", "telemetry"),
-        "run": ("config", "engine", "shared_memory", "store", "telemetry", "web"),
+        "run": ("config", "engine", "ingest", "shared_memory", "store", "telemetry", "web"),
         "client": ("run", "store"),
         "cli": (
             "config",

@@ -24,7 +24,7 @@ from framegate.pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.ingest.waits import EpochRequests
+from framegate.pipeline.ingest.waits import EpochRefused, EpochRequests
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store import ownership as stores
 from framegate.pipeline.store.connection import readable
@@ -143,16 +143,16 @@ class Camera:
         request = EpochRequests(links.open(CAM), self.run, REPLICAS)
         request.ask(CAM, token)
         try:
-            while not (answers := request.hear()):
+            while not (over := request.hear()):
                 readable([request.link.fileno()])
         finally:
             request.link.close()
-        answer = answers[CAM]
-        if isinstance(answer, CommitStatus):
-            self._refused(answer)
+        (answer,) = over
+        if isinstance(answer, EpochRefused):
+            self._refused(answer.status)
             return
-        self.epochs.append(answer)
-        self._last, self._goes_on = Position(answer, -1), True
+        self.epochs.append(answer.epoch)
+        self._last, self._goes_on = Position(answer.epoch, -1), True
 
     def _decode(self, links: Links) -> None:
         self._n += 1

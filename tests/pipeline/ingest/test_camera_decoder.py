@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from framegate.pipeline.errors import FrameStoreFull, SourceFault
-from framegate.pipeline.ingest.camera import CameraDecoder, CameraReader, is_break
+from framegate.pipeline.ingest.camera_decoder import CameraDecoder, CameraReader, is_break
+from framegate.pipeline.ingest.credit import MOST_CHANGES
 from framegate.pipeline.ingest.decoder import (
-    MOST_CHANGES,
     Decoded,
     Event,
     Finished,

@@ -11,13 +11,13 @@ import pytest
 
 from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
 from framegate.pipeline.ingest.decoder import (
-    FileDecoder,
     Finished,
     InFlight,
     NewEpoch,
     ResumePoint,
     Surroundings,
 )
+from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from framegate.pipeline.errors import FramegateError, SourceFault
+from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderThread,
     Finished,
     Lost,
     ResumePoint,
-    SizeChanges,
     Surroundings,
-    changes_fault,
 )
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff

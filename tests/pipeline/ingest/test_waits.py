@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framegate.pipeline.ingest.waits import EpochRequests, Rooms
+from framegate.pipeline.ingest.waits import EpochGiven, EpochRefused, EpochRequests, Rooms
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.connection import Link, readable
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -137,14 +137,17 @@ def test_epochs_that_are_asked_for_together_come_each_to_its_own(
         epochs.ask(name, tokens[name])  # under way already
     epochs.ask("strange", b"1")  # nobody's
     epochs.forget(names[7])
-    given: dict[str, int | CommitStatus] = {}
-    while len(given) < len(names):
+    over: set[EpochGiven | EpochRefused] = set()
+    while len(over) < len(names):
         assert readable([apart.fileno()], 20)
-        given |= epochs.hear()
-    assert given == dict.fromkeys(set(names) - {names[7]}, 1) | {"strange": CommitStatus.FENCED}
+        over |= set(epochs.hear())
+    expected = {EpochGiven(name, 1) for name in names if name != names[7]}
+    assert over == expected | {EpochRefused("strange", CommitStatus.FENCED)}
     epochs.ask(names[7], tokens[names[7]])
-    given = {}
-    while not given:
+    later: list[EpochGiven | EpochRefused] = []
+    while not later:
         assert readable([apart.fileno()], 20)
-        given = epochs.hear()
-    assert given[names[7]] in (1, 2), "what was forgotten may have been given, and is not again"
+        later = epochs.hear()
+    assert later[0] in (EpochGiven(names[7], 1), EpochGiven(names[7], 2)), (
+        "what was forgotten may have been given, and is not again"
+    )

@@ -1,0 +1,206 @@
+"""A loop of stages whose store is set back under it: one source begins anew, the others go on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.counts import AskCounts
+from framegate.pipeline.engine import control
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.engine.control import ControlLine, Stop
+from framegate.pipeline.engine.hosted_stage import HostedStage
+from framegate.pipeline.engine.reconnect import run_connected
+from framegate.pipeline.engine.runner import Runner
+from framegate.pipeline.engine.stage_loop import StageLoop
+from framegate.pipeline.records import Position, Record
+from framegate.pipeline.source import Form, Request
+from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.stage import WAITS, Item, Stage
+from framegate.pipeline.store.connection import Link
+from framegate.pipeline.store.hop import (
+    FRAME,
+    Attached,
+    Commit,
+    Entry,
+    SourceHop,
+    attach_command,
+    hop_command,
+    read_attached,
+)
+from framegate.pipeline.store.ownership import Store
+from tests.support.servers import server
+
+RUN = "the-run"
+STAGES = [
+    StageSpec("decode", "", None, main=True, reliable=True, publishes=False),
+    StageSpec("ask", "", "decode", main=True, reliable=True, publishes=False),
+]
+FRAMES = 5
+PATIENCE_S = 30.0
+
+
+class Questions:
+    """Answers come when the test says so; none of them waits for long before it is seen to."""
+
+    def __init__(self) -> None:
+        self.counts = AskCounts()
+        self.answered: dict[str, Position] = {}
+        self._came = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def answer(self, source: str, up_to: Position) -> None:
+        self.answered[source] = up_to
+        os.eventfd_write(self._came, 1)
+
+    def fileno(self) -> int:
+        return self._came
+
+    def hear(self) -> None:
+        os.eventfd_read(self._came)
+
+    def due_in(self) -> float | None:
+        return 0.01
+
+    def forget_source(self, source: str) -> None: ...
+
+    def absent(self) -> str | None:
+        return None
+
+
+class Ask(Stage[Any]):
+    """Waits for an answer about each frame."""
+
+    asks: Questions
+
+    def process(
+        self, batch: Sequence[Item], states: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        known = self.asks.answered
+        return [
+            1 if item.position <= known.get(item.source, Position(0, 0)) else WAITS
+            for item in batch
+        ], states
+
+
+class Bench:
+    """A loop in a thread, and what the test does to its store."""
+
+    def __init__(self, folder: Path, url: str, sources: Sequence[str]) -> None:
+        self.url, self.link = url, Link(url)
+        store = Store(url)
+        store.prepare()
+        for source in sources:
+            store.claim(source, RUN, "the test", take_over=False)
+        store.close()
+        spec = WorkerSpec(
+            name="ask",
+            run=RUN,
+            store=url,
+            folder=str(folder),
+            results_keep=100,
+            stages=STAGES,
+            hosted=["ask"],
+            sources=[SourceSpec(name, Request("x"), 0, 32, 32, "fast") for name in sources],
+        )
+        stage = Ask(None, context_alone(no_pixels, lambda: 0.0, folder, "decode"))
+        stage.asks = self.questions = Questions()
+        self._end, theirs = control.make_pair()
+        line = ControlLine(theirs)
+        hosted = HostedStage(STAGES[1], stage, keep=0, asides={})
+        runner = Runner(spec, [hosted], line, lambda sources: None)  # noqa: ARG005
+        loop = StageLoop(runner, line)
+        self._thread = threading.Thread(target=run_connected, args=(url, loop, line))
+        self._thread.start()
+
+    def close(self) -> None:
+        control.send(self._end, Stop())
+        self._thread.join()
+        self._end.close()
+        self.link.close()
+
+    def decode(self, source: str) -> None:
+        """Put FRAMES frames where the stage reads."""
+        attached = read_attached(self.link.call(*attach_command(source, "decode", RUN)))
+        assert isinstance(attached, Attached)
+        entries = tuple(
+            Entry(
+                Position(1, seq), FRAME, records.encode(Record(1, 0.0, 0.0, 0.0, seq, Form(8, 8)))
+            )
+            for seq in range(FRAMES)
+        )
+        commit = Commit(
+            "decode",
+            keys.out(source, "decode"),
+            attached.token,
+            attached.position,
+            entries[-1].position,
+            entries,
+        )
+        self.link.call(*hop_command([SourceHop(source, (commit,))]))
+
+    def at(self, source: str) -> Position:
+        """Where the stage stands."""
+        stands = self.link.call("HGET", keys.at(source, "ask"), "p")
+        return Position.parse(stands) if stands else Position(0, 0)
+
+    def token(self, source: str) -> bytes:
+        found: bytes = self.link.call("HGET", keys.at(source, "ask"), "t")
+        return found
+
+    def reads(self) -> bool:
+        """Whether the loop's read waits at the server for something to come."""
+        return b" cmd=xread" in b"\n".join(
+            line for line in self.link.call("CLIENT", "LIST").split(b"\n") if b"flags=b" in line
+        )
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        pause = threading.Event()
+        for _ in range(int(PATIENCE_S / 0.01)):
+            assert self._thread.is_alive(), "the loop ended"
+            if holds():
+                return
+            pause.wait(0.01)
+        raise AssertionError("it does not come")
+
+
+def no_pixels(item: Item) -> Any:
+    raise AssertionError(item)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with server(tmp_path / "store") as store:
+        bench = Bench(tmp_path, store.url, ("one", "two"))
+        try:
+            yield bench
+        finally:
+            bench.close()
+
+
+def test_a_source_that_is_set_back_begins_anew_while_a_read_is_under_way(bench: Bench) -> None:
+    """Its new token is not taken for the reply to the read, nor the reply for what comes next."""
+    for source in ("one", "two"):
+        bench.decode(source)
+    bench.until(bench.reads)
+    bench.questions.answer("one", Position(1, 1))
+    bench.until(lambda: bench.at("one") == Position(1, 1))
+    bench.until(bench.reads)
+    before = {source: bench.token(source) for source in ("one", "two")}
+    bench.link.call("HSET", keys.at("one", "ask"), "p", "1-0")
+    bench.questions.answer("one", Position(1, FRAMES))
+    bench.until(lambda: bench.at("one") == Position(1, FRAMES - 1))
+    bench.questions.answer("two", Position(1, FRAMES))
+    bench.until(lambda: bench.at("two") == Position(1, FRAMES - 1))
+    for source in ("one", "two"):
+        written = bench.link.call("XRANGE", keys.out(source, "ask"), "-", "+")
+        assert [Position.parse(entry[0]) for entry in written] == [
+            Position(1, seq) for seq in range(FRAMES)
+        ]
+    assert bench.token("one") != before["one"]
+    assert bench.token("two") == before["two"], "the others go on as they were"
