@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -38,6 +38,29 @@ class Frames(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     max_fps: float | None = None
 
 
+# When a live source counts as stalled, and its connection as lost: the whole of it.
+STALL_S: Final = 5.0
+LEAST_STALL_S: Final = 0.5
+MOST_STALL_S: Final = 3600.0
+STALL_PERIODS: Final = 20
+
+
+def stalled_at(arrived: Sequence[float], first_came: bool, stall_s: float) -> float:
+    """Monotonic time at which a live source stalls if nothing more comes.
+
+    That is `stall_s` or STALL_PERIODS frame periods after the last arrival, whichever is later:
+    a camera that sends a frame a minute does not stall between two. Twice `stall_s` for the first.
+
+    arrived  monotonic times of the last arrivals, oldest first, at least one: before the first
+             frame, when it was opened
+    """
+    if not first_came:
+        return arrived[-1] + 2 * stall_s
+    between = len(arrived) - 1
+    period = (arrived[-1] - arrived[0]) / between if between else 0.0
+    return arrived[-1] + max(stall_s, STALL_PERIODS * period)
+
+
 Transport = Literal["tcp", "udp"]
 
 
@@ -47,13 +70,13 @@ class Request(msgspec.Struct, frozen=True):
     url        path or URL
     live       frames come when they come: the newest wins; else all are wanted
     transport  of RTSP
-    stall_s    of a live source: so long, or 20 frame periods, without a frame is a loss
+    stall_s    of a live source: see `stalled_at`
     """
 
     url: str
     live: bool = False
     transport: Transport = "tcp"
-    stall_s: float = 5.0
+    stall_s: float = STALL_S
     frames: Frames = Frames()
 
     def __post_init__(self) -> None:

@@ -160,7 +160,7 @@ class _Ahead:
     def _make(self) -> None:
         self.frame = next(self._frames)
         at = Position(1, self._number)
-        with self._store.writing(self._number % self._store.slots, at) as pixels:
+        with self._store.writing(self._number, at) as pixels:
             self.frame.write(pixels)
         self.pts, self.ready = self.frame.pts, time.monotonic()
 
@@ -254,8 +254,7 @@ def _context(index: int, job: Job, shared: Shared) -> Context:
     stores = dict(zip(_names(job), shared.frame_stores(), strict=True))
 
     def pixels(item: Item) -> AbstractContextManager[memoryview]:
-        store = stores[item.source]
-        return store.reading(item.record.number % store.slots, item.position)
+        return stores[item.source].reading(item.record.number, item.position)
 
     before = _STAGES[index - 1][0] if index else "decode"
     return context_alone(pixels, time.time, Path(), before)

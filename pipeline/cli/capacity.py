@@ -114,7 +114,7 @@ class PrivateFrames:
         if self._store is None or frame.form != self._form:
             self._form = frame.form
             self._store = _private_store(frame.nbytes)
-        with self._store.writing(position.seq % SLOTS, position) as pixels:
+        with self._store.writing(position.seq, position) as pixels:
             frame.write(pixels)
         self._last = position
 
@@ -122,15 +122,14 @@ class PrivateFrames:
         """One about the last frame."""
         assert self._store is not None
         assert self._form is not None
-        slot = self._last.seq % SLOTS
-        with self._store.reading(slot, self._last) as pixels:
+        with self._store.reading(self._last.seq, self._last) as pixels:
             content = bytes(pixels[: self._form.nbytes])
         return Query(QueryId("check", Position(1, number)), self._form, content)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
         """What Context.pixels is in a worker."""
         assert self._store is not None
-        return self._store.reading(item.position.seq % SLOTS, item.position)
+        return self._store.reading(item.position.seq, item.position)
 
 
 def _private_store(nbytes: int) -> FrameStore:

@@ -25,7 +25,7 @@ from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import Form
-from framegate.pipeline.source import Transport
+from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
 from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
 
@@ -174,7 +174,7 @@ class SourceConfig:
 class LiveConfig:
     """`[live]`"""
 
-    stall_s: float = field(default=5.0, metadata={"least": 0.5, "most": 3600.0})
+    stall_s: float = field(default=STALL_S, metadata={"least": LEAST_STALL_S, "most": MOST_STALL_S})
     retry_most_s: float = field(default=30.0, metadata={"least": 0.1, "most": 3600.0})
 
 

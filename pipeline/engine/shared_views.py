@@ -94,7 +94,7 @@ class SharedViews:
             store = self.frame_store(source, form, make=False)
         except FrameStoreFull:
             return False
-        return store.holds(number % store.slots, position)
+        return store.holds(number, position)
 
     def pixels(self, item: Item) -> AbstractContextManager[memoryview]:
         """The frame's bytes; see stage.Context."""
@@ -102,7 +102,7 @@ class SharedViews:
             store = self.frame_store(item.source, item.record.form, make=False)
         except FrameStoreFull as error:
             raise FrameLost(f"source {item.source} frame {item.position}: {error}") from error
-        return store.reading(item.record.number % store.slots, item.position)
+        return store.reading(item.record.number, item.position)
 
     def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
         """A stage's state plane of a source."""

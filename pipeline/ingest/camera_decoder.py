@@ -21,7 +21,7 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.source import Frame, LiveSource, Source
+from framegate.pipeline.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
 from framegate.pipeline.spec import CAREFUL_FRAMES
 
 # -- A thread that follows one connection to a camera; the newest frame is in its hand.
@@ -29,7 +29,6 @@ from framegate.pipeline.spec import CAREFUL_FRAMES
 
 log = logging.getLogger(__name__)
 
-PERIODS = 20
 PASSED_OVER = ("skipped", "late")
 
 
@@ -48,7 +47,7 @@ class CameraReader(threading.Thread):
         self._open_source = open_source
         self._changed = changed
         self._abandoned = False
-        self._arrived: deque[float] = deque([time.monotonic()], maxlen=PERIODS)
+        self._arrived: deque[float] = deque([time.monotonic()], maxlen=STALL_PERIODS)
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
@@ -59,14 +58,10 @@ class CameraReader(threading.Thread):
         self.fault: SourceFault | None = None
 
     def stalled_at(self, stall_s: float) -> float:
-        """Monotonic time at which this is a stall: max(stall_s, 20 frame periods) after the last
-        frame, one that is not wanted or too late included; twice as long for the first.
+        """Monotonic time at which this is a stall, see source.stalled_at; a frame that is not
+        wanted, or too late, counts as an arrival, too.
         """
-        if not self.frames:
-            return self._arrived[-1] + 2 * stall_s
-        between = len(self._arrived) - 1
-        period = (self._arrived[-1] - self._arrived[0]) / between if between else 0.0
-        return self._arrived[-1] + max(stall_s, PERIODS * period)
+        return stalled_at(self._arrived, self.frames > 0, stall_s)
 
     def take(self) -> tuple[Frame, int]:
         """The frame in hand, and how many were replaced before it. Call with `changed` held."""
@@ -265,7 +260,8 @@ class CameraDecoder(DecoderThread):
                     return reader.fault
                 left = reader.stalled_at(self._stall_s) - time.monotonic()
                 if left <= 0:
-                    what = f"no frame for {self._stall_s:.1f} s or 20 frame periods"
+                    periods = f"{STALL_PERIODS} frame periods"
+                    what = f"no frame for {self._stall_s:.1f} s or {periods}"
                     return SourceFault(what, "stalled")
                 self._changed.wait(left)
         return None

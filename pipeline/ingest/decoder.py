@@ -334,7 +334,7 @@ class DecoderThread(threading.Thread, ABC):
     ) -> None:
         """Write the frame into its slot and report it."""
         store = self._frame_store(frame.form)
-        with store.writing(number % store.slots, position) as pixels:
+        with store.writing(number, position) as pixels:
             frame.write(pixels)
         arrived = frame.arrived_mono or time.monotonic()
         event = Decoded(

@@ -115,9 +115,8 @@ class FileDecoder(DecoderThread):
         wanted = self._refills.get(number)
         if wanted is not None and wanted.form == frame.form:
             store = self._frame_store(frame.form)
-            slot = number % store.slots
-            if not store.holds(slot, wanted.position):
-                with store.writing(slot, wanted.position) as pixels:
+            if not store.holds(number, wanted.position):
+                with store.writing(number, wanted.position) as pixels:
                     frame.write(pixels)
         with self._changed:
             self._refills.pop(number, None)
@@ -130,7 +129,7 @@ class FileDecoder(DecoderThread):
         for number, frame in self._all_refills().items():
             with contextlib.suppress(FramegateError):
                 store = self._around.frame_store(frame.form)
-                store.give_up(number % store.slots, frame.position)
+                store.give_up(number, frame.position)
 
     def _all_refills(self) -> dict[int, InFlight]:
         """Take what is still to be filled: the loop's thread and this one may both give it up."""

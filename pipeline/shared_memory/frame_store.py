@@ -1,10 +1,10 @@
 """The pixels of the frames on their way: one shared-memory file for each (source, picture size).
 
-Slot = frame number mod slots, where the frame number counts a source's frames over all epochs.
-A slot's header says whose pixels it holds and how often it was written: an odd number is a write
+A frame's number, which counts a source's frames over all epochs, says which slot it lies in. A
+slot's header says whose pixels it holds and how often it was written: an odd number is a write
 in progress. It may also say that a frame's pixels will never come. A reader checks before and
 after use, so a torn or replaced frame is never taken for the frame that was asked for. For that the
-header's stores and the pixels' must be seen in their order: see shared_file.barrier.
+header's stores and the pixels' must be seen in their order: see mapping.barrier.
 
 A store that nobody wants any more is *retired* by the supervisor: its memory is free at once,
 whoever has it mapped, and who finds it marked so asks for another.
@@ -20,6 +20,7 @@ from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.mapping import free_pages, map_shared, usual_barrier
 
 PAGE = 4096
+
 # Words of the first page: who writes (a fencing token), whether it is retired, and how the rest is
 # laid out, once somebody has written.
 _WRITER, _RETIRED, _SLOTS, _SLOT_BYTES = range(4)
@@ -90,7 +91,7 @@ class FrameStore:
 
     @property
     def retired(self) -> bool:
-        """Whether it is nobody's any more: ask for the one that took its place."""
+        """Return whether it is nobody's any more: ask for the one that took its place."""
         return bool(self._head[_RETIRED])
 
     def newest(self) -> tuple[Position, memoryview] | None:
@@ -105,18 +106,18 @@ class FrameStore:
         position, slot = max(held)
         return position, self._slots[slot].toreadonly()
 
-    def holds(self, slot: int, position: Position) -> bool:
-        """Whether the slot holds this frame, whole."""
+    def _slot(self, number: int) -> int:
+        """Where the frame of this number lies, and nowhere else."""
+        return number % self.slots
+
+    def holds(self, number: int, position: Position) -> bool:
+        """Return whether this frame is there, whole."""
+        return self._slot_holds(self._slot(number), position)
+
+    def _slot_holds(self, slot: int, position: Position) -> bool:
         at = slot * _HEADER_WORDS
         held = (self._headers[at], self._headers[at + 1])
         return held == position and self._headers[at + 2] % 2 == 0
-
-    def slot_of(self, position: Position) -> int:
-        """The slot that holds this frame, whole; FrameLost if none does."""
-        for slot in range(self.slots):
-            if self.holds(slot, position):
-                return slot
-        raise FrameLost(f"no slot holds frame {position}")
 
     def become_writer(self, token: int) -> None:
         """Write from now on under this fencing token; Fenced if a later one's holder writes."""
@@ -126,24 +127,33 @@ class FrameStore:
         self._head[_SLOT_BYTES], self._head[_SLOTS] = self.slot_bytes, self.slots
 
     def is_writer(self, token: int) -> bool:
-        """Whether nobody with a later token writes."""
+        """Return whether the holder of this token writes, and nobody with a later one."""
         return self._head[_WRITER] == token and not self.retired
 
-    def give_up(self, slot: int, position: Position) -> None:
+    def give_up(self, number: int, position: Position) -> None:
         """Say that this frame's pixels will never come: whoever waits for them need not."""
-        at = slot * _HEADER_WORDS
+        at = self._slot(number) * _HEADER_WORDS
         self._headers[at + 2] |= 1
         self._headers[at], self._headers[at + 1] = position
         self._headers[at + 3] = 1
 
-    def writing(self, slot: int, position: Position) -> Writing:
-        """The slot's bytes to fill; only after the block does it hold the frame."""
+    def writing(self, number: int, position: Position) -> SlotWrite:
+        """The bytes of the frame's slot to fill; only after the block does it hold the frame."""
+        slot = self._slot(number)
         at = slot * _HEADER_WORDS
-        return Writing(self._headers, at, position, self._slots[slot], self._in_order)
+        return SlotWrite(self._headers, at, position, self._slots[slot], self._in_order)
 
-    def reading(self, slot: int, position: Position) -> Reading:
+    def reading(self, number: int, position: Position) -> SlotRead:
         """The frame's bytes, read-only. FrameLost if it is not there, or was replaced meanwhile."""
-        return Reading(self._headers, slot, position, self._slots[slot])
+        slot = self._slot(number)
+        return SlotRead(self._headers, slot, position, self._slots[slot])
+
+    def finding(self, position: Position) -> SlotRead:
+        """The same for a reader who does not know the frame's number: looks into all slots."""
+        for slot in range(self.slots):
+            if self._slot_holds(slot, position):
+                return SlotRead(self._headers, slot, position, self._slots[slot])
+        raise FrameLost(f"no slot holds frame {position}")
 
     def close(self) -> None:
         """Unmap. Views that callers still hold keep the memory until they go."""
@@ -152,8 +162,12 @@ class FrameStore:
                 view.release()
 
 
-class Writing:
-    """A slot while it is written: `with` it. An error leaves it without a frame."""
+class SlotWrite:
+    """A slot while it is written: `with` it. An error leaves it without a frame.
+
+    The writer's side of a sequence lock: the count of writes is odd from before the first byte
+    until after the last.
+    """
 
     __slots__ = ("_at", "_headers", "_in_order", "_pixels", "_position")
 
@@ -188,8 +202,12 @@ class Writing:
             headers[at + 3] = 1
 
 
-class Reading:
-    """A slot while it is read: `with` it; FrameLost at either end."""
+class SlotRead:
+    """A slot while it is read: `with` it; FrameLost at either end.
+
+    The reader's side of a sequence lock: it holds up no writer, so what was read counts only if
+    the header is the same, and even, after it.
+    """
 
     __slots__ = ("_headers", "_pixels", "_position", "_slot", "_writes")
 

@@ -91,8 +91,7 @@ class LastFrames:
     def _frame(self, source: str, result: Result) -> LastFrame:
         form = self._form(source, result.epoch)
         store = self._frame_store(source, form)
-        slot = store.slot_of(result.position)
-        with store.reading(slot, result.position) as pixels:
+        with store.finding(result.position) as pixels:
             copy = bytes(pixels)
         return LastFrame(result, form, copy)
 

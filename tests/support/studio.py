@@ -59,7 +59,7 @@ class Studio:
     def decode(self, seq: int, epoch: int = 1) -> None:
         """Write the pixels of a frame and its record."""
         luma = self.form.width * self.form.height
-        with self.frames.writing(seq % SLOTS, Position(epoch, seq)) as pixels:
+        with self.frames.writing(seq, Position(epoch, seq)) as pixels:
             pixels[:luma] = bytes([grey_of(seq)]) * luma
             pixels[luma:] = bytes([128]) * (self.form.nbytes - luma)
         record = Record(VERSION, seq / 25, 1.5, 1.5, seq, self.form)

@@ -148,7 +148,7 @@ class Bench:
         return event
 
     def pixel(self, event: Decoded) -> int:
-        with self.store.reading(event.number % SLOTS, event.position) as pixels:
+        with self.store.reading(event.number, event.position) as pixels:
             return pixels[0]
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def frames(files: SharedFiles, name: str = PIXELS, source: str = "a") -> FrameSt
 
 def shown(store: FrameStore, position: Position) -> None:
     store.become_writer(1)
-    with store.writing(position.seq % SLOTS, position) as pixels:
+    with store.writing(position.seq, position) as pixels:
         pixels[:] = bytes([position.seq]) * NBYTES
 
 
@@ -100,10 +100,10 @@ def test_a_size_that_nobody_wants_any_more_goes_and_may_come_back(files: SharedF
     assert not new.retired
     assert files.nbytes("a") == SIZE
     with pytest.raises(FrameLost):
-        old.slot_of(Position(1, 1))
+        old.finding(Position(1, 1))
     again = frames(files)
     with pytest.raises(FrameLost):
-        again.slot_of(Position(1, 1))
+        again.finding(Position(1, 1))
     assert descriptors() == before + 2, "one of each size that there is"
 
 
@@ -152,7 +152,7 @@ def test_what_ended_keeps_its_last_picture_on_the_disk_and_nothing_else(
     assert descriptor is not None
     kept = FrameStore(descriptor, SLOTS, NBYTES)
     os.close(descriptor)
-    with kept.reading(kept.slot_of(Position(1, 5)), Position(1, 5)) as pixels:
+    with kept.finding(Position(1, 5)) as pixels:
         assert bytes(pixels) == bytes([5]) * NBYTES
     anew = frames(files)  # the store was set back, and the file is decoded once more
     assert kept.retired

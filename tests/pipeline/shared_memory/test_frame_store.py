@@ -249,8 +249,7 @@ def test_the_last_frame_alone_can_be_kept(file: int) -> None:
     assert os.fstat(copy).st_size == frame_store_bytes(1, 1 << 18)
     kept = FrameStore(copy, 64, 1 << 18)  # as who knows nothing of this opens it
     os.close(copy)
-    slot = kept.slot_of(Position(2, 0))
-    with kept.reading(slot, Position(2, 0)) as seen:
+    with kept.finding(Position(2, 0)) as seen:
         assert bytes(seen) == bytes([1]) * (1 << 18)
     kept.close()
     writer.close()
