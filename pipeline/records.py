@@ -136,6 +136,9 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int = 0
 
 
+ConnectionState = Literal["connecting", "connected", "lost"]
+
+
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a live source's connection stands: field `c` of the hash `at:decode`.
 
@@ -145,7 +148,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     v: int
-    state: Literal["connecting", "connected", "lost"]
+    state: ConnectionState
     since: float
     fault: str | None = None
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from framegate.pipeline.engine.hosted_stage import HostedStage, Move
+from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.stage import AskPort
 
 REST_S = 0.05  # between two looks for pixels
@@ -14,7 +14,7 @@ _ASK_AGAIN_S = 5.0  # whoever waits for an answer shows at least so often that i
 
 
 class HeldBack:
-    """By source and stage, until when it need not be tried again. One thread."""
+    """Which stages of which sources wait, and until when (monotonic seconds). One thread."""
 
     def __init__(self, hosted: Sequence[HostedStage]) -> None:
         self._asks: dict[int, AskPort] = {
@@ -22,8 +22,8 @@ class HeldBack:
             for stage in hosted
             if stage.stage.asks is not None
         }
-        self._lacking: dict[tuple[str, str], float] = {}
-        self._awaiting: dict[tuple[str, str], float] = {}
+        self._lacking: dict[tuple[str, str], float] = {}  # pixels, by (source, stage)
+        self._awaiting: dict[tuple[str, str], float] = {}  # answers
 
     def __bool__(self) -> bool:
         return bool(self._lacking or self._awaiting)
@@ -31,30 +31,30 @@ class HeldBack:
     def __contains__(self, at: tuple[str, str]) -> bool:
         return at in self._lacking or at in self._awaiting
 
-    def note(self, source: str, stage: str, move: Move) -> None:
-        """A stage was tried on a source."""
+    def note(self, source: str, stage: str, pending: PendingCommit) -> None:
+        """Note what came of trying a stage on a source."""
         at = source, stage
         self._lacking.pop(at, None)
         self._awaiting.pop(at, None)
         now = time.monotonic()
-        if move.awaits:
-            self._awaiting[at] = now + min(_ASK_AGAIN_S, self._due_in())
-        elif move.undone and move.commit.last == move.commit.previous:
+        if pending.awaits:
+            self._awaiting[at] = now + min(_ASK_AGAIN_S, self._question_ends_in())
+        elif pending.lacks_pixels:
             self._lacking[at] = now + REST_S
 
     def forget(self, source: str, stage: str) -> None:
-        """Nothing of it is in hand any more."""
+        """Wait for nothing of a source any more."""
         self._lacking.pop((source, stage), None)
         self._awaiting.pop((source, stage), None)
 
     def resting(self, stage: str) -> list[str]:
-        """Sources that the stage need not try now: others go first."""
+        """Sources that a stage need not try now: others go first."""
         now = time.monotonic()
         held = [*self._lacking.items(), *self._awaiting.items()]
         return [source for (source, name), until in held if name == stage and now < until]
 
     def lacks_pixels(self) -> bool:
-        """Whether a frame waits for its pixels to be decoded again."""
+        """Return whether a frame waits for its pixels to be decoded again."""
         return bool(self._lacking)
 
     def answers(self) -> list[int]:
@@ -62,18 +62,21 @@ class HeldBack:
         return list(self._asks)
 
     def hear(self, ready: Sequence[int]) -> bool:
-        """Take what these descriptors, or the time, say; whether anything can be tried again."""
+        """Take the answers that these descriptors tell of; return whether anything is to be tried
+        again by them, or by the time.
+        """
         for descriptor in self._asks.keys() & set(ready):
             self._asks[descriptor].hear()
             self._awaiting = dict.fromkeys(self._awaiting, 0.0)
         now = time.monotonic()
         return any(until <= now for until in self._awaiting.values())
 
-    def due_in(self) -> float | None:
+    def retry_in(self) -> float | None:
         """Seconds until something that waits for an answer is to be tried again."""
         first = min(self._awaiting.values(), default=None)
         return None if first is None else max(0.0, first - time.monotonic())
 
-    def _due_in(self) -> float:
+    def _question_ends_in(self) -> float:
+        """Seconds until the first question of any stage gets no answer any more."""
         dues = [asks.due_in() for asks in self._asks.values()]
         return min((due for due in dues if due is not None), default=math.inf)

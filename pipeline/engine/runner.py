@@ -12,7 +12,7 @@ import msgspec
 from framegate.pipeline import keys, records
 from framegate.pipeline.engine.control import ControlLine, Finished, InHand
 from framegate.pipeline.engine.held_back import HeldBack
-from framegate.pipeline.engine.hosted_stage import HostedStage, Move
+from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival, Inbox
 from framegate.pipeline.errors import StoreRefused
 from framegate.pipeline.records import START, End, Position, Record
@@ -29,65 +29,13 @@ from framegate.pipeline.store.hop import (
 )
 from framegate.pipeline.store.links import Links
 
-# -- When to remove from streams what all of their readers have read. Pure.
-
-
-TRIM_EVERY = 64
-
-
-class Trimming:
-    """Counts how much longer the streams of one worker's stages became."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._hosted = spec.hosted
-        self._untrimmed: dict[tuple[str, str], int] = {}
-        self._due: set[tuple[str, str]] = set()
-        self._readers = {
-            name: readers
-            for name in spec.hosted
-            if (readers := spec.readers(name)) and not spec.stage(name).publishes
-        }
-        # A restarted decoder learns from its own stream which pixels are still needed.
-        if "decode" in spec.hosted:
-            self._readers["decode"] = spec.last_readers()
-
-    def wrote(self, source: str, stage: str, entries: int) -> None:
-        """Count what makes a stage's stream longer."""
-        longer = self._untrimmed.get((source, stage), 0) + entries
-        self._untrimmed[source, stage] = longer
-        if longer >= TRIM_EVERY and stage in self._readers:
-            self._due.add((source, stage))
-
-    def all_are_due(self, sources: Iterable[str]) -> None:
-        """Let all streams of these sources be trimmed."""
-        self._due |= {(source, stage) for source in sources for stage in self._readers}
-
-    def forget(self, source: str) -> None:
-        """The source is no more served here."""
-        for stage in self._hosted:
-            self._untrimmed.pop((source, stage), None)
-            self._due.discard((source, stage))
-
-    def commands(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
-        """The calls that are due for these sources, each with its source."""
-        if not self._due:
-            return []
-        theirs = set(sources)
-        due = {place for place in self._due if place[0] in theirs}
-        self._due -= due
-        for place in due:
-            self._untrimmed[place] = 0
-        return [
-            (source, trim_command(source, keys.out(source, stage), self._readers[stage]))
-            for source, stage in due
-        ]
-
-
 log = logging.getLogger(__name__)
 
+TRIM_EVERY = 64  # entries by which a stream grows between two calls that trim it
 _END = END.encode()
 
-Moves = dict[str, list[tuple[HostedStage, Move]]]
+PendingCommits = dict[str, list[tuple[HostedStage, PendingCommit]]]
+"""By source, what its stages say in this turn, inputs before readers."""
 TellSources = Callable[[Sequence[SourceSpec]], None]
 
 
@@ -102,8 +50,8 @@ class Runner:
         tell_sources: TellSources,
         is_through: Callable[[str, str], None] = lambda source, stage: None,  # noqa: ARG005
     ) -> None:
-        """For what else keeps something of a source. tell_sources: called with each new set;
-        is_through: with a source whose last end a stage has passed.
+        """tell_sources: called with each new set of sources, for what else keeps something of one;
+        is_through: with a source and a stage that has passed its last end.
         """
         self.spec = spec
         self.hosted = hosted
@@ -126,7 +74,7 @@ class Runner:
     # -- which sources
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Serve these from now on; what is new must be attached. Not those that others took."""
+        """Serve these from now on, but those that other workers took; new ones must be attached."""
         wanted = {source.name: source for source in sources}
         for source in self.sources.keys() - wanted.keys():
             self._forget(source)
@@ -156,7 +104,7 @@ class Runner:
         while the tokens are not on the replicas that are asked for.
         """
         sources = list(sources)
-        self.done += 1  # whoever waits for replicas does not hang
+        self.show_life()  # waiting for replicas is no hanging
         for source in sources:
             self._let_go(source)
             for stage in self.hosted:
@@ -177,13 +125,13 @@ class Runner:
         """Give readers in this process what their input has said and they have not read."""
         for stage in self.hosted:
             if stage.spec.input in self.spec.hosted:
-                after = stage.standings[source].position
+                after = stage.checkpoints[source].position
                 stream = input_stream(self.spec, stage.spec.name, source)
                 reply = links.of(source).call("XRANGE", stream, f"({after}", "+")
                 self.receive(stage, source, reply, after)
 
     def refused(self, source: str, status: CommitStatus) -> None:
-        """The store did not take what this worker says of a source."""
+        """Take it that the store refuses what this worker says of a source."""
         if status is CommitStatus.GONE:
             raise StoreRefused(
                 f"the store no longer knows source {source}: it was emptied or replaced; nothing "
@@ -208,10 +156,14 @@ class Runner:
         link.send(*(("HGET", keys.at(source, s.spec.name), "t") for source, s in places))
         tokens = [link.receive() for _ in places]
         for (source, stage), token in zip(places, tokens, strict=True):
-            if source in self.sources and token != stage.standings[source].token:
+            if source in self.sources and token != stage.checkpoints[source].token:
                 self.refused(source, CommitStatus.FENCED if token else CommitStatus.GONE)
 
     # -- work
+
+    def show_life(self) -> None:
+        """Count as progress what is none to see: this worker does not hang."""
+        self.done += 1
 
     def receive(
         self, stage: HostedStage, source: str, entries: list[list[Any]], after: Position
@@ -227,25 +179,25 @@ class Runner:
         return arrivals[-1].position if arrivals else after
 
     def _is_past(self, arrivals: list[Arrival]) -> bool:
-        """Whether they arrived by this host's clock as it runs now, not before it was restarted."""
+        """Return whether they arrived by this host's clock as it runs now, not before a restart."""
         last = arrivals[-1].record
         return not isinstance(last, Record) or last.arrived <= time.monotonic()
 
     def idle(self) -> bool:
-        """Whether nothing waits that could be done now."""
+        """Return whether nothing waits that could be done now."""
         return not any(
             (source, name) not in self.held_back
             for name, inbox in self.inboxes.items()
             for source in inbox.waiting()
         )
 
-    def step(self) -> Moves:
+    def step(self) -> PendingCommits:
         """Run each stage on one batch of what waits for it; inputs before readers.
 
         While a source is careful, one stage only, the last that can: what is in hand is then one
         record in one stage, and it is committed before the next is taken.
         """
-        moves: Moves = {}
+        pending: PendingCommits = {}
         for stage in reversed(self.hosted) if self._careful_until else self.hosted:
             inbox = self.inboxes[stage.spec.name]
             resting = self.held_back.resting(stage.spec.name) if self.held_back else ()
@@ -254,19 +206,19 @@ class Runner:
                 continue
             if self._careful_until:
                 self._announce(stage, batch)
-            for source, move in stage.answer(batch, self._is_patient).items():
+            for source, said in stage.answer(batch, self._is_patient).items():
                 # What waits for an answer stays in hand: asking about it may be what kills.
-                if move.undone or self.held_back:
-                    inbox.give_back(source, move.undone)
-                    self.held_back.note(source, stage.spec.name, move)
-                if move.commit.last > move.commit.previous:
-                    moves.setdefault(source, []).append((stage, move))
+                if said.undone or self.held_back:
+                    inbox.give_back(source, said.undone)
+                    self.held_back.note(source, stage.spec.name, said)
+                if said.goes_on:
+                    pending.setdefault(source, []).append((stage, said))
                     for onward in self._onward[stage.spec.name]:
-                        onward.add(source, move.onward)
+                        onward.add(source, said.onward)
             self.done += 1
-            if self._careful_until and moves:
+            if self._careful_until and pending:
                 break
-        return moves
+        return pending
 
     def _announce(self, stage: HostedStage, batch: dict[str, list[Arrival]]) -> None:
         for source, arrivals in batch.items():
@@ -275,39 +227,39 @@ class Runner:
                 self._line.say(InHand(source, stage.spec.name, at))
 
     def _is_patient(self, stage: str, source: str, position: Position) -> bool:
-        """Whether missing pixels will come: those of a file of this run are decoded again, and
-        kept for readers that the decoder waits for.
+        """Return whether missing pixels will come: those of a file of this run are decoded again,
+        and kept for readers that the decoder waits for.
         """
         spec = self.sources[source]
         return self.spec.stage(stage).reliable and not spec.live and position.epoch > spec.past
 
     def settle(
-        self, source: str, moves: list[tuple[HostedStage, Move]], answer: CommitReply
+        self, source: str, pending: list[tuple[HostedStage, PendingCommit]], answer: CommitReply
     ) -> bool:
-        """Take the store's answer; whether it took what was said."""
+        """Take the store's answer to a source's commits; return whether it took them."""
         if answer.status is not CommitStatus.OK:
             self.refused(source, answer.status)
             return False
         if answer.refused:
             log.error("source %s: %d entries were there already", source, answer.refused)
-        for stage, move in moves:
-            stage.accept(source, move)
-            if move.commit.previous < self._careful_until.get(source, START):
+        for stage, said in pending:
+            stage.accept(source, said)
+            if said.commit.previous < self._careful_until.get(source, START):
                 self._line.say(InHand(source, stage.spec.name, None))
                 self._relax(source)
-            entries = move.commit.entries
+            entries = said.commit.entries
             self.wrote(source, stage.spec.name, len(entries))
             if entries and entries[-1].kind == END:
                 end = records.decode_versioned(entries[-1].data, End)
-                if end.last and move.commit.last.epoch > self.sources[source].past:
+                if end.last and said.commit.last.epoch > self.sources[source].past:
                     self._is_through(source, stage.spec.name)
                     self._line.say(Finished(source, stage.spec.name))
         return True
 
     def _relax(self, source: str) -> None:
-        """A source is careful no longer once all stages are past what was suspected."""
+        """Be careful with a source no longer once all its stages are past what was suspected."""
         until = self._careful_until[source]
-        if all(stage.standings[source].position > until for stage in self.hosted):
+        if all(stage.checkpoints[source].position > until for stage in self.hosted):
             del self._careful_until[source]
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
@@ -323,6 +275,57 @@ class Runner:
         return self._trimming.commands(sources)
 
 
+class Trimming:
+    """When to remove from streams what all of their readers have read: after TRIM_EVERY entries.
+
+    Pure; counts how much longer the streams of one worker's stages became.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._hosted = spec.hosted
+        self._untrimmed: dict[tuple[str, str], int] = {}
+        self._due: set[tuple[str, str]] = set()
+        self._readers = {
+            name: readers
+            for name in spec.hosted
+            if (readers := spec.readers(name)) and not spec.stage(name).publishes
+        }
+        # A restarted decoder learns from its own stream which pixels are still needed.
+        if "decode" in spec.hosted:
+            self._readers["decode"] = spec.last_readers()
+
+    def wrote(self, source: str, stage: str, entries: int) -> None:
+        """Count what makes a stage's stream longer."""
+        longer = self._untrimmed.get((source, stage), 0) + entries
+        self._untrimmed[source, stage] = longer
+        if longer >= TRIM_EVERY and stage in self._readers:
+            self._due.add((source, stage))
+
+    def all_are_due(self, sources: Iterable[str]) -> None:
+        """Let all streams of these sources be trimmed."""
+        self._due |= {(source, stage) for source in sources for stage in self._readers}
+
+    def forget(self, source: str) -> None:
+        """Expect nothing of a source any more."""
+        for stage in self._hosted:
+            self._untrimmed.pop((source, stage), None)
+            self._due.discard((source, stage))
+
+    def commands(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
+        """The calls that are due for these sources, each with its source."""
+        if not self._due:
+            return []
+        theirs = set(sources)
+        due = {place for place in self._due if place[0] in theirs}
+        self._due -= due
+        for place in due:
+            self._untrimmed[place] = 0
+        return [
+            (source, trim_command(source, keys.out(source, stage), self._readers[stage]))
+            for source, stage in due
+        ]
+
+
 def arrived_now(arrival: Arrival) -> Arrival:
     """The entry as if it arrived now: its own time is of another clock."""
     if not isinstance(arrival.record, Record):
@@ -331,9 +334,12 @@ def arrived_now(arrival: Arrival) -> Arrival:
     return Arrival(arrival.position, record)
 
 
-def hops(moves: Moves) -> dict[str, SourceHop]:
-    """The hops that these moves make, by source."""
-    return {s: SourceHop(s, tuple(move.commit for _, move in m)) for s, m in moves.items()}
+def hops(pending: PendingCommits) -> dict[str, SourceHop]:
+    """The hops that these commits make, by source."""
+    return {
+        source: SourceHop(source, tuple(said.commit for _, said in commits))
+        for source, commits in pending.items()
+    }
 
 
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:

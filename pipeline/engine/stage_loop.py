@@ -18,7 +18,7 @@ from typing import Any
 from framegate.pipeline.engine.control import ControlLine
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.hosted_stage import HostedStage
-from framegate.pipeline.engine.runner import Moves, Runner, hops, input_stream
+from framegate.pipeline.engine.runner import PendingCommits, Runner, hops, input_stream
 from framegate.pipeline.errors import Fenced
 from framegate.pipeline.records import Position
 from framegate.pipeline.store.connection import Command, Link, readable
@@ -171,7 +171,7 @@ class StageSession:
         for stage in self._heads:
             for source in sources:
                 if source in self._runner.sources:
-                    position = stage.standings[source].position
+                    position = stage.checkpoints[source].position
                     self._read_to[source, stage.spec.name] = position
         self._list_readers()
 
@@ -213,7 +213,7 @@ class StageSession:
 
     # -- committing and reading
 
-    def _commit_and_read(self, moves: Moves) -> bool:
+    def _commit_and_read(self, pending: PendingCommits) -> bool:
         """Send commits and next reads, settle the commits; return whether a read was sent.
 
         Both leave in one write: at a live pace a stage wakes once a frame, and a second write would
@@ -222,7 +222,7 @@ class StageSession:
         free = [reads.sources for reads in self._reads.values() if not reads.pending]
         # Trimming can wait until a link is free: it is not worth a spare one.
         trims = self._runner.trims(itertools.chain.from_iterable(free))
-        parts = self._links.parts(hops(moves), trims)
+        parts = self._links.parts(hops(pending), trims)
         sent, now = False, time.monotonic()
         for link, reads in self._reads.items():
             part = parts.get(link)
@@ -244,7 +244,7 @@ class StageSession:
         served = len(self._runner.sources)
         for part in parts.values():
             for source, answer in part.receive():
-                self._runner.settle(source, moves[source], answer)
+                self._runner.settle(source, pending[source], answer)
         if len(self._runner.sources) < served:
             self._list_readers()
         return sent
@@ -300,7 +300,7 @@ class StageSession:
 
     def _patience_s(self, reading: bool) -> float | None:
         """How long to sleep at most; None: until a descriptor says something."""
-        due = self._runner.held_back.due_in()
+        due = self._runner.held_back.retry_in()
         if due is None and not reading:
             due = REST_S
         now = time.monotonic()

@@ -14,9 +14,9 @@ from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderThread,
-    Finished,
     Lost,
     ResumePoint,
+    SourceEnded,
     Surroundings,
 )
 from framegate.pipeline.records import START
@@ -168,7 +168,7 @@ class CameraDecoder(DecoderThread):
         self._stall_s = stall_s
         self._backoff = Backoff(min(RETRY_FIRST_S, retry_most_s), retry_most_s)
 
-    def _decode_to_the_end(self) -> Finished | None:
+    def _decode_to_the_end(self) -> SourceEnded | None:
         failures = 0
         while self._await_given_up():
             began = time.monotonic()
@@ -184,7 +184,7 @@ class CameraDecoder(DecoderThread):
             if lost is None:
                 return None
             if lost.reason == "died":
-                return Finished(lost.counts, f"{lost.reason}: {lost.fault}")
+                return SourceEnded(lost.counts, f"{lost.reason}: {lost.fault}")
             self._report(lost)
             stable = reader.frames and time.monotonic() - began > STABLE_S
             failures = 1 if stable else failures + 1

@@ -73,14 +73,14 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class SourceEnded:
     """Nothing follows: the source ended, or cannot go on (`fault`)."""
 
     counts: Mapping[str, int]
     fault: str | None = None
 
 
-Event = Decoded | NewEpoch | Lost | Finished
+Event = Decoded | NewEpoch | Lost | SourceEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +228,12 @@ class DecoderThread(threading.Thread, ABC):
             finished = self._decode_to_the_end()
         except Exception as error:
             log.exception("source %s: the decoder failed", self.source_name)
-            finished = Finished({}, redacted(f"damaged: the decoder failed: {error!r}"))
+            finished = SourceEnded({}, redacted(f"damaged: the decoder failed: {error!r}"))
         finally:
             self.busy = False
             self._tell()
         if finished is None and self._finishing:
-            finished = Finished({})
+            finished = SourceEnded({})
         if finished is not None:
             self._report(finished)
 
@@ -243,7 +243,7 @@ class DecoderThread(threading.Thread, ABC):
         os.eventfd_write(self._around.wake, 1)
 
     @abstractmethod
-    def _decode_to_the_end(self) -> Finished | None:
+    def _decode_to_the_end(self) -> SourceEnded | None:
         """How it ended; None if it was stopped, or nothing is to be told."""
 
     def _close(self, source: Source) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Literal
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Finished, Lost, NewEpoch
+from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.records import (
     START,
     VERSION,
     Connection,
+    ConnectionState,
     DecodeState,
     End,
     Position,
@@ -69,8 +69,6 @@ class Pace:
 log = logging.getLogger(__name__)
 
 MOST = 64
-
-State = Literal["connecting", "connected", "lost"]
 
 
 class Feed:
@@ -198,7 +196,7 @@ class Feed:
     def needs_epoch(self) -> bool:
         """Whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None
-        return isinstance(event, NewEpoch) or (isinstance(event, Finished) and not self._open)
+        return isinstance(event, NewEpoch) or (isinstance(event, SourceEnded) and not self._open)
 
     def begin_epoch(self, epoch: int) -> list[Arrival]:
         """Go on in a new epoch; gives the end of the one that was open, if any."""
@@ -230,7 +228,7 @@ class Feed:
                 taken.append(self._frame(event, now, wall))
             elif isinstance(event, Lost):
                 taken += self._lose(event, wall)
-            elif isinstance(event, Finished):
+            elif isinstance(event, SourceEnded):
                 taken.append(self._finish(event))
             else:
                 break
@@ -276,7 +274,9 @@ class Feed:
             _add(self._counts, {"connects": 1})
             self._say_connection("connected", wall)
 
-    def _say_connection(self, state: State, wall: float, fault: str | None = None) -> None:
+    def _say_connection(
+        self, state: ConnectionState, wall: float, fault: str | None = None
+    ) -> None:
         """What the next commit says of the connection; `since` stays while the state does."""
         before = self._connection
         if before is None or (state, fault) != (before.state, before.fault):
@@ -285,7 +285,7 @@ class Feed:
         since = before.since if before is not None and before.state == state else wall
         self._connection = self._unsaid = Connection(VERSION, state, since, fault)
 
-    def _finish(self, event: Finished) -> Arrival:
+    def _finish(self, event: SourceEnded) -> Arrival:
         position = Position(self._position.epoch, self._position.seq + 1)
         counts = {name: n for name, n in event.counts.items() if n}
         _add(self._counts, counts)

@@ -10,9 +10,9 @@ from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import changes_fault
 from framegate.pipeline.ingest.decoder import (
     DecoderThread,
-    Finished,
     InFlight,
     ResumePoint,
+    SourceEnded,
     Surroundings,
 )
 from framegate.pipeline.redaction import redacted
@@ -44,7 +44,7 @@ class FileDecoder(DecoderThread):
         self._give_up_refills()
         super().finish()
 
-    def _decode_to_the_end(self) -> Finished | None:
+    def _decode_to_the_end(self) -> SourceEnded | None:
         source: Source | None = None
         fault: str | None = None
         try:
@@ -63,7 +63,7 @@ class FileDecoder(DecoderThread):
                 self._close(source)
         if fault is not None:
             self._give_up_refills()
-        return Finished(dict(source.counts) if source else {}, fault)
+        return SourceEnded(dict(source.counts) if source else {}, fault)
 
     def _open(self) -> Source:
         if not self._is_careful():

@@ -133,8 +133,8 @@ class HttpBody:
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPRedirectHandler(),
             urllib.request.HTTPErrorProcessor(),
-            _Http(self),
-            _Https(self),
+            _HttpHandler(self),
+            _HttpsHandler(self),
         ):
             opener.add_handler(handler)
         if parts.username is not None:
@@ -259,7 +259,7 @@ def _unchecked() -> ssl.SSLContext:
     return context
 
 
-class _Http(urllib.request.HTTPHandler):
+class _HttpHandler(urllib.request.HTTPHandler):
     def __init__(self, body: HttpBody) -> None:
         super().__init__()
         self._body = body
@@ -275,7 +275,7 @@ class _Http(urllib.request.HTTPHandler):
         return self.do_open(Connection, request)
 
 
-class _Https(urllib.request.HTTPSHandler):
+class _HttpsHandler(urllib.request.HTTPSHandler):
     def __init__(self, body: HttpBody) -> None:
         super().__init__(context=_unchecked())
         self._body = body

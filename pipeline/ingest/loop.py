@@ -16,7 +16,7 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.control import ControlLine, Finished, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
-from framegate.pipeline.engine.runner import Moves, Runner
+from framegate.pipeline.engine.runner import PendingCommits, Runner
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.feed import SLACK_S, Feed
@@ -332,17 +332,17 @@ class IngestSession:
         # and that thread may be waiting for the turn.
         settle()
 
-    def _send(self, moves: Moves) -> Callable[[], None]:
+    def _send(self, pending: PendingCommits) -> Callable[[], None]:
         """Send what is to be committed and take the answers; gives what settles them.
 
         A source's frames and what the stages here say about them are one hop: the stages need not
         read them, and no other worker ever sees the one without the other.
         """
-        sources = {*self._agenda.awake, *moves}
+        sources = {*self._agenda.awake, *pending}
         commits = {s: feed.commit() for s in sources if (feed := self._feeds.get(s)) is not None}
         hops = {}
         for source, decoded in commits.items():
-            theirs = [move.commit for _, move in moves.get(source, [])]
+            theirs = [said.commit for _, said in pending.get(source, [])]
             if decoded or theirs:
                 hops[source] = SourceHop(source, (*([decoded] if decoded else []), *theirs))
         if not hops:
@@ -354,14 +354,14 @@ class IngestSession:
 
         def settle() -> None:
             for source, answer in answers:
-                self._settle(source, moves, commits[source], answer)
+                self._settle(source, pending, commits[source], answer)
 
         return settle
 
     def _settle(
-        self, source: str, moves: Moves, decoded: Commit | None, answer: CommitReply
+        self, source: str, pending: PendingCommits, decoded: Commit | None, answer: CommitReply
     ) -> None:
-        if not self._runner.settle(source, moves.get(source, []), answer):
+        if not self._runner.settle(source, pending.get(source, []), answer):
             if answer.status is CommitStatus.FENCED:
                 self._drop(source)
             return
@@ -394,7 +394,7 @@ class IngestSession:
             most_s,
             self._agenda.due_in(),
             self._waits.due_in(),
-            held_back.due_in(),
+            held_back.retry_in(),
             REST_S if held_back.lacks_pixels() else None,
         )
         timeout = min((due for due in dues if due is not None), default=None)
@@ -406,7 +406,7 @@ class IngestSession:
             self._obey()
         over = self._waits.hear(ready)
         if not over and not set(ready).isdisjoint(waits):
-            self._runner.done += 1  # whoever waits for replicas does not hang
+            self._runner.show_life()  # waiting for replicas is no hanging
         for wait in over:
             self._go_on(wait)
 

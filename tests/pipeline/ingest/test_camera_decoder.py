@@ -19,11 +19,11 @@ from framegate.pipeline.ingest.credit import MOST_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,
     Event,
-    Finished,
     InFlight,
     Lost,
     NewEpoch,
     ResumePoint,
+    SourceEnded,
     Surroundings,
 )
 from framegate.pipeline.records import START, Position
@@ -376,12 +376,12 @@ def test_a_removed_camera_finishes(bench: Bench) -> None:
     assert isinstance(bench.event(), NewEpoch)
     bench.decoded()
     bench.decoder.finish()
-    assert bench.event() == Finished({})
+    assert bench.event() == SourceEnded({})
 
 
 def test_one_that_killed_its_decoder_is_not_tried_again() -> None:
     bench = _failing(SourceFault("it killed its decoder", "died"))
-    assert bench.event() == Finished({}, "died: it killed its decoder")
+    assert bench.event() == SourceEnded({}, "died: it killed its decoder")
     bench.close()
 
 

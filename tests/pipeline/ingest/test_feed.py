@@ -14,10 +14,10 @@ from framegate.pipeline.ingest.decoder import (
     Decoded,
     DecoderThread,
     Event,
-    Finished,
     Lost,
     NewEpoch,
     ResumePoint,
+    SourceEnded,
     Surroundings,
 )
 from framegate.pipeline.ingest.feed import Feed
@@ -37,7 +37,7 @@ class Told(DecoderThread):
         super().__init__("a", _surroundings(wake), ResumePoint(START))
         self._script = events
 
-    def _decode_to_the_end(self) -> Finished | None:
+    def _decode_to_the_end(self) -> SourceEnded | None:
         for event in self._script:
             self._report(event)
         return None
@@ -96,13 +96,13 @@ def test_an_end_of_an_older_framegate_dropped_nothing() -> None:
 
 
 def test_counters_that_were_not_committed_are_added_to_those_of_the_end(wake: int) -> None:
-    feed = fed(wake, frame(0, damaged=5), Finished({"damaged": 2, "late": 0}, "died: x"))
+    feed = fed(wake, frame(0, damaged=5), SourceEnded({"damaged": 2, "late": 0}, "died: x"))
     assert counts(feed)["damaged"] == 7
 
 
 @pytest.mark.parametrize("lost_reply", [False, True])
 def test_a_source_s_end_is_told_once_though_the_reply_was_lost(wake: int, lost_reply: bool) -> None:
-    feed = fed(wake, frame(0), Finished({"damaged": 2}))
+    feed = fed(wake, frame(0), SourceEnded({"damaged": 2}))
     feed.commit()
     assert feed.take_end() is None
     if lost_reply:

@@ -11,10 +11,10 @@ import pytest
 
 from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
 from framegate.pipeline.ingest.decoder import (
-    Finished,
     InFlight,
     NewEpoch,
     ResumePoint,
+    SourceEnded,
     Surroundings,
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
@@ -91,7 +91,7 @@ def test_frames_that_are_not_wanted_are_progress(wake: int) -> None:
     numbers = iter(range(UNWANTED))
     thread = decoder(wake, lambda: Unwanted(lambda: next(numbers, None) is not None))
     thread.start()
-    assert events(thread) == [Finished({})]
+    assert events(thread) == [SourceEnded({})]
     assert thread.done == UNWANTED
 
 
@@ -106,7 +106,7 @@ def test_it_can_be_stopped_while_no_frame_is_wanted(wake: int) -> None:
 def test_a_file_that_cannot_be_closed_has_ended_all_the_same(wake: int) -> None:
     thread = decoder(wake, lambda: ClosesBadly(lambda: False))
     thread.start()
-    assert events(thread) == [Finished({})]
+    assert events(thread) == [SourceEnded({})]
 
 
 def test_whatever_is_raised_is_an_end_that_is_told(wake: int) -> None:
@@ -121,7 +121,7 @@ def test_whatever_is_raised_is_an_end_that_is_told(wake: int) -> None:
     thread = Odd("a", found._around, ResumePoint(START))
     thread.start()
     [end] = events(thread)
-    assert isinstance(end, Finished)
+    assert isinstance(end, SourceEnded)
     assert end.fault is not None
     assert "nor here" in end.fault
 
@@ -142,7 +142,7 @@ def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int,
         thread.start()
         both.wait(20)
         getattr(thread, how)()
-        assert events(thread) == [Finished({}, "missing: it is gone")]
+        assert events(thread) == [SourceEnded({}, "missing: it is gone")]
 
 
 def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
@@ -207,7 +207,7 @@ def test_memory_that_is_short_is_waited_for_for_a_while(
     thread.take()
     thread.begin_epoch(1)
     *frames, end = events(thread)
-    assert isinstance(end, Finished)
+    assert isinstance(end, SourceEnded)
     assert end.fault == (None if tries == 3 else "no room for a picture")
     assert len(frames) == (1 if tries == 3 else 0)
     assert thread.done >= min(tries, 3)

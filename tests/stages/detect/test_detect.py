@@ -14,7 +14,7 @@ from msgspec import structs
 from framegate.models import coco
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.engine.hosted_stage import HostedStage, Move
+from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import End, Position, Record
@@ -238,7 +238,7 @@ def test_a_batch_redone_one_by_one_leaves_its_successor_what_the_store_names(fol
         hosted.attach("a", Attached(b"1", at, state, at))
         return hosted
 
-    def hop(hosted: HostedStage, items: list[Item]) -> Move:
+    def hop(hosted: HostedStage, items: list[Item]) -> PendingCommit:
         arrivals = [Arrival(each.position, each.record) for each in items]
         return hosted.answer({"a": arrivals}, lambda *_: False)["a"]
 
