@@ -24,130 +24,24 @@ from framegate.pipeline.retry import Backoff
 from framegate.pipeline.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
 from framegate.pipeline.spec import CAREFUL_FRAMES
 
-# -- A thread that follows one connection to a camera; the newest frame is in its hand.
-
-
 log = logging.getLogger(__name__)
-
-PASSED_OVER = ("skipped", "late")
-
-
-class CameraReader(threading.Thread):
-    """Opens the source and always drains it: a frame that is not taken is replaced by the next.
-
-    `changed` guards what others read here, and is notified of each frame and of the end. A reader
-    that hangs in a read is abandoned: it closes its source and ends when that read returns.
-
-    ended  whether its connection is closed
-    """
-
-    def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
-        super().__init__(name=f"camera-{name}", daemon=True)
-        self._camera = name
-        self._open_source = open_source
-        self._changed = changed
-        self._abandoned = False
-        self._arrived: deque[float] = deque([time.monotonic()], maxlen=STALL_PERIODS)
-        self._source: Source | None = None
-        self._reported: dict[str, int] = {}
-        self._passed_over = 0
-        self.hand: Frame | None = None
-        self.replaced = 0
-        self.frames = 0
-        self.ended = False
-        self.fault: SourceFault | None = None
-
-    def stalled_at(self, stall_s: float) -> float:
-        """Monotonic time at which this is a stall, see source.stalled_at; a frame that is not
-        wanted, or too late, counts as an arrival, too.
-        """
-        return stalled_at(self._arrived, self.frames > 0, stall_s)
-
-    def take(self) -> tuple[Frame, int]:
-        """The frame in hand, and how many were replaced before it. Call with `changed` held."""
-        assert self.hand is not None
-        taken = self.hand, self.replaced
-        self.hand, self.replaced = None, 0
-        return taken
-
-    def news(self) -> Mapping[str, int]:
-        """How the source's own counters have grown since this was last asked."""
-        counts = dict(self._source.counts) if self._source is not None else {}
-        grown = {name: n - self._reported.get(name, 0) for name, n in counts.items()}
-        self._reported = counts
-        return {name: n for name, n in grown.items() if n}
-
-    def abandon(self) -> None:
-        """Nobody takes frames from here any more."""
-        with self._changed:
-            self._abandoned = True
-            source = self._source
-        if isinstance(source, LiveSource):
-            source.abandon()
-
-    def run(self) -> None:
-        """Follow the connection to its end; `fault` then says what that was."""
-        fault = SourceFault("the camera ended the stream", "closed")
-        source: Source | None = None
-        try:
-            source = self._open_source()
-            with self._changed:
-                self._source = source
-            self._arrived[-1] = time.monotonic()
-            if not self._abandoned:
-                self._follow(source)
-        except SourceFault as error:
-            # Its traceback would hold this thread, and with it the pictures and the decoder.
-            fault = SourceFault(str(error), error.reason)
-        except Exception as error:
-            log.exception("source %s: the decoder failed", self._camera)
-            fault = SourceFault(f"the decoder failed: {type(error).__name__}", "damaged")
-        try:
-            if source is not None:
-                source.close()
-        except Exception:
-            log.exception("source %s: it cannot be closed", self._camera)
-        with self._changed:
-            self.fault, self.ended = fault, True
-            self._changed.notify_all()
-
-    def _follow(self, source: Source) -> None:
-        for frame in source:
-            with self._changed:
-                if self._abandoned:
-                    return
-                if frame is None:
-                    self._see_passed_over(source)
-                    continue
-                if self.hand is not None:
-                    self.replaced += 1
-                self.hand = frame
-                self.frames += 1
-                self._arrived.append(frame.arrived_mono or time.monotonic())
-                self._changed.notify_all()
-
-    def _see_passed_over(self, source: Source) -> None:
-        """A frame that came and is not given: the camera does not stall."""
-        passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
-        if passed_over > self._passed_over:
-            self._passed_over = passed_over
-            self._arrived.append(time.monotonic())
-
 
 RETRY_FIRST_S = 0.5
 STABLE_S = 10.0
 STEP_BACK_S = 1.0
 LEAP_S = 10.0
 RARELY = ("permission", "sizes")  # what trying again soon makes worse
+PASSED_OVER = ("skipped", "late")  # counters of frames that came and were not given
 
 
 class CameraDecoder(DecoderThread):
-    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins. One
-    that was given up may still have to end, but only one beside a new one.
+    """Connects for ever, with backoff; each connection is a new epoch. The newest frame wins.
 
-    Frames are decoded as they come; without credit the newest is kept, and how many it replaced
-    is reported with it. A stall is a loss, and each loss gives the decoder up whole. So is a
-    picture size that changes too often (credit.SizeChanges, of each connection).
+    Frames are decoded as they come, by a CameraReader; without credit the newest is kept, and how
+    many it replaced is reported with it. A stall is a loss (source.stalled_at), and so is a picture
+    size that changes too often (credit.SizeChanges, of each connection). Each loss gives the
+    reader up whole. One that was given up may hang in a read and still have to end, but only one
+    beside a new one: else a camera that hangs would take a thread and a connection each time.
     """
 
     patience_s = 2.0
@@ -280,7 +174,7 @@ class CameraDecoder(DecoderThread):
         return Lost(str(fault), fault.reason, dropped if opened else 0, reader.news())
 
     def _not_put(self, reader: CameraReader, error: Exception) -> Lost:
-        """A frame could not be put: that costs the connection, not the camera."""
+        """The loss of a connection of which a frame could not be put: the camera is tried again."""
         if isinstance(error, FramegateError):  # no room for its pictures, say
             return self._lost(reader, SourceFault(str(error), "no_memory"), opened=True)
         log.exception("source %s: a frame could not be put", self.source_name)
@@ -291,7 +185,9 @@ class CameraDecoder(DecoderThread):
         return self._around.open_source(self._guard)
 
     def _is_careful(self) -> bool:
-        """For so many frames after a death, whatever their epoch: each connection begins one."""
+        """Return whether frames are announced: so many after a death, whatever their epoch, as each
+        connection begins one.
+        """
         careful = self._around.careful_until > START
         return careful and self._number - self._start_point.number < CAREFUL_FRAMES
 
@@ -305,8 +201,8 @@ class CameraDecoder(DecoderThread):
 
 
 def is_break(before: Frame, frame: Frame | None) -> bool:
-    """Whether a frame needs a new epoch: another form, time stamps that went back, or that leapt
-    by what the clock here has not seen pass.
+    """Return whether a frame needs a new epoch: another form, time stamps that went back, or that
+    leapt by what the clock here has not seen pass.
     """
     if frame is None or frame.form != before.form:
         return frame is not None
@@ -315,3 +211,105 @@ def is_break(before: Frame, frame: Frame | None) -> bool:
     step = frame.pts - before.pts
     passed = (frame.arrived_mono or 0.0) - (before.arrived_mono or 0.0)
     return step < -STEP_BACK_S or step > passed + LEAP_S
+
+
+class CameraReader(threading.Thread):
+    """Opens the source and always drains it: a frame that is not taken is replaced by the next.
+
+    `changed` guards what others read here, and is notified of each frame and of the end. A reader
+    that hangs in a read is abandoned: it closes its source and ends when that read returns.
+
+    ended  whether its connection is closed
+    """
+
+    def __init__(self, name: str, open_source: Callable[[], Source], changed: threading.Condition):
+        super().__init__(name=f"camera-{name}", daemon=True)
+        self._camera = name
+        self._open_source = open_source
+        self._changed = changed
+        self._abandoned = False
+        self._arrived: deque[float] = deque([time.monotonic()], maxlen=STALL_PERIODS)
+        self._source: Source | None = None
+        self._reported: dict[str, int] = {}
+        self._passed_over = 0
+        self.hand: Frame | None = None
+        self.replaced = 0
+        self.frames = 0
+        self.ended = False
+        self.fault: SourceFault | None = None
+
+    def stalled_at(self, stall_s: float) -> float:
+        """Monotonic time at which this is a stall, see source.stalled_at; a frame that is not
+        wanted, or too late, counts as an arrival, too.
+        """
+        return stalled_at(self._arrived, self.frames > 0, stall_s)
+
+    def take(self) -> tuple[Frame, int]:
+        """The frame in hand, and how many were replaced before it. Call with `changed` held."""
+        assert self.hand is not None
+        taken = self.hand, self.replaced
+        self.hand, self.replaced = None, 0
+        return taken
+
+    def news(self) -> Mapping[str, int]:
+        """How the source's own counters have grown since this was last asked."""
+        counts = dict(self._source.counts) if self._source is not None else {}
+        grown = {name: n - self._reported.get(name, 0) for name, n in counts.items()}
+        self._reported = counts
+        return {name: n for name, n in grown.items() if n}
+
+    def abandon(self) -> None:
+        """Let the thread end: nobody takes frames from it any more."""
+        with self._changed:
+            self._abandoned = True
+            source = self._source
+        if isinstance(source, LiveSource):
+            source.abandon()
+
+    def run(self) -> None:
+        """Follow the connection to its end; `fault` then says what that was."""
+        fault = SourceFault("the camera ended the stream", "closed")
+        source: Source | None = None
+        try:
+            source = self._open_source()
+            with self._changed:
+                self._source = source
+            self._arrived[-1] = time.monotonic()
+            if not self._abandoned:
+                self._follow(source)
+        except SourceFault as error:
+            # Its traceback would hold this thread, and with it the pictures and the decoder.
+            fault = SourceFault(str(error), error.reason)
+        except Exception as error:
+            log.exception("source %s: the decoder failed", self._camera)
+            fault = SourceFault(f"the decoder failed: {type(error).__name__}", "damaged")
+        try:
+            if source is not None:
+                source.close()
+        except Exception:
+            log.exception("source %s: it cannot be closed", self._camera)
+        with self._changed:
+            self.fault, self.ended = fault, True
+            self._changed.notify_all()
+
+    def _follow(self, source: Source) -> None:
+        for frame in source:
+            with self._changed:
+                if self._abandoned:
+                    return
+                if frame is None:
+                    self._see_passed_over(source)
+                    continue
+                if self.hand is not None:
+                    self.replaced += 1
+                self.hand = frame
+                self.frames += 1
+                self._arrived.append(frame.arrived_mono or time.monotonic())
+                self._changed.notify_all()
+
+    def _see_passed_over(self, source: Source) -> None:
+        """Count a frame that came and is not given as an arrival: the camera does not stall."""
+        passed_over = sum(source.counts.get(name, 0) for name in PASSED_OVER)
+        if passed_over > self._passed_over:
+            self._passed_over = passed_over
+            self._arrived.append(time.monotonic())

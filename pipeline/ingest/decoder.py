@@ -108,17 +108,14 @@ class ResumePoint:
     in_flight: tuple[InFlight, ...] = field(default=())
 
 
-def _nothing() -> None:
-    """Nobody asks whose event it is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a decoder thread needs of its worker.
 
+    frame_store    gives where frames of a form go. FrameStoreFull
     token          of decode, fences the frame store
     wake           eventfd that tells the loop of a first event
-    note           called before that: whose event it is
+    note           called before that: says whose event it is
     announce       says that a frame is in hand, for as long as the block lasts
     careful_until  frames up to here are announced
     keep_frames    lets the frame stores of all other forms go
@@ -132,17 +129,22 @@ class Surroundings:
     announce: Announce
     careful_until: Position
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
-    note: Callable[[], None] = _nothing
+    note: Callable[[], None] = lambda: None
 
 
 class DecoderThread(threading.Thread, ABC):
-    """Fills slots of one source and reports events; subclasses say where frames come from.
+    """Decodes one source into the frame store and reports events; subclasses say from where.
 
-    The loop takes events with `take`, and tells the thread of freed credit and new epochs.
+    The loop takes events with `first` and `take`, and tells the thread of freed credit and new
+    epochs. `_changed` guards what both sides touch, but for the events: a deque's two ends need
+    no lock.
+
+    patience_s  how long memory is waited for that does not come free
+    done        grows with what is decoded
+    busy        whether it still decodes
     """
 
     patience_s: float
-    """How long memory is waited for that does not come free."""
 
     def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
@@ -177,7 +179,7 @@ class DecoderThread(threading.Thread, ABC):
         return self._events.popleft()
 
     def release(self, read: Position) -> None:
-        """All reliable readers are at `read`."""
+        """Take it that all reliable readers are at `read`."""
         with self._changed:
             freed = self._sizes.release(read)
             if freed:
@@ -196,11 +198,11 @@ class DecoderThread(threading.Thread, ABC):
             return None if self._form is None else self._sizes.waits_for(self._form)
 
     def will_fill(self, number: int) -> bool:  # noqa: ARG002
-        """Whether it has yet to put the pixels of a committed frame again."""
+        """Return whether the thread has yet to put the pixels of a committed frame again."""
         return False
 
     def begin_epoch(self, epoch: int) -> None:
-        """The answer to NewEpoch: frames count from 0 in this epoch."""
+        """Answer NewEpoch: frames count from 0 in this epoch."""
         with self._changed:
             self._epoch, self._seq = epoch, 0
             self._changed.notify_all()
@@ -223,7 +225,7 @@ class DecoderThread(threading.Thread, ABC):
     # -- the thread's side
 
     def run(self) -> None:
-        """Decode until the end, a fault, or stop(); whatever is raised is an end that is told."""
+        """Decode until the end, a fault, or stop(); whatever is raised is reported as an end."""
         try:
             finished = self._decode_to_the_end()
         except Exception as error:
@@ -238,16 +240,16 @@ class DecoderThread(threading.Thread, ABC):
             self._report(finished)
 
     def _tell(self) -> None:
-        """There is something for the loop."""
+        """Wake the loop: there is something for it."""
         self._around.note()
         os.eventfd_write(self._around.wake, 1)
 
     @abstractmethod
     def _decode_to_the_end(self) -> SourceEnded | None:
-        """How it ended; None if it was stopped, or nothing is to be told."""
+        """Decode; gives how it ended, None if it was stopped, or nothing is to be reported."""
 
     def _close(self, source: Source) -> None:
-        """Close it; all that it had to give came before, so an error is no fault of the source."""
+        """Close a source; all that it had to give came before, so an error is no fault of it."""
         try:
             source.close()
         except Exception:
@@ -279,7 +281,7 @@ class DecoderThread(threading.Thread, ABC):
         return store
 
     def _may_stop(self) -> bool:
-        """Whether it is to stop, and nobody waits for what it is about to put."""
+        """Return whether to stop, as nobody waits for what is about to be put."""
         return self._stopping
 
     def _rest_without_memory(self) -> None:

@@ -1,4 +1,4 @@
-"""One source of an ingest worker: its decoder's events become entries, at its own pace."""
+"""One source of an ingest worker: its decoder's events become entries, at the source's pace."""
 
 from __future__ import annotations
 
@@ -22,57 +22,18 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry
 
-# -- When a file's frame is due at its own pace. Pure: the caller waits.
+log = logging.getLogger(__name__)
 
-
+MOST = 64  # events of a decoder that are taken in one turn
 SLACK_S = 0.001
 
 
-class Pace:
-    """`fast`: at once. `realtime`: as far after the first frame as its pts is after the first's.
-
-    A frame without pts, or with one before its forerunner's, is due together with that one.
-    Frames due within SLACK_S go together: a wake-up costs more than a millisecond early.
-    """
-
-    def __init__(self, name: str, shift: float | None = None) -> None:
-        """name: a PaceName; shift: of the Pace that this one goes on for, if any."""
-        self._realtime = name == "realtime"
-        self._shift = shift if self._realtime else None
-        self._last = float("-inf")
-
-    @property
-    def shift(self) -> float | None:
-        """Monotonic seconds at which pts 0 is due; None before the first frame, or if `fast`."""
-        return self._shift
-
-    def wait_s(self, pts: float | None, ready: float, now: float) -> float:
-        """Seconds until the next frame is due, 0 for now. ready, now: monotonic seconds."""
-        if not self._realtime:
-            return 0.0
-        wait = self._due(pts, ready) - now
-        return wait if wait > SLACK_S else 0.0
-
-    def passed(self, pts: float | None, ready: float) -> None:
-        """The frame went out."""
-        if self._realtime:
-            self._last = self._due(pts, ready)
-
-    def _due(self, pts: float | None, ready: float) -> float:
-        if pts is None:
-            return max(self._last, ready if self._shift is None else self._last)
-        if self._shift is None:
-            self._shift = ready - pts
-        return max(self._last, self._shift + pts)
-
-
-log = logging.getLogger(__name__)
-
-MOST = 64
-
-
 class Feed:
-    """Follows one decoder; its own position runs ahead of the store's by what is held."""
+    """Follows one decoder; its own position runs ahead of the store's by what is held.
+
+    What it takes from the decoder it holds until the store has confirmed it, so that a commit whose
+    reply was lost can be made again. One thread.
+    """
 
     def __init__(self, spec: SourceSpec, run: str, began_mono: float) -> None:
         """run, began_mono: as of WorkerSpec."""
@@ -95,21 +56,22 @@ class Feed:
     def attach(self, attached: Attached) -> bool:
         """Take a new token; False if the store stands where this feed never was (a rollback).
 
-        What the store has is dropped from what is held; the rest is to be committed again.
+        What the store has is dropped from what is held; the rest is to be committed again. So it
+        does not matter whether the last commit was taken and only its reply was lost.
         """
         self.token = attached.token
         known = [self._confirmed, *(arrival.position for arrival in self._held)]
         if self.thread is None or attached.position not in known:
             return False
         if self._held and attached.position == self._held[-1].position:
-            self.confirm()
+            self.confirm()  # all of it was taken: counters are not to grow once more
         while self._held and self._held[0].position <= attached.position:
             self._held.popleft()
         self._confirmed = attached.position
         return True
 
     def restart(self, position: Position, state: DecodeState, thread: DecoderThread | None) -> None:
-        """Go on from the store's word, with a new decoder (None: all is done)."""
+        """Go on from where the store stands, with a new decoder (None: all is done)."""
         self.thread = thread
         self._position = self._confirmed = position
         self._number, self._open = state.number, state.open
@@ -119,7 +81,7 @@ class Feed:
         self._pace = Pace(self.spec.pace, paced[1])
 
     def commit(self) -> Commit | None:
-        """All that is held, and how the connection stands if that is news; None if nothing is."""
+        """Commit all that is held, and a connection's new state; None if there is no news."""
         if not self.has_news:
             return None
         fields: list[tuple[str, bytes]] = []
@@ -154,7 +116,7 @@ class Feed:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is anything to commit."""
+        """Return whether there is anything to commit."""
         return bool(self._held) or self._unsaid is not None
 
     def held(self) -> list[Arrival]:
@@ -162,7 +124,7 @@ class Feed:
         return list(self._held)
 
     def confirm(self) -> None:
-        """The store took the commit."""
+        """Let go of what was held: the store took the commit."""
         self._unsaid = None
         self._counts.clear()
         if not self._held:
@@ -174,8 +136,9 @@ class Feed:
             self._ended = last
 
     def take_end(self) -> End | None:
-        """The source's last end, once the store has it, be it that the reply to the commit came
-        or that a new token showed it; only once.
+        """The source's last end, once, as soon as the store has it; else None.
+
+        That is known by the reply to the commit or, that lost, by a new token's position.
         """
         ended, self._ended = self._ended, None
         return ended
@@ -194,7 +157,7 @@ class Feed:
         return None if self.thread is None else self.thread.waits_for
 
     def needs_epoch(self) -> bool:
-        """Whether nothing goes on before `begin_epoch`."""
+        """Return whether nothing goes on before `begin_epoch`."""
         event = self.thread.first() if self.thread else None
         return isinstance(event, NewEpoch) or (isinstance(event, SourceEnded) and not self._open)
 
@@ -254,7 +217,7 @@ class Feed:
         return self._hold(event.position, record)
 
     def _lose(self, event: Lost, wall: float) -> list[Arrival]:
-        """The connection is lost: that ends the epoch. Or it was not made."""
+        """Hold the end of an epoch, as its connection is lost; nothing if none was made."""
         fault = f"{event.reason}: {event.fault}"
         _add(self._counts, event.counts, event.dropped)
         if not self._open:
@@ -277,7 +240,7 @@ class Feed:
     def _say_connection(
         self, state: ConnectionState, wall: float, fault: str | None = None
     ) -> None:
-        """What the next commit says of the connection; `since` stays while the state does."""
+        """Have the next commit tell the connection's state; `since` stays while the state does."""
         before = self._connection
         if before is None or (state, fault) != (before.state, before.fault):
             level = logging.INFO if fault is None else logging.WARNING
@@ -300,13 +263,53 @@ class Feed:
         return arrival
 
 
+class Pace:
+    """When a file's frame is due. Pure: the caller waits.
+
+    `fast`: at once. `realtime`: as far after the first frame as its pts is after the first's.
+
+    A frame without pts, or with one before its forerunner's, is due together with that one.
+    Frames due within SLACK_S go together: a wake-up costs more than a millisecond early.
+    """
+
+    def __init__(self, name: str, shift: float | None = None) -> None:
+        """name: a PaceName; shift: of the Pace that this one goes on for, if any."""
+        self._realtime = name == "realtime"
+        self._shift = shift if self._realtime else None
+        self._last = float("-inf")
+
+    @property
+    def shift(self) -> float | None:
+        """Monotonic seconds at which pts 0 is due; None before the first frame, or if `fast`."""
+        return self._shift
+
+    def wait_s(self, pts: float | None, ready: float, now: float) -> float:
+        """Seconds until the next frame is due, 0 for now. ready, now: monotonic seconds."""
+        if not self._realtime:
+            return 0.0
+        wait = self._due(pts, ready) - now
+        return wait if wait > SLACK_S else 0.0
+
+    def passed(self, pts: float | None, ready: float) -> None:
+        """Note that the frame went out."""
+        if self._realtime:
+            self._last = self._due(pts, ready)
+
+    def _due(self, pts: float | None, ready: float) -> float:
+        if pts is None:
+            return max(self._last, ready if self._shift is None else self._last)
+        if self._shift is None:
+            self._shift = ready - pts
+        return max(self._last, self._shift + pts)
+
+
 def _entry(arrival: Arrival) -> Entry:
     kind = FRAME if isinstance(arrival.record, Record) else END
     return Entry(arrival.position, kind, records.encode(arrival.record))
 
 
 def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:
-    """Let counters grow; frames that newer ones replaced were decoded as well."""
+    """Let counters grow; the dropped frames, which newer ones replaced, were decoded as well."""
     more = {"decoded": dropped, "dropped:replaced": dropped} if dropped else {}
     for grown in (growth, more):
         for name, n in grown.items():

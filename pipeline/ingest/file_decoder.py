@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class FileDecoder(DecoderThread):
-    """Decodes from the start, skips what is committed, then fills slots; loses nothing."""
+    """Decodes from the start, passes over what is committed, then fills slots; loses nothing.
+
+    Of the committed frames it puts those again that some reader still wants and that are gone.
+    """
 
     patience_s = 30.0
 
@@ -31,7 +34,7 @@ class FileDecoder(DecoderThread):
         self._refills = {frame.number: frame for frame in start.in_flight}
 
     def will_fill(self, number: int) -> bool:
-        """Whether it has yet to put the pixels of a committed frame again."""
+        """Return whether the thread has yet to put the pixels of a committed frame again."""
         return number in self._refills
 
     def abandon(self) -> None:
@@ -72,7 +75,7 @@ class FileDecoder(DecoderThread):
             return self._around.open_source(nullcontext)
 
     def _decode(self, source: Source) -> bool:
-        """Whether the source came to its end, and that is to be told."""
+        """Decode; return whether the source came to its end, and that is to be reported."""
         form: Form | None = None
         frames, number = iter(source), 0
         while True:

@@ -1,4 +1,4 @@
-"""The answer of a camera over HTTP as a file for FFmpeg: bounded in bytes and in time.
+"""A camera over HTTP: its answer as a file for FFmpeg, bounded in bytes and in time.
 
 FFmpeg's own HTTP reads on until a packet is complete, however large, and nobody can stop it.
 """
