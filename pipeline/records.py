@@ -1,4 +1,7 @@
-"""What travels on the edges and what users read: positions, records, results, and their bytes."""
+"""What travels on the edges and what users read: positions, records, results, and their bytes.
+
+First what they are, then how they are written and read (msgpack).
+"""
 
 from __future__ import annotations
 
@@ -153,6 +156,26 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str | None = None
 
 
+class DecodeState(msgspec.Struct, frozen=True):
+    """State of decode.
+
+    run     the run that it belongs to: another run starts its files anew
+    number  frames committed by this run
+    open    whether the epoch of the last frame goes on
+    done    whether all was committed, the last end included
+    fault   why the source ended early, once it is done
+    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
+            begins under the same process goes on with it, another process begins anew
+    """
+
+    run: str = ""
+    number: int = 0
+    open: bool = False
+    done: bool = False
+    fault: str | None = None
+    pace: tuple[float, float] | None = None
+
+
 class SideOutput(msgspec.Struct, frozen=True):
     """What a side stage emitted; `before` is the id of the frame entry it emitted before this."""
 
@@ -221,6 +244,40 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     def position(self) -> Position:
         """Where this frame stands in its source."""
         return Position(self.epoch, self.seq)
+
+
+Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]
+
+DECLARED: Final = ".declared.json"  # ends the name of a declaration's file
+
+
+class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became known of the promise with a frame.
+
+    period, served, drawn, settled, caught  of the period that frames are served in
+    alarmed   audits warned, and every frame is asked about
+    doubt     0..1: how probable an error of the light path must be for it to be asked about
+    verdict   of the last period that is over
+    declared  periods that begin, each a certificate.Declaration
+    closed    periods that are over, each a certificate.Certificate
+    """
+
+    period: int
+    served: int
+    drawn: int
+    settled: int
+    caught: int
+    alarmed: bool
+    doubt: float
+    verdict: Verdict | None = None
+    declared: tuple[msgspec.Raw, ...] = ()
+    closed: tuple[msgspec.Raw, ...] = ()
+
+
+def in_short(news: PromiseNews) -> str:
+    """For a column: the last verdict, and how the audits of this period stand."""
+    now = "alarm" if news.alarmed else news.verdict or "none yet"
+    return f"{now.replace('_', ' ')}, {news.caught}/{news.settled} wrong"
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -319,60 +376,3 @@ def record_of_result(data: bytes, stage: str) -> Record:
         form=Form(result.width, result.height),
         said={stage: msgspec.Raw(data)},
     )
-
-
-class DecodeState(msgspec.Struct, frozen=True):
-    """State of decode.
-
-    run     the run that it belongs to: another run starts its files anew
-    number  frames committed by this run
-    open    whether the epoch of the last frame goes on
-    done    whether all was committed, the last end included
-    fault   why the source ended early, once it is done
-    pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
-            begins under the same process goes on with it, another process begins anew
-    """
-
-    run: str = ""
-    number: int = 0
-    open: bool = False
-    done: bool = False
-    fault: str | None = None
-    pace: tuple[float, float] | None = None
-
-
-# -- What becomes known of a promise while it runs: told by a stage, shown by all who watch.
-
-
-Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]
-
-DECLARED: Final = ".declared.json"  # ends the name of a declaration's file
-
-
-class PromiseNews(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became known of the promise with a frame.
-
-    period, served, drawn, settled, caught  of the period that frames are served in
-    alarmed   audits warned, and every frame is asked about
-    doubt     0..1: how probable an error of the light path must be for it to be asked about
-    verdict   of the last period that is over
-    declared  periods that begin, each a certificate.Declaration
-    closed    periods that are over, each a certificate.Certificate
-    """
-
-    period: int
-    served: int
-    drawn: int
-    settled: int
-    caught: int
-    alarmed: bool
-    doubt: float
-    verdict: Verdict | None = None
-    declared: tuple[msgspec.Raw, ...] = ()
-    closed: tuple[msgspec.Raw, ...] = ()
-
-
-def in_short(news: PromiseNews) -> str:
-    """For a column: the last verdict, and how the audits of this period stand."""
-    now = "alarm" if news.alarmed else news.verdict or "none yet"
-    return f"{now.replace('_', ' ')}, {news.caught}/{news.settled} wrong"

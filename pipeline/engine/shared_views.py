@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from framegate.pipeline.engine.control import ControlLine, FramesKept
 from framegate.pipeline.errors import FrameLost, FrameStoreFull
@@ -29,6 +29,18 @@ V = TypeVar("V")
 log = logging.getLogger(__name__)
 
 
+class _Served(NamedTuple):
+    """What of a source its shared memory depends on: of another one, it is another's."""
+
+    past: int
+    slots: int
+    live: bool
+
+
+def _served(sources: Iterable[SourceSpec]) -> dict[str, _Served]:
+    return {source.name: _Served(source.past, source.slots, source.live) for source in sources}
+
+
 class SharedViews:
     """Views by source. Any thread: two that come first at once map the same memory twice.
 
@@ -36,7 +48,7 @@ class SharedViews:
     """
 
     def __init__(self, sources: list[SourceSpec], line: ControlLine) -> None:
-        self._served = {source.name: (source.past, source.slots, source.live) for source in sources}
+        self._served = _served(sources)
         self._line = line
         self._stores: dict[tuple[str, Form], FrameStore] = {}
         self._planes: dict[tuple[str, str], StatePlane] = {}
@@ -46,7 +58,7 @@ class SharedViews:
         """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
         its memory is another. Call it while no decoder of those runs.
         """
-        served = {source.name: (source.past, source.slots, source.live) for source in sources}
+        served = _served(sources)
         stay = {name for name in served if self._served.get(name) == served[name]}
         self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
         self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
@@ -54,12 +66,12 @@ class SharedViews:
         self._served = served
 
     def is_live(self, source: str) -> bool:
-        """Whether it is a camera."""
-        return self._served[source][2]
+        """Return whether a source is a camera."""
+        return self._served[source].live
 
     def past_of(self, source: str) -> int:
-        """Its last epoch before this run."""
-        return self._served[source][0]
+        """A source's last epoch before this run."""
+        return self._served[source].past
 
     def frame_store(self, source: str, form: Form, make: bool = True) -> FrameStore:
         """The frame store of (source, picture size). FrameStoreFull if there is no room for it, or
@@ -68,7 +80,7 @@ class SharedViews:
         store = self._stores.get((source, form))
         if store is None or store.retired:
             self._forget_retired()
-            _, slots, _ = self._served[source]
+            slots = self._served[source].slots
             nbytes = frame_store_bytes(slots, form.nbytes)
             descriptor = self._line.shared_memory(source, _name(form), nbytes, make)
             store = _mapped(descriptor, lambda: FrameStore(descriptor, slots, form.nbytes))
@@ -76,7 +88,7 @@ class SharedViews:
         return store
 
     def _forget_retired(self) -> None:
-        """They hold no memory any more, but addresses; who still looks at one keeps it."""
+        """Let go of retired stores: they hold no memory any more, but addresses."""
         for at, store in list(self._stores.items()):
             if store.retired:
                 self._stores.pop(at, None)
@@ -89,7 +101,7 @@ class SharedViews:
         self._line.say(FramesKept(source, [_name(form) for form in kept]))
 
     def holds(self, source: str, form: Form, number: int, position: Position) -> bool:
-        """Whether a frame's pixels are there, whole."""
+        """Return whether a frame's pixels are there, whole."""
         try:
             store = self.frame_store(source, form, make=False)
         except FrameStoreFull:
@@ -134,7 +146,9 @@ class SharedViews:
         return ring
 
     def forget_states(self, source: str, stage: str) -> None:
-        """A stage is through with a source: it is asked for again if that was not the last word."""
+        """Let go of a stage's states of a source, with which it is through. If that proves wrong,
+        they are asked for again.
+        """
         self._planes.pop((stage, source), None)
         self._rings.pop((stage, source), None)
 

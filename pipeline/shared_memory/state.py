@@ -1,14 +1,17 @@
 """State too large for a hop: planes (one content) and rings (last rows) that outlive a worker.
 
-A stage writes into the buffer that is not the committed one and puts the reference it gets into
-its (small) state; the hop commits that. Killed in between, its successor still finds what the
-committed reference names. What a reference names and is not there whole is None: start anew.
+A stage writes where nothing committed lies and puts the reference that it gets into its (small)
+state; the hop commits that. If the worker is killed in between, its successor still finds what the
+committed reference names. What a reference names and is not there whole reads as None: the stage
+starts anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+from collections.abc import Iterator
 
 import xxhash
 
@@ -19,6 +22,8 @@ from framegate.pipeline.stage import PlaneRef, RingRef
 
 _HEADER = 64
 _DIGEST = 16
+_ROW_HEADER = struct.Struct(f"<qqqq{_DIGEST}s{_DIGEST}s")  # row, epoch, seq, nbytes, before, digest
+SPARE = 16  # rows written ahead of the committed one without touching those that it certifies
 
 
 def state_plane_bytes(nbytes: int) -> int:
@@ -27,7 +32,10 @@ def state_plane_bytes(nbytes: int) -> int:
 
 
 class StatePlane:
-    """One stage's large state of one source. One thread; one writer at a time (its token)."""
+    """One stage's large state of one source. One thread; one writer at a time (its token).
+
+    Of its two buffers the one is written that the committed reference does not name.
+    """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
         """Map the file of state_plane_bytes(nbytes); the descriptor stays the caller's."""
@@ -63,46 +71,24 @@ class StatePlane:
         return int(bytes(self._headers[1][:_DIGEST]) == reference.digest)
 
 
-def unshared_plane(source: str, nbytes: int) -> StatePlane:
-    """A plane of this process alone, where there is no supervisor to outlive the worker."""
-    descriptor = os.memfd_create(f"framegate-{source}")
-    try:
-        os.ftruncate(descriptor, state_plane_bytes(nbytes))
-        return StatePlane(descriptor, nbytes)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(data: bytes) -> bytes:
-    return xxhash.xxh3_128_digest(data)  # against torn writes, not against malice
-
-
-# -- The last rows of a stage, too large for a hop: a ring in shared memory that outlives a
-# worker. Where a state plane holds one content that is written whole each time, a ring holds a
-# row a frame and keeps the last ones. Each row's digest covers the digest of the row before, so
-# the one reference that the hop commits certifies all of them. Rows of frames that were not
-# committed are written again by a successor, in the same slots. If any certified row is not there
-# whole, none is: start anew.
-
-
-_STATE_RING_HEADER = struct.Struct(
-    f"<qqqq{_DIGEST}s{_DIGEST}s"
-)  # row, epoch, seq, nbytes, before, digest
-SPARE = 16  # rows written ahead of the committed one without touching those that it certifies
-
-
 def state_ring_bytes(rows: int, row_bytes: int) -> int:
     """Size of the file for `rows` rows of at most `row_bytes`."""
-    return (rows + SPARE) * (_STATE_RING_HEADER.size + row_bytes) + PAGE
+    return (rows + SPARE) * (_ROW_HEADER.size + row_bytes) + PAGE
 
 
 class StateRing:
-    """One stage's last rows of one source. One thread; one writer at a time (its token)."""
+    """One stage's last rows of one source. One thread; one writer at a time (its token).
+
+    Where a plane holds one content that is written whole each time, a ring holds a row a frame and
+    keeps the last ones. Each row's digest covers the digest of the row before, so the one reference
+    that the hop commits certifies all of them. Rows of frames that were not committed are written
+    again by a successor, in the same slots. If any certified row is not there whole, none is.
+    """
 
     def __init__(self, descriptor: int, rows: int, row_bytes: int) -> None:
         """Map the file of state_ring_bytes(rows, row_bytes); the descriptor stays the caller's."""
         self.rows, self.row_bytes = rows, row_bytes
-        self._stride = _STATE_RING_HEADER.size + row_bytes
+        self._stride = _ROW_HEADER.size + row_bytes
         self._view = map_shared(descriptor)
 
     def write(
@@ -119,12 +105,12 @@ class StateRing:
         chain = None if anew else after
         held = min(chain.held + 1, self.rows) if chain else 1
         before = chain.digest if chain else bytes(_DIGEST)
-        digest = _state_ring_digest(row, position, before, data)
+        digest = _row_digest(row, position, before, data)
         start = self._start(row)
-        self._view[start : start + _STATE_RING_HEADER.size] = bytes(_STATE_RING_HEADER.size)
-        body = start + _STATE_RING_HEADER.size
+        self._view[start : start + _ROW_HEADER.size] = bytes(_ROW_HEADER.size)
+        body = start + _ROW_HEADER.size
         self._view[body : body + len(data)] = data
-        _STATE_RING_HEADER.pack_into(self._view, start, row, *position, len(data), before, digest)
+        _ROW_HEADER.pack_into(self._view, start, row, *position, len(data), before, digest)
         return RingRef(position, row, held, digest)
 
     def read(self, reference: RingRef) -> tuple[bytes, ...] | None:
@@ -133,14 +119,12 @@ class StateRing:
         wanted = reference.digest
         for row in range(reference.row, reference.row - reference.held, -1):
             start = self._start(row)
-            found, epoch, seq, nbytes, before, digest = _STATE_RING_HEADER.unpack_from(
-                self._view, start
-            )
+            found, epoch, seq, nbytes, before, digest = _ROW_HEADER.unpack_from(self._view, start)
             if found != row or digest != wanted or not 0 <= nbytes <= self.row_bytes:
                 return None
-            body = start + _STATE_RING_HEADER.size
+            body = start + _ROW_HEADER.size
             data = bytes(self._view[body : body + nbytes])
-            if _state_ring_digest(row, Position(epoch, seq), before, data) != digest:
+            if _row_digest(row, Position(epoch, seq), before, data) != digest:
                 return None
             rows.append(data)
             wanted = before
@@ -150,17 +134,34 @@ class StateRing:
         return row % (self.rows + SPARE) * self._stride
 
 
+def unshared_plane(source: str, nbytes: int) -> StatePlane:
+    """A plane of this process alone, where there is no supervisor to outlive the worker."""
+    with _private_file(source, state_plane_bytes(nbytes)) as descriptor:
+        return StatePlane(descriptor, nbytes)
+
+
 def unshared_ring(source: str, rows: int, row_bytes: int) -> StateRing:
     """A ring of this process alone, where there is no supervisor to outlive the worker."""
+    with _private_file(source, state_ring_bytes(rows, row_bytes)) as descriptor:
+        return StateRing(descriptor, rows, row_bytes)
+
+
+@contextlib.contextmanager
+def _private_file(source: str, nbytes: int) -> Iterator[int]:
+    """A descriptor of zeroed memory, closed at the end of the block: a mapping needs none."""
     descriptor = os.memfd_create(f"framegate-{source}")
     try:
-        os.ftruncate(descriptor, state_ring_bytes(rows, row_bytes))
-        return StateRing(descriptor, rows, row_bytes)
+        os.ftruncate(descriptor, nbytes)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _state_ring_digest(row: int, position: Position, before: bytes, data: bytes) -> bytes:
+def _digest(data: bytes) -> bytes:
+    return xxhash.xxh3_128_digest(data)  # against torn writes, not against malice
+
+
+def _row_digest(row: int, position: Position, before: bytes, data: bytes) -> bytes:
     digest = xxhash.xxh3_128()
     digest.update(struct.pack("<qqq", row, *position))
     digest.update(before)

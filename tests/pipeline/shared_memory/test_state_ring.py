@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.shared_memory.state import _STATE_RING_HEADER as _HEADER
-from framegate.pipeline.shared_memory.state import SPARE, StateRing, state_ring_bytes
+from framegate.pipeline.shared_memory.state import _ROW_HEADER, SPARE, StateRing, state_ring_bytes
 from framegate.pipeline.stage import RingRef
 
 ROWS, NBYTES = 4, 40
@@ -72,7 +71,7 @@ def test_one_torn_row_and_none_is_taken_for_whole(row: int) -> None:
     (ring,) = rings(1)
     reference = written(ring, 7)
     assert ring.read(reference) == (b"row 3", b"row 4", b"row 5", b"row 6")
-    body = row * ring._stride + _HEADER.size
+    body = row * ring._stride + _ROW_HEADER.size
     ring._view[body] ^= 1
     assert ring.read(reference) is None
 
