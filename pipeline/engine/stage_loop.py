@@ -59,7 +59,7 @@ class StageLoop:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _ReadUnderWay:
     """A read was sent, and its reply was not taken yet.
 
     blocks  the server keeps it until there is something to read, or the time of BLOCK is over
@@ -69,7 +69,7 @@ class _Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class _Free:
+class _LinkFree:
     """No read is under way; the next is sent `from_mono` (monotonic seconds) at the earliest."""
 
     from_mono: float = 0.0
@@ -86,17 +86,17 @@ class _Reads:
         self.link = link
         self.sources: list[str] = []
         self.readers: dict[bytes, list[tuple[str, HostedStage]]] = {}
-        self.state: _Pending | _Free = _Free()
+        self.state: _ReadUnderWay | _LinkFree = _LinkFree()
         self.checked_mono = 0.0
 
     @property
     def pending(self) -> bool:
         """Whether a reply to a read is still to come."""
-        return isinstance(self.state, _Pending)
+        return isinstance(self.state, _ReadUnderWay)
 
     def rests_s(self, now: float) -> float | None:
         """Seconds for which nothing is read; None where a read is under way, or nothing rests."""
-        if isinstance(self.state, _Pending) or not self.state.from_mono:
+        if isinstance(self.state, _ReadUnderWay) or not self.state.from_mono:
             return None
         return max(0.0, self.state.from_mono - now)
 
@@ -105,7 +105,7 @@ class _Reads:
         assert not self.pending
         if read is not None:
             self.link.send(*commands, read)
-            self.state = _Pending(blocks="BLOCK" in read)
+            self.state = _ReadUnderWay(blocks="BLOCK" in read)
         elif commands:
             self.link.send(*commands)
 
@@ -113,7 +113,7 @@ class _Reads:
         """Take the reply to the read, and wait for it; None if nothing was there to be read."""
         reply: list[list[Any]] | None = self.link.receive()
         rest_s = _REST_S * len(self.readers)
-        self.state = _Free(time.monotonic() + rest_s if rest_s >= _LEAST_REST_S else 0.0)
+        self.state = _LinkFree(time.monotonic() + rest_s if rest_s >= _LEAST_REST_S else 0.0)
         return reply
 
 
@@ -227,10 +227,10 @@ class StageSession:
         for link, reads in self._reads.items():
             part = parts.get(link)
             commands = [] if part is None else part.commands()
-            if isinstance(reads.state, _Free):
+            if isinstance(reads.state, _LinkFree):
                 read = None
                 if now >= reads.state.from_mono:
-                    reads.state = _Free()  # it rests no longer, whether or not there is room
+                    reads.state = _LinkFree()  # it rests no longer, whether or not there is room
                     read = self._next_read(reads)
                 reads.send(commands, read)
                 sent |= read is not None

@@ -21,7 +21,7 @@ from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.feed import SLACK_S, Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
-from framegate.pipeline.ingest.waits import EpochGiven, RoomMade, WaitOver, Waits
+from framegate.pipeline.ingest.waits import EpochGiven, RoomMade, StoreWaits, WaitOver
 from framegate.pipeline.records import DecodeState
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable
@@ -170,7 +170,7 @@ class IngestSession:
         self.turns = 0
         self._runner, self._spec, self._line = runner, runner.spec, line
         self._launcher, self._feeds, self._agenda = launcher, feeds, agenda
-        self._links, self._waits = links, Waits(runner.spec, links)
+        self._links, self._waits = links, StoreWaits(runner.spec, links)
         self._sources: list[SourceSpec] | None = None
         self._draining = False
 

@@ -59,7 +59,7 @@ class EpochRefused:
 WaitOver = RoomMade | EpochGiven | EpochRefused
 
 
-class Waits:
+class StoreWaits:
     """The waits of an ingest worker's sources, on one set of connections. One thread."""
 
     def __init__(self, spec: WorkerSpec, links: Links) -> None:
@@ -214,7 +214,7 @@ SAFETY_S: Final = 5.0
 
 
 class Rooms:
-    """Waits for room, by source, on a connection of their own. One thread.
+    """StoreWaits for room, by source, on a connection of their own. One thread.
 
     A decoder without credit sleeps until the slowest reader has made room. The server tells a
     client, unasked, when a key changes that was read over its connection (client tracking), here
