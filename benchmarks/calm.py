@@ -32,7 +32,7 @@ from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
-from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking import bytetrack, calm, thresholds
 from framegate.models.tracking.bytetrack import TrackSettings, no_tracks
 from framegate.models.tracking.calm import not_calmed
 
@@ -72,7 +72,7 @@ def raw(found: Dense, min_score: float) -> list[Tracked]:
 
 def calmed(found: Dense, min_score: float) -> list[Tracked]:
     """The same clip by the calm rule, every frame looked at."""
-    rule, settings = calm.settings_for(min_score)
+    rule, settings = thresholds.settings_for(min_score)
     tracks, state, shown = no_tracks(), not_calmed(), []
     for boxes, pts in zip(found.boxes, found.stamps, strict=True):
         tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
@@ -201,7 +201,7 @@ def line(row: dict[str, Any]) -> str:
 def whole(given: argparse.Namespace) -> Result:
     """The whole result."""
     cv2.setNumThreads(1)
-    light = detector.load("light", threads=THREADS, min_score=calm.CALM.candidate)
+    light = detector.load("light", threads=THREADS, min_score=thresholds.CALM.candidate)
     heavy = detector.load("heavy", threads=THREADS)
     with tempfile.TemporaryDirectory() as folder:
         rows = []

@@ -22,7 +22,7 @@ from benchmarks.harness.process_tree import own_memory_bytes, tree
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.harness.served_cameras import Served, served
 from framegate.pipeline.run.rpc import Use
-from framegate.stages.detect.pinned import choose
+from framegate.stages.detect.run_models import choose
 
 CAMERAS, MODELS = 2, 4
 AFTER_S = 2.0

@@ -22,8 +22,8 @@ OURS: Final[Mapping[str, str]] = {
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.
     "settle": "framegate.stages.commands.settle:settle",
-    "has_model": "framegate.stages.detect.pinned:has_model",
-    "forget_models": "framegate.stages.detect.pinned:forget_models",
+    "has_model": "framegate.stages.detect.run_models:has_model",
+    "forget_models": "framegate.stages.detect.run_models:forget_models",
     # Pictures of the HTTP port.
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
@@ -35,7 +35,7 @@ OURS: Final[Mapping[str, str]] = {
     "models_quantise": "framegate.stages.commands.quantise:quantise",
     "models_remove": "framegate.stages.commands.registry:remove",
     "models_show": "framegate.stages.commands.registry:show",
-    "models_use": "framegate.stages.detect.pinned:choose",
+    "models_use": "framegate.stages.detect.run_models:choose",
     "shipped_files": "framegate.models.detector.network:read",
     "verified": "framegate.models.detector.network:verified",
 }

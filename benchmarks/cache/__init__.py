@@ -36,9 +36,9 @@ from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.memo import MemoGroups
 from framegate.pipeline.store.ownership import Store
-from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.look import settings_for
+from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions, Mode
+from framegate.stages.detect.settings import settings_for
 from tests.support.footage import repeat
 
 Row = dict[str, Any]
@@ -60,13 +60,13 @@ def running_store(folder: Path) -> Iterator[str]:
         store.stop()
 
 
-def light(given: BeliefSettings) -> Detector:
+def light(given: EstimateSettings) -> Detector:
     """The light detector as detect has it, on one thread."""
     precision = nearest(policy.load("light").precision)
     return detector.load("light", precision, 1, min_score=given.calm.candidate)
 
 
-def given(mode: Mode) -> BeliefSettings:
+def given(mode: Mode) -> EstimateSettings:
     """Everything that decides."""
     return settings_for(GateOptions(mode=mode), policy.load("light"))
 

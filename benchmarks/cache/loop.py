@@ -21,10 +21,10 @@ from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.decode import FileSource
-from framegate.stages.detect.attention import Attention, Moment
-from framegate.stages.detect.belief import Belief, BeliefSettings
+from framegate.stages.detect.estimate import Estimate, EstimateSettings
 from framegate.stages.detect.look import look_at
-from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.look_plan import LookPlan
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.planes import as_picture
 
 Row = dict[str, Any]
@@ -74,29 +74,22 @@ class Playing:
     """Frames one after another through gate, look-ups, network, tracks."""
 
     def __init__(
-        self, detector: Detector, settings: BeliefSettings, recall: Recall | None = None
+        self, detector: Detector, settings: EstimateSettings, recall: Recall | None = None
     ) -> None:
         self.detector, self.settings, self.recall = detector, settings, recall
-        self.memory, self.tracks = Memory(), no_tracks()
+        self.memory, self.tracks = SourceMemory(), no_tracks()
 
-    def see(self, picture: Picture, pts: float, key_frame: bool) -> tuple[Attention, Belief]:
+    def see(self, picture: Picture, pts: float, key_frame: bool) -> tuple[LookPlan, Estimate]:
         """The next frame."""
-        moment = Moment(pts, key_frame, _KEY)
-        attention, belief = look_at(
-            self.detector,
-            picture,
-            moment,
-            self.memory,
-            self.tracks,
-            self.settings,
-            recall=self.recall,
-        )
-        self.memory, self.tracks = belief.memory, belief.tracks
-        return attention, belief
+        size = picture.width, picture.height
+        frame = CurrentFrame(self.memory, self.tracks, size, pts, key_frame, _KEY)
+        plan, estimate = look_at(self.detector, frame, picture, self.settings, recall=self.recall)
+        self.memory, self.tracks = estimate.memory, estimate.tracks
+        return plan, estimate
 
 
 def rounds(
-    clip: Path, per_round: int, detector: Detector, settings: BeliefSettings, recall: Recall
+    clip: Path, per_round: int, detector: Detector, settings: EstimateSettings, recall: Recall
 ) -> list[Row]:
     """Each round of a looped clip: inputs, share of hits, CPU of the detector and of detect."""
     timed = Timed(detector)
@@ -139,7 +132,7 @@ class _Mark:
 
 
 def with_and_without(
-    clip: Path, detector: Detector, settings: BeliefSettings, recall: Recall
+    clip: Path, detector: Detector, settings: EstimateSettings, recall: Recall
 ) -> Row:
     """Law 6 on a looped clip: frames whose boxes, scores, labels, tracks or origins differ."""
     one = Playing(detector, settings, recall)
@@ -154,7 +147,7 @@ def with_and_without(
     return {"frames": n_frames, "objects": n_objects, "frames_that_differ": different}
 
 
-def _same(a: Belief, b: Belief) -> bool:
+def _same(a: Estimate, b: Estimate) -> bool:
     shown: tuple[Boxes, Boxes] = (a.shown, b.shown)
     pairs = [(getattr(shown[0], name), getattr(shown[1], name)) for name in shown[0].__slots__]
     pairs.append((a.ids, b.ids))

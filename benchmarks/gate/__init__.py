@@ -47,7 +47,7 @@ from benchmarks.rivals.subsampling import PHASES
 from framegate.models.detector import trial
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.trial import Choice
-from framegate.stages.detect.belief import BeliefSettings
+from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions
 
 # From careful to bold: times the default thresholds, and frames that a change may wait.
@@ -89,11 +89,11 @@ def curves(
     clip: GateClip,
     base: Baseline,
     using: Detector,
-    given: BeliefSettings,
+    given: EstimateSettings,
     parts: Sequence[float],
 ) -> dict[str, list[list[float]]]:
     """Points (share, F1): of the gate from careful to bold, and of even subsampling."""
-    chosen = given.attention.options
+    chosen = given.plan.options
     found: dict[str, list[list[float]]] = {"gate": []}
     for times, wait_frames in SWEEP:
         wanted = replace(
@@ -113,7 +113,7 @@ def curves(
 
 
 def motion_rules(
-    clip: GateClip, base: Baseline, using: Detector, given: BeliefSettings
+    clip: GateClip, base: Baseline, using: Detector, given: EstimateSettings
 ) -> dict[str, dict[str, float]]:
     """Share and F1 where two programs' motion rules choose where to look."""
     looking = RegionDetector(using)

@@ -30,11 +30,11 @@ from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import not_calmed
-from framegate.stages.detect.attention import Moment
-from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.look import look_at, settings_for
-from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.estimate import EstimateSettings
+from framegate.stages.detect.look import look_at
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
+from framegate.stages.detect.settings import settings_for
 
 Array = npt.NDArray[Any]
 _KEY: Final = b"benchmark"
@@ -98,13 +98,13 @@ def light(precision: Precision | None = None) -> Detector:
     return detector.load("light", precision, 1, min_score=candidate)
 
 
-def settings(options: GateOptions) -> BeliefSettings:
+def settings(options: GateOptions) -> EstimateSettings:
     """Everything that decides, for the light detector."""
     choices = policy.load("light")
     return settings_for(options, choices)
 
 
-def answering(given: BeliefSettings) -> Answering:
+def answering(given: EstimateSettings) -> Answering:
     """A fresh run of what comes after the network: tracks, and the calm rule."""
     tracks, memory = no_tracks(), not_calmed()
 
@@ -149,13 +149,13 @@ def dense(clip: GateClip, using: Detector, noise: int = 0, folder: Path | None =
 
 
 def gated(
-    clip: GateClip, using: Detector, given: BeliefSettings, shown: Sequence[Tracked] = ()
+    clip: GateClip, using: Detector, given: EstimateSettings, shown: Sequence[Tracked] = ()
 ) -> Gated:
     """A clip as the stage detect has it, and what its parts cost.
 
     shown  what a rival that moves boxes would move, to measure that, too; none: not measured
     """
-    memory, tracks, times = Memory(), no_tracks(), Times()
+    memory, tracks, times = SourceMemory(), no_tracks(), Times()
     answer = answering(given)
     out, pixels, ms, reasons = [], [], [], []
     before: Array | None = None
@@ -167,28 +167,29 @@ def gated(
             before = small_luma(picture)
         elif number % _TIMED_EVERY == 1 and shown and before is not None:
             times.flow.append(_flow_ms(picture, before, shown[number - 1]))
-        moment = Moment(pts, key_frame, _KEY)
+        size = picture.width, picture.height
         began = time.perf_counter()
-        attention, belief = look_at(using, picture, moment, memory, tracks, given)
+        frame = CurrentFrame(memory, tracks, size, pts, key_frame, _KEY)
+        plan, estimate = look_at(using, frame, picture, given)
         ms.append(1e3 * (time.perf_counter() - began))
-        memory, tracks = belief.memory, belief.tracks
-        out.append(Tracked(pts, belief.shown, belief.ids))
-        pixels.append(sum(look.pixels for look in attention.looks))
-        reasons.append(attention.reason)
+        memory, tracks = estimate.memory, estimate.tracks
+        out.append(Tracked(pts, estimate.shown, estimate.ids))
+        pixels.append(sum(look.pixels for look in plan.looks))
+        reasons.append(plan.reason)
     return Gated(out, np.array(pixels, np.int64), np.array(ms), reasons, times)
 
 
-def gate_ms(picture: Picture, memory: Memory, given: BeliefSettings) -> float:
+def gate_ms(picture: Picture, memory: SourceMemory, given: EstimateSettings) -> float:
     """Milliseconds from a decoded picture to which of its tiles changed."""
     began = time.perf_counter()
     grid = grid_of(picture.width, picture.height)
-    gate.look(memory.gate, cells_of(picture, grid), grid, False, given.attention.gate)
+    gate.look(memory.gate, cells_of(picture, grid), grid, False, given.plan.gate)
     return 1e3 * (time.perf_counter() - began)
 
 
-def gate_ms_at(clip: GateClip, size: tuple[int, int], given: BeliefSettings) -> float:
+def gate_ms_at(clip: GateClip, size: tuple[int, int], given: EstimateSettings) -> float:
     """Median milliseconds of the gate on a clip's first frames at another size."""
-    memory, spent = Memory(), []
+    memory, spent = SourceMemory(), []
     for number, (picture, _, key_frame) in enumerate(frames(clip)):
         if number == _ENLARGED:
             break
@@ -197,9 +198,9 @@ def gate_ms_at(clip: GateClip, size: tuple[int, int], given: BeliefSettings) -> 
             spent.append(gate_ms(large, memory, given))
         grid = grid_of(*size)
         cells = cells_of(large, grid)
-        state = gate.look(memory.gate, cells, grid, key_frame, given.attention.gate).state
+        state = gate.look(memory.gate, cells, grid, key_frame, given.plan.gate).state
         everywhere = np.ones(grid.tiles, np.bool_)
-        memory = Memory(gate=gate.inferred(state, cells, everywhere, everywhere))
+        memory = SourceMemory(gate=gate.inferred(state, cells, everywhere, everywhere))
     return statistics.median(spent)
 
 

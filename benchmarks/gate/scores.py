@@ -18,7 +18,7 @@ from benchmarks.harness.gate_clips import WARM_UP, GateClip
 from benchmarks.rivals.subsampling import PHASES, Subsampling, carried, looks, moved
 from framegate.models import matching
 from framegate.models.detector.detector import Detector
-from framegate.stages.detect.belief import BeliefSettings
+from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions
 
 Array = npt.NDArray[Any]
@@ -57,13 +57,15 @@ class Baseline:
         return f1(self.noisy, self)
 
 
-def baseline(clip: GateClip, using: Detector, given: BeliefSettings, kept: Path | None) -> Baseline:
+def baseline(
+    clip: GateClip, using: Detector, given: EstimateSettings, kept: Path | None
+) -> Baseline:
     """The dense path on a clip, and on the same clip with noise."""
     clear, noisy = (dense(clip, using, noise, kept) for noise in (0, NOISE))
     return Baseline(clear, _all_shown(clear, given), _all_shown(noisy, given))
 
 
-def _all_shown(found: Dense, given: BeliefSettings) -> list[Tracked]:
+def _all_shown(found: Dense, given: EstimateSettings) -> list[Tracked]:
     every = np.ones(len(found.boxes), np.bool_)
     return carried(found.boxes, found.stamps, every, answering(given))
 
@@ -82,7 +84,7 @@ def f1(shown: Sequence[Tracked], base: Baseline) -> float:
 def run_rivals(
     clip: GateClip,
     base: Baseline,
-    given: BeliefSettings,
+    given: EstimateSettings,
     rivals: Sequence[Rival],
     phases: Sequence[float] = PHASES,
 ) -> dict[Rival, list[Array]]:
@@ -186,7 +188,7 @@ def by_second(run: Gated, base: Baseline, fps: float) -> dict[str, list[float]]:
 
 def evaluate(
     clip: GateClip,
-    options: GateOptions | BeliefSettings,
+    options: GateOptions | EstimateSettings,
     using: Detector,
     kept: Path | None = None,
     rivals: bool = True,
@@ -204,9 +206,11 @@ def evaluate(
     return told
 
 
-def rivals_of(clip: GateClip, base: Baseline, run: Gated, given: BeliefSettings) -> dict[str, Any]:
+def rivals_of(
+    clip: GateClip, base: Baseline, run: Gated, given: EstimateSettings
+) -> dict[str, Any]:
     """The rivals at the gate's share and at its time, and how the gate does against the better."""
-    age_s = given.attention.options.frame_age_s
+    age_s = given.plan.options.frame_age_s
     at_share = {kind: Rival(kind, share(run, base)) for kind in KINDS}
     at_time = {kind: Rival(kind, equal_time(run, kind, clip.fps, age_s)) for kind in KINDS}
     names = {rival: f"{rival.kind}_at_equal_share" for rival in at_share.values()}

@@ -15,7 +15,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
-from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking import bytetrack, calm, thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.tracking.calm import CalmSettings, not_calmed
 from framegate.models.window import features
@@ -39,7 +39,7 @@ def see(clip: GateClip, light: Detector) -> list[Sight]:
 
     light: loaded with features and CANDIDATE as its least score
     """
-    _, settings = calm.settings_for(policy.load("light").min_score)
+    _, settings = thresholds.settings_for(policy.load("light").min_score)
     tracks, seen = no_tracks(), []
     for number, (picture, pts, _) in enumerate(frames(clip)):
         size = (picture.width, picture.height)
@@ -73,7 +73,7 @@ def calmed(seen: Sequence[Sight], scored: Sequence[Boxes] | None = None) -> list
 
     scored  the candidates with other scores; none: with their own
     """
-    rule, _ = calm.settings_for(policy.load("light").min_score)
+    rule, _ = thresholds.settings_for(policy.load("light").min_score)
     return by_rule(seen, scored or [sight.frame.candidates for sight in seen], rule)
 
 

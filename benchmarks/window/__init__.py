@@ -37,7 +37,7 @@ from framegate.models.detector.member import Features
 from framegate.models.detector.network import nearest
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking import bytetrack, thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import features
 from framegate.models.window.head import NewFrame, Step, WindowHead
@@ -97,7 +97,7 @@ def start(path: Path, most: int) -> Running:
     head = WindowHead(LONG_SIDE)
     head.warm_up()
     pictures = list(islice(_pictures(path), most))
-    _, settings = calm.settings_for(policy.load("light").min_score)
+    _, settings = thresholds.settings_for(policy.load("light").min_score)
     tracks, frames = no_tracks(), []
     for number, picture in enumerate(pictures):
         frame, pts = looked(light, picture), number / rate(path)

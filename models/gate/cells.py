@@ -178,6 +178,22 @@ def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> B
     return touched
 
 
+def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
+    """Tiles that lie in one of the rectangles (K, 4) of source pixels, as far as the picture goes.
+
+    bool (tile_rows, tile_columns)
+    """
+    px = grid.tile_px
+    left, top = np.arange(grid.tile_columns) * px, np.arange(grid.tile_rows) * px
+    right, bottom = np.minimum(left + px, grid.width), np.minimum(top + px, grid.height)
+    inside: BoolArray = np.zeros(grid.tiles, np.bool_)
+    for area in areas:
+        across = (left >= area[0]) & (right <= area[2] + 0.5)
+        down = (top >= area[1]) & (bottom <= area[3] + 0.5)
+        inside |= down[:, None] & across
+    return inside
+
+
 def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
     """Largest value in each tile: float32 (2, tile_rows, tile_columns), of Y, and of Cb and Cr.
 

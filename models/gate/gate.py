@@ -17,6 +17,7 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
+from framegate.models.gate.camera_motion import watch
 from framegate.models.gate.cells import (
     Cells,
     Grid,
@@ -25,69 +26,11 @@ from framegate.models.gate.cells import (
     planes,
     tile_maxima,
 )
-from framegate.models.gate.compensation import SAME, Exposure, apart, fit, nearer, watch
+from framegate.models.gate.exposure import SAME, Exposure, distance, fit
 from framegate.models.gate.settings import DEFAULT as DEFAULT
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import AT_ONCE, HOT, NEVER, GateState
 from framegate.models.picture import ByteArray
-
-# -- What the gate learns from triggers in which the detector found nothing new. A threshold rises
-# with each of them and sinks with time, so that it settles where they are as rare as the budget
-# wants. Learning from all that is seen would not do: a slow change would pass as noise.
-
-
-_AROUND: Final = (3, 3)  # a tile and those beside it
-
-
-def tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -> FloatArray:
-    """Each tile's own thresholds, float32 (2, tile_rows, tile_columns).
-
-    empty  bool (2, tile_rows, tile_columns)  hot in luma or colour, looked at, nothing was found
-
-    They sink by a tile's part of the budget: hardly in an hour.
-    """
-    least, most = (limit.reshape(2, 1, 1) for limit in settings.limits)
-    sinks = -settings.eta * settings.false_triggers * state.looks / empty[0].size
-    tau = np.where(empty, state.bound * np.exp(settings.eta), state.tau * np.exp(sinks))
-    learned: FloatArray = np.clip(tau, least, most).astype(np.float32, copy=False)
-    return learned
-
-
-def picture_learned(
-    state: GateState, empty: BoolArray, occupied: BoolArray | None, settings: GateSettings
-) -> tuple[float, float]:
-    """The floor under all thresholds: it follows noise that is everywhere, as at nightfall.
-
-    empty     as for `tiles_learned`
-    occupied  bool (tile_rows, tile_columns)  tiles of known objects, which may stir at any time
-
-    Noise shows in tiles that trigger alone, little over the threshold and had not learned more than
-    the floor; or everywhere.
-    """
-    floor = np.array(state.floor)
-    fresh = empty & (state.tau <= floor.reshape(2, 1, 1))
-    if occupied is not None:
-        fresh &= ~occupied
-    motion = state.motion
-    if not motion.noisy and (motion.moving or motion.restless):
-        fresh[:] = False
-    elif fresh.any() and not motion.noisy:
-        fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
-    budget = settings.false_triggers * state.looks / len(floor)
-    rises = settings.floor_eta * (fresh.any((1, 2)) - budget)
-    floor = np.clip(floor * np.exp(rises), *settings.limits)
-    return float(floor[0]), float(floor[1])
-
-
-def _alone(hot: BoolArray) -> BoolArray:
-    """Of hot tiles those with no other beside them, in each plane."""
-    counts = [
-        cv2.boxFilter(plane, -1, _AROUND, normalize=False, borderType=cv2.BORDER_CONSTANT)
-        for plane in hot.view(np.uint8)
-    ]
-    alone: BoolArray = np.stack(counts) == 1
-    return alone
-
 
 _MOST: Final = np.uint8(250)  # where counters of looks stop
 _AVERAGED: Final = np.uint8(7)  # looks after an inference that make the reference better
@@ -160,9 +103,9 @@ def inferred(
     tau, floor = state.tau, state.floor
     if not _left_bound(state.exposure, settings):
         empty = (state.above >= HOT) & (looked & ~found)
-        floor = picture_learned(state, empty, occupied, settings)
+        floor = _picture_learned(state, empty, occupied, settings)
         if not (state.motion.restless or state.motion.moving):
-            tau = tiles_learned(state, empty, settings)
+            tau = _tiles_learned(state, empty, settings)
     exposure = state.exposure
     if looked.all():
         origin = reference = cells.levels
@@ -246,14 +189,14 @@ def _compared(
     exposure = fit(planes(reference, grid)[0], cells.y)
     expected = exposure.apply(reference, grid)
     if key_frame:
-        reference = nearer(state.origin, reference, expected, now, settings.anchor)
+        reference = _nearer(state.origin, reference, expected, now, settings.anchor)
         expected = exposure.apply(reference, grid)
         age = np.where(age == NEVER, age, np.uint8(0))
-    difference = tile_maxima(apart(expected, now), grid)
+    difference = tile_maxima(distance(expected, now), grid)
     fresh = age < _AVERAGED
     if fresh.any():
         step = np.uint8(1) if fresh.all() else cells_of_tiles(fresh, grid)
-        reference = nearer(state.origin, reference, expected, now, settings.anchor, step)
+        reference = _nearer(state.origin, reference, expected, now, settings.anchor, step)
         age = age + fresh
     return exposure, reference, age, difference
 
@@ -279,3 +222,105 @@ def _above(
 def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
     gain = abs(exposure.gain - 1)
     return gain > settings.exposure_gain or abs(exposure.shift) > settings.exposure_shift
+
+
+# -- A reference that follows noise and key frames, yet only so far from where it was anchored.
+
+
+def _nearer(
+    origin: ByteArray,
+    reference: ByteArray,
+    expected: ByteArray,
+    now: ByteArray,
+    reach: int,
+    step: ByteArray | np.uint8 | None = None,
+) -> ByteArray:
+    """The reference moved by what came over the expected, yet within `reach` of the origin.
+
+    origin, reference, expected, now  uint8 (n,)  cells when they were inferred, what
+        became of them, how they should look at today's exposure, and how they look
+    step  uint8 (n,), or one for all  at most so many levels at once; None: all the way
+
+    Moved by one level at a time a reference goes to the median of what it sees (sigma-delta
+    estimation, Manzanera and Richefeu 2004). Since it stays near its origin in total, no number of
+    key frames or looks can carry it away.
+    """
+    up, down = _above_by(now, expected), _above_by(expected, now)
+    if step is not None:
+        np.minimum(up, step, out=up)
+        np.minimum(down, step, out=down)
+    moved = _above_by(_plus(reference, up), down)
+    np.maximum(moved, _above_by(origin, reach), out=moved)
+    return np.minimum(moved, _plus(origin, reach), out=moved)
+
+
+def _above_by(more: ByteArray, less: Any) -> ByteArray:
+    """Return how much `more` is above `less`, levels or one level for all; 0 where it is not."""
+    out = np.empty_like(more)
+    cv2.subtract(more, less, out)  # saturates
+    return out
+
+
+def _plus(levels: ByteArray, more: Any) -> ByteArray:
+    """Return the sum with more levels, or with one for all; at most 255."""
+    out = np.empty_like(levels)
+    cv2.add(levels, more, out)
+    return out
+
+
+# -- What the gate learns from triggers in which the detector found nothing new. A threshold rises
+# with each of them and sinks with time, so that it settles where they are as rare as the budget
+# wants. Learning from all that is seen would not do: a slow change would pass as noise.
+
+
+_AROUND: Final = (3, 3)  # a tile and those beside it
+
+
+def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -> FloatArray:
+    """Each tile's own thresholds, float32 (2, tile_rows, tile_columns).
+
+    empty  bool (2, tile_rows, tile_columns)  hot in luma or colour, looked at, nothing was found
+
+    They sink by a tile's part of the budget: hardly in an hour.
+    """
+    least, most = (limit.reshape(2, 1, 1) for limit in settings.limits)
+    sinks = -settings.eta * settings.false_triggers * state.looks / empty[0].size
+    tau = np.where(empty, state.bound * np.exp(settings.eta), state.tau * np.exp(sinks))
+    learned: FloatArray = np.clip(tau, least, most).astype(np.float32, copy=False)
+    return learned
+
+
+def _picture_learned(
+    state: GateState, empty: BoolArray, occupied: BoolArray | None, settings: GateSettings
+) -> tuple[float, float]:
+    """The floor under all thresholds: it follows noise that is everywhere, as at nightfall.
+
+    empty     as for `_tiles_learned`
+    occupied  bool (tile_rows, tile_columns)  tiles of known objects, which may stir at any time
+
+    Noise shows in tiles that trigger alone, little over the threshold and had not learned more than
+    the floor; or everywhere.
+    """
+    floor = np.array(state.floor)
+    fresh = empty & (state.tau <= floor.reshape(2, 1, 1))
+    if occupied is not None:
+        fresh &= ~occupied
+    motion = state.motion
+    if not motion.noisy and (motion.moving or motion.restless):
+        fresh[:] = False
+    elif fresh.any() and not motion.noisy:
+        fresh &= (state.above < AT_ONCE) & _alone(state.above >= HOT)
+    budget = settings.false_triggers * state.looks / len(floor)
+    rises = settings.floor_eta * (fresh.any((1, 2)) - budget)
+    floor = np.clip(floor * np.exp(rises), *settings.limits)
+    return float(floor[0]), float(floor[1])
+
+
+def _alone(hot: BoolArray) -> BoolArray:
+    """Of hot tiles those with no other beside them, in each plane."""
+    counts = [
+        cv2.boxFilter(plane, -1, _AROUND, normalize=False, borderType=cv2.BORDER_CONSTANT)
+        for plane in hot.view(np.uint8)
+    ]
+    alone: BoolArray = np.stack(counts) == 1
+    return alone

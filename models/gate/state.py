@@ -11,8 +11,9 @@ import numpy as np
 
 from framegate.models.boxes import FloatArray, read_only
 from framegate.models.errors import ModelError
+from framegate.models.gate.camera_motion import STILL, CameraMotion
 from framegate.models.gate.cells import Grid
-from framegate.models.gate.compensation import SAME, STILL, CameraMotion, Exposure
+from framegate.models.gate.exposure import SAME, Exposure
 from framegate.models.picture import ByteArray
 
 NEVER: Final = 255  # `age` of a tile that no network has looked at

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +30,6 @@ from framegate.models.boxes import (
     read_only,
 )
 from framegate.models.errors import ModelError
-from framegate.models.tracking.bytetrack import TrackSettings
 
 # -- What the calm rule remembers of each object between two frames, as arrays and as bytes.
 
@@ -158,30 +157,7 @@ class CalmSettings:
             raise ValueError(f"looks: {self.looks}; allowed: 1 and more")
 
 
-CALM: Final = CalmSettings()
-# Tracks begin where the detector is sure; candidates continue them. By class: the light network
-# often sees one object as two classes, and their boxes would take each other's track.
-TRACKS: Final = TrackSettings(high=0.41, low=CALM.candidate, start=0.46, by_class=True)
-_SINGLE: Final = (
-    0.31  # the light detector's threshold for single looks, with which both were chosen
-)
-
-
-def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
-    """Both settings for a detector with this threshold for single looks, 0..1.
-
-    exactly  True: no object's mean may be below it either, as when a user has asked for it
-    """
-    part, above = min_score / _SINGLE, 1 - min_score
-    calm = replace(
-        CALM,
-        shown=min_score if exactly else CALM.shown * part,
-        candidate=CALM.candidate * part,
-        first=min(CALM.first, above / 6),
-    )
-    high, start = min(TRACKS.high - _SINGLE, above / 3), min(TRACKS.start - _SINGLE, above / 2)
-    tracks = replace(TRACKS, high=min_score + high, low=calm.candidate, start=min_score + start)
-    return calm, tracks
+_DEFAULT: Final = CalmSettings()
 
 
 def step(
@@ -190,7 +166,7 @@ def step(
     ids: IntArray,
     looked: BoolArray,
     pts: float | None,
-    settings: CalmSettings = CALM,
+    settings: CalmSettings = _DEFAULT,
 ) -> tuple[CalmState, Boxes, IndexArray]:
     """Take in one frame; return the new state, the boxes to show, and their rows in `boxes`.
 

@@ -23,7 +23,7 @@ from framegate.models.boxes import AnyArray, Boxes, FloatArray, iou
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking import bytetrack, thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.training.window_head import (
     ATTENDED,
@@ -91,7 +91,7 @@ def seen(
     light  loaded with features and CANDIDATE as its least score; heavy  with HEAVY_LEAST
     """
     size = (pictures[0].width, pictures[0].height)
-    _, settings = calm.settings_for(0.31)
+    _, settings = thresholds.settings_for(0.31)
     whole = (crops.whole(*size, LONG_SIDE),)
     tracks = no_tracks()
     columns: list[tuple[AnyArray, ...]] = []

@@ -11,7 +11,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load, options_of
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import classes_fault, is_own, wanted
-from framegate.stages.detect.pinned import pinned_model, unanswerable
+from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
 

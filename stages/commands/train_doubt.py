@@ -29,19 +29,19 @@ from scipy.stats import rankdata
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
+from framegate.models.tracking import thresholds
 from framegate.models.tracking.bytetrack import no_tracks
-from framegate.models.tracking.calm import settings_for as calm_settings
 from framegate.models.training.compose_footage import FPS, Photograph, compose, read_photographs
 from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import Object
 from framegate.pipeline.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import detections_of
-from framegate.stages.detect.attention import Moment
-from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.look import look_at, settings_for
-from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.estimate import EstimateSettings
+from framegate.stages.detect.look import look_at
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
+from framegate.stages.detect.settings import settings_for
 from framegate.stages.detections import Detections, as_boxes, as_seen
 from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import WEIGHTS, Evidence, Weights, doubt, evidence
@@ -90,20 +90,21 @@ def lessons(data: Path, folder: Path) -> dict[str, list[Sight]]:
 
 def light_detector() -> Detector:
     """As detect has it with its default options, on one thread."""
-    candidate = calm_settings(policy.load("light").min_score)[0].candidate
+    candidate = thresholds.settings_for(policy.load("light").min_score)[0].candidate
     return detector.load("light", None, 1, min_score=candidate)
 
 
 def watched(
-    shots: Iterable[Shot], light: Detector, settings: BeliefSettings, key: bytes = _KEY
+    shots: Iterable[Shot], light: Detector, settings: EstimateSettings, key: bytes = _KEY
 ) -> Iterator[tuple[Picture, Detections, float]]:
     """Each frame, what detect says of it, and the source's clock."""
-    memory, tracks = Memory(), no_tracks()
+    memory, tracks = SourceMemory(), no_tracks()
     for picture, pts, key_frame in shots:
-        moment = Moment(pts, key_frame, key)
-        attention, belief = look_at(light, picture, moment, memory, tracks, settings)
-        memory, tracks = belief.memory, belief.tracks
-        yield picture, detections_of(attention, belief, light.models), attention.clock_s
+        size = picture.width, picture.height
+        frame = CurrentFrame(memory, tracks, size, pts, key_frame, key)
+        plan, estimate = look_at(light, frame, picture, settings)
+        memory, tracks = estimate.memory, estimate.tracks
+        yield picture, detections_of(plan, estimate, light.models), plan.now_s
 
 
 def _lesson(shots: Iterable[Shot], light: Detector, heavy: Detector) -> list[Sight]:

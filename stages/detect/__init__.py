@@ -14,7 +14,6 @@ from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.recall import Recall
-from framegate.models.gate import crops
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead
@@ -22,22 +21,24 @@ from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
-from framegate.stages.detect.attention import Attention, Moment, clock_s
-from framegate.stages.detect.belief import Belief, conclude
-from framegate.stages.detect.look import count, limit_said, look_at, view_of
+from framegate.stages.detect.estimate import Estimate, conclude
+from framegate.stages.detect.look import look_at, view_of
+from framegate.stages.detect.look_plan import LookPlan, whole_plan
+from framegate.stages.detect.memory import CurrentFrame
+from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
 from framegate.stages.detect.options import (
     CacheOptions,
     GateOptions,
     HeadOptions,
     ModelOptions,
-    Wanted,
+    ModelUse,
     classes_fault,
     model_fault,
     scores_fault,
 )
-from framegate.stages.detect.pinned import pinned_choice
-from framegate.stages.detect.serving import Server, Serving, Servings
-from framegate.stages.detect.standing import DetectState, Standing, Standings
+from framegate.stages.detect.run_models import pinned_choice
+from framegate.stages.detect.settings import limit_in_words
+from framegate.stages.detect.state import DetectState, LiveState, StateKeeper
 from framegate.stages.detect.window import FrameWindow
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
@@ -73,10 +74,10 @@ class DetectOptions:
         fault = None if self.classes is None else classes_fault(self.detector, self.classes)
         return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
 
-    def usual(self) -> Wanted:
+    def usual(self) -> ModelUse:
         """What is wanted of a source of which nothing else is said."""
         scores = tuple(sorted(self.min_scores.items()))
-        return Wanted(self.detector, self.classes, self.min_score, scores)
+        return ModelUse(self.detector, self.classes, self.min_score, scores)
 
 
 class Detect(Stage[DetectState]):
@@ -109,16 +110,16 @@ class Detect(Stage[DetectState]):
                 pinned_choice(context.folder, context.user_cache).threads,
             )
             head.warm_up()
-        server = Server(options.gate, options.models, context, head)
-        self.servings = Servings(server, options.usual(), options.models, context)
-        self.servings.open_configured()
-        self._standings = Standings(context, head)
+        opener = ModelOpener(options.gate, options.models, context, head)
+        self.models = ModelPool(opener, options.usual(), options.models, context)
+        self.models.open_configured()
+        self._keeper = StateKeeper(context, head)
         self.cache = CacheCounts()
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
-        """Open, warm up and check the model for sources that will want it; see Servings."""
-        self.servings.prepare(model, sources, is_new)
+        """Open, warm up and check the model for sources that will want it; see ModelPool."""
+        self.models.prepare(model, sources, is_new)
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
@@ -127,42 +128,42 @@ class Detect(Stage[DetectState]):
 
         A source's model is settled here for all its frames of the batch: it changes between two.
         """
-        servings = {source: self.servings.of(source) for source in {i.source for i in batch}}
-        whole = self._whole_answers(batch, servings)
-        standing: dict[str, Standing] = {}
+        models = {source: self.models.of(source) for source in {i.source for i in batch}}
+        whole = self._whole_answers(batch, models)
+        live: dict[str, LiveState] = {}
         last: dict[str, Item] = {}
         answers = []
         for row, item in enumerate(batch):
-            serving = servings[item.source]
-            before, at = last.get(item.source), standing.get(item.source)
-            if at is None or before is None or before.position.epoch != item.position.epoch:
-                at = self._standings.of(item, states[item.source], at, serving)
-            attention, belief = self._look(item, at, whole.get(row), serving)
-            standing[item.source] = at.after(belief)
+            served = models[item.source]
+            before, now = last.get(item.source), live.get(item.source)
+            if now is None or before is None or before.position.epoch != item.position.epoch:
+                now = self._keeper.of(item, states[item.source], now, served)
+            plan, estimate = self._look(item, now, whole.get(row), served)
+            live[item.source] = now.after(estimate)
             last[item.source] = item
-            answers.append(self._detections(item, attention, belief, serving))
-        count(self.cache, self.servings.remembered(), self.servings.past)
+            answers.append(self._detections(item, plan, estimate, served))
+        add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
-            source: self._standings.kept(item, standing[source], states[source], servings[source])
+            source: self._keeper.kept(item, live[source], states[source], models[source])
             for source, item in last.items()
         }
         return answers, {**states, **kept}
 
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
         """Nothing of an epoch goes on into another but what the state says."""
-        self._standings.forget(source)
+        self._keeper.forget(source)
         if end.last:
-            self.servings.forget(source)
+            self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
         return None, state
 
     def leaves_out(self, form: Form) -> str:
         """The gate's limit in pictures of this form."""
         gate = self.options.gate
-        return "" if gate.mode == "off" or not gate.most else limit_said(form, gate)
+        return "" if gate.mode == "off" or not gate.most else limit_in_words(form, gate)
 
     def _whole_answers(
-        self, batch: Sequence[Item], servings: Mapping[str, Serving]
+        self, batch: Sequence[Item], models: Mapping[str, ServedModel]
     ) -> dict[int, Boxes]:
         """Boxes of all pictures of the batch, by row, where no gate chooses: while one is in the
         network, others are prepared.
@@ -170,12 +171,12 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off":
             return {}
         found: dict[int, Boxes] = {}
-        for serving in {id(one): one for one in servings.values() if one.head is None}.values():
-            rows = [n for n, item in enumerate(batch) if servings[item.source] is serving]
-            found |= dict(zip(rows, self._whole([batch[n] for n in rows], serving), strict=True))
+        for served in {id(one): one for one in models.values() if one.head is None}.values():
+            rows = [n for n, item in enumerate(batch) if models[item.source] is served]
+            found |= dict(zip(rows, self._whole([batch[n] for n in rows], served), strict=True))
         return found
 
-    def _whole(self, batch: Sequence[Item], serving: Serving) -> list[Boxes]:
+    def _whole(self, batch: Sequence[Item], served: ServedModel) -> list[Boxes]:
         for item in batch:
             self._meet(item)
         with ExitStack() as stack:
@@ -183,40 +184,34 @@ class Detect(Stage[DetectState]):
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
                 for item in batch
             ]
-            recalls = [self._recall(item.source, serving) for item in batch]
-            found = serving.detector.detect(pictures, recalls)
+            recalls = [self._recall(item.source, served) for item in batch]
+            found = served.detector.detect(pictures, recalls)
             del pictures
         return found
 
     def _look(
-        self, item: Item, at: Standing, found: Boxes | None, serving: Serving
-    ) -> tuple[Attention, Belief]:
-        record, settings = item.record, serving.settings
-        form = record.form
+        self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
+    ) -> tuple[LookPlan, Estimate]:
+        """Look at a frame; found: what a look at the whole found already."""
+        record, settings = item.record, served.settings
+        frame = CurrentFrame(
+            memory=live.memory,
+            tracks=live.tracks,
+            size=(record.form.width, record.form.height),
+            pts=record.pts,
+            key_frame=record.key_frame,
+            source_key=item.source.encode(),
+            anew=live.anew,
+        )
         if found is not None:
-            now_s = clock_s(at.memory, record.pts)
-            whole = (crops.whole(form.width, form.height, settings.attention.long_side),)
-            attention = Attention(whole, "whole", "every_frame", now_s)
-            size = form.width, form.height
-            belief = conclude(at.memory, at.tracks, attention, [found], size, record.pts, settings)
-            return attention, belief
+            plan = whole_plan(frame, settings.plan)
+            return plan, conclude(frame, plan, [found], settings)
         self._meet(item)
-        moment = Moment(record.pts, record.key_frame, item.source.encode(), at.anew)
-        ignored = self._ignored_tiles(item)
-        window = FrameWindow.of(item, serving.head, at.window) if serving.head else None
+        ignored, recall = self._ignored_tiles(item), self._recall(item.source, served)
+        window = FrameWindow.of(item, served.head, live.window) if served.head else None
         with self.context.pixels(item) as pixels:
-            picture = as_picture(pixels, form)
-            seen = look_at(
-                serving.detector,
-                picture,
-                moment,
-                at.memory,
-                at.tracks,
-                settings,
-                ignored,
-                window,
-                self._recall(item.source, serving),
-            )
+            picture = as_picture(pixels, record.form)
+            seen = look_at(served.detector, frame, picture, settings, ignored, window, recall)
             del picture
         return seen
 
@@ -224,20 +219,20 @@ class Detect(Stage[DetectState]):
         """A new size is not warmed up here: all sources would wait while the network runs at each
         size that its parts can have, and a camera may have another one with each picture.
         """
-        self.servings.saw(item.record.form.width, item.record.form.height)
+        self.models.saw(item.record.form.width, item.record.form.height)
 
-    def _recall(self, source: str, serving: Serving) -> Recall | None:
-        return serving.recall(source, self.options.cache, self.context.memo)
+    def _recall(self, source: str, served: ServedModel) -> Recall | None:
+        return served.recall(source, self.options.cache, self.context.memo)
 
     def _detections(
-        self, item: Item, attention: Attention, belief: Belief, serving: Serving
+        self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
     ) -> Detections:
         gate = None
         if self.options.gate.view:
-            long_side = serving.settings.attention.long_side
-            gate = view_of(attention, item.record.form, long_side)
-        labels = serving.detector.labels
-        return detections_of(attention, belief, serving.models, gate, labels)
+            long_side = served.settings.plan.long_side
+            gate = view_of(plan, item.record.form, long_side)
+        labels = served.detector.labels
+        return detections_of(plan, estimate, served.models, gate, labels)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form
@@ -249,22 +244,22 @@ class Detect(Stage[DetectState]):
 
 
 def detections_of(
-    attention: Attention,
-    belief: Belief,
+    plan: LookPlan,
+    estimate: Estimate,
     models: tuple[str, ...],
     gate: GateView | None = None,
     labels: Sequence[str] = coco.LABELS,
 ) -> Detections:
     """What detect says of a frame."""
-    change = attention.change
+    change = plan.change
     return Detections(
-        outcome="detected" if attention.looks else "carried",
-        looked=attention.looked,
-        reason=attention.reason,
-        objects=as_objects(belief.shown, belief.ids, belief.origins, labels),
+        outcome="detected" if plan.looks else "carried",
+        looked=plan.looked,
+        reason=plan.reason,
+        objects=as_objects(estimate.shown, estimate.ids, estimate.origins, labels),
         models=models,
-        age_s=round(belief.age_s, 3),
-        novelty=round(belief.window.novelty, 4) if belief.window else None,
+        age_s=round(estimate.age_s, 3),
+        novelty=round(estimate.judged.novelty, 4) if estimate.judged else None,
         changes=None if change is None else changes_of(change.hot, change.state.grid),
         gate=gate,
     )

@@ -1,4 +1,4 @@
-"""What detect remembers of a source between two frames, beside its tracks."""
+"""What detect knows of a source before a frame: its memory of the frames before, as bytes too."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ from framegate.models.boxes import (
 )
 from framegate.models.gate.cells import Grid
 from framegate.models.gate.state import GateState, nbytes
+from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import CalmState, not_calmed
+from framegate.pipeline.records import BeginReason
 
-MOST_BELIEVED: Final = 256  # boxes of a source; more are forgotten, those with the least scores
+MOST_KNOWN: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
+
+SAME_PLACE: Final = 0.8  # IoU from which on a box counts as unmoved
+_UNKNOWN_PERIOD_S: Final = 1 / 30  # of a frame whose time stamps do not tell
 
 # pts (NaN: none), times, waited, patience, trust, rows and bytes
 _HEAD: Final = struct.Struct("<ddddIddIIIII")
@@ -44,7 +49,7 @@ _COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "since_s", "id", "mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Believed:
+class KnownBoxes:
     """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
 
     boxes    in source pixels, where they are now; with candidates that are not shown
@@ -72,13 +77,13 @@ class Believed:
         rows = np.flatnonzero(self.means)
         return rows[np.argsort(-self.means[rows], kind="stable")]
 
-    def take(self, rows: IndexArray | BoolArray) -> Believed:
+    def take(self, rows: IndexArray | BoolArray) -> KnownBoxes:
         """The rows of an index array or a Boolean mask, in that order."""
         boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
-        return Believed(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
+        return KnownBoxes(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
 
 
-NOTHING: Final = Believed(
+NOTHING: Final = KnownBoxes(
     empty(),
     np.empty(0, np.float64),
     np.empty(0, np.float64),
@@ -88,7 +93,7 @@ NOTHING: Final = Believed(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Memory:
+class SourceMemory:
     """Everything but the tracks; the next frame makes another one of it.
 
     pts       time stamp of the frame before, seconds; None where unknown
@@ -97,7 +102,7 @@ class Memory:
     look_s    when anything was
     waited    frames for which changes have waited
     patience  frames for which they may, as well as moved boxes of late were found where they were
-    believed  boxes
+    known     boxes
     calm      means of the tracks' scores
     cut       float32 (K, 4)  places where a look's border cut a box: the next one is larger
     gate      what was seen where; None where no gate looks
@@ -112,7 +117,7 @@ class Memory:
     look_s: float = 0.0
     waited: int = 0
     patience: float = 3.0
-    believed: Believed = NOTHING
+    known: KnownBoxes = NOTHING
     calm: CalmState = field(default_factory=not_calmed)
     cut: FloatArray = field(default_factory=lambda: np.empty((0, 4), np.float32))
     gate: GateState | None = None
@@ -127,11 +132,11 @@ class Memory:
 
     def to_bytes(self) -> bytes:
         """All of it, the same on every machine."""
-        rows = np.empty(len(self.believed.ids), _ROW)
-        boxes = self.believed.boxes
+        rows = np.empty(len(self.known.ids), _ROW)
+        boxes = self.known.boxes
         rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
-        rows["seen_s"], rows["since_s"] = self.believed.seen_s, self.believed.since_s
-        rows["id"], rows["mean"] = self.believed.ids, self.believed.means
+        rows["seen_s"], rows["since_s"] = self.known.seen_s, self.known.since_s
+        rows["id"], rows["mean"] = self.known.ids, self.known.means
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         pts = math.nan if self.pts is None else self.pts
@@ -143,7 +148,7 @@ class Memory:
         return b"".join([head, rows.tobytes(), places, calm, gate, watched])
 
     @staticmethod
-    def from_bytes(data: bytes) -> Memory:
+    def from_bytes(data: bytes) -> SourceMemory:
         """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
         waited, patience, trust, n, k, m, calm, gate = rest
@@ -153,12 +158,12 @@ class Memory:
         places = np.frombuffer(data, "<f4", 4 * (k + m), at).reshape(k + m, 4)
         at += places.nbytes
         xyxy, scores, class_ids, *more = (np.ascontiguousarray(rows[name]) for name in _COLUMNS)
-        believed = Believed(Boxes(xyxy, scores, class_ids), *more)
-        known = CalmState.from_bytes(data[at : at + calm])
+        known = KnownBoxes(Boxes(xyxy, scores, class_ids), *more)
+        calm_state = CalmState.from_bytes(data[at : at + calm])
         at += calm
         before = None if math.isnan(pts) else pts
         times = before, clock_s, whole_s, look_s
-        memory = Memory(*times, waited, believed=believed, calm=known, cut=places[:k])
+        memory = SourceMemory(*times, waited, known=known, calm=calm_state, cut=places[:k])
         memory = replace(memory, trust=trust, doubted=places[k:], patience=patience)
         if not gate:
             return memory
@@ -172,3 +177,36 @@ class Memory:
 def memory_bytes(grid: Grid) -> int:
     """Most bytes that the memory of a source with this grid takes."""
     return nbytes(grid) + _ROOM
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CurrentFrame:
+    """The frame in hand, without its pixels, and what is known of the frames before it.
+
+    memory, tracks  after the frame before
+    size            (width, height)
+    pts             time stamp, seconds; None where unknown
+    key_frame       it was encoded without others: compression may show as a change
+    source_key      names its source in at most 64 bytes, for what is to be spread over time
+    anew            why nothing is remembered of the frames before it, where that is so
+    """
+
+    memory: SourceMemory
+    tracks: TrackState
+    size: tuple[int, int]
+    pts: float | None
+    key_frame: bool = False
+    source_key: bytes = b""
+    anew: BeginReason = "first"
+
+    @property
+    def now_s(self) -> float:
+        """The source's clock at this frame, seconds.
+
+        Time stamps may be missing or not rise, as where a camera starts its own anew: then a frame
+        lasts 1/30 s, so that no age stands still.
+        """
+        before, pts = self.memory.pts, self.pts
+        if before is None or pts is None or pts <= before:
+            return self.memory.clock_s + _UNKNOWN_PERIOD_S
+        return self.memory.clock_s + pts - before

@@ -191,8 +191,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a source is looked at with, and for.
+class ModelUse:
+    """Which model looks at a source, and for what.
 
     model       as MODEL_RULE says
     classes     labels to look for; None: all
@@ -206,7 +206,7 @@ class Wanted:
     min_scores: Scores = ()
 
 
-def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") -> Wanted:
+def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = "") -> ModelUse:
     """What is wanted of a source: what its table says, else what is usual.
 
     chosen  the model that was chosen for it while the run went on; empty: none was
@@ -215,7 +215,7 @@ def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") 
     """
     said: Mapping[str, Any] = options.sources.get(source, {})
     classes, scores = said.get("classes", usual.classes), said.get("min_scores")
-    return Wanted(
+    return ModelUse(
         model=chosen or said.get("model", usual.model),
         classes=None if classes is None else tuple(classes),
         min_score=said.get("min_score", usual.min_score),
@@ -223,7 +223,7 @@ def wanted(usual: Wanted, options: ModelOptions, source: str, chosen: str = "") 
     )
 
 
-def configured(usual: Wanted, options: ModelOptions) -> list[Wanted]:
+def configured(usual: ModelUse, options: ModelOptions) -> list[ModelUse]:
     """All that the configuration wants, each once."""
     return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))
 

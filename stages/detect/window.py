@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import Boxes, FloatArray, IntArray
-from framegate.models.gate.seams import Merged
+from framegate.models.gate.merge import Merged
 from framegate.models.window.features import LENGTH, RegionFeatures
 from framegate.models.window.head import NewFrame, Step, WindowHead
 from framegate.models.window.rows import WindowRows

@@ -15,7 +15,7 @@ from framegate.pipeline.stage import WAITS, AskPort, Context, Item, Stage, Waits
 from framegate.pipeline.stage import Asking as AskingRates
 from framegate.stages.audit.auditor import Auditor
 from framegate.stages.detect.options import is_own
-from framegate.stages.detect.pinned import pinned_model, unanswerable
+from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, last_detections
 from framegate.stages.escalate import policy
 from framegate.stages.escalate.options import EscalateOptions

@@ -27,8 +27,8 @@ from framegate.pipeline.loading import options_of
 from framegate.pipeline.records import Object, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect import Detect
+from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel
 from framegate.stages.detect.options import model_fault
-from framegate.stages.detect.serving import Server, Serving, Servings
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
 
@@ -230,10 +230,10 @@ class Shadow(Stage[ShadowState]):
         cv2.setNumThreads(1)
         using = replace(context, model=lambda source: options.model)  # noqa: ARG005
         detect = options_of(Detect, options.detect)
-        server = Server(detect.gate, detect.models, using, threads=1)
-        self._servings = Servings(server, detect.usual(), detect.models, using)
+        server = ModelOpener(detect.gate, detect.models, using, threads=1)
+        self._models = ModelPool(server, detect.usual(), detect.models, using)
         # Its budget bounds it, not the time that a serving model may take.
-        self._servings.prepare(options.model, options.sources or ("",), is_new=False)
+        self._models.prepare(options.model, options.sources or ("",), is_new=False)
         self._labels = ServedLabels(context.folder)
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._under_way: Future[_Done] | None = None
@@ -291,10 +291,10 @@ class Shadow(Stage[ShadowState]):
         except FrameLost:
             return
         picture = as_picture(memoryview(held), form)
-        serving = self._servings.of(item.source)
+        serving = self._models.of(item.source)
         self._under_way = self._thread.submit(self._look, item, picture, serving)
 
-    def _look(self, item: Item, picture: Picture, using: Serving) -> _Done:
+    def _look(self, item: Item, picture: Picture, using: ServedModel) -> _Done:
         began = time.process_time()
         found = item.output_of(self.context.before, Detections)
         using.warm_up(picture.width, picture.height)
@@ -354,7 +354,7 @@ def is_drawn(source: str, position: Position, share: float) -> bool:
 
 
 def _disagreement(
-    item: Item, found: Detections, using: Serving, compared: Compared, picture: Picture
+    item: Item, found: Detections, using: ServedModel, compared: Compared, picture: Picture
 ) -> Disagreement:
     rect = part_of(compared, (picture.width, picture.height))
     left, top, right, bottom = rect

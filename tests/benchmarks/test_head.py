@@ -8,7 +8,7 @@ import pytest
 from benchmarks.head.novelty import area
 from benchmarks.head.ways import Sight, by_rule, calmed, raw
 from framegate.models.boxes import Boxes
-from framegate.models.tracking.calm import CALM
+from framegate.models.tracking.thresholds import CALM
 from framegate.models.window.head import NewFrame
 
 

@@ -13,7 +13,7 @@ from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.run.rpc import LookBeside, ask
 from framegate.pipeline.store.retention import SideOutputs, side_outputs
-from framegate.stages.detect.pinned import choose
+from framegate.stages.detect.run_models import choose
 from framegate.stages.shadow import ShadowState
 from tests.support import footage
 from tests.support.asked import Asked, frames, workers

@@ -12,7 +12,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.records import Result
 from framegate.pipeline.run.rpc import RollBack, Use, ask
-from framegate.stages.detect.pinned import choose
+from framegate.stages.detect.run_models import choose
 from tests.support import footage
 from tests.support.asked import Asked, frames, kill
 from tests.support.commands import Command

@@ -10,11 +10,11 @@ from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import TrackState, no_tracks
-from framegate.stages.detect.attention import Attention, Moment, attend, clock_s
-from framegate.stages.detect.belief import Belief, conclude
-from framegate.stages.detect.look import settings_for
-from framegate.stages.detect.memory import Memory
+from framegate.stages.detect.estimate import Estimate, conclude
+from framegate.stages.detect.look_plan import LookPlan, plan_looks
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory
 from framegate.stages.detect.options import GateOptions
+from framegate.stages.detect.settings import settings_for
 
 SIZE = (640, 360)
 FPS = 25
@@ -43,23 +43,26 @@ class Source:
 
     def __init__(self, **options: object) -> None:
         self.settings = settings_for(GateOptions(**options), policy.load("light"))  # type: ignore[arg-type]
-        self.memory, self.tracks = Memory(), no_tracks()
+        self.memory, self.tracks = SourceMemory(), no_tracks()
         self.frame = 0
         self.score = 0.8
 
     def see(self, shown: Picture, *there: tuple[float, float, float, float], key: bool = False,
-            step: int = 1) -> tuple[Attention, Belief]:  # fmt: skip
+            step: int = 1) -> tuple[LookPlan, Estimate]:  # fmt: skip
         """One frame further, or several; a look finds the boxes that lie in it."""
         self.frame += step
         pts = self.frame / FPS
-        now_s = clock_s(self.memory, pts)
-        moment = Moment(pts, key, b"test")
-        attention = attend(self.memory, self.tracks, now_s, shown, moment, self.settings.attention)
-        found = [self._inside(look, boxes(*there, score=self.score)) for look in attention.looks]
-        told = conclude(self.memory, self.tracks, attention, found, SIZE, pts, self.settings)
-        self.memory = Memory.from_bytes(told.memory.to_bytes())
+        frame = self.hold(pts, key)
+        plan = plan_looks(frame, shown, self.settings.plan)
+        found = [self._inside(look, boxes(*there, score=self.score)) for look in plan.looks]
+        told = conclude(frame, plan, found, self.settings)
+        self.memory = SourceMemory.from_bytes(told.memory.to_bytes())
         self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
-        return attention, told
+        return plan, told
+
+    def hold(self, pts: float, key: bool = False) -> CurrentFrame:
+        """The next frame, beside its pixels."""
+        return CurrentFrame(self.memory, self.tracks, SIZE, pts, key, b"test")
 
     @staticmethod
     def _inside(look: crops.Look, there: Boxes) -> Boxes:
@@ -73,5 +76,5 @@ class Source:
             self.see(picture(), *there)
 
 
-def areas(attention: Attention) -> npt.NDArray[np.float32]:
-    return np.array([crops.looked_at(look, SIZE, 416) for look in attention.looks])
+def areas(plan: LookPlan) -> npt.NDArray[np.float32]:
+    return np.array([crops.looked_at(look, SIZE, 416) for look in plan.looks])

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
 from framegate.models.tracking.calm import (
-    CALM,
-    TRACKS,
     CalmSettings,
     CalmState,
     CalmStateUnreadable,
     not_calmed,
-    settings_for,
     step,
 )
+from framegate.models.tracking.thresholds import CALM, TRACKS, settings_for
 
 PLAIN = CalmSettings(shown=0.3, candidate=0.2, first=0.0, looks=4)
 Frame = tuple[Boxes, np.ndarray, np.ndarray]

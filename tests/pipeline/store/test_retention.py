@@ -32,7 +32,7 @@ from framegate.pipeline.store.retention import (
     first_since,
     to_forget,
 )
-from framegate.stages.detect.pinned import SPARE_MODELS, forget_models
+from framegate.stages.detect.run_models import SPARE_MODELS, forget_models
 from tests.support import footage
 from tests.support.clusters import cluster
 from tests.support.commands import framegate, user_folder

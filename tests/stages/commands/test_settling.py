@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.commands.settle import settle
-from framegate.stages.detect.pinned import pinned_model
+from framegate.stages.detect.run_models import pinned_model
 from tests.support.own_models import own_model, relabelled
 
 DETECT, ESCALATE = "framegate.stages.detect:Detect", "framegate.stages.escalate:Escalate"

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from framegate.models.gate import seams
-from framegate.models.gate.seams import Merged
-from framegate.stages.detect.attention import patience_after
-from framegate.stages.detect.memory import Memory
+from framegate.models.gate import merge
+from framegate.models.gate.merge import Merged
+from framegate.stages.detect.learning import patience_after
+from framegate.stages.detect.memory import SourceMemory
 from tests.support.told_source import FPS, THING, Source, areas, boxes, picture
 
 
@@ -21,11 +21,11 @@ def gaps(source: Source, frames: int) -> list[float]:
     last = whole = source.frame
     found = []
     for _ in range(frames):
-        attention, told = source.see(picture(), THING)
-        if attention.looks and (areas(attention)[:, 0] <= THING[0]).any():
+        plan, told = source.see(picture(), THING)
+        if plan.looks and (areas(plan)[:, 0] <= THING[0]).any():
             found.append((source.frame - last) / FPS)
             last = source.frame
-        whole = source.frame if attention.looked == "whole" else whole
+        whole = source.frame if plan.looked == "whole" else whole
         assert source.frame - whole < 10.0 * FPS
         assert len(told.shown) == 1
     return found
@@ -72,9 +72,9 @@ def test_nothing_waits_while_an_object_is_too_old() -> None:
     for n in range(200):
         left = 200.0 + 0.5 * n
         here = (int(left), 100, int(left) + 100, 200)
-        attention, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), there)
-        believed = source.memory.believed
-        ages = attention.clock_s - believed.seen_s[believed.means > 0]
+        plan, _ = source.see(picture(here), (left, 100.0, left + 100, 200.0), there)
+        known = source.memory.known
+        ages = plan.now_s - known.seen_s[known.means > 0]
         assert ages.max(initial=0) < 0.5
 
 
@@ -100,8 +100,8 @@ def test_patience_grows_where_looks_find_what_was_moved_and_is_lost_where_they_d
     assert patience_after(replace(source.memory, waited=0), *merged_with(patient, lost=True)) > 5
 
 
-def merged_with(memory: Memory, lost: bool) -> tuple[Merged, npt.NDArray[np.float32]]:
+def merged_with(memory: SourceMemory, lost: bool) -> tuple[Merged, npt.NDArray[np.float32]]:
     """A look at everything that finds all that is known where it is, or nothing of it."""
-    known = memory.believed.boxes
+    known = memory.known.boxes
     found = boxes((500.0, 10.0, 520.0, 30.0)) if lost else known
-    return seams.replaced(known, found), np.full(len(found), 0.8, np.float32)
+    return merge.replaced(known, found), np.full(len(found), 0.8, np.float32)

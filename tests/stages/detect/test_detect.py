@@ -112,7 +112,7 @@ def test_an_answer_is_in_source_pixels_and_says_how_it_came_about(stage: Detect)
         assert found.origin == "detected"
     reason = "every_frame" if stage.options.gate.mode == "off" else "first"
     assert (said.outcome, said.looked, said.reason) == ("detected", "whole", reason)
-    assert said.models == stage.servings.of("cam").detector.models
+    assert said.models == stage.models.of("cam").detector.models
     assert "@" in said.models[0]
 
 
@@ -338,10 +338,10 @@ def test_rows_of_an_older_framegate_are_lost_and_not_misread(folder: Path) -> No
 
 def test_a_source_that_ended_leaves_nothing_in_the_worker(stage: Detect) -> None:
     _, states = answers(stage, item(1, 0, 1, "gone"), item(1, 1, 2, "gone"))
-    assert "gone" in stage._standings._known
+    assert "gone" in stage._keeper._known
     end = End(v=1, frames=2, last=True)
     assert stage.end("gone", end, states["gone"]) == (None, states["gone"])
-    assert "gone" not in stage._standings._known
+    assert "gone" not in stage._keeper._known
 
 
 def test_thresholds_of_zero_are_no_gate(folder: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_new_picture_size_costs_its_neighbours_no_more_than_the_look(
     """A camera may have another size with each picture; whatever is warmed up, all wait for."""
     stage = detect(folder)
     answers(stage, item(1, 0, 1))
-    network = stage.servings.of("a").detector.members[0].network
+    network = stage.models.of("a").detector.members[0].network
     passes = []
     run = network.submit
     monkeypatch.setattr(network, "submit", lambda *given: (passes.append(given), run(*given))[1])
@@ -379,7 +379,7 @@ def test_a_run_decides_once(folder: Path, stage: Detect) -> None:
     """A worker that takes over computes with the same precision and threads."""
     assert (folder / "precision.json").exists()
     again = detect(folder, stage.options.gate.mode)
-    assert again.servings.of("cam").detector.models == stage.servings.of("cam").detector.models
+    assert again.models.of("cam").detector.models == stage.models.of("cam").detector.models
     [one], _ = answers(stage, item(1, 0, picture=2))
     [two], _ = answers(again, item(1, 0, picture=2))
     assert one == two

@@ -47,7 +47,7 @@ def with_memory(
 
 
 def hits(stage: Detect, group: str = "a") -> int:
-    return stage.servings.of("a")._remembered[group].counts.hits
+    return stage.models.of("a")._remembered[group].counts.hits
 
 
 @pytest.mark.parametrize("mode", ["off", "frames", "crops"])
@@ -87,7 +87,7 @@ def test_sources_share_where_they_are_told_to(folder: Path) -> None:
         stage.process([item(1, 0, 1, source)], {source: DetectState()})
     assert (hits(stage, "hall"), hits(stage, "c")) == (1, 0)
     assert stage.cache == CacheCounts(hits=1, misses=2, groups=2)
-    assert set(stage.servings.of("a")._remembered) == {"hall", "c"}
+    assert set(stage.models.of("a")._remembered) == {"hall", "c"}
 
 
 def test_a_changed_configuration_finds_nothing(folder: Path) -> None:

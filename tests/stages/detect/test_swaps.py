@@ -13,9 +13,9 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
-from framegate.stages.detect.look import settings_for
+from framegate.stages.detect.model_pool import MOST_UNWANTED, ServedModel
 from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions
-from framegate.stages.detect.serving import MOST_UNWANTED, Serving
+from framegate.stages.detect.settings import settings_for
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
 from tests.support.own_models import blind_to, own_model, relabelled
 
@@ -84,7 +84,7 @@ def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
     """Else the same frame would be done at the second try, by the same network."""
     folder = own_model(tmp_path / "registry", "blind", model=blind_to(0))
     settings = settings_for(GateOptions(), policy_of(folder.manifest), LEAST, True)
-    serving = Serving(open_model(folder, "f32", 1), settings, None)
+    serving = ServedModel(open_model(folder, "f32", 1), settings, None)
     for _ in range(2):
         with pytest.raises(WarmUpFailed, match="outputs are not finite"):
             serving.warm_up(1, 17)
@@ -92,11 +92,11 @@ def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
 
 def test_the_way_back_needs_no_opening(swapped: Swapped) -> None:
     swapped.say(item(1, 0, 1))
-    light = swapped.stage.servings.of("a")
+    light = swapped.stage.models.of("a")
     swapped.chosen["a"] = "mine"
-    assert swapped.stage.servings.of("a") is not light
+    assert swapped.stage.models.of("a") is not light
     swapped.chosen["a"] = ""
-    assert swapped.stage.servings.of("a") is light
+    assert swapped.stage.models.of("a") is light
 
 
 def test_a_worker_that_comes_later_goes_on_with_the_same(swapped: Swapped) -> None:
@@ -151,11 +151,11 @@ def test_what_was_prepared_for_many_sources_is_not_opened_again(
     run.say(*(item(1, 0, 1, name) for name in "abcd"))
     run.stage.prepare("mine", list("abcd"), is_new=True)
     run.say(*(item(1, 1, 1, name) for name in "abcd"))
-    ready = {id(serving) for serving in run.stage.servings._open.values()}
+    ready = {id(serving) for serving in run.stage.models._open.values()}
     run.chosen = dict.fromkeys("abcd", "mine")
     said = run.say(*(item(1, 2, 1, name) for name in "abcd"))
     assert all(answer.models[0].startswith("mine-416-") for answer in said)
-    assert {id(run.stage.servings.of(name)) for name in "abcd"} <= ready
+    assert {id(run.stage.models.of(name)) for name in "abcd"} <= ready
 
 
 def test_a_model_that_serves_is_not_judged_anew(tmp_path: Path, registry: Path) -> None:
@@ -169,7 +169,7 @@ def test_few_models_that_nobody_wants_stay_open(swapped: Swapped) -> None:
     for name in ("mine", "parts", "nanodet-224", "nanodet-320", "mine"):
         swapped.chosen["a"] = name
         swapped.say(item(1, 0, 1))
-    assert len(swapped.stage.servings._open) <= 2 + MOST_UNWANTED
+    assert len(swapped.stage.models._open) <= 2 + MOST_UNWANTED
 
 
 @pytest.mark.parametrize(

@@ -26,25 +26,25 @@ from framegate.models.window.head import WindowHead
 from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Context, MemoLimits, MemoPort
-from framegate.stages.detect.belief import BeliefSettings
-from framegate.stages.detect.look import count, settings_for
+from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import (
     OWN,
     CacheOptions,
     GateOptions,
     ModelOptions,
-    Wanted,
+    ModelUse,
     configured,
     side_of,
     wanted,
 )
-from framegate.stages.detect.pinned import pinned_choice, pinned_model
+from framegate.stages.detect.run_models import pinned_choice, pinned_model
+from framegate.stages.detect.settings import settings_for
 from framegate.stages.detect.window import CANDIDATE
 
 OpenMemo = Callable[[str, MemoLimits], MemoPort]
 
 
-class Serving:
+class ServedModel:
     """One model, for all sources that want it alike.
 
     detector  compiled; its threshold is that of evidence, not of what is shown
@@ -56,7 +56,9 @@ class Serving:
     Thread rule: one thread at a time.
     """
 
-    def __init__(self, using: Detector, settings: BeliefSettings, head: WindowHead | None) -> None:
+    def __init__(
+        self, using: Detector, settings: EstimateSettings, head: WindowHead | None
+    ) -> None:
         self.detector, self.settings, self.head = using, settings, head
         self.models = (*using.models, *((head.name,) if head else ()))
         self.identity = _digest((using.policy_id, *(member.facts for member in using.members)))
@@ -68,7 +70,7 @@ class Serving:
 
         Raises WarmUpFailed.
         """
-        self.detector.warm_up(width, height, self.settings.attention.crops)
+        self.detector.warm_up(width, height, self.settings.plan.crops)
 
     def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
         """What is remembered of a source's group; None where nothing is to be."""
@@ -87,7 +89,7 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ModelOpener:
     """Opens models for detect. `open` may run on any thread, one at a time.
 
     head     judges the boxes of the model `light`; None: nobody does
@@ -100,7 +102,7 @@ class Server:
     head: WindowHead | None = None
     threads: int | None = None
 
-    def open(self, wanted: Wanted) -> Serving:
+    def open(self, wanted: ModelUse) -> ServedModel:
         """The model, compiled, not warmed up.
 
         Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass.
@@ -120,9 +122,9 @@ class Server:
             min_score=settings.calm.candidate,
             cache_dir=self.context.folder / "compiled",
         )
-        return Serving(using, settings, None)
+        return ServedModel(using, settings, None)
 
-    def _own(self, wanted: Wanted) -> Serving:
+    def _own(self, wanted: ModelUse) -> ServedModel:
         choice = pinned_choice(self.context.folder, self.context.user_cache)
         choices = _own_policy(wanted.model)
         head = self.head if wanted.model == "light" else None
@@ -135,11 +137,11 @@ class Server:
             coco.class_ids(wanted.classes),
             features=head is not None,
         )
-        return Serving(using, settings, head)
+        return ServedModel(using, settings, head)
 
     def _settings(
-        self, wanted: Wanted, choices: Policy, labels: Sequence[str], whole: bool
-    ) -> BeliefSettings:
+        self, wanted: ModelUse, choices: Policy, labels: Sequence[str], whole: bool
+    ) -> EstimateSettings:
         """Thresholds: one for all classes, or for each its own above the lowest of all."""
         usual = settings_for(self.gate, choices, wanted.min_score, whole)
         if not wanted.min_scores:
@@ -176,7 +178,7 @@ _RUNS: Final = 5
 _USUAL_SIZE: Final = (640, 360)
 
 
-class Servings:
+class ModelPool:
     """The models of detect's sources.
 
     past  what came of the look-ups of models that were let go
@@ -185,14 +187,14 @@ class Servings:
     """
 
     def __init__(
-        self, server: Server, usual: Wanted, options: ModelOptions, context: Context
+        self, opener: ModelOpener, usual: ModelUse, options: ModelOptions, context: Context
     ) -> None:
         """usual: what is wanted of a source of which nothing else is said."""
-        self._server, self._usual, self._options, self._context = server, usual, options, context
-        self._open: dict[Wanted, Serving] = {}
-        self._by: dict[str, Wanted] = {}
-        self._seen_s: dict[Wanted, float] = {}
-        self._refused: dict[Wanted, Exception] = {}
+        self._opener, self._usual, self._options, self._context = opener, usual, options, context
+        self._open: dict[ModelUse, ServedModel] = {}
+        self._by: dict[str, ModelUse] = {}
+        self._seen_s: dict[ModelUse, float] = {}
+        self._refused: dict[ModelUse, Exception] = {}
         self._configured = configured(usual, options)
         self._sizes: tuple[tuple[int, int], ...] = (_USUAL_SIZE,)
         self.past = CacheCounts()
@@ -204,7 +206,7 @@ class Servings:
         for want in self._configured:
             self._ready(want)
 
-    def of(self, source: str) -> Serving:
+    def of(self, source: str) -> ServedModel:
         """The model of a source from now on. One that nobody prepared is opened here, once."""
         want = self._wanted(source, self._context.model(source))
         if self._by.get(source) != want or want not in self._open:
@@ -222,7 +224,7 @@ class Servings:
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
         """Open and warm up what `of` would give for these sources with this model.
 
-        is_new: see that it is fast enough, too. Raises ModelTooSlow, and as Server.open and
+        is_new: see that it is fast enough, too. Raises ModelTooSlow, and as ModelOpener.open and
         Detector.warm_up.
         """
         for want in dict.fromkeys(self._wanted(source, model) for source in sources):
@@ -240,23 +242,23 @@ class Servings:
 
     def remembered(self) -> list[Recall]:
         """What all of them remember."""
-        return [each for serving in list(self._open.values()) for each in serving.remembered]
+        return [each for served in list(self._open.values()) for each in served.remembered]
 
-    def _wanted(self, source: str, model: str) -> Wanted:
+    def _wanted(self, source: str, model: str) -> ModelUse:
         return wanted(self._usual, self._options, source, model)
 
-    def _ready(self, want: Wanted, most_ms: float = math.inf) -> None:
+    def _ready(self, want: ModelUse, most_ms: float = math.inf) -> None:
         """Open it, unless it is, and keep it for a while even if nobody wants it yet."""
         with self._opening:
-            serving = self._open.get(want)
-            if serving is None:
-                serving = self._server.open(want)
+            served = self._open.get(want)
+            if served is None:
+                served = self._opener.open(want)
                 for width, height in self._sizes:
-                    serving.warm_up(width, height)
+                    served.warm_up(width, height)
                 if most_ms < math.inf:
-                    _check(want.model, serving, most_ms, self._sizes)
+                    _check(want.model, served, most_ms, self._sizes)
             with self._changing:
-                self._open[want] = serving
+                self._open[want] = served
                 self._seen_s[want] = time.monotonic()
 
     def _let_go(self) -> None:
@@ -272,11 +274,13 @@ class Servings:
             for want in idle:
                 if want.model not in kept or now - self._seen_s[want] >= KEPT_S:
                     del self._seen_s[want]
-                    count(gone := CacheCounts(), self._open.pop(want).remembered)
+                    add_up(gone := CacheCounts(), self._open.pop(want).remembered)
                     self.past = self.past.plus(gone)
 
 
-def _check(model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[int, int]]) -> None:
+def _check(
+    model: str, served: ServedModel, most_ms: float, sizes: Sequence[tuple[int, int]]
+) -> None:
     """Lets it look at noise: what fails or takes too long fails here, not on a source's frame."""
     width, height = sizes[-1]
     noise = np.random.default_rng(0)
@@ -286,8 +290,21 @@ def _check(model: str, serving: Serving, most_ms: float, sizes: Sequence[tuple[i
     times = []
     for _ in range(_RUNS):
         began = time.perf_counter()
-        serving.detector.detect([picture])
+        served.detector.detect([picture])
         times.append(1000 * (time.perf_counter() - began))
     taken_ms = statistics.median(times)
     if taken_ms > most_ms:
         raise ModelTooSlow(model, taken_ms, most_ms)
+
+
+_NOTHING: Final = CacheCounts()
+
+
+def add_up(counts: CacheCounts, groups: Sequence[Recall], past: CacheCounts = _NOTHING) -> None:
+    """Bring `counts` up to date with what all groups counted; past: those of models let go."""
+    each = [group.counts for group in groups]
+    counts.hits = past.hits + sum(one.hits for one in each)
+    counts.misses = past.misses + sum(one.misses for one in each)
+    counts.refused = past.refused + sum(one.refused for one in each)
+    counts.skipped = past.skipped + sum(one.skipped for one in each)
+    counts.groups, counts.off = len(groups), sum(not group.worth.on for group in groups)

@@ -21,7 +21,7 @@ from framegate.models.preprocess import inner_size
 
 
 @dataclass(frozen=True, slots=True)
-class SeamSettings:
+class MergeSettings:
     """When boxes are believed.
 
     border      model pixels; a box that ends so near to an inner border touches it
@@ -41,7 +41,7 @@ class SeamSettings:
     reach: float = 0.5
 
 
-DEFAULT = SeamSettings()
+DEFAULT = MergeSettings()
 _NOWHERE: Final = np.empty((0, 4), np.float32)
 
 
@@ -78,7 +78,7 @@ def merge(
     looks: Sequence[Look],
     size: tuple[int, int],
     long_side: int,
-    settings: SeamSettings = DEFAULT,
+    settings: MergeSettings = DEFAULT,
     judged: BoolArray | None = None,
 ) -> Merged:
     """`found`, what each of `looks` at a (width, height) picture found, among what is `known`.
@@ -112,14 +112,14 @@ def merge(
     return _merged(known, held, fresh, is_same, beyond)
 
 
-def replaced(known: Boxes, found: Boxes, settings: SeamSettings = DEFAULT) -> Merged:
+def replaced(known: Boxes, found: Boxes, settings: MergeSettings = DEFAULT) -> Merged:
     """As `merge` after one look at the whole: what it found takes the place of what was known."""
     follows = _followed(_same(found, known, settings.same))
     return Merged(found, np.ones(len(found), np.bool_), follows, _NOWHERE)
 
 
 def _doubts(
-    pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: SeamSettings
+    pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: MergeSettings
 ) -> tuple[BoolArray, BoolArray]:
     """Which pieces are of nothing that was found whole, and which known boxes they speak for.
 
@@ -179,7 +179,7 @@ def _share(a: FloatArray, b: FloatArray) -> FloatArray:
     return share
 
 
-def _part_of(pieces: Boxes, whole: Boxes, settings: SeamSettings) -> BoolArray:
+def _part_of(pieces: Boxes, whole: Boxes, settings: MergeSettings) -> BoolArray:
     """Which of `pieces` lie in which of `whole`, of the same class: (N, M)."""
     same_class = pieces.class_ids[:, None] == whole.class_ids[None, :]
     inside: BoolArray = (_share(pieces.xyxy, whole.xyxy) >= settings.part_of) & same_class

@@ -9,8 +9,9 @@ import pytest
 
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
-from framegate.stages.detect.attention import Moment, attend, clock_s
-from framegate.stages.detect.memory import Memory, memory_bytes
+from framegate.models.tracking.bytetrack import no_tracks
+from framegate.stages.detect.look_plan import plan_looks
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
 from framegate.stages.detect.options import masks_fault
 from tests.support.told_source import FPS, SIZE, THING, Source, areas, picture
 
@@ -42,10 +43,10 @@ def test_a_part_costs_less_than_the_whole() -> None:
     source.see(picture((300, 170, 340, 210)))
     seen = source.memory
     whole = crops.whole(*SIZE, 416).pixels
-    attention, _ = source.see(picture((300, 170, 344, 214), (40, 40, 80, 80)))
+    plan, _ = source.see(picture((300, 170, 344, 214), (40, 40, 80, 80)))
     assert seen is not source.memory
-    if attention.looked == "part":
-        assert sum(look.pixels for look in attention.looks) < 0.6 * whole
+    if plan.looked == "part":
+        assert sum(look.pixels for look in plan.looks) < 0.6 * whole
 
 
 def test_masked_places_do_not_trigger() -> None:
@@ -55,9 +56,8 @@ def test_masked_places_do_not_trigger() -> None:
     source.settle()
     mask = ignored_tiles([[(280, 160), (360, 160), (360, 240), (280, 240)]], grid_of(*SIZE))
     shown = picture((300, 176, 324, 200))
-    attention = attend(source.memory, source.tracks, 1.0, shown, Moment(1.0, False, b""),
-                       source.settings.attention, mask)  # fmt: skip
-    assert attention.reason == "unchanged"
+    plan = plan_looks(source.hold(1.0), shown, source.settings.plan, mask)
+    assert plan.reason == "unchanged"
 
 
 def test_an_object_that_left_is_gone_after_the_whole_was_looked_at() -> None:
@@ -90,8 +90,8 @@ def test_what_is_new_does_not_wait_for_what_moves() -> None:
         left = 200.0 + 3 * n
         moving = (int(left), 100, int(left) + 100, 200)
         new = [(560, 300, 600, 340)] if n >= 12 else []
-        attention, _ = source.see(picture(moving, *new), (left, 100.0, left + 100, 200.0))
-        if n in (12, 13) and attention.looks:
+        plan, _ = source.see(picture(moving, *new), (left, 100.0, left + 100, 200.0))
+        if n in (12, 13) and plan.looks:
             return
     raise AssertionError("a new object was not looked at within two frames")
 
@@ -104,21 +104,25 @@ def test_what_begins_to_change_beside_what_is_looked_at_is_believed() -> None:
     y = picture((288, 160, 320, 192)).y.copy()
     y[160:192, 352:384] += 15  # not enough to be looked at for at its first sight
     half = np.full((SIZE[1] // 2, SIZE[0] // 2), 128, np.uint8)
-    attention, told = source.see(Picture(y, half, half), clear, faint)
-    assert attention.looked == "part"
-    assert not crops.touch(np.array([faint], np.float32), attention.asked).any()
+    plan, told = source.see(Picture(y, half, half), clear, faint)
+    assert plan.looked == "part"
+    assert not crops.touch(np.array([faint], np.float32), plan.places).any()
     for _ in range(3):
         _, told = source.see(Picture(y, half, half), clear, faint)
     assert len(told.shown) == 2
 
 
+def now_s(memory: SourceMemory, pts: float | None) -> float:
+    return CurrentFrame(memory, no_tracks(), SIZE, pts).now_s
+
+
 def test_the_clock_neither_stands_still_nor_goes_back() -> None:
     period = 5 + 1 / 30
-    assert clock_s(Memory(clock_s=5.0), 1.0) == pytest.approx(period)
-    memory = Memory(pts=2.0, clock_s=5.0)
-    assert clock_s(memory, None) == clock_s(memory, 1.0) == clock_s(memory, 2.0)
-    assert clock_s(memory, None) == pytest.approx(period)
-    assert clock_s(memory, 4.5) == pytest.approx(7.5)
+    assert now_s(SourceMemory(clock_s=5.0), 1.0) == pytest.approx(period)
+    memory = SourceMemory(pts=2.0, clock_s=5.0)
+    assert now_s(memory, None) == now_s(memory, 1.0) == now_s(memory, 2.0)
+    assert now_s(memory, None) == pytest.approx(period)
+    assert now_s(memory, 4.5) == pytest.approx(7.5)
 
 
 def test_ages_go_on_after_time_stamps_went_back() -> None:
@@ -138,7 +142,7 @@ def test_memory_fits_its_plane_and_survives_it() -> None:
     data = memory.to_bytes()
     assert memory.gate is not None
     assert len(data) <= memory_bytes(memory.gate.grid)
-    assert Memory.from_bytes(data).to_bytes() == data
+    assert SourceMemory.from_bytes(data).to_bytes() == data
 
 
 def test_masks_are_checked() -> None:
@@ -149,5 +153,5 @@ def test_masks_are_checked() -> None:
 
 @pytest.mark.parametrize(("mode", "some"), [("off", False), ("frames", False), ("crops", True)])
 def test_only_where_parts_are_looked_at_their_sizes_are_warmed_up(mode: str, some: bool) -> None:
-    chosen = Source(mode=mode).settings.attention
+    chosen = Source(mode=mode).settings.plan
     assert (len(crops.sizes(*SIZE, chosen.long_side, chosen.crops)) > 1) == some

@@ -1,4 +1,4 @@
-"""Where detect stands with a source between two frames, and how that outlives a worker."""
+"""What detect knows of a source between two frames, and how that outlives a worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from framegate.models.window.head import WindowHead
 from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
 from framegate.pipeline.records import BeginReason, Position
 from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
-from framegate.stages.detect.belief import Belief
-from framegate.stages.detect.memory import Memory, memory_bytes
-from framegate.stages.detect.serving import Serving
+from framegate.stages.detect.estimate import Estimate
+from framegate.stages.detect.memory import SourceMemory, memory_bytes
+from framegate.stages.detect.model_pool import ServedModel
 
 
 class DetectState(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class DetectState(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class LiveState:
     """What the next frame starts from.
 
     anew    why its memory is empty, where it is
@@ -45,73 +45,76 @@ class Standing:
     unkept  rows of the window that are not in the ring yet
     """
 
-    memory: Memory
+    memory: SourceMemory
     tracks: TrackState
     window: WindowRows = field(default_factory=WindowRows)
     anew: BeginReason = "first"
     begins: bool = True
     unkept: tuple[FrameRow, ...] = ()
 
-    def after(self, belief: Belief) -> Standing:
-        """Where it stands after a frame."""
-        now = replace(self, memory=belief.memory, tracks=belief.tracks)
-        step = belief.window
+    def after(self, estimate: Estimate) -> LiveState:
+        """Return the state after a frame."""
+        now = replace(self, memory=estimate.memory, tracks=estimate.tracks)
+        step = estimate.judged
         if step is None:
             return now
         new = () if step.row is None else (step.row,)
         return replace(now, window=step.window, unkept=(*self.unkept, *new))
 
 
-class Standings:
-    """Standings of a worker's sources: in its memory, in shared memory, in the hop. One thread."""
+class StateKeeper:
+    """Keeps the states of a worker's sources: in its memory, in shared memory, in the hop.
+
+    One thread.
+    """
 
     def __init__(self, context: Context, head: WindowHead | None) -> None:
         self._context, self._head = context, head
-        self._known: dict[str, tuple[DetectState, Standing]] = {}
+        self._known: dict[str, tuple[DetectState, LiveState]] = {}
 
     def of(
-        self, item: Item, state: DetectState, now: Standing | None, serving: Serving
-    ) -> Standing:
-        """Before a frame: `now` if it was reached in this batch, else what the state names.
+        self, item: Item, state: DetectState, now: LiveState | None, served: ServedModel
+    ) -> LiveState:
+        """Return the state before a frame: `now` if reached in this batch, else the stored one.
 
         Nothing but the count of tracks goes on into another epoch. To another model tracks go on,
         unless its labels are others: what one saw is no reference for the other.
         """
         if now is not None or state.epoch != item.position.epoch:
             tracks = now.tracks if now is not None else _tracks(state)
-            return Standing(Memory(), replace(no_tracks(), next_id=tracks.next_id))
-        if state.model != serving.identity:
+            return LiveState(SourceMemory(), replace(no_tracks(), next_id=tracks.next_id))
+        if state.model != served.identity:
             tracks = _tracks(state)
-            if state.labels not in ("", serving.labels):
+            if state.labels not in ("", served.labels):
                 tracks = replace(no_tracks(), next_id=tracks.next_id)
-            return Standing(Memory(), tracks, anew="swapped")
+            return LiveState(SourceMemory(), tracks, anew="swapped")
         known = self._known.get(item.source)
         if known is not None and known[0] == state:
             return known[1]
         data = None if state.memory is None else self._plane(item).read(state.memory)
         rows = self._rows(item, state)
         if data is None or rows is None:
-            return Standing(Memory(), _tracks(state), anew="reanchored")
+            return LiveState(SourceMemory(), _tracks(state), anew="reanchored")
         window = WindowRows.from_bytes(rows)
-        return Standing(Memory.from_bytes(data), _tracks(state), window, begins=not rows)
+        return LiveState(SourceMemory.from_bytes(data), _tracks(state), window, begins=not rows)
 
     def kept(
-        self, item: Item, standing: Standing, state: DetectState, serving: Serving
+        self, item: Item, live: LiveState, state: DetectState, served: ServedModel
     ) -> DetectState:
-        """The source's new state; what it names counts once the hop took it."""
-        memory = self._plane(item).write(item.position, standing.memory.to_bytes(), state.memory)
-        window, begins = state.window if serving.head else None, standing.begins
-        for row in standing.unkept:
+        """Store the state; return the hop's part, which counts once the hop took it."""
+        memory = self._plane(item).write(item.position, live.memory.to_bytes(), state.memory)
+        window, begins = state.window if served.head else None, live.begins
+        for row in live.unkept:
             position = Position(item.position.epoch, row.seq)
             window = self._ring(item).write(position, row.to_bytes(), window, anew=begins)
             begins = False
-        if window is not None and standing.unkept:
+        if window is not None and live.unkept:
             # A window that let old rows go is that short after a restart, too.
-            window = msgspec.structs.replace(window, held=len(standing.window.rows))
-        tracks = standing.tracks.to_bytes()
-        by = serving.identity, serving.labels
+            window = msgspec.structs.replace(window, held=len(live.window.rows))
+        tracks = live.tracks.to_bytes()
+        by = served.identity, served.labels
         new = DetectState(item.position.epoch, tracks, memory, window, *by)
-        self._known[item.source] = new, replace(standing, unkept=(), begins=begins)
+        self._known[item.source] = new, replace(live, unkept=(), begins=begins)
         return new
 
     def forget(self, source: str) -> None:

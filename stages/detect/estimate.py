@@ -1,0 +1,210 @@
+"""The objects of a frame, and what is known afterwards: boxes merged, tracked, made calm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from framegate.models import boxes as nms
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray, IntArray
+from framegate.models.gate import crops, merge
+from framegate.models.gate.cells import tiles_inside
+from framegate.models.gate.merge import Merged
+from framegate.models.tracking import bytetrack, calm
+from framegate.models.tracking.bytetrack import TrackSettings, TrackState
+from framegate.models.tracking.calm import CalmSettings, CalmState
+from framegate.models.window.head import Step
+from framegate.pipeline.records import Origin
+from framegate.stages.detect.learning import learn
+from framegate.stages.detect.look_plan import LookPlan, PlanSettings
+from framegate.stages.detect.memory import (
+    MOST_KNOWN,
+    SAME_PLACE,
+    CurrentFrame,
+    KnownBoxes,
+    SourceMemory,
+)
+from framegate.stages.detect.motion import move_along
+
+_FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
+_SURE: Final = 0.9  # trust from which on a part that shows nothing is believed
+_NOWHERE: Final = np.empty((0, 4), np.float32)
+
+
+Judge = Callable[[Merged, IntArray], Step]
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateSettings:
+    """Everything that decides about a frame: where to look, and how boxes become objects."""
+
+    plan: PlanSettings
+    tracks: TrackSettings
+    calm: CalmSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """A frame's objects, and what the next frame starts from.
+
+    shown    in source pixels, highest score first
+    ids      int32 (N,)  tracks of the shown, 0 without one
+    origins  of each
+    age_s    of the oldest evidence: how long ago the whole frame was looked at
+    judged   what the window head made of the boxes; None where no head was asked
+    """
+
+    memory: SourceMemory
+    tracks: TrackState
+    shown: Boxes
+    ids: IntArray
+    origins: tuple[Origin, ...]
+    age_s: float
+    judged: Step | None = None
+
+
+def conclude(
+    frame: CurrentFrame,
+    plan: LookPlan,
+    found: Sequence[Boxes],
+    settings: EstimateSettings,
+    judge: Judge | None = None,
+) -> Estimate:
+    """Return what holds once each look has `found` its boxes; `judge` rescores them.
+
+    Merge, track, judge, calm; then learn from it, which needs to know how it ended.
+    """
+    if not plan.looks:
+        return _held(frame, plan, settings.tracks)
+    memory, now_s = frame.memory, plan.now_s
+    merged, doubted = _merged(frame, plan, found, settings)
+    tracks, ids = bytetrack.step(frame.tracks, merged.boxes, frame.pts, settings.tracks)
+    judged = None if judge is None else judge(merged, ids)
+    boxes = merged.boxes if judged is None else judged.boxes
+    calm_state, shown, rows = _calmed(frame, boxes, ids, merged.is_new, settings.calm)
+    means = np.zeros(len(ids), np.float32)
+    means[rows] = shown.scores
+    learned = learn(frame, plan, merged, means, settings.plan)
+    after = SourceMemory(
+        pts=frame.pts,
+        clock_s=now_s,
+        whole_s=now_s if plan.looked == "whole" else memory.whole_s,
+        look_s=now_s,
+        waited=0,
+        patience=learned.patience,
+        known=_known_after(memory.known, merged, ids, means, now_s),
+        calm=calm_state,
+        cut=merged.cut,
+        gate=learned.gate,
+        watched=memory.watched if plan.change is None else plan.change.hot,
+        trust=learned.trust,
+        doubted=doubted,
+    )
+    origins: list[Origin] = ["detected" if new else "carried" for new in merged.is_new[rows]]
+    age_s = now_s - after.whole_s
+    return Estimate(after, tracks, shown, ids[rows], tuple(origins), age_s, judged)
+
+
+def _merged(
+    frame: CurrentFrame, plan: LookPlan, found: Sequence[Boxes], settings: EstimateSettings
+) -> tuple[Merged, FloatArray]:
+    """Return known and found boxes; and places where a part may not have shown what is there.
+
+    With less around it the network is less sure of what it sees. So where nothing changed, what it
+    said before holds; and what it does not find again holds until the whole was looked at. So is
+    it where something changed and nothing was found, unless parts have earned trust.
+    """
+    known = frame.memory.known.boxes
+    if plan.looked == "whole":
+        return merge.replaced(known, found[0]), _NOWHERE
+    long_side, shown = settings.plan.long_side, np.float32(settings.calm.shown)
+    changed = np.concatenate([plan.places, _stirred(frame, plan, long_side)])
+    judged: BoolArray = np.any(crops.touch(known.xyxy, changed), axis=1)
+    new = [
+        boxes.take(np.flatnonzero(crops.touch(boxes.xyxy, changed).any(axis=1))) for boxes in found
+    ]
+    missed = judged & (known.scores > shown)
+    empty = np.ones(len(plan.places), np.bool_)
+    for boxes in new:
+        same_class = known.class_ids[:, None] == boxes.class_ids[None, :]
+        missed &= ~((nms.iou(known.xyxy, boxes.xyxy) > _FOUND_AGAIN) & same_class).any(axis=1)
+        sure = boxes.xyxy[boxes.scores > shown]
+        empty &= ~crops.touch(plan.places, sure).any(axis=1)
+    merged = merge.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
+    if frame.memory.trust >= _SURE:
+        empty[:] = False
+    missed &= crops.touch(known.xyxy, plan.places).any(axis=1)
+    return merged, np.concatenate([known.xyxy[missed], plan.places[empty]])
+
+
+def _stirred(frame: CurrentFrame, plan: LookPlan, long_side: int) -> FloatArray:
+    """Return places (M, 4) that the looks show and that began to change: now they are seen."""
+    if plan.change is None:
+        return _NOWHERE
+    state = plan.change.state
+    areas = np.array([crops.looked_at(look, frame.size, long_side) for look in plan.looks])
+    tiles = (state.above > 0).any(axis=0) & ~plan.change.hot & tiles_inside(areas, state.grid)
+    return crops.places_of(tiles, state.grid.tile_px) if tiles.any() else _NOWHERE
+
+
+def _calmed(
+    frame: CurrentFrame, boxes: Boxes, ids: IntArray, is_new: BoolArray, settings: CalmSettings
+) -> tuple[CalmState, Boxes, IndexArray]:
+    """Return calm.step of those boxes that are evidence, with rows of all."""
+    there = np.flatnonzero(boxes.scores >= np.float32(settings.candidate))
+    after, shown, rows = calm.step(
+        frame.memory.calm, boxes.take(there), ids[there], is_new[there], frame.pts, settings
+    )
+    return after, shown, there[rows]
+
+
+def _known_after(
+    known: KnownBoxes, merged: Merged, ids: IntArray, means: FloatArray, now_s: float
+) -> KnownBoxes:
+    """Return all boxes, with when each was last seen, and since when it has been found there."""
+    seen_s, since_s = np.full((2, len(merged.boxes)), now_s)
+    kept = ~merged.is_new
+    seen_s[kept] = known.seen_s[merged.known_row[kept]]
+    again = np.flatnonzero(merged.known_row >= 0)
+    rows = merged.known_row[again]
+    stays = ~merged.is_new[again]
+    stays |= nms.row_iou(known.boxes.xyxy[rows], merged.boxes.xyxy[again]) >= SAME_PLACE
+    since_s[again[stays]] = known.since_s[rows[stays]]
+    after = KnownBoxes(merged.boxes, seen_s, since_s, ids, means)
+    return after if len(ids) <= MOST_KNOWN else after.take(np.arange(MOST_KNOWN))
+
+
+def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estimate:
+    """Return what holds where nobody looked: all that is known, some of it a frame further.
+
+    That is no evidence for tracks, but one that just began is confirmed by what did not change.
+    """
+    memory, tracks, known = frame.memory, frame.tracks, frame.memory.known
+    moved: BoolArray = np.zeros(len(known.ids), np.bool_)
+    if plan.change is not None and plan.reason != "unchanged":
+        known, moved = move_along(known, tracks, plan.change, frame.size, plan.now_s)
+    if plan.reason == "unchanged" and (tracks.ids == 0).any():
+        tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings)
+        known = replace(known, ids=ids)
+    else:
+        gone_on = set(known.ids[moved].tolist())
+        going = np.array([track in gone_on for track in tracks.ids.tolist()], np.bool_)
+        tracks = bytetrack.coast(tracks, going, frame.pts, settings)
+    after = replace(
+        memory,
+        pts=frame.pts,
+        clock_s=plan.now_s,
+        waited=memory.waited + 1 if plan.reason == "waiting" else 0,
+        known=known,
+        calm=replace(memory.calm, pts=tracks.pts),
+        gate=None if plan.change is None else plan.change.state,
+    )
+    rows = known.shown()
+    boxes = known.boxes
+    shown = Boxes(boxes.xyxy[rows], known.means[rows], boxes.class_ids[rows])
+    origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
+    age_s = plan.now_s - memory.whole_s
+    return Estimate(after, tracks, shown, known.ids[rows], tuple(origins), age_s)

@@ -1,0 +1,223 @@
+"""Where to look in a frame: one decision, from what changed, what may wait, and what is too old."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import cv2
+import numpy as np
+
+from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
+from framegate.models.gate import crops, gate
+from framegate.models.gate.cells import Cells, cells_of, grid_of
+from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.gate.gate import Change
+from framegate.models.gate.settings import GateSettings
+from framegate.models.gate.state import SHORTEST, age_limit
+from framegate.models.picture import Picture
+from framegate.pipeline.records import Looked, Reason
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory
+from framegate.stages.detect.motion import swept_tiles
+from framegate.stages.detect.options import GateOptions
+
+_MOVING_PERIOD_S: Final = 1 / 15  # of whole passes while the camera moves
+_ROUNDING_S: Final = 0.004
+_LEAST_TRUST: Final = 0.6
+_NO_PLACES: Final = np.empty((0, 4), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookPlan:
+    """What is to be done about a frame.
+
+    looks    parts to give to the network; one of them may be the whole
+    now_s    the source's clock at this frame
+    cells    of the picture, and
+    change   what the gate found; both None where no gate looks
+    places   float32 (M, 4)  rectangles, in source pixels, that parts are looked at for
+    """
+
+    looks: tuple[Look, ...]
+    looked: Looked
+    reason: Reason
+    now_s: float
+    cells: Cells | None = None
+    change: Change | None = None
+    places: FloatArray = field(default_factory=lambda: _NO_PLACES)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSettings:
+    """Numbers behind GateOptions, for one detector.
+
+    long_side  of the network's input
+    shown      0..1, mean score from which on an object is shown
+    """
+
+    options: GateOptions
+    long_side: int
+    gate: GateSettings
+    crops: CropSettings
+    shown: float
+
+
+def plan_looks(
+    frame: CurrentFrame,
+    picture: Picture,
+    settings: PlanSettings,
+    ignored: BoolArray | None = None,
+) -> LookPlan:
+    """Return what to look at in `picture`; a pure function.
+
+    ignored  tiles whose changes do not count, bool (tile_rows, tile_columns)
+    """
+    if settings.options.mode == "off":
+        return whole_plan(frame, settings)
+    grid = grid_of(*frame.size)
+    cells = cells_of(picture, grid)
+    change = gate.look(frame.memory.gate, cells, grid, frame.key_frame, settings.gate, ignored)
+    looked, reason, places = _choice(frame, change, settings)
+    looks: tuple[Look, ...] | None = ()
+    if looked == "part":
+        known = frame.memory.known.boxes.xyxy
+        looks = crops.plan(places, known, frame.size, settings.long_side, settings.crops)
+        if looks is None and reason == "age":
+            # With what will be too old soon it is too much: only with what is.
+            places = _aged(frame, settings, with_soon=False)
+            looks = crops.plan(places, known, frame.size, settings.long_side, settings.crops)
+    if looked == "whole" or looks is None:
+        reason = "too_much" if looks is None else reason
+        looked, looks = "whole", (crops.whole(*frame.size, settings.long_side),)
+    return LookPlan(looks, looked, reason, frame.now_s, cells, change, places)
+
+
+def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
+    """Return the plan for a frame that no gate compares: one look at the whole."""
+    whole = (crops.whole(*frame.size, settings.long_side),)
+    return LookPlan(whole, "whole", "every_frame", frame.now_s)
+
+
+def _choice(
+    frame: CurrentFrame, change: Change, using: PlanSettings
+) -> tuple[Looked, Reason, FloatArray]:
+    """Return how much to look at, why, and the places (M, 4) in source pixels for a part."""
+    memory, options = frame.memory, using.options
+    reason = _reason_for_whole(frame, change, options)
+    if reason is not None:
+        return "whole", reason, _NO_PLACES
+    if change.moving:
+        is_due = frame.now_s - memory.look_s >= _MOVING_PERIOD_S - _ROUNDING_S
+        is_due |= _any_too_old(frame, using)
+        return "whole" if is_due else "no", "moving", _NO_PLACES
+    changed = _NO_PLACES
+    if change.hot.any():
+        if _may_wait(frame, change, using):
+            return "no", "waiting", _NO_PLACES
+        changed = crops.places_of(change.hot, change.state.grid.tile_px)
+    if len(memory.doubted):
+        return "whole", "doubted", _NO_PLACES
+    too_old = _aged(frame, using)
+    places = np.concatenate([changed, memory.cut, too_old])
+    if not len(places):
+        return "no", "unchanged", _NO_PLACES
+    why: Reason = "age" if len(places) == len(too_old) else "changed"
+    can_be_part = options.mode == "crops" and memory.trust >= _LEAST_TRUST
+    return "part" if can_be_part else "whole", why, places
+
+
+def _reason_for_whole(frame: CurrentFrame, change: Change, options: GateOptions) -> Reason | None:
+    memory = frame.memory
+    if memory.gate is None:
+        return frame.anew
+    drawn = (round(memory.whole_s * 1000),)
+    if frame.now_s - memory.whole_s >= age_limit(options.frame_age_s, frame.source_key, drawn):
+        return "frame_age"
+    return "exposure" if change.exposure else None
+
+
+# -- Whether what changed may wait for its look while what is known goes on as its tracks tell.
+
+_UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
+_NEXT_TILES: Final = np.ones((3, 3), np.uint8)
+
+
+def _may_wait(frame: CurrentFrame, change: Change, using: PlanSettings) -> bool:
+    """Return whether all that changed is known: objects whose motion can be told until the next
+    frame, and what was looked at when it last changed, and is in none.
+    """
+    memory, options = frame.memory, using.options
+    if not options.most or memory.waited >= min(options.wait_frames, int(memory.patience)):
+        return False
+    next_s = frame.now_s + (frame.now_s - memory.clock_s)
+    waits_s = next_s - memory.look_s - _ROUNDING_S
+    if waits_s > options.wait_s or _any_too_old(frame, using):
+        return False
+    expected = swept_tiles(memory.known, frame.tracks, memory.waited, change.state.grid)
+    if memory.watched.size and waits_s <= _UNKNOWN_WAIT_S:
+        expected |= cv2.dilate(memory.watched.astype(np.uint8), _NEXT_TILES).astype(np.bool_)
+    return not (change.hot & ~expected).any()
+
+
+# -- How old what is known may get before it is looked at again.
+
+_SOON: Final = 0.5  # of the age at which a look is due: it is cheaper together
+_UNSURE: Final = 0.04  # so near to the least score that is shown
+
+
+def _aged(frame: CurrentFrame, using: PlanSettings, with_soon: bool = True) -> FloatArray:
+    """Return the known boxes (M, 4) that were not seen for too long; if there is one, those too
+    that soon will be.
+    """
+    memory, options = frame.memory, using.options
+    if _all_fresh(memory, frame.now_s, SHORTEST * options.object_age_s):
+        return _NO_PLACES
+    ages, most = _ages(frame, using)
+    if not (ages >= SHORTEST * most).any():
+        return _NO_PLACES
+    known = memory.known
+    seen_ms, tracks = np.rint(known.seen_s * 1000).astype(int).tolist(), known.ids.tolist()
+    limits = np.array(
+        [
+            age_limit(limit, frame.source_key, (seen, track)) if math.isfinite(limit) else limit
+            for limit, seen, track in zip(most.tolist(), seen_ms, tracks, strict=True)
+        ]
+    )
+    # What may be as old as the frame is seen with it.
+    limits = np.where(most < options.frame_age_s, limits, most)
+    if not (ages >= limits).any():
+        return _NO_PLACES
+    limits = np.minimum(limits, _SOON * most) if with_soon else limits
+    old: FloatArray = known.boxes.xyxy[ages >= limits]
+    return old
+
+
+def _any_too_old(frame: CurrentFrame, using: PlanSettings) -> bool:
+    """Return whether something was not seen for as long as it may be: then nothing waits."""
+    if _all_fresh(frame.memory, frame.now_s, using.options.object_age_s):
+        return False
+    ages, most = _ages(frame, using)
+    return bool((ages >= most).any())
+
+
+def _all_fresh(memory: SourceMemory, now_s: float, age_s: float) -> bool:
+    """Return whether all was looked at within the shortest age: then no ages are compared."""
+    return bool(now_s - memory.known.seen_s.min(initial=now_s) < age_s)
+
+
+def _ages(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, DoubleArray]:
+    """Return of each known box the seconds since it was looked at, and the most that may be.
+
+    What was found where it is for some time is trusted for as long again, so the time between two
+    looks at what stands still doubles; but not where its score leaves in doubt whether it is shown.
+    For what is surely not shown there is no limit.
+    """
+    known, options = frame.memory.known, using.options
+    is_shown = known.means > 0
+    margin = np.where(is_shown, known.means, known.boxes.scores) - np.float32(using.shown)
+    longest = max(options.object_age_s, options.still_age_s)
+    most = np.clip(known.seen_s - known.since_s, options.object_age_s, longest)
+    most[np.abs(margin) < _UNSURE] = options.object_age_s
+    most[~is_shown & (margin <= -_UNSURE)] = np.inf
+    return frame.now_s - known.seen_s, most
