@@ -27,10 +27,7 @@ import aiomqtt
 import msgspec
 from outbox import Message, Outbox
 
-from framegate.pipeline import records
-from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.records import Result
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate import Context, Item, Result, Stage, from_environment
 
 GOODBYE_S = 1.0
 
@@ -92,8 +89,11 @@ class MqttBridge(Stage[Bridged]):
         self._outbox.close(GOODBYE_S)
 
     def _message(self, item: Item) -> Message:
-        result = bytes(item.record.said[self.context.before])
-        said = counts(result) if self.options.content == "counts" else records.as_builtins(result)
+        before = self.context.before
+        if self.options.content == "counts":
+            said = counts(item.output_of(before, Result))
+        else:
+            said = item.output_of(before, dict)
         key = f"{item.source}/{item.position}"
         return Message(item.source, key, msgspec.json.encode(said))
 
@@ -123,11 +123,10 @@ class MqttBridge(Stage[Bridged]):
             outbox.sent(message)
 
 
-def counts(result: bytes) -> dict[str, Any]:
-    """What is in a result, by label."""
-    found = records.decode(result, Result)
-    objects = Counter(thing.label for thing in found.objects)
-    return {"source": found.source, "epoch": found.epoch, "seq": found.seq, "counts": objects}
+def counts(result: Result) -> dict[str, Any]:
+    """Count what is in a result, by label."""
+    objects = Counter(thing.label for thing in result.objects)
+    return {"source": result.source, "epoch": result.epoch, "seq": result.seq, "counts": objects}
 
 
 async def _listen(client: aiomqtt.Client) -> None:

@@ -15,9 +15,9 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from framegate.pipeline.retry import Backoff
-
 log = logging.getLogger(__name__)
+
+AGAIN_S, AGAIN_MOST_S = 0.02, 5.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Outbox:
             except self._errors as error:
                 failures = 1 if not self._away else failures + 1
                 self._note_away(error)
-            await asyncio.sleep(Backoff().delay_s(failures, random.random()))
+            longest_s = min(AGAIN_S * 2 ** min(failures, 10), AGAIN_MOST_S)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * longest_s)  # not all of a fleet at once
 
     def _note_away(self, error: Exception) -> None:
         with self._changed:

@@ -28,9 +28,7 @@ import httpx
 import msgspec
 from outbox import Message, Outbox
 
-from framegate.pipeline import records
-from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate import Context, Item, Stage, from_environment
 
 AGAIN = (408, 425, 429)
 GOODBYE_S = 1.0
@@ -89,7 +87,7 @@ class Webhook(Stage[Delivered]):
         self._outbox.close(GOODBYE_S)
 
     def _message(self, item: Item) -> Message:
-        result = records.as_builtins(bytes(item.record.said[self.context.before]))
+        result = item.output_of(self.context.before, dict)
         key = f"{item.source}/{item.position}"
         return Message(item.source, key, msgspec.json.encode(result))
 

@@ -1,1 +1,95 @@
-"""Framegate: streaming video analytics that computes only what is new."""
+"""Framegate: streaming video analytics that computes only what is new.
+
+This package is the public API. What lies under `framegate.pipeline`, `framegate.stages` and
+`framegate.models` may change with every version, but for what stands in a pipeline.toml.
+
+Read results    subscribe, Subscription, Result, Object, Position, End
+Run a pipeline  run, Run
+Write a stage   Stage, Item, Context, NoOptions, NoState, WAITS; for large state and caches
+                PlaneRef, RingRef, MemoLimits
+Write a source  Source, LiveSource, Frame, Form, Request
+Test a stage    testing
+Secrets         from_environment, for a stage that logs in somewhere
+Errors          errors, all of them errors.FramegateError
+
+A name is loaded when it is first used: a stage loads no Redis client and no NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from framegate import errors, testing
+    from framegate._run import Run, run
+    from framegate.pipeline.client import Subscription, subscribe
+    from framegate.pipeline.config.options import from_environment
+    from framegate.pipeline.records import End, Object, Position, Result
+    from framegate.pipeline.source import Form, Frame, LiveSource, Request, Source
+    from framegate.pipeline.stage import (
+        WAITS,
+        Context,
+        Item,
+        MemoLimits,
+        NoOptions,
+        NoState,
+        PlaneRef,
+        RingRef,
+        Stage,
+    )
+
+__all__ = [
+    "WAITS",
+    "Context",
+    "End",
+    "Form",
+    "Frame",
+    "Item",
+    "LiveSource",
+    "MemoLimits",
+    "NoOptions",
+    "NoState",
+    "Object",
+    "PlaneRef",
+    "Position",
+    "Request",
+    "Result",
+    "RingRef",
+    "Run",
+    "Source",
+    "Stage",
+    "Subscription",
+    "errors",
+    "from_environment",
+    "run",
+    "subscribe",
+    "testing",
+]
+
+_MODULES: Final = {
+    "framegate._run": ("Run", "run"),
+    "framegate.pipeline.client": ("Subscription", "subscribe"),
+    "framegate.pipeline.config.options": ("from_environment",),
+    "framegate.pipeline.records": ("End", "Object", "Position", "Result"),
+    "framegate.pipeline.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
+    "framegate.pipeline.stage": (
+        "WAITS", "Context", "Item", "MemoLimits", "NoOptions", "NoState", "PlaneRef", "RingRef",
+        "Stage",
+    ),
+}  # fmt: skip
+_MODULE_OF: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("errors", "testing"):
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -105,6 +105,14 @@ class RunRefused(FramegateError):
         self.exit = code
 
 
+class RunEnded(FramegateError):
+    """A run inside a program did not begin, or ended before the program ended it."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.exit = code
+
+
 class SourceOwned(FramegateError):
     """Another run owns the source."""
 

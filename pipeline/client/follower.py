@@ -20,6 +20,7 @@ from framegate.pipeline.store.hop import END
 
 COUNT = "64"
 BLOCK_MS = "1000"
+WHOLE = 2**62  # in place of a frame's number: all frames of its epoch
 
 Start = Literal["new", "earliest"] | Mapping[str, str]
 Given = Result | ResultsTrimmed
@@ -164,7 +165,7 @@ class Follower:
                 self._readings[name] = _standing_of(info)
         for name in fresh:
             if isinstance(self._start, Mapping) and name in self._start:
-                self._readings[name] = Cursor(Position.parse(self._start[name]))
+                self._readings[name] = _cursor_after(Position.parse(self._start[name]))
             # What appears later is new from its first result on.
             strict = self._start == "new"
             self._readings.setdefault(name, Cursor(START, 0 if strict else None, strict))
@@ -190,6 +191,15 @@ class Follower:
             if gap is not None:
                 self.ready.append(gap)
         self.ready.extend(reading.passed(entries))
+
+
+def _cursor_after(position: Position) -> Cursor:
+    """Return a cursor after a result, or after a whole epoch (WHOLE): nobody knows which result was
+    the last of an epoch, but before the first epoch there were none.
+    """
+    if position.seq < WHOLE:
+        return Cursor(position)
+    return Cursor(position, strict=False) if position.epoch else Cursor(START, 0)
 
 
 def _standing_of(info: Any) -> Cursor:

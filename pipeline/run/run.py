@@ -10,10 +10,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import structs
 
 from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
@@ -50,7 +52,7 @@ from framegate.pipeline.run.sources import (
 )
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
-from framegate.pipeline.spec import PaceName
+from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
 from framegate.pipeline.store.ownership import HURRY_S, Store
@@ -80,6 +82,10 @@ class RunOptions:
     pace: PaceName | None = None
     named: frozenset[str] = frozenset()
     """Sources that the command line names, not the configuration."""
+    began: Callable[[str, Sequence[SourceSpec]], None] | None = None
+    """Of a run inside a program: called with the store's URL once results may come. Such a run
+    goes on, also when all sources have ended, until it is told to stop; it shows no progress.
+    """
 
 
 def run(config: Config, options: RunOptions) -> Exit:
@@ -212,6 +218,8 @@ def _run_on(
     if before is None:
         wanted = RunFile(secrets.token_hex(8), identity, tuple(asked), stays=not asked, begun=False)
         before = resumed(wanted, asked, folder.path)
+    if options.began is not None:
+        before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
     config = with_certificates(config)
     if options.save is not None:
@@ -277,7 +285,7 @@ async def _supervise(
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
-    quiet = options.json or plan.log_format == "json"
+    quiet = options.json or options.began is not None or plan.log_format == "json"
     beside = [
         asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
         asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results, tidy)),
@@ -292,6 +300,8 @@ async def _supervise(
     try:
         async with answered(folder.path, supervisor, store.url):
             with announced(folder.path, http):
+                if options.began is not None:
+                    options.began(store.url, sources.specs())
                 code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)

@@ -25,6 +25,7 @@ from tests.support.told_store import telling_its_store
 pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def blocks(language: str) -> list[str]:
@@ -59,9 +60,8 @@ def folder() -> Iterator[Path]:
 
 def shown(folder: Path, code: str, lines: int) -> list[str]:
     """Run code in the folder and take its first lines."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
     ) as reader:
         assert reader.stdout is not None
         found = [reader.stdout.readline().rstrip("\n") for _ in range(lines)]
@@ -99,6 +99,25 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "set aside" not in ended.err
     assert len(ended.results("clip")) == 9
+
+
+def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "my_stages.py").write_text(the_block("python", "class People"))
+    code = the_block("python", "testing.Harness")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
+
+
+def test_a_pipeline_in_ones_own_program(tmp_path: Path) -> None:
+    write_scene(tmp_path / "bikes.mp4", steady(3))
+    ran = subprocess.run(
+        [sys.executable, "-c", the_block("python", "framegate.run(")],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["1-0", "1-1", "1-2"]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("framegate")])

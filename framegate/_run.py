@@ -1,0 +1,268 @@
+"""A pipeline inside a program: `run` starts a run as a child process, and ends that with the block.
+
+A run needs a process of its own: its supervisor takes signals, and workers and store die with it,
+which the kernel sees to only for a main thread. Program and child speak over a pair of sockets,
+one line of JSON a message: the program says what to run (Wanted), the child that results may come
+(Began), and how the run ended (Ended). The run ends once the program shuts its side down, which
+the kernel does for a program that is killed. The child's side is _run_process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+from framegate.pipeline.client import Subscription
+from framegate.pipeline.client.follower import WHOLE, Follower, Steps
+from framegate.pipeline.client.reader import Reader
+from framegate.pipeline.errors import ConfigFaults, Exit, RunEnded
+from framegate.pipeline.records import End, Result
+
+Place = str | os.PathLike[str]
+
+DRAIN_S: Final = 30.0
+STOP_S: Final = 15.0
+LATE_S: Final = 5.0
+STORE_AWAY_S: Final = 60.0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What the child is to run: the arguments of `run`, as plain data."""
+
+    named: list[str]
+    tables: dict[str, Any]
+    config: str | None
+    folder: str
+    is_temporary: bool
+    resume: bool
+    take_over: bool
+    pace: Literal["realtime", "fast"] | None
+
+
+class Began(msgspec.Struct, frozen=True, tag=True):
+    """The run goes on: its store's URL, and the last epoch before it of each of its sources."""
+
+    store: str
+    past: dict[str, int]
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """How the run ended; `faults` of a configuration that is refused, `message` of other errors."""
+
+    exit: int
+    message: str = ""
+    faults: list[str] = []
+
+
+def run(
+    sources: Place | Sequence[Place] | Mapping[str, Place | Mapping[str, Any]] = (),
+    config: Place | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    folder: Place | None = None,
+    resume: bool = False,
+    take_over: bool = False,
+    pace: Literal["realtime", "fast"] | None = None,
+) -> Run:
+    """Run sources through a pipeline while a `with` block lasts.
+
+        with framegate.run({"gate": "rtsp://..."}, changes={"gate": {"mode": "off"}}) as running:
+            for result in running:
+                print(result.source, result.position, len(result.objects))
+
+    sources    paths, globs and URLs, or NAME=one of them, as on the command line; or what they are
+               by name: a path or URL, or a table as `[sources.NAME]` in pipeline.toml. They are
+               added to those of the configuration
+    config     a pipeline.toml; default: ./pipeline.toml, else the packaged one
+    changes    tables and keys that replace those of the configuration
+    folder     the data folder; default: a temporary one, removed at the end
+    resume     go on with the run in `folder` where it stopped
+    take_over  take sources that another run of the store owns
+    pace       of files: as their time stamps say, or as fast as it goes
+
+    Nothing is started before the block. A stage of your own is found as the program would import
+    it. No HTTP port is opened unless the configuration names one. What the run logs goes to
+    standard error, from the level on that `[log]` says. See Run for what may be raised.
+    """
+    named: list[str] = []
+    tables = dict(changes or {})
+    if isinstance(sources, Mapping):
+        entries = {
+            name: dict(entry) if isinstance(entry, Mapping) else {"url": os.fspath(entry)}
+            for name, entry in sources.items()
+        }
+        tables["sources"] = {**tables.get("sources", {}), **entries}
+    else:
+        several = [sources] if isinstance(sources, str | os.PathLike) else sources
+        named = [os.fspath(source) for source in several]
+    path = None if config is None else os.fspath(config)
+    wanted = Wanted(named, tables, path, "", folder is None, resume, take_over, pace)
+    return Run(wanted, None if folder is None else Path(folder))
+
+
+class Run:
+    """A run of this program: a context manager, and in its block an iterator over results.
+
+    Entering starts the run and returns when results may come. Leaving, also by an exception, ends
+    it: what is decoded is finished, then its processes are gone. It dies with the program, however
+    that dies.
+
+    Iterating gives each result of this run once, each source's in order, and stops when every
+    source that the run began with has ended; a camera never does. Who iterates more than
+    `store.results_keep` results behind gets ResultsTrimmed and may go on after the gap. Other
+    readers use `subscribe(running.store, ...)`, also in other threads, processes and with asyncio.
+
+    store    URL of the run's store, while the block lasts
+    folder   its data folder
+    sources  names of the sources that it began with
+    exit     how it ended, once it has: Exit.SOURCE_FAILED if a source ended with a fault
+
+    Fails   entering: ConfigFaults with all that is wrong with configuration or sources; RunEnded
+            for what else refuses to start. Iterating: ResultsTrimmed; RunEnded if the run ended by
+            itself; StoreLost if a store of your own was away for a minute
+    Thread  one thread at a time
+    """
+
+    def __init__(self, wanted: Wanted, folder: Path | None) -> None:
+        """Use `run`. folder: None for a temporary one."""
+        self._wanted, self._kept = wanted, folder
+        self.store = ""
+        self.folder = Path() if folder is None else folder.absolute()
+        self.sources: tuple[str, ...] = ()
+        self.exit: Exit | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
+        self._results: Subscription | None = None
+
+    def __enter__(self) -> Self:
+        if self._process is not None:
+            raise RuntimeError("a Run is entered once: call framegate.run again")
+        if self._kept is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="framegate-"))
+        try:
+            self._start()
+            told = self._hear()
+            if not isinstance(told, Began):
+                raise self._failure(told)
+        except BaseException:
+            self._end()
+            raise
+        self.store, self.sources = told.store, tuple(told.past)
+        self._results = Subscription(
+            Reader(self.store, _Follower(told.past, self._check), STORE_AWAY_S)
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def __iter__(self) -> Iterator[Result]:
+        return self
+
+    def __next__(self) -> Result:
+        if self._results is None or self.exit is not None:
+            raise RuntimeError("a Run gives results in its `with` block only")
+        return next(self._results)
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """Return the end of each source that has ended, as far as iterated; `fault` says why."""
+        return self._results.ends if self._results is not None else {}
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._line = ours
+        path = os.pathsep.join(place for place in sys.path if place)
+        words = str(theirs.fileno()), str(os.getpid())
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "framegate._run_process", *words],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is the program's, whose block then ends
+            )
+        wanted = msgspec.structs.replace(self._wanted, folder=str(self.folder))
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            ours.sendall(msgspec.json.encode(wanted, enc_hook=os.fspath) + b"\n")
+
+    def _hear(self) -> Began | Ended:
+        """Return the child's next message; Ended without a message if it ends before that."""
+        assert self._line is not None
+        assert self._process is not None
+        said = bytearray()
+        while not said.endswith(b"\n"):
+            some = self._line.recv(65536)
+            if not some:
+                code = self._process.wait()
+                return Ended(code if code in set(Exit) else Exit.SOURCE_FAILED)
+            said += some
+        return msgspec.json.decode(said, type=Began | Ended)
+
+    def _failure(self, ended: Ended) -> ConfigFaults | RunEnded:
+        if ended.faults:
+            return ConfigFaults(ended.faults)
+        code = Exit(ended.exit)
+        why = ended.message or f"exit code {int(code)}; what it logged says why"
+        return RunEnded(f"the run has ended: {why}", code)
+
+    def _check(self) -> None:
+        """RunEnded if the run has ended by itself."""
+        assert self._process is not None
+        if self._process.poll() is not None:
+            told = self._hear()
+            assert isinstance(told, Ended)
+            raise self._failure(told)
+
+    def _end(self) -> None:
+        """Drain the run, wait for its end, and leave nothing of it behind."""
+        if self._results is not None:
+            self._results.close()
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                self._line.shutdown(socket.SHUT_WR)
+        try:
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(DRAIN_S + STOP_S + LATE_S)
+        finally:
+            if self._process is not None:
+                if self._process.poll() is None:
+                    self._process.kill()  # its workers and its store die with it
+                code = self._process.wait()
+                self.exit = Exit(code) if code in set(Exit) else Exit.SOURCE_FAILED
+            if self._line is not None:
+                self._line.close()
+            if self._kept is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _Follower(Follower):
+    """Follows a run that may end by itself: a reader would wait for more of it for ever."""
+
+    def __init__(self, past: Mapping[str, int], check: Callable[[], None]) -> None:
+        """past: the last epoch of each source before the run; check raises once the run ended."""
+        start = {name: f"{epoch}-{WHOLE}" for name, epoch in past.items()}
+        super().__init__(list(past), start, until_end=True)
+        self._check = check
+
+    def steps(self) -> Steps:
+        """Follow for a round, at most a second."""
+        self._check()
+        yield from super().steps()

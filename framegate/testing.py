@@ -1,0 +1,310 @@
+"""Call a stage of your own in a test: in this process, without a store, workers or a run.
+
+    from framegate import testing
+
+    def test_people_are_counted():
+        with testing.Harness(People) as people:
+            result = testing.result([testing.detected("person"), testing.detected("car")])
+            assert people.feed([result]) == [{"people": 1}]
+            assert people.state() == Seen(people=1)
+
+A stage that reads pixels is fed with `frames` of a clip or an array.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from framegate.pipeline import records
+from framegate.pipeline.config.options import read_options, with_variables
+from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import ConfigFaults, FrameLost
+from framegate.pipeline.records import VERSION, End, Object, Position, Record, Result
+from framegate.pipeline.source import Frame
+from framegate.pipeline.stage import WAITS, Item, Stage
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Given", "Harness", "detected", "frames", "result"]
+
+S = TypeVar("S")
+SOURCE = "clip"
+
+
+class Given(NamedTuple):
+    """One frame for a stage; `pixels`: planar YUV 4:2:0 of the size in `item.record.form`."""
+
+    item: Item
+    pixels: bytes
+
+
+def frames(
+    clip: str | os.PathLike[str] | npt.NDArray[np.uint8],
+    source: str = SOURCE,
+    *,
+    epoch: int = 1,
+    fps: float = 25.0,
+) -> Iterator[Given]:
+    """Give the frames of a clip, or of an array, for `Harness.feed`.
+
+    clip    path of a video file; or an array uint8, (frames, height, width, 3) RGB, or (frames,
+            height, width) grey. RGB becomes full-range YUV
+    source  name of the source that they are frames of
+    epoch   1 or more; a second clip of the same source takes a greater one
+    fps     frames a second of an array: its time stamps are 0, 1/fps, 2/fps, ...
+
+    errors.SourceFault for a file that cannot be decoded; ValueError for an array of another shape.
+    """
+    decoded = _decoded(clip) if hasattr(clip, "ndim") else _opened(clip)
+    for number, frame in enumerate(decoded):
+        pixels = bytearray(frame.nbytes)
+        frame.write(memoryview(pixels))
+        seconds = number / fps if hasattr(clip, "ndim") else frame.pts
+        record = Record(
+            v=VERSION,
+            pts=seconds,
+            captured=seconds or 0.0,
+            captured_from="file",
+            arrived=time.monotonic(),
+            number=number,
+            form=frame.form,
+            key_frame=frame.key_frame,
+        )
+        yield Given(Item(source, Position(epoch, number), record), bytes(pixels))
+
+
+def _opened(clip: Any) -> Iterator[Frame]:
+    from framegate.stages.decode import FileSource
+
+    opened = FileSource(str(clip))
+    try:
+        yield from opened.frames()
+    finally:
+        opened.close()
+
+
+def _decoded(array: Any) -> Iterator[Frame]:
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    from framegate.stages.decode.frame import DecodedFrame
+
+    kind = {3: "gray", 4: "rgb24"}.get(array.ndim)
+    if kind is None or str(array.dtype) != "uint8" or (array.ndim == 4 and array.shape[3] != 3):
+        raise ValueError(
+            f"an array of {array.shape} {array.dtype}: allowed are (frames, height, width, 3) and "
+            "(frames, height, width), uint8"
+        )
+    converter = VideoReformatter()
+    for picture in array:
+        yield DecodedFrame(av.VideoFrame.from_ndarray(picture, kind), converter)
+
+
+def detected(
+    label: str,
+    box: tuple[float, float, float, float] = (0.0, 0.0, 10.0, 10.0),
+    *,
+    track: int | None = 1,
+    score: float = 0.9,
+    class_id: int = 0,
+) -> Object:
+    """Return an object as a detector found it; box: x1, y1, x2, y2 in pixels of the frame."""
+    return Object(track, label, class_id, score, box, "detected")
+
+
+def result(
+    objects: Iterable[Object] = (),
+    seq: int = 0,
+    *,
+    source: str = SOURCE,
+    pts: float | None = None,
+    **fields: Any,
+) -> Result:
+    """Return the result of a frame in which a detector found these objects, for `Harness.feed`.
+
+    pts     seconds; default: seq / 25
+    fields  other fields of Result, in place of what is usual: 1 as epoch, 640 x 360 as size, ...
+    """
+    seconds = seq / 25.0 if pts is None else pts
+    usual: dict[str, Any] = {
+        "v": VERSION,
+        "epoch": 1,
+        "captured": seconds,
+        "captured_from": "file",
+        "published": seconds,
+        "width": 640,
+        "height": 360,
+        "outcome": "detected",
+        "looked": "whole",
+        "escalation": "none",
+        "reason": "every_frame",
+        "models": (),
+        "age_s": 0.0,
+        "scene": 1,
+    }
+    given = {"source": source, "seq": seq, "pts": seconds, "objects": tuple(objects)}
+    return Result(**{**usual, **given, **fields})
+
+
+class Harness(Generic[S]):
+    """A stage outside a run: feed frames or results, look at outputs and states.
+
+    As in a run, a batch holds at most `batch` frames, outputs and states must be such as msgpack
+    can hold, and the stage gets a state as it comes back from the store. Unlike in a run, an
+    exception of the stage is the caller's.
+
+    stage    the stage itself
+    context  what it may use: planes, rings and memos of this process, and `folder`
+    Thread   one
+    """
+
+    def __init__(
+        self,
+        kind: type[Stage[S]],
+        options: Mapping[str, Any] | None = None,
+        *,
+        before: str = "cache",
+        folder: str | os.PathLike[str] | None = None,
+        batch: int | None = None,
+        now: float = 0.0,
+        **others: Any,
+    ) -> None:
+        """Open the stage.
+
+        options  keys of its table in pipeline.toml; ConfigFaults with all that is wrong with them
+        before   name of the stage whose outputs it reads
+        folder   data folder of the run; default: a temporary one, removed by `close`
+        batch    most frames in one call of `process`; default: what the stage wants
+        now      UNIX seconds that its context tells
+        others   other fields of Context: live, past, model, store
+        """
+        faults: list[str] = []
+        named = with_variables(kind.Options, dict(options or {}), "", faults)
+        read = read_options(kind.Options, named, "", faults)
+        if faults:
+            raise ConfigFaults(faults)
+        self._temporary = TemporaryDirectory() if folder is None else None
+        place = Path(self._temporary.name if self._temporary is not None else str(folder))
+        self._pixels: dict[tuple[str, Position], bytes] = {}
+        self._states: dict[str, S] = {}
+        self._waiting: list[Given] = []
+        self._batch = batch or kind.batch
+        self._kind = kind
+        self.context = context_alone(self._frame, lambda: now, place, before, **others)
+        self.stage = kind(read, self.context)
+
+    def feed(
+        self, given: Iterable[Given | Result], before: Iterable[Any] | None = None
+    ) -> list[Any]:
+        """Give frames to the stage; return its outputs, one for each, None where it had none.
+
+        given   `frames` of clips and arrays, or published results; those of a source in order
+        before  an output of the stage before for each frame, which `Item.output_of` then gives.
+                Of a result, the output is the result
+
+        A frame that WAITS has no output yet: it is given again at the next call, in which its
+        output comes. TypeError for an output or a state that msgpack cannot hold.
+        """
+        outputs: list[Any] = []
+        batch, self._waiting = self._waiting, []
+        for frame in self._framed(given, before):
+            batch.append(frame)
+            if len(batch) >= self._batch and not self._waiting:
+                outputs += self._call(batch)
+                batch = []
+        if self._waiting:
+            self._waiting += batch
+            return outputs
+        return outputs + self._call(batch)
+
+    def state(self, source: str = SOURCE) -> S:
+        """Return the state of a source, as the store would hold it."""
+        return self._states[source] if source in self._states else self._kind.State()
+
+    def end(self, source: str = SOURCE, *, last: bool = True, fault: str | None = None) -> Any:
+        """End the epoch of a source; return what the stage has left to say, None: nothing.
+
+        last   whether the source ends with it; fault: why, if not because it was complete
+        """
+        end = End(VERSION, 0, last, fault=fault)
+        output, state = self.stage.end(source, end, self.state(source))
+        self._keep({source: state})
+        records.encode(None if output is WAITS else output)
+        return output
+
+    def close(self) -> None:
+        """Close the stage, and remove a temporary folder."""
+        self.stage.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _framed(
+        self, given: Iterable[Given | Result], before: Iterable[Any] | None
+    ) -> Iterator[Given]:
+        """Give all as frames, with what the stage before gave in their records."""
+        outputs = None if before is None else iter(before)
+        name = self.context.before
+        for frame in given:
+            if isinstance(frame, Result):
+                record = records.record_of_result(records.encode(frame), name)
+                yield Given(Item(frame.source, frame.position, record), b"")
+            elif outputs is None:
+                yield frame
+            else:
+                item = frame.item
+                said = {**item.record.said, name: msgspec.Raw(records.encode(next(outputs)))}
+                record = msgspec.structs.replace(item.record, said=said)
+                yield Given(item._replace(record=record), frame.pixels)
+
+    def _call(self, batch: Sequence[Given]) -> list[Any]:
+        if not batch:
+            return []
+        self._pixels = {(item.source, item.position): pixels for item, pixels in batch}
+        items = [frame.item for frame in batch]
+        states = {item.source: self.state(item.source) for item in items}
+        outputs, after = self.stage.process(items, states)
+        if len(outputs) != len(items):
+            raise ValueError(f"{len(outputs)} outputs for {len(items)} frames")
+        self._keep(after)
+        self._waiting += [f for f, o in zip(batch, outputs, strict=True) if o is WAITS]
+        there = [output for output in outputs if output is not WAITS]
+        for output in there:
+            records.encode(output)
+        return there
+
+    def _keep(self, states: Mapping[str, S]) -> None:
+        for source, state in states.items():
+            self._states[source] = records.decode(records.encode(state), self._kind.State)
+
+    @contextmanager
+    def _frame(self, item: Item) -> Iterator[memoryview]:
+        pixels = self._pixels.get((item.source, item.position))
+        where = f"source {item.source} frame {item.position}"
+        if not self._kind.pixels:
+            raise FrameLost(f"{where}: {self._kind.__name__} must set pixels = 1 to read pixels")
+        if not pixels:
+            raise FrameLost(f"{where}: a result has no pixels; feed frames")
+        yield memoryview(pixels)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
