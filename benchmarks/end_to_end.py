@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import configuration
 from benchmarks.harness.clips import SIZES, find_clip, make_clips, rate
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes
@@ -34,6 +34,7 @@ from benchmarks.harness.report import (
     Option,
     Result,
     conditions,
+    in_turn,
     median_of_ratios,
     percentile,
 )
@@ -65,9 +66,8 @@ Job = tuple[list[Told], Callable[[], Told]]
 
 def config_text(clip: Path, paced: bool) -> str:
     """The packaged pipeline.toml with the clip as its source."""
-    packaged = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
-    pace = "realtime" if paced else "fast"
-    return f'{packaged}\n[sources.{SOURCE}]\nurl = "{clip}"\npace = "{pace}"\n'
+    source = {"url": str(clip), "pace": "realtime" if paced else "fast"}
+    return configuration.packaged({f"sources.{SOURCE}": source})
 
 
 def measure_engine(clip: Path, paced: bool, seconds: float) -> Told:
@@ -120,19 +120,15 @@ def measure_round(
 
     fast: list[Job] = [(rounds.engine, partial(measure_engine, clip, False, seconds))]
     fast += [(rounds.loops[name], partial(loop, name, False)) for name in LOOPS]
-    _in_turn(fast, turn)
+    for measured, run in in_turn(fast, turn):
+        measured.append(run())
     paced: list[Job] = [
         (rounds.engine_paced, partial(measure_engine, clip, True, seconds)),
         (rounds.loop_paced, partial(loop, faster(rounds), True)),
     ]
     if peers is not None:
         paced.append((rounds.peer_paced, partial(peer, peers)))
-    _in_turn(paced, turn)
-
-
-def _in_turn(jobs: Sequence[Job], first: int) -> None:
-    for n in range(len(jobs)):
-        measured, run = jobs[(n + first) % len(jobs)]
+    for measured, run in in_turn(paced, turn):
         measured.append(run())
 
 

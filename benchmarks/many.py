@@ -21,14 +21,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
-from benchmarks.harness.null_source import FOUND
 from benchmarks.harness.process_tree import memory_bytes, usage
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
-from framegate.pipeline.stage import Item, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
-from framegate.stages.detections import Detections
 from tests.support import footage
 
 FPS = 1.0
@@ -38,42 +36,13 @@ START_S, END_S = 240.0, 600.0
 MOST_GROWTH = 1.3
 
 
-class ReadPixels(Stage[NoState]):
-    """Stands in for detect: the same object in every frame, once its pixels were read."""
-
-    pixels = 1
-    batch = 64
-
-    def process(
-        self, batch: Sequence[Item], states: Mapping[str, NoState]
-    ) -> tuple[list[Detections], Mapping[str, NoState]]:
-        """Read them, and answer. FrameLost if they are not there."""
-        for item in batch:
-            with self.context.pixels(item) as pixels:
-                sum(pixels[:SIDE])
-        return [FOUND] * len(batch), states
-
-
 def config_text(clip: Path, names: Sequence[str]) -> str:
-    """A pipeline.toml: the packaged chain with the detector above."""
-    chain = (
-        ("decode", "framegate.stages.decode:Decode", None),
-        ("window", "framegate.stages.window:Window", "decode"),
-        ("detect", "benchmarks.many:ReadPixels", "window"),
-        ("escalate", "framegate.stages.escalate:Escalate", "detect"),
-        ("cache", "framegate.stages.cache:Cache", "escalate"),
+    """A pipeline.toml: the packaged chain with a detector that only reads pixels."""
+    sources = {name: {"url": str(clip), "pace": "realtime"} for name in names}
+    decode = {"use": "framegate.stages.decode:Decode"}
+    return configuration.with_stand_ins(
+        sources, decode, "benchmarks.harness.null_source:ReadPixels"
     )
-    lines = ["[log]", 'level = "WARNING"']
-    for name in names:
-        lines += [f"[sources.{name}]", f'url = "{clip}"', 'pace = "realtime"']
-    for name, use, before in chain:
-        lines += [
-            f"[stages.{name}]",
-            f'use = "{use}"',
-            *([f'input = "{before}"'] if before else []),
-        ]
-    lines += ["[placement]", 'ingest = ["decode", "window"]', 'infer = ["detect"]']
-    return "\n".join([*lines, 'publish = ["escalate", "cache"]', ""])
 
 
 def measure(clip: Path, frames: int, sources: int, seconds: float) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from benchmarks.harness.report import (
     Option,
     Result,
     conditions,
+    in_turn,
     median_of_ratios,
     percentile,
 )
@@ -148,7 +149,7 @@ def _throughput(
     askers = [Asker(f"source{n}", in_hand=2) for n in range(SOURCES)]
     rates: dict[int, list[float]] = defaultdict(list)
     for number in range(rounds):
-        for batch in _order(list(urls), number):
+        for batch in in_turn(list(urls), number):
             told, spent_s = _case(askers, partial(_queue, urls[batch]), frames, seconds)
             answered = sum(len(one.responses_s) for one in told.values())
             rates[batch].append(answered / spent_s)
@@ -183,7 +184,7 @@ def _fairness(
     others: dict[str, int] = defaultdict(int)
     unanswered = 0
     for number in range(rounds):
-        for case in _order(list(cases), number):
+        for case in in_turn(list(cases), number):
             told = _case(cases[case], open_place, frames, seconds)[0]
             for who, one in told.items():
                 if who in watched:
@@ -236,12 +237,6 @@ def _case(
         return asked_by(askers, asks, frames, seconds), time.monotonic() - begun
     finally:
         asks.close()
-
-
-def _order(cases: list[Any], number: int) -> list[Any]:
-    """Another one each round."""
-    at = number % len(cases)
-    return cases[at:] + cases[:at]
 
 
 BENCHMARK = Benchmark(

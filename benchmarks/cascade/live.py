@@ -12,19 +12,18 @@ frame period in it.
 from __future__ import annotations
 
 import itertools
-import re
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
 import av
 import numpy as np
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.gate_clips import GateClip
 from benchmarks.harness.live_cameras import ClipCameras
@@ -38,7 +37,6 @@ _SOURCE: Final = "clip"
 _SETTLE_S: Final = 2.0
 _SPARE_S: Final = 10.0  # of footage, for starting; then it is played over
 _X264: Final = {"preset": "veryfast", "crf": "18", "bf": "0", "sc_threshold": "0"}
-_PLACE: Final = re.compile(r'(?m)^(\[escalate\]\n(?:(?!\[).*\n)*?place = )"off"$')
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +80,8 @@ def measure(clip: GateClip, seconds: float, folder: Path, light_first: bool) -> 
 
 def config_text(url: str, escalates: bool) -> str:
     """The packaged pipeline.toml with the camera as its source, and with its heavy pass or not."""
-    text = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
-    if escalates:
-        text, changed = _PLACE.subn(r'\1"local"', text)
-        if changed != 1:
-            raise ValueError('pipeline.toml has no line with place = "off" in [escalate]')
-    return f'{text}\n[sources.{_SOURCE}]\nurl = "{url}"\n'
+    heavy = {"escalate": {"place": "local"}} if escalates else {}
+    return configuration.packaged({f"sources.{_SOURCE}": {"url": url}, **heavy})
 
 
 def _run(config: str, seconds: float) -> Response:

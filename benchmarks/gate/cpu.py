@@ -6,14 +6,13 @@ of the machine at every moment.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Final, Literal
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import START_S, EngineRun, RunFailed, Sample
 from benchmarks.harness.gate_clips import WARM_UP, GateClip
 
@@ -22,7 +21,6 @@ Switch = Literal["on", "off"]
 _SOURCE: Final = "clip"
 _LOOK_S: Final = 0.1
 _END_S: Final = 0.5  # so long before its end a run is looked at last: then its processes go
-_MODE: Final = re.compile(r'(\n\[gate\]\n(?:[^\[\n].*\n|\n)*?mode = ")(\w+)(")')
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,9 @@ class Cost:
 
 def config_text(clip: GateClip, switch: Switch) -> str:
     """The packaged pipeline.toml with the clip as its source; its gate, or none."""
-    text = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
-    if _MODE.search(text) is None:
-        raise ValueError("pipeline.toml has no line with the mode of [gate]")
-    if switch == "off":
-        text = _MODE.sub(r"\1off\3", text)
-    return f'{text}\n[sources.{_SOURCE}]\nurl = "{clip.path}"\npace = "realtime"\n'
+    source = {f"sources.{_SOURCE}": {"url": str(clip.path), "pace": "realtime"}}
+    gate = {"gate": {"mode": "off"}} if switch == "off" else {}
+    return configuration.packaged({**source, **gate})
 
 
 def cost(clip: GateClip, seconds: float, first: Switch) -> Cost:

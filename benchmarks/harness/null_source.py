@@ -20,6 +20,7 @@ from framegate.stages.detections import Detections
 
 _STAMP = struct.Struct("<Q")
 _LEAD_S = 0.25
+_READ = 32  # bytes
 SCHEME = "null://"
 
 
@@ -108,8 +109,8 @@ FOUND = Detections(
 )
 
 
-class NullDetect(Stage[NoState]):
-    """Stands in for detect: the same object in every frame, once the frame's stamp is right."""
+class ReadPixels(Stage[NoState]):
+    """Stands in for detect: the same object in every frame, once some of its pixels were read."""
 
     pixels = 1
     batch = 64
@@ -117,11 +118,23 @@ class NullDetect(Stage[NoState]):
     def process(
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[Detections], Mapping[str, NoState]]:
-        """Read each stamp and answer. ValueError if a slot holds another frame."""
+        """Read them, and answer. FrameLost if they are not there."""
         for item in batch:
             with self.context.pixels(item) as pixels:
-                check_stamp(pixels, item.record)
+                self.read(pixels, item.record)
         return [FOUND] * len(batch), states
+
+    def read(self, pixels: memoryview, record: Record) -> None:  # noqa: ARG002
+        """Read a few of a frame's pixels."""
+        sum(pixels[:_READ])
+
+
+class NullDetect(ReadPixels):
+    """Reads the stamp that NullSource wrote, instead."""
+
+    def read(self, pixels: memoryview, record: Record) -> None:
+        """Raise ValueError if the slot holds another frame."""
+        check_stamp(pixels, record)
 
 
 def check_stamp(pixels: memoryview, record: Record) -> None:

@@ -20,7 +20,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from benchmarks.harness.code_behind import commit_of, digest_of
 
@@ -32,6 +32,7 @@ _EXTRAS: Final = {
 }
 
 Result = dict[str, Any]
+T = TypeVar("T")
 Need = Literal["clips", "bench", "train"]
 
 
@@ -219,6 +220,12 @@ def conditions(packages: Sequence[str], **more: Any) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2),
         **more,
     }
+
+
+def in_turn(sides: Sequence[T], number: int) -> list[T]:
+    """Return the sides of a round in their order, another one first from round to round."""
+    first = number % len(sides)
+    return [*sides[first:], *sides[:first]]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

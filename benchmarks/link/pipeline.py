@@ -9,7 +9,6 @@ the metrics that the run serves on that port of loopback.
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import itertools
 import json
 import statistics
@@ -27,6 +26,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.live_cameras import ClipCameras, make_cameras
 from benchmarks.harness.report import percentile
@@ -104,18 +104,13 @@ def run_behind(
 
 def _config(camera: str, place: str, url: str) -> str:
     """As it ships, with a promise over short periods: audits ask in every phase."""
-    text = (
-        importlib.resources.files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
-    )
-    for off, on in (
-        ('\nplace = "off"\n', f'\nplace = "{place}"\nurl = "{url}"\n'),
-        ('\nmeasure = "off"\n', '\nmeasure = "counts"\naudited = 0.1\n'),
-        ("\nframes = 36000\n", f"\nframes = {PERIOD}\n"),
-        ("\nalpha = 0.01\n", "\nalpha = 0.5\n"),  # so short a period shows no less
-    ):
-        assert off in text
-        text = text.replace(off, on)
-    return text + f'\n[sources.{SOURCE}]\nurl = "{camera}"\n'
+    # So short a period shows no smaller share than a half.
+    promise = {"measure": "counts", "audited": 0.1, "frames": PERIOD, "alpha": 0.5}
+    return configuration.packaged({
+        "escalate": {"place": place, "url": url},
+        "promise": promise,
+        f"sources.{SOURCE}": {"url": camera},
+    })  # fmt: skip
 
 
 @contextmanager

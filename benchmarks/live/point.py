@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed
 from benchmarks.harness.live_cameras import FPS, ClipCameras
 from benchmarks.harness.process_tree import memory_bytes
@@ -62,10 +62,9 @@ class LivePoint:
 
 def config_text(urls: Sequence[str]) -> str:
     """The packaged pipeline.toml with these cameras as its sources."""
-    packaged = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
-    return packaged + "".join(
-        f'\n[sources.{source(number)}]\nurl = "{url}"\n' for number, url in enumerate(urls)
-    )
+    return configuration.packaged({
+        f"sources.{source(number)}": {"url": url} for number, url in enumerate(urls)
+    })  # fmt: skip
 
 
 def source(number: int) -> str:

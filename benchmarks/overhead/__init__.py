@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, growth
 from benchmarks.harness.null_source import SCHEME
 from benchmarks.harness.report import (
@@ -28,6 +29,7 @@ from benchmarks.harness.report import (
     Option,
     Result,
     conditions,
+    in_turn,
     median_of_ratios,
     percentile,
 )
@@ -69,22 +71,15 @@ class Measured:
 
 def config_text(job: Job) -> str:
     """A pipeline.toml: null decode and detect, all else as packaged."""
-    lines = ["[log]", 'level = "WARNING"']
-    for n, phase in enumerate(job.phases_s):
-        pace = "realtime" if job.live else "fast"
-        lines += [f"[sources.s{n}]", f'url = "{SCHEME}{phase * 1e3!r}"', f'pace = "{pace}"']
-    chain = (
-        ("decode", "benchmarks.harness.null_source:NullDecode", None),
-        ("window", "framegate.stages.window:Window", "decode"),
-        ("detect", "benchmarks.harness.null_source:NullDetect", "window"),
-        ("escalate", "framegate.stages.escalate:Escalate", "detect"),
-        ("cache", "framegate.stages.cache:Cache", "escalate"),
+    pace = "realtime" if job.live else "fast"
+    sources = {
+        f"s{n}": {"url": f"{SCHEME}{phase * 1e3!r}", "pace": pace}
+        for n, phase in enumerate(job.phases_s)
+    }
+    decode = {"use": "benchmarks.harness.null_source:NullDecode", "fps": job.fps}
+    return configuration.with_stand_ins(
+        sources, decode, "benchmarks.harness.null_source:NullDetect"
     )
-    for name, use, before in chain:
-        lines += [f"[stages.{name}]", f'use = "{use}"']
-        lines += [f"fps = {job.fps}"] if before is None else [f'input = "{before}"']
-    lines += ["[placement]", 'ingest = ["decode", "window"]', 'infer = ["detect"]']
-    return "\n".join([*lines, 'publish = ["escalate", "cache"]', ""])
 
 
 def measure_engine(job: Job, seconds: float) -> Measured:
@@ -156,7 +151,7 @@ def measure(rounds: int, seconds: float, peers: str | None) -> Runs:
     runs: Runs = {name: {side: [] for side, _ in sides} for name in JOBS}
     for n in range(rounds):
         for name, job in JOBS.items():
-            for side, run in sides if n % 2 == 0 else reversed(sides):
+            for side, run in in_turn(sides, n):
                 one = run(job, seconds if job.live else seconds / 2)
                 runs[name][side].append(one)
                 print(f"round {n + 1} {name:<11} {side:<6} {one.cpu_ms:.4f} ms a frame, "

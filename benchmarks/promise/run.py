@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed, Sample
 from framegate.models.boxes import Boxes
 from framegate.pipeline.client import subscribe
@@ -106,7 +104,6 @@ def config_text(clip: Path, promised: Promised | None) -> str:
 
     Asks are not budgeted: what the promise takes is what is measured.
     """
-    text = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
     tables: dict[str, dict[str, str | float]] = {
         "escalate": {"place": "off"},
         "promise": {"measure": "off"},
@@ -117,14 +114,7 @@ def config_text(clip: Path, promised: Promised | None) -> str:
         terms = {"alpha": promised.alpha, "confidence": CONFIDENCE, "frames": promised.frames}
         tables["escalate"] = {"place": "local", **asks}
         tables["promise"] = {"measure": "counts", **terms}
-    for name, values in tables.items():
-        text = _without(text, name) + f"\n[{name}]\n"
-        text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-    return text
-
-
-def _without(text: str, table: str) -> str:
-    return re.sub(rf"(?m)^\[{re.escape(table)}\]\n(?:(?!\[).*\n)*", "", text)
+    return configuration.packaged(tables)
 
 
 def boxes_of(result: Result) -> Boxes:
