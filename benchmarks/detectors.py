@@ -30,8 +30,7 @@ from benchmarks.harness.report import Benchmark, Option, Result
 from benchmarks.harness.scoring import Labelled, Score, match, read_labelled, score
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
-from framegate.models.detector import member as fusion
-from framegate.models.detector import policy
+from framegate.models.detector import fusion, policy
 from framegate.models.detector.detector import Detector, build
 from framegate.models.detector.member import DetectorMember, Runtime
 from framegate.models.detector.network import Precision, cpu_model, supported

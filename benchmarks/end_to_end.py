@@ -40,8 +40,8 @@ from benchmarks.harness.report import (
 )
 from benchmarks.rivals.bare_loops import LOOPS, LoopName, Spec, Told, measure_loop
 from benchmarks.rivals.roboflow_peer import PeerSpec, measure_peer
-from framegate.models.detector import trial
-from framegate.models.detector.trial import Choice
+from framegate.models.detector import precision_trial
+from framegate.models.detector.precision_trial import Choice
 
 WARM_UP = 60
 LOOK_S = 0.5
@@ -103,7 +103,7 @@ def choice_of_engine(clip: Path) -> Choice:
     """Precision and threads that the engine serves with here; the loops take the same."""
     with EngineRun(config_text(clip, paced=False), [SOURCE]) as run:
         run.wait_for(1)
-        return trial.run(run.data / "precision.json")
+        return precision_trial.run(run.data / "precision.json")
 
 
 def measure_round(

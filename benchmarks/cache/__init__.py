@@ -28,9 +28,9 @@ from benchmarks.cache.cost import look_up_ms, noisy_cost
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from framegate.models.detector import detector, policy
+from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
-from framegate.models.detector.recall import Recall
 from framegate.models.picture import Picture
 from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.embedded import EmbeddedStore

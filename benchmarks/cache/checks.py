@@ -10,9 +10,9 @@ import redis
 
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
+from framegate.models.detector.answer_cache import AnswerMemory, Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import Precision, supported
-from framegate.models.detector.recall import AnswerMemory, Recall
 from framegate.models.picture import Picture
 from framegate.pipeline import keys
 from framegate.pipeline.stage import MemoLimits

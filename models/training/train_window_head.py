@@ -32,7 +32,7 @@ from framegate.models.training.compose_footage import (
     planes_of,
     read_photographs,
 )
-from framegate.models.training.window_course import (
+from framegate.models.training.window_training import (
     CANDIDATE,
     HEAVY_LEAST,
     ClipLesson,

@@ -19,7 +19,7 @@ from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Guard, Request
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.files import (
+from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,
     TruncationCheck,

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Guard, Request
-from framegate.stages.decode.files import (
+from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,
     check_packet,

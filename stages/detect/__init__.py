@@ -13,7 +13,7 @@ import numpy.typing as npt
 from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector import policy
-from framegate.models.detector.recall import Recall
+from framegate.models.detector.answer_cache import Recall
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead

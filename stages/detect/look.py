@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from framegate.models.boxes import BoolArray, Boxes
+from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.recall import Recall
 from framegate.models.gate import crops, gate
 from framegate.models.picture import Picture
 from framegate.models.window import features

@@ -15,10 +15,10 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.detector import detector, policy
+from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import nearest
 from framegate.models.detector.policy import Policy
-from framegate.models.detector.recall import Recall
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of

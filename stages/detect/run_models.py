@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from framegate.models import coco
-from framegate.models.detector import trial
-from framegate.models.detector.trial import Choice, Tried
+from framegate.models.detector import precision_trial
+from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import ModelError
 from framegate.models.registry.model_folder import Manifest, ModelFolder
 from framegate.models.registry.open import open_model, tried_of
@@ -87,15 +87,18 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
     tried  what was measured; None: the light detector
     """
     pinned = folder / "precision.json"
-    key = trial.machine_key(trial.cores_available(), tried or trial.light())
-    if key in (choices := trial.read_cache(pinned)):
+    key = precision_trial.machine_key(
+        precision_trial.cores_available(), tried or precision_trial.light()
+    )
+    if key in (choices := precision_trial.read_cache(pinned)):
         return choices[key]
-    with trial.locked(pinned):  # two workers of a run would each find, and use, another one
-        if key in (choices := trial.read_cache(pinned)):
+    # Two workers of a run would each find, and use, another one.
+    with precision_trial.locked(pinned):
+        if key in (choices := precision_trial.read_cache(pinned)):
             return choices[key]
-        choice = trial.run(cache / "precision.json", tried=tried)
+        choice = precision_trial.run(cache / "precision.json", tried=tried)
         with suppress(OSError):
-            trial.write_cache(pinned, choices | {key: choice})
+            precision_trial.write_cache(pinned, choices | {key: choice})
     return choice
 
 

@@ -22,7 +22,7 @@ from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.source import Request
 from framegate.stages.decode import FileSource
 from framegate.stages.decode.camera import CameraSource
-from framegate.stages.decode.files import DecodeOptions
+from framegate.stages.decode.container import DecodeOptions
 
 OPTIONS: Final = DecodeOptions(
     max_damaged=50, max_pixels=1 << 20, open_timeout_s=0.5, read_timeout_s=0.5

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
 from framegate.models.conversion.file_kind import kind_of, scan
-from framegate.models.detector.recall import _check, boxes_of, value_of
+from framegate.models.detector.answer_cache import _check, boxes_of, value_of
 from framegate.models.errors import ManifestRefused, ModelError, ModelRefused
 from framegate.models.picture import Picture
 from framegate.models.preprocess import prepare

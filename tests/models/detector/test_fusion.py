@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes, empty
-from framegate.models.detector.member import fuse
+from framegate.models.detector.fusion import fuse
 
 ROW = st.tuples(
     st.integers(0, 50), st.integers(0, 50), st.integers(1, 40), st.integers(1, 40),

@@ -10,7 +10,7 @@ import pytest
 
 from framegate.models.conversion.add import AddRequest, add
 from framegate.models.conversion.settle import Wishes
-from framegate.models.detector.trial import Choice, choose
+from framegate.models.detector.precision_trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
 from framegate.models.picture import Picture
 from framegate.models.registry import open

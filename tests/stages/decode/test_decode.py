@@ -13,7 +13,7 @@ import pytest
 
 from framegate.pipeline.errors import SourceFault
 from framegate.stages.decode import FileSource, probe
-from framegate.stages.decode.files import DecodeOptions
+from framegate.stages.decode.container import DecodeOptions
 from tests.support import footage
 
 DATA = os.environ.get("FRAMEGATE_DATA")

@@ -12,7 +12,7 @@ import pytest
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.stages.decode import FileSource
-from framegate.stages.decode.files import DecodeOptions
+from framegate.stages.decode.container import DecodeOptions
 from tests.support import footage
 from tests.support.cameras.hostile import claiming
 from tests.support.cameras.scripted import jpeg

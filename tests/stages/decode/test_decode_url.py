@@ -14,7 +14,7 @@ from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode import Decode, FileSource, probe
-from framegate.stages.decode.files import DecodeOptions, is_url
+from framegate.stages.decode.container import DecodeOptions, is_url
 from tests.support import footage
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.boxes import Boxes
-from framegate.models.detector import recall
+from framegate.models.detector import answer_cache
+from framegate.models.detector.answer_cache import Recall, Worth, boxes_of, key_of, value_of
 from framegate.models.detector.detector import Detector, build, load
 from framegate.models.detector.member import DetectorMember
-from framegate.models.detector.recall import Recall, Worth, boxes_of, key_of, value_of
 from framegate.models.gate import crops
 from framegate.models.gate.crops import Look
 from framegate.models.picture import Picture
@@ -149,7 +149,7 @@ def test_a_new_version_finds_nothing_of_an_old_one(
     light: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key_of(light.members[0], prepared())
-    monkeypatch.setattr(recall, "_VERSION", 2)
+    monkeypatch.setattr(answer_cache, "_VERSION", 2)
     assert key_of(light.members[0], prepared()) != before
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from framegate.models.detector import trial
-from framegate.models.detector.trial import Choice, Tried
+from framegate.models.detector import precision_trial
+from framegate.models.detector.precision_trial import Choice, Tried
 
 
 @pytest.mark.parametrize(
@@ -30,21 +30,21 @@ from framegate.models.detector.trial import Choice, Tried
     ],
 )
 def test_choose(times, wanted):
-    choice = trial.choose(times)
+    choice = precision_trial.choose(times)
     assert (choice.precision, choice.threads) == wanted
     assert choice.ms == times[wanted]
 
 
 def test_nothing_measured():
     with pytest.raises(ValueError, match="no candidate"):
-        trial.choose({})
+        precision_trial.choose({})
 
 
 @pytest.mark.parametrize(
     ("cores", "threads"), [(1, {1}), (2, {1, 2}), (3, {1, 3}), (4, {1, 2, 4}), (16, {1, 8, 16})]
 )
 def test_candidates(cores, threads):
-    assert {t for _, t in trial.candidates(("f32", "int8"), cores)} == threads
+    assert {t for _, t in precision_trial.candidates(("f32", "int8"), cores)} == threads
 
 
 class StepClock:
@@ -68,21 +68,21 @@ class StepClock:
 def test_measure_takes_the_median_after_the_first_round():
     clock = StepClock()
     runs = {("f32", 1): clock.run(9.0, 0.010, 0.030, 0.020), ("int8", 1): clock.run(0.005)}
-    taken = trial.measure(runs, budget_s=0.0, clock=clock)
+    taken = precision_trial.measure(runs, budget_s=0.0, clock=clock)
     assert taken == {("f32", 1): pytest.approx(20.0), ("int8", 1): pytest.approx(5.0)}
 
 
 def test_measure_goes_on_until_the_budget_is_spent():
     clock = StepClock()
-    trial.measure({("f32", 1): clock.run(0.1)}, budget_s=1.0, clock=clock)
+    precision_trial.measure({("f32", 1): clock.run(0.1)}, budget_s=1.0, clock=clock)
     assert 1.0 <= clock.now < 1.2
 
 
 def test_cache_round_trip(tmp_path):
     path = tmp_path / "deep" / "trial.json"
     choices = {"a": Choice("int8", 2, 5.5), "b": Choice("f32", 1, 20.0)}
-    trial.write_cache(path, choices)
-    assert trial.read_cache(path) == choices
+    precision_trial.write_cache(path, choices)
+    assert precision_trial.read_cache(path) == choices
     assert [p.name for p in path.parent.iterdir()] == ["trial.json"]
 
 
@@ -103,19 +103,19 @@ def test_cache_round_trip(tmp_path):
 def test_an_unreadable_cache_is_no_cache(tmp_path, text):
     path = tmp_path / "trial.json"
     path.write_text(text)
-    assert trial.read_cache(path) == {}
-    assert trial.read_cache(tmp_path / "none.json") == {}
+    assert precision_trial.read_cache(path) == {}
+    assert precision_trial.read_cache(tmp_path / "none.json") == {}
 
 
 def test_a_trial_is_made_once(tmp_path):
     path = tmp_path / "trial.json"
     path.write_text("not JSON")
-    first = trial.run(path, budget_s=0.0, cores=1)
+    first = precision_trial.run(path, budget_s=0.0, cores=1)
     assert first.threads == 1
     written = json.loads(path.read_text())
-    assert list(written) == [trial.machine_key(1, trial.light())]
+    assert list(written) == [precision_trial.machine_key(1, precision_trial.light())]
     # A second one would measure other milliseconds.
-    assert trial.run(path, budget_s=0.0, cores=1) == first
+    assert precision_trial.run(path, budget_s=0.0, cores=1) == first
 
 
 def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
@@ -125,18 +125,20 @@ def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
 
     def opens(precision, threads):
         inside.set()
-        seen.append(sorted(trial.read_cache(cache)))
-        return trial.light().open(precision, threads)
+        seen.append(sorted(precision_trial.read_cache(cache)))
+        return precision_trial.light().open(precision, threads)
 
     with ThreadPoolExecutor(2) as pool:
-        with trial.locked(cache):
+        with precision_trial.locked(cache):
             runs = [
-                pool.submit(trial.run, cache, 0.05, 1, Tried(("f32",), opens, (64, 64), weights))
+                pool.submit(
+                    precision_trial.run, cache, 0.05, 1, Tried(("f32",), opens, (64, 64), weights)
+                )
                 for weights in ("a", "b", "b")
             ]
             assert not inside.is_set()
         choices = [run.result() for run in runs]
-    assert len(trial.read_cache(cache)) == 2
+    assert len(precision_trial.read_cache(cache)) == 2
     assert choices[1] == choices[2]
     assert sorted(map(len, seen)) == [0, 1]
 
@@ -144,10 +146,10 @@ def test_two_at_once_choose_one_after_the_other_and_lose_nothing(tmp_path):
 def test_another_machine_is_another_trial(tmp_path):
     path = tmp_path / "trial.json"
     other = Choice("f32", 64, 0.1)
-    trial.write_cache(path, {"another machine": other})
-    chosen = trial.run(path, budget_s=0.0, cores=1)
+    precision_trial.write_cache(path, {"another machine": other})
+    chosen = precision_trial.run(path, budget_s=0.0, cores=1)
     assert chosen != other
-    assert trial.read_cache(path) == {
+    assert precision_trial.read_cache(path) == {
         "another machine": other,
-        trial.machine_key(1, trial.light()): chosen,
+        precision_trial.machine_key(1, precision_trial.light()): chosen,
     }
