@@ -63,7 +63,7 @@ def kept(name: str) -> Result | None:
 
 
 def is_current(name: str) -> bool:
-    """Whether the kept result is of the code as it is now."""
+    """Return whether the kept result is of the code as it is now."""
     result = kept(name)
     told: dict[str, Any] = {} if result is None else result["conditions"]
     return told.get("code") == digest_of(f"benchmarks.{name}")

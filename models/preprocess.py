@@ -54,7 +54,7 @@ class NetworkInput:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it shows all of the picture."""
+        """Return whether it shows all of the picture."""
         height, width = self.bgr.shape[:2]
         size = padded(self.inner[0]), padded(self.inner[1])
         return self.offset == (0, 0) and size == (width, height)

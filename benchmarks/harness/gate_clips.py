@@ -68,7 +68,7 @@ class GateClip:
 
     @property
     def is_scene(self) -> bool:
-        """Whether it counts in the means over the quiet scenes."""
+        """Return whether it counts in the means over the quiet scenes."""
         return self.name in SCENES
 
     def shots(self) -> Iterator[Shot]:

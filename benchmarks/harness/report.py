@@ -46,7 +46,7 @@ class Bar(NamedTuple):
 
     @property
     def held(self) -> bool | None:
-        """Whether it is reached; None where it was not measured."""
+        """Return whether it is reached; None where it was not measured."""
         if self.measured is None:
             return None
         return self.measured <= self.wanted if self.sign == "<=" else self.measured >= self.wanted

@@ -211,7 +211,7 @@ def _bytes(standing: Standing) -> dict[str, Any]:
 
 
 def _breaker(standing: Standing, begins: Sequence[float]) -> dict[str, bool]:
-    """Whether it opened at all, and was closed at the end."""
+    """Return whether it opened at all, and was closed at the end."""
     states = standing.breakers(begins[0], begins[-1])
     return {"breaker_opened": "open" in states, "breaker_closed": states[-1:] == ["closed"]}
 

@@ -55,7 +55,7 @@ class LivePoint:
 
     @property
     def held(self) -> bool:
-        """Whether every frame was published, and 99 % of them in time."""
+        """Return whether every frame was published, and 99 % of them in time."""
         complete = self.published >= COMPLETE * self.cameras * FPS * self.seconds
         return complete and not self.dropped and self.p99_ms < LATE_MS
 

@@ -161,7 +161,7 @@ def _speed(row: dict[str, Any]) -> float:
 
 
 def has_vnni(flags: Sequence[str]) -> bool:
-    """Whether the CPU multiplies 8 bits at once."""
+    """Return whether the CPU multiplies 8 bits at once."""
     return any("vnni" in flag or flag == "amx_int8" for flag in flags)
 
 

@@ -63,7 +63,7 @@ class Producer:
         self._made = np.zeros((360, 640, 3), np.uint8)
 
     def isOpened(self) -> bool:  # noqa: N802 (the peer's name)
-        """Whether frames can be had."""
+        """Return whether frames can be had."""
         return self._capture is None or bool(self._capture.isOpened())
 
     def grab(self) -> bool:

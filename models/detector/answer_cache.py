@@ -42,7 +42,7 @@ class Worth:
     hits: int = 0
 
     def asks(self, number: int) -> bool:
-        """Whether an input is to be looked up; while off that depends on its number.
+        """Return whether an input is to be looked up; while off that depends on its number.
 
         By a digest of the input, what comes again is in the sample again; by a count, not.
         """

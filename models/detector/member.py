@@ -237,5 +237,5 @@ class DetectorMember:
 
 
 def _is_finite(out: FloatArray) -> bool:
-    """Whether all numbers are: by the least and the most of them, which takes no memory."""
+    """Return whether all numbers are: by the least and the most of them, which takes no memory."""
     return not out.size or bool(np.isfinite(out.min()) and np.isfinite(out.max()))

@@ -79,7 +79,7 @@ def decode_maps(
 def _is_peak(
     heat: FloatArray, classes: IntArray, rows: IntArray, columns: IntArray
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Whether each cell equals the maximum of its 3x3 neighbourhood, cut at the border."""
+    """Return whether each cell equals the maximum of its 3x3 neighbourhood, cut at the border."""
     here = heat[classes, rows, columns]
     peak = np.ones(len(here), bool)
     for down in (-1, 0, 1):

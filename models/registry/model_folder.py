@@ -136,7 +136,7 @@ def _is_plain(value: Any, depth: int) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it can be written: half of a surrogate pair, as JSON may have, cannot."""
+    """Return whether it can be written: half of a surrogate pair, as JSON may have, cannot."""
     return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 

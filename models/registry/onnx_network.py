@@ -26,7 +26,7 @@ _WANTED = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 
 def is_there(folder: ModelFolder) -> bool:
-    """Whether this runtime is installed and the model has what it reads."""
+    """Return whether this runtime is installed and the model has what it reads."""
     return ORIGINAL in folder.manifest.files and find_spec("onnxruntime") is not None
 
 

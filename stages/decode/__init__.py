@@ -24,21 +24,15 @@ from framegate.stages.decode.container import (
     Opened,
     TruncationCheck,
     check_packet,
-    check_size,
     claimed_duration_s,
     claimed_frames,
     claimed_rate,
     is_url,
     open_video,
+    orientation_of,
     refusal,
 )
-from framegate.stages.decode.frame import (
-    DecodedFrame,
-    FrameChoice,
-    Orientation,
-    Orientations,
-    Unconvertible,
-)
+from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
 
 _DEFAULT: Final = DecodeOptions()
 
@@ -138,7 +132,8 @@ class FileSource:
                     self._tally["skipped"] += 1
                     yield None
                     continue
-                yield DecodedFrame(frame, converter, self._orientation(frame, orientations))
+                orientation = orientation_of(self.place, frame, orientations, self.options)
+                yield DecodedFrame(frame, converter, orientation)
         self._tally["truncated"] = int(truncation.is_early(opened))
         if given == 0:
             raise self._nothing()
@@ -162,14 +157,6 @@ class FileSource:
         if in_a_row > self.options.max_damaged:
             where = f"{in_a_row} packets in a row after frame {given}"
             raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
-
-    def _orientation(self, frame: av.VideoFrame, orientations: Orientations) -> Orientation:
-        check_size(self.place, frame.width, frame.height, self.options)
-        try:
-            return orientations.of(frame)
-        except Unconvertible as error:
-            what = f"its pixel format {frame.format.name} cannot be converted"
-            raise refusal(self.place, "unsupported_codec", what) from error
 
     def _nothing(self) -> SourceFault:
         if self._tally["truncated"]:

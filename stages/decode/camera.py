@@ -24,15 +24,13 @@ from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,
     check_packet,
-    check_size,
     open_video,
+    orientation_of,
 )
 from framegate.stages.decode.frame import (
     DecodedFrame,
     FrameChoice,
-    Orientation,
     Orientations,
-    Unconvertible,
 )
 
 # -- When frames were captured by a camera's own clock, as RTCP sender reports tell (RFC 3550
@@ -117,7 +115,7 @@ class Backlog:
         self._late_since: float | None = None
 
     def grows(self, pts: float | None, now: float) -> bool:
-        """Whether it has been there for long, with this packet."""
+        """Return whether it has been there for long, with this packet."""
         if pts is None:
             return False
         step, passed = pts - self._before[0], now - self._before[1]
@@ -144,7 +142,7 @@ class Unread:
         self._since: float | None = None
 
     def grows(self, waited: bool, now: float) -> bool:
-        """Whether packets have been waiting for long; waited: this one was not there yet."""
+        """Return whether packets have been waiting for long; waited: this one was not there yet."""
         if waited or self._since is None:
             self._since = now
         return now - self._since > _LATE_S + _LASTING_S
@@ -238,7 +236,9 @@ class CameraSource:
                 in_a_row = 0
                 self._tally["damaged"] += frame.is_corrupt
                 if choose_packets or choice.takes(frame.time):
-                    orientation = self._orientation(frame, orientations)
+                    orientation = orientation_of(
+                        self._request.url, frame, orientations, self._options
+                    )
                     yield DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
                 else:
                     self._tally["skipped"] += 1
@@ -292,14 +292,6 @@ class CameraSource:
         if in_a_row > self._options.max_damaged:
             what = f"{in_a_row} packets in a row do not decode ({type(error).__name__})"
             raise self._fault("damaged", what)
-
-    def _orientation(self, frame: av.VideoFrame, orientations: Orientations) -> Orientation:
-        check_size(self._request.url, frame.width, frame.height, self._options)
-        try:
-            return orientations.of(frame)
-        except Unconvertible as error:
-            what = f"its pixel format {frame.format.name} cannot be converted"
-            raise self._fault("unsupported_codec", what) from error
 
 
 def _evenly(frames: Generator[DecodedFrame | None]) -> Generator[DecodedFrame | None]:

@@ -24,6 +24,7 @@ from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.ingest.http_camera import HttpBody
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
+from framegate.stages.decode.frame import Orientation, Orientations, Unconvertible
 
 WEBCAM: Final = "webcam:"
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -85,8 +86,8 @@ class Opened:
 
     @property
     def has_times(self) -> bool:
-        """Whether its time stamps are its own; where the container has none, FFmpeg counts 25
-        frames a second, or what the codec claims.
+        """Return whether its time stamps are its own; where the container has none, FFmpeg counts
+        25 frames a second, or what the codec claims.
         """
         kind = self.container.format
         return not kind.flags & _NO_TIMES and not kind.name.endswith("_pipe")
@@ -137,6 +138,20 @@ def check_packet(place: str, packet: Packet[VideoStream], options: DecodeOptions
     size = _stated_size(bytes(memoryview(packet)[:_HEAD_BYTES]))
     if size is not None:
         check_size(place, *size, options)
+
+
+def orientation_of(
+    place: str, frame: av.VideoFrame, known: Orientations, options: DecodeOptions
+) -> Orientation:
+    """Return how to turn and mirror `frame`; SourceFault (no_memory, unsupported_codec) for one
+    that is too large, or whose pixel format nothing converts.
+    """
+    check_size(place, frame.width, frame.height, options)
+    try:
+        return known.of(frame)
+    except Unconvertible as error:
+        what = f"its pixel format {frame.format.name} cannot be converted"
+        raise refusal(place, "unsupported_codec", what) from error
 
 
 def _stated_size(picture: bytes) -> tuple[int, int] | None:
@@ -261,8 +276,8 @@ def _how(request: Request, options: DecodeOptions, at_once: bool) -> dict[str, A
 
 
 def _is_list(path: str) -> bool:
-    """Whether a file may list others: FFmpeg waits for ever for what is to come into a playlist
-    that does not say where it ends.
+    """Return whether a file may list others: FFmpeg waits for ever for what is to come into a
+    playlist that does not say where it ends.
     """
     head = b""
     with suppress(OSError), open(path, "rb") as file:  # that it has gone, FFmpeg will say

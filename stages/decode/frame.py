@@ -71,7 +71,7 @@ class Orientation:
 UPRIGHT: Final = Orientation()
 
 
-def orientation_of(matrix: tuple[int, ...]) -> Orientation:
+def orientation_by(matrix: tuple[int, ...]) -> Orientation:
     """Read a display matrix (nine integers, row by row: x' = a x + c y, y' = b x + d y).
 
     Only its signs and larger entries count, so an oblique angle becomes the nearest right angle.
@@ -114,9 +114,9 @@ def _orientation_in(frame: av.VideoFrame) -> Orientation:
     except ValueError:  # PyAV knows no name for some newer kind of side data and gives none at all
         angle = math.radians(frame.rotation)
         cos, sin = round(math.cos(angle)), round(math.sin(angle))
-        return orientation_of((cos, -sin, 0, sin, cos))
+        return orientation_by((cos, -sin, 0, sin, cos))
     matrix = kept.get(SideDataType.DISPLAYMATRIX)
-    return UPRIGHT if matrix is None else orientation_of(struct.unpack("9i", bytes(matrix)))
+    return UPRIGHT if matrix is None else orientation_by(struct.unpack("9i", bytes(matrix)))
 
 
 _AS_IS: Final = frozenset({"yuv420p", "yuvj420p", "yuva420p"})
@@ -278,11 +278,11 @@ class FrameChoice:
         self._due: float | None = None
 
     def takes_packet(self, is_key: bool) -> bool:
-        """Whether a packet is worth decoding."""
+        """Return whether a packet is worth decoding."""
         return is_key or not self._frames.keyframes
 
     def takes(self, pts: float | None) -> bool:
-        """Whether the next frame, with this time stamp in seconds, is wanted."""
+        """Return whether the next frame, with this time stamp in seconds, is wanted."""
         number, self._seen = self._seen, self._seen + 1
         if number % self._frames.every:
             return False

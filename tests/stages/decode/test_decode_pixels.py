@@ -11,7 +11,7 @@ from av.video.reformatter import VideoReformatter
 
 from framegate.pipeline.source import Form
 from framegate.stages.decode import FileSource
-from framegate.stages.decode.frame import DecodedFrame, orientation_of
+from framegate.stages.decode.frame import DecodedFrame, orientation_by
 from tests.support import footage
 
 SIZE = 48, 32
@@ -224,7 +224,7 @@ def test_a_picture_is_turned_by_its_exif_orientation(tmp_path, orientation, turn
 )
 def test_display_matrix(matrix, expected):
     plane = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
-    turn = orientation_of(matrix)
+    turn = orientation_by(matrix)
     out = np.zeros(turn.shape(plane), np.uint8)
     turn.copy(plane, out)
     np.testing.assert_array_equal(out, expected)
