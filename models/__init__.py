@@ -1,4 +1,14 @@
-"""Networks, boxes and tracks: arrays in, arrays out."""
+"""Networks, boxes and tracks: arrays in, arrays out.
+
+A picture's way: `picture` (planar YUV, or a coded one by `picture_coding`) -> `gate`: which parts
+are new -> `preprocess`: a network's input -> `detector`: boxes, its outputs read by `formats` ->
+`tracking`: tracks, and which boxes are shown -> `window`: features of the last frames and the head
+that reads them. `boxes` has what all of these pass on; `matching` says which boxes of two sets show
+the same thing.
+
+A model's way: `training` made the shipped `weights`; `conversion` brings a user's file into the
+`registry`, `quantisation` makes it smaller.
+"""
 
 import sys
 

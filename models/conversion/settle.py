@@ -14,7 +14,7 @@ from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
 from framegate.models.registry.model_folder import InputSpec
 
-_FEWEST_ASKED = 12  # candidates shown at most
+_MOST_SHOWN = 12  # formats to choose from
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Settled:
 def settle(
     file: str, ports: Sequence[Port], size: Size, metadata: Mapping[str, str], wishes: Wishes
 ) -> Settled:
-    """Format, classes and input of a network.
+    """Decide format, classes and input of a network.
 
     size  (width, height) of its input
 
@@ -72,7 +72,7 @@ def settle(
 
 
 def names_told(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Ultralytics' `names`: {0: 'person', ...} or a list; None if there are none."""
+    """Return Ultralytics' `names`, a table {0: 'person', ...} or a list; None: there are none."""
     try:
         names = ast.literal_eval(metadata["names"])
     except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
@@ -114,7 +114,7 @@ def _format(
             orders = [",".join(shown[i].name for i in one.ports) for one in fitting]
             if len(set(orders)) > 1:
                 raise Undecided(f"which output of {file} is which?", orders, "--outputs")
-        answers = [f"{one.format:<16} {one.why}" for one in fitting[:_FEWEST_ASKED]]
+        answers = [f"{one.format:<16} {one.why}" for one in fitting[:_MOST_SHOWN]]
         flag = "--format" if wishes.format is None else "--classes"
         raise Undecided(f"the outputs of {file} may be of several formats", answers, flag)
     one = fitting[0]
@@ -125,7 +125,7 @@ def _format(
 
 
 def _picked(file: str, ports: Sequence[Port], outputs: tuple[str, ...] | None) -> list[int]:
-    """Indices of the outputs to look at."""
+    """Return the indices of the outputs that the user named; None: all."""
     if outputs is None:
         return list(range(len(ports)))
     names = [port.name for port in ports]
@@ -137,7 +137,7 @@ def _picked(file: str, ports: Sequence[Port], outputs: tuple[str, ...] | None) -
 def _as_told(
     ports: Sequence[Port], size: Size, n_classes: int | None, name: str
 ) -> FormatGuess | None:
-    """A reading that the user insists on, unless it has another number of classes."""
+    """Return the format that the user insists on, unless it has another number of classes."""
     ranks = FORMATS[name].ranks
     fits = len(ranks) == len(ports) and all(
         port.shape is None or port.own(rank) is not None
@@ -149,7 +149,7 @@ def _as_told(
 
 
 def _misfit(ports: Sequence[Port], size: Size, n_classes: int | None, wishes: Wishes) -> str:
-    """Why no format fits."""
+    """Say why no format fits."""
     shapes = ", ".join(str(port) for port in ports)
     if n_classes is not None:
         others = candidates(ports, size, None)

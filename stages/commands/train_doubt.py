@@ -132,7 +132,7 @@ def _footage(name: str, data: Path, photographs: Sequence[Photograph]) -> Iterat
 
 
 Array = npt.NDArray[Any]
-Asks = Callable[[int, Evidence], bool]
+AskRule = Callable[[int, Evidence], bool]
 
 SHARES: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.005)  # of frames asked about by a coin
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
@@ -152,7 +152,7 @@ def counts(objects: Sequence[Object]) -> list[int]:
     return sorted(each.class_id for each in objects)
 
 
-def walked(sights: Sequence[Sight], asks: Asks) -> Course:
+def walked(sights: Sequence[Sight], asks: AskRule) -> Course:
     """A clip from its first frame to its last, asked where `asks` says so."""
     known = Corrections()
     facts, wrong = [], []
