@@ -139,8 +139,16 @@ class FrameLost(FramegateError):
         self.final = final
 
 
-class SupervisorSilent(FramegateError):
-    """The supervisor does not answer: it hangs, or is stopped."""
+class NoReply(FramegateError):
+    """A process of this run did not reply: it hangs, is stopped, or (`gone`) has ended."""
+
+    def __init__(self, message: str, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
+
+
+class RequestRefused(FramegateError):
+    """A process of this run will not do what it was asked; the message is its reason."""
 
 
 class MachineRefused(FramegateError):

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from framegate.pipeline.engine.control import ControlLine, Failed, Ready
+from framegate.pipeline.engine.control import Answers, ControlLine, Failed, Ready, Times
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
@@ -64,14 +64,17 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
         if spec.stage(name).input is not None
     ]
     _prepare_chosen(spec, hosted)
-    line.let_prepare(functools.partial(_prepare, hosted))
     runner = Runner(spec, hosted, line, shared.take_sources, shared.forget_states)
-    line.times = lambda: {stage.spec.name: stage.times for stage in hosted}
+    prepare = functools.partial(_prepare, hosted)
+
+    def times() -> Times:
+        return {stage.spec.name: stage.times for stage in hosted}
+
     decode = next((spec.stage(n) for n in spec.hosted if spec.stage(n).input is None), None)
     try:
         if decode is None:
             stages = StageLoop(runner, line)
-            line.progress = lambda: runner.done
+            line.let_answer(Answers(lambda: runner.done, list, times, prepare))
             line.say(Ready())
             with _stored(spec):
                 run_connected(spec.store, stages, line)
@@ -79,7 +82,7 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             decoder = load(decode.use)
             opened = decoder(options_of(decoder, decode.options))
             ingest = IngestLoop(runner, line, shared, opened.open)
-            line.progress, line.waiting = ingest.progress, ingest.waiting
+            line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
             line.say(Ready())
             with _stored(spec):
                 run_connected(spec.store, ingest, line)

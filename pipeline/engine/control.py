@@ -1,6 +1,11 @@
-"""Supervisor and worker talk over a socket pair: one JSON message a packet, descriptors beside.
+"""A supervisor and its children (workers, the HTTP process) talk over a socket pair.
 
-A message that no packet should have the size of (some name all sources) lies in a file beside.
+One JSON message a packet. A message that no packet should have the size of (some name all sources)
+lies in a file whose descriptor the packet carries; so does shared memory that was asked for.
+
+There are notices, which nobody replies to, and requests: a `Call` carries a request and a number,
+the `Reply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's event
+loop, `ControlLine.ask` in any thread of a child. Who asks hears of it when the other side ends.
 """
 
 from __future__ import annotations
@@ -15,17 +20,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
-from framegate.pipeline.errors import FrameStoreFull, SupervisorSilent
+from framegate.pipeline.errors import FramegateError, FrameStoreFull, NoReply, RequestRefused
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
+from framegate.pipeline.telemetry.counters import StageTimes
 
 log = logging.getLogger(__name__)
 
@@ -33,72 +39,19 @@ PACKET = 1 << 15  # bytes: a longer message travels in a file, of which a packet
 IN_A_FILE = b"+"
 AGAIN_S = 0.2
 TRIES = 8  # for a descriptor: some three seconds
+R = TypeVar("R")
 
-
-class SharedWanted(msgspec.Struct, frozen=True, tag=True):
-    """Worker: give me the shared memory of a source that has this name and size.
-
-    make: if there is none, make it
-    """
-
-    ask: int
-    source: str
-    name: str
-    nbytes: int
-    make: bool = True
-
-
-class FramesKept(msgspec.Struct, frozen=True, tag=True):
-    """Worker: of a source's frame stores nobody wants others than these any more."""
-
-    source: str
-    names: list[str]
-
-
-class Shared(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: here is its descriptor (beside), or why not.
-
-    again: there may be one in a moment
-    """
-
-    ask: int
-    fault: str | None = None
-    again: bool = False
-
-
-class InHand(msgspec.Struct, frozen=True, tag=True):
-    """Worker: a record of a careful source is about to be processed; None: that is over."""
-
-    source: str
-    stage: str
-    position: Position | None
-
-
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Worker: all stages are open."""
-
-
-class Finished(msgspec.Struct, frozen=True, tag=True):
-    """Worker: `stage` passed the last entry of a source; the store says how it ended."""
-
-    source: str
-    stage: str
-
-
-class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Worker: I end, and trying again would not help."""
-
-    message: str
-    exit: int
+# -- Requests of the supervisor to a worker
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: are you getting on?"""
+    """Say how the work gets on; the reply is a Pong."""
 
 
-class Pong(msgspec.Struct, frozen=True, tag=True):
-    """Worker: this much was done so far; a number that only grows.
+class Pong(msgspec.Struct, frozen=True):
+    """How a worker's work gets on.
 
+    done     a number that only grows with what was done
     waiting  sources whose next frame is decoded and not yet due: nothing is to be done for these
     """
 
@@ -106,93 +59,146 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: list[str] = []
 
 
-class TimesWanted(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: how long did your stages wait and work?"""
+class GetTimes(msgspec.Struct, frozen=True, tag=True):
+    """Say how long the stages waited and worked since the worker began; the reply is Times."""
 
 
-class Times(msgspec.Struct, frozen=True, tag=True):
-    """Worker: this long, since I began, by stage."""
-
-    stages: dict[str, StageTimes]
-
-
-class StatusWanted(msgspec.Struct, frozen=True, tag=True):
-    """The HTTP process: how is the run?"""
-
-    ask: int
-
-
-class StatusThere(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: it is like this."""
-
-    ask: int
-    status: RunStatus
-
-
-class Sources(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: from now on these are your sources."""
-
-    sources: list[SourceSpec]
+Times = dict[str, StageTimes]  # by stage
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: get ready for a model that is to be chosen for these sources.
+    """Get all stages ready for a model that is to be chosen for these sources; the reply is None.
 
-    is_new: none of them had it before
+    is_new: none of the sources had it before
     """
 
-    ask: int
     model: str
     sources: list[str]
     is_new: bool = True
 
 
-class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """Worker: all stages are ready for it, or why one is not."""
+# -- Requests of a child to the supervisor
 
-    ask: int
+
+class GetSharedMemory(msgspec.Struct, frozen=True, tag=True):
+    """Give the shared memory of a source that has this name and size in bytes.
+
+    The reply is SharedMemory, with a descriptor beside it if there is no fault.
+    make: if there is none, make it
+    """
+
+    source: str
+    name: str
+    nbytes: int
+    make: bool = True
+
+
+class SharedMemory(msgspec.Struct, frozen=True):
+    """Why there is no descriptor, None if there is one. again: there may be one in a moment."""
+
     fault: str | None = None
+    again: bool = False
 
 
-class Models(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: from now on these models are chosen, by source."""
+class GetStatus(msgspec.Struct, frozen=True, tag=True):
+    """Say how the run is; the reply is a RunStatus."""
+
+
+# -- Notices of a worker
+
+
+class FramesKept(msgspec.Struct, frozen=True, tag=True):
+    """Nobody wants other frame stores of a source than these any more."""
+
+    source: str
+    names: list[str]
+
+
+class RecordInHand(msgspec.Struct, frozen=True, tag=True):
+    """A record of a careful source is about to be processed; None: that is over."""
+
+    source: str
+    stage: str
+    position: Position | None
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """All stages are open."""
+
+
+class EndPassed(msgspec.Struct, frozen=True, tag=True):
+    """`stage` passed the last entry of a source; the store says how that source ended."""
+
+    source: str
+    stage: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The worker ends, and another in its place would end as well. exit: its code."""
+
+    message: str
+    exit: int
+
+
+# -- Notices of the supervisor
+
+
+class SetSources(msgspec.Struct, frozen=True, tag=True):
+    """From now on these are all the sources."""
+
+    sources: list[SourceSpec]
+
+
+class SetModels(msgspec.Struct, frozen=True, tag=True):
+    """From now on these models are chosen, by source."""
 
     models: dict[str, str]
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: decode no further; commit what is decoded."""
+    """Decode no further; commit what is decoded."""
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor: end after the commit in hand."""
+    """End after the commit in hand."""
 
 
-ToWorker = Shared | StatusThere | Ping | TimesWanted | Sources | Prepare | Models | Drain | Stop
-ToSupervisor = (
-    SharedWanted
-    | FramesKept
-    | StatusWanted
-    | InHand
-    | Ready
-    | Finished
-    | Failed
-    | Pong
-    | Times
-    | Prepared
-)
+# -- Messages
+
+
+AnyRequest = Ping | GetTimes | Prepare | GetSharedMemory | GetStatus
+
+
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """A request. number: of its reply; the side that asks counts."""
+
+    number: int
+    request: AnyRequest
+
+
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """What came of the call of this number: a value in JSON, or why there is none."""
+
+    number: int
+    value: msgspec.Raw = msgspec.Raw(b"null")
+    fault: str | None = None
+
+
+ToWorker = Call | Reply | SetSources | SetModels | Drain | Stop
+ToSupervisor = Call | Reply | FramesKept | RecordInHand | Ready | EndPassed | Failed
 
 PrepareStages = Callable[[str, list[str], bool], None]
-AnswerShared = Callable[[SharedWanted], tuple[Shared, int | None]]
+AnswerShared = Callable[[GetSharedMemory], tuple[SharedMemory, int | None]]
+AnswerRequest = Callable[[AnyRequest], Awaitable[Any]]
 
 _encode = msgspec.json.Encoder().encode
 _to_worker = msgspec.json.Decoder(ToWorker)
 _to_supervisor = msgspec.json.Decoder(ToSupervisor)
-_LAST_WORD = (Ping, TimesWanted, Sources, Models, Drain, Stop)  # an older one of a kind is void
+_LAST_WORD = (SetSources, SetModels, Drain, Stop)  # an older one of a kind is void
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
-    """The supervisor's end and the worker's."""
+    """The supervisor's end and the child's."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -215,40 +221,34 @@ def send(
             socket.send_fds(end, [data], [] if descriptor is None else [descriptor])
 
 
-def _give(end: socket.socket, message: Shared, descriptor: int | None) -> None:
-    """Send a descriptor of one's own, which is closed here then."""
-    try:
-        send(end, message, descriptor)
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
+class MessageLost(Exception):
+    """A message came whose file could not be had: this process has too many open."""
 
 
 def _receive(end: socket.socket) -> tuple[bytes, int]:
-    """The next message, empty at the end, and the descriptor beside it, -1 for none.
+    """Return the next message, empty at the end, and the descriptor beside it, -1 for none.
 
-    LostWord if it lies in a file that this process has no descriptor for.
+    MessageLost if it lies in a file that this process has no descriptor for.
     """
     data, descriptors, _, _ = socket.recv_fds(end, PACKET, 1)
     descriptor = next(iter(descriptors), -1)
     if data != IN_A_FILE:
         return data, descriptor
     if descriptor < 0:
-        raise LostWord
+        raise MessageLost
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read(), -1
 
 
-class LostWord(Exception):
-    """A message came whose file could not be had: this process has too many open."""
+def receive_from_child(end: socket.socket) -> ToSupervisor | None:
+    """Return the next message; None at the end, and for what is no message of a child.
 
-
-def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
-    """The next message; None at the end. BlockingIOError if there is none yet."""
+    BlockingIOError if there is none yet; MessageLost.
+    """
     data, descriptor = _receive(end)
     if descriptor >= 0:
-        os.close(descriptor)  # a worker sends none
+        os.close(descriptor)  # a child sends none
     try:
         return _to_supervisor.decode(data) if data else None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -256,9 +256,24 @@ def receive_from_worker(end: socket.socket) -> ToSupervisor | None:
         return None
 
 
+def reply_of(number: int, value: object) -> Reply:
+    """The reply to a call: a value that JSON can hold."""
+    return Reply(number, msgspec.Raw(_encode(value)))
+
+
+def _value(reply: Reply, kind: type[R]) -> R:
+    """The value of a reply. RequestRefused with its fault; NoReply if it is of another kind."""
+    if reply.fault is not None:
+        raise RequestRefused(reply.fault)
+    try:
+        return msgspec.json.decode(reply.value, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise NoReply(f"its reply cannot be read: {error}") from None
+
+
 class ChildLine:
-    """The supervisor's end. Lives in the event loop and never waits there: what the other side, or
-    the system, does not take now is sent as soon as it does.
+    """The supervisor's end of the line to one child. Lives in the event loop and never waits there:
+    what the other side, or the system, does not take now is sent as soon as it does.
     """
 
     def __init__(
@@ -266,39 +281,60 @@ class ChildLine:
         end: socket.socket,
         heard: Callable[[ToSupervisor], None],
         shared: AnswerShared,
+        answer: AnswerRequest | None = None,
     ) -> None:
-        """heard: told of each message but those for shared memory, which `shared` answers, with a
-        descriptor that is closed once it is sent.
+        """heard   is told of each notice
+        shared  answers requests for shared memory, with a descriptor that is closed once it is sent
+        answer  gives the reply to any other request; it may raise RequestRefused
         """
         self._end: socket.socket | None = end
-        self._heard, self._shared = heard, shared
-        self._waiting: deque[ToWorker | SharedWanted] = deque()
+        self._heard, self._shared, self._answer = heard, shared, answer
+        self._waiting: deque[ToWorker] = deque()  # a Call here: of the child, for shared memory
+        self._open: dict[int, asyncio.Future[Reply]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._calls = 0
         self._is_blocked = False
         self._loop = asyncio.get_running_loop()
         end.setblocking(False)
         self._loop.add_reader(end.fileno(), self.hear)
 
-    def tell(self, message: ToWorker) -> None:
-        """Send a message, if the other side is there."""
+    def tell(self, notice: ToWorker) -> None:
+        """Send a notice, if the other side is there."""
         if self._end is None:
             return
-        if self._waiting and isinstance(message, _LAST_WORD):
-            self._waiting = deque(m for m in self._waiting if type(m) is not type(message))
-        self._add(message)
+        if self._waiting and isinstance(notice, _LAST_WORD):
+            self._waiting = deque(m for m in self._waiting if type(m) is not type(notice))
+        self._add(notice)
 
-    def _add(self, message: ToWorker | SharedWanted) -> None:
+    async def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
+        """Return the child's reply, of this kind. patience_s: seconds to wait, None: for ever.
+
+        NoReply if the child is gone, goes meanwhile, or takes longer; RequestRefused if it says no.
+        """
+        if self._end is None:
+            raise NoReply("it has ended", gone=True)
+        self._calls += 1
+        number, reply = self._calls, self._loop.create_future()
+        self._open[number] = reply
+        try:
+            self._add(Call(number, request))
+            return _value(await asyncio.wait_for(reply, patience_s), kind)
+        except TimeoutError:
+            raise NoReply(f"no reply in {patience_s:g} s") from None
+        finally:
+            del self._open[number]
+            # A child that takes nothing must not have more and more waiting for it.
+            self._waiting = deque(m for m in self._waiting if not _is_call(m, number))
+
+    def _add(self, message: ToWorker) -> None:
         self._waiting.append(message)
         if not self._is_blocked:
             self._send()
 
     def _send(self) -> None:
         while self._end is not None and self._waiting:
-            first = self._waiting[0]
             try:
-                if isinstance(first, SharedWanted):
-                    _give(self._end, *self._shared(first))
-                else:
-                    send(self._end, first)
+                self._send_one(self._end, self._waiting[0])
             except BlockingIOError:
                 if not self._is_blocked:
                     self._loop.add_writer(self._end.fileno(), self._unblock)
@@ -312,6 +348,20 @@ class ChildLine:
             self._is_blocked = True
             return
 
+    def _send_one(self, end: socket.socket, message: ToWorker) -> None:
+        """Send it. A call for shared memory is answered here, not when it came: a child that takes
+        nothing must not have this process hold a descriptor for each of its questions.
+        """
+        if not (isinstance(message, Call) and isinstance(message.request, GetSharedMemory)):
+            send(end, message)
+            return
+        value, descriptor = self._shared(message.request)
+        try:
+            send(end, reply_of(message.number, value), descriptor)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
     def _unblock(self) -> None:
         if self._end is not None:
             self._loop.remove_writer(self._end.fileno())
@@ -319,149 +369,248 @@ class ChildLine:
         self._send()
 
     def hear(self) -> None:
-        """Hear all that was said."""
+        """Take all that the child has sent."""
         while self._end is not None:
             try:
-                message = receive_from_worker(self._end)
+                message = receive_from_child(self._end)
             except BlockingIOError:
                 return
-            except LostWord:
+            except MessageLost:
                 log.warning("a worker's message is lost: too many files are open")
+                self._fail_open(NoReply("its reply is lost: too many files are open"))
                 continue
             except OSError:
                 message = None
             if message is None:
                 self.close()
-            elif isinstance(message, SharedWanted):
+            elif isinstance(message, Reply):
+                reply = self._open.get(message.number)
+                if reply is not None and not reply.done():
+                    reply.set_result(message)
+            elif not isinstance(message, Call):
+                self._heard(message)
+            elif isinstance(message.request, GetSharedMemory):
                 self._add(message)
             else:
-                self._heard(message)
+                task = self._loop.create_task(self._reply(message))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+
+    async def _reply(self, call: Call) -> None:
+        try:
+            if self._answer is None:
+                raise RequestRefused(f"the supervisor answers no {type(call.request).__name__}")
+            self.tell(reply_of(call.number, await self._answer(call.request)))
+        except FramegateError as error:
+            self.tell(Reply(call.number, fault=str(error)))
+        except Exception as error:
+            log.exception("a request of a child could not be answered")
+            self.tell(Reply(call.number, fault=redacted(f"{type(error).__name__}: {error}")))
+
+    def _fail_open(self, error: NoReply) -> None:
+        for reply in self._open.values():
+            if not reply.done():
+                reply.set_exception(error)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; whoever waits for a reply hears that there will be none."""
         if self._end is not None:
             self._loop.remove_reader(self._end.fileno())
             self._loop.remove_writer(self._end.fileno())
             self._end.close()
             self._end = None
             self._waiting.clear()
+            for task in self._answering:
+                task.cancel()
+            self._fail_open(NoReply("it has ended", gone=True))
+
+
+def _is_call(message: ToWorker, number: int) -> bool:
+    """Whether it is the supervisor's own call of this number."""
+    if not isinstance(message, Call) or isinstance(message.request, GetSharedMemory):
+        return False
+    return message.number == number
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a worker answers requests with, each called in threads of the control line.
+
+    progress  a number that only grows with what was done
+    waiting   sources whose next frame is decoded and not yet due
+    times     how long the stages waited and worked
+    prepare   gets all stages ready for a model, or raises; one call at a time
+    """
+
+    progress: Callable[[], int]
+    waiting: Callable[[], list[str]]
+    times: Callable[[], Times]
+    prepare: PrepareStages
 
 
 class ControlLine:
-    """The worker's end. A thread of its own answers pings even while the stages work."""
+    """A child's end of the line. A thread of its own answers while the stages work.
+
+    ordered  the last order; it stands, whoever sees it when
+    sources  the last that were set, None: those of the start
+    models   the last that were set, None: those of the start
+    waits    grows while the worker waits for the store, which is no hanging
+    wake     an eventfd that is written to when `ordered` or `sources` has changed
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._answers: dict[int, queue.SimpleQueue[tuple[Shared | StatusThere, int]]] = {}
-        self._lock = threading.Lock()
-        self._asked = 0
-        self.ordered: Drain | Stop | None = None  # the last order; it stands, whoever sees it when
-        self.sources: list[SourceSpec] | None = None  # the last word on them, None: as at the start
-        self.models: dict[str, str] | None = None  # the last word, None: as at the start
-        self._prepare_stages: queue.SimpleQueue[PrepareStages] = queue.SimpleQueue()
-        self.progress: Callable[[], int] = lambda: 0
-        self.waiting: Callable[[], list[str]] = list
-        self.waits = 0  # grows while the worker waits for the store, which is no hanging
-        self.times: Callable[[], dict[str, StageTimes]] = dict
+        self.ordered: Drain | Stop | None = None
+        self.sources: list[SourceSpec] | None = None
+        self.models: dict[str, str] | None = None
+        self.waits = 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._answers: Answers | None = None
+        self._may_prepare = threading.Event()
+        self._preparing = threading.Lock()
+        self._lock = threading.Lock()  # for the calls that wait for a reply
+        self._open: dict[int, queue.SimpleQueue[tuple[Reply, int] | None]] = {}
+        self._calls = 0
+        self._is_gone = False
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
-    def let_prepare(self, prepare: PrepareStages) -> None:
-        """From now on models are got ready for with this; who asked before has waited."""
-        self._prepare_stages.put(prepare)
+    def let_answer(self, answers: Answers) -> None:
+        """Answer with these from now on; a request to prepare that came before has waited."""
+        self._answers = answers
+        self._may_prepare.set()
 
-    def say(self, message: ToSupervisor) -> None:
+    def say(self, notice: ToSupervisor) -> None:
         """Tell the supervisor something. Any thread; waits where the system has no room for it."""
         while True:
             try:
-                return send(self._end, message)
+                return send(self._end, notice)
             except OSError as error:
                 if error.errno not in OUT_OF_MEANS:
                     raise
                 time.sleep(AGAIN_S)
 
+    def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
+        """Return the supervisor's reply, of this kind. patience_s: seconds to wait, None: for ever.
+
+        Any thread but the line's own. NoReply if the supervisor is gone, goes meanwhile, or takes
+        longer; RequestRefused if it says no.
+        """
+        reply, descriptor = self._ask(request, patience_s)
+        if descriptor >= 0:
+            os.close(descriptor)
+        return _value(reply, kind)
+
     def shared_memory(self, source: str, name: str, nbytes: int, make: bool = True) -> int:
-        """A descriptor of that shared memory, made by the supervisor at first. Any thread.
+        """Return a descriptor of that shared memory, made by the supervisor at first. Any thread.
 
         The caller closes it. FrameStoreFull if there is no room for it, or none and `make` is not
-        set.
+        set. SystemExit if the supervisor is gone: what would be said of a frame without its memory
+        must not be committed in the moment before this process is ended, too.
         """
+        request = GetSharedMemory(source, name, nbytes, make)
         for tries in range(1, TRIES + 1):
-            answer, descriptor = self._ask(
-                lambda ask: SharedWanted(ask, source, name, nbytes, make)
-            )
-            assert isinstance(answer, Shared)
-            if answer.fault is not None and (not answer.again or tries == TRIES):
-                raise FrameStoreFull(answer.fault)
+            try:
+                reply, descriptor = self._ask(request, None)
+                shared = _value(reply, SharedMemory)
+            except NoReply as error:
+                raise SystemExit(f"no shared memory from the supervisor: {error}") from error
+            if shared.fault is not None and (not shared.again or tries == TRIES):
+                raise FrameStoreFull(shared.fault)
             if descriptor >= 0:
                 return descriptor
             time.sleep(Backoff().delay_s(tries, random.random()))
         raise FrameStoreFull(f"no descriptor is left for {name} of it: raise ulimit -n")
 
-    def status(self, patience_s: float) -> RunStatus:
-        """How the run is. Any thread. SupervisorSilent if no answer comes in time."""
-        answer, _ = self._ask(StatusWanted, patience_s)
-        assert isinstance(answer, StatusThere)
-        return answer.status
-
-    def _ask(
-        self, question: Callable[[int], ToSupervisor], patience_s: float | None = None
-    ) -> tuple[Shared | StatusThere, int]:
-        answers: queue.SimpleQueue[tuple[Shared | StatusThere, int]] = queue.SimpleQueue()
+    def _ask(self, request: AnyRequest, patience_s: float | None) -> tuple[Reply, int]:
+        replies: queue.SimpleQueue[tuple[Reply, int] | None] = queue.SimpleQueue()
         with self._lock:
-            self._asked += 1
-            ask = self._asked
-            self._answers[ask] = answers
-        self.say(question(ask))
+            if self._is_gone:
+                raise NoReply("the supervisor has ended", gone=True)
+            self._calls += 1
+            number = self._calls
+            self._open[number] = replies
+        self.say(Call(number, request))
         try:
-            return answers.get(timeout=patience_s)
+            reply = replies.get(timeout=patience_s)
         except queue.Empty:
-            self._answers.pop(ask, None)
-            raise SupervisorSilent(f"no answer from the supervisor in {patience_s} s") from None
+            with self._lock:
+                if self._open.pop(number, None) is not None:
+                    raise NoReply(f"no reply from the supervisor in {patience_s:g} s") from None
+            reply = replies.get()  # it came just now: its descriptor must not be left open
+        if reply is None:
+            raise NoReply("the supervisor has ended", gone=True)
+        return reply
 
-    def _answer(self, message: Shared | StatusThere, descriptor: int) -> None:
-        answers = self._answers.pop(message.ask, None)
-        if answers is not None:
-            answers.put((message, descriptor))
-        elif descriptor >= 0:  # who asked does not wait any more
+    def _take_reply(self, reply: Reply, descriptor: int) -> None:
+        with self._lock:
+            replies = self._open.pop(reply.number, None)
+        if replies is not None:
+            replies.put((reply, descriptor))
+        elif descriptor >= 0:  # nobody waits for it any more
             os.close(descriptor)
 
-    def _prepare(self, asked: Prepare) -> None:
-        prepare = self._prepare_stages.get()
-        try:
-            prepare(asked.model, asked.sources, asked.is_new)
-        except Exception as error:  # a model may make a network's library raise anything
-            self.say(Prepared(asked.ask, redacted(str(error) or repr(error))))
+    def _fail_open(self) -> None:
+        with self._lock:
+            self._is_gone = True
+            waiting, self._open = self._open, {}
+        for replies in waiting.values():
+            replies.put(None)
+
+    def _answer(self, call: Call) -> None:
+        answers = self._answers
+        if isinstance(call.request, Ping):
+            done = self.waits + (0 if answers is None else answers.progress())
+            waiting = [] if answers is None else answers.waiting()
+            self.say(reply_of(call.number, Pong(done, waiting)))
+        elif isinstance(call.request, GetTimes):
+            self.say(reply_of(call.number, {} if answers is None else answers.times()))
+        elif isinstance(call.request, Prepare):
+            # It may take minutes: pings go on being answered.
+            words = (call.number, call.request)
+            threading.Thread(target=self._prepare, args=words, daemon=True).start()
         else:
-            self.say(Prepared(asked.ask))
-        finally:
-            self._prepare_stages.put(prepare)  # one at a time
+            what = f"a worker answers no {type(call.request).__name__}"
+            self.say(Reply(call.number, fault=what))
+
+    def _prepare(self, number: int, request: Prepare) -> None:
+        self._may_prepare.wait()
+        assert self._answers is not None
+        try:
+            with self._preparing:
+                self._answers.prepare(request.model, request.sources, request.is_new)
+        except Exception as error:  # a model may make a network's library raise anything
+            self.say(Reply(number, fault=redacted(str(error) or repr(error))))
+        else:
+            self.say(reply_of(number, None))
 
     def _listen(self) -> None:
-        while True:
-            try:
-                data, descriptor = _receive(self._end)
-            except ConnectionResetError:
-                data, descriptor = b"", -1
-            except LostWord:  # another worker in its place is told anew
-                log.warning("this worker ends: it has too many files open to hear what it is told")
-                data, descriptor = b"", -1
-            message: Any = _to_worker.decode(data) if data else Stop()
-            if isinstance(message, Shared | StatusThere):
-                self._answer(message, descriptor)
-            elif isinstance(message, Ping):
-                self.say(Pong(self.progress() + self.waits, self.waiting()))
-            elif isinstance(message, TimesWanted):
-                self.say(Times(self.times()))
-            elif isinstance(message, Models):
+        while (received := self._receive()) is not None:
+            message, descriptor = received
+            if isinstance(message, Reply):
+                self._take_reply(message, descriptor)
+            elif isinstance(message, Call):
+                self._answer(message)
+            elif isinstance(message, SetModels):
                 self.models = message.models
-            elif isinstance(message, Prepare):
-                threading.Thread(target=self._prepare, args=(message,), daemon=True).start()
-            else:
-                if isinstance(message, Sources):
-                    self.sources = message.sources
-                else:
-                    self.ordered = message
+            elif isinstance(message, SetSources):
+                self.sources = message.sources
                 os.eventfd_write(self.wake, 1)
-            if not data:
-                return
+            else:
+                self._order(message)
+        self._fail_open()
+        self._order(Stop())
+
+    def _receive(self) -> tuple[ToWorker, int] | None:
+        """Return the next message with its descriptor; None at the end."""
+        try:
+            data, descriptor = _receive(self._end)
+        except ConnectionResetError:
+            return None
+        except MessageLost:  # another worker in its place is told anew
+            log.warning("this worker ends: it has too many files open to hear what it is told")
+            return None
+        return (_to_worker.decode(data), descriptor) if data else None
+
+    def _order(self, order: Drain | Stop) -> None:
+        self.ordered = order
+        os.eventfd_write(self.wake, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.engine.control import ControlLine, Finished, InHand
+from framegate.pipeline.engine.control import ControlLine, EndPassed, RecordInHand
 from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival, Inbox
@@ -224,7 +224,7 @@ class Runner:
         for source, arrivals in batch.items():
             at = arrivals[0].position
             if at <= self._careful_until.get(source, START):
-                self._line.say(InHand(source, stage.spec.name, at))
+                self._line.say(RecordInHand(source, stage.spec.name, at))
 
     def _is_patient(self, stage: str, source: str, position: Position) -> bool:
         """Return whether missing pixels will come: those of a file of this run are decoded again,
@@ -245,7 +245,7 @@ class Runner:
         for stage, said in pending:
             stage.accept(source, said)
             if said.commit.previous < self._careful_until.get(source, START):
-                self._line.say(InHand(source, stage.spec.name, None))
+                self._line.say(RecordInHand(source, stage.spec.name, None))
                 self._relax(source)
             entries = said.commit.entries
             self.wrote(source, stage.spec.name, len(entries))
@@ -253,7 +253,7 @@ class Runner:
                 end = records.decode_versioned(entries[-1].data, End)
                 if end.last and said.commit.last.epoch > self.sources[source].past:
                     self._is_through(source, stage.spec.name)
-                    self._line.say(Finished(source, stage.spec.name))
+                    self._line.say(EndPassed(source, stage.spec.name))
         return True
 
     def _relax(self, source: str) -> None:

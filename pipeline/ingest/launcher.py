@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from framegate.pipeline import keys
-from framegate.pipeline.engine.control import ControlLine, InHand
+from framegate.pipeline.engine.control import ControlLine, RecordInHand
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import OutOfMeans, SourceFault
@@ -117,11 +117,11 @@ class DecoderLauncher:
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:
         """Careful sources decode in turn and say so before: a crash then has one suspect."""
         with self.turn:
-            self._line.say(InHand(source, "decode", position))
+            self._line.say(RecordInHand(source, "decode", position))
             try:
                 yield
             finally:
-                self._line.say(InHand(source, "decode", None))
+                self._line.say(RecordInHand(source, "decode", None))
 
 
 def end_thread(feed: Feed) -> None:

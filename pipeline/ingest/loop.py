@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from framegate.pipeline import records
-from framegate.pipeline.engine.control import ControlLine, Finished, Stop
+from framegate.pipeline.engine.control import ControlLine, EndPassed, Stop
 from framegate.pipeline.engine.held_back import REST_S
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.engine.runner import PendingCommits, Runner
@@ -301,7 +301,7 @@ class IngestSession:
                 self._agenda.retry(source)
                 continue
             if state.done:
-                self._line.say(Finished(source, "decode"))
+                self._line.say(EndPassed(source, "decode"))
             if self._draining and feed.thread is not None:
                 feed.thread.stop()
 
@@ -375,7 +375,7 @@ class IngestSession:
         """Say that a source is decoded to its end, and what of it is missing."""
         end = feed.take_end()
         if end is not None:
-            self._line.say(Finished(source, "decode"))
+            self._line.say(EndPassed(source, "decode"))
             for what, n in end.counts.items():
                 if what == "skipped":  # nobody wanted these
                     continue

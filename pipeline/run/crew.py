@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -13,20 +12,24 @@ from pathlib import Path
 from framegate.pipeline.config.graph import with_readers
 from framegate.pipeline.engine.control import (
     Drain,
+    EndPassed,
     Failed,
-    Finished,
     FramesKept,
-    Models,
     Prepare,
-    Prepared,
     Ready,
-    Sources,
+    SetModels,
+    SetSources,
     Stop,
-    Times,
-    TimesWanted,
     ToSupervisor,
 )
-from framegate.pipeline.errors import Exit, ModelNotTaken, StoreBusy, StoreLost
+from framegate.pipeline.errors import (
+    Exit,
+    ModelNotTaken,
+    NoReply,
+    RequestRefused,
+    StoreBusy,
+    StoreLost,
+)
 from framegate.pipeline.process import apart
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.retry import Backoff
@@ -41,112 +44,16 @@ from framegate.pipeline.spec import WorkerSpec
 from framegate.pipeline.telemetry.counters import (
     RunStatus,
     SourceStatus,
-    StageTimes,
-    TimesOverLives,
     WorkerStatus,
 )
-
-# -- A model that is to come: every worker gets ready for it, or it does not come.
-
-
-PATIENCE_S = 120.0
-
-
-class Preparing:
-    """Asks all workers at once; several questions may be open. Lives in the supervisor's event
-    loop.
-    """
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._open: dict[int, dict[str, asyncio.Future[str | None]]] = {}
-
-    async def ask(
-        self, workers: Iterable[WorkerProcess], model: str, sources: list[str], is_new: bool
-    ) -> None:
-        """Returns once all are ready. ModelNotTaken if one is not.
-
-        is_new: none of the sources had it before
-        """
-        there = list(workers)
-        if away := [worker.name for worker in there if worker.pid is None]:
-            # Another would begin with a model that it never judged.
-            raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
-        self._asked += 1
-        ask, loop = self._asked, asyncio.get_running_loop()
-        answers = {worker.name: loop.create_future() for worker in there}
-        self._open[ask] = answers
-        try:
-            for worker in there:
-                worker.tell(Prepare(ask, model, sources, is_new))
-            _, late = await asyncio.wait(answers.values(), timeout=PATIENCE_S)
-        finally:
-            del self._open[ask]
-        if late:
-            raise ModelNotTaken(f"model {model}: not ready in {PATIENCE_S:.0f} s")
-        faults = [answer.result() for answer in answers.values()]
-        if fault := next((fault for fault in faults if fault is not None), None):
-            raise ModelNotTaken(f"{fault}; the run goes on with the model that it has")
-
-    def told(self, worker: str, message: Prepared) -> None:
-        """A worker's answer."""
-        _settle(self._open.get(message.ask, {}).get(worker), message.fault)
-
-    def died(self, worker: str) -> None:
-        """It may have died of the model."""
-        for answers in self._open.values():
-            _settle(answers.get(worker), f"worker {worker} died while it got ready")
-
-
-def _settle(answer: asyncio.Future[str | None] | None, fault: str | None) -> None:
-    if answer is not None and not answer.done():
-        answer.set_result(fault)
-
-
-# -- How long the stages of all workers waited and worked, over all the workers' lives.
-
-
-ANSWER_S = 1.0
-
-
-class CrewTimes:
-    """Asks all workers at once. Lives in the supervisor's event loop."""
-
-    def __init__(self) -> None:
-        self._lives: dict[str, TimesOverLives] = {}
-        self._asked: set[str] = set()
-        self._told = asyncio.Event()
-
-    def told(self, worker: str, message: Times) -> None:
-        """A worker's answer."""
-        self._lives.setdefault(worker, TimesOverLives()).told(message.stages)
-        self._asked.discard(worker)
-        if not self._asked:
-            self._told.set()
-
-    def died(self, worker: str) -> None:
-        """Another begins at nothing."""
-        if worker in self._lives:
-            self._lives[worker].died()
-
-    async def ask(self, workers: Iterable[WorkerProcess]) -> dict[str, StageTimes]:
-        """By stage; of a worker that does not answer in a second, what it told last."""
-        asked = [worker for worker in workers if worker.pid is not None]
-        for worker in asked:
-            worker.tell(TimesWanted())
-        self._asked = {worker.name for worker in asked}
-        self._told.clear()
-        if self._asked:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), ANSWER_S)
-        return {stage: t for lives in self._lives.values() for stage, t in lives.total().items()}
-
 
 log = logging.getLogger(__name__)
 
 STOP_S = 10.0
 FRUITLESS_DEATHS = 10
 MOST_REST_S = 30.0  # between two starts of a worker that gets nothing done
+PREPARE_S = 120.0  # for all workers to get ready for a model
+TIMES_S = 1.0  # for their answer how long their stages worked
 
 
 class Crew:
@@ -177,8 +84,6 @@ class Crew:
             WorkerProcess(name, hosted, self._heard, self.shared.answer)
             for name, hosted in plan.workers.items()
         ]
-        self._times = CrewTimes()
-        self._preparing = Preparing()
         self._draining = self._stopping = False
         self._ready: set[str] = set()
         self._once_ready: set[str] = set()
@@ -209,7 +114,7 @@ class Crew:
         """Tell all workers which sources there are now."""
         for worker in self._workers:
             if "decode" in worker.hosted or not decoders_only:
-                worker.tell(Sources(told_sources(self._sources.specs(), worker.deaths)))
+                worker.tell(SetSources(told_sources(self._sources.specs(), worker.deaths)))
         self.changed.set()
 
     def forget(self, source: str) -> None:
@@ -221,12 +126,12 @@ class Crew:
     def tell_models(self) -> None:
         """Tell all workers which models were chosen."""
         for worker in self._workers:
-            worker.tell(Models(self._sources.models()))
+            worker.tell(SetModels(self._sources.models()))
 
     async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
         """Have all workers get ready for a model. ModelNotTaken if one cannot, or dies of it."""
         served = [w for w in self._workers if not self.given_up.issuperset(w.hosted)]
-        await self._preparing.ask(served, model, sources, is_new)
+        await prepare(served, Prepare(model, sources, is_new))
 
     def kill_hung(self, pending: Mapping[str, set[str]]) -> None:
         """Kill workers that do not get on although a stage of theirs has something to do, and
@@ -249,7 +154,8 @@ class Crew:
 
     async def status(self) -> RunStatus:
         """How the run is; asks the workers for their times."""
-        times = await self._times.ask(self._workers)
+        asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in self._workers))
+        times = {stage: spent for stages in asked for stage, spent in stages.items()}
         workers = [
             WorkerStatus(w.name, w.pid, w.name in self._ready, w.restarts) for w in self._workers
         ]
@@ -291,8 +197,6 @@ class Crew:
             await self._start(worker)
             code = await worker.ended()
             self._ready.discard(worker.name)
-            self._times.died(worker.name)
-            self._preparing.died(worker.name)
             if self._stopping or (self._draining and code == Exit.DONE):
                 self.changed.set()
                 return
@@ -366,11 +270,7 @@ class Crew:
             self._ready.add(worker.name)
             self._once_ready.add(worker.name)
             self._note_ready()
-        elif isinstance(message, Prepared):
-            self._preparing.told(worker.name, message)
-        elif isinstance(message, Times):
-            self._times.told(worker.name, message)
-        elif isinstance(message, Finished):
+        elif isinstance(message, EndPassed):
             self.changed.set()
         elif isinstance(message, Failed):
             code = Exit(message.exit)
@@ -386,3 +286,30 @@ class Crew:
             self._others_ready.set()
         if self._ready >= {w.name for w in waited_for}:
             self._all_ready()
+
+
+async def prepare(workers: Iterable[WorkerProcess], request: Prepare) -> None:
+    """Have these workers get ready for a model, all at once; several models may be under way.
+
+    ModelNotTaken if one is not there, cannot, dies of it, or takes too long: then none of them
+    serves it.
+    """
+    asked = list(workers)
+    if away := [worker.name for worker in asked if worker.pid is None]:
+        # Another would begin with a model that it never judged.
+        raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
+    said = await asyncio.gather(
+        *(worker.ask(request, type(None), PREPARE_S) for worker in asked), return_exceptions=True
+    )
+    for worker, error in zip(asked, said, strict=True):
+        if isinstance(error, NoReply) and error.gone:
+            what = f"worker {worker.name} died while it got ready"
+        elif isinstance(error, NoReply):
+            raise ModelNotTaken(f"model {request.model}: not ready in {PREPARE_S:.0f} s")
+        elif isinstance(error, RequestRefused):
+            what = str(error)
+        elif isinstance(error, BaseException):
+            raise error
+        else:
+            continue
+        raise ModelNotTaken(f"{what}; the run goes on with the model that it has")

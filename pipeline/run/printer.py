@@ -26,7 +26,7 @@ import msgspec
 from framegate.pipeline import records
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.engine.control import ControlLine, Sources, Stop
+from framegate.pipeline.engine.control import ControlLine, SetSources, Stop
 from framegate.pipeline.engine.hosted_stage import HostedStage
 from framegate.pipeline.engine.reconnect import run_connected
 from framegate.pipeline.engine.runner import Runner
@@ -180,7 +180,7 @@ class Printer(threading.Thread):
 
     def take_sources(self, sources: list[SourceSpec]) -> None:
         """Print results of these from now on."""
-        control.send(self._end, Sources(sources))
+        control.send(self._end, SetSources(sources))
 
     def stop(self, patience_s: float | None) -> None:
         """End after the batch in hand; one whose output nobody takes is not waited for."""

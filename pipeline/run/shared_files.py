@@ -21,7 +21,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from framegate.pipeline.engine.control import Shared, SharedWanted
+from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
 from framegate.pipeline.errors import FrameStoreFull
 from framegate.pipeline.retry import OUT_OF_MEANS
 from framegate.pipeline.shared_memory.frame_store import copy_newest, retire_frame_store
@@ -54,7 +54,7 @@ class SharedFiles:
         self._files: dict[str, dict[str, _File]] = {}
         self._ended: set[str] = set()
 
-    def answer(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+    def answer(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
         """The reply to a worker's request, and the descriptor to send beside it and then close."""
         files = self._files.setdefault(wanted.source, {})
         file = files.get(wanted.name)
@@ -67,29 +67,29 @@ class SharedFiles:
                 file = files[wanted.name] = self._make(wanted, what)
                 self._ended.discard(wanted.source)
             except FrameStoreFull as error:
-                return Shared(wanted.ask, str(error)), None
+                return SharedMemory(str(error)), None
             except OSError as error:
-                return _lacking(wanted, what, error), None
+                return _lacking(what, error), None
         return self._opened(wanted, file)
 
-    def find(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+    def find(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
         """The reply to somebody who only looks: nothing is made for him."""
         file = self._files.get(wanted.source, {}).get(wanted.name)
         if file is None or (file.nbytes != wanted.nbytes and not file.is_last_picture):
-            return Shared(wanted.ask, f"there is no {wanted.name} of it"), None
+            return SharedMemory(f"there is no {wanted.name} of it"), None
         return self._opened(wanted, file)
 
-    def _opened(self, wanted: SharedWanted, file: _File) -> tuple[Shared, int | None]:
+    def _opened(self, wanted: GetSharedMemory, file: _File) -> tuple[SharedMemory, int | None]:
         path = self._kept_at(wanted.source, wanted.name)
         try:
             if file.descriptor is not None:
-                return Shared(wanted.ask), os.dup(file.descriptor)
+                return SharedMemory(), os.dup(file.descriptor)
             assert path is not None
-            return Shared(wanted.ask), open_kept_file(path, file.nbytes)
+            return SharedMemory(), open_kept_file(path, file.nbytes)
         except OSError as error:
-            return _lacking(wanted, wanted.name, error), None
+            return _lacking(wanted.name, error), None
 
-    def _make(self, wanted: SharedWanted, what: str) -> _File:
+    def _make(self, wanted: GetSharedMemory, what: str) -> _File:
         path = self._kept_at(wanted.source, wanted.name)
         if path is not None:
             try:
@@ -200,6 +200,6 @@ def _is_picture(files: dict[str, _File]) -> bool:
     return any(file.is_last_picture for file in files.values())
 
 
-def _lacking(wanted: SharedWanted, what: str, error: OSError) -> Shared:
+def _lacking(what: str, error: OSError) -> SharedMemory:
     again = error.errno in OUT_OF_MEANS
-    return Shared(wanted.ask, f"{what}: no shared memory: {error}", again)
+    return SharedMemory(f"{what}: no shared memory: {error}", again)

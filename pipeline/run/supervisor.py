@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from framegate.pipeline.engine.control import Shared, SharedWanted
+from framegate.pipeline.engine.control import GetSharedMemory, SharedMemory
 from framegate.pipeline.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -180,7 +180,7 @@ class Supervisor:
         """How the run is."""
         return await self._crew.status()
 
-    def find_shared(self, wanted: SharedWanted) -> tuple[Shared, int | None]:
+    def find_shared(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
         """Memory that a source has already, for somebody who looks."""
         return self._crew.shared.find(wanted)
 

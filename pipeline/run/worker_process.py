@@ -17,18 +17,22 @@ import msgspec
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import (
     AnswerShared,
+    AnyRequest,
     ChildLine,
     Failed,
-    InHand,
+    GetTimes,
     Ping,
     Pong,
+    R,
     Ready,
-    Sources,
+    RecordInHand,
+    SetSources,
     Stop,
+    Times,
     ToSupervisor,
     ToWorker,
 )
-from framegate.pipeline.errors import ModelNotTaken
+from framegate.pipeline.errors import ModelNotTaken, NoReply, RequestRefused
 from framegate.pipeline.process import start_module
 from framegate.pipeline.records import Position
 from framegate.pipeline.retry import Backoff
@@ -37,6 +41,7 @@ from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.telemetry.counters import TimesOverLives
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +68,9 @@ class WorkerProcess:
         self._heard, self._answer_shared = heard, answer_shared
         self._process: asyncio.subprocess.Process | None = None
         self._line: ChildLine | None = None
+        self._pinging: asyncio.Task[None] | None = None
+        self._timing: asyncio.Task[None] | None = None
+        self._times = TimesOverLives()
         self._started_mono = 0.0
         self._is_hung = False
 
@@ -120,21 +128,21 @@ class WorkerProcess:
         if self._line is not None:
             self._line.hear()
             self._line.close()
+        # What waited for a reply takes it, or that there is none, before the next life begins.
+        if asking := [task for task in (self._pinging, self._timing) if task is not None]:
+            await asyncio.wait(asking)
+        self._times.died()
         quick = time.monotonic() - self._started_mono < QUICK_S
         self.vain_deaths = self.vain_deaths + 1 if quick or self._is_hung else 0
         return code
 
     def _hear(self, message: ToSupervisor) -> None:
-        if isinstance(message, InHand):
+        if isinstance(message, RecordInHand):
             self._note_in_hand(message)
-        elif isinstance(message, Pong):
-            self.unanswered_mono, self.waiting = None, message.waiting
-            if message.done != self.progress:
-                self.progress, self.progress_mono = message.done, time.monotonic()
         else:
             self._heard(self, message)
 
-    def _note_in_hand(self, message: InHand) -> None:
+    def _note_in_hand(self, message: RecordInHand) -> None:
         place = (message.source, message.stage)
         if message.position is None:
             self.in_hand.pop(place, None)
@@ -145,6 +153,12 @@ class WorkerProcess:
         """Send a message, in order, as soon as it takes it; nobody hears it if there is none."""
         if self._line is not None:
             self._line.tell(message)
+
+    async def ask(self, request: AnyRequest, kind: type[R], patience_s: float | None = None) -> R:
+        """Return its reply; see ChildLine.ask. NoReply too where there is none to be asked."""
+        if self._line is None:
+            raise NoReply(f"worker {self.name} has not begun", gone=True)
+        return await self._line.ask(request, kind, patience_s)
 
     def has_work(self, pending: Mapping[str, set[str]]) -> bool:
         """Whether a stage of its own is pending for a source, by what is pending of each; decode
@@ -157,9 +171,31 @@ class WorkerProcess:
         )
 
     def ping(self) -> None:
-        """Ask how it gets on."""
-        self.unanswered_mono = self.unanswered_mono or time.monotonic()
-        self.tell(Ping())
+        """Ask how it gets on, if it has answered the last time."""
+        if self._pinging is None or self._pinging.done():
+            self.unanswered_mono = self.unanswered_mono or time.monotonic()
+            self._pinging = asyncio.create_task(self._ping())
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(NoReply, RequestRefused):
+            pong = await self.ask(Ping(), Pong)
+            self.unanswered_mono, self.waiting = None, pong.waiting
+            if pong.done != self.progress:
+                self.progress, self.progress_mono = pong.done, time.monotonic()
+
+    async def times(self, patience_s: float) -> Times:
+        """How long its stages waited and worked over all its lives; where it does not answer so
+        soon, as far as it has said.
+        """
+        if self.pid is not None:
+            if self._timing is None or self._timing.done():
+                self._timing = asyncio.create_task(self._ask_times())
+            await asyncio.wait([self._timing], timeout=patience_s)
+        return self._times.total()
+
+    async def _ask_times(self) -> None:
+        with contextlib.suppress(NoReply, RequestRefused):
+            self._times.told(await self.ask(GetTimes(), Times))
 
     def kill(self, hung: bool = False) -> None:
         """End it at once, even if it is stopped. hung: as it had work, and did not get on."""
@@ -229,7 +265,7 @@ class Beside:
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """These are the run's sources now."""
         if self._worker is not None:
-            self._worker.tell(Sources(list(sources)))
+            self._worker.tell(SetSources(list(sources)))
 
     async def _keep_alive(self, worker: WorkerProcess, plan: Plan) -> None:
         deaths = 0

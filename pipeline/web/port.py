@@ -20,14 +20,8 @@ import msgspec
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_port
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import (
-    AnswerShared,
-    ChildLine,
-    StatusThere,
-    StatusWanted,
-    ToSupervisor,
-)
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.engine.control import AnswerShared, AnyRequest, ChildLine, GetStatus
+from framegate.pipeline.errors import ConfigFaults, RequestRefused
 from framegate.pipeline.logs import Form
 from framegate.pipeline.process import start_module
 from framegate.pipeline.store.listen import listening_at
@@ -105,7 +99,6 @@ class HttpPort:
         """status: how the run is; shared: memory that a source has already."""
         self._listening, self._spec = listening, spec
         self._status, self._shared = status, shared
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """Start a process whenever somebody connects and there is none; for ever."""
@@ -143,7 +136,7 @@ class HttpPort:
             raise
         finally:
             theirs.close()
-        line = ChildLine(ours, lambda message: self._answer(line, message), self._shared)
+        line = ChildLine(ours, lambda _: None, self._shared, self._answer)
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -152,19 +145,13 @@ class HttpPort:
             process.stdin.close()
             return await process.wait()
         finally:
-            for task in self._tasks:
-                task.cancel()
             line.close()
             await _end(process)
 
-    def _answer(self, line: ChildLine, message: ToSupervisor) -> None:
-        if isinstance(message, StatusWanted):
-            task = asyncio.create_task(self._tell_status(line, message.ask))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _tell_status(self, line: ChildLine, ask: int) -> None:
-        line.tell(StatusThere(ask, await self._status()))
+    async def _answer(self, request: AnyRequest) -> RunStatus:
+        if not isinstance(request, GetStatus):
+            raise RequestRefused(f"the HTTP process may not ask for {type(request).__name__}")
+        return await self._status()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -32,8 +32,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framegate.pipeline.engine.control import ControlLine
-from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost, SupervisorSilent
+from framegate.pipeline.engine.control import ControlLine, GetStatus
+from framegate.pipeline.errors import FramegateError, NoReply, StoreBusy, StoreLost
 from framegate.pipeline.loading import load
 from framegate.pipeline.logs import set_up_logging
 from framegate.pipeline.process import ProcessUse, die_with_parent_of, process_use
@@ -147,11 +147,11 @@ class RunReader:
         self._asked_mono = 0.0
 
     def status(self) -> RunStatus:
-        """How the run is, at most a second ago. SupervisorSilent if nobody says."""
+        """How the run is, at most a second ago. NoReply if nobody says."""
         with self._lock:
             now = time.monotonic()
             if self._status is None or now - self._asked_mono > FRESH_S:
-                self._status = self._line.status(ANSWER_S)
+                self._status = self._line.ask(GetStatus(), RunStatus, ANSWER_S)
                 self._asked_mono = now
                 self._frames.take_sources([_spec(source) for source in self._status.sources])
             return self._status
@@ -179,7 +179,7 @@ class RunReader:
         return {v.source: f"{v.state}: {v.fault}" if v.fault else "" for v in views}
 
     def scrape(self) -> Scrape:
-        """All that is measured; without a store that answers, the rest. SupervisorSilent."""
+        """All that is measured; without a store that answers, the rest. NoReply."""
         status = self.status()
         try:
             samples, info = self._read([source.name for source in status.sources])
@@ -283,7 +283,7 @@ def make_app(line: ControlLine, spec: WebSpec) -> Starlette:
 
 
 def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    level = logging.WARNING if isinstance(error, SupervisorSilent) else logging.DEBUG
+    level = logging.WARNING if isinstance(error, NoReply) else logging.DEBUG
     log.log(level, "%s", error)
     return PlainTextResponse(f"{redacted(str(error))}\n", 503, _NO_STORE)
 

@@ -24,7 +24,14 @@ from framegate.pipeline import keys
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.sources import derived_name
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import Finished, InHand, Pong, SharedWanted
+from framegate.pipeline.engine.control import (
+    Call,
+    EndPassed,
+    GetSharedMemory,
+    Pong,
+    RecordInHand,
+    reply_of,
+)
 from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, Exit
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import shown, without
@@ -175,15 +182,16 @@ def asked(folder: Path, data: bytes) -> bytes:
 WORDS = tuple(
     msgspec.json.encode(word)
     for word in (
-        SharedWanted(1, "gate", "form", 4096), InHand("gate", "detect", Position(1, 2)),
-        Finished("gate", "cache"), Pong(3, ["gate"]),
+        Call(1, GetSharedMemory("gate", "form", 4096)),
+        RecordInHand("gate", "detect", Position(1, 2)),
+        EndPassed("gate", "cache"), reply_of(2, Pong(3, ["gate"])),
     )
 )  # fmt: skip
 
 
 @fuzz()
 @given(data=data_like(*WORDS))
-@example(b'{"type":"Pong","done":1,"waiting":' + b"[" * 20_000)
+@example(b'{"type":"Reply","number":1,"value":' + b"[" * 20_000)
 @example(control.IN_A_FILE)
 def test_a_worker_that_talks_nonsense_is_a_worker_that_hung_up(data: bytes) -> None:
     ours, theirs = control.make_pair()
@@ -191,8 +199,8 @@ def test_a_worker_that_talks_nonsense_is_a_worker_that_hung_up(data: bytes) -> N
         ours.setblocking(False)
         theirs.send(data[:30_000] or b"x")
         try:
-            message = control.receive_from_worker(ours)
-        except (control.LostWord, OSError):
+            message = control.receive_from_child(ours)
+        except (control.MessageLost, OSError):
             return
         assert message is None or isinstance(message, msgspec.Struct)
 

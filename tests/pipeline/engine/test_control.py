@@ -7,7 +7,8 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,29 @@ import pytest
 
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import (
+    AnswerRequest,
+    Answers,
+    AnyRequest,
+    Call,
     ChildLine,
     ControlLine,
+    GetSharedMemory,
+    GetStatus,
+    GetTimes,
+    Ping,
+    Pong,
     Prepare,
-    Shared,
-    SharedWanted,
-    Sources,
+    SetSources,
+    SharedMemory,
     Stop,
-    TimesWanted,
+    Times,
 )
+from framegate.pipeline.errors import FrameStoreFull, NoReply, RequestRefused
 from framegate.pipeline.run.shared_files import SharedFiles
 from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.source import Request
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
+from framegate.pipeline.telemetry.counters import RunStatus
 
 URL = "rtsp://viewer:PASSWORD@camera.example.com:554/Streaming/Channels/101?transportmode=unicast"
 
@@ -36,8 +47,24 @@ def many(count: int) -> list[SourceSpec]:
     return [SourceSpec(f"s{n}", Request(URL, True), 0, 4, 5, "fast") for n in range(count)]
 
 
-def no_memory(wanted: SharedWanted) -> tuple[Shared, int | None]:
-    return Shared(wanted.ask, "there is none"), None
+def no_memory(wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:  # noqa: ARG001
+    return SharedMemory("there is none"), None
+
+
+def answers(prepare: Callable[[str, list[str], bool], None]) -> Answers:
+    return Answers(lambda: 1, lambda: ["s"], dict, prepare)
+
+
+@asynccontextmanager
+async def a_pair(
+    answer: AnswerRequest | None = None,
+) -> AsyncIterator[tuple[ChildLine, ControlLine]]:
+    """Both ends of one line, open while the block lasts."""
+    ours, theirs = control.make_pair()
+    line, worker = ChildLine(ours, lambda _: None, no_memory, answer), ControlLine(theirs)
+    yield line, worker
+    line.close()
+    await until(lambda: isinstance(worker.ordered, Stop))
 
 
 async def until(holds: Callable[[], Any]) -> None:
@@ -54,10 +81,13 @@ def test_a_worker_is_told_of_thousands_of_sources() -> None:
         line = ChildLine(ours, lambda _: None, no_memory)
         worker = ControlLine(theirs)
         told = many(3000)
-        line.tell(Sources(told))
-        line.tell(Prepare(1, "m", [source.name for source in told]))
+        line.tell(SetSources(told))
         await until(lambda: worker.sources is not None)
         assert worker.sources == told
+        heard: list[list[str]] = []
+        worker.let_answer(answers(lambda _, sources, __: heard.append(sources)))
+        await line.ask(Prepare("m", [source.name for source in told]), type(None))
+        assert heard == [[source.name for source in told]]
         line.close()
         await until(lambda: isinstance(worker.ordered, Stop))
 
@@ -68,11 +98,12 @@ def test_what_a_busy_worker_does_not_take_yet_reaches_it_later_the_last_word_onl
     async def tell() -> None:
         ours, theirs = control.make_pair()
         line = ChildLine(ours, lambda _: None, no_memory)
-        for n in range(2000):  # more than the sockets hold
-            line.tell(Prepare(n, "m", []))
+        asked = [asyncio.create_task(line.ask(GetTimes(), Times)) for _ in range(2000)]
+        await asyncio.sleep(0)  # more than the sockets hold
         for n in range(100):
-            line.tell(Sources(many(n)))
+            line.tell(SetSources(many(n)))
         worker = ControlLine(theirs)
+        assert await asyncio.gather(*asked) == [{}] * 2000
         await until(lambda: worker.sources is not None and len(worker.sources) == 99)
         line.close()
         await until(lambda: isinstance(worker.ordered, Stop))
@@ -84,14 +115,14 @@ def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end(
     async def answer() -> None:
         ours, theirs = control.make_pair()
         file = os.memfd_create("shared")
-        line = ChildLine(ours, lambda _: None, lambda wanted: (Shared(wanted.ask), os.dup(file)))
+        line = ChildLine(ours, lambda _: None, lambda _: (SharedMemory(), os.dup(file)))
         theirs.setblocking(False)
         asked, answered = 0, 0
         while answered < 1000:
             await asyncio.sleep(0)
             try:
                 if asked < 1000:
-                    control.send(theirs, SharedWanted(asked, "s", "n", 1))
+                    control.send(theirs, Call(asked, GetSharedMemory("s", "n", 1)))
                     asked += 1
                     continue
             except BlockingIOError:
@@ -105,6 +136,105 @@ def test_all_questions_of_a_worker_that_does_not_listen_are_answered_in_the_end(
         os.close(file)
 
     asyncio.run(answer())
+
+
+def test_a_request_fails_when_the_worker_ends_is_silent_or_says_no() -> None:
+    async def ask() -> None:
+        ours, theirs = control.make_pair()
+        line = ChildLine(ours, lambda _: None, no_memory)
+        with pytest.raises(NoReply, match="no reply in") as silent:
+            await line.ask(Ping(), Pong, 0.01)  # nobody listens yet
+        assert not silent.value.gone
+        waiting = asyncio.create_task(line.ask(GetTimes(), Times))
+        await asyncio.sleep(0)
+        theirs.close()
+        for asked in (waiting, line.ask(Ping(), Pong)):
+            with pytest.raises(NoReply) as gone:
+                await asked
+            assert gone.value.gone
+
+    async def be_refused() -> None:
+        async with a_pair() as (line, worker):
+            worker.let_answer(answers(refuse))
+            with pytest.raises(RequestRefused, match="bad is no model"):
+                await line.ask(Prepare("bad", []), type(None))
+            with pytest.raises(RequestRefused, match="answers no GetStatus"):
+                await line.ask(GetStatus(), RunStatus)
+            assert await line.ask(Ping(), Pong) == Pong(1, ["s"])
+
+    def refuse(model: str, *_: Any) -> None:
+        raise ValueError(f"{model} is no model")
+
+    asyncio.run(ask())
+    asyncio.run(be_refused())
+
+
+def test_what_nobody_waits_for_any_more_does_not_wait_to_be_sent() -> None:
+    async def ask() -> None:
+        ours, theirs = control.make_pair()
+        line = ChildLine(ours, lambda _: None, no_memory)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # the sockets are full
+                control.send(ours, Stop())
+        for _ in range(10):
+            with pytest.raises(NoReply):
+                await line.ask(Ping(), Pong, 0.001)
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                assert b"Ping" not in theirs.recv(1 << 15)
+        last = asyncio.create_task(line.ask(GetTimes(), Times))
+        await until(lambda: b"GetTimes" in _next(theirs))
+        line.close()
+        theirs.close()
+        with pytest.raises(NoReply):
+            await last
+
+    asyncio.run(ask())
+
+
+def _next(end: socket.socket) -> bytes:
+    try:
+        return end.recv(1 << 15)
+    except BlockingIOError:
+        return b""
+
+
+def test_a_child_asks_its_supervisor_and_hears_when_that_is_gone() -> None:
+    status = RunStatus("r", False, [], [], [], {})
+
+    async def answer(request: AnyRequest) -> RunStatus:
+        if request != GetStatus():
+            raise RequestRefused("only that")
+        return status
+
+    async def ask() -> None:
+        async with a_pair(answer) as (_, child):
+            assert await asyncio.to_thread(child.ask, GetStatus(), RunStatus, 60) == status
+            with pytest.raises(RequestRefused, match="only that"):
+                await asyncio.to_thread(child.ask, Ping(), Pong, 60)
+            shared = asyncio.to_thread(child.shared_memory, "s", "frames", 4096)
+            with pytest.raises(FrameStoreFull, match="there is none"):
+                await shared
+        with pytest.raises(NoReply, match="ended"):
+            child.ask(GetStatus(), RunStatus)
+
+    async def ask_one_that_ends() -> None:
+        began = asyncio.Event()
+
+        async def never(_: AnyRequest) -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        async with a_pair(never) as (line, child):
+            waiting = asyncio.create_task(asyncio.to_thread(child.ask, GetStatus(), RunStatus))
+            await began.wait()
+            line.close()
+            with pytest.raises(NoReply, match="ended"):
+                await waiting
+
+    asyncio.run(ask())
+    asyncio.run(ask_one_that_ends())
 
 
 def test_a_message_that_the_system_has_no_file_for_is_sent_once_it_has(
@@ -122,9 +252,9 @@ def test_a_message_that_the_system_has_no_file_for_is_sent_once_it_has(
         line = ChildLine(ours, lambda _: None, no_memory)
         worker = ControlLine(theirs)
         monkeypatch.setattr(os, "memfd_create", memfd_create)
-        line.tell(Sources(many(1000)))
-        line.tell(TimesWanted())
-        await until(lambda: worker.sources is not None)
+        line.tell(SetSources(many(1000)))
+        assert await line.ask(GetTimes(), Times) == {}  # after it, in order
+        assert worker.sources is not None
         assert failures == []
         line.close()
         await until(lambda: isinstance(worker.ordered, Stop))

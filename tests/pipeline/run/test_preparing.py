@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.engine.control import Prepared, Ready, Shared, ToSupervisor
+from framegate.pipeline.engine.control import Prepare, Ready, SharedMemory, ToSupervisor
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.run import worker_process
-from framegate.pipeline.run.crew import Preparing
+from framegate.pipeline.run.crew import prepare
 from framegate.pipeline.run.worker_process import WorkerProcess
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 
@@ -24,9 +24,8 @@ class Crew:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.preparing = Preparing()
         self.is_ready = asyncio.Event()
-        self.worker = WorkerProcess("w", ["slow"], self._heard, lambda w: (Shared(w.ask), None))
+        self.worker = WorkerProcess("w", ["slow"], self._heard, lambda _: (SharedMemory(), None))
 
     async def start(self) -> None:
         stages = [
@@ -38,20 +37,16 @@ class Crew:
         await self.worker.start(lambda: spec)
         await asyncio.wait_for(self.is_ready.wait(), 60)
 
-    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+    def _heard(self, _: WorkerProcess, message: ToSupervisor) -> None:
         if isinstance(message, Ready):
             self.is_ready.set()
-        elif isinstance(message, Prepared):
-            self.preparing.told(worker.name, message)
 
     def ask(self, model: str) -> asyncio.Task[None]:
-        return asyncio.create_task(self.preparing.ask([self.worker], model, [], True))
+        return asyncio.create_task(prepare([self.worker], Prepare(model, [])))
 
     async def end(self) -> int:
         self.worker.kill()
-        code = await self.worker.ended()
-        self.preparing.died(self.worker.name)
-        return code
+        return await self.worker.ended()
 
 
 def with_a_worker(folder: Path, test: Callable[[Crew], Coroutine[Any, Any, None]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.engine.control import SharedWanted
+from framegate.pipeline.engine.control import GetSharedMemory
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import Position
 from framegate.pipeline.run.shared_files import SharedFiles
@@ -22,11 +22,11 @@ SLOTS, NBYTES = 4, 64 * 48 * 3 // 2
 SIZE = frame_store_bytes(SLOTS, NBYTES)
 
 
-def wanted(name: str, source: str = "a", nbytes: int = 4096) -> SharedWanted:
-    return SharedWanted(1, source, name, nbytes)
+def wanted(name: str, source: str = "a", nbytes: int = 4096) -> GetSharedMemory:
+    return GetSharedMemory(source, name, nbytes)
 
 
-def got(files: SharedFiles, asked: SharedWanted) -> int:
+def got(files: SharedFiles, asked: GetSharedMemory) -> int:
     """The descriptor that a worker would have; the worker closes it once it is mapped."""
     reply, descriptor = files.answer(asked)
     assert reply.fault is None, reply.fault
@@ -34,7 +34,7 @@ def got(files: SharedFiles, asked: SharedWanted) -> int:
     return descriptor
 
 
-def asked_for(files: SharedFiles, *asked: SharedWanted) -> None:
+def asked_for(files: SharedFiles, *asked: GetSharedMemory) -> None:
     for each in asked:
         os.close(got(files, each))
 
@@ -108,7 +108,7 @@ def test_a_size_that_nobody_wants_any_more_goes_and_may_come_back(files: SharedF
 
 
 def test_a_reader_makes_no_memory(files: SharedFiles) -> None:
-    look = SharedWanted(1, "a", PIXELS, SIZE, make=False)
+    look = GetSharedMemory("a", PIXELS, SIZE, make=False)
     assert files.answer(look)[0].fault == f"there is no {PIXELS} of it"
     assert files.nbytes("a") == 0
     frames(files)

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import ControlLine, StatusThere, StatusWanted
+from framegate.pipeline.engine.control import Call, ControlLine, GetStatus, reply_of
 from framegate.pipeline.errors import StoreLost
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.web.frames import FrameViews
@@ -25,9 +25,10 @@ STATUS = RunStatus(
 
 def supervise(end: socket.socket) -> None:
     """Tell the status whenever it is wanted, until the other side hangs up."""
-    while (message := control.receive_from_worker(end)) is not None:
-        assert isinstance(message, StatusWanted)
-        control.send(end, StatusThere(message.ask, STATUS))
+    while (message := control.receive_from_child(end)) is not None:
+        assert isinstance(message, Call)
+        assert message.request == GetStatus()
+        control.send(end, reply_of(message.number, STATUS))
 
 
 def test_health_is_told_while_the_store_hangs(tmp_path: Path) -> None:
