@@ -49,6 +49,8 @@ class SourceSpec(msgspec.Struct, frozen=True):
     fault   why it is not to be opened any more
     retry_most_s  most seconds between two tries to connect
     ending  it is to be removed: decode no further, its last end follows
+    generation  of this run's process: another one for each change of what is said here, and for
+        a source of that name that went and came again
     """
 
     name: str
@@ -60,6 +62,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     fault: str | None = None
     retry_most_s: float = 30.0
     ending: bool = False
+    generation: int = 0
 
     @property
     def live(self) -> bool:

@@ -15,26 +15,26 @@ from framegate.pipeline.spec import CAREFUL_FRAMES
 
 LIMIT = 3
 
-Place = tuple[str, str]
+SourceStage = tuple[str, str]  # names of both
 
 
 class Deaths:
     """The deaths of one worker's incarnations."""
 
     def __init__(self) -> None:
-        self._blamed: dict[Place, tuple[Position, int]] = {}
-        self.set_aside: set[tuple[Place, Position]] = set()
+        self._blamed: dict[SourceStage, tuple[Position, int]] = {}
+        self.set_aside: set[tuple[SourceStage, Position]] = set()
         self.careful_until: dict[str, Position] = {}
         self.fruitless = 0  # deaths in a row between which no position moved
-        self._stood: dict[Place, Position] = {}
+        self._stood: dict[SourceStage, Position] = {}
 
     def died(
         self,
-        in_hand: Mapping[Place, Position],
-        positions: Mapping[Place, Position],
+        in_hand: Mapping[SourceStage, Position],
+        positions: Mapping[SourceStage, Position],
         epochs: Mapping[str, int],
         live: Collection[str] = (),
-    ) -> list[tuple[Place, Position]]:
+    ) -> list[tuple[SourceStage, Position]]:
         """Take a death into account; gives what is newly to be set aside.
 
         in_hand    last record announced, by (source, stage)
@@ -58,10 +58,10 @@ class Deaths:
 
     def _blame(
         self,
-        in_hand: Mapping[Place, Position],
-        positions: Mapping[Place, Position],
+        in_hand: Mapping[SourceStage, Position],
+        positions: Mapping[SourceStage, Position],
         live: Collection[str],
-    ) -> list[tuple[Place, Position]]:
+    ) -> list[tuple[SourceStage, Position]]:
         """Count the death against what was in hand; gives what has reached the limit."""
         self._blamed = {
             place: (at, deaths)

@@ -10,18 +10,20 @@ from framegate.pipeline.errors import Exit
 log = logging.getLogger(__name__)
 
 
-class Ending:
+class RunEnding:
     """The exit code of a run, once it has one. Lives in the event loop."""
 
     def __init__(self) -> None:
         self.code: Exit | None = None
-        self._came = asyncio.Event()
+        self._came, self._failed = asyncio.Event(), asyncio.Event()
 
     def end(self, code: Exit) -> None:
         """End the run with this code."""
         if self.code is None or code is Exit.STOPPED_TWICE:
             self.code = code
         self._came.set()
+        if self.code is not Exit.DONE:
+            self._failed.set()
 
     def fail(self, message: str) -> None:
         """End: something that the run needs has broken."""
@@ -34,5 +36,9 @@ class Ending:
             self.end(Exit.SOURCE_FAILED)
 
     async def wait(self) -> None:
-        """Wait for the end's first word."""
+        """Wait until the run has an exit code."""
         await self._came.wait()
+
+    async def failed(self) -> None:
+        """Wait until the run has an exit code that says that it is not done."""
+        await self._failed.wait()

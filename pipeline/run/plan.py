@@ -23,6 +23,8 @@ from framegate.pipeline.store.retention import RetentionLimits
 class Plan:
     """A run with everything decided.
 
+    store       its URL, with its password
+    identity    of the store: another has another
     workers     stages by worker, inputs before readers
     pictures    whether somebody may look at what its sources showed last
     replicas    on which tokens and epochs must be before they are used
@@ -30,6 +32,7 @@ class Plan:
     """
 
     run: str
+    store: str
     identity: str
     folder: str
     results_keep: int
@@ -48,21 +51,22 @@ class Plan:
         self,
         name: str,
         hosted: list[str],
-        store: str,
         sources: Sequence[SourceSpec],
         deaths: Deaths,
         models: dict[str, str] | None = None,
     ) -> WorkerSpec:
-        """What the worker `name` is told, after the deaths of those before it."""
+        """What a worker of this name that hosts these stages is told, after the deaths of those
+        before it.
+        """
         return WorkerSpec(
             name=name,
             run=self.run,
-            store=store,
+            store=self.store,
             folder=self.folder,
             results_keep=self.results_keep,
             stages=list(self.stages),
             hosted=hosted,
-            sources=told_sources(sources, deaths),
+            sources=sources_for(sources, deaths),
             careful=deaths.careful_until,
             asides=[
                 Suspect(source, stage, at, "worker_died")
@@ -76,8 +80,15 @@ class Plan:
             log_format=self.log_format,
         )
 
+    def joined_spec(
+        self, stage: StageSpec, nice: int, sources: Sequence[SourceSpec], deaths: Deaths
+    ) -> WorkerSpec:
+        """What a worker is told that hosts a stage which the run began without."""
+        spec = self.spec(stage.name, [stage.name], sources, deaths)
+        return msgspec.structs.replace(spec, stages=[*self.stages, stage], nice=nice)
 
-def told_sources(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
+
+def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
     """What a worker is told of the sources: those that killed its decoder are not opened."""
     aside = deaths.set_aside
     dead = {source: at for (source, stage), at in aside if stage == "decode"}

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.live import Live
 
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.process import apart
+from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum
 
 log = logging.getLogger(__name__)
@@ -34,14 +35,18 @@ class Progress:
     The store is asked apart from the event loop: one that hangs holds nothing up.
     """
 
-    def __init__(self, names: Callable[[], list[str]], url: str, quiet: bool) -> None:
-        """names: of the sources there are. quiet: no table, lines only (stdout carries results)."""
-        self._names = names
+    def __init__(self, url: str, quiet: bool) -> None:
+        """quiet: no table, lines only (stdout carries results)."""
+        self._names: list[str] = []
         self._viewer = Viewer(url)
         self._table = sys.stderr.isatty() and not quiet
         self._console = Console(stderr=True, highlight=False)
         self._began = time.monotonic()
         self._before: dict[str, int] = {}
+
+    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
+        """Show these from now on."""
+        self._names = [source.name for source in sources]
 
     async def show(self) -> None:
         """Show until cancelled."""
@@ -58,7 +63,7 @@ class Progress:
             self._viewer.close()
 
     async def _look(self) -> list[View]:
-        return await apart(self._viewer.look, self._names())
+        return await apart(self._viewer.look, self._names)
 
     async def _show_table(self) -> None:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:

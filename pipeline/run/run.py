@@ -88,6 +88,24 @@ class RunOptions:
     """
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """What a run has once its store is there.
+
+    before     the run that its folder holds, None for a new one
+    embedded   the store's process, where the run has one of its own
+    listening  the HTTP port, None if that is off
+    """
+
+    config: Config
+    options: RunOptions
+    folder: RunFolder
+    before: Resumed | None
+    store: Store
+    embedded: EmbeddedStore | None
+    listening: socket.socket | None
+
+
 def run(config: Config, options: RunOptions) -> Exit:
     """Run all sources of the configuration until they end or a signal drains them.
 
@@ -119,7 +137,7 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
         take_open_files(len(resumes))
         with _store(config, folder, listener) as (store, embedded):
             try:
-                return _run_on(config, options, folder, before, store, embedded, listening)
+                return _run_on(_Setup(config, options, folder, before, store, embedded, listening))
             finally:
                 keep = keep or _is_worth_keeping(folder, store)
     finally:
@@ -199,15 +217,9 @@ def _store(
             embedded.stop(HURRY_S if store.hurried else STOP_S)
 
 
-def _run_on(
-    config: Config,
-    options: RunOptions,
-    folder: RunFolder,
-    before: Resumed | None,
-    store: Store,
-    embedded: EmbeddedStore | None,
-    listening: socket.socket | None,
-) -> Exit:
+def _run_on(setup: _Setup) -> Exit:
+    config, options, folder, before = setup.config, setup.options, setup.folder, setup.before
+    store = setup.store
     identity = store.prepare()
     if before is not None and before.run.identity != identity:
         raise StoreRefused(
@@ -231,8 +243,8 @@ def _run_on(
         sources.claim(options.take_over)
         sources.add(before.new, options.take_over)
         sources.announce()
-        plan = make_plan(config, before.run, folder, options)
-        code = asyncio.run(_supervise(plan, store, embedded, options, folder, sources, listening))
+        plan = make_plan(config, before.run, store.url, folder, options)
+        code = asyncio.run(_supervise(setup, plan, sources))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code
@@ -240,7 +252,9 @@ def _run_on(
         sources.release()
 
 
-def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptions) -> Plan:
+def make_plan(
+    config: Config, run: RunFile, store: str, folder: RunFolder, options: RunOptions
+) -> Plan:
     """All decisions of a run but its sources."""
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
@@ -248,6 +262,7 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
         specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
     return Plan(
         run=run.run,
+        store=store,
         identity=run.identity,
         folder=str(folder.path.absolute()),
         results_keep=config.store.results_keep,
@@ -265,16 +280,9 @@ def make_plan(config: Config, run: RunFile, folder: RunFolder, options: RunOptio
     )
 
 
-async def _supervise(
-    plan: Plan,
-    store: Store,
-    embedded: EmbeddedStore | None,
-    options: RunOptions,
-    folder: RunFolder,
-    sources: RunSources,
-    listening: socket.socket | None,
-) -> Exit:
-    supervisor = Supervisor(plan, store, embedded, sources)
+async def _supervise(setup: _Setup, plan: Plan, sources: RunSources) -> Exit:
+    options, folder, listening = setup.options, setup.folder, setup.listening
+    supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
 
     def tidy() -> None:
         drop_certificates(folder.path / CERTIFICATES, plan.certificates_age_s, time.time())
@@ -284,24 +292,26 @@ async def _supervise(
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
-    printer = _printer(plan, store.url, supervisor, unprinted) if options.json else None
+    printer = _printer(plan, supervisor, unprinted) if options.json else None
     quiet = options.json or options.began is not None or plan.log_format == "json"
+    progress = Progress(plan.store, quiet=quiet)
+    supervisor.listen(progress.take_sources)
     beside = [
-        asyncio.create_task(Progress(sources.names, store.url, quiet=quiet).show()),
-        asyncio.create_task(keep_limits(store.url, plan.run, plan.stages, plan.results, tidy)),
+        asyncio.create_task(progress.show()),
+        asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
     http = None
     if listening is not None:
         http = address(listening)
         log.info("metrics and live page at http://%s", http)
-        beside.append(asyncio.create_task(_http_port(plan, store.url, supervisor, listening)))
+        beside.append(asyncio.create_task(_http_port(plan, supervisor, listening)))
     for task in beside:
         task.add_done_callback(_tell_fall)
     try:
-        async with answered(folder.path, supervisor, store.url):
+        async with answered(folder.path, supervisor, plan.store):
             with announced(folder.path, http):
                 if options.began is not None:
-                    options.began(store.url, sources.specs())
+                    options.began(plan.store, sources.specs())
                 code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
@@ -318,14 +328,12 @@ def _tell_fall(task: asyncio.Task[None]) -> None:
         log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
 
 
-async def _http_port(
-    plan: Plan, url: str, supervisor: Supervisor, listening: socket.socket
-) -> None:
-    spec = WebSpec(url, OURS["pictures"], plan.log_level, plan.log_format)
+async def _http_port(plan: Plan, supervisor: Supervisor, listening: socket.socket) -> None:
+    spec = WebSpec(plan.store, OURS["pictures"], plan.log_level, plan.log_format)
     await HttpPort(listening, spec, supervisor.status, supervisor.find_shared).serve()
 
 
-def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:
+def _printer(plan: Plan, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:
     """Start the printer; what is wrong with standard output is added to `unprinted`."""
     loop = asyncio.get_running_loop()
 
@@ -339,8 +347,8 @@ def _printer(plan: Plan, url: str, supervisor: Supervisor, unprinted: list[OSErr
     def died(error: Exception) -> None:
         loop.call_soon_threadsafe(supervisor.fail, f"results are printed no more: {error!r}")
 
-    spec = plan.spec("printer", [PRINT], url, supervisor.sources.specs(), Deaths())
+    spec = plan.spec("printer", [PRINT], supervisor.sources.specs(), Deaths())
     printer = Printer(spec, Unbuffered(sys.stdout.fileno()), broken, died)
     printer.start()
-    supervisor.also_told.append(printer.take_sources)
+    supervisor.listen(printer.take_sources)
     return printer

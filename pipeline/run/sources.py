@@ -105,6 +105,7 @@ class RunSources:
         self._models, self._saves = models, saves
         self._lost: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
+        self._generation = 0  # the last that was given
 
     @property
     def stays(self) -> bool:
@@ -128,8 +129,8 @@ class RunSources:
         return bool(self._lost) and self._lost.issuperset(self.names())
 
     def specs(self) -> list[SourceSpec]:
-        """What workers are told of the sources that are this run's; the same objects until a
-        source changes.
+        """What workers are told of the sources that are this run's. What has changed since it was
+        asked for before has another generation.
         """
         return list(self._specs.values())
 
@@ -311,12 +312,16 @@ class RunSources:
         self._take(sources)
 
     def _take(self, sources: Sequence[RunSource]) -> None:
-        before = self._specs
-        specs = [self._spec_of(source) for source in sources if source.name not in self._lost]
-        self._specs = {
-            spec.name: before[spec.name] if before.get(spec.name) == spec else spec
-            for spec in specs
-        }
+        specs = {}
+        for source in sources:
+            if source.name in self._lost:
+                continue
+            spec, before = self._spec_of(source), self._specs.get(source.name)
+            if before is None or before != replace(spec, generation=before.generation):
+                self._generation += 1
+                before = replace(spec, generation=self._generation)
+            specs[source.name] = before
+        self._specs = specs
 
 
 # -- From what is said of a source to what run.json and the workers are told of it.

@@ -1,6 +1,7 @@
-"""The supervisor: runs the crew, looks at the store, changes the sources, drains, ends.
+"""The supervisor of a run: changes its sources and models, looks at the store, drains, ends it.
 
-Its own death takes workers and embedded store with it (orphans.py); `--resume` then goes on.
+Workers are started and restarted in workers.py. The supervisor's own death takes workers and
+embedded store with it (process.py); `--resume` then goes on.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import OURS
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.process import apart
-from framegate.pipeline.run.crew import Crew
-from framegate.pipeline.run.ending import Ending
+from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.folder import RunSource
-from framegate.pipeline.run.lookout import Lookout, Seen
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.run.sources import RunSources
-from framegate.pipeline.run.worker_process import Beside
+from framegate.pipeline.run.store_probe import ProbeResult, StoreProbe
+from framegate.pipeline.run.workers import Workers
 from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore, StoreWatch
 from framegate.pipeline.store.ownership import Store
@@ -45,6 +45,8 @@ POLL_S = 0.1  # while somebody waits: draining, or removing a source
 DRAIN_PATIENCE_S = 10.0
 TAKEN_OVER = "another run took it over"
 
+SourcesListener = Callable[[list[SourceSpec]], None]
+
 
 class Supervisor:
     """One run. All of it happens in the event loop of `run`."""
@@ -55,17 +57,14 @@ class Supervisor:
         self.plan = plan
         self.sources = sources
         self.faults = dict.fromkeys(sources.lost(), TAKEN_OVER)
-        self.also_told: list[Callable[[list[SourceSpec]], None]] = []
-        """Who reads streams in this process, and must learn which sources there are."""
-        self._ending = Ending()
-        self._lookout = Lookout(plan, store)
+        self._ending = RunEnding()
+        self._probe = StoreProbe(plan, store)
         self._store_watch = StoreWatch(embedded, plan.hung_s) if embedded is not None else None
-        self._crew = Crew(plan, store.url, sources, self._lookout, self._ending, self._settle)
+        self._workers = Workers(plan, sources, self._probe, self._ending, self._settle)
+        self._listeners: list[SourcesListener] = []
         self._draining = False
         self._away_since: float | None = None
         self._changing = asyncio.Lock()
-        self._beside = Beside(plan, store.url, sources, self._crew.shared)
-        self.also_told.append(self._beside.take_sources)
         self._choosing = asyncio.Lock()  # apart: a model takes seconds to get ready
         self._removed: dict[str, asyncio.Event] = {}
 
@@ -78,7 +77,12 @@ class Supervisor:
             return
         self._draining = True
         log.info("draining: frames that are decoded are finished; once more stops at once")
-        self._crew.drain()
+        self._workers.drain()
+
+    def listen(self, tell: SourcesListener) -> None:
+        """Have this called with the sources that there are, now and after each change."""
+        self._listeners.append(tell)
+        tell(self.sources.specs())
 
     def fail(self, message: str) -> None:
         """End: something that the run needs has broken."""
@@ -100,7 +104,7 @@ class Supervisor:
                 await apart(self.sources.drop, names)
                 await apart(self.sources.release, names)
                 raise ModelNotTaken("another model was chosen for them just now: try again")
-            self._crew.tell_models()
+            self._workers.tell_models()
             self._tell_sources()
         for source in sources:
             log.info("source %s: added", source.name)
@@ -117,7 +121,7 @@ class Supervisor:
         async with self._changing:
             await apart(self.sources.end, names)
             gone = [self._removed.setdefault(name, asyncio.Event()) for name in names]
-            self._crew.tell_sources(decoders_only=True)
+            self._workers.tell_sources(decoders_only=True)
             await self._let_go([name for name in names if name in self.sources.lost()])
         for event in gone:
             await event.wait()
@@ -151,15 +155,15 @@ class Supervisor:
 
     async def _prepare(self, models: dict[str, str], is_new: bool) -> None:
         for model in dict.fromkeys(models.values()):
-            await self._crew.prepare(model, [n for n in models if models[n] == model], is_new)
+            await self._workers.prepare(model, [n for n in models if models[n] == model], is_new)
 
     async def _use(self, models: dict[str, str], is_new: bool) -> None:
         await self._prepare(models, is_new)
         async with self._changing:
             try:
                 await apart(self.sources.use, models)
-            finally:
-                self._crew.tell_models()  # whatever was written is what the next worker begins with
+            finally:  # whatever was written is what the next worker begins with
+                self._workers.tell_models()
         for name, model in models.items():
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
@@ -167,28 +171,29 @@ class Supervisor:
         """Have a model look beside (options of stages.shadow:Shadow, but `detect`), or none."""
         async with self._choosing:
             if not options:
-                await self._beside.stop()
+                await self._workers.leave(SHADOW)
                 return
             name, detect = self._check_going_on()
             self.sources.check_known(options.get("sources", []))
-            said = {**options, "detect": detect}
-            await self._beside.start(
-                StageSpec(SHADOW, OURS["shadow"], name, False, False, False, said)
+            options = {**options, "detect": detect}
+            await self._workers.join(
+                StageSpec(SHADOW, OURS["shadow"], name, False, False, False, options)
             )
 
     async def status(self) -> RunStatus:
         """How the run is."""
-        return await self._crew.status()
+        return await self._workers.status()
 
     def find_shared(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
         """Memory that a source has already, for somebody who looks."""
-        return self._crew.shared.find(wanted)
+        return self._workers.shared.find(wanted)
 
     async def run(self) -> Exit:
         """Serve until all sources are done, drained, taken over, or something cannot go on."""
         if self.sources.all_lost():
             return Exit.FENCED
-        tasks = self._crew.start()
+        self._workers.start()
+        tasks = []
         if self._store_watch is not None:
             tasks.append(asyncio.create_task(self._keep_store(self._store_watch)))
         tasks.append(asyncio.create_task(self._watch()))
@@ -198,14 +203,14 @@ class Supervisor:
             # Not for _watch: a second Ctrl-C is obeyed even while it looks at a store that hangs.
             await self._ending.wait()
         finally:
-            await asyncio.gather(self._beside.stop(), self._crew.stop())
+            errors = await self._workers.stop()
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            self._crew.shared.close()
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            errors += [e for e in await asyncio.gather(*tasks, return_exceptions=True) if e]
+            self._workers.shared.close()
+        for error in errors:
+            if isinstance(error, Exception):
+                raise error
         assert self._ending.code is not None
         if self._ending.code is Exit.DONE and self.faults:
             return Exit.SOURCE_FAILED
@@ -230,10 +235,10 @@ class Supervisor:
             waited_for = self._draining or any(s.ending for s in self.sources.specs())
             timeout = POLL_S if waited_for else min(TICK_S, self.plan.hung_s / 4)
             try:
-                await asyncio.wait_for(self._crew.changed.wait(), timeout)
+                await asyncio.wait_for(self._workers.changed.wait(), timeout)
             except TimeoutError:
                 ticks += 1
-            self._crew.changed.clear()
+            self._workers.changed.clear()
             try:
                 await self._look(ticks)
                 self._away_since = None
@@ -253,17 +258,18 @@ class Supervisor:
             self._ending.end(Exit.STORE)
 
     async def _look(self, ticks: int) -> None:
-        draining, drained = self._draining, self._crew.drained
-        specs, given_up = self.sources.specs(), sorted(self._crew.given_up)
+        draining, drained = self._draining, self._workers.drained
+        specs, workers = self.sources.specs(), self._workers
+        given_up, joined = sorted(workers.given_up), workers.joined_stages
         thorough = ticks % SAME_STORE_TICKS == 0
-        seen = await apart(self._lookout.look, specs, given_up, draining, thorough)
+        seen = await apart(self._probe.look, specs, given_up, joined, draining, thorough)
         async with self._changing:
             now = self.sources.specs()
-            same = {spec.name for spec in specs if any(spec is other for other in now)}
+            same = {spec.name for spec in specs if spec in now}  # with their generation
             self._note_faults(seen, same)
-            self._crew.kill_hung(seen.pending)
+            self._workers.kill_hung(seen.pending)
             for name in sorted(seen.through & same):
-                self._crew.shared.end(name)
+                self._workers.shared.end(name)
             removed = {spec.name for spec in now if spec.ending and spec.name in same}
             removed &= {*seen.through, *seen.lost}
             if removed:
@@ -273,7 +279,7 @@ class Supervisor:
             elif seen.passed and len(same) == len(now) and self._may_end(drained):
                 self._ending.end(Exit.DONE)
 
-    def _note_faults(self, seen: Seen, same: set[str]) -> None:
+    def _note_faults(self, seen: ProbeResult, same: set[str]) -> None:
         """same: sources that are still those that were looked at."""
         for name in same.intersection(seen.lost):
             seen.faults[name] = TAKEN_OVER
@@ -289,8 +295,8 @@ class Supervisor:
     # -- other sources
 
     def _tell_sources(self) -> None:
-        self._crew.tell_sources()
-        for tell in self.also_told:
+        self._workers.tell_sources()
+        for tell in self._listeners:
             tell(self.sources.specs())
 
     async def _let_go(self, names: list[str]) -> None:
@@ -300,11 +306,11 @@ class Supervisor:
         except DataFolderRefused as error:
             log.error("%s; trying again", error)
             return
-        self._crew.tell_models()
+        self._workers.tell_models()
         self._tell_sources()  # before others may have them: a worker that knows better is no zombie
         await apart(self.sources.release, names, removed=True)
         for name in names:
-            self._crew.forget(name)
+            self._workers.forget(name)
             self.faults.pop(name, None)
             if name in self._removed:
                 self._removed.pop(name).set()

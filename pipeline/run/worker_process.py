@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -26,21 +25,16 @@ from framegate.pipeline.engine.control import (
     R,
     Ready,
     RecordInHand,
-    SetSources,
-    Stop,
     Times,
     ToSupervisor,
     ToWorker,
 )
-from framegate.pipeline.errors import ModelNotTaken, NoReply, RequestRefused
+from framegate.pipeline.errors import NoReply, RequestRefused
 from framegate.pipeline.process import start_module
 from framegate.pipeline.records import Position
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.run.deaths import Deaths, Place
-from framegate.pipeline.run.plan import Plan
-from framegate.pipeline.run.shared_files import SharedFiles
-from framegate.pipeline.run.sources import RunSources
-from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
+from framegate.pipeline.run.deaths import Deaths, SourceStage
+from framegate.pipeline.spec import StageSpec, WorkerSpec
 from framegate.pipeline.telemetry.counters import TimesOverLives
 
 log = logging.getLogger(__name__)
@@ -53,13 +47,22 @@ class WorkerProcess:
     """A worker and, after its death, the ones that take its place. Lives in the event loop."""
 
     def __init__(
-        self, name: str, hosted: list[str], heard: Heard, answer_shared: AnswerShared
+        self,
+        name: str,
+        hosted: list[str],
+        heard: Heard,
+        answer_shared: AnswerShared,
+        joined: StageSpec | None = None,
     ) -> None:
-        """answer_shared: makes or finds the shared memory that it asks for."""
-        self.name = name
-        self.hosted = hosted
+        """hosted         names of its stages
+        heard          is told of its notices, but for RecordInHand
+        answer_shared  makes or finds the shared memory that it asks for
+        joined         its stage, where it came while the run goes on and the plan has none such
+        """
+        self.name, self.hosted, self.joined = name, hosted, joined
+        self.is_ready = self.was_ready = False  # this process; any so far
         self.deaths = Deaths()
-        self.in_hand: dict[Place, Position] = {}
+        self.in_hand: dict[SourceStage, Position] = {}
         self.vain_deaths = self.restarts = 0  # vain: in a row, soon after the start or hung
         self.progress = -1
         self.waiting: list[str] = []
@@ -68,6 +71,7 @@ class WorkerProcess:
         self._heard, self._answer_shared = heard, answer_shared
         self._process: asyncio.subprocess.Process | None = None
         self._line: ChildLine | None = None
+        self._first_word: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._pinging: asyncio.Task[None] | None = None
         self._timing: asyncio.Task[None] | None = None
         self._times = TimesOverLives()
@@ -127,7 +131,9 @@ class WorkerProcess:
         code = await self._process.wait()
         if self._line is not None:
             self._line.hear()
-            self._line.close()
+        self.hang_up()
+        self.is_ready = False
+        self._say_first(f"its worker ended ({exit_in_words(code)})")
         # What waited for a reply takes it, or that there is none, before the next life begins.
         if asking := [task for task in (self._pinging, self._timing) if task is not None]:
             await asyncio.wait(asking)
@@ -139,8 +145,31 @@ class WorkerProcess:
     def _hear(self, message: ToSupervisor) -> None:
         if isinstance(message, RecordInHand):
             self._note_in_hand(message)
-        else:
-            self._heard(self, message)
+            return
+        if isinstance(message, Ready):
+            self.is_ready = self.was_ready = True
+            self._say_first(None)
+        elif isinstance(message, Failed):
+            self._say_first(message.message)
+        self._heard(self, message)
+
+    def _say_first(self, fault: str | None) -> None:
+        if not self._first_word.done():
+            self._first_word.set_result(fault)
+
+    async def first_word(self) -> str | None:
+        """Wait until it is ready for the first time. Returns why it is not; None if it is."""
+        return await asyncio.shield(self._first_word)
+
+    async def gone(self) -> None:
+        """Wait until there is no process, or none any more."""
+        if self._process is not None:
+            await self._process.wait()
+
+    def hang_up(self) -> None:
+        """Close the line: nothing that it says is heard any more."""
+        if self._line is not None:
+            self._line.close()
 
     def _note_in_hand(self, message: RecordInHand) -> None:
         place = (message.source, message.stage)
@@ -208,89 +237,3 @@ class WorkerProcess:
 def exit_in_words(code: int) -> str:
     """What a process's exit code says."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-# -- A worker beside those of a run: it comes and goes while the run goes on, and nobody waits for
-# it. It steps back behind the others for the CPU, reads what they write, and holds nothing up.
-
-
-NICE = 19
-READY_S = 120.0
-STOP_S = 5.0
-MOST_DEATHS = 3
-
-
-class Beside:
-    """One such worker, or none. Lives in the event loop."""
-
-    def __init__(self, plan: Plan, url: str, sources: RunSources, shared: SharedFiles) -> None:
-        self._plan, self._url, self._sources, self._shared = plan, url, sources, shared
-        self._worker: WorkerProcess | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[str | None] | None = None
-
-    async def start(self, stage: StageSpec) -> None:
-        """Host this stage from now on, in place of what was there.
-
-        Returns once it is ready. ModelNotTaken with the reason if it cannot be.
-        """
-        await self.stop()
-        plan = dataclasses.replace(self._plan, stages=(*self._plan.stages, stage))
-        self._worker = WorkerProcess(stage.name, [stage.name], self._heard, self._shared.answer)
-        self._ready = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._keep_alive(self._worker, plan))
-        try:
-            fault = await asyncio.wait_for(asyncio.shield(self._ready), READY_S)
-        except TimeoutError:
-            fault = f"not ready in {READY_S:.0f} s"
-        if fault is not None:
-            await self.stop()
-            raise ModelNotTaken(f"{stage.name}: {fault}")
-
-    async def stop(self) -> None:
-        """End it, if there is one."""
-        worker, task, self._worker, self._task = self._worker, self._task, None, None
-        if worker is None or task is None:
-            return
-        worker.tell(Stop())
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(task), STOP_S)
-        worker.kill()
-        if worker.pid is None:  # none could be started so far
-            task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-
-    def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """These are the run's sources now."""
-        if self._worker is not None:
-            self._worker.tell(SetSources(list(sources)))
-
-    async def _keep_alive(self, worker: WorkerProcess, plan: Plan) -> None:
-        deaths = 0
-        while worker is self._worker and deaths < MOST_DEATHS:
-            await worker.start(lambda: self._spec(worker, plan))
-            code = await worker.ended()
-            deaths = deaths + 1 if worker.vain_deaths else 1
-            self._note_ready(f"its worker ended ({exit_in_words(code)})")
-            if worker is self._worker:
-                log.warning("worker %s ended (%s)", worker.name, exit_in_words(code))
-        if worker is self._worker:
-            log.error("worker %s died %d times: the run goes on without it", worker.name, deaths)
-
-    def _spec(self, worker: WorkerProcess, plan: Plan) -> WorkerSpec:
-        sources = self._sources.specs()
-        spec = plan.spec(worker.name, worker.hosted, self._url, sources, Deaths())
-        return msgspec.structs.replace(spec, nice=NICE)
-
-    def _heard(self, worker: WorkerProcess, message: ToSupervisor) -> None:
-        if isinstance(message, Ready):
-            self._note_ready(None)
-        elif isinstance(message, Failed):
-            log.error("worker %s: %s", worker.name, message.message)
-            self._note_ready(message.message)
-
-    def _note_ready(self, fault: str | None) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(fault)

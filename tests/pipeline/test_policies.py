@@ -23,7 +23,7 @@ from framegate.pipeline.ingest.credit import (
 from framegate.pipeline.records import VERSION, End, Position, Record
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import LIMIT, Deaths
-from framegate.pipeline.run.lookout import pending_stages
+from framegate.pipeline.run.store_probe import pending_stages
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import CAREFUL_FRAMES, SourceSpec, StageSpec
 from framegate.pipeline.stage import Item

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.request
+from http import HTTPStatus
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from framegate.pipeline import records
+from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.run.rpc import LookBeside, ask
@@ -24,6 +27,13 @@ from tests.support.runs import published_in, wait_until
 
 DONE, USAGE = 0, 2
 FRAMES = 1500
+SMALL = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+for packaged, ours in (
+    ('\ndetector = "light"\n', '\ndetector = "nanodet-128"\n'),
+    ("\nhung_s = 30\n", "\nhung_s = 2\n"),
+):
+    assert packaged in SMALL
+    SMALL = SMALL.replace(packaged, ours)
 
 
 @pytest.fixture
@@ -70,6 +80,58 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
     assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
     assert all(result.models[0].startswith("nanodet-416") for result in found.results)
     check_page(page)
+
+
+@pytest.mark.timeout(300)
+def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Path) -> None:
+    folder, data = tmp_path / "user", tmp_path / "user" / "data"
+    folder.mkdir()
+    (folder / "pipeline.toml").write_text(SMALL)
+    scene = footage.write_scene(folder / "scene.mp4", footage.steady(500))
+    footage.repeat(scene, folder / "a.mp4", 20)
+    own_model(tmp_path / "registry", "mine", size=(128, 96), min_score=0.2)
+    asked = Asked(folder)
+    with Command(folder, "run", "a.mp4", "-d", "data", "--pace", "realtime") as run:
+        run.says("live page at ")
+        http = run.err.split("live page at ")[1].split()[0]
+        asked.until("a", 5)
+        model = choose("mine", data, folder.parent / "registry")
+        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))
+        stopped, token = 0, None
+        for _ in range(4):
+            pid, token = wait_until(
+                "a shadow is ready",
+                lambda stopped=stopped, token=token: next_shadow(asked, run, stopped, token),
+            )
+            os.kill(pid, signal.SIGSTOP)
+            stopped = pid
+            with urllib.request.urlopen(f"{http}/metrics", timeout=20) as metrics:
+                assert b'framegate_worker_ready{worker="shadow"}' in metrics.read()
+        run.says("the run goes on without: shadow")
+        assert SHADOW not in workers(run.process.pid)
+        asked.until("a", len(asked.seqs("a")) + 10)
+        with urllib.request.urlopen(f"{http}/readyz", timeout=20) as ready:
+            assert ready.status == HTTPStatus.OK
+        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))  # somebody wants it again
+        assert SHADOW in workers(run.process.pid)
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert ended.err.count("worker shadow: no progress for 2 s: killed") == 4
+    assert ended.err.count("worker shadow ended (signal 9); starting another") == 3
+    found = published_in(data, ["a"])["a"]
+    assert [tuple(position) for position in found.positions] == frames(1, len(found.positions))
+
+
+def next_shadow(
+    asked: Asked, run: Command, before: int, token: bytes | None
+) -> tuple[int, bytes] | None:
+    """Process id and token of a shadow after that one, once it reads what the run has said."""
+    pid = workers(run.process.pid).get(SHADOW, before)
+    store = asked.store
+    now = store.client.hget(keys.at("a", SHADOW), "t")
+    store.close()
+    return (pid, now) if pid != before and now is not None and now != token else None
 
 
 def beside(asked: Asked) -> SideOutputs:

@@ -12,14 +12,14 @@ import pytest
 from framegate.pipeline.engine.control import Prepare, Ready, SharedMemory, ToSupervisor
 from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.run import worker_process
-from framegate.pipeline.run.crew import prepare
 from framegate.pipeline.run.worker_process import WorkerProcess
+from framegate.pipeline.run.workers import prepare
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 
 STAGE = "tests.support.user_stages:PreparesSlowly"
 
 
-class Crew:
+class OneWorker:
     """One worker by hand that hosts a stage which gets ready for a model once a file is there."""
 
     def __init__(self, folder: Path) -> None:
@@ -49,37 +49,37 @@ class Crew:
         return await self.worker.ended()
 
 
-def with_a_worker(folder: Path, test: Callable[[Crew], Coroutine[Any, Any, None]]) -> None:
+def with_a_worker(folder: Path, test: Callable[[OneWorker], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
-        crew = Crew(folder)
-        await crew.start()
+        one = OneWorker(folder)
+        await one.start()
         try:
-            await asyncio.wait_for(test(crew), 60)
+            await asyncio.wait_for(test(one), 60)
         finally:
-            if crew.worker.pid is not None:
-                await crew.end()
+            if one.worker.pid is not None:
+                await one.end()
 
     asyncio.run(run())
 
 
 def test_two_models_are_got_ready_side_by_side_and_both_are_answered(tmp_path: Path) -> None:
-    async def ask(crew: Crew) -> None:
-        first, second = crew.ask("first"), crew.ask("second")
+    async def ask(one: OneWorker) -> None:
+        first, second = one.ask("first"), one.ask("second")
         await asyncio.sleep(0)
         (tmp_path / "first").touch()
         (tmp_path / "second").touch()
         await asyncio.gather(first, second)
         with pytest.raises(ModelNotTaken, match="bad is no model"):
-            await crew.ask("bad")
+            await one.ask("bad")
 
     with_a_worker(tmp_path, ask)
 
 
 def test_a_worker_that_dies_of_a_model_answers_all_that_was_asked(tmp_path: Path) -> None:
-    async def ask(crew: Crew) -> None:
-        asked = [crew.ask("first"), crew.ask("second")]
+    async def ask(one: OneWorker) -> None:
+        asked = [one.ask("first"), one.ask("second")]
         await asyncio.sleep(0)
-        await crew.end()
+        await one.end()
         for each in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(each, ModelNotTaken)
             assert "died while it got ready" in str(each)
@@ -92,13 +92,13 @@ def test_a_worker_killed_as_hung_died_in_vain_however_long_it_lived(
 ) -> None:
     monkeypatch.setattr(worker_process, "QUICK_S", 0.0)  # none dies soon after its start
 
-    async def hang(crew: Crew) -> None:
+    async def hang(one: OneWorker) -> None:
         for n in range(1, 4):
-            crew.worker.kill(hung=True)
-            await crew.worker.ended()
-            assert crew.worker.vain_deaths == n
-            await crew.start()
-        await crew.end()
-        assert crew.worker.vain_deaths == 0
+            one.worker.kill(hung=True)
+            await one.worker.ended()
+            assert one.worker.vain_deaths == n
+            await one.start()
+        await one.end()
+        assert one.worker.vain_deaths == 0
 
     with_a_worker(tmp_path, hang)

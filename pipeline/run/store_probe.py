@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from framegate.pipeline import records
 from framegate.pipeline.errors import StoreBusy, StoreLost, StoreRefused
 from framegate.pipeline.ingest.credit import still_unread
-from framegate.pipeline.records import DecodeState, Position
+from framegate.pipeline.records import START, DecodeState, Position
 from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.ownership import Store
@@ -41,8 +41,8 @@ def pending_stages(
 
 
 @dataclass
-class Seen:
-    """One look at the store.
+class ProbeResult:
+    """What one look at the store found.
 
     lost     sources that another run has taken over
     faults   why sources ended early, by source
@@ -58,8 +58,8 @@ class Seen:
     passed: bool = True
 
 
-class Lookout:
-    """Looks at one run's sources."""
+class StoreProbe:
+    """Asks the store about one run's sources. Any thread."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
@@ -74,7 +74,7 @@ class Lookout:
     def _is_ours(self, source: str) -> bool:
         return self._store.owner(source) == self._plan.run
 
-    def places(
+    def positions(
         self, sources: Sequence[str], stages: list[str]
     ) -> tuple[dict[tuple[str, str], Position], dict[str, int]]:
         """Where these stages stand with each source, and the last epoch of each source."""
@@ -89,11 +89,18 @@ class Lookout:
         self,
         sources: Sequence[SourceSpec],
         given_up: Collection[str],
+        joined: Sequence[StageSpec],
         draining: bool,
         thorough: bool,
-    ) -> Seen:
-        """Look once; stages that were given up count no more. StoreRefused if it was replaced."""
-        seen = Seen([source.name for source in sources if not self._is_ours(source.name)])
+    ) -> ProbeResult:
+        """Look once. StoreRefused if the store was replaced by another.
+
+        given_up  stages of the plan that count no more
+        joined    side stages beside the plan: they may be hung, but nobody waits for them
+        draining  nothing is decoded any more
+        thorough  look whether the store is still the one that the run began with
+        """
+        seen = ProbeResult([source.name for source in sources if not self._is_ours(source.name)])
         if seen.lost or thorough:
             self._check_store()
         ours = [source for source in sources if source.name not in seen.lost]
@@ -101,15 +108,23 @@ class Lookout:
             for stage in given_up:  # each time: a reader of theirs may have attached meanwhile
                 self._store.detach(source.name, stage)
         stages = [stage for stage in self._plan.stages if stage.name not in given_up]
-        found = self._store.standings([s.name for s in ours], [stage.name for stage in stages])
+        names = [stage.name for stage in (*stages, *joined)]
+        found = self._store.standings([source.name for source in ours], names)
         for source in ours:
             at, state = found[source.name]
+            joined_at = {stage.name: at.pop(stage.name) for stage in joined}
             decoded = records.decode(state, DecodeState) if state else DecodeState()
             ran = decoded.run == self._plan.run and at["decode"].epoch > source.past
             done = decoded.done and ran
             if done and decoded.fault is not None:
                 seen.faults[source.name] = decoded.fault
             seen.pending[source.name] = pending_stages(stages, source, at, done)
+            seen.pending[source.name] |= {
+                # What was said before its first frame may be trimmed already.
+                s.name
+                for s in joined
+                if START < joined_at[s.name] < at.get(s.input or "", START)
+            }
             seen.passed &= (draining or done) and _all_there(at)
             if done and _all_there(at):
                 seen.through.add(source.name)

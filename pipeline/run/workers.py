@@ -1,0 +1,418 @@
+"""The workers of a run: started, replaced when dead, killed when hung, told, asked, ended.
+
+Those of the plan live as long as the run does. Others join and leave while it goes on: each hosts
+one side stage, steps back behind the others for the CPU, and nobody waits for it; the rules for
+deaths and for hanging are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from framegate.pipeline.config.graph import with_readers
+from framegate.pipeline.engine.control import (
+    Drain,
+    EndPassed,
+    Failed,
+    FramesKept,
+    Prepare,
+    Ready,
+    SetModels,
+    SetSources,
+    Stop,
+    ToSupervisor,
+)
+from framegate.pipeline.errors import (
+    Exit,
+    ModelNotTaken,
+    NoReply,
+    RequestRefused,
+    StoreBusy,
+    StoreLost,
+)
+from framegate.pipeline.process import apart
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.retry import Backoff
+from framegate.pipeline.run.deaths import LIMIT
+from framegate.pipeline.run.ending import RunEnding
+from framegate.pipeline.run.plan import Plan, sources_for
+from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
+from framegate.pipeline.run.sources import RunSources
+from framegate.pipeline.run.store_probe import StoreProbe
+from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
+from framegate.pipeline.spec import StageSpec, WorkerSpec
+from framegate.pipeline.telemetry.counters import (
+    RunStatus,
+    SourceStatus,
+    WorkerStatus,
+)
+
+log = logging.getLogger(__name__)
+
+STOP_S = 10.0
+FRUITLESS_DEATHS = 10
+JOINED_DEATHS = LIMIT + 1  # in a row: the third sets the record aside that it was, if it was one
+MOST_REST_S = 30.0  # between two starts of a worker that gets nothing done
+PREPARE_S = 120.0  # for all workers to get ready for a model
+JOIN_S = 120.0  # for a worker that joins to get ready
+LEAVE_S = 5.0
+TIMES_S = 1.0  # for their answer how long their stages worked
+NICE = 19
+
+
+class Workers:
+    """All workers of one run. Lives in the event loop.
+
+    changed   set when there may be something to look for in the store
+    shared    the shared memory that they ask for
+    given_up  stages of the plan that the run goes on without
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sources: RunSources,
+        probe: StoreProbe,
+        ending: RunEnding,
+        all_ready: Callable[[], None],
+    ) -> None:
+        """all_ready: called each time when all workers that are waited for are ready."""
+        self.changed = asyncio.Event()
+        self.shared = SharedFiles(
+            Path(plan.folder) / "state", MOST_PICTURES if plan.pictures else 0
+        )
+        self.given_up: set[str] = set()
+        self._plan, self._sources, self._probe = plan, sources, probe
+        self._ending, self._all_ready = ending, all_ready
+        self._planned = [
+            WorkerProcess(name, hosted, self._heard, self.shared.answer)
+            for name, hosted in plan.workers.items()
+        ]
+        self._joined: dict[str, WorkerProcess] = {}
+        self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
+        self._draining = self._stopping = False
+        self._others_ready = asyncio.Event()
+        if all("decode" in worker.hosted for worker in self._planned):
+            self._others_ready.set()
+
+    @property
+    def _all(self) -> list[WorkerProcess]:
+        return [*self._planned, *self._joined.values()]
+
+    @property
+    def _served(self) -> list[WorkerProcess]:
+        """Those that the run cannot do without: of the plan, and not given up."""
+        return [w for w in self._planned if not self.given_up.issuperset(w.hosted)]
+
+    # -- as long as the run goes on
+
+    def start(self) -> None:
+        """Keep each worker of the plan alive."""
+        for worker in self._planned:
+            self._keep(worker)
+
+    def drain(self) -> None:
+        """Decode no further."""
+        self._draining = True
+        for worker in self._planned:
+            if "decode" in worker.hosted:
+                worker.tell(Drain())
+        self.changed.set()
+
+    @property
+    def drained(self) -> bool:
+        """Whether no worker decodes any more."""
+        return all(w.pid is None for w in self._planned if "decode" in w.hosted)
+
+    def tell_sources(self, decoders_only: bool = False) -> None:
+        """Tell all workers which sources there are now."""
+        for worker in self._all:
+            if "decode" in worker.hosted or not decoders_only:
+                worker.tell(SetSources(sources_for(self._sources.specs(), worker.deaths)))
+        self.changed.set()
+
+    def forget(self, source: str) -> None:
+        """A source was removed; all workers were told."""
+        self.shared.drop(source)
+        for worker in self._all:
+            worker.deaths.forget(source)
+
+    def tell_models(self) -> None:
+        """Tell the workers of the plan which models were chosen."""
+        for worker in self._planned:
+            worker.tell(SetModels(self._sources.models()))
+
+    async def prepare(self, model: str, sources: list[str], is_new: bool) -> None:
+        """Have all workers of the plan get ready for a model. See `prepare` below."""
+        await prepare(self._served, Prepare(model, sources, is_new))
+
+    def kill_hung(self, pending: Mapping[str, set[str]]) -> None:
+        """Kill workers that do not get on although a stage of theirs has something to do, and
+        those that do not even answer: whether a camera has something to say is not known.
+
+        pending: stages with something to do, by source
+        """
+        now, hung_s = time.monotonic(), self._plan.hung_s
+        for worker in self._all:
+            if not worker.is_ready or not worker.has_work(pending):
+                worker.progress_mono = now
+            if not worker.is_ready:
+                continue
+            worker.ping()
+            if now - min(worker.progress_mono, worker.unanswered_mono or now) > hung_s:
+                log.error("worker %s: no progress for %.0f s: killed", worker.name, hung_s)
+                worker.progress_mono, worker.unanswered_mono = now, None
+                worker.kill(hung=True)
+
+    async def status(self) -> RunStatus:
+        """How the run is; asks the workers for their times."""
+        workers = self._all
+        asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
+        unready = [f"worker {w.name} is not ready" for w in self._served if not w.is_ready]
+        return RunStatus(
+            run=self._plan.run,
+            draining=self._draining,
+            unready=sorted(unready) + (["the run is draining"] if self._draining else []),
+            workers=[WorkerStatus(w.name, w.pid, w.is_ready, w.restarts) for w in workers],
+            sources=[
+                SourceStatus(
+                    name=spec.name,
+                    url=shown(spec.request.url),
+                    live=spec.live,
+                    past=spec.past,
+                    credit=spec.credit,
+                    slots=spec.slots,
+                    shared_bytes=self.shared.nbytes(spec.name),
+                )
+                for spec in self._sources.specs()
+            ],
+            times={stage: spent for stages in asked for stage, spent in stages.items()},
+        )
+
+    async def stop(self) -> list[BaseException]:
+        """End all workers: after the commit in hand if the run is done, else at once.
+
+        Returns the errors, of ours, that ended the care of a worker.
+        """
+        self._stopping = True
+        for worker in self._all:
+            worker.tell(Stop())
+        ended = asyncio.create_task(self._all_gone())
+        failed = asyncio.create_task(self._ending.failed())
+        await asyncio.wait([ended, failed], timeout=STOP_S, return_when=asyncio.FIRST_COMPLETED)
+        failed.cancel()
+        cared_for = dict(self._tasks)
+        await asyncio.gather(*(self._end(worker, task) for worker, task in cared_for.items()))
+        await ended
+        results = [task.exception() for task in cared_for.values() if not task.cancelled()]
+        return [error for error in results if error is not None]
+
+    async def _all_gone(self) -> None:
+        for worker in self._all:
+            await worker.gone()
+
+    # -- workers that come and go
+
+    @property
+    def joined_stages(self) -> list[StageSpec]:
+        """Stages of those that joined."""
+        return [w.joined for w in self._joined.values() if w.joined is not None]
+
+    async def join(self, stage: StageSpec) -> None:
+        """Have a worker of its own host a side stage that the plan has not, from now on, in place
+        of one of that name.
+
+        Returns once the worker is ready. ModelNotTaken with the reason if it cannot be.
+        """
+        await self.leave(stage.name)
+        worker = WorkerProcess(stage.name, [stage.name], self._heard, self.shared.answer, stage)
+        self._joined[stage.name] = worker
+        task = self._keep(worker)
+        try:
+            async with asyncio.timeout(JOIN_S):
+                fault = await worker.first_word()
+        except TimeoutError:
+            fault = f"not ready in {JOIN_S:.0f} s"
+        if fault is not None:
+            self._joined.pop(stage.name, None)
+            await self._end(worker, task)
+            raise ModelNotTaken(f"{stage.name}: {fault}")
+
+    async def leave(self, name: str) -> None:
+        """End the worker of that name that joined, if there is one, after the commit in hand."""
+        worker = self._joined.pop(name, None)
+        if worker is not None:
+            worker.tell(Stop())
+            await asyncio.wait([asyncio.create_task(worker.gone())], timeout=LEAVE_S)
+            await self._end(worker, self._tasks[worker])
+
+    # -- one worker
+
+    def _keep(self, worker: WorkerProcess) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._keep_alive(worker))
+        self._tasks[worker] = task
+        if worker.joined is None:
+            task.add_done_callback(self._ending.fell)
+        else:
+            task.add_done_callback(lambda task: self._forget_joined(worker, task))
+        return task
+
+    def _forget_joined(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
+        del self._tasks[worker]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the run goes on without: %s", worker.name, exc_info=error)
+            worker.kill()
+
+    async def _end(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
+        """End a worker at once, and what keeps it alive, whatever that is just doing."""
+        worker.kill()
+        await worker.gone()
+        task.cancel()
+        await asyncio.wait([task])
+        worker.kill()  # the task may have started another meanwhile
+        await worker.gone()
+        worker.hang_up()
+
+    def _is_wanted(self, worker: WorkerProcess) -> bool:
+        if worker.joined is not None:
+            return self._joined.get(worker.name) is worker
+        return not self.given_up.issuperset(worker.hosted)
+
+    async def _keep_alive(self, worker: WorkerProcess) -> None:
+        if "decode" in worker.hosted:
+            await self._others_ready.wait()
+        while not self._stopping:
+            await self._start(worker)
+            code = await worker.ended()
+            if self._stopping or (self._draining and code == Exit.DONE):
+                self.changed.set()
+                return
+            if not self._is_wanted(worker):
+                return
+            if code == Exit.FENCED and not await self._may_own_any():
+                log.error("worker %s: another run took all its sources over", worker.name)
+                self._ending.end(Exit.FENCED)
+            else:
+                await self._learn_from_death(worker, exit_in_words(code))
+            if self._ending.code is not None or not self._is_wanted(worker):
+                return
+            log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
+            # One that lives for a while and gets nothing done is never given up, as there may be
+            # nothing to do (cameras that are off), but it is started ever less often.
+            vain = max(worker.vain_deaths, worker.deaths.fruitless)
+            if vain > 1:
+                delay = Backoff(0.1, MOST_REST_S).delay_s(vain - 1, random.random())
+                await asyncio.sleep(delay)
+
+    async def _start(self, worker: WorkerProcess) -> None:
+        def spec() -> WorkerSpec:
+            sources = self._sources.specs()
+            if worker.joined is not None:
+                return self._plan.joined_spec(worker.joined, NICE, sources, worker.deaths)
+            models = self._sources.models()
+            return self._plan.spec(worker.name, worker.hosted, sources, worker.deaths, models)
+
+        await worker.start(spec)
+        if self._draining and "decode" in worker.hosted:
+            worker.tell(Drain())
+        if self._stopping or not self._is_wanted(worker):
+            worker.tell(Stop())
+
+    async def _may_own_any(self) -> bool:
+        """False if all was taken over; where there is nothing, nothing was."""
+        names = [source.name for source in self._sources.specs()]
+        if not names:
+            return not self._sources.all_lost()
+        return any([await apart(self._probe.may_be_ours, name) for name in names])
+
+    async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
+        specs = self._sources.specs()
+        names, live = [s.name for s in specs], {s.name for s in specs if s.live}
+        try:
+            found = await apart(self._probe.positions, names, worker.hosted)
+        except (StoreLost, StoreBusy):
+            return
+        for (source, stage), at in worker.deaths.died(worker.in_hand, *found, live):
+            log.error(
+                "source %s frame %s: it killed its worker %d times in stage %s: set aside",
+                source, at, LIMIT, stage,
+            )  # fmt: skip
+        if worker.joined is not None:
+            # Nobody waits for it: one that is ended again and again only takes time from others.
+            deaths, most = worker.vain_deaths, JOINED_DEATHS
+        else:
+            deaths = min(worker.vain_deaths, worker.deaths.fruitless)
+            most = FRUITLESS_DEATHS
+        if deaths >= most:
+            self._give_up(worker, f"it ended {most} times in a row without getting on (now: {how})")
+
+    def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
+        """Go on without the stages of a worker; end if they are on the main path."""
+        log.error("worker %s: %s", worker.name, why)
+        if worker.joined is not None:
+            if self._is_wanted(worker):
+                del self._joined[worker.name]
+                log.error("the run goes on without: %s", worker.name)
+            return
+        stages = with_readers(self._plan.stages, worker.hosted)
+        if any(stage.main for stage in stages):
+            self._ending.end(code)
+            return
+        self.given_up |= {stage.name for stage in stages}
+        names = ", ".join(stage.name for stage in stages)
+        log.error("the run goes on without: %s", names)
+        self._note_ready()
+        self.changed.set()
+
+    def _heard(self, worker: WorkerProcess, notice: ToSupervisor) -> None:
+        if isinstance(notice, FramesKept):
+            self.shared.keep_frames(notice.source, notice.names)
+        elif isinstance(notice, Ready):
+            self._note_ready()
+        elif isinstance(notice, EndPassed):
+            self.changed.set()
+        elif isinstance(notice, Failed):
+            code = Exit(notice.exit)
+            if worker.joined is not None or (worker.was_ready and code is not Exit.STORE):
+                self._give_up(worker, notice.message, code)
+            else:
+                log.error("worker %s: %s", worker.name, notice.message)
+                self._ending.end(code)
+
+    def _note_ready(self) -> None:
+        if all(worker.is_ready for worker in self._served if "decode" not in worker.hosted):
+            self._others_ready.set()
+        if all(worker.is_ready for worker in self._served):
+            self._all_ready()
+
+
+async def prepare(workers: Iterable[WorkerProcess], request: Prepare) -> None:
+    """Have these workers get ready for a model, all at once; several models may be under way.
+
+    ModelNotTaken if one is not there, cannot, dies of it, or takes too long: then none of them
+    serves it.
+    """
+    asked = list(workers)
+    if away := [worker.name for worker in asked if worker.pid is None]:
+        # Another would begin with a model that it never judged.
+        raise ModelNotTaken(f"worker {away[0]} is starting: try again in a moment")
+    replies = await asyncio.gather(
+        *(worker.ask(request, type(None), PREPARE_S) for worker in asked), return_exceptions=True
+    )
+    for worker, error in zip(asked, replies, strict=True):
+        if isinstance(error, NoReply) and error.gone:
+            what = f"worker {worker.name} died while it got ready"
+        elif isinstance(error, NoReply):
+            raise ModelNotTaken(f"model {request.model}: not ready in {PREPARE_S:.0f} s")
+        elif isinstance(error, RequestRefused):
+            what = str(error)
+        elif isinstance(error, BaseException):
+            raise error
+        else:
+            continue
+        raise ModelNotTaken(f"{what}; the run goes on with the model that it has")
