@@ -49,7 +49,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
 from framegate.pipeline.records import Result as Published
 from framegate.pipeline.run.folder import RunSource
-from framegate.pipeline.run.rpc import Add, Question, Remove, ask
+from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
 from framegate.pipeline.store.ownership import Store
 from tests.support.cameras.hostile import KINDS, HostileCamera
 from tests.support.footage import bikes
@@ -125,7 +125,7 @@ class Guests(threading.Thread):
         elif there and not hostile:
             self._ask(Remove(sorted(there)), there)
 
-    def _ask(self, question: Question, names: Iterable[str]) -> None:
+    def _ask(self, question: RunCommand, names: Iterable[str]) -> None:
         try:
             ask(self._run.folder, question, END_S)
         except FramegateError as fault:

@@ -311,8 +311,10 @@ def _unreadable(data: bytes | msgspec.Raw, error: Exception) -> msgspec.DecodeEr
     return msgspec.DecodeError(f"{len(memoryview(data))} bytes that are no record: {error}")
 
 
-class _Versioned(msgspec.Struct):
-    v: int
+class Versioned(msgspec.Struct, frozen=True):
+    """The version alone of what is stored: read first, as all else may have another shape."""
+
+    v: int = 1
 
 
 def _checked(read: Callable[[bytes], T], data: bytes) -> T:
@@ -323,7 +325,7 @@ def _checked(read: Callable[[bytes], T], data: bytes) -> T:
     except _NO_RECORD as error:
         raise _unreadable(data, error) from error
     except msgspec.ValidationError:
-        version = decode(data, _Versioned).v
+        version = decode(data, Versioned).v
         if version <= VERSION:
             raise
     if version > VERSION:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.harness.engine_run import REPOSITORY, EngineRun
 from benchmarks.harness.live_cameras import FPS, ClipCameras, make_cameras
 from benchmarks.live.point import config_text, source
-from framegate.pipeline.run.rpc import Question, ask
+from framegate.pipeline.run.rpc import RunCommand, ask
 from tests.support.own_models import own_model
 
 HEIGHT = 360
@@ -44,7 +44,7 @@ class Served:
             timeout=COMMAND_S,
         )
 
-    def ask(self, question: Question) -> None:
+    def ask(self, question: RunCommand) -> None:
         """What a command asks, without its process."""
         ask(self.run.data, question)
 

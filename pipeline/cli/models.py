@@ -19,7 +19,7 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
-from framegate.pipeline.run.rpc import LookBeside, RollBack, Use, ask, find_run
+from framegate.pipeline.run.rpc import RollBack, SetShadow, Use, ask, find_run
 from framegate.pipeline.store.retention import side_outputs
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
@@ -125,7 +125,7 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults(["shadow: name a model, or say --off"])
     folder = Path(find_run(parsed.data).folder)
     if parsed.off:
-        ask(folder, LookBeside({}))
+        ask(folder, SetShadow({}))
         print("nobody looks beside")
         return Exit.DONE
     for key, most in (("share", 1.0), ("cpu", 64.0)):
@@ -134,7 +134,7 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
     os.nice(NICE)
     model: str = ours("models_use")(parsed.model, folder, parsed.registry)
     said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
-    ask(folder, LookBeside({**said, "sources": named(parsed.sources)}))
+    ask(folder, SetShadow({**said, "sources": named(parsed.sources)}))
     print(f"looks beside: {model}")
     return Exit.DONE
 

@@ -22,10 +22,10 @@ from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import (
     ANSWER_S,
     Add,
-    Listed,
+    GetSources,
+    ListedSource,
     Remove,
-    TheSources,
-    WhatSources,
+    SourceList,
     ask,
     find_run,
 )
@@ -156,8 +156,8 @@ def _register_sources(commands: Any) -> None:
 
 def _sources(parsed: argparse.Namespace) -> Exit:
     run = find_run(parsed.data)
-    answer = ask(Path(run.folder), WhatSources(), ANSWER_S)
-    assert isinstance(answer, TheSources)
+    answer = ask(Path(run.folder), GetSources(), ANSWER_S)
+    assert isinstance(answer, SourceList)
     names = [source.name for source in answer.sources]
     viewer = Viewer(run.store)
     try:
@@ -174,7 +174,7 @@ def _sources(parsed: argparse.Namespace) -> Exit:
     return Exit.DONE
 
 
-def as_json(source: Listed, view: View) -> dict[str, Any]:
+def as_json(source: ListedSource, view: View) -> dict[str, Any]:
     """One source for programs."""
     return {
         "source": source.name,
@@ -195,14 +195,14 @@ def as_json(source: Listed, view: View) -> dict[str, Any]:
     }
 
 
-def state_of(source: Listed, view: View) -> str:
+def state_of(source: ListedSource, view: View) -> str:
     """The state, with what only the run knows."""
     if source.lost:
         return "taken over"
     return "removing" if source.removing else view.state
 
 
-def _print(sources: Sequence[Listed], views: Sequence[View]) -> None:
+def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
     console = Console(highlight=False)
     if not sources:
         console.print("the run has no source; framegate add NAME=URL gives it one")
@@ -212,7 +212,9 @@ def _print(sources: Sequence[Listed], views: Sequence[View]) -> None:
     console.print(accounts(views))
 
 
-def as_table(sources: Sequence[Listed], views: Sequence[View], width: int | None = None) -> Table:
+def as_table(
+    sources: Sequence[ListedSource], views: Sequence[View], width: int | None = None
+) -> Table:
     """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
     pairs = list(zip(sources, views, strict=True))
     columns = {
@@ -232,7 +234,7 @@ def _published(view: View) -> Text:
     return Text(f"{view.published}\n{view.failed} failed" if view.failed else f"{view.published}")
 
 
-def _state(source: Listed, view: View) -> Text:
+def _state(source: ListedSource, view: View) -> Text:
     state = state_of(source, view)
     text = Text(state, STYLES.get(state, "yellow"))
     if view.since is not None:

@@ -19,7 +19,7 @@ from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.run.rpc import Running, TheCounts, WhatCounts, ask, find_run
+from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 from framegate.pipeline.web.pictures import AGE, STATE
 
@@ -32,14 +32,14 @@ PATIENCE_S = 3.0
 def count_lines(folder: Path) -> list[str]:
     """A line for each stage that asks or looks up, from the run in a folder; none if it ended."""
     try:
-        counts = ask(folder, WhatCounts(), PATIENCE_S)
+        counts = ask(folder, GetCounts(), PATIENCE_S)
     except (ConfigFaults, RunRefused):
         return []
-    assert isinstance(counts, TheCounts)
+    assert isinstance(counts, StageCounts)
     return list(as_lines(counts))
 
 
-def as_lines(counts: TheCounts) -> Iterator[str]:
+def as_lines(counts: StageCounts) -> Iterator[str]:
     """The counts in words, stage by stage."""
     for stage, asks in counts.asks.items():
         yield f"{stage}: {in_words(asks)}"

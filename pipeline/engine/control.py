@@ -4,7 +4,7 @@ One JSON message a packet. A message that no packet should have the size of (som
 lies in a file whose descriptor the packet carries; so does shared memory that was asked for.
 
 There are notices, which nobody replies to, and requests: a `Call` carries a request and a number,
-the `Reply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's event
+the `CallReply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's event
 loop, `ControlLine.ask` in any thread of a child. Who asks hears of it when the other side ends.
 """
 
@@ -176,7 +176,7 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     request: AnyRequest
 
 
-class Reply(msgspec.Struct, frozen=True, tag=True):
+class CallReply(msgspec.Struct, frozen=True, tag=True):
     """What came of the call of this number: a value in JSON, or why there is none."""
 
     number: int
@@ -184,8 +184,8 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
     fault: str | None = None
 
 
-ToWorker = Call | Reply | SetSources | SetModels | Drain | Stop
-ToSupervisor = Call | Reply | FramesKept | RecordInHand | Ready | EndPassed | Failed
+ToWorker = Call | CallReply | SetSources | SetModels | Drain | Stop
+ToSupervisor = Call | CallReply | FramesKept | RecordInHand | Ready | EndPassed | Failed
 
 PrepareStages = Callable[[str, list[str], bool], None]
 AnswerShared = Callable[[GetSharedMemory], tuple[SharedMemory, int | None]]
@@ -256,12 +256,12 @@ def receive_from_child(end: socket.socket) -> ToSupervisor | None:
         return None
 
 
-def reply_of(number: int, value: object) -> Reply:
+def reply_of(number: int, value: object) -> CallReply:
     """The reply to a call: a value that JSON can hold."""
-    return Reply(number, msgspec.Raw(_encode(value)))
+    return CallReply(number, msgspec.Raw(_encode(value)))
 
 
-def _value(reply: Reply, kind: type[R]) -> R:
+def _value(reply: CallReply, kind: type[R]) -> R:
     """The value of a reply. RequestRefused with its fault; NoReply if it is of another kind."""
     if reply.fault is not None:
         raise RequestRefused(reply.fault)
@@ -290,7 +290,7 @@ class ChildLine:
         self._end: socket.socket | None = end
         self._heard, self._shared, self._answer = heard, shared, answer
         self._waiting: deque[ToWorker] = deque()  # a Call here: of the child, for shared memory
-        self._open: dict[int, asyncio.Future[Reply]] = {}
+        self._open: dict[int, asyncio.Future[CallReply]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._calls = 0
         self._is_blocked = False
@@ -383,7 +383,7 @@ class ChildLine:
                 message = None
             if message is None:
                 self.close()
-            elif isinstance(message, Reply):
+            elif isinstance(message, CallReply):
                 reply = self._open.get(message.number)
                 if reply is not None and not reply.done():
                     reply.set_result(message)
@@ -402,10 +402,10 @@ class ChildLine:
                 raise RequestRefused(f"the supervisor answers no {type(call.request).__name__}")
             self.tell(reply_of(call.number, await self._answer(call.request)))
         except FramegateError as error:
-            self.tell(Reply(call.number, fault=str(error)))
+            self.tell(CallReply(call.number, fault=str(error)))
         except Exception as error:
             log.exception("a request of a child could not be answered")
-            self.tell(Reply(call.number, fault=redacted(f"{type(error).__name__}: {error}")))
+            self.tell(CallReply(call.number, fault=redacted(f"{type(error).__name__}: {error}")))
 
     def _fail_open(self, error: NoReply) -> None:
         for reply in self._open.values():
@@ -469,7 +469,7 @@ class ControlLine:
         self._may_prepare = threading.Event()
         self._preparing = threading.Lock()
         self._lock = threading.Lock()  # for the calls that wait for a reply
-        self._open: dict[int, queue.SimpleQueue[tuple[Reply, int] | None]] = {}
+        self._open: dict[int, queue.SimpleQueue[tuple[CallReply, int] | None]] = {}
         self._calls = 0
         self._is_gone = False
         threading.Thread(target=self._listen, name="control", daemon=True).start()
@@ -521,8 +521,8 @@ class ControlLine:
             time.sleep(Backoff().delay_s(tries, random.random()))
         raise FrameStoreFull(f"no descriptor is left for {name} of it: raise ulimit -n")
 
-    def _ask(self, request: AnyRequest, patience_s: float | None) -> tuple[Reply, int]:
-        replies: queue.SimpleQueue[tuple[Reply, int] | None] = queue.SimpleQueue()
+    def _ask(self, request: AnyRequest, patience_s: float | None) -> tuple[CallReply, int]:
+        replies: queue.SimpleQueue[tuple[CallReply, int] | None] = queue.SimpleQueue()
         with self._lock:
             if self._is_gone:
                 raise NoReply("the supervisor has ended", gone=True)
@@ -541,7 +541,7 @@ class ControlLine:
             raise NoReply("the supervisor has ended", gone=True)
         return reply
 
-    def _take_reply(self, reply: Reply, descriptor: int) -> None:
+    def _take_reply(self, reply: CallReply, descriptor: int) -> None:
         with self._lock:
             replies = self._open.pop(reply.number, None)
         if replies is not None:
@@ -570,7 +570,7 @@ class ControlLine:
             threading.Thread(target=self._prepare, args=words, daemon=True).start()
         else:
             what = f"a worker answers no {type(call.request).__name__}"
-            self.say(Reply(call.number, fault=what))
+            self.say(CallReply(call.number, fault=what))
 
     def _prepare(self, number: int, request: Prepare) -> None:
         self._may_prepare.wait()
@@ -579,14 +579,14 @@ class ControlLine:
             with self._preparing:
                 self._answers.prepare(request.model, request.sources, request.is_new)
         except Exception as error:  # a model may make a network's library raise anything
-            self.say(Reply(number, fault=redacted(str(error) or repr(error))))
+            self.say(CallReply(number, fault=redacted(str(error) or repr(error))))
         else:
             self.say(reply_of(number, None))
 
     def _listen(self) -> None:
         while (received := self._receive()) is not None:
             message, descriptor = received
-            if isinstance(message, Reply):
+            if isinstance(message, CallReply):
                 self._take_reply(message, descriptor)
             elif isinstance(message, Call):
                 self._answer(message)

@@ -17,7 +17,7 @@ from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.period import Period
 from framegate.pipeline.promise.promise import LONGEST, Promise
 from framegate.pipeline.promise.statistics import allowed, k_max, most_wrong
-from framegate.pipeline.records import Position, Verdict
+from framegate.pipeline.records import Position, Verdict, Versioned
 
 VERSION: Final = 3  # 1 told a bound of an unfinished period, too; 1 and 2 could be about boxes
 
@@ -237,10 +237,6 @@ def undeclared(certificate: Certificate, declared: Declaration) -> list[str]:
     ]
 
 
-class _Versioned(msgspec.Struct):
-    v: int
-
-
 def read_certificate(data: bytes) -> Certificate:
     """Read a certificate's JSON.
 
@@ -257,7 +253,7 @@ def read_declaration(data: bytes) -> Declaration:
 
 def _read(data: bytes, kind: type[T]) -> T:
     try:
-        version = msgspec.json.decode(data, type=_Versioned).v
+        version = msgspec.json.decode(data, type=Versioned).v
         if version <= VERSION:
             return msgspec.json.decode(data, type=kind)
     except RecursionError as error:

@@ -17,6 +17,7 @@ import msgspec
 
 from framegate.pipeline.errors import ConfigFaults, DataFolderRefused
 from framegate.pipeline.keys import is_name
+from framegate.pipeline.records import Versioned
 from framegate.pipeline.source import Frames, Transport
 from framegate.pipeline.spec import PaceName
 
@@ -84,10 +85,6 @@ class RunFile(msgspec.Struct, frozen=True):
     v: int = VERSION
 
 
-class _Versioned(msgspec.Struct):
-    v: int = 1
-
-
 class RunFolder:
     """One run's folder, locked while this object is open."""
 
@@ -122,7 +119,7 @@ class RunFolder:
         """The run that this folder belongs to, None for a fresh one."""
         try:
             data = self._file.read_bytes()
-            version = msgspec.json.decode(data, type=_Versioned).v
+            version = msgspec.json.decode(data, type=Versioned).v
             if version > VERSION:
                 raise DataFolderRefused(
                     f"{self._file}: a newer Framegate wrote it (version {version}; this one reads "

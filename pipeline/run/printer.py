@@ -42,8 +42,8 @@ STAGE = "print"
 TAIL_BYTES = 1 << 22  # far more than is printed between two commits
 _BEGINS = b'{"v":'
 _LAST_SEQ = 2**62
-Broken = Callable[[OSError], None]
-Died = Callable[[Exception], None]
+OutputBroken = Callable[[OSError], None]
+PrinterDied = Callable[[Exception], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
@@ -64,7 +64,7 @@ class Print(Stage[NoState]):
         self,
         context: Context,
         out: IO[bytes],
-        broken: Broken,
+        broken: OutputBroken,
         printed: Mapping[str, Position],
         there: Collection[bytes] = (),
     ) -> None:
@@ -152,7 +152,9 @@ class Unbuffered(io.FileIO):
 class Printer(threading.Thread):
     """The thread that serves Print."""
 
-    def __init__(self, spec: WorkerSpec, out: IO[bytes], broken: Broken, died: Died) -> None:
+    def __init__(
+        self, spec: WorkerSpec, out: IO[bytes], broken: OutputBroken, died: PrinterDied
+    ) -> None:
         """Both are called in the thread: `broken` if `out` takes no more, `died` as it ends."""
         super().__init__(name="printer", daemon=True)
         self._died = died

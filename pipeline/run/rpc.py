@@ -1,7 +1,7 @@
-"""What a command asks a run that goes on, over a socket in its folder; which runs there are.
+"""Commands to a run that goes on, over a socket in its data folder; which runs there are.
 
 Only the run's user may connect, so that URLs with passwords may go over it; they never go through
-the store. One line of JSON each way. The run's side is answering.py.
+the store. One line of JSON each way: a command, and its reply. The run's side is rpc_server.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRef
 from framegate.pipeline.run.folder import By, RunSource, runs_folder
 
 SOCKET = "control.sock"
-LINE = 1 << 20
+LINE = 1 << 20  # bytes of a command, at most
+ANSWER_S = 10.0
 
 
 class Add(msgspec.Struct, frozen=True, tag=True):
@@ -51,36 +52,39 @@ class RollBack(msgspec.Struct, frozen=True, tag=True):
     sources: list[str]
 
 
-class LookBeside(msgspec.Struct, frozen=True, tag=True):
-    """Have another model look at some frames, beside the one that serves; none without options."""
+class SetShadow(msgspec.Struct, frozen=True, tag=True):
+    """Have another model look at some frames, beside the one that serves; none without options.
+
+    options: of framegate.stages.shadow:Shadow, but `detect`
+    """
 
     options: dict[str, Any]
 
 
-class WhatSources(msgspec.Struct, frozen=True, tag=True):
-    """Which sources has the run?"""
+class GetSources(msgspec.Struct, frozen=True, tag=True):
+    """Say which sources the run has; the reply is a SourceList."""
 
 
-class WhatStore(msgspec.Struct, frozen=True, tag=True):
-    """Where is its store?"""
+class GetStore(msgspec.Struct, frozen=True, tag=True):
+    """Say where the store is; the reply is a StoreUrl."""
 
 
-class WhatCounts(msgspec.Struct, frozen=True, tag=True):
-    """What became of its questions, and of its look-ups?"""
+class GetCounts(msgspec.Struct, frozen=True, tag=True):
+    """Say what became of questions and of cache look-ups; the reply is StageCounts."""
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """It is done."""
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """The command is done."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """It is not: why, and the exit code of a command that asked for it."""
+    """The command is not done: why, and the exit code for the user."""
 
     message: str
     exit: int
 
 
-class Listed(msgspec.Struct, frozen=True, tag=True):
+class ListedSource(msgspec.Struct, frozen=True, tag=True):
     """One source. place: its path, or its URL without user, password and query.
 
     model: that was chosen while the run went on
@@ -95,36 +99,36 @@ class Listed(msgspec.Struct, frozen=True, tag=True):
     model: str = ""
 
 
-class TheSources(msgspec.Struct, frozen=True, tag=True):
+class SourceList(msgspec.Struct, frozen=True, tag=True):
     """All sources of the run."""
 
-    sources: list[Listed]
+    sources: list[ListedSource]
 
 
-class TheStore(msgspec.Struct, frozen=True, tag=True):
+class StoreUrl(msgspec.Struct, frozen=True, tag=True):
     """The store's URL, with its password."""
 
     url: str
 
 
-class TheCounts(msgspec.Struct, frozen=True, tag=True):
-    """By stage, over all its workers' lives."""
+class StageCounts(msgspec.Struct, frozen=True, tag=True):
+    """What became of questions and of cache look-ups, by stage, over all its workers' lives."""
 
     asks: dict[str, AskCounts]
     cache: dict[str, CacheCounts]
 
 
-Question = Add | Remove | Use | RollBack | LookBeside | WhatSources | WhatStore | WhatCounts
-Answer = Done | Refused | TheSources | TheStore | TheCounts
+RunCommand = Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetCounts
+RunReply = Accepted | Refused | SourceList | StoreUrl | StageCounts
 
-_answer: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+_replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 
 
-def ask(folder: Path, question: Question, patience_s: float | None = None) -> Answer:
-    """The answer of the run in a folder, waited for so long, None: for ever.
+def ask(folder: Path, command: RunCommand, patience_s: float | None = None) -> RunReply:
+    """Return the reply of the run in a folder. patience_s: seconds to wait, None: for ever.
 
-    ConfigFaults if no run goes on there; RunRefused with what it says if it refuses, and if it
-    does not answer.
+    ConfigFaults if no run goes on there; RunRefused with its reason if it refuses, and if it does
+    not reply.
     """
     try:
         with (
@@ -133,23 +137,23 @@ def ask(folder: Path, question: Question, patience_s: float | None = None) -> An
         ):
             line.settimeout(patience_s)
             line.connect(at)
-            line.sendall(msgspec.json.encode(question) + b"\n")
-            with line.makefile("rb") as answers:
-                said = answers.readline()
+            line.sendall(msgspec.json.encode(command) + b"\n")
+            with line.makefile("rb") as lines:
+                reply_line = lines.readline()
     except TimeoutError:
         raise RunRefused(f"the run in {folder} does not answer", Exit.SOURCE_FAILED) from None
     except OSError as error:
         raise ConfigFaults([f"no run goes on in {folder} on this host: {error.strerror}"]) from None
-    if not said:
+    if not reply_line:
         raise RunRefused(f"the run in {folder} ended before it was done", Exit.SOURCE_FAILED)
-    answer = _answer.decode(said)
-    if isinstance(answer, Refused):
-        raise RunRefused(answer.message, Exit(answer.exit))
-    return answer
+    reply = _replies.decode(reply_line)
+    if isinstance(reply, Refused):
+        raise RunRefused(reply.message, Exit(reply.exit))
+    return reply
 
 
 def refusal(error: FramegateError) -> Refused:
-    """An error as an answer."""
+    """Return an error as a reply."""
     return Refused(str(error), int(error.exit))
 
 
@@ -163,10 +167,7 @@ def control_socket(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-# -- Which runs go on on this host, so that `watch` finds them without being told.
-
-
-ANSWER_S = 10.0
+# -- Which runs go on on this host, so that `watch` finds them by itself
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -179,9 +180,9 @@ class Running(msgspec.Struct, frozen=True):
     @property
     def store(self) -> str:
         """The store's URL, asked of the run: it may hold a password, and is written nowhere."""
-        answer = ask(Path(self.folder), WhatStore(), ANSWER_S)
-        assert isinstance(answer, TheStore)
-        return answer.url
+        reply = ask(Path(self.folder), GetStore(), ANSWER_S)
+        assert isinstance(reply, StoreUrl)
+        return reply.url
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A run's ear for other commands: the socket that asking.py speaks to."""
+"""The run's side of rpc.py: takes commands at a socket in the data folder, and does them."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from pathlib import Path
 import msgspec
 
 from framegate.pipeline.errors import DataFolderRefused, Exit, FramegateError
-from framegate.pipeline.redaction import redacted, shown
+from framegate.pipeline.redaction import redacted
 from framegate.pipeline.run.rpc import (
     LINE,
+    Accepted,
     Add,
-    Answer,
-    Done,
-    Listed,
-    LookBeside,
-    Question,
+    GetCounts,
+    GetSources,
+    GetStore,
     Refused,
     Remove,
     RollBack,
-    TheCounts,
-    TheSources,
-    TheStore,
+    RunCommand,
+    RunReply,
+    SetShadow,
+    SourceList,
+    StageCounts,
+    StoreUrl,
     Use,
-    WhatCounts,
-    WhatSources,
     control_socket,
     refusal,
 )
+from framegate.pipeline.run.sources import listed_source
 from framegate.pipeline.run.supervisor import Supervisor
+from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 
-_question = msgspec.json.Decoder(Question)
+_commands = msgspec.json.Decoder(RunCommand)
 
 
 @asynccontextmanager
 async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIterator[None]:
-    """Let commands of the same user ask the run while the block lasts. store: its URL."""
+    """Do what commands of the same user ask of the run while the block lasts. store: its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -52,18 +54,16 @@ async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIte
         serving.add(task)
         try:
             with contextlib.suppress(ConnectionError, ValueError):  # it hung up; too long a line
-                question = await reader.readline()
-                writer.write(
-                    msgspec.json.encode(await _answer(question, supervisor, store)) + b"\n"
-                )
+                reply = await _reply_to(await reader.readline(), supervisor, store)
+                writer.write(msgspec.json.encode(reply) + b"\n")
                 await writer.drain()
         finally:
             writer.close()
             serving.discard(task)
 
     serving: set[asyncio.Task[None]] = set()
-    with control_socket(folder) as at, _listening(at) as ear:
-        server = await asyncio.start_unix_server(serve, sock=ear, limit=LINE)
+    with control_socket(folder) as at, _listening(at) as listening:
+        server = await asyncio.start_unix_server(serve, sock=listening, limit=LINE)
         try:
             yield
         finally:
@@ -76,48 +76,29 @@ async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIte
 
 
 def _listening(at: str) -> socket.socket:
-    """The socket of a folder that is ours; one that a killed run left behind goes."""
-    ear = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """Listen in a folder that is ours; a socket that a killed run left behind goes."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{at}.new")
-        ear.bind(f"{at}.new")
+        listening.bind(f"{at}.new")
         os.chmod(f"{at}.new", 0o600)  # before it listens: nobody can have connected
-        ear.listen()
+        listening.listen()
         os.replace(f"{at}.new", at)  # who finds it is heard
     except OSError as error:
-        ear.close()
+        listening.close()
         what = f"no socket in it: {error.strerror}; allowed is one on a local file system"
         raise DataFolderRefused(f"data folder: {what}") from error
-    return ear
+    return listening
 
 
-async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
+async def _reply_to(line: bytes, supervisor: Supervisor, store: str) -> RunReply:
     try:
-        question = _question.decode(said)
+        command = _commands.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
     try:
-        if isinstance(question, Add):
-            await supervisor.add(question.sources, question.take_over)
-            return Done()
-        if isinstance(question, Remove):
-            await supervisor.remove(question.names)
-            return Done()
-        if isinstance(question, Use):
-            await supervisor.use(question.model, question.sources)
-            return Done()
-        if isinstance(question, RollBack):
-            await supervisor.roll_back(question.sources)
-            return Done()
-        if isinstance(question, LookBeside):
-            await supervisor.shadow(question.options)
-            return Done()
-        if isinstance(question, WhatSources):
-            return _listed(supervisor)
-        if isinstance(question, WhatCounts):
-            return await _counts(supervisor)
-        return TheStore(store)
+        return await _done(command, supervisor, store)
     except FramegateError as error:
         return refusal(error)
     except Exception as error:  # ours: whoever asked is told so, and the run goes on
@@ -126,27 +107,31 @@ async def _answer(said: bytes, supervisor: Supervisor, store: str) -> Answer:
         return Refused(f"the run failed to do it, and goes on: {what}", int(Exit.SOURCE_FAILED))
 
 
-def _listed(supervisor: Supervisor) -> TheSources:
-    sources, lost = supervisor.sources.listed(), supervisor.sources.lost()
-    return TheSources(
-        [
-            Listed(
-                name=source.name,
-                place=shown(source.url) if source.url_env is None else f"env:{source.url_env}",
-                live=source.live,
-                by=source.by,
-                removing=source.ending,
-                lost=source.name in lost,
-                model=source.model,
-            )
-            for source in sources
-        ]
-    )
+async def _done(command: RunCommand, supervisor: Supervisor, store: str) -> RunReply:
+    match command:
+        case Add(sources, take_over):
+            await supervisor.add(sources, take_over)
+        case Remove(names):
+            await supervisor.remove(names)
+        case Use(model, names):
+            await supervisor.use(model, names)
+        case RollBack(names):
+            await supervisor.roll_back(names)
+        case SetShadow(options):
+            await supervisor.shadow(options)
+        case GetSources():
+            has = supervisor.sources
+            return SourceList([listed_source(s, s.name in has.lost()) for s in has.listed()])
+        case GetCounts():
+            return _counts(await supervisor.status())
+        case GetStore():
+            return StoreUrl(store)
+    return Accepted()
 
 
-async def _counts(supervisor: Supervisor) -> TheCounts:
-    times = (await supervisor.status()).times
-    return TheCounts(
+def _counts(status: RunStatus) -> StageCounts:
+    times = status.times
+    return StageCounts(
         asks={stage: spent.asks for stage, spent in times.items() if spent.asks is not None},
         cache={stage: spent.cache for stage, spent in times.items() if spent.cache is not None},
     )

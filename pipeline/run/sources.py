@@ -1,4 +1,14 @@
-"""The sources of a run: from what people say to what workers are told; added, removed, resumed."""
+"""The sources of a run: from what a user wrote to what workers are told; added, removed, resumed.
+
+A source has these forms, each with a reason of its own, and all conversions are here:
+
+SourceConfig   as a user wrote it, in a table of pipeline.toml or in words of a command
+RunSource      as run.json keeps it and `framegate add` sends it: found and measured once, so that
+               `--resume` goes on with the same; a secret stays the name of its variable
+SourceSpec     as workers are told of it, and nobody stores it: with the secret, and with what the
+               configuration decides (credit, slots); its Request is the part that opens it
+ListedSource   as other commands are shown it: without any secret
+"""
 
 from __future__ import annotations
 
@@ -31,57 +41,126 @@ from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.records import DecodeState
+from framegate.pipeline.redaction import shown
 from framegate.pipeline.run.folder import By, RunFile, RunFolder, RunSource, changed, fingerprint
+from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.ownership import Store
 
-# -- Models that a run knows: those of its configuration, and whether others are on this host.
-
-
-class KnownModels:
-    """Of one run.
-
-    settled  NAME@DIGEST by source, where the configuration names one for it
-    where    HOST:FOLDER of the run's copies
-    """
-
-    def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
-        """ConfigFaults with all that is wrong with what the stages' options name."""
-        self.settled: Mapping[str, str] = ours("settle")(
-            [(s.name, s.use, s.options) for s in stages], folder
-        )
-        self.where = f"{socket.gethostname()}:{folder / 'models'}"
-        self._folder = folder
-        self._forget: Callable[[Path, Collection[str | None]], None] = ours("forget_models")
-        self._has: Callable[[str, Path], bool] = ours("has_model")
-
-    def forget_unused(self, named: Collection[str | None]) -> None:
-        """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but
-        for the last ones.
-        """
-        self._forget(self._folder, {*named, *self.settled.values()})
-
-    def taken_over(self, source: str, model: str, where: str) -> str:
-        """The model with which a source goes on that another run has had; empty: as configured.
-
-        model, where  as that run announced. ModelNotTaken if this host lacks it.
-        """
-        if not model or source in self.settled:
-            return ""
-        if not self._has(model, self._folder):
-            raise ModelNotTaken(
-                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
-                f"  rsync -a {where}/ model/ && framegate models add model\n"
-                f"or say another one in [models.sources.{source}]"
-            )
-        return model
-
-
 log = logging.getLogger(__name__)
 
 SpecOf = Callable[[RunSource], SourceSpec]
+
+# -- From one form of a source to the next
+
+
+def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
+    """A source as run.json has it: with an absolute path, or a URL, or the variable of a secret."""
+    place = _place(said)
+    return RunSource(
+        name=name,
+        url=place,
+        url_env=said.url_env,
+        pace=said.pace,
+        past=0,
+        file=fingerprint(said.url),
+        live=is_live(_url(name, place, said.url_env)) if said.live is None else said.live,
+        transport=said.transport,
+        frames=frames_of(said.frames),
+        by=by,
+    )
+
+
+def _place(said: SourceConfig) -> str:
+    if said.url_env is not None or is_remote(said.url):
+        return said.url
+    return str(Path(said.url).absolute())
+
+
+def _url(name: str, place: str, url_env: str | None) -> str:
+    return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
+
+
+def place_of(source: RunSource) -> str:
+    """Its path or URL, with the secret that a variable holds. ConfigFaults if that is not set."""
+    return _url(source.name, source.url, source.url_env)
+
+
+def is_camera(name: str, said: SourceConfig) -> bool:
+    """Whether it is live, as said or by its place. ConfigFaults if its variable is not set."""
+    return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
+
+
+def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
+    """How many frames the decoder of a source may be ahead, and how many its frame store holds."""
+    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
+    kept += config.http.listen not in OFF  # the last one published stays for who looks at it
+    credit = config.credit.live if live else config.credit.file
+    return credit, credit + kept
+
+
+def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
+    """Shared memory for the pixels of sources, each live or not, with pictures of a form."""
+    return sum(
+        frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
+    )
+
+
+def listed_source(source: RunSource, lost: bool) -> ListedSource:
+    """A source as other commands are shown it. lost: another run took it over."""
+    return ListedSource(
+        name=source.name,
+        place=shown(source.url) if source.url_env is None else f"env:{source.url_env}",
+        live=source.live,
+        by=source.by,
+        removing=source.ending,
+        lost=lost,
+        model=source.model,
+    )
+
+
+def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
+    """What is wrong at a glance with the files among these, by source: a typing error is told
+    before anything begins. What is in a file is found by who decodes it.
+    """
+    faults = {}
+    for source in sources:
+        if source.url_env is None and not is_remote(source.url):
+            fault = path_fault(source.url)
+            if fault is not None:
+                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
+    return faults
+
+
+def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
+    """How workers are told of a source. pace: of all files, whatever is said of each."""
+    live = config.live
+
+    def spec(source: RunSource) -> SourceSpec:
+        credit, slots = credit_and_slots(config, source.live)
+        return SourceSpec(
+            name=source.name,
+            request=Request(
+                url=place_of(source),
+                live=source.live,
+                transport=source.transport,
+                stall_s=live.stall_s,
+                frames=source.frames,
+            ),
+            past=source.past,
+            credit=credit,
+            slots=slots,
+            pace="fast" if source.live else pace or source.pace,
+            retry_most_s=live.retry_most_s,
+            ending=source.ending,
+        )
+
+    return spec
+
+
+# -- What a run has now
 
 
 class RunSources:
@@ -324,103 +403,51 @@ class RunSources:
         self._specs = specs
 
 
-# -- From what is said of a source to what run.json and the workers are told of it.
+# -- Models that a run knows: those of its configuration, and whether others are on this host
 
 
-def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
-    """A source as run.json has it: with an absolute path, or a URL, or the variable of a secret."""
-    place = _place(said)
-    return RunSource(
-        name=name,
-        url=place,
-        url_env=said.url_env,
-        pace=said.pace,
-        past=0,
-        file=fingerprint(said.url),
-        live=is_live(_url(name, place, said.url_env)) if said.live is None else said.live,
-        transport=said.transport,
-        frames=frames_of(said.frames),
-        by=by,
-    )
+class KnownModels:
+    """Of one run.
 
-
-def _place(said: SourceConfig) -> str:
-    if said.url_env is not None or is_remote(said.url):
-        return said.url
-    return str(Path(said.url).absolute())
-
-
-def _url(name: str, place: str, url_env: str | None) -> str:
-    return place if url_env is None else from_environment(url_env, f"sources.{name}.url_env")
-
-
-def place_of(source: RunSource) -> str:
-    """Its path or URL, with the secret that a variable holds. ConfigFaults if that is not set."""
-    return _url(source.name, source.url, source.url_env)
-
-
-def is_camera(name: str, said: SourceConfig) -> bool:
-    """Whether it is live, as said or by its place. ConfigFaults if its variable is not set."""
-    return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
-
-
-def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
-    """How many frames the decoder of a source may be ahead, and how many its frame store holds."""
-    kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
-    kept += config.http.listen not in OFF  # the last one published stays for who looks at it
-    credit = config.credit.live if live else config.credit.file
-    return credit, credit + kept
-
-
-def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
-    """Shared memory for the pixels of sources, each live or not, with pictures of a form."""
-    return sum(
-        frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
-    )
-
-
-def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
-    """What is wrong at a glance with the files among these, by source: a typing error is told
-    before anything begins. What is in a file is found by who decodes it.
+    settled  NAME@DIGEST by source, where the configuration names one for it
+    where    HOST:FOLDER of the run's copies
     """
-    faults = {}
-    for source in sources:
-        if source.url_env is None and not is_remote(source.url):
-            fault = path_fault(source.url)
-            if fault is not None:
-                faults[source.name] = f"source {source.name}: {fault[0]}: {source.url}: {fault[1]}"
-    return faults
 
-
-def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
-    """How workers are told of a source. pace: of all files, whatever is said of each."""
-    live = config.live
-
-    def spec(source: RunSource) -> SourceSpec:
-        credit, slots = credit_and_slots(config, source.live)
-        return SourceSpec(
-            name=source.name,
-            request=Request(
-                url=place_of(source),
-                live=source.live,
-                transport=source.transport,
-                stall_s=live.stall_s,
-                frames=source.frames,
-            ),
-            past=source.past,
-            credit=credit,
-            slots=slots,
-            pace="fast" if source.live else pace or source.pace,
-            retry_most_s=live.retry_most_s,
-            ending=source.ending,
+    def __init__(self, stages: Sequence[StageEntry], folder: Path) -> None:
+        """ConfigFaults with all that is wrong with what the stages' options name."""
+        self.settled: Mapping[str, str] = ours("settle")(
+            [(s.name, s.use, s.options) for s in stages], folder
         )
+        self.where = f"{socket.gethostname()}:{folder / 'models'}"
+        self._folder = folder
+        self._forget: Callable[[Path, Collection[str | None]], None] = ours("forget_models")
+        self._has: Callable[[str, Path], bool] = ours("has_model")
 
-    return spec
+    def forget_unused(self, named: Collection[str | None]) -> None:
+        """Remove copies that neither these name (NAME@DIGEST) nor the configuration ever did, but
+        for the last ones.
+        """
+        self._forget(self._folder, {*named, *self.settled.values()})
+
+    def taken_over(self, source: str, model: str, where: str) -> str:
+        """The model with which a source goes on that another run has had; empty: as configured.
+
+        model, where  as that run announced. ModelNotTaken if this host lacks it.
+        """
+        if not model or source in self.settled:
+            return ""
+        if not self._has(model, self._folder):
+            raise ModelNotTaken(
+                f"source {source}: {model} looks at it, which is not on this host; copy it with\n"
+                f"  rsync -a {where}/ model/ && framegate models add model\n"
+                f"or say another one in [models.sources.{source}]"
+            )
+        return model
 
 
-# -- Which sources a resumed run goes on with. Pure, but for a look at the files. Files must be
-# those of the run, unchanged. Cameras follow the configuration: what is new in it comes, what it
-# no longer has goes; those of the command line and of `framegate add` stay.
+# -- Which sources a resumed run goes on with. Files must be those of the run, unchanged. Cameras
+# follow the configuration: what is new in it comes, what it no longer has goes; those of the
+# command line and of `framegate add` stay.
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,12 @@ from framegate.pipeline.redaction import shown, without
 from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource
 from framegate.pipeline.run.rpc import (
     Add,
-    LookBeside,
+    GetCounts,
+    GetSources,
     Remove,
     RollBack,
+    SetShadow,
     Use,
-    WhatCounts,
-    WhatSources,
     control_socket,
 )
 from framegate.pipeline.stage import MemoLimits
@@ -86,8 +86,8 @@ SOURCE = RunSource("gate", "rtsp://127.0.0.1:9/none", "fast", 0, None, live=True
 QUESTIONS = tuple(
     msgspec.json.encode(question) + b"\n"
     for question in (
-        WhatSources(), WhatCounts(), Remove(["nobody"]), Use("light", ["nobody"]),
-        RollBack(["nobody"]), LookBeside({"model": "none"}), Add([SOURCE]),
+        GetSources(), GetCounts(), Remove(["nobody"]), Use("light", ["nobody"]),
+        RollBack(["nobody"]), SetShadow({"model": "none"}), Add([SOURCE]),
     )
 )  # fmt: skip
 
@@ -155,14 +155,14 @@ def test_any_request_over_http_is_answered_or_hung_up_on() -> None:
 def test_any_words_at_the_control_socket_get_an_answer() -> None:
     @fuzz(60)
     @given(data=data_like(*QUESTIONS).filter(lambda data: b'"Add"' not in data or b"gate" in data))
-    @example(b'{"type":"LookBeside","options":' + b"[" * 100_000 + b"\n")
+    @example(b'{"type":"SetShadow","options":' + b"[" * 100_000 + b"\n")
     @example(b"x" * (1 << 21))
     def target(data: bytes) -> None:
         run, _ = RUNNING[0]
         answer = asked(run.folder, data)
         if b"\n" in data and len(data) < 1 << 20:
             assert json.loads(answer)["type"], (data, answer)
-        assert json.loads(asked(run.folder, QUESTIONS[0]))["type"] == "TheSources"
+        assert json.loads(asked(run.folder, QUESTIONS[0]))["type"] == "SourceList"
 
     target()
 
@@ -191,7 +191,7 @@ WORDS = tuple(
 
 @fuzz()
 @given(data=data_like(*WORDS))
-@example(b'{"type":"Reply","number":1,"value":' + b"[" * 20_000)
+@example(b'{"type":"CallReply","number":1,"value":' + b"[" * 20_000)
 @example(control.IN_A_FILE)
 def test_a_worker_that_talks_nonsense_is_a_worker_that_hung_up(data: bytes) -> None:
     ours, theirs = control.make_pair()

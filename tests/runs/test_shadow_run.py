@@ -14,7 +14,7 @@ import pytest
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.run.rpc import LookBeside, ask
+from framegate.pipeline.run.rpc import SetShadow, ask
 from framegate.pipeline.store.retention import SideOutputs, side_outputs
 from framegate.stages.detect.run_models import choose
 from framegate.stages.shadow import ShadowState
@@ -57,9 +57,9 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
         asked.until("bikes", 5)
         model = choose("mine", data, folder.parent / "registry")
         with pytest.raises(RunRefused, match="nobody"):
-            ask(data, LookBeside({"model": "nobody", "share": 1.0, "cpu": 1.0}))
+            ask(data, SetShadow({"model": "nobody", "share": 1.0, "cpu": 1.0}))
         assert SHADOW not in workers(run.process.pid)
-        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))
+        ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))
         shadow = workers(run.process.pid)[SHADOW]
         assert os.getpriority(os.PRIO_PROCESS, shadow) == 19
         wait_until("it has looked", lambda: seen(asked).frames >= 3)
@@ -67,7 +67,7 @@ def test_another_model_looks_beside_and_dies_and_nothing_served_changes(folder: 
         at = seen(asked).frames
         wait_until("another goes on", lambda: seen(asked).frames > at and beside(asked).said)
         told = asked.does("models", "disagreements", "mine", "--html", str(page))
-        ask(data, LookBeside({}))
+        ask(data, SetShadow({}))
         assert SHADOW not in workers(run.process.pid)
         nothing = asked.says("models", "disagreements", "other")
         run.interrupt()
@@ -96,7 +96,7 @@ def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Pat
         http = run.err.split("live page at ")[1].split()[0]
         asked.until("a", 5)
         model = choose("mine", data, folder.parent / "registry")
-        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))
+        ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))
         stopped, token = 0, None
         for _ in range(4):
             pid, token = wait_until(
@@ -112,7 +112,7 @@ def test_a_shadow_that_hangs_is_killed_and_replaced_thrice_at_most(tmp_path: Pat
         asked.until("a", len(asked.seqs("a")) + 10)
         with urllib.request.urlopen(f"{http}/readyz", timeout=20) as ready:
             assert ready.status == HTTPStatus.OK
-        ask(data, LookBeside({"model": model, "share": 1.0, "cpu": 4.0}))  # somebody wants it again
+        ask(data, SetShadow({"model": model, "share": 1.0, "cpu": 4.0}))  # somebody wants it again
         assert SHADOW in workers(run.process.pid)
         run.interrupt()
         ended = run.wait()

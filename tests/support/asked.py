@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli.sources import as_json
-from framegate.pipeline.run.rpc import TheSources, TheStore, WhatSources, WhatStore, ask
+from framegate.pipeline.run.rpc import GetSources, GetStore, SourceList, StoreUrl, ask
 from framegate.pipeline.telemetry.view import Viewer
 from tests.support.commands import Command, Reader
 from tests.support.runs import children, environment, wait_until
@@ -46,10 +46,10 @@ class Asked:
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """What `framegate sources --json` says, without a process and a second for each look."""
-        answer = ask(self.folder / self.data, WhatSources())
-        assert isinstance(answer, TheSources)
-        store = ask(self.folder / self.data, WhatStore())
-        assert isinstance(store, TheStore)
+        answer = ask(self.folder / self.data, GetSources())
+        assert isinstance(answer, SourceList)
+        store = ask(self.folder / self.data, GetStore())
+        assert isinstance(store, StoreUrl)
         viewer = Viewer(store.url)
         views = viewer.look([source.name for source in answer.sources])
         viewer.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from framegate.pipeline.run.rpc import TheStore, announced, control_socket
+from framegate.pipeline.run.rpc import StoreUrl, announced, control_socket
 
 
 @contextmanager
@@ -43,4 +43,4 @@ def _answer(ear: socket.socket, url: str) -> None:
             return
         with line, line.makefile("rb") as questions:
             questions.readline()
-            line.sendall(msgspec.json.encode(TheStore(url)) + b"\n")
+            line.sendall(msgspec.json.encode(StoreUrl(url)) + b"\n")

@@ -19,7 +19,7 @@ from framegate.pipeline.cli import sources
 from framegate.pipeline.cli.sources import accounts
 from framegate.pipeline.records import VERSION, Connection, End, Object, Result
 from framegate.pipeline.run.progress import changed
-from framegate.pipeline.run.rpc import Listed
+from framegate.pipeline.run.rpc import ListedSource
 from framegate.pipeline.telemetry.counters import BOUNDS_S, PREFIX, bucket, percentile
 from framegate.pipeline.telemetry.view import Sample, Viewer, as_line, as_table, in_sum, rate, view
 from tests.support.published import result
@@ -275,7 +275,7 @@ def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
     counters = {"decoded": 123456, "published": 123440, "failed": 7, "dropped:replaced": 12}
     one = view("entrance", sample(0.0, {}), sample(2.0, counters))
     views = [one, replace(one, source="gate", state="connecting", fault=fault)]
-    listed = [Listed(v.source, place, True, "command", False, False) for v in views]
+    listed = [ListedSource(v.source, place, True, "command", False, False) for v in views]
     console = Console(width=width, record=True, file=StringIO())
     console.print(sources.as_table(listed, views, console.width))
     said = console.export_text()
