@@ -4,8 +4,8 @@ One JSON message a packet. A message that no packet should have the size of (som
 lies in a file whose descriptor the packet carries; so does shared memory that was asked for.
 
 There are notices, which nobody replies to, and requests: a `Call` carries a request and a number,
-the `CallReply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's event
-loop, `ControlLine.ask` in any thread of a child. Who asks hears of it when the other side ends.
+the `CallReply` of that number its result. Both sides may ask: `ChildLine.ask` in the supervisor's
+event loop, `ControlLine.ask` in any thread of a child. Who asks hears of it when the other ends.
 """
 
 from __future__ import annotations
