@@ -156,6 +156,25 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: str | None = None
 
 
+def side_output(record: Record, before: Position, said: msgspec.Raw) -> SideOutput:
+    """What a side stage says (msgpack) about the frame of a record."""
+    return SideOutput(
+        VERSION, str(before), said, msgspec.structs.replace(record, said={}, dropped=0)
+    )
+
+
+def record_of_side_output(output: SideOutput, stage: str, position: Position) -> Record:
+    """A record that carries what a side stage said of the frame at `position`, for its readers.
+
+    `dropped` counts the frames right before it of which the stage said nothing, so that a reader
+    that has read the entry before missed none.
+    """
+    before = Position.parse(output.before)
+    dropped = position.seq - (before.seq + 1 if before.epoch == position.epoch else 0)
+    record = output.record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
+    return msgspec.structs.replace(record, said={stage: output.said}, dropped=dropped)
+
+
 class DecodeState(msgspec.Struct, frozen=True):
     """State of decode.
 
@@ -177,11 +196,16 @@ class DecodeState(msgspec.Struct, frozen=True):
 
 
 class SideOutput(msgspec.Struct, frozen=True):
-    """What a side stage emitted; `before` is the id of the frame entry it emitted before this."""
+    """What a side stage emitted about a frame.
+
+    before  id of the entry about a frame that the stage emitted before this one
+    record  the frame's, without what other stages said of it; None: an older Framegate wrote it
+    """
 
     v: int
     before: str
     said: msgspec.Raw
+    record: Record | None = None
 
 
 class Object(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     reliable   the decoder waits for it, and streams keep what it has not read
     publishes  writes the published stream
     uses_models  its class says so
+    reads_side  its input is a side stage: an entry only for a frame of which that said something
     """
 
     name: str
@@ -34,6 +35,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     publishes: bool
     options: dict[str, Any] = {}
     uses_models: bool = False
+    reads_side: bool = False
 
     def out(self, source: str) -> str:
         """The stream that it writes for a source."""

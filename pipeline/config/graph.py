@@ -69,7 +69,32 @@ def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[
         faults.append(
             f"stages: {', '.join(publishers) or 'none'} publish; exactly one must (stages.cache)"
         )
+    elif not faults:
+        faults += _side_faults(by_name)
     return faults + _placement_faults(by_name, placement)
+
+
+def _side_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
+    """Faults of stages that read a side stage: it says something of a few frames only, so nobody
+    can be waited for by what has been read of it, and pixels may be gone when it is read.
+    """
+    main = _main_path(by_name)
+    faults = []
+    for name, stage in by_name.items():
+        if stage.input is None or stage.input in main:
+            continue
+        reads = f"it reads a side stage, {stage.input}"
+        if stage.on_lag == "wait":
+            faults.append(
+                f"stages.{name}.on_lag = 'wait': {reads}, whose last outputs stay until they are "
+                "read; allowed is drop"
+            )
+        if stage.pixels:
+            faults.append(
+                f"stages.{name}.input = {stage.input!r}: it reads pixels, and {reads}, which may "
+                "speak when they are gone; allowed is a stage of the main path"
+            )
+    return faults
 
 
 def _root_faults(stages: Sequence[StageEntry]) -> list[str]:
@@ -146,6 +171,7 @@ def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
             publishes=stage.publishes,
             options=stage.options,
             uses_models=stage.uses_models,
+            reads_side=stage.input is not None and stage.input not in main,
         )
         for stage in ordered
     ]

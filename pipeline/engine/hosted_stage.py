@@ -20,12 +20,10 @@ from framegate.pipeline import records
 from framegate.pipeline.engine.inbox import Arrival, Batch
 from framegate.pipeline.errors import FrameLost, StageRefused
 from framegate.pipeline.records import (
-    VERSION,
     End,
     Position,
     Reason,
     Record,
-    SideOutput,
     failed_result,
 )
 from framegate.pipeline.spec import StageSpec
@@ -258,9 +256,8 @@ class HostedStage:
     ) -> PendingCommit:
         built = CommitBuilder(self.spec, source, self.checkpoints[source], state, ended)
         if not self.spec.reliable:
-            built.count(
-                "lagged:" + self.spec.name, _missed(self.checkpoints[source].position, arrivals[0])
-            )
+            missed = _missed(self.checkpoints[source].position, arrivals[0], self.spec.reads_side)
+            built.count("lagged:" + self.spec.name, missed)
         done = 0
         rest = iter(outputs)
         for arrival in arrivals:
@@ -339,8 +336,10 @@ class CommitBuilder:
             self._entries.append(Entry(position, FRAME, data))
             self._onward.append(Arrival(position, record, data))
         elif isinstance(output, bytes):
-            side = SideOutput(VERSION, str(self._emitted), msgspec.Raw(output))
+            side = records.side_output(record, self._emitted, msgspec.Raw(output))
             self._entries.append(Entry(position, FRAME, records.encode(side)))
+            read = records.record_of_side_output(side, spec.name, position)
+            self._onward.append(Arrival(position, read))
             self._emitted = position
 
     def _publish(self, position: Position, record: Record, output: Output) -> None:
@@ -404,8 +403,13 @@ def by_arrival(items: list[Item]) -> list[Item]:
     return [item for _, item in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def _missed(position: Position, arrival: Arrival) -> int:
-    """Frames between a lossy reader's position and the next entry that it still found."""
+def _missed(position: Position, arrival: Arrival, reads_side: bool) -> int:
+    """Frames between a lossy reader's position and the next entry that it still found.
+
+    reads_side  an end does not tell how many frames were said nothing of: none counts
+    """
+    if reads_side and isinstance(arrival.record, End):
+        return 0
     dropped = arrival.record.dropped if isinstance(arrival.record, Record) else 0
     before = arrival.position.seq - dropped
     if arrival.position.epoch == position.epoch:

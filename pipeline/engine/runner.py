@@ -15,7 +15,7 @@ from framegate.pipeline.engine.held_back import HeldBack
 from framegate.pipeline.engine.hosted_stage import HostedStage, PendingCommit
 from framegate.pipeline.engine.inbox import Arrival, Inbox
 from framegate.pipeline.errors import StoreRefused
-from framegate.pipeline.records import START, End, Position, Record
+from framegate.pipeline.records import START, End, Position, Record, SideOutput
 from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.store.connection import Command, Link
 from framegate.pipeline.store.hop import (
@@ -343,13 +343,18 @@ def hops(pending: PendingCommits) -> dict[str, SourceHop]:
 
 
 def read_entry(entry: list[Any], writer: StageSpec) -> Arrival:
-    """A stream entry as it waits for a stage; results become records that carry them."""
+    """A stream entry as it waits for a stage; results, and what side stages said, become records
+    that carry them.
+    """
     position = Position.parse(entry[0])
     _, kind, _, data = entry[1]  # k, d: in the order that hop.lua writes them
     if kind == _END:
         return Arrival(position, records.decode_versioned(data, End))
     if writer.publishes:
         return Arrival(position, records.record_of_result(data, writer.name))
+    if not writer.main:
+        side = records.decode_versioned(data, SideOutput)
+        return Arrival(position, records.record_of_side_output(side, writer.name, position))
     return Arrival(position, records.decode_record(data), data)
 
 

@@ -14,7 +14,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.client import subscribe
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.records import VERSION, Connection, End, Object, Record, Result
+from framegate.pipeline.records import VERSION, Connection, End, Object, Position, Record, Result
 from framegate.pipeline.source import Form
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -88,6 +88,21 @@ def test_a_reader_of_results_refuses_it(
 ) -> None:
     with pytest.raises(RecordTooNew):
         reader(store.url)
+
+
+def test_what_a_side_stage_said_is_read_with_or_without_its_frame() -> None:
+    """Also as an older Framegate wrote it; a reader misses what was said since it read, only."""
+    said = msgspec.Raw(records.encode({"people": 3}))
+    full = records.side_output(RECORD, Position(1, 4), said)
+    bare = {"v": VERSION, "before": "1-4", "said": {"people": 3}}
+    writer = StageSpec("zone", "", "cache", main=False, reliable=True, publishes=False)
+    for data, pts in ((records.encode(full), RECORD.pts), (records.encode(bare), None)):
+        arrival = read_entry([b"1-9", [b"k", b"frame", b"d", data]], writer)
+        record = arrival.record
+        assert isinstance(record, Record)
+        assert (record.pts, record.dropped, record.said) == (pts, 4, {"zone": said})
+    other = records.record_of_side_output(full, "zone", Position(2, 3))
+    assert other.dropped == 3
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,30 @@ def test_people_per_minute_beside_the_main_path(
         assert [before for _, before in linked] == ["0-0", *(i for i, _ in linked[:-1])]
 
 
+@pytest.mark.parametrize("placed", ["", 'both = ["people", "alerts"]\n'])
+def test_a_stage_reads_what_a_stage_beside_the_main_path_says(
+    folder: Path, store: EmbeddedStore, reader: Reader, placed: str
+) -> None:
+    """Whether they share a process or not: each entry once, with the frame's own time, and the
+    last words; frames of which nothing was said are not missed.
+    """
+    alerts = '[stages.alerts]\nuse = "user_stages:Alerts"\ninput = "people"\n'
+    graph = user_folder(folder, more=PEOPLE + alerts) / "pipeline.toml"
+    graph.write_text(graph.read_text().replace("[placement]\n", f"[placement]\n{placed}"))
+    frames = footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
+    run(folder, store, frames.name)
+    results = reader.whole("slow", 200)
+    times = {f"{r['epoch']}-{r['seq']}": r["pts"] for r in results}
+    people = reader.entries("slow", "out:people")
+    told = [(i, {**e["said"], "pts": times[i]}) for i, kind, e in people if kind == "frame"]
+    alerts_of = reader.entries("slow", "out:alerts")
+    assert [(i, e["said"]) for i, kind, e in alerts_of if kind == "frame"] == told
+    assert len(told) == 3
+    [end] = [e for _, kind, e in alerts_of if kind == "end"]
+    assert end["said"]["alerts"] == end["said"]["people"]
+    assert reader.counters("slow").get("lagged:alerts", 0) == 0
+
+
 def test_a_stage_that_raises_on_the_main_path(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
@@ -174,7 +198,7 @@ def test_a_side_stage_that_cannot_live_is_given_up(
 ) -> None:
     """It, and what reads from it; the decoder waits for them no longer."""
     more = side("Crashes", "detect") + '[stages.after]\nuse = "user_stages:Numbers"\n'
-    user_folder(folder, more=f'{more}input = "side"\non_lag = "wait"\n')
+    user_folder(folder, more=f'{more}input = "side"\n')
     footage.write_scene(folder / "a.mp4", footage.steady(200))
     err = run(folder, store, "a.mp4")
     reader.whole("a", 200)

@@ -79,6 +79,18 @@ def _count(seen: Minute) -> dict[str, int]:
     return {"minute": seen.minute, "people": len(seen.tracks)}
 
 
+class Alerts(Stage[NoState]):
+    """Reads PeoplePerMinute: says what that said, with the frame's pts."""
+
+    def each(self, item: Item, state: NoState) -> tuple[dict[str, Any], NoState]:
+        said = item.output_of(self.context.before, dict[str, int])
+        return {**said, "pts": item.record.pts}, state
+
+    def end(self, source: str, end: End, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
+        said = end.said.get(self.context.before)
+        return None if said is None else msgspec.msgpack.decode(said), state
+
+
 class Numbers(Stage[NoState]):
     """Beside the main path: says each frame's number."""
 

@@ -75,6 +75,17 @@ def test_what_a_graph_needs(stages: list[StageEntry], fault: str) -> None:
     assert fault in faults(*stages)
 
 
+def test_what_reads_a_side_stage_is_waited_for_by_nobody_and_sees_no_pixels() -> None:
+    side = entry("side", "detect", on_lag="wait")
+    assert faults(*chain(), side, entry("after", "side")) == []
+    assert faults(*chain(), side, entry("after", "side", on_lag="wait", pixels=1)) == [
+        "stages.after.on_lag = 'wait': it reads a side stage, side, whose last outputs stay until "
+        "they are read; allowed is drop",
+        "stages.after.input = 'side': it reads pixels, and it reads a side stage, side, which may "
+        "speak when they are gone; allowed is a stage of the main path",
+    ]
+
+
 def test_placement() -> None:
     found = faults(*chain(), one=["decode", "nobody"], two=["decode"], Three=[])
     assert found == [
@@ -86,7 +97,8 @@ def test_placement() -> None:
 
 
 def test_specs_stand_in_order_of_reading_whatever_the_order_in_the_file() -> None:
-    stages = [*chain(), entry("side", "detect"), entry("sure", "side", on_lag="wait")]
+    stages = [*chain(), entry("side", "detect"), entry("sure", "detect", on_lag="wait")]
+    stages += [entry("second", "side"), entry("third", "second")]
     for seed in range(20):
         random.Random(seed).shuffle(stages)
         specs = stage_specs(stages)
@@ -95,6 +107,7 @@ def test_specs_stand_in_order_of_reading_whatever_the_order_in_the_file() -> Non
         assert {spec.name for spec in specs if spec.main} == set(CHAIN)
         assert {spec.name for spec in specs if spec.reliable} == {*CHAIN, "sure"}
         assert [spec.name for spec in specs if spec.publishes] == ["cache"]
+        assert {spec.name for spec in specs if spec.reads_side} == {"second", "third"}
 
 
 def test_what_is_not_placed_gets_a_worker_of_its_own() -> None:
