@@ -17,7 +17,7 @@ import numpy as np
 from framegate.models.boxes import Boxes
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
-from framegate.models.gate.crops import Look
+from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.stages.decode import FileSource
@@ -47,7 +47,7 @@ class Timed(Detector):
             return super().detect(pictures, recalls)
 
     def look(
-        self, picture: Picture, looks: Sequence[Look], recall: Recall | None = None
+        self, picture: Picture, looks: Sequence[Crop], recall: Recall | None = None
     ) -> list[Boxes]:
         """As Detector's."""
         with self._measured():

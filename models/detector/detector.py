@@ -18,7 +18,7 @@ from framegate.models.detector.policy import Policy
 from framegate.models.errors import WholePicturesOnly
 from framegate.models.formats import centernet, nanodet
 from framegate.models.gate import crops
-from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.gate.crops import Crop, CropSettings
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput
 
@@ -91,7 +91,7 @@ class Detector:
         return [self._joined(parts[i : i + n]) for i in range(0, len(parts), n)]
 
     def look(
-        self, picture: Picture, looks: Sequence[Look], recall: Recall | None = None
+        self, picture: Picture, looks: Sequence[Crop], recall: Recall | None = None
     ) -> list[Boxes]:
         """What each look at a part of `picture` finds, in source pixels, highest score first.
 
@@ -105,7 +105,7 @@ class Detector:
     def look_with_features(
         self,
         picture: Picture,
-        looks: Sequence[Look],
+        looks: Sequence[Crop],
         reader: Callable[[Boxes, Features | None], T],
     ) -> list[T]:
         """As `look`, with `reader` of each look's boxes and of NanoDet's inner maps.
@@ -121,7 +121,7 @@ class Detector:
         """`picture` at the input size of the (first) network."""
         return self.members[0].prepare(picture)
 
-    def submit(self, picture: Picture | NetworkInput, look: Look | None = None) -> Token:
+    def submit(self, picture: Picture | NetworkInput, look: Crop | None = None) -> Token:
         """Starts on one picture, or on what `look` is at; boxes are in source pixels all the same.
 
         Up to 4 tokens may be outstanding. Raises ArrayMismatch, TooManyInFlight, and
@@ -164,7 +164,7 @@ class Detector:
 
     def _pipelined(
         self,
-        jobs: Sequence[tuple[Picture, DetectorMember, Look | None, Recall | None]],
+        jobs: Sequence[tuple[Picture, DetectorMember, Crop | None, Recall | None]],
         reader: Callable[[Boxes, Features | None], T],
     ) -> Iterator[T]:
         """`reader` of each job. One network computes at a time: two would fight for the cores."""

@@ -14,7 +14,7 @@ from framegate.models.detector.network import Precision
 from framegate.models.detector.policy import Policy
 from framegate.models.errors import OutputsNotFinite
 from framegate.models.gate import crops
-from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.gate.crops import Crop, CropSettings
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import NetworkInput, prepare, to_source
 
@@ -180,7 +180,7 @@ class DetectorMember:
         rules = part, fixes, class_ids, min_score, choices.nms_iou, choices.max_boxes
         self.facts = hashlib.sha256(repr((rules, network.facts)).encode()).digest()
 
-    def prepare(self, picture: Picture, look: Look | None = None) -> NetworkInput:
+    def prepare(self, picture: Picture, look: Crop | None = None) -> NetworkInput:
         """`picture` at this member's input size, all of it or what `look` is at."""
         if look is not None:
             return prepare(picture, self.long_side, look.rect)

@@ -117,7 +117,7 @@ _AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and those beside it
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Crop:
     """A rectangle of a picture, for a network.
 
     rect  left, top, right, bottom: multiples of 32, in pixels of the whole picture prepared with
@@ -161,10 +161,10 @@ class CropSettings:
 DEFAULT = CropSettings()
 
 
-def whole(width: int, height: int, long_side: int) -> Look:
+def whole(width: int, height: int, long_side: int) -> Crop:
     """All of a (width, height) picture."""
     inner = inner_size(width, height, long_side)
-    return Look((0, 0, padded(inner[0]), padded(inner[1])))
+    return Crop((0, 0, padded(inner[0]), padded(inner[1])))
 
 
 @lru_cache(64)
@@ -207,7 +207,7 @@ def plan(
     size: tuple[int, int],
     long_side: int,
     settings: CropSettings = DEFAULT,
-) -> tuple[Look, ...] | None:
+) -> tuple[Crop, ...] | None:
     """Looks that cover the places, each grown by a margin and by every known box it touches.
 
     places     float32 (M, 4)  rectangles to look at, in source pixels
@@ -223,12 +223,12 @@ def plan(
     grid = grid_of(*size, long_side, sizes(*size, long_side, settings), settings.call_pixels)
     cells = grid.cells(_grown(places * grid.scale, boxes * grid.scale, settings))
     joined = joined_cells(sorted(set(cells)), grid, settings.most)
-    looks = tuple(Look(grid.rect(each)) for each in joined)
+    looks = tuple(Crop(grid.rect(each)) for each in joined)
     cost = sum(look.pixels + settings.call_pixels for look in looks)
     return looks if cost <= grid.whole_cost * settings.share else None
 
 
-def looked_at(look: Look, size: tuple[int, int], long_side: int) -> FloatArray:
+def looked_at(look: Crop, size: tuple[int, int], long_side: int) -> FloatArray:
     """What `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
     inner = inner_size(*size, long_side)
     scale = np.array([inner[0] / size[0], inner[1] / size[1]] * 2)

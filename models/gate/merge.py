@@ -16,7 +16,7 @@ import numpy as np
 from framegate.models import boxes as nms
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IntArray, empty, read_only
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.crops import Look, looked_at
+from framegate.models.gate.crops import Crop, looked_at
 from framegate.models.preprocess import inner_size
 
 
@@ -75,7 +75,7 @@ class Merged:
 def merge(
     known: Boxes,
     found: Sequence[Boxes],
-    looks: Sequence[Look],
+    looks: Sequence[Crop],
     size: tuple[int, int],
     long_side: int,
     settings: MergeSettings = DEFAULT,

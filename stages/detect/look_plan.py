@@ -12,7 +12,7 @@ import numpy as np
 from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import Cells, cells_of, grid_of
-from framegate.models.gate.crops import CropSettings, Look
+from framegate.models.gate.crops import Crop, CropSettings
 from framegate.models.gate.gate import Change
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
@@ -39,7 +39,7 @@ class LookPlan:
     places   float32 (M, 4)  rectangles, in source pixels, that parts are looked at for
     """
 
-    looks: tuple[Look, ...]
+    looks: tuple[Crop, ...]
     looked: Looked
     reason: Reason
     now_s: float
@@ -79,7 +79,7 @@ def plan_looks(
     cells = cells_of(picture, grid)
     change = gate.look(frame.memory.gate, cells, grid, frame.key_frame, settings.gate, ignored)
     looked, reason, places = _choice(frame, change, settings)
-    looks: tuple[Look, ...] | None = ()
+    looks: tuple[Crop, ...] | None = ()
     if looked == "part":
         known = frame.memory.known.boxes.xyxy
         looks = crops.plan(places, known, frame.size, settings.long_side, settings.crops)

@@ -65,7 +65,7 @@ class Source:
         return CurrentFrame(self.memory, self.tracks, SIZE, pts, key, b"test")
 
     @staticmethod
-    def _inside(look: crops.Look, there: Boxes) -> Boxes:
+    def _inside(look: crops.Crop, there: Boxes) -> Boxes:
         area = crops.looked_at(look, SIZE, 416)
         inside = (there.xyxy[:, :2] >= area[:2]).all(1) & (there.xyxy[:, 2:] <= area[2:]).all(1)
         return there.take(np.flatnonzero(inside))

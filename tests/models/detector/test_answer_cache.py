@@ -15,7 +15,7 @@ from framegate.models.detector.answer_cache import Recall, Worth, boxes_of, key_
 from framegate.models.detector.detector import Detector, build, load
 from framegate.models.detector.member import DetectorMember
 from framegate.models.gate import crops
-from framegate.models.gate.crops import Look
+from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput
 from tests.models.detector.test_detector import LOW, same, scene
@@ -62,7 +62,7 @@ def test_answers_are_the_networks_to_the_bit(light: Detector, remembering: Recal
 
 def test_parts_are_remembered_as_well(light: Detector, remembering: Recall) -> None:
     picture = scene(3, 832, 832)
-    looks = [Look((0, 0, 160, 160)), crops.whole(832, 832, 416), Look((128, 64, 416, 352))]
+    looks = [Crop((0, 0, 160, 160)), crops.whole(832, 832, 416), Crop((128, 64, 416, 352))]
     alone = light.look(picture, looks)
     assert sum(map(len, alone)) > 10
     for _ in range(2):

@@ -18,7 +18,7 @@ from framegate.models.errors import (
     WholePicturesOnly,
 )
 from framegate.models.gate import crops
-from framegate.models.gate.crops import Look
+from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture, cut, from_bgr, read_photograph
 from framegate.models.preprocess import padded, prepare
 
@@ -115,7 +115,7 @@ def test_a_look_at_the_whole_is_a_whole_pass(light):
 def test_pictures_of_other_sizes_change_no_answer(light):
     """Law 6: nor does it when a part of one has the shape of another's whole."""
     fresh = load("light", "f32", 1, min_score=LOW, features=True)
-    upright, part = scene(3, 416, 320), Look((0, 0, 320, 416))
+    upright, part = scene(3, 416, 320), Crop((0, 0, 320, 416))
     square = scene(4, 416, 416)
     alone = fresh.look(square, [part])[0]
     assert fresh.members[0].prepare(upright).bgr.shape == (416, 320, 3)
@@ -128,7 +128,7 @@ def test_pictures_of_other_sizes_change_no_answer(light):
 def test_a_look_answers_in_pixels_of_the_source(light):
     """The network sees the same numbers in a look as in a picture of that look's size."""
     picture = scene(3, 832, 832)
-    look = Look((128, 64, 416, 352))
+    look = Crop((128, 64, 416, 352))
     part = light.look(picture, [look])[0]
     pixels = prepare(picture, 416).bgr[64:352, 128:416]
     alone = from_network(light, np.ascontiguousarray(pixels))
@@ -140,7 +140,7 @@ def test_a_look_answers_in_pixels_of_the_source(light):
 
 
 def test_looks_answer_in_their_order(light):
-    looks = [Look((32 * i, 0, 32 * i + 128, 96)) for i in range(5)]
+    looks = [Crop((32 * i, 0, 32 * i + 128, 96)) for i in range(5)]
     together = light.look(scene(0), looks)
     backwards = light.look(scene(0), looks[::-1])[::-1]
     assert all(same(a, b) for a, b in zip(together, backwards, strict=True))
@@ -161,12 +161,12 @@ def from_network(detector: Detector, bgr: np.ndarray) -> Boxes:
 )
 def test_looks_are_multiples_of_32_inside(light, rect):
     with pytest.raises(ArrayMismatch, match="rect"):
-        light.submit(scene(0), Look(rect))
+        light.submit(scene(0), Crop(rect))
 
 
 def test_the_heavy_pass_takes_whole_pictures(heavy, light):
     with pytest.raises(WholePicturesOnly):
-        heavy.submit(scene(0), Look((0, 0, 32, 32)))
+        heavy.submit(scene(0), Crop((0, 0, 32, 32)))
     with pytest.raises(WholePicturesOnly):
         heavy.look(scene(0), [])
     with pytest.raises(WholePicturesOnly):
@@ -174,7 +174,7 @@ def test_the_heavy_pass_takes_whole_pictures(heavy, light):
 
 
 def test_features_have_the_shapes_of_the_input(light):
-    picture, looks = scene(0), [crops.whole(320, 180, 416), Look((64, 32, 192, 128))]
+    picture, looks = scene(0), [crops.whole(320, 180, 416), Crop((64, 32, 192, 128))]
     lent = light.look_with_features(picture, looks, lambda boxes, maps: (boxes, maps.copy()))
     (boxes, whole), (_, part) = lent
     assert same(boxes, light.detect([picture])[0])
@@ -190,7 +190,7 @@ def test_features_lie_where_the_picture_does(light):
     """The same things at the same place: a part's features are the whole's, its rim apart."""
     picture, rect = scene(3, 832, 832), (96, 96, 320, 320)
     whole, part = light.look_with_features(
-        picture, [crops.whole(832, 832, 416), Look(rect)], lambda _, maps: maps.copy()
+        picture, [crops.whole(832, 832, 416), Crop(rect)], lambda _, maps: maps.copy()
     )
     rim, left, top = 4, part.offset[0] // 8, part.offset[1] // 8
     inside = part.c3[:, rim:-rim, rim:-rim]

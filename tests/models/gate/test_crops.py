@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.gate import crops
-from framegate.models.gate.crops import MANY, CropSettings, Look
+from framegate.models.gate.crops import MANY, Crop, CropSettings
 from framegate.models.preprocess import inner_size, padded
 
 SIZE = (768, 432)
@@ -110,8 +110,8 @@ def test_much_to_look_at_is_a_whole_pass():
 def test_a_box_pulls_in_what_it_touches():
     """By hand: 0.5417 model pixels for one of the source."""
     place, boxes = rows((100, 100, 110, 110)), rows((105, 105, 300, 200), (600, 300, 640, 340))
-    assert crops.plan(place, NONE, SIZE, LONG) == (Look((0, 0, 160, 160)),)
-    assert crops.plan(place, boxes, SIZE, LONG) == (Look((0, 0, 256, 160)),)
+    assert crops.plan(place, NONE, SIZE, LONG) == (Crop((0, 0, 160, 160)),)
+    assert crops.plan(place, boxes, SIZE, LONG) == (Crop((0, 0, 256, 160)),)
 
 
 def test_two_near_places_are_one_call_and_far_ones_two():
@@ -155,7 +155,7 @@ def test_places_are_clusters_of_tiles(tiles, tile_px):
 
 
 def test_what_a_look_covers_in_source_pixels():
-    area = crops.looked_at(Look((0, 64, 416, 256)), (832, 468), LONG)
+    area = crops.looked_at(Crop((0, 64, 416, 256)), (832, 468), LONG)
     assert area.tolist() == [0, 128, 832, 468]
-    area = crops.looked_at(Look((32, 64, 128, 160)), (832, 468), LONG)
+    area = crops.looked_at(Crop((32, 64, 128, 160)), (832, 468), LONG)
     assert area.tolist() == [64, 128, 256, 320]

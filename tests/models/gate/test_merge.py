@@ -9,10 +9,10 @@ from framegate.models import boxes as nms
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate import crops, merge
-from framegate.models.gate.crops import Look
+from framegate.models.gate.crops import Crop
 
 SIZE, LONG = (832, 416), 416  # two source pixels for one of the model
-LEFT, RIGHT = Look((0, 0, 160, 160)), Look((96, 0, 256, 160))  # 0..320 and 192..512 across
+LEFT, RIGHT = Crop((0, 0, 160, 160)), Crop((96, 0, 256, 160))  # 0..320 and 192..512 across
 WHOLE = crops.whole(*SIZE, LONG)
 
 

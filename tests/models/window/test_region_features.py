@@ -13,7 +13,7 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
 from framegate.models.detector.member import Features
 from framegate.models.errors import ArrayMismatch
-from framegate.models.gate.crops import Look, whole
+from framegate.models.gate.crops import Crop, whole
 from framegate.models.picture import from_bgr
 from framegate.models.window import features
 from framegate.models.window.features import LENGTH, RegionFeatures, regions
@@ -89,7 +89,7 @@ def test_the_detector_gives_them_with_its_boxes() -> None:
     light = detector.load("light", "f32", min_score=0.1, features=True)
     coarse = RNG.integers(0, 255, (8, 13, 3), np.uint8)
     picture = from_bgr(coarse.repeat(32, axis=0).repeat(32, axis=1))
-    looks = (whole(416, 256, 416), whole(416, 256, 416), Look((128, 64, 320, 224)))
+    looks = (whole(416, 256, 416), whole(416, 256, 416), Crop((128, 64, 320, 224)))
     first, again, part = light.look_with_features(picture, looks, features.read)
     plain = light.detect([picture])[0]
     _same(first[0], plain)
