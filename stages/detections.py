@@ -26,6 +26,41 @@ from framegate.pipeline.records import (
     Record,
 )
 
+
+class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A frame's objects and how they came about; see records.Result for the fields.
+
+    novelty  0..2, how unlike the last frames it looks; None where no window head looked
+    promise  what became known with this frame of what is promised
+    changes  where it differs from what was looked at; None: nowhere, or no gate tells
+    """
+
+    outcome: Outcome
+    looked: Looked
+    reason: Reason
+    objects: tuple[Object, ...]
+    models: tuple[str, ...]
+    age_s: float = 0.0
+    scene: int = 0
+    escalation: Escalation = "none"
+    gate: GateView | None = None
+    novelty: float | None = None
+    degraded: DegradedReason | None = None
+    promise: PromiseNews | None = None
+    changes: Changes | None = None
+
+
+def last_detections(record: Record) -> Detections:
+    """Return the detections of a frame, as the last stage that said anything left them.
+
+    Stages between detect and cache say Detections, or None to leave things as they are. KeyError
+    if no stage said anything.
+    """
+    for name in reversed(record.said):
+        return records.decode(record.said[name], Detections)
+    raise KeyError("no detections; no stage said anything about this frame")
+
+
 # -- Where a frame changed, in few bytes: what detect tells the stages after it.
 
 
@@ -85,7 +120,7 @@ def _part(grid: Grid) -> tuple[int, int]:
 
 @lru_cache(64)
 def _spread(grid: Grid) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Which parts each row (ROWS, tile_rows) and column (tile_columns, COLUMNS) of tiles has."""
+    """Return the parts that each row (ROWS, tile_rows) and column (tile_columns, COLUMNS) has."""
     width, height = _part(grid)
     down = _overlap(grid.tile_rows, grid.tile_px, grid.height, height, ROWS)
     across = _overlap(grid.tile_columns, grid.tile_px, grid.width, width, COLUMNS)
@@ -101,51 +136,17 @@ def _overlap(
     return ((begins < edges + part) & (ends > edges)).astype(np.float32)
 
 
-class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A frame's objects and how they came about; see records.Result for the fields.
-
-    novelty  0..2, how unlike the last frames it looks; None where no window head looked
-    promise  what became known with this frame of what is promised
-    changes  where it differs from what was looked at; None: nowhere, or no gate tells
-    """
-
-    outcome: Outcome
-    looked: Looked
-    reason: Reason
-    objects: tuple[Object, ...]
-    models: tuple[str, ...]
-    age_s: float = 0.0
-    scene: int = 0
-    escalation: Escalation = "none"
-    gate: GateView | None = None
-    novelty: float | None = None
-    degraded: DegradedReason | None = None
-    promise: PromiseNews | None = None
-    changes: Changes | None = None
-
-
-def last_detections(record: Record) -> Detections:
-    """What stands about a frame: what the last stage to say anything said of it.
-
-    Stages between detect and cache say Detections, or None to leave things as they are. KeyError
-    if no stage said anything.
-    """
-    for name in reversed(record.said):
-        return records.decode(record.said[name], Detections)
-    raise KeyError("no detections; no stage said anything about this frame")
-
-
 # -- What a heavy pass found, as it travels and as boxes.
 
 
 def as_seen(boxes: Boxes, models: Sequence[str]) -> Predictions:
-    """Boxes for the way back to who asked, exact: a float32 has one float64 and back."""
+    """Return boxes as they travel, exact: a float32 has one float64 and back."""
     rows = [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes.xyxy.tolist()]
     scores, class_ids = tuple(boxes.scores.tolist()), tuple(boxes.class_ids.tolist())
     return Predictions(tuple(rows), scores, class_ids, tuple(models))
 
 
 def as_boxes(seen: Predictions) -> Boxes:
-    """The boxes that were seen. Raises ArrayMismatch if they are none."""
+    """Return predictions as boxes. Raises ArrayMismatch if they are none."""
     xyxy = np.array(seen.boxes, np.float32).reshape(-1, 4)
     return Boxes(xyxy, np.array(seen.scores, np.float32), np.array(seen.class_ids, np.int32))

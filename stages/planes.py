@@ -11,7 +11,7 @@ from framegate.pipeline.source import Form
 
 
 def as_picture(pixels: memoryview, form: Form) -> Picture:
-    """The frame's planes as arrays over the same memory; see source.Frame for their order."""
+    """Return the frame's planes as arrays over the same memory, in the order of source.Frame."""
     rows, columns = -(-form.height // 2), -(-form.width // 2)
     flat = np.frombuffer(pixels, np.uint8)
     luma, half = form.width * form.height, rows * columns

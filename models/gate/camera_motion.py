@@ -75,7 +75,7 @@ def watch(
 
 
 def _share(changed: BoolArray, kind: BoolArray, every: BoolArray) -> float:
-    """What part of the tiles of a kind changed; of all where there are few of the kind."""
+    """Return what part of the tiles of a kind changed; of all where there are few of the kind."""
     if np.count_nonzero(kind) < _ENOUGH * kind.size:
         kind = every
     count = int(np.count_nonzero(kind))

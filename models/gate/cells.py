@@ -90,7 +90,7 @@ class Grid:
 
 @lru_cache(64)
 def grid_of(width: int, height: int) -> Grid:
-    """The grid for pictures of this size: the smallest cells of which at most 250 lie in a line.
+    """Return the grid for pictures of this size, with the smallest cells of which 250 fill a line.
 
     So a cell is 4 px up to 1000 pixels of the longer side, and twice that with each doubling: 8 up
     to 2000, 16 up to 4000, 32 up to 8000. A network shrinks pictures as well: above 1000
@@ -137,7 +137,7 @@ class Cells:
 
 
 def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArray]:
-    """Views of one value a cell, uint8 (grid.cells,), as planes Y, Cb, Cr."""
+    """Return views of one value a cell, uint8 (grid.cells,), as planes Y, Cb, Cr."""
     luma, colour = grid.luma, grid.colour
     first, size = luma[0] * luma[1], colour[0] * colour[1]
     return (
@@ -148,7 +148,7 @@ def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArr
 
 
 def cells_of(picture: Picture, grid: Grid) -> Cells:
-    """The cells of `picture`, by halving its planes again and again, as that is fastest.
+    """Return the cells of `picture`, by halving its planes again and again, as that is fastest.
 
     Each halving rounds, so a mean is wrong by -0.25 to +0.5 levels for each (see `rounding`).
     Raises ArrayMismatch when the picture has another size than the grid.
@@ -163,7 +163,7 @@ def cells_of(picture: Picture, grid: Grid) -> Cells:
 
 
 def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> BoolArray:
-    """Which tiles each rectangle touches: bool (N, tile_rows, tile_columns).
+    """Return which tiles each rectangle touches: bool (N, tile_rows, tile_columns).
 
     xyxy  float32 (N, 4)  left, top, right, bottom in source pixels, grown by `grow_px` on each side
 
@@ -179,9 +179,11 @@ def tiles_of(xyxy: npt.NDArray[np.float32], grid: Grid, grow_px: float = 0) -> B
 
 
 def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
-    """Tiles that lie in one of the rectangles (K, 4) of source pixels, as far as the picture goes.
+    """Return the tiles that lie in one of the rectangles: bool (tile_rows, tile_columns).
 
-    bool (tile_rows, tile_columns)
+    areas  float32 (K, 4)  left, top, right, bottom in source pixels
+
+    A tile at the picture's end counts as far as the picture goes.
     """
     px = grid.tile_px
     left, top = np.arange(grid.tile_columns) * px, np.arange(grid.tile_rows) * px
@@ -195,7 +197,7 @@ def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
 
 
 def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
-    """Largest value in each tile: float32 (2, tile_rows, tile_columns), of Y, and of Cb and Cr.
+    """Return the largest value in each tile, of Y, and of Cb and Cr: float32 (2, *grid.tiles).
 
     levels  uint8 (grid.cells,)
     """
@@ -266,7 +268,7 @@ def _halved(plane: ByteArray, side: int) -> npt.NDArray[np.uint8]:
 
 
 def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> BoolArray:
-    """Tiles that lie wholly inside one of the polygons: bool (tile_rows, tile_columns).
+    """Return the tiles that lie wholly inside one of the polygons: bool (tile_rows, tile_columns).
 
     Each is three or more points (x, y) in source pixels, closed by itself; where it crosses itself
     the even-odd rule holds. A tile at the picture's end counts as far as the picture goes.
@@ -292,7 +294,7 @@ def ignored_tiles(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> 
 def _passes_right_of(
     x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray
 ) -> BoolArray:
-    """Whether a ray to the right from each point meets the edge."""
+    """Return whether a ray to the right from each point meets the edge."""
     spans = (start[1] <= y) != (end[1] <= y)
     rise = end[1] - start[1]
     meets = start[0] + (y - start[1]) / (rise if rise else 1) * (end[0] - start[0])
@@ -301,7 +303,7 @@ def _passes_right_of(
 
 
 def _crosses(x: DoubleArray, y: DoubleArray, start: DoubleArray, end: DoubleArray) -> BoolArray:
-    """Whether an edge enters each open rectangle: no axis separates the two."""
+    """Return whether an edge enters each open rectangle: no axis separates the two."""
     apart_x = (max(start[0], end[0]) <= x[0]) | (min(start[0], end[0]) >= x[1])
     apart_y = (max(start[1], end[1]) <= y[0]) | (min(start[1], end[1]) >= y[1])
     sides = np.array(

@@ -19,100 +19,6 @@ import numpy as np
 from framegate.models.boxes import BoolArray, FloatArray, read_only
 from framegate.models.preprocess import STEP, Rect, inner_size, padded
 
-# -- Rectangles of few sizes, on a grid of 32 model pixels: which holds which, and what they cost.
-
-
-CellRect = tuple[int, int, int, int]  # left, top, right, bottom
-MANY = 16  # of more rectangles only neighbours are joined: all pairs would take too long
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CropGrid:
-    """A picture in cells of 32 model pixels.
-
-    columns, rows  of cells
-    scale          float32 (4,), model pixels for one of the source: across, down, across, down
-    holds          [rows][columns] -> (columns, rows) of the cheapest size that holds as many
-    call_pixels    what a call costs beside its pixels
-    """
-
-    columns: int
-    rows: int
-    scale: FloatArray
-    holds: tuple[tuple[tuple[int, int], ...], ...]
-    call_pixels: int
-
-    @property
-    def whole_cost(self) -> int:
-        """Of a look at everything, in pixels."""
-        return self.columns * self.rows * STEP * STEP + self.call_pixels
-
-    def cells(self, regions: FloatArray) -> list[CellRect]:
-        """The cells that each region (M, 4) of model pixels touches."""
-        low = np.floor(regions[:, :2] / STEP).astype(int)
-        high = np.maximum(np.ceil(regions[:, 2:] / STEP).astype(int), low + 1)
-        limit = np.array([self.columns, self.rows])
-        low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
-        return [(a, b, c, d) for a, b, c, d in np.hstack([low, high]).tolist()]
-
-    def cost(self, cells: CellRect) -> int:
-        """Of the look that holds `cells`, in pixels."""
-        columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
-        return columns * rows * STEP * STEP + self.call_pixels
-
-    def rect(self, cells: CellRect) -> Rect:
-        """The snapped rectangle around `cells`, with as much room on either side as there is."""
-        columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
-        left = cells[0] - (columns - cells[2] + cells[0]) // 2
-        top = cells[1] - (rows - cells[3] + cells[1]) // 2
-        left = min(max(left, 0), self.columns - columns)
-        top = min(max(top, 0), self.rows - rows)
-        return left * STEP, top * STEP, (left + columns) * STEP, (top + rows) * STEP
-
-
-@lru_cache(64)
-def grid_of(
-    width: int,
-    height: int,
-    long_side: int,
-    sizes: tuple[tuple[int, int], ...],
-    call_pixels: int,
-) -> CropGrid:
-    """The grid of a (width, height) picture with its longer side at `long_side`.
-
-    sizes  (width, height) that looks may have, in model pixels; that of everything is another one
-    """
-    inner = inner_size(width, height, long_side)
-    columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP
-    possible = [(w // STEP, h // STEP) for w, h in sizes]
-    fitting = [(c, r) for c, r in possible if c <= columns and r <= rows] + [(columns, rows)]
-    holds = tuple(
-        tuple(
-            min((s for s in fitting if s[0] >= c and s[1] >= r), key=lambda s: s[0] * s[1])
-            for c in range(columns + 1)
-        )
-        for r in range(rows + 1)
-    )
-    scale = np.array([inner[0] / width, inner[1] / height] * 2, np.float32)
-    return CropGrid(columns, rows, scale, holds, call_pixels)
-
-
-def joined_cells(cells: list[CellRect], grid: CropGrid, most: int) -> list[CellRect]:
-    """Joins the pair that costs least together, as long as that saves something or must be."""
-    while len(cells) > 1:
-        couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
-        pairs = [(_union(a, b), a, b) for a, b in couples]
-        both, a, b = min(pairs, key=lambda p: grid.cost(p[0]) - grid.cost(p[1]) - grid.cost(p[2]))
-        if len(cells) <= most and grid.cost(both) > grid.cost(a) + grid.cost(b):
-            break
-        cells = sorted([both, *(rest for rest in cells if rest not in (a, b, both))])
-    return cells
-
-
-def _union(a: CellRect, b: CellRect) -> CellRect:
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
 _AROUND: Final = np.ones((3, 3), np.uint8)  # a tile and those beside it
 
 
@@ -162,7 +68,7 @@ DEFAULT = CropSettings()
 
 
 def whole(width: int, height: int, long_side: int) -> Crop:
-    """All of a (width, height) picture."""
+    """Return all of a (width, height) picture."""
     inner = inner_size(width, height, long_side)
     return Crop((0, 0, padded(inner[0]), padded(inner[1])))
 
@@ -171,7 +77,7 @@ def whole(width: int, height: int, long_side: int) -> Crop:
 def sizes(
     width: int, height: int, long_side: int, settings: CropSettings = DEFAULT
 ) -> tuple[tuple[int, int], ...]:
-    """The (width, height) that looks at a picture of this size can have; the whole's own is last.
+    """Return the (width, height) that crops of such a picture can have; the whole's is last.
 
     At most a dozen: each side grows by half until it is the whole's, and what costs more than
     `share` of a whole pass is left out.
@@ -185,7 +91,7 @@ def sizes(
 
 
 def places_of(tiles: BoolArray, tile_px: float) -> FloatArray:
-    """Clusters of changed tiles as rectangles (M, 4) in source pixels.
+    """Return clusters of changed tiles as rectangles (M, 4) in source pixels.
 
     tiles    bool (rows, columns); tiles with up to two between them belong together
     tile_px  source pixels along a tile's side
@@ -220,16 +126,16 @@ def plan(
     """
     if not len(places):
         return ()
-    grid = grid_of(*size, long_side, sizes(*size, long_side, settings), settings.call_pixels)
+    grid = _crop_grid(*size, long_side, sizes(*size, long_side, settings), settings.call_pixels)
     cells = grid.cells(_grown(places * grid.scale, boxes * grid.scale, settings))
-    joined = joined_cells(sorted(set(cells)), grid, settings.most)
+    joined = _joined(sorted(set(cells)), grid, settings.most)
     looks = tuple(Crop(grid.rect(each)) for each in joined)
     cost = sum(look.pixels + settings.call_pixels for look in looks)
     return looks if cost <= grid.whole_cost * settings.share else None
 
 
 def looked_at(look: Crop, size: tuple[int, int], long_side: int) -> FloatArray:
-    """What `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
+    """Return what `look` covers of a (width, height) picture: float32 (4,), in source pixels."""
     inner = inner_size(*size, long_side)
     scale = np.array([inner[0] / size[0], inner[1] / size[1]] * 2)
     area: FloatArray = np.clip(np.array(look.rect) / scale, 0, size * 2).astype(np.float32)
@@ -246,8 +152,9 @@ def _lengths(shortest: int, full: int) -> Iterator[int]:
 
 
 def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> FloatArray:
-    """Places with their margin and with the boxes of about their size that they touch, in model
-    pixels.
+    """Return the places, with their margin and the boxes of about their size that they touch.
+
+    In model pixels.
 
     Not with what touches those in turn: of parked cars in a row all would be looked at for one.
     """
@@ -265,6 +172,100 @@ def _grown(places: FloatArray, boxes: FloatArray, settings: CropSettings) -> Flo
 
 
 def touch(a: FloatArray, b: FloatArray) -> BoolArray:
-    """Which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
+    """Return which rectangles of `a` (M, 4) meet which of `b` (N, 4): (M, N)."""
     overlap = (a[:, None, :2] < b[None, :, 2:]) & (a[:, None, 2:] > b[None, :, :2])
     return np.asarray(overlap.all(axis=2), np.bool_)
+
+
+# -- Rectangles of few sizes, on a grid of 32 model pixels: which holds which, and what they cost.
+
+
+CellRect = tuple[int, int, int, int]  # left, top, right, bottom
+MANY = 16  # of more rectangles only neighbours are joined: all pairs would take too long
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropGrid:
+    """A picture in cells of 32 model pixels.
+
+    columns, rows  of cells
+    scale          float32 (4,), model pixels for one of the source: across, down, across, down
+    holds          [rows][columns] -> (columns, rows) of the cheapest size that holds as many
+    call_pixels    what a call costs beside its pixels
+    """
+
+    columns: int
+    rows: int
+    scale: FloatArray
+    holds: tuple[tuple[tuple[int, int], ...], ...]
+    call_pixels: int
+
+    @property
+    def whole_cost(self) -> int:
+        """Of a look at everything, in pixels."""
+        return self.columns * self.rows * STEP * STEP + self.call_pixels
+
+    def cells(self, regions: FloatArray) -> list[CellRect]:
+        """Return the cells that each region (M, 4) of model pixels touches."""
+        low = np.floor(regions[:, :2] / STEP).astype(int)
+        high = np.maximum(np.ceil(regions[:, 2:] / STEP).astype(int), low + 1)
+        limit = np.array([self.columns, self.rows])
+        low, high = np.clip(low, 0, limit - 1), np.clip(high, 1, limit)
+        return [(a, b, c, d) for a, b, c, d in np.hstack([low, high]).tolist()]
+
+    def cost(self, cells: CellRect) -> int:
+        """Of the look that holds `cells`, in pixels."""
+        columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
+        return columns * rows * STEP * STEP + self.call_pixels
+
+    def rect(self, cells: CellRect) -> Rect:
+        """Return the snapped rectangle around `cells`, with as much room on either side as fits."""
+        columns, rows = self.holds[cells[3] - cells[1]][cells[2] - cells[0]]
+        left = cells[0] - (columns - cells[2] + cells[0]) // 2
+        top = cells[1] - (rows - cells[3] + cells[1]) // 2
+        left = min(max(left, 0), self.columns - columns)
+        top = min(max(top, 0), self.rows - rows)
+        return left * STEP, top * STEP, (left + columns) * STEP, (top + rows) * STEP
+
+
+@lru_cache(64)
+def _crop_grid(
+    width: int,
+    height: int,
+    long_side: int,
+    sizes: tuple[tuple[int, int], ...],
+    call_pixels: int,
+) -> CropGrid:
+    """Return the grid of a (width, height) picture with its longer side at `long_side`.
+
+    sizes  (width, height) that looks may have, in model pixels; that of everything is another one
+    """
+    inner = inner_size(width, height, long_side)
+    columns, rows = padded(inner[0]) // STEP, padded(inner[1]) // STEP
+    possible = [(w // STEP, h // STEP) for w, h in sizes]
+    fitting = [(c, r) for c, r in possible if c <= columns and r <= rows] + [(columns, rows)]
+    holds = tuple(
+        tuple(
+            min((s for s in fitting if s[0] >= c and s[1] >= r), key=lambda s: s[0] * s[1])
+            for c in range(columns + 1)
+        )
+        for r in range(rows + 1)
+    )
+    scale = np.array([inner[0] / width, inner[1] / height] * 2, np.float32)
+    return CropGrid(columns, rows, scale, holds, call_pixels)
+
+
+def _joined(cells: list[CellRect], grid: CropGrid, most: int) -> list[CellRect]:
+    """Joins the pair that costs least together, as long as that saves something or must be."""
+    while len(cells) > 1:
+        couples = combinations(cells, 2) if len(cells) <= MANY else pairwise(cells)
+        pairs = [(_union(a, b), a, b) for a, b in couples]
+        both, a, b = min(pairs, key=lambda p: grid.cost(p[0]) - grid.cost(p[1]) - grid.cost(p[2]))
+        if len(cells) <= most and grid.cost(both) > grid.cost(a) + grid.cost(b):
+            break
+        cells = sorted([both, *(rest for rest in cells if rest not in (a, b, both))])
+    return cells
+
+
+def _union(a: CellRect, b: CellRect) -> CellRect:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])

@@ -51,7 +51,7 @@ class Exposure:
         return Exposure(1 / self.gain, -self.shift, self.level + self.shift)
 
     def apply(self, levels: ByteArray, grid: Grid) -> ByteArray:
-        """What these levels of cells became: uint8 (grid.cells,).
+        """Return what these levels of cells became: uint8 (grid.cells,).
 
         Colour has no part in the shift. Within half a level, but for what leaves 0..255.
         """
@@ -71,7 +71,7 @@ SAME: Final = Exposure()
 
 
 def fit(reference: ByteArray, now: ByteArray) -> Exposure:
-    """The line that most cells follow; SAME where it is too near to that, or few follow any line.
+    """Return the line that most cells follow; SAME where it is too near, or few follow any line.
 
     reference, now  uint8 (rows, columns)  means of Y
 
@@ -107,7 +107,7 @@ def _bytes(levels: npt.NDArray[np.floating]) -> ByteArray:
 
 
 def _alike(before: ByteArray, after: ByteArray) -> bool:
-    """Whether mean and spread hardly changed: so much cheaper than a fit that it is asked first."""
+    """Return whether mean and spread hardly changed: far cheaper than a fit, so it comes first."""
     (mean, spread), (mean_now, spread_now) = cv2.meanStdDev(before), cv2.meanStdDev(after)
     few_levels = abs(float(mean_now[0, 0] - mean[0, 0])) < _NO_SHIFT
     return few_levels and abs(float(spread_now[0, 0] / max(spread[0, 0], 1)) - 1) < _NO_GAIN

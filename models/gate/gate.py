@@ -95,7 +95,9 @@ def inferred(
     settings: GateSettings = DEFAULT,
     occupied: BoolArray | None = None,
 ) -> GateState:
-    """The detector saw these cells in the tiles `looked`; in those of `found` its boxes changed.
+    """Return the state after the detector saw these cells in the tiles `looked`.
+
+    found  tiles of those in which its boxes changed
 
     All three are bool (tile_rows, tile_columns); `occupied` are the tiles of known objects. `state`
     is that of the look at the same frame. Raises ArrayMismatch.
@@ -129,7 +131,7 @@ def inferred(
 
 
 def sensitivity(state: GateState) -> FloatArray:
-    """The stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
+    """Return the stated bound, float32 (tile_rows, tile_columns), in levels of a cell's mean.
 
     A noise-free change of at least this much in Y, Cb or Cr, beside what the exposure explains, is
     hot at the second look at the latest, whatever key frames came since the last inference. While
@@ -158,7 +160,7 @@ class Limit(NamedTuple):
 
 
 def limit_of(width: int, height: int, settings: GateSettings = DEFAULT) -> Limit:
-    """The detection limit in pictures of this size; `sensitivity` is that of each tile at a time.
+    """Return the detection limit in pictures of this size; `sensitivity` is that of each tile now.
 
     Raises ArrayMismatch for an empty picture.
     """
@@ -180,7 +182,7 @@ def _first(cells: Cells, settings: GateSettings) -> GateState:
 def _compared(
     state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
 ) -> tuple[Exposure, ByteArray, ByteArray, FloatArray]:
-    """The exposure, the reference and its age from now on, and the largest difference in a tile.
+    """Return exposure, reference and its age from now on, and the largest difference in a tile.
 
     On a key frame the reference moves before it is compared, else after that.
     """
@@ -204,7 +206,7 @@ def _compared(
 def _above(
     state: GateState, change: FloatArray, bound: FloatArray, settings: GateSettings
 ) -> tuple[BoolArray, ByteArray]:
-    """Which tiles changed, and for how many looks each was over its threshold in each plane.
+    """Return which tiles changed, and for how many looks each was over its threshold in each plane.
 
     The threshold leaves room for what rounding and the anchor may hide, so that the stated bound
     holds. With no room left every tile is over it, changed or not.
@@ -235,7 +237,7 @@ def _nearer(
     reach: int,
     step: ByteArray | np.uint8 | None = None,
 ) -> ByteArray:
-    """The reference moved by what came over the expected, yet within `reach` of the origin.
+    """Return the reference moved by what came over the expected, yet within `reach` of the origin.
 
     origin, reference, expected, now  uint8 (n,)  cells when they were inferred, what
         became of them, how they should look at today's exposure, and how they look
@@ -277,7 +279,7 @@ _AROUND: Final = (3, 3)  # a tile and those beside it
 
 
 def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -> FloatArray:
-    """Each tile's own thresholds, float32 (2, tile_rows, tile_columns).
+    """Return each tile's own thresholds, float32 (2, tile_rows, tile_columns).
 
     empty  bool (2, tile_rows, tile_columns)  hot in luma or colour, looked at, nothing was found
 
@@ -293,7 +295,7 @@ def _tiles_learned(state: GateState, empty: BoolArray, settings: GateSettings) -
 def _picture_learned(
     state: GateState, empty: BoolArray, occupied: BoolArray | None, settings: GateSettings
 ) -> tuple[float, float]:
-    """The floor under all thresholds: it follows noise that is everywhere, as at nightfall.
+    """Return the floor under all thresholds: it follows noise that is everywhere, as at nightfall.
 
     empty     as for `_tiles_learned`
     occupied  bool (tile_rows, tile_columns)  tiles of known objects, which may stir at any time

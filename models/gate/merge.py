@@ -121,7 +121,7 @@ def replaced(known: Boxes, found: Boxes, settings: MergeSettings = DEFAULT) -> M
 def _doubts(
     pieces: Boxes, fresh: Boxes, known: Boxes, elsewhere: BoolArray, settings: MergeSettings
 ) -> tuple[BoolArray, BoolArray]:
-    """Which pieces are of nothing that was found whole, and which known boxes they speak for.
+    """Return which pieces are of nothing found whole, and which known boxes they speak for.
 
     A piece of something found whole in another look, or of something known that was not looked at
     as a whole, is no news. A piece of what was looked at: the known box is the better answer.
@@ -156,7 +156,7 @@ def _followed(is_same: BoolArray) -> IntArray:
 def _ends_at_seam(
     xyxy: FloatArray, area: FloatArray, size: tuple[int, int], reach: float
 ) -> BoolArray:
-    """Which sides of boxes (N, 4) end within `reach` of a side of `area` that is a seam: (N, 4)."""
+    """Return which sides of boxes (N, 4) end within `reach` of a seam of `area`: (N, 4)."""
     border = np.array([0, 0, *size], np.float32)
     near: BoolArray = (np.abs(xyxy - area) < reach) & (area != border)
     return near
@@ -180,7 +180,7 @@ def _share(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _part_of(pieces: Boxes, whole: Boxes, settings: MergeSettings) -> BoolArray:
-    """Which of `pieces` lie in which of `whole`, of the same class: (N, M)."""
+    """Return which of `pieces` lie in which of `whole`, of the same class: (N, M)."""
     same_class = pieces.class_ids[:, None] == whole.class_ids[None, :]
     inside: BoolArray = (_share(pieces.xyxy, whole.xyxy) >= settings.part_of) & same_class
     return inside
@@ -195,7 +195,7 @@ def _same(fresh: Boxes, known: Boxes, least: float) -> BoolArray:
 def _beyond(
     xyxy: FloatArray, at_seam: BoolArray, size: tuple[int, int], reach: float
 ) -> FloatArray:
-    """Boxes made longer by `reach` of their length where they end at a seam."""
+    """Return boxes made longer by `reach` of their length where they end at a seam."""
     sides = np.tile(xyxy[:, 2:] - xyxy[:, :2], 2) * np.array([-1, -1, 1, 1], np.float32)
     limit = np.array(size * 2, np.float32)
     longer: FloatArray = np.clip(xyxy + np.where(at_seam, sides * np.float32(reach), 0), 0, limit)

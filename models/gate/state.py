@@ -129,7 +129,7 @@ class GateState:
 
 
 def nbytes(grid: Grid) -> int:
-    """Bytes of a state for this grid: 1.5 a cell and 11 a tile."""
+    """Return bytes of a state for this grid: 1.5 a cell and 11 a tile."""
     return _HEAD.size + grid.cells + _half(grid) + 11 * grid.tile_rows * grid.tile_columns
 
 

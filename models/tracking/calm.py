@@ -200,7 +200,7 @@ def step(
 
 
 def least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
-    """The mean score above which a box of each class is shown, float32 (N,)."""
+    """Return the mean score above which a box of each class is shown, float32 (N,)."""
     least = np.full(len(class_ids), settings.shown, np.float32)
     for class_id, own in settings.own:
         least[class_ids == class_id] = own
@@ -208,7 +208,7 @@ def least_of(class_ids: IntArray, settings: CalmSettings) -> FloatArray:
 
 
 def _times(state: CalmState, pts: float | None) -> tuple[float | None, FloatArray]:
-    """The latest time stamp, and for how long each object has had no box."""
+    """Return the latest time stamp, and for how long each object has had no box."""
     both = [t for t in (state.pts, pts) if t is not None]
     elapsed = max(both[1] - both[0], 0.0) if len(both) == 2 else 0.0
     return max(both, default=None), state.lost_s + np.float32(elapsed)
@@ -239,7 +239,7 @@ def _continued(
 
 
 def _at(place: IndexArray, column: Column) -> Column:
-    """The column's values at these rows, 0 where there is none."""
+    """Return the column's values at these rows, 0 where there is none."""
     values = np.zeros(len(place), column.dtype)
     values[place >= 0] = column[place[place >= 0]]
     return values
@@ -253,7 +253,7 @@ def _remembered(
     now: Sequence[Column],
     known: BoolArray,
 ) -> CalmState:
-    """What is away and what is here, within the bound: those away for longest go first."""
+    """Return what is away and what is here, within the bound: those away for longest go first."""
     before: Sequence[Column] = (
         state.xyxy,
         state.means,

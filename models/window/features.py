@@ -67,7 +67,7 @@ def read(boxes: Boxes, maps: Features | None) -> tuple[Boxes, RegionFeatures]:
 
 
 def regions(maps: Features, xyxy: FloatArray) -> RegionFeatures:
-    """Features of boxes, float32 (N, 4) in source pixels, and of all tiles of one input.
+    """Return features of boxes, float32 (N, 4) in source pixels, and of all tiles of one input.
 
     What of a box lies outside the input is cut off; of a box wholly outside, or without area, a
     hundredth of the cell nearest to it is taken. Raises ArrayMismatch.
@@ -83,7 +83,7 @@ def regions(maps: Features, xyxy: FloatArray) -> RegionFeatures:
 
 
 def _tile_means(cells: FloatArray, side: int) -> FloatArray:
-    """Means of (n, h, w) over squares of `side` cells: (h / side, w / side, n)."""
+    """Return means of (n, h, w) over squares of `side` cells: (h / side, w / side, n)."""
     n, height, width = cells.shape
     # Planes lie one under the other and no square reaches into the next: one picture to shrink.
     flat = np.ascontiguousarray(cells).reshape(n * height, width)
@@ -93,7 +93,7 @@ def _tile_means(cells: FloatArray, side: int) -> FloatArray:
 
 
 def _box_means(cells: FloatArray, xyxy: npt.NDArray[np.float64]) -> FloatArray:
-    """Means of (n, h, w) over boxes (N, 4) in cells: (N, n)."""
+    """Return means of (n, h, w) over boxes (N, 4) in cells: (N, n)."""
     height, width = cells.shape[1:]
     across = _along_rows(cells, _shares(xyxy[:, 0], xyxy[:, 2], width).T)
     means: FloatArray = np.einsum("chn,nh->nc", across, _shares(xyxy[:, 1], xyxy[:, 3], height))
@@ -113,7 +113,7 @@ def _along_rows(cells: FloatArray, shares: FloatArray) -> FloatArray:
 
 
 def _shares(start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], n: int) -> FloatArray:
-    """What share of each interval lies in each of `n` cells: (N, n), rows sum to 1."""
+    """Return what share of each interval lies in each of `n` cells: (N, n), rows sum to 1."""
     start, end = np.clip(start, 0, n), np.clip(end, 0, n)
     end = np.minimum(np.maximum(end, start + _THIN), n)
     start = np.minimum(start, end - _THIN)
@@ -124,7 +124,7 @@ def _shares(start: npt.NDArray[np.float64], end: npt.NDArray[np.float64], n: int
 
 
 def joined(first: FloatArray, second: FloatArray) -> HalfArray:
-    """Two parts (..., 128) at unit length each, side by side, at unit length: (..., 256)."""
+    """Return two parts (..., 128) at unit length each, side by side, at unit length: (..., 256)."""
     whole = np.concatenate([first / _length(first), second / _length(second)], axis=-1)
     unit: HalfArray = (whole / _length(whole)).astype(np.float16)
     return unit

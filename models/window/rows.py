@@ -94,7 +94,7 @@ class FrameRow:
         return len(self.scores)
 
     def to_bytes(self) -> bytes:
-        """The row in 14 + 1060 N + 512 tiles bytes, the same on every machine."""
+        """Return the row in 14 + 1060 N + 512 tiles bytes, the same on every machine."""
         head = _HEAD.pack(_VERSION, len(self), *self.tiles.shape[:2], self.seq)
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
@@ -104,7 +104,7 @@ class FrameRow:
 
     @staticmethod
     def from_bytes(data: bytes) -> FrameRow:
-        """The row that `to_bytes` wrote. Raises RowUnreadable for anything else."""
+        """Return the row that `to_bytes` wrote. Raises RowUnreadable for anything else."""
         if len(data) < _HEAD.size:
             raise RowUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, n, rows, columns, seq = _HEAD.unpack_from(data)
@@ -146,19 +146,19 @@ class WindowRows:
 
 
 def row_bytes(width: int, height: int, long_side: int) -> int:
-    """The most bytes that a row of a (width, height) source takes."""
+    """Return the most bytes that a row of a (width, height) source takes."""
     rows, columns = tile_grid(width, height, long_side)
     return _nbytes(MOST, rows * columns)
 
 
 def tile_grid(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Rows and columns of tiles of a (width, height) source at the detector's size."""
+    """Return rows and columns of tiles of a (width, height) source at the detector's size."""
     inner = inner_size(width, height, long_side)
     return padded(inner[1]) // TILE, padded(inner[0]) // TILE
 
 
 def tiles_after(before: HalfArray, looks: Sequence[RegionFeatures]) -> HalfArray:
-    """The picture's tiles after these looks: those that a look covers are renewed, others stay.
+    """Return the picture's tiles after these looks: what a look covers is renewed, the rest stays.
 
     before  float16 (rows, columns, 256) of `tile_grid`
     """

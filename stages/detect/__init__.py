@@ -70,12 +70,12 @@ class DetectOptions:
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
 
     def faults(self) -> list[str]:
-        """What is wrong with the values together."""
+        """Return what is wrong with the values together."""
         fault = None if self.classes is None else classes_fault(self.detector, self.classes)
         return [f"classes = {list(self.classes or ())}: {fault}"] if fault else []
 
     def usual(self) -> ModelUse:
-        """What is wanted of a source of which nothing else is said."""
+        """Return what is wanted of a source of which nothing else is said."""
         scores = tuple(sorted(self.min_scores.items()))
         return ModelUse(self.detector, self.classes, self.min_score, scores)
 
@@ -158,15 +158,16 @@ class Detect(Stage[DetectState]):
         return None, state
 
     def leaves_out(self, form: Form) -> str:
-        """The gate's limit in pictures of this form."""
+        """Return the gate's limit in pictures of this form."""
         gate = self.options.gate
         return "" if gate.mode == "off" or not gate.most else limit_in_words(form, gate)
 
     def _whole_answers(
         self, batch: Sequence[Item], models: Mapping[str, ServedModel]
     ) -> dict[int, Boxes]:
-        """Boxes of all pictures of the batch, by row, where no gate chooses: while one is in the
-        network, others are prepared.
+        """Return the boxes of all pictures of the batch, by row, where no gate chooses.
+
+        While one is in the network, others are prepared.
         """
         if self.options.gate.mode != "off":
             return {}
@@ -250,7 +251,7 @@ def detections_of(
     gate: GateView | None = None,
     labels: Sequence[str] = coco.LABELS,
 ) -> Detections:
-    """What detect says of a frame."""
+    """Return what detect says of a frame."""
     change = plan.change
     return Detections(
         outcome="detected" if plan.looks else "carried",
@@ -271,7 +272,7 @@ def as_objects(
     origins: Sequence[Origin],
     labels: Sequence[str] = coco.LABELS,
 ) -> tuple[Object, ...]:
-    """Objects of a frame: boxes to a tenth of a pixel, scores to a ten-thousandth."""
+    """Return objects of a frame: boxes to a tenth of a pixel, scores to a ten-thousandth."""
     rows = zip(
         np.round(boxes.xyxy.astype(np.float64), 1).tolist(),
         np.round(boxes.scores.astype(np.float64), 4).tolist(),

@@ -73,12 +73,12 @@ class KnownBoxes:
         object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
 
     def shown(self) -> IndexArray:
-        """Rows that the frame's result has, highest mean first."""
+        """Return rows that the frame's result has, highest mean first."""
         rows = np.flatnonzero(self.means)
         return rows[np.argsort(-self.means[rows], kind="stable")]
 
     def take(self, rows: IndexArray | BoolArray) -> KnownBoxes:
-        """The rows of an index array or a Boolean mask, in that order."""
+        """Return the rows of an index array or a Boolean mask, in that order."""
         boxes, seen_s, since_s = self.boxes.take(rows), self.seen_s[rows], self.since_s[rows]
         return KnownBoxes(boxes, seen_s, since_s, self.ids[rows], self.means[rows])
 
@@ -131,7 +131,7 @@ class SourceMemory:
             object.__setattr__(self, name, places)
 
     def to_bytes(self) -> bytes:
-        """All of it, the same on every machine."""
+        """Return all of it, the same on every machine."""
         rows = np.empty(len(self.known.ids), _ROW)
         boxes = self.known.boxes
         rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
@@ -149,7 +149,7 @@ class SourceMemory:
 
     @staticmethod
     def from_bytes(data: bytes) -> SourceMemory:
-        """What `to_bytes` wrote; a plane's digest has vouched for the bytes."""
+        """Return what `to_bytes` wrote; a plane's digest has vouched for the bytes."""
         pts, clock_s, whole_s, look_s, *rest = _HEAD.unpack_from(data)
         waited, patience, trust, n, k, m, calm, gate = rest
         at = _HEAD.size
@@ -175,7 +175,7 @@ class SourceMemory:
 
 
 def memory_bytes(grid: Grid) -> int:
-    """Most bytes that the memory of a source with this grid takes."""
+    """Return most bytes that the memory of a source with this grid takes."""
     return nbytes(grid) + _ROOM
 
 

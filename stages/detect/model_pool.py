@@ -73,7 +73,7 @@ class ServedModel:
         self.detector.warm_up(width, height, self.settings.plan.crops)
 
     def recall(self, source: str, options: CacheOptions, memos: OpenMemo) -> Recall | None:
-        """What is remembered of a source's group; None where nothing is to be."""
+        """Return what is remembered of a source's group; None where nothing is to be."""
         if not options.exact:
             return None
         group = options.groups.get(source, source)
@@ -103,7 +103,7 @@ class ModelOpener:
     threads: int | None = None
 
     def open(self, wanted: ModelUse) -> ServedModel:
-        """The model, compiled, not warmed up.
+        """Return the model, compiled, not warmed up.
 
         Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass.
         """
@@ -142,7 +142,7 @@ class ModelOpener:
     def _settings(
         self, wanted: ModelUse, choices: Policy, labels: Sequence[str], whole: bool
     ) -> EstimateSettings:
-        """Thresholds: one for all classes, or for each its own above the lowest of all."""
+        """Return thresholds: one for all classes, or for each its own above the lowest of all."""
         usual = settings_for(self.gate, choices, wanted.min_score, whole)
         if not wanted.min_scores:
             return usual
@@ -207,7 +207,7 @@ class ModelPool:
             self._ready(want)
 
     def of(self, source: str) -> ServedModel:
-        """The model of a source from now on. One that nobody prepared is opened here, once."""
+        """Return the model of a source from now on; one that nobody prepared is opened, once."""
         want = self._wanted(source, self._context.model(source))
         if self._by.get(source) != want or want not in self._open:
             if want in self._refused:
@@ -241,7 +241,7 @@ class ModelPool:
         self._by.pop(source, None)
 
     def remembered(self) -> list[Recall]:
-        """What all of them remember."""
+        """Return what all of them remember."""
         return [each for served in list(self._open.values()) for each in served.remembered]
 
     def _wanted(self, source: str, model: str) -> ModelUse:

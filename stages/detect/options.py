@@ -14,7 +14,7 @@ Mode = Literal["off", "frames", "crops"]
 
 
 def masks_fault(masks: Any) -> str | None:
-    """What is wrong with `[gate.masks]`, None if nothing is."""
+    """Return what is wrong with `[gate.masks]`, None if nothing is."""
     for source, polygons in masks.items():
         if not isinstance(polygons, list | tuple) or not all(map(_is_polygon, polygons)):
             return (
@@ -71,7 +71,7 @@ class GateOptions:
 
 
 def groups_fault(groups: Any) -> str | None:
-    """What is wrong with `[cache.groups]`, None if nothing is."""
+    """Return what is wrong with `[cache.groups]`, None if nothing is."""
     for source, group in groups.items():
         if not isinstance(group, str) or not is_name(group):
             return f"{source}: allowed is the name of a group: {NAME_RULE}"
@@ -111,7 +111,7 @@ Scores = tuple[tuple[str, float], ...]
 
 
 def model_fault(model: Any) -> str | None:
-    """What is wrong with the name of a model, None if nothing is."""
+    """Return what is wrong with the name of a model, None if nothing is."""
     if not isinstance(model, str) or not _REF.fullmatch(model):
         return f"allowed is {MODEL_RULE}"
     side = _SIDE.fullmatch(model)
@@ -127,12 +127,12 @@ def side_of(model: str) -> int | None:
 
 
 def is_own(model: str) -> bool:
-    """Whether it is one that this program brings along: their classes are COCO's."""
+    """Return whether it is one that this program brings along: their classes are COCO's."""
     return model in OWN or side_of(model) is not None
 
 
 def scores_fault(scores: Any) -> str | None:
-    """What is wrong with a table of least scores by class, None if nothing is."""
+    """Return what is wrong with a table of least scores by class, None if nothing is."""
     if not isinstance(scores, dict):
         return "must be a table of class = score"
     wrong = [name for name, score in scores.items() if not _is_score(score)]
@@ -144,7 +144,7 @@ def _is_score(score: Any) -> bool:
 
 
 def classes_fault(model: str, classes: Any) -> str | None:
-    """What is wrong with classes for a model whose classes are known without opening it."""
+    """Return what is wrong with classes for a model whose classes are known without opening it."""
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
         return "allowed is a list of texts"
     if not classes:
@@ -157,7 +157,7 @@ def classes_fault(model: str, classes: Any) -> str | None:
 
 
 def sources_fault(sources: Any) -> str | None:
-    """What is wrong with `[models.sources]`, None if nothing is."""
+    """Return what is wrong with `[models.sources]`, None if nothing is."""
     for source, said in sources.items():
         if not isinstance(said, dict):
             return f"{source}: must be a table with any of {', '.join(_KEYS)}"
@@ -207,7 +207,7 @@ class ModelUse:
 
 
 def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = "") -> ModelUse:
-    """What is wanted of a source: what its table says, else what is usual.
+    """Return what is wanted of a source: what its table says, else what is usual.
 
     chosen  the model that was chosen for it while the run went on; empty: none was
 
@@ -224,7 +224,7 @@ def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = ""
 
 
 def configured(usual: ModelUse, options: ModelOptions) -> list[ModelUse]:
-    """All that the configuration wants, each once."""
+    """Return all that the configuration wants, each once."""
     return list(dict.fromkeys([usual, *(wanted(usual, options, name) for name in options.sources)]))
 
 

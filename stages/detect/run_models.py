@@ -23,7 +23,7 @@ SPARE_MODELS = 8
 
 
 def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
-    """The model of the registry that a run means by `ref`, with a copy in the run's folder.
+    """Return the model of the registry that a run means by `ref`, with a copy in the run's folder.
 
     So a resumed run goes on with it, whatever was added or removed meanwhile. Raises UnknownModel,
     AmbiguousModel, ModelUnreadable, ManifestRefused, ModelRefused.
@@ -45,7 +45,7 @@ def pinned_model(ref: str, folder: Path, registry: str | None) -> ModelFolder:
 
 
 def has_model(ref: str, folder: Path) -> bool:
-    """Whether NAME@DIGEST is among a run's models, or among this user's own."""
+    """Return whether NAME@DIGEST is among a run's models, or among this user's own."""
     for registry in (Registry(folder / "models"), Registry(None)):
         with suppress(ModelError):
             return bool(registry.find(ref))
@@ -80,8 +80,9 @@ def unanswerable(manifest: Manifest) -> str | None:
 
 
 def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choice:
-    """The run's choice of precision and threads: measured once, kept in its folder, so that no
-    restart decides anew.
+    """Return the run's choice of precision and threads: measured once, kept in its folder.
+
+    So no restart decides anew.
 
     cache  the user's folder for what was measured of this machine, by whatever run
     tried  what was measured; None: the light detector
@@ -106,7 +107,7 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
 
 
 def choose(ref: str, folder: Path, registry: Path | None) -> str:
-    """What the run in `folder` is to be told of a model: its own name, or NAME@DIGEST.
+    """Return what the run in `folder` is to be told of a model: its own name, or NAME@DIGEST.
 
     The model's folder is copied into the run's, precision and threads are measured where that is
     not known, and what OpenVINO compiles is left for the workers. A model that cannot be read,
