@@ -25,9 +25,6 @@ class Backoff:
         return full * (0.5 + 0.5 * chance)
 
 
-# -- The circuit breaker: whether to ask a place that may be away. Pure: the caller has the clock.
-
-
 BreakerState = Literal["closed", "open", "half_open"]
 
 _FAILURES = 3
@@ -36,44 +33,50 @@ _REST = Backoff(first_s=0.5, most_s=10.0)
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Of one place; the next one after each thing that happens.
+    """A circuit breaker: whether to ask a place that may be away. Each event gives the next value.
+
+    All times are seconds of one clock of the caller's.
 
     failures  in a row
     until_s   when a probe may go out, once it is open
-    probing   one question is out to see whether the place is back
+    probing   one query is out to see whether the place is back
+    since_s   when the first of these failures was; None: there is none
     """
 
     failures: int = 0
     until_s: float = 0.0
     probing: bool = False
+    since_s: float | None = None
 
     @property
     def state(self) -> BreakerState:
-        """closed: all questions go out; open: none; half_open: one, and its answer decides."""
+        """closed: all queries go out; open: none; half_open: one, and its answer decides."""
         if self.failures < _FAILURES:
             return "closed"
         return "half_open" if self.probing else "open"
 
     def lets_out(self, now_s: float) -> bool:
-        """Whether a question may go out now."""
+        """Return whether a query may go out now."""
         return self.state == "closed" or (self.state == "open" and now_s >= self.until_s)
 
     def sent(self) -> Breaker:
-        """A question goes out."""
+        """Return the value once a query went out."""
         return self if self.state == "closed" else replace(self, probing=True)
 
     def answered(self) -> Breaker:
-        """The place gave an answer: it is there."""
+        """Return the value once the place answered: it is there."""
         return Breaker()
 
     def failed(self, now_s: float, chance: float) -> Breaker:
-        """It gave none; chance in 0..1 spreads those who ask over time.
+        """Return the value once the place failed; chance in 0..1 spreads those who ask over time.
 
-        What went out before it opened, and fails after, says nothing new.
+        A query that went out before the breaker opened, and fails after, says nothing new.
         """
         if self.state == "open":
             return self
         failures = self.failures + 1
         opened = failures - _FAILURES + 1
         rest = _REST.delay_s(opened, chance) if opened > 0 else 0.0
-        return Breaker(failures, now_s + rest)
+        return Breaker(
+            failures, now_s + rest, since_s=now_s if self.since_s is None else self.since_s
+        )

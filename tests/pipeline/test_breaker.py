@@ -45,6 +45,14 @@ def test_failures_of_what_went_out_before_do_not_lengthen_the_rest() -> None:
     assert failing(20) == failing(3)
 
 
+def test_it_knows_since_when_the_place_fails() -> None:
+    assert Breaker().since_s is None
+    breaker = Breaker().failed(5.0, 1.0)
+    assert breaker.failed(7.0, 1.0).since_s == 5.0
+    assert breaker.failed(7.0, 1.0).failed(9.0, 1.0).sent().since_s == 5.0
+    assert breaker.answered().failed(8.0, 1.0).since_s == 8.0
+
+
 def test_chance_halves_the_rest_at_most() -> None:
     breaker = failing(2)
     assert (breaker.failed(0.0, 0.0).until_s, breaker.failed(0.0, 1.0).until_s) == (0.25, 0.5)

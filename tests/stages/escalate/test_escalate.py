@@ -59,8 +59,7 @@ def test_an_answer_is_what_is_served(tmp_path: Path, closing: list[Escalate]) ->
 def test_a_files_frames_wait_where_no_more_can_be_held(
     tmp_path: Path, closing: list[Escalate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asks, "LEAST", 2)
-    monkeypatch.setattr(asks, "MOST_BYTES", 0)
+    monkeypatch.setattr(asks, "ROOM", asks.Room(nbytes=0, least=2))
     place = ToldPlace(lambda _: SEES_PERSON)
     closing.append(stage := escalate(tmp_path, place, doubt=ALWAYS, burst=1000.0, per_s=1000.0))
     frames = [frame(seq) for seq in range(40)]
