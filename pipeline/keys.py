@@ -9,7 +9,6 @@ NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{NAME_MOST - 1}}}")
 NAME_RULE = "a lower-case letter, then up to 31 lower-case letters, digits or _"
 
 SOURCES = "fg:sources"
-MODELS = "fg:models"
 EPOCHS = "fg:epochs"  # the last epoch of all sources that were forgotten
 IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
@@ -39,7 +38,7 @@ def tag(source: str) -> bytes:
 
 
 def own(source: str) -> str:
-    """Hash of the owning run and the last epoch."""
+    """Hash of the owning run, the last epoch, and which model looks at the source."""
     return f"fg:{{{source}}}:own"
 
 
@@ -76,7 +75,7 @@ def memo_tag(group: str) -> str:
 def memo(group: str) -> tuple[str, str, str]:
     """What a group of sources remembers: hash of values, when each was used last, all their bytes.
 
-    See hop.lua.
+    See memo.lua.
     """
     tag = f"fg:{{{memo_tag(group)}}}"
     return f"{tag}:kept", f"{tag}:used", f"{tag}:bytes"

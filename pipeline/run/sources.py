@@ -227,8 +227,8 @@ class RunSources:
                 continue
             if source.live and not source.ending and self._has_ended(source.name):
                 self._store.begin_anew(source.name)  # a camera that failed is tried again
-        for name in set(self._store.sources()) - set(self.names()):
-            self._store.release(name, self._run.run)
+        others = sorted(set(self._store.sources()) - set(self.names()))
+        self._store.release_all(others, self._run.run)
         self._take(self._run.sources)
 
     def _has_ended(self, name: str) -> bool:
@@ -315,7 +315,7 @@ class RunSources:
         usual = settled.get("", "")
         ours = [name for name in self.names() if name not in self._lost]
         models = {name: chosen.get(name) or settled.get(name, usual) for name in ours}
-        self._store.announce_models(models, self._models.where)
+        self._store.announce_models(models, self._run.run, self._models.where)
 
     def use(self, models: Mapping[str, str]) -> None:
         """These have another model from now on; a `--resume` goes on with it. What is gone is not
@@ -377,8 +377,8 @@ class RunSources:
         behind; a store that is away is no error. A run that never began is forgotten with that.
         """
         with contextlib.suppress(StoreLost, StoreBusy, StoreRefused):
-            for name in self._store.sources() if names is None else names:
-                self._store.release(name, self._run.run, removed)
+            names = self._store.sources() if names is None else names
+            self._store.release_all(names, self._run.run, removed)
             if not self._run.begun:
                 self._folder.forget()
 

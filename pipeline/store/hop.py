@@ -24,8 +24,9 @@ FRAME, END = "frame", "end"
 
 @functools.cache
 def library_code() -> str:
-    """Source of the function library, as loaded into the store."""
-    return files("framegate.pipeline.store").joinpath("hop.lua").read_text()
+    """Return the source of the function library, as loaded into the store: its files joined."""
+    folder = files("framegate.pipeline.store")
+    return "\n".join(folder.joinpath(name).read_text() for name in ("hop.lua", "memo.lua"))
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

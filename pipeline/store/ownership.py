@@ -6,13 +6,20 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import redis
 
 from framegate.pipeline import keys
-from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
+from framegate.pipeline.errors import (
+    FramegateError,
+    SourceOwned,
+    StoreBusy,
+    StoreLost,
+    StoreRefused,
+    TakenOver,
+)
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
@@ -40,6 +47,10 @@ class Store:
             self._client = connect(self.url, HURRY_S)
         self.hurried = True
 
+    @property
+    def _is_cluster(self) -> bool:
+        return isinstance(self._client, redis.RedisCluster)
+
     def close(self) -> None:
         """Close its connections."""
         self._client.close()
@@ -62,7 +73,7 @@ class Store:
     def _servers(self) -> list[Any]:
         """Clients of all servers that hold a part of it."""
         client = self._client
-        if not isinstance(client, redis.RedisCluster):
+        if not self._is_cluster:
             return [client]
         primaries = cast(Any, client).get_primaries()
         return [client.get_redis_connection(node) for node in primaries]
@@ -107,31 +118,50 @@ class Store:
                 self._function("fg2_begin_after", [keys.own(source)], run, forgotten.decode())
 
     def release(self, source: str, run: str, removed: bool = False) -> None:
-        """End ownership; another run may take the source. removed: tell so to who looks at it."""
+        """End this run's ownership, if it is the owner: another run may take the source.
+
+        removed  by its user: runs that it was taken from may have it again, and it need not be
+                 kept for a run that is resumed
+        """
         with store_errors(self.url):
-            if self._client.hget(keys.own(source), "run") == run.encode():
-                self._client.hdel(keys.MODELS, source)
             self._function("fg2_release", [keys.own(source)], run, "1" if removed else "0")
 
+    def release_all(self, sources: Iterable[str], run: str, removed: bool = False) -> None:
+        """Release each of these, whatever becomes of the others; then raise the first error.
+
+        A store of one server that is away is not asked once more for each source.
+        """
+        first: FramegateError | None = None
+        for source in sources:
+            try:
+                self.release(source, run, removed)
+            except (StoreLost, StoreBusy, StoreRefused) as error:
+                first = first or error
+                if isinstance(error, StoreLost) and not self._is_cluster:
+                    break
+        if first is not None:
+            raise first
+
     def announced_model(self, source: str) -> tuple[str, str]:
-        """Which model of a registry looks at a source, and where its folder is; empty: none."""
+        """Return which model of a registry looks at a source, and where its folder is, as
+        HOST:FOLDER; both empty where it is none of a registry.
+        """
         with store_errors(self.url):
-            said = cast(bytes | None, self._client.hget(keys.MODELS, source))
-        model, _, where = (said or b"").decode().partition(" ")
+            announced = cast(bytes | None, self._client.hget(keys.own(source), "model"))
+        model, _, where = (announced or b"").decode().partition(" ")
         return model, where
 
-    def announce_models(self, models: Mapping[str, str], where: str) -> None:
-        """Say which model each of these sources has now; empty: one that Framegate brings along.
+    def announce_models(self, models: Mapping[str, str], run: str, where: str) -> None:
+        """Tell other hosts which model each of these sources has now, where the run owns it.
 
-        where  HOST:FOLDER of models
+        models  by source, NAME@DIGEST; others are not of a registry, and told as none
+        where   HOST:FOLDER of models
         """
         with store_errors(self.url):
             for source, model in models.items():
-                if "@" in model:
-                    digest = model.partition("@")[2]
-                    self._client.hset(keys.MODELS, source, f"{model} {where}/{digest}")
-                else:
-                    self._client.hdel(keys.MODELS, source)
+                _, at, digest = model.partition("@")
+                told = f"{model} {where}/{digest}" if at else ""
+                self._function("fg2_announce", [keys.own(source)], run, told)
 
     def begin_anew(self, source: str) -> None:
         """Forget what decode knows of a source, which is this run's and served by nobody."""
@@ -148,7 +178,7 @@ class Store:
         client = self._client
         if not self._replicas:
             return self._function(name, [key], *args)
-        if isinstance(client, redis.RedisCluster):
+        if self._is_cluster:
             node = cast(Any, client).get_node_from_key(key)
             client = cast(Any, client).get_redis_connection(node)
         found = 0

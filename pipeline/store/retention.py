@@ -172,7 +172,6 @@ class Retention:
             others = [key for key in theirs[tag] if key != own.encode()]
             self._client.fcall("fg2_forget", 1 + len(others), own, *others, one.freed, past)
             self._client.hdel(keys.SOURCES, one.name)
-            self._client.hdel(keys.MODELS, one.name)
             run, name = self._client.hmget(keys.own(one.name), "run", "name")
             if run:  # somebody took it in between
                 self._client.hset(keys.SOURCES, one.name, name or "")

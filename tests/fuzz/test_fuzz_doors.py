@@ -300,6 +300,7 @@ CALLS = (
     find_command("g", LIMITS, b"k1"),
     ("FCALL", "fg2_claim", "1", keys.own("a"), "run-2", "other", "1", "0"),
     ("FCALL", "fg2_release", "1", keys.own("a"), RUN, "1"),
+    ("FCALL", "fg2_announce", "1", keys.own("a"), RUN, "model@1 host:/models/1"),
     ("FCALL", "fg2_detach", "2", keys.room("a"), keys.at("a", "window")),
 )  # fmt: skip
 ODD = st.sampled_from(

@@ -67,7 +67,7 @@ def test_a_run_takes_other_sources_while_it_gets_ready_for_one_that_it_takes_ove
     asked = Asked(folder)
     with service(folder, "--http", "off"):
         with asked.store.client as client:
-            client.hset(keys.MODELS, "door", f"{chosen} elsewhere:/models")
+            client.hset(keys.own("door"), "model", f"{chosen} elsewhere:/models")
         asked.does("add", "first=short.mp4")
         asked.until("first", 1)  # all workers are there
         taking = ("add", f"door={folder / 'short.mp4'}", "--take-over", "-d", str(folder / "data"))
@@ -88,4 +88,4 @@ def test_a_run_takes_other_sources_while_it_gets_ready_for_one_that_it_takes_ove
 def announced_at(url: str) -> str:
     client = redis.Redis.from_url(url, decode_responses=True)
     with client:
-        return str(client.hget(keys.MODELS, "door")).partition(" ")[2]
+        return str(client.hget(keys.own("door"), "model")).partition(" ")[2]

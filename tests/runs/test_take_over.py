@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.pipeline import keys
 from framegate.pipeline.config.config import SourceConfig, find_config, read_config
 from framegate.pipeline.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
+from framegate.pipeline.store.hop import library_code
 from framegate.pipeline.store.ownership import Store
 from tests.runs.bad.folders import HELD_UP, open_gate
 from tests.support import footage
@@ -225,10 +225,11 @@ def test_an_addition_adds_all_or_nothing_whatever_the_store_refuses(tmp_path: Pa
     """That other hosts cannot be told which model looks at it is no failure."""
     with server(tmp_path / "server") as embedded, redis.Redis.from_url(embedded.url) as client:
         run = Wanting(tmp_path, embedded.url)
-        client.set(keys.MODELS, "no hash")  # telling fails, as it does while a store is away
+        telling = "redis.register_function('fg2_announce', announce)"
+        client.function_load(library_code().replace(telling, ""), replace=True)  # it fails, now
         run.add("one")
         assert run.written() == run.owned() == run.served() == ["one"]
-        client.delete(keys.MODELS)
+        client.function_load(library_code(), replace=True)
         run.store.claim("taken", "theirs", "another run", take_over=False)
         with pytest.raises(SourceOwned, match="source taken is owned by run another run"):
             run.add("two", "taken")

@@ -228,6 +228,28 @@ def test_somebody_gets_a_source_back_for_good(store: Store, way: str) -> None:
             store.claim("a", "run-2", "another", take_over=True)
 
 
+def test_sources_are_released_each_on_its_own(store: Store, link: Link) -> None:
+    store.claim("c", RUN, "the test", take_over=False)
+    link.call("SET", keys.own("b"), "no hash")
+    with pytest.raises(StoreRefused, match="WRONGTYPE"):
+        store.release_all(["a", "b", "c"], RUN)
+    assert (store.owner("a"), store.owner("c")) == (None, None)
+
+
+def test_only_the_owner_says_which_model_looks_and_its_word_ends_with_it(store: Store) -> None:
+    store.announce_models({"a": "yard@123", "b": "light"}, RUN, "host:/models")
+    assert store.announced_model("a") == ("yard@123", "host:/models/123")
+    assert store.announced_model("b") == ("", "")
+    store.claim("a", "run-2", "another", take_over=True)
+    store.announce_models({"a": "late@9"}, RUN, "host:/models")
+    store.release("a", RUN)
+    assert store.announced_model("a") == ("yard@123", "host:/models/123")  # until it says its own
+    store.announce_models({"a": "own@4"}, "run-2", "elsewhere:/models")
+    assert store.announced_model("a") == ("own@4", "elsewhere:/models/4")
+    store.release("a", "run-2")
+    assert store.announced_model("a") == ("", "")
+
+
 def test_of_those_that_were_taken_over_the_last_sixteen_are_known(store: Store, link: Link) -> None:
     for n in range(16):
         store.claim("a", f"next-{n}", "the next", take_over=True)

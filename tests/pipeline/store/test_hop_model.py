@@ -61,6 +61,7 @@ class ModelSource:
     owner: str = ""
     generation: int = 0
     superseded: list[str] = field(default_factory=list)
+    announced: str = ""
     epoch: int = 0
     count: int = 0
     asides: int = 0
@@ -172,13 +173,20 @@ class Protocol(RuleBasedStateMachine):
             self.attach((source, stage), owner, cut=False)
         self._ask_for_epoch(source, len(self.workers[source, "decode"]) - 1, cut=False)
 
-    @rule(source=sources, run=runs, removed=st.booleans())
-    def release(self, source: str, run: str, removed: bool) -> None:
-        self.store.release(source, run, removed)
-        model = self.model[source]
-        if model.owner == run:
-            model.owner = ""
-            model.superseded = [] if removed else model.superseded
+    @rule(names=st.sets(sources, min_size=1), run=runs, removed=st.booleans())
+    def release(self, names: set[str], run: str, removed: bool) -> None:
+        self.store.release_all(sorted(names), run, removed)
+        for model in (self.model[source] for source in names):
+            if model.owner == run:
+                model.owner = model.announced = ""
+                model.superseded = [] if removed else model.superseded
+
+    @rule(source=sources, run=runs, model=st.sampled_from(["", "yard@1", "yard@2"]))
+    def announce(self, source: str, run: str, model: str) -> None:
+        """Only the owner says which model looks at a source."""
+        self.store.announce_models({source: model}, run, "host:/models")
+        if self.model[source].owner == run:
+            self.model[source].announced = model
 
     @rule(place=places, run=runs, cut=st.booleans())
     def attach(self, place: tuple[str, str], run: str, cut: bool) -> None:
@@ -385,6 +393,7 @@ class Protocol(RuleBasedStateMachine):
     @invariant()
     def a_source_has_the_owner_that_claimed_it(self) -> None:
         for source, model in self.model.items():
+            assert self.store.announced_model(source)[0] == model.announced
             own = self.link.call("HMGET", keys.own(source), "run", "generation", "superseded")
             if model.generation:
                 superseded = " ".join(model.superseded)
