@@ -1,4 +1,4 @@
-"""What is asked of a heavier model about a frame, and what comes back."""
+"""A query to a heavier model about a frame, its reply, and the `Place` that gives it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Region = tuple[int, int, int, int]
 class QueryId(NamedTuple):
     """Which frame, and which part of it.
 
-    part   x1, y1, x2, y2 in source pixels; None: the whole
-    exact  the model must see these very pixels, whatever lies between
+    part   left, top, right, bottom in source pixels; None: the whole
+    exact  whether the model must see these very pixels, however far away: a JPEG will not do
     """
 
     source: str
@@ -32,11 +32,11 @@ class QueryId(NamedTuple):
 
 @dataclass(frozen=True)
 class Query:
-    """A frame's pixels for a heavier model to look at.
+    """A frame for a heavier model to look at.
 
     pixels    the whole frame's, planar YUV 4:2:0 of `form`, a copy
-    due_mono  when an answer is of no use any more, by the monotonic clock; None: it is waited for
-    urgent    goes before those that are not
+    due_mono  when a reply is of no use any more, by the monotonic clock; None: it is waited for
+    urgent    whether it goes before those that are not
     """
 
     id: QueryId
@@ -47,7 +47,7 @@ class Query:
 
     @functools.cached_property
     def content(self) -> bytes:
-        """16 bytes, equal for questions that have equal answers."""
+        """16 bytes, equal for queries that have equal replies: pixels, form, part, exactness."""
         form = self.form
         digest = xxhash.xxh3_128(self.pixels)
         facts = form.width, form.height, form.matrix, form.full_range, self.id.part, self.id.exact
@@ -56,7 +56,12 @@ class Query:
 
 
 class Predictions(msgspec.Struct, frozen=True, array_like=True):
-    """What a heavier model found, in source pixels, highest score first; rows of equal number."""
+    """What a heavier model found, highest score first; one row an object in the first three.
+
+    boxes   left, top, right, bottom in source pixels
+    scores  0..1
+    models  NAME@SHA8 of all that made this
+    """
 
     boxes: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
@@ -65,16 +70,16 @@ class Predictions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Unanswered(NamedTuple):
-    """No answer, and why."""
+    """There are no predictions, for this reason."""
 
     reason: DegradedReason
 
 
 Reply = Predictions | Unanswered
 Encode = Callable[[Query], bytes]
-"""Codes the picture that a query shows, or the part of it, for the way to a place far away."""
+"""Codes a query's picture, or the part that is asked about, for a place far away. Any thread."""
 
-MOST_SEEN: Final = 1000  # objects in an answer
+MOST_SEEN: Final = 1000  # objects in a reply
 _MOST_MODELS: Final = 16
 
 
@@ -83,9 +88,10 @@ class PlaceFailed(FramegateError):
 
 
 def checked(seen: Predictions, form: Form) -> Predictions:
-    """An answer that came from far about a frame of this form. PlaceFailed where it can be none.
+    """Return predictions that came from far, about a frame of this form, if they can be any.
 
-    Boxes lie in the picture but for a pixel, scores are 0..1; rows and models are bounded.
+    PlaceFailed unless boxes lie in the picture but for a pixel, scores are 0..1, and rows and
+    names of models are few.
     """
     rows = {len(seen.boxes), len(seen.scores), len(seen.class_ids)}
     if len(rows) > 1 or max(rows) > MOST_SEEN:
@@ -105,12 +111,12 @@ def checked(seen: Predictions, form: Form) -> Predictions:
 
 
 class Place(Protocol):
-    """Where questions are answered: in this process, by workers, by a server.
+    """Where queries get replies: in this process, from workers, from a server.
 
     lanes       calls of `answer` that may be under way at once, each in a thread of its own
-    most        questions that one call may have
-    sent_bytes  of pictures that went over a wire since it began
-    wire_s      for which calls were on the way there and back, summed, looking not counted
+    most        queries that one call may have
+    sent_bytes  of pictures that went over a wire since it was opened
+    wire_s      seconds for which calls were on the way, there and back, summed
     """
 
     lanes: int
@@ -121,15 +127,15 @@ class Place(Protocol):
     @property
     def wire_s(self) -> float: ...
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Look, and wait for what is found: one answer a question, in their order.
+        """Return one reply a query, in their order. Waits.
 
-        Unanswered is for a question that this place cannot answer whoever asks again (its picture
-        is damaged, it killed who looked at it); PlaceFailed if the place cannot be asked now.
+        Unanswered is the reply to a query that it would be in vain to repeat: its picture is
+        damaged, it kills whatever looks at it. PlaceFailed if the place cannot be asked now.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what it holds; calls that are under way fail."""
+        """Let go of what the place holds; calls that are under way fail."""
         ...
 
 
@@ -160,15 +166,15 @@ PlaceSpec = RemotePlace | Callable[[], Place]
 
 @runtime_checkable
 class Attended(Protocol):
-    """A place where somebody may be missing, and that can tell."""
+    """A place that needs somebody else, and can tell whether they are there."""
 
     def absent(self) -> str | None:
-        """Why nobody would answer now, and what to do about it; None: somebody is there."""
+        """Return why nobody would answer now, and what to do about it; None: somebody would."""
         ...
 
 
 def absent(place: Place) -> str | None:
-    """What the place tells of that; None where it tells nothing."""
+    """Return the same of any place; None where it needs nobody else."""
     return place.absent() if isinstance(place, Attended) else None
 
 
@@ -177,11 +183,11 @@ class Left(Protocol):
     """A place that holds something for each thread that calls `answer`."""
 
     def leave(self) -> None:
-        """This thread calls it no more: let go of what is held for it. Also after `close`."""
+        """Let go of what is held for the calling thread. Also after `close`."""
         ...
 
 
 def leave(place: Place) -> None:
-    """Tell the place, if it wants to know, that this thread calls it no more."""
+    """Tell any place that this thread calls it no more."""
     if isinstance(place, Left):
         place.leave()

@@ -1,4 +1,9 @@
-"""A place where questions are answered: heavy workers on any host, by way of a Redis."""
+"""A place on any host: heavy workers that take queries from a Redis and push their replies.
+
+`fg:heavy:asks` is a stream that all workers read as one consumer group; an entry has one field `d`,
+a QueryMessage. Replies are pushed to the list `fg:heavy:reply:<asker>:<call>`, which expires. A
+worker that is there keeps `fg:heavy:alive` from expiring. worker.py is the other side.
+"""
 
 from __future__ import annotations
 
@@ -30,28 +35,26 @@ from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.client import connect, store_errors
 
-# -- What goes over the wire between who asks and a heavy worker, by way of a Redis.
-# `fg:heavy:asks` is a stream that all workers read as one consumer group; an entry has one field
-# `d`, a QueryMessage. Replies are pushed to `fg:heavy:reply:<asker>:<call>`, a list that expires. A
-# worker that is there keeps `fg:heavy:alive` from expiring.
-
-
 GROUP = "workers"
 FIELD = "d"
-MOST_ASKED = 512  # entries of the stream: more, and the oldest is gone
-ALIVE_S = 10  # since its last word, and a worker is taken for gone
+MOST_ASKED = 512  # entries of the stream: with more, the oldest goes
+ALIVE_S = 10  # after which a worker that is silent is taken for gone
 REPLY_KEPT_S = 30
+ANSWER_S = 30.0  # for a query without a due time
+GRACE_S = 1.0  # after its due time: a late reply still helps the frames that come
+_SLICE_S = 1.0  # of a wait, after which it is seen whether the place was closed
+_SILENT_S = 3.0  # after which a store that is silent is taken for away
 
 
 class QueryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A question on its way.
+    """A query on its way.
 
-    asker, call, number  whose it is: which question of which call
+    asker, call, number  whose it is: which query of which call
     form                 of the source's frame
     picture              JPEG of planes of the form's matrix and range, of any size; or, where it is
                          exact, a frame of FFV1
     part                 what it shows, in source pixels; None: the whole frame
-    due_ms               milliseconds after its entry was made when an answer is of no use any more
+    due_ms               milliseconds after its entry was made when a reply is of no use any more
     """
 
     v: int
@@ -68,12 +71,13 @@ class QueryMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a worker says to one question.
+    """A worker's reply to one query.
 
-    policy     hash of what decides its answers
-    seen       None: there is no answer, for this reason
-    took_s     from when the worker had the question to its answer
-    precision  with which it looks, a part of its policy; empty: it does not tell
+    number     of the query in its call
+    policy     hash of what decides the worker's replies
+    seen       None: there are no predictions, for this reason
+    took_s     from when the worker had the query to its reply
+    precision  of the worker's networks, a part of its policy; empty: it does not tell
     """
 
     v: int
@@ -83,12 +87,6 @@ class ReplyMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: DegradedReason = "unanswered"
     took_s: float = 0.0
     precision: str = ""
-
-
-ANSWER_S = 30.0  # for a question without a due time
-GRACE_S = 1.0  # after its due time: a late answer still helps the frames that come
-_SLICE_S = 1.0
-_SILENT_S = 3.0  # a store that says nothing for so long is away
 
 
 class HeavyQueue:
@@ -104,14 +102,17 @@ class HeavyQueue:
         is_own: bool = False,
         precision: str = "",
     ) -> None:
-        """Opens nothing yet. What is in the store goes in the order in which it came, whosever it
-        is: so few are on their way, and the workers put batches together.
+        """Open nothing yet.
 
-        url     empty: the run's store, which is not there yet
-        encode  a question's picture, or the part of it that is asked about, as JPEG
-        policy  hash of what must decide the answers: others are refused
-        is_own  it is the run's store that nobody gave another one for
-        precision  of that policy, to be told where another is met
+        The stream is served in the order in which it was filled, whoever asked: so each asker has
+        few queries in it, and it is the workers that put batches together.
+
+        url        empty: the run's own store, which is not there yet
+        encode     codes a query's picture as JPEG; any thread
+        policy     hash of what must decide the replies: others are refused
+        lanes, most  see Place
+        is_own     whether the URL is the run's own store, as no other one was configured
+        precision  of that policy, named in the error where a worker has another
         """
         self.lanes, self.most = lanes, most
         self.sent_bytes, self.wire_s = 0, 0.0
@@ -126,7 +127,7 @@ class HeavyQueue:
         self._closed = False
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Send them, wait for the replies. PlaceFailed without store, worker or answer."""
+        """Send them and wait for the replies. PlaceFailed without store, worker or reply."""
         pictures = [self._encode(question) for question in questions]
         with self._lock:
             self._calls += 1
@@ -145,7 +146,7 @@ class HeavyQueue:
         return [_answer(replies.get(number)) for number in range(len(questions))]
 
     def absent(self) -> str | None:
-        """Why nobody would answer now: no store, no worker."""
+        """Return why nobody would answer now: no store, no worker."""
         try:
             with store_errors(self._url), self._connected() as client:
                 return None if client.exists(keys.HEAVY_ALIVE) else self._nobody()
@@ -153,14 +154,14 @@ class HeavyQueue:
             return str(error)
 
     def close(self) -> None:
-        """Calls that are under way fail within a second."""
+        """Have calls that are under way fail within a second."""
         with self._lock:
             self._closed = True
             self._hang_up()
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        """The client, which nobody may close under who waits for an answer: the last one does."""
+        """Give the client; `close` leaves closing it to the last call that uses it."""
         if not self._url:
             raise PlaceFailed(self._nobody())
         with self._lock:
@@ -185,7 +186,7 @@ class HeavyQueue:
     def _send(
         self, client: Any, call: int, questions: Sequence[Query], pictures: Sequence[bytes]
     ) -> list[bytes]:
-        """Ids of their entries. PlaceFailed if there is no worker to read them."""
+        """Return the ids of their entries. PlaceFailed if there is no worker to read them."""
         pipe = client.pipeline(transaction=False)
         pipe.exists(keys.HEAVY_ALIVE)
         now = time.monotonic()
@@ -227,7 +228,7 @@ class HeavyQueue:
     def _collect(
         self, client: Any, call: int, questions: Sequence[Query], entries: Sequence[bytes]
     ) -> dict[int, ReplyMessage]:
-        """Replies by number, the first to each; waits until all came or time is up."""
+        """Wait until all replies came or time is up; return the first to each number."""
         dues = [question.due_mono for question in questions]
         last = time.monotonic() + ANSWER_S
         until = max(last if due is None else min(last, due + GRACE_S) for due in dues)
@@ -275,7 +276,7 @@ class HeavyQueue:
         )
 
     def _withdraw(self, client: Any, call: int, entries: Sequence[bytes]) -> None:
-        """Nobody waits for these: workers need not look."""
+        """Take back what nobody waits for, so that no worker looks at it."""
         with contextlib.suppress(redis.RedisError, OSError):
             client.xdel(keys.HEAVY_ASKS, *entries)
             client.delete(keys.heavy_reply(self._asker, call))

@@ -1,4 +1,8 @@
-"""A heavy worker: takes questions off the store, looks in batches, replies; drains when told to."""
+"""A heavy worker: takes queries from the store, looks in batches, replies; drains when told to.
+
+At least once: what a worker took and did not reply to is another worker's once nobody has held on
+to it for `CLAIM_S`. A query that was in hand when its worker died, three times, gets no answer.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +37,40 @@ from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import connect, store_errors
 
-# -- A heavy worker's side of the store: it takes questions, holds on to them, and replies. At
-# least once: what a worker took and did not reply to is another's once nobody held on to it for
-# `CLAIM_S`. A question that killed who had it in hand three times gets no answer.
-
-
 log = logging.getLogger(__name__)
 
 CLAIM_S = 10.0
 _TRIES = 3
-_GONE_S = 600.0  # a worker that said nothing for so long, and holds nothing, is struck off
+_GONE_S = 600.0  # after which a worker that is silent and holds nothing is no member any more
+_WAIT_S = 1.0
+_HUNG_S = 60.0  # a look that takes longer: others may have its queries
+_AHEAD = 2  # batches in hand: one is looked at, one waits; the rest is for other workers
+_LEAST_HELD = 8  # queries in hand at least: only among these do sources take turns
+
+
+class Looker(Protocol):
+    """The heavy model.
+
+    policy     hash of what decides its predictions
+    precision  of its networks, a part of that
+    """
+
+    policy: str
+    precision: str
+
+    def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
+        """Return what is in each picture, in order; None for a damaged one. One thread."""
+        ...
 
 
 class TakenQuery(NamedTuple):
-    """A question that a worker took. tries: how often one was taken, this time included."""
+    """A query that this worker took.
+
+    entry       its id in the stream
+    taken_mono  when, by the monotonic clock, as the next one
+    due_mono    when a reply is of no use any more; None: it is waited for
+    tries       how often a worker took it, this time included
+    """
 
     entry: bytes
     asked: QueryMessage
@@ -56,10 +80,13 @@ class TakenQuery(NamedTuple):
 
 
 class HeavyAsks:
-    """`fg:heavy:asks` as one worker sees it. Any thread; StoreLost, StoreBusy, StoreRefused."""
+    """The stream of queries as one worker sees it. Any thread.
+
+    All methods raise StoreLost, StoreBusy or StoreRefused.
+    """
 
     def __init__(self, url: str) -> None:
-        """Join the workers there."""
+        """Join the workers' group."""
         self._url = url
         self._worker = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._client = connect(url)
@@ -67,27 +94,27 @@ class HeavyAsks:
         self._join()
 
     def take(self, room: int, wait_s: float) -> list[TakenQuery]:
-        """Up to `room` new questions; waits for a first one."""
+        """Return up to `room` new queries; wait up to `wait_s` for a first one."""
         with self._errors():
             found = self._client.xreadgroup(
                 GROUP, self._worker, {keys.HEAVY_ASKS: ">"}, room, int(1000 * wait_s)
             )
-            return self._in_hand(found[0][1] if found else [], {})
+            return self._taken(found[0][1] if found else [], {})
 
     def claim(self, room: int) -> list[TakenQuery]:
-        """Up to `room` questions that nobody holds on to any more."""
+        """Return up to `room` queries that no worker holds on to any more: they are this one's."""
         with self._errors():
             who = keys.HEAVY_ASKS, GROUP, self._worker
             _, found, *_ = self._client.xautoclaim(*who, int(1000 * CLAIM_S), count=room)
             pending = self._client.xpending_range(
                 keys.HEAVY_ASKS, GROUP, "-", "+", 10 * room, self._worker
             )
-            return self._in_hand(
+            return self._taken(
                 found, {one["message_id"]: one["times_delivered"] for one in pending}
             )
 
     def hold(self, held: Sequence[TakenQuery]) -> None:
-        """These are still being worked on, and their worker is there."""
+        """Hold on to these, and tell that a worker is there; at least every few seconds."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
             pipe.set(keys.HEAVY_ALIVE, self._worker, ex=ALIVE_S)
@@ -98,7 +125,7 @@ class HeavyAsks:
             self._read_clock()
 
     def reply(self, replies: Sequence[tuple[TakenQuery, ReplyMessage]]) -> None:
-        """Push them to who asked; these questions are done."""
+        """Push the replies to the askers; these queries are done."""
         with self._errors():
             pipe = self._client.pipeline(transaction=False)
             for one, replied in replies:
@@ -109,14 +136,14 @@ class HeavyAsks:
             pipe.execute()
 
     def strike_off(self) -> None:
-        """Workers that are long gone are members no more."""
+        """Remove workers from the group that are long gone."""
         with self._errors():
             for member in self._client.xinfo_consumers(keys.HEAVY_ASKS, GROUP):
                 if not member["pending"] and member["idle"] > 1000 * _GONE_S:
                     self._client.xgroup_delconsumer(keys.HEAVY_ASKS, GROUP, member["name"])
 
     def leave(self) -> None:
-        """No member any more; what it still holds is left to others. Closes the connections."""
+        """Leave the group, and what this worker still holds to others; close the connections."""
         with contextlib.suppress(redis.RedisError, OSError):
             held = self._client.xpending_range(keys.HEAVY_ASKS, GROUP, "-", "+", 1, self._worker)
             if not held:
@@ -125,7 +152,7 @@ class HeavyAsks:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Ours for redis-py's; a store that was emptied meanwhile gets its group again."""
+        """Raise our errors for redis-py's; a store that was emptied gets its group again."""
         with store_errors(self._url):
             try:
                 yield
@@ -145,12 +172,12 @@ class HeavyAsks:
             self._read_clock()
 
     def _read_clock(self) -> None:
-        """What the store's clock is ahead of ours; half a round trip of error at most."""
+        """Learn what the store's clock is ahead of ours, but for half a round trip at most."""
         before = time.monotonic()
         seconds, micros = _time_of(self._client)
         self._ahead_s = seconds + micros / 1e6 - (before + time.monotonic()) / 2
 
-    def _in_hand(self, found: Sequence[Any], tries: dict[bytes, int]) -> list[TakenQuery]:
+    def _taken(self, found: Sequence[Any], tries: dict[bytes, int]) -> list[TakenQuery]:
         taken, now, bad = [], time.monotonic(), []
         for entry, fields in found:
             try:
@@ -174,12 +201,12 @@ class HeavyAsks:
 
 
 def killed_too_many(one: TakenQuery) -> bool:
-    """Whether who had it in hand went away with it so often that it is better left alone."""
+    """Return whether workers died with this query in hand so often that it is left alone."""
     return one.tries > _TRIES
 
 
 def _time_of(client: Any) -> tuple[int, int]:
-    """Seconds and microseconds by the clock of the server that has the questions."""
+    """Return seconds and microseconds by the clock of the server that has the stream."""
     if isinstance(client, redis.RedisCluster):
         cluster: Any = client
         client = cluster.get_redis_connection(cluster.get_node_from_key(keys.HEAVY_ASKS))
@@ -187,27 +214,14 @@ def _time_of(client: Any) -> tuple[int, int]:
     return seconds, micros
 
 
-_WAIT_S = 1.0
-_HUNG_S = 60.0  # a look that takes longer: others may have its questions
-_AHEAD = 2  # batches in hand: one is looked at, one waits; the rest is for other workers
-_LEAST_HELD = 8  # only among those in hand do sources take turns
-
-
-class Looker(Protocol):
-    """The heavy model. policy: hash of what decides its answers; precision: a part of that."""
-
-    policy: str
-    precision: str
-
-    def look(self, asked: Sequence[QueryMessage]) -> Sequence[Predictions | None]:
-        """What is in each picture; None for one that is damaged. One thread."""
-        ...
-
-
 class HeavyWorker:
-    """One process's work. `serve` in the main thread; `stop` from a signal handler."""
+    """One process's work. `serve` in the main thread; `stop` from a signal handler.
+
+    A second thread takes queries and holds on to them while the main thread looks.
+    """
 
     def __init__(self, asks: HeavyAsks, looker: Looker, limits: BatchLimits) -> None:
+        """limits: of the batches that the looker gets."""
         self._asks, self._looker = asks, looker
         self._ready = threading.Condition()
         self._waiting: Batching[bytes] = Batching(limits)
@@ -220,11 +234,11 @@ class HeavyWorker:
         self._fault: FramegateError | None = None
 
     def stop(self) -> None:
-        """Take no more questions; `serve` ends when those in hand are answered."""
+        """Take no more queries; `serve` ends when those in hand have their replies."""
         self._stopping.set()
 
     def serve(self) -> None:
-        """Answer until `stop`. StoreRefused if the store takes no questions of ours any more."""
+        """Work until `stop`. StoreRefused if the store does not serve this worker any more."""
         reader = threading.Thread(target=self._read, name="heavy-reader", daemon=True)
         reader.start()
         while (batch := self._next()) is not None:
@@ -271,7 +285,7 @@ class HeavyWorker:
             self._claimed_mono = now
 
     def _free(self) -> int:
-        """How many more may be taken; waits a while for a first one."""
+        """Return how many more may be taken; wait a while until one may."""
         with self._ready:
             self._ready.wait_for(
                 lambda: len(self._held) < self._room or self._stopping.is_set(), _WAIT_S
@@ -295,7 +309,7 @@ class HeavyWorker:
     # -- the main thread
 
     def _next(self) -> list[TakenQuery] | None:
-        """Wait for the next batch; None once all is answered and no more is taken."""
+        """Wait for the next batch; None once nothing is in hand and no more is taken."""
         with self._ready:
             while True:
                 now = time.monotonic()
@@ -314,14 +328,14 @@ class HeavyWorker:
         for one in batch:
             if killed_too_many(one):
                 log.warning("a question of %s is given up: its lookers died", one.asked.source)
-                replies.append((one, self._none(one, "unanswered")))
+                replies.append((one, self._no_answer(one, "unanswered")))
             elif one.due_mono is not None and one.due_mono <= now:
-                replies.append((one, self._none(one, "late")))
+                replies.append((one, self._no_answer(one, "late")))
             else:
                 wanted.append(one)
         if wanted:
             looked = zip(wanted, self._looked([one.asked for one in wanted]), strict=True)
-            replies += [(one, self._said(one, seen)) for one, seen in looked]
+            replies += [(one, self._reply(one, seen)) for one, seen in looked]
         try:
             self._asks.reply(replies)
         except (StoreLost, StoreBusy) as error:
@@ -341,16 +355,16 @@ class HeavyWorker:
                 return [None]
         return [found for one in asked for found in self._looked([one])]
 
-    def _said(self, one: TakenQuery, seen: Predictions | None) -> ReplyMessage:
+    def _reply(self, one: TakenQuery, seen: Predictions | None) -> ReplyMessage:
         if seen is None:
-            return self._none(one, "unanswered")
+            return self._no_answer(one, "unanswered")
         took_s = time.monotonic() - one.taken_mono
         number, policy, precision = one.asked.number, self._looker.policy, self._looker.precision
         return ReplyMessage(
             records.VERSION, number, policy, seen, took_s=took_s, precision=precision
         )
 
-    def _none(self, one: TakenQuery, reason: DegradedReason) -> ReplyMessage:
+    def _no_answer(self, one: TakenQuery, reason: DegradedReason) -> ReplyMessage:
         return ReplyMessage(
             records.VERSION,
             one.asked.number,
