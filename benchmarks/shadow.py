@@ -18,7 +18,7 @@ from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from benchmarks.harness.served_cameras import Served, served
 from framegate.pipeline import records
 from framegate.pipeline.keys import SHADOW
-from framegate.pipeline.store.retention import side_outputs
+from framegate.pipeline.store.ownership import side_outputs
 from framegate.stages.shadow import ShadowState
 
 CAMERAS = 4

@@ -11,7 +11,7 @@ STORE_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a
 
 
 def host_and_port(text: str) -> tuple[str, int] | None:
-    """HOST:PORT or [HOST]:PORT as its parts, the port from 0 to 65535; None if it is neither."""
+    """Return host and port of HOST:PORT or [HOST]:PORT, the port to 65535; None if it is neither."""
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
     if found is None or int(found[3]) > 65535:
         return None
@@ -19,11 +19,11 @@ def host_and_port(text: str) -> tuple[str, int] | None:
 
 
 def http_fault(text: str) -> str | None:
-    """Why this is no `http.listen`, as far as its form goes; None if it is one, or off."""
+    """Return why this is no `http.listen`, as far as its form goes; None if it is one, or off."""
     return None if text in OFF or host_and_port(text) else HTTP_RULE
 
 
 def store_fault(text: str) -> str | None:
-    """Why this is no address for `--listen`, as far as its form goes; None if it is one."""
+    """Return why this is no address for `--listen`, as far as its form goes; None if it is one."""
     parts = host_and_port(text)
     return None if parts and parts[1] else STORE_RULE

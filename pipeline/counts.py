@@ -1,4 +1,4 @@
-"""What a stage counts of its questions and of its look-ups, in its worker's memory."""
+"""What a stage counts in its worker's memory: its queries to a heavier model, its memo's hits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from framegate.pipeline.retry import BreakerState
 
 
 class AskCounts(msgspec.Struct):
-    """What became of a worker's questions since it began.
+    """What became of a stage's queries since its worker began.
 
-    answered, joined    looked at by the place; the same as one that was under way
-    degraded            no answer, by reason
+    answered, joined    with predictions, each content once; queries that shared those of another
+    degraded            without, by reason
     sent_bytes, wire_s  of the place
-    waited_s            from question to answer, summed
+    waited_s            seconds from query to reply, summed over `answered`
     breaker             of the place
     left                asks that each source's budget has left, at its last frame
     """
@@ -28,7 +28,7 @@ class AskCounts(msgspec.Struct):
     left: dict[str, float] = {}
 
     def plus(self, later: AskCounts | None) -> AskCounts:
-        """Both together, with the later one's breaker and budgets."""
+        """Return both together, with the later one's breaker and budgets."""
         if later is None:
             return self
         reasons = self.degraded.keys() | later.degraded.keys()
@@ -44,11 +44,8 @@ class AskCounts(msgspec.Struct):
         )
 
 
-# -- What came of a stage's look-ups of answers: counted in its memory, told when asked.
-
-
 class CacheCounts(msgspec.Struct):
-    """Since its worker began, over all groups of sources.
+    """What came of a stage's look-ups in its memos since its worker began, over all groups.
 
     hits, misses  inputs that were answered, or not, by what an equal one was answered
     refused       of the misses, those where what was found was no answer to them
@@ -64,7 +61,7 @@ class CacheCounts(msgspec.Struct):
     off: int = 0
 
     def plus(self, later: CacheCounts | None) -> CacheCounts:
-        """Both together, with the later one's groups."""
+        """Return both together, with the later one's groups."""
         if later is None:
             return self
         counted = ("hits", "misses", "refused", "skipped")

@@ -18,7 +18,7 @@ SHADOW = "shadow"  # the stage whose stream tells where another model says somet
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may name a source or a stage."""
+    """Return whether `text` may name a source or a stage."""
     return NAME.fullmatch(text) is not None
 
 
@@ -63,17 +63,17 @@ def aside(source: str) -> str:
 
 
 def heavy_reply(asker: str, call: int) -> str:
-    """List of the replies to one call of who asks heavy workers; it expires."""
+    """List of the replies to one call of an asker of heavy workers; it expires."""
     return f"fg:heavy:reply:{asker}:{call}"
 
 
 def memo_tag(group: str) -> str:
-    """The hash tag of what a group of sources remembers; no name of a source has its form."""
+    """The hash tag of a group's memo; no name of a source has its form."""
     return f"cache-{group}"
 
 
 def memo(group: str) -> tuple[str, str, str]:
-    """What a group of sources remembers: hash of values, when each was used last, all their bytes.
+    """Keys of a group's memo: hash of values, sorted set of last uses, number of bytes.
 
     See memo.lua.
     """

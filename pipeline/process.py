@@ -1,4 +1,4 @@
-"""Processes and threads: none outlives its parent, calls that block run apart, what one uses."""
+"""Children that end with their parent, calls that block in threads, what a process uses (Linux)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def die_with_parent() -> None:
 
 
 def die_with_parent_of(parent: int) -> None:
-    """The same, called by the child itself: first of all, as it may be without a parent by then."""
+    """Do the same in the child itself, first of all: the parent may have ended by then."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -41,13 +41,11 @@ def die_with_parent_of(parent: int) -> None:
 async def start_module(
     module: str, *words: str, descriptors: Sequence[int]
 ) -> asyncio.subprocess.Process:
-    """Run a module of ours as a child; these descriptors are its, too.
+    """Run a module of ours as a child that inherits these descriptors.
 
-    It sees by itself that it ends with this process (die_with_parent_of): nothing of ours runs
-    between fork and exec, for this process has threads.
-
-    Its standard input is a pipe, and what it prints goes where our errors go. OSError if the
-    system has no process, descriptor or memory for it now.
+    The module itself calls die_with_parent_of: this process has threads, so that no Python may run
+    between fork and exec. Its standard input is a pipe, and what it prints goes where our errors
+    go. OSError if the system has no process, descriptor or memory for it now.
     """
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *words),
@@ -60,7 +58,7 @@ async def start_module(
 
 
 def is_unlocked(path: Path) -> bool:
-    """Whether a run has used a folder and none uses it now. OSError if no run ever has."""
+    """Return whether no run uses this data folder now. OSError if none ever has."""
     with (path / "lock").open("rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -77,9 +75,10 @@ T = TypeVar("T")
 
 
 async def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What the function gives. Unlike with `asyncio.to_thread`, a program whose call hangs can end.
+    """Call a function that may block, in a thread of its own, and return its result.
 
-    A caller that is cancelled does not stop the call; what it gives is dropped.
+    Unlike with `asyncio.to_thread`, a program whose call hangs can end. A caller that is cancelled
+    does not stop the call; its result is dropped.
     """
     loop = asyncio.get_running_loop()
     given: asyncio.Future[T] = loop.create_future()
@@ -122,14 +121,16 @@ _UTIME, _STIME, _RSS = 11, 12, 21  # fields after the command's closing bracket
 
 @dataclass(frozen=True, slots=True)
 class ProcessUse:
-    """resident_bytes counts shared pages, the frame store's too; cpu_s is since its start."""
+    """What a process uses: resident_bytes with shared pages, such as the frame store's; CPU seconds
+    since its start.
+    """
 
     resident_bytes: int
     cpu_s: float
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """None if there is no such process any more."""
+    """Return what a process uses; None if there is no such process any more."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -20,7 +20,7 @@ from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.run.rpc import RollBack, SetShadow, Use, ask, find_run
-from framegate.pipeline.store.retention import side_outputs
+from framegate.pipeline.store.ownership import side_outputs
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
 

@@ -1,4 +1,4 @@
-"""Which questions go out together, and when: full batches under load, no delay without. Pure."""
+"""Which queries go out together, and when: full batches under load, no delay without. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _REMEMBERED = 1024  # turns for which a source that has nothing waiting keeps it
 class BatchLimits:
     """Bounds of a batch.
 
-    most     questions, >= 1
-    delay_s  for which the first of a batch may wait for others, >= 0
+    most     queries, >= 1
+    delay_s  seconds for which the first of a batch may wait for others, >= 0
     """
 
     most: int = 1
@@ -27,7 +27,7 @@ class BatchLimits:
 
 
 class KeptBack(NamedTuple):
-    """What is to wait: what these sources have that is urgent, and whatever is not urgent."""
+    """Who is not served now: urgent keys of these sources; others: all keys that are not urgent."""
 
     sources: Collection[str] = ()
     others: bool = False
@@ -38,7 +38,7 @@ NOBODY = KeptBack()
 
 @dataclass(slots=True)
 class _Queue(Generic[K]):
-    """One source's, oldest first; served: when it was last given a place in a batch."""
+    """One source's keys, oldest first; served: the turn of its last place in a batch."""
 
     waiting: deque[K] = field(default_factory=deque)
     served: int = 0
@@ -68,7 +68,7 @@ class Batching(Generic[K]):
         return key in self._arrived
 
     def add(self, source: str, key: K, urgent: bool, now_s: float) -> None:
-        """One more waits from now on."""
+        """Let one more wait from now on."""
         if self._last_s is not None:
             gap_s = max(0.0, now_s - self._last_s)
             known = gap_s if self._gap_s is None else self._gap_s
@@ -79,23 +79,22 @@ class Batching(Generic[K]):
         self._arrived[key] = now_s, queue
 
     def put_back(self, source: str, key: K, urgent: bool, arrived_s: float) -> None:
-        """What was taken waits again, before all others of its source."""
+        """Let a key that was taken wait again, before all others of its source."""
         queue = self._queue(source, urgent)
         queue.waiting.appendleft(key)
         self._arrived[key] = arrived_s, queue
 
     def discard(self, key: K) -> None:
-        """It waits no more, if it did."""
+        """Remove a key, if it waits."""
         if key in self._arrived:
             _, queue = self._arrived.pop(key)
             queue.waiting.remove(key)
 
     def ready_at(self, without: KeptBack = NOBODY) -> float | None:
-        """When the next batch goes out if nothing more comes; None where nothing waits.
+        """Return when the next batch goes out if nothing more comes; None where nothing waits.
 
-        without  who is to wait, whatever comes
-        At once where, by the rate of late, nothing would come within the delay; and no later than
-        two gaps after the last arrival, since then that rate holds no more.
+        At once where, by the last gaps between arrivals, nothing more would come within the delay.
+        No later than two gaps after the last arrival: by then those gaps say nothing any more.
         """
         heads = [queue.waiting[0] for side in self._sides(without) for queue in side]
         if not heads:
@@ -110,7 +109,7 @@ class Batching(Generic[K]):
         return min(bound_s, self._last_s + 2 * self._gap_s)
 
     def take(self, now_s: float, most: int | None = None, without: KeptBack = NOBODY) -> list[K]:
-        """The batch that is to go out now; none if it is better to wait."""
+        """Return the batch that is to go out now; empty if it is better to wait."""
         ready_s = self.ready_at(without)
         if ready_s is None or ready_s > now_s:
             return []
@@ -133,7 +132,7 @@ class Batching(Generic[K]):
         return batch
 
     def _sides(self, without: KeptBack) -> list[list[_Queue[K]]]:
-        """Queues in which something waits: urgent, and others."""
+        """Return the queues in which something waits: urgent ones, and others."""
         urgent = [q for s, q in self._urgent.items() if q.waiting and s not in without.sources]
         others = [q for q in self._others.values() if q.waiting and not without.others]
         return [urgent, others]

@@ -21,10 +21,12 @@ from framegate.pipeline.redaction import remember_url, shown
 from framegate.pipeline.retry import OUT_OF_MEANS
 from framegate.pipeline.store.listen import OWNER
 
-# -- What an error of the store means to the user: what is wrong, where, and what is allowed.
-
-
+SCHEMES = ("redis://", "rediss://", "unix://")
+CONNECT_S = 5.0
+ANSWER_S = 10.0
 PROBE_S = 1.0
+
+_FILES = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
 
 # All that Framegate's own user needs; FLUSHALL, CONFIG, KEYS and the like are not in it.
 ACL_RULE = "~fg:* resetchannels +@all -@dangerous +info"
@@ -44,7 +46,10 @@ _ERRORS = (
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """Turn redis-py's errors into ours; the URL is shown without user and password."""
+    """Raise our errors for redis-py's: what is wrong, where, and what is allowed.
+
+    The URL is shown without user and password.
+    """
     try:
         yield
     except _ERRORS as error:
@@ -83,7 +88,7 @@ def _fault(url: str, error: Exception) -> FramegateError:
 
 
 def _is_ours(error: BaseException | None) -> bool:
-    """Whether this process lacked something, and the store was not even asked."""
+    """Return whether this process lacked something, and the store was not even asked."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in OUT_OF_MEANS:
             return True
@@ -92,7 +97,7 @@ def _is_ours(error: BaseException | None) -> bool:
 
 
 def needed_permission() -> str:
-    """What to do about a missing permission."""
+    """Return what to do about a missing permission."""
     return (
         f"Framegate's own user needs: ACL SETUSER framegate on >PASSWORD {ACL_RULE}; the user "
         "viewer of --listen may only read results and the registry, and takes no part in groups"
@@ -100,7 +105,7 @@ def needed_permission() -> str:
 
 
 def reply_fault(text: str) -> FramegateError:
-    """What an error reply on the hot path means."""
+    """Return what an error reply on the hot path means."""
     if "Function not found" in text:
         return StoreRefused(
             f"the store was emptied or replaced while the run went on ({text}); nothing was "
@@ -118,7 +123,7 @@ def reply_fault(text: str) -> FramegateError:
 
 
 def _tls_fault(url: str, text: str) -> str | None:
-    """What is wrong with TLS on either side; None if it is something else."""
+    """Return what is wrong with TLS on either side; None if it is something else."""
     address = _tcp_address(url)
     if address is None:
         return None
@@ -150,13 +155,13 @@ def _tls_fault(url: str, text: str) -> str | None:
 
 
 def _tcp_address(url: str) -> tuple[str, int] | None:
-    """Host and port; None for a unix socket."""
+    """Return host and port; None for a unix socket."""
     parts = urlsplit(url)
     return None if parts.scheme == "unix" else (parts.hostname or "localhost", parts.port or 6379)
 
 
 def _word_over_tls(address: tuple[str, int]) -> str | None:
-    """Why the server ends the talk at once; empty if it does not, None if it speaks no TLS."""
+    """Return why the server ends a TLS connection; empty if it does not, None if it has no TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     greeted = False
@@ -179,22 +184,18 @@ def _speaks_plainly(address: tuple[str, int]) -> bool:
     return False
 
 
-SCHEMES = ("redis://", "rediss://", "unix://")
-CONNECT_S = 5.0
-ANSWER_S = 10.0
-
-_FILES = {"ssl_ca_certs": "tls_ca", "ssl_certfile": "tls_cert", "ssl_keyfile": "tls_key"}
+# -- clients
 
 
 def with_tls(
     url: str, ca: str | None, cert: str | None, key: str | None, check_hostname: bool
 ) -> str:
-    """The URL with these files in its query, as redis-py reads them; what it says itself stays."""
+    """Return the URL with these files in its query, as redis-py reads them; its own ones stay."""
     files = zip(_FILES, (ca, cert, key), strict=True)
-    said = {name: os.path.abspath(file) for name, file in files if file is not None}
+    wanted = {name: os.path.abspath(file) for name, file in files if file is not None}
     if not check_hostname:
-        said["ssl_check_hostname"] = "false"
-    missing = {name: value for name, value in said.items() if name not in _query(url)}
+        wanted["ssl_check_hostname"] = "false"
+    missing = {name: value for name, value in wanted.items() if name not in _query(url)}
     if not missing:
         return url
     return f"{url}{'&' if '?' in url else '?'}{urlencode(missing)}"
@@ -205,7 +206,7 @@ def _query(url: str) -> dict[str, str]:
 
 
 def url_fault(url: str) -> str | None:
-    """Why this cannot be the URL of a store, without any part of it; None if it can."""
+    """Return why this cannot be the URL of a store, naming no part of it; None if it can."""
     if not url.startswith(SCHEMES):
         return f"it is not the URL of a Redis: allowed is {', '.join(SCHEMES)}"
     try:
@@ -219,10 +220,10 @@ def url_fault(url: str) -> str | None:
 
 
 def connect(url: str, answer_s: float = ANSWER_S) -> Any:
-    """A client of the store, be it a server or a cluster; does not wait for ever.
+    """Return a client of the store, be it a server or a cluster. No call waits for ever.
 
-    A cluster is recognised by asking, once for each URL. StoreLost or StoreRefused then, or if the
-    URL cannot be that of a store.
+    Asks the server whether it is of a cluster, once for each URL. StoreLost or StoreRefused then,
+    or if the URL cannot be that of a store.
     """
     client = single(url, answer_s)
     if url.startswith("unix://") or not _is_cluster(url, client):
@@ -243,7 +244,7 @@ _clusters: dict[str, bool] = {}
 
 
 def single(url: str, answer_s: float = ANSWER_S) -> Any:
-    """A client of the one server at this URL; opens nothing yet."""
+    """Return a client of the one server at this URL; opens nothing yet. StoreRefused."""
     remember_url(url)
     with store_errors(url):  # redis-py reads its own version from a file
         fault = url_fault(url)
@@ -265,7 +266,10 @@ def _options(url: str, answer_s: float) -> dict[str, Any]:
 
 
 def _connect_for_good(connection: Any) -> None:
-    """Log in, and ask a store that others read not to drop this connection for what they hold."""
+    """Log in, and ask the store not to drop this connection for what its readers hold.
+
+    A store that many read bounds what all of its connections hold, and drops some beyond that.
+    """
     connection.on_connect()
     connection.send_command("CLIENT", "NO-EVICT", "on")
     connection.read_response()

@@ -40,7 +40,7 @@ class Link:
         self._sock = sock
         self._decrypted = sock.pending if isinstance(sock, ssl.SSLSocket) else None
         self._reader = hiredis.Reader()
-        self._next: Any = False  # what hiredis says when there is no whole reply
+        self._next: Any = False  # False is what hiredis gives while there is no whole reply
 
     def again(self) -> Link:
         """Another connection to the same server."""
@@ -65,13 +65,13 @@ class Link:
         return _raised(reply)
 
     def here(self) -> bool:
-        """Whether the next reply is here, whole; takes nothing from the socket."""
+        """Return whether the next reply is here, whole; takes nothing from the socket."""
         if self._next is False:
             self._next = self._reader.gets()
         return self._next is not False
 
     def fill(self) -> None:
-        """Take what the socket has; waits if it has nothing."""
+        """Take what the socket has; wait if it has nothing. StoreLost if the connection broke."""
         try:
             data = self._sock.recv(65536)
             while self._decrypted is not None and self._decrypted():
@@ -93,7 +93,7 @@ class Link:
 
 
 def readable(descriptors: Iterable[int], timeout_s: float | None = None) -> list[int]:
-    """Those of them that have something to read, or have ended; waits so long, None: for ever."""
+    """Return those that have something to read, or have ended; wait so long, None: for ever."""
     poll = select.poll()  # select.select ends at descriptor 1023
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)

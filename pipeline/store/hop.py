@@ -1,6 +1,7 @@
-"""The hop: what all stages of a process say about the frames of a source, in one write.
+"""The hop: what all stages of a process commit about the frames of a source, in one write.
 
-Pure: makes the commands of the server-side function library (hop.lua) and reads its answers.
+Pure: makes the commands of the function library that the server runs (hop.lua) and reads their
+replies. Commands are sent over a Link.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class SetAside(msgspec.Struct, frozen=True, gc=False):
 
 
 class Commit(msgspec.Struct, frozen=True):
-    """What one stage says about the frames of one source after `previous`, up to `last`.
+    """One stage's outputs about the frames of one source after `previous`, up to `last`.
 
     keep    entries that its output stream keeps at least, 0 for all
-    fields  of its own hash, `s` (state) for one
+    fields  of the stage's own hash to be set, such as `s`, its state
     counts  growth of the source's counters
     """
 
@@ -74,7 +75,12 @@ class SourceHop(msgspec.Struct, frozen=True):
 
 
 class CommitStatus(Enum):
-    """What became of a source in a hop; only OK wrote anything."""
+    """What became of a source in a hop; nothing was written unless it is OK.
+
+    FENCED  another worker has taken the stage over since
+    MOVED   the stage stands elsewhere than the commit goes on from
+    GONE    the store knows nothing of the stage: it was emptied
+    """
 
     OK = b"OK"
     FENCED = b"FENCED"
@@ -83,14 +89,14 @@ class CommitStatus(Enum):
 
 
 class CommitReply(msgspec.Struct, frozen=True):
-    """One source's answer; `refused` counts entries whose id the stream had passed."""
+    """One source's reply; `refused` counts entries whose id the stream had passed already."""
 
     status: CommitStatus
     refused: int = 0
 
 
 def hop_command(hops: list[SourceHop]) -> Command:
-    """The call that makes all these hops; sources stand or fall one by one."""
+    """Return the call that makes all these hops; each source is written whole or not at all."""
     names: list[str] = []
     args: list[str | bytes] = [str(len(hops))]
     for hop in hops:
@@ -117,7 +123,7 @@ def _add_commit(args: list[str | bytes], commit: Commit) -> None:
 
 
 def read_replies(reply: list[list[Any]]) -> list[CommitReply]:
-    """Answers in the order of the hops. StoreRefused if the store could not do its part."""
+    """Return the replies in the order of the hops. StoreRefused if the server failed at one."""
     return [_read_reply(answer) for answer in reply]
 
 
@@ -130,13 +136,17 @@ def _read_reply(answer: list[Any]) -> CommitReply:
 
 
 def attach_command(source: str, stage: str, run: str) -> Command:
-    """The call that takes a new token; its answer is read by `read_attached`."""
+    """Return the call that takes a new token; `read_attached` reads its reply."""
     return ("FCALL", "fg2_attach", "2", keys.own(source), keys.at(source, stage), run)
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A stage's standing in the store; state is None before its first commit."""
+    """Where a stage goes on.
+
+    state    None before its first commit
+    emitted  position of its last entry
+    """
 
     token: bytes
     position: Position
@@ -145,7 +155,7 @@ class Attached:
 
 
 def read_attached(reply: list[Any]) -> Attached | CommitStatus:
-    """The new standing, or FENCED (another run owns the source) or GONE (the store is empty)."""
+    """Return where the stage goes on; FENCED if another run owns the source, GONE if none does."""
     if reply[0] != b"OK":
         return CommitStatus(reply[0])
     emitted = Position.parse(reply[4]) if reply[4] else START
@@ -153,34 +163,34 @@ def read_attached(reply: list[Any]) -> Attached | CommitStatus:
 
 
 def trim_command(source: str, stream: str, readers: tuple[str, ...]) -> Command:
-    """The call that removes what all reliable readers of a stream have read."""
+    """Return the call that removes what all reliable readers of a stream have read."""
     names = [stream, *(keys.at(source, reader) for reader in readers)]
     return ("FCALL", "fg2_trim", str(len(names)), *names)
 
 
 def await_command(source: str, reader: str, position: Position) -> Command:
-    """The call that wakes the source's `room` once the reader is at `position`."""
+    """Return the call that writes to the source's `room` once the reader is at `position`."""
     names = (keys.room(source), keys.at(source, reader))
     return ("FCALL", "fg2_await", "2", *names, str(position))
 
 
 def epoch_command(source: str, token: bytes, run: str) -> Command:
-    """The call that allocates the next epoch to the decoder of `run` that holds `token`."""
+    """Return the call that allocates the next epoch to the decoder of `run` that holds `token`."""
     streams = (keys.out(source, "decode"), keys.results(source))
     names = (keys.own(source), keys.at(source, "decode"), *streams)
     return ("FCALL", "fg2_epoch", "4", *names, token, run)
 
 
 def replicas_command(replicas: int) -> Command:
-    """Waits until all that its connection wrote, and all before that, is on so many replicas.
+    """Return the call that waits until what its connection wrote is on so many replicas.
 
-    The answer is on how many it is, after two seconds at the latest.
+    Its reply is on how many it is, after two seconds at the latest.
     """
     return ("WAIT", str(replicas), "2000")
 
 
 def too_few_replicas(found: int, replicas: int) -> str:
-    """What is wrong then."""
+    """Return what to tell the user then."""
     return (
         f"what must outlive a failover is on {found} of {replicas} replicas ([store] replicas); "
         "nothing is served before that: see whether they are up and keep pace"

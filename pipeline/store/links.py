@@ -1,4 +1,4 @@
-"""A worker's connections to the store, asked for by source: one for all, in a cluster one each."""
+"""A worker's connections to the store, by source: one for all of them, in a cluster one each."""
 
 from __future__ import annotations
 
@@ -19,25 +19,22 @@ from framegate.pipeline.store.hop import (
     too_few_replicas,
 )
 
-# -- Redis and Valkey Cluster: which server holds a source. All keys of a source share a slot.
-
-
 SLOTS = 16384
 
 
 def slot_of(source: str) -> int:
-    """The slot of all keys of a source: that of its name, their hash tag."""
+    """Return the cluster slot of all keys of a source: that of its name, their hash tag."""
     return binascii.crc_hqx(source.encode(), 0) % SLOTS
 
 
 def _tag_of(key: str) -> str:
-    """What of a key decides on its slot."""
+    """Return the part of a key that decides on its slot."""
     tag = key.partition("{")[2].partition("}")
     return tag[0] if tag[0] and tag[1] else key
 
 
 class Nodes:
-    """Who holds which slots, by the answer to CLUSTER SLOTS. Frozen once made."""
+    """Which server of a cluster holds which slots, by the reply to CLUSTER SLOTS. Immutable."""
 
     def __init__(self, url: str, answer: list[Any]) -> None:
         """url: that of the server that answered; its login and query hold for all."""
@@ -49,7 +46,7 @@ class Nodes:
         ]
 
     def url_of(self, source: str) -> str | None:
-        """URL of the server that holds a source; None while no server holds it."""
+        """Return the URL of the server that holds a source; None while none does."""
         slot = slot_of(source)
         for first, last, host, port in self._ranges:
             if first <= slot <= last:
@@ -57,17 +54,17 @@ class Nodes:
         return None
 
     def url_of_key(self, key: str) -> str | None:
-        """The same for any key."""
+        """Return the same for any key."""
         return self.url_of(_tag_of(key))
 
     def urls(self) -> list[str]:
-        """URLs of all servers that hold slots."""
+        """Return the URLs of all servers that hold slots."""
         places = dict.fromkeys((host, port) for _, _, host, port in self._ranges)
         return [at_address(self._url, host, port) for host, port in places]
 
 
 def at_address(url: str, host: str, port: int) -> str:
-    """The URL with another host and port."""
+    """Return the URL with another host and port."""
     parts = urlsplit(url)
     login, at, _ = parts.netloc.rpartition("@")
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -79,18 +76,18 @@ _seen: dict[str, list[str]] = {}  # servers of the clusters that this process kn
 
 @dataclass
 class LinkBatch:
-    """What goes over one link in one write."""
+    """What goes over one link in one write: the hop of several sources, then trims."""
 
     link: Link
     hops: list[SourceHop] = field(default_factory=list)
     trims: list[Command] = field(default_factory=list)
 
     def commands(self) -> list[Command]:
-        """The hop of all its sources, then the trims."""
+        """Return all of it as commands."""
         return [hop_command(self.hops), *self.trims] if self.hops else self.trims
 
     def receive(self) -> list[tuple[str, CommitReply]]:
-        """Wait for the replies; gives the hop's answers by source."""
+        """Wait for all replies; return the hop's, each with its source."""
         answers = read_replies(self.link.receive()) if self.hops else []
         for _ in self.trims:
             self.link.receive()
@@ -98,9 +95,9 @@ class LinkBatch:
 
 
 class Links:
-    """Opened anew as a whole when one of them breaks: then who holds what is asked again.
+    """All connections of a worker. One thread.
 
-    One thread.
+    When one of them breaks, its owner makes a new Links: which server holds what is asked again.
     """
 
     def __init__(self, url: str) -> None:
@@ -112,7 +109,7 @@ class Links:
         self._spares: dict[Link, Link] = {}
 
     def _first_link(self) -> Link:
-        """A link to the server, or to any of the cluster's that answers."""
+        """Return a link to the server, or to the first of the cluster's that answers."""
         lost = None
         for url in dict.fromkeys([self._url, *_seen.get(self._url, ())]):
             try:
@@ -128,7 +125,7 @@ class Links:
         raise lost
 
     def of(self, source: str) -> Link:
-        """The connection for all that is said of a source."""
+        """Return the connection for all commands about a source."""
         if self._nodes is None:
             return self._one
         link = self._by_source.get(source)
@@ -137,12 +134,13 @@ class Links:
         return link
 
     def open(self, source: str) -> Link:
-        """Another connection to the server that holds a source; the caller closes it."""
+        """Return another connection to the server that holds a source; the caller closes it."""
         return Link(self.server_of(source))
 
     def server_of(self, source: str) -> str:
-        """URL of the server that holds a source, the same for all of its sources. StoreBusy if
-        none does now.
+        """Return the URL of the server that holds a source, equal for all sources of a server.
+
+        StoreBusy if no server holds it now.
         """
         if self._nodes is None:
             return self._url
@@ -152,13 +150,13 @@ class Links:
         return url
 
     def spare(self, link: Link) -> Link:
-        """Another connection to the server of `link`, while that one waits for a reply."""
+        """Return another connection to the server of `link`, which waits for a reply."""
         if link not in self._spares:
             self._spares[link] = link.again()
         return self._spares[link]
 
     def await_replicas(self, sources: Iterable[str], replicas: int) -> None:
-        """Wait until what these sources' links wrote is on so many. StoreBusy if not soon."""
+        """Wait until so many replicas have what these sources' links wrote. StoreBusy after 2 s."""
         if not replicas:
             return
         for link in dict.fromkeys(map(self.of, sources)):
@@ -169,7 +167,7 @@ class Links:
     def parts(
         self, hops: Mapping[str, SourceHop], trims: Sequence[tuple[str, Command]]
     ) -> dict[Link, LinkBatch]:
-        """What goes over which link."""
+        """Return what goes over which link."""
         found: dict[Link, LinkBatch] = {}
         for source, hop in hops.items():
             link = self.of(source)
@@ -180,7 +178,7 @@ class Links:
         return found
 
     def drop(self, sources: Iterable[str]) -> None:
-        """Close what only these sources need."""
+        """Close the connections that only these sources need."""
         for source in sources:
             if link := self._by_source.pop(source, None):
                 if spare := self._spares.pop(link, None):

@@ -1,8 +1,11 @@
-"""What a group of sources remembers: a mirror in the worker's memory, behind it the store.
+"""A cache of computed values that a group of sources shares: a mirror here, the store behind it.
 
-A stage asks for a value by its key before it computes it, and keeps what it computed. First there
-is a mirror in the worker's memory, behind it the store, where workers and hosts share it. An answer
-of the store costs a wait, on a busy machine a long one: where it has nothing, it is hardly asked.
+A stage asks for a value by its key before it computes it, and keeps what it computed. The mirror is
+in the worker's memory; in the store (memo.lua) workers and hosts share values. Asking the store
+costs a wait, on a busy machine a long one: where it has nothing for long, it is asked seldom.
+
+All of it may be lost at any time. While the store is away or slow it counts as empty, and what is
+to be written to it is dropped: nobody waits, nothing fails.
 """
 
 from __future__ import annotations
@@ -23,27 +26,26 @@ from framegate.pipeline.stage import MemoLimits
 from framegate.pipeline.store.connection import Command, Link, readable
 from framegate.pipeline.store.links import Links
 
-# -- What a group of sources remembers, in the store: asked within milliseconds, written later.
-# All of it may be lost at any time. While the store is away or slow there is nothing in it, and
-# what is to be written is let go: nobody waits, nothing fails.
-
-
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 0.003  # for which an answer is waited for, once: while it is late, no other is asked
+PATIENCE_S = 0.003  # to wait for a reply, once: while it is late, its link is not asked again
 MOST_WAITING = 1 << 20  # bytes that wait to be written
+MIRROR_BYTES = 64 << 20
 _GATHER_S = 0.2  # for which what is to be written waits for more
 _ANSWER_S = 5.0
+_IN_VAIN = 128  # look-ups in a row that the store had nothing for; after them
+_SAMPLED = 16  # one in so many keys is looked up, always the same ones
+_ENTRY = 300  # bytes that an entry of the mirror takes beside its key and value, roughly
 _FAULTS = (StoreLost, StoreBusy, StoreRefused)
 
 
 def find_command(group: str, limits: MemoLimits, key: bytes) -> Command:
-    """The call that gives a value with its age in milliseconds, or nil."""
+    """Return the call whose reply is a value's age in milliseconds and the value, or nil."""
     return ("FCALL", "fg2_recall", "3", *keys.memo(group), _ms(limits.ttl_s), key)
 
 
 def keep_command(group: str, limits: MemoLimits, pairs: list[tuple[bytes, bytes]]) -> Command:
-    """The call that writes values and answers how many bytes the group has."""
+    """Return the call that writes values; its reply is how many bytes the group has."""
     flat = [part for pair in pairs for part in pair]
     bounds = (_ms(limits.ttl_s), str(limits.most_bytes))
     return ("FCALL", "fg2_keep", "3", *keys.memo(group), *bounds, *flat)
@@ -54,7 +56,7 @@ def _ms(seconds: float) -> str:
 
 
 class MemoStore:
-    """A worker's way to what groups remember. `find`, `keep`, `close`: one thread.
+    """A worker's way to the values in the store. `find`, `keep`, `close`: one thread.
 
     A thread of its own opens connections and writes.
     """
@@ -73,7 +75,7 @@ class MemoStore:
         self._thread: threading.Thread | None = None
 
     def find(self, group: str, limits: MemoLimits, key: bytes) -> tuple[float, bytes] | None:
-        """A value and its age in seconds; None if there is none, or it was not here in time."""
+        """Return a value and its age in seconds; None if there is none, or not in time."""
         with self._asking:
             link = self._open.get(group)
             if link is not None:
@@ -89,7 +91,7 @@ class MemoStore:
                 if not _came(link, 0.0):
                     return None
                 self._owing.discard(link)
-                link.receive()  # to what was asked for then
+                link.receive()  # the reply that was late: to another key
             link.send(find_command(group, limits, key))
             if not _came(link, PATIENCE_S):
                 self._owing.add(link)
@@ -102,7 +104,7 @@ class MemoStore:
         return None if found is None else (found[0] / 1000, found[1])
 
     def keep(self, group: str, limits: MemoLimits, key: bytes, value: bytes) -> None:
-        """Write a value soon; it is let go while too much waits."""
+        """Write a value soon; drop it while too much waits."""
         nbytes = len(key) + len(value)
         with self._changed:
             if self._waiting_bytes + nbytes > MOST_WAITING:
@@ -168,7 +170,7 @@ class MemoStore:
                     )
 
     def _serve_on(self, asking: Links, writing: Links) -> None:
-        """Until it is closed or a connection breaks."""
+        """Work until `close`, or until a connection breaks."""
         while not self._is_broken:
             with self._changed:
                 self._changed.wait_for(self._has_work)
@@ -206,7 +208,7 @@ def _answer(link: Link) -> Any:
 
 
 def _came(link: Link, seconds: float) -> bool:
-    """Whether the next reply is here, whole, within so many seconds."""
+    """Return whether the next reply is here, whole, within so many seconds."""
     until = time.monotonic() + seconds
     while not link.here():
         left = max(0.0, until - time.monotonic())
@@ -216,14 +218,8 @@ def _came(link: Link, seconds: float) -> bool:
     return True
 
 
-MIRROR_BYTES = 64 << 20
-_IN_VAIN = 128  # questions in a row that the store had nothing for; after them
-_SAMPLED = 16  # one in so many keys is asked for, always the same ones
-_ENTRY = 300  # bytes that an entry takes beside its key and value, roughly
-
-
 class Mirror:
-    """The values of all groups that a worker used last. One thread."""
+    """The values, of all groups, that a worker used last. One thread."""
 
     def __init__(
         self, most_bytes: int = MIRROR_BYTES, now: Callable[[], float] = time.monotonic
@@ -233,7 +229,7 @@ class Mirror:
         self._values: OrderedDict[tuple[str, bytes], tuple[float, bytes]] = OrderedDict()
 
     def find(self, group: str, key: bytes) -> bytes | None:
-        """The value, if it is here and not too old."""
+        """Return the value, None if it is not here or too old."""
         at = group, key
         found = self._values.get(at)
         if found is None:
@@ -246,7 +242,7 @@ class Mirror:
         return value
 
     def keep(self, group: str, key: bytes, value: bytes, ttl_s: float) -> None:
-        """Have it for so long, unless others are used more."""
+        """Hold a value for so long, unless others are used more."""
         at = group, key
         if at in self._values:
             self._forget(at)
@@ -261,7 +257,7 @@ class Mirror:
 
 
 class Memo:
-    """One group's. One thread. Nothing raises, nothing waits longer than milliseconds."""
+    """One group's values. One thread. Nothing raises, nothing waits longer than milliseconds."""
 
     def __init__(
         self, group: str, limits: MemoLimits, mirror: Mirror, store: MemoStore | None = None
@@ -272,7 +268,7 @@ class Memo:
         self._in_vain = 0
 
     def find(self, key: bytes) -> bytes | None:
-        """The value that was kept under a key, a digest; None: compute it."""
+        """Return the value that was kept under a key, a digest; None: compute it."""
         found = self._mirror.find(self.group, key)
         if found is not None:
             return found
@@ -291,23 +287,23 @@ class Memo:
         return found
 
     def keep(self, key: bytes, value: bytes) -> None:
-        """Remember a value; whoever finds it gets the same bytes, or none."""
+        """Keep a value; whoever finds it gets the same bytes, or none."""
         self._mirror.keep(self.group, key, value, self.limits.ttl_s)
         if self._store:
             self._store.keep(self.group, self.limits, key, value)
 
 
 class MemoGroups:
-    """All that a worker's stages remember. One thread."""
+    """The memos of all groups of a worker. One thread."""
 
     def __init__(self, url: str | None) -> None:
-        """url: of the store; None: nothing is shared."""
+        """url: of the store; None: values stay in this process."""
         self._store = None if url is None else MemoStore(url)
         self._mirror = Mirror()
         self._memos: dict[tuple[str, MemoLimits], Memo] = {}
 
     def of(self, group: str, limits: MemoLimits) -> Memo:
-        """A group's."""
+        """Return a group's."""
         at = group, limits
         if at not in self._memos:
             self._memos[at] = Memo(group, limits, self._mirror, self._store)

@@ -1,4 +1,4 @@
-"""The store, seen by all but the hot path: is it fit, who owns a source, where do stages stand."""
+"""The store as all but the hot path see it: is it fit, who owns a source, where do stages stand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import logging
 import re
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple, cast
 
 import redis
 
-from framegate.pipeline import keys
+from framegate.pipeline import keys, records
 from framegate.pipeline.errors import (
     FramegateError,
     SourceOwned,
@@ -20,10 +21,16 @@ from framegate.pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.records import START, Position
+from framegate.pipeline.records import START, Position, SideOutput
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.store.client import connect, store_errors
-from framegate.pipeline.store.hop import LIBRARY, library_code, replicas_command, too_few_replicas
+from framegate.pipeline.store.hop import (
+    FRAME,
+    LIBRARY,
+    library_code,
+    replicas_command,
+    too_few_replicas,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +40,20 @@ REPLICAS_TRIES = 5
 
 
 class Store:
-    """A thin layer over redis-py. Not for the hot path."""
+    """A thin layer over redis-py, not for the hot path. One thread.
+
+    Every method raises StoreLost where the store is away, StoreBusy where it takes no writes now,
+    StoreRefused where it refuses for good.
+    """
 
     def __init__(self, url: str, replicas: int = 0) -> None:
-        """replicas: on which who owns a source must be before it is served."""
+        """replicas: how many must know who owns a source before it is served."""
         self._client = connect(url)
         self.url, self._replicas = url, replicas
         self.hurried = False
 
     def hurry(self) -> None:
-        """Wait no longer than a moment for any answer from now on."""
+        """Wait no longer than HURRY_S for any answer from now on."""
         with contextlib.suppress(StoreLost, StoreBusy):  # a cluster is asked who holds what
             self._client = connect(self.url, HURRY_S)
         self.hurried = True
@@ -71,7 +82,7 @@ class Store:
             return cast(bytes, self._client.get(keys.IDENTITY)).decode()
 
     def _servers(self) -> list[Any]:
-        """Clients of all servers that hold a part of it."""
+        """Return clients of all servers that hold a part of the store."""
         client = self._client
         if not self._is_cluster:
             return [client]
@@ -79,7 +90,10 @@ class Store:
         return [client.get_redis_connection(node) for node in primaries]
 
     def same(self, identity: str) -> bool:
-        """Whether this is still the store that `prepare` saw, not an empty one in its place."""
+        """Return whether this is still the store that `prepare` saw, not an empty one in its place.
+
+        StoreRefused if it may evict keys by now.
+        """
         with store_errors(self.url):
             for server in self._servers():
                 info = server.info("memory")
@@ -97,8 +111,8 @@ class Store:
         if the claim does not come to the replicas that are asked for.
         """
         with store_errors(self.url):
-            said = ("1" if take_over else "0", "1" if by_hand else "0")
-            answer = self._replicated("fg2_claim", keys.own(source), run, name, *said)
+            flags = ("1" if take_over else "0", "1" if by_hand else "0")
+            answer = self._replicated("fg2_claim", keys.own(source), run, name, *flags)
             owner = answer[1].decode() if len(answer) > 1 else ""
             if answer[0] == b"OWNED":
                 raise SourceOwned(
@@ -174,7 +188,7 @@ class Store:
             self._function("fg2_detach", [keys.room(source), keys.at(source, stage)])
 
     def _replicated(self, name: str, key: str, *args: str) -> Any:
-        """What a function says, once all that it wrote is on the replicas that are asked for."""
+        """Return a function's reply, once what it wrote is on as many replicas as are asked for."""
         client = self._client
         if not self._replicas:
             return self._function(name, [key], *args)
@@ -198,24 +212,24 @@ class Store:
         return self._client.fcall(name, len(names), *names, *args)
 
     def sources(self) -> list[str]:
-        """Names of all sources that the store has not forgotten, sorted."""
+        """Return the names of all sources that the store has not forgotten, sorted."""
         with store_errors(self.url):
             names = cast(list[bytes], self._client.hkeys(keys.SOURCES))
         return sorted(name.decode() for name in names)
 
     def epoch(self, source: str) -> int:
-        """Last epoch of a source, 0 if it never had one."""
+        """Return the last epoch of a source, 0 if it never had one."""
         with store_errors(self.url):
             return int(self._client.hget(keys.own(source), "epoch") or 0)
 
     def owner(self, source: str) -> str | None:
-        """Run that owns a source, None if nobody does."""
+        """Return the run that owns a source, None if none does."""
         with store_errors(self.url):
             run = cast(bytes | None, self._client.hget(keys.own(source), "run"))
             return run.decode() if run else None
 
     def positions(self, source: str, stages: list[str]) -> dict[str, Position]:
-        """Where each stage stands; START before its first commit."""
+        """Return each stage's position; START before its first commit."""
         with store_errors(self.url):
             pipe = self._client.pipeline(transaction=False)
             for stage in stages:
@@ -226,7 +240,7 @@ class Store:
     def standings(
         self, sources: list[str], stages: list[str]
     ) -> dict[str, tuple[dict[str, Position], bytes | None]]:
-        """Of each source: where its stages stand, and the state of decode. One round trip."""
+        """Return of each source its stages' positions and decode's state. One round trip."""
         with store_errors(self.url):
             pipe = self._client.pipeline(transaction=False)
             for source in sources:
@@ -241,7 +255,7 @@ class Store:
         return standings
 
     def counters(self, source: str) -> dict[str, int]:
-        """All counters of a source, read at one moment."""
+        """Return all counters of a source, read at one moment."""
         with store_errors(self.url):
             found = cast(dict[bytes, bytes], self._client.hgetall(keys.count(source)))
         return {name.decode(): int(value) for name, value in found.items()}
@@ -260,7 +274,7 @@ _EVICTING = (
 
 
 def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
-    """Why a server with this INFO cannot be the store, None if it can.
+    """Return why a server with this INFO cannot be the store, None if it can.
 
     replicas: what [store] replicas says
     """
@@ -282,3 +296,35 @@ def unfit(info: dict[str, Any], replicas: int = 0) -> str | None:
     if there < replicas:
         return f"has {there} replicas connected; [store] replicas = {replicas} wants as many"
     return None
+
+
+class SideOutputs(NamedTuple):
+    """What a side stage has stored of one source.
+
+    state  as stored, empty where there is none
+    said   its outputs, oldest first
+    """
+
+    source: str
+    state: bytes
+    said: list[bytes]
+
+
+def side_outputs(url: str, stage: str, sources: Collection[str]) -> list[SideOutputs]:
+    """Return what a side stage has stored of these sources, or of all for none, sorted by name;
+    without those that it never served.
+    """
+    with closing(connect(url)) as client, store_errors(url):
+        names = sorted(sources or (name.decode() for name in client.hkeys(keys.SOURCES)))
+        found = []
+        for source in names:
+            state = client.hget(keys.at(source, stage), "s")
+            entries = client.xrange(keys.out(source, stage))
+            said = [
+                bytes(records.decode_versioned(fields[b"d"], SideOutput).said)
+                for _, fields in entries
+                if fields[b"k"] == FRAME.encode()
+            ]
+            if state is not None or said:
+                found.append(SideOutputs(source, state or b"", said))
+        return found

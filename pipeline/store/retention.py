@@ -1,11 +1,11 @@
-"""What is old goes: results by age and size, side outputs, sources that nobody has.
+"""What is removed by age and size: results, certificates, and sources that no run has.
 
-Of a published stream goes what every stage has read that others wait for; other readers are told of
-a gap. Its newest entry stays, so that an ended source is seen to have ended.
+A published stream is cut as far as every reliable stage has read it; other readers get
+ResultsTrimmed. Its newest entry stays, so that an ended source is seen to have ended.
 
-Of the sources that no run has, those that were let go last stay; of others all goes, also the name.
-What is left of them is one number for all: the last epoch that any of them had. A source that comes
-begins after it, so that no epoch comes twice, whatever positions a reader has kept.
+Of the sources that no run has, those that were released last stay; of others everything is
+forgotten, the name too. What is left is one number for all of them: the last epoch that any of them
+had. A new source begins after it, so that no epoch comes twice, whatever positions a reader kept.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import math
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.process import apart
-from framegate.pipeline.records import DECLARED, START, Position, SideOutput
+from framegate.pipeline.records import DECLARED, START, Position
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
@@ -45,11 +45,11 @@ _MOST_SEQ = 1 << 40
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """What a source's published stream keeps at most; 0 is no limit.
+    """What is kept at most; 0 is no limit for the first two.
 
-    age_s   seconds since a result was published
-    nbytes  of the store's memory
-    sources that no run has, see to_forget
+    age_s    seconds since a result was published
+    nbytes   of the store's memory for one published stream
+    sources  that no run has, see to_forget
     """
 
     age_s: float = 0.0
@@ -59,7 +59,12 @@ class RetentionLimits:
 
 @dataclass(frozen=True)
 class Gone:
-    """A source that no run has. freed: since when, UNIX seconds; removed: or its run just ended."""
+    """A source that no run has.
+
+    freed    since when, UNIX seconds
+    removed  whether it was removed; else its run ended, and may be resumed
+    epoch    its last one
+    """
 
     name: str
     freed: int
@@ -75,22 +80,26 @@ PublishedFrom = Callable[[Position], float | None]
 
 
 def cut(wanted: Sequence[Position], read: Sequence[Position], newest: Position) -> Position:
-    """The first position that stays: the latest that is wanted, as far as readers allow.
+    """Return the first position that stays.
 
-    read: where reliable readers stand; newest: the last entry's position.
+    wanted  first positions that one limit each would keep
+    read    where reliable readers stand: nothing after that goes
+    newest  the last entry's position, which stays
     """
     return min(max(wanted), newest, *(after(position) for position in read))
 
 
 def after(position: Position) -> Position:
-    """The first position that can follow."""
+    """Return the first position that can follow."""
     return Position(position.epoch, position.seq + 1)
 
 
 def first_since(
     since: float, oldest: Position, newest: Position, published_from: PublishedFrom
 ) -> Position:
-    """The first position from which on all was published at `since` or later. A binary search.
+    """Return the first position from which on all was published at `since` or later.
+
+    A binary search.
 
     published_from: when the first frame at or after a position was published, None if none is left
     """
@@ -109,17 +118,15 @@ def first_since(
 
 
 def to_forget(gone: Sequence[Gone], keep: int, now: float) -> list[Gone]:
-    """All but the `keep` that were let go last; those of ended runs only after a week, as such a
-    run may be resumed.
+    """Return all but the `keep` that were released last; one of a run that ended only after a week,
+    as the run may be resumed.
     """
     newest_first = sorted(gone, key=lambda one: (one.freed, one.name), reverse=True)
     return [one for one in newest_first[keep:] if one.removed or one.freed < now - RESUMABLE_S]
 
 
 class Retention:
-    """Cuts the published streams of the sources that a run owns, and of those that were removed;
-    forgets what nobody has had for long.
-    """
+    """Cuts the published streams of a run's sources and of removed ones; forgets old sources."""
 
     def __init__(self, url: str, run: str, readers: Sequence[str], limits: RetentionLimits) -> None:
         """readers: stages that read the published stream and are waited for."""
@@ -127,7 +134,7 @@ class Retention:
         self._client = connect(url)
 
     def cut_all(self, now: float) -> dict[str, int]:
-        """Cut each source's stream; how many entries went, by source. now: UNIX seconds."""
+        """Cut each source's stream; return how many entries went, by source. now: UNIX seconds."""
         with store_errors(self._url):
             sources = sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
             gone, cuts = [], {}
@@ -152,8 +159,9 @@ class Retention:
         return owns
 
     def _forget(self, gone: Sequence[Gone]) -> None:
-        """Forget those whose epochs are known to be past since the last call: should the store
-        lose its last second, or a server of it, no epoch comes again.
+        """Forget those whose last epoch was stored as past by an earlier call.
+
+        So that no epoch comes again should the store lose its last second, or one of its servers.
         """
         if not gone:
             return
@@ -224,7 +232,7 @@ class Retention:
         return found
 
     def _entries(self, stream: str, position: Position, count: int) -> Any:
-        """Kind and data of all entries from a position on."""
+        """Yield kind and data of all entries from a position on."""
         while page := self._page(stream, position, count):
             yield from ((fields[b"k"], fields[b"d"]) for _, fields in page)
             position = after(Position.parse(page[-1][0]))
@@ -238,7 +246,7 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 def dropped_of(folder: Path) -> Dropped:
-    """What was removed from a folder of certificates."""
+    """Return what was removed from a folder of certificates."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode((folder / DROPPED).read_bytes(), type=Dropped)
     return Dropped()
@@ -261,9 +269,9 @@ def drop_certificates(folder: Path, age_s: float, now: float) -> None:
     if not old:
         return
     before = dropped_of(folder)
-    said = Dropped(before.certificates + len(old), max(before.last, *old.values()))
+    dropped = Dropped(before.certificates + len(old), max(before.last, *old.values()))
     new = folder / f"{DROPPED}.new"
-    new.write_bytes(msgspec.json.encode(said))
+    new.write_bytes(msgspec.json.encode(dropped))
     new.replace(folder / DROPPED)
     for name in old:
         for ending in (DECLARED, ".json"):
@@ -278,7 +286,7 @@ async def keep_limits(
     limits: RetentionLimits,
     tidy: Callable[[], None],
 ) -> None:
-    """Cut the streams of a run once a minute until cancelled; tidy: its data folder, as well."""
+    """Cut the streams of a run once a minute until cancelled, and call `tidy` as often."""
     publisher = next(stage.name for stage in stages if stage.publishes)
     readers = [stage.name for stage in stages if stage.input == publisher and stage.reliable]
     with closing(Retention(url, run, readers, limits)) as retention:
@@ -289,32 +297,3 @@ async def keep_limits(
             except (FramegateError, OSError) as error:  # a store that is away is looked at again
                 log.debug("results are not cut now: %s", error)
             await asyncio.sleep(EVERY_S)
-
-
-# -- What a side stage has said of each source, and the state that it keeps: for who looks later.
-
-
-class SideOutputs(NamedTuple):
-    """Of one source. state: as stored, empty where there is none; said: outputs, oldest first."""
-
-    source: str
-    state: bytes
-    said: list[bytes]
-
-
-def side_outputs(url: str, stage: str, sources: Collection[str]) -> list[SideOutputs]:
-    """Of these sources, or of all for none, where the stage was ever attached."""
-    with closing(connect(url)) as client, store_errors(url):
-        names = sorted(sources or (name.decode() for name in client.hkeys(keys.SOURCES)))
-        found = []
-        for source in names:
-            state = client.hget(keys.at(source, stage), "s")
-            entries = client.xrange(keys.out(source, stage))
-            said = [
-                bytes(records.decode_versioned(fields[b"d"], SideOutput).said)
-                for _, fields in entries
-                if fields[b"k"] == FRAME.encode()
-            ]
-            if state is not None or said:
-                found.append(SideOutputs(source, state or b"", said))
-        return found

@@ -14,7 +14,7 @@ from rich.table import Table
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
-from framegate.pipeline.store.retention import SideOutputs
+from framegate.pipeline.store.ownership import SideOutputs
 from framegate.stages.shadow import Disagreement, Named, ShadowState
 
 # -- The page of disagreements: one file with all pictures in it, and no script.

@@ -15,7 +15,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.errors import RunRefused
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.run.rpc import SetShadow, ask
-from framegate.pipeline.store.retention import SideOutputs, side_outputs
+from framegate.pipeline.store.ownership import SideOutputs, side_outputs
 from framegate.stages.detect.run_models import choose
 from framegate.stages.shadow import ShadowState
 from tests.support import footage
