@@ -11,7 +11,7 @@ STORE_RULE = "allowed is HOST:PORT, such as 127.0.0.1:6379 or [::1]:6379, with a
 
 
 def host_and_port(text: str) -> tuple[str, int] | None:
-    """Return host and port of HOST:PORT or [HOST]:PORT, the port to 65535; None if it is neither."""
+    """Return host and port of HOST:PORT or [HOST]:PORT, the port to 65535; None if it is none."""
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:]+)\]|([\w.-]+)):(\d{1,5})", text)
     if found is None or int(found[3]) > 65535:
         return None

@@ -1,4 +1,6 @@
-"""A place where questions are answered: a model at a server that speaks KServe v2."""
+"""A place at any server that speaks KServe v2: one connection a thread, made and checked anew after
+each failure.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,16 @@ from framegate.pipeline.heavy.kserve_transport import (
 from framegate.pipeline.queries import Encode, PlaceFailed, Query, Reply, Unanswered
 from framegate.pipeline.redaction import remember_url
 
-# -- A model at a KServe v2 server, found ready, and what it answers.
-
-
-_SLICE_S = 1.0
+ANSWER_S = 30.0  # for a query without a due time
+GRACE_S = 1.0  # after its due time: a late reply still helps the frames that come
+_SLICE_S = 1.0  # of a wait, after which it is seen whether the place was closed
 
 
 class KServeClient:
-    """One connection, of the thread that made it. Every fault is a PlaceFailed."""
+    """One connection to a model, of the thread that made it. Every fault is a PlaceFailed."""
 
     def __init__(self, at: Address) -> None:
-        """Connect, see that server, model and version are ready and that its tensors are ours."""
+        """Connect; check that server, model and version are ready and that its tensors are ours."""
         self._at = at
         self._transport = GrpcTransport(at) if at.is_grpc else HttpTransport(at)
         try:
@@ -57,13 +58,13 @@ class KServeClient:
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether tensors travel as they are: over HTTP a server may know JSON alone."""
+        """Return whether tensors travel as bytes: over HTTP a server may know JSON alone."""
         return self._transport.takes_bytes
 
     def infer(
         self, inputs: Mapping[str, Tensor], until_mono: float, closed: Callable[[], bool]
     ) -> dict[str, Tensor]:
-        """The outputs. PlaceFailed if there are none by then, or once it is closed."""
+        """Return the outputs. PlaceFailed if there are none by then, or once `closed` says so."""
         with self._faults():
             given = [self._transport.input(name, array) for name, array in inputs.items()]
             wait = self._transport.begin(given, [*OUTPUTS], until_mono)
@@ -89,21 +90,18 @@ class KServeClient:
             raise PlaceFailed(f"{self._at}: {str(error) or type(error).__name__}") from error
 
 
-ANSWER_S = 30.0  # for a question without a due time
-GRACE_S = 1.0  # after its due time: a late answer still helps the frames that come
-
-
 class KServe:
     """Triton, OpenVINO Model Server, MLServer and others. Any thread; each has its connection."""
 
     def __init__(
         self, url: str, encode: Encode, policy: str, lanes: int = 4, most: int = 4
     ) -> None:
-        """Opens nothing yet. ConfigFaults for a wrong URL, or without tritonclient.
+        """Open nothing yet. ConfigFaults for a wrong URL, or without tritonclient.
 
-        url     see kserve_address.Address
-        encode  a question's picture, or the part of it that is asked about
-        policy  hash of what must decide the answers: others are refused
+        url     see kserve_transport.Address
+        encode  codes a query's picture; any thread
+        policy  hash of what must decide the replies: others are refused
+        lanes, most  see Place
         """
         remember_url(url)
         self.lanes, self.most = lanes, most
@@ -115,7 +113,7 @@ class KServe:
         self._closed = False
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Reply]:
-        """Ask; after a failure the connection is made and checked anew. PlaceFailed."""
+        """Send them in one request and wait for the replies. PlaceFailed."""
         last = time.monotonic() + ANSWER_S
         dues = [last if q.due_mono is None else q.due_mono + GRACE_S for q in questions]
         until = min(last, max(dues))
@@ -137,7 +135,7 @@ class KServe:
         return answers
 
     def absent(self) -> str | None:
-        """Why nobody would answer now: no server, not ready, another model."""
+        """Return why nobody would answer now: no server, not ready, another model."""
         try:
             KServeClient(self._at).close()
         except PlaceFailed as error:
@@ -145,14 +143,14 @@ class KServe:
         return None
 
     def leave(self) -> None:
-        """This thread's connection is closed."""
+        """Close the calling thread's connection."""
         client: KServeClient | None = getattr(self._of_thread, "client", None)
         if client is not None:
             self._of_thread.client = None
             client.close()
 
     def close(self) -> None:
-        """Calls that are under way fail within a second. What a thread holds goes as it leaves."""
+        """Have calls that are under way fail within a second; each thread closes its connection."""
         self._closed = True
 
     def _client(self) -> KServeClient:

@@ -1,17 +1,17 @@
-"""A question and its answer as tensors of a KServe v2 request, for who asks and for the server.
+"""Queries and replies as tensors of a KServe v2 request, for both sides of it.
 
-Inputs of N questions:
+Inputs of N queries:
     picture    BYTES (N,)     JPEG of planes of the matrix and range told in facts, of any size; or,
                               where it is exact, a frame of FFV1; or base64 of either
     facts      INT32 (N, 11)  see `Facts`
 Outputs, M boxes in all:
-    counts     INT32 (N,)     boxes of each question; -1: its picture is damaged
+    counts     INT32 (N,)     boxes of each query; -1: its picture is damaged
     boxes      FP32 (M, 4)    left, top, right, bottom in pixels of the source
-    scores     FP32 (M,)      of a question's boxes the highest first
+    scores     FP32 (M,)      of a query's boxes the highest first
     class_ids  INT32 (M,)     COCO's 80, from 0
-    models     BYTES (N,)     what made each answer, with commas between
-    policy     BYTES (1,)     hash of what decides the answers
-    took_s     FP32 (1,)      seconds from the request's arrival to its answer
+    models     BYTES (N,)     models that made each reply, with commas between
+    policy     BYTES (1,)     hash of what decides the replies
+    took_s     FP32 (1,)      seconds from the request's arrival to its reply
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MATRICES = {"bt601": 601, "bt709": 709}
 
 
 class Facts(NamedTuple):
-    """What is told of a picture: whole numbers; flags are 0 or 1.
+    """What the server must know of a picture: whole numbers; flags are 0 or 1.
 
     width, height             of the source's frame
     is_part                   it shows left, top, right, bottom of it, else all
@@ -71,20 +71,20 @@ class Facts(NamedTuple):
 
     @property
     def form(self) -> Form:
-        """Of the source's frame."""
+        """Form of the source's frame."""
         matrix = next(name for name, number in _MATRICES.items() if number == self.matrix)
         return Form(self.width, self.height, matrix, bool(self.full_range))
 
     @property
     def part(self) -> Region | None:
-        """What the picture shows; None: the whole frame."""
+        """The part that the picture shows; None: the whole frame."""
         return (self.left, self.top, self.right, self.bottom) if self.is_part else None
 
 
 def inputs_of(
     questions: Sequence[Query], pictures: Sequence[bytes], as_text: bool
 ) -> dict[str, Tensor]:
-    """The request's inputs; as_text: pictures in base64."""
+    """Return the request's inputs; as_text: pictures in base64."""
     coded = [base64.b64encode(picture) for picture in pictures] if as_text else pictures
     facts = [_facts(question, as_text) for question in questions]
     return {"picture": np.array([*coded], np.object_), "facts": np.array(facts, np.int32)}
@@ -105,7 +105,7 @@ def _facts(question: Query, is_base64: bool) -> Facts:
 
 
 def asked(inputs: Mapping[str, Tensor]) -> list[tuple[bytes, Facts]]:
-    """The questions of a request, at the server. ValueError if they are none."""
+    """Return the pictures and facts of a request, at the server. ValueError if it is malformed."""
     if missing := INPUTS.keys() - inputs.keys():
         raise ValueError(f"no {', '.join(sorted(missing))}")
     pictures, facts = inputs["picture"].reshape(-1), inputs["facts"]
@@ -123,7 +123,7 @@ def asked(inputs: Mapping[str, Tensor]) -> list[tuple[bytes, Facts]]:
 
 
 def outputs_of(seen: Sequence[Predictions | None], policy: str, took_s: float) -> dict[str, Tensor]:
-    """The answer's outputs, at the server."""
+    """Return the request's outputs, at the server; None: a damaged picture."""
     found = [one for one in seen if one is not None]
     return {
         "counts": np.array([-1 if one is None else len(one.boxes) for one in seen], np.int32),
@@ -145,7 +145,7 @@ def _named(seen: Predictions | None) -> bytes:
 
 
 def answers_of(outputs: Mapping[str, Tensor], n: int, policy: str) -> list[Reply]:
-    """The answers to n questions. PlaceFailed if they are none, or by another policy."""
+    """Return the replies to n queries. PlaceFailed if malformed, or made by another policy."""
     try:
         found = _bytes(outputs["policy"].reshape(-1)[0]).decode()
         counts = _numbers(outputs["counts"], "iu").reshape(-1).tolist()
@@ -181,14 +181,14 @@ def answers_of(outputs: Mapping[str, Tensor], n: int, policy: str) -> list[Reply
 
 
 def _numbers(array: Tensor, kinds: str) -> Tensor:
-    """The array, if its numbers are of these kinds, as numpy names them."""
+    """Return the array, if its dtype is of these kinds, as numpy names them. ValueError."""
     if array.dtype.kind not in kinds:
         raise ValueError(f"numbers of {array.dtype}")
     return array
 
 
 def _bytes(value: Any) -> bytes:
-    """BYTES come as text from a server that speaks JSON."""
+    """Return bytes; a server that speaks JSON sends them as text."""
     if not isinstance(value, bytes | str):
         raise TypeError(f"{type(value).__name__} for bytes")
     return value.encode() if isinstance(value, str) else value

@@ -1,4 +1,8 @@
-"""tritonclient over HTTP and over gRPC with one face, and where a model is that a server serves."""
+"""A KServe v2 server's URL, and tritonclient over HTTP and over gRPC with one interface.
+
+Both transports belong to the thread that made them. Their errors are those of gevent, gRPC and
+tritonclient, which have no common base.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,6 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.kserve_tensors import INPUTS, Tensor
 from framegate.pipeline.queries import PlaceFailed
 from framegate.pipeline.redaction import shown
-
-# -- Where a model is that a KServe v2 server serves.
-
 
 SCHEMES = ("http", "https", "grpc", "grpcs")
 MODEL = "framegate_heavy"
@@ -42,7 +43,7 @@ class Address:
 
     @property
     def is_grpc(self) -> bool:
-        """Else it is HTTP."""
+        """Whether it is spoken to over gRPC, else HTTP."""
         return self.scheme.startswith("grpc")
 
     @property
@@ -56,7 +57,7 @@ class Address:
 
 
 def address(url: str) -> Address:
-    """What the URL says. ConfigFaults."""
+    """Return the parts of a URL. ConfigFaults."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -88,7 +89,7 @@ Wait = Callable[[float], Any]  # for so many seconds: the result, None where it 
 
 
 def library(at: Address) -> Any:
-    """tritonclient's module. ConfigFaults if it is not installed."""
+    """Return tritonclient's module. ConfigFaults if it is not installed."""
     try:
         return importlib.import_module(f"tritonclient.{'grpc' if at.is_grpc else 'http'}")
     except ImportError as error:
@@ -98,10 +99,10 @@ def library(at: Address) -> Any:
 
 
 class HttpTransport:
-    """Its client waits in gevent's way, in this thread alone: nothing is patched."""
+    """Over HTTP. Its client waits as gevent does, in this thread alone: nothing is patched."""
 
     def __init__(self, at: Address) -> None:
-        """Opens nothing yet."""
+        """Open nothing yet."""
         self._at, self._library = at, library(at)
         self._gevent = importlib.import_module("gevent")
         self._client = self._library.InferenceServerClient(
@@ -111,13 +112,13 @@ class HttpTransport:
         self.takes_bytes = True
 
     def call(self, method: str, *given: Any) -> Any:
-        """Ask a small thing."""
+        """Call a method of the client that asks for little, and return its result."""
         late = PlaceFailed(f"{self._at} says nothing")
         with self._gevent.Timeout(CONNECT_S, late):
             return getattr(self._client, method)(*given, headers=dict(self._at.headers))
 
     def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:  # noqa: ARG002
-        """Send a request, in a greenlet: it can be ended."""
+        """Send a request, in a greenlet, which can be killed; return how to wait for the result."""
         at = self._at
         wanted = [
             self._library.InferRequestedOutput(name, binary_data=self.takes_bytes)
@@ -141,25 +142,25 @@ class HttpTransport:
         return wait
 
     def input(self, name: str, array: Tensor) -> Any:
-        """As bytes behind the JSON, or in it for a server that knows nothing else."""
+        """Return an input: bytes behind the JSON, or in it for a server that knows JSON alone."""
         given = self._library.InferInput(name, list(array.shape), INPUTS[name])
         given.set_data_from_numpy(array, binary_data=self.takes_bytes)
         return given
 
     def close(self) -> None:
-        """Whatever is under way."""
+        """Close the connection, whatever is under way."""
         if self._under_way is not None:
             self._under_way.kill()
         self._client.close()
 
 
 class GrpcTransport:
-    """Answers come on a thread of gRPC's."""
+    """Over gRPC. Results come on a thread of its library."""
 
     takes_bytes = True
 
     def __init__(self, at: Address) -> None:
-        """Opens nothing yet."""
+        """Open nothing yet."""
         self._at, self._library = at, library(at)
         # Subchannels that others share would keep their long pauses after a loss.
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -169,14 +170,14 @@ class GrpcTransport:
         )
 
     def call(self, method: str, *given: Any) -> Any:
-        """Ask a small thing."""
+        """Call a method of the client that asks for little, and return its result."""
         said: Mapping[str, Any] = {"as_json": True} if method.startswith("get_") else {}
         headers = dict(self._at.headers)
         ask = getattr(self._client, method)
         return ask(*given, headers=headers, client_timeout=CONNECT_S, **said)
 
     def begin(self, inputs: Sequence[Any], outputs: Sequence[str], until_mono: float) -> Wait:
-        """Send a request."""
+        """Send a request; return how to wait for the result."""
         at = self._at
         came: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
         self._client.async_infer(
@@ -198,13 +199,13 @@ class GrpcTransport:
         return wait
 
     def input(self, name: str, array: Tensor) -> Any:
-        """As bytes."""
+        """Return an input."""
         given = self._library.InferInput(name, list(array.shape), INPUTS[name])
         given.set_data_from_numpy(array)
         return given
 
     def close(self) -> None:
-        """Whatever is under way."""
+        """Close the connection, whatever is under way."""
         self._client.close()
 
 
