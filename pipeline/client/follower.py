@@ -1,6 +1,7 @@
-"""Follows published streams: what to ask the store, and what its answers mean. Does no I/O.
+"""Follows published streams: what to ask the store, and what its replies mean. Does no I/O.
 
-A subscription sends what `steps` yields and sends the replies back in, blocking or not.
+`steps` yields what to ask and is sent the replies. The Reader does so; clusters, lost connections and
+retries are its matter, not this file's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Given = Result | ResultsTrimmed
 
 
 class Ask(NamedTuple):
-    """Commands for the store: in one write, or in one transaction; then, or instead, a pause."""
+    """Commands for the store, in one write or in one transaction, and a pause after them."""
 
     commands: Sequence[Command]
     atomic: bool = False
@@ -38,7 +39,11 @@ Steps = Generator[Ask, list[Any], None]
 
 
 class Roster:
-    """Which sources are followed, and whether the store is still the same one."""
+    """Which sources are followed, and whether the store is still the same one.
+
+    names       those that are followed
+    registered  those that the store has not forgotten
+    """
 
     def __init__(self, sources: Sequence[str] | None) -> None:
         self._named = sources
@@ -47,7 +52,9 @@ class Roster:
         self.registered: frozenset[str] = frozenset()
 
     def steps(self) -> Steps:
-        """Look; StoreRefused if the store was emptied or replaced: positions mean nothing there."""
+        """Look them up. StoreRefused if the store was emptied or replaced: positions mean nothing
+        in another one.
+        """
         identity, registered = yield Ask([("GET", keys.IDENTITY), ("HKEYS", keys.SOURCES)])
         if self._identity is not None and sound(identity) != self._identity:
             raise StoreRefused(
@@ -75,9 +82,9 @@ class Cursor:
     def judge(
         self, source: str, info: list[Any], entries: list[list[Any]]
     ) -> ResultsTrimmed | None:
-        """What was missed between `after` and these entries, the first that are left after it.
+        """Return what was missed between `after` and these entries, the first ones after it.
 
-        info: the stream's XINFO from the moment of that read. Exact where the index is known; a
+        info: the stream's XINFO, read in the same transaction. Exact where the index is known; a
         saved position that is gone itself counts as a gap unless its next entry is there.
         """
         known = fields_of(info)
@@ -92,7 +99,7 @@ class Cursor:
         return ResultsTrimmed(source, str(before), str(first)) if missed else None
 
     def passed(self, entries: list[list[Any]]) -> list[Result]:
-        """Move on over entries; gives the results among them."""
+        """Move on over entries; return the results among them."""
         results = []
         for _, fields in entries:
             end, result = read_published(fields)
@@ -107,7 +114,7 @@ class Cursor:
 
 
 class Follower:
-    """A reader of its own: sees every result, tells nobody what it read.
+    """Follows alone: sees every result, and stores nothing of what it read.
 
     ready  what came and was not taken yet; kept when a round is broken off
     """
@@ -116,7 +123,7 @@ class Follower:
         self._roster = Roster(sources)
         self._start = start
         self._until_end = until_end
-        self._readings: dict[str, Cursor] = {}
+        self._cursors: dict[str, Cursor] = {}
         self._joined_once = False
         self.ready: deque[Given] = deque()
         self.finished = False
@@ -124,73 +131,75 @@ class Follower:
     @property
     def ends(self) -> dict[str, End]:
         """How the sources ended whose last entry was an end."""
-        return {name: r.end for name, r in self._readings.items() if r.end is not None}
+        return {name: r.end for name, r in self._cursors.items() if r.end is not None}
 
     def interrupted(self) -> None:
-        """A round was broken off: nothing to mend, positions move with results only."""
+        """A round was broken off: nothing to mend, as cursors move with results only."""
 
     def steps(self) -> Steps:
-        """One round: what came, or nothing after a second."""
+        """One round: put what came into `ready`, or nothing after a second."""
         yield from self._roster.steps()
         yield from self._join()
-        if not self._readings:
+        if not self._cursors:
             yield Ask([], pause_s=1.0)
             return
         ended = self._until_end and all(
-            reading.end is not None and reading.end.last for reading in self._readings.values()
+            cursor.end is not None and cursor.end.last for cursor in self._cursors.values()
         )
         (reply,) = yield Ask([self._read_command(block=not ended)])
         if ended and not reply:
             self.finished = True
-        names = {keys.results(name): name for name in self._readings}
+        names = {keys.results(name): name for name in self._cursors}
         for stream, entries in sound(reply) or ():
             yield from self._take(names[stream.decode()], entries)
 
     def _forget_gone(self) -> None:
-        """Of sources that the store has forgotten; what comes under their names is counted anew."""
-        for name in self._readings.keys() - self._roster.registered:
-            reading = self._readings[name]
-            if name not in self._roster.names and reading.end is not None and reading.end.last:
-                del self._readings[name]
+        """Drop cursors of sources that the store has forgotten, where they ended; of others count
+        entries anew.
+        """
+        for name in self._cursors.keys() - self._roster.registered:
+            cursor = self._cursors[name]
+            if name not in self._roster.names and cursor.end is not None and cursor.end.last:
+                del self._cursors[name]
             else:
-                reading.index = None
+                cursor.index = None
 
     def _join(self) -> Steps:
         if not self._until_end:
             self._forget_gone()
-        fresh = [name for name in self._roster.names if name not in self._readings]
+        fresh = [name for name in self._roster.names if name not in self._cursors]
         if self._start == "new" and not self._joined_once and fresh:
             infos = yield Ask([("XINFO", "STREAM", keys.results(name)) for name in fresh])
             for name, info in zip(fresh, infos, strict=True):
-                self._readings[name] = _standing_of(info)
+                self._cursors[name] = _end_of(info)
         for name in fresh:
             if isinstance(self._start, Mapping) and name in self._start:
-                self._readings[name] = _cursor_after(Position.parse(self._start[name]))
+                self._cursors[name] = _cursor_after(Position.parse(self._start[name]))
             # What appears later is new from its first result on.
             strict = self._start == "new"
-            self._readings.setdefault(name, Cursor(START, 0 if strict else None, strict))
+            self._cursors.setdefault(name, Cursor(START, 0 if strict else None, strict))
         self._joined_once = True
 
     def _read_command(self, block: bool) -> Command:
-        streams = [keys.results(name) for name in self._readings]
-        after = [str(reading.after) for reading in self._readings.values()]
+        streams = [keys.results(name) for name in self._cursors]
+        after = [str(cursor.after) for cursor in self._cursors.values()]
         wait = ("BLOCK", BLOCK_MS) if block else ()
         return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", *streams, *after)
 
     def _take(self, source: str, entries: list[list[Any]]) -> Steps:
         """Results of one stream; where a gap is possible, read again to see both at one moment."""
-        reading = self._readings[source]
-        if Position.parse(entries[0][0]) != following(reading.after):
+        cursor = self._cursors[source]
+        if Position.parse(entries[0][0]) != following(cursor.after):
             stream = keys.results(source)
-            read = ("XREAD", "COUNT", COUNT, "STREAMS", stream, str(reading.after))
+            read = ("XREAD", "COUNT", COUNT, "STREAMS", stream, str(cursor.after))
             info, reply = yield Ask([("XINFO", "STREAM", stream), read], atomic=True)
             entries = (sound(reply) or [[stream, []]])[0][1]
             if not entries:
                 return
-            gap = reading.judge(source, sound(info), entries)
+            gap = cursor.judge(source, sound(info), entries)
             if gap is not None:
                 self.ready.append(gap)
-        self.ready.extend(reading.passed(entries))
+        self.ready.extend(cursor.passed(entries))
 
 
 def _cursor_after(position: Position) -> Cursor:
@@ -202,8 +211,8 @@ def _cursor_after(position: Position) -> Cursor:
     return Cursor(position, strict=False) if position.epoch else Cursor(START, 0)
 
 
-def _standing_of(info: Any) -> Cursor:
-    """The end of a stream, by its XINFO; a stream that is not there is empty."""
+def _end_of(info: Any) -> Cursor:
+    """Return a cursor at a stream's end, by its XINFO; a stream that is not there is empty."""
     if isinstance(info, redis.ResponseError) and "no such key" in str(info):
         return Cursor(START, 0)
     known = fields_of(sound(info))
@@ -211,12 +220,12 @@ def _standing_of(info: Any) -> Cursor:
 
 
 def following(position: Position) -> Position:
-    """The only id that can come next without any in between."""
+    """Return the only position that can come next without any in between."""
     return Position(position.epoch, position.seq + 1)
 
 
 def read_published(fields: list[bytes]) -> tuple[End | None, Result | None]:
-    """One entry of a published stream: an end or a result."""
+    """Return what an entry of a published stream has: an end or a result."""
     entry = dict(zip(fields[::2], fields[1::2], strict=True))
     if entry[b"k"] == END.encode():
         return records.decode_versioned(entry[b"d"], End), None
@@ -224,12 +233,12 @@ def read_published(fields: list[bytes]) -> tuple[End | None, Result | None]:
 
 
 def fields_of(flat: list[Any]) -> dict[bytes, Any]:
-    """A reply of names and values in turn."""
+    """Return a reply of names and values in turn as a dict."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def sound(reply: Any) -> Any:
-    """The reply, unless it is an error: that is raised."""
+    """Return the reply; raise it if it is an error."""
     if isinstance(reply, Exception):
         raise reply
     return reply

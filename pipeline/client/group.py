@@ -1,7 +1,7 @@
 """Follows published streams in a consumer group: each result goes to one consumer, at least once.
 
-Does no I/O, like follower.py. What a consumer got and did not acknowledge is its own until it is
-idle for too long; then another consumer of the group takes it.
+Does no I/O, like follower.py. A result that a consumer got and did not acknowledge stays its own;
+once it has lain there for too long, another consumer of the group takes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from framegate.pipeline.store.connection import Command
 
 @dataclass(frozen=True)
 class Consumer:
-    """A consumer of a group. claim_after_s: idle seconds after which others' results are taken."""
+    """A consumer of a group.
+
+    claim_after_s  for which a result may lie with another consumer before this one takes it
+    """
 
     group: str
     consumer: str
@@ -43,7 +46,7 @@ class Consumer:
 
 
 class GroupFollower:
-    """One consumer. Results that it got stay with it until `ack`.
+    """Follows as one consumer of a group. Results that it got stay with it until `ack`.
 
     ready  what came and was not taken yet; kept when a round is broken off
     """
@@ -64,11 +67,11 @@ class GroupFollower:
         self.ends: dict[str, End] = {}
 
     def interrupted(self) -> None:
-        """A round was broken off: what it got, if anything, is pending and is asked for again."""
+        """A round was broken off: results whose reply was lost are pending, and asked for again."""
         self._recovering = dict.fromkeys(self._seen, "0-0")
 
     def ack(self, source: str, position: Position) -> Command:
-        """The command that acknowledges a result."""
+        """Return the command that acknowledges a result."""
         self._held.discard((source, position))
         return self._ack(source, str(position))
 
@@ -96,7 +99,7 @@ class GroupFollower:
             yield Ask([], pause_s=1.0)
 
     def _leave(self, source: str) -> None:
-        """The store has forgotten it, and the group with it."""
+        """Drop a source that the store has forgotten, and the group with it."""
         self._seen.pop(source, None)
         self._recovering.pop(source, None)
         self._held = {held for held in self._held if held[0] != source}
@@ -123,7 +126,7 @@ class GroupFollower:
         return "$" if self._start == "new" and not self._joined_once else "0"
 
     def _recover(self, source: str) -> Steps:
-        """Own results that were given and not acknowledged, before this consumer began anew."""
+        """Take this consumer's own results again that it had not acknowledged when it broke off."""
         (reply,) = yield Ask([self._read(source, self._recovering[source])])
         if _is_gone(reply):
             self._leave(source)
@@ -140,7 +143,7 @@ class GroupFollower:
         self._give(source, entries)
 
     def _claim(self, source: str) -> Steps:
-        """Results that other consumers got and left lying."""
+        """Take results over that other consumers got and left lying."""
         idle_ms = str(round(self._member.claim_after_s * 1e3))
         names = (keys.results(source), self._member.group, self._member.consumer)
         (reply,) = yield Ask([("XAUTOCLAIM", *names, idle_ms, "0-0", "COUNT", COUNT)])
@@ -164,7 +167,7 @@ class GroupFollower:
                 yield from self._take(source)
 
     def _take(self, source: str) -> Steps:
-        """The group's next results; all in one transaction, so that a gap before them shows."""
+        """Take the group's next results, in one transaction with what shows a gap before them."""
         stream = keys.results(source)
         about = [("XINFO", "STREAM", stream), ("XINFO", "GROUPS", stream)]
         info, groups, reply = yield Ask([*about, self._read(source, ">")], atomic=True)
@@ -207,7 +210,7 @@ def _is_gone(reply: Any) -> bool:
 def _gap(
     source: str, info: dict[bytes, Any], group: dict[bytes, Any], delivered: Position
 ) -> ResultsTrimmed | None:
-    """What was trimmed before the group got it; a fresh group at the beginning misses nothing."""
+    """Return what was trimmed before the group got it; a fresh group misses nothing."""
     oldest = Position.parse(info[b"first-entry"][0])
     if delivered == START or oldest <= delivered or oldest == following(delivered):
         return None
@@ -219,7 +222,7 @@ def _gap(
 
 
 def _trimmed(source: str, lost: list[bytes]) -> list[ResultsTrimmed]:
-    """The fault for pending results whose entries are gone."""
+    """Return the fault for pending results whose entries are gone."""
     if not lost:
         return []
     first, last = Position.parse(lost[0]), Position.parse(lost[-1])

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much is held at once: half for urgent queries, half for others, whichever comes first.
+    """How much is held at once, one half of each bound for urgent queries, one for others.
 
     flights  at most
     nbytes   of pixels at most: a query holds a whole frame, of 3 MB at 1080p
