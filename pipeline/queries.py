@@ -76,7 +76,7 @@ class Unanswered(NamedTuple):
 
 
 Reply = Predictions | Unanswered
-Encode = Callable[[Query], bytes]
+EncodeQuery = Callable[[Query], bytes]
 """Codes a query's picture, or the part that is asked about, for a place far away. Any thread."""
 
 MOST_SEEN: Final = 1000  # objects in a reply
@@ -153,7 +153,7 @@ class RemotePlace:
     """
 
     protocol: Literal["workers", "kserve"]
-    encode: Encode
+    encode: EncodeQuery
     policy_id: str
     class_ids: frozenset[int]
     precision: str = ""

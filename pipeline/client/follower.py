@@ -1,8 +1,4 @@
-"""Follows published streams: what to ask the store, and what its replies mean. Does no I/O.
-
-`steps` yields what to ask and is sent the replies. The Reader does so; clusters, lost connections and
-retries are its matter, not this file's.
-"""
+"""Follows published streams: what to ask the store, and what its replies mean. Does no I/O."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from framegate.pipeline.heavy.kserve_transport import (
     address,
     library,
 )
-from framegate.pipeline.queries import Encode, PlaceFailed, Query, Reply, Unanswered
+from framegate.pipeline.queries import EncodeQuery, PlaceFailed, Query, Reply, Unanswered
 from framegate.pipeline.redaction import remember_url
 
 ANSWER_S = 30.0  # for a query without a due time
@@ -94,7 +94,7 @@ class KServe:
     """Triton, OpenVINO Model Server, MLServer and others. Any thread; each has its connection."""
 
     def __init__(
-        self, url: str, encode: Encode, policy: str, lanes: int = 4, most: int = 4
+        self, url: str, encode: EncodeQuery, policy: str, lanes: int = 4, most: int = 4
     ) -> None:
         """Open nothing yet. ConfigFaults for a wrong URL, or without tritonclient.
 

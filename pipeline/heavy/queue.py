@@ -22,7 +22,7 @@ import redis
 from framegate.pipeline import keys, records
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.queries import (
-    Encode,
+    EncodeQuery,
     PlaceFailed,
     Predictions,
     Query,
@@ -95,7 +95,7 @@ class HeavyQueue:
     def __init__(
         self,
         url: str,
-        encode: Encode,
+        encode: EncodeQuery,
         policy: str,
         lanes: int = 4,
         most: int = 1,

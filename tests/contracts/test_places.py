@@ -16,7 +16,9 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.queries import (
+from framegate.pipeline.heavy.places import CheckedPlace
+from framegate.pipeline.heavy.queue import HeavyQueue
+from framegate.pipeline.queries import (
     Place,
     PlaceFailed,
     Predictions,
@@ -28,10 +30,9 @@ from framegate.pipeline.heavy.queries import (
     checked,
     leave,
 )
-from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
-from framegate.stages.escalate.places import FarHeavy, LocalHeavy
+from framegate.stages.escalate.places import LocalHeavy
 from tests.support import heavy_process
 from tests.support.footage import bikes
 from tests.support.runs import wait_until
@@ -92,7 +93,7 @@ def workers(folder: Path, stack: ExitStack) -> Case:
 def workers_held_to_classes(folder: Path, stack: ExitStack) -> Case:
     far = workers(folder, stack)
     return Case(
-        lambda: FarHeavy(lambda _encode, _policy: far.make(), ["person"]),
+        lambda: CheckedPlace(far.make(), [0]),
         far.form,
         far.pictures,
         far.damaged,

@@ -18,7 +18,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.places import CheckedPlace
 from framegate.pipeline.heavy.queue import QueryMessage
 from framegate.pipeline.queries import (
-    Encode,
+    EncodeQuery,
     Predictions,
     Query,
     QueryId,
@@ -160,7 +160,7 @@ class Near:
     sent_bytes = 0
     wire_s = 0.0
 
-    def __init__(self, looker: HeavyLooker, encode: Encode, policy: str) -> None:
+    def __init__(self, looker: HeavyLooker, encode: EncodeQuery, policy: str) -> None:
         assert policy == looker.policy
         self._looker, self._encode = looker, encode
 
