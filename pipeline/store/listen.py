@@ -38,16 +38,16 @@ VIEWER_RULE = (
     "+xread +xrange +xrevrange +xlen +xinfo|stream +get +hkeys +type +exists "
     "+multi +exec +discard +ping +select +client|setinfo +client|setname +client|id"
 )
-MOST_REPLY = "64mb"  # of a reader that asks for more than it takes
-MOST_HELD = "128mb"  # for all of them, and the run's own, which are never dropped for it
+MOST_REPLY = "64mb"  # held for a reader that asks for more than it takes
+MOST_HELD = "128mb"  # held for all readers; the run's own connections are never dropped for it
 
 GUESTS = 64  # connections at once; a newcomer takes the place of the oldest that has not logged in
-LOGIN_S = 5.0  # to log in
-LOGIN_BYTES = 16 << 10  # before that
-LINGER_S = 5.0  # for last words to somebody who does not take them
+LOGIN_S = 5.0  # within which a guest must log in
+LOGIN_BYTES = 16 << 10  # that a guest may send before
+LINGER_S = 5.0  # for which an end may still take its last bytes
 PACE_S = 0.005  # between two newcomers when there is no free place: a flood costs little CPU
 WAITING = 128  # connections that the kernel keeps until their turn comes
-GONE_S = 60  # a guest's host that is silent so long is gone
+GONE_S = 60  # after which a guest's host that is silent is gone
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Listener:
     owner_password: str = field(repr=False, default_factory=lambda: secrets.token_hex(32))
 
     def config(self) -> list[str]:
-        """The lines of the server's configuration."""
+        """Return the lines of the server's configuration."""
         owner = sha256(self.owner_password.encode()).hexdigest()
         return [
             f"client-output-buffer-limit normal {MOST_REPLY} 0 0",
@@ -76,7 +76,7 @@ class Listener:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def announce(self) -> None:
-        """Tell where it listens, and what that means."""
+        """Log where it listens, and what that means."""
         log.info("results can be read at redis://%s by the user %s", self.address, VIEWER)
         if not _is_loopback(self.host):
             log.warning(
@@ -88,7 +88,7 @@ class Listener:
 
 
 def open_listener(address: str, password_file: str | None) -> Listener:
-    """Ask for the password and see that the port is free.
+    """Return a listener once its password is read and its port was seen to be free.
 
     ConfigFaults if there is no password, it is too short, or the address cannot be listened on.
     """
@@ -122,7 +122,7 @@ def _password(file: str | None, environment: Mapping[str, str], asks: bool) -> s
 
 
 def check_free(address: str) -> tuple[str, int]:
-    """Host and port, if one can listen there; else ConfigFaults."""
+    """Return host and port, if one can listen there; else ConfigFaults."""
     parts = host_and_port(address)
     if parts is None or store_fault(address) is not None:
         raise ConfigFaults([f"--listen {address!r}: {STORE_RULE}"])
@@ -139,7 +139,10 @@ def check_free(address: str) -> tuple[str, int]:
 
 
 def listening_at(host: str, port: int, waiting: int = WAITING) -> socket.socket:
-    """A socket that listens and does not block; OSError. waiting: how many the kernel keeps."""
+    """Return a socket that listens and does not block. OSError.
+
+    waiting  connections that the kernel keeps until they are accepted
+    """
     family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     made = socket.socket(family, kind)
     try:
@@ -163,13 +166,13 @@ def _is_loopback(host: str) -> bool:
 
 
 class Door:
-    """Listens, and passes on what guests and the store say to each other. A thread of its own.
+    """Listens, and relays bytes between guests and the store, in a thread of its own.
 
     The store alone says who may enter: it refuses whatever comes before a login.
     """
 
     def __init__(self, listener: Listener, store: Path) -> None:
-        """store: the unix socket. Listens at once; StoreRefused if it cannot."""
+        """Listen at once; StoreRefused if that fails. store: its unix socket."""
         self._store = store
         self._guests: dict[_Guest, None] = {}  # in the order in which they came
         try:
@@ -234,7 +237,7 @@ class Door:
 
 
 class _Guest:
-    """Two ends of one connection. known: the store took its login."""
+    """Both ends of one guest's connection. known: whether the store took the guest's login."""
 
     def __init__(self, guests: dict[_Guest, None]) -> None:
         self.known = False
@@ -253,7 +256,7 @@ class _Guest:
             self.send_away()
 
     def _answered(self, data: bytes) -> None:
-        """Before a login the store answers with errors only, and to RESET."""
+        """See whether the guest is known: before, the store answers only RESET without an error."""
         if self.known:
             return
         *lines, self._begun_line = (self._begun_line + data).split(b"\r\n")
@@ -262,7 +265,7 @@ class _Guest:
             self._time.cancel()
 
     def _end_gone(self) -> None:
-        """One end is gone: the other may still hear its last words."""
+        """One end is gone: let the other take its last bytes."""
         if self not in self._guests:
             return
         self._time.cancel()
@@ -274,7 +277,7 @@ class _Guest:
         self.store.hang_up()
 
     def send_away(self) -> None:
-        """End it at once."""
+        """End both connections at once."""
         self._time.cancel()
         self._guests.pop(self, None)
         self.caller.break_off()
@@ -282,7 +285,7 @@ class _Guest:
 
 
 class _RelayEnd(asyncio.Protocol):
-    """Passes on what it hears to the other end, no faster than that takes it."""
+    """Relays what comes here to the other end, no faster than that takes it."""
 
     other: _RelayEnd
     when_gone: Callable[[], None]
@@ -316,12 +319,12 @@ class _RelayEnd(asyncio.Protocol):
         self.when_gone()
 
     def hang_up(self) -> None:
-        """Close it once what was passed on is said."""
+        """Close this end once what was relayed to it is sent."""
         if self._transport is not None:
             self._transport.close()
 
     def break_off(self) -> None:
-        """Close it at once, also one that is only to come."""
+        """Close this end at once, also one that is only to come."""
         if self._transport is not None:
             self._transport.abort()
         else:
@@ -329,7 +332,7 @@ class _RelayEnd(asyncio.Protocol):
 
 
 def _end_when_gone(caller: socket.socket) -> None:
-    """One whose host has vanished keeps no place."""
+    """Have the kernel end the connection once the guest's host has vanished."""
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, GONE_S // 2)
     caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, GONE_S // 6)
