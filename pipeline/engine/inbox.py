@@ -26,7 +26,7 @@ Batch = dict[str, list[Arrival]]
 
 
 class Inbox:
-    """Queues of one stage, one a source of which something waits: others cost nothing.
+    """The queues of one stage, one for each source of which something waits: others cost nothing.
 
     Where more waits than a batch takes, sources take turns: one that floods delays itself.
     """
@@ -50,7 +50,7 @@ class Inbox:
             self._waiting.setdefault(source, deque()).extendleft(reversed(arrivals))
 
     def clear(self, source: str) -> None:
-        """Forget a source: the store says anew what waits."""
+        """Forget what waits from a source: the store says anew what does."""
         self._waiting.pop(source, None)
         self._served.pop(source, None)
 
@@ -65,11 +65,11 @@ class Inbox:
     def take(
         self, most: int, careful_until: Mapping[str, Position], resting: Collection[str] = ()
     ) -> Batch:
-        """Up to `most` entries over all sources, ends as they come. First comes who was served
-        longest ago, of those the earliest arrival.
+        """Take up to `most` entries over all sources, of each in order.
 
-        A source's part stops after an end. An entry of a careful source comes alone. Resting
-        sources are passed over.
+        First comes the source that was served longest ago, among equals the earliest arrival. A
+        source's part stops after an end. An entry of a careful source comes alone. Resting sources
+        are passed over.
         """
         if not careful_until and not resting and sum(map(len, self._waiting.values())) <= most:
             return self._take_all()
@@ -103,7 +103,7 @@ class Inbox:
         return self._served.get(source, 0), _arrived(head)
 
     def _take_all(self) -> Batch:
-        """All that waits, where the limit allows it: the usual case, without looking for heads."""
+        """Take all that waits, where the limit allows it: the usual case, and cheaper."""
         batch: Batch = {}
         for source, queue in list(self._waiting.items()):
             taken = batch[source] = []

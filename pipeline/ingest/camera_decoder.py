@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
 from framegate.pipeline.ingest.decoder import (
+    DecoderContext,
     DecoderThread,
     Lost,
     ResumePoint,
     SourceEnded,
-    Surroundings,
 )
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff
@@ -49,12 +49,12 @@ class CameraDecoder(DecoderThread):
     def __init__(
         self,
         name: str,
-        around: Surroundings,
+        context: DecoderContext,
         start: ResumePoint,
         stall_s: float,
         retry_most_s: float,
     ) -> None:
-        super().__init__(name, around, start)
+        super().__init__(name, context, start)
         self._epoch = None
         self._number = start.number
         self._given_up: list[CameraReader] = []
@@ -182,13 +182,13 @@ class CameraDecoder(DecoderThread):
         return self._lost(reader, SourceFault(what, "damaged"), opened=True)
 
     def _open(self) -> Source:
-        return self._around.open_source(self._guard)
+        return self._worker.open_source(self._guard)
 
     def _is_careful(self) -> bool:
         """Return whether frames are announced: so many after a death, whatever their epoch, as each
         connection begins one.
         """
-        careful = self._around.careful_until > START
+        careful = self._worker.careful_until > START
         return careful and self._number - self._start_point.number < CAREFUL_FRAMES
 
     @contextmanager
@@ -196,7 +196,7 @@ class CameraDecoder(DecoderThread):
         if not self._is_careful():
             yield
             return
-        with self._around.announce(self._next_position()):
+        with self._worker.announce(self._next_position()):
             yield
 
 

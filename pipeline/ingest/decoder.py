@@ -109,7 +109,7 @@ class ResumePoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class DecoderContext:
     """What a decoder thread needs of its worker.
 
     frame_store    gives where frames of a form go. FrameStoreFull
@@ -146,10 +146,10 @@ class DecoderThread(threading.Thread, ABC):
 
     patience_s: float
 
-    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
+    def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
         self.source_name = name
-        self._around = around
+        self._worker = context
         self._start_point = start
         self._changed = threading.Condition()
         self._stopping = False
@@ -157,14 +157,14 @@ class DecoderThread(threading.Thread, ABC):
         self._epoch: int | None = start.position.epoch if start.open else None
         self._seq = start.position.seq + 1
         self._events: deque[Event] = deque()
-        self.credit = Credit(around.credit_limit)
+        self.credit = Credit(context.credit_limit)
         self._sizes = Sizes()
         self._changes = SizeChanges()
         for frame in start.in_flight:
             self.credit.take(frame.position)
             self._sizes.take(frame.form, frame.position)
-        self._form: Form | None = None  # of the frame that waits for room
-        self._full = False
+        self._form: Form | None = None  # of the frame that waits for its size to have room
+        self._lacks_memory = False  # another size must go before there is room for this one
         self.done = 0
         self.busy = True
 
@@ -183,7 +183,7 @@ class DecoderThread(threading.Thread, ABC):
         with self._changed:
             freed = self._sizes.release(read)
             if freed:
-                self._around.keep_frames(self._sizes)
+                self._worker.keep_frames(self._sizes)
             if self.credit.release(read) or freed:
                 self._changed.notify_all()
 
@@ -193,7 +193,7 @@ class DecoderThread(threading.Thread, ABC):
         with self._changed:
             if self.credit.full:
                 return self.credit.low_water
-            if self._full:
+            if self._lacks_memory:
                 return self._sizes.oldest
             return None if self._form is None else self._sizes.waits_for(self._form)
 
@@ -233,16 +233,16 @@ class DecoderThread(threading.Thread, ABC):
             finished = SourceEnded({}, redacted(f"damaged: the decoder failed: {error!r}"))
         finally:
             self.busy = False
-            self._tell()
+            self._wake_loop()
         if finished is None and self._finishing:
             finished = SourceEnded({})
         if finished is not None:
             self._report(finished)
 
-    def _tell(self) -> None:
+    def _wake_loop(self) -> None:
         """Wake the loop: there is something for it."""
-        self._around.note()
-        os.eventfd_write(self._around.wake, 1)
+        self._worker.note()
+        os.eventfd_write(self._worker.wake, 1)
 
     @abstractmethod
     def _decode_to_the_end(self) -> SourceEnded | None:
@@ -256,7 +256,7 @@ class DecoderThread(threading.Thread, ABC):
             log.exception("source %s: it cannot be closed", self.source_name)
 
     def _is_careful(self) -> bool:
-        return self._next_position() <= self._around.careful_until
+        return self._next_position() <= self._worker.careful_until
 
     def _next_position(self) -> Position:
         return Position(self._epoch or self._start_point.position.epoch, self._seq)
@@ -270,14 +270,14 @@ class DecoderThread(threading.Thread, ABC):
         until = time.monotonic() + self.patience_s
         while True:
             try:
-                store = self._around.frame_store(form)
+                store = self._worker.frame_store(form)
                 break
             except FrameStoreFull:
                 if self._may_stop() or time.monotonic() > until:
                     raise
                 self._rest_without_memory()
-        if not store.is_writer(self._around.token):
-            store.become_writer(self._around.token)
+        if not store.is_writer(self._worker.token):
+            store.become_writer(self._worker.token)
         return store
 
     def _may_stop(self) -> bool:
@@ -287,10 +287,10 @@ class DecoderThread(threading.Thread, ABC):
     def _rest_without_memory(self) -> None:
         with self._changed:
             self.done += 1  # it waits for a while, and is not hung
-            self._full = True
-            self._tell()
+            self._lacks_memory = True
+            self._wake_loop()
             self._changed.wait(FULL_REST_S)
-            self._full = False
+            self._lacks_memory = False
 
     def _ask_for_epoch(self) -> None:
         """Nothing can be put before the loop's answer."""
@@ -313,7 +313,7 @@ class DecoderThread(threading.Thread, ABC):
             self._seq = position.seq + 1
             self.credit.take(position)
             if self._sizes.take(form, position):
-                self._around.keep_frames(self._sizes)
+                self._worker.keep_frames(self._sizes)
             return position
 
     def _lacks_room(self, form: Form) -> bool:
@@ -323,7 +323,7 @@ class DecoderThread(threading.Thread, ABC):
             return False
         if self._form != form:
             self._form = form
-            self._tell()  # the loop asks where readers are
+            self._wake_loop()  # the loop asks where readers are
         return True
 
     def _put(
@@ -353,6 +353,8 @@ class DecoderThread(threading.Thread, ABC):
         self._report(event)
 
     def _report(self, event: Event) -> None:
+        # The loop takes events until there is none or the first has its time: it is woken for the
+        # first only. Else each of the frames that a file has ready ahead of its pace would wake it.
         self._events.append(event)
         if len(self._events) == 1:
-            self._tell()
+            self._wake_loop()

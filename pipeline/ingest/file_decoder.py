@@ -9,11 +9,11 @@ from contextlib import nullcontext
 from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import changes_fault
 from framegate.pipeline.ingest.decoder import (
+    DecoderContext,
     DecoderThread,
     InFlight,
     ResumePoint,
     SourceEnded,
-    Surroundings,
 )
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Form, Frame, Source
@@ -29,8 +29,8 @@ class FileDecoder(DecoderThread):
 
     patience_s = 30.0
 
-    def __init__(self, name: str, around: Surroundings, start: ResumePoint) -> None:
-        super().__init__(name, around, start)
+    def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
+        super().__init__(name, context, start)
         self._refills = {frame.number: frame for frame in start.in_flight}
 
     def will_fill(self, number: int) -> bool:
@@ -70,9 +70,9 @@ class FileDecoder(DecoderThread):
 
     def _open(self) -> Source:
         if not self._is_careful():
-            return self._around.open_source(nullcontext)
-        with self._around.announce(self._next_position()):
-            return self._around.open_source(nullcontext)
+            return self._worker.open_source(nullcontext)
+        with self._worker.announce(self._next_position()):
+            return self._worker.open_source(nullcontext)
 
     def _decode(self, source: Source) -> bool:
         """Decode; return whether the source came to its end, and that is to be reported."""
@@ -87,7 +87,7 @@ class FileDecoder(DecoderThread):
                 if number < self._start_point.number or not self._is_careful():
                     frame = next(frames)
                 else:
-                    with self._around.announce(self._next_position()):
+                    with self._worker.announce(self._next_position()):
                         frame = next(frames)
             except StopIteration:
                 self._give_up_refills()
@@ -131,7 +131,7 @@ class FileDecoder(DecoderThread):
         """The source cannot be read again: readers need not wait for these pixels."""
         for number, frame in self._all_refills().items():
             with contextlib.suppress(FramegateError):
-                store = self._around.frame_store(frame.form)
+                store = self._worker.frame_store(frame.form)
                 store.give_up(number, frame.position)
 
     def _all_refills(self) -> dict[int, InFlight]:

@@ -32,20 +32,21 @@ _Receive = Callable[[memoryview], int]
 
 
 class HttpBody:
-    """What follows an answer's head, of one GET. Redirects are followed; a user name and password
-    in the URL are given when they are asked for (basic or digest). Certificates are not checked,
-    as FFmpeg does not: a camera signs its own.
+    """The body of a camera's answer to one GET, to be read like a file.
+
+    Redirects are followed; a user name and password in the URL are given when the camera asks for
+    them (basic or digest). Certificates are not checked, as FFmpeg does not: a camera signs its
+    own. At most MOST_BYTES come from one `begin_packet` to the next.
+
+    SourceFault from construction and `read`: missing, permission, unreachable, not_video, damaged
+    (more bytes than MOST_BYTES and no packet), closed. One thread reads; `abandon` from any.
 
     kind    media type that the head tells, in lower case
     waited  whether reading had to wait for the camera since `begin_packet`
-    Bound   MOST_BYTES from one `begin_packet` to the next
-    Fails   SourceFault from construction and `read`: missing, permission, unreachable, not_video,
-            damaged (more bytes than MOST_BYTES and no packet), closed
-    Thread  one reads; `abandon` from any
     """
 
     def __init__(self, url: str, open_timeout_s: float) -> None:
-        """Ask for it and read the head, in so many seconds at most."""
+        """Send the GET and read the answer's head, in so many seconds at most."""
         self.name = shown(url)
         self.waited = True
         self._socket: socket.socket | None = None
@@ -64,20 +65,20 @@ class HttpBody:
         self.kind: str = self._answer.headers.get_content_type()
 
     def begin_packet(self) -> None:
-        """A packet is complete: bytes and seconds count from here."""
+        """Count bytes and seconds from here: a packet is complete."""
         self._bytes, self._since, self.waited = 0, time.monotonic(), False
 
     def allow(self, patience_s: float | None) -> None:
-        """From now on a packet may take so long; None: until it is abandoned."""
+        """Let packets take so long from now on; None: until `abandon`."""
         self._patience_s = patience_s
         self.begin_packet()
 
     def abandon(self) -> None:
-        """Nobody wants more: whoever reads gets a SourceFault, in a second at most."""
+        """Give whoever reads a SourceFault, in a second at most: nobody wants more."""
         self._abandoned = True
 
     def peek(self, n: int) -> bytes:
-        """The next bytes, n of them unless it ends before; they will be read again."""
+        """The next bytes, n of them unless the body ends before; they will be read again."""
         while len(self._ahead) < n and (more := self._more(_LINE)):
             self._ahead += more
         return self._ahead[:n]
@@ -92,8 +93,9 @@ class HttpBody:
                 return
 
     def read(self, n: int = -1) -> bytes:
-        """What is there, n bytes at most; waits for the first. b"" at the end, and after a fault:
-        FFmpeg asks on after one, and PyAV keeps but the first.
+        """What is there, n bytes at most; waits for the first of them.
+
+        b"" at the end, and after a fault: FFmpeg reads on after one, and PyAV keeps only the first.
         """
         if self._ahead:
             given, self._ahead = self._ahead[:n], self._ahead[n:]

@@ -12,7 +12,7 @@ from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import OutOfMeans, SourceFault
 from framegate.pipeline.ingest.camera_decoder import CameraDecoder
-from framegate.pipeline.ingest.decoder import DecoderThread, InFlight, ResumePoint, Surroundings
+from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.waits import slowest_reader
@@ -66,7 +66,7 @@ class DecoderLauncher:
 
     def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
         name, spec = feed.spec.name, feed.spec
-        around = Surroundings(
+        context = DecoderContext(
             open_source=lambda guard: self._open(spec, guard),
             frame_store=lambda form: self._shared.frame_store(name, form),
             keep_frames=lambda forms: self._shared.keep_frames(name, forms),
@@ -78,8 +78,8 @@ class DecoderLauncher:
             note=lambda: self._note(name),
         )
         if spec.live:
-            return CameraDecoder(name, around, start, spec.request.stall_s, spec.retry_most_s)
-        return FileDecoder(name, around, start)
+            return CameraDecoder(name, context, start, spec.request.stall_s, spec.retry_most_s)
+        return FileDecoder(name, context, start)
 
     def lacks_pixels(self, link: Link, feed: Feed) -> bool:
         """Return whether readers of a file still want pixels that its decoder is through with: the

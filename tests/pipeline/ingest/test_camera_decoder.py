@@ -18,13 +18,13 @@ from framegate.pipeline.ingest.camera_decoder import CameraDecoder, CameraReader
 from framegate.pipeline.ingest.credit import MOST_CHANGES
 from framegate.pipeline.ingest.decoder import (
     Decoded,
+    DecoderContext,
     Event,
     InFlight,
     Lost,
     NewEpoch,
     ResumePoint,
     SourceEnded,
-    Surroundings,
 )
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
@@ -98,7 +98,7 @@ class Bench:
         self.store = FrameStore(descriptor, SLOTS, 4 * FORM.nbytes)
         os.close(descriptor)
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        around = Surroundings(
+        context = DecoderContext(
             open_source=self.open,
             frame_store=self.frame_store,
             keep_frames=self.keep_frames,
@@ -108,7 +108,7 @@ class Bench:
             announce=self.announce,
             careful_until=START,
         )
-        self.decoder = CameraDecoder("camera", around, ResumePoint(START), stall_s, retry_most_s)
+        self.decoder = CameraDecoder("camera", context, ResumePoint(START), stall_s, retry_most_s)
         self.decoder.start()
 
     def open(self, guard: Guard) -> Camera:  # noqa: ARG002
@@ -390,7 +390,7 @@ def test_what_is_in_flight_takes_credit_and_numbers_go_on() -> None:
     bench = Bench()
     bench.close()
     start = ResumePoint(Position(1, SLOTS - 1), SLOTS, open=True, in_flight=in_flight)
-    decoder = CameraDecoder("camera", bench.decoder._around, start, 60.0, 0.01)
+    decoder = CameraDecoder("camera", bench.decoder._worker, start, 60.0, 0.01)
     assert decoder.credit.full
     assert len(decoder.credit) == SLOTS
 

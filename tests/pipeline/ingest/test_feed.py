@@ -12,13 +12,13 @@ from framegate.pipeline import records
 from framegate.pipeline.errors import SourceFault
 from framegate.pipeline.ingest.decoder import (
     Decoded,
+    DecoderContext,
     DecoderThread,
     Event,
     Lost,
     NewEpoch,
     ResumePoint,
     SourceEnded,
-    Surroundings,
 )
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.records import START, DecodeState, End, Position
@@ -34,7 +34,7 @@ class Told(DecoderThread):
     """A decoder thread that reports what a test says, and ends."""
 
     def __init__(self, wake: int, events: Sequence[Event]) -> None:
-        super().__init__("a", _surroundings(wake), ResumePoint(START))
+        super().__init__("a", _decoder_context(wake), ResumePoint(START))
         self._script = events
 
     def _decode_to_the_end(self) -> SourceEnded | None:
@@ -43,14 +43,14 @@ class Told(DecoderThread):
         return None
 
 
-def _surroundings(wake: int) -> Surroundings:
+def _decoder_context(wake: int) -> DecoderContext:
     def nothing(guard: Guard) -> Source:  # noqa: ARG001
         raise SourceFault("there is nothing to open", "missing")
 
     def no_store(form: Form) -> FrameStore:
         raise AssertionError(f"no pixels are asked for, of {form}")
 
-    return Surroundings(nothing, no_store, 1, 4, wake, lambda position: nullcontext(), START)  # noqa: ARG005
+    return DecoderContext(nothing, no_store, 1, 4, wake, lambda position: nullcontext(), START)  # noqa: ARG005
 
 
 @pytest.fixture

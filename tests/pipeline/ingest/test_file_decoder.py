@@ -11,11 +11,11 @@ import pytest
 
 from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
 from framegate.pipeline.ingest.decoder import (
+    DecoderContext,
     InFlight,
     NewEpoch,
     ResumePoint,
     SourceEnded,
-    Surroundings,
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.records import START, Position
@@ -65,7 +65,7 @@ def decoder(
     def no_store(form: Form) -> FrameStore:
         raise FramegateError(f"there is no room for {form}")
 
-    around = Surroundings(
+    context = DecoderContext(
         open_source=lambda guard: open_source(),  # noqa: ARG005
         frame_store=frame_store or no_store,
         keep_frames=lambda forms: None,  # noqa: ARG005
@@ -75,7 +75,7 @@ def decoder(
         announce=lambda position: nullcontext(),  # noqa: ARG005
         careful_until=START,
     )
-    return FileDecoder("a", around, start or ResumePoint(START))
+    return FileDecoder("a", context, start or ResumePoint(START))
 
 
 def events(of: FileDecoder) -> list[object]:
@@ -118,7 +118,7 @@ def test_whatever_is_raised_is_an_end_that_is_told(wake: int) -> None:
             raise OSError("nor here")
 
     found = decoder(wake, lambda: Unwanted(lambda: False))
-    thread = Odd("a", found._around, ResumePoint(START))
+    thread = Odd("a", found._worker, ResumePoint(START))
     thread.start()
     [end] = events(thread)
     assert isinstance(end, SourceEnded)
