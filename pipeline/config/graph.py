@@ -301,7 +301,7 @@ def _loaded(name: str, entry: Table, faults: list[str]) -> tuple[_StageTable, An
         faults += [f"{path}{fault}" for fault in unknown.faults]
         return None
     if not dataclasses.is_dataclass(getattr(kind, "Options", None)):
-        faults.append(f"{path}use = {read.use!r}: it is no stage (framegate.pipeline.stage.Stage)")
+        faults.append(f"{path}use = {read.use!r}: it is no stage (framegate.Stage)")
         return None
     return read, kind
 

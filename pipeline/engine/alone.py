@@ -23,7 +23,11 @@ def context_alone(
     before: str,
     **others: Any,
 ) -> Context:
-    """A Context whose planes, rings and memos are of this process alone; others: see Context."""
+    """Return a Context whose planes, rings and memos are of this process alone.
+
+    others: fields of Context in place of those of a stage alone. Without `asks`, a stage that asks
+    a heavier model is refused as it starts (StageRefused).
+    """
     of_this_process: dict[str, Any] = {
         "plane": functools.cache(unshared_plane),
         "ring": functools.cache(unshared_ring),

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,20 @@ DEPLOY = ROOT / "deploy"
 UNIT = (DEPLOY / "framegate.service").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+MLSERVER = DEPLOY / "mlserver"
 BIN = Path(sys.executable).parent
+IMPORTED = {"prometheus-client": "prometheus_client"}  # where a package is imported by another name
 
 
 def unit(key: str) -> str:
     """The only value of a key of the unit."""
     (found,) = re.findall(rf"^{key}=(.*)$", UNIT, re.MULTILINE)
     return str(found)
+
+
+def packages(lines: list[str]) -> set[str]:
+    """Names in lines of requirements."""
+    return {re.split(r"[=<>~!]", line)[0] for line in lines if line and not line.startswith("#")}
 
 
 def in_image() -> list[str]:
@@ -67,6 +75,19 @@ def test_the_compose_file_says_what_a_run_needs() -> None:
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     named = [volume.partition(":")[0] for volume in service["volumes"]]
     assert {name for name in named if "/" not in name} == set(COMPOSE["volumes"])
+
+
+def test_the_model_of_mlserver_imports_what_is_there_with_the_packages_that_it_asks_for() -> None:
+    runtime = (MLSERVER / "framegate_heavy" / "heavy_runtime.py").read_text()
+    ours = re.findall(r"^from framegate.*$", runtime, re.MULTILINE)
+    assert len(ours) == 2
+    there = packages((MLSERVER / "requirements.txt").read_text().splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = packages(project["dependencies"])
+    absent = sorted(IMPORTED.get(name, name) for name in needed - there)
+    assert "starlette" in absent
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n" + "\n".join(ours)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("words", [shlex.split(unit("ExecStart"))[1:], in_image()], ids=str)

@@ -17,6 +17,7 @@ NAMES = (
     "DECISIONS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "docs/upgrading.md",
 )
 TOP = {path.name for path in ROOT.iterdir()}
 CODE = re.compile(r"`([^`\n]+)`")

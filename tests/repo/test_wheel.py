@@ -1,0 +1,147 @@
+"""What is installed from a wheel works, in a folder whose files have the names of our parts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from framegate.pipeline.records import Result
+from tests.support.footage import steady, write_scene
+
+pytestmark = pytest.mark.timeout(280)
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+NAMES = ("models", "pipeline", "stages")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+OFFLINE = ["--no-deps", "--no-index", "--quiet"]
+STAGE = """
+from framegate import Stage
+
+class Mine(Stage):
+    def each(self, item, state):
+        (self.context.folder / "mine").touch()
+        return None, state
+"""
+
+
+def run(*words: str | Path, cwd: Path) -> str:
+    """Run a command as a user's shell would: with nothing of this checkout on its path."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "FRAMEGATE"))}
+    env["XDG_STATE_HOME"] = str(cwd / "state")
+    ended = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{words}: {ended.stderr}"
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the image is built from, as the Dockerfile copies it."""
+    folder = tmp_path_factory.mktemp("source")
+    ours = shutil.ignore_patterns("__pycache__")
+    for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE):
+        *names, to = line.split()
+        if to.startswith("/"):
+            continue
+        for name in names:
+            place = folder / to / name if to.endswith("/") else folder / to
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, place, symlinks=True, ignore=ours)
+            else:
+                shutil.copy(ROOT / name, place)
+    packaged = folder / "pipeline" / "config" / "pipeline.toml"
+    assert "rm pipeline/config/pipeline.toml && cp" in DOCKERFILE
+    packaged.unlink()
+    shutil.copy(ROOT / "pipeline.toml", packaged)
+    return folder
+
+
+def wheel_of(what: Path, folder: Path) -> Path:
+    """Build a wheel from a folder or a source distribution."""
+    words = ["wheel", *OFFLINE, "--no-build-isolation", "-w", folder, what]
+    subprocess.run([*PIP, *words], check=True, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheel_of(source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The commands of a fresh environment with the wheel; what it needs is taken from here."""
+    venv = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (packages,) = venv.glob("lib/python*/site-packages")
+    (packages / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = venv / "bin" / "python"
+    subprocess.run([*PIP, "--python", python, "install", *OFFLINE, wheel], check=True)
+    return venv / "bin"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a clip, modules of one's own, and a stage in one of them."""
+    place = tmp_path_factory.mktemp("mine")
+    write_scene(place / "clip.mp4", steady(9))
+    for name in NAMES:
+        (place / f"{name}.py").write_text(f"MINE = {name!r}\n")
+    with (place / "stages.py").open("a") as file:
+        file.write(STAGE)
+    mine = '\n[stages.mine]\nuse = "stages:Mine"\ninput = "cache"\non_lag = "wait"\n'
+    (place / "pipeline.toml").write_text((ROOT / "pipeline.toml").read_text() + mine)
+    return place
+
+
+def test_what_is_imported_is_the_wheels_and_modules_of_ones_own_stay_ones_own(
+    bin_folder: Path, folder: Path
+) -> None:
+    code = (
+        "import framegate.pipeline, framegate.stages, framegate.models; print(framegate.__file__);"
+        "import models, pipeline, stages; print(models.MINE, pipeline.MINE, stages.MINE)"
+    )
+    ours, theirs = run(bin_folder / "python", "-c", code, cwd=folder).splitlines()
+    assert Path(ours).is_relative_to(bin_folder.parent)
+    assert theirs.split() == list(NAMES)
+
+
+def test_a_clip_runs_through_the_pipeline_and_a_stage_of_ones_own(
+    bin_folder: Path, folder: Path
+) -> None:
+    printed = run(bin_folder / "framegate", "run", "clip.mp4", "--json", "-d", "data", cwd=folder)
+    results = [msgspec.json.decode(line, type=Result) for line in printed.splitlines()]
+    assert [str(result.position) for result in results] == [f"1-{n}" for n in range(9)]
+    assert (folder / "data" / "mine").exists()
+
+
+def test_check_and_models(bin_folder: Path, folder: Path) -> None:
+    checked = run(bin_folder / "framegate", "check", "clip.mp4", cwd=folder)
+    assert "stages:Mine" in checked
+    run(bin_folder / "framegate", "models", "list", cwd=folder)
+
+
+def test_a_source_distribution_gives_the_same_wheel(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    (packed,) = tmp_path.glob("*.tar.gz")
+    again = wheel_of(packed, tmp_path)
+    assert contents(again) == contents(wheel)
+
+
+def contents(wheel: Path) -> dict[str, int]:
+    """Sums of all files but the list of them."""
+    with zipfile.ZipFile(wheel) as file:
+        return {i.filename: i.CRC for i in file.infolist() if not i.filename.endswith("RECORD")}
