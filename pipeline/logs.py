@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from framegate.pipeline.redaction import redacted
 
-Form = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 
 to_user = logging.getLogger("framegate")  # as text it is said plainly, without time and part
 
 
-def set_up_logging(level: str, part: str, form: Form = "text") -> None:
+def set_up_logging(level: str, part: str, form: LogFormat = "text") -> None:
     """Send all logs of this process to stderr, from `level` on; `part` names the process."""
     handler = _Stderr()
     handler.setFormatter(JsonLines(part) if form == "json" else TextLines(part))

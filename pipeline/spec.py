@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from framegate.pipeline import keys
-from framegate.pipeline.logs import Form
+from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.records import Position, Reason
 from framegate.pipeline.source import Request
 
@@ -108,7 +108,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     replicas: int = 0
     began_mono: float = 0.0
     log_level: str = "INFO"
-    log_format: Form = "text"
+    log_format: LogFormat = "text"
 
     def stage(self, name: str) -> StageSpec:
         """The stage of that name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline import keys
+from framegate.pipeline.cli.arguments import add_config, add_sources, configuration
 from framegate.pipeline.cli.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
 from framegate.pipeline.config.config import Config, SourceConfig
 from framegate.pipeline.config.graph import drawn, place, stage_specs
@@ -30,7 +32,7 @@ from framegate.pipeline.errors import (
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
-from framegate.pipeline.outputs import save_faults, saved_video
+from framegate.pipeline.outputs import add_overwrite, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
@@ -46,6 +48,27 @@ MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720
 MADE = Form(1280, 720, "bt709")
 MADE_FPS = 25.0
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "check",
+        help="check configuration, sources and this machine; start nothing",
+        description="Checks the whole configuration, opens each source, the model, the store and "
+        "shared memory, draws the graph, and measures what this machine can hold.",
+    )
+    command.set_defaults(command=_check)
+    add_sources(command)
+    command.add_argument(
+        "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
+    )
+    add_overwrite(command)
+    add_config(command)
+
+
+def _check(parsed: argparse.Namespace) -> Exit:
+    return check(configuration(parsed)[1], parsed.save, parsed.overwrite)
 
 
 def check(config: Config, saves: Path | None = None, overwrite: bool = False) -> Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import platform
 import re
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from framegate.pipeline import machine
-from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import ours
 from framegate.pipeline.redaction import redacted
@@ -37,7 +38,7 @@ MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has
 _INSTALL = "make install, or pip install --force-reinstall what is named"
 _REPORT = "report this as a fault of Framegate"
 
-Level = Literal["OK", "WARN", "FAIL"]
+Severity = Literal["OK", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,28 @@ class Finding:
     """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
 
     name: str
-    level: Level
+    level: Severity
     found: str
     remedy: str = ""
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "doctor",
+        help="say what this machine lacks to run Framegate, and how to get it",
+        description="Looks at Python, packages, models, store, memory, disk, clock and devices. "
+        "Exit code 1 if something is missing.",
+    )
+    command.set_defaults(command=_doctor)
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to be")
+    command.add_argument("--json", action="store_true", help="a JSON list on stdout")
+
+
+def _doctor(parsed: argparse.Namespace) -> Exit:
+    origin, text = find_config(parsed.config)
+    return doctor(read_config(origin, text), parsed.data or runs_folder(), parsed.json)
 
 
 def doctor(config: Config, folder: Path, as_json: bool) -> Exit:

@@ -153,7 +153,7 @@ N_TOLD = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ModelRow:
     """One candidate.
 
     layers_float      that stay as they are; None: the float model itself
@@ -187,7 +187,7 @@ class Quantised:
     added    NAME@VERSION and digest of the new model; None: no candidate was good enough
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
     layers: tuple[NoisyLayer, ...]
     calibrated: int
     judged: int

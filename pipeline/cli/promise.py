@@ -19,7 +19,6 @@ from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
-from framegate.pipeline.promise.calibration import Judgement, Setting
 from framegate.pipeline.records import DECLARED
 from framegate.pipeline.store.retention import dropped_of
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from framegate.pipeline.promise.certificate import Certificate, Declaration
 
 if TYPE_CHECKING:
-    from framegate.pipeline.promise.calibration import Judgement
+    from framegate.pipeline.promise.calibration import Judgement, Setting
     from framegate.pipeline.promise.promise import Promise
 
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000

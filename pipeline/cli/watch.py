@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import urllib.error
@@ -9,19 +10,68 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
+from framegate.pipeline.config.config import url_said
 from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.outputs import Inputs, output_faults, write_whole
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 from framegate.pipeline.web.pictures import AGE, STATE
+
+
+def register(commands: Any) -> None:
+    """Add the two commands to the command line."""
+    _register_watch(commands)
+    _register_snapshot(commands)
+
+
+def _register_watch(commands: Any) -> None:
+    command = commands.add_parser(
+        "watch",
+        help="show a run from another terminal",
+        description="A live table of a run's sources: state, frames a second, latency, objects, "
+        "drops.",
+    )
+    command.set_defaults(command=_watch)
+    command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
+    command.add_argument("--json", action="store_true", help="one line of JSON a second")
+    command.add_argument("--once", action="store_true", help="show once and end")
+
+
+def _register_snapshot(commands: Any) -> None:
+    command = commands.add_parser(
+        "snapshot",
+        help="a picture of what a source of a run sees now",
+        description="Writes what was published last of a source as a JPEG, with its objects drawn. "
+        "It asks the run's HTTP port.",
+    )
+    command.set_defaults(command=_snapshot)
+    command.add_argument("source", metavar="NAME", help="the source")
+    command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
+    command.add_argument(
+        "-o", dest="file", type=Path, metavar="FILE", help="default: NAME.jpg; -: standard output"
+    )
+    command.add_argument("--plain", action="store_true", help="without boxes and labels")
+    add_overwrite(command)
+
+
+def _watch(parsed: argparse.Namespace) -> Exit:
+    return watch(url_said(parsed.store), parsed.data, parsed.sources, parsed.json, parsed.once)
+
+
+def _snapshot(parsed: argparse.Namespace) -> Exit:
+    return snapshot(parsed.source, parsed.data, parsed.file, parsed.plain, parsed.overwrite)
+
 
 # -- What a person wants to see of a run's questions to the heavy model and of its look-ups.
 
@@ -150,7 +200,7 @@ class NoPicture(FramegateError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class Snapshot:
     """A JPEG, how many seconds ago it was published, and its source's state if that has a fault."""
 
     jpeg: bytes
@@ -186,7 +236,7 @@ def snapshot(
     return Exit.DONE if picture.state is None else Exit.SOURCE_FAILED
 
 
-def fetch(run: Running, source: str, plain: bool) -> Picture:
+def fetch(run: Running, source: str, plain: bool) -> Snapshot:
     """The picture. ConfigFaults without HTTP or for an unknown source; NoPicture."""
     if run.http is None:
         where = f"the run in {run.folder} serves no HTTP"
@@ -196,7 +246,7 @@ def fetch(run: Running, source: str, plain: bool) -> Picture:
     url = f"http://{run.http}/snapshot/{source}.jpg{'?plain=1' if plain else ''}"
     try:
         with _open(url, timeout=ANSWER_S) as answer:
-            return Picture(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))
+            return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace").strip()
         if error.code == 404:

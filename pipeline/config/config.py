@@ -24,7 +24,7 @@ from framegate.pipeline.config.options import read_options, unset_variable
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import NAME_RULE, is_name
-from framegate.pipeline.logs import Form
+from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
 from framegate.pipeline.spec import PaceName
 from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
@@ -205,7 +205,7 @@ class LogConfig:
     """`[log]`"""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    format: Form = "text"
+    format: LogFormat = "text"
 
 
 @dataclass(frozen=True)

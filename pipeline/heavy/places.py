@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from framegate.pipeline.heavy.asks import Asks
-from framegate.pipeline.heavy.kserve import KServe
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.queries import (
     Place,
@@ -91,6 +90,8 @@ def _remote(place: RemotePlace, store: str) -> Place:
     if url is not None:
         remember_url(url)
     if place.protocol == "kserve":
+        from framegate.pipeline.heavy.kserve import KServe  # brings numpy: only where it is used
+
         return KServe(url or "", place.encode, place.policy_id)
     return HeavyQueue(
         url or store,

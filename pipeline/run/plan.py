@@ -13,7 +13,7 @@ from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.keys import CERTIFY
 from framegate.pipeline.loading import OURS
-from framegate.pipeline.logs import Form
+from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.store.retention import RetentionLimits
@@ -39,7 +39,7 @@ class Plan:
     results: RetentionLimits
     certificates_age_s: float
     log_level: str
-    log_format: Form
+    log_format: LogFormat
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]

@@ -6,7 +6,7 @@ Buckets grow by a quarter: a percentile read from them is right to within 12 %.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -14,10 +14,29 @@ from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason
 
 PREFIX = "latency:"
-BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))
-
-
+BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # of latencies, in the store's counters
+SHORT_BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(-12, 60))  # also of a stage's work
+EVERY_BOUND = 3  # Prometheus gets every third bound: a factor of about 2 each
+_SHORT_BOUNDS_US = tuple(bound * 1e6 for bound in SHORT_BOUNDS_S)
 _NAMES = tuple(f"{PREFIX}{index}" for index in range(len(BOUNDS_S) + 1))
+
+
+def upper_bounds(counts: Sequence[int], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    """Return a histogram as Prometheus takes it: (bound in seconds as text, how many up to it).
+
+    counts: how many were above the bound before and not above this one, the last ones above all.
+    """
+    below, found = 0, []
+    for index, (bound, n) in enumerate(zip(bounds, counts, strict=False)):
+        below += n
+        if index % EVERY_BOUND == EVERY_BOUND - 1:
+            found.append((f"{bound:.6g}", float(below)))
+    return [*found, ("+Inf", float(sum(counts)))]
+
+
+def latency_bounds(counters: Mapping[str, int]) -> list[tuple[str, float]]:
+    """Return the latencies that a source's counters hold, as Prometheus takes them."""
+    return upper_bounds([counters.get(name, 0) for name in _NAMES], BOUNDS_S)
 
 
 def bucket(seconds: float) -> str:
@@ -48,14 +67,14 @@ LOOKS_PREFIX = "looked:"
 ESCALATED = "escalated:"
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _LookedAt(msgspec.Struct, frozen=True):
     looked: Looked
     reason: Reason
     escalation: Escalation = "none"
     degraded: DegradedReason | None = None
 
 
-_decode = msgspec.msgpack.Decoder(_Look).decode
+_decode = msgspec.msgpack.Decoder(_LookedAt).decode
 
 
 def look_counters(result: bytes) -> tuple[str, ...]:
@@ -99,37 +118,24 @@ def escalations_of(counters: Mapping[str, int]) -> dict[str, int]:
 # -- How long a worker's stages waited and worked: counted in its memory, told when asked.
 
 
-BUCKETS = 64
-FIRST, LAST = 6, 27  # bounds that are shown: 64 µs to 134 s
-
-
 class Durations(msgspec.Struct):
-    """A histogram. counts[n]: durations from 2**(n-1) µs to below 2**n µs; sum_us of all.
+    """A histogram of SHORT_BOUNDS_S. sum_us: of all, in microseconds.
 
     One thread adds; another may read, and finds the sum a moment before or after the counts.
     """
 
-    counts: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(SHORT_BOUNDS_S) + 1))
     sum_us: int = 0
 
     def add_us(self, duration: int) -> None:
-        """Count a duration in microseconds; a bucket is found by a length, not by a search."""
-        self.counts[duration.bit_length()] += 1
+        """Count a duration in microseconds."""
+        self.counts[bisect.bisect_left(_SHORT_BOUNDS_US, duration)] += 1
         self.sum_us += duration
 
     def plus(self, other: Durations) -> Durations:
-        """Both together."""
+        """Return both together."""
         counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         return Durations(counts, self.sum_us + other.sum_us)
-
-    def upper_bounds(self) -> list[tuple[str, float]]:
-        """(bound in seconds as text, durations up to it), growing, the last one without bound."""
-        below = sum(self.counts[:FIRST])
-        bounds = []
-        for n in range(FIRST, LAST + 1):
-            below += self.counts[n]
-            bounds.append((repr(2**n / 1e6), float(below)))
-        return [*bounds, ("+Inf", float(sum(self.counts)))]
 
 
 class StageTimes(msgspec.Struct):

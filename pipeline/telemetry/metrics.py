@@ -21,15 +21,16 @@ from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.records import Verdict
 from framegate.pipeline.retry import BreakerState
 from framegate.pipeline.telemetry.counters import (
-    BOUNDS_S,
-    PREFIX,
+    SHORT_BOUNDS_S,
     RunStatus,
     SourceStatus,
     StageTimes,
     escalations_of,
+    latency_bounds,
     looks_of,
+    upper_bounds,
 )
-from framegate.pipeline.telemetry.view import View, drops_of
+from framegate.pipeline.telemetry.view import State, View, drops_of
 
 # -- What Prometheus scrapes of questions to the heavy model, and of the promise.
 
@@ -134,9 +135,8 @@ def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     yield from (groups, off)
 
 
-STATES = ("waiting", "connecting", "running", "lost", "stopped", "finished", "failed", "removed")
+STATES: Final = get_args(State)
 LOST, LAGGED = "lost:", "lagged:"
-EVERY_BOUND = 3
 
 # name of the metric, name of the counter, what it counts
 _COUNTED = (
@@ -272,7 +272,7 @@ class Scrape:
             labels=["source"],
         )
         for source, counters in self.counters.items():
-            family.add_metric([source], latency_buckets(counters), None)
+            family.add_metric([source], latency_bounds(counters), None)
         return family
 
     def _stages(self) -> Iterator[Metric]:
@@ -289,7 +289,9 @@ class Scrape:
         )
         for stage, times in self.status.times.items():
             for family, spent in ((wait, times.waited), (work, times.worked)):
-                family.add_metric([stage], spent.upper_bounds(), spent.sum_us / 1e6)
+                family.add_metric(
+                    [stage], upper_bounds(spent.counts, SHORT_BOUNDS_S), spent.sum_us / 1e6
+                )
             frames.add_metric([stage], times.frames)
         yield from (wait, work, frames)
 
@@ -344,13 +346,3 @@ def model_parts(name: str) -> tuple[str, str]:
     kind, at, digest = name.partition("@")
     model, dash, precision = kind.rpartition("-")
     return (f"{model}{at}{digest}", precision) if at and dash else (name, "")
-
-
-def latency_buckets(counters: Mapping[str, int]) -> list[tuple[str, float]]:
-    """(bound in seconds as text, frames up to it), growing: every third bound of the counters."""
-    below, found = 0, []
-    for index, bound in enumerate(BOUNDS_S):
-        below += counters.get(f"{PREFIX}{index}", 0)
-        if index % EVERY_BOUND == EVERY_BOUND - 1:
-            found.append((f"{bound:.6g}", float(below)))
-    return [*found, ("+Inf", float(below + counters.get(f"{PREFIX}{len(BOUNDS_S)}", 0)))]

@@ -34,7 +34,7 @@ from framegate.pipeline.web.frames import LastFrame, LastFrames
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Encode = Callable[[LastFrame], bytes]
+EncodeFrame = Callable[[LastFrame], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class SharedPictures:
     fps  pictures a second of a source at most, whatever the number of its viewers
     """
 
-    def __init__(self, frames: LastFrames, encode: Encode, fps: float) -> None:
+    def __init__(self, frames: LastFrames, encode: EncodeFrame, fps: float) -> None:
         self._frames = frames
         self._encode = encode
         self._period_s = 1 / fps
@@ -147,7 +147,7 @@ CHECK_S = 5.0
 
 _BOUNDARY = "framegate"
 
-Sources = Callable[[], Mapping[str, str]]
+SourceStates = Callable[[], Mapping[str, str]]
 
 
 class AsJpeg(Protocol):
@@ -156,7 +156,7 @@ class AsJpeg(Protocol):
     def __call__(self, frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes: ...
 
 
-def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: Sources) -> list[Route]:
+def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -> list[Route]:
     """The routes; nothing is read, opened or encoded before a request.
 
     sources  the run's, each with why there may be no picture of it yet; may block some ms
@@ -325,7 +325,7 @@ class Sensitivity(msgspec.Struct, frozen=True):
     levels: list[list[float]]
 
 
-def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: Sources) -> list[Route]:
+def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates) -> list[Route]:
     """The routes. as_map: result with a map, and its frame if its pixels are there, to PNG."""
 
     def answer(request: Request, give: Callable[[Result, LastFrame | None], Response]) -> Response:

@@ -22,7 +22,7 @@ from framegate.pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import AnswerShared, AnyRequest, ChildLine, GetStatus
 from framegate.pipeline.errors import ConfigFaults, RequestRefused
-from framegate.pipeline.logs import Form
+from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.process import start_module
 from framegate.pipeline.store.listen import listening_at
 from framegate.pipeline.telemetry.counters import RunStatus
@@ -39,7 +39,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     store: str
     pictures: str
     log_level: str
-    log_format: Form
+    log_format: LogFormat
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 

@@ -28,7 +28,7 @@ from framegate.models.quantisation.int8 import (
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.models import NoisyLayer, Quantised, Row
+from framegate.pipeline.cli.models import ModelRow, NoisyLayer, Quantised
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
@@ -172,13 +172,13 @@ def _telling(tell: Callable[[str], None]) -> Callable[[QuantisedNetwork], None]:
     return say
 
 
-def _rows(model: ov.Model, chosen: Chosen, one: ByteArray) -> tuple[Row, ...]:
+def _rows(model: ov.Model, chosen: Chosen, one: ByteArray) -> tuple[ModelRow, ...]:
     ms = times([model, *(candidate.model for candidate in chosen.candidates)], one)
-    rows = [Row(None, 1.0, 1.0, 1.0, ms[0], weight_bytes(model))]
+    rows = [ModelRow(None, 1.0, 1.0, 1.0, ms[0], weight_bytes(model))]
     for candidate, taken in zip(chosen.candidates, ms[1:], strict=True):
         n_float, f1 = len(candidate.float_layers), candidate.agreement
         n_bytes = weight_bytes(candidate.model)
-        rows.append(Row(n_float, f1.middle, f1.low, f1.high, taken, n_bytes))
+        rows.append(ModelRow(n_float, f1.middle, f1.low, f1.high, taken, n_bytes))
     return tuple(rows)
 
 
@@ -186,7 +186,7 @@ def _put(
     store: Registry,
     manifest: Manifest,
     accepted: QuantisedNetwork,
-    rows: tuple[Row, Row],
+    rows: tuple[ModelRow, ModelRow],
     sides: tuple[int, int],
 ) -> Manifest:
     """Writes the new model; its manifest. rows: the float model's and its own."""

@@ -20,6 +20,7 @@ from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.telemetry.counters import (
     BOUNDS_S,
+    SHORT_BOUNDS_S,
     Durations,
     RunStatus,
     SourceStatus,
@@ -27,8 +28,10 @@ from framegate.pipeline.telemetry.counters import (
     TimesOverLives,
     WorkerStatus,
     bucket,
+    latency_bounds,
+    upper_bounds,
 )
-from framegate.pipeline.telemetry.metrics import Scrape, latency_buckets, model_parts
+from framegate.pipeline.telemetry.metrics import Scrape, model_parts
 from framegate.pipeline.telemetry.view import Sample, view
 from framegate.pipeline.web.server import QuietServer, guarded
 
@@ -114,7 +117,7 @@ def test_latency_buckets_hold_what_the_store_counted(latencies: list[float]) -> 
     counters: dict[str, int] = {}
     for latency in latencies:
         counters[bucket(latency)] = counters.get(bucket(latency), 0) + 1
-    bounds = latency_buckets(counters)
+    bounds = latency_bounds(counters)
     assert bounds[-1] == ("+Inf", len(latencies))
     exact = BOUNDS_S[2::3]
     assert len(bounds) == len(exact) + 1
@@ -128,9 +131,10 @@ def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) 
     for us in microseconds:
         durations.add_us(us)
     assert durations.sum_us == sum(microseconds)
-    for bound, below in durations.upper_bounds()[:-1]:
-        assert below == sum(us < round(float(bound) * 1e6) for us in microseconds)
-    assert durations.upper_bounds()[-1] == ("+Inf", len(microseconds))
+    bounds = upper_bounds(durations.counts, SHORT_BOUNDS_S)
+    assert bounds[-1] == ("+Inf", len(microseconds))
+    for (_, below), bound in zip(bounds, SHORT_BOUNDS_S[2::3], strict=False):
+        assert below == sum(us <= bound * 1e6 for us in microseconds)
 
 
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:

@@ -14,7 +14,7 @@ from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFol
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli import models
-from framegate.pipeline.cli.models import Quantised, Row, as_table, verdict
+from framegate.pipeline.cli.models import ModelRow, Quantised, as_table, verdict
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.stages.commands.quantise import draws, frames_at, quantise, reader
 from tests.support import footage
@@ -139,7 +139,7 @@ def test_faults_are_said_before_any_work(registry: Path, film: str) -> None:
 def parsed(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     models.register(parser.add_subparsers())
-    return parser.parse_args(["quantise", *words])
+    return parser.parse_args(["models", "quantise", *words])
 
 
 def test_the_command_adds_and_tells(
@@ -163,10 +163,10 @@ def test_a_camera_and_senseless_numbers_are_refused() -> None:
 
 
 def test_the_verdict_names_a_gain_and_its_absence() -> None:
-    rows = Row(None, 1, 1, 1, 20.0, 100), Row(0, 0.9, 0.88, 0.92, 10.0, 30)
+    rows = ModelRow(None, 1, 1, 1, 20.0, 100), ModelRow(0, 0.9, 0.88, 0.92, 10.0, 30)
     found = Quantised(rows, (), 10, 10, 0.85, "red@1-int8 (red@0123abcd)")
     assert "2.00 times as fast" in verdict(found)
     assert "no gain" not in verdict(found)
-    slower = Quantised((rows[0], Row(0, 0.9, 0.88, 0.92, 25.0, 30)), (), 10, 10, 0.85, "x")
+    slower = Quantised((rows[0], ModelRow(0, 0.9, 0.88, 0.92, 25.0, 30)), (), 10, 10, 0.85, "x")
     assert "no gain" in verdict(slower)
     assert as_table(found).row_count == 2

@@ -1,0 +1,89 @@
+"""Arguments that several commands have, and the configuration that they make with a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from framegate.pipeline.config.config import Config, find_config, read_config, store_said
+from framegate.pipeline.config.sources import named_sources
+
+
+def add_sources(command: argparse.ArgumentParser) -> None:
+    """Add SOURCE arguments."""
+    command.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="file, glob or URL, or NAME=one of them; more to those in the configuration",
+    )
+
+
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Add the options that say something else than the configuration file."""
+    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    command.add_argument(
+        "--store",
+        metavar="URL",
+        help="your Redis or Valkey (default: embedded); env:NAME for a variable that holds the URL",
+    )
+    command.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="let the embedded store listen there, too, for a user who may only read results",
+    )
+    command.add_argument(
+        "--listen-password-file",
+        metavar="FILE",
+        help="that user's password (default: in FRAMEGATE_LISTEN_PASSWORD, or asked for)",
+    )
+    command.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        help="metrics, health and live page (default: 127.0.0.1:8686, or a free port); off",
+    )
+    command.add_argument(
+        "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
+    )
+    command.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
+    command.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+    command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
+
+
+def configuration(parsed: argparse.Namespace) -> tuple[str, Config]:
+    """Return where the configuration is from, and what file and command line say together.
+
+    ConfigFaults with all that is wrong.
+    """
+    origin, text = find_config(parsed.config)
+    return origin, read_config(origin, text, _changes(parsed), _detection(parsed))
+
+
+def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says, in the form of configuration tables."""
+    changes: dict[str, Any] = {}
+    store = store_said(parsed.store, parsed.listen, parsed.listen_password_file)
+    if store:
+        changes["store"] = store
+    if parsed.http is not None:
+        changes["http"] = {"listen": parsed.http}
+    named = named_sources(parsed.sources)
+    changes["sources"] = {name: {"url": url} for name, url in named.items()}
+    if parsed.log_format is not None:
+        changes["log"] = {"format": parsed.log_format}
+    if getattr(parsed, "draw", None) == "gate":
+        changes["gate"] = {"view": True}
+    return changes
+
+
+def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of detection, as options of the stage that uses models."""
+    said: dict[str, Any] = {}
+    if parsed.detector:
+        said["detector"] = parsed.detector
+    if parsed.classes is not None:
+        said["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+    if parsed.min_score is not None:
+        said["min_score"] = parsed.min_score
+    return said
