@@ -24,17 +24,17 @@ import scipy
 
 from framegate.pipeline.promise.promise import Promise
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+Int64Array = npt.NDArray[np.int64]
 
 
-def binomial_p(errors: IntArray, frames: int, alpha: float) -> FloatArray:
+def binomial_p(errors: Int64Array, frames: int, alpha: float) -> Float64Array:
     """p-values (J,) of J settings of which `errors` (J,) of `frames` frames were wrong."""
-    p_values: FloatArray = scipy.special.bdtr(errors, frames, alpha)
+    p_values: Float64Array = scipy.special.bdtr(errors, frames, alpha)
     return p_values
 
 
-def fixed_sequence(p_values: FloatArray, delta: float) -> int:
+def fixed_sequence(p_values: Float64Array, delta: float) -> int:
     """How many settings are accepted, from the first (safest) on; 0: none, escalate everything."""
     rejected = p_values <= delta
     return len(rejected) if rejected.all() else int(np.argmin(rejected))
@@ -83,7 +83,7 @@ class Raise:
 
 
 def raises(
-    times: Sequence[FloatArray], per_s: float, burst: float, all_per_s: float
+    times: Sequence[Float64Array], per_s: float, burst: float, all_per_s: float
 ) -> tuple[Raise, ...]:
     """What must be raised so that no ask is over budget, as [escalate] has it now.
 
@@ -98,7 +98,7 @@ def raises(
     return tuple(Raise(key, has, least) for key, (has, least) in needs.items() if least > has)
 
 
-def least_per_s(times: FloatArray, burst: float | None) -> float:
+def least_per_s(times: Float64Array, burst: float | None) -> float:
     """The least rate, in hundredths, with which a token bucket has one for each ask.
 
     burst  its size, >= 1; None: as large as a second's tokens, at least 1. Asks that come so
@@ -107,7 +107,7 @@ def least_per_s(times: FloatArray, burst: float | None) -> float:
     return _least(lambda rate: _suffices(times, rate, max(1.0, rate) if burst is None else burst))
 
 
-def _suffices(times: FloatArray, rate: float, burst: float) -> bool:
+def _suffices(times: Float64Array, rate: float, burst: float) -> bool:
     """Of any asks in a row, no more than came back since the first, beyond the burst."""
     if not len(times):
         return True

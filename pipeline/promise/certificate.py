@@ -27,7 +27,7 @@ ABOUT_BOXES: Final = (
 )
 
 Count = Annotated[int, Meta(ge=0)]
-Frames = Annotated[int, Meta(ge=0, le=LONGEST)]
+FrameCount = Annotated[int, Meta(ge=0, le=LONGEST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Chance = Annotated[float, Meta(gt=0, lt=1)]
 Key = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -70,7 +70,7 @@ class Certificate(Declaration, frozen=True, kw_only=True):
     opening  the coin's key
     """
 
-    served: Frames
+    served: FrameCount
     decoded: Count
     drawn: Count
     settled: Count

@@ -22,12 +22,12 @@ from framegate.pipeline.records import START, End, Position, PromiseNews
 from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import (
     MOST_OPEN,
-    Arms,
-    AuditAsks,
     Audited,
+    AuditQueries,
+    AuditRow,
     AuditState,
     Obligation,
-    Row,
+    ThresholdStats,
     differs,
     safer,
     seen_in,
@@ -93,7 +93,7 @@ class Auditor:
         self.promise, self._least = promise, least
         self._policy, self._is_live, self._past_of = policy, context.live, context.past
         self._secret = secret_of(context.folder)
-        self._audits = AuditAsks(asks, context)
+        self._queries = AuditQueries(asks, context)
 
     def settled(
         self, source: str, state: AuditState, now_s: float, is_last: bool = False
@@ -104,13 +104,13 @@ class Auditor:
         is_last: no frame follows, so a file waits for all of them.
         """
         state, lessons = self._kept_to(source, state), list[Lesson]()
-        self._audits.keep(source, {at.position for at in state.open})
+        self._queries.keep(source, {at.position for at in state.open})
         live = self._is_live(source)
         while state.open:
             first = state.open[0]
             if not live and not (is_last or _is_due(state)):
                 break
-            audited = self._audits.answer(source, first, state.rows)
+            audited = self._queries.answer(source, first, state.rows)
             if audited is None and live and now_s - first.at_s < _PATIENCE_S:
                 break
             if audited is None and not live:
@@ -242,7 +242,7 @@ class Auditor:
 
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
         """The end of a source: what is open is lost, and its last period closed."""
-        self._audits.keep(source, set())
+        self._queries.keep(source, set())
         for first in state.open:
             state = self._settle(state, first, _LOST)
         if not state.now.number:
@@ -270,10 +270,10 @@ class Auditor:
         return _replace(state, now=now, frames=frames, fresh=fresh, last=at.position), drawn
 
     def _opened(
-        self, item: Item, state: AuditState, now_s: float, row: Row, doubt: float, spent: bool
+        self, item: Item, state: AuditState, now_s: float, row: AuditRow, doubt: float, spent: bool
     ) -> AuditState:
         """An audit whose answer is to come."""
-        rows = self._audits.open(item, row, state.rows)
+        rows = self._queries.open(item, row, state.rows)
         if rows is None:
             return self._judged(state, state.now.number, None)
         form, number = item.record.form, state.now.number
@@ -301,16 +301,20 @@ class Auditor:
         state = _replace(state, before=tuple(judged[:-1]), now=judged[-1])
         warns = any(new.alarmed > old.alarmed for old, new in zip(stood, judged, strict=True))
         if state.fresh is None and warns:
-            return _replace(state, fresh=0, arms=Arms())  # what it knew is of another scene
+            return _replace(
+                state, fresh=0, thresholds=ThresholdStats()
+            )  # what it knew is of another scene
         return state
 
-    def _learned(self, state: AuditState, row: Row, doubt: float, true: Predictions) -> AuditState:
+    def _learned(
+        self, state: AuditState, row: AuditRow, doubt: float, true: Predictions
+    ) -> AuditState:
         """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
-        arms = state.arms.after(doubt, differs(row.unasked, true))
-        state = _replace(state, arms=arms)
+        thresholds = state.thresholds.after(doubt, differs(row.unasked, true))
+        state = _replace(state, thresholds=thresholds)
         if state.fresh is None:
             return state
-        found = arms.certified(self.promise.alpha, self.promise.delta)
+        found = thresholds.certified(self.promise.alpha, self.promise.delta)
         if found is None:
             return state
         # No further than where it began: what the fallback's answers taught makes doubt look rare.
@@ -327,7 +331,7 @@ class Auditor:
         state = _replace(state, before=tuple(one for one in state.before if one not in over))
         if state.fresh is None:
             terms = self.promise.alpha, self.promise.delta
-            state = _replace(state, chosen=state.arms.next_after(self._in_use(state), *terms))
+            state = _replace(state, chosen=state.thresholds.next_after(self._in_use(state), *terms))
         closed = tuple(self._certificate(source, one) for one in over)
         return closed, _replace(state, verdict=closed[-1].verdict)
 
@@ -340,8 +344,8 @@ class Auditor:
         return certificate.declare(now, self.promise, key, source)
 
 
-def _row_of(served: Detections, unasked: Detections) -> Row:
-    return Row(seen_in(served.objects), seen_in(unasked.objects))
+def _row_of(served: Detections, unasked: Detections) -> AuditRow:
+    return AuditRow(seen_in(served.objects), seen_in(unasked.objects))
 
 
 def _is_due(state: AuditState) -> bool:

@@ -34,20 +34,20 @@ PATH: Final = (0.0, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.01)
 _MOST: Final = 8000  # frames; then older ones count half
 
 
-class Arms(msgspec.Struct, frozen=True, array_like=True):
+class ThresholdStats(msgspec.Struct, frozen=True, array_like=True):
     """frames  that told; wrong, asked  of these, for each threshold of PATH."""
 
     frames: int = 0
     wrong: tuple[int, ...] = (0,) * len(PATH)
     asked: tuple[int, ...] = (0,) * len(PATH)
 
-    def after(self, doubt: float, is_wrong: bool) -> Arms:
+    def after(self, doubt: float, is_wrong: bool) -> ThresholdStats:
         """With one more frame: its doubt, and whether what was there without asking was wrong."""
         known = self if self.frames < _MOST else self._halved()
         asks = [doubt >= least for least in PATH]
         wrong = tuple(n + (is_wrong and not ask) for n, ask in zip(known.wrong, asks, strict=True))
         asked = tuple(n + ask for n, ask in zip(known.asked, asks, strict=True))
-        return Arms(known.frames + 1, wrong, asked)
+        return ThresholdStats(known.frames + 1, wrong, asked)
 
     def certified(self, alpha: float, delta: float) -> float | None:
         """The cheapest threshold shown not to be wrong on more than alpha (0..1) of frames, with
@@ -62,10 +62,10 @@ class Arms(msgspec.Struct, frozen=True, array_like=True):
         found = self.certified(alpha, delta)
         return least if found is None else min(found, cheaper(least))
 
-    def _halved(self) -> Arms:
+    def _halved(self) -> ThresholdStats:
         # Rounded up: forgetting must not make anything look better than it was.
         wrong = tuple(-(-n // 2) for n in self.wrong)
-        return Arms(self.frames // 2, wrong, tuple(n // 2 for n in self.asked))
+        return ThresholdStats(self.frames // 2, wrong, tuple(n // 2 for n in self.asked))
 
 
 def cheaper(least: float) -> float:
@@ -107,7 +107,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     open     oldest first; rows  names the ring's newest
     frames   served so far, over all periods; policy  8 digits of the hash of what counts as truth
     models   of no use any more, and empty: each period has its own
-    arms     what other thresholds of doubt would have cost; chosen  the one in use, None: as said
+    thresholds  what others would have cost; chosen  the one in use, None: that of the options
     verdict  of the last period that is over; declared  number of the last that was told of
     last     frame that was counted; coin  8 digits of the commitment to now's
     fresh    frames since an alarm, each of which was asked about; None: there is none
@@ -120,7 +120,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     frames: int = 0
     policy: str = ""
     models: tuple[str, ...] = ()
-    arms: Arms = Arms()
+    thresholds: ThresholdStats = ThresholdStats()
     chosen: float | None = None
     verdict: Verdict | None = None
     fresh: int | None = None
@@ -129,7 +129,7 @@ class AuditState(msgspec.Struct, frozen=True, array_like=True):
     coin: str = ""
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class AuditRow(msgspec.Struct, frozen=True, array_like=True):
     """What was served of a frame, and what would have been without asking."""
 
     served: Predictions
@@ -141,10 +141,10 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
         return len(head).to_bytes(4, "little") + head + pixels
 
     @staticmethod
-    def with_its_pixels(data: bytes) -> tuple[Row, bytes]:
+    def with_its_pixels(data: bytes) -> tuple[AuditRow, bytes]:
         """What lies in the ring."""
         end = 4 + int.from_bytes(data[:4], "little")
-        return records.decode(data[4:end], Row), data[end:]
+        return records.decode(data[4:end], AuditRow), data[end:]
 
 
 def seen_in(objects: Sequence[Object]) -> Predictions:
@@ -167,18 +167,18 @@ _ROW_BYTES: Final = 32 * 1024  # for what was served; boxes of 256 objects twice
 class Audited(NamedTuple):
     """What was served of a drawn frame, and what the heavy pass says; None: that is lost."""
 
-    row: Row | None
+    row: AuditRow | None
     true: Predictions | None
 
 
-class AuditAsks:
+class AuditQueries:
     """Of one worker's sources. One thread."""
 
     def __init__(self, asks: AskPort, context: Context) -> None:
         self._asks, self._context = asks, context
-        self._rows: dict[tuple[str, Position], Row] = {}
+        self._rows: dict[tuple[str, Position], AuditRow] = {}
 
-    def open(self, item: Item, row: Row, after: RingRef | None) -> RingRef | None:
+    def open(self, item: Item, row: AuditRow, after: RingRef | None) -> RingRef | None:
         """Put a drawn frame's question; names the ring's row. None where its pixels are lost;
         FrameLost where a file's will be decoded again.
         """
@@ -217,7 +217,7 @@ class AuditAsks:
                 del self._rows[of, position]
                 self._asks.forget(QueryId(of, position, exact=True))
 
-    def _ask(self, source: str, at: Position, form: Form, row: Row, pixels: bytes) -> None:
+    def _ask(self, source: str, at: Position, form: Form, row: AuditRow, pixels: bytes) -> None:
         self._rows[source, at] = row
         question = QueryId(source, at, exact=True)
         self._asks.ask(Query(question, form, pixels, None, urgent=False))
@@ -227,9 +227,9 @@ class AuditAsks:
 
     def _from_ring(
         self, source: str, at: Obligation, rows: RingRef | None
-    ) -> tuple[Row, bytes] | None:
+    ) -> tuple[AuditRow, bytes] | None:
         held = None if rows is None else self._ring(source, at.form).read(rows)
         if rows is None or held is None:
             return None
         index = at.row - rows.row - 1
-        return None if -index > len(held) else Row.with_its_pixels(held[index])
+        return None if -index > len(held) else AuditRow.with_its_pixels(held[index])

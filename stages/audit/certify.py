@@ -18,7 +18,7 @@ from framegate.pipeline.store.retention import CERTIFICATES
 log = logging.getLogger(__name__)
 
 
-class _Said(msgspec.Struct):
+class _WithPromise(msgspec.Struct):
     """What is read of Detections: the rest is not of interest here."""
 
     promise: PromiseNews | None = None
@@ -41,7 +41,7 @@ class Certify(Stage[NoState]):
         self, batch: Sequence[Item], states: Mapping[str, NoState]
     ) -> tuple[list[PromiseNews | None], Mapping[str, NoState]]:
         """PromiseNews are handed on, certificates kept."""
-        told = [item.output_of(self.context.before, _Said).promise for item in batch]
+        told = [item.output_of(self.context.before, _WithPromise).promise for item in batch]
         for item, news in zip(batch, told, strict=True):
             self._keep(item.source, news)
         return told, states

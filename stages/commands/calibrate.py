@@ -23,7 +23,7 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.loading import load, options_of
-from framegate.pipeline.promise.calibration import FloatArray, Footage, Tally, raises
+from framegate.pipeline.promise.calibration import Float64Array, Footage, Tally, raises
 from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
@@ -74,7 +74,7 @@ class AskTimes:
         """One ask; a source's come in order."""
         self._times.setdefault((least, source), array("d")).append(now_s)
 
-    def of(self, least: float) -> list[FloatArray]:
+    def of(self, least: float) -> list[Float64Array]:
         """One row of seconds for each source that asks."""
         return [np.array(times) for (one, _), times in self._times.items() if one == least]
 

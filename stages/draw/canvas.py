@@ -18,7 +18,7 @@ from framegate.pipeline.records import Object
 
 Plane = npt.NDArray[np.uint8]
 Rgb = tuple[float, float, float]
-Rect = tuple[int, int, int, int]
+CanvasRect = tuple[int, int, int, int]
 
 WHITE: Final[Rgb] = (1.0, 1.0, 1.0)
 BLACK: Final[Rgb] = (0.0, 0.0, 0.0)
@@ -78,12 +78,12 @@ class Canvas:
         kr, kb = _WEIGHTS[self.matrix]
         return kr * colour[0] + (1 - kr - kb) * colour[1] + kb * colour[2]
 
-    def clipped(self, rect: Rect) -> Rect:
+    def clipped(self, rect: CanvasRect) -> CanvasRect:
         """The part of a rectangle inside the picture; empty where right <= left."""
         left, top, right, bottom = rect
         return max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
 
-    def fill(self, rect: Rect, colour: Rgb, opacity: float = 1.0) -> None:
+    def fill(self, rect: CanvasRect, colour: Rgb, opacity: float = 1.0) -> None:
         """Put a colour over a rectangle, and over all chroma samples that it touches."""
         left, top, right, bottom = self.clipped(rect)
         if left >= right or top >= bottom:
@@ -230,7 +230,7 @@ def capitals_on(picture: Picture | Canvas) -> int:
     return max(_LEAST_CAPITALS, picture.height // 55)
 
 
-def _corners(thing: Object, canvas: Canvas) -> Rect:
+def _corners(thing: Object, canvas: Canvas) -> CanvasRect:
     """Return the box in whole pixels, at most one picture outside of the picture."""
     limits = (canvas.width, canvas.height) * 2
     left, top, right, bottom = (

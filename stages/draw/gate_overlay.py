@@ -17,8 +17,8 @@ from framegate.stages.draw.canvas import (
     BLACK,
     WHITE,
     Canvas,
+    CanvasRect,
     Plane,
-    Rect,
     Rgb,
     capitals_on,
     draw_objects,
@@ -46,10 +46,10 @@ _PANEL: Final = 0.62
 _LEAST_SIZE: Final = 240, 120  # of a picture with words in it
 
 FloatTiles = npt.NDArray[np.float32]
-Size = tuple[int, int]
+PictureSize = tuple[int, int]
 
 
-def draw_sensitivity(picture: Picture, gate: GateView, size: Size) -> Picture:
+def draw_sensitivity(picture: Picture, gate: GateView, size: PictureSize) -> Picture:
     """Return a copy of `picture` under the map of `gate`, with its scale; nothing else is drawn.
 
     size: the source's (width, height), in whose pixels the tiles are. As it is if there is no map.
@@ -79,7 +79,7 @@ def _draw_legend(canvas: Canvas) -> None:
     _draw_scale(canvas, place, capitals)
 
 
-def draw_inset(canvas: Canvas, gate: GateView, size: Size, luma: Plane) -> None:
+def draw_inset(canvas: Canvas, gate: GateView, size: PictureSize, luma: Plane) -> None:
     """Draw the map over a small copy of the picture, with its scale, at the lower right.
 
     size: the source's (width, height); luma: the picture's own, before anything was drawn.
@@ -100,7 +100,9 @@ def draw_inset(canvas: Canvas, gate: GateView, size: Size, luma: Plane) -> None:
     _draw_scale(canvas, (x0, y0 + high + pad, x0 + wide, bottom - pad), capitals)
 
 
-def _draw_map(canvas: Canvas, place: Rect, gate: GateView, size: Size, luma: Plane) -> None:
+def _draw_map(
+    canvas: Canvas, place: CanvasRect, gate: GateView, size: PictureSize, luma: Plane
+) -> None:
     """Draw the map in a rectangle that begins at even pixels, over `luma` fitted into it."""
     left, top, right, bottom = place
     whole, half = (right - left, bottom - top), ((right - left + 1) // 2, (bottom - top + 1) // 2)
@@ -119,7 +121,7 @@ def _draw_map(canvas: Canvas, place: Rect, gate: GateView, size: Size, luma: Pla
     canvas.v[chroma] = _stretched(ink[..., 2], gate.tile, size, half)
 
 
-def _stretched(tiles: FloatTiles, tile: int, size: Size, to: Size) -> FloatTiles:
+def _stretched(tiles: FloatTiles, tile: int, size: PictureSize, to: PictureSize) -> FloatTiles:
     """Return the tiles of a source of this size on a map; the last may reach over its border."""
     rows, columns = tiles.shape
     across = (np.arange(to[0]) * size[0] // (to[0] * tile)).clip(max=columns - 1)
@@ -128,7 +130,7 @@ def _stretched(tiles: FloatTiles, tile: int, size: Size, to: Size) -> FloatTiles
     return stretched
 
 
-def _thinned(plane: Plane, to: Size) -> Plane:
+def _thinned(plane: Plane, to: PictureSize) -> Plane:
     """Return every second pixel as often as enough are left: a small map shows no more."""
     while plane.shape[1] >= 4 * to[0] and plane.shape[0] >= 4 * to[1]:
         plane = plane[::2, ::2]
@@ -149,7 +151,7 @@ def _inks(canvas: Canvas, levels: FloatTiles) -> FloatTiles:
     return np.stack([np.interp(at, steps, anchors[:, k]) for k in range(3)], -1).astype(np.float32)
 
 
-def _draw_scale(canvas: Canvas, place: Rect, capitals: int) -> None:
+def _draw_scale(canvas: Canvas, place: CanvasRect, capitals: int) -> None:
     """Draw the colours between their two ends in words."""
     left, top, right, bottom = place
     baseline, gap = (top + bottom + capitals) // 2, capitals // 2
@@ -179,7 +181,7 @@ Tiles = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class GateOverlay:
     """How a frame was looked at.
 
     size    width and height of the source, in whose pixels `gate` is
@@ -204,15 +206,15 @@ class Told(Protocol):
     def gate(self) -> GateView | None: ...
 
 
-def look_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> Look | None:
+def overlay_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> GateOverlay | None:
     """How the frame `source` was looked at; None where nobody asked what the gate sees."""
     if told.gate is None:
         return None
     size = source.width, source.height
-    return Look(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
+    return GateOverlay(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
 
 
-def draw_gate(picture: Picture, objects: Sequence[Object], look: Look) -> Picture:
+def draw_gate(picture: Picture, objects: Sequence[Object], look: GateOverlay) -> Picture:
     """Return a copy of `picture`, of any size, with the gate's view and `objects` drawn.
 
     Amber tiles changed; teal frames were given to the network; a box of dashes is of an object
@@ -237,7 +239,7 @@ def hot_tiles(gate: GateView) -> Tiles:
     return bits.reshape(gate.rows, gate.columns).astype(np.bool_)
 
 
-def _draw_changed(canvas: Canvas, look: Look) -> None:
+def _draw_changed(canvas: Canvas, look: GateOverlay) -> None:
     """Tint tiles that changed, less if it was before; edges are of what changed now."""
     gate = look.gate
     warm = _warmth(look)
@@ -264,7 +266,7 @@ def _runs(warm: Plane) -> Iterator[tuple[int, int, int]]:
                 yield row, begin, end
 
 
-def _warmth(look: Look) -> Plane:
+def _warmth(look: GateOverlay) -> Plane:
     """Return how fresh each tile's last change is, uint8 (rows, columns): 255 now, then less."""
     warm: Plane = np.zeros((look.gate.rows, look.gate.columns), np.uint8)
     for age, gate in reversed(list(enumerate((look.gate, *look.before)))):
@@ -278,7 +280,7 @@ def _edges(count: int, tile: float, limit: int) -> list[int]:
     return [min(round(index * tile), limit) for index in range(count + 1)]
 
 
-def _places(canvas: Canvas, look: Look) -> list[Rect]:
+def _places(canvas: Canvas, look: GateOverlay) -> list[CanvasRect]:
     """What the network was given, in the picture's pixels."""
     if look.looked == "whole":
         return [(0, 0, canvas.width, canvas.height)]
@@ -290,7 +292,7 @@ def _places(canvas: Canvas, look: Look) -> list[Rect]:
     return found
 
 
-def _draw_frame(canvas: Canvas, place: Rect) -> None:
+def _draw_frame(canvas: Canvas, place: CanvasRect) -> None:
     """A thin frame with the corners of a viewfinder, on a shadow: seen on light and on dark."""
     left, top, right, bottom = place
     wide = line_width(canvas)
@@ -307,7 +309,7 @@ def _draw_frame(canvas: Canvas, place: Rect) -> None:
                 canvas.fill(bar, colour, opacity)
 
 
-def _outline(canvas: Canvas, place: Rect, wide: int, colour: Rgb, opacity: float) -> None:
+def _outline(canvas: Canvas, place: CanvasRect, wide: int, colour: Rgb, opacity: float) -> None:
     left, top, right, bottom = place
     canvas.fill((left, top, right, top + wide), colour, opacity)
     canvas.fill((left, bottom - wide, right, bottom), colour, opacity)
@@ -315,7 +317,7 @@ def _outline(canvas: Canvas, place: Rect, wide: int, colour: Rgb, opacity: float
     canvas.fill((right - wide, top + wide, right, bottom - wide), colour, opacity)
 
 
-def words_of(look: Look) -> str:
+def words_of(look: GateOverlay) -> str:
     """What is said of the look: how much of the picture, and why."""
     reason = look.reason.replace("_", " ")
     share = ""
@@ -324,7 +326,7 @@ def words_of(look: Look) -> str:
     return f"{_SAID[look.looked]}{share}: {reason}"
 
 
-def _area(look: Look) -> float:
+def _area(look: GateOverlay) -> float:
     """Share of the picture inside the rectangles."""
     width, height = look.size
     limits = (width, height) * 2
@@ -340,7 +342,7 @@ def _area(look: Look) -> float:
     return covered / (width * height)
 
 
-def _draw_words(canvas: Canvas, look: Look) -> None:
+def _draw_words(canvas: Canvas, look: GateOverlay) -> None:
     """A line at the lower left with a lamp: full, half or empty as all, a part or nothing."""
     text, capitals = words_of(look), capitals_on(canvas)
     wide, _ = text_size(text, capitals)

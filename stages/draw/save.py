@@ -20,7 +20,6 @@ import av.error
 import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
@@ -32,14 +31,12 @@ from framegate.pipeline.outputs import give_name, saved_video
 from framegate.pipeline.records import START, End, GateView, Object, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detections import last_detections
-from framegate.stages.draw.canvas import draw
-from framegate.stages.draw.gate_overlay import FADING, Look, draw_gate, look_of
+from framegate.stages.draw.canvas import Plane, draw
+from framegate.stages.draw.gate_overlay import FADING, GateOverlay, draw_gate, overlay_of
 from framegate.stages.planes import as_picture
 
 # -- Annotated video: the frames of a source with their objects drawn, as an MP4 file.
 
-
-Plane = npt.NDArray[np.uint8]
 
 TICKS: Final = 60_000  # a second; whole ticks for 24, 25, 30, 50, 60 and 29.97 frames a second
 _NEUTRAL: Final = 128
@@ -91,7 +88,7 @@ class AnnotatedVideo:
         picture: Picture,
         pts: float | None,
         objects: Sequence[Object] = (),
-        look: Look | None = None,
+        look: GateOverlay | None = None,
     ) -> None:
         """Write one frame with its objects drawn, and what the gate saw where `look` tells it."""
         if self._output is None:
@@ -346,7 +343,7 @@ class Save(Stage[SaveState]):
         try:
             with self.context.pixels(item) as pixels:
                 picture = as_picture(pixels, item.record.form)
-                look = look_of(found, picture, self._seen[item.source])
+                look = overlay_of(found, picture, self._seen[item.source])
                 part.video.add(picture, item.record.pts, found.objects, look)
         except VideoUnwritable as error:
             self._give_up(item.source, error)

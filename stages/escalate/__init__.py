@@ -11,8 +11,7 @@ from framegate.pipeline.errors import ConfigFaults, ModelNotTaken
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
-from framegate.pipeline.stage import WAITS, AskPort, Context, Item, Stage, Waits
-from framegate.pipeline.stage import Asking as AskingRates
+from framegate.pipeline.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
 from framegate.stages.audit.auditor import Auditor
 from framegate.stages.detect.options import is_own
 from framegate.stages.detect.run_models import pinned_model, unanswerable
@@ -20,7 +19,7 @@ from framegate.stages.detections import Detections, last_detections
 from framegate.stages.escalate import policy
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import HeavyPass, heavy_pass
-from framegate.stages.escalate.policy import Asking, Budget, EscalateState, Said
+from framegate.stages.escalate.policy import Budget, EscalateState, FrameQueries, Transition
 
 _replace = msgspec.structs.replace
 NO_PROMISE = Promise("off")  # without the table [promise]
@@ -111,13 +110,13 @@ class Escalate(Stage[EscalateState]):
         """
         return (None, state) if self._cascade is None else self._cascade.end(source, end, state)
 
-    def asking(self) -> AskingRates:
+    def asking(self) -> Asking:
         """What the budgets and the audits of the promise allow."""
         table, promise = self.options.escalate, self.options.promise
         if self._cascade is None:
-            return AskingRates()
+            return Asking()
         audited = 0.0 if promise.measure == "off" else promise.share
-        return AskingRates(table.per_s, table.all_per_s, audited)
+        return Asking(table.per_s, table.all_per_s, audited)
 
     def close(self) -> None:
         """End what is under way."""
@@ -126,14 +125,20 @@ class Escalate(Stage[EscalateState]):
 
 
 class _Cascade:
-    """What escalate does about each frame, where there is somebody to ask. One thread."""
+    """What escalate does about each frame, where there is somebody to ask. One thread.
+
+    `say` is the way of a frame; `look_ahead` puts the queries of frames behind one that waits;
+    `end` is the way of an epoch's end. With a promise the auditor is called at both ends of the
+    way, in this order: settle what earlier audits found, decide, serve, draw, tell. What is served
+    is fixed before the coin is thrown, and both are in one hop.
+    """
 
     def __init__(
         self, options: StageOptions, heavy: HeavyPass, asks: AskPort, context: Context
     ) -> None:
         table, promise = options.escalate, options.promise
-        self._asking, self._asks = Asking(asks, table, context), asks
-        self._least, self._budget = table.doubt, Budget(table.per_s, table.burst)
+        self._queries, self._counts = FrameQueries(asks, table, context), asks.counts
+        self._threshold, self._budget = table.doubt, Budget(table.per_s, table.burst)
         self._is_exact = heavy.is_exact
         self._auditor = None
         if promise.measure != "off":
@@ -143,82 +148,31 @@ class _Cascade:
         self, item: Item, before: EscalateState
     ) -> tuple[Detections | None, EscalateState] | None:
         """What stands about a frame; None while an answer may come."""
-        began = self._began(item, before.at(item))
-        if began is None:
+        settled = self._settled(item, before.at(item))
+        if settled is None:
             return None
         if item.record.failed is not None:
-            return None, self._failed(item, began)
+            return None, self._failed(item, settled)
         found = last_detections(item.record)
-        state = self._asking.with_late(item, began)
+        state = self._queries.with_late(item, settled)
         unasked = policy.unanswered(state, found, None)
         doubt = policy.doubt_about(unasked[1], found)
-        told = self._told(item, found, state, doubt, unasked)
-        if told is None:
+        decided = self._decided(item, found, state, doubt, unasked)
+        if decided is None:
             return None
-        said, after, true = told
-        self._asking.is_done(item)
-        self._asks.counts.left[item.source] = round(
-            after.tokens.now(after.clock_s, self._budget), 2
-        )
+        served, after, true = decided
+        self._queries.is_done(item)
+        self._counts.left[item.source] = round(after.tokens.now(after.clock_s, self._budget), 2)
         if self._auditor is None:
-            return said, after
+            return served, after
         audits = self._auditor.served(
-            item, after.audits, after.clock_s, said, unasked[0], doubt, true
+            item, after.audits, after.clock_s, served, unasked[0], doubt, true
         )
         audits, news = self._auditor.news(item.source, before.audits, audits)
-        return _replace(said, promise=news), _replace(after, audits=audits)
+        return _replace(served, promise=news), _replace(after, audits=audits)
 
-    def _told(
-        self, item: Item, found: Detections, state: EscalateState, doubt: float, unasked: Said
-    ) -> tuple[Detections, EscalateState, Predictions | None] | None:
-        """What is said, and what the heavy pass said of the frame's own pixels, if it did."""
-        wish = policy.wish(state, doubt, self._least, self._budget)
-        if wish == "content":
-            return *unasked, None
-        answer = self._asking.answer(item) if wish == "ask" else Unanswered("over_budget")
-        if answer is None:
-            return None
-        if wish == "ask":
-            state = policy.asked(state, self._budget)
-        if isinstance(answer, Predictions):
-            said, state = policy.answered(state, found, answer)
-            state = policy.recalibrated(state, doubt, unasked[0].objects, said.objects)
-            return said, state, answer if self._is_exact else None
-        if answer.reason == "late":
-            self._asking.keep_late(item, found, state)
-        return *policy.unanswered(state, found, answer.reason), None
-
-    def look_ahead(self, item: Item, before: EscalateState) -> EscalateState:
-        """Put a later frame's question before its turn, as if the answers before it said yes."""
-        state = before.at(item)
-        if item.record.failed is not None:
-            return state
-        found = last_detections(item.record)
-        _, unasked = policy.unanswered(state, found, None)
-        doubt = policy.doubt_about(unasked, found)
-        if policy.wish(state, doubt, self._least, self._budget) != "ask":
-            return unasked
-        self._asking.answer(item)
-        return policy.as_if_confirmed(state, found, self._budget)
-
-    def end(
-        self, source: str, end: End, state: EscalateState
-    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
-        self._asking.forget(source)
-        if end.last:
-            self._asks.counts.left.pop(source, None)
-        if self._auditor is None:
-            return None, state
-        state = _replace(state, audits=self._auditor.passed(source, end, state.audits))
-        if not end.last:
-            return None, state
-        settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
-        if settled is None:
-            return WAITS, state
-        news, audits = self._auditor.finished(source, settled[0])
-        return news, _replace(state, audits=audits)
-
-    def _began(self, item: Item, state: EscalateState) -> EscalateState | None:
+    def _settled(self, item: Item, state: EscalateState) -> EscalateState | None:
+        """With what audits of earlier frames found; None while one is waited for."""
         if self._auditor is None:
             return state
         audits = self._auditor.numbered(item, state.audits)
@@ -234,3 +188,66 @@ class _Cascade:
         if self._auditor is None:
             return state
         return _replace(state, audits=self._auditor.failed(item, state.audits))
+
+    def _decided(
+        self,
+        item: Item,
+        found: Detections,
+        state: EscalateState,
+        doubt: float,
+        unasked: Transition,
+    ) -> tuple[Detections, EscalateState, Predictions | None] | None:
+        """What is served, and what the heavy pass said of the frame's own pixels, if it was asked.
+        None while it may still answer.
+
+        unasked  what is served without asking, and the state after that
+        """
+        wish = policy.wish(state, doubt, self._threshold, self._budget)
+        if wish == "content":
+            return *unasked, None
+        answer = self._queries.answer(item) if wish == "ask" else Unanswered("over_budget")
+        if answer is None:
+            return None
+        if wish == "ask":
+            state = policy.asked(state, self._budget)
+        if isinstance(answer, Predictions):
+            served, state = policy.answered(state, found, answer)
+            state = policy.recalibrated(state, doubt, unasked[0].objects, served.objects)
+            return served, state, answer if self._is_exact else None
+        if answer.reason == "late":
+            self._queries.keep_late(item, found, state)
+        return *policy.unanswered(state, found, answer.reason), None
+
+    def look_ahead(self, item: Item, before: EscalateState) -> EscalateState:
+        """Put a later frame's query before its turn, as if the answers before it said yes.
+
+        Gives the state to go on looking ahead with; it is never stored.
+        """
+        state = before.at(item)
+        if item.record.failed is not None:
+            return state
+        found = last_detections(item.record)
+        _, unasked = policy.unanswered(state, found, None)
+        doubt = policy.doubt_about(unasked, found)
+        if policy.wish(state, doubt, self._threshold, self._budget) != "ask":
+            return unasked
+        self._queries.answer(item)
+        return policy.as_if_confirmed(state, found, self._budget)
+
+    def end(
+        self, source: str, end: End, state: EscalateState
+    ) -> tuple[PromiseNews | Waits | None, EscalateState]:
+        """What is left to say at an epoch's end: after the last one, the promise's last news."""
+        self._queries.forget(source)
+        if end.last:
+            self._counts.left.pop(source, None)
+        if self._auditor is None:
+            return None, state
+        state = _replace(state, audits=self._auditor.passed(source, end, state.audits))
+        if not end.last:
+            return None, state
+        settled = self._auditor.settled(source, state.audits, state.clock_s, is_last=True)
+        if settled is None:
+            return WAITS, state
+        news, audits = self._auditor.finished(source, settled[0])
+        return news, _replace(state, audits=audits)

@@ -87,7 +87,7 @@ def _near(score: int, least: float) -> float:
     return math.exp(-abs(score / 10_000 - least) / _NEAR)
 
 
-class Level(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """How a source differs from what doubt was trained on.
 
     offset  to the logit of its doubt
@@ -97,14 +97,14 @@ class Level(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     offset: float = 0.0
     trust: float = 0.0
 
-    def after(self, doubt: float, was_wrong: bool) -> Level:
+    def after(self, doubt: float, was_wrong: bool) -> DoubtBias:
         """Once it is known whether a frame of that doubt would have been served wrong.
 
         A Newton step from what was known before; only what is given decides.
         """
         trust = min(self.trust + doubt * (1 - doubt), _MOST_TRUST)
         step = (was_wrong - doubt) / (_LEAST_TRUST + trust)
-        return Level(round(self.offset + step, 4), round(trust, 4))
+        return DoubtBias(round(self.offset + step, 4), round(trust, 4))
 
 
 class Weights(NamedTuple):
@@ -114,7 +114,7 @@ class Weights(NamedTuple):
     slopes: Evidence
 
 
-def doubt(facts: Evidence, weights: Weights, level: Level = Level()) -> float:  # noqa: B008
+def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> float:  # noqa: B008
     """The probability, 0..1, that heavy would count objects of some class otherwise."""
     products = map(operator.mul, facts, weights.slopes)
     logit = weights.intercept + level.offset + math.fsum(products)
@@ -131,6 +131,6 @@ def trained(path: Path = WEIGHTS) -> Weights:
     return Weights(told["intercept"], Evidence(**slopes))
 
 
-def doubt_of(known: Corrections, found: Detections, now_s: float, level: Level) -> float:
+def doubt_of(known: Corrections, found: Detections, now_s: float, level: DoubtBias) -> float:
     """doubt of a frame by the trained weights; `known` as `served` has it after this frame."""
     return doubt(evidence(known, found, now_s), trained(), level)

@@ -15,7 +15,7 @@ from framegate.pipeline.stage import AskPort, Context, Item
 from framegate.stages.audit.audits import AuditState
 from framegate.stages.detections import Detections, as_boxes
 from framegate.stages.escalate.corrections import Corrections, learned, served
-from framegate.stages.escalate.doubt import Level, doubt_of
+from framegate.stages.escalate.doubt import DoubtBias, doubt_of
 from framegate.stages.escalate.options import EscalateOptions
 
 # -- How often may be asked: a token bucket in media time. Pure.
@@ -49,7 +49,7 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
 
 
 Wish = Literal["content", "ask", "over_budget"]
-Said = tuple[Detections, "EscalateState"]
+Transition = tuple[Detections, "EscalateState"]
 
 _UNKNOWN_PERIOD_S = 1 / 30  # of a frame whose time stamps do not tell
 _replace = msgspec.structs.replace
@@ -71,7 +71,7 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens: Tokens = Tokens()
     known: Corrections = Corrections()
     models: tuple[str, ...] = ()
-    level: Level = Level()
+    level: DoubtBias = DoubtBias()
     audits: AuditState = AuditState()
 
     def at(self, item: Item) -> EscalateState:
@@ -108,7 +108,7 @@ def asked(state: EscalateState, budget: Budget) -> EscalateState:
     return _replace(state, tokens=state.tokens.spent(state.clock_s, budget))
 
 
-def answered(state: EscalateState, found: Detections, seen: Predictions) -> Said:
+def answered(state: EscalateState, found: Detections, seen: Predictions) -> Transition:
     """What the heavy pass says of this frame, and what that teaches."""
     known, objects = learned(state.known, found, as_boxes(seen), state.clock_s)
     said = _replace(
@@ -132,7 +132,7 @@ def recalibrated(
     return _replace(state, level=state.level.after(doubt, classes != others))
 
 
-def unanswered(state: EscalateState, found: Detections, why: DegradedReason | None) -> Said:
+def unanswered(state: EscalateState, found: Detections, why: DegradedReason | None) -> Transition:
     """What detect says, with what earlier answers said of the same; why: it should have been
     asked, and was not, or in vain.
     """
@@ -175,7 +175,7 @@ class _Late:
     state: EscalateState
 
 
-class Asking:
+class FrameQueries:
     """Whole frames, asked about once each. One thread."""
 
     def __init__(self, asks: AskPort, options: EscalateOptions, context: Context) -> None:

@@ -24,6 +24,7 @@ from framegate.models.registry.registry import Registry
 from framegate.models.tracking.calm import least_of
 from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.loading import options_of
+from framegate.pipeline.queries import Region
 from framegate.pipeline.records import Object, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect import Detect
@@ -35,7 +36,6 @@ from framegate.stages.planes import as_picture
 # -- What is served of a frame beside what another model says of it.
 
 
-Rect = tuple[int, int, int, int]
 _MARGIN = 0.25  # of the disagreement's longer side, around it
 _LEAST_MARGIN = 16
 
@@ -70,7 +70,7 @@ class Disagreement(msgspec.Struct, frozen=True):
     served: tuple[Named, ...]
     said: tuple[Named, ...]
     agreed: tuple[Named, ...]
-    rect: Rect
+    rect: Region
     picture: bytes = b""
 
 
@@ -122,7 +122,7 @@ def _rounded(box: Sequence[float]) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
-def part_of(compared: Compared, size: tuple[int, int]) -> Rect:
+def part_of(compared: Compared, size: tuple[int, int]) -> Region:
     """The part of a picture of (width, height) in which they disagree, with some of what is
     around; its edges are even, as colour samples are.
     """
@@ -201,7 +201,7 @@ class ShadowState(msgspec.Struct, frozen=True):
         return 2 * self.agreed / boxes if boxes else 1.0
 
 
-class _Done(NamedTuple):
+class _Comparison(NamedTuple):
     source: str
     other: tuple[str, ...]
     compared: Compared
@@ -236,8 +236,8 @@ class Shadow(Stage[ShadowState]):
         self._models.prepare(options.model, options.sources or ("",), is_new=False)
         self._labels = ServedLabels(context.folder)
         self._thread = ThreadPoolExecutor(1, "shadow")
-        self._under_way: Future[_Done] | None = None
-        self._done: dict[str, list[_Done]] = {}
+        self._under_way: Future[_Comparison] | None = None
+        self._done: dict[str, list[_Comparison]] = {}
         self._budget = CpuBudget(options.cpu)
 
     def process(
@@ -294,7 +294,7 @@ class Shadow(Stage[ShadowState]):
         serving = self._models.of(item.source)
         self._under_way = self._thread.submit(self._look, item, picture, serving)
 
-    def _look(self, item: Item, picture: Picture, using: ServedModel) -> _Done:
+    def _look(self, item: Item, picture: Picture, using: ServedModel) -> _Comparison:
         began = time.process_time()
         found = item.output_of(self.context.before, Detections)
         using.warm_up(picture.width, picture.height)
@@ -308,7 +308,7 @@ class Shadow(Stage[ShadowState]):
             disagreement = _disagreement(item, found, using, compared, picture)
         cpu_s = time.process_time() - began
         compared = msgspec.structs.replace(compared, cpu_s=cpu_s)
-        return _Done(item.source, using.models, compared, disagreement)
+        return _Comparison(item.source, using.models, compared, disagreement)
 
 
 class CpuBudget:

@@ -44,7 +44,7 @@ rect.new { stroke-dasharray: 7 4; } rect.agreed { stroke-width: 1; }
 """
 
 
-def page(beside: Sequence[Beside]) -> str:
+def page(beside: Sequence[ShadowReport]) -> str:
     """A whole HTML document: a table over all sources, then each source's frames, newest first."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -68,7 +68,7 @@ def page(beside: Sequence[Beside]) -> str:
     return "\n".join(parts)
 
 
-def _table(beside: Sequence[Beside]) -> str:
+def _table(beside: Sequence[ShadowReport]) -> str:
     rows = [
         f"<tr><td>{_text(source)}</td><td>{state.frames}</td><td>{state.differing}</td>"
         f"<td>{state.f1:.3f}</td><td>{state.served}</td><td>{state.said}</td>"
@@ -122,7 +122,7 @@ def _text(said: str) -> str:
     return html.escape(said, quote=True)
 
 
-class Beside(NamedTuple):
+class ShadowReport(NamedTuple):
     """What another model did beside one source's."""
 
     source: str
@@ -152,12 +152,12 @@ def tell(
         print(f"page: {html}")
 
 
-def _read(each: SideOutputs, model: str | None) -> Beside:
+def _read(each: SideOutputs, model: str | None) -> ShadowReport:
     state = records.decode(each.state, ShadowState) if each.state else ShadowState()
     found = [records.decode(said, Disagreement) for said in each.said]
     if model is not None and not _is_of(state.asked, model):
         state = ShadowState()
-    return Beside(each.source, state, [one for one in found if one.other == state.other])
+    return ShadowReport(each.source, state, [one for one in found if one.other == state.other])
 
 
 def _is_of(asked: str, model: str) -> bool:
@@ -165,7 +165,7 @@ def _is_of(asked: str, model: str) -> bool:
     return asked == model or asked.startswith(model if "@" in model else f"{model}@")
 
 
-def _print(beside: Sequence[Beside]) -> None:
+def _print(beside: Sequence[ShadowReport]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("source", "beside", "frames", "differ", "agree (F1)", "only served", "only new"):
         table.add_column(column, justify="left" if column in ("source", "beside") else "right")

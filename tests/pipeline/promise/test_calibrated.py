@@ -83,11 +83,11 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
     stages = {"decode": "Decode", "window": "Window", "escalate": "Escalate", "cache": "Cache"}
     own, before = "", ""
     for name, kind in stages.items():
-        own += f'[stages.{name}]\nuse = "stages.{name}:{kind}"\n{before}'
+        own += f'[stages.{name}]\nuse = "framegate.stages.{name}:{kind}"\n{before}'
         before = f'input = "{name}"\n'
     (tmp_path / "own.toml").write_text(own)
     assert main(["calibrate", "day.mp4", "-c", "own.toml"]) == 2
-    assert "no stage has use = 'framegate.stages.detect:Detect'" in capfd.readouterr().err
+    assert "stages: none is framegate.stages.detect:Detect" in capfd.readouterr().err
 
 
 def test_trying_a_plot_leaves_what_was_there(

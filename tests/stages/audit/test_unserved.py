@@ -161,6 +161,6 @@ def test_a_threshold_is_not_praised_for_asks_that_had_no_budget(tmp_path: Path) 
     said, states = run(stage, [frame(seq) for seq in range(40)], NEW)
     stage.close()
     assert sum(each is not None and each.degraded == "over_budget" for each in said) > 30
-    arms = audits(states).arms
+    arms = audits(states).thresholds
     assert arms.frames
     assert min(arms.wrong) > arms.frames // 4

@@ -12,7 +12,7 @@ from framegate.pipeline.records import GateView, Object
 from framegate.stages.draw.canvas import draw
 from framegate.stages.draw.gate_overlay import (
     FADING,
-    Look,
+    GateOverlay,
     draw_gate,
     draw_sensitivity,
     hot_tiles,
@@ -38,7 +38,7 @@ def changed(before: Picture, after: Picture) -> np.ndarray:
 
 def test_tiles_that_changed_are_tinted_and_edged():
     before = plain(160, 100)  # half of the source's size: tiles of 8 pixels
-    look = Look(gate(hot=[(2, 3), (2, 4)]), "no", "waiting", SIZE)
+    look = GateOverlay(gate(hot=[(2, 3), (2, 4)]), "no", "waiting", SIZE)
     assert list(zip(*np.nonzero(hot_tiles(look.gate)), strict=True)) == [(2, 3), (2, 4)]
     after = draw_gate(before, [], look)
     expected = np.zeros((100, 160), np.bool_)
@@ -54,7 +54,9 @@ def test_what_changed_before_fades():
     before = plain(*SIZE)
     first, other_grid = gate(hot=[(2, 3)]), gate(hot=[(0, 0)], tile=32)
     seen = [
-        draw_gate(before, [], Look(gate(), "no", "unchanged", SIZE, (*[other_grid] * n, first)))
+        draw_gate(
+            before, [], GateOverlay(gate(), "no", "unchanged", SIZE, (*[other_grid] * n, first))
+        )
         for n in range(FADING)
     ]
     tints = [int(picture.y[40, 56]) - 100 for picture in seen]
@@ -65,13 +67,15 @@ def test_what_changed_before_fades():
 
 def test_what_was_looked_at_is_framed_and_the_whole_picture_at_its_border():
     before = plain(160, 100)
-    part = draw_gate(before, [], Look(gate(looked=[(64, 64, 192, 128)]), "part", "changed", SIZE))
+    part = draw_gate(
+        before, [], GateOverlay(gate(looked=[(64, 64, 192, 128)]), "part", "changed", SIZE)
+    )
     rows, columns = np.nonzero(changed(before, part))
     around = 1  # the shadow of a corner
     assert (rows.min(), rows.max()) == (32 - around, 64 - 1 + around)
     assert (columns.min(), columns.max()) == (32 - around, 96 - 1 + around)
     assert not changed(before, part)[40:56, 40:88].any()
-    whole = draw_gate(before, [], Look(gate(), "whole", "frame_age", SIZE))
+    whole = draw_gate(before, [], GateOverlay(gate(), "whole", "frame_age", SIZE))
     border = changed(before, whole)
     assert border[[0, -1]].all()
     assert border[:, [0, -1]].all()
@@ -82,7 +86,7 @@ def test_what_was_looked_at_is_framed_and_the_whole_picture_at_its_border():
 def test_objects_that_were_not_looked_at_are_dashed(origin, dashed):
     before = plain(160, 100)
     thing = Object(1, "car", 2, 0.5, (40.0, 40.0, 140.0, 90.0), origin)
-    after = draw_gate(before, [thing], Look(gate(), "no", "unchanged", SIZE))
+    after = draw_gate(before, [thing], GateOverlay(gate(), "no", "unchanged", SIZE))
     line = changed(before, after)[89, 40:140]
     assert line.all() != dashed
     assert line[[0, -1]].all()
@@ -100,7 +104,7 @@ def test_objects_that_were_not_looked_at_are_dashed(origin, dashed):
 )
 def test_words(looked, reason, words):
     rects = [(0, 0, 160, 100), (80, 0, 160, 100)] if looked == "part" else []
-    assert words_of(Look(gate(looked=rects), looked, reason, SIZE)) == words
+    assert words_of(GateOverlay(gate(looked=rects), looked, reason, SIZE)) == words
 
 
 def test_the_map_is_dark_where_little_is_seen_and_has_its_place():
@@ -109,7 +113,8 @@ def test_the_map_is_dark_where_little_is_seen_and_has_its_place():
     assert dark.max() < before.y[0, 0] < bright.min()
     assert (draw_sensitivity(before, gate(), SIZE).y == before.y).all()
     shown = [
-        draw_gate(before, [], Look(gate(tenths=n), "no", "unchanged", SIZE)) for n in (40, 200)
+        draw_gate(before, [], GateOverlay(gate(tenths=n), "no", "unchanged", SIZE))
+        for n in (40, 200)
     ]
     rows, columns = np.nonzero(changed(*shown))
     assert (rows.min() > 100, columns.min() > 220) == (True, True)
@@ -122,5 +127,5 @@ def test_any_size_can_be_drawn(width, height, full, data):
     rects = data.draw(st.lists(st.tuples(edge, edge, edge, edge), max_size=3))
     seen = gate(hot=[(0, 0), (5, 7)], looked=rects, tenths=255)
     picture = plain(width, height, full_range=full)
-    drawn = draw_gate(picture, [], Look(seen, "part", "changed", SIZE))
+    drawn = draw_gate(picture, [], GateOverlay(seen, "part", "changed", SIZE))
     assert drawn.y.shape == draw_sensitivity(picture, seen, SIZE).y.shape == (height, width)

@@ -17,8 +17,8 @@ from framegate.stages.detections import Changes, Detections
 from framegate.stages.escalate.corrections import Corrections, Unrest, learned, served
 from framegate.stages.escalate.doubt import (
     WEIGHTS,
+    DoubtBias,
     Evidence,
-    Level,
     Weights,
     doubt,
     doubt_of,
@@ -85,7 +85,7 @@ def test_a_logistic_model() -> None:
     one = Evidence(*[1.0] * len(Evidence._fields))
     weights = Weights(-1.0, Evidence(*[0.25] * len(Evidence._fields)))
     assert doubt(one, weights) == pytest.approx(1 / (1 + math.exp(-2)))
-    assert doubt(one, weights, Level(-2.0, 1.0)) == pytest.approx(0.5)
+    assert doubt(one, weights, DoubtBias(-2.0, 1.0)) == pytest.approx(0.5)
 
 
 def test_the_weights_know_what_is_in_doubt() -> None:
@@ -96,7 +96,7 @@ def test_the_weights_know_what_is_in_doubt() -> None:
     news = found(PERSON, hardly, changes=QUARTER)
 
     def of(known: Corrections, frame: Detections) -> float:
-        return doubt_of(served(known, frame, 5.1)[1], frame, 5.1, Level())
+        return doubt_of(served(known, frame, 5.1)[1], frame, 5.1, DoubtBias())
 
     assert of(known, stands) < 0.2 < 0.8 < of(known, news)
     assert of(Corrections(), stands) > 2 * of(known, stands)
@@ -111,7 +111,7 @@ def test_weights_for_other_facts_are_refused(tmp_path: Path) -> None:
 
 def test_a_source_that_is_right_where_it_doubts_is_doubted_less() -> None:
     """Until what is said is what is: 60 frames of which a tenth is wrong, and doubt said half."""
-    level = Level()
+    level = DoubtBias()
     said = []
     for number in range(600):
         said.append(1 / (1 + math.exp(-level.offset)))
@@ -123,11 +123,11 @@ def test_a_source_that_is_right_where_it_doubts_is_doubted_less() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=50))
 def test_a_level_stays_finite_and_is_stored_as_it_is(steps: list[tuple[float, bool]]) -> None:
-    level = Level()
+    level = DoubtBias()
     for said, was_wrong in steps:
         level = level.after(said, was_wrong)
     assert abs(level.offset) <= 50
-    assert records.decode(records.encode(level), Level) == level
+    assert records.decode(records.encode(level), DoubtBias) == level
 
 
 boxes = st.builds(
@@ -155,6 +155,6 @@ def test_doubt_is_a_probability_of_whatever_happens(steps: list[tuple[Detections
     for number, (frame, asks) in enumerate(steps):
         now_s = number * 3.0
         _, after = served(known, frame, now_s)
-        assert 0 < doubt_of(after, frame, now_s, Level()) < 1
+        assert 0 < doubt_of(after, frame, now_s, DoubtBias()) < 1
         assert len(records.encode(after)) <= 4096
         known = learned(known, frame, empty(), now_s)[0] if asks else after

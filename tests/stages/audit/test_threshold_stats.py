@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from framegate.stages.audit.audits import PATH, Arms, safer
+from framegate.stages.audit.audits import PATH, ThresholdStats, safer
 from framegate.stages.escalate.policy import Budget, Tokens
 
 
-def told(*frames: tuple[float, bool], times: int = 1) -> Arms:
-    arms = Arms()
+def told(*frames: tuple[float, bool], times: int = 1) -> ThresholdStats:
+    thresholds = ThresholdStats()
     for _ in range(times):
         for doubt, wrong in frames:
-            arms = arms.after(doubt, wrong)
-    return arms
+            thresholds = thresholds.after(doubt, wrong)
+    return thresholds
 
 
 def test_a_frame_tells_of_every_threshold_at_once() -> None:
-    arms = told((0.05, True))
-    assert [least for least, n in zip(PATH, arms.asked, strict=True) if n] == [
+    thresholds = told((0.05, True))
+    assert [least for least, n in zip(PATH, thresholds.asked, strict=True) if n] == [
         least for least in PATH if least <= 0.05
     ]
-    assert [least for least, n in zip(PATH, arms.wrong, strict=True) if n] == [
+    assert [least for least, n in zip(PATH, thresholds.wrong, strict=True) if n] == [
         least for least in PATH if least > 0.05
     ]
 
@@ -43,10 +43,10 @@ def test_the_next_threshold_is_at_most_one_step_cheaper() -> None:
 
 
 def test_what_is_forgotten_makes_nothing_look_better() -> None:
-    arms = Arms(8000, (0, *[1] * (len(PATH) - 1)), (8000, *[1] * (len(PATH) - 1)))
-    after = arms.after(1.0, False)
+    thresholds = ThresholdStats(8000, (0, *[1] * (len(PATH) - 1)), (8000, *[1] * (len(PATH) - 1)))
+    after = thresholds.after(1.0, False)
     assert after.frames == 4001
-    assert after.wrong == arms.wrong
+    assert after.wrong == thresholds.wrong
 
 
 def test_tokens_come_back_with_media_time_up_to_the_burst() -> None:
