@@ -265,7 +265,8 @@ class Supervisor:
         seen = await apart(self._probe.look, specs, given_up, joined, draining, thorough)
         async with self._changing:
             now = self.sources.specs()
-            same = {spec.name for spec in specs if spec in now}  # with their generation
+            generations = {spec.name: spec.generation for spec in now}
+            same = {s.name for s in specs if generations.get(s.name) == s.generation}
             self._note_faults(seen, same)
             self._workers.kill_hung(seen.pending)
             for name in sorted(seen.through & same):

@@ -233,11 +233,10 @@ class Workers:
         worker = WorkerProcess(stage.name, [stage.name], self._heard, self.shared.answer, stage)
         self._joined[stage.name] = worker
         task = self._keep(worker)
-        try:
-            async with asyncio.timeout(JOIN_S):
-                fault = await worker.first_word()
-        except TimeoutError:
-            fault = f"not ready in {JOIN_S:.0f} s"
+        word = asyncio.create_task(worker.first_word())
+        await asyncio.wait([word, task], timeout=JOIN_S, return_when=asyncio.FIRST_COMPLETED)
+        fault = word.result() if word.done() else f"not ready in {JOIN_S:.0f} s"
+        word.cancel()
         if fault is not None:
             self._joined.pop(stage.name, None)
             await self._end(worker, task)
@@ -247,9 +246,10 @@ class Workers:
         """End the worker of that name that joined, if there is one, after the commit in hand."""
         worker = self._joined.pop(name, None)
         if worker is not None:
+            task = self._tasks[worker]
             worker.tell(Stop())
             await asyncio.wait([asyncio.create_task(worker.gone())], timeout=LEAVE_S)
-            await self._end(worker, self._tasks[worker])
+            await self._end(worker, task)
 
     # -- one worker
 
@@ -264,6 +264,8 @@ class Workers:
 
     def _forget_joined(self, worker: WorkerProcess, task: asyncio.Task[None]) -> None:
         del self._tasks[worker]
+        if self._is_wanted(worker):
+            del self._joined[worker.name]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the run goes on without: %s", worker.name, exc_info=error)
             worker.kill()
@@ -357,7 +359,8 @@ class Workers:
         if worker.joined is not None:
             if self._is_wanted(worker):
                 del self._joined[worker.name]
-                log.error("the run goes on without: %s", worker.name)
+                if worker.was_ready:
+                    log.error("the run goes on without: %s", worker.name)
             return
         stages = with_readers(self._plan.stages, worker.hosted)
         if any(stage.main for stage in stages):
