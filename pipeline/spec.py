@@ -38,7 +38,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     reads_side: bool = False
 
     def out(self, source: str) -> str:
-        """The stream that it writes for a source."""
+        """Return the name of the stream that it writes for a source."""
         return keys.results(source) if self.publishes else keys.out(source, self.name)
 
 
@@ -68,7 +68,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
 
     @property
     def live(self) -> bool:
-        """Whether it is a camera: never waited for."""
+        """Return whether it is a camera: never waited for."""
         return self.request.live
 
 
@@ -111,14 +111,14 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     log_format: LogFormat = "text"
 
     def stage(self, name: str) -> StageSpec:
-        """The stage of that name."""
+        """Return the stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
     def readers(self, name: str) -> tuple[str, ...]:
-        """Reliable readers of a stage's stream."""
+        """Return names of the reliable readers of a stage's stream."""
         return tuple(s.name for s in self.stages if s.input == name and s.reliable)
 
     def last_readers(self) -> tuple[str, ...]:
-        """Reliable stages that no reliable stage reads: the decoder waits for the slowest."""
+        """Return reliable stages that no reliable stage reads: decode waits for the slowest."""
         inputs = {s.input for s in self.stages if s.reliable}
         return tuple(s.name for s in self.stages if s.reliable and s.name not in inputs)

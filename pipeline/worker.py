@@ -100,7 +100,7 @@ def _prepare(
 
 
 def _prepare_chosen(spec: WorkerSpec, hosted: Sequence[HostedStage]) -> None:
-    """What was chosen before this worker began. StageRefused if it cannot be had any more."""
+    """Get ready for models that were chosen before. StageRefused if one cannot be had any more."""
     for model in dict.fromkeys(spec.models.values()):
         sources = [source for source, chosen in spec.models.items() if chosen == model]
         try:

@@ -198,7 +198,7 @@ _LAST_WORD = (SetSources, SetModels, Drain, Stop)  # an older one of a kind is v
 
 
 def make_pair() -> tuple[socket.socket, socket.socket]:
-    """The supervisor's end and the child's."""
+    """Return the supervisor's end and the child's."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -257,12 +257,12 @@ def receive_from_child(end: socket.socket) -> ToSupervisor | None:
 
 
 def reply_of(number: int, value: object) -> CallReply:
-    """The reply to a call: a value that JSON can hold."""
+    """Return the reply to a call. value: what JSON can hold"""
     return CallReply(number, msgspec.Raw(_encode(value)))
 
 
 def _value(reply: CallReply, kind: type[R]) -> R:
-    """The value of a reply. RequestRefused with its fault; NoReply if it is of another kind."""
+    """Return a reply's value. RequestRefused with its fault; NoReply if it is of another kind."""
     if reply.fault is not None:
         raise RequestRefused(reply.fault)
     try:
@@ -426,7 +426,7 @@ class ChildLine:
 
 
 def _is_call(message: ToWorker, number: int) -> bool:
-    """Whether it is the supervisor's own call of this number."""
+    """Return whether it is the supervisor's own call of this number."""
     if not isinstance(message, Call) or isinstance(message.request, GetSharedMemory):
         return False
     return message.number == number

@@ -1,4 +1,4 @@
-"""Which record is to blame when workers die. Pure.
+"""Finds the record that is to blame when workers die. Pure.
 
 After a worker's first death its sources go one record at a time for a while and it says which
 record is in hand. A record in whose hand workers die three times, with the position standing
@@ -35,7 +35,7 @@ class Deaths:
         epochs: Mapping[str, int],
         live: Collection[str] = (),
     ) -> list[tuple[SourceStage, Position]]:
-        """Take a death into account; gives what is newly to be set aside.
+        """Take a death into account. Returns what is to be set aside because of it.
 
         in_hand    last record announced, by (source, stage)
         positions  where the stages stand in the store, by (source, stage)
@@ -62,7 +62,7 @@ class Deaths:
         positions: Mapping[SourceStage, Position],
         live: Collection[str],
     ) -> list[tuple[SourceStage, Position]]:
-        """Count the death against what was in hand; gives what has reached the limit."""
+        """Count the death against what was in hand. Returns what has reached the limit."""
         self._blamed = {
             place: (at, deaths)
             for place, (at, deaths) in self._blamed.items()
@@ -82,12 +82,12 @@ class Deaths:
         return guilty
 
     def forget(self, source: str) -> None:
-        """The source was removed: one of that name that comes later is another."""
+        """Forget a source that was removed: one of that name that comes later is another."""
         self.set_aside = {(place, at) for place, at in self.set_aside if place[0] != source}
         self._blamed = {place: n for place, n in self._blamed.items() if place[0] != source}
         self.careful_until.pop(source, None)
 
 
 def _went_well(position: Position, blamed: Position) -> bool:
-    """Whether a later connection got through its careful frames."""
+    """Return whether a connection after the blamed one got through its careful frames."""
     return position.epoch > blamed.epoch and position.seq >= CAREFUL_FRAMES

@@ -1,4 +1,4 @@
-"""The data folder of a run: who uses it, what the run is, and which files it reads."""
+"""The data folder of a run: its lock, run.json, and the fingerprints of the files it reads."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OURS = (
     "run.json", "run.new", "lock", "control.sock", "precision.json", "promise.secret",
     "store", "state", "models", "compiled", "certificates",
 )  # fmt: skip
-"""All that a run makes in its data folder."""
+"""Names of all that a run makes in its data folder."""
 
 By = Literal["config", "command", "add"]
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """Tells a changed file: size, time of change, hash of both ends."""
+    """By what a changed file is told: size, time of change, hash of both ends."""
 
     nbytes: int
     mtime_ns: int
@@ -42,7 +42,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class RunSource(msgspec.Struct, frozen=True):
-    """A source of the run.
+    """A source as run.json keeps it and `framegate add` sends it.
 
     url_env    the variable that holds the URL, which is then not written down
     past       last epoch before this run, or before it was added to it
@@ -116,7 +116,7 @@ class RunFolder:
         return self.path / "store"
 
     def read(self) -> RunFile | None:
-        """The run that this folder belongs to, None for a fresh one."""
+        """Return the run that this folder belongs to, None for a fresh one. DataFolderRefused."""
         try:
             data = self._file.read_bytes()
             version = msgspec.json.decode(data, type=Versioned).v
@@ -154,7 +154,7 @@ class RunFolder:
             raise DataFolderRefused(f"data folder {self.path}: {error}") from error
 
     def forget(self) -> None:
-        """The run did not begin: the folder is as before it."""
+        """Remove run.json, as the run did not begin."""
         self._file.unlink(missing_ok=True)
 
     def close(self, keep: bool) -> None:
@@ -173,8 +173,8 @@ class RunFolder:
 
 
 def _not_ours(path: Path) -> list[str]:
-    """What has the name of something of ours in a folder that no run has used: one leaves a lock,
-    whatever killed it. A run.json tells by itself whether it is ours.
+    """Return what has the name of something of ours in a folder that no run has used: a run leaves
+    a lock, whatever killed it. A run.json tells by itself whether it is ours.
     """
     with contextlib.suppress(OSError):
         there = {entry.name for entry in path.iterdir()}
@@ -184,7 +184,7 @@ def _not_ours(path: Path) -> list[str]:
 
 
 def open_folder(path: Path | None, resume: bool) -> RunFolder:
-    """The folder at `path`, or a new one; DataFolderRefused if it is used, unless to resume."""
+    """Open the folder at `path`, or a new one. DataFolderRefused if it is used and not resumed."""
     if path is None:
         if resume:
             raise ConfigFaults(["--resume: needs -d DATA, the folder of the run to go on with"])
@@ -209,13 +209,13 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
 
 
 def runs_folder() -> Path:
-    """Where runs without -d keep their data."""
+    """Return the folder in which runs without -d keep their data."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "framegate"
 
 
 def fingerprint(url: str) -> Fingerprint | None:
-    """The file's fingerprint, None for what is not a readable regular file."""
+    """Return the file's fingerprint, None for what is not a readable regular file."""
     path = Path(url)
     try:
         if not path.is_file():
@@ -232,7 +232,7 @@ def fingerprint(url: str) -> Fingerprint | None:
 
 
 def changed(sources: Sequence[RunSource]) -> list[str]:
-    """What is wrong with resuming these sources: files that are not what they were."""
+    """Return why these sources cannot be resumed, a line for each file that is not what it was."""
     return [
         f"source {source.name}: {source.url} was changed or removed since the run began (size, "
         "time or content); it cannot be resumed: start a new run"

@@ -1,4 +1,4 @@
-"""A run with everything decided, and what it tells each worker."""
+"""A run with everything decided, and the spec that it gives each worker."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ class Plan:
         deaths: Deaths,
         models: dict[str, str] | None = None,
     ) -> WorkerSpec:
-        """What a worker of this name that hosts these stages is told, after the deaths of those
-        before it.
+        """Return the spec of a worker of this name that hosts these stages.
+
+        deaths: of the workers before it in its place
         """
         return WorkerSpec(
             name=name,
@@ -83,13 +84,13 @@ class Plan:
     def joined_spec(
         self, stage: StageSpec, nice: int, sources: Sequence[SourceSpec], deaths: Deaths
     ) -> WorkerSpec:
-        """What a worker is told that hosts a stage which the run began without."""
+        """Return the spec of a worker that hosts a stage which the run began without."""
         spec = self.spec(stage.name, [stage.name], sources, deaths)
         return msgspec.structs.replace(spec, stages=[*self.stages, stage], nice=nice)
 
 
 def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
-    """What a worker is told of the sources: those that killed its decoder are not opened."""
+    """Return the sources as a worker is told of them: one that killed its decoder has a fault."""
     aside = deaths.set_aside
     dead = {source: at for (source, stage), at in aside if stage == "decode"}
     return [
@@ -106,7 +107,7 @@ def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpe
 
 
 def with_certificates(config: Config) -> Config:
-    """The configuration with that stage, beside the one that promises; as it is without a promise.
+    """Return the configuration with that stage after the one that promises; as it is, if none does.
 
     ConfigFaults where what is promised is not what is served.
     """
@@ -130,6 +131,6 @@ def with_certificates(config: Config) -> Config:
 
 
 def promises(stage: StageEntry) -> bool:
-    """Whether a stage was told to promise anything."""
+    """Return whether a stage was told to promise anything."""
     table = stage.options.get("promise", {"measure": "off"})
     return stage.promises and str(table.get("measure", "counts")) != "off"

@@ -47,7 +47,7 @@ PrinterDied = Callable[[Exception], None]
 
 
 def print_spec(publisher: str) -> StageSpec:
-    """The stage as the others see it: they wait for it."""
+    """Return the stage as the others see it: they wait for it."""
     return StageSpec(STAGE, "", publisher, main=False, reliable=True, publishes=False)
 
 
@@ -75,7 +75,7 @@ class Print(Stage[NoState]):
         self._printed = dict(printed)
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Print results of these; not what earlier runs said of a new one."""
+        """Print results of these sources from now on; of a new one not those of earlier runs."""
         past = _printed_before(sources)
         self._printed = {name: max(at, self._printed.get(name, at)) for name, at in past.items()}
 
@@ -101,7 +101,7 @@ class Print(Stage[NoState]):
         return [None] * len(batch), states
 
     def _is_there(self, source: str, line: bytes) -> bool:
-        """Whether a killed process has printed it: those lines come first, source by source."""
+        """Return whether a killed process has printed it: those lines come first in each source."""
         if source not in self._past_there and line in self._there:
             return True
         self._past_there.add(source)
@@ -109,8 +109,8 @@ class Print(Stage[NoState]):
 
 
 def lines_of(descriptor: int) -> list[bytes]:
-    """The last whole lines of a regular file that is written to, and may be read; a line that a
-    kill broke off is taken off. Of anything else none.
+    """Return the last whole lines of a regular file that is written to, and may be read; a line
+    that a kill broke off is cut off. Of anything else none.
     """
     try:
         size = os.fstat(descriptor).st_size
@@ -128,12 +128,12 @@ def lines_of(descriptor: int) -> list[bytes]:
 
 
 def json_line(result: bytes | msgspec.Raw) -> bytes:
-    """A result's msgpack as a line of JSON."""
+    """Return a result's msgpack as a line of JSON."""
     return msgspec.json.encode(records.as_builtins(bytes(result))) + b"\n"
 
 
 class Unbuffered(io.FileIO):
-    """A descriptor to write to that holds no lock which an exit would wait for."""
+    """Writes to a descriptor without a lock that an exit would wait for."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)

@@ -45,7 +45,7 @@ class Progress:
         self._before: dict[str, int] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
-        """Show these from now on."""
+        """Show these sources from now on. The event loop."""
         self._names = [source.name for source in sources]
 
     async def show(self) -> None:
@@ -74,13 +74,13 @@ class Progress:
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
-        said: dict[str, tuple[str, bool]] = {}
+        shown: dict[str, tuple[str, bool]] = {}
         summed_mono = time.monotonic()
         while True:
             await asyncio.sleep(CHANGES_S)
             with contextlib.suppress(FramegateError):
                 views = await self._look()
-                for view in changed(views, said):
+                for view in changed(views, shown):
                     log.info("%s", as_line(view))
                 if time.monotonic() - summed_mono >= SUM_S:
                     summed_mono = time.monotonic()
@@ -96,15 +96,18 @@ class Progress:
             log.info("%s", as_line(view))
 
     def _over_all(self, view: View) -> View:
-        """The view over the whole time of this process, which has ended."""
+        """Return the view with its rate over the whole time of this process, which has ended."""
         fps = (view.published - self._before.get(view.source, 0)) / (time.monotonic() - self._began)
         return replace(view, fps=fps, state="stopped" if view.state == "running" else view.state)
 
 
-def changed(views: Sequence[View], said: dict[str, tuple[str, bool]]) -> list[View]:
-    """Those that are in another state than was said, or have a fault now; `said` is kept up."""
+def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[View]:
+    """Return the views in another state than was shown, or with a fault now; updates `shown`.
+
+    shown: state, and whether there was a fault, by source
+    """
     states = {v.source: (v.state, v.fault is not None) for v in views}
-    news = [v for v in views if said.get(v.source) != states[v.source]]
-    said.clear()
-    said.update(states)
+    news = [v for v in views if shown.get(v.source) != states[v.source]]
+    shown.clear()
+    shown.update(states)
     return news

@@ -100,7 +100,7 @@ class ListedSource(msgspec.Struct, frozen=True, tag=True):
 
 
 class SourceList(msgspec.Struct, frozen=True, tag=True):
-    """All sources of the run."""
+    """The sources of the run, in the order in which they came."""
 
     sources: list[ListedSource]
 
@@ -159,7 +159,7 @@ def refusal(error: FramegateError) -> Refused:
 
 @contextmanager
 def control_socket(folder: Path) -> Iterator[str]:
-    """The socket's path, short enough for a socket whatever the folder's is."""
+    """Give the socket's path, short enough for a socket whatever the folder's is."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{descriptor}/{SOCKET}"
@@ -187,7 +187,7 @@ class Running(msgspec.Struct, frozen=True):
 
 @contextmanager
 def announced(folder: Path, http: str | None = None) -> Iterator[None]:
-    """Let others find this run while the block lasts. A host that forbids it is no error."""
+    """Let other commands find this run while the block lasts, unless the host forbids it."""
     place = runs_folder() / "running"
     file = place / f"{os.getpid()}.json"
     descriptor = None
@@ -207,7 +207,7 @@ def announced(folder: Path, http: str | None = None) -> Iterator[None]:
 
 
 def runs_going_on() -> list[Running]:
-    """Runs of this user whose supervisor lives; what dead ones left is removed."""
+    """Return this user's runs whose supervisor lives; what dead ones left is removed."""
     found = []
     for file in sorted((runs_folder() / "running").glob("*.json")):
         try:
@@ -221,7 +221,7 @@ def runs_going_on() -> list[Running]:
 
 
 def _is_locked(file: Path) -> bool:
-    """Whether its supervisor lives: the lock goes with it, while its process id may come again."""
+    """Return whether the supervisor lives: the lock goes with it, while process ids come again."""
     with file.open("rb") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -231,7 +231,7 @@ def _is_locked(file: Path) -> bool:
 
 
 def find_run(folder: Path | None) -> Running:
-    """The run in `folder`, or the only one there is. ConfigFaults if that does not name one."""
+    """Return the run in `folder`, or the only one there is. ConfigFaults if that names none."""
     runs = runs_going_on()
     if folder is not None:
         runs = [run for run in runs if Path(run.folder) == folder.absolute()]

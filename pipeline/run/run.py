@@ -71,7 +71,7 @@ STOP_PRINTER_S = 0.5
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line of `run` says beside the configuration."""
+    """Options of the command line of `run` beside the configuration."""
 
     folder: Path | None = None
     resume: bool = False
@@ -145,7 +145,7 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
 
 
 def _asked(config: Config, options: RunOptions) -> list[RunSource]:
-    """The sources that configuration and command line name."""
+    """Return the sources that configuration and command line name."""
     return [
         run_source(name, said, "command" if name in options.named else "config")
         for name, said in config.sources.items()
@@ -153,7 +153,7 @@ def _asked(config: Config, options: RunOptions) -> list[RunSource]:
 
 
 def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
-    """Whether the run in the folder is a service, or has results, as far as the store can tell."""
+    """Return whether the folder's run is a service, or may have results."""
     run = folder.read()
     if run is None:
         return False
@@ -166,8 +166,9 @@ def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
 
 
 def _check_files(new: Sequence[RunSource], alone: bool) -> None:
-    """Say of files that are not there that they are not, before anything starts: each fails alone.
-    ConfigFaults if there is nothing else to run; alone: nothing was run before.
+    """Log which files are not there, before anything starts: each source fails alone.
+
+    ConfigFaults if there is nothing else to run. alone: nothing was run before
     """
     faults = file_faults(new)
     if alone and faults and len(faults) == len(new):
@@ -189,7 +190,7 @@ def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> 
 
 
 def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
-    """The configuration with a stage that writes annotated videos, which the others wait for."""
+    """Return the configuration with a stage that writes videos, and that decoders wait for."""
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = {"folder": str(folder.absolute()), "run": run, "overwrite": overwrite}
     save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
@@ -255,7 +256,7 @@ def _run_on(setup: _Setup) -> Exit:
 def make_plan(
     config: Config, run: RunFile, store: str, folder: RunFolder, options: RunOptions
 ) -> Plan:
-    """All decisions of a run but its sources."""
+    """Decide all of a run but its sources. store: its URL."""
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
     if options.json:
@@ -323,7 +324,7 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources) -> Exit:
 
 
 def _tell_fall(task: asyncio.Task[None]) -> None:
-    """What runs beside may fall, but not unheard."""
+    """Log the error with which a task beside the run has ended."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
 

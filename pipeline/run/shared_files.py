@@ -55,7 +55,7 @@ class SharedFiles:
         self._ended: set[str] = set()
 
     def answer(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
-        """The reply to a worker's request, and the descriptor to send beside it and then close."""
+        """Return the reply to a worker, and the descriptor to send beside it and then close."""
         files = self._files.setdefault(wanted.source, {})
         file = files.get(wanted.name)
         if file is None or file.is_last_picture:
@@ -73,7 +73,7 @@ class SharedFiles:
         return self._opened(wanted, file)
 
     def find(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
-        """The reply to somebody who only looks: nothing is made for him."""
+        """As `answer`, for a reader: nothing is made for it."""
         file = self._files.get(wanted.source, {}).get(wanted.name)
         if file is None or (file.nbytes != wanted.nbytes and not file.is_last_picture):
             return SharedMemory(f"there is no {wanted.name} of it"), None
@@ -107,13 +107,13 @@ class SharedFiles:
     # -- letting go
 
     def keep_frames(self, source: str, names: Collection[str]) -> None:
-        """Nobody wants other frame stores of this source any more."""
+        """Free the frame stores of a source but these, as nobody wants the others any more."""
         for name in self._files.get(source, {}).keys() - set(names):
             if not name.startswith(KEPT):
                 self._let_go(source, name)
 
     def end(self, source: str) -> None:
-        """All of this source is done: nothing stays but its last picture, on the disk."""
+        """Free what a source has, as all of it is done; its last picture goes to the disk."""
         if source in self._ended:
             return  # nothing was made for it since
         files = self._files.get(source, {})
@@ -128,7 +128,7 @@ class SharedFiles:
             self._ended.add(oldest)
 
     def _last_picture(self, frames: _File) -> _File | None:
-        """A file without a name, so that nothing is left of it, with the last frame alone."""
+        """Make a file with the last frame alone; it has no name, so that nothing is left of it."""
         folder = self._folder
         if folder is None or not self._pictures or frames.descriptor is None:
             return None
@@ -147,7 +147,7 @@ class SharedFiles:
             return None
 
     def drop(self, source: str) -> None:
-        """Let go what a source has."""
+        """Free all that a source has."""
         for name in list(self._files.get(source, {})):
             self._let_go(source, name)
         self._files.pop(source, None)
@@ -157,7 +157,7 @@ class SharedFiles:
                 path.unlink(missing_ok=True)
 
     def _let_former_go(self, source: str, name: str) -> None:
-        """What `name` takes the place of: a last picture, or a state of another size."""
+        """Free what `name` takes the place of: a last picture, or a state of another size."""
         kind = " ".join(name.split(" ")[:2]) + " "  # state, and whose: no size
         for other, file in list(self._files[source].items()):
             if file.is_last_picture or (name.startswith(KEPT) and other.startswith(kind)):
@@ -181,11 +181,11 @@ class SharedFiles:
     # -- all of it
 
     def nbytes(self, source: str) -> int:
-        """Bytes that a source has."""
+        """Return how many bytes a source has."""
         return sum(file.nbytes for file in self._files.get(source, {}).values())
 
     def close(self) -> None:
-        """Let all go, but what is to outlive the supervisor."""
+        """Free all but what is to outlive the supervisor."""
         for files in self._files.values():
             for file in files.values():
                 if file.descriptor is not None:

@@ -57,7 +57,10 @@ SpecOf = Callable[[RunSource], SourceSpec]
 
 
 def run_source(name: str, said: SourceConfig, by: By) -> RunSource:
-    """A source as run.json has it: with an absolute path, or a URL, or the variable of a secret."""
+    """Return the source as run.json keeps it: an absolute path, a URL, or the variable of a secret.
+
+    by: who named it
+    """
     place = _place(said)
     return RunSource(
         name=name,
@@ -84,17 +87,17 @@ def _url(name: str, place: str, url_env: str | None) -> str:
 
 
 def place_of(source: RunSource) -> str:
-    """Its path or URL, with the secret that a variable holds. ConfigFaults if that is not set."""
+    """Return its path or URL, with the secret. ConfigFaults if the secret's variable is not set."""
     return _url(source.name, source.url, source.url_env)
 
 
 def is_camera(name: str, said: SourceConfig) -> bool:
-    """Whether it is live, as said or by its place. ConfigFaults if its variable is not set."""
+    """Return whether it is live, as configured or by its URL. ConfigFaults as `place_of`."""
     return is_live(_url(name, said.url, said.url_env)) if said.live is None else said.live
 
 
 def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
-    """How many frames the decoder of a source may be ahead, and how many its frame store holds."""
+    """Return how many frames a decoder may be ahead, and how many the frame store holds."""
     kept = sum(max(0, stage.pixels - 1) for stage in config.stages)
     kept += config.http.listen not in OFF  # the last one published stays for who looks at it
     credit = config.credit.live if live else config.credit.file
@@ -102,7 +105,7 @@ def credit_and_slots(config: Config, live: bool) -> tuple[int, int]:
 
 
 def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
-    """Shared memory for the pixels of sources, each live or not, with pictures of a form."""
+    """Return bytes of shared memory for the pixels of sources: each live or not, and its form."""
     return sum(
         frame_store_bytes(credit_and_slots(config, live)[1], form.nbytes) for live, form in sources
     )
@@ -122,8 +125,8 @@ def listed_source(source: RunSource, lost: bool) -> ListedSource:
 
 
 def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
-    """What is wrong at a glance with the files among these, by source: a typing error is told
-    before anything begins. What is in a file is found by who decodes it.
+    """Return what is wrong with the paths of the files among these, by source: a typing error is
+    told before anything begins. What is in a file only its decoder finds.
     """
     faults = {}
     for source in sources:
@@ -135,7 +138,7 @@ def file_faults(sources: Iterable[RunSource]) -> dict[str, str]:
 
 
 def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], SourceSpec]:
-    """How workers are told of a source. pace: of all files, whatever is said of each."""
+    """Return the conversion from RunSource to SourceSpec. pace: of all files, whatever each has."""
     live = config.live
 
     def spec(source: RunSource) -> SourceSpec:
@@ -164,7 +167,11 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
 
 
 class RunSources:
-    """What changes them may block, and is called by one thread at a time; any thread reads."""
+    """The sources that a run has now: owned in the store, written to run.json, told to workers.
+
+    Methods that change sources may block, and are called by one thread at a time; any thread
+    reads.
+    """
 
     def __init__(
         self,
@@ -188,11 +195,11 @@ class RunSources:
 
     @property
     def stays(self) -> bool:
-        """Whether the run goes on without sources: once it had a camera, or began without any."""
+        """Return whether it goes on without sources: it had a camera once, or began with none."""
         return self._run.stays
 
     def listed(self) -> tuple[RunSource, ...]:
-        """All sources, in the order in which they came."""
+        """Return all sources, in the order in which they came."""
         return self._run.sources
 
     def names(self) -> list[str]:
@@ -204,12 +211,12 @@ class RunSources:
         return self._lost
 
     def all_lost(self) -> bool:
-        """Whether other runs took over all that there was."""
+        """Return whether other runs took over all that there was."""
         return bool(self._lost) and self._lost.issuperset(self.names())
 
     def specs(self) -> list[SourceSpec]:
-        """What workers are told of the sources that are this run's. What has changed since it was
-        asked for before has another generation.
+        """Return what workers are told of this run's sources. A source that was changed, or came
+        again, has another generation than before.
         """
         return list(self._specs.values())
 
@@ -236,7 +243,7 @@ class RunSources:
         return state is not None and records.decode(state, DecodeState).done
 
     def add(self, sources: Sequence[RunSource], take_over: bool, by_hand: bool = False) -> None:
-        """Own these as well, all or none. They go on in the epoch after their last.
+        """Own these sources as well, all or none. They go on in the epoch after their last.
 
         by_hand  somebody asks for them now: also for those that were taken from this run
         ConfigFaults for names that are taken or none; SourceOwned if another run has one, TakenOver
@@ -310,7 +317,7 @@ class RunSources:
         )
 
     def announce(self) -> None:
-        """Say which models of a registry look at the sources."""
+        """Tell other hosts, through the store, which models of a registry look at the sources."""
         chosen, settled = self.models(), self._models.settled
         usual = settled.get("", "")
         ours = [name for name in self.names() if name not in self._lost]
@@ -318,8 +325,8 @@ class RunSources:
         self._store.announce_models(models, self._run.run, self._models.where)
 
     def use(self, models: Mapping[str, str]) -> None:
-        """These have another model from now on; a `--resume` goes on with it. What is gone is not
-        missed.
+        """Give these sources another model from now on; a `--resume` goes on with it. A source that
+        is gone is passed over.
         """
         self._write(
             replace(source, model=models[source.name], before=source.model)
@@ -363,12 +370,12 @@ class RunSources:
             )
 
     def drop(self, names: Collection[str]) -> None:
-        """Serve them no more; they are to be released."""
+        """Serve these sources no more; they are to be released after that."""
         self._lost -= frozenset(names)
         self._write(source for source in self._run.sources if source.name not in names)
 
     def lose(self, name: str) -> None:
-        """Another run took it over."""
+        """Take note that another run took a source over."""
         self._lost |= {name}
         self._take(self._run.sources)
 
@@ -407,7 +414,7 @@ class RunSources:
 
 
 class KnownModels:
-    """Of one run.
+    """Models of one run.
 
     settled  NAME@DIGEST by source, where the configuration names one for it
     where    HOST:FOLDER of the run's copies
@@ -459,7 +466,7 @@ class Resumed:
 
 
 def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed:
-    """What the run goes on with. DataFolderRefused if files are not what they were.
+    """Return what the run goes on with. DataFolderRefused if files are not what they were.
 
     asked: what configuration and command line say now
     """
@@ -490,7 +497,7 @@ def resumed(known: RunFile, asked: Sequence[RunSource], folder: Path) -> Resumed
 
 
 def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:
-    """A run that was killed before it had all that it wants: it keeps its id, for what it has."""
+    """Return a run that was killed before it had all sources: it keeps its id for what it owns."""
     now = {source.name for source in asked}
     wanted = [s for s in known.sources if s.name not in now and not (s.live and s.by == "config")]
     if faults := changed(wanted):
@@ -499,7 +506,7 @@ def _begin_again(known: RunFile, asked: Sequence[RunSource]) -> Resumed:
 
 
 def _fits(known: RunSource | None, asked: RunSource) -> bool:
-    """A camera may be new, or moved; a file must be the one that the run has."""
+    """Return whether a source may go on: a camera may be new, or moved; a file must be the same."""
     if asked.live:
         return known is None or known.live
     return known is not None and (known.url, known.url_env) == (asked.url, asked.url_env)

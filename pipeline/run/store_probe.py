@@ -1,4 +1,4 @@
-"""What the supervisor asks of the store: where stages stand, and who has something to do."""
+"""Looks into the store for the supervisor: where stages stand, and which have something to do."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from framegate.pipeline.run.plan import Plan
 from framegate.pipeline.spec import SourceSpec, StageSpec
 from framegate.pipeline.store.ownership import Store
 
-# -- Who has something to do: told from where the stages of a source stand. Pure.
-
 
 def pending_stages(
     stages: Sequence[StageSpec], source: SourceSpec, at: Mapping[str, Position], decoded: bool
 ) -> set[str]:
-    """Stages that have a frame of this source to work on; only those can be hung.
+    """Return the stages that have a frame of this source to work on; only those can be hung.
 
     at       where every stage stands
     decoded  whether nothing is left to decode
@@ -65,7 +63,7 @@ class StoreProbe:
         self._plan, self._store = plan, store
 
     def may_be_ours(self, source: str) -> bool:
-        """Whether no other run is known to own the source; a store that is away knows nothing."""
+        """Return whether no other run is known to own it; a store that is away knows none."""
         try:
             return self._is_ours(source)
         except (StoreLost, StoreBusy):
@@ -77,7 +75,7 @@ class StoreProbe:
     def positions(
         self, sources: Sequence[str], stages: list[str]
     ) -> tuple[dict[tuple[str, str], Position], dict[str, int]]:
-        """Where these stages stand with each source, and the last epoch of each source."""
+        """Return where these stages stand with each source, and the last epoch of each source."""
         positions = {
             (source, stage): at
             for source in sources

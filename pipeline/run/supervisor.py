@@ -89,7 +89,7 @@ class Supervisor:
         self._ending.fail(message)
 
     async def add(self, sources: Sequence[RunSource], take_over: bool) -> None:
-        """Serve these as well, all or none; see RunSources.add for what may be wrong."""
+        """Serve these sources as well, all or none. Errors: RunSources.add's, ModelNotTaken."""
         self._check_takes_more()
         take_open_files(len(self.sources.names()) + len(sources))
         models: dict[str, str] = {}
@@ -168,7 +168,10 @@ class Supervisor:
             log.info("source %s: its model is %s now", name, model or "that of the configuration")
 
     async def shadow(self, options: dict[str, Any]) -> None:
-        """Have a model look beside (options of stages.shadow:Shadow, but `detect`), or none."""
+        """Have another model look at some frames beside the one that serves; none without options.
+
+        options: of the stage Shadow, but `detect`. ModelNotTaken, ConfigFaults
+        """
         async with self._choosing:
             if not options:
                 await self._workers.leave(SHADOW)
@@ -181,11 +184,11 @@ class Supervisor:
             )
 
     async def status(self) -> RunStatus:
-        """How the run is."""
+        """Return how the run is, with the times of its stages."""
         return await self._workers.status()
 
     def find_shared(self, wanted: GetSharedMemory) -> tuple[SharedMemory, int | None]:
-        """Memory that a source has already, for somebody who looks."""
+        """Return memory that a source has already, for the HTTP process."""
         return self._workers.shared.find(wanted)
 
     async def run(self) -> Exit:
@@ -301,7 +304,7 @@ class Supervisor:
             tell(self.sources.specs())
 
     async def _let_go(self, names: list[str]) -> None:
-        """All that was decoded of these is done."""
+        """Let sources go, of which all that was decoded is done."""
         try:
             await apart(self.sources.drop, names)
         except DataFolderRefused as error:

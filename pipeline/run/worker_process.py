@@ -1,4 +1,4 @@
-"""The supervisor's side of one worker process: start, listen, order, kill."""
+"""The supervisor's side of one worker process: start, hear, tell, ask, kill."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Heard = Callable[["WorkerProcess", ToSupervisor], None]
 
 
 class WorkerProcess:
-    """A worker and, after its death, the ones that take its place. Lives in the event loop."""
+    """A worker and, after its death, those that take its place. Lives in the event loop."""
 
     def __init__(
         self,
@@ -190,8 +190,10 @@ class WorkerProcess:
         return await self._line.ask(request, kind, patience_s)
 
     def has_work(self, pending: Mapping[str, set[str]]) -> bool:
-        """Whether a stage of its own is pending for a source, by what is pending of each; decode
-        is not while it waits for the source's own pace.
+        """Return whether a stage of its own is pending for a source; decode is not while it waits
+        for the source's own pace.
+
+        pending: stages with something to do, by source
         """
         hosted = set(self.hosted)
         return any(
@@ -213,8 +215,8 @@ class WorkerProcess:
                 self.progress, self.progress_mono = pong.done, time.monotonic()
 
     async def times(self, patience_s: float) -> Times:
-        """How long its stages waited and worked over all its lives; where it does not answer so
-        soon, as far as it has said.
+        """Return how long its stages waited and worked over all its lives; where no reply comes in
+        time, as far as it has replied before.
         """
         if self.pid is not None:
             if self._timing is None or self._timing.done():
@@ -235,5 +237,5 @@ class WorkerProcess:
 
 
 def exit_in_words(code: int) -> str:
-    """What a process's exit code says."""
+    """Return a process's exit code in words."""
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -106,7 +106,7 @@ class Workers:
 
     @property
     def _served(self) -> list[WorkerProcess]:
-        """Those that the run cannot do without: of the plan, and not given up."""
+        """Workers that are waited for: of the plan, and not given up."""
         return [w for w in self._planned if not self.given_up.issuperset(w.hosted)]
 
     # -- as long as the run goes on
@@ -126,7 +126,7 @@ class Workers:
 
     @property
     def drained(self) -> bool:
-        """Whether no worker decodes any more."""
+        """Return whether no worker decodes any more."""
         return all(w.pid is None for w in self._planned if "decode" in w.hosted)
 
     def tell_sources(self, decoders_only: bool = False) -> None:
@@ -137,7 +137,7 @@ class Workers:
         self.changed.set()
 
     def forget(self, source: str) -> None:
-        """A source was removed; all workers were told."""
+        """Forget a source that was removed, once all workers were told."""
         self.shared.drop(source)
         for worker in self._all:
             worker.deaths.forget(source)
@@ -170,7 +170,7 @@ class Workers:
                 worker.kill(hung=True)
 
     async def status(self) -> RunStatus:
-        """How the run is; asks the workers for their times."""
+        """Return how the run is; asks the workers for their times."""
         workers = self._all
         asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
         unready = [f"worker {w.name} is not ready" for w in self._served if not w.is_ready]
@@ -326,7 +326,7 @@ class Workers:
             worker.tell(Stop())
 
     async def _may_own_any(self) -> bool:
-        """False if all was taken over; where there is nothing, nothing was."""
+        """Return False if all sources were taken over; where there is none, none was."""
         names = [source.name for source in self._sources.specs()]
         if not names:
             return not self._sources.all_lost()
