@@ -1,4 +1,4 @@
-"""Documents say what is so: paths exist, figures are those of the results, each is one page."""
+"""Documents say what is so: paths exist, figures are those of the results, pages are short."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import filled
+from benchmarks.figures import DOCUMENTS, filled
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
 NAMES = (
     "README.md",
     "ARCHITECTURE.md",
     "DECISIONS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "docs/upgrading.md",
+    *PAGES,
 )
 TOP = {path.name for path in ROOT.iterdir()}
 CODE = re.compile(r"`([^`\n]+)`")
-LINKS = re.compile(r"\]\(([^)#]+)\)")
+LINKS = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 each = pytest.mark.parametrize("name", NAMES)
@@ -37,10 +38,30 @@ def test_every_path_that_is_named_exists(name: str) -> None:
     text = text_of(name)
     named = {word for word in CODE.findall(text) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", word)}
     paths = {word for word in named if "/" in word or word.endswith((".py", ".md", ".toml"))}
-    paths |= set(LINKS.findall(text))
-    made = ("demo/", "data/", "stages.", "my_stages")
+    made = ("demo/", "data/", "videos/", "stages.", "my_stages", "models.py")
     absent = [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
     assert absent == []
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page, as links name them."""
+    heads = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@each
+def test_every_link_leads_somewhere(name: str) -> None:
+    for path, anchor in LINKS.findall(text_of(name)):
+        if path.startswith(("http://", "https://")):
+            continue
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text()), f"{path}#{anchor}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [page for page in PAGES if f"({Path(page).name})" not in index] == ["docs/index.md"]
 
 
 @each
@@ -57,18 +78,20 @@ def test_no_lines_are_named_and_a_line_is_no_longer_than_a_screen(name: str) -> 
     assert max(map(len, prose)) <= 120
 
 
-# What grows with each change has no end of a page.
-GROWING = {"README.md", "DECISIONS.md", "CHANGELOG.md"}
-
-
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in GROWING])
+@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_one_page_each(name: str) -> None:
     assert len((ROOT / name).read_text().splitlines()) <= 130
 
 
-def test_figures_are_those_of_the_results() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert filled(readme) == readme, "python -m benchmarks.figures writes them"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.name))
+def test_figures_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text()
+    assert filled(text) == text, "python -m benchmarks.figures writes them"
+
+
+def test_only_these_documents_have_figures() -> None:
+    having = {name for name in NAMES if "<!-- figures: " in (ROOT / name).read_text()}
+    assert having == {str(document.relative_to(ROOT)) for document in DOCUMENTS}
 
 
 def test_every_folder_of_the_engine_is_explained() -> None:

@@ -1,13 +1,16 @@
-"""What the README shows works as it stands there: its very lines are run."""
+"""What the documents show works as it stands there: its very lines are compiled, parsed, run."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ import msgspec
 import pytest
 
 from framegate.pipeline.cli.main import parser
+from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.commands import framegate, user_folder
@@ -24,22 +28,27 @@ from tests.support.told_store import telling_its_store
 
 pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+NAMES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, name: str = "README.md") -> list[str]:
+    text = (ROOT / name).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def the_block(language: str, containing: str) -> str:
-    (found,) = (block for block in blocks(language) if containing in block)
+def all_blocks(language: str) -> list[tuple[str, str]]:
+    return [(name, block) for name in NAMES for block in blocks(language, name)]
+
+
+def the_block(language: str, containing: str, name: str) -> str:
+    (found,) = (block for block in blocks(language, name) if containing in block)
     return found
 
 
 COMMANDS = [
-    line.partition("#")[0].strip().removeprefix(".venv/bin/")
-    for block in blocks("sh")
+    line.partition(" #")[0].strip().removeprefix(".venv/bin/")
+    for _, block in all_blocks("sh")
     for line in block.splitlines()
 ]
 
@@ -83,17 +92,41 @@ def test_readers(
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
     url = f"unix://{folder / 'data' / 'store' / 'valkey.sock'}"
     with telling_its_store(folder / "data", url):
-        assert shown(folder, the_block("python", containing), 3) == expected
+        assert shown(folder, the_block("python", containing, "docs/results.md"), 3) == expected
 
 
 def test_the_plain_reader_has_ten_lines() -> None:
-    lines = [line for line in the_block("python", "unix_socket_path").splitlines() if line]
-    assert len(lines) == 10
+    block = the_block("python", "unix_socket_path", "docs/results.md")
+    assert len([line for line in block.splitlines() if line]) == 10
+
+
+@pytest.mark.parametrize(("name", "block"), all_blocks("python"))
+def test_python_compiles_and_what_it_imports_is_there(name: str, block: str) -> None:
+    own = {"my_stages"}  # a reader's
+    for node in ast.walk(ast.parse(block, name)):
+        if isinstance(node, ast.ImportFrom) and node.module not in own:
+            module = importlib.import_module(node.module or "")
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+@pytest.mark.parametrize(("name", "block"), all_blocks("toml"))
+def test_configuration_is_accepted(
+    name: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in re.findall(r'_env = "(\w+)"', block):
+        monkeypatch.setenv(variable, "rtsp://camera.example/stream")
+    if "my_stages" in block:
+        (tmp_path / "my_stages.py").write_text(the_block("python", "class People", name))
+        monkeypatch.syspath_prepend(tmp_path)
+    read_config(*find_config(ROOT / "pipeline.toml"), tomllib.loads(block))
 
 
 def test_a_stage_of_ones_own(tmp_path: Path) -> None:
-    folder = user_folder(tmp_path, more=the_block("toml", "my_stages"))
-    (folder / "my_stages.py").write_text(the_block("python", "class People"))
+    folder = user_folder(tmp_path, more=the_block("toml", "my_stages", "docs/stages.md"))
+    (folder / "my_stages.py").write_text(the_block("python", "class People", "docs/stages.md"))
     write_scene(folder / "clip.mp4", steady(9))
     ended = framegate(folder, "run", "clip.mp4", "--json")
     assert ended.code == 0, ended.err
@@ -102,15 +135,15 @@ def test_a_stage_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_stage_of_ones_own_in_a_test_of_ones_own(tmp_path: Path) -> None:
-    (tmp_path / "my_stages.py").write_text(the_block("python", "class People"))
-    code = the_block("python", "testing.Harness")
+    (tmp_path / "my_stages.py").write_text(the_block("python", "class People", "docs/stages.md"))
+    code = the_block("python", "testing.Harness", "docs/stages.md")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, check=True)
 
 
 def test_a_pipeline_in_ones_own_program(tmp_path: Path) -> None:
     write_scene(tmp_path / "bikes.mp4", steady(3))
     ran = subprocess.run(
-        [sys.executable, "-c", the_block("python", "framegate.run(")],
+        [sys.executable, "-c", the_block("python", "framegate.run(", "docs/results.md")],
         cwd=tmp_path,
         env=ENVIRONMENT,
         capture_output=True,
@@ -123,6 +156,10 @@ def test_a_pipeline_in_ones_own_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("framegate")])
 def test_commands_are_understood(line: str) -> None:
     assert parser().parse_args(shlex.split(line)[1:]).command
+
+
+def test_the_first_page_shows_what_the_pages_do() -> None:
+    assert the_block("python", "class People", "docs/stages.md") in blocks("python")
 
 
 def test_make_knows_what_is_shown() -> None:
