@@ -118,7 +118,7 @@ class WindowHead:
         self.name = f"{FILE}@{self.sha256[:8]}"
 
     def warm_up(self) -> None:
-        """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
+        """Compile all sizes: each would cost a fraction of a second when it is first met."""
         self._network.warm_up()
 
     def step(self, window: WindowRows, frame: NewFrame) -> Step:
@@ -284,7 +284,7 @@ class _WindowNetwork:
         self._sizes: dict[tuple[int, bool], tuple[Any, list[AnyArray]]] = {}
 
     def warm_up(self) -> None:
-        """Compiles all its sizes: at their first sight, each would cost a fraction of a second."""
+        """Compile all sizes: each would cost a fraction of a second when it is first met."""
         for n in _FILL:
             self._compiled(n)
 

@@ -150,7 +150,7 @@ class Detect(Stage[DetectState]):
         return answers, {**states, **kept}
 
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
-        """Nothing of an epoch goes on into another but what the state says."""
+        """Forget what this worker keeps of the source; its state names what goes on."""
         self._keeper.forget(source)
         if end.last:
             self.models.forget(source)
@@ -179,7 +179,7 @@ class Detect(Stage[DetectState]):
 
     def _whole(self, batch: Sequence[Item], served: ServedModel) -> list[Boxes]:
         for item in batch:
-            self._meet(item)
+            self._note_size(item)
         with ExitStack() as stack:
             pictures = [
                 as_picture(stack.enter_context(self.context.pixels(item)), item.record.form)
@@ -207,7 +207,7 @@ class Detect(Stage[DetectState]):
         if found is not None:
             plan = whole_plan(frame, settings.plan)
             return plan, conclude(frame, plan, [found], settings)
-        self._meet(item)
+        self._note_size(item)
         ignored, recall = self._ignored_tiles(item), self._recall(item.source, served)
         window = FrameWindow.of(item, served.head, live.window) if served.head else None
         with self.context.pixels(item) as pixels:
@@ -216,8 +216,10 @@ class Detect(Stage[DetectState]):
             del picture
         return seen
 
-    def _meet(self, item: Item) -> None:
-        """A new size is not warmed up here: all sources would wait while the network runs at each
+    def _note_size(self, item: Item) -> None:
+        """Note the picture's size for models that come.
+
+        A new size is not warmed up here: all sources would wait while the network runs at each
         size that its parts can have, and a camera may have another one with each picture.
         """
         self.models.saw(item.record.form.width, item.record.form.height)

@@ -1,4 +1,4 @@
-"""Models as detect serves them: opened, warm, chosen by source."""
+"""Models that serve detect's sources: opened, warmed up, chosen by source, closed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ServedModel:
         self._remembered: dict[str, Recall] = {}
 
     def warm_up(self, width: int, height: int) -> None:
-        """Before it serves: the first sight of an input's size costs some four times more.
+        """Run once at each input's size of such pictures: its first run takes four times as long.
 
         Raises WarmUpFailed.
         """
@@ -84,7 +84,7 @@ class ServedModel:
 
     @property
     def remembered(self) -> list[Recall]:
-        """Of all groups that were asked for."""
+        """What each group of sources that was asked for remembers."""
         return list(self._remembered.values())
 
 
@@ -202,7 +202,7 @@ class ModelPool:
         self._opening = threading.Lock()
 
     def open_configured(self) -> None:
-        """Have all that the configuration wants ready before the first frame."""
+        """Open and warm up all models that the configuration names, before the first frame."""
         for want in self._configured:
             self._ready(want)
 
@@ -232,12 +232,12 @@ class ModelPool:
             self._ready(want, self._options.most_ms if is_new else math.inf)
 
     def saw(self, width: int, height: int) -> None:
-        """A source has pictures of this size: models that come are warmed up for it."""
+        """Note that a source has pictures of this size: models are warmed up for it from now on."""
         if (width, height) not in self._sizes:
             self._sizes = (*self._sizes, (width, height))[-MOST_SIZES:]
 
     def forget(self, source: str) -> None:
-        """It ended, or goes on elsewhere."""
+        """Forget which model the source has: it ended, or another worker serves it."""
         self._by.pop(source, None)
 
     def remembered(self) -> list[Recall]:
@@ -248,7 +248,7 @@ class ModelPool:
         return wanted(self._usual, self._options, source, model)
 
     def _ready(self, want: ModelUse, most_ms: float = math.inf) -> None:
-        """Open it, unless it is, and keep it for a while even if nobody wants it yet."""
+        """Open a model, unless it is open, and keep it for a while even if no source has it yet."""
         with self._opening:
             served = self._open.get(want)
             if served is None:
@@ -262,7 +262,7 @@ class ModelPool:
                 self._seen_s[want] = time.monotonic()
 
     def _let_go(self) -> None:
-        """Those that are unwanted for long, and all but the newest few models of them."""
+        """Close models that no source had for long, and of the others all but the newest few."""
         if len(self._open) <= len(self._configured):  # on every batch: what is configured stays
             return
         now, in_use = time.monotonic(), {*self._by.values(), *self._configured}
@@ -281,7 +281,7 @@ class ModelPool:
 def _check(
     model: str, served: ServedModel, most_ms: float, sizes: Sequence[tuple[int, int]]
 ) -> None:
-    """Lets it look at noise: what fails or takes too long fails here, not on a source's frame."""
+    """Run the model on noise: one that fails or is too slow fails here, not on a source's frame."""
     width, height = sizes[-1]
     noise = np.random.default_rng(0)
     half = ((height + 1) // 2, (width + 1) // 2)

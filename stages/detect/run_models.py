@@ -1,4 +1,4 @@
-"""What a run means by a model: settled once, kept in its folder; another made ready beside it."""
+"""The models of a run: what their names mean, settled once; their copies in its folder."""
 
 from __future__ import annotations
 
