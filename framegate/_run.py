@@ -29,7 +29,7 @@ from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.errors import ConfigFaults, Exit, RunEnded
 from framegate.pipeline.records import End, Result
 
-Place = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 
 DRAIN_S: Final = 30.0
 STOP_S: Final = 15.0
@@ -66,11 +66,11 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
 
 def run(
-    sources: Place | Sequence[Place] | Mapping[str, Place | Mapping[str, Any]] = (),
-    config: Place | None = None,
+    sources: StrPath | Sequence[StrPath] | Mapping[str, StrPath | Mapping[str, Any]] = (),
+    config: StrPath | None = None,
     changes: Mapping[str, Any] | None = None,
     *,
-    folder: Place | None = None,
+    folder: StrPath | None = None,
     resume: bool = False,
     take_over: bool = False,
     pace: Literal["realtime", "fast"] | None = None,
@@ -86,7 +86,8 @@ def run(
                added to those of the configuration
     config     a pipeline.toml; default: ./pipeline.toml, else the packaged one
     changes    tables and keys that replace those of the configuration
-    folder     the data folder; default: a temporary one, removed at the end
+    folder     the data folder; default: a temporary one, removed at the end. A run that `framegate
+               run --resume` goes on with there goes on until it is stopped, as it does here
     resume     go on with the run in `folder` where it stopped
     take_over  take sources that another run of the store owns
     pace       of files: as their time stamps say, or as fast as it goes
@@ -160,7 +161,7 @@ class Run:
             raise
         self.store, self.sources = told.store, tuple(told.past)
         self._results = Subscription(
-            Reader(self.store, _Follower(told.past, self._check), STORE_AWAY_S)
+            Reader(self.store, _RunFollower(told.past, self._check), STORE_AWAY_S)
         )
         return self
 
@@ -253,7 +254,7 @@ class Run:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class _Follower(Follower):
+class _RunFollower(Follower):
     """Follows a run that may end by itself: a reader would wait for more of it for ever."""
 
     def __init__(self, past: Mapping[str, int], check: Callable[[], None]) -> None:

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Given", "Harness", "detected", "frames", "result"]
+__all__ = ["Harness", "StageInput", "detected", "frames", "result"]
 
 S = TypeVar("S")
 SOURCE = "clip"
 
 
-class Given(NamedTuple):
+class StageInput(NamedTuple):
     """One frame for a stage; `pixels`: planar YUV 4:2:0 of the size in `item.record.form`."""
 
     item: Item
@@ -56,7 +56,7 @@ def frames(
     *,
     epoch: int = 1,
     fps: float = 25.0,
-) -> Iterator[Given]:
+) -> Iterator[StageInput]:
     """Give the frames of a clip, or of an array, for `Harness.feed`.
 
     clip    path of a video file; or an array uint8, (frames, height, width, 3) RGB, or (frames,
@@ -82,7 +82,7 @@ def frames(
             form=frame.form,
             key_frame=frame.key_frame,
         )
-        yield Given(Item(source, Position(epoch, number), record), bytes(pixels))
+        yield StageInput(Item(source, Position(epoch, number), record), bytes(pixels))
 
 
 def _opened(clip: Any) -> Iterator[Frame]:
@@ -199,14 +199,14 @@ class Harness(Generic[S]):
         place = Path(self._temporary.name if self._temporary is not None else str(folder))
         self._pixels: dict[tuple[str, Position], bytes] = {}
         self._states: dict[str, S] = {}
-        self._waiting: list[Given] = []
+        self._waiting: list[StageInput] = []
         self._batch = batch or kind.batch
         self._kind = kind
         self.context = context_alone(self._frame, lambda: now, place, before, **others)
         self.stage = kind(read, self.context)
 
     def feed(
-        self, given: Iterable[Given | Result], before: Iterable[Any] | None = None
+        self, given: Iterable[StageInput | Result], before: Iterable[Any] | None = None
     ) -> list[Any]:
         """Give frames to the stage; return its outputs, one for each, None where it had none.
 
@@ -251,24 +251,24 @@ class Harness(Generic[S]):
             self._temporary.cleanup()
 
     def _framed(
-        self, given: Iterable[Given | Result], before: Iterable[Any] | None
-    ) -> Iterator[Given]:
+        self, given: Iterable[StageInput | Result], before: Iterable[Any] | None
+    ) -> Iterator[StageInput]:
         """Give all as frames, with what the stage before gave in their records."""
         outputs = None if before is None else iter(before)
         name = self.context.before
         for frame in given:
             if isinstance(frame, Result):
                 record = records.record_of_result(records.encode(frame), name)
-                yield Given(Item(frame.source, frame.position, record), b"")
+                yield StageInput(Item(frame.source, frame.position, record), b"")
             elif outputs is None:
                 yield frame
             else:
                 item = frame.item
                 said = {**item.record.said, name: msgspec.Raw(records.encode(next(outputs)))}
                 record = msgspec.structs.replace(item.record, said=said)
-                yield Given(item._replace(record=record), frame.pixels)
+                yield StageInput(item._replace(record=record), frame.pixels)
 
-    def _call(self, batch: Sequence[Given]) -> list[Any]:
+    def _call(self, batch: Sequence[StageInput]) -> list[Any]:
         if not batch:
             return []
         self._pixels = {(item.source, item.position): pixels for item, pixels in batch}

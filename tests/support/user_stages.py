@@ -18,9 +18,8 @@ from typing import Any
 
 import msgspec
 
+from framegate import Context, End, Item, NoState, Object, Result, Stage
 from framegate.models.detector import network
-from framegate.pipeline.records import End, Object, Result
-from framegate.pipeline.stage import Context, Item, NoState, Stage
 from framegate.stages.detections import Detections
 from framegate.stages.window import Window
 
