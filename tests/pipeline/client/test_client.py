@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.client import Subscription, subscribe
+from framegate.pipeline.client.follower import WHOLE
 from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
 from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -126,6 +127,40 @@ def test_a_saved_position_goes_on_after_it(store: EmbeddedStore, publisher: Publ
     publisher.results("yard", 1, range(1))
     with subscribe(store.url, start={"door": "1-2"}) as subscription:
         assert sorted(taken(subscription, 2)) == [("door", "1-3"), ("yard", "1-0")]
+
+
+def test_a_whole_epoch_that_was_seen_is_gone_on_after(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    """Whatever its last result was; the end of that epoch is not the one that is waited for."""
+    publisher.results("door", 1, range(3))
+    publisher.end("door", 1, 3)
+    found: list[Result] = []
+    start = {"door": f"1-{WHOLE}", "yard": f"0-{WHOLE}"}
+    with subscribe(store.url, ["door", "yard"], start, until_end=True) as subscription:
+        thread = until(subscription, publisher, found)
+        for name, epoch in (("door", 2), ("yard", 1)):
+            publisher.results(name, epoch, range(2))
+            publisher.end(name, epoch, 2)
+        thread.join()
+    assert sorted(places(found)) == [
+        ("door", "2-0"),
+        ("door", "2-1"),
+        ("yard", "1-0"),
+        ("yard", "1-1"),
+    ]
+
+
+def test_a_first_epoch_that_was_trimmed_before_the_first_read_is_told(
+    store: EmbeddedStore, publisher: Publisher
+) -> None:
+    publisher.results("door", 1, range(9))
+    publisher.trim("door", 4)
+    with (
+        subscribe(store.url, ["door"], {"door": f"0-{WHOLE}"}) as subscription,
+        pytest.raises(ResultsTrimmed),
+    ):
+        next(subscription)
 
 
 def test_trimmed_results_are_told_and_reading_goes_on(
