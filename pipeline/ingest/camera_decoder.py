@@ -67,14 +67,7 @@ class CameraDecoder(DecoderThread):
         while self._await_given_up():
             began = time.monotonic()
             reader = CameraReader(self.source_name, self._open, self._changed)
-            try:
-                reader.start()
-                lost = self._follow(reader)
-            except Exception as error:
-                lost = self._not_put(reader, error)
-            finally:
-                reader.abandon()
-                self._given_up.append(reader)
+            lost = self._start(reader) or self._follow_to_its_end(reader)
             if lost is None:
                 return None
             if lost.reason == "died":
@@ -84,6 +77,25 @@ class CameraDecoder(DecoderThread):
             failures = 1 if stable else failures + 1
             self._rest(failures, lost.reason)
         return None
+
+    def _start(self, reader: CameraReader) -> Lost | None:
+        """Start a reader; a loss if the system has no thread for it now. One that never began is
+        not given up: it would be waited for, and never end.
+        """
+        try:
+            reader.start()
+        except RuntimeError as error:
+            return Lost(f"it cannot be read now: {error}", "no_memory")
+        return None
+
+    def _follow_to_its_end(self, reader: CameraReader) -> Lost | None:
+        try:
+            return self._follow(reader)
+        except Exception as error:
+            return self._not_put(reader, error)
+        finally:
+            reader.abandon()
+            self._given_up.append(reader)
 
     def _await_given_up(self) -> bool:
         """Wait until one at most is left of the connections given up; False if stopped."""

@@ -7,9 +7,10 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -278,6 +279,35 @@ def test_of_connections_that_were_given_up_one_at_most_is_open_beside_a_new_one(
     bench.decoder.abandon()
     for _ in range(2):
         bench.camera.feed.put(None)
+    bench.close()
+
+
+def test_a_camera_that_the_system_had_no_thread_for_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reader that never began has not to end, either."""
+    refused: list[str] = []
+
+    def starting(start: Callable[..., Any]) -> Callable[..., Any]:
+        def starts(*args: Any, **named: Any) -> Any:
+            if threading.current_thread().name == "decode-camera" and len(refused) < 3:
+                refused.append("camera")
+                raise RuntimeError("can't start new thread")
+            return start(*args, **named)
+
+        return starts
+
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # of one Python or another
+        if hasattr(threading, name):
+            monkeypatch.setattr(threading, name, starting(getattr(threading, name)))
+    bench = Bench()
+    for _ in range(3):
+        event = bench.event()
+        assert isinstance(event, Lost)
+        assert (event.reason, event.dropped) == ("no_memory", 0)
+    bench.camera.show(Picture(7))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().position == Position(1, 0)
     bench.close()
 
 
