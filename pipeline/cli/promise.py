@@ -23,10 +23,8 @@ from framegate.pipeline.records import DECLARED
 from framegate.pipeline.store.retention import dropped_of
 
 if TYPE_CHECKING:
-    from framegate.pipeline.promise.certificate import Certificate, Declaration
-
-if TYPE_CHECKING:
     from framegate.pipeline.promise.calibration import Judgement, Setting
+    from framegate.pipeline.promise.certificate import Certificate, Declaration
     from framegate.pipeline.promise.promise import Promise
 
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000
@@ -168,8 +166,7 @@ def _register_calibrate(commands: Any) -> None:
 
 
 def _calibrate(parsed: argparse.Namespace) -> Exit:
-    # Here, because they bring numpy and scipy, and no other command is to wait for these.
-    from framegate.pipeline.cli.promise import as_svg
+    # Here, because it brings numpy and scipy, and no other command is to wait for these.
     from framegate.pipeline.promise.calibration import judged, verdict
 
     origin, text = find_config(parsed.config)

@@ -1,4 +1,4 @@
-"""Which threshold of doubt may be used: Learn then Test on footage; the budget it needs. Pure.
+"""Which threshold of doubt may be used: Learn then Test on footage; the budget it needs.
 
 Settings stand on one path, fixed on other footage, from the one that errs least to the one that
 costs least. Each is tested against the null hypothesis that more than alpha of frames are wrong
@@ -67,7 +67,7 @@ def more_frames(errors: int, frames: int, alpha: float, delta: float) -> int | N
     return enough
 
 
-# -- The least budget of asks that never denies one, for asks at known times. Pure.
+# -- The least budget of asks that never denies one, for asks at known times.
 
 
 _FINE: Final = 100  # steps of a rate, a second
@@ -124,7 +124,7 @@ def _least(enough: Callable[[float], bool]) -> float:
     return least / _FINE
 
 
-# -- What footage says about thresholds of doubt: which are shown to be good. Pure.
+# -- What footage says about thresholds of doubt: which are shown to be good.
 
 
 _FAR: Final = 2  # draws for each frame that was drawn, beyond which that is told

@@ -1,4 +1,4 @@
-"""The statistics of the promise: how many errors audits may find, and an early warning. Pure.
+"""The statistics of the promise: how many errors audits may find, and an early warning.
 
 Each of a period's frames is audited by a coin of its own that falls with the same probability
 (`share`) and is thrown when the frame's result is fixed. If more frames are wrong than allowed, the
