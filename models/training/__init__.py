@@ -5,7 +5,7 @@
 2. export_ir          safetensors -> OpenVINO IR
 3. quantise           NanoDet in 8 bits
 4. train_window_head  clips and made footage (`compose_footage`) -> the window head's safetensors
-                      (`window_head`: the torch module; `window_training`: lessons and losses)
+                      (`window_head`: the torch module; `window_lessons`, `window_training`: losses)
 5. export_window_head safetensors -> OpenVINO IR
 6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
 """

@@ -32,16 +32,15 @@ from framegate.models.training.compose_footage import (
     planes_of,
     read_photographs,
 )
-from framegate.models.training.window_training import (
+from framegate.models.training.window_lessons import (
     CANDIDATE,
     HEAVY_LEAST,
     ClipLesson,
-    HeadTraining,
-    Rounds,
     keep,
     kept,
     seen,
 )
+from framegate.models.training.window_training import HeadTraining, Rounds
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER

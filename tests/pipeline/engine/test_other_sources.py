@@ -11,7 +11,7 @@ from typing import Any
 
 from framegate.pipeline.config.config import find_config, read_config
 from framegate.pipeline.config.graph import stage_specs
-from framegate.pipeline.engine.control import Sources, Stop
+from framegate.pipeline.engine.control import SetSources, Stop
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.records import Position
 from framegate.pipeline.run.shared_files import SharedFiles
@@ -79,7 +79,7 @@ class Bench:
         for name, hosted in READERS.items():
             if name not in self.readers:
                 self.readers[name] = await self.start(name, hosted, [])
-            self.readers[name].tell(Sources(self.served))
+            self.readers[name].tell(SetSources(self.served))
         for source in came:
             decoder = await self.start(f"ingest_{source.name}", ["decode", "window"], [source])
             self.decoders.append(decoder)
@@ -176,7 +176,7 @@ def test_a_worker_whose_sources_were_all_taken_ends_fenced(tmp_path: Path) -> No
         await bench.until("door", Position(1, SHORT))
         bench.store.claim("door", "another", "another run", take_over=True)
         for reader in bench.readers.values():
-            reader.tell(Sources(bench.served))
+            reader.tell(SetSources(bench.served))
             assert await reader.ended() == Exit.FENCED
 
     on_bench(tmp_path, take_over)

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.models.boxes import Boxes
 from framegate.models.training.compose_footage import SIZES, Photograph, compose
-from framegate.models.training.window_training import ClipLesson, judged, keep, kept
+from framegate.models.training.window_lessons import ClipLesson, judged, keep, kept
 
 
 def boxes(*rows: tuple[float, float, int]) -> Boxes:
