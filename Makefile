@@ -9,7 +9,7 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check graph extras locks platforms bench-quick clean
+.PHONY: help install demo test test-all check docs pages graph extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
@@ -17,6 +17,8 @@ help:
 	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
 	@echo "make check     style, formatting and types"
 	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
+	@echo "make docs      a site of the documents, in build/site; every link leads somewhere"
+	@echo "make pages     write what documents take from the code and from results"
 	@echo "make graph     draw which folder imports which, into docs/imports.md"
 	@echo "make extras    also what training and some benchmarks need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
@@ -46,6 +48,20 @@ test-all: install
 bench-quick: install
 	$(BIN)/python -m benchmarks.all --quick
 
+# A site has an environment of its own: what makes it is no part of what runs.
+docs: $(VENV)/docs/installed
+	$(VENV)/docs/bin/zensical build --clean --strict
+
+$(VENV)/docs/installed: locks/docs.txt | install
+	$(BIN)/python -m venv --clear $(VENV)/docs
+	$(VENV)/docs/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r locks/docs.txt
+	@touch $@
+
+pages: install graph
+	$(BIN)/python -m benchmarks.figures
+	$(BIN)/python -m tests.repo.reference
+
 graph: install
 	$(BIN)/python -m tests.repo.imports
 
@@ -66,6 +82,7 @@ locks: install
 	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test --extra bench \
 		pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
+	$(LOCK) --constraint locks/dev.txt --generate-hashes --group docs -o locks/docs.txt
 
 # Not after install: to ask the registry is no reason to make the environment anew.
 platforms:
@@ -73,4 +90,4 @@ platforms:
 	$(BIN)/python deploy/platforms.py
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .cache demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -122,7 +122,10 @@ def with_failure(record: Record, reason: Reason) -> Record:
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """The end of an epoch: its id follows the last frame's; no frame in the accounting.
 
-    frames   decoded in this epoch; last: nothing will follow from this source in this run
+    v        version of the record
+    frames   decoded in this epoch
+    last     whether nothing will follow from this source in this run
+    counts   what was counted while decoding: damaged packets, say
     fault    why the source ended, None when it was complete
     said     what stages had left to say, by stage name, msgpack
     dropped  of `frames`: those after the epoch's last frame that were dropped, as Record.dropped
@@ -209,7 +212,17 @@ class SideOutput(msgspec.Struct, frozen=True):
 
 
 class Object(msgspec.Struct, frozen=True):
-    """One object in one frame. box: x1, y1, x2, y2 in source pixels; score 0..1; track >= 1."""
+    """One object in one frame.
+
+    track     its number through the frames, >= 1; null: none yet, or too weakly seen for one
+    label     its class, by name
+    class_id  its class, by number in the model
+    score     0..1, how sure the model is
+    box       x1, y1, x2, y2 in source pixels
+    origin    detected: in this frame. carried: not looked at, and nothing changed there. moved:
+              not looked at, and moved along with its track. escalated: by the heavy pass.
+              cached: in results of older versions
+    """
 
     track: int | None
     label: str
@@ -222,7 +235,9 @@ class Object(msgspec.Struct, frozen=True):
 class GateView(msgspec.Struct, frozen=True):
     """What the gate saw in a frame, for drawing; told only where somebody asked for it.
 
-    columns, rows  tiles across and down, of `tile` pixels each
+    columns      tiles across
+    rows         tiles down
+    tile         pixels of a tile's side
     hot          a bit a tile, row by row, highest first: whether its content changed
     looked       rectangles (x1, y1, x2, y2) in source pixels that the network was given
     sensitivity  a byte a tile, row by row: the change of a cell's mean, in tenths of a grey level,
@@ -240,7 +255,29 @@ class GateView(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published for one frame; `--json` prints exactly this.
 
-    degraded  why nobody answered, where `escalation` is degraded
+    v          version of the record, 1
+    source     name of the source
+    epoch      grows whenever frames stop following each other: a run, a reconnect, another size
+    seq        number of the decoded frame in its epoch, from 0
+    pts        seconds from the container, null where that has none
+    captured   UNIX seconds at which the frame was taken
+    captured_from  what says so. rtcp: the camera's clock. arrival: when the frame came. file: the
+               file's time stamps
+    published  UNIX seconds
+    width      of the frame, in pixels, after rotation
+    height     likewise
+    outcome    detected: the network looked. carried: it did not, and what was known holds. failed:
+               nothing could be said. cached: in results of older versions
+    looked     how much of the frame the network was given
+    escalation  none: the heavy model was not to be asked. done: it was. degraded: it was to be
+               asked, and the light answer stands
+    reason     why the frame was looked at, or not, or failed
+    objects    what is in the frame
+    models     those that made this result, as NAME-PRECISION@DIGEST
+    age_s      seconds of media time: age of the oldest look that this result rests on
+    scene      grows at a cut
+    gate       what the gate saw, with `[gate] view` or `--draw gate`
+    degraded   why nobody answered, where `escalation` is degraded
     """
 
     v: int

@@ -20,7 +20,10 @@ from framegate.pipeline.stage import Item, Stage
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """size: frames that a window holds, 1..512."""
+    """Options of window.
+
+    size  frames that the window of a source holds; it moves by one frame
+    """
 
     size: int = field(default=32, metadata={"least": 1, "most": 512})
 

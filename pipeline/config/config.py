@@ -40,7 +40,29 @@ BY_NAME = "env:"
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """`[store]`"""
+    """`[store]`: where records and results live, and how long.
+
+    url         embedded: a private Valkey in the data folder; or redis://, rediss:// or unix:// of
+                a Redis 7.2 or later, of a Valkey, or of one server of a cluster
+    url_env     name of an environment variable that holds the URL instead
+    tls_ca      file with the CA that signed the store's certificate; none: those of this system
+    tls_cert    file with the certificate that is shown to the store
+    tls_key     file with the key of that certificate
+    tls_check_hostname  whether the name in the store's certificate must be right
+    listen      HOST:PORT on which the embedded store also listens, for the user `viewer`, who may
+                only read results
+    listen_password_file  file with that user's password; none: in FRAMEGATE_LISTEN_PASSWORD, or
+                asked for at the start
+    fsync       of the embedded store. everysec: a power cut may cost about a second. always: a
+                power cut costs nothing, but each commit waits for the disk
+    replicas    on how many of the store's replicas an owner and an epoch must be before a frame is
+                served; a store that has replicas is refused with 0
+    results_keep   results of each source that are kept at least
+    results_age_s  seconds after which results go, 0: never; looked at once a minute
+    results_bytes  bytes of memory for the results of a source, 0: no limit; the oldest go
+    certificates_age_s  seconds after which certificates go, 0: never
+    sources_keep   sources that no run has any more and whose data stay; those let go last
+    """
 
     url: str = EMBEDDED
     url_env: str | None = None
@@ -160,7 +182,15 @@ PACKAGED = "pipeline.toml"
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """`[sources.NAME]`"""
+    """`[sources.NAME]`: a camera or a file.
+
+    url        path or URL; or webcam:N
+    url_env    name of an environment variable that holds the URL, instead of `url`
+    pace       of a file. fast: as quickly as it goes. realtime: as its time stamps say
+    live       whether it is a camera, whose newest frame wins; none: by its URL
+    transport  of RTSP
+    frames     which frames are wanted: all, keyframes, or a table (below)
+    """
 
     url: str = ""
     url_env: str | None = None
@@ -172,7 +202,11 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """`[live]`"""
+    """`[live]`: when a camera is lost, and how it is tried again.
+
+    stall_s       seconds without a frame, or 20 frame periods if these are longer, that are a loss
+    retry_most_s  seconds between two tries, at most; pauses grow from try to try
+    """
 
     stall_s: float = field(default=STALL_S, metadata={"least": LEAST_STALL_S, "most": MOST_STALL_S})
     retry_most_s: float = field(default=30.0, metadata={"least": 0.1, "most": 3600.0})
@@ -180,7 +214,11 @@ class LiveConfig:
 
 @dataclass(frozen=True)
 class CreditConfig:
-    """`[credit]`"""
+    """`[credit]`: frames that a decoder may be ahead of the slowest reader that needs each frame.
+
+    file  of a file
+    live  of a camera; few, so that results are of now
+    """
 
     file: int = field(default=32, metadata={"least": 1, "most": 1024})
     live: int = field(default=4, metadata={"least": 1, "most": 1024})
@@ -188,21 +226,31 @@ class CreditConfig:
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """`[workers]`"""
+    """`[workers]`: the processes that host stages.
+
+    hung_s  seconds without progress, with something to do, after which a worker is replaced
+    """
 
     hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
 
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """`[http]`"""
+    """`[http]`: the port of the live page, metrics and health.
+
+    listen  HOST:PORT, or off; none: 127.0.0.1:8686, or a free port if that one is taken
+    """
 
     listen: str | None = None
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    """`[log]`"""
+    """`[log]`: what is written to stderr.
+
+    level   least level that is written
+    format  text, or json: an object a line with time, level, part, message, exception
+    """
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: LogFormat = "text"

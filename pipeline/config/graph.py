@@ -233,7 +233,14 @@ Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _StageTable:
+class StageTable:
+    """`[stages.NAME]`: what every stage's table may have, beside the options of its class.
+
+    use     package.module:Class
+    input   the stage whose outputs it reads; decode alone has none
+    on_lag  of a stage beside the main path. drop: it may miss frames. wait: others wait for it
+    """
+
     use: str
     input: str | None = None
     on_lag: Literal["drop", "wait"] = "drop"
@@ -285,14 +292,14 @@ def own_tables(options: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields if field.metadata.get("table")}
 
 
-def _loaded(name: str, entry: Table, faults: list[str]) -> tuple[_StageTable, Any] | None:
+def _loaded(name: str, entry: Table, faults: list[str]) -> tuple[StageTable, Any] | None:
     """What every stage's table says, and its class."""
     path = f"stages.{name}."
     if isinstance(entry.get("input"), list):
         faults.append(f"{path}input = {entry['input']!r}: a stage has exactly one input")
         return None
     said = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
-    read = read_options(_StageTable, said, path, faults)
+    read = read_options(StageTable, said, path, faults)
     if read is None:
         return None
     try:
@@ -307,7 +314,7 @@ def _loaded(name: str, entry: Table, faults: list[str]) -> tuple[_StageTable, An
 
 
 def _read_stage(
-    name: str, entry: Table, tables: Table, found: tuple[_StageTable, Any], faults: list[str]
+    name: str, entry: Table, tables: Table, found: tuple[StageTable, Any], faults: list[str]
 ) -> StageEntry | None:
     read, kind = found
     path = f"stages.{name}."

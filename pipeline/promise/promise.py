@@ -23,9 +23,15 @@ def _limits(least: float, most: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Promise:
-    """Options; what they mean is told in pipeline.toml.
+    """`[promise]`: how many served frames may differ from what the heavy pass says.
 
     measure  counts: a frame is wrong if it has another number of objects of some class; off: none
+    alpha       share of a period's frames that may differ
+    confidence  how probable it is at least that a period which breaks the promise is not certified
+    frames      served frames of a period; fewer need a larger share of audits
+    min_coverage  share of decoded frames that must be served for a certificate
+    audited     share of frames that are audited; none: the least with which some may be wrong
+    alarm_audits  audits between two false alarms, at least, in the mean
     """
 
     measure: Literal["counts", "off"] = "counts"

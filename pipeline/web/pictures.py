@@ -169,10 +169,16 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -
         return known
 
     async def snapshot(request: Request) -> Response:
+        """The last frame of a source as a JPEG; `?plain=1`: without boxes; `?width=640`: at most.
+
+        Its headers Last-Modified, X-Framegate-Age (seconds) and X-Framegate-State say how old it is
+        and whether the source has a fault.
+        """
         known = await now()
         return await shared.in_turn(partial(_snapshot, request, frames, as_jpeg, known))
 
     async def stream(request: Request) -> Response:
+        """A source as multipart MJPEG, for players and `<img>`: 10 pictures a second at most."""
         known = await now()
         name = request.path_params["source"]
         if name not in known:
@@ -181,6 +187,7 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -
         return _streaming(_multipart(shown), f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
 
     async def live(request: Request) -> Response:
+        """Pictures of many sources (`?sources=A,B`) in one response, for the live page."""
         known = await now()
         asked = request.query_params.get("sources", "").split(",")
         names = sorted(known.keys() & asked)  # one may have been removed while the page asks
@@ -220,6 +227,7 @@ def _gone(
 
 
 def _page(request: Request) -> Response:  # noqa: ARG001
+    """The live page: pictures, latency, objects and drops of each source."""
     html = Path(__file__).with_name("page.html").read_text()
     return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": _only_itself(html)})
 
@@ -343,9 +351,12 @@ def sensitivity_routes(frames: LastFrames, as_map: AsMap, sources: SourceStates)
         return give(*found)
 
     def numbers(request: Request) -> Response:
+        """How small a change the gate sees in each tile, as JSON; needs `--draw gate`."""
         return answer(request, lambda result, _: _as_json(result))
 
     def picture(request: Request) -> Response:
+        """The same over the source's last picture, as a PNG."""
+
         def give(result: Result, frame: LastFrame | None) -> Response:
             return Response(as_map(result, frame), 200, FRESH, "image/png")
 

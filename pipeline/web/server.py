@@ -234,6 +234,7 @@ def routes(run: RunReader) -> list[Route]:
     """The routes that need no pixels."""
 
     def metrics(request: Request) -> Response:
+        """All metrics, for Prometheus."""
         try:
             encode, kind = choose_encoder(request.headers.get("accept", ""))
         except (TypeError, ValueError):  # it asks for a version that is none
@@ -241,16 +242,19 @@ def routes(run: RunReader) -> list[Route]:
         return Response(encode(run.scrape()), headers={**_NO_STORE, "Content-Type": kind})
 
     def healthz(request: Request) -> Response:  # noqa: ARG001
+        """200 while the run lives."""
         run.status()
         return PlainTextResponse("alive\n")
 
     def readyz(request: Request) -> Response:  # noqa: ARG001
+        """200 when all workers serve and the store answers, else 503 and why, as JSON."""
         why = list(run.status().unready)
         if (fault := run.store_fault()) is not None:
             why.append(fault)
         return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
 
     def sources(request: Request) -> Response:  # noqa: ARG001
+        """Each source as JSON: state, rates, latency, drops by reason, objects a frame."""
         listed = [as_json(view, source) for view, source in run.views()]
         return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
 

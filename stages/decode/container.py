@@ -56,12 +56,13 @@ _MP4_BOXES: Final = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"moov")
 class DecodeOptions:
     """How to open and decode.
 
-    threads         decoder threads, >= 1. One costs the least CPU a frame, has the least delay and
-                    repairs damaged streams the same way each time; more are FFmpeg's frame threads
-    max_damaged     more packets in a row than this that do not decode end the source
-    max_pixels      larger pictures are refused
-    open_timeout_s, read_timeout_s   for URLs, and files that list others; the latter not for live
-                    ones (Request.stall_s)
+    threads         decoder threads of a source. One costs the least CPU a frame, has the least
+                    delay and repairs damaged streams the same way each time; more are FFmpeg's
+                    frame threads
+    max_damaged     packets in a row that do not decode: one more ends the source
+    max_pixels      pixels of a picture; larger ones are refused
+    open_timeout_s  seconds to open a URL, or a file that lists others
+    read_timeout_s  seconds to wait for the next bytes of it; not of live ones (Request.stall_s)
     hwaccel         auto: decode on the graphics unit where FFmpeg can, else on the CPU; off
     """
 

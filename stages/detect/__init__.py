@@ -50,7 +50,9 @@ from framegate.stages.planes import as_picture
 class DetectOptions:
     """Options of detect.
 
-    detector    light, heavy (about ten times the time), or another model: MODEL_RULE
+    detector    light; heavy, at about ten times the time; nanodet-SIDE, the light network at
+                another size, a multiple of 32 from 96 to 1280; or a model of the registry: NAME,
+                NAME@VERSION or NAME@DIGEST
     classes     labels to look for; none: all that the model knows
     min_score   0..1, least score of an object; none: the frozen one of the model
     min_scores  class -> 0..1, least score of its objects, where it is another

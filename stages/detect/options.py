@@ -43,16 +43,17 @@ class GateOptions:
 
     mode          off: every frame, whole. frames: whole frames in which something changed. crops:
                   of those, the parts that changed
-    object_age_s  an object is looked at again when it was not for so long, in media time;
-    still_age_s   one that every look found where it is, when it was not for as long as it has been
-                  there, or for so long
-    frame_age_s   so is the whole frame
-    wait_frames   frames, and
-    wait_s        seconds of media time, for which a change may wait at most where known objects
-                  move; something new waits only beside what changed at the last look, 0.1 s at most
-    least, most   grey levels between which each tile's threshold is learned; both 0: as mode off
+    object_age_s  seconds of media time after which an object is looked at again at the latest
+    still_age_s   the same for an object that every look found where it is: after as long as it
+                  stood there, and after so many seconds at the latest
+    frame_age_s   seconds of media time after which the whole frame is looked at again
+    wait_frames   frames for which a change may wait at most where known objects move
+    wait_s        seconds of media time for which it may wait there at most; something new waits
+                  only beside what changed at the last look, 0.1 s at most
+    least         grey levels: the threshold of a tile is never below; least and most 0: as mode off
+    most          grey levels: a change by more is looked at within two frames
     masks         source -> polygons in its pixels; what changes inside them does not trigger
-    view          results tell what the gate saw, for drawing (`--draw gate`)
+    view          whether results tell what the gate saw, for drawing (`--draw gate`)
     """
 
     mode: Mode = "crops"
@@ -83,7 +84,7 @@ class CacheOptions:
     """The table `[cache]`.
 
     exact   whether an input that the network has seen is answered without it: same bits
-    ttl_s   for which anything is kept
+    ttl_s   seconds for which an answer is kept
     bytes   of the store's memory that a group takes at most
     groups  source -> group; sources of one group share answers, also over hosts. Without one a
             source's group has its own name
@@ -194,10 +195,10 @@ class ModelOptions:
 class ModelUse:
     """Which model looks at a source, and for what.
 
-    model       as MODEL_RULE says
-    classes     labels to look for; None: all
-    min_score   0..1, least score; None: the model's own
-    min_scores  of single classes
+    model       as `detector` of [stages.detect]
+    classes     labels to look for; none: all that the model knows
+    min_score   0..1, least score of an object; none: the model's own
+    min_scores  class -> 0..1, least score of its objects, where it is another
     """
 
     model: Literal["light", "heavy"] | str = "light"

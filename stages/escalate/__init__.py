@@ -29,7 +29,7 @@ NO_PROMISE = Promise("off")  # without the table [promise]
 class StageOptions:
     """Options of escalate.
 
-    classes   as detect's; COCO's where anybody is asked
+    classes   COCO labels that answers may have: the same as detect's; none: all
     escalate  the table [escalate]
     promise   the table [promise]
     """

@@ -17,12 +17,14 @@ class EscalateOptions:
     place       off: nobody. local: the heavy pass, in the worker that hosts this stage. workers:
                 `framegate worker --heavy`, on any host. kserve: a server that speaks KServe v2
     url         of the Redis that these workers read (without it: this run's store), or of that
-                server; url_env names a variable that holds it, which the configuration looks up
-    doubt       0..1, how probable it must be that the heavy pass says something else
-    per_s       asks a second of media time and source, 0 or more; burst: at once, after a rest
-    all_per_s   asks a second, of all live sources of a worker together
-    deadline_s  after a live frame came, when an answer is too late for it
-    patience_s  for which a file waits for a place that is away
+                server
+    url_env     name of an environment variable that holds this URL instead
+    doubt       how probable it must be that the heavy pass says something else
+    per_s       questions of each source for a second of media time
+    burst       questions of a source at once, after a rest
+    all_per_s   questions a second of all live sources of a worker together
+    deadline_s  seconds after a live frame came, when an answer is too late for it
+    patience_s  seconds for which a file waits for a place that is away
     """
 
     place: PlaceName = "off"

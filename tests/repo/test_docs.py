@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.figures import DOCUMENTS, filled
+from tests.repo import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
@@ -89,6 +90,17 @@ def test_figures_are_those_of_the_results(document: Path) -> None:
     assert filled(text) == text, "python -m benchmarks.figures writes them"
 
 
+@pytest.mark.parametrize("page", reference.pages(), ids=lambda path: str(path.name))
+def test_what_is_made_from_the_code_is_what_the_code_says(page: Path) -> None:
+    text = page.read_text()
+    assert reference.filled(text) == text, "make pages writes them"
+
+
+def test_every_part_that_is_made_has_a_page() -> None:
+    there = {name for page in reference.pages() for name in reference.parts_of(page)}
+    assert there == set(reference.PARTS)
+
+
 def test_only_these_documents_have_figures() -> None:
     having = {name for name in NAMES if "<!-- figures: " in (ROOT / name).read_text()}
     assert having == {str(document.relative_to(ROOT)) for document in DOCUMENTS}
@@ -109,6 +121,7 @@ def test_the_change_log_begins_with_this_version_or_what_comes_after_it() -> Non
 
 
 def test_no_registry_and_no_path_of_a_machine() -> None:
-    for name in (*NAMES, "Makefile", ".ci/run", "locks/dev.txt", "locks/extras.txt"):
+    locks = [str(path.relative_to(ROOT)) for path in (ROOT / "locks").glob("*.txt")]
+    for name in (*NAMES, "Makefile", "mkdocs.yml", ".ci/run", *locks):
         text = (ROOT / name).read_text()
         assert not re.search(r"index-url|/home/|/root/|https?://[\w.]*(pypi|pythonhosted)", text)
