@@ -128,8 +128,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     counts   what was counted while decoding: damaged packets, say
     fault    why the source ended, None when it was complete
     said     what stages had left to say, by stage name, msgpack
-    dropped  of `frames`: those after the epoch's last frame that were dropped, as Record.dropped
-    epoch    that ends: what a stage is told; in the store the id says it
+    dropped  frames after the epoch's last published one that were dropped; they are in `frames`
+    epoch    the epoch that ends, for a stage; in the store the entry's id says it
     """
 
     v: int
@@ -263,9 +263,9 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     captured   UNIX seconds at which the frame was taken
     captured_from  what says so. rtcp: the camera's clock. arrival: when the frame came. file: the
                file's time stamps
-    published  UNIX seconds
-    width      of the frame, in pixels, after rotation
-    height     likewise
+    published  UNIX seconds at which the result was made
+    width      pixels across, after rotation
+    height     pixels down, after rotation
     outcome    detected: the network looked. carried: it did not, and what was known holds. failed:
                nothing could be said. cached: in results of older versions
     looked     how much of the frame the network was given

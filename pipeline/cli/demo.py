@@ -69,7 +69,7 @@ def _say_what_came(data: Path) -> None:
         "Then your own video:   .venv/bin/framegate run FILE --json\n"
         "From another terminal: .venv/bin/framegate watch\n"
         "What this machine can do: .venv/bin/framegate check FILE\n"
-        "README.md goes on from here."
+        "README.md and docs/index.md go on from here."
     )
 
 

@@ -167,7 +167,7 @@ def _listen_faults(store: StoreConfig) -> list[str]:
     if store.url_env is not None or store.url != EMBEDDED:
         faults.append(
             f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
-            "own, make a user that may only read (README, Your own Redis)"
+            "own, make a user that may only read (docs/deployment.md)"
         )
     if (fault := store_fault(store.listen)) is not None:
         faults.append(f"store.listen = {store.listen!r}: {fault}")

@@ -25,6 +25,8 @@ def _limits(least: float, most: float) -> dict[str, Any]:
 class Promise:
     """`[promise]`: how many served frames may differ from what the heavy pass says.
 
+    Without this table nothing is promised.
+
     measure  counts: a frame is wrong if it has another number of objects of some class; off: none
     alpha       share of a period's frames that may differ
     confidence  how probable it is at least that a period which breaks the promise is not certified

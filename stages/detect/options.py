@@ -183,7 +183,8 @@ class ModelOptions:
 
     registry  folder of the models that were added; none: that of `framegate models`
     most_ms   milliseconds that a new model may take for a picture on this machine
-    sources   source -> model, classes, min_score, min_scores, where they are not detect's
+    sources   source -> a table with model, classes, min_score or min_scores, where these are not
+              those of [stages.detect]
     """
 
     registry: str | None = None

@@ -32,8 +32,6 @@ from framegate.pipeline.source import Frames
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
-from framegate.stages.detect import DetectOptions
-from framegate.stages.detect.options import ModelUse
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
@@ -74,7 +72,7 @@ def _entries(text: str) -> dict[str, str]:
 def _sentence(text: str) -> str:
     text = text.strip().rstrip(".;")
     begins = text.partition(" ")[0]
-    if not begins.endswith((":", ";")):  # the name of a value stays as it is
+    if begins.isalpha():  # else it names a value, and stays as it is
         text = f"{text[:1].upper()}{text[1:]}"
     return text.replace("|", "\\|")
 
@@ -105,8 +103,6 @@ def settings() -> str:
         options = load(stage.use).Options
         parts.append(_table_of(f"[stages.{stage.name}]", options))
         parts += [_table_of(f"[{name}]", kind) for name, kind in own_tables(options).items()]
-        if options is DetectOptions:
-            parts.append(_table_of("[models.sources.NAME]", ModelUse))
     parts.append(_table_of("[stages.NAME]", StageTable))
     return "\n".join(parts)
 
@@ -126,7 +122,9 @@ def _table_of(name: str, kind: type) -> str:
     own = list(own_tables(kind)) if dataclasses.is_dataclass(kind) else []
     tables = f"Its tables: {', '.join(f'`[{t}]`' for t in own)}.\n\n" if own else ""
     body = (
-        table(("key", "type", "default", "what it is"), rows) if rows else "No keys of its own.\n"
+        table(("key", "type", "default", "what it is"), rows)
+        if rows
+        else "It has no keys of its own.\n"
     )
     return f"{title}\n\n{said}{tables}{body}"
 

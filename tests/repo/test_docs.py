@@ -106,6 +106,11 @@ def test_only_these_documents_have_figures() -> None:
     assert having == {str(document.relative_to(ROOT)) for document in DOCUMENTS}
 
 
+def test_the_glossary_is_short() -> None:
+    rows = re.findall(r"^\| (?!word|---)", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    assert 0 < len(rows) <= 25
+
+
 def test_every_folder_of_the_engine_is_explained() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for part in ("pipeline", "stages", "models"):
