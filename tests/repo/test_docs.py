@@ -63,6 +63,8 @@ def test_every_link_leads_somewhere(name: str) -> None:
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     assert [page for page in PAGES if f"({Path(page).name})" not in index] == ["docs/index.md"]
+    site = (ROOT / "mkdocs.yml").read_text()
+    assert [page for page in PAGES if not re.search(rf"[-:] {Path(page).name}$", site, re.M)] == []
 
 
 @each

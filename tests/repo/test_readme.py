@@ -79,20 +79,21 @@ def shown(folder: Path, code: str, lines: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("containing", "expected"),
+    ("name", "containing", "expected"),
     [
-        ("unix_socket_path", ["1-0 []", "1-1 []", "1-2 []"]),
-        ("until_end", ["bikes 1-0 []", "bikes 1-1 []", "bikes 1-2 []"]),
-        ("results.ack", ["people: 0", "people: 0", "people: 0"]),
+        ("README.md", "subscribe", ["bikes 1-0 []", "bikes 1-1 []", "bikes 1-2 []"]),
+        ("docs/results.md", "unix_socket_path", ["1-0 []", "1-1 []", "1-2 []"]),
+        ("docs/results.md", "until_end", ["bikes 1-0 []", "bikes 1-1 []", "bikes 1-2 []"]),
+        ("docs/results.md", "results.ack", ["people: 0", "people: 0", "people: 0"]),
     ],
 )
 def test_readers(
-    folder: Path, containing: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, name: str, containing: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
     url = f"unix://{folder / 'data' / 'store' / 'valkey.sock'}"
     with telling_its_store(folder / "data", url):
-        assert shown(folder, the_block("python", containing, "docs/results.md"), 3) == expected
+        assert shown(folder, the_block("python", containing, name), 3) == expected
 
 
 def test_the_plain_reader_has_ten_lines() -> None:
