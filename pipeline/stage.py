@@ -231,7 +231,7 @@ class Context:
 
 
 class Waits(Enum):
-    """The type of WAITS."""
+    """In place of an output: the answer to a question of this frame has not come yet."""
 
     WAITS = "waits"
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, Union, cast, get_args, get_origin, get_t
 import msgspec
 from prometheus_client import Metric
 
+import framegate
 from framegate.pipeline import records
 from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config import config
@@ -290,6 +291,28 @@ def _scrape() -> Scrape:
     return Scrape(status, {}, [], {}, {}, ProcessUse(0, 0.0), store)
 
 
+# -- The Python API.
+
+
+def api() -> str:
+    """The public names of `framegate`, and of its modules `testing` and `errors`."""
+    parts = [_names("framegate", framegate)]
+    parts += [
+        _names(f"framegate.{name}", getattr(framegate, name)) for name in ("testing", "errors")
+    ]
+    return "\n".join(parts)
+
+
+def _names(title: str, module: Any) -> str:
+    rows = []
+    for name in sorted(module.__all__, key=str.lower):
+        first = (getattr(module, name).__doc__ or "").strip().split("\n\n")[0]
+        if not first:
+            raise ValueError(f"{title}.{name}: it has no docstring")
+        rows.append((f"`{name}`", _sentence(" ".join(first.split()))))
+    return f"## {title}\n\n{table(('name', 'what it is'), rows)}"
+
+
 # -- Commands.
 
 
@@ -331,6 +354,7 @@ def _spelt(action: argparse.Action) -> str:
 
 
 PARTS: Final = {
+    "api": api,
     "settings": settings,
     "results": results,
     "http": http,
