@@ -33,6 +33,12 @@ Reason = Literal[LookReason, WholeReason, CameraReason, FailReason]
 CapturedFrom = Literal["rtcp", "arrival", "file"]
 
 
+# How a source's counters name frames that were dropped, by reason. The only reason today: a newer
+# frame replaced them, while a live source's readers were behind (law 5).
+DROPPED: Final = "dropped:"
+REPLACED: Final = f"{DROPPED}replaced"
+
+
 class Position(NamedTuple):
     """Where a frame stands in its source; in every stream it is the entry's id.
 

@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.queries import PlaceSpec, Query, QueryId, Reply
 from framegate.pipeline.records import End, Position, Record
 from framegate.pipeline.source import Form
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 T = TypeVar("T")
 S = TypeVar("S")

@@ -18,11 +18,11 @@ from rich.live import Live
 from rich.markup import escape
 
 from framegate.pipeline.config.config import url_said
-from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 from framegate.pipeline.web.pictures import AGE, STATE
 

@@ -29,7 +29,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.heavy.batching import NOBODY, Batching, BatchLimits, KeptBack
 from framegate.pipeline.queries import (
     Place,
@@ -43,6 +42,7 @@ from framegate.pipeline.queries import (
 )
 from framegate.pipeline.records import DegradedReason
 from framegate.pipeline.retry import Breaker
+from framegate.pipeline.stage_counts import AskCounts
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """When a decoder may go on: how far ahead of its slowest reader, and in how many picture sizes.
 
-Pure; who uses it locks. The store is asked where readers stand in `waits`.
+Pure; who uses it locks. The store is asked where readers stand in `store_waits`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from framegate.pipeline import keys, records
 from framegate.pipeline.engine.inbox import Arrival
 from framegate.pipeline.ingest.decoder import Decoded, DecoderThread, Lost, NewEpoch, SourceEnded
 from framegate.pipeline.records import (
+    REPLACED,
     START,
     VERSION,
     Connection,
@@ -310,7 +311,7 @@ def _entry(arrival: Arrival) -> Entry:
 
 def _add(counts: dict[str, int], growth: Mapping[str, int], dropped: int = 0) -> None:
     """Let counters grow; the dropped frames, which newer ones replaced, were decoded as well."""
-    more = {"decoded": dropped, "dropped:replaced": dropped} if dropped else {}
+    more = {"decoded": dropped, REPLACED: dropped} if dropped else {}
     for grown in (growth, more):
         for name, n in grown.items():
             counts[name] = counts.get(name, 0) + n

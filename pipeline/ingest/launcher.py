@@ -15,7 +15,7 @@ from framegate.pipeline.ingest.camera_decoder import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
-from framegate.pipeline.ingest.waits import slowest_reader
+from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.records import START, DecodeState, Position, Record
 from framegate.pipeline.source import Guard, Request, Source
 from framegate.pipeline.spec import SourceSpec, WorkerSpec

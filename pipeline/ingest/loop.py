@@ -21,7 +21,7 @@ from framegate.pipeline.engine.shared_views import SharedViews
 from framegate.pipeline.errors import Fenced, OutOfMeans
 from framegate.pipeline.ingest.feed import SLACK_S, Feed
 from framegate.pipeline.ingest.launcher import DecoderLauncher, OpenSource, end_thread
-from framegate.pipeline.ingest.waits import EpochGiven, RoomMade, StoreWaits, WaitOver
+from framegate.pipeline.ingest.store_waits import EpochGiven, RoomMade, StoreWaits, WaitOver
 from framegate.pipeline.records import DecodeState
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable

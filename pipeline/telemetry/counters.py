@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 PREFIX = "latency:"
 BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # of latencies, in the store's counters

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from framegate.pipeline import keys, records
 from framegate.pipeline.records import (
+    DROPPED,
     Connection,
     DecodeState,
     End,
@@ -39,7 +40,6 @@ RECENT = 30
 WINDOW_S = 5.0  # over so long a rate is taken, where looks are close together
 LONGEST_S = 60.0  # a source that runs and publishes nothing for so long has a rate of 0
 LEAST_S = 0.5  # looks closer together than this say nothing
-DROPPED = "dropped:"
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead
-from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
+from framegate.pipeline.stage_counts import CacheCounts
 from framegate.stages.detect.estimate import Estimate, conclude
 from framegate.stages.detect.look import look_at, view_of
 from framegate.stages.detect.look_plan import LookPlan, whole_plan

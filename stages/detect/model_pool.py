@@ -23,9 +23,9 @@ from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
 from framegate.models.window.head import WindowHead
-from framegate.pipeline.counts import CacheCounts
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Context, MemoLimits, MemoPort
+from framegate.pipeline.stage_counts import CacheCounts
 from framegate.stages.detect.estimate import EstimateSettings
 from framegate.stages.detect.options import (
     OWN,

@@ -24,7 +24,7 @@ from framegate.pipeline.errors import (
     StoreRefused,
     TakenOver,
 )
-from framegate.pipeline.ingest.waits import EpochRefused, EpochRequests
+from framegate.pipeline.ingest.store_waits import EpochRefused, EpochRequests
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store import ownership as stores
 from framegate.pipeline.store.connection import readable

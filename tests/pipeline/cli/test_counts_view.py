@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from framegate.pipeline.cli.watch import as_lines, count_lines
-from framegate.pipeline.counts import AskCounts, CacheCounts
 from framegate.pipeline.run.rpc import StageCounts
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 
 def test_each_stage_is_a_line() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.counts import AskCounts
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.engine.control import ControlLine, Stop
@@ -23,6 +22,7 @@ from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Form, Request
 from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.stage import WAITS, Item, Stage
+from framegate.pipeline.stage_counts import AskCounts
 from framegate.pipeline.store.connection import Link
 from framegate.pipeline.store.hop import (
     FRAME,
