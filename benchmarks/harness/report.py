@@ -173,7 +173,7 @@ def _differences(about: Benchmark, whole: Any, quick: Any, where: str) -> Iterat
     elif isinstance(whole, list):
         if whole and quick:
             yield from _differences(about, _merged(whole), _merged(quick), f"{where}[]")
-        elif any(isinstance(one, list | dict) for one in whole):  # else: none of these came
+        elif any(isinstance(one, dict) for one in whole):  # else: none of these came
             yield f"{where} is empty"
     elif isinstance(whole, dict):
         if where.rpartition(".")[2] in about.keyed:

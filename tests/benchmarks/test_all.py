@@ -87,6 +87,7 @@ def test_a_key_that_is_gone_or_of_another_kind_is_told() -> None:
     assert told().differences({"a": True}, {"a": 1}) == ["a is a number, was yes or no"]
     assert told().differences({"a": [{"b": 1}]}, {"a": []}) == ["a is empty"]
     assert told().differences({"a": [1]}, {"a": []}) == []  # none of these came
+    assert told().differences({"a": [[1, 2]]}, {"a": []}) == []  # nor of these: alarms, say
 
 
 def test_a_bar_is_held_missed_or_not_measured() -> None:
