@@ -1,4 +1,9 @@
-"""Draws audits, asks about them, settles them in the order in which they were drawn."""
+"""The promise of a worker's sources: draws audits, asks about them, settles them, closes periods.
+
+The stage calls for each frame, in this order: `settled` (audits that are over, oldest first),
+`began` (the period that the frame belongs to), then `served` or `failed` once its result is fixed,
+and `news` for what is to be published with it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ import msgspec
 
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.promise import certificate, period, promise
+from framegate.pipeline.promise import certificate, period
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
 from framegate.pipeline.promise.period import Moment, Period
@@ -34,11 +39,11 @@ from framegate.stages.audit.audits import (
 )
 from framegate.stages.detections import Detections
 
-# -- The secret of a data folder, from which the promise's coins are made.
+# -- The secret of a data folder: the key of the coins that draw audits.
 
 
 def secret_of(folder: Path) -> bytes:
-    """32 random bytes, made once: a resumed run draws the same audits. Any process may call it.
+    """Return 32 random bytes, made once, so that a resumed run draws the same audits. Any process.
 
     ConfigFaults where the file is damaged.
     """
@@ -46,10 +51,10 @@ def secret_of(folder: Path) -> bytes:
     if not path.exists():
         _make(path)
     secret = path.read_bytes()
-    if len(secret) != promise.SECRET_BYTES:
+    if len(secret) != coin.SECRET_BYTES:
         raise ConfigFaults(
             [
-                f"promise: {path} has {len(secret)} bytes; allowed are {promise.SECRET_BYTES}. "
+                f"promise: {path} has {len(secret)} bytes; allowed are {coin.SECRET_BYTES}. "
                 "Remove it for a new one: no period that it began is certified then"
             ]
         )
@@ -57,11 +62,11 @@ def secret_of(folder: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    """All of it or nothing, also if the power fails; who comes second leaves the first one's."""
+    """Write it whole or not at all, also in a power cut; the first of two processes wins."""
     written = path.with_suffix(f".{os.getpid()}")
     made = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(made, "wb") as file:
-        file.write(os.urandom(promise.SECRET_BYTES))
+        file.write(os.urandom(coin.SECRET_BYTES))
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(FileExistsError):
@@ -69,15 +74,15 @@ def _make(path: Path) -> None:
     written.unlink()
 
 
-_LAG: Final = 16  # frames of a file after which an audit is waited for
-_PATIENCE_S: Final = 30.0  # of a camera: an audit that was not done by then is lost
+_LAG: Final = 16  # frames of a file: an older audit is waited for
+_PATIENCE_S: Final = 30.0  # of a camera: an older audit without an answer is lost
 _LOST: Final = Audited(None, None)
 _NEVER_ASKED: Final = -1.0  # below all thresholds of doubt
 _replace = msgspec.structs.replace
 
 
 class Lesson(NamedTuple):
-    """A frame of that doubt, 0..1, would have been served wrong without asking, or not."""
+    """Whether a frame of that doubt, 0..1, would have been served wrong without the heavy pass."""
 
     doubt: float
     was_wrong: bool
@@ -89,7 +94,7 @@ class Auditor:
     def __init__(
         self, promise: Promise, asks: AskPort, policy: str, least: float, context: Context
     ) -> None:
-        """policy: hash of what counts as truth; least: the threshold of doubt to begin with."""
+        """policy: hash of what counts as truth; least: the first threshold of doubt, 0..1."""
         self.promise, self._least = promise, least
         self._policy, self._is_live, self._past_of = policy, context.live, context.past
         self._secret = secret_of(context.folder)
@@ -98,10 +103,10 @@ class Auditor:
     def settled(
         self, source: str, state: AuditState, now_s: float, is_last: bool = False
     ) -> tuple[AuditState, tuple[Lesson, ...]] | None:
-        """With the audits that are over, and what they tell of doubt; None while one that is waited
-        for is not.
+        """Return the state without the audits that are over, and the lessons of these for doubt.
 
-        is_last: no frame follows, so a file waits for all of them.
+        None: a file waits for an audit that is not over yet.
+        is_last: no frame follows, so that a file waits for all
         """
         state, lessons = self._kept_to(source, state), list[Lesson]()
         self._queries.keep(source, {at.position for at in state.open})
@@ -125,8 +130,8 @@ class Auditor:
         return self._least if state.chosen is None else state.chosen
 
     def _kept_to(self, source: str, state: AuditState) -> AuditState:
-        """Under other terms, another truth or another coin than were promised nothing can be
-        certified.
+        """Return the state, in a new period if terms, truth or coin are not those it was declared
+        with: such a period cannot be certified.
         """
         is_same = state.policy == self._policy[:8] and state.coin == self._coin(source, state.now)
         if is_same and period.is_under(state.now, self.promise):
@@ -139,9 +144,11 @@ class Auditor:
         return coin.commitment(coin.period_key(self._secret, source, now.number))[:8]
 
     def numbered(self, item: Item, state: AuditState) -> AuditState:
-        """Before the first frame of a source of which nothing is known. The store may have
-        forgotten it, and its periods with it: their coins were opened, so no number may come again;
-        its epochs do not. That before this run decides, as a kill may skip the run's first one.
+        """Return the state of a source's first frame, with a period number that was never used.
+
+        The store may have forgotten the source and its periods, whose coins were opened: a number
+        must not come again. Epochs do not, so numbers begin at the last epoch before this run; not
+        at this run's first, which a kill may skip.
         """
         if state.now.number:
             return state
@@ -149,15 +156,16 @@ class Auditor:
         return _replace(state, now=Period(number=first))
 
     def began(self, item: Item, state: AuditState) -> AuditState:
-        """Before a frame: in a period that takes it. Frames that went past this stage, set aside
-        or lost to it, were served as failed.
+        """Return the state before a frame, in a period with room for it.
+
+        Frames before it that never came to this stage (set aside, lost) count as failed.
         """
         first = item.position.seq - item.record.dropped
         state = self._past(item.source, state, item.position.epoch, first)
         return self._begun(item.source, state)
 
     def _past(self, source: str, state: AuditState, epoch: int, end: int) -> AuditState:
-        """With the frames before number `end` of an epoch that nobody counted."""
+        """Return the state with the uncounted frames of an epoch before number `end` as failed."""
         last = state.last
         if last == START:
             return state
@@ -184,10 +192,12 @@ class Auditor:
         doubt: float,
         true: Predictions | None,
     ) -> AuditState:
-        """A frame's result is fixed: count it, and if the coin says so, see that it is audited.
+        """Count a frame whose result is fixed, and open its audit if the coin draws it.
 
-        unasked  what would have been served without asking
-        true     what the heavy pass said of the very pixels, where it was asked
+        now_s    the source's clock, seconds
+        unasked  what would have been served without the heavy pass
+        doubt    of the frame, 0..1
+        true     what the heavy pass found in this frame, if it was asked
         """
         at = Moment(item.position, item.record.pts)
         missed, models = item.record.dropped, served.models
@@ -204,14 +214,14 @@ class Auditor:
         return self._opened(item, state, now_s, row, doubt, spent)
 
     def failed(self, item: Item, state: AuditState) -> AuditState:
-        """A frame is served as failed: wrong, whatever it shows."""
+        """Count a frame that is served as failed: it is wrong, whatever it shows."""
         at = Moment(item.position, item.record.pts)
         return self._counted(item.source, at, state, item.record.dropped, failed=True)[0]
 
     def news(
         self, source: str, before: AuditState, state: AuditState
     ) -> tuple[AuditState, PromiseNews | None]:
-        """What is to be told, and the state once it is; None where nothing is new."""
+        """Return the state and what is to be published of it; None if nothing is new."""
         closed, state = self._closed(source, state)
         begun = state.now.number != state.declared
         warned = (state.fresh is None) != (before.fresh is None)
@@ -233,7 +243,7 @@ class Auditor:
         )
 
     def passed(self, source: str, end: End, state: AuditState) -> AuditState:
-        """At an epoch's end, with its last frames, if nobody counted them."""
+        """Return the state at an epoch's end, with its last frames counted."""
         state = self._past(source, state, end.epoch or state.last.epoch, end.frames - end.dropped)
         if not end.dropped:
             return state
@@ -241,7 +251,7 @@ class Auditor:
         return _replace(state, now=period.missing(state.now, end.dropped))
 
     def finished(self, source: str, state: AuditState) -> tuple[PromiseNews | None, AuditState]:
-        """The end of a source: what is open is lost, and its last period closed."""
+        """Return news and state at a source's end: open audits are lost, its period is closed."""
         self._queries.keep(source, set())
         for first in state.open:
             state = self._settle(state, first, _LOST)
@@ -272,7 +282,7 @@ class Auditor:
     def _opened(
         self, item: Item, state: AuditState, now_s: float, row: AuditRow, doubt: float, spent: bool
     ) -> AuditState:
-        """An audit whose answer is to come."""
+        """Return the state with an audit whose answer is still to come."""
         rows = self._queries.open(item, row, state.rows)
         if rows is None:
             return self._judged(state, state.now.number, None)
@@ -281,7 +291,7 @@ class Auditor:
         return _replace(state, open=(*state.open, at), rows=rows)
 
     def _settle(self, state: AuditState, at: Obligation, audited: Audited) -> AuditState:
-        """The oldest audit is over: its frame's loss is known, or it is lost."""
+        """Return the state without its oldest audit, which is over."""
         state, (row, true) = _replace(state, open=state.open[1:]), audited
         if true is None or row is None:
             return self._judged(state, at.period, None)
@@ -292,7 +302,7 @@ class Auditor:
         return self._judged(state, at.period, differs(row.served, true))
 
     def _judged(self, state: AuditState, number: int, is_wrong: bool | None) -> AuditState:
-        """With what an audit of the period `number` found, None: it is lost."""
+        """Return the state after an audit of period `number`; is_wrong: None if it is lost."""
         stood = (*state.before, state.now)
         judged = [
             period.settle(one, self.promise, is_wrong) if one.number == number else one
@@ -309,7 +319,7 @@ class Auditor:
     def _learned(
         self, state: AuditState, row: AuditRow, doubt: float, true: Predictions
     ) -> AuditState:
-        """What the frame tells of every threshold; after an alarm it may end the state of alarm."""
+        """Return the state with the frame counted for every threshold; it may end an alarm."""
         thresholds = state.thresholds.after(doubt, differs(row.unasked, true))
         state = _replace(state, thresholds=thresholds)
         if state.fresh is None:
@@ -324,7 +334,7 @@ class Auditor:
     # -- one period
 
     def _closed(self, source: str, state: AuditState) -> tuple[tuple[Certificate, ...], AuditState]:
-        """Periods whose last audit is over; the threshold of those to come follows from them."""
+        """Return certificates of periods whose audits are over, and the next threshold of doubt."""
         over = [one for one in state.before if one.settled == one.drawn]
         if not over:
             return (), state
@@ -349,7 +359,7 @@ def _row_of(served: Detections, unasked: Detections) -> AuditRow:
 
 
 def _is_due(state: AuditState) -> bool:
-    """Whether the oldest audit of a file is waited for: at the same frame, whatever happens."""
+    """Return whether a file waits for its oldest audit: always at the same frame, by law 6."""
     return len(state.open) >= MOST_OPEN or state.frames - state.open[0].frame >= _LAG
 
 

@@ -1,9 +1,13 @@
-"""What answers of the heavy pass teach about the frames after them, until something changes.
+"""Corrections: what an answer of the heavy pass changes in the frames after it.
 
-An answer is about one frame. After it, what light finds again, by its track or by its place, has
-the class and the score that heavy gave it; what heavy did not see there is left out; and what heavy
-alone saw stays where it was, as long as that place does not change. Each answer replaces all that
-those before it said: means over several would be slower to see what changed.
+An answer is about one frame. In the frames after it
+
+- an object that the light network finds again, by its track or its place, gets the class and score
+  that the heavy pass gave it;
+- an object that the heavy pass did not find is left out;
+- an object that only the heavy pass found stays where it was until its place changes.
+
+Each answer replaces all corrections before it: a mean over several would follow a change later.
 """
 
 from __future__ import annotations
@@ -21,26 +25,26 @@ from framegate.models.boxes import Boxes
 from framegate.pipeline.records import Object, Origin
 from framegate.stages.detections import Detections
 
-# -- One thing that the heavy pass spoke of, and where it is since, in few bytes.
+# -- One object of an answer, and where it is now, in few bytes.
 
 
 Box = tuple[float, float, float, float]
 Whole4 = tuple[int, int, int, int]
 
-_OTHER_SIZE: Final = 1.5  # times the area: what grew or shrank by as much looks different
+_OTHER_SIZE: Final = 1.5  # times the area: an object that grew or shrank so much looks different
 _NOT_ASIDE: Final = (0, 0, 0, 0)
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
-    """What heavy said of one thing, and where that is now.
+    """What the heavy pass found about one object, and where the object is now.
 
-    track     the light path's, 0 without one
-    class_id  heavy's; light's where heavy saw nothing
-    seen_as   light's class, -1 where light does not see it now
-    score     ten-thousandths; 0: heavy sees nothing there
-    box       tenths of a source pixel
-    aside     how far heavy's edges lie beside light's, in thousandths of light's sides
-    area      square pixels when heavy saw it
+    track     number of the light network's track, 0 without one
+    class_id  by the heavy pass; by the light network where the heavy pass found nothing
+    seen_as   class by the light network in this frame, -1 if it does not find it
+    score     by the heavy pass, in ten-thousandths; 0: it found nothing there
+    box       in this frame, tenths of a source pixel
+    aside     the heavy box's edges less the light box's, in thousandths of the light box's sides
+    area      square pixels at the answer
     """
 
     track: int
@@ -53,22 +57,22 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def place(self) -> Box:
-        """In source pixels."""
+        """The box in source pixels."""
         left, top, right, bottom = self.box
         return left / 10, top / 10, right / 10, bottom / 10
 
     @property
     def growth(self) -> float:
-        """Its area, in parts of what it was when heavy saw it."""
+        """Its area by that at the answer."""
         return _area(self.box) / self.area
 
     @property
     def looks_alike(self) -> bool:
-        """Whether it is about as large as heavy saw it."""
+        """Whether it is about as large as at the answer."""
         return 1 / _OTHER_SIZE < self.growth < _OTHER_SIZE
 
     def moved_to(self, light: Object) -> Known:
-        """Where light sees it now."""
+        """Return it where the light network finds it in this frame."""
         sides = light.box[2] - light.box[0], light.box[3] - light.box[1]
         box = _tenths(
             [
@@ -80,13 +84,13 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, track=track, seen_as=light.class_id, box=box)
 
     def as_object(self, origin: Origin) -> Object:
-        """As it is published."""
+        """Return it as it is published."""
         label, score = coco.LABELS[self.class_id], self.score / 10_000
         return Object(self.track or None, label, self.class_id, score, self.place, origin)
 
 
 def seen_by(heavy: Boxes) -> list[Known]:
-    """As if light saw nothing of it."""
+    """Return the heavy pass's boxes, none of them matched with an object of the light network."""
     rows = zip(heavy.xyxy.tolist(), heavy.scores.tolist(), heavy.class_ids.tolist(), strict=True)
     known = []
     for box, score, class_id in rows:
@@ -97,7 +101,7 @@ def seen_by(heavy: Boxes) -> list[Known]:
 
 
 def beside(one: Known, light: Object) -> Known:
-    """What heavy saw, as a correction of what light sees."""
+    """Return `one` matched with the light network's object of the same thing."""
     sides = [max(light.box[2 + i] - light.box[i], 1.0) for i in (0, 1)]
     left, top, right, bottom = (
         round(1000 * (heavy - edge) / sides[i % 2])
@@ -108,14 +112,14 @@ def beside(one: Known, light: Object) -> Known:
 
 
 def unseen(light: Object) -> Known:
-    """What light sees and heavy does not."""
+    """Return an object of the light network that the heavy pass did not find."""
     place = _tenths(light.box)
     track, class_id = light.track or 0, light.class_id
     return Known(track, class_id, class_id, 0, place, _NOT_ASIDE, _area(place))
 
 
 def ten_thousandths(score: float) -> int:
-    """A score, 0..1, as it is stored."""
+    """Return a score, 0..1, as it is stored."""
     return round(10_000 * score)
 
 
@@ -128,20 +132,20 @@ def _area(box: Whole4) -> int:
     return max(1, (box[2] - box[0]) * (box[3] - box[1]) // 100)
 
 
-# -- What went on in a source since the heavy pass last said something: a few small numbers.
+# -- How much happened in a source since the last answer: a few small numbers.
 
 
-_MEAN_OVER = 3.0  # answers; what was before is forgotten, exponentially
-_MOST = 3.0  # objects of one answer that surprise counts
+_MEAN_OVER = 3.0  # answers: the time constant of an exponential mean
+_MOST = 3.0  # most objects of one answer that count as surprise
 
 
 class Unrest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """Since the last answer, or since the beginning.
+    """How much happened since the last answer, or since the beginning.
 
-    stirred   sum over the frames of the share of the picture, 0..1, that had changed
-    flips     frames in which something came, went, or was seen or lost by light
-    surprise  0..3, objects in which answers differed from what would have been served without them;
-              a mean over the last few
+    stirred   sum over the frames of the share of the picture, 0..1, that changed
+    flips     frames in which an object came or went, or the light network found or lost one
+    surprise  0..3, mean over the last answers of the objects in which they differed from what
+              would have been served without them
     """
 
     stirred: float = 0.0
@@ -149,30 +153,31 @@ class Unrest(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     surprise: float = 1.0
 
     def after(self, share_changed: float, has_flipped: bool) -> Unrest:
-        """One frame later."""
+        """Return it one frame later."""
         stirred = round(self.stirred + share_changed, 4)
         return Unrest(stirred, self.flips + has_flipped, self.surprise)
 
     def answered(self, differing: int) -> Unrest:
-        """After an answer, in which so many objects differed."""
+        """Return it after an answer in which so many objects differed."""
         news = (min(float(differing), _MOST) - self.surprise) / _MEAN_OVER
         return Unrest(surprise=round(self.surprise + news, 3))
 
 
-MOST_AGE_S: Final = 10.0  # of an answer; then nothing of it holds
+MOST_AGE_S: Final = 10.0  # of an answer: an older one corrects nothing
 MOST_KNOWN: Final = 64
 MOST_NEW: Final = 16
-_SAME: Final = 0.4  # IoU from which on two boxes are of one thing
-_CHANGED: Final = 0.25  # share of a place from which on what only heavy saw there is gone
-_SURE: Final = 3.0  # what a common track is worth, beside overlap and class
+_SAME: Final = 0.4  # least IoU of two boxes of one object
+_CHANGED: Final = 0.25  # share of a place: an object that only the heavy pass found is gone
+_SURE: Final = 3.0  # worth of a common track, beside overlap and class
 
 
 class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What is known of a source from heavy's last answer.
+    """The corrections of a source by the heavy pass's last answer.
 
-    at_s    when that was, on the source's clock; None: never
-    new     ten-thousandths, scores of what light sees in this frame and no answer spoke of
-    unrest  what went on since
+    at_s    time of that answer by the source's clock, seconds; None: there was none
+    known   the objects of that answer
+    new     scores in ten-thousandths of the objects in this frame that no answer was about
+    unrest  how much happened since
     """
 
     at_s: float | None = None
@@ -181,7 +186,7 @@ class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     unrest: Unrest = Unrest()
 
     def after(self, known: Sequence[Known], new: Sequence[Object], share: float) -> Corrections:
-        """One frame later, of which a share changed."""
+        """Return them one frame later; share: of its picture, 0..1, that changed."""
         scores = tuple(
             sorted((ten_thousandths(each.score) for each in new), reverse=True)[:MOST_NEW]
         )
@@ -193,7 +198,10 @@ class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
 def served(
     known: Corrections, found: Detections, now_s: float
 ) -> tuple[tuple[Object, ...], Corrections]:
-    """What is published of a frame that heavy is not asked about, highest score first. Pure."""
+    """Return what is published of a frame that has no answer, and the corrections after it.
+
+    Highest score first. Pure.
+    """
     share = 0.0 if found.changes is None else found.changes.share
     if known.at_s is None or now_s - known.at_s > MOST_AGE_S:
         return found.objects, known.after((), found.objects, share)
@@ -221,10 +229,11 @@ def served(
 def learned(
     known: Corrections, found: Detections, heavy: Boxes, now_s: float
 ) -> tuple[Corrections, tuple[Object, ...]]:
-    """What holds from now on, and heavy's own boxes as objects. Pure.
+    """Return the corrections by a new answer, and its boxes as objects. Pure.
 
-    known  before this frame
-    found  of the frame that heavy saw
+    known  the corrections before this frame
+    found  detect's result of the frame that the answer is about
+    heavy  the answer
     """
     seen = seen_by(heavy)
     seen_at = _matched(_worth(seen, found.objects))
@@ -247,7 +256,7 @@ def learned(
 
 
 def _differing(objects: Sequence[Object], others: Sequence[Object]) -> int:
-    """Objects of either side that the other does not have, of the same class and place."""
+    """Return how many objects of either side have none of the same class and place on the other."""
     boxes, theirs = (
         np.array([each.box for each in side], np.float32).reshape(-1, 4)
         for side in (objects, others)
@@ -263,14 +272,14 @@ def _classes(objects: Sequence[Object]) -> npt.NDArray[np.int32]:
 
 
 def _is_stirred(one: Known, found: Detections) -> bool:
-    """Whether its place is not what heavy saw; without a gate nobody can tell."""
+    """Return whether its place changed since the answer; without a gate it is taken to have."""
     if found.reason == "every_frame":
         return True
     return found.changes is not None and found.changes.share_of(one.place) > _CHANGED
 
 
 def _again(known: Sequence[Known], objects: Sequence[Object]) -> list[int | None]:
-    """For each that is known, where it is among the objects: by its track, else by its place."""
+    """Return the index of each among the objects, by track, else by place; None: not there."""
     if not known or not objects:
         return [None] * len(known)
     worth = _worth(known, objects)
@@ -282,7 +291,7 @@ def _again(known: Sequence[Known], objects: Sequence[Object]) -> list[int | None
 
 
 def _worth(known: Sequence[Known], objects: Sequence[Object]) -> npt.NDArray[np.float32]:
-    """float32 (N, M): how well each fits each object, 0 where not; best with the same class."""
+    """Return float32 (N, M), how well each fits: IoU, + 1 in the same class; 0: not at all."""
     places = np.array([one.place for one in known], np.float32).reshape(-1, 4)
     boxes = np.array([light.box for light in objects], np.float32).reshape(-1, 4)
     overlap = nms.iou(places, boxes)
@@ -292,7 +301,7 @@ def _worth(known: Sequence[Known], objects: Sequence[Object]) -> npt.NDArray[np.
 
 
 def _matched(worth: npt.NDArray[np.float32]) -> list[int | None]:
-    """Column of each row, None for a row that fits none: the best pair first."""
+    """Return each row's column, best pairs first; None for a row that fits none."""
     rows, columns = matching.by_worth(worth)
     taken = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     return [taken.get(row) for row in range(len(worth))]

@@ -1,7 +1,7 @@
-"""How probable it is that the heavy pass would say something else of a frame than what is served.
+"""Doubt: how probable it is that the heavy pass would contradict what is served of a frame.
 
-A logistic model of a few facts, trained on frames of which it was known (`commands.train_doubt`),
-and set right for each source by what its answers then showed.
+A logistic regression on a few facts, trained on frames that the heavy pass had seen, too
+(`commands.train_doubt`). For each source a bias corrects it by the answers that came since.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import MOST_AGE_S, Corrections
 
 WEIGHTS: Final = Path(__file__).parent / "doubt.toml"
-_HEAVY_LEAST, _LIGHT_LEAST = 0.22, 0.31  # scores from which on they say that something is there
-_NEAR: Final = 0.08  # how far from it a score is in doubt
-_FAR: Final = 12.0  # of a logit: nothing is surer than that
-_LEAST_TRUST: Final = 1.0  # that the model as it was trained deserves, and
-_MOST_TRUST: Final = 10.0  # that what a source's answers showed deserves, so that it can change
+_HEAVY_LEAST, _LIGHT_LEAST = 0.22, 0.31  # least scores of an object, by model
+_NEAR: Final = 0.08  # distance from the least score over which doubt fades
+_FAR: Final = 12.0  # bound of a logit
+_LEAST_TRUST: Final = 1.0  # weight of the model as it was trained
+_MOST_TRUST: Final = 10.0  # bound of a source's weight: it must be able to change
 
 
 class Evidence(NamedTuple):
-    """What there is to say of a frame before heavy is asked.
+    """The facts that doubt is computed from: the regression's inputs, of one frame.
 
-    never       1 where there was no answer yet, else 0
-    age         log(1 + 10 s) since the last one
+    never       1 if the heavy pass has not answered yet, else 0
+    age         log(1 + 10 s), s: seconds since its last answer
     changed     square root of the share of the picture that changed
     stirred     log(1 + 10 x), x: the sum of these shares since the last answer
-    flips       log(1 + n) frames since the last answer in which something came or went
-    surprise    objects in which the last answers differed from what was expected
-    near_known  things that are served because heavy saw them, and that it may see no more
-    alone       log(1 + n) of what heavy saw and light does not see
-    grown       how much a thing that heavy saw has grown or shrunk most: |log| of its area
-    new         log(1 + n) things that no answer spoke of,
-    new_least   the least score of these, 1 without any, and
-    near_new    how many of them are as good as not there
+    flips       log(1 + n), n: frames since the last answer in which an object came or went
+    surprise    objects by which the last answers differed from what was expected
+    near_known  objects of the heavy pass whose scores are close to its least score, weighted
+    alone       log(1 + n), n: objects of the heavy pass that the light network does not see
+    grown       the most that an object of the heavy pass grew or shrank: |log| of its area
+    new         log(1 + n), n: objects that no answer was about
+    new_least   the least score of these; 1 if there are none
+    near_new    how many of these have scores close to the light network's least score, weighted
     """
 
     never: float
@@ -59,9 +59,10 @@ class Evidence(NamedTuple):
 
 
 def evidence(known: Corrections, found: Detections, now_s: float) -> Evidence:
-    """Of a frame. Pure.
+    """Return the facts of a frame. Pure.
 
-    known  as `served` has it after this frame
+    known  as `served` returns it for this frame
+    now_s  the source's clock, seconds
     """
     there = [one for one in known.known if one.score]
     age_s = MOST_AGE_S if known.at_s is None else min(max(now_s - known.at_s, 0.0), MOST_AGE_S)
@@ -83,24 +84,25 @@ def evidence(known: Corrections, found: Detections, now_s: float) -> Evidence:
 
 
 def _near(score: int, least: float) -> float:
-    """0..1, how close ten-thousandths of a score are to a threshold."""
+    """Return 0..1, how close a score in ten-thousandths is to a threshold."""
     return math.exp(-abs(score / 10_000 - least) / _NEAR)
 
 
 class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """How a source differs from what doubt was trained on.
+    """How much more or less a source's frames are in doubt than those of the training set.
 
-    offset  to the logit of its doubt
-    trust   in it: the information of the frames that it comes from
+    offset  added to the logit
+    trust   Fisher information of the frames that the offset was estimated from
     """
 
     offset: float = 0.0
     trust: float = 0.0
 
     def after(self, doubt: float, was_wrong: bool) -> DoubtBias:
-        """Once it is known whether a frame of that doubt would have been served wrong.
+        """Return the bias after one more frame: a Newton step. Pure.
 
-        A Newton step from what was known before; only what is given decides.
+        doubt      of the frame, 0..1
+        was_wrong  whether it would have been served wrong without the heavy pass
         """
         trust = min(self.trust + doubt * (1 - doubt), _MOST_TRUST)
         step = (was_wrong - doubt) / (_LEAST_TRUST + trust)
@@ -108,14 +110,14 @@ class DoubtBias(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True
 
 
 class Weights(NamedTuple):
-    """intercept: of the logit; slopes: one for each fact of Evidence."""
+    """The trained regression. slopes: one for each fact of Evidence."""
 
     intercept: float
     slopes: Evidence
 
 
 def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> float:  # noqa: B008
-    """The probability, 0..1, that heavy would count objects of some class otherwise."""
+    """Return the probability, 0..1, that the heavy pass would count some class otherwise."""
     products = map(operator.mul, facts, weights.slopes)
     logit = weights.intercept + level.offset + math.fsum(products)
     return 1 / (1 + math.exp(-min(max(logit, -_FAR), _FAR)))
@@ -123,7 +125,7 @@ def doubt(facts: Evidence, weights: Weights, level: DoubtBias = DoubtBias()) -> 
 
 @lru_cache
 def trained(path: Path = WEIGHTS) -> Weights:
-    """The weights that come with the program. ValueError where facts and weights do not agree."""
+    """Return the weights of a file. ValueError if its names are not those of Evidence."""
     told: Mapping[str, Any] = tomllib.loads(path.read_text())
     slopes = told["slopes"]
     if tuple(slopes) != Evidence._fields:
@@ -132,5 +134,5 @@ def trained(path: Path = WEIGHTS) -> Weights:
 
 
 def doubt_of(known: Corrections, found: Detections, now_s: float, level: DoubtBias) -> float:
-    """doubt of a frame by the trained weights; `known` as `served` has it after this frame."""
+    """Return the doubt, 0..1, of a frame by the trained weights; arguments as in `evidence`."""
     return doubt(evidence(known, found, now_s), trained(), level)

@@ -1,4 +1,4 @@
-"""When escalate asks: what it knows of a source, its questions, its budget of asks."""
+"""When a frame goes to the heavy model: the state of a source, its budget, its open queries."""
 
 from __future__ import annotations
 
@@ -18,32 +18,37 @@ from framegate.stages.escalate.corrections import Corrections, learned, served
 from framegate.stages.escalate.doubt import DoubtBias, doubt_of
 from framegate.stages.escalate.options import EscalateOptions
 
-# -- How often may be asked: a token bucket in media time. Pure.
+# -- How often the heavy model may be asked: a token bucket in media time. Pure.
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """per_s: asks a second of media time, >= 0; burst: asks at once after a rest, >= 1."""
+    """per_s: queries a second of media time, >= 0; burst: queries at once after a pause, >= 1."""
 
     per_s: float
     burst: float
 
 
 class Tokens(msgspec.Struct, frozen=True, array_like=True):
-    """Asks that were left at a moment of the source's clock, seconds; None: never any spent."""
+    """How many queries were left at the time `at_s` of the source's clock, seconds.
+
+    None: none was spent yet.
+    """
 
     left: float | None = None
     at_s: float = 0.0
 
     def now(self, now_s: float, budget: Budget) -> float:
-        """Asks that are left."""
+        """Return how many queries are left at `now_s`."""
         if self.left is None:
             return budget.burst
         return min(budget.burst, self.left + max(0.0, now_s - self.at_s) * budget.per_s)
 
     def spent(self, now_s: float, budget: Budget) -> Tokens:
-        """After one more ask. One beyond the budget, as after an alarm, leaves no debt: else who
-        asked much then would long not ask where in doubt, and ring the alarm again.
+        """Return the tokens after one more query.
+
+        A query beyond the budget, as after an alarm, leaves no debt: a source in debt could not
+        ask about its doubtful frames for long, and that would raise the next alarm.
         """
         return Tokens(round(max(0.0, self.now(now_s, budget) - 1.0), 4), round(now_s, 3))
 
@@ -56,13 +61,13 @@ _replace = msgspec.structs.replace
 
 
 class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """State of escalate: of this epoch, on the source's own clock.
+    """The state of a source in this epoch, by the source's own clock in seconds.
 
-    tokens  asks that are left
-    known   what earlier answers said of what is still there
-    models  that those came from
-    level   how its doubt differs from others'; it goes on over epochs
-    audits  where the promise stands; it goes on over epochs
+    tokens  queries that are left
+    known   corrections by earlier answers that still hold
+    models  the models that gave these answers
+    level   the bias of its doubt; kept from epoch to epoch
+    audits  the state of the promise; kept from epoch to epoch
     """
 
     epoch: int = 0
@@ -75,7 +80,7 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
     audits: AuditState = AuditState()
 
     def at(self, item: Item) -> EscalateState:
-        """Before a frame: nothing of an epoch goes on into another but what was spent."""
+        """Return the state before the frame `item`; a new epoch keeps tokens, level and audits."""
         epoch, pts = item.position.epoch, item.record.pts
         if epoch != self.epoch:
             tokens = Tokens(self.tokens.left)
@@ -86,8 +91,8 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> Wish:
-    """Whether to ask about a frame: in doubt from the probability `least` on; after an alarm in any
-    case.
+    """Return whether to ask about a frame: at a doubt, 0..1, of `least` or more, and after an alarm
+    always. A threshold that the promise chose replaces `least`.
     """
     if state.audits.fresh is not None:
         return "ask"
@@ -97,19 +102,20 @@ def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> Wi
 
 
 def doubt_about(state: EscalateState, found: Detections) -> float:
-    """How probable it is, 0..1, that the heavy pass would say something else than what is served
-    without asking; `state` is that of `unanswered`.
+    """Return the probability, 0..1, that the heavy pass would contradict what is served without it.
+
+    state  as `unanswered` returns it for this frame
     """
     return doubt_of(state.known, found, state.clock_s, state.level)
 
 
 def asked(state: EscalateState, budget: Budget) -> EscalateState:
-    """After a question about this frame, whatever becomes of it."""
+    """Return the state after a query about this frame, answered or not."""
     return _replace(state, tokens=state.tokens.spent(state.clock_s, budget))
 
 
 def answered(state: EscalateState, found: Detections, seen: Predictions) -> Transition:
-    """What the heavy pass says of this frame, and what that teaches."""
+    """Return the heavy pass's result of this frame, and the state with its corrections."""
     known, objects = learned(state.known, found, as_boxes(seen), state.clock_s)
     said = _replace(
         found,
@@ -127,14 +133,20 @@ def answered(state: EscalateState, found: Detections, seen: Predictions) -> Tran
 def recalibrated(
     state: EscalateState, doubt: float, unasked: Sequence[Object], true: Sequence[Object]
 ) -> EscalateState:
-    """Once heavy told of a frame in that doubt what is true; unasked: what else was served."""
+    """Return the state with the bias of doubt corrected by one frame.
+
+    doubt    of that frame, 0..1
+    unasked  what would have been served of it without the heavy pass
+    true     what the heavy pass found
+    """
     classes, others = (sorted(each.class_id for each in side) for side in (unasked, true))
     return _replace(state, level=state.level.after(doubt, classes != others))
 
 
 def unanswered(state: EscalateState, found: Detections, why: DegradedReason | None) -> Transition:
-    """What detect says, with what earlier answers said of the same; why: it should have been
-    asked, and was not, or in vain.
+    """Return detect's result with the corrections that still hold, and the state after it.
+
+    why  why the heavy pass did not answer although it should have; None: it need not
     """
     objects, known = served(state.known, found, state.clock_s)
     models = (*found.models, *state.models) if known.known else found.models
@@ -145,7 +157,7 @@ def unanswered(state: EscalateState, found: Detections, why: DegradedReason | No
 
 
 def as_if_confirmed(state: EscalateState, found: Detections, budget: Budget) -> EscalateState:
-    """Where it would stand if the heavy pass saw what detect saw: to look ahead of an answer."""
+    """Return the state as if the heavy pass had confirmed detect: a guess until it answers."""
     boxes = tuple(found_object.box for found_object in found.objects)
     scores = tuple(found_object.score for found_object in found.objects)
     class_ids = tuple(found_object.class_id for found_object in found.objects)
@@ -155,20 +167,20 @@ def as_if_confirmed(state: EscalateState, found: Detections, budget: Budget) -> 
 def taught(
     state: EscalateState, then: EscalateState, found: Detections, seen: Predictions
 ) -> EscalateState:
-    """With what an answer about an earlier frame teaches, which stood at `then`."""
+    """Return the state with the corrections of a late answer; `then`: the state at its frame."""
     known, _ = learned(state.known, found, as_boxes(seen), then.clock_s)
     return _replace(state, known=known, models=seen.models)
 
 
-# -- Escalate's questions: as many as may be asked, in time; late answers are not for nothing.
+# -- The open queries. An answer that is too late for its frame still corrects those after it.
 
 
-_USELESS_S: Final = 2.0  # age of an answer from which on it teaches nothing
+_USELESS_S: Final = 2.0  # an older answer corrects nothing
 
 
 @dataclass(frozen=True, slots=True)
 class _Late:
-    """A question whose answer was too late for its frame, and where that frame stood."""
+    """A query whose answer was too late for its frame, with the frame's result and state."""
 
     question: QueryId
     found: Detections
@@ -176,7 +188,7 @@ class _Late:
 
 
 class FrameQueries:
-    """Whole frames, asked about once each. One thread."""
+    """Queries about whole frames, one for each frame at most. One thread."""
 
     def __init__(self, asks: AskPort, options: EscalateOptions, context: Context) -> None:
         self.asks = asks
@@ -186,11 +198,11 @@ class FrameQueries:
         self._late: dict[str, _Late] = {}
 
     def answer(self, item: Item) -> Reply | None:
-        """Ask about a frame, once, and see whether there is an answer: None while it may come, or
-        while a file's frame cannot be asked about for all that is.
+        """Send the frame's query if it is not sent yet, and return the answer.
 
-        A camera's frame has a due time, and counts against what all cameras may ask. FrameLost
-        where pixels of a file will be decoded again.
+        None: the answer may still come, or a file's frame waits for room among the queries. A
+        camera's frame has a deadline and takes from the budget that all cameras share. FrameLost:
+        the pixels of a file's frame are gone and will be decoded again.
         """
         question, due = QueryId(item.source, item.position), None
         if self.asks.knows(question):
@@ -213,19 +225,19 @@ class FrameQueries:
         return self.asks.answer(question)
 
     def is_done(self, item: Item) -> None:
-        """A frame's result is fixed: nobody waits for an answer about it."""
+        """Forget the frame's query: its result is fixed. A late one that is kept stays."""
         late = self._late.get(item.source)
         question = QueryId(item.source, item.position)
         if late is None or late.question != question:
             self.asks.forget(question)
 
     def keep_late(self, item: Item, found: Detections, state: EscalateState) -> None:
-        """An answer that is late may still teach; one at a time for each source."""
+        """Keep the frame's query beyond its deadline; one for each source, the newest."""
         self.forget(item.source)
         self._late[item.source] = _Late(QueryId(item.source, item.position), found, state)
 
     def with_late(self, item: Item, state: EscalateState) -> EscalateState:
-        """The state with what a late answer teaches, if it came."""
+        """Return the state with the corrections of the late answer, if it came."""
         late = self._late.get(item.source)
         if late is None:
             return state
@@ -238,6 +250,6 @@ class FrameQueries:
         return taught(state, late.state, late.found, answer)
 
     def forget(self, source: str) -> None:
-        """No late answer is waited for any more."""
+        """Wait for no late answer of this source any more."""
         if (late := self._late.pop(source, None)) is not None:
             self.asks.forget(late.question)
