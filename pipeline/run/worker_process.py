@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from framegate.pipeline.engine import control
+from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
 from framegate.pipeline.engine.control import (
-    AnswerShared,
     AnyRequest,
-    ChildLine,
     Failed,
     GetTimes,
     Ping,

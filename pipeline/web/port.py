@@ -20,7 +20,8 @@ import msgspec
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, HTTP_RULE, OFF, host_and_port
 from framegate.pipeline.engine import control
-from framegate.pipeline.engine.control import AnswerShared, AnyRequest, ChildLine, GetStatus
+from framegate.pipeline.engine.child_line import AnswerShared, ChildLine
+from framegate.pipeline.engine.control import AnyRequest, GetStatus
 from framegate.pipeline.errors import ConfigFaults, RequestRefused
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.process import start_module

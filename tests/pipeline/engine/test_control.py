@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from framegate.pipeline.engine import control
+from framegate.pipeline.engine.child_line import AnswerRequest, ChildLine
 from framegate.pipeline.engine.control import (
-    AnswerRequest,
     Answers,
     AnyRequest,
     Call,
-    ChildLine,
     ControlLine,
     GetSharedMemory,
     GetStatus,

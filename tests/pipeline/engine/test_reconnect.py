@@ -9,8 +9,8 @@ from pathlib import Path
 import redis
 
 from framegate.pipeline.engine import control
+from framegate.pipeline.engine.child_line import ChildLine
 from framegate.pipeline.engine.control import (
-    ChildLine,
     ControlLine,
     GetSharedMemory,
     Ping,

@@ -1,0 +1,185 @@
+"""A video file, here or behind a URL, as an iterator of planar YUV frames."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Final
+
+import av
+import av.error
+from av.packet import Packet
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.redaction import shown
+from framegate.pipeline.source import Request
+from framegate.stages.decode.container import (
+    DecodeOptions,
+    Opened,
+    TruncationCheck,
+    check_packet,
+    claimed_duration_s,
+    claimed_frames,
+    claimed_rate,
+    is_url,
+    open_video,
+    orientation_of,
+    refusal,
+)
+from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+
+_DEFAULT: Final = DecodeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a file is, by its container and its first frame.
+
+    codec       FFmpeg's name
+    width, height   pixels, after turning by `rotation` degrees clockwise
+    fps, frames, duration_s   claims of the container, None where it makes none
+    """
+
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    frames: int | None
+    duration_s: float | None
+    pix_fmt: str
+    rotation: int
+    live: bool
+
+
+class FileSource:
+    """Every frame that FFmpeg decodes from the first video track (`pipeline.source.Source`).
+
+    Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
+            and range, and pts in seconds (may be unordered, may be None); None for what is not
+            wanted, which `frames` leaves out
+    Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
+            ended before what its container counts; skipped: packets and frames that are not wanted
+    Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
+            empty, no_memory)
+    Thread  one iterator in one thread; close() from any thread once that one has stopped
+    """
+
+    def __init__(self, request: Request | str, options: DecodeOptions = _DEFAULT) -> None:
+        """request: a file's path stands for all its frames."""
+        self._request = Request(request) if isinstance(request, str) else request
+        self.place, self.options = self._request.url, options
+        self.live = self._request.live
+        opened = open_video(self._request, options)
+        rate = claimed_rate(opened.stream) if opened.has_times or not self.live else None
+        self.codec = opened.stream.codec_context.codec.canonical_name
+        self.claimed_fps = None if rate is None else float(rate)
+        self.claimed_s = claimed_duration_s(opened)
+        self.duration_frames = claimed_frames(opened)
+        self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
+        self.counts: Mapping[str, int] = MappingProxyType(self._tally)
+        self._opened: Opened | None = opened
+        self._frames: Generator[DecodedFrame | None] | None = None
+
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Give the wanted frames only."""
+        return (frame for frame in self if frame is not None)
+
+    def __iter__(self) -> Iterator[DecodedFrame | None]:
+        """Return the one iterator of this source; ValueError once it is closed."""
+        if self._opened is None:
+            raise ValueError(f"{shown(self.place)}: this source is closed")
+        if self._frames is None:
+            self._frames = self._decode(self._opened)
+        return self._frames
+
+    def close(self) -> None:
+        """Close file and decoder; again is harmless. Frames already given stay valid."""
+        frames, self._frames = self._frames, None
+        opened, self._opened = self._opened, None
+        if frames is not None:
+            frames.close()
+        if opened is not None:
+            opened.close()
+
+    def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
+        converter, orientations, truncation = VideoReformatter(), Orientations(), TruncationCheck()
+        choice = FrameChoice(self._request.frames)
+        given = in_a_row = 0
+        for packet in self._packets(opened):
+            truncation.see(packet)
+            if packet.size and not choice.takes_packet(packet.is_keyframe):
+                self._tally["skipped"] += 1
+                yield None
+                continue
+            try:
+                frames = opened.stream.decode(packet)
+            except av.error.FFmpegError as error:
+                in_a_row += 1
+                check_packet(self.place, packet, self.options)
+                self._skip(in_a_row, given, error)
+                continue
+            if frames:
+                in_a_row = 0
+            for frame in frames:
+                given += 1
+                if not choice.takes(frame.time):
+                    self._tally["skipped"] += 1
+                    yield None
+                    continue
+                orientation = orientation_of(self.place, frame, orientations, self.options)
+                yield DecodedFrame(frame, converter, orientation)
+        self._tally["truncated"] = int(truncation.is_early(opened))
+        if given == 0:
+            raise self._nothing()
+
+    def _packets(self, opened: Opened) -> Iterator[Packet[VideoStream]]:
+        """Yield the track's packets; a file that cannot be read further ends, and is counted."""
+        try:
+            yield from opened.packets()
+            return
+        except av.error.FFmpegError as error:
+            failure = type(error).__name__
+        if is_url(self.place):
+            raise refusal(self.place, "truncated", f"the connection was lost ({failure})")
+        self._tally["damaged"] += 1
+        flush = Packet()
+        flush.time_base = opened.stream.time_base or Fraction(1)
+        yield flush  # type: ignore[misc]  # an empty packet makes the decoder give what it holds
+
+    def _skip(self, in_a_row: int, given: int, error: av.error.FFmpegError) -> None:
+        self._tally["damaged"] += 1
+        if in_a_row > self.options.max_damaged:
+            where = f"{in_a_row} packets in a row after frame {given}"
+            raise refusal(self.place, "damaged", f"{where} do not decode ({type(error).__name__})")
+
+    def _nothing(self) -> SourceFault:
+        if self._tally["truncated"]:
+            return refusal(self.place, "truncated", "cut off before its first frame was complete")
+        if skipped := self._tally["damaged"]:
+            what = f"none of its frames decodes (packets skipped: {skipped})"
+            return refusal(self.place, "damaged", what)
+        return refusal(self.place, "empty", "its video track has no frames")
+
+
+def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
+    """Open it, decode its first frame, and say what it is; SourceFault as FileSource."""
+    source = FileSource(request, options)
+    try:
+        first = next(source.frames())
+        return Probe(
+            codec=source.codec,
+            width=first.form.width,
+            height=first.form.height,
+            fps=source.claimed_fps,
+            frames=source.duration_frames,
+            duration_s=source.claimed_s,
+            pix_fmt=first.pix_fmt,
+            rotation=first.rotation,
+            live=source.live,
+        )
+    finally:
+        source.close()
