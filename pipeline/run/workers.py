@@ -304,9 +304,10 @@ class Workers:
             if self._ending.code is not None or not self._is_wanted(worker):
                 return
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            # One that lives for a while and gets nothing done is never given up, as there may be
-            # nothing to do (cameras that are off), but it is started ever less often.
-            vain = max(worker.vain_deaths, worker.deaths.fruitless)
+            # One that got on is started at once, however soon it ended. One that lives for a while
+            # and gets nothing done is never given up, as there may be nothing to do (cameras that
+            # are off), but it is started ever less often.
+            vain = worker.deaths.fruitless
             if vain > 1:
                 delay = Backoff(0.1, MOST_REST_S).delay_s(vain - 1, random.random())
                 await asyncio.sleep(delay)
@@ -338,6 +339,7 @@ class Workers:
         try:
             found = await apart(self._probe.positions, names, worker.hosted)
         except (StoreLost, StoreBusy):
+            worker.deaths.fruitless += 1  # nobody can tell whether it got on
             return
         for (source, stage), at in worker.deaths.died(worker.in_hand, *found, live):
             log.error(
