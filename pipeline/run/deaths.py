@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from framegate.pipeline.records import Position
+from framegate.pipeline.retry import Backoff
 from framegate.pipeline.spec import CAREFUL_FRAMES
 
 LIMIT = 3
+_REST = Backoff(first_s=0.1, most_s=30.0)  # between two starts of a worker that gets nothing done
 
 SourceStage = tuple[str, str]  # names of both
 
@@ -55,6 +57,18 @@ class Deaths:
                 until = Position(epochs[source], CAREFUL_FRAMES)
             self.careful_until[source] = max(until, self.careful_until.get(source, until))
         return guilty
+
+    def died_unseen(self) -> None:
+        """Take a death into account of which the store does not tell whether anything got on."""
+        self.fruitless += 1
+
+    def rest_s(self, chance: float) -> float:
+        """Return the seconds before the worker may be started again; chance: 0..1.
+
+        0 if it got on since its last death, however soon it ended. One that gets nothing done
+        rests ever longer; it is not given up, as there may be nothing to do (cameras that are off).
+        """
+        return _REST.delay_s(self.fruitless - 1, chance) if self.fruitless > 1 else 0.0
 
     def _blame(
         self,

@@ -37,7 +37,6 @@ from framegate.pipeline.errors import (
 )
 from framegate.pipeline.process import apart
 from framegate.pipeline.redaction import shown
-from framegate.pipeline.retry import Backoff
 from framegate.pipeline.run.deaths import LIMIT
 from framegate.pipeline.run.ending import RunEnding
 from framegate.pipeline.run.plan import Plan, sources_for
@@ -57,7 +56,6 @@ log = logging.getLogger(__name__)
 STOP_S = 10.0
 FRUITLESS_DEATHS = 10
 JOINED_DEATHS = LIMIT + 1  # in a row: the third sets the record aside that it was, if it was one
-MOST_REST_S = 30.0  # between two starts of a worker that gets nothing done
 PREPARE_S = 120.0  # for all workers to get ready for a model
 JOIN_S = 120.0  # for a worker that joins to get ready
 LEAVE_S = 5.0
@@ -304,13 +302,8 @@ class Workers:
             if self._ending.code is not None or not self._is_wanted(worker):
                 return
             log.warning("worker %s ended (%s); starting another", worker.name, exit_in_words(code))
-            # One that got on is started at once, however soon it ended. One that lives for a while
-            # and gets nothing done is never given up, as there may be nothing to do (cameras that
-            # are off), but it is started ever less often.
-            vain = worker.deaths.fruitless
-            if vain > 1:
-                delay = Backoff(0.1, MOST_REST_S).delay_s(vain - 1, random.random())
-                await asyncio.sleep(delay)
+            if rest_s := worker.deaths.rest_s(random.random()):
+                await asyncio.sleep(rest_s)
 
     async def _start(self, worker: WorkerProcess) -> None:
         def spec() -> WorkerSpec:
@@ -339,7 +332,7 @@ class Workers:
         try:
             found = await apart(self._probe.positions, names, worker.hosted)
         except (StoreLost, StoreBusy):
-            worker.deaths.fruitless += 1  # nobody can tell whether it got on
+            worker.deaths.died_unseen()
             return
         for (source, stage), at in worker.deaths.died(worker.in_hand, *found, live):
             log.error(

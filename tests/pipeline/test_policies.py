@@ -91,6 +91,23 @@ class TestDeaths:
             positions = {self.PLACE: Position(1, seq - 1)}
             assert deaths.died({self.PLACE: Position(1, seq)}, positions, self.EPOCHS) == []
 
+    def test_who_gets_on_is_started_at_once_and_who_does_not_ever_later(self) -> None:
+        deaths, rests = Deaths(), []
+        for seq in range(30):
+            deaths.died({}, {self.PLACE: Position(1, seq)}, self.EPOCHS)
+            assert deaths.rest_s(1.0) == 0.0
+        for _ in range(12):
+            deaths.died({}, {self.PLACE: Position(1, 29)}, self.EPOCHS)
+            rests.append(deaths.rest_s(1.0))
+        assert rests == sorted(rests)
+        assert rests[0] == 0.1
+        assert rests[-1] == 30.0
+        deaths.died({}, {self.PLACE: Position(1, 30)}, self.EPOCHS)
+        assert deaths.rest_s(1.0) == 0.0
+        for _ in range(2):
+            deaths.died_unseen()
+        assert deaths.rest_s(1.0) > 0.0
+
     def test_a_record_that_was_committed_is_not_blamed(self) -> None:
         deaths, at = Deaths(), Position(1, 5)
         for _ in range(5):
