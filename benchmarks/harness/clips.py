@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ import av
 from tests.support.footage import bikes, repeat
 
 SIZES = {"768x432": (768, 432), "1080p": (1920, 1080)}
-FRAMES = 6000  # more than any run takes: no run ends by itself
+_MOST_FPS = 1200  # more than any run takes on the machines we know
 _ENCODED = 120  # at most so many frames are encoded; then packets are repeated
 _OF_THE_PACK = ("car-detection.mp4", "one-by-one-person-detection.mp4")
 
@@ -34,15 +35,18 @@ def find_clip(data: Path | None, wanted: str | None = None) -> Path:
     return path_or_none
 
 
-def make_clips(source: Path, folder: Path) -> dict[str, Path]:
-    """The clip at each of SIZES, H.264, long enough; its own packets where it has the size."""
-    made = {}
+def make_clips(source: Path, folder: Path, seconds: float) -> dict[str, Path]:
+    """The clip at each of SIZES, H.264, its own packets where it has the size.
+
+    Each is so long that no run of that many seconds comes to its end.
+    """
+    made, wanted = {}, math.ceil(_MOST_FPS * seconds)
     for name, size in SIZES.items():
         short = source
         if _size(source) != size:
             short = folder / f"{name}-short.mp4"
             _encode(source, short, size)
-        made[name] = repeat(short, folder / f"{name}.mp4", -(-FRAMES // _frames(short)))
+        made[name] = repeat(short, folder / f"{name}.mp4", -(-wanted // _frames(short)))
     return made
 
 
