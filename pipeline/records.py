@@ -184,7 +184,7 @@ def record_of_side_output(output: SideOutput, stage: str, position: Position) ->
     return msgspec.structs.replace(record, said={stage: output.said}, dropped=dropped)
 
 
-class DecodeState(msgspec.Struct, frozen=True):
+class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
     """State of decode.
 
     run     the run that it belongs to: another run starts its files anew
@@ -194,6 +194,7 @@ class DecodeState(msgspec.Struct, frozen=True):
     fault   why the source ended early, once it is done
     pace    of a file at its own pace: (began_mono of the run's process, Pace.shift); a worker that
             begins under the same process goes on with it, another process begins anew
+    lasts_s of a file, as its container says
     """
 
     run: str = ""
@@ -202,6 +203,7 @@ class DecodeState(msgspec.Struct, frozen=True):
     done: bool = False
     fault: str | None = None
     pace: tuple[float, float] | None = None
+    lasts_s: float | None = None
 
 
 class SideOutput(msgspec.Struct, frozen=True):

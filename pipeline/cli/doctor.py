@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from framegate.pipeline import machine
+from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import ours
@@ -31,7 +32,6 @@ from framegate.pipeline.store.listen import check_free
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))
 ASSUMED = Form(1920, 1080)
-RUNS_KEPT = 20
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
 
@@ -58,6 +58,7 @@ def register(commands: Any) -> None:
         help="say what this machine lacks to run Framegate, and how to get it",
         description="Looks at Python, packages, models, store, memory, disk, clock and devices. "
         "Exit code 1 if something is missing.",
+        epilog=ending("framegate doctor", "framegate doctor --json", page="running"),
     )
     command.set_defaults(command=_doctor)
     command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
@@ -165,9 +166,9 @@ def disk(free: int, folder: Path) -> Finding:
 
 
 def earlier_runs(sizes: Sequence[int], folder: Path) -> Finding:
-    """Data folders of runs that were given none, which nobody removes; bytes of each."""
+    """Data folders of runs that were given none, of which the last ones stay; bytes of each."""
     text = f"{len(sizes)} without -d keep {sum(sizes) / GIB:.1f} GiB in {folder}"
-    if len(sizes) <= RUNS_KEPT and sum(sizes) <= GIB:
+    if sum(sizes) <= GIB:
         return Finding("earlier runs", "OK", text)
     remedy = f"delete the folders in {folder} whose results you do not need and no run uses"
     return Finding("earlier runs", "WARN", text, remedy)
@@ -262,7 +263,9 @@ def _video_hardware() -> Finding:
     hwaccel: Any = importlib.import_module("av.codec.hwaccel")
     kinds = ", ".join(hwaccel.hwdevices_available()) or "none"
     found = machine.devices(["dri/renderD*", "nvidia[0-9]*"])
-    text = f"FFmpeg knows {kinds}; devices: {', '.join(found) or 'none'}"
+    if not found:
+        return Finding("video hardware", "OK", "none here: videos are decoded by the CPU")
+    text = f"{', '.join(found)}; FFmpeg knows {kinds}"
     if not all(found.values()):
         remedy = "add this user to the group render, or pass the device to the container"
         return Finding("video hardware", "WARN", text, remedy)
@@ -271,6 +274,8 @@ def _video_hardware() -> Finding:
 
 def _ports(config: Config) -> Finding:
     if config.store.listen is None:
-        return Finding("ports", "OK", "none is configured")
+        return Finding(
+            "ports", "OK", "none is needed before a run (only --listen takes a fixed one)"
+        )
     check_free(config.store.listen)
     return Finding("ports", "OK", f"free: {config.store.listen}")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
+from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.config.config import SourceConfig
 from framegate.pipeline.config.sources import frames_of, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
@@ -30,7 +30,7 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.run.sources import file_faults, run_source
-from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate
+from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate, span
 
 
 def register(commands: Any) -> None:
@@ -46,6 +46,12 @@ def _register_add(commands: Any) -> None:
         help="add sources to a run that goes on",
         description="The run serves them as well, from now on and after each --resume, until "
         "they are removed. All are added, or none.",
+        epilog=ending(
+            "framegate add gate=rtsp://camera.example/stream",
+            "framegate add gate=- -d data",
+            "framegate add clip.mp4 --frames max_fps=5",
+            page="cameras",
+        ),
     )
     command.set_defaults(command=_add)
     command.add_argument(
@@ -122,6 +128,7 @@ def _register_remove(commands: Any) -> None:
         help="remove sources from a run that goes on",
         description="The run decodes them no further and finishes what is decoded; then they are "
         "free for others. Their results stay in the store. Waits until that is done.",
+        epilog=ending("framegate remove gate", page="cameras"),
     )
     command.set_defaults(command=_remove)
     command.add_argument("sources", nargs="+", metavar="NAME", help="names of sources")
@@ -145,9 +152,10 @@ RATE_S = 1.0
 def _register_sources(commands: Any) -> None:
     command = commands.add_parser(
         "sources",
-        help="show the sources of a run that goes on, and account for their frames",
+        help="each source's state, rate, drops and reconnects",
         description="Each source's state, rate and frames: decoded = published + dropped + in "
         "flight. Looks twice, a second apart, for the rate.",
+        epilog=ending("framegate sources", "framegate sources -d data --json", page="cameras"),
     )
     command.set_defaults(command=_sources)
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
@@ -214,11 +222,11 @@ def _print(sources: Sequence[ListedSource], views: Sequence[View]) -> None:
 
 def as_table(
     sources: Sequence[ListedSource], views: Sequence[View], width: int | None = None
-) -> Table:
+) -> Group:
     """The sources as a table for a terminal of that width; None: as wide as it wants to be."""
     pairs = list(zip(sources, views, strict=True))
     columns = {
-        "source": [Text(f"{source.name}\n{source.place}") for source in sources],
+        "source": [Text(source.name) for source in sources],
         "state": [_state(source, view) for source, view in pairs],
         "fps": [Text(rate(view.fps)) for view in views],
         "decoded": [Text(str(view.decoded)) for view in views],
@@ -227,7 +235,17 @@ def as_table(
         "in flight": [Text(str(view.in_flight)) for view in views],
         "reconnects": [Text(str(v.reconnects) if s.live else "-") for s, v in pairs],
     }
-    return fitted(columns, ("source", "state"), ("reconnects", "in flight"), width)
+    return Group(
+        fitted(columns, (), ("reconnects", "in flight", "dropped", "decoded"), width),
+        Text(),
+        *(_place(source, view) for source, view in pairs),
+    )
+
+
+def _place(source: ListedSource, view: View) -> Text:
+    """Where its frames are from, and what is wrong with that."""
+    text = Text(f"{source.name}: {source.place}", overflow="fold")
+    return text.append(f": {view.fault}", "red") if view.fault else text
 
 
 def _published(view: View) -> Text:
@@ -238,16 +256,8 @@ def _state(source: ListedSource, view: View) -> Text:
     state = state_of(source, view)
     text = Text(state, STYLES.get(state, "yellow"))
     if view.since is not None:
-        text.append(f" {_span(time.time() - view.since)}")
-    if view.fault:
-        text.append(f"\n{view.fault}", "default")
+        text.append(f" for {span(max(0.0, time.time() - view.since))}")
     return text
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{max(0, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def by_reason(drops: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
+from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.config.config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
@@ -39,6 +40,12 @@ def _register_watch(commands: Any) -> None:
         help="show a run from another terminal",
         description="A live table of a run's sources: state, frames a second, latency, objects, "
         "drops.",
+        epilog=ending(
+            "framegate watch",
+            "framegate watch entrance -d data",
+            "framegate watch --json --once",
+            page="running",
+        ),
     )
     command.set_defaults(command=_watch)
     command.add_argument("sources", nargs="*", metavar="NAME", help="sources (default: all)")
@@ -54,6 +61,11 @@ def _register_snapshot(commands: Any) -> None:
         help="a picture of what a source of a run sees now",
         description="Writes what was published last of a source as a JPEG, with its objects drawn. "
         "It asks the run's HTTP port.",
+        epilog=ending(
+            "framegate snapshot entrance",
+            "framegate snapshot entrance -o door.jpg --plain --overwrite",
+            page="running",
+        ),
     )
     command.set_defaults(command=_snapshot)
     command.add_argument("source", metavar="NAME", help="the source")
@@ -107,14 +119,19 @@ def in_words(asks: AskCounts) -> str:
     if asks.sent_bytes:
         said.append(f"{asks.sent_bytes / 1e6:.1f} MB up")
     if asks.left:
-        said.append("asks left: " + ", ".join(f"{s} {n:.1f}" for s, n in sorted(asks.left.items())))
+        said.append(
+            "questions left: " + ", ".join(f"{s} {n:.1f}" for s, n in sorted(asks.left.items()))
+        )
     return "; ".join(said)
 
 
 def look_ups_in_words(cache: CacheCounts) -> str:
     """Share of hits, what was refused, whether it is on."""
     looked_up = cache.hits + cache.misses
-    said = [f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs known"]
+    said = [
+        f"{cache.hits / max(1, looked_up):.1%} of {looked_up} inputs were answered from memory, as "
+        "the network had seen them before"
+    ]
     if cache.refused:
         said.append(f"{cache.refused} refused")
     if cache.off:
@@ -148,7 +165,9 @@ def watch(
 
 
 def _look(viewer: Viewer, names: list[str]) -> list[View]:
-    return viewer.look(names or viewer.sources())
+    """The sources of these names; without any all that were not removed."""
+    views = viewer.look(names or viewer.sources())
+    return [view for view in views if names or view.state != "removed"]
 
 
 def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
@@ -164,7 +183,8 @@ def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | Non
 
     def shown(views: list[View]) -> Group:
         lines = count_lines(folder) if folder else []
-        return Group(as_table(views, console.width), *map(escape, lines))
+        height = None if once else console.height - 1 - len(lines)
+        return Group(as_table(views, console.width, height), *map(escape, lines))
 
     if once:
         console.print(shown(_look_twice(viewer, names)))

@@ -142,6 +142,7 @@ class DecoderThread(threading.Thread, ABC):
     patience_s  how long memory is waited for that does not come free
     done        grows with what is decoded
     busy        whether it still decodes
+    lasts_s     of a file, as its container says, once it is open
     """
 
     patience_s: float
@@ -167,6 +168,7 @@ class DecoderThread(threading.Thread, ABC):
         self._lacks_memory = False  # another size must go before there is room for this one
         self.done = 0
         self.busy = True
+        self.lasts_s: float | None = None
 
     # -- the loop's side
 

@@ -111,9 +111,11 @@ class Feed:
     def _state_after(self, last: Record | End) -> DecodeState:
         shift = self._pace.shift
         pace = None if shift is None else (self._began_mono, shift)
+        lasts_s = None if self.thread is None else self.thread.lasts_s
         if isinstance(last, Record):
-            return DecodeState(self._run, last.number + 1, open=True, pace=pace)
-        return DecodeState(self._run, self._number, done=last.last, fault=last.fault, pace=pace)
+            return DecodeState(self._run, last.number + 1, open=True, pace=pace, lasts_s=lasts_s)
+        done, fault = last.last, last.fault
+        return DecodeState(self._run, self._number, False, done, fault, pace, lasts_s)
 
     @property
     def has_news(self) -> bool:

@@ -52,6 +52,7 @@ class FileDecoder(DecoderThread):
         fault: str | None = None
         try:
             source = self._open()
+            self.lasts_s = getattr(source, "claimed_s", None)  # not each decoder says it
             if not self._decode(source):
                 return None
         except SourceFault as error:

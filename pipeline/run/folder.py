@@ -208,6 +208,24 @@ def open_folder(path: Path | None, resume: bool) -> RunFolder:
     return folder
 
 
+RUNS_KEPT = 20
+
+
+def drop_old_runs(most: int = RUNS_KEPT) -> int:
+    """Remove the data of runs that were given no folder, but for the last ones, those that go on,
+    and those with certificates. Returns how many.
+    """
+    found = sorted(file.parent for file in runs_folder().glob("*/run.json"))  # named by their time
+    dropped = 0
+    for path in found[: max(0, len(found) - most)]:
+        if any((path / "certificates").glob("*")):
+            continue
+        with contextlib.suppress(DataFolderRefused):  # in use
+            RunFolder(path, made_by_us=True).close(keep=False)
+            dropped += 1
+    return dropped
+
+
 def runs_folder() -> Path:
     """Return the folder in which runs without -d keep their data."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

@@ -1,6 +1,7 @@
 """What `framegate run` shows while it runs: a live table on a terminal, lines elsewhere.
 
-As lines: what changes, once, and one summary a minute for all sources together.
+As lines: what changes, once, and one summary a minute for all sources together. Both end with one
+line that says what came, where it is, and how to go on.
 """
 
 from __future__ import annotations
@@ -8,18 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import shlex
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
+from rich.text import Text
 
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.logs import to_user
 from framegate.pipeline.process import apart
+from framegate.pipeline.redaction import shown
 from framegate.pipeline.spec import SourceSpec
-from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum
+from framegate.pipeline.telemetry.view import View, Viewer, as_line, as_table, in_sum, span
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +35,53 @@ TABLE_S = 1.0
 CHANGES_S = 5.0
 SUM_S = 60.0
 SUMMARY_S = 2.0
+_STDERR = 2
+_END = b"\0\n"  # what nobody says
+
+
+@contextlib.contextmanager
+def screen(quiet: bool) -> Iterator[Console | None]:
+    """The terminal, to show a table at its foot; None where stderr is none, or it is to be quiet.
+
+    Workers, libraries in C and this process say what they have to say on descriptor 2, in the
+    middle of a table as well. So it is a pipe meanwhile, and a thread puts what comes out of that,
+    line by line, above the table. Enter it before the first worker is started.
+    """
+    if quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield None
+        return
+    with open(os.dup(_STDERR), "w", encoding="utf-8", errors="replace") as terminal:
+        console = Console(file=terminal, highlight=False)
+        reading, writing = os.pipe()
+        os.dup2(writing, _STDERR)
+        above = threading.Thread(target=_put_above, args=(reading, console), daemon=True)
+        above.start()
+        try:
+            yield console
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), _STDERR)
+            os.write(writing, _END)  # else the thread would wait for whoever holds the pipe open
+            os.close(writing)
+            above.join()
+
+
+def _put_above(reading: int, console: Console) -> None:
+    with open(reading, "rb") as lines:
+        for line in lines:
+            if said := line.removesuffix(_END).decode(errors="replace").rstrip("\n"):
+                console.print(Text(said), soft_wrap=True)
+            if line.endswith(_END):
+                return
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where what a run made is. store: a URL, "" for the one in the data folder."""
+
+    folder: Path
+    store: str = ""
+    videos: Path | None = None
 
 
 class Progress:
@@ -35,12 +90,13 @@ class Progress:
     The store is asked apart from the event loop: one that hangs holds nothing up.
     """
 
-    def __init__(self, url: str, quiet: bool) -> None:
-        """quiet: no table, lines only (stdout carries results)."""
+    def __init__(self, url: str, console: Console | None, kept: Kept | None) -> None:
+        """console: to show a table on, None: lines only. kept: None for a run in a program, which
+        has no last line.
+        """
         self._names: list[str] = []
         self._viewer = Viewer(url)
-        self._table = sys.stderr.isatty() and not quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console, self._kept = console, kept
         self._began = time.monotonic()
         self._before: dict[str, int] = {}
 
@@ -53,8 +109,8 @@ class Progress:
         with contextlib.suppress(FramegateError):
             self._before = {v.source: v.published for v in await self._look()}
         try:
-            if self._table:
-                await self._show_table()
+            if self._console is not None:
+                await self._show_table(self._console)
             else:
                 await self._show_lines()
         finally:
@@ -65,12 +121,15 @@ class Progress:
     async def _look(self) -> list[View]:
         return await apart(self._viewer.look, self._names)
 
-    async def _show_table(self) -> None:
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+    async def _show_table(self, console: Console) -> None:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
                 with contextlib.suppress(FramegateError):
-                    shown = as_table(await self._look(), self._console.width)
-                    live.update(shown, refresh=True)
+                    views = await self._look()
+                    console.size = size = ConsoleDimensions(
+                        *os.get_terminal_size(console.file.fileno())
+                    )
+                    live.update(as_table(views, size.width, size.height - 1), refresh=True)
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:
@@ -89,11 +148,14 @@ class Progress:
     async def _summary(self) -> None:
         self._viewer.forget()
         views = [self._over_all(view) for view in await self._look()]
-        if self._table:
+        if self._console is not None:
             self._console.print(as_table(views, self._console.width))
-            return
-        for view in views:
-            log.info("%s", as_line(view))
+        else:
+            for view in views:
+                log.info("%s", as_line(view))
+        if views and self._kept is not None:
+            frames = sum(v.published - self._before.get(v.source, 0) for v in views)
+            to_user.info("%s", closing(views, frames, time.monotonic() - self._began, self._kept))
 
     def _over_all(self, view: View) -> View:
         """Return the view with its rate over the whole time of this process, which has ended."""
@@ -111,3 +173,30 @@ def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[V
     shown.clear()
     shown.update(states)
     return news
+
+
+def closing(views: Sequence[View], frames: int, seconds: float, kept: Kept) -> str:
+    """The last line of a run: what came of it, where that is, and how to go on.
+
+    frames: published in these seconds, of all views
+    """
+    speed = f" ({frames / seconds:.1f} a second)" if frames and seconds >= 1 else ""
+    of = f" of {len(views)} sources" if len(views) > 1 else ""
+    parts = [f"{frames} frame{'' if frames == 1 else 's'}{of} in {span(seconds)}{speed}"]
+    folder = shown_path(kept.folder)
+    ends = {"finished", "failed", "removed"}
+    if any(v.published for v in views):  # else the folder goes
+        parts.append(f"results in {shown(kept.store) if kept.store else folder}")
+        parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
+        if not {v.state for v in views} <= ends:
+            parts.append(f"go on with: framegate run --resume -d {folder}")
+    return "; ".join(parts)
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it: from here, or from home, where it lies below."""
+    path = path.absolute()
+    for base, before in ((Path.cwd(), ""), (Path.home(), "~/")):
+        if path.is_relative_to(base) and path != base:
+            return before + shlex.quote(str(path.relative_to(base)))
+    return shlex.quote(str(path))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from msgspec import structs
+from rich.console import Console
 
 from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
@@ -33,11 +34,17 @@ from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.process import apart
 from framegate.pipeline.run.deaths import Deaths
-from framegate.pipeline.run.folder import RunFile, RunFolder, RunSource, open_folder
+from framegate.pipeline.run.folder import (
+    RunFile,
+    RunFolder,
+    RunSource,
+    drop_old_runs,
+    open_folder,
+)
 from framegate.pipeline.run.plan import Plan, with_certificates
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
-from framegate.pipeline.run.progress import Progress
+from framegate.pipeline.run.progress import Kept, Progress, screen
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
@@ -121,6 +128,8 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
     if config.store.listen is not None:
         listener = open_listener(config.store.listen, config.store.listen_password_file)
     folder = open_folder(options.folder, options.resume)
+    if options.folder is None and (dropped := drop_old_runs()):
+        log.info("data of %d older runs without -d were removed: the last ones stay", dropped)
     keep = False
     try:
         known = folder.read()
@@ -245,7 +254,9 @@ def _run_on(setup: _Setup) -> Exit:
         sources.add(before.new, options.take_over)
         sources.announce()
         plan = make_plan(config, before.run, store.url, folder, options)
-        code = asyncio.run(_supervise(setup, plan, sources))
+        quiet = options.json or options.began is not None or config.log.format == "json"
+        with screen(quiet) as console:
+            code = asyncio.run(_supervise(setup, plan, sources, console))
         if code in (Exit.STOPPED_TWICE, Exit.STORE):
             store.hurry()
         return code
@@ -281,7 +292,9 @@ def make_plan(
     )
 
 
-async def _supervise(setup: _Setup, plan: Plan, sources: RunSources) -> Exit:
+async def _supervise(
+    setup: _Setup, plan: Plan, sources: RunSources, console: Console | None
+) -> Exit:
     options, folder, listening = setup.options, setup.folder, setup.listening
     supervisor = Supervisor(plan, setup.store, setup.embedded, sources)
 
@@ -294,8 +307,8 @@ async def _supervise(setup: _Setup, plan: Plan, sources: RunSources) -> Exit:
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, supervisor, unprinted) if options.json else None
-    quiet = options.json or options.began is not None or plan.log_format == "json"
-    progress = Progress(plan.store, quiet=quiet)
+    kept = Kept(folder.path, "" if setup.embedded else plan.store, options.save)
+    progress = Progress(plan.store, console, kept if options.began is None else None)
     supervisor.listen(progress.take_sources)
     beside = [
         asyncio.create_task(progress.show()),

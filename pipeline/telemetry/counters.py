@@ -1,6 +1,7 @@
 """What is counted: latencies, looks, durations of stages, how a run is.
 
-Buckets grow by a quarter: a percentile read from them is right to within 12 %.
+Buckets grow by a quarter. A percentile is read from them as Prometheus reads one, as if a bucket's
+frames lay evenly in it: it is right to within that quarter.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ def percentile(counters: Mapping[str, int], share: float) -> float | None:
     )
     wanted = share * sum(n for _, n in filled)
     for index, n in filled:
+        if wanted <= n:
+            low = BOUNDS_S[index - 1] if index else 0.0
+            high = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]  # of the last bucket nobody knows more
+            return low + (high - low) * wanted / n
         wanted -= n
-        if wanted <= 0:
-            high: float = BOUNDS_S[min(index, len(BOUNDS_S) - 1)]
-            return float(high / 1.25**0.5)
     return None
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.console import JustifyMethod
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +51,8 @@ class Sample:
     connection  of a camera
     promise     what was told of it last
     owned       whether a run has it; removed: whether it was removed from the last that had it
+    hurried     a file at full speed: its frames wait in line for the network
+    lasts_s     of a file, as its container says
     """
 
     taken_mono: float
@@ -62,6 +65,8 @@ class Sample:
     owned: bool = True
     removed: bool = False
     promise: PromiseNews | None = None
+    hurried: bool = False
+    lasts_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,15 @@ class View:
     reconnects  times that a camera came back
     fps         published frames a second; None where the time is too short to say: at a first
                 look, or if nothing came yet of a source that runs
-    p50_s, ...  latencies in seconds, arrival to publish
+    p50_s, ...  latencies in seconds, arrival to publish; none of a file at full speed, whose frames
+                wait in line as far as credit goes: that says nothing of how long one takes
     objects     objects a frame by label, over the last results
     looked      share of these frames, 0..1, that were looked at; none without frames
     looks       frames since the beginning by how they were looked at and why
     escalations of these, those that the heavy model was to be asked about: done, or why not
     promise     where it stands, if there is one
+    done        share of a file, 0..1, that is published; left_s: seconds until all of it is, if it
+                goes on as between the samples
     """
 
     source: str
@@ -103,6 +111,8 @@ class View:
     looks: Mapping[str, Mapping[str, int]]
     escalations: Mapping[str, int]
     promise: PromiseNews | None
+    done: float | None = None
+    left_s: float | None = None
 
 
 class Viewer:
@@ -162,17 +172,20 @@ class Viewer:
             elif index == 0:
                 end = records.decode_versioned(fields[b"d"], End)
         counters = {name.decode(): int(value) for name, value in counts.items()}
+        decoding = records.decode(state, DecodeState) if state else None
         return Sample(
             time.monotonic(),
             counters,
             results,
             end,
             bool(started),
-            done=bool(state) and records.decode(state, DecodeState).done,
+            done=decoding is not None and decoding.done,
             connection=records.decode_versioned(connection, Connection) if connection else None,
             owned=bool(run),
             removed=not run and owner == b"",
             promise=_promise(told),
+            hurried=decoding is not None and connection is None and decoding.pace is None,
+            lasts_s=None if decoding is None else decoding.lasts_s,
         )
 
     def close(self) -> None:
@@ -195,6 +208,9 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
     old = before.counters if before else {}
     change = {name: n - old.get(name, 0) for name, n in now.counters.items()}
     recent = change if any(n for name, n in change.items() if PREFIX in name) else now.counters
+    p50_s, p95_s, p99_s = (
+        None if now.hurried else percentile(recent, share) for share in (0.5, 0.95, 0.99)
+    )
     elapsed = now.taken_mono - before.taken_mono if before else 0.0
     objects = Counter(o.label for result in now.results for o in result.objects)
     count, drops, state = now.counters.get, drops_of(now.counters), _state(now)
@@ -212,16 +228,31 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         in_flight=count("decoded", 0) - count("published", 0) - sum(drops.values()),
         reconnects=max(0, count("connects", 0) - 1),
         fps=_rate(change.get("published", 0), elapsed, state),
-        p50_s=percentile(recent, 0.50),
-        p95_s=percentile(recent, 0.95),
-        p99_s=percentile(recent, 0.99),
+        p50_s=p50_s,
+        p95_s=p95_s,
+        p99_s=p99_s,
         objects={label: n / len(now.results) for label, n in objects.most_common()},
         fault=_fault(now, ended),
         looked=share_looked(looks_of(recent)),
         looks=looks_of(now.counters),
         escalations=escalations_of(now.counters),
         promise=now.promise,
+        done=_done(now),
+        left_s=None if before is None or ended else _left_s(before, now),
     )
+
+
+def _done(now: Sample) -> float | None:
+    """The share of a file before the newest result, by its time stamps."""
+    pts = now.results[0].pts if now.results else None
+    return None if pts is None or not now.lasts_s else min(1.0, max(0.0, pts / now.lasts_s))
+
+
+def _left_s(before: Sample, now: Sample) -> float | None:
+    old, new = _done(before) or 0.0, _done(now)
+    if new is None or new <= old:
+        return None
+    return (1 - new) * (now.taken_mono - before.taken_mono) / (new - old)
 
 
 def _promise(entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> PromiseNews | None:
@@ -274,15 +305,33 @@ STYLES = {
 }
 
 
-LEFT_OUT = ("p95 ms", "p50 ms", "looked", "in vain", "p99 ms", "late", "asked")
-WRAPPED = ("source", "promise", "objects a frame")
+LEFT_OUT = (
+    *("p95 ms", "p50 ms", "degraded", "looked", "p99 ms", "late", "asked", "failed", "promise"),
+    *("dropped", "done, left", "objects a frame"),
+)
+WRAPPED = ("promise", "objects a frame")
 WORDS = 16  # of a terminal's columns, for what may take several lines
-BORDER = 3  # of a terminal's columns, beside each of the table's
+GAP = 2  # of a terminal's columns, between two of the table's
+HEAD = 2  # of a terminal's lines
 
 
-def as_table(views: Sequence[View], width: int | None = None) -> Table:
-    """The views as a table for a terminal of that width; None: as wide as it wants to be."""
-    return fitted(_columns(views), WRAPPED, LEFT_OUT, width)
+def as_table(views: Sequence[View], width: int | None = None, height: int | None = None) -> Group:
+    """The views as a table, and below it what is wrong with sources, a line each.
+
+    width, height  of the terminal; None: as much as it wants. Where lines are short, sources in
+                   trouble are shown first, and how many are not
+    """
+    faults = [v for v in views if v.fault]
+    shown, hidden = list(views), 0
+    if height is not None and len(views) + len(faults) + HEAD > height:
+        faults = faults[: height // 3]
+        rows = max(1, height - HEAD - len(faults) - 1)
+        shown = sorted(views, key=lambda v: v.fault is None)[:rows]
+        hidden = len(views) - len(shown)
+    below = [Text(f"{v.source}: {v.fault}", STYLES[v.state], overflow="fold") for v in faults]
+    if hidden:
+        below.append(Text(f"and {hidden} more", "dim"))
+    return Group(fitted(_columns(shown), WRAPPED, LEFT_OUT, width), *below)
 
 
 def fitted(
@@ -301,12 +350,13 @@ def fitted(
         wants[name] = min(wants.get(name, 0), WORDS)
     kept = list(columns)
     for name in left_out:
-        if width is None or sum(wants[each] + BORDER for each in kept) < width:
+        if width is None or sum(wants[each] + GAP for each in kept) - GAP <= width:
             break
         kept = [each for each in kept if each != name]
-    table = Table(expand=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in kept:
-        justify: JustifyMethod = "left" if name in wrapped or name == "state" else "right"
+        words = name in (*wrapped, "source", "state")
+        justify: JustifyMethod = "left" if words else "right"
         table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
     for row in zip(*(columns[name] for name in kept), strict=True):
         table.add_row(*row)
@@ -319,26 +369,31 @@ def _wants(name: str, cells: Sequence[Text]) -> int:
 
 
 def _columns(views: Sequence[View]) -> dict[str, list[Text]]:
-    """What a table says, by the names of its columns."""
+    """What a table says, by the names of its columns; none of which nothing is to be said."""
     shown: dict[str, list[str]] = {
         "frames": [str(v.published) for v in views],
         "fps": [rate(v.fps) for v in views],
-        "looked": [f"{v.looked:.0%}" if v.looked is not None else "-" for v in views],
-        "p50 ms": [_ms(v.p50_s) for v in views],
-        "p95 ms": [_ms(v.p95_s) for v in views],
-        "p99 ms": [_ms(v.p99_s) for v in views],
-        "dropped": [str(v.dropped) for v in views],
-        "failed": [str(v.failed) for v in views],
     }
+    if any(v.done is not None and v.state != "finished" for v in views):
+        shown["done, left"] = [_progress(v) for v in views]
+    if any(v.looked is not None for v in views):
+        shown["looked"] = [f"{v.looked:.0%}" if v.looked is not None else "-" for v in views]
+    if any(v.p50_s is not None for v in views):
+        shown["p50 ms"] = [_ms(v.p50_s) for v in views]
+        shown["p95 ms"] = [_ms(v.p95_s) for v in views]
+        shown["p99 ms"] = [_ms(v.p99_s) for v in views]
+    shown["dropped"] = [str(v.dropped) for v in views]
+    if any(v.failed for v in views):
+        shown["failed"] = [str(v.failed) for v in views]
     if any(v.late for v in views):
         shown["late"] = [str(v.late) for v in views]
     if any(v.escalations for v in views):
         asked = [_asked(v) for v in views]
         shown["asked"] = [done for done, _ in asked]
-        shown["in vain"] = [degraded for _, degraded in asked]
+        shown["degraded"] = [degraded for _, degraded in asked]
     if any(v.promise for v in views):
         shown["promise"] = [in_short(v.promise) if v.promise else "-" for v in views]
-    shown["objects a frame"] = [v.fault or _objects(v) or "-" for v in views]
+    shown["objects a frame"] = [_objects(v) or "-" for v in views]
     return {
         "source": [Text(v.source) for v in views],
         "state": [Text(v.state, STYLES[v.state]) for v in views],
@@ -352,6 +407,21 @@ def _ms(seconds: float | None) -> str:
 
 def _objects(v: View) -> str:
     return ", ".join(f"{label} {n:.1f}" for label, n in list(v.objects.items())[:4])
+
+
+def _progress(v: View) -> str:
+    if v.done is None or v.state == "finished":
+        return "-"
+    return f"{v.done:.0%}" + ("" if v.left_s is None else f", {span(v.left_s)}")
+
+
+def span(seconds: float) -> str:
+    """So long, for people."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min" if seconds < 597 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def rate(fps: float | None) -> str:
@@ -390,12 +460,14 @@ def in_sum(views: Sequence[View]) -> str:
     published, dropped, failed = (
         sum(getattr(v, name) for v in views) for name in ("published", "dropped", "failed")
     )
+    left = max((v.left_s for v in views if v.left_s is not None), default=None)
     slowest = max((v.p99_s for v in views if v.p99_s is not None), default=None)
     return (
         f"{len(views)} sources: {', '.join(f'{n} {state}' for state, n in states.most_common())}; "
         f"{published} frames, {sum(v.fps or 0.0 for v in views):.1f} fps"
         f"{'' if slowest is None else f', p99 up to {slowest * 1e3:.0f} ms'}"
         f", {dropped} dropped{_degraded(escalations)}, {failed} failed"
+        f"{'' if left is None else f'; files end in about {span(left)}'}"
     )
 
 

@@ -17,8 +17,10 @@ from framegate.pipeline.errors import ConfigFaults, DataFolderRefused, FrameStor
 from framegate.pipeline.run.folder import (
     Fingerprint,
     RunFile,
+    RunFolder,
     RunSource,
     changed,
+    drop_old_runs,
     fingerprint,
     open_folder,
     runs_folder,
@@ -270,3 +272,28 @@ def test_sockets_of_killed_runs_go_when_the_next_begins_and_those_of_others_stay
     assert set(tmp_path.glob("framegate-*")) == {places["alive"], places["new"], last, mine}
     for name in ("alive", "new"):
         runs[name].close(keep=False)
+
+
+def test_of_runs_without_a_folder_the_last_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    folders = []
+    for number in range(6):
+        path = runs_folder() / f"20260101-00000{number}-aaaa"
+        folder = RunFolder(path, made_by_us=True)
+        folder.write(RunFile("r", "i", ()))
+        folder.store.mkdir()
+        folders.append(folder)
+    in_use, certified, others, *newer = folders
+    (certified.path / "certificates").mkdir()
+    (certified.path / "certificates" / "door-1.json").touch()
+    (others.path / "mine.mp4").touch()
+    for folder in (certified, others, *newer):
+        folder.close(keep=True)
+    assert drop_old_runs(2) == 2
+    left = {path.name for path in runs_folder().iterdir()}
+    assert left == {one.path.name for one in (in_use, certified, others, *newer[1:])}
+    assert [path.name for path in others.path.iterdir()] == ["mine.mp4"]
+    assert drop_old_runs(20) == 0
+    in_use.close(keep=False)

@@ -12,7 +12,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, Group
 
 from framegate.pipeline import keys
 from framegate.pipeline.cli import sources
@@ -51,8 +51,17 @@ def replace_objects(whole: Result, objects: tuple[Object, ...]) -> Result:
 
 @pytest.mark.parametrize("seconds", [0.0006, 0.004, 0.033, 0.5, 2.0, 60.0])
 def test_a_percentile_is_right_within_its_bucket(seconds: float) -> None:
-    found = percentile({bucket(seconds): 7}, 0.5)
-    assert found == pytest.approx(seconds, rel=0.12)
+    for share in (0.01, 0.5, 0.99):
+        assert percentile({bucket(seconds): 7}, share) == pytest.approx(seconds, rel=0.25)
+
+
+def test_percentiles_inside_one_bucket_are_not_all_the_same() -> None:
+    """As Prometheus reads them: a bucket's frames lie evenly in it."""
+    index = 30
+    low, high = BOUNDS_S[index - 1], BOUNDS_S[index]
+    counters = {f"{PREFIX}{index}": 100, f"{PREFIX}{index - 5}": 100}
+    for share, part in ((0.75, 0.5), (0.95, 0.9), (0.99, 0.98), (1.0, 1.0)):
+        assert percentile(counters, share) == pytest.approx(low + part * (high - low))
 
 
 def test_percentiles_of_a_known_distribution() -> None:
@@ -61,13 +70,13 @@ def test_percentiles_of_a_known_distribution() -> None:
         counters[bucket(seconds)] = frames
     wanted = {0.50: 0.010, 0.51: 0.020, 0.95: 0.020, 0.96: 0.100, 0.99: 0.100, 0.995: 1.000}
     for share, seconds in wanted.items():
-        assert percentile(counters, share) == pytest.approx(seconds, rel=0.12)
+        assert percentile(counters, share) == pytest.approx(seconds, rel=0.25)
 
 
 def test_no_latency_without_frames_and_the_longest_in_the_last_bucket() -> None:
     assert percentile({"published": 0}, 0.5) is None
     last = percentile({bucket(1e9): 1}, 0.99)
-    assert last == pytest.approx(BOUNDS_S[-1], rel=0.12)
+    assert last == pytest.approx(BOUNDS_S[-1], rel=0.25)
 
 
 def test_a_view_is_of_the_time_between_two_samples() -> None:
@@ -90,7 +99,7 @@ def test_a_view_is_of_the_time_between_two_samples() -> None:
     found = view("door", before, now)
     assert (found.decoded, found.published, found.failed, found.dropped) == (80, 70, 2, 3)
     assert found.fps == pytest.approx(25.0)
-    assert found.p99_s == pytest.approx(0.010, rel=0.12)
+    assert found.p99_s == pytest.approx(0.010, rel=0.25)
     assert found.objects == {"person": 1.5, "dog": 0.5}
     assert found.looked == pytest.approx(0.2)
     assert found.looks == {"whole": {"first": 20}, "part": {"changed": 10}, "no": {"unchanged": 40}}
@@ -101,7 +110,7 @@ def test_without_new_frames_the_latency_is_that_of_all() -> None:
     counters = {"published": 20, bucket(1.0): 20}
     found = view("door", sample(1.0, counters), sample(62.0, counters))
     assert found.fps == 0.0
-    assert found.p50_s == pytest.approx(1.0, rel=0.12)
+    assert found.p50_s == pytest.approx(1.0, rel=0.25)
 
 
 def test_no_rate_is_told_where_the_time_is_too_short_for_one() -> None:
@@ -229,7 +238,7 @@ def test_a_line_and_a_table_of_the_same_view() -> None:
         "door: running, 50 frames, 25.0 fps, p50 10 ms, p99 10 ms, 0 dropped, 0 failed; "
         "a frame: person 1.0"
     )
-    assert as_table([found]).row_count == 1
+    assert "door" in text_of(as_table([found]))
 
 
 def test_a_line_says_how_many_frames_nobody_answered_about() -> None:
@@ -244,9 +253,13 @@ def test_a_line_says_how_many_frames_nobody_answered_about() -> None:
 
 def test_a_fault_is_no_markup_of_the_table() -> None:
     found = view("door", None, sample(0.0, {}, end=End(VERSION, 0, last=True, fault="no [/gate]")))
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(as_table([found]))
-    assert "no [/gate]" in console.export_text()
+    assert "no [/gate]" in text_of(as_table([found]))
+
+
+def text_of(shown: Group, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(shown)
+    return console.export_text()
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
@@ -256,16 +269,60 @@ def test_a_table_cuts_no_word_in_a_narrow_terminal(width: int, fault: str | None
     counters = {"decoded": 123456, "published": 123456, bucket(0.25): 50}
     one = view("entrance", sample(0.0, {}), sample(2.0, counters, (seen("person"),)))
     away = replace(one, source="a" * 32, state="connecting", fault=fault)
-    console = Console(width=width, record=True, file=StringIO())
-    console.print(as_table([one, away], console.width))
-    said = console.export_text()
+    said = text_of(as_table([one, away], width), width)
     assert "…" not in said
-    for name in ("source", "state", "frames", "fps", "dropped", "failed"):
+    for name in ("source", "state", "frames", "fps", "objects a frame"):
         assert name in said, said
-    for cell in ("entrance", "running", "connecting", "123456", "person"):
+    for cell in ("entrance", "a" * 32, "running", "connecting", "123456", "person 1.0"):
         assert cell in said, said
     assert ("p95 ms" in said) == (width == 200)
     assert ("p99 ms" in said) == (width > 80)
+    assert (fault or "").partition(": no")[0] in said
+
+
+def test_columns_of_which_nothing_is_to_be_said_are_not_there() -> None:
+    """Zeros of failed frames, latencies of a file at full speed, shares of what was not asked."""
+    counters = {"decoded": 60, "published": 50, bucket(0.25): 50}
+    now = replace(sample(2.0, counters), hurried=True)
+    said = text_of(as_table([view("a", sample(0.0, {}), now)]))
+    assert said.split("─")[0].split() == [
+        *("source", "state", "frames", "fps", "dropped", "objects", "a", "frame")
+    ]
+    counters |= {"failed": 1, "looked:whole:first": 50}
+    said = text_of(as_table([view("a", sample(0.0, {}), sample(2.0, counters))]))
+    for name in ("failed", "looked", "p50 ms", "p99 ms"):
+        assert name in said
+
+
+def test_how_far_a_file_is_and_how_long_it_will_take() -> None:
+    """A minute of video, a third of which came in two seconds after a sixth of it."""
+    at = [result("door", 1, seq) for seq in (0, 1)]
+    early, late = (
+        Result(**{**{n: getattr(one, n) for n in one.__struct_fields__}, "pts": pts})
+        for one, pts in zip(at, (10.0, 30.0), strict=True)
+    )
+    before = replace(sample(0.0, {"published": 100}, (early,)), lasts_s=60.0)
+    now = replace(sample(2.0, {"published": 300}, (late, early)), lasts_s=60.0)
+    found = view("door", before, now)
+    assert (found.done, found.left_s) == (0.5, pytest.approx(3.0))
+    assert "50%, 3.0 s" in text_of(as_table([found]))
+    assert in_sum([found]).endswith("; files end in about 3.0 s")
+    assert view("door", None, now).left_s is None
+    camera = view("door", before, replace(now, lasts_s=None))
+    assert (camera.done, camera.left_s) == (None, None)
+    assert "done" not in text_of(as_table([camera]))
+
+
+def test_where_lines_are_short_sources_in_trouble_come_first_and_the_rest_is_counted() -> None:
+    one = view("a", sample(0.0, {}), sample(2.0, {"published": 50}))
+    many = [replace(one, source=f"cam{n}") for n in range(30)]
+    many[25] = replace(many[25], state="lost", fault="stalled")
+    lines = text_of(as_table(many, 80, 23), 80).splitlines()
+    assert len(lines) == 23
+    assert lines[2].startswith("cam25 ")
+    assert lines[3].startswith("cam0 ")
+    assert lines[-2:] == ["cam25: stalled", "and 11 more"]
+    assert len(text_of(as_table(many, 80, 40), 80).splitlines()) == 33
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -276,13 +333,11 @@ def test_sources_are_listed_whole_in_a_narrow_terminal(width: int) -> None:
     one = view("entrance", sample(0.0, {}), sample(2.0, counters))
     views = [one, replace(one, source="gate", state="connecting", fault=fault)]
     listed = [ListedSource(v.source, place, True, "command", False, False) for v in views]
-    console = Console(width=width, record=True, file=StringIO())
-    console.print(sources.as_table(listed, views, console.width))
-    said = console.export_text()
+    said = text_of(sources.as_table(listed, views, width), width)
     assert "…" not in said
     for word in ("source", "state", "fps", "decoded", "published", "dropped"):
         assert word in said, said
-    for word in ("entrance", "rtsp://127.0.0", "connecting", "123456", "7 failed", "12 replaced"):
+    for word in ("entrance", place, "connecting", "123456", "7 failed", "12 replaced"):
         assert word in said, said
     assert ("reconnects" in said) == (width == 200)
 

@@ -1,0 +1,52 @@
+"""The last line of a run, and how paths and times are told to people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.run.progress import Kept, closing, shown_path
+from framegate.pipeline.telemetry.view import Sample, span, view
+
+ENDED = replace(view("a", None, Sample(1.0, {"published": 1394}, (), None, True)), state="finished")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user who stands in a folder below home."""
+    here = tmp_path / "work"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(here)
+    return tmp_path
+
+
+def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
+    kept = Kept(home / ".local/state/framegate/r", videos=Path("videos"))
+    assert closing([ENDED], 1394, 23.0, kept) == (
+        "1394 frames in 23 s (60.6 a second); results in ~/.local/state/framegate/r; "
+        "videos in videos"
+    )
+    stopped = replace(ENDED, state="stopped")
+    assert closing([ENDED, stopped], 849, 5.0, Kept(Path("data"))) == (
+        "849 frames of 2 sources in 5.0 s (169.8 a second); results in data; "
+        "go on with: framegate run --resume -d data"
+    )
+    nothing = replace(ENDED, published=0)
+    assert closing([nothing], 0, 0.4, Kept(Path("data"))) == "0 frames in 0.4 s"
+    there = Kept(Path("data"), store="redis://user:secret@10.0.0.7:6379/0")
+    assert "results in redis://10.0.0.7:6379/0" in closing([ENDED], 1, 1.0, there)
+
+
+def test_paths_are_told_as_one_would_type_them(home: Path) -> None:
+    assert shown_path(Path("my data")) == "'my data'"
+    assert shown_path(home / "a b") == "~/'a b'"
+    assert shown_path(Path("/srv/x")) == "/srv/x"
+    assert shown_path(home / "work") == "~/work"
+
+
+def test_times_are_told_as_people_do() -> None:
+    told = [span(seconds) for seconds in (0.44, 9.97, 23.4, 119.4, 150, 1500, 9000)]
+    assert told == ["0.4 s", "10 s", "23 s", "119 s", "2.5 min", "25 min", "2.5 h"]

@@ -1,0 +1,94 @@
+"""What a person at a terminal sees of a run: its table, what is said meanwhile, and its end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import footage
+from tests.support.commands import framegate, user_folder
+from tests.support.terminals import Terminal
+
+FAILS = 'use = "user_stages:Raises"\nevery = 20\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder whose graph has a stage that fails, and says so, once in 20 frames."""
+    folder = user_folder(tmp_path / "user", main=FAILS)
+    footage.write_scene(folder / "entrance.mp4", footage.steady(100))
+    return folder
+
+
+def tables(lines: list[str]) -> Iterator[list[str]]:
+    """What stands below each head of a table, up to what is no row of it."""
+    for number, line in enumerate(lines):
+        if line.startswith("source  "):
+            assert set(lines[number + 1]) == {"─"}, lines
+            yield list(itertools.takewhile(lambda row: "  " in row, lines[number + 2 :]))
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_what_workers_say_stands_above_the_table(folder: Path, columns: int) -> None:
+    """An error each .8 s by a worker, beside a table that is drawn each second."""
+    with Terminal(folder, columns) as terminal:
+        terminal.type("framegate run entrance.mp4 --pace realtime -d data --http off")
+        lines = terminal.until("ended with 0")
+    errors = [line for line in lines if "ERROR   extra: " in line]
+    assert len(errors) == 5, lines
+    [table] = tables(lines)
+    [row] = table
+    assert row.split()[:3] == ["entrance", "finished", "100"], lines
+    assert len([line for line in lines if "finished" in line]) == 1, lines
+    closing = lines[lines.index("ended with 0") - 1]
+    assert closing.startswith("framegate: 100 frames in "), lines
+    assert closing.endswith("; results in data"), lines
+
+
+def test_a_camera_that_is_away_is_told_below_the_table_and_ctrl_c_says_how_to_go_on(
+    folder: Path,
+) -> None:
+    cameras = "door=rtsp://127.0.0.1:1/cam gate=entrance.mp4"
+    with Terminal(folder) as terminal:
+        terminal.type(f"framegate run {cameras} -d data --http off")
+        terminal.until("door    connecting       0")
+        terminal.until("gate    finished       100")
+        lines = terminal.until("door: unreachable: rtsp://127.0.0.1:1/cam")
+        assert len(list(tables(lines))) == 1, lines
+        terminal.interrupt()
+        lines = terminal.until("ended with 0")
+        assert "go on with: framegate run --resume -d data" in " ".join(lines), lines
+        assert len(list(tables(lines))) == 1, lines
+
+
+def test_one_line_ends_a_run_also_where_there_is_no_terminal(folder: Path) -> None:
+    ended = framegate(folder, "run", "entrance.mp4", "-d", "my data", "--save", "videos")
+    assert ended.code == 0
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("framegate: 100 frames in ")
+    assert last.endswith("; results in 'my data'; videos in videos"), last
+
+
+def test_files_that_are_not_there_are_told_once_and_nothing_starts(folder: Path) -> None:
+    ended = framegate(folder, "run", "away.mp4")
+    assert ended.code == 2
+    told = [line for line in ended.err.splitlines() if "away.mp4" in line]
+    assert len(told) == 1, ended.err
+    assert not (folder / "state" / "framegate").exists() or not any(
+        (folder / "state" / "framegate").iterdir()
+    )
+
+
+def test_no_latency_is_told_of_a_file_at_full_speed(folder: Path) -> None:
+    """Its frames wait in line: that is no delay that anybody would notice."""
+    fast = framegate(folder, "run", "entrance.mp4", "-d", "fast")
+    slow = framegate(folder, "run", "entrance.mp4", "-d", "slow", "--pace", "realtime")
+    of_fast, of_slow = (
+        [line for line in ended.err.splitlines() if "entrance: finished" in line][-1]
+        for ended in (fast, slow)
+    )
+    assert "p50" not in of_fast
+    assert "p50" in of_slow
