@@ -1,5 +1,6 @@
 # Everything from nothing: a Linux with Python 3.11, 3.12 or 3.13 and its venv module.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,12 +27,19 @@ help:
 
 install: $(VENV)/installed
 
+# What pip does, as one line that tells how far it is; in a log as a line a package.
+EACH = { test -t 1 && at='\r\033[K' end= || { at= end='\n'; }; of=$$(grep -c == locks/dev.txt); n=0; \
+	while read -r word name _; do case $$word in \
+	Collecting) n=$$((n + 1)); printf "$$at%s of %s: %s$$end" $$n $$of "$${name%%==*}";; \
+	Installing) printf "$$at%s$$end" "unpacking them";; esac; done; test -z "$$at" || echo; }
+
 $(VENV)/installed: locks/dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed" \
 		"(Debian: apt-get install python3 python3-venv); or give PYTHON=/path/to/python"; exit 2; }
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		--only-binary :all: -r locks/dev.txt
+	@echo "installing what locks/dev.txt names: several hundred MB, some minutes"
+	@$(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r locks/dev.txt | $(EACH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

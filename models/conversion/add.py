@@ -47,16 +47,19 @@ def add(
     registry: Registry,
     pictures: Sequence[Picture],
     tell: Callable[[str], None],
+    begin: Callable[[str], None] = lambda _: None,
 ) -> tuple[ModelFolder, Proof]:
     """Put the model into the registry; give its folder there, and its answers on `pictures`.
 
-    tell  called with a line for each choice that was made, and why
+    tell   called with a line for each choice that was made, and why
+    begin  called with what takes long, as it begins
 
     Raises Undecided for what only the user can say; ModelRefused, ManifestRefused.
     """
     with tempfile.TemporaryDirectory(prefix="framegate-add-") as scratch:
         work = Path(scratch, "work")
         work.mkdir()
+        begin("reading the model")
         foreign = convert.read(request.file, work, request.size, request.limits)
         outputs = ", ".join(str(port) for port in foreign.ports)
         size = f"{foreign.size[0]}x{foreign.size[1]}"
@@ -67,7 +70,9 @@ def add(
         for line in settled.told:
             tell(line)
         draft = _draft(request, foreign, settled)
+        begin("converting the model")
         names = convert.build(foreign, settled)
+        begin("looking at pictures with the model")
         proof = prove(foreign, settled, names, pictures, request.thresholds)
         manifest = replace(draft, outputs=names, metrics=metrics(proof))
         folder = convert.assemble(foreign, Path(scratch, "folder"), manifest)

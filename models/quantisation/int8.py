@@ -117,6 +117,7 @@ def choose(
     least: float,
     shares: Sequence[float] = SHARES,
     tell: Callable[[QuantisedNetwork], None] = lambda _: None,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> Chosen:
     """Quantises `model`, with ever more of its noisiest layers float, until it agrees enough.
 
@@ -128,15 +129,19 @@ def choose(
     least    0..1: the lower end of the agreement's 95 % interval is to reach it
     shares   of the layers that stay float, ascending, the first 0
     tell     hears of each candidate
+    begin    called with what takes long, as it begins
 
     Raises NotInstalled, ValueError when nothing is there to judge on.
     """
     if not judging:
         raise ValueError("no frames to judge on")
+    begin("looking with the float model")
     expected = list(answers(model, judging, decode))
 
     def tried(names: Sequence[str]) -> QuantisedNetwork:
+        begin(f"quantising, {len(names)} layers float")
         small = quantised(model, calibrating, float_layers=names)
+        begin(f"looking with the INT8 model, {len(names)} layers float")
         found = list(answers(small, judging, decode))
         candidate = QuantisedNetwork(small, tuple(names), agreement.agreement(found, expected))
         tell(candidate)

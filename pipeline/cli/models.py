@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.config import url_said
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
@@ -36,6 +38,11 @@ def _register_use(commands: Any) -> None:
         description="The model is loaded, compiled, warmed up and checked beside the one in use; "
         "then it takes over between two frames, none is lost. A model that fails on the way is "
         "refused and changes nothing. The run keeps to it over each --resume.",
+        epilog=ending(
+            "framegate models use shop",
+            "framegate models use shop@2 --sources gate,door",
+            page="models",
+        ),
     )
     use.set_defaults(command=_use)
     use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
@@ -44,6 +51,7 @@ def _register_use(commands: Any) -> None:
         "rollback",
         help="go back to the model before",
         description="At once: the model before stays warm for ten minutes.",
+        epilog=ending("framegate models rollback", page="models"),
     )
     back.set_defaults(command=_roll_back)
     for command in (use, back):
@@ -65,8 +73,11 @@ def named(said: str | None) -> list[str]:
 def _use(parsed: argparse.Namespace) -> Exit:
     folder = Path(find_run(parsed.data).folder)
     os.nice(NICE)
-    model: str = ours("models_use")(parsed.model, folder, parsed.registry)
-    ask(folder, Use(model, named(parsed.sources)))
+    with Meter() as tell:
+        tell("getting the model ready")
+        model: str = ours("models_use")(parsed.model, folder, parsed.registry)
+        tell("waiting for the run to take it")
+        ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
     return Exit.DONE
 
@@ -88,6 +99,11 @@ def _register_shadow(commands: Any) -> None:
         help="where the other model says something else",
         description="How far the two agree, what the other costs, and the last frames of each "
         "source in which they differ.",
+        epilog=ending(
+            "framegate models disagreements",
+            "framegate models disagreements shop --html differ.html",
+            page="models",
+        ),
     )
     told.set_defaults(command=_disagreements)
     told.add_argument("model", metavar="MODEL", nargs="?", help="of which (default: the last one)")
@@ -105,6 +121,11 @@ def _add_shadow(commands: Any) -> None:
         description="A process of its own looks at some of the frames, steps back behind the run "
         "for the CPU, and keeps the frames in which it says something else; nothing that is served "
         "changes. It ends with the run, or with --off.",
+        epilog=ending(
+            "framegate models shadow shop --share 0.1",
+            "framegate models shadow --off",
+            page="models",
+        ),
     )
     shadow.set_defaults(command=_shadow)
     shadow.add_argument("model", metavar="MODEL", nargs="?", help="as for use")
@@ -132,9 +153,12 @@ def _shadow(parsed: argparse.Namespace) -> Exit:
         if not 0 < getattr(parsed, key) <= most:
             raise ConfigFaults([f"--{key} {getattr(parsed, key)}: allowed is up to {most:g}"])
     os.nice(NICE)
-    model: str = ours("models_use")(parsed.model, folder, parsed.registry)
-    said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
-    ask(folder, SetShadow({**said, "sources": named(parsed.sources)}))
+    with Meter() as tell:
+        tell("getting the model ready")
+        model: str = ours("models_use")(parsed.model, folder, parsed.registry)
+        said = {"model": model, "share": parsed.share, "cpu": parsed.cpu}
+        tell("waiting for the run to take it")
+        ask(folder, SetShadow({**said, "sources": named(parsed.sources)}))
     print(f"looks beside: {model}")
     return Exit.DONE
 
@@ -250,6 +274,7 @@ def _register_quantise(verbs: Any) -> None:
         "float model's. The noisiest layers stay float, ever more of them, until the lower end of "
         "the agreement's interval reaches the bound; the model is then added as VERSION-int8. "
         "Needs the extra `train`.",
+        epilog=ending("framegate models quantise shop --from monday.mp4", page="models"),
     )
     verb.set_defaults(command=_quantise)
     verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
@@ -279,15 +304,17 @@ def _quantise(parsed: argparse.Namespace) -> Exit:
     if faults:
         raise ConfigFaults(faults)
     told = Console(stderr=True)
-    found = ours("models_quantise")(
-        parsed.ref,
-        files,
-        parsed.frames,
-        parsed.least,
-        parsed.registry,
-        parsed.seed,
-        lambda words: told.print(words, highlight=False),
-    )
+    with Meter() as meter:
+        found = ours("models_quantise")(
+            parsed.ref,
+            files,
+            parsed.frames,
+            parsed.least,
+            parsed.registry,
+            parsed.seed,
+            lambda words: told.print(words, highlight=False),
+            meter,
+        )
     console = Console()
     console.print(layer_table(found.layers))
     console.print(as_table(found))
@@ -305,16 +332,32 @@ def register(commands: Any) -> None:
         help="add models of your own, list, show and remove them",
         description="Models lie in a folder of this machine, each under the digest of all that it "
         "is. Nothing is fetched from anywhere.",
+        epilog=ending(
+            "framegate models add yolo.onnx --name shop",
+            "framegate models list",
+            "framegate models use shop",
+            page="models",
+        ),
     )
     verbs = command.add_subparsers(required=True, metavar="VERB")
     _add_add(verbs)
-    listed = verbs.add_parser("list", help="the models of this machine, the one added last first")
+    listed = verbs.add_parser(
+        "list",
+        help="the models of this machine, the one added last first",
+        description="The models of this machine, the one added last first; then what is broken.",
+        epilog=ending("framegate models list", page="models"),
+    )
     listed.set_defaults(command=_list)
     for name, what, run in (
         ("show", "all that is known of a model; hashes its files", _show),
         ("remove", "take a model out of the registry", _remove),
     ):
-        verb = verbs.add_parser(name, help=what, description=what.capitalize() + ".")
+        verb = verbs.add_parser(
+            name,
+            help=what,
+            description=what.capitalize() + ".",
+            epilog=ending(f"framegate models {name} shop", page="models"),
+        )
         verb.set_defaults(command=run)
         verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
         _add_registry(verb)
@@ -333,6 +376,11 @@ def _add_add(verbs: Any) -> None:
         "What the file does not say is taken from its shapes and told, or asked for. The model is "
         "proved on pictures before it is added. FILE may also be the folder of a model that was "
         "copied from another machine.",
+        epilog=ending(
+            "framegate models add yolo.onnx --name shop --licence Apache-2.0",
+            "framegate models add yolo.onnx --name shop --classes coco --drawn seen.png",
+            page="models",
+        ),
     )
     verb.set_defaults(command=_add)
     verb.add_argument("file", metavar="FILE", help="the model")
@@ -414,7 +462,8 @@ def _triple(said: str) -> Triple:
 
 
 def _add(parsed: argparse.Namespace) -> Exit:
-    done: Exit = ours("models_add")(parsed)
+    with Meter() as tell:
+        done: Exit = ours("models_add")(parsed, tell)
     return done
 
 

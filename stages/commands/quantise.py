@@ -28,6 +28,7 @@ from framegate.models.quantisation.int8 import (
 from framegate.models.registry.model_folder import NETWORK, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.open import BF16_AGREEMENT, fit, kind_of
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.cli.models import ModelRow, NoisyLayer, Quantised
 from framegate.stages.decode import FileSource
 from framegate.stages.model_faults import model_faults
@@ -45,7 +46,9 @@ class Draw:
     later: tuple[int, ...]
 
 
-def draws(files: Mapping[str, str], most: int, seed: int = 0) -> list[Draw]:
+def draws(
+    files: Mapping[str, str], most: int, seed: int = 0, meter: Tell = lambda *_, **__: None
+) -> list[Draw]:
     """`most` frames, each of the footage as likely as the others, none twice; all if it has fewer.
 
     files   path by source. Each file's frames are split in the middle of what was drawn of it, so
@@ -53,7 +56,10 @@ def draws(files: Mapping[str, str], most: int, seed: int = 0) -> list[Draw]:
 
     Decodes every file once, to count. Raises SourceFault.
     """
-    counts = [_count(path) for path in files.values()]
+    counts = []
+    for number, path in enumerate(files.values()):
+        meter("reading files", number, len(files), more=path)
+        counts.append(_count(path))
     total = sum(counts)
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))
     found, start = [], 0
@@ -94,6 +100,7 @@ def quantise(
     registry: Path | None = None,
     seed: int = 0,
     tell: Callable[[str], None] = lambda _: None,
+    meter: Tell = lambda *_, **__: None,
 ) -> Quantised:
     """An INT8 version of the model `ref`, added to the registry if it agrees with it enough.
 
@@ -108,9 +115,10 @@ def quantise(
         if folder.manifest.precision == "int8":
             raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
         model = _network(folder)
-        calibrating, judging = _inputs(folder.manifest, files, frames, seed, tell)
+        calibrating, judging = _inputs(folder.manifest, files, frames, seed, tell, meter)
         read = reader(folder.manifest)
-        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell))
+        chosen = choose(model, calibrating, judging, read, least, tell=_telling(tell), begin=meter)
+        meter("measuring how fast they are")
         rows = _rows(model, chosen, judging[0])
         sides = len(calibrating), len(judging)
         layers = tuple(NoisyLayer(e.name, e.kind, e.own_db, e.total_db) for e in chosen.errors)
@@ -135,11 +143,13 @@ def _inputs(
     frames: int,
     seed: int,
     tell: Callable[[str], None],
+    meter: Tell,
 ) -> tuple[list[ByteArray], list[ByteArray]]:
     """Inputs to calibrate on and to judge on. Raises TooFewFrames."""
     calibrating: list[ByteArray] = []
     judging: list[ByteArray] = []
-    for draw in draws(files, frames, seed):
+    for draw in draws(files, frames, seed, meter):
+        meter("taking frames", more=draw.path)
         for numbers, side in ((draw.earlier, calibrating), (draw.later, judging)):
             found = frames_at(draw.path, numbers)
             side += [fit(picture, manifest.input).bgr[None] for picture in found]

@@ -26,6 +26,7 @@ from framegate.models.picture import Picture, from_bgr, read_photograph
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.model_folder import MANIFEST, ModelFolder
 from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.loading import find_clip
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
@@ -123,8 +124,8 @@ def _made() -> Picture:
     return from_bgr(bgr)
 
 
-def add(said: argparse.Namespace) -> Exit:
-    """Convert, settle, prove and put; `said` as `cli.models_command` reads it."""
+def add(said: argparse.Namespace, tell: Tell) -> Exit:
+    """Convert, settle, prove and put; `said` as `cli.models` reads it."""
     registry = Registry(said.registry)
     if said.name is not None and is_own(said.name):
         raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
@@ -137,9 +138,10 @@ def add(said: argparse.Namespace) -> Exit:
         if not pictures:
             pictures, origin = built_in()
         if os.path.isfile(Path(said.file, MANIFEST)):
+            tell("looking at pictures with the model")
             folder, proof = add_folder(Path(said.file), registry, pictures)
         else:
-            folder, proof = add_model(_wanted(said), registry, pictures, print)
+            folder, proof = add_model(_wanted(said), registry, pictures, print, tell)
         print(f"proof: {len(pictures)} pictures, {origin}")
         _print_proof(folder, proof)
         if said.drawn is not None:

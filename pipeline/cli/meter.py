@@ -1,0 +1,106 @@
+"""How far a command is whose work takes long, and how long it will still take: on stderr.
+
+On a terminal one line at its foot, which goes when the work is done; what is printed meanwhile
+stands above it. Elsewhere a whole line now and then, for work of more than some seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from framegate.pipeline.telemetry.view import span
+
+LINES_S = 5.0  # between two lines, where there is no terminal
+
+
+class Tell(Protocol):
+    """Takes how far some work is."""
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
+        """`done` of `total` pieces of work, `what` is done with them; another `what` is other work.
+
+        total: None where nobody knows. more: said after it
+        """
+
+
+class Meter:
+    """A Tell, as long as its block lasts. The thread that began it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                _Left(),
+                TextColumn("{task.fields[more]}", markup=False),
+            )
+            self._bar = Progress(
+                *columns,
+                console=self._console,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # what goes into a pipe or file stays there
+            )
+        self._what = ""
+        self._began = self._said = 0.0
+
+    def __enter__(self) -> Meter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
+        """See Tell."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began = what, now
+            self._said = now if total is not None else float("-inf")  # it may not say more
+            if self._bar is not None:
+                for task in self._bar.task_ids:
+                    self._bar.remove_task(task)
+                self._bar.add_task(what, total=total, more=more)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, more=more)
+        elif now - self._said >= LINES_S:
+            self._said = now
+            print(as_line(what, done, total, more, now - self._began), file=sys.stderr, flush=True)
+
+
+def as_line(what: str, done: int, total: int | None, more: str, elapsed_s: float) -> str:
+    """How far it is, in words."""
+    of = "" if total is None else f": {done} of {total}"
+    left = left_s(done, total, elapsed_s)
+    parts = [f"{what}{of}", more, "" if left is None else f"about {span(left)} left"]
+    return ", ".join(part for part in parts if part)
+
+
+def left_s(done: int, total: int | None, elapsed_s: float) -> float | None:
+    """How long it will still take, if it goes on as so far; None where that is not known."""
+    return None if total is None or not done else (total - done) * elapsed_s / done
+
+
+class _Left(ProgressColumn):
+    """What as_line says, on a terminal."""
+
+    def render(self, task: Task) -> Text:
+        total = None if task.total is None else int(task.total)
+        said = as_line("", int(task.completed), total, "", task.elapsed or 0.0)
+        return Text(said.removeprefix(": "))

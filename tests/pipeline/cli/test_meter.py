@@ -1,0 +1,72 @@
+"""How far work is: on a terminal a line that goes, elsewhere whole lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from framegate.pipeline.cli import meter
+from framegate.pipeline.cli.meter import Meter, as_line, left_s
+from tests.support.runs import environment
+
+
+def test_what_is_said_of_work() -> None:
+    assert as_line("frames", 0, 1000, "", 3.0) == "frames: 0 of 1000"
+    assert as_line("frames", 250, 1000, "240 heavy passes", 60.0) == (
+        "frames: 250 of 1000, 240 heavy passes, about 3.0 min left"
+    )
+    assert as_line("reading the model", 0, None, "", 60.0) == "reading the model"
+    assert left_s(10, 10, 5.0) == 0.0
+
+
+def test_in_a_file_each_is_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Meter() as tell:
+        tell("frames", 1, 4)
+        assert capsys.readouterr().err == ""  # work of a moment says nothing
+        monkeypatch.setattr(meter, "LINES_S", 0.0)
+        tell("frames", 2, 4)
+        tell("converting")
+        tell("converting")
+    said = capsys.readouterr().err
+    assert said.endswith("\n")
+    assert "\r" not in said
+    assert re.sub(r"about [\d.]+ s", "about N s", said).splitlines()[:2] == [
+        "frames: 2 of 4, about N s left",
+        "converting",
+    ]
+
+
+AT_A_TERMINAL = """
+from framegate.pipeline.cli.meter import Meter
+with Meter() as tell:
+    tell("frames", 1, 4)
+    print("a result", flush=True)
+    tell("frames", 3, 4, more="some")
+"""
+
+
+def test_on_a_terminal_nothing_of_it_is_left() -> None:
+    ours, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    env = {**environment(), "TERM": "xterm"}
+    done = subprocess.run(
+        [sys.executable, "-c", AT_A_TERMINAL],
+        env=env, stderr=terminal, stdout=subprocess.PIPE, timeout=60, check=True,
+    )  # fmt: skip
+    os.close(terminal)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: nothing is left
+        while data := os.read(ours, 65536):
+            said += data
+    os.close(ours)
+    assert done.stdout == b"a result\n"  # not drawn into the terminal
+    assert b"frames" in said
+    assert said.rstrip().endswith(b"\x1b[2K") or b"\x1b[2K" in said[-40:]
