@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import stat
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +22,13 @@ from framegate.pipeline.redaction import shown
 
 _PROBE = 8192
 _NEW = ".framegate-"
+
+
+def nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader (head, say) has seen enough."""
+    polled = select.poll()
+    polled.register(sys.stdout, 0)
+    return bool(polled.poll(0))
 
 
 def add_overwrite(command: Any) -> None:

@@ -10,6 +10,13 @@ from framegate.pipeline.config.config import Config, find_config, read_config, s
 from framegate.pipeline.config.sources import named_sources
 
 
+def ending(*examples: str, page: str, more: str = "") -> str:
+    """The end of a command's help: what one types, and the page of the documents about it."""
+    parts = [more] if more else []
+    parts.append("\n".join(["examples:", *(f"  {line}" for line in examples)]))
+    return "\n\n".join([*parts, f"documents: docs/{page}.md"])
+
+
 def add_sources(command: argparse.ArgumentParser) -> None:
     """Add SOURCE arguments."""
     command.add_argument(
@@ -22,32 +29,40 @@ def add_sources(command: argparse.ArgumentParser) -> None:
 
 def add_config(command: argparse.ArgumentParser) -> None:
     """Add the options that say something else than the configuration file."""
-    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
     command.add_argument(
+        "-c",
+        dest="config",
+        type=Path,
+        metavar="FILE",
+        help="configuration (default: ./pipeline.toml, else the packaged one)",
+    )
+    places = command.add_argument_group("store and ports")
+    places.add_argument(
         "--store",
         metavar="URL",
         help="your Redis or Valkey (default: embedded); env:NAME for a variable that holds the URL",
     )
-    command.add_argument(
+    places.add_argument(
         "--listen",
         metavar="HOST:PORT",
         help="let the embedded store listen there, too, for a user who may only read results",
     )
-    command.add_argument(
+    places.add_argument(
         "--listen-password-file",
         metavar="FILE",
         help="that user's password (default: in FRAMEGATE_LISTEN_PASSWORD, or asked for)",
     )
-    command.add_argument(
+    places.add_argument(
         "--http",
         metavar="HOST:PORT",
         help="metrics, health and live page (default: 127.0.0.1:8686, or a free port); off",
     )
-    command.add_argument(
+    found = command.add_argument_group("what is looked for")
+    found.add_argument(
         "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
     )
-    command.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
-    command.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+    found.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
+    found.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
     command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 from framegate.pipeline.cli import check, doctor, models, promise, run, sources, watch, worker
+from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
 from framegate.pipeline.logs import set_up_logging, to_user
+from framegate.pipeline.outputs import nobody_reads
 from framegate.pipeline.redaction import redacted
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: Exit = parsed.command(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not nobody_reads():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1  # as rich does, and Python's manual advises
@@ -42,13 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _nobody_reads() -> bool:
-    """Whether stdout is a pipe whose reader (head, say) has seen enough."""
-    polled = select.poll()
-    polled.register(sys.stdout, 0)
-    return bool(polled.poll(0))
-
-
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; sources may stand before, between and after options."""
     top = parser()
@@ -60,22 +54,65 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
+class _Help(argparse.HelpFormatter):
+    """Fills a text of one line, and leaves one of several as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *words: Any, **said: Any) -> None:
+        super().__init__(*words, **{"formatter_class": _Help, **said})
+
     def error(self, message: str) -> NoReturn:
         """Refuse the command line; a word of it may be a URL with a password."""
         super().error(redacted(message))
+
+
+# What people look for first stands first. A command that is named nowhere here is shown last.
+GROUPS: Final = {
+    "begin": ("init", "check", "run", "doctor"),
+    "see a run": ("watch", "sources", "snapshot", "results"),
+    "change a run that goes on": ("add", "remove"),
+    "make it yours": ("config", "models"),
+    "show how good results are": ("calibrate", "verify"),
+    "more": ("worker",),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(
         prog="framegate",
+        usage="framegate [-h] [--version] COMMAND ...",
         description="Turns video files and cameras into streams of results, and never loses or "
         "doubles one.",
-        epilog=run.EXITS,
     )
     top.add_argument("--version", action="version", version=f"framegate {version('framegate')}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(
+        required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
+    )
     for command in (run, sources, watch, check, promise, doctor, worker, models):
         command.register(commands)
+    groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
+    examples = ending(
+        "framegate check clip.mp4",
+        "framegate run clip.mp4 --save videos",
+        "framegate run entrance=rtsp://camera.example/stream -d data",
+        "framegate COMMAND --help",
+        page="index",
+    )
+    top.epilog = f"{groups}\n\n{examples}\n\n{run.EXITS}"
     return top
+
+
+def _grouped(helps: Mapping[str, str]) -> str:
+    """All commands, each with its line of help, by group."""
+    known = {name for names in GROUPS.values() for name in names}
+    groups = {**GROUPS, "more": (*GROUPS["more"], *(name for name in helps if name not in known))}
+    parts = []
+    for title, names in groups.items():
+        lines = [f"  {name:<11}{helps[name]}" for name in names if name in helps]
+        parts.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(parts)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.cli.arguments import add_config, add_sources, configuration
+from framegate.pipeline.cli.arguments import add_config, add_sources, configuration, ending
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import set_up_logging, to_user
@@ -14,8 +14,8 @@ from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.run.run import RunOptions, run
 
 EXITS = """\
-exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store, 75 another run took over,
-130 stopped twice"""
+exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
+  75 another run took over, 130 stopped twice"""
 
 
 def register(commands: Any) -> None:
@@ -25,7 +25,14 @@ def register(commands: Any) -> None:
         help="run sources through the pipeline until they end",
         description="Decodes each source, detects and tracks objects in it, and publishes one "
         "result a frame. Ctrl-C finishes what is decoded and ends; a second one ends at once.",
-        epilog=EXITS,
+        epilog=ending(
+            "framegate run clip.mp4 --json",
+            "framegate run clip.mp4 --save videos --classes person,car",
+            "framegate run entrance=rtsp://camera.example/stream -d data",
+            "framegate run --resume -d data",
+            page="running",
+            more=EXITS,
+        ),
     )
     command.set_defaults(command=_run)
     add_sources(command)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.config.config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.heavy.batching import BatchLimits
@@ -28,6 +29,11 @@ def register(commands: Any) -> None:
         description="Takes questions of runs off a Redis, looks with the heavy model, and replies. "
         "Several workers share the work; each must look with the precision of the runs that ask. "
         "Ctrl-C answers what is in hand and ends; a second one ends at once, and others take over.",
+        epilog=ending(
+            "framegate worker --heavy -d data",
+            "framegate worker --heavy --redis env:STORE",
+            page="promise",
+        ),
     )
     command.set_defaults(command=_worker)
     command.add_argument("--heavy", action="store_true", required=True, help="the heavy model")

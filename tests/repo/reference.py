@@ -339,7 +339,10 @@ def _command(name: str, said: argparse.ArgumentParser) -> str:
         if action.help and not isinstance(action, argparse._HelpAction)
     ]
     body = table(("argument", "what it is"), rows) if rows else ""
-    return f"## {name}\n\n{_prose(' '.join((said.description or '').split()))}{body}"
+    typed = re.findall(r"^  (framegate .*)$", said.epilog or "", re.MULTILINE)
+    examples = "```sh\n" + "".join(f"{line}\n" for line in typed) + "```\n\n" if typed else ""
+    prose = _prose(" ".join((said.description or "").split()))
+    return f"## {name}\n\n{prose}{examples}{body}"
 
 
 def _spelt(action: argparse.Action) -> str:

@@ -1,0 +1,52 @@
+"""What `--help` says: commands by group, examples that are right, nothing wider than a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.cli.main import GROUPS, parser
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def leaves(of: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield of
+    for action in of._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for child in action.choices.values():
+                yield from leaves(child)
+
+
+HELPS = {one.prog: one for one in leaves(parser())}
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_every_command_has_examples_that_are_understood_and_a_page(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = HELPS[name].format_help()
+    [examples] = re.findall(r"^examples:\n((?:  .*\n)+)", text, re.MULTILINE)
+    for line in examples.splitlines():
+        if "COMMAND" not in line:
+            assert line.strip().startswith(name.partition(" ")[0])
+            assert parser().parse_args(shlex.split(line)[1:]).command
+    [page] = re.findall(r"^documents: docs/(\S+)$", text, re.MULTILINE)
+    assert (DOCS / page).is_file()
+    assert max(map(len, text.splitlines())) < 80
+
+
+def test_commands_stand_in_groups_the_first_needs_first() -> None:
+    text = HELPS["framegate"].format_help()
+    found = re.findall(r"^  (\w[\w-]*)  ", text.partition("\nbegin:")[2], re.MULTILINE)
+    commands = {name.split()[1] for name in HELPS if name.count(" ") == 1}
+    assert set(found) == commands
+    assert len(found) == len(commands)
+    assert found.index("run") < found.index("watch") < found.index("verify")
+    assert found[-1] == "worker" or found[-1] not in {n for ns in GROUPS.values() for n in ns}
