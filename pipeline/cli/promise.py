@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.sources import is_live, named_sources
@@ -27,6 +30,23 @@ if TYPE_CHECKING:
     from framegate.pipeline.promise.certificate import Certificate, Declaration
     from framegate.pipeline.promise.promise import Promise
 
+_BETTER: Final = (
+    "Have the heavy pass asked more often: framegate calibrate, with footage of this source, finds "
+    "the [escalate] doubt and the budget that it needs. Or look for fewer classes (classes), each "
+    "of which can differ. Or promise less: a larger [promise] alpha"
+)
+# What helps after a period that certifies nothing, by its verdict.
+_NEXT: Final[Mapping[str, str]] = {
+    "alarm": "since then the run asks about every frame, and goes back to less by itself once "
+    f"audits show that it may; so that it does not happen again: {_BETTER[0].lower()}{_BETTER[1:]}",
+    "not_shown": _BETTER,
+    "unfinished": "let the run go on (framegate run --resume -d DATA) until the period is full, or "
+    "make periods shorter: [promise] frames",
+    "coverage": "too many frames were dropped: framegate check says how many sources this machine "
+    "holds. Fewer sources, or fewer frames of each (frames = { max_fps = 5 }), leave room",
+    "failed": "frames failed, which the run's log and framegate watch tell of; mend that first",
+}
+_INDENT: Final[Mapping[str, Any]] = {"initial_indent": "  ", "subsequent_indent": "  "}
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000
 _INPUT = "-"
 _ALONE = "  no declaration beside it: only that it is consistent is shown"
@@ -48,6 +68,7 @@ def _register_verify(commands: Any) -> None:
         "the coin chose, how many may be wrong, the bound, the verdict and its reason. "
         "Compares it with what was declared before the period, where X.declared.json lies beside "
         "X.json. Exit code 1 if one is wrong, certifies nothing or cannot be checked.",
+        epilog=ending("framegate verify data/certificates/*.json", page="promise"),
     )
     command.set_defaults(command=_verify)
     command.add_argument(
@@ -62,7 +83,11 @@ def _verify(parsed: argparse.Namespace) -> Exit:
     # A pattern names declarations, too: they are read with their certificates.
     names = [name for name in parsed.certificates if not name.endswith(DECLARED)]
     read = [(name, _read(name, read_certificate), _declared_beside(name)) for name in names]
-    held = [_tell(*one) for one in read]
+    with Meter() as tell:
+        held = []
+        for number, one in enumerate(read):
+            tell("certificates", number, len(read))
+            held.append(_tell(*one))
     for name in sorted({*parsed.certificates} - {*names}):
         if not Path(name.removesuffix(DECLARED) + ".json").exists():
             print(f"{name}: declared; there is no certificate beside it yet")
@@ -123,6 +148,7 @@ def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> 
         print(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
     else:
         print(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+        print(fill(f"what to do: {_NEXT[certificate.verdict]}", 78, **_INDENT))
     if not faults:
         print(_ALONE if declared is None else _AS_DECLARED)
     return not faults and certificate.verdict == "certified"
@@ -143,11 +169,17 @@ def _promised(certificate: Certificate) -> str:
 def _register_calibrate(commands: Any) -> None:
     command = commands.add_parser(
         "calibrate",
-        help="find the cheapest threshold of doubt that is good enough on footage",
-        description="Runs files through detect and, for each of ten thresholds, through escalate; "
-        "holds frames drawn at random against the heavy pass; and tests from asking always to "
-        "asking never which thresholds keep what is to be promised (Learn then Test). Takes about "
-        "ten times as long as a heavy run of a tenth of the footage.",
+        help="find the threshold of doubt that footage like yours needs",
+        description="Takes frames of the footage, in blocks drawn at random, through detect and, "
+        "for each of ten thresholds, through escalate; holds them against the heavy pass; and "
+        "tests from asking always to asking never which thresholds keep what is to be promised "
+        "(Learn then Test). It takes some tenths of a second a frame. Ctrl-C judges by what was "
+        "done; the same command, also with more frames, goes on from there.",
+        epilog=ending(
+            "framegate calibrate monday.mp4 tuesday.mp4",
+            "framegate calibrate monday.mp4 --alpha 0.02 --frames 2000 --plot risk.svg",
+            page="promise",
+        ),
     )
     command.set_defaults(command=_calibrate)
     command.add_argument("sources", nargs="*", metavar="SOURCE", help="files of typical days")
@@ -158,7 +190,8 @@ def _register_calibrate(commands: Any) -> None:
         "--frames",
         type=int,
         default=1000,
-        help="draws of frames to hold against the heavy pass, each among all (1000)",
+        metavar="N",
+        help="frames to hold against the heavy pass, at most (1000)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the draw")
     command.add_argument("--plot", type=Path, metavar="FILE.svg", help="risk against asked share")
@@ -177,7 +210,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     }
     changes = {"promise": said, "sources": {n: {"url": u} for n, u in _files(parsed).items()}}
     config = read_config(origin, text, changes)
-    promise = _promise(config)
+    promise = promise_of(config)
     if not config.sources:
         raise ConfigFaults(["no source: name a file, for example: framegate calibrate day.mp4"])
     if parsed.frames < 1:
@@ -188,7 +221,13 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
             raise ConfigFaults(faults)
     urls = {name: source.url for name, source in config.sources.items()}
     stages = [(stage.use, stage.options) for stage in config.stages]
-    footage = ours("calibrate")(urls, stages, parsed.frames, parsed.seed, _progress())
+    with Meter() as tell:
+        footage = ours("calibrate")(urls, stages, parsed.frames, parsed.seed, tell)
+    if footage.left:
+        print(f"stopped, {footage.left} frames before the end; the same command goes on from here")
+    if not footage.draws:
+        print(f"{footage.frames} frames are too few to say anything")
+        return Exit.SOURCE_FAILED
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))
@@ -207,7 +246,8 @@ def _files(parsed: argparse.Namespace) -> dict[str, str]:
     return named
 
 
-def _promise(config: Config) -> Promise:
+def promise_of(config: Config) -> Promise:
+    """The promise that the configuration describes, made or not. ConfigFaults."""
     from framegate.pipeline.promise.promise import Promise
 
     table: dict[str, Any] = next(
@@ -231,16 +271,6 @@ def as_table(judgement: Judgement) -> Table:
         mark = "best" if one == judgement.best else "yes" if one.certified else "-"
         table.add_row(least, *cells, f"{one.p_value:.3f}", mark)
     return table
-
-
-def _progress() -> Any:
-    console = Console(stderr=True)
-
-    def tell(done: int, frames: int, looked: int) -> None:
-        ends = "\n" if done == frames else "\r"
-        console.print(f"{done} of {frames} frames, {looked} heavy passes", end=ends)
-
-    return tell
 
 
 # -- Risk against the share of frames that are asked about, as SVG. Pure.

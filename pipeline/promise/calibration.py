@@ -147,9 +147,10 @@ class Tally:
 class Footage:
     """What footage said of the thresholds of a path, the safest first, the last of asking never.
 
-    frames    that it has
+    frames    that were held against the heavy pass
     draws     of one of them, with replacement; distinct  frames that were drawn at least once
     raises    for each threshold, what [escalate] must allow for no ask to be over budget
+    left      frames that were to follow when it was stopped
     """
 
     tallies: tuple[Tally, ...]
@@ -157,6 +158,7 @@ class Footage:
     draws: int
     distinct: int
     raises: tuple[tuple[Raise, ...], ...]
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)

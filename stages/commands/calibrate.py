@@ -1,24 +1,28 @@
 """What each threshold of doubt costs and gets wrong on footage: the stages' own code, replayed.
 
 All thresholds see the same frames and the same heavy answers, so a frame is looked at once however
-many of them ask about it.
+many of them ask about it. Answers are kept on this machine: who stops, or takes more frames, or
+another threshold of something else, need not wait for them again.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import select
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from framegate.pipeline import records
+from framegate.models.detector import detector
+from framegate.pipeline import machine, records
+from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
@@ -37,31 +41,62 @@ from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import LocalHeavy
 from framegate.stages.window import Window
 
-Tell = Callable[[int, int, int], None]
+BLOCK: Final = 50  # frames in a row that are held against the heavy pass
+WARM: Final = 50  # frames before such a block for which only the light path looks
 _BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
+_KEPT: Final = 20_000  # answers, of some 400 bytes
+_KEPT_FILES: Final = 8
+_SAVE_EVERY: Final = 25  # answers
 
 
 class Remembered:
-    """A place: the heavy pass of the frame in hand, once somebody asks about it."""
+    """A place: the heavy pass, but for what it has said before, by the pixels that it was asked
+    about. `looked` counts the passes.
+    """
 
     lanes, most = 1, 1
     sent_bytes, wire_s = 0, 0.0
 
-    def __init__(self, heavy: LocalHeavy) -> None:
+    def __init__(self, heavy: LocalHeavy, file: Path) -> None:
+        """file: where answers of one policy are kept."""
         self.looked = 0
-        self._heavy = heavy
-        self._last: tuple[bytes, Sequence[Predictions]] = b"", ()
+        self._heavy, self._file = heavy, file
+        self._known: dict[bytes, Predictions] = {}
+        with contextlib.suppress(OSError, msgspec.MsgspecError):  # a damaged one: none is known
+            self._known = msgspec.msgpack.decode(file.read_bytes(), type=dict[bytes, Predictions])
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
         """About one frame."""
         content = questions[0].content
-        if content != self._last[0]:
-            self._last = content, self._heavy.answer(questions)
+        if content not in self._known:
+            [self._known[content]] = self._heavy.answer(questions)
             self.looked += 1
-        return self._last[1]
+            if self.looked % _SAVE_EVERY == 0:
+                self._save()
+        return [self._known[content]]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Keep what was answered."""
+        if self.looked:
+            self._save()
+
+    def _save(self) -> None:
+        """All of it or nothing; where there is no room for it, it is done without."""
+        kept = dict(list(self._known.items())[-_KEPT:])
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            new = self._file.with_suffix(".new")
+            new.write_bytes(msgspec.msgpack.encode(kept))
+            new.replace(self._file)
+            files = self._file.parent.glob(f"*{self._file.suffix}")
+            for old in sorted(files, key=lambda path: -path.stat().st_mtime)[_KEPT_FILES:]:
+                old.unlink()
+
+
+def answers_file(classes: Sequence[str] | None) -> Path:
+    """Where answers of the heavy pass are kept: another file for whatever else decides them."""
+    policy_id = detector.policy_id("heavy", classes)
+    return machine.user_cache() / "calibrate" / f"{policy_id[:16]}.msgpack"
 
 
 class AskTimes:
@@ -91,7 +126,7 @@ class Replay:
         self._window = Window(options_of(Window, dict(window)), self._context(folder, "decode"))
         self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
         self._classes = self._detect.options.classes
-        self.heavy = Remembered(LocalHeavy(self._classes))
+        self.heavy = Remembered(LocalHeavy(self._classes), answers_file(self._classes))
         context = self._context(
             folder, "detect", asks=lambda _, patience_s: Asks(self.heavy, patience_s=patience_s)
         )
@@ -110,13 +145,17 @@ class Replay:
     def _held(self, item: Item) -> Iterator[memoryview]:  # noqa: ARG002
         yield memoryview(self._pixels)
 
+    def look(self, item: Item, pixels: bytes) -> Detections:
+        """What the light path says of a frame."""
+        self._pixels = pixels
+        return self._said(self._detect, "detect", self._windowed(item))
+
     def frame(self, item: Item, pixels: bytes, drawn: bool) -> Sequence[tuple[bool, bool | None]]:
         """Of each threshold, whether it asks and whether what it serves is wrong; None: not drawn.
 
         Asking always is never wrong.
         """
-        self._pixels = pixels
-        found = self._said(self._detect, "detect", self._windowed(item))
+        found = self.look(item, pixels)
         said = msgspec.structs.replace(
             item.record, said={"detect": msgspec.Raw(records.encode(found))}
         )
@@ -160,9 +199,25 @@ class Replay:
             stage.asks.hear()
 
     def close(self) -> None:
-        """End the stages."""
+        """End the stages; what the heavy pass has answered is kept."""
         for arm in self._arms.values():
             arm.close()
+        self.heavy.close()
+
+
+def chosen(frames: int, most: int, seed: int) -> npt.NDArray[np.bool_]:
+    """Which of so many frames are held against the heavy pass, `most` at most: blocks in a row,
+    drawn at random. A larger `most` has all of a smaller one, so that their answers are there.
+    """
+    taken = np.zeros(frames, np.bool_)
+    left = most
+    for block in np.random.default_rng(seed).permutation(-(-frames // BLOCK)):
+        first = int(block) * BLOCK
+        taken[first : first + min(BLOCK, left)] = True
+        left = most - int(np.count_nonzero(taken))
+        if left <= 0:
+            break
+    return taken
 
 
 def tallied(
@@ -175,7 +230,9 @@ def tallied(
     """What the files say of the thresholds of PATH. ConfigFaults for stages without a Detect.
 
     files   path by source; stages  use and options of those of the configuration
-    most    draws, each among all frames
+    most    frames that are held against the heavy pass, at most, and draws of these
+
+    Ctrl-C ends it with what it has; before the first frame it goes through.
     """
     detect = _of_kind(stages, Detect)
     if detect is None:
@@ -185,28 +242,40 @@ def tallied(
     escalate = options_of(Escalate, _of_kind(stages, Escalate) or {})
     assert isinstance(escalate, StageOptions)
     window, budget = _of_kind(stages, Window) or {}, escalate.escalate
-    counts = {name: _count(path) for name, path in files.items()}
-    frames = sum(counts.values())
-    draws = np.bincount(np.random.default_rng(seed).integers(frames, size=most), minlength=frames)
+    taken = chosen(sum(_counted(files, tell)), most, seed)
+    frames = int(np.count_nonzero(taken))
+    draws = np.bincount(
+        np.random.default_rng((seed, 1)).integers(frames, size=most), minlength=frames
+    )
     tallies = [Tally(least) for least in PATH]
     done = 0
     with (
         tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
         closing(Replay(detect, window, Path(folder))) as replay,
     ):
-        for item, pixels in itertools.chain.from_iterable(map(_items, files, files.values())):
-            times = int(draws[done])
-            outcomes = replay.frame(item, pixels, times > 0)
-            tallies = [
-                tally.after(asked, wrong, times)
-                for tally, (asked, wrong) in zip(tallies, outcomes, strict=True)
-            ]
-            done += 1
-            if done % 50 == 0 or done == frames:
-                tell(done, frames, replay.heavy.looked)
+        try:
+            for item, pixels, is_taken in _items(files, taken):
+                if not is_taken:
+                    replay.look(item, pixels)
+                    continue
+                times = int(draws[done])
+                outcomes = replay.frame(item, pixels, times > 0)
+                tallies = [
+                    tally.after(asked, wrong, times)
+                    for tally, (asked, wrong) in zip(tallies, outcomes, strict=True)
+                ]
+                done += 1
+                passes = f"{replay.heavy.looked} heavy passes"
+                tell("frames", done, frames, more=passes)
+        except KeyboardInterrupt:
+            if not done:
+                raise
         limits = budget.per_s, budget.burst, budget.all_per_s
         needs = tuple(raises(replay.times.of(least), *limits) for least in PATH)
-    return Footage(tuple(tallies), frames, most, int(np.count_nonzero(draws)), needs)
+    drawn = draws[:done]
+    return Footage(
+        tuple(tallies), done, int(drawn.sum()), int(np.count_nonzero(drawn)), needs, frames - done
+    )
 
 
 def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[str, Any] | None:
@@ -218,15 +287,31 @@ def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[s
     return None
 
 
-def _count(path: str) -> int:
-    with closing(FileSource(path)) as source:
-        return sum(1 for _ in source.frames())
+def _counted(files: Mapping[str, str], tell: Tell) -> list[int]:
+    """Frames of each file."""
+    counts = []
+    for number, path in enumerate(files.values()):
+        tell("reading files", number, len(files), more=path)
+        with closing(FileSource(path)) as source:
+            counts.append(sum(1 for _ in source.frames()))
+    return counts
 
 
-def _items(name: str, path: str) -> Iterator[tuple[Item, bytes]]:
-    with closing(FileSource(path)) as source:
-        for seq, frame in enumerate(source.frames()):
-            yield Item(name, Position(1, seq), _record(frame, seq)), _bytes(frame)
+def _items(
+    files: Mapping[str, str], taken: npt.NDArray[np.bool_]
+) -> Iterator[tuple[Item, bytes, bool]]:
+    """Frames that are taken, and those right before them, with their pixels."""
+    wanted = taken.copy()
+    for first in np.flatnonzero(taken & ~np.concatenate(([False], taken[:-1]))):
+        wanted[max(0, first - WARM) : first] = True
+    number = 0
+    for name, path in files.items():
+        with closing(FileSource(path)) as source:
+            for seq, frame in enumerate(source.frames()):
+                if wanted[number]:
+                    item = Item(name, Position(1, seq), _record(frame, seq))
+                    yield item, _bytes(frame), bool(taken[number])
+                number += 1
 
 
 def _record(frame: Frame, seq: int) -> Record:

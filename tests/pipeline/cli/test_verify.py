@@ -5,16 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from msgspec import structs
 
 from framegate.pipeline.cli.main import main
+from framegate.pipeline.cli.promise import _NEXT
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Declaration, declare
 from framegate.pipeline.promise.period import Period, following
+from framegate.pipeline.records import Verdict
 from tests.pipeline.promise.test_certificate import KEY, MOST, PROMISE, certificate_of, older
 
 
@@ -39,6 +41,8 @@ def test_the_command_says_what_holds(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[2] == (
         f"{short}: period 1 of door: certifies nothing (unfinished): 20 of 200 frames were served"
     )
+    assert main(["verify", short]) == 1
+    assert "what to do: let the run go on" in capsys.readouterr().out
     assert main(["verify", forged]) == 1
     head, *faults = capsys.readouterr().out.splitlines()
     assert head == f"{forged}: period 1 of door: WRONG"
@@ -138,3 +142,7 @@ def test_no_other_command_waits_for_what_this_one_needs() -> None:
         "sys.exit(bool({'numpy', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_verdict_that_certifies_nothing_says_what_to_do() -> None:
+    assert {*_NEXT} == {*get_args(Verdict)} - {"certified"}

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from framegate.pipeline.promise.calibration import Raise
 from framegate.stages.audit.audits import PATH
-from framegate.stages.commands.calibrate import AskTimes, tallied
+from framegate.stages.commands.calibrate import BLOCK, AskTimes, chosen, tallied
 from tests.support import footage
+from tests.support.commands import Command
 
 FRAMES = 6
+STAGES: list[tuple[str, dict[str, object]]] = [
+    ("framegate.stages.window:Window", {"size": 3}),
+    ("framegate.stages.detect:Detect", {"window": {"head": True}}),
+    (
+        "framegate.stages.escalate:Escalate",
+        {"escalate": {"per_s": 1.0, "burst": 2.0, "all_per_s": 1.0}},
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of the heavy pass are kept here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> None:
     path = footage.write_scene(tmp_path / "day.mp4", footage.steady(FRAMES))
-    told: list[tuple[int, int, int]] = []
-    stages: list[tuple[str, dict[str, object]]] = [
-        ("framegate.stages.window:Window", {"size": 3}),
-        ("framegate.stages.detect:Detect", {"window": {"head": True}}),
-        (
-            "framegate.stages.escalate:Escalate",
-            {"escalate": {"per_s": 1.0, "burst": 2.0, "all_per_s": 1.0}},
-        ),
-    ]
-    found = tallied({"door": str(path)}, stages, 20, 0, lambda *now: told.append(now))
-    assert (found.frames, found.draws) == (FRAMES, 20)
+    told: list[tuple[str, int, int | None, str]] = []
+
+    def tell(what: str, done: int = 0, total: int | None = None, more: str = "") -> None:
+        told.append((what, done, total, more))
+
+    found = tallied({"door": str(path)}, STAGES, 20, 0, tell)
+    assert (found.frames, found.draws, found.left) == (FRAMES, 20, 0)
     assert 1 < found.distinct <= FRAMES
     assert [one.least for one in found.tallies] == list(PATH)
     assert (found.tallies[0].asked, found.tallies[-1].asked) == (FRAMES, 0)
@@ -34,7 +48,39 @@ def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> 
     assert found.raises[0][0] == Raise("per_s", 1.0, 20.0)
     assert [one.key for one in found.raises[0]] == ["per_s", "all_per_s"]
     assert found.raises[-1] == ()
-    assert told[-1][:2] == (FRAMES, FRAMES)
+    assert told[0] == ("reading files", 0, 1, str(path))
+    assert told[-1] == ("frames", FRAMES, FRAMES, f"{FRAMES} heavy passes")
+    assert tallied({"door": str(path)}, STAGES, 20, 0, tell) == found
+    assert told[-1] == ("frames", FRAMES, FRAMES, "0 heavy passes")  # all were known
+
+
+def test_no_more_frames_than_asked_for_and_more_go_on_with_the_same() -> None:
+    for most in (0, 1, BLOCK, 3 * BLOCK + 7, 990):
+        taken = chosen(1000, most, seed=3)
+        assert taken.sum() == most
+        assert (chosen(1000, most + 20, seed=3) >= taken).all()
+        begins = np.flatnonzero(np.diff(taken.astype(int), prepend=0) == 1)
+        assert (begins % BLOCK == 0).all()
+    assert chosen(30, 1000, seed=0).all()
+    assert (chosen(1000, 100, seed=0) != chosen(1000, 100, seed=1)).any()
+
+
+def test_ctrl_c_judges_by_what_was_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    footage.write_scene(tmp_path / "day.mp4", footage.steady(400))
+    words = ("calibrate", "day.mp4", "--alpha", "0.4", "--frames", "400")
+    with Command(tmp_path, *words) as command:
+        command.says(" heavy passes, about ")
+        command.process.send_signal(signal.SIGINT)
+        ended = command.wait()
+    assert ended.code == 0, ended.err
+    assert "\r" not in ended.err
+    assert "frames before the end; the same command goes on from here" in ended.out
+    done = 400 - int(ended.out.split("stopped, ")[1].split()[0])
+    assert 0 < done < 400
+    with Command(tmp_path, *words) as command:
+        command.says(" heavy passes, about ")
+        frames, passes = map(int, re.findall(r"frames: (\d+) of 400, (\d+) heavy", command.err)[0])
+    assert passes == 0 or frames - passes >= done  # those that were done were answered before
 
 
 def test_times_are_kept_by_threshold_and_source() -> None:
