@@ -86,9 +86,21 @@ class Capacity:
     def live_sources(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
         """How many sources of `fps` this machine holds: by its cores, by its busiest worker, and by
         who is asked, as often as may be.
-
-        A worker takes one batch after the other, but decoding has a thread for each source.
         """
+        by_lanes = self.heavy.fits(SPARE * self.heavy.lanes, 0.0, self.heavy.look_s, fps)
+        return min(self._by_frames(fps, workers, cores), by_lanes)
+
+    def most_fps(self, workers: Mapping[str, Sequence[str]], cores: int) -> float:
+        """The highest rate of one source that cores and workers hold, frames a second."""
+        slow, fast = 0.0, 2.0 * self.frames / max(self.cpu_s, 1e-9) * cores
+        for _ in range(40):
+            middle = (slow + fast) / 2
+            fits = self._by_frames(middle, workers, cores) >= 1
+            slow, fast = (middle, fast) if fits else (slow, middle)
+        return slow
+
+    def _by_frames(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
+        """A worker takes one batch after the other, but decoding has a thread for each source."""
         busiest = max(
             sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
             for hosted in workers.values()
@@ -97,7 +109,6 @@ class Capacity:
         return min(
             SPARE * self.frames / max(busiest, 1e-9) / fps,
             heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps),
-            heavy.fits(SPARE * heavy.lanes, 0.0, heavy.look_s, fps),
         )
 
 

@@ -5,19 +5,31 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from framegate.pipeline import keys
-from framegate.pipeline.cli.arguments import add_config, add_sources, configuration
-from framegate.pipeline.cli.capacity import Capacity, MadeFrame, Measuring, PrivateFrames
+from framegate.pipeline.cli.arguments import add_config, add_sources, configuration, ending
+from framegate.pipeline.cli.capacity import (
+    SPARE,
+    Capacity,
+    MadeFrame,
+    Measuring,
+    PrivateFrames,
+)
+from framegate.pipeline.cli.meter import Meter, Tell
+from framegate.pipeline.cli.promise import promise_of
 from framegate.pipeline.config.config import Config, SourceConfig
-from framegate.pipeline.config.graph import drawn, place, stage_specs
+from framegate.pipeline.config.graph import StageEntry, drawn, place, stage_specs
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import frames_of, is_live
 from framegate.pipeline.engine.alone import context_alone
@@ -32,7 +44,7 @@ from framegate.pipeline.errors import (
 from framegate.pipeline.heavy.places import open_asks
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
-from framegate.pipeline.outputs import add_overwrite, save_faults, saved_video
+from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
@@ -43,6 +55,10 @@ from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
 from framegate.pipeline.store.ownership import unfit
+from framegate.pipeline.telemetry.view import span
+
+if TYPE_CHECKING:
+    from framegate.pipeline.promise.promise import Promise
 
 MEASURE_S = 2.0
 LARGE_PIXELS = 1280 * 720
@@ -57,6 +73,12 @@ def register(commands: Any) -> None:
         help="check configuration, sources and this machine; start nothing",
         description="Checks the whole configuration, opens each source, the model, the store and "
         "shared memory, draws the graph, and measures what this machine can hold.",
+        epilog=ending(
+            "framegate check",
+            "framegate check clip.mp4 rtsp://camera.example/stream",
+            "framegate check clip.mp4 --promise",
+            page="running",
+        ),
     )
     command.set_defaults(command=_check)
     add_sources(command)
@@ -64,21 +86,41 @@ def register(commands: Any) -> None:
         "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
     )
     add_overwrite(command)
+    command.add_argument(
+        "--promise", action="store_true", help="as if one were made: what it would cost here"
+    )
     add_config(command)
 
 
 def _check(parsed: argparse.Namespace) -> Exit:
-    return check(configuration(parsed)[1], parsed.save, parsed.overwrite)
+    config = configuration(parsed)[1]
+    if parsed.promise:
+        config = replace(config, stages=tuple(map(_promising, config.stages)))
+    with Meter() as tell:
+        return check(config, parsed.save, parsed.overwrite, tell)
 
 
-def check(config: Config, saves: Path | None = None, overwrite: bool = False) -> Exit:
+def _promising(stage: StageEntry) -> StageEntry:
+    """The stage, with the promise that its options say, or the usual one."""
+    if not stage.promises:
+        return stage
+    asks, promise = stage.options.get("escalate", {}), stage.options.get("promise", {})
+    if asks.get("place", "off") == "off":
+        asks = {**asks, "place": "local"}
+    options = {"escalate": asks, "promise": {**promise, "measure": "counts"}}
+    return replace(stage, options={**stage.options, **options})
+
+
+def check(
+    config: Config, saves: Path | None = None, overwrite: bool = False, tell: Tell | None = None
+) -> Exit:
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
-    report = Report()
+    report, tell = Report(), tell or Meter()
     report.say("configuration", f"{config.origin}: sound")
     specs = stage_specs(config.stages)
     report.say("graph", drawn(specs, place(specs, config.placement)))
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
-        probes = _check_sources(config, report)
+        probes = _check_sources(config, report, tell)
         if saves is not None:
             with report.watching("--save"):
                 report.say("--save", _saving(config, saves, overwrite))
@@ -94,7 +136,7 @@ def check(config: Config, saves: Path | None = None, overwrite: bool = False) ->
         with report.watching("shared memory"):
             report.say("shared memory", _shared_memory(config, probes))
         with report.watching("stages"):
-            _measure(config, Path(folder), probes, report)
+            _measure(config, Path(folder), probes, report, tell)
     report.say("result", report.verdict())
     return report.exit
 
@@ -109,10 +151,15 @@ class Report:
 
     def say(self, heading: str, text: str) -> None:
         """Print a text of one or more lines; a heading stands once."""
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
         for line in text.splitlines():
             first = heading if heading != self._heading else ""
             self._heading = heading
-            print(f"{first:<18} {line}".rstrip(), flush=True)
+            head = f"{first:<18} "
+            said = f"{head}{line}".rstrip()
+            if len(said) >= columns and not line.startswith(" "):
+                said = fill(line, columns - 1, initial_indent=head, subsequent_indent=" " * 19)
+            print(said, flush=True)
 
     @contextmanager
     def watching(self, heading: str, about: str = "") -> Iterator[None]:
@@ -120,6 +167,8 @@ class Report:
         try:
             yield
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and nobody_reads():
+                raise
             code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
             named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
             self.faults += 1
@@ -141,13 +190,14 @@ class Report:
         return f"{said}: see {' and '.join(word.upper() for word in found)} above"
 
 
-def _check_sources(config: Config, report: Report) -> dict[str, Any]:
+def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]:
     """Open each source; what the decoder says of the good ones, by name."""
     if not config.sources:
         report.say("sources", "none given")
     decoder = _decoder(config)
     probes = {}
-    for name, source in config.sources.items():
+    for number, (name, source) in enumerate(config.sources.items()):
+        tell("opening sources", number, len(config.sources), more=name)
         with report.watching("sources", f"{name}: "):
             probe = decoder.probe(_request(config, name, source))
             probes[name] = probe
@@ -243,7 +293,9 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
     return text
 
 
-def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Report) -> None:
+def _measure(
+    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
+) -> None:
     """Open the stages of the main path and take real frames of each good source through them."""
 
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
@@ -259,17 +311,22 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
 
     specs = stage_specs(config.stages)
     workers = place(specs, config.placement)
+    busy = os.getloadavg()[0]
+    promise = promise_of(config) if _promises(config) else None
+    costs = []
+    tell("opening the models")
     with closing(Measuring(specs, open_stage)) as measuring:
         for stage, why in measuring.absent().items():
             report.warn("stages", f"{stage}: nobody answers: {why}")
         lines = []
         load_of_all = 0.0
-        for name, probe in probes.items():
+        for number, (name, probe) in enumerate(probes.items()):
+            tell("measuring", number, len(probes), more=name)
             with report.watching("stages", f"{name}: "):
                 if probe.live:  # its frames come when they come: how fast one decodes is unknown
                     made = MadeFrame(Form(probe.width, probe.height))
                     capacity = measuring.measure(name, repeat(made), MEASURE_S)
-                    decoded = "decode not measured, "
+                    decoded = "without decoding: "
                 else:
                     source = _decoder(config).open(_request(config, name, config.sources[name]))
                     with closing(source):
@@ -279,18 +336,24 @@ def _measure(config: Config, folder: Path, probes: dict[str, Any], report: Repor
                 fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
                 load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
                 lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
+                if promise is not None:
+                    costs += promise_costs(name, promise, capacity, fps, workers, _cores())
         if not probes:
             capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
             size = f"a made picture of {MADE.width}x{MADE.height}"
             lines.append(f"{size}: {_speed(capacity, MADE_FPS, workers)}")
         if len(lines) > 1:
-            lines.append(f"all of these at their own pace need {load_of_all:.0%} of the rest")
+            lines.append(f"all of these, each at its own rate, need {load_of_all:.0%} of that")
         report.say("stages", f"open; models: {', '.join(measuring.models) or 'none'}")
         for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
             for said in measuring.leaves_out(form):
                 report.say("left out", f"{form.width}x{form.height}: {said}")
-        head = f"{_cores()} cores; a fifth of their time is left free"
+        if busy > _cores() / 2:
+            lines.append(f"busy now (load {busy:.1f}): alone it holds more than was measured")
+        head = f"{_cores()} cores, of whose time {SPARE:.0%} may be used"
         report.say("this machine", "\n".join([head, *lines]))
+        for line in costs:
+            report.say("promise", line)
 
 
 def _cores() -> int:
@@ -310,3 +373,44 @@ def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]])
     if fit < 1:
         return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"
     return f"{speed}; {int(fit)} such source{'s' if fit >= 2 else ''} at {fps:.3g} frames/s fit"
+
+
+def _promises(config: Config) -> bool:
+    tables = (stage.options.get("promise", {}) for stage in config.stages if stage.promises)
+    return any(table.get("measure", "off") != "off" for table in tables)
+
+
+def promise_costs(
+    name: str,
+    promise: Promise,
+    capacity: Capacity,
+    fps: float,
+    workers: Mapping[str, Sequence[str]],
+    cores: int,
+) -> list[str]:
+    """What a promise costs a source of `fps`: heavy passes of a period, CPU, the rate that remains.
+
+    Nothing where it is not known what a heavy pass costs here: somebody else makes it.
+    """
+    heavy = capacity.heavy
+    if not heavy.look_s:
+        return []
+    asked_per_s = min(heavy.asking.per_s, fps)
+    period_s = promise.frames / fps
+    cpu = heavy.cpu_s / cores
+    rate = capacity.most_fps(workers, cores)
+    room = SPARE * heavy.lanes / heavy.look_s - fps * promise.share
+    told = [
+        f"{name}: a period is {promise.frames} frames, {span(period_s)} at {fps:.3g} frames/s; of "
+        f"these {round(promise.frames * promise.share)} are audited ({promise.share:.2%}), and at "
+        f"most {round(asked_per_s * period_s)} asked about",
+        f"{name}: of this machine's CPU audits take {fps * promise.share * cpu:.1%}, and questions "
+        f"up to {asked_per_s * cpu:.0%}, at {heavy.look_s:.2g} s a heavy pass; up to {rate:.3g} "
+        "frames/s of one such source remain",
+    ]
+    if asked_per_s > room:
+        told.append(
+            f"{name}: so many questions would keep audits waiting, which then count as wrong: "
+            f"[escalate] per_s = {max(0.0, room):.2g} or less fits"
+        )
+    return told

@@ -217,7 +217,8 @@ def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> s
                 side = "" if spec.main else "  (side, waited for)" if spec.reliable else "  (side)"
                 mark = "└─ " if depth else ""
                 text = f"{'   ' * depth}{mark}{spec.name}"
-                lines.append(f"{text:<32} {spec.use:<32} in {worker_of[spec.name]}{side}")
+                use = spec.use.removeprefix("framegate.")
+                lines.append(f"{text:<24} in {worker_of[spec.name]:<8} {use}{side}")
                 draw(spec.name, depth + 1)
 
     draw(None, 0)

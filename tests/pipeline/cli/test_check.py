@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ import redis
 from framegate.pipeline.cli import check as checking
 from framegate.pipeline.cli import doctor
 from framegate.pipeline.cli.capacity import Capacity, Heavy
-from framegate.pipeline.cli.check import Report, check
+from framegate.pipeline.cli.check import Report, check, promise_costs
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit, FrameStoreFull
+from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
 from framegate.pipeline.stage import Asking, NoState, Stage
@@ -192,6 +194,42 @@ def test_the_heavy_pass_counts_in_what_fits(clip: Path, capsys: pytest.CaptureFi
     found = re.search(r"heavy pass ([\d.]+) looks/s \(asked at most 2 times a second and so", said)
     assert found, said
     assert "4 of all cameras, and 0.0" in said
+
+
+def test_what_a_promise_would_cost_is_told_where_none_is_made(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", f"door={clip}"]) == Exit.DONE
+    assert "\npromise " not in capsys.readouterr().out
+    assert main(["check", f"door={clip}", "--promise"]) == Exit.DONE
+    said = capsys.readouterr().out
+    assert re.search(
+        r"\npromise +door: a period is \d+ frames, .* at 25 frames/s; of these \d+ are audited "
+        r"\([\d.]+%\), and at most \d+ asked about\n"
+        r" +door: of this machine's CPU audits take [\d.]+%, and questions up to \d+%, at "
+        r"[\d.]+ s a heavy pass; up to [\d.]+ frames/s of one such source remain\n",
+        said,
+    ), said
+
+
+def test_what_a_promise_costs() -> None:
+    """2 cores, .3 s of one a heavy pass, 10 frames/s: 1 % audits .1 a second, 2 questions."""
+    heavy = Heavy(0.3, 0.3, 1, Asking(2.0, 4.0, 0.01))
+    capacity = Capacity(100, {"detect": 0.1}, 1.0, heavy)
+    promise = Promise(frames=36_000, audited=0.01)
+    told = promise_costs("door", promise, capacity, 10.0, {"infer": ["detect"]}, 2)
+    assert told == [
+        "door: a period is 36000 frames, 60 min at 10 frames/s; of these 360 are audited (1.00%), "
+        "and at most 7200 asked about",
+        "door: of this machine's CPU audits take 1.5%, and questions up to 30%, at 0.3 s a heavy "
+        "pass; up to 76.9 frames/s of one such source remain",
+    ]
+    slow = replace(capacity, heavy=replace(heavy, look_s=0.5))
+    assert promise_costs("door", promise, slow, 10.0, {"infer": ["detect"]}, 2)[-1].endswith(
+        "count as wrong: [escalate] per_s = 1.5 or less fits"
+    )
+    nobody = Capacity(100, {"detect": 0.1}, 1.0)
+    assert promise_costs("door", promise, nobody, 10.0, {"infer": ["detect"]}, 2) == []
 
 
 def test_looks_of_the_heavy_pass_take_room_from_frames() -> None:

@@ -131,6 +131,6 @@ def test_drawing_shows_each_stage_below_its_input() -> None:
         "decode", "window", "detect", "escalate", "cache", "sure", "side",
     ]  # fmt: skip
     assert depth["side"] == depth["escalate"] < depth["cache"] < depth["sure"]
-    assert words[0][1:] == ["stages.decode:X", "in", "ingest"]
-    assert words[-1][1:] == ["stages.side:X", "in", "side", "(side)"]
-    assert words[-2][1:] == ["stages.sure:X", "in", "sure", "(side,", "waited", "for)"]
+    assert words[0][1:] == ["in", "ingest", "stages.decode:X"]
+    assert words[-1][1:] == ["in", "side", "stages.side:X", "(side)"]
+    assert words[-2][1:] == ["in", "sure", "stages.sure:X", "(side,", "waited", "for)"]
