@@ -26,7 +26,9 @@ TEST = "tests/runs/test_kills.py::test_marathon_of_kills"
 def whole(given: argparse.Namespace) -> Result:
     """The whole result. CalledProcessError where a result was lost, doubled or another one."""
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
-        env = {**os.environ, "FRAMEGATE_RESULTS": folder, "FRAMEGATE_KILLS": str(given.kills)}
+        # One trial of precisions for all runs, whoever else measures on this machine meanwhile.
+        env = {**os.environ, "XDG_CACHE_HOME": folder}
+        env |= {"FRAMEGATE_RESULTS": folder, "FRAMEGATE_KILLS": str(given.kills)}
         if given.data is not None:
             env["FRAMEGATE_DATA"] = str(given.data.resolve())
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST]
