@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from framegate.pipeline import web
+from framegate.pipeline.records import DROPPED, REPLACED, Reason
 from framegate.stages.draw.pictures import Pictures
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.servers import server
@@ -104,7 +105,7 @@ def test_pictures_and_numbers_arrive_and_go_on(browser: Any, site: Site) -> None
         "door connected for",
         "rtsp://camera.example/main",
         "frames/s 25.0 p50 12 ms p95 200 ms p99 12 s",
-        "up to 12200 ms",
+        "up to 12 s",
         "looked at 6 % of frames changed 6 %, age < 1 %; not: unchanged 94 %",
         "car 1.3 person 0.5 decoded",
         "decoded 1,500 published 1,452 failed 1 dropped 47 replaced 40 frame lost 7 reconnects 3",
@@ -138,6 +139,77 @@ def test_sources_come_and_go_in_order(browser: Any, site: Site) -> None:
     visit.until(f"{names} === 'cam_8,cam_10,gate'")
     assert not visit.look("document.getElementById('empty').checkVisibility()")
     _nothing_else(visit, site)
+
+
+def shown(visit: Visit) -> str:
+    return visit.look(
+        "[...document.querySelectorAll('article')].filter(a => a.checkVisibility())"
+        ".map(a => a.dataset.source).join()"
+    )
+
+
+@needs_chromium
+def test_sources_can_be_filtered_and_ordered_and_the_address_remembers_it(
+    browser: Any, site: Site
+) -> None:
+    site.sources = [door(source="gate")]
+    visit = Visit(browser, site.url)
+    visit.until("document.querySelectorAll('article').length === 1")
+    assert not visit.look("document.getElementById('tools').checkVisibility()")
+    site.sources = [
+        door(source="gate", objects={"bus": 2.0}, p99_s=0.1),
+        door(source="hall", state="lost", objects={}, p99_s=None),
+        door(source="yard", p99_s=0.4),
+    ]
+    visit.until("document.querySelectorAll('article').length === 3")
+    visit.until("document.getElementById('tools').checkVisibility()")
+    order = "const e = document.getElementById('order'); e.value = {!r}; e.onchange()"
+    for value, wanted in (
+        ("trouble", "hall,gate,yard"),
+        ("slow", "yard,gate,hall"),
+        ("busy", "gate,yard,hall"),
+        ("name", "gate,hall,yard"),
+    ):
+        visit.look(f"(() => {{{order.format(value)}}})()")
+        assert shown(visit) == wanted
+    for words, wanted in (("CAR", "yard"), ("lost", "hall"), ("a", "gate,hall,yard"), ("x", "")):
+        visit.page.fill("#filter", words)
+        assert shown(visit) == wanted
+        assert visit.look("document.getElementById('none').checkVisibility()") == (not wanted)
+    visit.page.fill("#filter", "bus")
+    again = Visit(browser, site.url + visit.look("location.hash"))
+    again.until("document.querySelectorAll('article').length === 3")
+    assert shown(again) == "gate"
+    again.close()
+    _nothing_else(visit, site)
+
+
+@needs_chromium
+def test_a_camera_that_never_connected_looks_so(browser: Any, site: Site) -> None:
+    never = {"decoded": 0, "published": 0, "objects": {}, "looks": {}, "p50_s": None}
+    site.sources = [
+        door(source="gate", state="connecting", fault="connection refused", **never),
+        door(source="hall", state="lost", objects={}),
+    ]
+    visit = Visit(browser, site.url)
+    visit.until("document.querySelectorAll('article').length === 2")
+    said = re.sub(r"\s+", " ", text_of(visit, "[data-source=gate]"))
+    assert "never connected" in said
+    assert "connection refused" in said
+    assert "no objects" not in said
+    assert "never connected" not in text_of(visit, "[data-source=hall]")
+    site.sources[0] = door(source="gate")
+    visit.until("!document.querySelector('[data-source=gate].never')")
+    _nothing_else(visit, site)
+
+
+def test_every_reason_has_an_explanation() -> None:
+    """As a tooltip: whatever a result may say of why, and why a frame was dropped."""
+    block = re.search(r"const WORDS = \{(.*?)\n\};", PAGE, re.DOTALL)
+    assert block is not None
+    explained = set(re.findall(r"(\w+): \"", block[1]))
+    reasons = {word for part in get_args(Reason) for word in (get_args(part) or (part,))}
+    assert explained == reasons | {REPLACED.removeprefix(DROPPED)}
 
 
 @needs_chromium
