@@ -201,7 +201,12 @@ def _check_save(config: Config, options: RunOptions, before: Resumed | None) -> 
 def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config:
     """Return the configuration with a stage that writes videos, and that decoders wait for."""
     publisher = next(stage for stage in config.stages if stage.publishes)
-    options = {"folder": str(folder.absolute()), "run": run, "overwrite": overwrite}
+    options = {
+        "folder": str(folder.absolute()),
+        "run": run,
+        "overwrite": overwrite,
+        "codec": config.save.codec,
+    }
     save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
 

@@ -33,7 +33,7 @@ from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.records import Object
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.options import is_own
-from framegate.stages.draw.canvas import draw
+from framegate.stages.draw import draw
 from framegate.stages.model_faults import model_faults
 from framegate.stages.planes import as_picture
 

@@ -1,10 +1,9 @@
-"""Draw into the planes of a picture: objects, labels; what is not under ink keeps its bytes."""
+"""Draw into the planes of a picture: areas, words; what is not under ink keeps its bytes."""
 
 from __future__ import annotations
 
-import colorsys
 import math
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models.picture import Matrix, Picture
-from framegate.pipeline.records import Object
 
 Plane = npt.NDArray[np.uint8]
 Rgb = tuple[float, float, float]
@@ -23,8 +21,10 @@ CanvasRect = tuple[int, int, int, int]
 WHITE: Final[Rgb] = (1.0, 1.0, 1.0)
 BLACK: Final[Rgb] = (0.0, 0.0, 0.0)
 
-_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
-_CAPITALS: Final = 21  # pixels of a capital letter in this font at scale 1
+_FONT: Final = "sans"  # Rubik, which OpenCV carries
+_CAPITALS, _BELOW = 0.7, 0.24  # of its size: how high capitals are, how far letters reach down
+_WEIGHT: Final = 500  # of 100 (thin) to 1000 (black)
+_LEAST_CAPITALS: Final = 7
 _TOUCHED: Final = 64  # of 255: a quarter of a chroma sample's pixels
 _WEIGHTS: Final = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}  # of red and blue in luma
 
@@ -125,18 +125,24 @@ class Canvas:
 
     def write(self, text: str, left: int, baseline: int, capitals: int, colour: Rgb) -> None:
         """Write a line; `baseline` is the row below its capital letters, `capitals` high."""
-        wide, below = text_size(text, capitals)
-        cover = np.zeros((capitals + 2 * below + 4, wide + 4), np.uint8)
-        scale, stroke = _font(capitals)
-        at = (2, capitals + below + 2)
-        cv2.putText(cover, text, at, _FONT, scale, 255, stroke, cv2.LINE_AA)
-        self.blend(left - 2, baseline - capitals - below - 2, cover, colour)
+        cover, above = _letters(text, capitals)
+        self.blend(left - 1, baseline - above, cover, colour)
 
 
 def text_size(text: str, capitals: int) -> tuple[int, int]:
-    """Width of a line in pixels, and how far its letters reach below the baseline."""
-    (wide, _), below = cv2.getTextSize(text, _FONT, *_font(capitals))
-    return int(wide), int(below)
+    """Width of a line in pixels, and how far its letters reach below the baseline. Any thread."""
+    cover, above = _letters(text, capitals)
+    return cover.shape[1] - 2, cover.shape[0] - above
+
+
+def line_width(picture: Picture | Canvas) -> int:
+    """Return the width of a box's line in pixels: 1 on small pictures, 3 at 1080 rows."""
+    return math.ceil(min(picture.width, picture.height) / 400)
+
+
+def capitals_on(picture: Picture | Canvas) -> int:
+    """Return the height of capital letters in pixels: 7 at 320x240, 13 at 720 rows, 41 in 4K."""
+    return max(_LEAST_CAPITALS, round(math.sqrt(picture.width * picture.height) / 70))
 
 
 def rounded(width: int, height: int, radius: int) -> Plane:
@@ -157,9 +163,21 @@ def _smaller(cover: Plane, size: tuple[int, int]) -> Plane:
     return cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def _font(capitals: int) -> tuple[float, int]:
-    """Scale and thickness of letters."""
-    return capitals / _CAPITALS, 1 + capitals // 14
+_faces = threading.local()
+
+
+@lru_cache(maxsize=512)
+def _letters(text: str, capitals: int) -> tuple[Plane, int]:
+    """Cover of a line, uint8 (h, w), to be read only, a pixel wider on both sides; and how many of
+    its rows are above the baseline.
+    """
+    if not hasattr(_faces, "face"):
+        _faces.face = cv2.FontFace(_FONT)  # no two threads may use one
+    size = round(capitals / _CAPITALS)
+    wide = cv2.getTextSize((0, 0), text, (0, 0), _faces.face, size, _WEIGHT)[2]
+    cover = np.zeros((size + math.ceil(size * _BELOW), wide + 2), np.uint8)
+    cv2.putText(cover, text, (1, size), (255,), _faces.face, size, _WEIGHT)
+    return cover, size
 
 
 @lru_cache(maxsize=256)
@@ -176,126 +194,3 @@ def _byte(value: float) -> int:
 def _mix(plane: Plane, cover: Plane, ink: int, opacity: float) -> None:
     share = cover * np.float32(opacity / 255)
     plane[...] = plane + share * (np.float32(ink) - plane) + np.float32(0.5)
-
-
-# -- Draw objects onto a picture: a box in the colour of its track, and a label that can be read.
-
-
-_LEAST_CAPITALS: Final = 9
-_DARK: Final = 0.58  # luma below which white letters are read more easily than black ones
-_UNTRACKED: Final[Rgb] = (0.8, 0.8, 0.8)
-_GOLDEN: Final = (math.sqrt(5) - 1) / 2
-# Hues of tracks; amber and teal between them are the gate's.
-_AMBER_ENDS, _GREENS = 0.15, 0.27
-_TEAL_ENDS, _BLUES = 0.52, 0.52
-_FRESH: Final = ("detected", "escalated")
-_GLASS: Final = 0.6  # of black under the label of an object that was not looked at
-
-
-def draw(picture: Picture, objects: Sequence[Object]) -> Picture:
-    """Return a copy of `picture` with `objects` drawn in order; their boxes are in its pixels.
-
-    It draws into the planes: what is not under a box or label keeps its bytes.
-    """
-    canvas = Canvas.of(picture)
-    draw_objects(canvas, objects)
-    return canvas.picture()
-
-
-def draw_objects(canvas: Canvas, objects: Sequence[Object], by_origin: bool = False) -> None:
-    """Draw boxes, then labels. by_origin: dashed and unfilled where the frame was not looked at."""
-    for thing in objects:
-        old = by_origin and thing.origin not in _FRESH
-        (_draw_dashes if old else _draw_box)(canvas, thing)
-    for thing in objects:
-        _draw_label(canvas, thing, by_origin)
-
-
-def colour_of(track: int | None) -> Rgb:
-    """Return the colour of a track, 0..1: bright, the same always, far from its neighbours'."""
-    if track is None:
-        return _UNTRACKED
-    place = track * _GOLDEN % 1 * (_GREENS + _BLUES)
-    hue = _AMBER_ENDS + place if place < _GREENS else _TEAL_ENDS + place - _GREENS
-    return colorsys.hsv_to_rgb(hue % 1, 0.65, 1.0)
-
-
-def line_width(picture: Picture | Canvas) -> int:
-    """Return the width of a box's line in pixels: 1 on small pictures, 3 at 1080 rows."""
-    return math.ceil(min(picture.width, picture.height) / 400)
-
-
-def capitals_on(picture: Picture | Canvas) -> int:
-    """Return the height of capital letters in pixels."""
-    return max(_LEAST_CAPITALS, picture.height // 55)
-
-
-def _corners(thing: Object, canvas: Canvas) -> CanvasRect:
-    """Return the box in whole pixels, at most one picture outside of the picture."""
-    limits = (canvas.width, canvas.height) * 2
-    left, top, right, bottom = (
-        round(min(max(edge, -limit), 2 * limit))
-        for edge, limit in zip(thing.box, limits, strict=True)
-    )
-    return left, top, right, bottom
-
-
-def _draw_box(canvas: Canvas, thing: Object) -> None:
-    left, top, right, bottom = _corners(thing, canvas)
-    colour, wide = colour_of(thing.track), line_width(canvas)
-    canvas.fill((left, top, right, top + wide), colour)
-    canvas.fill((left, bottom - wide, right, bottom), colour)
-    canvas.fill((left, top, left + wide, bottom), colour)
-    canvas.fill((right - wide, top, right, bottom), colour)
-
-
-def _draw_dashes(canvas: Canvas, thing: Object) -> None:
-    """Draw the box as dashes, whole ones at the corners."""
-    left, top, right, bottom = _corners(thing, canvas)
-    colour, wide = colour_of(thing.track), line_width(canvas)
-    for begin, end in _dashes(left, right, 5 * wide):
-        canvas.fill((begin, top, end, top + wide), colour)
-        canvas.fill((begin, bottom - wide, end, bottom), colour)
-    for begin, end in _dashes(top, bottom, 5 * wide):
-        canvas.fill((left, begin, left + wide, end), colour)
-        canvas.fill((right - wide, begin, right, end), colour)
-
-
-def _dashes(begin: int, end: int, about: int) -> list[tuple[int, int]]:
-    """Return dashes of about that length with gaps as long, one at each end."""
-    count = max(1, round(((end - begin) / about + 1) / 2))
-    step = (end - begin) / (2 * count - 1)
-    starts = [begin + 2 * step * index for index in range(count)]
-    return [(round(start), round(start + step)) for start in starts]
-
-
-def label_of(thing: Object) -> str:
-    """Return what stands at a box: label, track, score."""
-    track = "" if thing.track is None else f" #{thing.track}"
-    return f"{thing.label}{track} {thing.score:.2f}"
-
-
-def _draw_label(canvas: Canvas, thing: Object, by_origin: bool) -> None:
-    """Put the label on the box's upper edge, inside the picture, on the track's colour."""
-    old = by_origin and thing.origin not in _FRESH
-    text = f"{label_of(thing)} {thing.origin}" if old else label_of(thing)
-    capitals, colour = capitals_on(canvas), colour_of(thing.track)
-    wide, below = text_size(text, capitals)
-    pad = max(2, capitals // 5)
-    high = capitals + 2 * pad + below // 2
-    left, top, _, _ = _corners(thing, canvas)
-    left = max(0, min(left, canvas.width - wide - 2 * pad))
-    top = max(0, min(top - high, canvas.height - high))
-    place = (left, top, left + wide + 2 * pad, top + high)
-    if old:
-        canvas.fill(place, BLACK, _GLASS)
-        letters = _paler(colour)
-    else:
-        canvas.fill(place, colour)
-        letters = WHITE if canvas.lightness(colour) < _DARK else BLACK
-    canvas.write(text, left + pad, top + pad + capitals, capitals, letters)
-
-
-def _paler(colour: Rgb) -> Rgb:
-    red, green, blue = (0.55 * part + 0.45 for part in colour)
-    return red, green, blue

@@ -21,11 +21,11 @@ from framegate.stages.draw.canvas import (
     Plane,
     Rgb,
     capitals_on,
-    draw_objects,
     line_width,
     rounded,
     text_size,
 )
+from framegate.stages.draw.objects import Trails, draw_box, draw_dashes, draw_objects
 
 # -- Draw the sensitivity map: how small a change of brightness the gate sees, place by place.
 
@@ -40,7 +40,8 @@ _SCALE: Final[tuple[Rgb, ...]] = (  # dark where least is needed, bright where m
 )
 _TITLE: Final = "sees changes from"
 _BLIND: Final = 25.5  # hatched: a mask, or no change that matters is seen
-_SHARE: Final = 0.22  # of the picture's width
+_SHARE, _LEAST_WIDE = 0.22, 16  # of the picture's width, and heights of its capitals
+_MOST_SHARE: Final = 0.3  # a map that would take more is left out
 _OPACITY: Final = 0.72
 _PANEL: Final = 0.62
 _LEAST_SIZE: Final = 240, 120  # of a picture with words in it
@@ -79,25 +80,37 @@ def _draw_legend(canvas: Canvas) -> None:
     _draw_scale(canvas, place, capitals)
 
 
-def draw_inset(canvas: Canvas, gate: GateView, size: PictureSize, luma: Plane) -> None:
-    """Draw the map over a small copy of the picture, with its scale, at the lower right.
+def _inset_place(canvas: Canvas, gate: GateView) -> CanvasRect | None:
+    """Where the small map is, with its words: at the lower right; None without map or room."""
+    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    wide = round(max(canvas.width * _SHARE, capitals * _LEAST_WIDE)) // 2 * 2
+    if not gate.sensitivity or wide > canvas.width * _MOST_SHARE:
+        return None
+    high = round(wide * canvas.height / canvas.width) // 2 * 2
+    right, bottom = canvas.width - pad, canvas.height - pad
+    left, top = right - wide - 2 * pad, bottom - high - 2 * (capitals + pad) - 2 * pad
+    return left, top, right, bottom
+
+
+def _pad_of(canvas: Canvas) -> int:
+    return round(capitals_on(canvas) * 0.35) * 2
+
+
+def _draw_inset(
+    canvas: Canvas, place: CanvasRect, gate: GateView, size: PictureSize, luma: Plane
+) -> None:
+    """Draw the map over a small copy of the picture, with its scale.
 
     size: the source's (width, height); luma: the picture's own, before anything was drawn.
     """
-    if not gate.sensitivity:
-        return
-    capitals = max(8, capitals_on(canvas) - 1)
-    pad = round(capitals * 0.35) * 2
-    line = capitals + pad
-    wide = round(canvas.width * _SHARE) // 2 * 2
-    high = round(wide * canvas.height / canvas.width) // 2 * 2
-    right, bottom = canvas.width - pad, canvas.height - pad
-    left, top = (right - wide - 2 * pad) // 2 * 2, (bottom - high - 2 * line - 2 * pad) // 2 * 2
+    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    left, top, right, bottom = place
     canvas.blend(left, top, rounded(right - left, bottom - top, pad), BLACK, _PANEL)
-    x0, y0 = left + pad, (top + pad + line) // 2 * 2
+    x0, y0 = (left + pad) // 2 * 2, (top + 2 * pad + capitals) // 2 * 2
+    x1, y1 = x0 + (right - left - 2 * pad) // 2 * 2, (bottom - capitals - 2 * pad) // 2 * 2
     canvas.write(_TITLE, x0, top + pad + capitals, capitals, WHITE)
-    _draw_map(canvas, (x0, y0, x0 + wide, y0 + high), gate, size, luma)
-    _draw_scale(canvas, (x0, y0 + high + pad, x0 + wide, bottom - pad), capitals)
+    _draw_map(canvas, (x0, y0, x1, y1), gate, size, luma)
+    _draw_scale(canvas, (x0, y1 + pad, x1, bottom - pad), capitals)
 
 
 def _draw_map(
@@ -174,6 +187,7 @@ LOOKED: Final[Rgb] = (0.18, 0.86, 0.75)  # teal, as Framegate's own mark
 _TINT, _EDGE = 0.26, 0.85
 _HOT: Final = 255
 FADING: Final = 6  # frames in which the tint of a change goes
+_ALL_OVER: Final = 0.9  # of the tiles: no place changed more than others, as in a first picture
 _THIN, _SHADOW = 0.65, 0.40
 _SAID: Final = {"whole": "looked at all", "part": "looked at", "no": "not looked"}
 
@@ -214,23 +228,28 @@ def overlay_of(told: Told, source: Picture, before: Iterable[GateView] = ()) -> 
     return GateOverlay(told.gate, told.looked, told.reason, size, tuple(islice(before, FADING)))
 
 
-def draw_gate(picture: Picture, objects: Sequence[Object], look: GateOverlay) -> Picture:
-    """Return a copy of `picture`, of any size, with the gate's view and `objects` drawn.
+def draw_gate(
+    canvas: Canvas, objects: Sequence[Object], look: GateOverlay, trails: Trails | None = None
+) -> None:
+    """Draw the gate's view and `objects` into a picture of any size, whose pixels their boxes are.
 
     Amber tiles changed; teal frames were given to the network; a box of dashes is of an object
-    that was not looked at in this frame. A line says why, a small map how sensitive the gate is.
-    The objects' boxes are in the pixels of `picture`.
+    that was not looked at in this frame. A panel says how much was looked at, why, and what the
+    signs mean; a small map says how sensitive the gate is.
     """
-    canvas = Canvas.of(picture)
-    thumbnail = picture.y
+    luma = canvas.y.copy()
     _draw_changed(canvas, look)
     for place in _places(canvas, look):
         _draw_frame(canvas, place)
-    draw_objects(canvas, objects, by_origin=True)
-    if has_room(canvas):
-        _draw_words(canvas, look)
-        draw_inset(canvas, look.gate, look.size, thumbnail)
-    return canvas.picture()
+    if not has_room(canvas):
+        draw_objects(canvas, objects, trails, by_origin=True)
+        return
+    panel, inset = _panel_place(canvas, look), _inset_place(canvas, look.gate)
+    taken = [panel] if inset is None else [panel, inset]
+    draw_objects(canvas, objects, trails, by_origin=True, taken=taken)
+    _draw_panel(canvas, panel, look)
+    if inset is not None:
+        _draw_inset(canvas, inset, look.gate, look.size, luma)
 
 
 def hot_tiles(gate: GateView) -> Tiles:
@@ -270,8 +289,9 @@ def _warmth(look: GateOverlay) -> Plane:
     """Return how fresh each tile's last change is, uint8 (rows, columns): 255 now, then less."""
     warm: Plane = np.zeros((look.gate.rows, look.gate.columns), np.uint8)
     for age, gate in reversed(list(enumerate((look.gate, *look.before)))):
-        if (gate.columns, gate.rows) == (look.gate.columns, look.gate.rows):
-            warm[hot_tiles(gate)] = round(_HOT * (1 - age / (FADING + 1)))
+        hot = hot_tiles(gate)
+        if hot.shape == warm.shape and hot.mean() < _ALL_OVER:
+            warm[hot] = round(_HOT * (1 - age / (FADING + 1)))
     return warm
 
 
@@ -281,9 +301,9 @@ def _edges(count: int, tile: float, limit: int) -> list[int]:
 
 
 def _places(canvas: Canvas, look: GateOverlay) -> list[CanvasRect]:
-    """What the network was given, in the picture's pixels."""
+    """What parts the network was given, in the picture's pixels; none where it got the whole."""
     if look.looked == "whole":
-        return [(0, 0, canvas.width, canvas.height)]
+        return []
     by = (canvas.width / look.size[0], canvas.height / look.size[1]) * 2
     found = []
     for rect in look.gate.looked:
@@ -342,18 +362,55 @@ def _area(look: GateOverlay) -> float:
     return covered / (width * height)
 
 
-def _draw_words(canvas: Canvas, look: GateOverlay) -> None:
-    """A line at the lower left with a lamp: full, half or empty as all, a part or nothing."""
-    text, capitals = words_of(look), capitals_on(canvas)
-    wide, _ = text_size(text, capitals)
-    pad = round(capitals * 0.8)
+_SIGNS: Final = (("changed", "looked at"), ("found", "carried on"))  # rows of the legend
+
+
+def _panel_place(canvas: Canvas, look: GateOverlay) -> CanvasRect:
+    """Where it says how the frame was looked at: at the lower left."""
+    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    wide = 3 * capitals + max(text_size(words_of(look), capitals)[0], _column(canvas) * 2)
+    high = (1 + len(_SIGNS)) * (capitals + pad) + pad
+    bottom = canvas.height - pad
+    return pad, bottom - high, 2 * pad + wide, bottom
+
+
+def _column(canvas: Canvas) -> int:
+    """How far the columns of signs are apart."""
+    capitals = capitals_on(canvas)
+    return 3 * capitals + max(text_size(word, capitals)[0] for row in _SIGNS for word in row)
+
+
+def _draw_panel(canvas: Canvas, place: CanvasRect, look: GateOverlay) -> None:
+    """Draw a lamp, full, half or empty as all, a part or nothing was looked at; words; signs."""
+    capitals, pad = capitals_on(canvas), _pad_of(canvas)
+    left, top, right, bottom = place
+    canvas.blend(left, top, rounded(right - left, bottom - top, pad), BLACK, _PANEL)
+    baseline = top + pad + capitals
     lamp = capitals + 2
-    high = capitals + 2 * pad
-    margin = pad
-    left, top = margin, canvas.height - margin - high
-    canvas.blend(left, top, rounded(wide + lamp + 3 * pad, high, high // 2), BLACK, _PANEL)
-    _draw_lamp(canvas, (left + pad, top + (high - lamp) // 2), lamp, look.looked)
-    canvas.write(text, left + 2 * pad + lamp, top + pad + capitals, capitals, WHITE)
+    _draw_lamp(canvas, (left + pad, baseline - capitals - 1), lamp, look.looked)
+    canvas.write(words_of(look), left + pad + 2 * capitals, baseline, capitals, WHITE)
+    for row in _SIGNS:
+        baseline += capitals + pad
+        for index, word in enumerate(row):
+            begin = left + pad + index * _column(canvas)
+            _draw_sign(canvas, (begin, baseline - capitals), word)
+            canvas.write(word, begin + 2 * capitals, baseline, capitals, WHITE)
+
+
+def _draw_sign(canvas: Canvas, at: tuple[int, int], word: str) -> None:
+    """Draw what `word` stands for, as high as a capital letter."""
+    capitals, wide = capitals_on(canvas), line_width(canvas)
+    left, top = at
+    place = (left, top, left + round(1.4 * capitals), top + capitals)
+    if word == "changed":
+        canvas.fill(place, CHANGED, 2 * _TINT)
+        _outline(canvas, place, wide, CHANGED, _EDGE)
+    elif word == "looked at":
+        _outline(canvas, place, wide, LOOKED, 1.0)
+    elif word == "found":
+        draw_box(canvas, place, WHITE)
+    else:
+        draw_dashes(canvas, place, WHITE, long=2)
 
 
 def _draw_lamp(canvas: Canvas, at: tuple[int, int], size: int, looked: Looked) -> None:

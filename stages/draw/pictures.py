@@ -14,8 +14,8 @@ from framegate.models.preprocess import shrunk, to_bgr
 from framegate.pipeline.records import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
-from framegate.stages.draw.canvas import draw
-from framegate.stages.draw.gate_overlay import draw_gate, draw_sensitivity, overlay_of
+from framegate.stages.draw import draw
+from framegate.stages.draw.gate_overlay import draw_sensitivity, overlay_of
 from framegate.stages.planes import as_picture
 
 QUALITY = 80  # of 100
@@ -50,8 +50,7 @@ def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> b
     picture = whole if width is None else shrunk(whole, width)
     if boxes:
         objects = _moved(frame.result.objects, whole, picture)
-        look = overlay_of(frame.result, whole, frame.before)
-        picture = draw_gate(picture, objects, look) if look else draw(picture, objects)
+        picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
     bgr = to_bgr(picture, (picture.width, picture.height))
     _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return jpeg.tobytes()

@@ -7,234 +7,30 @@ import fcntl
 import logging
 import os
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import av
 import av.error
-import cv2
 import msgspec
-import numpy as np
-from av.container import OutputContainer
-from av.packet import Packet
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from av.video.stream import VideoStream
 
-from framegate.models.picture import Picture
-from framegate.pipeline.errors import ConfigFaults, FramegateError
+from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import give_name, saved_video
-from framegate.pipeline.records import START, End, GateView, Object, Position
+from framegate.pipeline.records import START, End, GateView, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detections import last_detections
-from framegate.stages.draw.canvas import Plane, draw
-from framegate.stages.draw.gate_overlay import FADING, GateOverlay, draw_gate, overlay_of
+from framegate.stages.draw import draw
+from framegate.stages.draw.gate_overlay import FADING, overlay_of
+from framegate.stages.draw.objects import Trails
+from framegate.stages.draw.video import Codec, VideoUnwritable, VideoWriter
 from framegate.stages.planes import as_picture
-
-# -- Annotated video: the frames of a source with their objects drawn, as an MP4 file.
-
-
-TICKS: Final = 60_000  # a second; whole ticks for 24, 25, 30, 50, 60 and 29.97 frames a second
-_NEUTRAL: Final = 128
-_FIRST_STEP: Final = TICKS // 25
-_COUNT: Final = Fraction(1, 25)
-_LAMBDA: Final = 118  # FFmpeg's quality unit, FF_QP2LAMBDA
-
-
-class VideoUnwritable(FramegateError):
-    """The annotated video cannot be written: no room, no permission, no such folder."""
-
-
-class AnnotatedVideo:
-    """Writes frames to `path` as MPEG-4 Part 2 in MP4, each at its own time.
-
-    In      Picture of any size; the first fixes the size of the video, others are fitted into it
-            with black bars. pts in seconds; one that is missing or does not rise is moved just
-            behind its predecessor (missing: by the last step), so order and count are kept
-    origin  the pts, in seconds, that becomes the start of the file (a live source's first)
-    quality 2 (best) .. 31, constant over the file
-    Fails   VideoUnwritable, from construction to close(), and closes; what was written up to then
-            can be played, as it can after a kill, but for the last seconds
-    Thread  one at a time
-    """
-
-    def __init__(self, path: str | Path, origin: float = 0.0, quality: int = 4) -> None:
-        if not 2 <= quality <= 31:
-            raise ValueError(f"quality: {quality}; allowed: 2 to 31")
-        self.path, self.origin, self.quality = Path(path), origin, quality
-        self.frames = 0
-        self._converter = VideoReformatter()
-        self._stream: VideoStream | None = None
-        self._held: Packet[VideoStream] | None = None
-        self._last, self._step = -1, _FIRST_STEP
-        try:
-            self.path.open("wb").close()  # FFmpeg opens it with the first frame: say it at once
-            # Fragments keep what is written playable; closing makes a plain MP4 of them.
-            self._output: OutputContainer | None = av.open(
-                f"file:{self.path.absolute()}",
-                "w",
-                format="mp4",
-                container_options={"movflags": "+hybrid_fragmented+delay_moov+write_colr"},
-            )
-        except OSError as error:
-            raise self._fault(error) from error
-
-    def add(
-        self,
-        picture: Picture,
-        pts: float | None,
-        objects: Sequence[Object] = (),
-        look: GateOverlay | None = None,
-    ) -> None:
-        """Write one frame with its objects drawn, and what the gate saw where `look` tells it."""
-        if self._output is None:
-            raise ValueError(f"{self.path}: this video is closed")
-        drawn = draw_gate(picture, objects, look) if look else draw(picture, objects)
-        try:
-            stream = self._stream or self._start(self._output, drawn)
-            frame = self._frame(_fitted(drawn, stream.width, stream.height))
-            frame.pts, frame.time_base = self.frames, _COUNT
-            for packet in stream.encode(frame):
-                self._put(packet, self._tick(pts))
-        except OSError as error:
-            self._give_up()
-            raise self._fault(error) from error
-        self.frames += 1
-
-    def close(self) -> None:
-        """Write what is held and finish the file, or remove it if empty; again is harmless."""
-        if self._output is None:
-            return
-        try:
-            if self._held is not None:
-                self._held.duration = self._step
-                self._output.mux(self._held)
-            self._output.close()
-        except OSError as error:
-            self._give_up()
-            raise self._fault(error) from error
-        self._output = None
-        if self.frames == 0 and self.path.is_file():
-            self.path.unlink()
-
-    def _give_up(self) -> None:
-        """Close after a failed write; FFmpeg crashes on a packet that it was given before."""
-        output, self._output, self._held = self._output, None, None
-        if output is not None:
-            with contextlib.suppress(OSError):
-                output.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _fault(self, error: OSError) -> VideoUnwritable:
-        reason = error.strerror or type(error).__name__
-        return VideoUnwritable(
-            f"{self.path}: the annotated video cannot be written ({reason}); "
-            "allowed: a new or own file in a folder with room"
-        )
-
-    def _start(self, output: OutputContainer, first: Picture) -> VideoStream:
-        stream = output.add_stream("mpeg4", rate=25, width=first.width, height=first.height)
-        context = stream.codec_context
-        context.pix_fmt = "yuv420p"
-        context.time_base = _COUNT
-        context.qscale = True
-        context.global_quality = self.quality * _LAMBDA
-        context.colorspace = _space(first)
-        context.color_range = ColorRange.MPEG
-        stream.time_base = Fraction(1, TICKS)
-        self._stream = stream
-        return stream
-
-    def _tick(self, pts: float | None) -> int:
-        """Return the time of the next frame in ticks: its own, or the next that is possible."""
-        if pts is None:
-            tick = self._last + self._step if self.frames else 0
-        else:
-            tick = round((pts - self.origin) * TICKS)
-        return max(tick, self._last + 1)
-
-    def _put(self, packet: Packet[VideoStream], tick: int) -> None:
-        """Hold a packet back until the next one says how long its frame is to be seen."""
-        if self._output is None:
-            return
-        if self._held is not None:
-            self._step = tick - self._last
-            self._held.duration = self._step
-            self._output.mux(self._held)
-        # The encoder counts frames: MPEG-4's own clock can express no pause above an hour.
-        packet.time_base = Fraction(1, TICKS)
-        packet.pts = packet.dts = self._last = tick
-        self._held = packet
-
-    def _frame(self, picture: Picture) -> av.VideoFrame:
-        frame = av.VideoFrame(picture.width, picture.height, "yuv420p")
-        for target, plane in zip(frame.planes, (picture.y, picture.u, picture.v), strict=True):
-            rows = np.frombuffer(memoryview(target), np.uint8).reshape(target.height, -1)
-            rows[:, : target.width] = plane
-        if not picture.full_range:
-            return frame
-        # Players take MPEG-4 for limited range whatever its container says.
-        space = _space(picture)
-        return self._converter.reformat(
-            frame,
-            src_colorspace=space,
-            dst_colorspace=space,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-        )
-
-
-def _space(picture: Picture) -> Colorspace:
-    return Colorspace.ITU709 if picture.matrix == "bt709" else Colorspace.ITU601
-
-
-def _fitted(picture: Picture, width: int, height: int) -> Picture:
-    """Return the picture scaled into `width` x `height` with its proportions, bars around it."""
-    if (picture.width, picture.height) == (width, height):
-        return picture
-    scale = min(width / picture.width, height / picture.height)
-    wide = min(width, max(1, round(picture.width * scale)))
-    high = min(height, max(1, round(picture.height * scale)))
-    left, top = (width - wide) // 4 * 2, (height - high) // 4 * 2  # whole chroma samples
-    black = 0 if picture.full_range else 16
-    half = (left // 2, top // 2, (wide + 1) // 2, (high + 1) // 2)
-    chroma = (width + 1) // 2, (height + 1) // 2
-    return Picture(
-        _inlaid(picture.y, (width, height), (left, top, wide, high), black),
-        _inlaid(picture.u, chroma, half, _NEUTRAL),
-        _inlaid(picture.v, chroma, half, _NEUTRAL),
-        picture.matrix,
-        picture.full_range,
-    )
-
-
-def _inlaid(
-    plane: Plane, size: tuple[int, int], place: tuple[int, int, int, int], around: int
-) -> Plane:
-    width, height = size
-    left, top, wide, high = place
-    whole = np.full((height, width), around, np.uint8)
-    scaled = cv2.resize(plane, (wide, high), interpolation=cv2.INTER_AREA)
-    whole[top : top + high, left : left + wide] = scaled
-    return whole
-
 
 log = logging.getLogger(__name__)
 
+_LEAP_S: Final = 10.0  # a new epoch's pts may go further than the clock did: a file is read fast
 _PART: Final = re.compile(r"[a-z0-9_]+\.framegate(?:-(\d+))?\.mp4\.([0-9a-z]*)\.part")
 
 
@@ -242,12 +38,13 @@ _PART: Final = re.compile(r"[a-z0-9_]+\.framegate(?:-(\d+))?\.mp4\.([0-9a-z]*)\.
 class SaveOptions:
     """folder: where the videos go; made if it is not there. run: whose videos they are.
 
-    overwrite: a video of that name that another run made may be replaced
+    overwrite: a video of that name that another run made may be replaced. codec: see VideoWriter
     """
 
     folder: str
     run: str = ""
     overwrite: bool = False
+    codec: Codec = "vp9"
 
 
 class SaveState(msgspec.Struct, frozen=True):
@@ -281,7 +78,6 @@ class Save(Stage[SaveState]):
         self._videos: dict[str, _Part | None] = {}
         self._states: dict[str, SaveState] = {}
         self._written: dict[str, Position] = {}
-        self._seen: defaultdict[str, deque[GateView]] = defaultdict(lambda: deque(maxlen=FADING))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -340,15 +136,18 @@ class Save(Stage[SaveState]):
         if part is None:
             return
         found = last_detections(item.record)
+        with self.context.pixels(item) as pixels:
+            picture = as_picture(pixels, item.record.form)
+            seconds = part.clock.time_of(item)
+            part.trails.add(found.objects, seconds)
+            look = overlay_of(found, picture, part.seen)
+            drawn = draw(picture, found.objects, look, part.trails)
+        if found.gate is not None:
+            part.seen.appendleft(found.gate)
         try:
-            with self.context.pixels(item) as pixels:
-                picture = as_picture(pixels, item.record.form)
-                look = overlay_of(found, picture, self._seen[item.source])
-                part.video.add(picture, item.record.pts, found.objects, look)
+            part.video.add(drawn, seconds)
         except VideoUnwritable as error:
             self._give_up(item.source, error)
-        if found.gate is not None:
-            self._seen[item.source].appendleft(found.gate)
 
     def _give_up(self, source: str, error: VideoUnwritable) -> None:
         log.error("source %s: %s; the run goes on without it", source, error)
@@ -371,18 +170,24 @@ class Save(Stage[SaveState]):
 
     def _close(self, source: str) -> None:
         part = self._videos.pop(source, None)
-        self._seen.pop(source, None)
         if part is not None:
             part.close()
 
 
 class _Part:
-    """A video that is being written, locked so that others see that it is."""
+    """A video that is being written, locked so that others see that it is.
+
+    clock         when its frames are seen
+    trails, seen  what fades in it: where tracks were, and what the gate saw, newest first
+    """
 
     def __init__(self, folder: Path, source: str, number: int, options: SaveOptions) -> None:
         self._source, self._number, self._overwrite = source, number, options.overwrite
         self._new = folder / f"{saved_video(folder, source, number).name}.{options.run}.part"
-        self.video = AnnotatedVideo(self._new)
+        self.video = VideoWriter(self._new, options.codec)
+        self.clock = _Clock()
+        self.trails = Trails()
+        self.seen: deque[GateView] = deque(maxlen=FADING)
         self._lock = os.open(self._new, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -407,6 +212,32 @@ class _Part:
             return os.path.samestat(os.stat(self._new), os.fstat(self._lock))
         except FileNotFoundError:
             return False
+
+
+class _Clock:
+    """When frames are seen in a video that begins with the first of them, in seconds of its time.
+
+    That goes as `pts` does. With a new epoch (a camera that came back) pts may begin anew; then as
+    much time passes as between the captures of both frames.
+    """
+
+    def __init__(self) -> None:
+        self._shift: float | None = None
+        self._epoch, self._last, self._captured = 0, 0.0, 0.0
+
+    def time_of(self, item: Item) -> float | None:
+        """Return when a frame is seen, None if its source says no time; call in order."""
+        pts, captured, epoch = item.record.pts, item.record.captured, item.position.epoch
+        if pts is None:
+            return None
+        if self._shift is None:
+            self._shift = -pts
+        elif epoch != self._epoch:
+            passed = max(0.0, captured - self._captured)
+            if not 0 < pts + self._shift - self._last <= passed + _LEAP_S:
+                self._shift = self._last + passed - pts
+        self._epoch, self._last, self._captured = epoch, pts + self._shift, captured
+        return self._last
 
 
 def _parts_left(folder: Path, source: str) -> Iterator[tuple[Path, int, str]]:

@@ -96,6 +96,7 @@ def settings() -> str:
         _table_of("[workers]", config.WorkersConfig),
         _table_of("[log]", config.LogConfig),
         _table_of("[http]", config.HttpConfig),
+        _table_of("[save]", config.SaveConfig),
         _table_of("[sources.NAME]", config.SourceConfig),
         _table_of("frames of a source", Frames),
     ]

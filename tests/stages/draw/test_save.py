@@ -144,6 +144,37 @@ def test_a_new_epoch_goes_on_in_the_same_file(tmp_path: Path, pixels: Pixels) ->
     assert len(times(tmp_path / "a.framegate.mp4")) == 6
 
 
+def at(item: Item, pts: float, captured: float) -> Item:
+    """The frame at other times."""
+    return item._replace(record=msgspec.structs.replace(item.record, pts=pts, captured=captured))
+
+
+def test_a_camera_that_comes_back_goes_on_as_much_later_as_it_was_away(
+    tmp_path: Path, pixels: Pixels
+) -> None:
+    """Its time began long ago, and begins anew with each connection."""
+    stage, first, second = save(tmp_path, pixels), items(range(3)), items(range(3), epoch=2)
+    before = [at(item, 95443.7 + n / 10, 1000.0 + n / 10) for n, item in enumerate(first)]
+    after = [at(item, 0.5 + n / 10, 1030.0 + n / 10) for n, item in enumerate(second)]
+    stage.process([*before, *after], {"a": SaveState()})
+    stage.close()
+    expected = [0.0, 0.1, 0.2, 30.0, 30.1, 30.2]
+    assert times(tmp_path / "a.framegate.mp4") == pytest.approx(expected, abs=0.002)
+
+
+def test_a_file_whose_pictures_change_their_size_keeps_its_time(
+    tmp_path: Path, pixels: Pixels
+) -> None:
+    """It is read faster than its time goes."""
+    stage = save(tmp_path, pixels)
+    before = [at(item, n / 10, 1000.0) for n, item in enumerate(items(range(3)))]
+    after = [at(item, 3 + n / 10, 1000.1) for n, item in enumerate(items(range(3), epoch=2))]
+    stage.process([*before, *after], {"a": SaveState()})
+    stage.close()
+    expected = [0.0, 0.1, 0.2, 3.0, 3.1, 3.2]
+    assert times(tmp_path / "a.framegate.mp4") == pytest.approx(expected, abs=0.002)
+
+
 def test_a_video_that_cannot_be_written_is_given_up_alone(
     tmp_path: Path, pixels: Pixels, caplog: pytest.LogCaptureFixture
 ) -> None:
