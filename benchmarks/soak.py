@@ -46,6 +46,7 @@ from benchmarks.harness.camera_server import CameraServer
 from benchmarks.harness.process_tree import own_memory_bytes, tree
 from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
 from framegate.pipeline import keys, records
+from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
 from framegate.pipeline.records import Result as Published
 from framegate.pipeline.run.folder import RunSource
@@ -316,7 +317,7 @@ def _url(server: CameraServer) -> str:
 
 def _packaged_with(changes: str) -> str:
     """The packaged configuration, with other values for some of the keys that it has."""
-    text = (Path(__file__).parent.parent / "pipeline.toml").read_text()
+    text = packaged_text()
     for line in changes.splitlines():
         key, found, _ = line.partition(" = ")
         if found:

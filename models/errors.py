@@ -108,7 +108,7 @@ class NotInstalled(ModelError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
             f"{package} is not installed, which is needed {purpose}: "
-            f"pip install 'framegate[{extra}]'"
+            f"in Framegate's checkout, pip install '.[{extra}]' (or make extras)"
         )
         self.package, self.extra = package, extra
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Literal
 
@@ -39,6 +41,13 @@ class ConfigFaults(FramegateError):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = [redacted(fault) for fault in faults]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Say at the end of a fault about a name that nobody knows which one is much like it; or ""."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 class StageRefused(FramegateError):

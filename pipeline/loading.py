@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import pkgutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 
 OURS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
@@ -59,9 +62,24 @@ def load(use: str) -> Any:
         return getattr(module, name)
     except Exception as error:  # a user's module may raise anything
         what = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
+        near = _meant(module_name, name, error)
         raise ConfigFaults(
-            [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import"]
+            [f"use = {use!r}: {what}; allowed is package.module:Class that Python can import{near}"]
         ) from error
+
+
+def _meant(module_name: str, name: str, error: Exception) -> str:
+    """Return which class or module was meant, where one was named that is not there."""
+    if isinstance(error, AttributeError) and module_name in sys.modules:
+        there = vars(sys.modules[module_name]).items()
+        return did_you_mean(name, [key for key, value in there if isinstance(value, type)])
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    package, _, last = error.name.rpartition(".")
+    places = (
+        vars(sys.modules[package]).get("__path__", ()) if package in sys.modules else [os.curdir]
+    )
+    return did_you_mean(last, [module.name for module in pkgutil.iter_modules(places)])
 
 
 def _was_ours(module_name: str) -> bool:

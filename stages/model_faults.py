@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from framegate.models.errors import ModelError
-from framegate.pipeline.errors import ConfigFaults, FramegateError
+from framegate.models import coco
+from framegate.models.errors import ModelError, UnknownClass, UnknownModel
+from framegate.pipeline.errors import ConfigFaults, FramegateError, did_you_mean
 
 
 def _config_fault(message: str) -> FramegateError:
@@ -26,4 +27,13 @@ def model_faults(
     try:
         yield
     except refusals as error:
-        raise error_of(str(error)) from error
+        raise error_of(f"{error}{_meant(error)}") from error
+
+
+def _meant(error: Exception) -> str:
+    """Return which name was meant, where one was said that is not there."""
+    if isinstance(error, UnknownModel):
+        return did_you_mean(error.ref, [*{ref.partition("@")[0] for ref in error.known}])
+    if isinstance(error, UnknownClass):
+        return did_you_mean(error.names[0], error.labels or coco.LABELS)
+    return ""

@@ -27,7 +27,9 @@ from framegate.models.quantisation.int8 import halve_exact_constants
 RAW = "raw.xml"
 _METADATA = ("names", "stride", "imgsz", "task", "author", "description", "license", "version",
              "end2end")  # fmt: skip
-_NO_TORCH = "needs torch to be read: pip install 'framegate[train]'"
+_NO_TORCH = (
+    "needs torch to be read: in Framegate's checkout, pip install '.[train]' (or make extras)"
+)
 
 # -- read
 

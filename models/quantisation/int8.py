@@ -25,6 +25,15 @@ from framegate.models.quantisation.agreement import Interval
 from framegate.models.quantisation.layer_errors import LayerError, layer_errors
 
 
+def installed_nncf() -> Any:
+    """What quantises. Raises NotInstalled."""
+    try:
+        import nncf
+    except ImportError as fault:
+        raise NotInstalled("nncf", "train", "to quantise a model") from fault
+    return nncf
+
+
 def quantised(
     model: ov.Model,
     inputs: Sequence[ByteArray],
@@ -44,10 +53,7 @@ def quantised(
 
     Raises NotInstalled, NotQuantised. `model` is left as it was.
     """
-    try:
-        import nncf
-    except ImportError as fault:
-        raise NotInstalled("nncf", "train", "to quantise a model") from fault
+    nncf = installed_nncf()
     fix = nncf.OverflowFix.ENABLE if weight_bits == 7 else nncf.OverflowFix.FIRST_LAYER
     scope = nncf.IgnoredScope(names=list(float_layers)) if float_layers else None
     nncf.set_log_level(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -17,12 +18,13 @@ from framegate.pipeline.config.graph import (
     StageEntry,
     Table,
     graph_faults,
+    over_shipped,
     read_stages,
     stages_that,
 )
 from framegate.pipeline.config.options import read_options, unset_variable
 from framegate.pipeline.config.sources import frames_of
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
@@ -298,17 +300,37 @@ _TABLES = (
 )
 
 
+DEFAULTS = "the defaults"
+
+
+@functools.cache
+def packaged_text() -> str:
+    """The packaged pipeline.toml: every key with its default, and the shipped graph."""
+    return files("framegate.pipeline.config").joinpath(PACKAGED).read_text()
+
+
 def find_config(path: Path | None) -> tuple[str, str]:
-    """Where the configuration is and its text: `path`, else ./pipeline.toml, else the packaged."""
+    """Where a configuration is and its text: `path`, else ./pipeline.toml, else nothing is said."""
     chosen = path if path is not None else Path(PACKAGED)
     if path is None and not chosen.exists():
-        return "the packaged pipeline.toml", files("framegate.pipeline.config").joinpath(
-            PACKAGED
-        ).read_text()
+        return DEFAULTS, ""
     try:
         return str(chosen), chosen.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigFaults([f"configuration {chosen}: {error}"]) from error
+    except FileNotFoundError as error:
+        names = [each.name for each in _listed(chosen.parent) if each.suffix == ".toml"]
+        near = did_you_mean(chosen.name, names)
+        raise ConfigFaults([f"configuration {chosen}: there is no such file{near}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigFaults([f"configuration {chosen}: not TOML: it is not UTF-8"]) from error
+    except OSError as error:
+        raise ConfigFaults([f"configuration {chosen}: {error.strerror}"]) from error
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def read_config(
@@ -317,8 +339,9 @@ def read_config(
     changes: Mapping[str, Table] | None = None,
     detection: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The checked configuration; `changes` (from the command line) go over the file's tables.
+    """The checked configuration: the defaults, `text` over them, and `changes` over both.
 
+    changes    what the command line says, as tables
     detection  what the command line says of detection: options of the stage that uses models;
                its classes are those of a stage that takes them, too
 
@@ -326,31 +349,51 @@ def read_config(
     is allowed.
     """
     changes = changes or {}
-    try:
-        given = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigFaults([f"{origin}: not TOML: {error}"]) from error
-    except RecursionError:
-        raise ConfigFaults([f"{origin}: tables or lists within too many others"]) from None
+    given = parsed_toml(origin, text)
     tables = {key: table for key, table in given.items() if isinstance(table, dict)}
     faults = [f"{key} = {given[key]!r}: must be a table" for key in given if key not in tables]
     faults += [
         f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
-    stages = tables.get("stages", {})
+    whole = over_shipped(_merged(tables, changes), tomllib.loads(packaged_text()))
     if detection:
-        told = _of_detection(stages, detection)
+        told = _of_detection(whole["stages"], detection)
         if not told:
             faults.append(f"{', '.join(detection)}: no stage uses models, so this is about none")
         changes = _merged(dict(changes), {"stages": told})
-    config = _read_tables(origin, _merged(tables, changes), faults)
+        whole = _merged(whole, {"stages": told})
+    config = _read_tables(origin, whole, faults)
     if config is None or faults:
         said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
         raise ConfigFaults(
             [f"{'command line' if f.startswith(said_there) else origin}: {f}" for f in faults]
         )
     return config
+
+
+def parsed_toml(origin: str, text: str) -> Table:
+    """What a text says. ConfigFaults, with line and column, if it is no TOML; no line is quoted:
+    there may be a password in it.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigFaults([f"{origin}: not TOML: {_toml_fault(str(error))}"]) from error
+    except RecursionError:
+        raise ConfigFaults([f"{origin}: tables or lists within too many others"]) from None
+
+
+def _toml_fault(message: str) -> str:
+    """A parser's message, and what to do about the three that people meet."""
+    if twice := re.match(r"Cannot declare \((.*?),?\) twice", message):
+        table = ".".join(re.findall(r"'([^']*)'", twice[1]))
+        return f"{message}: [{table}] may stand there once; put the keys of both under one"
+    if message.startswith("Cannot overwrite a value"):
+        return f"{message}: a key may stand in a table once"
+    if message.startswith("Invalid value"):
+        return f"{message}: a text stands in quotes, a number begins with a digit"
+    return message
 
 
 def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from framegate.pipeline.config.options import read_options, with_variables
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import CERTIFY, NAME_RULE, SHADOW, is_name
 from framegate.pipeline.loading import load
 from framegate.pipeline.spec import StageSpec
@@ -56,7 +56,7 @@ def graph_faults(stages: Sequence[StageEntry], placement: Mapping[str, Sequence[
         if stage.input is not None and stage.input not in by_name:
             faults.append(
                 f"stages.{stage.name}.input = {stage.input!r}: there is no such stage; "
-                f"allowed are {', '.join(sorted(by_name))}"
+                f"allowed are {', '.join(sorted(by_name))}{did_you_mean(stage.input, by_name)}"
             )
         if stage.pixels and stage.input in by_name and by_name[stage.input or ""].publishes:
             faults.append(
@@ -131,7 +131,8 @@ def _placement_faults(
             faults.append(f"placement.{worker}: a worker's name is {NAME_RULE}")
         for name in names:
             if name not in by_name:
-                faults.append(f"placement.{worker}: {name!r}: there is no such stage")
+                near = did_you_mean(name, by_name)
+                faults.append(f"placement.{worker}: {name!r}: there is no such stage{near}")
             if name in seen:
                 faults.append(f"placement.{worker}: {name!r} is placed in {seen[name]} already")
             seen[name] = worker
@@ -256,11 +257,12 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
     entries = []
     owned: set[str] = set()
     all_loaded = True
-    for name, entry in tables.get("stages", {}).items():
+    stages = tables.get("stages", {})
+    for name, entry in stages.items():
         if not isinstance(entry, dict):
-            faults.append(f"stages.{name} = {entry!r}: must be a table with use and input")
+            faults.append(f"stages.{name} = {entry!r}: must be a table, [stages.{name}]")
             continue
-        found = _loaded(name, entry, faults)
+        found = _loaded(name, entry, [other for other in stages if other != name], faults)
         if found is None:
             all_loaded = False
             continue
@@ -269,11 +271,17 @@ def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list
         read = _read_stage(name, entry, tables, (table, kind), faults)
         if read is not None:
             entries.append(read)
-    known = {*engine, *owned}
-    unknown = [key for key in tables if key not in known] if all_loaded else []
-    allowed = ", ".join([*engine, *sorted(owned)])
-    faults += [f"{key}: unknown table; allowed are {allowed}" for key in unknown]
+    known = [*engine, *sorted(owned)]
+    for key in tables:
+        if key not in known:
+            near = _table_meant(key, known, stages)
+            if all_loaded or near:  # one that could not be loaded may own it
+                faults.append(f"{key}: unknown table; allowed are {', '.join(known)}{near}")
     return entries if len(faults) == before else None
+
+
+def _table_meant(key: str, known: Sequence[str], stages: Table) -> str:
+    return did_you_mean(key, known) or did_you_mean(key, stages).replace("mean ", "mean stages.")
 
 
 def stages_that(tables: Table, can: str) -> list[str]:
@@ -286,6 +294,69 @@ def stages_that(tables: Table, can: str) -> list[str]:
     return found
 
 
+# -- The shipped graph under what a file says of it: a file names only what it changes.
+
+
+def over_shipped(said: Table, shipped: Table) -> Table:
+    """The tables of a file, with `stages` and `placement` laid over those of the shipped graph.
+
+    A shipped stage is there if the file names it or a stage that is there reads it. So one is left
+    out by having the stage after it read the one before it. The shipped publisher is there unless
+    the file has another. Of a shipped stage only what it uses and reads comes from here.
+
+    A stage of the file's own that does not say what it reads gets what is published; one with
+    pixels, and one that publishes, get what the shipped publisher gets. What the file does not
+    place is placed as shipped, as far as that goes.
+    """
+    named, default = said.get("stages", {}), shipped["stages"]
+    if not all(isinstance(entry, dict) for entry in named.values()):
+        return said
+    stages = {name: {"use": e["use"]} | _input_of(e) for name, e in default.items()}
+    (last,) = stages_that(stages, "publishes")
+    stages |= {name: {**stages.get(name, {}), **entry} for name, entry in named.items()}
+    publishers = [name for name in stages_that(stages, "publishes") if name != last] or [last]
+    own = {name: entry for name, entry in named.items() if name not in default}
+    ends = {*publishers, *stages_that(own, "pixels")}
+    for name, entry in own.items():
+        usual = stages[last]["input"] if name in ends else publishers[0]
+        stages[name] = {"input": usual, **entry}
+    there = _with_inputs({*named, *publishers}, stages)
+    stages = {name: entry for name, entry in stages.items() if name in there}
+    placed = _over_placed(said.get("placement", {}), shipped["placement"], stages)
+    return {**said, "stages": stages, "placement": placed}
+
+
+def _input_of(entry: Table) -> Table:
+    return {"input": entry["input"]} if "input" in entry else {}
+
+
+def _with_inputs(names: set[str], stages: Table) -> set[str]:
+    """These stages and all that they read, directly or not."""
+    found: set[str] = set()
+    while names:
+        found |= names
+        names = {str(stages[n]["input"]) for n in names if "input" in stages[n]} & stages.keys()
+        names -= found
+    return found
+
+
+def _over_placed(said: Table, shipped: Table, stages: Table) -> Table:
+    """Workers of a file; shipped ones that it does not name, with those of their stages that are
+    there and not placed in the file. Beside decode stays what reads nothing from elsewhere.
+    """
+    taken = {str(name) for names in said.values() if isinstance(names, list) for name in names}
+    placed: Table = {}
+    for worker, hosted in shipped.items():
+        names = [name for name in hosted if name in stages and name not in taken]
+        if "decode" in names:
+            for name in names[1:]:
+                if stages[name].get("input") not in names:
+                    names.remove(name)
+        if names:
+            placed[worker] = names
+    return placed | said
+
+
 def own_tables(options: type) -> dict[str, Any]:
     """The top-level tables that these options name as theirs: what each holds."""
     hints = get_type_hints(options)
@@ -293,13 +364,21 @@ def own_tables(options: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields if field.metadata.get("table")}
 
 
-def _loaded(name: str, entry: Table, faults: list[str]) -> tuple[StageTable, Any] | None:
+def _loaded(
+    name: str, entry: Table, others: Sequence[str], faults: list[str]
+) -> tuple[StageTable, Any] | None:
     """What every stage's table says, and its class."""
     path = f"stages.{name}."
     if isinstance(entry.get("input"), list):
         faults.append(f"{path}input = {entry['input']!r}: a stage has exactly one input")
         return None
     said = {key: value for key, value in entry.items() if key in ("use", "input", "on_lag")}
+    if "use" not in said:
+        faults.append(
+            f'{path}use: missing; a stage of your own has use = "package.module:Class"'
+            f"{did_you_mean(name, others)}"
+        )
+        return None
     read = read_options(StageTable, said, path, faults)
     if read is None:
         return None

@@ -15,7 +15,7 @@ import os
 import types
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.redaction import remember, remember_url
 
 T = TypeVar("T")
@@ -28,7 +28,8 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     hints = get_type_hints(kind)
     for key in table:
         if key not in fields:
-            faults.append(f"{path}{key}: unknown key; allowed are {_listed(sorted(fields))}")
+            allowed = f"allowed are {_listed(sorted(fields))}" if fields else "it has no keys"
+            faults.append(f"{path}{key}: unknown key; {allowed}{did_you_mean(key, fields)}")
     values = {}
     for name, field in fields.items():
         if name in table and dataclasses.is_dataclass(hints[name]):
@@ -92,7 +93,8 @@ def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
 
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
     if not _fits(hint, value):
-        return f"allowed is {_said(hint, limits)}"
+        near = did_you_mean(value, _words(hint)) if isinstance(value, str) else ""
+        return f"allowed is {_said(hint, limits)}{near}"
     if "check" in limits and (fault := limits["check"](value)):
         return str(fault)
     if "allowed" in limits:
@@ -101,7 +103,9 @@ def _fault(hint: Any, value: Any, limits: Any) -> str | None:
             return f"it names none; allowed are {_listed(limits['allowed'])}"
         unknown = [item for item in items if item is not None and item not in limits["allowed"]]
         if unknown:
-            return f"{_listed(unknown)} is not known; allowed are {_listed(limits['allowed'])}"
+            allowed = _listed(limits["allowed"])
+            near = did_you_mean(str(unknown[0]), limits["allowed"])
+            return f"{_listed(unknown)} is not known; allowed are {allowed}{near}"
     if isinstance(value, int | float):
         within = limits.get("least", value) <= value <= limits.get("most", value)
         if not (within and math.isfinite(value)):
@@ -126,6 +130,13 @@ def _fits(hint: Any, value: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def _words(hint: Any) -> list[str]:
+    """The texts that a type names."""
+    if get_origin(hint) is Literal:
+        return [value for value in get_args(hint) if isinstance(value, str)]
+    return [word for part in get_args(hint) for word in _words(part)]
 
 
 def _converted(hint: Any, value: Any) -> Any:

@@ -94,7 +94,10 @@ def library(at: Address) -> Any:
         return importlib.import_module(f"tritonclient.{'grpc' if at.is_grpc else 'http'}")
     except ImportError as error:
         raise ConfigFaults(
-            [f"a KServe server needs the extra kserve: pip install framegate[kserve] ({error})"]
+            [
+                "a KServe server needs the extra kserve: in Framegate's checkout, pip install "
+                f"'.[kserve]' ({error})"
+            ]
         ) from error
 
 

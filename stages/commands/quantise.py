@@ -22,6 +22,7 @@ from framegate.models.quantisation.int8 import (
     ReadOutputs,
     choose,
     halve_exact_constants,
+    installed_nncf,
     times,
     weight_bytes,
 )
@@ -114,6 +115,7 @@ def quantise(
         folder = store.find(ref)
         if folder.manifest.precision == "int8":
             raise ModelRefused(folder.manifest.ref, "it is an INT8 model; allowed is a float one")
+        installed_nncf()  # before any footage is read
         model = _network(folder)
         calibrating, judging = _inputs(folder.manifest, files, frames, seed, tell, meter)
         read = reader(folder.manifest)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from framegate.models.errors import UnknownModel
 from framegate.models.registry.open import class_ids
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.loading import load, options_of
 from framegate.stages.detect import Detect
-from framegate.stages.detect.options import classes_fault, is_own, wanted
+from framegate.stages.detect.options import OWN, classes_fault, is_own, wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
@@ -42,6 +43,12 @@ def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> d
     return settled
 
 
+def _own(model: str) -> str:
+    """Say of a name that the registry does not know which models need none."""
+    near = did_you_mean(model, (*OWN, "nanodet-320", "nanodet-640"))
+    return f"; light, heavy and nanodet-SIDE come along, framegate models add takes yours{near}"
+
+
 def _is(kind: Any, ours: type) -> bool:
     """Return whether a stage's class is ours, or derived from it."""
     return isinstance(kind, type) and issubclass(kind, ours)
@@ -66,7 +73,8 @@ def _settled(
                 found = pinned_model(want.model, folder, said.models.registry).manifest
                 class_ids(found, [*(want.classes or ()), *dict(want.min_scores)] or None)
         except ConfigFaults as refused:
-            faults += [f"{key} = {want.model!r}: {fault}" for fault in refused.faults]
+            own = _own(want.model) if isinstance(refused.__cause__, UnknownModel) else ""
+            faults += [f"{key} = {want.model!r}: {fault}{own}" for fault in refused.faults]
             continue
         if asks and (strange := unanswerable(found)):
             faults.append(f"{key} = {want.model!r}: {strange}")

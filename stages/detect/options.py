@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from framegate.models import coco
+from framegate.pipeline.errors import did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 
 Mode = Literal["off", "frames", "crops"]
@@ -153,7 +154,8 @@ def classes_fault(model: str, classes: Any) -> str | None:
     unknown = [name for name in classes if is_own(model) and name not in coco.LABELS]
     if unknown:
         first = ", ".join(coco.LABELS[:12])
-        return f"{', '.join(unknown)} is not known; allowed are {first}, ... (80 in all)"
+        near = did_you_mean(unknown[0], coco.LABELS)
+        return f"{', '.join(unknown)} is not known; allowed are {first}, ... (80 in all){near}"
     return None
 
 
@@ -163,7 +165,8 @@ def sources_fault(sources: Any) -> str | None:
         if not isinstance(said, dict):
             return f"{source}: must be a table with any of {', '.join(_KEYS)}"
         if unknown := [key for key in said if key not in _KEYS]:
-            return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}"
+            near = did_you_mean(unknown[0], _KEYS)
+            return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}{near}"
         faults = {
             "model": model_fault(said.get("model", "light")),
             "classes": classes_fault(said.get("model", ""), said.get("classes", ["any"])),

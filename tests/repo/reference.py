@@ -25,7 +25,7 @@ import framegate
 from framegate.pipeline import records
 from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config import config
-from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.config import DEFAULTS, read_config
 from framegate.pipeline.config.graph import StageTable, own_tables
 from framegate.pipeline.loading import load
 from framegate.pipeline.process import ProcessUse
@@ -100,7 +100,7 @@ def settings() -> str:
         _table_of("[sources.NAME]", config.SourceConfig),
         _table_of("frames of a source", Frames),
     ]
-    shipped = read_config(*find_config(ROOT / "pipeline.toml"))
+    shipped = read_config(DEFAULTS, "")
     for stage in shipped.stages:
         options = load(stage.use).Options
         parts.append(_table_of(f"[stages.{stage.name}]", options))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.loading import load
 from tests.repo.imports import ALONE, LAYERS, PARTS, PICTURE, edges, layer, modules, picture
 
@@ -22,7 +23,7 @@ PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
-GRAPH = (ROOT / "pipeline.toml").read_text()
+GRAPH = packaged_text()
 STAGES = tomllib.loads(GRAPH)["stages"]
 
 
@@ -138,10 +139,6 @@ def test_the_wheel_has_the_networks_that_run_and_not_what_they_are_made_of() -> 
     }
     every = {path.name for path in weights.iterdir() if path.is_file() and path.suffix != ".py"}
     assert every - packed == {path.name for path in weights.glob("*.safetensors")}
-
-
-def test_the_packaged_configuration_is_the_one_at_the_top() -> None:
-    assert (ROOT / "pipeline" / "config" / "pipeline.toml").read_text() == GRAPH
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -58,10 +58,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 shutil.copytree(ROOT / name, place, symlinks=True, ignore=ours)
             else:
                 shutil.copy(ROOT / name, place)
-    packaged = folder / "pipeline" / "config" / "pipeline.toml"
-    assert "rm pipeline/config/pipeline.toml && cp" in DOCKERFILE
-    packaged.unlink()
-    shutil.copy(ROOT / "pipeline.toml", packaged)
     return folder
 
 
@@ -99,8 +95,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / f"{name}.py").write_text(f"MINE = {name!r}\n")
     with (place / "stages.py").open("a") as file:
         file.write(STAGE)
-    mine = '\n[stages.mine]\nuse = "stages:Mine"\ninput = "cache"\non_lag = "wait"\n'
-    (place / "pipeline.toml").write_text((ROOT / "pipeline.toml").read_text() + mine)
+    mine = '[stages.mine]\nuse = "stages:Mine"\non_lag = "wait"\n'
+    (place / "pipeline.toml").write_text(mine)
     return place
 
 

@@ -59,7 +59,7 @@ def test_what_is_accepted_is_the_best_or_nothing():
 
 def test_without_nncf_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nncf", None)
-    with pytest.raises(NotInstalled, match=r"pip install 'framegate\[train\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install '\.\[train\]'"):
         int8.quantised(network(), pictures(1))
 
 

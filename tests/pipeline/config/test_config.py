@@ -30,28 +30,171 @@ def faults(text: str = PACKAGED, **changes: Any) -> list[str]:
     return refused.value.faults
 
 
-def test_both_copies_are_one() -> None:
-    assert (ROOT / "pipeline.toml").read_text() == PACKAGED
-
-
-def test_without_a_file_the_packaged_one_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_file_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_config(None) == ("the packaged pipeline.toml", PACKAGED)
+    assert find_config(None) == ("the defaults", "")
     Path("pipeline.toml").write_text("# mine\n")
     assert find_config(None) == ("pipeline.toml", "# mine\n")
     Path("other.toml").write_text("# other\n")
     assert find_config(Path("other.toml")) == ("other.toml", "# other\n")
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "given.toml"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ConfigFaults, match=re.escape(f"configuration {path}: ")):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("given.toml", "there is no such file; did you mean gives.toml?"),
+        ("else", "there is no such file$"),
+        ("bytes", "not TOML: it is not UTF-8"),
+        (".", "Is a directory"),
+        ("gives.toml/inside.toml", "Not a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "gives.toml").touch()
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    path = tmp_path / name
+    with pytest.raises(ConfigFaults, match=rf"configuration {re.escape(str(path))}: {says}"):
         find_config(path)
+
+
+# -- A file lies over the defaults.
+
+
+def graph(config: Config) -> dict[str, str | None]:
+    return {stage.name: stage.input for stage in config.stages}
+
+
+SHIPPED = {
+    "decode": None, "window": "decode", "detect": "window", "escalate": "detect",
+    "cache": "escalate",
+}  # fmt: skip
+
+
+def test_a_file_of_one_camera_is_enough() -> None:
+    config = read("[sources.entrance]\nurl = 'rtsp://camera.example/1'\n")
+    assert list(config.sources) == ["entrance"]
+    assert graph(config) == SHIPPED
+    whole = read()
+    assert (config.placement, config.store, config.live) == (
+        whole.placement, whole.store, whole.live,
+    )  # fmt: skip
+
+
+def test_a_file_that_names_all_means_what_it_says() -> None:
+    """Also when it was written before files lay over the defaults."""
+    assert [(s.name, s.use, s.input, s.on_lag) for s in read().stages] == [
+        (s.name, s.use, s.input, s.on_lag) for s in read("").stages
+    ]
+    assert all(s.name == "escalate" or s.options.keys() for s in read().stages[:4])
+    without = PACKAGED.replace('input = "escalate"', 'input = "detect"').replace(
+        'publish = ["escalate", "cache"]', 'publish = ["cache"]'
+    )
+    without = re.sub(r'\[stages.escalate\]\nuse = .*\ninput = "detect"\n', "", without)
+    left = {"cache": "detect"}
+    assert graph(read(re.sub(r"(?m)^\[(escalate|promise)\][^\[]*", "", without))) == {
+        name: left.get(name, reads) for name, reads in SHIPPED.items() if name != "escalate"
+    }
+
+
+def test_keys_of_a_table_that_are_not_said_are_by_default() -> None:
+    config = read("[store]\nfsync = 'always'\n[stages.detect]\ndetector = 'heavy'\n")
+    assert (config.store.fsync, config.store.results_keep) == ("always", 100_000)
+    detect = next(stage for stage in config.stages if stage.name == "detect")
+    assert (detect.use, detect.options) == (
+        "framegate.stages.detect:Detect",
+        {"detector": "heavy"},
+    )
+
+
+OWN = "use = 'framegate.pipeline.stage:Stage'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        (f"[stages.people]\n{OWN}", {"people": "cache"}),
+        (f"[stages.people]\n{OWN}input = 'detect'\n", {"people": "detect"}),
+        (f"[stages.people]\n{OWN}[stages.more]\n{OWN}input = 'people'\n",
+         {"people": "cache", "more": "people"}),
+        (f"[stages.extra]\n{OWN}input = 'detect'\n[stages.escalate]\ninput = 'extra'\n",
+         {"extra": "detect", "escalate": "extra"}),
+        (f"[stages.detect]\n{OWN}", {}),
+        ("[stages.cache]\ninput = 'detect'\n", {"escalate": "", "cache": "detect"}),
+        ("[stages.cache]\ninput = 'decode'\n",
+         {"escalate": "", "detect": "", "window": "", "cache": "decode"}),
+        (f"[stages.cache]\ninput = 'detect'\n[stages.side]\n{OWN}input = 'escalate'\n",
+         {"cache": "detect", "side": "escalate"}),
+        ("[stages.publish]\nuse = 'framegate.stages.cache:Cache'\n",
+         {"cache": "", "publish": "escalate"}),
+        ("[stages.publish]\nuse = 'framegate.stages.cache:Cache'\ninput = 'detect'\n"
+         f"[stages.people]\n{OWN}",
+         {"cache": "", "escalate": "", "publish": "detect", "people": "publish"}),
+    ],
+)  # fmt: skip
+def test_stages_over_the_shipped_graph(text: str, changed: dict[str, str]) -> None:
+    """changed: what a stage reads; "" where it is left out."""
+    assert graph(read(text)) == {k: v for k, v in (SHIPPED | changed).items() if v != ""}
+
+
+def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    looking = "from framegate import Stage\nclass Mean(Stage):\n    pixels = 1\n"
+    (tmp_path / "seeing_stages.py").write_text(looking)
+    config = read("[stages.mean]\nuse = 'seeing_stages:Mean'\n")
+    assert graph(config) == SHIPPED | {"mean": "escalate"}
+
+
+@pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("", {}),
+        ("[placement]\nlook = ['detect']\n", {"look": ("detect",), "infer": ()}),
+        ("[placement]\ninfer = ['detect', 'people']\n", {"infer": ("detect", "people")}),
+        ("[placement]\nall = ['decode', 'window', 'detect', 'escalate', 'cache']\n",
+         {"ingest": (), "infer": (), "publish": (),
+          "all": ("decode", "window", "detect", "escalate", "cache")}),
+        (f"[stages.extra]\n{OWN}input = 'decode'\n[stages.window]\ninput = 'extra'\n",
+         {"ingest": ("decode",)}),
+        ("[stages.cache]\ninput = 'detect'\n", {"publish": ("cache",)}),
+    ],
+)  # fmt: skip
+def test_what_a_file_does_not_place_is_placed_as_shipped(
+    text: str, placed: dict[str, tuple[str, ...]]
+) -> None:
+    """placed: stages of a worker; none where it is not there."""
+    people = f"[stages.people]\n{OWN}" if "people" in text else ""
+    usual = read("").placement
+    assert read(people + text).placement == {k: v for k, v in (usual | placed).items() if v}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[gate]\nobject_age = 2", "gate.object_age: unknown key; allowed are frame_age_s, "),
+        ("[gate]\nobject_age = 2", "; did you mean object_age_s?"),
+        ("[gate]\nmode = 'crop'", "allowed is off, frames or crops; did you mean crops?"),
+        ("[source.a]\nurl = 'x'", "source: unknown table; allowed are store, "),
+        ("[source.a]\nurl = 'x'", "; did you mean sources?"),
+        ("[detect]\nclasses = ['car']", "; did you mean stages.detect?"),
+        ("[stages.detct]\nmin_score = 0.5", "stages.detct.use: missing; a stage of your own has "),
+        ("[stages.detct]\nmin_score = 0.5", "; did you mean detect?"),
+        (f"[stages.a]\n{OWN}input = 'cash'", "there is no such stage; allowed are a, cache, "),
+        (f"[stages.a]\n{OWN}input = 'cash'", "; did you mean cache?"),
+        ("[placement]\na = ['decoed']", "there is no such stage; did you mean decode?"),
+        ("[stages.a]\nuse = 'framegate.stages.cache:Cach'", "; did you mean Cache?"),
+        ("[stages.a]\nuse = 'framegate.stages.cach:Cache'", "; did you mean cache?"),
+        ("[stages.a]\nuse = 'no.such:X'\n[gatee]", "gatee: unknown table"),
+        ("[stages.detect]\nclasses = ['persn']", "; did you mean person?"),
+        ("[models.sources.a]\nmodle = 'light'", "; did you mean model?"),
+        ("[a]\n[b]\n[a]", "(at line 3, column 3): [a] may stand there once"),
+        ("[a]\nb = 1\nb = 2", "a key may stand in a table once"),
+        ("[sources.a]\nurl = clip.mp4", "(at line 2, column 7): a text stands in quotes"),
+    ],
+)
+def test_what_was_meant(text: str, fault: str) -> None:
+    assert [found for found in faults(text) if fault in found], faults(text)
 
 
 def options() -> dict[str, Any]:
@@ -161,9 +304,9 @@ def test_all_faults_at_once() -> None:
     [
         ("store = 5", "store = 5: must be a table"),
         ("[sources]\na = 'a.mp4'", "sources.a = 'a.mp4': must be a table with url or url_env"),
-        ("[stages]\na = 'x:Y'", "stages.a = 'x:Y': must be a table with use and input"),
+        ("[stages]\na = 'x:Y'", "stages.a = 'x:Y': must be a table"),
         ("[placement]\na = 'decode'", "placement.a = 'decode': allowed is a list of stage names"),
-        ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; it must be a text"),
+        ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; a stage of your own has use ="),
         ("[stages.a]\nuse = 'json'", "stages.a.use = 'json': "),
         ("[stages.a]\nuse = 'json:JSONDecoder'", "it is no stage"),
         ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.cli.main import main
+from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.promise.calibration import Footage, Raise, Tally, judged, verdict
 from framegate.pipeline.promise.promise import Promise
 
@@ -75,7 +76,7 @@ def test_a_detect_of_another_name_is_found_and_none_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "day.mp4").write_bytes(b"no video: reading it would be another fault")
-    text = (Path(__file__).parents[3] / "pipeline.toml").read_text()
+    text = packaged_text()
     named = text.replace("stages.detect]", "stages.look]").replace('"detect"', '"look"')
     (tmp_path / "named.toml").write_text(named)
     assert main(["calibrate", "day.mp4", "-c", "named.toml"]) == 1

@@ -142,7 +142,7 @@ def unreadable_model(folder: Path) -> Ended:
         data[len(data) // 2] ^= 1
         (weights / name).unlink()
         (weights / name).write_bytes(data)
-    graph = package.parent / "pipeline.toml"
+    graph = package / "pipeline" / "config" / "pipeline.toml"
     return framegate(folder, "run", "good.mp4", "-d", "data", "-c", os.fspath(graph))
 
 
