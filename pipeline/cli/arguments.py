@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.config.config import Config, find_config, read_config, store_said
-from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.config.sources import frames_of, named_sources
+from framegate.pipeline.errors import ConfigFaults
 
 
 def ending(*examples: str, page: str, more: str = "") -> str:
@@ -27,15 +28,56 @@ def add_sources(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_config(command: argparse.ArgumentParser) -> None:
-    """Add the options that say something else than the configuration file."""
+def add_source_keys(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how the sources of the command line are read; see source_keys."""
+    command.add_argument("--transport", choices=("tcp", "udp"), help="of RTSP (default: tcp)")
+    command.add_argument(
+        "--frames",
+        metavar="WHICH",
+        help="which frames: all, keyframes, every=N or max_fps=F (default: all)",
+    )
+    command.add_argument(
+        "--live",
+        action=argparse.BooleanOptionalAction,
+        help="take them for cameras, or not (default: as their URLs look)",
+    )
+
+
+def source_keys(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of its sources, as keys of their tables. ConfigFaults."""
+    given = {key: getattr(parsed, key, None) for key in ("transport", "frames", "live")}
+    said = {key: value for key, value in given.items() if value is not None}
+    if said and not parsed.sources:
+        options = ", ".join(f"--{key}" for key in said)
+        raise ConfigFaults([f"{options}: about sources of the command line, and it names none"])
+    if "frames" in said:
+        try:
+            frames_of(said["frames"])
+        except ValueError as error:
+            raise ConfigFaults([f"--frames {said['frames']}: {error}"]) from error
+    return said
+
+
+def add_config_file(command: argparse.ArgumentParser) -> None:
+    """Add the options that name the configuration file, and one with its secrets."""
     command.add_argument(
         "-c",
         dest="config",
         type=Path,
         metavar="FILE",
-        help="configuration (default: ./pipeline.toml, else the packaged one)",
+        help="configuration, over the defaults (default: ./pipeline.toml, if it is there)",
     )
+    command.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="file of environment variables, NAME=VALUE a line, as url_env names them",
+    )
+
+
+def add_config(command: argparse.ArgumentParser) -> None:
+    """Add the options that say something else than the configuration file."""
+    add_config_file(command)
     places = command.add_argument_group("store and ports")
     places.add_argument(
         "--store",
@@ -84,7 +126,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.http is not None:
         changes["http"] = {"listen": parsed.http}
     named = named_sources(parsed.sources)
-    changes["sources"] = {name: {"url": url} for name, url in named.items()}
+    said = source_keys(parsed)
+    changes["sources"] = {name: {"url": url, **said} for name, url in named.items()}
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
     if getattr(parsed, "draw", None) == "gate":

@@ -18,7 +18,13 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from framegate.pipeline import keys
-from framegate.pipeline.cli.arguments import add_config, add_sources, configuration, ending
+from framegate.pipeline.cli.arguments import (
+    add_config,
+    add_source_keys,
+    add_sources,
+    configuration,
+    ending,
+)
 from framegate.pipeline.cli.capacity import (
     SPARE,
     Capacity,
@@ -85,6 +91,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--save", type=Path, metavar="DIR", help="as for run: whether its videos can be written"
     )
+    add_source_keys(command)
     add_overwrite(command)
     command.add_argument(
         "--promise", action="store_true", help="as if one were made: what it would cost here"
@@ -194,14 +201,14 @@ def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]
     """Open each source; what the decoder says of the good ones, by name."""
     if not config.sources:
         report.say("sources", "none given")
-    decoder = _decoder(config)
+    decoder = decoder_of(config)
     probes = {}
     for number, (name, source) in enumerate(config.sources.items()):
         tell("opening sources", number, len(config.sources), more=name)
         with report.watching("sources", f"{name}: "):
-            probe = decoder.probe(_request(config, name, source))
+            probe = decoder.probe(request_of(config, name, source))
             probes[name] = probe
-            report.say("sources", f"{name}: {_described(probe)}")
+            report.say("sources", f"{name}: {described(probe)}")
             if advice := _advice(probe):
                 report.say("sources", f"{name}: {advice}")
     return probes
@@ -214,13 +221,15 @@ def _saving(config: Config, folder: Path, overwrite: bool) -> str:
     return ", ".join(str(saved_video(folder, name)) for name in places) or f"{folder} takes videos"
 
 
-def _decoder(config: Config) -> Any:
+def decoder_of(config: Config) -> Any:
+    """The decoder of a configuration, which opens and probes sources."""
     entry = next(stage for stage in config.stages if stage.input is None)
     kind = load(entry.use)
     return kind(options_of(kind, entry.options))
 
 
-def _request(config: Config, name: str, source: SourceConfig) -> Request:
+def request_of(config: Config, name: str, source: SourceConfig) -> Request:
+    """What its decoder is asked for of a source. ConfigFaults as `from_environment`."""
     url = _place(name, source)
     live = is_live(url) if source.live is None else source.live
     return Request(url, live, source.transport, config.live.stall_s, frames_of(source.frames))
@@ -242,7 +251,8 @@ def _advice(probe: Any) -> str | None:
     )
 
 
-def _described(probe: Any) -> str:
+def described(probe: Any) -> str:
+    """What a source is, in words."""
     parts = [f"{probe.codec} {probe.width}x{probe.height}"]
     parts += [f"{probe.fps:.3g} frames/s"] if probe.fps else []
     parts += [f"{probe.frames} frames"] if probe.frames else []
@@ -293,10 +303,8 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
     return text
 
 
-def _measure(
-    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
-) -> None:
-    """Open the stages of the main path and take real frames of each good source through them."""
+def open_measuring(config: Config, folder: Path) -> Measuring:
+    """The stages of the main path, opened: their capacity can be measured."""
 
     def open_stage(spec: StageSpec, frames: PrivateFrames) -> Stage[Any]:
         kind = load(spec.use)
@@ -309,13 +317,19 @@ def _measure(
         stage: Stage[Any] = kind(options_of(kind, spec.options), context)
         return stage
 
-    specs = stage_specs(config.stages)
-    workers = place(specs, config.placement)
+    return Measuring(stage_specs(config.stages), open_stage)
+
+
+def _measure(
+    config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
+) -> None:
+    """Take real frames of each good source through the stages of the main path."""
+    workers = place(stage_specs(config.stages), config.placement)
     busy = os.getloadavg()[0]
     promise = promise_of(config) if _promises(config) else None
     costs = []
     tell("opening the models")
-    with closing(Measuring(specs, open_stage)) as measuring:
+    with closing(open_measuring(config, folder)) as measuring:
         for stage, why in measuring.absent().items():
             report.warn("stages", f"{stage}: nobody answers: {why}")
         lines = []
@@ -328,16 +342,16 @@ def _measure(
                     capacity = measuring.measure(name, repeat(made), MEASURE_S)
                     decoded = "without decoding: "
                 else:
-                    source = _decoder(config).open(_request(config, name, config.sources[name]))
+                    source = decoder_of(config).open(request_of(config, name, config.sources[name]))
                     with closing(source):
                         taken = (frame for frame in source if frame is not None)
                         capacity = measuring.measure(name, taken, MEASURE_S)
                     decoded = f"decode {capacity.rate('decode'):.0f} frames/s, "
                 fps = wanted_fps(probe.fps or MADE_FPS, frames_of(config.sources[name].frames))
-                load_of_all += 1 / capacity.live_sources(fps, workers, _cores())
+                load_of_all += 1 / capacity.live_sources(fps, workers, cores())
                 lines.append(f"{name}: {decoded}{_speed(capacity, fps, workers)}")
                 if promise is not None:
-                    costs += promise_costs(name, promise, capacity, fps, workers, _cores())
+                    costs += promise_costs(name, promise, capacity, fps, workers, cores())
         if not probes:
             capacity = measuring.measure("made", repeat(MadeFrame(MADE)), MEASURE_S)
             size = f"a made picture of {MADE.width}x{MADE.height}"
@@ -348,15 +362,16 @@ def _measure(
         for form in dict.fromkeys(Form(p.width, p.height) for p in probes.values()) or [MADE]:
             for said in measuring.leaves_out(form):
                 report.say("left out", f"{form.width}x{form.height}: {said}")
-        if busy > _cores() / 2:
+        if busy > cores() / 2:
             lines.append(f"busy now (load {busy:.1f}): alone it holds more than was measured")
-        head = f"{_cores()} cores, of whose time {SPARE:.0%} may be used"
+        head = f"{cores()} cores, of whose time {SPARE:.0%} may be used"
         report.say("this machine", "\n".join([head, *lines]))
         for line in costs:
             report.say("promise", line)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -368,7 +383,7 @@ def wanted_fps(fps: float, frames: Frames) -> float:
 def _speed(capacity: Capacity, fps: float, workers: Mapping[str, Sequence[str]]) -> str:
     stages = {name: s for name, s in capacity.stage_s.items() if name != "decode"}
     slowest = max(stages, key=stages.__getitem__)
-    fit = capacity.live_sources(fps, workers, _cores())
+    fit = capacity.live_sources(fps, workers, cores())
     speed = f"{slowest} {capacity.rate(slowest):.0f} frames/s{capacity.heavy.told()}"
     if fit < 1:
         return f"{speed}; it does not keep up with {fps:.3g} frames/s, only with {fit * fps:.1f}"

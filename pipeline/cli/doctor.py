@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from framegate.pipeline import machine
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_config_file, ending
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import ours
@@ -61,7 +61,7 @@ def register(commands: Any) -> None:
         epilog=ending("framegate doctor", "framegate doctor --json", page="running"),
     )
     command.set_defaults(command=_doctor)
-    command.add_argument("-c", dest="config", type=Path, metavar="FILE", help="configuration")
+    add_config_file(command)
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="data folder to be")
     command.add_argument("--json", action="store_true", help="a JSON list on stdout")
 

@@ -9,9 +9,21 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
-from framegate.pipeline.cli import check, doctor, models, promise, run, sources, watch, worker
+from framegate.pipeline.cli import (
+    check,
+    config,
+    doctor,
+    init,
+    models,
+    promise,
+    run,
+    sources,
+    watch,
+    worker,
+)
 from framegate.pipeline.cli.arguments import ending
-from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError
+from framegate.pipeline.config.options import take_variables
+from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.outputs import nobody_reads
 from framegate.pipeline.redaction import redacted
@@ -24,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parsed.command.__name__.strip("_")
     set_up_logging("WARNING", name, getattr(parsed, "log_format", None) or "text")
     try:
+        if getattr(parsed, "env_file", None) is not None:
+            take_variables(parsed.env_file)
         code: Exit = parsed.command(parsed)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -47,7 +61,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; sources may stand before, between and after options."""
     top = parser()
     parsed, rest = top.parse_known_args(arguments)
-    if rest and ("sources" not in parsed or any(word.startswith("-") for word in rest)):
+    if rest and "sources" not in parsed:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         parsed.sources += rest
@@ -62,8 +76,29 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    """One that says, of a word that it does not know, which one was meant; so do those of commands,
+    which have its class.
+    """
+
     def __init__(self, *words: Any, **said: Any) -> None:
         super().__init__(*words, **{"formatter_class": _Help, **said})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As its base, but an option that nobody knows is refused here, where others are known."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        if unknown := [word for word in rest if word.startswith("-") and word != "-"]:
+            option = unknown[0].partition("=")[0]
+            near = did_you_mean(option, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+        return parsed, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), known)
+            raise argparse.ArgumentError(
+                action, f"{value!r} is not known; allowed are {', '.join(known)}{near}"
+            )
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line; a word of it may be a URL with a password."""
@@ -93,10 +128,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(
         required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
     )
-    for command in (run, sources, watch, check, promise, doctor, worker, models):
+    for command in (init, run, sources, watch, check, config, promise, doctor, worker, models):
         command.register(commands)
     groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
     examples = ending(
+        "framegate init",
         "framegate check clip.mp4",
         "framegate run clip.mp4 --save videos",
         "framegate run entrance=rtsp://camera.example/stream -d data",

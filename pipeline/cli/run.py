@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.cli.arguments import add_config, add_sources, configuration, ending
+from framegate.pipeline.cli.arguments import (
+    add_config,
+    add_source_keys,
+    add_sources,
+    configuration,
+    ending,
+)
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import set_up_logging, to_user
@@ -54,6 +60,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--pace", choices=("realtime", "fast"), help="as its time stamps say, or as fast as it goes"
     )
+    add_source_keys(command)
     command.add_argument(
         "-d", dest="data", type=Path, metavar="DATA", help="data folder (default: a new one)"
     )

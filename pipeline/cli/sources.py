@@ -14,11 +14,10 @@ import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_source_keys, ending, source_keys
 from framegate.pipeline.config.config import SourceConfig
-from framegate.pipeline.config.sources import frames_of, named_sources
+from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
-from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import (
     ANSWER_S,
     Add,
@@ -62,20 +61,9 @@ def _register_add(commands: Any) -> None:
         "that its password stands on no command line",
     )
     command.add_argument("-d", dest="data", type=Path, metavar="DATA", help="the run's data folder")
-    command.add_argument("--transport", choices=("tcp", "udp"), default="tcp", help="of RTSP")
-    command.add_argument(
-        "--frames",
-        default="all",
-        metavar="WHICH",
-        help="which frames: all, keyframes, every=N or max_fps=F (default: all)",
-    )
+    add_source_keys(command)
     command.add_argument(
         "--pace", choices=("realtime", "fast"), default="fast", help="of files; see run"
-    )
-    command.add_argument(
-        "--live",
-        action=argparse.BooleanOptionalAction,
-        help="take them for cameras, or not (default: as their URLs look)",
     )
     command.add_argument(
         "--take-over", action="store_true", help="take sources that another run owns"
@@ -83,31 +71,17 @@ def _register_add(commands: Any) -> None:
 
 
 def _add(parsed: argparse.Namespace) -> Exit:
-    try:
-        frames_of(parsed.frames)
-    except ValueError as error:
-        raise ConfigFaults([f"--frames {parsed.frames}: {error}"]) from error
+    said = source_keys(parsed)
     run = find_run(parsed.data)
-    sources = [
-        _source(name, _typed(name) if place == "-" else place, parsed)
-        for name, place in named_sources(parsed.sources).items()
-    ]
+    sources = []
+    for name, place in named_sources(parsed.sources).items():
+        url = _typed(name) if place == "-" else place
+        sources.append(run_source(name, SourceConfig(url=url, pace=parsed.pace, **said), by="add"))
     if faults := file_faults(sources):
         raise ConfigFaults(list(faults.values()))
     ask(Path(run.folder), Add(sources, parsed.take_over))
     print(f"added: {', '.join(source.name for source in sources)}")
     return Exit.DONE
-
-
-def _source(name: str, place: str, parsed: argparse.Namespace) -> RunSource:
-    said = SourceConfig(
-        url=place,
-        pace=parsed.pace,
-        live=parsed.live,
-        transport=parsed.transport,
-        frames=parsed.frames,
-    )
-    return run_source(name, said, by="add")
 
 
 def _typed(name: str) -> str:

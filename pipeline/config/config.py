@@ -8,10 +8,10 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, store_fault
 from framegate.pipeline.config.graph import (
@@ -284,29 +284,44 @@ class Config:
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
+    said: dict[str, str] = field(default_factory=dict, compare=False)
+    """Where each key was said that is not by default, by its dotted path: in a file, or on the
+    command line.
+    """
+
+    def said_options(self, stage: StageEntry, table: str = "") -> dict[str, Any]:
+        """Options of a stage, or of a table that it owns, without what only a variable holds."""
+        path = table or f"stages.{stage.name}"
+        options = stage.options.get(table, {}) if table else stage.options
+        return {key: value for key, value in options.items() if f"{path}.{key}" in self.said}
 
 
-_TABLES = (
-    "store",
-    "credit",
-    "live",
-    "workers",
-    "log",
-    "http",
-    "save",
-    "sources",
-    "stages",
-    "placement",
-)
-
+ENGINE_TABLES: Final[Mapping[str, Any]] = {
+    "store": StoreConfig,
+    "credit": CreditConfig,
+    "live": LiveConfig,
+    "workers": WorkersConfig,
+    "log": LogConfig,
+    "http": HttpConfig,
+    "save": SaveConfig,
+    "sources.NAME": SourceConfig,
+}
+"""What reads each table that belongs to no stage."""
+_TABLES: Final = (*(path.split(".")[0] for path in ENGINE_TABLES), "stages", "placement")
 
 DEFAULTS = "the defaults"
+COMMAND_LINE = "command line"
 
 
 @functools.cache
 def packaged_text() -> str:
     """The packaged pipeline.toml: every key with its default, and the shipped graph."""
     return files("framegate.pipeline.config").joinpath(PACKAGED).read_text()
+
+
+def shipped_graph() -> Table:
+    """Tables `stages` and `placement` of the packaged file."""
+    return tomllib.loads(packaged_text())
 
 
 def find_config(path: Path | None) -> tuple[str, str]:
@@ -356,7 +371,7 @@ def read_config(
         f"sources.{name}: it is in {origin} and on the command line; give one of them another name"
         for name in tables.get("sources", {}).keys() & changes.get("sources", {}).keys()
     ]
-    whole = over_shipped(_merged(tables, changes), tomllib.loads(packaged_text()))
+    whole = over_shipped(_merged(tables, changes), shipped_graph())
     if detection:
         told = _of_detection(whole["stages"], detection)
         if not told:
@@ -367,9 +382,10 @@ def read_config(
     if config is None or faults:
         said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
         raise ConfigFaults(
-            [f"{'command line' if f.startswith(said_there) else origin}: {f}" for f in faults]
+            [f"{COMMAND_LINE if f.startswith(said_there) else origin}: {f}" for f in faults]
         )
-    return config
+    said = dict.fromkeys(_paths(tables), origin) | dict.fromkeys(_paths(changes), COMMAND_LINE)
+    return replace(config, said=said)
 
 
 def parsed_toml(origin: str, text: str) -> Table:

@@ -238,8 +238,9 @@ Table = dict[str, Any]
 class StageTable:
     """`[stages.NAME]`: what every stage's table may have, beside the options of its class.
 
-    use     package.module:Class
-    input   the stage whose outputs it reads; decode alone has none
+    use     package.module:Class; a shipped stage has one
+    input   the stage whose outputs it reads; decode alone has none. Of a stage of your own without
+            it: what is published; with pixels, what the publisher reads
     on_lag  of a stage beside the main path. drop: it may miss frames. wait: others wait for it
     """
 
@@ -288,7 +289,7 @@ def stages_that(tables: Table, can: str) -> list[str]:
     """Names of the stages whose class says that it can; of one that cannot be loaded none knows."""
     found = []
     for name, entry in tables.items():
-        with contextlib.suppress(ConfigFaults, AttributeError):
+        with contextlib.suppress(ConfigFaults, AttributeError, KeyError):
             if getattr(load(entry["use"]) if isinstance(entry, dict) else None, can):
                 found.append(name)
     return found

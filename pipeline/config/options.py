@@ -5,20 +5,28 @@ or a dataclass: a table of its own. Its metadata may say `least`, `most` (number
 string, or of each in a tuple), `check` (value -> what is wrong with it, or None). A method `faults`
 says what is wrong with several together. `holds` in a field's metadata names another field: the
 first names an environment variable, the second gets what that holds. Only so do secrets come in.
+
+Where the type says too little for a reader or an editor (settings.py): `schema`, a part of a JSON
+Schema; `each`, the dataclass of the tables that a table holds by name; `said_as`, the type in a
+file where the field has another.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+import re
 import types
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.redaction import remember, remember_url
 
 T = TypeVar("T")
+SECRETS: Final = "secrets.env"  # where `framegate init` keeps variables
 
 
 def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[str]) -> T | None:
@@ -77,11 +85,58 @@ def from_environment(name: str, key: str) -> str:
     return secret
 
 
+_VARIABLE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*?)\s*")
+
+
+def variables_in(text: str) -> dict[str, str]:
+    """What a file of variables says, as a shell, systemd and Docker read it: NAME=VALUE a line, the
+    value in quotes or not, lines with # are comments. ConfigFaults with the numbers of other lines.
+    """
+    found, faults = {}, []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _VARIABLE.fullmatch(line)
+        if match is None:  # it is not shown: a secret may stand there
+            faults.append(f"line {number}: allowed is NAME=VALUE")
+            continue
+        name, value = match.groups()
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        found[name] = value[1:-1] if quoted else value
+    if faults:
+        raise ConfigFaults(faults)
+    return found
+
+
+def take_variables(file: Path) -> None:
+    """Put what a file of variables says into the environment; what is there already stays.
+
+    ConfigFaults if it cannot be read.
+    """
+    try:
+        for name, value in variables_in(file.read_text()).items():
+            os.environ.setdefault(name, value)
+    except OSError as error:
+        raise ConfigFaults([f"--env-file {file}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigFaults([f"--env-file {file}: it is not UTF-8"]) from error
+    except ConfigFaults as wrong:
+        raise ConfigFaults([f"--env-file {file}: {fault}" for fault in wrong.faults]) from None
+
+
 def unset_variable(name: str | None, key: str) -> list[str]:
     """The fault of a key that names an environment variable which is not set, or is empty."""
     if name is None or os.environ.get(name):
         return []
-    return [f"{key} = {name!r}: the environment has no such variable"]
+    return [f"{key} = {name!r}: the environment has no such variable{_kept_here(name)}"]
+
+
+def _kept_here(name: str) -> str:
+    """Say where the variable is, if the file of `framegate init` has it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError, ConfigFaults):
+        if name in variables_in(Path(SECRETS).read_text()):
+            return f"; {SECRETS} has it: --env-file {SECRETS}"
+    return ""
 
 
 def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:

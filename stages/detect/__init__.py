@@ -27,6 +27,7 @@ from framegate.stages.detect.look_plan import LookPlan, whole_plan
 from framegate.stages.detect.memory import CurrentFrame
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel, add_up
 from framegate.stages.detect.options import (
+    SCORES_SCHEMA,
     CacheOptions,
     GateOptions,
     HeadOptions,
@@ -65,7 +66,9 @@ class DetectOptions:
     detector: str = field(default="light", metadata={"check": model_fault})
     classes: tuple[str, ...] | None = None
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
-    min_scores: dict[str, float] = field(default_factory=dict, metadata={"check": scores_fault})
+    min_scores: dict[str, float] = field(
+        default_factory=dict, metadata={"check": scores_fault, "schema": SCORES_SCHEMA}
+    )
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})

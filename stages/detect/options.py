@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from framegate.models import coco
 from framegate.pipeline.errors import did_you_mean
-from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.keys import NAME, NAME_RULE, is_name
 
 Mode = Literal["off", "frames", "crops"]
 
@@ -36,6 +36,23 @@ def _is_polygon(points: Any) -> bool:
             for edge in point
         )
     )
+
+
+_MASKS: Final = {
+    "additionalProperties": {
+        "type": "array",
+        "items": {
+            "type": "array",
+            "minItems": 3,
+            "items": {
+                "type": "array",
+                "items": {"type": "number"},
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        },
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,9 @@ class GateOptions:
     wait_s: float = field(default=0.8, metadata={"least": 0.0, "most": 10.0})
     least: float = field(default=10.0, metadata={"least": 0.0, "most": 255.0})
     most: float = field(default=24.0, metadata={"least": 0.0, "most": 255.0})
-    masks: dict[str, Any] = field(default_factory=dict, metadata={"check": masks_fault})
+    masks: dict[str, Any] = field(
+        default_factory=dict, metadata={"check": masks_fault, "schema": _MASKS}
+    )
     view: bool = False
 
 
@@ -78,6 +97,9 @@ def groups_fault(groups: Any) -> str | None:
         if not isinstance(group, str) or not is_name(group):
             return f"{source}: allowed is the name of a group: {NAME_RULE}"
     return None
+
+
+_GROUPS: Final = {"additionalProperties": {"type": "string", "pattern": f"^{NAME.pattern}$"}}
 
 
 @dataclass(frozen=True)
@@ -94,7 +116,9 @@ class CacheOptions:
     exact: bool = True
     ttl_s: float = field(default=86400.0, metadata={"least": 1.0, "most": 2592000.0})
     bytes: int = field(default=16777216, metadata={"least": 0})
-    groups: dict[str, Any] = field(default_factory=dict, metadata={"check": groups_fault})
+    groups: dict[str, Any] = field(
+        default_factory=dict, metadata={"check": groups_fault, "schema": _GROUPS}
+    )
 
 
 # -- `[models]` of pipeline.toml: which model looks at which source, and for what.
@@ -110,6 +134,9 @@ _REF = re.compile(r"[a-z][a-z0-9_-]{0,31}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,63})?")
 _KEYS: Final = ("model", "classes", "min_score", "min_scores")
 
 Scores = tuple[tuple[str, float], ...]
+SCORES_SCHEMA: Final = {
+    "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+}
 
 
 def model_fault(model: Any) -> str | None:
@@ -169,7 +196,9 @@ def sources_fault(sources: Any) -> str | None:
             return f"{source}.{unknown[0]}: unknown key; allowed are {', '.join(_KEYS)}{near}"
         faults = {
             "model": model_fault(said.get("model", "light")),
-            "classes": classes_fault(said.get("model", ""), said.get("classes", ["any"])),
+            "classes": classes_fault(said.get("model", ""), said["classes"])
+            if "classes" in said
+            else None,
             "min_score": None
             if _is_score(said.get("min_score", 0.5))
             else "allowed is a number between 0 and 1",
@@ -178,21 +207,6 @@ def sources_fault(sources: Any) -> str | None:
         if wrong := next(((key, fault) for key, fault in faults.items() if fault), None):
             return f"{source}.{wrong[0]} = {said[wrong[0]]!r}: {wrong[1]}"
     return None
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The table `[models]`.
-
-    registry  folder of the models that were added; none: that of `framegate models`
-    most_ms   milliseconds that a new model may take for a picture on this machine
-    sources   source -> a table with model, classes, min_score or min_scores, where these are not
-              those of [stages.detect]
-    """
-
-    registry: str | None = None
-    most_ms: float = field(default=250.0, metadata={"least": 1.0, "most": 60000.0})
-    sources: dict[str, Any] = field(default_factory=dict, metadata={"check": sources_fault})
 
 
 @dataclass(frozen=True)
@@ -208,7 +222,26 @@ class ModelUse:
     model: Literal["light", "heavy"] | str = "light"
     classes: tuple[str, ...] | None = None
     min_score: float | None = None
-    min_scores: Scores = ()
+    min_scores: Scores = field(
+        default=(), metadata={"said_as": dict[str, float], "schema": SCORES_SCHEMA}
+    )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The table `[models]`.
+
+    registry  folder of the models that were added; none: that of `framegate models`
+    most_ms   milliseconds that a new model may take for a picture on this machine
+    sources   source -> a table with model, classes, min_score or min_scores, where these are not
+              those of [stages.detect]
+    """
+
+    registry: str | None = None
+    most_ms: float = field(default=250.0, metadata={"least": 1.0, "most": 60000.0})
+    sources: dict[str, Any] = field(
+        default_factory=dict, metadata={"check": sources_fault, "each": ModelUse}
+    )
 
 
 def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = "") -> ModelUse:

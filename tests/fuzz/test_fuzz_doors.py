@@ -21,7 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framegate.pipeline import keys
-from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.config import packaged_text, read_config
 from framegate.pipeline.config.sources import derived_name
 from framegate.pipeline.engine import control
 from framegate.pipeline.engine.control import (
@@ -69,7 +69,7 @@ from tests.support.servers import server
 RUN = "run-1"
 SECRET = "Hunter22"
 DEEP = b'{"v":3,"x":' + b"[" * 100_000
-PACKAGED = find_config(None)[1]
+PACKAGED = packaged_text()
 REQUESTS = (
     b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/plain\r\n\r\n",
     b"GET /api/sources HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",

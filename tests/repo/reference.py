@@ -2,80 +2,51 @@
 
 A part of a page between `<!-- generated: NAME -->` and `<!-- end -->` is made anew: settings from
 the dataclasses that read them, a result's fields from its type, metrics from one scrape, HTTP paths
-from the routes, commands from the parser. What a field means is told by the docstring of its type:
-a line `name  text`, or `name, name  text`, and the lines that are indented further than its name.
+from the routes, commands from the parser. What a field means is told by the docstring of its type.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import sys
 import textwrap
-import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 from prometheus_client import Metric
 
 import framegate
 from framegate.pipeline import records
+from framegate.pipeline.cli.config import SCHEMA_FILE, schema_text
 from framegate.pipeline.cli.main import parser
-from framegate.pipeline.config import config
 from framegate.pipeline.config.config import DEFAULTS, read_config
-from framegate.pipeline.config.graph import StageTable, own_tables
-from framegate.pipeline.loading import load
+from framegate.pipeline.config.settings import (
+    MISSING,
+    SettingsTable,
+    lead,
+    meanings,
+    members,
+    sentence,
+    tables_of,
+    type_in_words,
+)
 from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.source import Frames
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
+SCHEMA: Final = DOCS / SCHEMA_FILE
 MARKED: Final = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_ENTRY: Final = re.compile(r"( *)(\w+(?:, \w+)*)  +(\S.*)")
 Row = tuple[str, ...]
 
 
-# -- What a docstring tells of each field.
-
-
-def meanings(kind: type) -> dict[str, str]:
-    """What the docstring of a type, and of those that it extends, tells of its fields."""
-    told: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        told |= _entries(base.__doc__ or "")
-    return told
-
-
-def _entries(text: str) -> dict[str, str]:
-    told: dict[str, list[str]] = {}
-    open_at: int | None = None
-    names: list[str] = []
-    for line in text.expandtabs().splitlines():
-        indent = len(line) - len(line.lstrip())
-        entry = _ENTRY.fullmatch(line)
-        if open_at is not None and line.strip() and indent > open_at:
-            for name in names:
-                told[name].append(line.strip())
-        elif entry is not None:
-            open_at, names = indent, entry[2].split(", ")
-            told |= {name: [entry[3].strip()] for name in names}
-        else:
-            open_at = None
-    return {name: " ".join(lines) for name, lines in told.items()}
-
-
 def _sentence(text: str) -> str:
-    text = text.strip().rstrip(".;")
-    begins = text.partition(" ")[0]
-    if begins.isalpha():  # else it names a value, and stays as it is
-        text = f"{text[:1].upper()}{text[1:]}"
-    return text.replace("|", "\\|")
+    return sentence(text).replace("|", "\\|")
 
 
 def table(head: Row, rows: list[Row]) -> str:
@@ -89,57 +60,35 @@ def table(head: Row, rows: list[Row]) -> str:
 
 def settings() -> str:
     """All tables of pipeline.toml."""
-    parts = [
-        _table_of("[store]", config.StoreConfig),
-        _table_of("[credit]", config.CreditConfig),
-        _table_of("[live]", config.LiveConfig),
-        _table_of("[workers]", config.WorkersConfig),
-        _table_of("[log]", config.LogConfig),
-        _table_of("[http]", config.HttpConfig),
-        _table_of("[save]", config.SaveConfig),
-        _table_of("[sources.NAME]", config.SourceConfig),
-        _table_of("frames of a source", Frames),
-    ]
-    shipped = read_config(DEFAULTS, "")
-    for stage in shipped.stages:
-        options = load(stage.use).Options
-        parts.append(_table_of(f"[stages.{stage.name}]", options))
-        parts += [_table_of(f"[{name}]", kind) for name, kind in own_tables(options).items()]
-    parts.append(_table_of("[stages.NAME]", StageTable))
-    return "\n".join(parts)
+    shipped = read_config(DEFAULTS, "").stages
+    return "\n".join(_table_of(one) for one in tables_of((s.name, s.use) for s in shipped))
 
 
-def _table_of(name: str, kind: type) -> str:
-    told, hints = meanings(kind), get_type_hints(kind)
-    text = kind.__doc__ or ""
+def schema() -> str:
+    """The JSON Schema of a pipeline.toml with the shipped stages."""
+    return schema_text(read_config(DEFAULTS, ""))
+
+
+def _table_of(one: SettingsTable) -> str:
     rows = []
-    for key, default, limits in _fields(kind):
-        if limits.get("table") or limits.get("hidden"):
-            continue
-        if not told.get(key):
-            raise ValueError(f"{kind.__qualname__}: its docstring does not tell what {key} is")
-        rows.append((f"`{key}`", _type(hints[key], limits), default, _sentence(told[key])))
-    said = _lead(text)
-    title = f"### `{name}`" if name.startswith("[") else f"### {name}"
-    own = list(own_tables(kind)) if dataclasses.is_dataclass(kind) else []
-    tables = f"Its tables: {', '.join(f'`[{t}]`' for t in own)}.\n\n" if own else ""
+    for setting in one.settings:
+        if not setting.text:
+            raise ValueError(f"{one.path}.{setting.name}: no docstring tells what it is")
+        default, text = _default(setting.default), _sentence(setting.text)
+        rows.append((f"`{setting.name}`", _marked(type_in_words(setting)), default, text))
+    said = _prose(one.text) if one.text else ""
+    tables = f"Its tables: {', '.join(f'`[{t}]`' for t in one.tables)}.\n\n" if one.tables else ""
     body = (
         table(("key", "type", "default", "what it is"), rows)
         if rows
         else "It has no keys of its own.\n"
     )
-    return f"{title}\n\n{said}{tables}{body}"
+    return f"### `[{one.path}]`\n\n{said}{tables}{body}"
 
 
-def _lead(text: str) -> str:
-    """The first paragraph of a docstring, without the name of the table."""
-    lines = text.strip().split("\n\n")[0].splitlines()
-    if not lines or _ENTRY.fullmatch(lines[0]):
-        return ""
-    lead = re.sub(r"^(The table )?`\[[\w.]+\]`[.:]? *", "", " ".join(x.strip() for x in lines))
-    if not lead or lead.startswith("Options of"):
-        return ""
-    return _prose(f"{lead[0].upper()}{lead[1:]}")
+def _marked(words: str) -> str:
+    """Values of a type as code."""
+    return re.sub(r'("[^"]*")', r"`\1`", words)
 
 
 def _prose(text: str) -> str:
@@ -147,51 +96,16 @@ def _prose(text: str) -> str:
     return textwrap.fill(text, 116, break_long_words=False, break_on_hyphens=False) + "\n\n"
 
 
-def _fields(kind: type) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, default as TOML has it, and limits of each field."""
-    if dataclasses.is_dataclass(kind):
-        for field in dataclasses.fields(kind):
-            value = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                value = field.default_factory()
-            yield field.name, _default(value), dict(field.metadata)
-        return
-    for struct_field in msgspec.structs.fields(kind):
-        yield struct_field.name, _default(struct_field.default), {}
-
-
 def _default(value: Any) -> str:
-    if value is dataclasses.MISSING or value is msgspec.NODEFAULT:
+    if value is MISSING:
         return "must be given"
-    if value is None or value == {} or value == "":
+    if value in (None, {}, "", ()):
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, float):
         return f"`{value:.15g}`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
-
-
-def _type(hint: Any, limits: dict[str, Any]) -> str:
-    parts = [part for part in _parts(hint) if part is not type(None)]
-    said = ", or ".join(_one_type(part) for part in parts)
-    least, most = limits.get("least"), limits.get("most")
-    if least is not None and most is not None:
-        return f"{said}, {least:.15g} to {most:.15g}"
-    return said if least is None else f"{said}, {least:.15g} or more"
-
-
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _one_type(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(f'`"{value}"`' for value in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "list of texts"
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-    return names.get(hint, "table")
 
 
 # -- Results.
@@ -212,12 +126,13 @@ def _schema(kind: type) -> str:
         always = "" if field.default is msgspec.NODEFAULT else "may be absent: "
         rows.append((f"`{field.name}`", _json(hints[field.name]), always + told[field.name]))
     cells = [(name, kind, _sentence(text)) for name, kind, text in rows]
-    lead = _lead(kind.__doc__ or "")
-    return f"### {kind.__name__}\n\n{lead}{table(('field', 'type', 'what it is'), cells)}"
+    said = lead(kind.__doc__ or "")
+    said = _prose(said) if said else ""
+    return f"### {kind.__name__}\n\n{said}{table(('field', 'type', 'what it is'), cells)}"
 
 
 def _json(hint: Any) -> str:
-    parts = _parts(hint)
+    parts = members(hint)
     said = ", or ".join(_one_json(part) for part in parts if part is not type(None))
     return f"{said}, or null" if type(None) in parts else said
 
@@ -329,7 +244,7 @@ def _leaves(
     for action in nested:
         for word, child in action.choices.items():
             yield from _leaves(child, f"{name} {word}")
-    if not nested:
+    if not any(action.required for action in nested):
         yield name, of
 
 
@@ -386,6 +301,7 @@ def main() -> int:
     """Write all of them."""
     for page in pages():
         page.write_text(filled(page.read_text()))
+    SCHEMA.write_text(schema())
     return 0
 
 

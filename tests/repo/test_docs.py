@@ -39,7 +39,7 @@ def test_every_path_that_is_named_exists(name: str) -> None:
     text = text_of(name)
     named = {word for word in CODE.findall(text) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", word)}
     paths = {word for word in named if "/" in word or word.endswith((".py", ".md", ".toml"))}
-    made = ("demo/", "data/", "videos/", "stages.", "my_stages", "models.py")
+    made = ("demo/", "data/", "videos/", "stages.", "my_stages", "models.py", "pipeline.toml")
     absent = [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
     assert absent == []
 
@@ -96,6 +96,10 @@ def test_figures_are_those_of_the_results(document: Path) -> None:
 def test_what_is_made_from_the_code_is_what_the_code_says(page: Path) -> None:
     text = page.read_text()
     assert reference.filled(text) == text, "make pages writes them"
+
+
+def test_the_schema_is_that_of_the_code() -> None:
+    assert reference.SCHEMA.read_text() == reference.schema(), "make pages writes it"
 
 
 def test_every_part_that_is_made_has_a_page() -> None:

@@ -4,6 +4,7 @@ here, and says which.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import socket
@@ -34,6 +35,22 @@ def test_a_connection_of_redis_py_has_its_socket_in__sock(tmp_path: Path) -> Non
         assert taken.recv(100) == b"+PONG\r\n"
         connection.disconnect()
         assert taken.fileno() == -1
+
+
+def test_argparse_asks__check_value_and_keeps_options_in__option_string_actions() -> None:
+    """cli/main.py says which word was meant: of a command, of a choice, of an option."""
+
+    class Parser(argparse.ArgumentParser):
+        def _check_value(self, action: argparse.Action, value: object) -> None:
+            asked.append((action.dest, value))
+
+    asked: list[tuple[str, object]] = []
+    parser = Parser()
+    parser.add_argument("--pace", choices=("fast", "realtime"))
+    parser.add_subparsers(dest="verb").add_parser("run")
+    parser.parse_args(["--pace", "slow", "run"])
+    assert asked == [("pace", "slow"), ("verb", "run")]
+    assert "--pace" in parser._option_string_actions
 
 
 def test_uvicorn_serves_as_long_as_main_loop_goes_on() -> None:

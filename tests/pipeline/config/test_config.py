@@ -85,15 +85,17 @@ def test_a_file_that_names_all_means_what_it_says() -> None:
     assert [(s.name, s.use, s.input, s.on_lag) for s in read().stages] == [
         (s.name, s.use, s.input, s.on_lag) for s in read("").stages
     ]
-    assert all(s.name == "escalate" or s.options.keys() for s in read().stages[:4])
-    without = PACKAGED.replace('input = "escalate"', 'input = "detect"').replace(
-        'publish = ["escalate", "cache"]', 'publish = ["cache"]'
-    )
-    without = re.sub(r'\[stages.escalate\]\nuse = .*\ninput = "detect"\n', "", without)
-    left = {"cache": "detect"}
-    assert graph(read(re.sub(r"(?m)^\[(escalate|promise)\][^\[]*", "", without))) == {
-        name: left.get(name, reads) for name, reads in SHIPPED.items() if name != "escalate"
-    }
+    shipped = {"decode": "Decode", "window": "Window", "detect": "Detect", "cache": "Cache"}
+    text, before = "", ""
+    for name, kind in shipped.items():
+        text += f'[stages.{name}]\nuse = "framegate.stages.{name}:{kind}"\n{before}'
+        before = f'input = "{name}"\n'
+    text += '[placement]\ningest = ["decode", "window"]\nall = ["detect", "cache"]\n'
+    config = read(text)
+    assert graph(config) == {
+        "decode": None, "window": "decode", "detect": "window", "cache": "detect",
+    }  # fmt: skip
+    assert config.placement == {"ingest": ("decode", "window"), "all": ("detect", "cache")}
 
 
 def test_keys_of_a_table_that_are_not_said_are_by_default() -> None:

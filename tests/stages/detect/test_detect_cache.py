@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.config import packaged_text, read_config
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.stage_counts import CacheCounts
@@ -113,13 +113,13 @@ def test_groups_have_names() -> None:
 
 
 def test_the_table_is_checked_with_the_rest() -> None:
-    origin, text = find_config(None)
-    assert read_config(origin, text).stages
+    text = packaged_text()
+    assert read_config("t", text).stages
     wrong = text.replace("ttl_s = 86400.0", "ttl_s = 0.0").replace(
         "exact = true", "exact = 1\nnear = false"
     )
     with pytest.raises(ConfigFaults) as caught:
-        read_config(origin, wrong + '\n[cache.groups]\na = "A"\n')
+        read_config("t", wrong + '\n[cache.groups]\na = "A"\n')
     said = "\n".join(caught.value.faults)
     assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
     assert "cache.near: unknown key; allowed are bytes, exact, groups and ttl_s" in said
