@@ -30,6 +30,7 @@ from framegate.pipeline.errors import (
     StoreRefused,
 )
 from framegate.pipeline.loading import OURS
+from framegate.pipeline.logs import to_user
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.process import apart
@@ -258,6 +259,11 @@ def _run_on(setup: _Setup) -> Exit:
         sources.claim(options.take_over)
         sources.add(before.new, options.take_over)
         sources.announce()
+        if not sources.specs():
+            to_user.info(
+                "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
+                "pipeline.toml at the next start"
+            )
         plan = make_plan(config, before.run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"
         with screen(quiet) as console:

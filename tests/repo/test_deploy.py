@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import shlex
@@ -10,9 +11,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from framegate.pipeline.addresses import HTTP_DEFAULT
+from framegate.pipeline.config.config import read_config
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -62,19 +67,129 @@ def test_the_dockerfile_is_clean() -> None:
     assert (ended.returncode, ended.stdout) == (0, "")
 
 
-def test_what_the_dockerfile_copies_is_there() -> None:
-    copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY")]
-    assert [name for names in copied for name in names if not (ROOT / name).exists()] == []
+def copied() -> list[str]:
+    """What the image takes from the checkout."""
+    lines = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY")]
+    return [name for names in lines if not names[0].startswith("--from") for name in names]
+
+
+def is_sent(path: Path) -> bool:
+    """Whether .dockerignore leaves a path in what Docker gets: the last line that fits decides."""
+    name, sent = path.relative_to(ROOT).as_posix(), True
+    for line in (ROOT / ".dockerignore").read_text().split():
+        pattern = line.lstrip("!").removeprefix("**/")
+        parents = [name, *(each.as_posix() for each in Path(name).parents)]
+        names = [*parents, *Path(name).parts] if "**/" in line else parents
+        if any(fnmatch.fnmatchcase(each, pattern) for each in names):
+            sent = line.startswith("!")
+    return sent
+
+
+def test_what_the_dockerfile_copies_is_there_and_is_sent_to_docker() -> None:
+    assert "examples" in copied()
+    assert [name for name in copied() if not (ROOT / name).exists()] == []
+    files = [path for name in copied() for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    kept = {"__pycache__", ".safetensors"}
+    absent = [path for path in files if not is_sent(path)]
+    assert [path for path in absent if not kept & {path.suffix, *path.parts}] == []
+    assert not is_sent(ROOT / "tests"), "nor is more sent than is copied"
+
+
+def test_one_port_everywhere() -> None:
+    port = HTTP_DEFAULT.rpartition(":")[2]
+    exposed, asked = re.findall(r"^EXPOSE (\d+)$|http://127\.0\.0\.1:(\d+)/", DOCKERFILE, re.M)
+    assert ("".join(exposed), "".join(asked)) == (port, port)
+    assert in_image()[-1] == f"0.0.0.0:{port}"
+    assert COMPOSE["services"]["framegate"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert scrape()["static_configs"] == [{"targets": [f"framegate:{port}"]}]
+    assert f"127.0.0.1:{port}" in unit("ExecStart")
+    assert f'["127.0.0.1:{port}"]' in (DEPLOY / "prometheus-rules.yml").read_text()
+
+
+def mounts(service: str) -> dict[str, str]:
+    """What a service mounts: path in it -> file of `deploy`, or named volume."""
+    pairs = [volume.split(":")[:2] for volume in COMPOSE["services"][service]["volumes"]]
+    return {inside: outside for outside, inside in pairs}
 
 
 def test_the_compose_file_says_what_a_run_needs() -> None:
-    (service,) = COMPOSE["services"].values()
+    service = COMPOSE["services"]["framegate"]
     assert (ROOT / service["build"]["dockerfile"]).exists()
     assert re.fullmatch(r"\d+mb", service["shm_size"])
+    assert mounts("framegate")["/etc/framegate"] == "./config"
+    assert re.findall(r"^(?:WORKDIR|VOLUME) (/(?:etc|var).*)$", DOCKERFILE, re.M) == [
+        "/etc/framegate", "/var/lib/framegate",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_service_starts_again_is_for_this_host_only_and_mounts_what_is_there(name: str) -> None:
+    service = COMPOSE["services"][name]
     assert service["restart"] == "unless-stopped"
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-    named = [volume.partition(":")[0] for volume in service["volumes"]]
-    assert {name for name in named if "/" not in name} == set(COMPOSE["volumes"])
+    outside = mounts(name).values()
+    assert [path for path in outside if "/" in path and not (DEPLOY / path).exists()] == []
+    assert {path for path in outside if "/" not in path} <= set(COMPOSE["volumes"])
+    assert "image" not in service or re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_compose_takes_the_compose_file() -> None:
+    command = ["docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--quiet"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def scrape() -> dict[str, Any]:
+    """The only job of prometheus.yml."""
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    return dict(job)
+
+
+def test_prometheus_asks_under_the_name_that_the_rules_have_and_finds_them(tmp_path: Path) -> None:
+    said = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    assert f'up{{job="{scrape()["job_name"]}"}}' in (DEPLOY / "prometheus-rules.yml").read_text()
+    there = mounts("prometheus")
+    assert [f"/etc/prometheus/{name}" in there for name in said["rule_files"]] == [True]
+    for inside, outside in there.items():
+        if inside.startswith("/etc/prometheus/"):
+            shutil.copy(DEPLOY / outside, tmp_path)
+    if promtool := shutil.which("promtool"):
+        subprocess.run([promtool, "check", "config", tmp_path / "prometheus.yml"], check=True)
+
+
+def test_grafana_finds_prometheus_and_the_dashboard_and_opens_it() -> None:
+    there = mounts("grafana")
+    provisioned = "/etc/grafana/provisioning"
+    (source,) = yaml.safe_load(
+        (DEPLOY / there[f"{provisioned}/datasources/framegate.yml"]).read_text()
+    )["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in COMPOSE["services"]
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    (chosen,) = [one for one in dashboard["templating"]["list"] if one["type"] == "datasource"]
+    assert (source["isDefault"], source["type"]) == (True, chosen["query"])
+    (provider,) = yaml.safe_load(
+        (DEPLOY / there[f"{provisioned}/dashboards/framegate.yml"]).read_text()
+    )["providers"]
+    home = COMPOSE["services"]["grafana"]["environment"][
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"
+    ]
+    assert there[home] == "./grafana-dashboard.json"
+    assert Path(home).parent == Path(provider["options"]["path"])
+
+
+def test_every_line_that_the_configuration_offers_is_one_that_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offered = (DEPLOY / "config" / "pipeline.toml").read_text()
+    lines = re.sub(r"^# (?=\[|\w+ = )", "", offered, flags=re.M)
+    monkeypatch.setenv("YARD_URL", "rtsp://camera.example/yard")
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    config = read_config("pipeline.toml", lines)
+    assert set(config.sources) == {"entrance", "yard", "day"}
+    assert "mqtt" in [stage.name for stage in config.stages]
+    assert read_config("pipeline.toml", offered).sources == {}, "as it is, it waits"
 
 
 def test_the_model_of_mlserver_imports_what_is_there_with_the_packages_that_it_asks_for() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import pytest
 
 from framegate.pipeline.records import Result
 from tests.support.footage import steady, write_scene
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.timeout(280)
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,11 +51,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the image is built from, as the Dockerfile copies it."""
     folder = tmp_path_factory.mktemp("source")
     ours = shutil.ignore_patterns("__pycache__")
-    for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE):
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
         *names, to = line.split()
-        if to.startswith("/"):
-            continue
         for name in names:
+            to = to.removeprefix("/opt/framegate/")
             place = folder / to / name if to.endswith("/") else folder / to
             place.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / name).is_dir():
@@ -76,8 +79,11 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(wheel, tmp_path_factory.mktemp("venv"))
+
+
+def installed(wheel: Path, venv: Path) -> Path:
     """The commands of a fresh environment with the wheel; what it needs is taken from here."""
-    venv = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python*/site-packages")
     (packages / "needs.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -119,6 +125,85 @@ def test_a_clip_runs_through_the_pipeline_and_a_stage_of_ones_own(
     results = [msgspec.json.decode(line, type=Result) for line in printed.splitlines()]
     assert [str(result.position) for result in results] == [f"1-{n}" for n in range(9)]
     assert (folder / "data" / "mine").exists()
+
+
+def in_the_dockerfile(word: str) -> str:
+    """What follows a word at the beginning of the only line that has it."""
+    (found,) = re.findall(rf"^{word} (.*)$", DOCKERFILE, re.MULTILINE)
+    return str(found)
+
+
+def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
+    wheel: Path, source: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="framegate-image-") as name, socket.socket() as free:
+        root = Path(name)
+        commands = installed(wheel, root / "venv")
+        shutil.copytree(source / "examples", root / "examples")
+        (etc, data), clip = (root / "etc", root / "data"), root / "clip.mp4"
+        etc.mkdir()
+        data.mkdir()
+        write_scene(clip, steady(9))
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        free.close()
+        env = {"PATH": f"{commands}:{os.defpath}", "HOME": str(data)}
+        env["PYTHONPATH"] = (
+            in_the_dockerfile("ENV").rpartition("=")[2].replace("/opt/framegate", name)
+        )
+        if as_user := _as_the_image_user():
+            os.chown(data, int(in_the_dockerfile("USER")), -1)
+
+        def there(*words: str) -> subprocess.CompletedProcess[str]:
+            """As `docker exec` runs it."""
+            return subprocess.run(
+                [*as_user, *words], cwd=etc, env=env, capture_output=True, text=True, check=False
+            )
+
+        def runs(*words: str) -> str:
+            ended = there(*words)
+            assert ended.returncode == 0, ended.stderr
+            return ended.stdout
+
+        runs("python", "-c", "import mqtt_bridge, webhook")
+        words = [
+            *json.loads(in_the_dockerfile("ENTRYPOINT")),
+            *json.loads(in_the_dockerfile("CMD")),
+        ]
+        words = [w.replace("/var/lib/framegate", str(data)).replace("8686", port) for w in words]
+        health = json.loads(in_the_dockerfile("HEALTHCHECK").partition("CMD ")[2])
+        health = [word.replace("8686", port) for word in health]
+        said = root / "said.txt"
+        with said.open("w") as err:
+            run = subprocess.Popen([*as_user, *words], cwd=etc, env=env, stderr=err)
+        try:
+            wait_until(
+                "is healthy", lambda: there(*health).returncode == 0 or run.poll() is not None
+            )
+            assert "framegate add NAME=URL" in said.read_text()
+            runs("framegate", "add", f"entrance={clip}")
+            wait_until(
+                "is done with the clip",
+                lambda: json.loads(runs("framegate", "sources", "--json"))[0]["published"] == 9,
+            )
+            run.terminate()
+            assert run.wait(60) == 0, said.read_text()
+        finally:
+            run.kill()
+            run.wait()
+
+
+def _as_the_image_user() -> list[str]:
+    """What has a command run as the image's user, who may still read this installation, wherever
+    it lies; nothing where this user may become nobody else.
+    """
+    user = in_the_dockerfile("USER")
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *may_read]
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return []
+    ended = subprocess.run([*words, "true"], capture_output=True, check=False)
+    return words if ended.returncode == 0 else []
 
 
 def test_check_and_models(bin_folder: Path, folder: Path) -> None:
