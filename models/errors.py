@@ -50,6 +50,26 @@ class PrecisionUnsupported(ModelError, ValueError):
         self.precision, self.supported = precision, supported
 
 
+class DeviceMissing(ModelError, ValueError):
+    """A device that is not on this machine, or not for this model."""
+
+    def __init__(self, device: str, there: tuple[str, ...], why: str = "") -> None:
+        because = f" ({why})" if why else ""
+        super().__init__(
+            f"device {device!r}: not on this machine{because}; allowed here are "
+            f"{', '.join((*there, 'AUTO'))}"
+        )
+        self.device, self.there, self.why = device, there, why
+
+
+class DeviceRefused(ModelError):
+    """A device that cannot compute a network, or whose answers are not the CPU's."""
+
+    def __init__(self, device: str, why: str) -> None:
+        super().__init__(f"device {device!r}: {why}; take CPU, or AUTO, which passes it over")
+        self.device, self.why = device, why
+
+
 class UnknownDetector(ModelError, ValueError):
     """A detector name that no policy describes."""
 

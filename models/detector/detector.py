@@ -13,7 +13,14 @@ from framegate.models.boxes import Boxes
 from framegate.models.detector import fusion, policy
 from framegate.models.detector.answer_cache import Later, Recall
 from framegate.models.detector.member import DetectorMember, Features, Kind, KnownAnswer, Pending
-from framegate.models.detector.network import Network, Precision, nearest, shipped
+from framegate.models.detector.network import (
+    CPU,
+    Network,
+    Precision,
+    computed,
+    nearest,
+    shipped,
+)
 from framegate.models.detector.policy import Policy
 from framegate.models.errors import WholePicturesOnly
 from framegate.models.formats import centernet, nanodet
@@ -45,7 +52,7 @@ class Detector:
 
     models     what makes an answer: network, input side, precision, 8 digits of the sha256 of each
     labels     names of the classes, by class id
-    policy_id  sha256 over thresholds, class set, precision and weights
+    policy_id  sha256 over thresholds, class set, precision, device and weights
     members, choices, class_ids, precision, threads: as in use
 
     An answer depends on its picture alone, not on the others of a call nor on their order.
@@ -63,6 +70,7 @@ class Detector:
         precision: Precision,
         threads: int,
         labels: Sequence[str] = coco.LABELS,
+        device: str = CPU,
     ) -> None:
         self.labels = tuple(labels)
         self.choices, self.class_ids = choices, class_ids
@@ -70,7 +78,7 @@ class Detector:
         self.models = tuple(member.name for member in members)
         self.policy_id = choices.hash(
             [self.labels[i] for i in class_ids],
-            precision,
+            computed(precision, device),
             tuple(member.network.sha256 for member in members),
         )
         self.members = tuple(members)
@@ -231,13 +239,19 @@ def build(
     *,
     features: bool = False,
     cache_dir: Path | None = None,
+    device: str = CPU,
 ) -> Detector:
     """The detector that `choices` describe, as `load` does it for the two frozen ones."""
     several = len(choices.parts) > 1
     extra = _FEATURES if features and not several else ()
     networks = {
         kind: Network(
-            shipped(kind, precision), _OUTPUTS[kind] + extra, precision, threads, cache_dir
+            shipped(kind, precision),
+            _OUTPUTS[kind] + extra,
+            precision,
+            threads,
+            cache_dir,
+            device=device,
         )
         for kind in dict(choices.parts)
     }
@@ -248,7 +262,7 @@ def build(
         )
         for kind, side in choices.parts
     ]
-    return Detector(choices, members, class_ids, precision, threads)
+    return Detector(choices, members, class_ids, precision, threads, device=device)
 
 
 def policy_id(name: str, classes: Sequence[str] | None = None) -> str:

@@ -108,12 +108,14 @@ class KnownAnswer:
 class Runtime(Protocol):
     """What computes a network; see `models.detector.network.Network`, which is OpenVINO's.
 
+    computed  precision, and device where it is not the CPU, as results name them
     sha256  names the weights
     facts   everything but the input that decides the bits of an answer
     size    (width, height) of the only input that it takes; None: all multiples of 32
     """
 
     precision: Precision
+    computed: str
     sha256: str
     facts: tuple[str, ...]
     size: tuple[int, int] | None
@@ -172,7 +174,7 @@ class DetectorMember:
         self.kind, self.long_side, self.fit = kind, long_side, fit
         self.fixes = fixes
         self.network, self.choices, self.min_score = network, choices, min_score
-        self.name = f"{kind.name}-{long_side}-{network.precision}@{network.sha256[:8]}"
+        self.name = f"{kind.name}-{long_side}-{network.computed}@{network.sha256[:8]}"
         self._class_ids = np.array(kind.class_ids, np.int32)
         self._wanted = np.isin(self._class_ids, class_ids)
         self.answers = frozenset(self._class_ids[self._wanted].tolist())

@@ -1,15 +1,17 @@
-"""A network that OpenVINO runs on the CPU, and the committed weights that it is made of."""
+"""A network that OpenVINO runs, and the committed weights that it is made of."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import openvino as ov
@@ -80,16 +82,18 @@ def _checked(path: Path, listed: dict[str, WeightFile]) -> str:
 
 
 # +onnx: computed by ONNX Runtime, from the file that a model was made from
-Precision = Literal["f32", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
+Precision = Literal["f32", "f16", "bf16", "int8", "int8+bf16", "f32+onnx", "int8+onnx"]
 T = TypeVar("T")
 
 # CenterNet has no INT8 file: quantised it loses a third of its accuracy and is no faster.
 _SHIPPED = {
     ("nanodet", "f32"): "nanodet",
+    ("nanodet", "f16"): "nanodet",
     ("nanodet", "bf16"): "nanodet",
     ("nanodet", "int8"): "nanodet-int8",
     ("nanodet", "int8+bf16"): "nanodet-int8",
     ("centernet", "f32"): "centernet",
+    ("centernet", "f16"): "centernet",
     ("centernet", "bf16"): "centernet",
     ("centernet", "int8"): "centernet",
     ("centernet", "int8+bf16"): "centernet",
@@ -117,6 +121,28 @@ def supported() -> tuple[Precision, ...]:
 def cpu_model() -> str:
     """The CPU's name as OpenVINO reads it."""
     return str(core().get_property("CPU", "FULL_DEVICE_NAME"))
+
+
+CPU: Final = "CPU"
+
+
+def device_name(device: str) -> str:
+    """What a device of OpenVINO's calls itself, with its driver's version; of several all."""
+    parts = []
+    for part in device.removeprefix("HETERO:").split(","):
+        words = [part]
+        for key in ("FULL_DEVICE_NAME", "GPU_DRIVER_VERSION", "NPU_DRIVER_VERSION"):
+            with suppress(RuntimeError):  # a device that does not know the key
+                words.append(str(core().get_property(part, key)))
+        parts.append(" ".join(words))
+    return " and ".join(parts)
+
+
+def computed(precision: Precision, device: str) -> str:
+    """What results say of a network's arithmetic: the precision, and the device if it is no CPU."""
+    if device == CPU:
+        return precision
+    return f"{precision}+{re.sub('[:,]', '_', device.lower())}"
 
 
 def nearest(precision: str) -> Precision:
@@ -150,7 +176,8 @@ class Network:
 
     `outputs` are the outputs to compute, in the order in which `read` gives them. Batch 1 always,
     so that an answer never depends on the company. `submit` returns at once; up to `max_in_flight`
-    answers may be outstanding. Same input, precision, threads and CPU: same bits.
+    answers may be outstanding. Same input, precision, threads and CPU: same bits; other devices
+    promise that less, so nobody is told that it holds there.
 
     One that takes any size is compiled for all of them, and for each size that is asked for as
     `fixed` a second time: a network that meets ever other sizes is slower at each. Which of the two
@@ -158,6 +185,8 @@ class Network:
     depends on what sizes others have. The last `most_fixed` of the fixed sizes are kept, some 15 MB
     each; one that was let go is compiled again when it comes back, in some 0.1 s.
 
+    device    as devices.RULE has it; what a precision is there is not looked at before
+    computed  precision, and device, as results name them
     facts  everything but the input that decides the bits of an answer
     size   (width, height) of the only input that it takes; None: all multiples of 32
 
@@ -175,17 +204,19 @@ class Network:
         cache_dir: Path | None = None,
         max_in_flight: int = 4,
         most_fixed: int = 16,
+        device: str = CPU,
     ) -> None:
-        if precision not in supported():
+        if device == CPU and precision not in supported():
             raise PrecisionUnsupported(precision, supported())
         self.precision, self.sha256, self.name = precision, file.sha256, file.path.stem
-        made_by = ov.get_version(), cpu_model()
+        self.computed, self._device = computed(precision, device), device
+        made_by = ov.get_version(), cpu_model(), *(() if device == CPU else (device_name(device),))
         self.facts = (self.sha256, *outputs, precision, str(threads), *made_by)
         model = core().read_model(file.path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
         self.size = _only_size(model)
-        self._model, self._config = model, config(precision, threads, cache_dir)
-        self._any_size = _Compiled(core().compile_model(model, "CPU", self._config))
+        self._model, self._config = model, config(precision, threads, cache_dir, device)
+        self._any_size = _Compiled(core().compile_model(model, device, self._config))
         self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
         self._most_fixed, self._max_in_flight = most_fixed, max_in_flight
         self._running: dict[int, tuple[_Compiled, Any, ByteArray]] = {}
@@ -250,7 +281,7 @@ class Network:
         if compiled is None:
             model = self._model.clone()
             model.reshape([1, *shape])
-            compiled = _Compiled(core().compile_model(model, "CPU", self._config))
+            compiled = _Compiled(core().compile_model(model, self._device, self._config))
             self._fixed[shape] = compiled
         self._fixed.move_to_end(shape)
         while len(self._fixed) > self._most_fixed:
@@ -276,17 +307,25 @@ def _only_size(model: ov.Model) -> tuple[int, int] | None:
     return int(shape[2].get_length()), int(shape[1].get_length())
 
 
-def config(precision: Precision, threads: int, cache_dir: Path | None = None) -> dict[str, Any]:
-    """How every network here is compiled for the CPU."""
+_HINTS = {"bf16": "bf16", "int8+bf16": "bf16", "f16": "f16"}
+
+
+def config(
+    precision: Precision, threads: int, cache_dir: Path | None = None, device: str = CPU
+) -> dict[str, Any]:
+    """How every network here is compiled."""
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
         # Explicit also for f32: on some CPUs the default is bf16.
-        "INFERENCE_PRECISION_HINT": "bf16" if precision.endswith("bf16") else "f32",
-        # Pinned threads of two processes would share one core and leave another idle.
-        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": _HINTS.get(precision, "f32"),
     }
+    if device == CPU:
+        options |= {
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            # Pinned threads of two processes would share one core and leave another idle.
+            "ENABLE_CPU_PINNING": False,
+        }
     if cache_dir is not None:
         options["CACHE_DIR"] = str(cache_dir)
     return options

@@ -1,4 +1,10 @@
-"""A measured choice: which precision and how many threads serve this CPU best."""
+"""A measured choice: which precision and how many threads serve this machine best, on which device.
+
+A device beside the CPU is taken only if its answers are the CPU's: its network's outputs, for made
+pictures, are held against those of the CPU at the most exact precision that the model has.
+"""
+
+from __future__ import annotations
 
 import fcntl
 import json
@@ -9,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -17,16 +23,25 @@ from typing import get_args
 import numpy as np
 import openvino as ov
 
+from framegate.models.boxes import FloatArray
+from framegate.models.detector.devices import AUTO, described, precisions_on, to_try
 from framegate.models.detector.member import Runtime
-from framegate.models.detector.network import Network, Precision, cpu_model, shipped, supported
-from framegate.models.errors import ModelUnreadable
+from framegate.models.detector.network import (
+    CPU,
+    Network,
+    Precision,
+    cpu_model,
+    shipped,
+    supported,
+)
+from framegate.models.errors import DeviceRefused, ModelError, ModelUnreadable
 from framegate.models.picture import ByteArray
 
 # More threads must bring the time below this share: the cores are wanted elsewhere too.
 WORTH_MORE_THREADS = 0.90
 SAME_TIME = 1.05
 _MOST_EXACT_FIRST: tuple[Precision, ...] = (
-    "f32", "f32+onnx", "bf16", "int8+bf16", "int8", "int8+onnx",
+    "f32", "f32+onnx", "f16", "bf16", "int8+bf16", "int8", "int8+onnx",
 )  # fmt: skip
 _MIN_ROUNDS = 3
 
@@ -41,29 +56,49 @@ class Tried:
     open        compiles it at one, for so many threads; ModelUnreadable leaves that one out
     size        (width, height) of the input
     weights     names the weights of all
+    device      that is asked for, as devices.RULE has it
+    open_on     compiles it for a device beside the CPU, at a precision
+    devices     that may be tried for it, with the precisions of each
     """
 
     precisions: tuple[Precision, ...]
     open: Callable[[Precision, int], Runtime]
     size: tuple[int, int]
     weights: str
+    device: str = CPU
+    open_on: Callable[[Precision, str], Runtime] | None = None
+    devices: Mapping[str, tuple[Precision, ...]] = field(default_factory=dict)
 
 
-def light() -> Tried:
-    """The light detector, on 16:9 video. Raises ModelUnreadable."""
+def light(device: str = CPU) -> Tried:
+    """The light detector, on 16:9 video. Raises ModelUnreadable, DeviceMissing."""
     files = {precision: shipped("nanodet", precision) for precision in supported()}
     heads = ("head8", "head16", "head32")
     weights = "+".join(dict.fromkeys(file.sha256[:16] for file in files.values()))
-    return Tried(supported(), lambda p, n: Network(files[p], heads, p, n), (416, 256), weights)
+    return Tried(
+        supported(),
+        lambda p, n: Network(files[p], heads, p, n),
+        (416, 256),
+        weights,
+        device,
+        lambda p, on: Network(shipped("nanodet", p), heads, p, 1, device=on),
+        {on: precisions_on(on) for on in to_try(device, with_onnx=False)},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the trial chose: precision, threads, and the median milliseconds of one inference."""
+    """What the trial chose: precision, threads, and the median milliseconds of one inference.
+
+    device  CPU, or one whose answers are the CPU's
+    note    for a person: why no other device was taken, "" if none was to be
+    """
 
     precision: Precision
     threads: int
     ms: float
+    device: str = CPU
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -72,6 +107,8 @@ class Choice:
             raise ValueError(f"threads: {self.threads!r}")
         if not isinstance(self.ms, float) or not self.ms > 0:
             raise ValueError(f"ms: {self.ms!r}")
+        if not isinstance(self.device, str) or not isinstance(self.note, str):
+            raise ValueError(f"device, note: {self.device!r}, {self.note!r}")
 
 
 def candidates(precisions: Sequence[Precision], cores: int) -> list[TrialSetting]:
@@ -129,10 +166,11 @@ def run(
 ) -> Choice:
     """The choice for a model (None: the light detector) on this machine, measured or known.
 
-    The file `cache` holds choices by CPU, cores, OpenVINO version and weights; if it is missing,
-    not readable or says nothing about this model and machine, a new trial is made and written.
-    Besides the budget, compiling the candidates takes a second. Raises ModelUnreadable,
-    WarmUpFailed.
+    The file `cache` holds choices by CPU, cores, OpenVINO version and weights, and by devices with
+    their drivers where one was asked for; if it is missing, not readable or says nothing about this
+    model and machine, a new trial is made and written. Besides the budget, compiling the candidates
+    takes a second. Raises ModelUnreadable, WarmUpFailed, and DeviceRefused where another device
+    than the CPU was asked for and cannot be taken.
     """
     cores = cores or cores_available()
     tried = tried or light()
@@ -150,6 +188,118 @@ def run(
 
 
 def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
+    if tried.device == CPU:
+        return _on_cpu(tried, cores, budget_s)
+    chosen: list[Choice] = []
+    refused: list[DeviceRefused] = []
+    right = _Right.of(tried, cores) if tried.devices else None
+    for device in tried.devices:
+        try:
+            assert right is not None
+            chosen.append(_on_device(tried, device, right, budget_s))
+        except DeviceRefused as error:
+            refused.append(error)
+    if tried.device != AUTO:
+        if refused:
+            raise refused[0]
+        return chosen[0]
+    chosen.append(_on_cpu(tried, cores, budget_s))
+    best = min(chosen, key=lambda choice: choice.ms)
+    passed = "; ".join(f"{error.device}: {error.why}" for error in refused)
+    return replace(best, note=passed or ("" if tried.devices else "there is no other"))
+
+
+# -- Devices beside the CPU: taken if they answer as the CPU does.
+
+
+# Of an output's spread on the CPU. With the light network bf16 is off by .005, and one layer of
+# some sixty that gives a tenth too little by .03; INT8, whose weights are others, by .08.
+MOST_OFF = 0.02
+_PICTURES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Right:
+    """Made pictures, and what the CPU's network gives for each."""
+
+    pictures: tuple[ByteArray, ...]
+    answers: tuple[tuple[FloatArray, ...], ...]
+
+    @classmethod
+    def of(cls, tried: Tried, cores: int) -> _Right:
+        network = tried.open(tried.precisions[0], cores)
+        network.warm_up([tried.size])
+        pictures = made_pictures(*tried.size)
+        return cls(pictures, tuple(_outputs(network, picture) for picture in pictures))
+
+
+def made_pictures(width: int, height: int) -> tuple[ByteArray, ...]:
+    """Pictures to compare devices by, uint8 (height, width, 3): from smooth to noise, always the
+    same ones. Every layer has something to do in them; objects need not be there, as numbers are
+    compared, not boxes.
+    """
+    noise = np.random.default_rng(0)
+    made = []
+    for number in range(_PICTURES):
+        cells = 4 << number
+        coarse = noise.integers(0, 256, (-(-height // cells), -(-width // cells), 3), np.uint8)
+        large = coarse.repeat(cells, axis=0).repeat(cells, axis=1)
+        made.append(np.ascontiguousarray(large[:height, :width]))
+    return tuple(made)
+
+
+def difference(right: Sequence[FloatArray], found: Sequence[FloatArray]) -> float:
+    """How far outputs are from the right ones: the root mean square of what they differ by, as a
+    share of the right ones' standard deviation, of the output where that is most.
+
+    inf where shapes differ or a number is none.
+    """
+    if [array.shape for array in right] != [array.shape for array in found]:
+        return math.inf
+    off = 0.0
+    for expected, given in zip(right, found, strict=True):
+        if not np.isfinite(given).all():
+            return math.inf
+        distance = float(np.sqrt(np.mean(np.square(given - expected, dtype=np.float64))))
+        off = max(off, distance / max(float(expected.std()), 1e-6))
+    return off
+
+
+def _on_device(tried: Tried, device: str, right: _Right, budget_s: float) -> Choice:
+    """The fastest precision of a device with which it agrees. DeviceRefused if there is none."""
+    assert tried.open_on is not None
+    runs: dict[TrialSetting, Callable[[], object]] = {}
+    why = "it computes in no precision that is known here"
+    for precision in tried.devices[device]:
+        try:
+            network = tried.open_on(precision, device)
+            network.warm_up([tried.size])
+            off = max(
+                difference(answer, _outputs(network, picture))
+                for answer, picture in zip(right.answers, right.pictures, strict=True)
+            )
+        except (ModelError, RuntimeError) as error:  # OpenVINO raises the latter
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            why = f"it does not compute this network ({lines[-1][:200] if lines else error!r})"
+            continue
+        if off > MOST_OFF:
+            why = (
+                f"its answers are not the CPU's: they differ by {off:.1%} in {precision}, and "
+                f"{MOST_OFF:.0%} are allowed"
+            )
+            continue
+        runs[precision, 1] = partial(_infer, network, right.pictures[0])
+    if not runs:
+        raise DeviceRefused(device, why)
+    return replace(choose(measure(runs, budget_s)), device=device)
+
+
+def _outputs(network: Runtime, picture: ByteArray) -> tuple[FloatArray, ...]:
+    token = network.submit(picture)
+    return network.read(token, lambda outputs: tuple(output.copy() for output in outputs))
+
+
+def _on_cpu(tried: Tried, cores: int, budget_s: float) -> Choice:
     networks: dict[TrialSetting, Runtime] = {}
     for precision, threads in candidates(tried.precisions, cores):
         with suppress(ModelUnreadable):
@@ -175,9 +325,13 @@ def cores_available() -> int:
 
 
 def machine_key(cores: int, tried: Tried) -> str:
-    """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights."""
+    """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights; and what
+    device was asked for, with all that may be it.
+    """
     precisions = "/".join(tried.precisions)
-    parts = (cpu_model(), precisions, f"{cores} cores", ov.__version__, tried.weights)
+    parts = [cpu_model(), precisions, f"{cores} cores", ov.__version__, tried.weights]
+    if tried.device != CPU:
+        parts += [tried.device, *(described(device) for device in tried.devices)]
     return " | ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """A network that ONNX Runtime runs, from the ONNX file that a model was made from.
 
-Needs onnxruntime (the `onnx` extra). It computes on CUDA where the installed package does.
+Needs onnxruntime (the `onnx` extra), and for a device one of its packages that has it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from framegate.models.boxes import FloatArray, read_only
-from framegate.models.detector.network import Precision, cpu_model
-from framegate.models.errors import ModelUnreadable, TooManyInFlight, WarmUpFailed
+from framegate.models.detector.devices import described, provider
+from framegate.models.detector.network import CPU, Precision, computed, cpu_model
+from framegate.models.errors import (
+    DeviceRefused,
+    ModelUnreadable,
+    TooManyInFlight,
+    WarmUpFailed,
+)
 from framegate.models.formats import FORMATS
 from framegate.models.picture import ByteArray
 from framegate.models.registry.model_folder import InputSpec, ModelFolder
 
 T = TypeVar("T")
 ORIGINAL = "original.onnx"
-_WANTED = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_ON_CPU = "CPUExecutionProvider"
 
 
 def is_there(folder: ModelFolder) -> bool:
@@ -35,11 +41,17 @@ class OnnxNetwork:
 
     Thread rule: one thread at a time; the computation runs in threads of ONNX Runtime's.
 
-    Raises ModelUnreadable where ONNX Runtime does not take the file.
+    Raises ModelUnreadable where ONNX Runtime does not take the file, DeviceRefused where its device
+    does not.
     """
 
     def __init__(
-        self, folder: ModelFolder, precision: Precision, threads: int, max_in_flight: int = 4
+        self,
+        folder: ModelFolder,
+        precision: Precision,
+        threads: int,
+        max_in_flight: int = 4,
+        device: str = CPU,
     ) -> None:
         folder.verified()
         manifest = folder.manifest
@@ -48,20 +60,26 @@ class OnnxNetwork:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Threads that spin while they wait take the cores from everything else.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = [name for name in _WANTED if name in runtime.get_available_providers()]
+        providers = [_ON_CPU] if device == CPU else [provider(device), _ON_CPU]
         path = folder.path / ORIGINAL
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as fault:  # its own classes share no root
             raise ModelUnreadable(path, "what ONNX Runtime reads", str(fault)[:200]) from fault
+        if (
+            self._session.get_providers()[0] != providers[0]
+        ):  # it goes on with the next one, quietly
+            raise DeviceRefused(device, "ONNX Runtime cannot use it; its log on stderr says why")
         [taken] = self._session.get_inputs()
         if taken.type != "tensor(float)":
             raise ModelUnreadable(path, "a float32 input", taken.type)
-        self.precision, self.sha256 = precision, manifest.sha256
+        self.precision, self.computed = precision, computed(precision, device)
+        self.sha256 = manifest.sha256
         self.size: tuple[int, int] | None = (manifest.input.width, manifest.input.height)
         self._shape = (manifest.input.height, manifest.input.width, 3)
         self.facts = (
             manifest.sha256, precision, str(threads), runtime.__version__, cpu_model(), *providers,
+            *(() if device == CPU else (described(device),)),
         )  # fmt: skip
         self._input, self._is_nchw = taken.name, taken.shape[1] == 3
         self._outputs, self._ranks = manifest.outputs, FORMATS[manifest.format].ranks

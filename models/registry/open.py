@@ -11,8 +11,15 @@ import numpy as np
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector.detector import Detector
+from framegate.models.detector.devices import onnx_devices, precisions_on, to_try
 from framegate.models.detector.member import DetectorMember, Kind, Runtime
-from framegate.models.detector.network import Network, NetworkFile, Precision, supported
+from framegate.models.detector.network import (
+    CPU,
+    Network,
+    NetworkFile,
+    Precision,
+    supported,
+)
 from framegate.models.detector.policy import Policy
 from framegate.models.detector.precision_trial import Tried
 from framegate.models.errors import UnknownClass
@@ -55,8 +62,11 @@ BF16_AGREEMENT = "bf16_agreement"  # of boxes with those in f32, 0..1, in a mani
 LEAST_AGREEMENT = 0.98
 
 
-def tried_of(folder: ModelFolder) -> Tried:
-    """What there is to choose from on this machine: bf16 only where it was seen to agree."""
+def tried_of(folder: ModelFolder, device: str = CPU) -> Tried:
+    """What there is to choose from on this machine: bf16 only where it was seen to agree.
+
+    device  that is asked for. Raises DeviceMissing.
+    """
     manifest = folder.manifest
     with_ints = manifest.precision == "int8"
     bears_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= LEAST_AGREEMENT
@@ -66,23 +76,39 @@ def tried_of(folder: ModelFolder) -> Tried:
         if precision.startswith("int8") is with_ints
         and (bears_bf16 or not precision.endswith("bf16"))
     ]
+    by_onnx: tuple[Precision, ...] = ()
     if is_there(folder):
-        precisions.append("int8+onnx" if with_ints else "f32+onnx")
-    size = manifest.input.width, manifest.input.height
-    return Tried(tuple(precisions), partial(open_network, folder), size, manifest.sha256[:16])
+        by_onnx = ("int8+onnx" if with_ints else "f32+onnx",)
+    return Tried(
+        (*precisions, *by_onnx),
+        partial(open_network, folder),
+        (manifest.input.width, manifest.input.height),
+        manifest.sha256[:16],
+        device,
+        lambda precision, on: open_network(folder, precision, 1, device=on),
+        {
+            on: by_onnx if on in onnx_devices() else precisions_on(on)
+            for on in to_try(device, bool(by_onnx))
+        },
+    )
 
 
 def open_network(
-    folder: ModelFolder, precision: Precision, threads: int, cache_dir: Path | None = None
+    folder: ModelFolder,
+    precision: Precision,
+    threads: int,
+    cache_dir: Path | None = None,
+    device: str = CPU,
 ) -> Runtime:
     """The model's network, compiled by the runtime that the precision asks for.
 
-    Raises ModelUnreadable, PrecisionUnsupported.
+    Raises ModelUnreadable, PrecisionUnsupported, DeviceRefused.
     """
     if precision.endswith("+onnx"):
-        return OnnxNetwork(folder, precision, threads)
+        return OnnxNetwork(folder, precision, threads, device=device)
     file = NetworkFile(folder.verified(), folder.manifest.sha256)
-    return Network(file, folder.manifest.outputs, precision, threads, cache_dir)
+    outputs = folder.manifest.outputs
+    return Network(file, outputs, precision, threads, cache_dir, device=device)
 
 
 def labels_of(manifest: Manifest) -> tuple[str, ...]:
@@ -113,16 +139,17 @@ def open_model(
     classes: Sequence[str] | None = None,
     min_score: float | None = None,
     cache_dir: Path | None = None,
+    device: str = CPU,
 ) -> Detector:
     """The detector that a model folder holds, compiled; call `warm_up` before serving.
 
     classes, min_score   as for `detector.load`, classes among the model's own
     cache_dir            folder for OpenVINO's compiled models; None: compile anew
 
-    Raises ModelUnreadable, UnknownClass, PrecisionUnsupported.
+    Raises ModelUnreadable, UnknownClass, PrecisionUnsupported, DeviceRefused.
     """
     manifest = folder.manifest
-    network = open_network(folder, precision, threads, cache_dir)
+    network = open_network(folder, precision, threads, cache_dir, device)
     choices = policy_of(manifest).with_min_score(min_score)
     wanted = class_ids(manifest, classes)
     member = DetectorMember(
@@ -135,7 +162,8 @@ def open_model(
         fixes=False,
         fit=partial(fit, spec=manifest.input),
     )
-    return Detector(choices, [member], wanted, precision, threads, labels_of(manifest))
+    labels = labels_of(manifest)
+    return Detector(choices, [member], wanted, precision, threads, labels, device)
 
 
 def kind_of(manifest: Manifest) -> Kind:

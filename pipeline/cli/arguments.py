@@ -105,6 +105,12 @@ def add_config(command: argparse.ArgumentParser) -> None:
     )
     found.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
     found.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
+    found.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="what computes the network: CPU (default), GPU, NPU, ... or AUTO, the fastest that "
+        "answers as the CPU does",
+    )
     command.add_argument("--log-format", choices=("text", "json"), help="of what goes to stderr")
 
 
@@ -140,6 +146,8 @@ def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if parsed.detector:
         said["detector"] = parsed.detector
+    if parsed.device is not None:
+        said["device"] = parsed.device
     if parsed.classes is not None:
         said["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
     if parsed.min_score is not None:

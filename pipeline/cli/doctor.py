@@ -94,6 +94,7 @@ def examined(config: Config, folder: Path) -> Iterator[Finding]:
         "open files": (lambda: open_files(machine.open_files(), len(config.sources)), _REPORT),
         "packages": (_packages, _INSTALL),
         "models": (_models, "get models/weights anew from the release"),
+        "devices": (lambda: _devices(config), "take one of these as device in [stages.detect]"),
         "embedded store": (lambda: _embedded(config), _INSTALL),
         "disk": (lambda: disk(machine.free_bytes(folder), folder), "give another -d"),
         "clock": (lambda: clock(machine.clock_is_synchronised()), _REPORT),
@@ -247,6 +248,18 @@ def _models() -> Finding:
     for name in names:
         ours("verified")(name)
     return Finding("models", "OK", f"{', '.join(names)}: sums are right")
+
+
+def _devices(config: Config) -> Finding:
+    found, why_no_gpu = ours("devices_here")()
+    text = f"beside the CPU: {', '.join(found) or 'none that computes networks'}"
+    text += f"; no GPU: {why_no_gpu}" if why_no_gpu else ""
+    with tempfile.TemporaryDirectory(prefix="framegate-doctor-") as folder:
+        stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
+        faults = ours("device_faults")(stages, Path(folder))
+    if faults:
+        return Finding("devices", "FAIL", f"{text}; {'; '.join(faults)}", "say another device")
+    return Finding("devices", "OK", text)
 
 
 def _embedded(config: Config) -> Finding:

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framegate.models.errors import UnknownModel
+from framegate.models.detector.devices import AUTO, to_try
+from framegate.models.detector.network import CPU
+from framegate.models.errors import DeviceMissing, UnknownModel
+from framegate.models.registry.onnx_network import is_there
 from framegate.models.registry.open import class_ids
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.loading import load, options_of
-from framegate.stages.detect import Detect
-from framegate.stages.detect.options import OWN, classes_fault, is_own, wanted
+from framegate.stages.detect import Detect, DetectOptions
+from framegate.stages.detect.options import OWN, classes_fault, configured, is_own, wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
@@ -38,6 +41,8 @@ def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> d
             faults += [f"stages.{name}.classes = {classes}: {fault}"] if fault else []
         if _is(kinds[use], Detect):
             settled = _settled(name, options, asks, folder, faults) | settled
+    if not faults:
+        faults = device_faults(stages, folder)
     if faults:
         raise ConfigFaults(faults)
     return settled
@@ -56,6 +61,40 @@ def _is(kind: Any, ours: type) -> bool:
 
 def _asks(options: Mapping[str, Any]) -> bool:
     return bool(options.get("escalate", {}).get("place", "off") != "off")
+
+
+def device_faults(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> list[str]:
+    """Return which devices of the stages that detect are not on this machine, or not for a model
+    of theirs. stages, folder: as for `settle`, which has settled the models.
+    """
+    faults = []
+    for name, use, options in stages:
+        if not _is(load(use), Detect):
+            continue
+        said = options_of(Detect, options)
+        if said.device == CPU:
+            continue
+        models = {want.model for want in configured(said.usual(), said.models)}
+        for model in sorted(models):
+            try:
+                _try_device(model, said, folder)
+            except DeviceMissing as missing:
+                near = did_you_mean(said.device, (*missing.there, AUTO))
+                fault = str(missing).partition(": ")[2]
+                faults.append(f"stages.{name}.device = {said.device!r}: {model}: {fault}{near}")
+    return faults
+
+
+def _try_device(model: str, said: DetectOptions, folder: Path) -> None:
+    """DeviceMissing where a model cannot be computed on the device that is said."""
+    if model == "heavy" and said.device != AUTO:
+        raise DeviceMissing(
+            said.device, (CPU,), "several networks together are computed there only"
+        )
+    if is_own(model):
+        to_try(said.device, with_onnx=False)
+    else:
+        to_try(said.device, is_there(pinned_model(model, folder, said.models.registry)))
 
 
 def _settled(

@@ -14,6 +14,8 @@ from framegate.models import coco
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.detector import policy
 from framegate.models.detector.answer_cache import Recall
+from framegate.models.detector.devices import device_fault
+from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead
@@ -57,6 +59,10 @@ class DetectOptions:
     classes     labels to look for; none: all that the model knows
     min_score   0..1, least score of an object; none: the frozen one of the model
     min_scores  class -> 0..1, least score of its objects, where it is another
+    device      what computes the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
+                them; for a model that was added from ONNX also CUDA and other providers of ONNX
+                Runtime. One that is not there, or whose answers are not the CPU's, ends the run.
+                AUTO: the fastest whose answers are, or the CPU
     gate        the table [gate]
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
@@ -69,6 +75,7 @@ class DetectOptions:
     min_scores: dict[str, float] = field(
         default_factory=dict, metadata={"check": scores_fault, "schema": SCORES_SCHEMA}
     )
+    device: str = field(default=CPU, metadata={"check": device_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
     window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
@@ -115,7 +122,7 @@ class Detect(Stage[DetectState]):
                 pinned_choice(context.folder, context.user_cache).threads,
             )
             head.warm_up()
-        opener = ModelOpener(options.gate, options.models, context, head)
+        opener = ModelOpener(options.gate, options.models, context, head, device=options.device)
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
         self._keeper = StateKeeper(context, head)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import statistics
 import threading
@@ -14,11 +15,13 @@ from typing import Final
 import numpy as np
 
 from framegate.models import coco
-from framegate.models.detector import detector, policy
+from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
-from framegate.models.detector.network import nearest
+from framegate.models.detector.devices import described
+from framegate.models.detector.network import CPU, nearest
 from framegate.models.detector.policy import Policy
+from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
@@ -40,6 +43,8 @@ from framegate.stages.detect.options import (
 from framegate.stages.detect.run_models import pinned_choice, pinned_model
 from framegate.stages.detect.settings import settings_for
 from framegate.stages.detect.window import CANDIDATE
+
+log = logging.getLogger(__name__)
 
 OpenMemo = Callable[[str, MemoLimits], MemoPort]
 
@@ -94,6 +99,7 @@ class ModelOpener:
 
     head     judges the boxes of the model `light`; None: nobody does
     threads  of one inference; None: as measured
+    device   that is to compute the network, as devices.RULE has it
     """
 
     gate: GateOptions
@@ -101,17 +107,19 @@ class ModelOpener:
     context: Context
     head: WindowHead | None = None
     threads: int | None = None
+    device: str = CPU
 
     def open(self, wanted: ModelUse) -> ServedModel:
         """Return the model, compiled, not warmed up.
 
-        Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass.
+        Raises UnknownModel, AmbiguousModel, ModelUnreadable, ManifestRefused, UnknownClass,
+        DeviceMissing, DeviceRefused.
         """
         if wanted.model in OWN or side_of(wanted.model) is not None:
             return self._own(wanted)
         folder = pinned_model(wanted.model, self.context.folder, self.models.registry)
         manifest = folder.manifest
-        choice = pinned_choice(self.context.folder, self.context.user_cache, tried_of(folder))
+        choice = self._choice(wanted.model, tried_of(folder, self.device))
         choices, labels = policy_of(manifest), labels_of(manifest)
         settings = self._settings(wanted, choices, labels, whole=True)
         using = open_model(
@@ -121,23 +129,42 @@ class ModelOpener:
             classes=wanted.classes,
             min_score=settings.calm.candidate,
             cache_dir=self.context.folder / "compiled",
+            device=choice.device,
         )
         return ServedModel(using, settings, None)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
-        choice = pinned_choice(self.context.folder, self.context.user_cache)
         choices = _own_policy(wanted.model)
+        # Several networks keep to the CPU, and to their policy's precision: of these one is tried.
+        is_one = len(choices.parts) == 1
+        choice = self._choice(wanted.model, precision_trial.light(self.device if is_one else CPU))
         head = self.head if wanted.model == "light" else None
-        settings = self._settings(wanted, choices, coco.LABELS, whole=len(choices.parts) > 1)
-        precision = choice.precision if len(choices.parts) == 1 else None
+        settings = self._settings(wanted, choices, coco.LABELS, whole=not is_one)
         using = detector.build(
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
-            precision or nearest(choices.precision),
+            choice.precision if is_one else nearest(choices.precision),
             self.threads or choice.threads,
             coco.class_ids(wanted.classes),
             features=head is not None,
+            device=choice.device,
         )
         return ServedModel(using, settings, head)
+
+    def _choice(self, model: str, tried: Tried) -> Choice:
+        """Return what was measured, and say so where a device was asked for."""
+        choice = pinned_choice(self.context.folder, self.context.user_cache, tried)
+        if tried.device != CPU:
+            note = f" ({choice.note})" if choice.note else ""
+            log.info(
+                "%s: computed on %s (%s) in %s, %.1f ms a picture%s",
+                model,
+                choice.device,
+                described(choice.device),
+                choice.precision,
+                choice.ms,
+                note,
+            )
+        return choice
 
     def _settings(
         self, wanted: ModelUse, choices: Policy, labels: Sequence[str], whole: bool

@@ -1,0 +1,52 @@
+"""`device` from the command line to results: taken, not there, not a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from framegate.models.detector.network import core
+from tests.support.commands import framegate
+from tests.support.footage import steady, write_scene
+
+no_gpu = pytest.mark.skipif("GPU" in str(core().available_devices), reason="there is a GPU")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_scene(tmp_path / "clip.mp4", steady(3))
+    return tmp_path
+
+
+def test_results_name_the_device_and_the_log_says_why(folder: Path) -> None:
+    ended = framegate(folder, "run", "clip.mp4", "--json", "--device", "HETERO:CPU", "-d", "data")
+    assert ended.code == 0, ended.err
+    (made_by,) = {name for result in ended.results("clip") for name in result["models"]}
+    assert "+hetero_cpu@" in made_by
+    assert "light: computed on HETERO:CPU (CPU " in ended.err
+
+
+@no_gpu
+def test_a_device_that_is_not_there_ends_it_before_it_begins(folder: Path) -> None:
+    for command in ("run", "check"):
+        ended = framegate(folder, command, "clip.mp4", "--device", "GPU.1")
+        said = ended.err + ended.out
+        assert ended.code == 2, said
+        assert "device 'GPU.1'" in said or "device = 'GPU.1'" in said
+        assert "allowed here are CPU, AUTO" in said
+
+
+@no_gpu
+def test_doctor_says_so_too(folder: Path) -> None:
+    (folder / "pipeline.toml").write_text('[stages.detect]\ndevice = "NPU"\n')
+    ended = framegate(folder, "doctor")
+    assert ended.code == 1
+    assert "FAIL  devices" in ended.out
+    assert "stages.detect.device = 'NPU'" in ended.out
+
+
+def test_a_word_that_is_no_device(folder: Path) -> None:
+    ended = framegate(folder, "run", "clip.mp4", "--device", "gpu")
+    assert ended.code == 2
+    assert "GPU, GPU.1, NPU" in ended.err
