@@ -10,7 +10,7 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check docs pages graph extras locks platforms bench-quick clean
+.PHONY: help install demo test test-all check docs pages package licences graph extras locks platforms bench-quick clean
 
 help:
 	@echo "make demo      a clip through the pipeline, an annotated video, results"
@@ -20,6 +20,8 @@ help:
 	@echo "make bench-quick  every benchmark with its least work: does it still tell all its figures"
 	@echo "make docs      a site of the documents, in build/site; every link leads somewhere"
 	@echo "make pages     write what documents take from the code and from results"
+	@echo "make package   a wheel and a source distribution in build/dist, checked"
+	@echo "make licences  write which licences what is shipped has, and its SBOM"
 	@echo "make graph     draw which folder imports which, into docs/imports.md"
 	@echo "make extras    also what training and some benchmarks need (torch: large)"
 	@echo "make locks     resolve the locked versions anew"
@@ -73,6 +75,23 @@ pages: install graph
 graph: install
 	$(BIN)/python -m tests.repo.imports
 
+# A wheel and a source distribution in build/dist, as a package index would take them.
+package: $(VENV)/release/installed
+	rm -rf build/dist build/lib
+	$(VENV)/release/bin/python -m build --no-isolation --outdir build/dist
+	$(VENV)/release/bin/twine check --strict build/dist/*
+
+# Also into the page and the list of what is shipped, from what is installed.
+licences: $(VENV)/release/installed
+	PYTHONPATH=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		$(VENV)/release/bin/python deploy/licences.py
+
+$(VENV)/release/installed: locks/release.txt | install
+	$(BIN)/python -m venv --clear $(VENV)/release
+	$(VENV)/release/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: -r locks/release.txt
+	@touch $@
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -91,6 +110,8 @@ locks: install
 		pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group docs -o locks/docs.txt
+	$(LOCK) --constraint locks/dev.txt --generate-hashes --group release locks/build.in \
+		-o locks/release.txt
 
 # Not after install: to ask the registry is no reason to make the environment anew.
 platforms:

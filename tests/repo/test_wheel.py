@@ -127,6 +127,17 @@ def test_a_clip_runs_through_the_pipeline_and_a_stage_of_ones_own(
     assert (folder / "data" / "mine").exists()
 
 
+def test_what_an_index_would_show_stands_by_itself(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        (name,) = [one for one in file.namelist() if one.endswith(".dist-info/METADATA")]
+        text = file.read(name).decode()
+    assert "Programming Language :: Python :: 3.13" in text
+    assert "Description-Content-Type: text/markdown" in text
+    shown = text.partition("\n\n")[2]
+    assert "framegate doctor" in shown
+    assert re.findall(r"\]\((?!https?:)[^)]*\)|<img[^>]*>", shown) == [], "files of a repository"
+
+
 def in_the_dockerfile(word: str) -> str:
     """What follows a word at the beginning of the only line that has it."""
     (found,) = re.findall(rf"^{word} (.*)$", DOCKERFILE, re.MULTILINE)
