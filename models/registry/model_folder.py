@@ -27,6 +27,7 @@ NAME = r"[a-z][a-z0-9_-]{0,31}"
 VERSION = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}"
 FORMAT = r"[a-z][a-z0-9_]{0,31}"
 FILE = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}"
+FILE_VERSION = 1  # of manifest.json; grows when an older Framegate would misread it
 _SHA256 = r"[0-9a-f]{64}"
 _MOST_TEXT = 2000
 _MOST_INT = 2**53  # what a double holds
@@ -271,16 +272,23 @@ class Manifest:
         return f"{self.name}@{self.sha256[:8]}"
 
     def to_json(self) -> str:
-        """As `manifest.json` holds it."""
-        return json.dumps(_plain(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """As `manifest.json` holds it, with that file's version, which the digest leaves out."""
+        table = {"v": FILE_VERSION, **_plain(self)}
+        return json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Manifest:
-        """What `to_json` wrote. Raises ManifestRefused, for unknown and missing keys too."""
+        """What `to_json` wrote, now or in an older version. Raises ManifestRefused, for unknown and
+        missing keys too.
+        """
         try:
             table = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as fault:
             raise ManifestRefused("the file", f"no JSON ({fault})", "one JSON object") from fault
+        wrote = table.pop("v", 1) if isinstance(table, dict) else 1
+        if wrote != FILE_VERSION:
+            allowed = f"{FILE_VERSION}: a newer Framegate wrote it"
+            raise ManifestRefused("v", repr(wrote), allowed)
         keys("", table, [field.name for field in fields(Manifest)])
         said = table["input"]
         keys("input.", said, [field.name for field in fields(InputSpec)])

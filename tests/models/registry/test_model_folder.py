@@ -102,6 +102,18 @@ def test_unknown_and_missing_keys_are_told():
             Manifest.from_json(text)
 
 
+def test_a_manifest_says_its_version_and_that_changes_no_digest():
+    one = manifest()
+    written = json.loads(one.to_json())
+    assert written["v"] == 1
+    assert Manifest.from_json(one.to_json()) == one
+    del written["v"]  # of 0.1
+    old = Manifest.from_json(json.dumps(written))
+    assert old.sha256 == one.sha256
+    with pytest.raises(ManifestRefused, match="v = 2: allowed is 1: a newer Framegate"):
+        Manifest.from_json(json.dumps({"v": 2, "shape": "another"}))
+
+
 def test_every_byte_is_checked(tmp_path):
     folder = folder_of(tmp_path / "a")
     assert folder.verified() == tmp_path / "a" / "model.xml"
