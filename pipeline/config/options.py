@@ -19,6 +19,7 @@ import math
 import os
 import re
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -30,12 +31,18 @@ SECRETS: Final = "secrets.env"  # where `framegate init` keeps variables
 
 
 def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[str]) -> T | None:
-    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None."""
+    """A `kind` from `table`; what is wrong is appended to `faults`, then the answer is None.
+
+    kind.REMOVED, if there is one: keys that it had in older versions, with what to do instead.
+    """
     before = len(faults)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
+    removed: Mapping[str, str] = getattr(kind, "REMOVED", {})
     for key in table:
-        if key not in fields:
+        if key in removed:
+            faults.append(f"{path}{key}: {was_removed(removed[key])}")
+        elif key not in fields:
             allowed = f"allowed are {_listed(sorted(fields))}" if fields else "it has no keys"
             faults.append(f"{path}{key}: unknown key; {allowed}{did_you_mean(key, fields)}")
     values = {}
@@ -55,6 +62,11 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
     together: list[str] = getattr(read, "faults", list)()
     faults += [f"{path}{fault}" for fault in together]
     return None if together else read
+
+
+def was_removed(instead: str) -> str:
+    """Say of a key that an older Framegate had what to write instead."""
+    return f"an older Framegate had this key; remove it: {instead}"
 
 
 def with_variables(
@@ -149,6 +161,8 @@ def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
 def _fault(hint: Any, value: Any, limits: Any) -> str | None:
     if not _fits(hint, value):
         near = did_you_mean(value, _words(hint)) if isinstance(value, str) else ""
+        if isinstance(value, str) and value in limits.get("removed", {}):
+            near = f"; an older Framegate had this value: {limits['removed'][value]}"
         return f"allowed is {_said(hint, limits)}{near}"
     if "check" in limits and (fault := limits["check"](value)):
         return str(fault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -68,6 +69,8 @@ class DetectOptions:
     cache       the table [cache]
     models      the table [models]
     """
+
+    REMOVED: ClassVar = {"ladder": 'for one size, detector = "nanodet-320" in [stages.detect]'}
 
     detector: str = field(default="light", metadata={"check": model_fault})
     classes: tuple[str, ...] | None = None
