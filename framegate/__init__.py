@@ -3,7 +3,7 @@
 This package is the public API. What lies under `framegate.pipeline`, `framegate.stages` and
 `framegate.models` may change with every version, but for what stands in a pipeline.toml.
 
-Read results    subscribe, Subscription, Result, Object, Position, End
+Read results    subscribe, Subscription, Result, Object, Output, Position, End
 Run a pipeline  run, Run
 Write a stage   Stage, Item, Context, NoOptions, NoState, WAITS; for large state and caches
                 PlaneRef, RingRef, MemoLimits
@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from framegate import errors, testing
     from framegate._run import Run, run
-    from framegate.pipeline.client import Subscription, subscribe
+    from framegate._subscribe import subscribe
+    from framegate.pipeline.client import Subscription
     from framegate.pipeline.config.options import from_environment
-    from framegate.pipeline.records import End, Object, Position, Result
+    from framegate.pipeline.records import End, Object, Output, Position, Result
     from framegate.pipeline.source import Form, Frame, LiveSource, Request, Source
     from framegate.pipeline.stage import (
         WAITS,
@@ -51,6 +52,7 @@ __all__ = [
     "NoOptions",
     "NoState",
     "Object",
+    "Output",
     "PlaneRef",
     "Position",
     "Request",
@@ -69,9 +71,10 @@ __all__ = [
 
 _MODULES: Final = {
     "framegate._run": ("Run", "run"),
-    "framegate.pipeline.client": ("Subscription", "subscribe"),
+    "framegate._subscribe": ("subscribe",),
+    "framegate.pipeline.client": ("Subscription",),
     "framegate.pipeline.config.options": ("from_environment",),
-    "framegate.pipeline.records": ("End", "Object", "Position", "Result"),
+    "framegate.pipeline.records": ("End", "Object", "Output", "Position", "Result"),
     "framegate.pipeline.source": ("Form", "Frame", "LiveSource", "Request", "Source"),
     "framegate.pipeline.stage": (
         "WAITS", "Context", "Item", "MemoLimits", "NoOptions", "NoState", "PlaneRef", "RingRef",

@@ -144,7 +144,7 @@ class Run:
         self.exit: Exit | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
-        self._results: Subscription | None = None
+        self._results: Subscription[Result] | None = None
 
     def __enter__(self) -> Self:
         if self._process is not None:

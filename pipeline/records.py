@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -77,10 +77,13 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
 
     It is written at every hop: hence the short keys.
 
+    v         version of the record, 1
     pts       seconds from the container, None where it has none
-    captured  UNIX seconds, by `captured_from`
+    captured  UNIX seconds at which it was taken
+    captured_from  what says so: rtcp, arrival or file
     arrived   seconds of this host's monotonic clock
     number    counts the source's frames over all epochs; its pixels are in slot number mod slots
+    form      size and colours of its pixels, after rotation
     dropped   frames decoded right before this one that were dropped: their seqs are missing
     said      what each stage before said of it, by stage name, msgpack
     failed    why a stage could not say anything, None for a good frame
@@ -207,10 +210,12 @@ class DecodeState(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SideOutput(msgspec.Struct, frozen=True):
-    """What a side stage emitted about a frame.
+    """What a stage beside the main path gave for a frame, as it stands in its stream.
 
-    before  id of the entry about a frame that the stage emitted before this one
-    record  the frame's, without what other stages said of it; None: an older Framegate wrote it
+    v       version of the record, 1
+    before  id of the entry of a frame that the stage gave before this one
+    said    what it gave
+    record  the frame's, without what other stages said of it; null: an older Framegate wrote it
     """
 
     v: int
@@ -313,6 +318,69 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     def position(self) -> Position:
         """Where this frame stands in its source."""
         return Position(self.epoch, self.seq)
+
+
+class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """What a stage gave for one frame, as `subscribe(..., stage=NAME)` gives it.
+
+    source    name of the source
+    stage     name of the stage
+    epoch     grows whenever frames stop following each other
+    seq       number of the decoded frame in its epoch, from 0
+    pts       seconds from the container, null where that has none
+    captured  UNIX seconds at which the frame was taken
+    captured_from  what says so: rtcp, arrival or file
+    width     pixels across, after rotation
+    height    pixels down, after rotation
+    output    what the stage gave: of the type that was asked for; else dicts, lists, texts, numbers
+    """
+
+    source: str
+    stage: str
+    epoch: int
+    seq: int
+    pts: float | None
+    captured: float
+    captured_from: CapturedFrom
+    width: int
+    height: int
+    output: T
+
+    @property
+    def position(self) -> Position:
+        """Where this frame stands in its source."""
+        return Position(self.epoch, self.seq)
+
+
+def read_output(
+    source: str, stage: str, position: Position, data: bytes, kind: type[T]
+) -> Output[T] | None:
+    """Read a frame's entry in the stream of a stage, on the main path or beside it; None if the
+    stage gave nothing. msgspec.ValidationError if its output is no `kind`; RecordTooNew.
+    """
+    record: Record | None
+    try:
+        side = decode_versioned(data, SideOutput)
+    except msgspec.ValidationError:
+        record = decode_record(data)
+        said = record.said.get(stage)
+    else:
+        record, said = side.record, side.said
+    if said is None:
+        return None
+    known = record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
+    return Output(
+        source=source,
+        stage=stage,
+        epoch=position.epoch,
+        seq=position.seq,
+        pts=known.pts,
+        captured=known.captured,
+        captured_from=known.captured_from,
+        width=known.form.width,
+        height=known.form.height,
+        output=decode(said, kind),
+    )
 
 
 Verdict = Literal["certified", "not_shown", "alarm", "unfinished", "coverage", "failed"]

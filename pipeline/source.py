@@ -12,7 +12,14 @@ from framegate.pipeline.redaction import remember_url
 
 
 class Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation."""
+    """What the bytes of a frame mean: planar YUV 4:2:0, size in pixels after rotation;
+    written as a list of these.
+
+    width       pixels across
+    height      pixels down
+    matrix      that made YUV of the colours
+    full_range  whether luma goes from 0 to 255, not from 16 to 235
+    """
 
     width: int
     height: int

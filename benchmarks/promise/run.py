@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed, Sample
+from framegate import subscribe
 from framegate.models.boxes import Boxes
-from framegate.pipeline.client import subscribe
 from framegate.pipeline.promise.certificate import Certificate, read_certificate
 from framegate.pipeline.records import PromiseNews, Result
 

@@ -87,7 +87,7 @@ def add_config(command: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        help="let the embedded store listen there, too, for a user who may only read results",
+        help="let the embedded store listen there, too, for a user who may only read",
     )
     places.add_argument(
         "--listen-password-file",

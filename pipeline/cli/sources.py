@@ -18,6 +18,9 @@ from framegate.pipeline.cli.arguments import add_source_keys, ending, source_key
 from framegate.pipeline.config.config import SourceConfig
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.logs import to_user
+from framegate.pipeline.run.ended import OpenedStore, open_store
+from framegate.pipeline.run.folder import read_run
 from framegate.pipeline.run.rpc import (
     ANSWER_S,
     Add,
@@ -28,7 +31,7 @@ from framegate.pipeline.run.rpc import (
     ask,
     find_run,
 )
-from framegate.pipeline.run.sources import file_faults, run_source
+from framegate.pipeline.run.sources import file_faults, listed_source, run_source
 from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate, span
 
 
@@ -128,7 +131,7 @@ def _register_sources(commands: Any) -> None:
         "sources",
         help="each source's state, rate, drops and reconnects",
         description="Each source's state, rate and frames: decoded = published + dropped + in "
-        "flight. Looks twice, a second apart, for the rate.",
+        "flight. Looks twice, a second apart, for the rate; once at a run that has ended.",
         epilog=ending("framegate sources", "framegate sources -d data --json", page="cameras"),
     )
     command.set_defaults(command=_sources)
@@ -137,23 +140,36 @@ def _register_sources(commands: Any) -> None:
 
 
 def _sources(parsed: argparse.Namespace) -> Exit:
-    run = find_run(parsed.data)
-    answer = ask(Path(run.folder), GetSources(), ANSWER_S)
-    assert isinstance(answer, SourceList)
-    names = [source.name for source in answer.sources]
-    viewer = Viewer(run.store)
-    try:
-        viewer.look(names)
-        time.sleep(RATE_S)
-        views = viewer.look(names)
-    finally:
-        viewer.close()
+    with open_store(parsed.data) as opened:
+        listed = _listed(opened)
+        names = [source.name for source in listed]
+        viewer = Viewer(opened.url, opened.ended)
+        try:
+            views = viewer.look(names)
+            if not opened.ended:
+                time.sleep(RATE_S)
+                views = viewer.look(names)
+        finally:
+            viewer.close()
     if parsed.json:
-        lines = [as_json(source, view) for source, view in zip(answer.sources, views, strict=True)]
+        lines = [as_json(source, view) for source, view in zip(listed, views, strict=True)]
         print(msgspec.json.encode(lines).decode())
     else:
-        _print(answer.sources, views)
+        _print(listed, views)
+    if opened.ended:
+        to_user.warning("%s", opened.how_it_goes_on())
     return Exit.DONE
+
+
+def _listed(opened: OpenedStore) -> list[ListedSource]:
+    """The run's sources, as it says, or as it has left word of them."""
+    assert opened.folder is not None
+    if opened.ended:
+        run = read_run(opened.folder)
+        return [listed_source(source, lost=False) for source in run.sources] if run else []
+    answer = ask(opened.folder, GetSources(), ANSWER_S)
+    assert isinstance(answer, SourceList)
+    return answer.sources
 
 
 def as_json(source: ListedSource, view: View) -> dict[str, Any]:

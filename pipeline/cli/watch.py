@@ -21,7 +21,9 @@ from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.config.config import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, write_whole
+from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
@@ -39,7 +41,7 @@ def _register_watch(commands: Any) -> None:
         "watch",
         help="show a run from another terminal",
         description="A live table of a run's sources: state, frames a second, latency, objects, "
-        "drops.",
+        "drops. Of a run that has ended, how it ended.",
         epilog=ending(
             "framegate watch",
             "framegate watch entrance -d data",
@@ -145,23 +147,29 @@ EVERY_S = 1.0
 def watch(
     store: str | None, folder: Path | None, names: list[str], as_json: bool, once: bool
 ) -> Exit:
-    """Show the sources of a run once a second, until it ends or Ctrl-C."""
-    run = find_run(folder) if store is None else None
-    viewer = Viewer(run.store if run else store or "")
-    try:
-        if as_json:
-            _print_lines(viewer, names, once)
-        else:
-            _show_table(viewer, names, once, Path(run.folder) if run else None)
-    except KeyboardInterrupt:
-        pass
-    except StoreLost:
-        if once:
-            raise
-        print("framegate: the run's store is gone: the run ended", file=sys.stderr)
-    finally:
-        viewer.close()
+    """Show the sources of a run once a second, until it ends or Ctrl-C; of an ended one, once."""
+    with _opened(store, folder) as opened:
+        viewer = Viewer(opened.url, opened.ended)
+        try:
+            if as_json:
+                _print_lines(viewer, names, once, opened.ended)
+            else:
+                _show_table(viewer, names, once, opened)
+        except KeyboardInterrupt:
+            pass
+        except StoreLost:
+            if once:
+                raise
+            print("framegate: the run's store is gone: the run ended", file=sys.stderr)
+        finally:
+            viewer.close()
+        if opened.ended:
+            to_user.warning("%s", opened.how_it_goes_on())
     return Exit.DONE
+
+
+def _opened(store: str | None, folder: Path | None) -> OpenedStore:
+    return open_store(folder) if store is None else OpenedStore(store)
 
 
 def _look(viewer: Viewer, names: list[str]) -> list[View]:
@@ -177,17 +185,18 @@ def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
     return _look(viewer, names)
 
 
-def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | None) -> None:
-    """folder: of the run, if it is on this host; only it knows what its workers counted."""
+def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
+    """Only a run on this host that goes on tells what its workers counted."""
     console = Console(highlight=False)
+    folder = None if opened.ended else opened.folder
 
     def shown(views: list[View]) -> Group:
         lines = count_lines(folder) if folder else []
-        height = None if once else console.height - 1 - len(lines)
+        height = None if once or opened.ended else console.height - 1 - len(lines)
         return Group(as_table(views, console.width, height), *map(escape, lines))
 
-    if once:
-        console.print(shown(_look_twice(viewer, names)))
+    if once or opened.ended:
+        console.print(shown((_look if opened.ended else _look_twice)(viewer, names)))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -195,12 +204,12 @@ def _show_table(viewer: Viewer, names: list[str], once: bool, folder: Path | Non
             time.sleep(EVERY_S)
 
 
-def _print_lines(viewer: Viewer, names: list[str], once: bool) -> None:
-    look = _look_twice if once else _look
+def _print_lines(viewer: Viewer, names: list[str], once: bool, ended: bool) -> None:
+    look = _look_twice if once and not ended else _look
     while True:
         line = msgspec.json.encode([asdict(view) for view in look(viewer, names)])
         print(line.decode(), flush=True)
-        if once:
+        if once or ended:
             return
         time.sleep(EVERY_S)
 

@@ -1,13 +1,15 @@
-"""Read results as they are published: `subscribe` from any Python program, blocking or asyncio."""
+"""Read results as they are published, or what a stage gives, from any program: blocking or asyncio.
+
+`framegate.subscribe` is what users call; here is what it makes, for a store of a known URL.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import redis
 import redis.asyncio
@@ -15,54 +17,17 @@ import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from framegate.pipeline.client.follower import Follower, Given, Start
-from framegate.pipeline.client.group import Consumer, GroupFollower
+from framegate.pipeline.client.follower import Given
 from framegate.pipeline.client.reader import Leg, Legs, Reader, T
 from framegate.pipeline.errors import ResultsTrimmed
-from framegate.pipeline.records import End, Result
-from framegate.pipeline.run.rpc import find_run
-
-__all__ = ["Result", "ResultsTrimmed", "Start", "Subscription", "subscribe"]
+from framegate.pipeline.records import End, Output, Result
 
 ANSWER_S = 15.0
 
-
-def subscribe(
-    store: str | Path,
-    sources: Sequence[str] | None = None,
-    start: Start = "new",
-    *,
-    until_end: bool = False,
-    group: str | None = None,
-    consumer: str | None = None,
-    claim_after_s: float = 60.0,
-    patience_s: float = 60.0,
-) -> Subscription:
-    """Follow the results of a run; an iterator and async iterator over `Result`.
-
-    store     URL of the store, or the data folder of a run that goes on on this host
-    sources   names; None for all, those that appear later included
-    start     "new", from the first time that it is iterated; "earliest", the oldest result that
-              is left; or {source: "epoch-seq"}, the last result that was seen (sources that are
-              not named there: earliest). In a group it counts where the group is new
-    until_end   end when each source has ended; else it goes on for ever
-    group, consumer   share the results among the consumers of a group, at least once: `ack` each.
-              A consumer that comes back under its name first gets what it did not acknowledge
-    claim_after_s   what another consumer has left lying for so long is taken over
-    patience_s      StoreLost once the store has been away for so long; 0 or more
-    """
-    if (group is None) != (consumer is None):
-        raise ValueError("group and consumer go together: give both or neither")
-    url = str(store) if "://" in str(store) else find_run(Path(store)).store
-    if group is None or consumer is None:
-        return Subscription(Reader(url, Follower(sources, start, until_end), patience_s))
-    if until_end:
-        raise ValueError("until_end: in a group only one consumer sees an end; leave it out")
-    member = Consumer(group, consumer, claim_after_s)
-    return Subscription(Reader(url, GroupFollower(sources, start, member), patience_s))
+Read = TypeVar("Read", bound=Result | Output[Any])
 
 
-class Subscription:
+class Subscription(Generic[Read]):
     """An iterator (blocking) or an async iterator over results: use it as one of the two.
 
     Fails   ResultsTrimmed where results were removed before they were read: iterating again goes
@@ -71,9 +36,9 @@ class Subscription:
     Thread  one thread or task at a time
     """
 
-    def __init__(self, reader: Reader) -> None:
-        """What `subscribe` makes."""
-        self._reader = reader
+    def __init__(self, reader: Reader, close: Callable[[], None] = lambda: None) -> None:
+        """What `subscribe` makes. close: lets go of what it reads from."""
+        self._reader, self._close = reader, close
         self._clients: dict[str, Any] = {}  # by the URL of the server
         self._async_clients: dict[str, Any] = {}
 
@@ -87,13 +52,14 @@ class Subscription:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Result:
+    def __next__(self) -> Read:
         given = self._drive(self._reader.next())
         if given is None:
             raise StopIteration
-        return _result_of(given)
+        read: Read = _result_of(given)
+        return read
 
-    def ack(self, result: Result) -> None:
+    def ack(self, result: Read) -> None:
         """Acknowledge a result of a group: it will not be given again."""
         self._drive(self._reader.ack(result))
 
@@ -102,6 +68,7 @@ class Subscription:
         clients, self._clients = self._clients, {}
         for client in clients.values():
             client.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -142,13 +109,14 @@ class Subscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Result:
+    async def __anext__(self) -> Read:
         given = await self._async_drive(self._reader.next())
         if given is None:
             raise StopAsyncIteration
-        return _result_of(given)
+        read: Read = _result_of(given)
+        return read
 
-    async def aack(self, result: Result) -> None:
+    async def aack(self, result: Read) -> None:
         """The same as `ack`, for asyncio."""
         await self._async_drive(self._reader.ack(result))
 
@@ -157,6 +125,7 @@ class Subscription:
         clients, self._async_clients = self._async_clients, {}
         for client in clients.values():
             await client.aclose()
+        await asyncio.to_thread(self._close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -194,7 +163,7 @@ class Subscription:
         return list(await _pipe(self._async_clients[leg.url], leg).execute(raise_on_error=False))
 
 
-def _result_of(given: Given) -> Result:
+def _result_of(given: Given) -> Any:
     if isinstance(given, ResultsTrimmed):
         raise given
     return given

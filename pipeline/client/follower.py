@@ -1,17 +1,19 @@
-"""Follows published streams: what to ask the store, and what its replies mean. Does no I/O."""
+"""Follows streams of results, or of what a stage gave: what to ask the store, and what its replies
+mean. Does no I/O.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import redis
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.errors import ResultsTrimmed, StoreRefused
-from framegate.pipeline.records import START, End, Position, Result
+from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreRefused
+from framegate.pipeline.records import START, End, Output, Position, Result
 from framegate.pipeline.store.connection import Command
 from framegate.pipeline.store.hop import END
 
@@ -20,7 +22,37 @@ BLOCK_MS = "1000"
 WHOLE = 2**62  # in place of a frame's number: all frames of its epoch
 
 Start = Literal["new", "earliest"] | Mapping[str, str]
-Given = Result | ResultsTrimmed
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Channel(Generic[T]):
+    """What of each source is read.
+
+    stream  the name of a source's stream
+    read    what an entry is about (source, position, data); None: nothing for this reader
+    """
+
+    stream: Callable[[str], str]
+    read: Callable[[str, Position, bytes], T | None]
+
+
+RESULTS: Channel[Result] = Channel(
+    keys.results,
+    lambda source, at, data: records.decode_versioned(data, Result),  # noqa: ARG005
+)
+
+
+def outputs(stage: str, kind: type[T]) -> Channel[Output[T]]:
+    """What the stage of that name gives, its outputs read as `kind`."""
+
+    def read(source: str, position: Position, data: bytes) -> Output[T] | None:
+        return records.read_output(source, stage, position, data, kind)
+
+    return Channel(lambda source: keys.out(source, stage), read)
+
+
+Given = Any  # what a channel reads, or ResultsTrimmed
 
 
 class Ask(NamedTuple):
@@ -94,14 +126,11 @@ class Cursor:
         before, self.index, self.strict = self.after, gone, True
         return ResultsTrimmed(source, str(before), str(first)) if missed else None
 
-    def passed(self, entries: list[list[Any]]) -> list[Result]:
-        """Move on over entries; return the results among them."""
-        results = []
-        for _, fields in entries:
-            end, result = read_published(fields)
-            self.end = end
-            if result is not None:
-                results.append(result)
+    def passed(self, source: str, channel: Channel[Any], entries: list[list[Any]]) -> list[Any]:
+        """Move on over entries; return what was read of them."""
+        found = [read_entry(source, channel, entry) for entry in entries]
+        results = [result for _, result in found if result is not None]
+        self.end = found[-1][0]
         self.after = Position.parse(entries[-1][0])
         self.strict = True
         if self.index is not None:
@@ -115,10 +144,20 @@ class Follower:
     ready  what came and was not taken yet; kept when a round is broken off
     """
 
-    def __init__(self, sources: Sequence[str] | None, start: Start, until_end: bool) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str] | None,
+        start: Start,
+        until_end: bool,
+        channel: Channel[Any] = RESULTS,
+        once: bool = False,
+    ) -> None:
+        """once: finished as soon as all that is there was given."""
         self._roster = Roster(sources)
         self._start = start
         self._until_end = until_end
+        self._channel = channel
+        self._once = once
         self._cursors: dict[str, Cursor] = {}
         self._joined_once = False
         self.ready: deque[Given] = deque()
@@ -135,17 +174,22 @@ class Follower:
     def steps(self) -> Steps:
         """One round: put what came into `ready`, or nothing after a second."""
         yield from self._roster.steps()
+        if self._once and (unknown := set(self._roster.names) - self._roster.registered):
+            raise ConfigFaults([unknown_sources(unknown, self._roster.registered)])
         yield from self._join()
         if not self._cursors:
-            yield Ask([], pause_s=1.0)
+            self.finished = self._once
+            if not self._once:
+                yield Ask([], pause_s=1.0)
             return
-        ended = self._until_end and all(
-            cursor.end is not None and cursor.end.last for cursor in self._cursors.values()
+        ended = self._once or (
+            self._until_end
+            and all(cursor.end is not None and cursor.end.last for cursor in self._cursors.values())
         )
         (reply,) = yield Ask([self._read_command(block=not ended)])
         if ended and not reply:
             self.finished = True
-        names = {keys.results(name): name for name in self._cursors}
+        names = {self._channel.stream(name): name for name in self._cursors}
         for stream, entries in sound(reply) or ():
             yield from self._take(names[stream.decode()], entries)
 
@@ -165,7 +209,8 @@ class Follower:
             self._forget_gone()
         fresh = [name for name in self._roster.names if name not in self._cursors]
         if self._start == "new" and not self._joined_once and fresh:
-            infos = yield Ask([("XINFO", "STREAM", keys.results(name)) for name in fresh])
+            streams = [self._channel.stream(name) for name in fresh]
+            infos = yield Ask([("XINFO", "STREAM", stream) for stream in streams])
             for name, info in zip(fresh, infos, strict=True):
                 self._cursors[name] = _end_of(info)
         for name in fresh:
@@ -177,7 +222,7 @@ class Follower:
         self._joined_once = True
 
     def _read_command(self, block: bool) -> Command:
-        streams = [keys.results(name) for name in self._cursors]
+        streams = [self._channel.stream(name) for name in self._cursors]
         after = [str(cursor.after) for cursor in self._cursors.values()]
         wait = ("BLOCK", BLOCK_MS) if block else ()
         return ("XREAD", "COUNT", COUNT, *wait, "STREAMS", *streams, *after)
@@ -186,7 +231,7 @@ class Follower:
         """Results of one stream; where a gap is possible, read again to see both at one moment."""
         cursor = self._cursors[source]
         if Position.parse(entries[0][0]) != following(cursor.after):
-            stream = keys.results(source)
+            stream = self._channel.stream(source)
             read = ("XREAD", "COUNT", COUNT, "STREAMS", stream, str(cursor.after))
             info, reply = yield Ask([("XINFO", "STREAM", stream), read], atomic=True)
             entries = (sound(reply) or [[stream, []]])[0][1]
@@ -195,7 +240,7 @@ class Follower:
             gap = cursor.judge(source, sound(info), entries)
             if gap is not None:
                 self.ready.append(gap)
-        self.ready.extend(cursor.passed(entries))
+        self.ready.extend(cursor.passed(source, self._channel, entries))
 
 
 def _cursor_after(position: Position) -> Cursor:
@@ -215,17 +260,23 @@ def _end_of(info: Any) -> Cursor:
     return Cursor(Position.parse(known[b"last-generated-id"]), known[b"entries-added"])
 
 
+def unknown_sources(asked: Collection[str], known: Collection[str]) -> str:
+    """Return what to say of sources that a store does not have."""
+    there = f"there are: {', '.join(sorted(known))}" if known else "the store has none"
+    return f"no source {', '.join(sorted(asked))}; {there}"
+
+
 def following(position: Position) -> Position:
     """Return the only position that can come next without any in between."""
     return Position(position.epoch, position.seq + 1)
 
 
-def read_published(fields: list[bytes]) -> tuple[End | None, Result | None]:
-    """Return what an entry of a published stream has: an end or a result."""
-    entry = dict(zip(fields[::2], fields[1::2], strict=True))
-    if entry[b"k"] == END.encode():
-        return records.decode_versioned(entry[b"d"], End), None
-    return None, records.decode_versioned(entry[b"d"], Result)
+def read_entry(source: str, channel: Channel[T], entry: list[Any]) -> tuple[End | None, T | None]:
+    """Return what an entry of a stream has: an end, or what the channel reads of a frame's."""
+    fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    if fields[b"k"] == END.encode():
+        return records.decode_versioned(fields[b"d"], End), None
+    return None, channel.read(source, Position.parse(entry[0]), fields[b"d"])
 
 
 def fields_of(flat: list[Any]) -> dict[bytes, Any]:

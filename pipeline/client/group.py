@@ -14,18 +14,19 @@ from typing import Any
 
 import redis
 
-from framegate.pipeline import keys
 from framegate.pipeline.client.follower import (
     BLOCK_MS,
     COUNT,
+    RESULTS,
     Ask,
+    Channel,
     Given,
     Roster,
     Start,
     Steps,
     fields_of,
     following,
-    read_published,
+    read_entry,
     sound,
 )
 from framegate.pipeline.errors import ResultsTrimmed
@@ -53,8 +54,15 @@ class GroupFollower:
 
     finished = False
 
-    def __init__(self, sources: Sequence[str] | None, start: Start, member: Consumer) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str] | None,
+        start: Start,
+        member: Consumer,
+        channel: Channel[Any] = RESULTS,
+    ) -> None:
         self._roster = Roster(sources)
+        self._channel, self._stream = channel, channel.stream
         self._start = start
         self._member = member
         self._seen: dict[str, Position] = {}
@@ -76,7 +84,7 @@ class GroupFollower:
         return self._ack(source, str(position))
 
     def _ack(self, source: str, *positions: str) -> Command:
-        return ("XACK", keys.results(source), self._member.group, *positions)
+        return ("XACK", self._stream(source), self._member.group, *positions)
 
     def steps(self) -> Steps:
         """One round: own pending results first, then stale ones of others, then new ones."""
@@ -110,7 +118,14 @@ class GroupFollower:
         fresh = [name for name in self._roster.names if name not in self._seen]
         if fresh:
             commands = [
-                ("XGROUP", "CREATE", keys.results(s), self._member.group, self._from(s), "MKSTREAM")
+                (
+                    "XGROUP",
+                    "CREATE",
+                    self._stream(s),
+                    self._member.group,
+                    self._from(s),
+                    "MKSTREAM",
+                )
                 for s in fresh
             ]
             for reply in (yield Ask(commands)):
@@ -145,7 +160,7 @@ class GroupFollower:
     def _claim(self, source: str) -> Steps:
         """Take results over that other consumers got and left lying."""
         idle_ms = str(round(self._member.claim_after_s * 1e3))
-        names = (keys.results(source), self._member.group, self._member.consumer)
+        names = (self._stream(source), self._member.group, self._member.consumer)
         (reply,) = yield Ask([("XAUTOCLAIM", *names, idle_ms, "0-0", "COUNT", COUNT)])
         if _is_gone(reply):
             self._leave(source)
@@ -157,18 +172,18 @@ class GroupFollower:
         self._give(source, entries)
 
     def _take_new(self) -> Steps:
-        streams = [keys.results(source) for source in self._seen]
+        streams = [self._stream(source) for source in self._seen]
         after = [str(position) for position in self._seen.values()]
         wait = ("XREAD", "COUNT", "1", "BLOCK", BLOCK_MS, "STREAMS", *streams, *after)
         (reply,) = yield Ask([wait])
         woken = {stream.decode() for stream, _ in sound(reply) or ()}
         for source in list(self._seen):
-            if keys.results(source) in woken:
+            if self._stream(source) in woken:
                 yield from self._take(source)
 
     def _take(self, source: str) -> Steps:
         """Take the group's next results, in one transaction with what shows a gap before them."""
-        stream = keys.results(source)
+        stream = self._stream(source)
         about = [("XINFO", "STREAM", stream), ("XINFO", "GROUPS", stream)]
         info, groups, reply = yield Ask([*about, self._read(source, ">")], atomic=True)
         if _is_gone(reply) or _is_gone(groups):
@@ -186,14 +201,22 @@ class GroupFollower:
 
     def _read(self, source: str, after: str) -> Command:
         whose = ("GROUP", self._member.group, self._member.consumer)
-        return ("XREADGROUP", *whose, "COUNT", COUNT, "STREAMS", keys.results(source), after)
+        return (
+            "XREADGROUP",
+            *whose,
+            "COUNT",
+            COUNT,
+            "STREAMS",
+            self._stream(source),
+            after,
+        )
 
     def _give(self, source: str, entries: list[list[Any]]) -> None:
         for at, fields in entries:
             position = Position.parse(at)
             if not fields or (source, position) in self._held:
                 continue
-            end, result = read_published(fields)
+            end, result = read_entry(source, self._channel, [at, fields])
             if end is not None:
                 self.ends[source] = end
                 self._owed.append(self._ack(source, str(position)))

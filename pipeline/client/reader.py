@@ -20,7 +20,7 @@ from redis.exceptions import AskError, ClusterCrossSlotError
 from framegate.pipeline.client.follower import Ask, Follower, Given
 from framegate.pipeline.client.group import GroupFollower
 from framegate.pipeline.errors import StoreBusy, StoreLost
-from framegate.pipeline.records import End, Result
+from framegate.pipeline.records import End, Output, Result
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.connection import Command
@@ -78,7 +78,7 @@ class Reader:
                 yield Leg(self._url, pause_s=self._delay_s(error))
         return self._follower.ready.popleft()
 
-    def ack(self, result: Result) -> Legs[None]:
+    def ack(self, result: Result | Output[Any]) -> Legs[None]:
         """Acknowledge a result of a group. ValueError where there is no group."""
         if not isinstance(self._follower, GroupFollower):
             raise ValueError("ack: only results of a group are acknowledged")

@@ -22,6 +22,7 @@ from framegate.pipeline.source import Frames, Transport
 from framegate.pipeline.spec import PaceName
 
 VERSION = 3
+READERS_S = 60.0  # for which a run waits for those who open what an earlier one left
 _ENDS_BYTES = 65536
 
 OURS = (
@@ -102,13 +103,11 @@ class RunFolder:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataFolderRefused(f"data folder {path}: {error}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(self._lock):
             os.close(self._lock)
             raise DataFolderRefused(
                 f"data folder {path} is in use by another run; stop that one, or give another -d"
-            ) from error
+            )
 
     @property
     def store(self) -> Path:
@@ -117,22 +116,7 @@ class RunFolder:
 
     def read(self) -> RunFile | None:
         """Return the run that this folder belongs to, None for a fresh one. DataFolderRefused."""
-        try:
-            data = self._file.read_bytes()
-            version = msgspec.json.decode(data, type=Versioned).v
-            if version > VERSION:
-                raise DataFolderRefused(
-                    f"{self._file}: a newer Framegate wrote it (version {version}; this one reads "
-                    f"up to {VERSION}); go on with that one, or begin a new run with another -d"
-                )
-            read = msgspec.json.decode(data, type=RunFile)
-            if odd := [source.name for source in read.sources if not is_name(source.name)]:
-                raise msgspec.ValidationError(f"{odd[0]!r} cannot name a source")
-            return read
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise DataFolderRefused(f"{self._file}: {error}; it is not a run of ours") from error
+        return read_run(self.path)
 
     def write(self, run: RunFile) -> None:
         """Store what the run is; atomic, and on disk."""
@@ -170,6 +154,51 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
         os.close(self._lock)
+
+
+def read_run(folder: Path) -> RunFile | None:
+    """Return the run that a folder belongs to, None for a fresh one. DataFolderRefused."""
+    file = folder / "run.json"
+    try:
+        data = file.read_bytes()
+        version = msgspec.json.decode(data, type=Versioned).v
+        if version > VERSION:
+            raise DataFolderRefused(
+                f"{file}: a newer Framegate wrote it (version {version}; this one reads up to "
+                f"{VERSION}); go on with that one, or begin a new run with another -d"
+            )
+        read = msgspec.json.decode(data, type=RunFile)
+        if odd := [source.name for source in read.sources if not is_name(source.name)]:
+            raise msgspec.ValidationError(f"{odd[0]!r} cannot name a source")
+        return read
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DataFolderRefused(f"{file}: {error}; it is not a run of ours") from error
+
+
+def _locked(lock: int) -> bool:
+    """Take a folder's lock for a run; False if another run has it. Readers of an ended run have it
+    for as long as they load its store: these are waited for.
+    """
+    deadline = time.monotonic() + READERS_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline or not _only_readers(lock):
+                return False
+        time.sleep(0.05)
+
+
+def _only_readers(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return True
 
 
 def _not_ours(path: Path) -> list[str]:

@@ -118,6 +118,15 @@ class StageCounts(msgspec.Struct, frozen=True, tag=True):
     cache: dict[str, CacheCounts]
 
 
+class NoRun(ConfigFaults):
+    """No run goes on where one was looked for; one that has ended may have left its results."""
+
+    def __init__(self, folder: Path | None, why: str = "") -> None:
+        where = "" if folder is None else f"in {folder} "
+        rest = f": {why}" if why else "; start one, or give its store with --store"
+        super().__init__([f"no run goes on {where}on this host{rest}"])
+
+
 RunCommand = Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetCounts
 RunReply = Accepted | Refused | SourceList | StoreUrl | StageCounts
 
@@ -127,8 +136,7 @@ _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 def ask(folder: Path, command: RunCommand, patience_s: float | None = None) -> RunReply:
     """Return the reply of the run in a folder. patience_s: seconds to wait, None: for ever.
 
-    ConfigFaults if no run goes on there; RunRefused with its reason if it refuses, and if it does
-    not reply.
+    NoRun if none goes on there; RunRefused with its reason if it refuses, and if it does not reply.
     """
     try:
         with (
@@ -143,7 +151,7 @@ def ask(folder: Path, command: RunCommand, patience_s: float | None = None) -> R
     except TimeoutError:
         raise RunRefused(f"the run in {folder} does not answer", Exit.SOURCE_FAILED) from None
     except OSError as error:
-        raise ConfigFaults([f"no run goes on in {folder} on this host: {error.strerror}"]) from None
+        raise NoRun(folder, error.strerror or str(error)) from None
     if not reply_line:
         raise RunRefused(f"the run in {folder} ended before it was done", Exit.SOURCE_FAILED)
     reply = _replies.decode(reply_line)
@@ -231,7 +239,7 @@ def _is_locked(file: Path) -> bool:
 
 
 def find_run(folder: Path | None) -> Running:
-    """Return the run in `folder`, or the only one there is. ConfigFaults if that names none."""
+    """Return the run in `folder`, or the only one there is. NoRun; ConfigFaults for several."""
     runs = runs_going_on()
     if folder is not None:
         runs = [run for run in runs if Path(run.folder) == folder.absolute()]
@@ -240,9 +248,6 @@ def find_run(folder: Path | None) -> Running:
     if folder is not None and (folder / SOCKET).exists():  # of a service with another home
         return Running(0, str(folder.absolute()))
     if not runs:
-        where = f"in {folder} " if folder else ""
-        raise ConfigFaults(
-            [f"no run goes on {where}on this host; start one, or give its store with --store"]
-        )
+        raise NoRun(folder)
     listed = "\n".join(f"  -d {run.folder}" for run in runs)
     raise ConfigFaults([f"several runs go on; choose one:\n{listed}"])

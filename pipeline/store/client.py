@@ -100,7 +100,7 @@ def needed_permission() -> str:
     """Return what to do about a missing permission."""
     return (
         f"Framegate's own user needs: ACL SETUSER framegate on >PASSWORD {ACL_RULE}; the user "
-        "viewer of --listen may only read results and the registry, and takes no part in groups"
+        "viewer of --listen may only read what stages give, and takes no part in groups"
     )
 
 

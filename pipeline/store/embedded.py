@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,9 +43,18 @@ _STORE = "store"  # in a short folder: a link to the one whose socket it holds
 class EmbeddedStore:
     """One server process. `start` again after it died goes on with what it had written."""
 
-    def __init__(self, folder: Path, fsync: str, listener: Listener | None = None) -> None:
-        """folder: where its data lie; fsync: everysec or always; listener: a second door."""
+    def __init__(
+        self,
+        folder: Path,
+        fsync: str,
+        listener: Listener | None = None,
+        config: Sequence[str] = (),
+    ) -> None:
+        """folder: where its data lie; fsync: everysec or always; listener: a second door; config:
+        more lines of the server's configuration.
+        """
         self._folder = folder
+        self._more = config
         self._fsync = fsync
         self._listener = listener
         self._door: Door | None = None
@@ -114,6 +124,7 @@ class EmbeddedStore:
             "maxmemory-policy noeviction",
             "daemonize no",
             "loglevel notice",
+            *self._more,
         ]
         return "\n".join(lines) + "\n"
 

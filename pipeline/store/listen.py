@@ -1,4 +1,4 @@
-"""`--listen`: a second door to the embedded store, for one user who may only read results.
+"""`--listen`: a second door to the embedded store, for a user who may only read what stages give.
 
 On its unix socket the store knows no users. Once there is a door, nobody enters by default: the run
 itself comes as `owner` with a password made for this run, all others as `viewer`. The store itself
@@ -32,9 +32,10 @@ OWNER, VIEWER = "owner", "viewer"
 PASSWORD_ENV = "FRAMEGATE_LISTEN_PASSWORD"
 LEAST_LENGTH = 8
 
-# What pipeline.client and plain reads need; no pattern command, none that shows another's doing.
+# For reading results and what stages give; no pattern command, none that shows another's doing.
 VIEWER_RULE = (
-    "resetkeys %R~fg:{*}:results %R~fg:sources %R~fg:identity resetchannels -@all "
+    "resetkeys %R~fg:{*}:results %R~fg:{*}:out:* %R~fg:sources %R~fg:identity resetchannels "
+    "-@all "
     "+xread +xrange +xrevrange +xlen +xinfo|stream +get +hkeys +type +exists "
     "+multi +exec +discard +ping +select +client|setinfo +client|setname +client|id"
 )

@@ -118,9 +118,10 @@ class View:
 class Viewer:
     """Samples sources over its own connection. One thread."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ended: bool = False) -> None:
+        """ended: no run goes on there, whatever a killed one has left in the store."""
         self._client = connect(url)
-        self._url = url
+        self._url, self._ended = url, ended
         self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a younger one
 
     def sources(self) -> list[str]:
@@ -181,7 +182,7 @@ class Viewer:
             bool(started),
             done=decoding is not None and decoding.done,
             connection=records.decode_versioned(connection, Connection) if connection else None,
-            owned=bool(run),
+            owned=bool(run) and not self._ended,
             removed=not run and owner == b"",
             promise=_promise(told),
             hurried=decoding is not None and connection is None and decoding.pace is None,

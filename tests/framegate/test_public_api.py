@@ -20,8 +20,8 @@ from framegate import Context, Item, NoState, Object, Result, Stage, errors, run
 
 PUBLIC = [
     "WAITS", "Context", "End", "Form", "Frame", "Item", "LiveSource", "MemoLimits", "NoOptions",
-    "NoState", "Object", "PlaneRef", "Position", "Request", "Result", "RingRef", "Run", "Source",
-    "Stage", "Subscription", "errors", "from_environment", "run", "subscribe", "testing",
+    "NoState", "Object", "Output", "PlaneRef", "Position", "Request", "Result", "RingRef", "Run",
+    "Source", "Stage", "Subscription", "errors", "from_environment", "run", "subscribe", "testing",
 ]  # fmt: skip
 HEAVY = {"redis", "hiredis", "numpy", "cv2", "openvino", "av", "scipy"}
 FRAMES = 12

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from framegate import subscribe
 from framegate.pipeline import keys, records
-from framegate.pipeline.client import subscribe
 from framegate.pipeline.engine.runner import read_entry
 from framegate.pipeline.errors import RecordTooNew
 from framegate.pipeline.records import VERSION, Connection, End, Object, Position, Record, Result

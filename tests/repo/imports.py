@@ -30,8 +30,9 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "worker": ("engine", "heavy", "ingest", "store"),
         "web": ("engine", "shared_memory", "store", "telemetry"),
         "run": ("config", "engine", "ingest", "shared_memory", "store", "telemetry", "web"),
-        "client": ("run", "store"),
+        "client": ("store",),
         "cli": (
+            "client",
             "config",
             "engine",
             "heavy",

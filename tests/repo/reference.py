@@ -34,6 +34,7 @@ from framegate.pipeline.config.settings import (
     type_in_words,
 )
 from framegate.pipeline.process import ProcessUse
+from framegate.pipeline.source import Form
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
@@ -113,7 +114,16 @@ def _default(value: Any) -> str:
 
 def results() -> str:
     """The fields of a result, and of what it holds."""
-    kinds = (records.Result, records.Object, records.GateView, records.End)
+    kinds = (
+        records.Result,
+        records.Object,
+        records.GateView,
+        records.End,
+        records.Output,
+        records.SideOutput,
+        records.Record,
+        Form,
+    )
     return "\n".join(_schema(kind) for kind in kinds)
 
 
@@ -124,7 +134,7 @@ def _schema(kind: type) -> str:
         if not told.get(field.name):
             raise ValueError(f"{kind.__qualname__}: its docstring does not tell {field.name}")
         always = "" if field.default is msgspec.NODEFAULT else "may be absent: "
-        rows.append((f"`{field.name}`", _json(hints[field.name]), always + told[field.name]))
+        rows.append((f"`{field.encode_name}`", _json(hints[field.name]), always + told[field.name]))
     cells = [(name, kind, _sentence(text)) for name, kind, text in rows]
     said = lead(kind.__doc__ or "")
     said = _prose(said) if said else ""

@@ -220,7 +220,7 @@ def test_no_run_to_ask(folder: Path) -> None:
     with Command(folder, "run", "long.mp4", "-d", "data", "--pace", "realtime") as run:
         asked.until("long", 1)
         run.kill()
-    for words in (("add", "short.mp4"), ("remove", "long"), ("sources",)):
+    for words in (("add", "short.mp4"), ("remove", "long")):
         ended = asked.says(*words)
         assert ended.returncode == USAGE
         assert "no run goes on in " in ended.stderr

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline.client import subscribe
+from framegate import subscribe
 from framegate.pipeline.store.links import Nodes, slot_of
 from tests.runs.bad.folders import held_up, open_gate
 from tests.stores.test_own_redis import timeless

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from framegate.pipeline.client import subscribe
+from framegate import subscribe
 from framegate.pipeline.errors import StoreLost, StoreRefused
 from framegate.pipeline.store.ownership import Store
 from tests.support import footage

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.client import Subscription, subscribe
+from framegate import Subscription, subscribe
 from framegate.pipeline.client.follower import WHOLE
 from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
 from framegate.pipeline.records import Result

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.client import Subscription, subscribe
+from framegate import Subscription, subscribe
 from framegate.pipeline.errors import ResultsTrimmed
 from framegate.pipeline.records import Result
 from framegate.pipeline.store.embedded import EmbeddedStore

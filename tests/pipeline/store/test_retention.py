@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate import subscribe
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import keys, records
 from framegate.pipeline.cli.main import main
-from framegate.pipeline.client import ResultsTrimmed, subscribe
+from framegate.pipeline.errors import ResultsTrimmed
 from framegate.pipeline.records import End, Position
 from framegate.pipeline.store.client import connect
 from framegate.pipeline.store.embedded import LOG_BYTES, EmbeddedStore
