@@ -13,7 +13,8 @@ import select
 import stat
 import sys
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,22 @@ def folder_faults(option: str, folder: Path) -> list[str]:
 
 def write_whole(option: str, path: Path, data: bytes, overwrite: bool) -> None:
     """Write a small file. ConfigFaults if it cannot be, or if something is there meanwhile."""
+    with written_whole(option, path, overwrite) as new:
+        new.write_bytes(data)
+
+
+@contextmanager
+def written_whole(option: str, path: Path, overwrite: bool) -> Iterator[Path]:
+    """Give the file to write in a block; it has its name once the block ends, else it is gone.
+
+    ConfigFaults if it cannot be written, or if something is there meanwhile.
+    """
     try:
         descriptor, new = tempfile.mkstemp(prefix=_NEW, dir=path.absolute().parent)
+        os.close(descriptor)
         try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
+            yield Path(new)
+            os.chmod(new, 0o666 & ~_umask())
             give_name(Path(new), path, overwrite)
         finally:
             Path(new).unlink(missing_ok=True)

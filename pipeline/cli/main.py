@@ -16,6 +16,7 @@ from framegate.pipeline.cli import (
     init,
     models,
     promise,
+    results,
     run,
     sources,
     watch,
@@ -128,7 +129,19 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(
         required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
     )
-    for command in (init, run, sources, watch, check, config, promise, doctor, worker, models):
+    for command in (
+        init,
+        run,
+        sources,
+        watch,
+        results,
+        check,
+        config,
+        promise,
+        doctor,
+        worker,
+        models,
+    ):
         command.register(commands)
     groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
     examples = ending(

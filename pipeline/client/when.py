@@ -1,0 +1,57 @@
+"""From when to when, as people write it: times and positions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from datetime import time as time_of_day
+from typing import Any, Final
+
+from framegate.pipeline.records import Output, Position, Result
+
+WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago) or a position (1-250)"
+Moment = float | Position  # UNIX seconds, or a place
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def moment(text: str, now: float) -> Moment:
+    """Read a time, of this host's zone unless it says another, or a position. ValueError."""
+    if re.fullmatch(r"[0-9]+-[0-9]+", text):
+        return Position.parse(text)
+    if ago := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
+        return now - float(ago[1]) * _UNITS_S[ago[2]]
+    if re.fullmatch(r"[0-9]{9,}(?:\.[0-9]+)?", text):  # as results have it
+        return float(text)
+    for read in (_today_at, datetime.fromisoformat):
+        try:
+            return read(text).timestamp()
+        except ValueError:
+            continue
+    raise ValueError(f"{text[:40]!r}: allowed is {WHEN}")
+
+
+def _today_at(text: str) -> datetime:
+    return datetime.combine(datetime.now(), time_of_day.fromisoformat(text))
+
+
+@dataclass(frozen=True)
+class Span:
+    """What lies between two moments, both included; None: no bound there."""
+
+    first: Moment | None = None
+    last: Moment | None = None
+
+    def has(self, each: Result | Output[Any]) -> bool:
+        """Whether a frame lies in it: by its position, or by when it was captured."""
+        return (self.first is None or not _is_before(each, self.first)) and (
+            self.last is None or not _is_after(each, self.last)
+        )
+
+
+def _is_before(each: Result | Output[Any], edge: Moment) -> bool:
+    return each.position < edge if isinstance(edge, Position) else each.captured < edge
+
+
+def _is_after(each: Result | Output[Any], edge: Moment) -> bool:
+    return each.position > edge if isinstance(edge, Position) else each.captured > edge

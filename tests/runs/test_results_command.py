@@ -1,0 +1,157 @@
+"""`framegate results`: the results that `run --json` printed, in every form, to whoever reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.cli.results import COLUMNS
+from framegate.pipeline.client.when import moment
+from tests.support import footage
+from tests.support.commands import Ended, framegate, user_folder
+from tests.support.runs import environment
+
+FRAMES = 60
+NUMBERS = '[stages.numbers]\nuse = "user_stages:Numbers"\ninput = "cache"\non_lag = "wait"\n'
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return user_folder(tmp_path_factory.mktemp("user"), more=NUMBERS)
+
+
+@pytest.fixture(scope="module")
+def printed(folder: Path) -> list[dict[str, Any]]:
+    """What a run of two clips printed."""
+    footage.write_scene(folder / "door.mp4", footage.steady(FRAMES))
+    footage.write_scene(folder / "yard.mp4", footage.steady(10))
+    ended = framegate(
+        folder, "run", "door.mp4", "yard.mp4", "-d", "data", "--json", "--http", "off"
+    )
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out.splitlines()]
+
+
+def results(folder: Path, *words: str) -> Ended:
+    ended = framegate(folder, "results", "-d", "data", *words)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+def of(printed: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
+    return [result for result in printed if result["source"] == source]
+
+
+def test_json_is_what_the_run_printed(folder: Path, printed: list[dict[str, Any]]) -> None:
+    read = results(folder, "--json")
+    for source, count in {"door": FRAMES, "yard": 10}.items():
+        assert len(read.results(source)) == count
+        assert read.results(source) == of(printed, source)
+    assert results(folder, "--json", "--source", "yard").results("door") == []
+
+
+def test_a_span_of_positions_and_of_times(folder: Path, printed: list[dict[str, Any]]) -> None:
+    door = of(printed, "door")
+    read = results(folder, "--json", "--source", "door", "--from", "1-10", "--to", "1-12")
+    assert read.results("door") == door[10:13]
+    since = f"{door[-1]['captured']:.6f}"
+    late = results(folder, "--json", "--source", "door", "--from", since).results("door")
+    assert late
+    assert late == [r for r in door if r["captured"] >= float(since)]
+    none = results(folder, "--from", "2001-01-01", "--to", "2001-01-02T10:30")
+    assert (none.out, none.err) == ("", "framegate: nothing was published there\n")
+
+
+def test_csv_is_an_object_a_row(folder: Path, printed: list[dict[str, Any]]) -> None:
+    rows = list(csv.DictReader(io.StringIO(results(folder, "--csv").out)))
+    assert list(rows[0]) == [name for name, _ in COLUMNS]
+    assert len(rows) == sum(len(result["objects"]) for result in printed)
+    last = of(printed, "door")[-1]
+    (found,) = [
+        row
+        for row in rows
+        if (row["source"], row["seq"], row["label"]) == ("door", str(last["seq"]), "car")
+    ]
+    car = next(one for one in last["objects"] if one["label"] == "car")
+    assert [float(found[edge]) for edge in ("x1", "y1", "x2", "y2")] == car["box"]
+    assert (float(found["captured"]), int(found["track"])) == (last["captured"], car["track"])
+
+
+@pytest.mark.usefixtures("printed")
+def test_people_get_a_line_a_frame(folder: Path) -> None:
+    lines = results(folder, "--source", "door", "--to", "1-2").out.splitlines()
+    assert lines[0].split() == ["time", "source", "frame", "how", "objects"]
+    assert lines[1].startswith("-- 20")
+    frames = [line.split(None, 4)[1:] for line in lines[2:]]
+    assert [frame[:3] for frame in frames] == [["door", f"1-{n}", "detected"] for n in range(3)]
+    assert frames[1][3] == "person #1 0.90, car #7000000 0.90"
+
+
+@pytest.mark.usefixtures("printed")
+def test_what_a_stage_gave(folder: Path) -> None:
+    lines = results(folder, "--stage", "numbers", "--source", "yard", "--json").out.splitlines()
+    assert [json.loads(line)["output"] for line in lines] == list(range(10))
+    told = results(folder, "--stage", "numbers", "--source", "yard", "--to", "1-0").out
+    assert told.splitlines()[-1].split()[-2:] == ["numbers", "0"]
+
+
+def test_parquet_is_the_same_as_csv(folder: Path, printed: list[dict[str, Any]]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (the extra parquet)")
+    written = results(folder, "--parquet", "objects.parquet")
+    assert written.out == "objects.parquet\n"
+    table = parquet.read_table(folder / "objects.parquet")
+    assert table.column_names == [name for name, _ in COLUMNS]
+    assert table.num_rows == sum(len(result["objects"]) for result in printed)
+    again = framegate(folder, "results", "-d", "data", "--parquet", "objects.parquet")
+    assert (again.code, "is there already" in again.err) == (2, True)
+
+
+@pytest.mark.usefixtures("printed")
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_who_has_seen_enough_may_close_the_pipe(folder: Path, form: str) -> None:
+    command = [sys.executable, "-m", "framegate.pipeline.cli", "results", "-d", "data", form]
+    command += ["--stage", "numbers"] if form == "--json" else []
+    with subprocess.Popen(command, stdout=-1, stderr=-1, env=environment(), cwd=folder) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--from", "yesterday"), "--from 'yesterday': allowed is a time (2026-11-27T10:30, "),
+        (("--source", "gate"), "no source gate; there are: door, yard"),
+        (("--follow", "--to", "1-5"), "--follow, --to: give one of them"),
+        (("--stage", "numbers", "--csv"), "--stage: what a stage gives has no columns"),
+        (("--store", "redis://localhost"), "--store, -d: give one of them"),
+        (("--parquet", "none/x.parquet"), "--parquet "),
+    ],
+)
+@pytest.mark.usefixtures("printed")
+def test_what_cannot_be_is_said(folder: Path, words: tuple[str, ...], says: str) -> None:
+    ended = framegate(folder, "results", "-d", "data", *words)
+    assert ended.code == 2
+    assert says in ended.err
+
+
+def test_moments_are_what_people_write() -> None:
+    now = 1_795_000_000.0
+    assert moment("1-250", now) == (1, 250)
+    assert moment("15m", now) == now - 900
+    assert moment("1.5h", now) == now - 5400
+    assert moment("1795000001.25", now) == 1795000001.25
+    assert moment("2026-11-17T00:26:40Z", now) == 1_794_875_200
+    assert moment("2026-11-17T01:26:40+01:00", now) == 1_794_875_200
+    for odd in ("", "now", "5", "1-", "10:99", "15 m"):
+        with pytest.raises(ValueError, match="allowed is a time"):
+            moment(odd, now)
