@@ -13,14 +13,14 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from framegate.pipeline.addresses import HTTP_DEFAULT
 from framegate.pipeline.cli.arguments import ending
-from framegate.pipeline.cli.capacity import MadeFrame
+from framegate.pipeline.cli.capacity import Capacity, MadeFrame
 from framegate.pipeline.cli.check import (
     LARGE_PIXELS,
     MADE_FPS,
@@ -357,28 +357,32 @@ def sub_stream(url: str) -> str:
 
 
 def fit(cameras: Sequence[Camera], config: Config) -> None:
-    """Say what this machine holds of these; where they are too much, give each a `max_fps`."""
-    workers = place(stage_specs(config.stages), config.placement)
-    measured: dict[Form, Any] = {}
+    """Say what these take of this machine; where it is too much at rest, give each a `max_fps`."""
+    forms = [Form(camera.probe.width, camera.probe.height) for camera in cameras]
+    quiet: dict[Form, Capacity] = {}
+    busy: dict[Form, Capacity] = {}
     with (
         tempfile.TemporaryDirectory(prefix="framegate-init-") as folder,
         closing(open_measuring(config, Path(folder))) as measuring,
     ):
-        for camera in cameras:
-            form = Form(camera.probe.width, camera.probe.height)
-            if form not in measured:
-                frames = repeat(MadeFrame(form))
-                measured[form] = measuring.measure(camera.name, frames, MEASURE_S)
-    taken = 0.0
-    for camera in cameras:
-        capacity = measured[Form(camera.probe.width, camera.probe.height)]
-        taken += 1 / capacity.live_sources(camera.probe.fps or MADE_FPS, workers, cores())
-    print(f"Together they take {taken:.0%} of what {cores()} cores hold (decoding not measured).")
-    if taken <= 1:
-        return
-    for camera in cameras:
-        camera.max_fps = max(1.0, int((camera.probe.fps or MADE_FPS) / taken))
-    print("That is too much: the file takes fewer frames of each, frames = { max_fps = ... }.")
+        for form in dict.fromkeys(forms):
+            one, other = MadeFrame(form), MadeFrame(form)
+            quiet[form] = measuring.measure("quiet", repeat(one), MEASURE_S)
+            busy[form] = measuring.measure("busy", cycle((one, other)), MEASURE_S)
+    rates = [camera.probe.fps or MADE_FPS for camera in cameras]
+    workers = place(stage_specs(config.stages), config.placement)
+
+    def taken(of: Mapping[Form, Capacity]) -> float:
+        pairs = zip(forms, rates, strict=True)
+        return sum(1 / of[form].live_sources(fps, workers, cores()) for form, fps in pairs)
+
+    at_rest = taken(quiet)
+    print(f"Of what {cores()} cores hold they take {at_rest:.0%} while nothing moves, and")
+    print(f"{taken(busy):.0%} while everything does in all of them; decoding comes on top.")
+    if at_rest > 1:
+        for camera, fps in zip(cameras, rates, strict=True):
+            camera.max_fps = max(1.0, int(fps / at_rest))
+        print("That is too much: the file takes fewer frames of each (max_fps).")
 
 
 # -- Writing.
