@@ -78,7 +78,12 @@ def _run(parsed: argparse.Namespace) -> Exit:
     origin, config = configuration(parsed)
     set_up_logging(config.log.level, "run", config.log.format)
     if not config.sources and not parsed.resume:
-        raise ConfigFaults(["no source: name one, for example: framegate run clip.mp4"])
+        raise ConfigFaults(
+            [
+                "no source: name one, for example: framegate run clip.mp4; framegate init writes a "
+                "file of cameras"
+            ]
+        )
     if parsed.take_over and parsed.data is None:
         raise ConfigFaults(
             ["--take-over: needs -d DATA: a run that is taken over is known again by its folder"]

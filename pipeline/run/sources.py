@@ -36,6 +36,7 @@ from framegate.pipeline.errors import (
     StoreLost,
     StoreRefused,
     TakenOver,
+    did_you_mean,
 )
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.loading import ours
@@ -365,9 +366,11 @@ class RunSources:
         """ConfigFaults if one of them is no source of the run."""
         if strange := [name for name in names if name not in self.names()]:
             has = ", ".join(self.names()) or "none"
-            raise ConfigFaults(
-                [f"source {name}: the run has no such source; it has: {has}" for name in strange]
-            )
+            raise ConfigFaults([
+                f"source {name}: the run has no such source; it has: {has}"
+                f"{did_you_mean(name, self.names())}"
+                for name in strange
+            ])  # fmt: skip
 
     def drop(self, names: Collection[str]) -> None:
         """Serve these sources no more; they are to be released after that."""

@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost
+from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost, did_you_mean
 from framegate.pipeline.records import START, GateView, Position, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
 
@@ -122,7 +122,8 @@ def unknown(names: list[str], known: Mapping[str, str]) -> Response:
     """There are no such sources; these there are."""
     asked = ", ".join(name[:32] or "without a name" for name in names)
     there = f"there are: {', '.join(sorted(known))}" if known else "the run has none"
-    return says(404, f"no source {asked}; {there}")
+    near = did_you_mean(names[0], known) if names else ""
+    return says(404, f"no source {asked}; {there}{near}")
 
 
 def not_now(why: str) -> Response:

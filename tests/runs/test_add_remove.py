@@ -171,6 +171,7 @@ def test_a_service_waits_without_sources_and_is_resumed(folder: Path) -> None:
         (("add", "short.mp4", "--frames", "some"), "--frames some: allowed is"),
         (("add", "door=-"), "source door: standard input gave no URL"),
         (("remove", "none"), "source none: the run has no such source; it has: stays"),
+        (("remove", "stay"), "it has: stays; did you mean stays?"),
         (("remove", "stays", "none"), "source none: the run has no such source"),
     ],
 )

@@ -26,6 +26,7 @@ def test_a_snapshot_is_the_frame_with_its_boxes_or_plain(studio: Studio, port: i
     ("path", "status", "words"),
     [
         ("/snapshot/window.jpg", 404, "no source window; there are: door, yard"),
+        ("/snapshot/dor.jpg", 404, "no source dor; there are: door, yard; did you mean door?"),
         ("/stream/window.mjpg", 404, "no source window; there are: door, yard"),
         ("/live?sources=a,b", 404, "no source a, b; there are: door, yard"),
         ("/live", 404, "no source without a name"),
