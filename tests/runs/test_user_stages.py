@@ -109,6 +109,30 @@ def test_a_stage_reads_what_a_stage_beside_the_main_path_says(
     assert reader.counters("slow").get("lagged:alerts", 0) == 0
 
 
+def test_a_run_of_a_file_with_the_whole_graph_goes_on_with_a_short_one(
+    folder: Path, store: EmbeddedStore, reader: Reader
+) -> None:
+    """A file of before files lay over the defaults, then one of five lines, in one data folder:
+    each frame once. The new stage, which says nothing but its class, gets what is published, too.
+    """
+    footage.write_scene(folder / "slow.mkv", footage.steady(150))
+    words = ("run", "slow.mkv", "--pace", "realtime", "-d", "data", "--store", store.url)
+    with Command(folder, *words) as first:
+        wait_until("some results", lambda: len(reader.results("slow")) >= 20)
+        first.interrupt()
+        assert first.wait().code == 0
+    assert 20 <= len(reader.results("slow")) < 150
+    (folder / "pipeline.toml").write_text(
+        '[stages.detect]\nuse = "user_stages:Crowd"\n\n'
+        '[stages.numbers]\nuse = "user_stages:Numbers"\non_lag = "wait"\n'
+    )
+    ended = framegate(folder, "run", "--resume", "-d", "data", "--store", store.url)
+    assert ended.code == 0, ended.err
+    reader.whole("slow", 150)
+    numbers = [i for i, kind, _ in reader.entries("slow", "out:numbers") if kind == "frame"]
+    assert numbers == [f"1-{n}" for n in range(150)]
+
+
 def test_a_stage_that_raises_on_the_main_path(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
