@@ -39,7 +39,16 @@ def test_every_path_that_is_named_exists(name: str) -> None:
     text = text_of(name)
     named = {word for word in CODE.findall(text) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", word)}
     paths = {word for word in named if "/" in word or word.endswith((".py", ".md", ".toml"))}
-    made = ("demo/", "data/", "videos/", "stages.", "my_stages", "models.py", "pipeline.toml")
+    made = (
+        "demo/",
+        "build/",
+        "data/",
+        "videos/",
+        "stages.",
+        "my_stages",
+        "models.py",
+        "pipeline.toml",
+    )
     absent = [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
     assert absent == []
 
