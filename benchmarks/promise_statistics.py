@@ -38,7 +38,7 @@ Row = dict[str, Any]
 PERIODS: Final = 20_000
 AT_ONCE: Final = 1000
 ERRORS: Final = {"1.01 %": 91, "1.5 %": 135, "5 %": 450}
-PROMISE: Final = Promise(frames=9000)
+PROMISE: Final = Promise(alpha=0.01, frames=9000)
 MOST: Final = k_max(PROMISE.frames, PROMISE.alpha, PROMISE.share, PROMISE.delta)
 AUDITED_FIRST: Final = 747  # as many as the promise audits of 9,000
 HOUR: Final = 36_000

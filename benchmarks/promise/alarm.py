@@ -10,7 +10,7 @@ from benchmarks.promise.periods import FloatArray, IntArray
 from framegate.pipeline.promise import statistics
 from framegate.pipeline.promise.promise import Promise
 
-_PROMISE: Final = Promise()
+_PROMISE: Final = Promise(alpha=0.01)
 _WRONG: Final = statistics.after(statistics.QUIET, 1.0, _PROMISE.alpha)
 _RIGHT: Final = statistics.after(statistics.QUIET, 0.0, _PROMISE.alpha)
 

@@ -424,8 +424,9 @@ def promise_costs(
         "frames/s of one such source remain",
     ]
     if asked_per_s > room:
+        fits = f"[escalate] per_s = {room:.2g} or less fits" if room > 0 else "a longer period fits"
         told.append(
-            f"{name}: so many questions would keep audits waiting, which then count as wrong: "
-            f"[escalate] per_s = {max(0.0, room):.2g} or less fits"
+            f"{name}: a camera has no time for so many heavy passes (a file waits), and an audit "
+            f"that comes too late counts as wrong: {fits}"
         )
     return told

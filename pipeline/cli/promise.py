@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.meter import Meter
@@ -145,13 +146,19 @@ def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> 
         print(f"{of}: WRONG")
         print(*(f"  {fault}" for fault in faults), sep="\n")
     elif certificate.verdict == "certified":
-        print(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
+        _say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
     else:
-        print(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+        _say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
         print(fill(f"what to do: {_NEXT[certificate.verdict]}", 78, **_INDENT))
     if not faults:
         print(_ALONE if declared is None else _AS_DECLARED)
     return not faults and certificate.verdict == "certified"
+
+
+def _say(text: str) -> None:
+    """Print it; on a terminal a line that is too long for it is broken between words."""
+    console = Console(highlight=False)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _promised(certificate: Certificate) -> str:
@@ -231,7 +238,7 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))
-    print(verdict(judgement, promise))
+    _say(verdict(judgement, promise))
     if parsed.plot is not None:
         plot = as_svg(judgement, promise.alpha).encode()
         write_whole("--plot", parsed.plot, plot, parsed.overwrite)

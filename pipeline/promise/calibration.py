@@ -245,7 +245,8 @@ def verdict(judgement: Judgement, promise: Promise) -> str:
             f"they show {judgement.shown:.2%}. --frames {enough}{more} would do"
         )
     lines = [
-        f"{promised}: [escalate] doubt = {best.least:g} asks about {best.asked:.1%} of frames "
+        f"{promised}: [escalate] doubt = {min(1.0, best.least):g} asks about {best.asked:.1%} of "
+        f"frames "
         f"(an oracle: {best.oracle:.1%}). A forecast for footage like this, no promise",
         *_budget(best),
     ]

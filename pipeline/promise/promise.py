@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from framegate.pipeline.promise.statistics import share_for
 
-SPARE: Final = 3  # wrong frames that audits may find by default without costing the certificate
+SPARE: Final = 5  # wrong frames that audits may find by default without costing the certificate
 LONGEST: Final = 10_000_000
 
 
@@ -41,7 +41,7 @@ class Promise:
     measure: Literal["counts", "off"] = field(
         default="counts", metadata={"removed": {"boxes": '"counts" is the promise about frames'}}
     )
-    alpha: float = field(default=0.01, metadata=_limits(0.0001, 0.5))
+    alpha: float = field(default=0.05, metadata=_limits(0.0001, 0.5))
     confidence: float = field(default=0.95, metadata=_limits(0.5, 0.9999))
     frames: int = field(default=36_000, metadata=_limits(1, LONGEST))
     min_coverage: float = field(default=0.9, metadata=_limits(0.0, 1.0))

@@ -196,9 +196,9 @@ def test_options_are_checked_as_all_others() -> None:
 
 
 def test_the_default_promise() -> None:
-    """One hour at ten frames a second, 2 % of it audited, three errors forgiven."""
+    """One hour at ten frames a second, .6 % of it audited, five errors forgiven."""
     one = Promise()
-    assert (one.frames, one.alpha, one.delta, one.share) == (36_000, 0.01, 0.05, 0.021338)
-    assert k_max(one.frames, one.alpha, one.share, one.delta) == 3
+    assert (one.frames, one.alpha, one.delta, one.share) == (36_000, 0.05, 0.05, 0.005829)
+    assert k_max(one.frames, one.alpha, one.share, one.delta) == 5
     assert Promise(audited=0.01).share == 0.01
     assert len({promise.terms for promise in (Promise(), SMALL)}) == 2
