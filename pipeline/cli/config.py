@@ -68,6 +68,7 @@ def register(commands: Any) -> None:
         "explain",
         help="what a key or a table is, may be, and is now",
         description="KEY is a key (gate.object_age_s, or object_age_s) or a table (gate).",
+        epilog=ending("framegate config explain gate.object_age_s", page="configuration"),
     )
     explain.set_defaults(command=_explain)
     explain.add_argument("keys", nargs="+", metavar="KEY", help="as gate.object_age_s, or gate")
@@ -76,6 +77,7 @@ def register(commands: Any) -> None:
         help="a JSON Schema of pipeline.toml, for editors",
         description="Of the stages in force, your own included. Save it beside pipeline.toml and "
         f"begin that with the line #:schema ./{SCHEMA_FILE}",
+        epilog=ending(f"framegate config schema > {SCHEMA_FILE}", page="configuration"),
     )
     described.set_defaults(command=_schema)
     for verb in (explain, described):

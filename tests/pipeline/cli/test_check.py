@@ -226,7 +226,7 @@ def test_what_a_promise_costs() -> None:
     ]
     slow = replace(capacity, heavy=replace(heavy, look_s=0.5))
     assert promise_costs("door", promise, slow, 10.0, {"infer": ["detect"]}, 2)[-1].endswith(
-        "count as wrong: [escalate] per_s = 1.5 or less fits"
+        "counts as wrong: [escalate] per_s = 1.5 or less fits"
     )
     nobody = Capacity(100, {"detect": 0.1}, 1.0)
     assert promise_costs("door", promise, nobody, 10.0, {"infer": ["detect"]}, 2) == []

@@ -36,7 +36,7 @@ def test_every_command_has_examples_that_are_understood_and_a_page(
     for line in examples.splitlines():
         if "COMMAND" not in line:
             assert line.strip().startswith(name.partition(" ")[0])
-            assert parser().parse_args(shlex.split(line)[1:]).command
+            assert parser().parse_args(shlex.split(line.partition(" > ")[0])[1:]).command
     [page] = re.findall(r"^documents: docs/(\S+)$", text, re.MULTILINE)
     assert (DOCS / page).is_file()
     assert max(map(len, text.splitlines())) < 80
