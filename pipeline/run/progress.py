@@ -186,7 +186,8 @@ def closing(views: Sequence[View], frames: int, seconds: float, kept: Kept) -> s
     folder = shown_path(kept.folder)
     ends = {"finished", "failed", "removed"}
     if any(v.published for v in views):  # else the folder goes
-        parts.append(f"results in {shown(kept.store) if kept.store else folder}")
+        stored = f"in {shown(kept.store)}" if kept.store else f"with: framegate results -d {folder}"
+        parts.append(f"results {stored}")
         parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
         if not {v.state for v in views} <= ends:
             parts.append(f"go on with: framegate run --resume -d {folder}")

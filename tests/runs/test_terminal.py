@@ -45,7 +45,7 @@ def test_what_workers_say_stands_above_the_table(folder: Path, columns: int) -> 
     assert len([line for line in lines if "finished" in line]) == 1, lines
     closing = lines[lines.index("ended with 0") - 1]
     assert closing.startswith("framegate: 100 frames in "), lines
-    assert closing.endswith("; results in data"), lines
+    assert closing.endswith("; results with: framegate results -d data"), lines
 
 
 def test_a_camera_that_is_away_is_told_below_the_table_and_ctrl_c_says_how_to_go_on(
@@ -69,7 +69,7 @@ def test_one_line_ends_a_run_also_where_there_is_no_terminal(folder: Path) -> No
     assert ended.code == 0
     last = ended.err.splitlines()[-1]
     assert last.startswith("framegate: 100 frames in ")
-    assert last.endswith("; results in 'my data'; videos in videos"), last
+    assert last.endswith("; results with: framegate results -d 'my data'; videos in videos"), last
 
 
 def test_files_that_are_not_there_are_told_once_and_nothing_starts(folder: Path) -> None:
