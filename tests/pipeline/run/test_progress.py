@@ -26,12 +26,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
     kept = Kept(home / ".local/state/framegate/r", videos=Path("videos"))
     assert closing([ENDED], 1394, 23.0, kept) == (
-        "1394 frames in 23 s (60.6 a second); results with: framegate results -d ~/.local/state/framegate/r; "
+        "1394 frames in 23 s (60.6 a second); "
+        "results with: framegate results -d ~/.local/state/framegate/r; "
         "videos in videos"
     )
     stopped = replace(ENDED, state="stopped")
     assert closing([ENDED, stopped], 849, 5.0, Kept(Path("data"))) == (
-        "849 frames of 2 sources in 5.0 s (169.8 a second); results with: framegate results -d data; "
+        "849 frames of 2 sources in 5.0 s (169.8 a second); "
+        "results with: framegate results -d data; "
         "go on with: framegate run --resume -d data"
     )
     nothing = replace(ENDED, published=0)
