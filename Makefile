@@ -109,6 +109,10 @@ locks: install
 	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test --extra bench \
 		pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
+	$(LOCK) --constraint locks/dev.txt --generate-hashes pyproject.toml locks/build.in \
+		-o locks/base.txt
+	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra bridge pyproject.toml \
+		locks/build.in -o locks/image.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group docs -o locks/docs.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group release locks/build.in \
 		-o locks/release.txt

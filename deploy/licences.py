@@ -1,9 +1,10 @@
 """Licences of all that is shipped: `make licences` writes docs/licences.md and deploy/sbom.json.
 
-Read from the lock of the base install, the metadata of what is installed from it, the libraries
-that lie in its wheels, and the manifest of the weights. A library in a wheel that is not known
-here, and a licence that asks more of whoever passes it on than to keep its text, end it: somebody
-has to look. With --check nothing is written; exit code 1 where a file is not what it would write.
+Read from the locks of the base install and of the image, the metadata of what is installed from
+them, the libraries that lie in its wheels, and the manifest of the weights. A library in a wheel
+that is not known here, and a licence that asks more of whoever passes it on than to keep its text,
+end it: somebody has to look. With --check nothing is written; exit code 1 where a file is not what
+it would write.
 
 The CycloneDX document is made by its project's own library (locks/release.txt).
 """
@@ -17,13 +18,13 @@ import sys
 import tomllib
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LOCK = ROOT / "locks" / "base.txt"
+BASE, IMAGE = ROOT / "locks" / "base.txt", ROOT / "locks" / "image.txt"
 PAGE = ROOT / "docs" / "licences.md"
 SBOM = ROOT / "deploy" / "sbom.json"
 MARK = "<!-- made by make licences -->"
@@ -33,6 +34,7 @@ SPDX = {
     "License :: OSI Approved :: MIT License": "MIT",
     "License :: OSI Approved :: BSD License": "BSD-3-Clause",
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "MPL-2.0": "MPL-2.0",
     "MIT": "MIT",
     "BSD-2-Clause": "BSD-2-Clause",
 }
@@ -104,8 +106,9 @@ _COPYLEFT = re.compile(r"(?<![A-Z])A?GPL(?!.*WITH GCC-exception)|SSPL|BUSL|CC-BY
 
 @dataclass(frozen=True, order=True)
 class Package:
-    """A package of the base install.
+    """A package of the image.
 
+    is_base  whether the base install has it
     licence  as SPDX says it
     hashes   sha256 of its files, as locked
     inside   libraries in its wheel with their licences
@@ -116,11 +119,13 @@ class Package:
     licence: str
     hashes: tuple[str, ...]
     inside: tuple[tuple[str, str], ...]
+    is_base: bool = True
 
 
 def packages() -> list[Package]:
-    """What the lock of the base install names, by name."""
-    return sorted(_locked(LOCK.read_text()))
+    """What the lock of the image names, by name."""
+    base = {one.name for one in _locked(BASE.read_text())}
+    return sorted(replace(one, is_base=one.name in base) for one in _locked(IMAGE.read_text()))
 
 
 def _locked(lock: str) -> Iterator[Package]:
@@ -196,7 +201,8 @@ def page(found: list[Package]) -> str:
     lines = ["| package | version | licence | in its wheel |", "| --- | --- | --- | --- |"]
     for one in found:
         inside = ", ".join(f"{name} ({licence})" for name, licence in one.inside)
-        lines.append(f"| {one.name} | {one.version} | {one.licence} | {inside} |")
+        name = one.name if one.is_base else f"{one.name} (image)"
+        lines.append(f"| {name} | {one.version} | {one.licence} | {inside} |")
     lines += ["", "| weights | licence | from |", "| --- | --- | --- |"]
     for row in weights():
         lines.append(f"| `{row['file']}` | {row['licence']} | {row['origin']} |")
