@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import cycle, repeat
 from pathlib import Path
 from typing import Any, Final
@@ -426,6 +427,7 @@ def written(cameras: Sequence[Camera], secrets: Secrets) -> str:
     """The text of the configuration; what it must not show is in `secrets` then."""
     parts = [
         f"#:schema ./{SCHEMA_FILE}",
+        f"# Written by framegate init, {version('framegate')}.",
         "# What is not said here is by default: `framegate config` shows it, and `framegate config",
         "# explain KEY` says what a key is. After a change: `framegate check`.",
     ]

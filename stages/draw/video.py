@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, cast
@@ -88,6 +89,7 @@ class VideoWriter:
                     "flush_packets": "1",
                 },
             )
+            self._output.metadata["comment"] = f"Framegate {version('framegate')}"
         except OSError as error:
             raise self._fault(error) from error
 

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,9 @@ def test_a_camera_that_is_on_is_written_and_nothing_is_asked_without_a_terminal(
     text = (tmp_path / "pipeline.toml").read_text()
     config = read_config("pipeline.toml", text)
     assert config.sources["yard"].url == cameras["small"]
-    assert text.startswith("#:schema ./pipeline.schema.json\n")
+    first, second = text.splitlines()[:2]
+    assert first == "#:schema ./pipeline.schema.json"
+    assert second == f"# Written by framegate init, {version('framegate')}."
     assert (tmp_path / "pipeline.schema.json").read_text().startswith("{")
     assert not (tmp_path / "secrets.env").exists()
     assert max(map(len, ended.out.splitlines())) <= 80

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 from pathlib import Path
 
 import av
@@ -98,6 +99,7 @@ def test_it_is_a_plain_mp4_without_x264(tmp_path, codec):
     write(tmp_path / "a.mp4", [0.0, 0.04], codec)
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].codec_context.name == codec
+        assert container.metadata["comment"] == f"Framegate {version('framegate')}"
     names = boxes_of((tmp_path / "a.mp4").read_bytes())
     assert names[-1] == b"moov"
     assert b"moof" not in names
