@@ -170,7 +170,7 @@ class Report:
 
     @contextmanager
     def watching(self, heading: str, about: str = "") -> Iterator[None]:
-        """Turn what goes wrong in the block into a fault."""
+        """Turn what goes wrong in the block into a fault, or several."""
         try:
             yield
         except Exception as error:
@@ -178,9 +178,10 @@ class Report:
                 raise
             code = error.exit if isinstance(error, FramegateError) else Exit.USAGE
             named = "" if isinstance(error, FramegateError) else f"{type(error).__name__}: "
-            self.faults += 1
             self.exit = max(self.exit, code)
-            self.say(heading, redacted(f"FAULT: {about}{named}{error}"))
+            for fault in error.faults if isinstance(error, ConfigFaults) else [str(error)]:
+                self.faults += 1
+                self.say(heading, redacted(f"FAULT: {about}{named}{fault}"))
 
     def warn(self, heading: str, text: str) -> None:
         """Say what a run can begin with, though it will not be what was meant."""

@@ -19,6 +19,7 @@ from framegate.pipeline.cli import (
     results,
     run,
     sources,
+    upgrade_check,
     watch,
     worker,
 )
@@ -113,7 +114,7 @@ GROUPS: Final = {
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "models"),
     "show how good results are": ("calibrate", "verify"),
-    "more": ("worker",),
+    "more": ("worker", "upgrade-check"),
 }
 
 
@@ -141,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
         doctor,
         worker,
         models,
+        upgrade_check,
     ):
         command.register(commands)
     groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -125,7 +126,8 @@ class RunFolder:
             new.touch(mode=0o600)  # a URL in it may carry a password
             with new.open("wb") as file:
                 now = msgspec.structs.replace(run, v=VERSION)
-                file.write(msgspec.json.format(msgspec.json.encode(now)))
+                told = {**msgspec.structs.asdict(now), "framegate": version("framegate")}
+                file.write(msgspec.json.format(msgspec.json.encode(told)))
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._file)
@@ -156,16 +158,28 @@ class RunFolder:
         os.close(self._lock)
 
 
+class _Wrote(Versioned, frozen=True):
+    """Who wrote run.json. framegate: its version, which 0.1 did not say."""
+
+    framegate: str = ""
+
+
+def written_by(folder: Path) -> str:
+    """Return the version of the Framegate that wrote the run.json that read_run has read."""
+    return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Wrote).framegate or "0.1"
+
+
 def read_run(folder: Path) -> RunFile | None:
     """Return the run that a folder belongs to, None for a fresh one. DataFolderRefused."""
     file = folder / "run.json"
     try:
         data = file.read_bytes()
-        version = msgspec.json.decode(data, type=Versioned).v
-        if version > VERSION:
+        wrote = msgspec.json.decode(data, type=_Wrote)
+        if wrote.v > VERSION:
+            which = f" {wrote.framegate}" if wrote.framegate else ""
             raise DataFolderRefused(
-                f"{file}: a newer Framegate wrote it (version {version}; this one reads up to "
-                f"{VERSION}); go on with that one, or begin a new run with another -d"
+                f"{file}: a newer Framegate{which} wrote it (version {wrote.v}; this one reads up "
+                f"to {VERSION}); go on with that one, or begin a new run with another -d"
             )
         read = msgspec.json.decode(data, type=RunFile)
         if odd := [source.name for source in read.sources if not is_name(source.name)]:
