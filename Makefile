@@ -10,10 +10,12 @@ FITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(FITS)" >/dev/null 2>&1 && echo "$$p" && break; done)
 
-.PHONY: help install demo test test-all check docs pages package licences graph extras locks platforms bench-quick clean
+.PHONY: help base install demo test test-all check docs pages package licences graph extras locks platforms bench-quick clean
 
 help:
-	@echo "make demo      a clip through the pipeline, an annotated video, results"
+	@echo "make demo      what running needs, into .venv; then a clip through the pipeline"
+	@echo "make base      that installation alone: $(BASE)"
+	@echo "make install   also what developers need: $(TOOLS); test and check do it, too"
 	@echo "make test      the tests, up to 10 minutes"
 	@echo "make test-all  with the kill marathon and other long ones; says when all last passed"
 	@echo "make check     style, formatting and types"
@@ -27,26 +29,38 @@ help:
 	@echo "make locks     resolve the locked versions anew"
 	@echo "make platforms look for a wheel of each dependency on each platform (asks the registry)"
 
-install: $(VENV)/installed
+# Measured on x86-64; CONTRIBUTING.md says how.
+BASE := 215 MB to download, 710 MB on disk
+TOOLS := another 600 MB on disk
 
 # What pip does, as one line that tells how far it is; in a log as a line a package.
-EACH = { test -t 1 && at='\r\033[K' end= || { at= end='\n'; }; of=$$(grep -c == locks/dev.txt); n=0; \
+EACH = { test -t 1 && at='\r\033[K' end= || { at= end='\n'; }; of=$$(grep -c == $(1)); n=0; \
 	while read -r word name _; do case $$word in \
 	Collecting) n=$$((n + 1)); printf "$$at%s of %s: %s$$end" $$n $$of "$${name%%==*}";; \
 	Installing) printf "$$at%s$$end" "unpacking them";; esac; done; test -z "$$at" || echo; }
+LOCKED = $(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes \
+	--only-binary :all: -r $(1) | $(EACH)
 
-$(VENV)/installed: locks/dev.txt pyproject.toml
+base: $(VENV)/base
+
+$(VENV)/base: locks/base.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with its venv module is needed" \
 		"(Debian: apt-get install python3 python3-venv); or give PYTHON=/path/to/python"; exit 2; }
-	"$(PYTHON)" -m venv --clear $(VENV)
-	@echo "installing what locks/dev.txt names: several hundred MB, some minutes"
-	@$(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes \
-		--only-binary :all: -r locks/dev.txt | $(EACH)
+	"$(PYTHON)" -m venv $(VENV)
+	@echo "installing what running needs: $(BASE)"
+	@$(call LOCKED,locks/base.txt)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install
-	$(BIN)/python -m framegate.pipeline.cli.demo
+install: $(VENV)/installed
+
+$(VENV)/installed: locks/dev.txt $(VENV)/base
+	@echo "installing what developers need: $(TOOLS)"
+	@$(call LOCKED,locks/dev.txt)
+	@touch $@
+
+demo: base
+	$(BIN)/framegate demo
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
@@ -106,7 +120,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 	--no-emit-package opencv-python --no-emit-package openvino-telemetry
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(LOCK) --generate-hashes --extra demo --extra bridge --extra test --extra bench \
+	$(LOCK) --generate-hashes --extra bridge --extra test --extra bench \
 		pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes pyproject.toml locks/build.in \
@@ -123,4 +137,4 @@ platforms:
 	$(BIN)/python deploy/platforms.py
 
 clean:
-	rm -rf $(VENV) .cache demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .cache demo demo-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

