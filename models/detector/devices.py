@@ -29,6 +29,11 @@ _NAME = re.compile(rf"(HETERO:{_ONE}(,{_ONE})*|{_ONE})")
 _LONGEST = 80
 _ENDING = "ExecutionProvider"
 _NO_DEVICES = ("CPU", "AZURE")  # providers: the one is OpenVINO's too, the other a service
+_PACKAGES = {
+    "CUDA": "onnxruntime-gpu",
+    "TENSORRT": "onnxruntime-gpu",
+    "OPENVINO": "onnxruntime-openvino",
+}
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
@@ -97,8 +102,10 @@ def _is_among(name: str, devices: tuple[str, ...]) -> bool:
 
 def _why_not(device: str, with_onnx: bool) -> str:
     """In a few words why a device is not there, as far as somebody says so; else nothing."""
-    if device in onnx_devices() and not with_onnx:
+    if device in (*onnx_devices(), *_PACKAGES) and not with_onnx:
         return "ONNX Runtime computes only models that were added from ONNX"
+    if device in _PACKAGES:
+        return f"it comes with the package {_PACKAGES[device]}"
     try:
         core().get_property(device, "FULL_DEVICE_NAME")
     except RuntimeError as fault:

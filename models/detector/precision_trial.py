@@ -205,8 +205,9 @@ def _tried(tried: Tried, cores: int, budget_s: float) -> Choice:
         return chosen[0]
     chosen.append(_on_cpu(tried, cores, budget_s))
     best = min(chosen, key=lambda choice: choice.ms)
-    passed = "; ".join(f"{error.device}: {error.why}" for error in refused)
-    return replace(best, note=passed or ("" if tried.devices else "there is no other"))
+    said = [f"{one.device}: {one.ms:.1f} ms a picture" for one in chosen if one is not best]
+    said += [f"{error.device}: {error.why}" for error in refused]
+    return replace(best, note="; ".join(said) if tried.devices else "there is no other")
 
 
 # -- Devices beside the CPU: taken if they answer as the CPU does.

@@ -21,6 +21,7 @@ from framegate.models.detector.devices import (
     RULE,
     described,
     device_fault,
+    onnx_devices,
     openvino_devices,
     to_try,
 )
@@ -50,6 +51,14 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(name: str) -> No
         to_try(name, with_onnx=False)
     assert told.value.there == openvino_devices()
     assert name in str(told.value)
+
+
+@pytest.mark.skipif("CUDA" in onnx_devices(), reason="there is CUDA")
+def test_a_provider_of_onnx_runtime_is_told_with_what_it_needs() -> None:
+    with pytest.raises(DeviceMissing, match="only models that were added from ONNX"):
+        to_try("CUDA", with_onnx=False)
+    with pytest.raises(DeviceMissing, match="comes with the package onnxruntime-gpu"):
+        to_try("CUDA", with_onnx=True)
 
 
 def test_what_is_tried() -> None:
@@ -161,7 +170,8 @@ def test_auto_passes_over_what_answers_otherwise_and_says_so(tmp_path: Path) -> 
     tried = on_devices(AUTO, WRONG=changed(tmp_path, 0.8), RIGHT=right)
     choice = precision_trial.run(None, 0.0, 1, tried)
     assert choice.device in (CPU, "RIGHT")
-    assert choice.note.startswith("WRONG: its answers are not the CPU's")
+    assert "WRONG: its answers are not the CPU's" in choice.note
+    assert " ms a picture" in choice.note, "what was slower is told, too"
 
 
 @no_gpu

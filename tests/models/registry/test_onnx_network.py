@@ -10,6 +10,8 @@ import pytest
 
 from framegate.models.conversion.add import AddRequest, add
 from framegate.models.conversion.settle import Wishes
+from framegate.models.detector import precision_trial
+from framegate.models.detector.devices import onnx_devices
 from framegate.models.detector.precision_trial import Choice, choose
 from framegate.models.errors import ArrayMismatch, ModelUnreadable, TooManyInFlight
 from framegate.models.picture import Picture
@@ -92,6 +94,19 @@ def test_both_runtimes_give_the_same_outputs(folder: ModelFolder) -> None:
     [ours], [theirs] = answers
     assert ours.shape == theirs.shape == (6, 48)
     np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_a_provider_is_taken_if_it_answers_as_the_cpu_and_is_named(folder: ModelFolder) -> None:
+    """With onnxruntime-openvino on a CPU, for one."""
+    if not onnx_devices():
+        pytest.skip("this package of ONNX Runtime has the CPU only")
+    tried = open.tried_of(folder, onnx_devices()[0])
+    choice = precision_trial.run(None, 0.0, 1, tried)
+    assert (choice.device, choice.precision) == (onnx_devices()[0], "f32+onnx")
+    made = open.open_model(folder, choice.precision, choice.threads, device=choice.device)
+    assert f"+onnx+{choice.device.lower()}@" in made.models[0]
+    usual = open.open_model(folder, "f32+onnx", 1)
+    assert usual.policy_id != made.policy_id
 
 
 def test_answers_do_not_mix(folder: ModelFolder) -> None:
