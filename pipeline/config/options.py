@@ -43,8 +43,7 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
         if key in removed:
             faults.append(f"{path}{key}: {was_removed(removed[key])}")
         elif key not in fields:
-            allowed = f"allowed are {_listed(sorted(fields))}" if fields else "it has no keys"
-            faults.append(f"{path}{key}: unknown key; {allowed}{did_you_mean(key, fields)}")
+            faults.append(f"{path}{key}: unknown key; {_keys_allowed(key, fields, hints)}")
     values = {}
     for name, field in fields.items():
         if name in table and dataclasses.is_dataclass(hints[name]):
@@ -67,6 +66,19 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
 def was_removed(instead: str) -> str:
     """Say of a key that an older Framegate had what to write instead."""
     return f"an older Framegate had this key; remove it: {instead}"
+
+
+def _keys_allowed(key: str, fields: Mapping[str, Any], hints: Mapping[str, Any]) -> str:
+    """What stands in a table, and what a key that is none was meant to be: one much like it, or
+    one of a table that the same stage owns.
+    """
+    own = [name for name, field in fields.items() if field.metadata.get("table")]
+    keys = sorted(fields.keys() - set(own))
+    for name in own:
+        if key in (field.name for field in dataclasses.fields(hints[name])):
+            return f"it is a key of [{name}]"
+    allowed = f"allowed are {_listed(keys)}" if keys else "it has no keys"
+    return f"{allowed}{did_you_mean(key, keys)}"
 
 
 def with_variables(

@@ -176,6 +176,7 @@ def test_what_a_file_does_not_place_is_placed_as_shipped(
     [
         ("[gate]\nobject_age = 2", "gate.object_age: unknown key; allowed are frame_age_s, "),
         ("[gate]\nobject_age = 2", "; did you mean object_age_s?"),
+        ("[stages.detect]\nobject_age_s = 2", "object_age_s: unknown key; it is a key of [gate]"),
         ("[gate]\nmode = 'crop'", "allowed is off, frames or crops; did you mean crops?"),
         ("[source.a]\nurl = 'x'", "source: unknown table; allowed are store, "),
         ("[source.a]\nurl = 'x'", "; did you mean sources?"),
