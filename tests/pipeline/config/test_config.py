@@ -256,7 +256,7 @@ def test_changes_go_over_the_file() -> None:
     detect = next(stage for stage in config.stages if stage.name == "detect")
     tables = ("gate", "window", "cache", "models")
     own = {key: value for key, value in detect.options.items() if key not in tables}
-    assert own == {"detector": "light", "min_score": 0.5}
+    assert own == {"detector": "light", "device": "CPU", "min_score": 0.5}
 
 
 def test_a_table_that_a_stage_owns() -> None:
