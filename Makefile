@@ -38,8 +38,8 @@ EACH = { test -t 1 && at='\r\033[K' end= || { at= end='\n'; }; of=$$(grep -c == 
 	while read -r word name _; do case $$word in \
 	Collecting) n=$$((n + 1)); printf "$$at%s of %s: %s$$end" $$n $$of "$${name%%==*}";; \
 	Installing) printf "$$at%s$$end" "unpacking them";; esac; done; test -z "$$at" || echo; }
-LOCKED = $(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes \
-	--only-binary :all: -r $(1) | $(EACH)
+LOCKED = $(if $(2),$(2),$(VENV))/bin/pip install --disable-pip-version-check --no-deps \
+	--require-hashes --only-binary :all: -r $(1) | $(EACH)
 
 base: $(VENV)/base
 
@@ -78,8 +78,7 @@ docs: $(VENV)/docs/installed
 
 $(VENV)/docs/installed: locks/docs.txt | install
 	$(BIN)/python -m venv --clear $(VENV)/docs
-	$(VENV)/docs/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		--only-binary :all: -r locks/docs.txt
+	@$(call LOCKED,locks/docs.txt,$(VENV)/docs)
 	@touch $@
 
 pages: install graph
@@ -102,8 +101,7 @@ licences: $(VENV)/release/installed
 
 $(VENV)/release/installed: locks/release.txt | install
 	$(BIN)/python -m venv --clear $(VENV)/release
-	$(VENV)/release/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		--only-binary :all: -r locks/release.txt
+	@$(call LOCKED,locks/release.txt,$(VENV)/release)
 	@touch $@
 
 check: install

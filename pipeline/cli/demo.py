@@ -138,12 +138,16 @@ def _told(folder: Path, results: list[bytes]) -> str:
 
 
 def _shown(results: list[Result]) -> list[int]:
-    """Of each way to look the frame with the most objects, the last of these; in their order."""
+    """Of each way to look the frame with the most tracks, the last of these; in their order."""
+
+    def tracks(n: int) -> int:
+        return sum(found.track is not None for found in results[n].objects)
+
     found = []
     for looked in _LOOKED:
         of_it = [n for n, result in enumerate(results) if result.looked == looked]
         if of_it:
-            found.append(max(of_it, key=lambda n: (len(results[n].objects), n)))
+            found.append(max(of_it, key=lambda n: (tracks(n), -len(results[n].objects), n)))
     return sorted(found)
 
 
@@ -152,10 +156,10 @@ def _next(folder: Path) -> str:
     after = {
         f"results -d {folder / 'data'}": "all that it said",
         "run FILE --save videos": "a video of yours",
-        "run gate=rtsp://HOST/STREAM": "a camera, with a live page",
-        "check FILE": "how many of them this machine holds",
+        "run gate=rtsp://HOST/STREAM": "a camera, and a live page",
+        "check FILE": "what this machine holds",
     }
-    lines = [f"  {framegate + ' ' + words:46} {what}" for words, what in after.items()]
+    lines = [f"  {framegate + ' ' + words:48} {what}" for words, what in after.items()]
     return "\n".join(["\nNext:", *lines])
 
 
