@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -64,10 +64,11 @@ def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 class Terminal:
     """A command on a terminal of its own, and who sits at it."""
 
-    def __init__(self, folder: Path, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str, before: Sequence[str] = ()) -> None:
+        """before: what stands before the command itself."""
         self.line, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [*FRAMEGATE, *words],
+            [*before, *FRAMEGATE, *words],
             cwd=folder,
             env=environment(),
             stdin=theirs,
@@ -256,21 +257,16 @@ class Silent:
 
 
 @pytest.fixture
-def network() -> list[str]:
-    """A command before others: in a network of their own. Skips where that is not allowed."""
+def onvif_camera(tmp_path: Path) -> list[str]:
+    """A command before others: in a network of their own, with a camera that answers by ONVIF.
+    Skips where that is not allowed.
+    """
     isolated = ["unshare", "--net"]
     try:
         veth = "ip link add cam0 type veth peer name net0"
         subprocess.run([*isolated, *veth.split()], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs network namespaces (unshare, ip, and the right to use them)")
-    return isolated
-
-
-@pytest.mark.parametrize(("password", "code"), [("swordfish9", 0), ("wrong", 2)])
-def test_a_camera_of_the_network_is_found_by_onvif(
-    tmp_path: Path, network: list[str], password: str, code: int
-) -> None:
     folder = tmp_path / "streams"
     folder.mkdir()
     options = {"bf": "0", "g": "10", "preset": "ultrafast"}
@@ -278,9 +274,16 @@ def test_a_camera_of_the_network_is_found_by_onvif(
         footage.write_scene(
             folder / f"{name}.mkv", footage.steady(25), size, codec="libx264", options=options
         )
-    camera = [sys.executable, "-m", "tests.support.onvif_camera", folder, "viewer", "swordfish9"]
-    words = [*network, *camera, *FRAMEGATE, "init", "--discover", "--user", "viewer"]
-    words += ["-c", tmp_path / "pipeline.toml"]
+    module = [sys.executable, "-m", "tests.support.onvif_camera"]
+    return [*isolated, *module, str(folder), "viewer", "swordfish9"]
+
+
+@pytest.mark.parametrize(("password", "code"), [("swordfish9", 0), ("wrong", 2)])
+def test_a_camera_of_the_network_is_found_by_onvif(
+    tmp_path: Path, onvif_camera: list[str], password: str, code: int
+) -> None:
+    words = [*onvif_camera, *FRAMEGATE, "init", "--discover", "--user", "viewer"]
+    words += ["-c", str(tmp_path / "pipeline.toml")]
     env = {**environment(), "FRAMEGATE_CAMERA_PASSWORD": password}
     ended = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == code, ended.stdout + ended.stderr
@@ -297,6 +300,27 @@ def test_a_camera_of_the_network_is_found_by_onvif(
     text = (tmp_path / "pipeline.toml").read_text()
     assert '\nurl_env = "FRONT_DOOR_URL"' in text
     assert '\n# url_env = "FRONT_DOOR_OTHER_URL"' in text
+
+
+def test_who_is_asked_takes_a_camera_that_was_found(
+    tmp_path: Path, onvif_camera: list[str]
+) -> None:
+    person = Terminal(tmp_path, "init", before=onvif_camera)
+    for asked, answer in (
+        ("Look for ONVIF cameras on this network? [Y/n]: ", ""),
+        ("User of the cameras (empty: none): ", "viewer"),
+        ("Password: ", "swordfish9"),
+        ("Take it? [Y/n]: ", ""),
+        ("Camera (empty: that is all): ", ""),
+        ("Take that? [Y/n]: ", "y"),
+    ):
+        person.until(asked)
+        person.types(answer)
+    person.until("Next:    framegate run --env-file secrets.env -d data")
+    assert person.ends() == 0
+    said = variables_in((tmp_path / "secrets.env").read_text())
+    assert "/sub.mkv" in said["FRONT_DOOR_URL"]
+    assert "/main.mkv" in said["FRONT_DOOR_OTHER_URL"]
 
 
 # -- The pure parts.
