@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from framegate.pipeline import keys
@@ -32,6 +29,7 @@ from framegate.pipeline.cli.capacity import (
     Measuring,
     PrivateFrames,
 )
+from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter, Tell
 from framegate.pipeline.cli.promise import promise_of
 from framegate.pipeline.config.config import Config, SourceConfig
@@ -158,15 +156,10 @@ class Report:
 
     def say(self, heading: str, text: str) -> None:
         """Print a text of one or more lines; a heading stands once."""
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
         for line in text.splitlines():
             first = heading if heading != self._heading else ""
             self._heading = heading
-            head = f"{first:<18} "
-            said = f"{head}{line}".rstrip()
-            if len(said) >= columns and not line.startswith(" "):
-                said = fill(line, columns - 1, initial_indent=head, subsequent_indent=" " * 19)
-            print(said, flush=True)
+            say(line, f"{first:<18} ")
 
     @contextmanager
     def watching(self, heading: str, about: str = "") -> Iterator[None]:

@@ -18,6 +18,7 @@ import msgspec
 
 from framegate.pipeline import machine
 from framegate.pipeline.cli.arguments import add_config_file, ending
+from framegate.pipeline.cli.lines import say
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit
 from framegate.pipeline.loading import ours
@@ -78,9 +79,9 @@ def doctor(config: Config, folder: Path, as_json: bool) -> Exit:
         print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
     else:
         for finding in findings:
-            print(f"{finding.level:<5} {finding.name:<15} {finding.found}")
+            say(finding.found, f"{finding.level:<5} {finding.name:<15} ")
             if finding.remedy:
-                print(f"{'':<21} -> {finding.remedy}")
+                say(finding.remedy, f"{'':<21} -> ")
     return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
 
 
@@ -287,8 +288,6 @@ def _video_hardware() -> Finding:
 
 def _ports(config: Config) -> Finding:
     if config.store.listen is None:
-        return Finding(
-            "ports", "OK", "none is needed before a run (only --listen takes a fixed one)"
-        )
+        return Finding("ports", "OK", "none to look at: only --listen takes a fixed one")
     check_free(config.store.listen)
     return Finding("ports", "OK", f"free: {config.store.listen}")

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.options import read_options
@@ -47,7 +46,6 @@ _NEXT: Final[Mapping[str, str]] = {
     "holds. Fewer sources, or fewer frames of each (frames = { max_fps = 5 }), leave room",
     "failed": "frames failed, which the run's log and framegate watch tell of; mend that first",
 }
-_INDENT: Final[Mapping[str, Any]] = {"initial_indent": "  ", "subsequent_indent": "  "}
 _LARGEST = 1 << 20  # bytes; a certificate has some 1000
 _INPUT = "-"
 _ALONE = "  no declaration beside it: only that it is consistent is shown"
@@ -146,19 +144,13 @@ def _tell(name: str, certificate: Certificate, declared: Declaration | None) -> 
         print(f"{of}: WRONG")
         print(*(f"  {fault}" for fault in faults), sep="\n")
     elif certificate.verdict == "certified":
-        _say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
+        say(f"{of}: holds: {_promised(certificate)} ({certificate.reason})")
     else:
-        _say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
-        print(fill(f"what to do: {_NEXT[certificate.verdict]}", 78, **_INDENT))
+        say(f"{of}: certifies nothing ({certificate.verdict}): {certificate.reason}")
+        say(f"what to do: {_NEXT[certificate.verdict]}", "  ")
     if not faults:
         print(_ALONE if declared is None else _AS_DECLARED)
     return not faults and certificate.verdict == "certified"
-
-
-def _say(text: str) -> None:
-    """Print it; on a terminal a line that is too long for it is broken between words."""
-    console = Console(highlight=False)
-    console.print(Text(text), soft_wrap=not console.is_terminal)
 
 
 def _promised(certificate: Certificate) -> str:
@@ -238,7 +230,8 @@ def _calibrate(parsed: argparse.Namespace) -> Exit:
     judgement = judged(footage, promise)
     console = Console()
     console.print(as_table(judgement))
-    _say(verdict(judgement, promise))
+    for line in verdict(judgement, promise).splitlines():
+        say(line)
     if parsed.plot is not None:
         plot = as_svg(judgement, promise.alpha).encode()
         write_whole("--plot", parsed.plot, plot, parsed.overwrite)

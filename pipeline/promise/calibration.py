@@ -151,6 +151,7 @@ class Footage:
     draws     of one of them, with replacement; distinct  frames that were drawn at least once
     raises    for each threshold, what [escalate] must allow for no ask to be over budget
     left      frames that were to follow when it was stopped
+    available frames that the files have; 0: no more than were held against the heavy pass
     """
 
     tallies: tuple[Tally, ...]
@@ -159,6 +160,7 @@ class Footage:
     distinct: int
     raises: tuple[tuple[Raise, ...], ...]
     left: int = 0
+    available: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,8 @@ class Setting:
 class Judgement:
     """All thresholds, the safest first.
 
-    draws     of frames held against the heavy pass, of `frames`; distinct  frames among them
+    frames    that the files have
+    draws     of frames held against the heavy pass; distinct  frames among them
     best      the cheapest that is certified, None: not even asking always is
     shown     the least alpha that these draws show of asking always
     lacking   how many more draws certify the next one, if they are like these; None: none would
@@ -223,7 +226,7 @@ def judged(footage: Footage, promise: Promise) -> Judgement:
     errors = 0 if best is None else math.ceil(best.risk * footage.distinct)
     return Judgement(
         settings,
-        footage.frames,
+        footage.available or footage.frames,
         drawn,
         footage.distinct,
         best,
@@ -237,9 +240,9 @@ def verdict(judgement: Judgement, promise: Promise) -> str:
     """In words, for the end of the table."""
     best, promised = judgement.best, f"{promise.alpha:.2%} at {promise.confidence:.1%} confidence"
     enough = judgement.draws + (judgement.lacking or 0)
+    few = judgement.frames < enough
+    more = f", and footage of more than {judgement.frames} frames" if few else ""
     if best is None:
-        few = judgement.frames < enough
-        more = f", and footage of more than {judgement.frames} frames" if few else ""
         return (
             f"{judgement.draws} draws are too few for {promised}: even without one wrong frame "
             f"they show {judgement.shown:.2%}. --frames {enough}{more} would do"
@@ -251,7 +254,9 @@ def verdict(judgement: Judgement, promise: Promise) -> str:
         *_budget(best),
     ]
     if not judgement.settings[-1].certified and judgement.lacking:
-        lines.append(f"With --frames {enough} the next one is certified, too, if they are alike")
+        lines.append(
+            f"With --frames {enough}{more} the next one is certified, too, if they are alike"
+        )
     if judgement.draws > _FAR * judgement.distinct:
         lines.append(
             f"{judgement.draws} draws are of {judgement.distinct} different frames: for other "

@@ -242,13 +242,15 @@ def tallied(
     escalate = options_of(Escalate, _of_kind(stages, Escalate) or {})
     assert isinstance(escalate, StageOptions)
     window, budget = _of_kind(stages, Window) or {}, escalate.escalate
-    taken = chosen(sum(_counted(files, tell)), most, seed)
+    available = sum(_counted(files, tell))
+    taken = chosen(available, most, seed)
     frames = int(np.count_nonzero(taken))
     draws = np.bincount(
         np.random.default_rng((seed, 1)).integers(frames, size=most), minlength=frames
     )
     tallies = [Tally(least) for least in PATH]
     done = 0
+    tell("opening the models")
     with (
         tempfile.TemporaryDirectory(prefix="framegate-calibrate-") as folder,
         closing(Replay(detect, window, Path(folder))) as replay,
@@ -273,9 +275,9 @@ def tallied(
         limits = budget.per_s, budget.burst, budget.all_per_s
         needs = tuple(raises(replay.times.of(least), *limits) for least in PATH)
     drawn = draws[:done]
-    return Footage(
-        tuple(tallies), done, int(drawn.sum()), int(np.count_nonzero(drawn)), needs, frames - done
-    )
+    distinct = int(np.count_nonzero(drawn))
+    left = frames - done
+    return Footage(tuple(tallies), done, int(drawn.sum()), distinct, needs, left, available)
 
 
 def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[str, Any] | None:
@@ -291,7 +293,7 @@ def _counted(files: Mapping[str, str], tell: Tell) -> list[int]:
     """Frames of each file."""
     counts = []
     for number, path in enumerate(files.values()):
-        tell("reading files", number, len(files), more=path)
+        tell("reading files", number, len(files), more=Path(path).name)
         with closing(FileSource(path)) as source:
             counts.append(sum(1 for _ in source.frames()))
     return counts

@@ -59,7 +59,7 @@ def draws(
     """
     counts = []
     for number, path in enumerate(files.values()):
-        meter("reading files", number, len(files), more=path)
+        meter("reading files", number, len(files), more=Path(path).name)
         counts.append(_count(path))
     total = sum(counts)
     drawn = np.sort(np.random.default_rng(seed).choice(total, min(most, total), replace=False))
@@ -151,7 +151,7 @@ def _inputs(
     calibrating: list[ByteArray] = []
     judging: list[ByteArray] = []
     for draw in draws(files, frames, seed, meter):
-        meter("taking frames", more=draw.path)
+        meter("taking frames", more=Path(draw.path).name)
         for numbers, side in ((draw.earlier, calibrating), (draw.later, judging)):
             found = frames_at(draw.path, numbers)
             side += [fit(picture, manifest.input).bgr[None] for picture in found]

@@ -19,6 +19,8 @@ from tests.support.runs import environment
         ("doctor",),
         ("doctor", "--json"),
         ("models", "list"),
+        ("config",),
+        ("config", "--default"),
         ("verify", "none.json", "a.mp4"),
         ("--help",),
         ("run", "--help"),

@@ -48,7 +48,7 @@ def test_asking_always_asks_at_every_frame_and_never_is_free(tmp_path: Path) -> 
     assert found.raises[0][0] == Raise("per_s", 1.0, 20.0)
     assert [one.key for one in found.raises[0]] == ["per_s", "all_per_s"]
     assert found.raises[-1] == ()
-    assert told[0] == ("reading files", 0, 1, str(path))
+    assert told[0] == ("reading files", 0, 1, "day.mp4")
     assert told[-1] == ("frames", FRAMES, FRAMES, f"{FRAMES} heavy passes")
     assert tallied({"door": str(path)}, STAGES, 20, 0, tell) == found
     assert told[-1] == ("frames", FRAMES, FRAMES, "0 heavy passes")  # all were known
