@@ -19,7 +19,6 @@ from framegate.pipeline.cli.check import Report
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import ConfigFaults, Exit, RecordTooNew, StoreRefused
 from framegate.pipeline.loading import load, ours
-from framegate.pipeline.promise.certificate import read_certificate, read_declaration
 from framegate.pipeline.records import Result
 from framegate.pipeline.run.ended import open_store
 from framegate.pipeline.run.folder import VERSION, read_run, written_by
@@ -101,6 +100,9 @@ def _look_at_run(folder: Path, report: Report) -> None:
 
 
 def _look_at_certificates(folder: Path, report: Report) -> None:
+    # Here, because it brings numpy and scipy, and no other command is to wait for these.
+    from framegate.pipeline.promise.certificate import read_certificate, read_declaration
+
     versions = Counter[int]()
     for path in sorted(folder.rglob("*.json")):
         with report.watching("certificates", f"{path.name}: "):
