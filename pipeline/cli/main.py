@@ -167,6 +167,6 @@ def _grouped(helps: Mapping[str, str]) -> str:
     groups = {**GROUPS, "more": (*GROUPS["more"], *(name for name in helps if name not in known))}
     parts = []
     for title, names in groups.items():
-        lines = [f"  {name:<15}{helps[name]}" for name in names if name in helps]
+        lines = [f"  {name:<14}{helps[name]}" for name in names if name in helps]
         parts.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(parts)
