@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,6 +76,7 @@ def calmed(found: Dense, min_score: float) -> list[Tracked]:
     tracks, state, shown = no_tracks(), not_calmed(), []
     for boxes, pts in zip(found.boxes, found.stamps, strict=True):
         tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
+        boxes = replace(boxes, class_ids=tracks.named(ids, boxes.class_ids))
         looked = np.ones(len(boxes), np.bool_)
         state, here, rows = calm.step(state, boxes, ids, looked, pts, rule)
         shown.append(Tracked(pts, here, ids[rows]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -122,7 +122,10 @@ def empty() -> Boxes:
     return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
 
 
-# -- Class-wise non-maximum suppression.
+# -- Overlap, and non-maximum suppression: one thing has one box, whatever classes it was taken for.
+
+
+SAME: Final = 0.5  # IoU above which two boxes of a frame are one thing (law 16)
 
 
 def iou(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -155,23 +158,19 @@ def area(xyxy: FloatArray) -> FloatArray:
     return out
 
 
-def suppress(
-    xyxy: FloatArray, scores: FloatArray, class_ids: IntArray, max_iou: float
-) -> IndexArray:
+def suppress(xyxy: FloatArray, scores: FloatArray, max_iou: float = SAME) -> IndexArray:
     """Rows to keep, highest score first.
 
-    A box goes when one of its own class with a higher score was kept and their IoU is above
-    `max_iou`. Of equal scores the earlier row wins, so the answer depends on nothing but the input.
-    Scores must be above 0 and areas too.
+    A box goes when one with a higher score was kept and their IoU is above `max_iou`, of whatever
+    classes they are: a network often takes one thing for two. Of equal scores the earlier row wins,
+    so the answer depends on nothing but the input. Scores must be above 0 and areas too.
     """
     if not len(scores):
         return np.empty(0, np.intp)
     boxes = xyxy.astype(np.float64)
-    # OpenCV tells classes apart by shifting each one's boxes: that needs coordinates from 0 up.
-    boxes[:, :2] -= boxes[:, :2].min(axis=0)
-    boxes[:, 2:] -= xyxy[:, :2]
+    boxes[:, 2:] -= boxes[:, :2]
     # OpenCV's stubs ask for lists; arrays are taken as they are, without a copy to Python numbers.
-    arrays: tuple[Any, Any, Any] = (boxes, scores, class_ids)
-    keep = cv2.dnn.NMSBoxesBatched(*arrays, 0.0, max_iou)
+    arrays: tuple[Any, Any] = (boxes, scores)
+    keep = cv2.dnn.NMSBoxes(*arrays, 0.0, max_iou)
     rows = np.sort(np.asarray(keep, np.intp).ravel())
     return rows[np.argsort(-scores[rows], kind="stable")]

@@ -224,17 +224,22 @@ class SideOutput(msgspec.Struct, frozen=True):
     record: Record | None = None
 
 
-class Object(msgspec.Struct, frozen=True):
-    """One object in one frame.
+Untracked = Literal["new", "heavy"]
 
-    track     its number through the frames, >= 1; null: none yet, or too weakly seen for one
-    label     its class, by name
+
+class Object(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One object in one frame; no two of a frame overlap by more than an IoU of .6.
+
+    track     its number through the frames, >= 1; null: none, and `untracked` says why
+    label     its class, by name: what most of its track's sightings were, weighted by their scores
     class_id  its class, by number in the model
     score     0..1, how sure the model is
     box       x1, y1, x2, y2 in source pixels
     origin    detected: in this frame. carried: not looked at, and nothing changed there. moved:
               not looked at, and moved along with its track. escalated: by the heavy pass.
               cached: in results of older versions
+    untracked  why it has no track. new: it was seen once; the next look gives it one, or it goes.
+              heavy: only the heavy pass sees it, and tracks follow what the light one sees
     """
 
     track: int | None
@@ -243,6 +248,7 @@ class Object(msgspec.Struct, frozen=True):
     score: float
     box: tuple[float, float, float, float]
     origin: Origin
+    untracked: Untracked | None = None
 
 
 class GateView(msgspec.Struct, frozen=True):

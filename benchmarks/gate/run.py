@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip
 from benchmarks.rivals.subsampling import Answering, followed, small_luma
+from framegate.models import coco
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
@@ -93,15 +94,15 @@ class Gated:
 
 
 def light(precision: Precision | None = None) -> Detector:
-    """The light detector as detect has it with the calm rule, on one thread."""
+    """The light detector as detect has it by default, with the calm rule, on one thread."""
     candidate = settings(GateOptions()).calm.candidate
-    return detector.load("light", precision, 1, min_score=candidate)
+    return detector.load("light", precision, 1, classes=coco.CAMERA, min_score=candidate)
 
 
-def settings(options: GateOptions) -> EstimateSettings:
-    """Everything that decides, for the light detector."""
+def settings(options: GateOptions, min_score: float | None = None) -> EstimateSettings:
+    """Everything that decides, for the light detector, and the least score of a user."""
     choices = policy.load("light")
-    return settings_for(options, choices)
+    return settings_for(options, choices, min_score)
 
 
 def answering(given: EstimateSettings) -> Answering:
@@ -110,7 +111,8 @@ def answering(given: EstimateSettings) -> Answering:
 
     def answer(boxes: Boxes, looked: Array, pts: float) -> Tracked:
         nonlocal tracks, memory
-        tracks, ids = bytetrack.step(tracks, boxes, pts, given.tracks)
+        tracks, ids = bytetrack.step(tracks, boxes, pts, given.tracks, looked)
+        boxes = replace(boxes, class_ids=tracks.named(ids, boxes.class_ids))
         memory, shown, rows = calm.step(memory, boxes, ids, looked, pts, given.calm)
         return Tracked(pts, shown, ids[rows])
 

@@ -6,6 +6,7 @@ them a thousand times over with images counted more or less often.
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from framegate.models.boxes import Boxes
-from framegate.models.coco import CATEGORY_IDS
+from framegate.models.coco import CATEGORY_IDS, LABELS
 
 Array = npt.NDArray[Any]
 RECALLS = np.linspace(0, 1, 101)
@@ -59,19 +60,32 @@ class Labelled:
     files: tuple[Path, ...]
 
 
-def read_labelled(data: Path, name: str, most: int | None = None) -> Labelled:
-    """`images/<name>/` and `gt/<name>.json` below the data folder, or so many of it."""
+def read_labelled(
+    data: Path, name: str, most: int | None = None, only: Sequence[str] = LABELS
+) -> Labelled:
+    """`images/<name>/` and `gt/<name>.json` below the data folder, or so many of it.
+
+    only  labels that count: all pictures, and of their boxes those
+    """
     from pycocotools.coco import COCO
 
+    told = json.loads((data / "gt" / f"{name}.json").read_text())
+    wanted = {CATEGORY_IDS[LABELS.index(label)] for label in only}
+    told["annotations"] = [row for row in told["annotations"] if row["category_id"] in wanted]
+    coco = COCO()
+    coco.dataset = told
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(data / "gt" / f"{name}.json"))
+        coco.createIndex()
     image_ids = tuple(sorted(coco.getImgIds())[:most])
     files = tuple(data / "images" / name / coco.imgs[i]["file_name"] for i in image_ids)
     return Labelled(coco, image_ids, files)
 
 
-def match(labelled: Labelled, answers: Sequence[Boxes]) -> list[Matches]:
-    """Matches of each of the 80 classes; `answers` in the order of `labelled.files`."""
+def match(labelled: Labelled, answers: Sequence[Boxes], by_class: bool = True) -> list[Matches]:
+    """Matches of each of the 80 classes; `answers` in the order of `labelled.files`.
+
+    by_class  False: of all classes as one, where a box may meet a label of another class
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -96,9 +110,11 @@ def match(labelled: Labelled, answers: Sequence[Boxes]) -> list[Matches]:
         evaluation.params.areaRng = [[0, 1e10]]
         evaluation.params.areaRngLbl = ["all"]
         evaluation.params.maxDets = [100]
+        evaluation.params.useCats = int(by_class)
         evaluation.evaluate()
     n = len(labelled.image_ids)
-    return [_matches(evaluation.evalImgs[i * n : (i + 1) * n]) for i in range(len(CATEGORY_IDS))]
+    kinds = len(CATEGORY_IDS) if by_class else 1
+    return [_matches(evaluation.evalImgs[i * n : (i + 1) * n]) for i in range(kinds)]
 
 
 def _matches(per_image: Sequence[dict[str, Any] | None]) -> Matches:
@@ -167,17 +183,26 @@ def score(matches: Sequence[Matches], n_resamples: int = 200, seed: int = 0) -> 
     return Score(middle, float(low), float(high), float(whole[IOU_50]))
 
 
-def best_threshold(matches: Sequence[Matches]) -> tuple[float, float]:
-    """(score threshold, F1) with the highest F1 over all boxes of all classes at IoU .50.
-
-    Thresholds are tried in hundredths; of equals the lowest wins.
-    """
-    counted = [~one.ignored[IOU_50] for one in matches]
-    scores = np.concatenate([one.scores[c] for one, c in zip(matches, counted, strict=True)])
-    true = np.concatenate([one.is_true[IOU_50, c] for one, c in zip(matches, counted, strict=True)])
+def at_threshold(matches: Sequence[Matches], least: float) -> dict[str, float]:
+    """Precision, recall and F1 at IoU .50 of the boxes of all classes above a score."""
     n_labels = sum(int(one.n_labels.sum()) for one in matches)
-    thresholds = np.arange(5, 100) / 100
-    kept = scores[None, :] > thresholds[:, None]
-    f1 = 2 * (kept & true).sum(axis=1) / (kept.sum(axis=1) + n_labels)
-    best = int(np.argmax(f1))
-    return float(thresholds[best]), float(f1[best])
+    kept = [(one.scores > np.float32(least)) & ~one.ignored[IOU_50] for one in matches]
+    shown = sum(int(rows.sum()) for rows in kept)
+    true = sum(
+        int(one.is_true[IOU_50, rows].sum()) for one, rows in zip(matches, kept, strict=True)
+    )
+    both = shown + n_labels
+    return {
+        "precision": true / shown if shown else 0.0,
+        "recall": true / n_labels if n_labels else 0.0,
+        "f1": 2 * true / both if both else 1.0,
+    }
+
+
+def least_with_precision(matches: Sequence[Matches], wanted: float) -> float:
+    """The least score, in hundredths, from which on so many of the boxes of all classes are right.
+
+    At IoU .50; 1 where there is none.
+    """
+    tried = (i / 100 for i in range(5, 100))
+    return next((s for s in tried if at_threshold(matches, s)["precision"] >= wanted), 1.0)

@@ -124,9 +124,7 @@ def decode(foreign: Foreign, outputs: Sequence[FloatArray], min_score: float) ->
     form, spec = FORMATS[foreign.format], foreign.spec
     size = spec.width, spec.height
     boxes = form.decode(outputs, size, coco.N_CLASSES, min_score, {})
-    if not form.suppresses:
-        return boxes
-    keep = suppress(boxes.xyxy, boxes.scores, boxes.class_ids, _NMS_IOU)
+    keep = suppress(boxes.xyxy, boxes.scores, _NMS_IOU)
     return boxes.take(keep)
 
 

@@ -81,4 +81,4 @@ def nanodet(long_side: int) -> Subject:
 
 def _decode_nanodet(outputs: Sequence[FloatArray], min_score: float) -> Boxes:
     boxes = nanodet_decode.decode(outputs, min_score)
-    return boxes.take(suppress(boxes.xyxy, boxes.scores, boxes.class_ids, _NMS_IOU))
+    return boxes.take(suppress(boxes.xyxy, boxes.scores, _NMS_IOU))

@@ -74,7 +74,7 @@ class RegionDetector:
         joined = _joined([*fresh, known.boxes.take(kept)])
         still = np.concatenate([*(_still(boxes, known) for boxes in fresh), known.still[kept]])
         is_new = np.arange(len(joined)) < len(joined) - len(kept)
-        rows = suppress(joined.xyxy, joined.scores, joined.class_ids, self._nms_iou)
+        rows = suppress(joined.xyxy, joined.scores, self._nms_iou)
         return Known(joined.take(rows), is_new[rows], still[rows], pixels)
 
 

@@ -120,8 +120,7 @@ def _read(
         raise ModelRefused(foreign.file, why) from fault
     if far := _far(found, settled.input, settled.options):
         raise ModelRefused(foreign.file, far)
-    if form.suppresses:
-        found = found.take(suppress(found.xyxy, found.scores, found.class_ids, limits.nms_iou))
+    found = found.take(suppress(found.xyxy, found.scores, limits.nms_iou))
     xyxy = to_source(found.xyxy, fitted)
     real = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
     return Boxes(xyxy[real], found.scores[real], found.class_ids[real])

@@ -31,8 +31,8 @@ from framegate.models.preprocess import NetworkInput
 
 _ALL = tuple(range(coco.N_CLASSES))
 KINDS = {
-    "nanodet": Kind("nanodet", nanodet.decode_heads, 3, True, _ALL),
-    "centernet": Kind("centernet", centernet.decode_maps, 2, False, _ALL),
+    "nanodet": Kind("nanodet", nanodet.decode_heads, 3, _ALL),
+    "centernet": Kind("centernet", centernet.decode_maps, 2, _ALL),
 }
 _OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")
@@ -82,6 +82,7 @@ class Detector:
             tuple(member.network.sha256 for member in members),
         )
         self.members = tuple(members)
+        self._wanted = np.array(class_ids, np.int32)
 
     def detect(
         self, pictures: Sequence[Picture], recalls: Sequence[Recall | None] | None = None
@@ -195,8 +196,9 @@ class Detector:
 
     def _joined(self, parts: Sequence[Boxes]) -> Boxes:
         boxes = fusion.fuse(parts, self.choices.fusion_iou) if len(parts) > 1 else parts[0]
-        rows = np.flatnonzero(boxes.scores > np.float32(self.choices.min_score))
-        return boxes.take(rows[: self.choices.max_boxes])
+        wanted = boxes.scores > np.float32(self.choices.min_score)
+        wanted &= np.isin(boxes.class_ids, self._wanted)
+        return boxes.take(np.flatnonzero(wanted)[: self.choices.max_boxes])
 
 
 def _boxes(boxes: Boxes, _features: Features | None) -> Boxes:
@@ -256,10 +258,11 @@ def build(
         for kind in dict(choices.parts)
     }
     lowest = choices.member_min_score if several else choices.min_score
+    # Several vote with all that they see: who looks for few classes then has the answer of whoever
+    # leaves the others out of that of remote workers, which look for all.
+    seen = _ALL if several else class_ids
     members = [
-        DetectorMember(
-            KINDS[kind], side, networks[kind], choices, lowest, class_ids, fixes=not several
-        )
+        DetectorMember(KINDS[kind], side, networks[kind], choices, lowest, seen, fixes=not several)
         for kind, side in choices.parts
     ]
     return Detector(choices, members, class_ids, precision, threads, device=device)

@@ -134,7 +134,6 @@ class Kind:
     decode      outputs, (width, height) of the input, least score, most boxes -> boxes in its
                 pixels, highest score first
     n_outputs   that `decode` reads; more are features
-    suppresses  whether boxes of one object are left, to be suppressed
     class_ids   what each class of the network is published as
     facts       what else decides an answer: two kinds with equal facts decode alike
     """
@@ -142,7 +141,6 @@ class Kind:
     name: str
     decode: Callable[[Sequence[FloatArray], tuple[int, int], float, int], Boxes]
     n_outputs: int
-    suppresses: bool
     class_ids: tuple[int, ...]
     facts: str = ""
 
@@ -151,7 +149,8 @@ class DetectorMember:
     """Picture to boxes by one network.
 
     `name` is what results carry: `nanodet-416-int8+bf16@0123abcd`. Boxes not above `min_score` and
-    of classes outside `class_ids` are dropped before the suppression, which is class-wise.
+    of classes outside `class_ids` are dropped before the suppression: what nobody looks for hides
+    nothing. Of the boxes of one thing one is left, whatever their classes.
 
     fixes  whole pictures go to a network compiled for their size alone, as parts of all sizes come
            between them
@@ -221,9 +220,8 @@ class DetectorMember:
         size = prepared.bgr.shape[1], prepared.bgr.shape[0]
         found = self.kind.decode(outputs[:n], size, self.min_score, choices.max_boxes)
         found = found.take(self._wanted[found.class_ids])
-        if self.kind.suppresses:
-            keep = suppress(found.xyxy, found.scores, found.class_ids, choices.nms_iou)
-            found = found.take(keep[: choices.max_boxes])
+        keep = suppress(found.xyxy, found.scores, choices.nms_iou)
+        found = found.take(keep[: choices.max_boxes])
         maps = outputs[n:]
         features = Features(maps[0], maps[1], prepared.offset, prepared.scale) if maps else None
         return self._placed(found, prepared), features

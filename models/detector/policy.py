@@ -10,6 +10,7 @@ from pathlib import Path
 from framegate.models.errors import UnknownDetector
 
 POLICY = Path(__file__).parent / "policy.toml"
+_RULES = 2  # grows when something else is made of the same numbers; 2: a thing has one box
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Policy:
     precision         the one that the thresholds were chosen with
     min_score         0..1, only boxes above it are answered (fused score if several)
     member_min_score  0..1, only boxes above it enter a fusion
-    nms_iou           0..1, suppression inside NanoDet's boxes
+    nms_iou           0..1, of a member's boxes above it the surest stays, whatever their classes
     fusion_iou        0..1, boxes of several members above it are one object
     max_boxes         of one member, and of the answer
     """
@@ -57,6 +58,7 @@ class Policy:
         labels  of the classes that are answered
         """
         facts = asdict(self) | {
+            "rules": _RULES,
             "classes": list(labels),
             "precision": precision,
             "weights": weights,

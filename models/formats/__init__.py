@@ -41,14 +41,14 @@ class Format:
     about       in a few words
     decode      see OutputDecoder
     ranks       axes of each output, without the batch axis
-    suppresses  the caller still has to suppress boxes of one object (class-wise, by IoU)
     options     names that `decode` knows
+
+    Whatever a network suppresses itself, by class most often, the caller suppresses once more.
     """
 
     about: str
     decode: OutputDecoder
     ranks: tuple[int, ...]
-    suppresses: bool
     options: tuple[str, ...] = ()
 
 
@@ -96,55 +96,55 @@ def _centernet_usual(
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType({
-    "yolo": Format("YOLO v8 to v12: box, class scores", yolo.plain, (2,), True, ("layout",)),
+    "yolo": Format("YOLO v8 to v12: box, class scores", yolo.plain, (2,), ("layout",)),
     "yolo_objectness": Format(
         "YOLO v5 to v7: box, objectness, class scores",
-        yolo.with_objectness, (2,), True, ("layout",),
+        yolo.with_objectness, (2,), ("layout",),
     ),
     "yolox": Format(
         "YOLOX: cells of grids, objectness, class scores",
-        yolo.x, (2,), True, ("layout", "strides"),
+        yolo.x, (2,), ("layout", "strides"),
     ),
     "yolo_end_to_end": Format(
         "YOLO with its suppression inside: rows of box, score, class",
-        yolo.end_to_end, (2,), False, ("class_numbers",),
+        yolo.end_to_end, (2,), ("class_numbers",),
     ),
     "detr_softmax": Format(
         "DETR: logits with a last class for no object, boxes",
-        detr.with_softmax, (2, 2), False, ("class_numbers",),
+        detr.with_softmax, (2, 2), ("class_numbers",),
     ),
     "detr_sigmoid": Format(
         "Deformable DETR, RT-DETR: logits, boxes",
-        detr.with_sigmoid, (2, 2), False, ("class_numbers",),
+        detr.with_sigmoid, (2, 2), ("class_numbers",),
     ),
     "detr_joined": Format(
-        "RT-DETR as one output: box, class scores", detr.joined, (2,), False
+        "RT-DETR as one output: box, class scores", detr.joined, (2,)
     ),
     "ssd_rows": Format(
         "DetectionOutput of OpenVINO and Caffe: rows of picture, class, score, box",
-        ssd.rows, (3,), False, ("class_numbers",),
+        ssd.rows, (3,), ("class_numbers",),
     ),
     "ssd_deltas": Format(
         "SSD: location deltas, class logits",
-        ssd.deltas, (2, 2), True,
+        ssd.deltas, (2, 2),
         ("aspect_ratios", "scales", "min_ratio", "max_ratio", "steps", "grids", "clip",
          "variances", "background", "class_numbers"),
     ),
-    "centernet": Format("CenterNet: heat, four sides", _centernet, (3, 3), False),
+    "centernet": Format("CenterNet: heat, four sides", _centernet, (3, 3)),
     "centernet_usual": Format(
-        "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), False, ("heat",)
+        "CenterNet: heat, width and height, offset", _centernet_usual, (3, 3, 3), ("heat",)
     ),
-    "nanodet": Format("NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3), True),
+    "nanodet": Format("NanoDet: three heads with 11 bins", _nanodet, (3, 3, 3)),
     "nanodet_joined": Format(
         "NanoDet and NanoDet-Plus as one output: class scores, bins",
-        _nanodet_joined, (2,), True, ("strides", "centre"),
+        _nanodet_joined, (2,), ("strides", "centre"),
     ),
     "boxes_labels": Format(
         "boxes, scores, labels, suppressed already",
-        detr.labelled, (2, 1, 1), False, ("form", "unit", "class_numbers"),
+        detr.labelled, (2, 1, 1), ("form", "unit", "class_numbers"),
     ),
     "boxes_scores": Format(
         "boxes, scores a class",
-        detr.scored, (2, 2), True, ("form", "unit", "class_numbers"),
+        detr.scored, (2, 2), ("form", "unit", "class_numbers"),
     ),
 })  # fmt: skip

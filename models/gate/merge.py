@@ -26,7 +26,7 @@ class MergeSettings:
 
     border      model pixels; a box that ends so near to an inner border touches it
     inside      0..1, a known box with that share of its area in a part was looked at there
-    same        0..1, boxes of one class above this IoU are one object
+    same        0..1, boxes above this IoU are one object, whatever they were taken for
     part_of     0..1, a found box with that share of its area in a known one that only partly
                 lies in the look is a piece of it
     least       0..1, a cut box with a lower score is not worth another look
@@ -35,7 +35,7 @@ class MergeSettings:
 
     border: float = 4.0
     inside: float = 0.9
-    same: float = 0.6
+    same: float = nms.SAME
     part_of: float = 0.8
     least: float = 0.31
     reach: float = 0.5
@@ -99,7 +99,7 @@ def merge(
     at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, near) for b, area in parts])
     everything, cut = _together(found), np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
-    fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, fresh.class_ids, settings.same))
+    fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, settings.same))
     seen = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
     elsewhere = ~seen if judged is None else ~(seen & judged)
     loose, doubted = _doubts(everything.take(cut), fresh, known, elsewhere, settings)
@@ -187,8 +187,7 @@ def _part_of(pieces: Boxes, whole: Boxes, settings: MergeSettings) -> BoolArray:
 
 
 def _same(fresh: Boxes, known: Boxes, least: float) -> BoolArray:
-    same_class = fresh.class_ids[:, None] == known.class_ids[None, :]
-    same: BoolArray = (nms.iou(fresh.xyxy, known.xyxy) > least) & same_class
+    same: BoolArray = nms.iou(fresh.xyxy, known.xyxy) > least
     return same
 
 

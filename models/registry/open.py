@@ -172,15 +172,17 @@ def kind_of(manifest: Manifest) -> Kind:
     n_classes, options = len(manifest.classes), manifest.options
 
     def decode(
-        outputs: Sequence[FloatArray], size: tuple[int, int], min_score: float, max_boxes: int
+        outputs: Sequence[FloatArray],
+        size: tuple[int, int],
+        min_score: float,
+        max_boxes: int,  # noqa: ARG001
     ) -> Boxes:
-        boxes = form.decode(outputs, size, n_classes, min_score, options)
-        return boxes if form.suppresses else boxes.take(np.arange(min(len(boxes), max_boxes)))
+        return form.decode(outputs, size, n_classes, min_score, options)
 
     labels = labels_of(manifest)
     published = tuple(labels.index(label) for label in manifest.classes)
     n = len(manifest.outputs)
-    return Kind(manifest.name, decode, n, form.suppresses, published, manifest.sha256)
+    return Kind(manifest.name, decode, n, published, manifest.sha256)
 
 
 def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, ...]:

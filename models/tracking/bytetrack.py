@@ -8,8 +8,10 @@ tests hold this module to: the state is the four edges and their speeds, overlap
 floor of 0.1, the noise of an edge has the variance 0.1 and that of a step 0.01 (square pixels), and
 a track gets its id at its second match in a row.
 
-Classes are ignored, as in the paper and in `trackers`, unless `by_class` says otherwise: then boxes
-of two classes at one place are two tracks, and none of them takes the other's box.
+Two things are ours. A box of another class than a track's continues it only from a larger overlap
+on (`other_iou`): a bicycle does not take its rider's track. And a track has votes: its class is the
+one for which the scores of its sightings add up to most, so that a van that is now and then taken
+for a truck has one name.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from framegate.models.errors import ModelError
 # -- What a tracker remembers between two frames, as arrays and as bytes.
 
 
-_VERSION: Final = 2
+_VERSION: Final = 3
+_NAMES: Final = 3  # classes of a track whose votes are kept: those with most
 _HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN where unknown)
 _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("mean", "<f4", (8,)),
@@ -45,8 +48,11 @@ _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("lost_s", "<f4", ()),
     ("ids", "<i4", ()),
     ("hits", "u1", ()),
-    ("class_ids", "u1", ()),
+    ("class_ids", "u1", (_NAMES,)),
+    ("votes", "<f4", (_NAMES,)),
 )
+_BEFORE_VOTES: Final = 2
+_COLUMNS_BEFORE_VOTES: Final = (*_COLUMNS[:-2], ("class_ids", "u1", ()))
 MAX_TRACKS: Final = 0xFFFF
 
 
@@ -70,7 +76,8 @@ class TrackState:
     lost_s      float32 (T,)    seconds since the last match, 0 where the last frame matched
     ids         int32 (T,)      0 while unconfirmed
     hits        uint8 (T,)      frames matched in a row, saturating
-    class_ids   uint8 (T,)      class of the box that began it
+    class_ids   uint8 (T, 3)    classes that its sightings were of, the one with most votes first
+    votes       float32 (T, 3)  sum of their scores, falling; 0 where there is no such class
 
     Everything is kept in the precision in which it is stored, so a state that was written and read
     again goes on to the same bits. Raises ArrayMismatch.
@@ -84,6 +91,7 @@ class TrackState:
     ids: IntArray
     hits: npt.NDArray[np.uint8]
     class_ids: npt.NDArray[np.uint8]
+    votes: FloatArray
 
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
@@ -94,8 +102,15 @@ class TrackState:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def named(self, ids: IntArray, class_ids: IntArray) -> IntArray:
+        """Return the class of each box, int32 (N,): that of its track; without one (0) its own."""
+        names = dict(zip(self.ids.tolist(), self.class_ids[:, 0].tolist(), strict=True)) | {0: None}
+        each = zip(ids.tolist(), class_ids.tolist(), strict=True)
+        found = [own if (name := names.get(track)) is None else name for track, own in each]
+        return np.array(found, np.int32)
+
     def to_bytes(self) -> bytes:
-        """Return the state in 15 + 54 T bytes, the same on every machine."""
+        """Return the state in 15 + 68 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
@@ -105,15 +120,18 @@ class TrackState:
 
     @staticmethod
     def from_bytes(data: bytes) -> TrackState:
-        """Return the state that `to_bytes` wrote; StateUnreadable for anything else."""
+        """Return the state that `to_bytes` wrote; StateUnreadable for anything else.
+
+        That of an older Framegate, whose tracks had a class and no votes, is read as one look's.
+        """
         if len(data) < _HEAD.size:
             raise StateUnreadable(f"at least {_HEAD.size} bytes", f"{len(data)}")
         version, next_id, tracks, pts = _HEAD.unpack_from(data)
-        if version != _VERSION:
+        if version not in (_BEFORE_VOTES, _VERSION):
             raise StateUnreadable(f"version {_VERSION}", f"version {version}")
         columns: dict[str, npt.NDArray[Any]] = {}
         at = _HEAD.size
-        for name, kind, tail in _COLUMNS:
+        for name, kind, tail in _COLUMNS if version == _VERSION else _COLUMNS_BEFORE_VOTES:
             count = tracks * math.prod(tail)
             end = at + count * np.dtype(kind).itemsize
             if end > len(data):
@@ -122,6 +140,8 @@ class TrackState:
             at = end
         if at != len(data):
             raise StateUnreadable(f"{at} bytes for {tracks} tracks", f"{len(data)}")
+        if version == _BEFORE_VOTES:
+            columns |= _first_votes(columns["class_ids"], np.ones(tracks, np.float32))
         return TrackState(next_id, None if math.isnan(pts) else pts, **columns)
 
 
@@ -154,7 +174,7 @@ class TrackSettings:
     frame_rate    None: each call is one step of motion, right where every frame is given. A rate:
                   motion goes by pts in units of this period, right where frames are dropped
     max_tracks    1..65535, beyond it the tracks unseen for longest go
-    by_class      a track is continued by boxes of its own class only (of ids up to 255)
+    other_iou     0..1, smallest overlap of a match with a box of another class than the track's
     """
 
     high: float = 0.6
@@ -165,7 +185,7 @@ class TrackSettings:
     max_lost_s: float = 1.0
     frame_rate: float | None = None
     max_tracks: int = 512
-    by_class: bool = False
+    other_iou: float = 0.1
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_hits <= 255:
@@ -189,17 +209,24 @@ class _Tracks:
     ids: IntArray
     hits: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.uint8]
+    votes: FloatArray
 
     def keep(self, rows: BoolArray | IndexArray) -> None:
         self.mean, self.covariance = self.mean[rows], self.covariance[rows]
         self.lost_s, self.ids, self.hits = self.lost_s[rows], self.ids[rows], self.hits[rows]
-        self.class_ids = self.class_ids[rows]
+        self.class_ids, self.votes = self.class_ids[rows], self.votes[rows]
 
 
 def step(
-    state: TrackState, boxes: Boxes, pts: float | None, settings: TrackSettings = _DEFAULT
+    state: TrackState,
+    boxes: Boxes,
+    pts: float | None,
+    settings: TrackSettings = _DEFAULT,
+    seen: BoolArray | None = None,
 ) -> tuple[TrackState, IntArray]:
     """Advance by one frame; return the new state and int32 (N,) ids, 0 for a box without a track.
+
+    seen  bool (N,), which boxes are sightings, whose classes have a vote; None: all
 
     A pure function: no clock, no randomness, the same bits from equal input. Ids count up from 1
     and are never given twice. `pts` (s) may be missing (then a frame lasts 1/30 s or a period of
@@ -218,11 +245,13 @@ def step(
         if not (len(free) and len(candidates)):
             continue
         overlap = _iou(tracks.mean[free, :4], boxes.xyxy[candidates])
-        if settings.by_class:
-            overlap *= tracks.class_ids[free, None] == boxes.class_ids[None, candidates]
+        is_other = tracks.class_ids[free, :1] != boxes.class_ids[None, candidates]
+        overlap[is_other & (overlap < settings.other_iou)] = 0
         rows, columns = _assign(overlap, settings.min_iou)
         matched, chosen = free[rows], candidates[columns]
         _correct(tracks, matched, boxes.xyxy[chosen])
+        voting = slice(None) if seen is None else seen[chosen]
+        _vote(tracks, matched[voting], boxes.take(chosen[voting]))
         next_id = _confirm(tracks, matched, next_id, settings.min_hits)
         ids[chosen] = tracks.ids[matched]
         free = _without(free, rows)
@@ -282,7 +311,9 @@ def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _T
     )
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
     lost_s = state.lost_s.astype(np.float64) + elapsed
-    return _Tracks(mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids)
+    return _Tracks(
+        mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids.copy(), state.votes.copy()
+    )
 
 
 def _motion(elapsed: float, settings: TrackSettings) -> tuple[float, float, float, float]:
@@ -352,6 +383,25 @@ def _correct(tracks: _Tracks, rows: IndexArray, seen: FloatArray) -> None:
     tracks.hits[rows] += 1
 
 
+def _vote(tracks: _Tracks, rows: IndexArray, seen: Boxes) -> None:
+    """Add each sighting's score to the votes for its class; the fewest give way to a new class."""
+    known = (tracks.class_ids[rows] == seen.class_ids[:, None]) & (tracks.votes[rows] > 0)
+    place = np.where(known.any(axis=1), known.argmax(axis=1), _NAMES - 1)
+    counted = np.where(known.any(axis=1), tracks.votes[rows, place], np.float32(0))
+    tracks.class_ids[rows, place] = seen.class_ids
+    tracks.votes[rows, place] = counted + seen.scores
+    order = np.argsort(-tracks.votes[rows], axis=1, kind="stable")
+    tracks.class_ids[rows] = np.take_along_axis(tracks.class_ids[rows], order, axis=1)
+    tracks.votes[rows] = np.take_along_axis(tracks.votes[rows], order, axis=1)
+
+
+def _first_votes(class_ids: IntArray, scores: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns `class_ids` and `votes` of tracks after one sighting each."""
+    names, votes = np.zeros((len(scores), _NAMES), np.uint8), np.zeros((len(scores), _NAMES), "<f4")
+    names[:, 0], votes[:, 0] = class_ids, scores
+    return {"class_ids": names, "votes": votes}
+
+
 def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) -> int:
     """Give ids to matched tracks that have earned one; return the next free id."""
     earned = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
@@ -370,7 +420,9 @@ def _begin(tracks: _Tracks, seen: Boxes) -> None:
     tracks.lost_s = np.concatenate([tracks.lost_s, np.zeros(n)])
     tracks.ids = np.concatenate([tracks.ids, np.zeros(n, np.int32)])
     tracks.hits = np.concatenate([tracks.hits, np.ones(n, np.int64)])
-    tracks.class_ids = np.concatenate([tracks.class_ids, seen.class_ids.astype(np.uint8)])
+    first = _first_votes(seen.class_ids, seen.scores)
+    tracks.class_ids = np.concatenate([tracks.class_ids, first["class_ids"]])
+    tracks.votes = np.concatenate([tracks.votes, first["votes"]])
 
 
 def _rounded(
@@ -390,4 +442,5 @@ def _rounded(
         tracks.ids.astype(np.int32),
         tracks.hits.clip(0, 255).astype(np.uint8),
         tracks.class_ids,
+        tracks.votes,
     )

@@ -5,8 +5,8 @@ looked at many times, and the mean of its scores moves far less than each of the
 while that mean is above the threshold. A second, lower threshold for what is already shown does
 not do this: it keeps what is false.
 
-An object is of one class. It is known again by its track, and where the tracker has none for it
-(which begins tracks from high scores only) by its place.
+An object is known again by its track, and before it has one by its place; whatever it was taken
+for: its name is its track's matter.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from framegate.models.boxes import (
     IntArray,
     iou,
     read_only,
+    suppress,
 )
 from framegate.models.errors import ModelError
 
 # -- What the calm rule remembers of each object between two frames, as arrays and as bytes.
 
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN where unknown)
 _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("xyxy", "<f4", (4,)),
@@ -42,7 +43,6 @@ _COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
     ("lost_s", "<f4", ()),
     ("looks", "<f4", ()),
     ("ids", "<i4", ()),
-    ("class_ids", "u1", ()),
 )
 _ROW_BYTES: Final = sum(np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
 
@@ -65,7 +65,6 @@ class CalmState:
     lost_s     float32 (T,)    seconds since it last had a box, 0 where the last frame had one
     looks      float32 (T,)    how many looks the mean is over, those elsewhere counted less
     ids        int32 (T,)      its last track, 0 where it never had one
-    class_ids  uint8 (T,)      index into `coco.LABELS`
 
     Kept in the precision in which it is stored: a state written and read goes on to the same bits.
     Raises ArrayMismatch.
@@ -77,7 +76,6 @@ class CalmState:
     lost_s: FloatArray
     looks: FloatArray
     ids: IntArray
-    class_ids: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
@@ -89,7 +87,7 @@ class CalmState:
         return len(self.means)
 
     def to_bytes(self) -> bytes:
-        """Return the state in 11 + 33 T bytes, the same on every machine."""
+        """Return the state in 11 + 32 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
             np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
@@ -144,7 +142,7 @@ class CalmSettings:
     max_lost_s  seconds of pts after which an object without a box is forgotten, as in TrackSettings
     """
 
-    shown: float = 0.305
+    shown: float = 0.415
     candidate: float = 0.2
     first: float = 0.05
     looks: float = 8
@@ -175,7 +173,8 @@ def step(
     looked   bool (N,)   False: carried or moved along, which is no new evidence
     pts      seconds, or None where unknown (then nothing is forgotten for its age)
 
-    Shown boxes carry the mean score, highest first. Earlier looks weigh less the farther an object
+    Shown boxes carry the mean score, highest first; none lies on a surer one, and after its first
+    look each has a track. Earlier looks weigh less the farther an object
     has moved since: its mean is of the same sight, and does not lag behind what changes.
     A look that finds no candidate changes no mean: without a box there is nothing to show.
     A pure function, the same bits from equal input.
@@ -190,12 +189,14 @@ def step(
     looks[fresh] = earlier[fresh] + 1
     means[fresh] += (boxes.scores[fresh] - means[fresh]) / looks[fresh]
     least = least_of(boxes.class_ids, settings)
-    shown = np.flatnonzero(means > least + np.float32(settings.first) * (looks <= 1))
-    shown = shown[np.argsort(-means[shown], kind="stable")]
+    is_first = looks <= 1
+    sure = means > least + np.float32(settings.first) * is_first
+    shown = np.flatnonzero(sure & (is_first | (ids > 0)))
+    shown = shown[suppress(boxes.xyxy[shown], means[shown])]
     calmed = Boxes(boxes.xyxy[shown], means[shown], boxes.class_ids[shown])
     known = (place >= 0) | (means > least)
     tracks = np.where(ids > 0, ids, _at(place, state.ids))
-    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks, boxes.class_ids)
+    now = (boxes.xyxy, means, np.zeros_like(means), looks, tracks)
     return _remembered(now_s, state, lost_s, away, now, known), calmed, shown
 
 
@@ -220,11 +221,10 @@ def _continued(
     """Row in `state` of the object that each box continues, -1 for none, and their overlap.
 
     Objects that are `there` go to the box of their track, and what is left to the box that overlaps
-    most; the class is the same always.
+    most.
     """
-    same_class = (boxes.class_ids[:, None] == state.class_ids[None, :]) & there
-    same_track = same_class & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
-    overlap = np.where(same_class, iou(boxes.xyxy, state.xyxy), np.float32(0))
+    same_track = there & (ids[:, None] == state.ids[None, :]) & (ids[:, None] > 0)
+    overlap = np.where(there, iou(boxes.xyxy, state.xyxy), np.float32(0))
     worth = np.where(same_track, _SURE, np.where(overlap >= min_iou, overlap, 0))
     place = np.full(len(boxes), -1, np.intp)
     free = there.copy()
@@ -260,7 +260,6 @@ def _remembered(
         lost_s,
         state.looks,
         state.ids,
-        state.class_ids,
     )
     rows = np.flatnonzero(away)
     room = max(MAX_OBJECTS - int(known.sum()), 0)

@@ -9,11 +9,10 @@ from framegate.models.tracking.bytetrack import TrackSettings
 from framegate.models.tracking.calm import CalmSettings
 
 CALM: Final = CalmSettings()
-# Tracks begin where the detector is sure; candidates continue them. By class: the light network
-# often sees one object as two classes, and their boxes would take each other's track.
-TRACKS: Final = TrackSettings(high=0.41, low=CALM.candidate, start=0.46, by_class=True)
-# The light detector's threshold for single looks, with which both were chosen.
-_SINGLE: Final = 0.31
+# A track begins with whatever a single look would show, so that what is shown has one; candidates
+# continue it, taken for something else only where they lie on it.
+TRACKS: Final = TrackSettings(high=CALM.shown, low=CALM.candidate, start=CALM.shown, other_iou=0.5)
+_SINGLE: Final = 0.42  # the light detector's threshold for single looks, which both go with
 
 
 def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
@@ -21,13 +20,12 @@ def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings,
 
     exactly  True: no object's mean may be below it either, as when a user has asked for it
     """
-    part, above = min_score / _SINGLE, 1 - min_score
+    part = min_score / _SINGLE
     calm = replace(
         CALM,
         shown=min_score if exactly else CALM.shown * part,
         candidate=CALM.candidate * part,
-        first=min(CALM.first, above / 6),
+        first=min(CALM.first, (1 - min_score) / 6),
     )
-    high, start = min(TRACKS.high - _SINGLE, above / 3), min(TRACKS.start - _SINGLE, above / 2)
-    tracks = replace(TRACKS, high=min_score + high, low=calm.candidate, start=min_score + start)
+    tracks = replace(TRACKS, high=calm.shown, low=calm.candidate, start=calm.shown)
     return calm, tracks

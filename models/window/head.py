@@ -192,12 +192,11 @@ def _found_again(frame: NewFrame, rows: tuple[FrameRow, ...]) -> IndexArray:
         return found
     last = rows[-1]
     for i in np.flatnonzero(~frame.fresh):
-        same = last.class_ids == frame.candidates.class_ids[i]
-        tracked = np.flatnonzero(same & (last.ids == frame.ids[i]) & (last.ids > 0))
+        tracked = np.flatnonzero((last.ids == frame.ids[i]) & (last.ids > 0))
         if len(tracked):
             found[i] = tracked[0]
-        elif same.any():
-            overlap = np.where(same, iou(frame.candidates.xyxy[i : i + 1], last.xyxy)[0], 0)
+        elif len(last.ids):
+            overlap = iou(frame.candidates.xyxy[i : i + 1], last.xyxy)[0]
             if overlap.max() >= _SAME_PLACE:
                 found[i] = overlap.argmax()
     return found

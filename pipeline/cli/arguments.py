@@ -103,7 +103,11 @@ def add_config(command: argparse.ArgumentParser) -> None:
     found.add_argument(
         "--detector", metavar="MODEL", help="light, heavy, nanodet-SIDE or a model of yours"
     )
-    found.add_argument("--classes", metavar="A,B", help="labels to look for (default: all)")
+    found.add_argument(
+        "--classes",
+        metavar="A,B",
+        help="labels to look for, or all (default: people, vehicles and animals)",
+    )
     found.add_argument("--min-score", type=float, metavar="S", help="least score, 0 to 1")
     found.add_argument(
         "--device",
@@ -149,7 +153,8 @@ def _detection(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.device is not None:
         said["device"] = parsed.device
     if parsed.classes is not None:
-        said["classes"] = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+        names = [name.strip() for name in parsed.classes.split(",") if name.strip()]
+        said["classes"] = "all" if names == ["all"] else names
     if parsed.min_score is not None:
         said["min_score"] = parsed.min_score
     return said

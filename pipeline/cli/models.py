@@ -331,7 +331,7 @@ def register(commands: Any) -> None:
         "models",
         help="add models of your own, list, show and remove them",
         description="Models lie in a folder of this machine, each under the digest of all that it "
-        "is. Nothing is fetched from anywhere.",
+        "is. Nothing is fetched but what a URL names, with its digest.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop",
             "framegate models list",
@@ -370,12 +370,12 @@ def register(commands: Any) -> None:
 def _add_add(verbs: Any) -> None:
     verb = verbs.add_parser(
         "add",
-        help="add a model from a file",
+        help="add a model from a file or a URL",
         description="Reads ONNX, OpenVINO IR, TorchScript, torch.export programs and the "
         "safetensors of our own networks, in a process of its own with limits; never a pickle. "
         "What the file does not say is taken from its shapes and told, or asked for. The model is "
         "proved on pictures before it is added. FILE may also be the folder of a model that was "
-        "copied from another machine.",
+        "copied from another machine, or an http:// or https:// URL, with --sha256.",
         epilog=ending(
             "framegate models add yolo.onnx --name shop --licence Apache-2.0",
             "framegate models add yolo.onnx --name shop --classes coco --drawn seen.png",
@@ -383,7 +383,8 @@ def _add_add(verbs: Any) -> None:
         ),
     )
     verb.set_defaults(command=_add)
-    verb.add_argument("file", metavar="FILE", help="the model")
+    verb.add_argument("file", metavar="FILE", help="the model: a file, or a URL with --sha256")
+    verb.add_argument("--sha256", metavar="HEX", help="that the file must have; needed for a URL")
     verb.add_argument("--name", help="of the model; needed unless FILE is a model's folder")
     verb.add_argument("--version", help="of the model (default: the next number)")
     verb.add_argument("--licence", metavar="TEXT", help="of its weights")

@@ -378,6 +378,7 @@ def read_config(
             faults.append(f"{', '.join(detection)}: no stage uses models, so this is about none")
         changes = _merged(dict(changes), {"stages": told})
         whole = _merged(whole, {"stages": told})
+    whole = _merged(whole, {"stages": _with_classes(whole.get("stages", {}))})
     config = _read_tables(origin, whole, faults)
     if config is None or faults:
         said_there = tuple(f"{path}{mark}" for path in _paths(changes) for mark in " :")
@@ -419,6 +420,15 @@ def _of_detection(stages: Table, detection: Mapping[str, Any]) -> dict[str, dict
         others = stages_that(stages, "takes_classes")
         told |= {name: {"classes": detection["classes"]} for name in others if name not in told}
     return told
+
+
+def _with_classes(stages: Table) -> dict[str, dict[str, Any]]:
+    """The classes of the stage that uses models, for stages that take them and do not say any."""
+    users = stages_that(stages, "uses_models")
+    said = [stages[name]["classes"] for name in users if "classes" in stages[name]]
+    others = stages_that(stages, "takes_classes") if said else []
+    missing = [name for name in others if name not in users and "classes" not in stages[name]]
+    return {name: {"classes": said[0]} for name in missing}
 
 
 def _paths(tables: Mapping[str, Any], before: str = "") -> list[str]:

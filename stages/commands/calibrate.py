@@ -35,6 +35,7 @@ from framegate.pipeline.stage import WAITS, Context, Item
 from framegate.stages.audit.audits import PATH, differs, seen_in
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
+from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions
@@ -126,7 +127,8 @@ class Replay:
         self._window = Window(options_of(Window, dict(window)), self._context(folder, "decode"))
         self._detect = Detect(options_of(Detect, dict(detect)), self._context(folder, "window"))
         self._classes = self._detect.options.classes
-        self.heavy = Remembered(LocalHeavy(self._classes), answers_file(self._classes))
+        looked_for = labels_wanted("heavy", self._classes)
+        self.heavy = Remembered(LocalHeavy(looked_for), answers_file(looked_for))
         context = self._context(
             folder, "detect", asks=lambda _, patience_s: Asks(self.heavy, patience_s=patience_s)
         )

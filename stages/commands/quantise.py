@@ -167,9 +167,7 @@ def reader(manifest: Manifest) -> ReadOutputs:
 
     def read(outputs: Sequence[FloatArray]) -> Boxes:
         boxes = kind.decode(outputs, size, manifest.min_score, manifest.max_boxes)
-        if not kind.suppresses:
-            return boxes
-        keep = suppress(boxes.xyxy, boxes.scores, boxes.class_ids, manifest.nms_iou)
+        keep = suppress(boxes.xyxy, boxes.scores, manifest.nms_iou)
         return boxes.take(keep[: manifest.max_boxes])
 
     return read

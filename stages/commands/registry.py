@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import http.client
 import itertools
 import os
+import re
+import tempfile
+import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -24,13 +31,14 @@ from framegate.models.errors import PictureUnreadable
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
-from framegate.models.registry.model_folder import MANIFEST, ModelFolder
+from framegate.models.registry.model_folder import MANIFEST, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
 from framegate.pipeline.records import Object
+from framegate.pipeline.redaction import redacted, remember_url, shown
 from framegate.stages.decode import FileSource
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw import draw
@@ -109,15 +117,138 @@ def _frames(file: Path) -> list[Picture]:
         raise ConfigFaults([f"--picture {file}: neither photograph nor video: {fault}"]) from fault
 
 
+# -- A model from a URL: its digest is known beforehand, so nothing else is trusted.
+
+
+MOST_BYTES: Final = 4 << 30
+MOST_S: Final = 3600.0
+_SILENT_S: Final = 30.0
+_AT_ONCE: Final = 1 << 18
+
+
+def is_url(file: str) -> bool:
+    """Return whether a model is to be fetched."""
+    return file.startswith(("http://", "https://"))
+
+
+def download(
+    url: str,
+    sha256: str,
+    folder: Path,
+    tell: Tell,
+    most_bytes: int = MOST_BYTES,
+    most_s: float = MOST_S,
+) -> Path:
+    """Fetch a file into `folder`, under the name that the URL's path ends with; its path.
+
+    sha256  of the file, 64 hexadecimal digits
+
+    It takes no more than `most_bytes` and `most_s`, nor a server that says nothing for 30 s, and
+    what has another digest is removed. ConfigFaults, in which the URL has no secrets.
+    """
+    remember_url(url)
+    named = PurePosixPath(unquote(urlsplit(url).path)).name
+    path = folder / (re.sub(r"[^\w.-]", "_", named).lstrip(".") or "model")
+    try:
+        with _opened(url) as answer, path.open("wb") as file:
+            found = _copied(answer, file, tell, most_bytes, time.monotonic() + most_s)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        path.unlink(missing_ok=True)
+        why = getattr(error, "reason", None) or error
+        raise ConfigFaults([redacted(f"{shown(url)}: {why}")]) from error
+    if found != sha256.lower():
+        path.unlink()
+        raise ConfigFaults(
+            [f"{shown(url)}: its sha256 is {found}, not {sha256}: another file, or a changed one"]
+        )
+    return path
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Goes on to other places on the web, and to nothing else."""
+
+    def redirect_request(self, *request: Any) -> urllib.request.Request | None:
+        """Return the request at the new place."""
+        if not is_url(request[-1]):
+            raise ValueError("it leads to a place that is no http:// or https:// URL")
+        return super().redirect_request(*request)
+
+
+def _opened(url: str) -> http.client.HTTPResponse:
+    request = urllib.request.Request(url, headers={"User-Agent": "framegate"})
+    opener = urllib.request.build_opener(_WebOnly)
+    answer: http.client.HTTPResponse = opener.open(request, timeout=_SILENT_S)
+    return answer
+
+
+def _copied(
+    answer: http.client.HTTPResponse, file: BinaryIO, tell: Tell, most_bytes: int, until: float
+) -> str:
+    """Write what comes into a file; its sha256. ValueError for too much, or too little."""
+    length = answer.headers.get("Content-Length", "")
+    expected = int(length) if length.isascii() and length.isdigit() else None
+    if expected is not None and expected > most_bytes:
+        raise ValueError(f"{expected} bytes; allowed are {most_bytes}")
+    digest, came = hashlib.sha256(), 0
+    total = None if expected is None else -(-expected // 1_000_000)
+    while part := answer.read1(_AT_ONCE):
+        came += len(part)
+        if came > most_bytes:
+            raise ValueError(f"more than {most_bytes} bytes, which is what is allowed")
+        if time.monotonic() > until:
+            raise ValueError(f"not done in time: {came} bytes came")
+        digest.update(part)
+        file.write(part)
+        tell("MB of the model", came // 1_000_000, total)
+    if expected is not None and came != expected:
+        raise ValueError(f"{came} of {expected} bytes came")
+    return digest.hexdigest()
+
+
+# -- The commands.
+
+
 def add(said: argparse.Namespace, tell: Tell) -> Exit:
     """Convert, settle, prove and put; `said` as `cli.models` reads it."""
-    registry = Registry(said.registry)
     if said.name is not None and is_own(said.name):
         raise ConfigFaults([f"--name {said.name}: it means a model that Framegate brings along"])
     if said.drawn is not None:
-        read = {"FILE": said.file, **{f"--picture {one}": str(one) for one in said.picture}}
+        read = {f"--picture {one}": str(one) for one in said.picture}
+        read |= {} if is_url(said.file) else {"FILE": said.file}
         if faults := output_faults("--drawn", said.drawn, Inputs(read), said.overwrite):
             raise ConfigFaults(faults)
+    if said.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", said.sha256):
+        raise ConfigFaults([f"--sha256 {said.sha256}: allowed are 64 hexadecimal digits"])
+    if is_url(said.file):
+        return _add_from_url(said, tell)
+    if said.sha256 is not None:
+        _check_file(Path(said.file), said.sha256)
+    return _add(said, tell)
+
+
+def _add_from_url(said: argparse.Namespace, tell: Tell) -> Exit:
+    if said.sha256 is None:
+        fault = "a URL needs --sha256 HEX, the digest that whoever publishes the file says of it"
+        raise ConfigFaults([f"{shown(said.file)}: {fault}"])
+    with tempfile.TemporaryDirectory(prefix="framegate-fetch-") as folder:
+        file = download(said.file, said.sha256, Path(folder), tell)
+        print(f"fetched: {file.stat().st_size / 1e6:.1f} MB, with the sha256 that was said")
+        provenance = said.provenance or f"{shown(said.file)} (sha256 {said.sha256.lower()})"
+        told = vars(said) | {"file": file, "provenance": provenance}
+        return _add(argparse.Namespace(**told), tell)
+
+
+def _check_file(file: Path, sha256: str) -> None:
+    try:
+        found = sha256_of(file)
+    except OSError as error:
+        raise ConfigFaults([f"{file}: {error.strerror}; --sha256 is of a file"]) from error
+    if found != sha256.lower():
+        raise ConfigFaults([f"{file}: its sha256 is {found}, not {sha256}"])
+
+
+def _add(said: argparse.Namespace, tell: Tell) -> Exit:
+    registry = Registry(said.registry)
     with model_faults():
         pictures, origin = pictures_of(said.picture), "the pictures given"
         if not pictures:

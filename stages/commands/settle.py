@@ -14,7 +14,14 @@ from framegate.models.registry.open import class_ids
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.loading import load, options_of
 from framegate.stages.detect import Detect, DetectOptions
-from framegate.stages.detect.options import OWN, classes_fault, configured, is_own, wanted
+from framegate.stages.detect.options import (
+    OWN,
+    classes_fault,
+    configured,
+    is_own,
+    labels_wanted,
+    wanted,
+)
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.escalate import Escalate
 from framegate.stages.model_faults import model_faults
@@ -31,16 +38,20 @@ def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> d
     """
     kinds = {use: load(use) for _, use, _ in stages}
     asking = {use for use, kind in kinds.items() if _is(kind, Escalate)}
-    asks = any(_asks(options) for _, use, options in stages if use in asking)
+    asked = [
+        labels_wanted("heavy", options.get("classes"))
+        for _, use, options in stages
+        if use in asking and _asks(options)
+    ]
     settled: dict[str, str] = {}
     faults: list[str] = []
     for name, use, options in stages:
         classes = options.get("classes")
-        if asks and use in asking and classes is not None:
+        if asked and use in asking and classes is not None:
             fault = classes_fault("heavy", classes)
             faults += [f"stages.{name}.classes = {classes}: {fault}"] if fault else []
         if _is(kinds[use], Detect):
-            settled = _settled(name, options, asks, folder, faults) | settled
+            settled = _settled(name, options, asked, folder, faults) | settled
     if not faults:
         faults = device_faults(stages, folder)
     if faults:
@@ -98,8 +109,13 @@ def _try_device(model: str, said: DetectOptions, folder: Path) -> None:
 
 
 def _settled(
-    name: str, options: dict[str, Any], asks: bool, folder: Path, faults: list[str]
+    name: str,
+    options: dict[str, Any],
+    asked: Sequence[Sequence[str] | None],
+    folder: Path,
+    faults: list[str],
 ) -> dict[str, str]:
+    """asked: what each stage that asks the heavy pass has it look for, None: all."""
     said = options_of(Detect, options)
     settled = {}
     for source in ("", *said.models.sources):
@@ -110,12 +126,13 @@ def _settled(
         try:
             with model_faults():
                 found = pinned_model(want.model, folder, said.models.registry).manifest
-                class_ids(found, [*(want.classes or ()), *dict(want.min_scores)] or None)
+                class_ids(found, [*(want.labels or ()), *dict(want.min_scores)] or None)
         except ConfigFaults as refused:
             own = _own(want.model) if isinstance(refused.__cause__, UnknownModel) else ""
             faults += [f"{key} = {want.model!r}: {fault}{own}" for fault in refused.faults]
             continue
-        if asks and (strange := unanswerable(found)):
-            faults.append(f"{key} = {want.model!r}: {strange}")
+        for labels in asked:
+            if fault := unanswerable(want.labels or found.classes, labels):
+                faults.append(f"{key} = {want.model!r}: {fault}")
         settled[source] = f"{found.name}@{found.sha256}"
     return settled

@@ -32,6 +32,7 @@ from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedMod
 from framegate.stages.detect.options import (
     SCORES_SCHEMA,
     CacheOptions,
+    Classes,
     GateOptions,
     HeadOptions,
     ModelOptions,
@@ -57,7 +58,8 @@ class DetectOptions:
     detector    light; heavy, at about ten times the time; nanodet-SIDE, the light network at
                 another size, a multiple of 32 from 96 to 1280; or a model of the registry: NAME,
                 NAME@VERSION or NAME@DIGEST
-    classes     labels to look for; none: all that the model knows
+    classes     labels to look for, or "all" that the model knows; none: of the detectors that come
+                along those that cameras are for, of your own models all
     min_score   0..1, least score of an object; none: the frozen one of the model
     min_scores  class -> 0..1, least score of its objects, where it is another
     device      what computes the network. CPU; GPU, GPU.1, NPU or HETERO:GPU,CPU, as OpenVINO names
@@ -73,7 +75,7 @@ class DetectOptions:
     REMOVED: ClassVar = {"ladder": 'for one size, detector = "nanodet-320" in [stages.detect]'}
 
     detector: str = field(default="light", metadata={"check": model_fault})
-    classes: tuple[str, ...] | None = None
+    classes: Classes = None
     min_score: float | None = field(default=None, metadata={"least": 0.0, "most": 1.0})
     min_scores: dict[str, float] = field(
         default_factory=dict, metadata={"check": scores_fault, "schema": SCORES_SCHEMA}
@@ -306,6 +308,7 @@ def as_objects(
             score=score,
             box=(box[0], box[1], box[2], box[3]),
             origin=origin,
+            untracked=None if track else "new",
         )
         for box, score, class_id, track, origin in rows
     )

@@ -30,6 +30,7 @@ from framegate.stages.detect.memory import (
 from framegate.stages.detect.motion import move_along
 
 _FOUND_AGAIN: Final = 0.1  # IoU from which on a known box was found again, if elsewhere
+_FOUND_AS_OTHER: Final = 0.5  # the same, taken for something else
 _SURE: Final = 0.9  # trust from which on a part that shows nothing is believed
 _NOWHERE: Final = np.empty((0, 4), np.float32)
 
@@ -81,9 +82,13 @@ def conclude(
         return _held(frame, plan, settings.tracks)
     memory, now_s = frame.memory, plan.now_s
     merged, doubted = _merged(frame, plan, found, settings)
-    tracks, ids = bytetrack.step(frame.tracks, merged.boxes, frame.pts, settings.tracks)
+    tracks, ids = bytetrack.step(
+        frame.tracks, merged.boxes, frame.pts, settings.tracks, merged.is_new
+    )
     judged = None if judge is None else judge(merged, ids)
-    boxes = merged.boxes if judged is None else judged.boxes
+    names = tracks.named(ids, merged.boxes.class_ids)
+    merged = replace(merged, boxes=replace(merged.boxes, class_ids=names))
+    boxes = merged.boxes if judged is None else replace(judged.boxes, class_ids=names)
     calm_state, shown, rows = _calmed(frame, boxes, ids, merged.is_new, settings.calm)
     means = np.zeros(len(ids), np.float32)
     means[rows] = shown.scores
@@ -129,8 +134,9 @@ def _merged(
     missed = judged & (known.scores > shown)
     empty = np.ones(len(plan.places), np.bool_)
     for boxes in new:
-        same_class = known.class_ids[:, None] == boxes.class_ids[None, :]
-        missed &= ~((nms.iou(known.xyxy, boxes.xyxy) > _FOUND_AGAIN) & same_class).any(axis=1)
+        is_other = known.class_ids[:, None] != boxes.class_ids[None, :]
+        least = np.where(is_other, _FOUND_AS_OTHER, _FOUND_AGAIN)
+        missed &= ~(nms.iou(known.xyxy, boxes.xyxy) > least).any(axis=1)
         sure = boxes.xyxy[boxes.scores > shown]
         empty &= ~crops.touch(plan.places, sure).any(axis=1)
     merged = merge.merge(known, new, plan.looks, frame.size, long_side, judged=judged & ~missed)
@@ -187,7 +193,8 @@ def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estim
     if plan.change is not None and plan.reason != "unchanged":
         known, moved = move_along(known, tracks, plan.change, frame.size, plan.now_s)
     if plan.reason == "unchanged" and (tracks.ids == 0).any():
-        tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings)
+        nobody = np.zeros(len(known.ids), np.bool_)
+        tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings, nobody)
         known = replace(known, ids=ids)
     else:
         gone_on = set(known.ids[moved].tolist())

@@ -18,6 +18,7 @@ from framegate.models.boxes import (
     IntArray,
     empty,
     read_only,
+    suppress,
 )
 from framegate.models.gate.cells import Grid
 from framegate.models.gate.state import GateState, nbytes
@@ -56,7 +57,7 @@ class KnownBoxes:
     seen_s   float64 (N,)  when the network last saw each, on the source's clock
     since_s  float64 (N,)  since when it has found each where it is
     ids      int32   (N,)  tracks, 0 without one
-    means    float32 (N,)  score in the frame's result, 0 where that does not have it
+    means    float32 (N,)  score in the result of the frame that showed it, 0 where none does
     """
 
     boxes: Boxes
@@ -73,9 +74,12 @@ class KnownBoxes:
         object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
 
     def shown(self) -> IndexArray:
-        """Return rows that the frame's result has, highest mean first."""
+        """Return rows that the frame's result has, highest mean first.
+
+        Boxes that moved on may have come to lie on each other; then the surest stands for them.
+        """
         rows = np.flatnonzero(self.means)
-        return rows[np.argsort(-self.means[rows], kind="stable")]
+        return rows[suppress(self.boxes.xyxy[rows], self.means[rows])]
 
     def take(self, rows: IndexArray | BoolArray) -> KnownBoxes:
         """Return the rows of an index array or a Boolean mask, in that order."""

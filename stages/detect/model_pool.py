@@ -126,7 +126,7 @@ class ModelOpener:
             folder,
             choice.precision,
             self.threads or choice.threads,
-            classes=wanted.classes,
+            classes=wanted.labels,
             min_score=settings.calm.candidate,
             cache_dir=self.context.folder / "compiled",
             device=choice.device,
@@ -144,7 +144,7 @@ class ModelOpener:
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
             choice.precision if is_one else nearest(choices.precision),
             self.threads or choice.threads,
-            coco.class_ids(wanted.classes),
+            coco.class_ids(wanted.labels),
             features=head is not None,
             device=choice.device,
         )

@@ -143,6 +143,7 @@ _REF = re.compile(r"[a-z][a-z0-9_-]{0,31}(@[A-Za-z0-9][A-Za-z0-9._+-]{0,63})?")
 _KEYS: Final = ("model", "classes", "min_score", "min_scores")
 
 Scores = tuple[tuple[str, float], ...]
+Classes = tuple[str, ...] | Literal["all"] | None
 SCORES_SCHEMA: Final = {
     "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 }
@@ -169,6 +170,13 @@ def is_own(model: str) -> bool:
     return model in OWN or side_of(model) is not None
 
 
+def labels_wanted(model: str, classes: Classes) -> tuple[str, ...] | None:
+    """Return the labels that a model is to look for; None: all that it knows."""
+    if classes == "all":
+        return None
+    return coco.CAMERA if classes is None and is_own(model) else classes
+
+
 def scores_fault(scores: Any) -> str | None:
     """Return what is wrong with a table of least scores by class, None if nothing is."""
     if not isinstance(scores, dict):
@@ -183,8 +191,10 @@ def _is_score(score: Any) -> bool:
 
 def classes_fault(model: str, classes: Any) -> str | None:
     """Return what is wrong with classes for a model whose classes are known without opening it."""
+    if classes == "all":
+        return None
     if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
-        return "allowed is a list of texts"
+        return "allowed is a list of texts, or 'all'"
     if not classes:
         return "it names none; allowed are labels of the model"
     unknown = [name for name in classes if is_own(model) and name not in coco.LABELS]
@@ -228,17 +238,23 @@ class ModelUse:
     """Which model looks at a source, and for what.
 
     model       as `detector` of [stages.detect]
-    classes     labels to look for; none: all that the model knows
+    classes     labels to look for, or "all" that the model knows; none: of the detectors that come
+                along those that cameras are for, of your own models all
     min_score   0..1, least score of an object; none: the model's own
     min_scores  class -> 0..1, least score of its objects, where it is another
     """
 
     model: Literal["light", "heavy"] | str = "light"
-    classes: tuple[str, ...] | None = None
+    classes: Classes = None
     min_score: float | None = None
     min_scores: Scores = field(
         default=(), metadata={"said_as": dict[str, float], "schema": SCORES_SCHEMA}
     )
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The labels to look for; None: all that the model knows."""
+        return labels_wanted(self.model, self.classes)
 
 
 @dataclass(frozen=True)
@@ -269,7 +285,7 @@ def wanted(usual: ModelUse, options: ModelOptions, source: str, chosen: str = ""
     classes, scores = said.get("classes", usual.classes), said.get("min_scores")
     return ModelUse(
         model=chosen or said.get("model", usual.model),
-        classes=None if classes is None else tuple(classes),
+        classes=tuple(classes) if isinstance(classes, list) else classes,
         min_score=said.get("min_score", usual.min_score),
         min_scores=usual.min_scores if scores is None else tuple(sorted(scores.items())),
     )

@@ -11,7 +11,7 @@ from framegate.models import coco
 from framegate.models.detector import precision_trial
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import ModelError
-from framegate.models.registry.model_folder import Manifest, ModelFolder
+from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ModelNotTaken
@@ -68,15 +68,24 @@ def forget_models(folder: Path, named: Collection[str | None]) -> None:
             kept.remove(unused)
 
 
-def unanswerable(manifest: Manifest) -> str | None:
-    """Why nobody can be asked about what a model says; None if the heavy pass can."""
-    strange = [label for label in manifest.classes if label not in coco.LABELS]
-    if not strange:
-        return None
-    return (
-        f"the heavy pass knows COCO's 80 classes only, not {', '.join(strange[:5])}; allowed with "
-        "it is [escalate] place = 'off'"
-    )
+def unanswerable(labels: Collection[str], asked_for: Collection[str] | None) -> str | None:
+    """Why nobody can be asked about what a model with these labels says; None if somebody can.
+
+    asked_for  what the heavy pass is to look for; None: all that it knows
+    """
+    strange = [label for label in labels if label not in coco.LABELS]
+    if strange:
+        return (
+            f"the heavy pass knows COCO's 80 classes only, not {', '.join(strange[:5])}; allowed "
+            "with it is [escalate] place = 'off'"
+        )
+    left = [label for label in labels if asked_for is not None and label not in asked_for]
+    if left:
+        return (
+            f"the heavy pass would not look for {', '.join(left[:5])}; allowed is the same "
+            "`classes` in both stages, a list or 'all'"
+        )
+    return None
 
 
 def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choice:

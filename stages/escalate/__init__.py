@@ -13,7 +13,7 @@ from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
 from framegate.stages.audit.auditor import Auditor
-from framegate.stages.detect.options import is_own
+from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, last_detections
 from framegate.stages.escalate import policy
@@ -29,12 +29,13 @@ NO_PROMISE = Promise("off")  # without the table [promise]
 class StageOptions:
     """Options of escalate.
 
-    classes   COCO labels that answers may have: the same as detect's; none: all
+    classes   COCO labels that answers may have, or "all": the same as detect's; none: those that
+              cameras are for
     escalate  the table [escalate]
     promise   the table [promise]
     """
 
-    classes: tuple[str, ...] | None = None
+    classes: Classes = None
     escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
     promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
 
@@ -62,7 +63,7 @@ class Escalate(Stage[EscalateState]):
         """Open the place that answers. ConfigFaults for a promise without one."""
         super().__init__(options, context)
         self._cascade: _Cascade | None = None
-        heavy = heavy_pass(options.escalate, options.classes)
+        heavy = heavy_pass(options.escalate, labels_wanted("heavy", options.classes))
         if heavy is None and options.promise.measure != "off":
             raise ConfigFaults(
                 [
@@ -79,7 +80,8 @@ class Escalate(Stage[EscalateState]):
         if self._cascade is None or not model or is_own(model):
             return
         manifest = pinned_model(model, self.context.folder, None).manifest
-        if fault := unanswerable(manifest):
+        asked_for = labels_wanted("heavy", self.options.classes)
+        if fault := unanswerable(manifest.classes, asked_for):
             raise ModelNotTaken(f"model {manifest.result_name}: {fault}")
 
     def process(

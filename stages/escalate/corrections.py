@@ -22,7 +22,7 @@ import numpy.typing as npt
 from framegate.models import boxes as nms
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
-from framegate.pipeline.records import Object, Origin
+from framegate.pipeline.records import Object, Origin, Untracked
 from framegate.stages.detections import Detections
 
 # -- One object of an answer, and where it is now, in few bytes.
@@ -86,7 +86,15 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     def as_object(self, origin: Origin) -> Object:
         """Return it as it is published."""
         label, score = coco.LABELS[self.class_id], self.score / 10_000
-        return Object(self.track or None, label, self.class_id, score, self.place, origin)
+        untracked = None if self.track else self.untracked
+        return Object(
+            self.track or None, label, self.class_id, score, self.place, origin, untracked
+        )
+
+    @property
+    def untracked(self) -> Untracked:
+        """Why it has no track, where it has none."""
+        return "heavy" if self.seen_as < 0 else "new"
 
 
 def seen_by(heavy: Boxes) -> list[Known]:
@@ -221,8 +229,7 @@ def served(
             continue
         still.append(now)
         objects.append(now.as_object(light.origin))
-    objects = [each for each in objects if each.score] + new
-    objects.sort(key=lambda each: -each.score)
+    objects = _one_each([each for each in objects if each.score] + new)
     return tuple(objects), known.after(still, new, share)
 
 
@@ -253,6 +260,13 @@ def learned(
     del news[MOST_KNOWN:]
     unrest = known.unrest.answered(_differing(expected, objects))
     return Corrections(round(now_s, 3), tuple(news), unrest=unrest), objects
+
+
+def _one_each(objects: Sequence[Object]) -> list[Object]:
+    """Without those that came to lie on a surer one, highest score first."""
+    boxes = np.array([each.box for each in objects], np.float32).reshape(-1, 4)
+    rows = nms.suppress(boxes, np.array([each.score for each in objects], np.float32))
+    return [objects[row] for row in rows]
 
 
 def _differing(objects: Sequence[Object], others: Sequence[Object]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from framegate.pipeline.records import Object, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detect import Detect
 from framegate.stages.detect.model_pool import ModelOpener, ModelPool, ServedModel
-from framegate.stages.detect.options import model_fault
+from framegate.stages.detect.options import labels_wanted, model_fault
 from framegate.stages.detections import Detections
 from framegate.stages.planes import as_picture
 
@@ -234,7 +234,8 @@ class Shadow(Stage[ShadowState]):
         self._models = ModelPool(server, detect.usual(), detect.models, using)
         # Its budget bounds it, not the time that a serving model may take.
         self._models.prepare(options.model, options.sources or ("",), is_new=False)
-        self._labels = ServedLabels(context.folder)
+        ours = labels_wanted("light", detect.classes) or coco.LABELS
+        self._labels = ServedLabels(context.folder, ours)
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._under_way: Future[_Comparison] | None = None
         self._done: dict[str, list[_Comparison]] = {}
@@ -331,18 +332,18 @@ class CpuBudget:
 class ServedLabels:
     """What models can say at all, by the names that results have. One thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: the run's, which holds its models."""
-        self._registry = Registry(folder / "models")
+    def __init__(self, folder: Path, ours: Collection[str]) -> None:
+        """folder: the run's, which holds its models; ours: what those that come along look for."""
+        self._registry, self._ours = Registry(folder / "models"), ours
         self._known: dict[tuple[str, ...], frozenset[str]] = {}
 
     def of(self, models: tuple[str, ...]) -> frozenset[str]:
-        """Labels of the models that made an answer; COCO's for those that we bring along."""
+        """Labels of the models that made an answer."""
         if models not in self._known:
             digests = {name.partition("@")[2] for name in models}
             own = [m for m in self._registry.models() if m.manifest.sha256[:8] in digests]
             labels = {label for model in own for label in model.manifest.classes}
-            self._known[models] = frozenset(labels or coco.LABELS)
+            self._known[models] = frozenset(labels or self._ours)
         return self._known[models]
 
 

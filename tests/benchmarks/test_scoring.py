@@ -16,8 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from benchmarks.harness.scoring import (
     Labelled,
     Matches,
+    at_threshold,
     average_precision,
-    best_threshold,
+    least_with_precision,
     match,
     score,
 )
@@ -147,12 +148,8 @@ def test_the_interval_holds_the_figure():
     assert found == score(match(truth, answers), n_resamples=100)
 
 
-def test_best_threshold_by_hand():
-    """True .9, false .6, true .5, false .3, of three labels.
-
-    F1 of keeping 1, 2, 3, 4 boxes: 2/4, 2/5, 4/6, 4/7. Best: three, and .30 is the lowest
-    threshold that keeps them.
-    """
+def test_a_least_score_by_hand():
+    """True .9, false .6, true .5, false .3, of three labels: 1/1, 1/2, 2/3 and 2/4 are right."""
     truth = labelled([[(0, 0, 50, 50, 0, 0), (100, 0, 150, 50, 0, 0), (0, 100, 50, 150, 1, 0)]])
     answer = boxes(
         [
@@ -162,6 +159,10 @@ def test_best_threshold_by_hand():
             (300, 300, 350, 350, 1, 0.3),
         ]
     )
-    threshold, f1 = best_threshold(match(truth, [answer]))
-    assert f1 == pytest.approx(4 / 6)
-    assert 0.30 <= threshold <= 0.31
+    matches = match(truth, [answer])
+    wanted = [0.5, 0.6, 0.67, 1.0]
+    assert [least_with_precision(matches, each) for each in wanted] == [0.05, 0.3, 0.6, 0.6]
+    assert at_threshold(matches, 0.4) == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3}
+    )
+    assert at_threshold(match(truth, [answer], by_class=False), 0.4)["precision"] == 2 / 3

@@ -7,16 +7,13 @@ from hypothesis import strategies as st
 from framegate.models.boxes import area, iou, suppress
 
 BOX = st.tuples(st.integers(-40, 60), st.integers(-40, 60), st.integers(1, 50), st.integers(1, 50))
-ROWS = st.lists(st.tuples(BOX, st.integers(1, 99), st.integers(0, 3)), max_size=25)
+ROWS = st.lists(st.tuples(BOX, st.integers(1, 99)), max_size=25)
 
 
 def arrays(rows):
-    boxes = [(x, y, x + w, y + h) for (x, y, w, h), _, _ in rows]
-    return (
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array([s / 100 for _, s, _ in rows], np.float32),
-        np.array([c for _, _, c in rows], np.int32),
-    )
+    boxes = [(x, y, x + w, y + h) for (x, y, w, h), _ in rows]
+    scores = np.array([score / 100 for _, score in rows], np.float32)
+    return np.array(boxes, np.float32).reshape(-1, 4), scores
 
 
 def overlap(a, b) -> float:
@@ -28,11 +25,10 @@ def overlap(a, b) -> float:
     return width * height / (both - width * height)
 
 
-def plain(xyxy, scores, ids, max_iou):
+def plain(xyxy, scores, max_iou):
     kept: list[int] = []
     for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
-        same = (j for j in kept if ids[j] == ids[i])
-        if all(overlap(xyxy[j].tolist(), xyxy[i].tolist()) <= max_iou for j in same):
+        if all(overlap(xyxy[j].tolist(), xyxy[i].tolist()) <= max_iou for j in kept):
             kept.append(i)
     return kept
 
@@ -40,27 +36,21 @@ def plain(xyxy, scores, ids, max_iou):
 @given(rows=ROWS, max_iou=st.sampled_from([0.31, 0.613, 0.9001]))
 def test_as_a_plain_loop(rows, max_iou):
     """Thresholds that no IoU of small integers hits, so that rounding decides nothing."""
-    xyxy, scores, ids = arrays(rows)
-    assert suppress(xyxy, scores, ids, max_iou).tolist() == plain(xyxy, scores, ids, max_iou)
+    xyxy, scores = arrays(rows)
+    assert suppress(xyxy, scores, max_iou).tolist() == plain(xyxy, scores, max_iou)
 
 
 @given(rows=ROWS)
 def test_twice_is_once(rows):
-    xyxy, scores, ids = arrays(rows)
-    keep = suppress(xyxy, scores, ids, 0.6)
-    again = suppress(xyxy[keep], scores[keep], ids[keep], 0.6)
+    xyxy, scores = arrays(rows)
+    keep = suppress(xyxy, scores)
+    again = suppress(xyxy[keep], scores[keep])
     assert again.tolist() == list(range(len(keep)))
-
-
-def test_classes_do_not_see_each_other():
-    xyxy = np.array([[-5, -5, 0, 0], [-5, -5, 0, 0], [90, 90, 99, 99]], np.float32)
-    keep = suppress(xyxy, np.array([0.5, 0.6, 0.7], np.float32), np.array([1, 0, 0], np.int32), 0.5)
-    assert keep.tolist() == [2, 1, 0]
 
 
 def test_of_equals_the_earlier_stays():
     xyxy = np.array([[0, 0, 10, 10]] * 3, np.float32)
-    keep = suppress(xyxy, np.full(3, 0.5, np.float32), np.zeros(3, np.int32), 0.5)
+    keep = suppress(xyxy, np.full(3, 0.5, np.float32), 0.5)
     assert keep.tolist() == [0]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, suppress
 from framegate.models.detector import policy
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
@@ -39,13 +41,17 @@ def boxes(*rows: tuple[float, float, float, float], score: float = 0.8) -> Boxes
 
 
 class Source:
-    """Frames of one source, with a detector that finds what the test says is there."""
+    """Frames of one source, with a detector that finds what the test says is there.
+
+    names  classes of the things, in their order; those without one are people
+    """
 
     def __init__(self, **options: object) -> None:
         self.settings = settings_for(GateOptions(**options), policy.load("light"))  # type: ignore[arg-type]
         self.memory, self.tracks = SourceMemory(), no_tracks()
         self.frame = 0
         self.score = 0.8
+        self.names: tuple[int, ...] = ()
 
     def see(self, shown: Picture, *there: tuple[float, float, float, float], key: bool = False,
             step: int = 1) -> tuple[LookPlan, Estimate]:  # fmt: skip
@@ -54,7 +60,9 @@ class Source:
         pts = self.frame / FPS
         frame = self.hold(pts, key)
         plan = plan_looks(frame, shown, self.settings.plan)
-        found = [self._inside(look, boxes(*there, score=self.score)) for look in plan.looks]
+        names = np.array([*self.names, *[0] * len(there)][: len(there)], np.int32)
+        all_there = replace(boxes(*there, score=self.score), class_ids=names)
+        found = [self._inside(look, all_there) for look in plan.looks]
         told = conclude(frame, plan, found, self.settings)
         self.memory = SourceMemory.from_bytes(told.memory.to_bytes())
         self.tracks = TrackState.from_bytes(told.tracks.to_bytes())
@@ -68,7 +76,8 @@ class Source:
     def _inside(look: crops.Crop, there: Boxes) -> Boxes:
         area = crops.looked_at(look, SIZE, 416)
         inside = (there.xyxy[:, :2] >= area[:2]).all(1) & (there.xyxy[:, 2:] <= area[2:]).all(1)
-        return there.take(np.flatnonzero(inside))
+        seen = there.take(np.flatnonzero(inside))
+        return seen.take(suppress(seen.xyxy, seen.scores))
 
     def settle(self, *there: tuple[float, float, float, float]) -> None:
         """Ten frames in which nothing changes."""

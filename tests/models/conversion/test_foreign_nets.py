@@ -76,8 +76,8 @@ def read(folder: ModelFolder, bgr) -> list[list[float]]:
     one, outputs = folder.manifest, network_outputs(folder, bgr)
     form, size = FORMATS[one.format], (one.input.width, one.input.height)
     found = form.decode(outputs, size, len(one.classes), one.min_score, one.options)
-    if form.suppresses:
-        found = found.take(suppress(found.xyxy, found.scores, found.class_ids, one.nms_iou))
+    if one.format in ("yolo", "yolo_objectness", "yolox", "ssd_deltas", "nanodet_joined"):
+        found = found.take(suppress(found.xyxy, found.scores, one.nms_iou))
     return np.column_stack([found.class_ids, found.scores, found.xyxy]).tolist()
 
 

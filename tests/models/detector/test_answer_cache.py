@@ -149,7 +149,7 @@ def test_a_new_version_finds_nothing_of_an_old_one(
     light: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key_of(light.members[0], prepared())
-    monkeypatch.setattr(answer_cache, "_VERSION", 2)
+    monkeypatch.setattr(answer_cache, "_VERSION", answer_cache._VERSION + 1)
     assert key_of(light.members[0], prepared()) != before
 
 

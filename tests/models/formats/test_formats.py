@@ -215,13 +215,3 @@ def test_formats_say_what_they_are():
     for name, one in FORMATS.items():
         assert one.about
         assert all(1 <= rank <= 3 for rank in one.ranks), name
-    waits = {name for name, one in FORMATS.items() if one.suppresses}
-    assert waits == {
-        "yolo",
-        "yolo_objectness",
-        "yolox",
-        "ssd_deltas",
-        "nanodet",
-        "nanodet_joined",
-        "boxes_scores",
-    }

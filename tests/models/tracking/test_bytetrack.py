@@ -35,6 +35,13 @@ def boxes(rows: Iterable[Iterable[float]]) -> Boxes:
     return Boxes(table[:, :4].copy(), table[:, 4].copy(), np.zeros(len(table), np.int32))
 
 
+def named(rows: Iterable[tuple[tuple[float, ...], int]]) -> Boxes:
+    """Rows as `boxes` takes them, each with its class."""
+    rows = list(rows)
+    found = boxes(row for row, _ in rows)
+    return Boxes(found.xyxy, found.scores, np.array([label for _, label in rows], np.int32))
+
+
 def ids_of(frames: Iterable[Boxes], stamps: Iterable[float], chosen: TrackSettings):
     state = no_tracks()
     for found, pts in zip(frames, stamps, strict=True):
@@ -181,16 +188,61 @@ def test_low_boxes_continue_tracks_from_the_floor_on(score, expected):
     assert step(state, boxes([(1, 0, 51, 50, score)]), 0.12)[1].tolist() == [expected]
 
 
-def test_by_class_a_track_is_continued_by_its_own_class_only():
-    """Two classes at one place, whose order by score changes: each keeps its track."""
-    both, state, seen = boxes([(0, 0, 50, 50, 0.9), (2, 0, 52, 50, 0.8)]), no_tracks(), []
-    for n in range(6):
-        labels = np.array([3, 7] if n % 2 else [7, 3], np.int32)
-        here = Boxes(both.xyxy, both.scores, labels)
-        state, ids = step(state, here, n / 30, TrackSettings(by_class=True))
-        seen.append(dict(zip(labels.tolist(), ids.tolist(), strict=True)))
-    assert seen[1:] == [{7: 1, 3: 2}] * 5
-    assert sorted(state.class_ids.tolist()) == [3, 7]
+RIDER, BICYCLE = (0, 0, 50, 100, 0.9), (0, 40, 50, 120, 0.8)  # their IoU is .5
+
+
+@pytest.mark.parametrize(("other_iou", "expected"), [(0.6, 0), (0.1, 1)])
+def test_a_bicycle_does_not_take_its_riders_track(other_iou, expected):
+    chosen, state = TrackSettings(other_iou=other_iou), no_tracks()
+    for n in range(3):
+        state, _ = step(state, named([(RIDER, 0)]), n / 30, chosen)
+    assert step(state, named([(BICYCLE, 1)]), 0.1, chosen)[1].tolist() == [expected]
+    assert step(state, named([(RIDER, 1)]), 0.1, chosen)[1].tolist() == [1]
+
+
+def test_a_tracks_class_is_the_majority_of_its_sightings_by_score():
+    """Van, truck, van, truck, truck: .6, .6 < 1.1 ... the truck leads from 1.6 over 1.5 on."""
+    state, names = no_tracks(), []
+    for n, (label, score) in enumerate([(2, 0.8), (7, 0.5), (2, 0.7), (7, 0.5), (7, 0.6)]):
+        here = named([((0, 0, 50, 50, score), label)])
+        state, ids = step(state, here, n / 30, TrackSettings(start=0.5, high=0.5))
+        names.append(state.named(ids, here.class_ids).tolist())
+    assert names == [[2], [2], [2], [2], [7]]
+    np.testing.assert_allclose(state.votes, [[1.6, 1.5, 0]], rtol=1e-6)
+
+
+def test_what_was_not_seen_has_no_vote():
+    state = no_tracks()
+    for n in range(3):
+        state, _ = step(state, named([((0, 0, 50, 50, 0.9), 2)]), n / 30)
+    carried = named([((0, 0, 50, 50, 0.9), 7)])
+    for n in range(3, 9):
+        state, ids = step(state, carried, n / 30, seen=np.zeros(1, bool))
+    assert ids.tolist() == [1]
+    assert state.named(ids, carried.class_ids).tolist() == [2]
+    assert state.named(np.zeros(1, np.int32), carried.class_ids).tolist() == [7]
+
+
+def test_of_many_classes_those_with_most_votes_are_kept():
+    state = no_tracks()
+    for n, (label, score) in enumerate([(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.9), (2, 0.8)]):
+        state, _ = step(state, named([((0, 0, 50, 50, score), label)]), n / 30)
+    assert state.class_ids.tolist() == [[2, 1, 4]]
+
+
+def test_a_state_without_votes_is_read_as_that_of_one_sighting():
+    """What an older Framegate left: its version 2 had a class a track and no votes."""
+    state = no_tracks()
+    for n in range(3):
+        state, _ = step(state, named([((0, 0, 50, 50, 0.9), 7)]), n / 30)
+    data = bytearray(state.to_bytes())
+    data[0] = 2
+    older = bytes(data[:-15]) + bytes([7])  # in place of three classes and three votes
+    read = TrackState.from_bytes(older)
+    assert read.class_ids.tolist() == [[7, 0, 0]]
+    assert read.votes.tolist() == [[1, 0, 0]]
+    _, ids = step(read, named([((0, 0, 50, 50, 0.9), 7)]), 0.1)
+    assert ids.tolist() == [1]
 
 
 @pytest.mark.parametrize("stamps", [[None] * 6, [0.0] * 6, [0.0, 0.08, 0.04, 0.16, 0.12, 0.2]])
@@ -220,7 +272,7 @@ def test_the_state_is_bounded():
     for n in range(4):
         state, _ = step(state, crowd, n / 30, TrackSettings(max_tracks=50))
     assert len(state) == 50
-    assert len(state.to_bytes()) == 15 + 54 * 50
+    assert len(state.to_bytes()) == 15 + 68 * 50
 
 
 def test_absurd_boxes_do_not_stop_it():

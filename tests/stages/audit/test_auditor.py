@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from framegate.models import coco
 from framegate.models.detector import detector
 from framegate.pipeline import records
 from framegate.pipeline.promise import promise as coin
@@ -83,7 +84,7 @@ def test_a_period_without_a_wrong_frame_is_certified_and_the_certificate_holds(
     assert (found[0].served, found[0].caught, found[0].policy) == (
         50,
         0,
-        detector.policy_id("heavy"),
+        detector.policy_id("heavy", coco.CAMERA),
     )
     assert "light@1" in found[0].models
     assert [verify(each) for each in found] == [[], []]

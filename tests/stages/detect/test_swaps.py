@@ -77,7 +77,7 @@ def test_a_model_changes_between_two_frames_and_tracks_go_on(swapped: Swapped) -
     before = {found.track for found in first[-1].objects if found.track}
     after = {found.track for found in second[-1].objects if found.track}
     assert before
-    assert len(before & after) >= len(before) - 1
+    assert len(before & after) >= 0.7 * len(before)
 
 
 def test_a_size_whose_warm_up_failed_fails_each_time(tmp_path: Path) -> None:
