@@ -7,7 +7,6 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import cv2
@@ -227,27 +226,21 @@ def _paler(colour: Rgb) -> Rgb:
 
 
 TRACE_S: Final = 3.0
-_POINTS: Final = 90  # of a trace at most
-_SMOOTH: Final = 3  # points before and after one: a box's edge trembles from look to look
+_POINTS: Final = 45  # of a trace, about, at most
+_SMOOTH: Final = 2  # points before and after one: a box's edge trembles from look to look
 _STANDS: Final = 0.1  # of its box's shorter side: what moved less has no trace
 
 
-@dataclass(frozen=True, slots=True)
-class TrailPoint:
-    """Where the middle of a box's lower edge was, in pixels; age 0 (now) .. 1 (TRACE_S ago)."""
-
-    x: float
-    y: float
-    age: float
+Trail = npt.NDArray[np.float64]
+"""Where the middle of a box's lower edge was: (n, 3), right and down in pixels, and how long ago, 0
+(now) .. 1 (TRACE_S); the oldest first."""
 
 
 class Trails:
     """Where the tracks of a source were in the last TRACE_S seconds. One thread."""
 
     def __init__(self) -> None:
-        self._points: defaultdict[int, deque[tuple[float, float, float]]] = defaultdict(
-            lambda: deque(maxlen=_POINTS)
-        )
+        self._points: defaultdict[int, deque[tuple[float, float, float]]] = defaultdict(deque)
         self._now = -math.inf
 
     def add(self, objects: Sequence[Object], pts: float | None) -> None:
@@ -264,7 +257,7 @@ class Trails:
             if thing.track is None:
                 continue
             points = self._points[thing.track]
-            if len(points) > 1 and pts - points[-2][0] < TRACE_S / _POINTS:
+            if len(points) > 1 and points[-1][0] - points[-2][0] < TRACE_S / _POINTS:
                 points.pop()  # it was there for the newest place alone
             left, _, right, bottom = thing.box
             points.append((pts, (left + right) / 2, bottom))
@@ -274,41 +267,33 @@ class Trails:
             if not points:
                 del self._points[track]
 
-    def of(self, thing: Object) -> list[TrailPoint]:
-        """Return where it was, smoothed, the oldest first; nothing of what stands."""
+    def of(self, thing: Object) -> Trail:
+        """Return where it was, smoothed; no points of what stands."""
         points = () if thing.track is None else self._points.get(thing.track, ())
-        if len(points) < 2:
-            return []
+        seen = np.array(points, np.float64).reshape(-1, 3)
         left, top, right, bottom = thing.box
-        seen = np.array(points)
-        if np.ptp(seen[:, 1:], 0).max() < max(4, _STANDS * min(right - left, bottom - top)):
-            return []
-        smooth = [seen[max(0, n - _SMOOTH) : n + _SMOOTH + 1, 1:].mean(0) for n in range(len(seen))]
+        stands = max(4, _STANDS * min(right - left, bottom - top))
+        if len(seen) < 2 or np.ptp(seen[:, 1:], 0).max() < stands:
+            return seen[:0]
+        sums = np.concatenate([np.zeros((1, 2)), seen[:, 1:].cumsum(0)])
+        at = np.arange(len(seen))
+        begin, end = (at - _SMOOTH).clip(0), (at + _SMOOTH + 1).clip(max=len(seen))
+        smooth = (sums[end] - sums[begin]) / (end - begin)[:, None]
         smooth[-1] = seen[-1, 1:]
-        ages = (self._now - seen[:, 0]) / TRACE_S
-        return [
-            TrailPoint(float(x), float(y), float(age))
-            for (x, y), age in zip(smooth, ages, strict=True)
-        ]
+        return np.column_stack([smooth, (self._now - seen[:, 0]) / TRACE_S])
 
 
-def _draw_trace(canvas: Canvas, thing: Object, points: Sequence[TrailPoint]) -> None:
-    """Draw a line through the points that fades with their age."""
-    if not points:
+def _draw_trace(canvas: Canvas, thing: Object, trail: Trail) -> None:
+    """Draw a line along the trail that fades with its age."""
+    if not len(trail):
         return
     wide = line_width(canvas) + 1
-    limits = canvas.width, canvas.height
-    at = [
-        tuple(
-            round(min(max(edge, -limit), 2 * limit))
-            for edge, limit in zip((point.x, point.y), limits, strict=True)
-        )
-        for point in points
-    ]
-    left, top = (min(point[axis] for point in at) - wide for axis in (0, 1))
-    right, bottom = (max(point[axis] for point in at) + wide for axis in (0, 1))
-    cover = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
-    for (one, then), point in zip(pairwise(at), points, strict=False):
-        begin, end = (one[0] - left, one[1] - top), (then[0] - left, then[1] - top)
-        cv2.line(cover, begin, end, round(255 * (1 - point.age)), wide, cv2.LINE_AA)
-    canvas.blend(left, top, cover, colour_of(thing.track))
+    limits = np.array([canvas.width, canvas.height])
+    at = trail[:, :2].clip(-limits, 2 * limits).round().astype(np.int64)
+    corner = at.min(0) - wide
+    right, bottom = (int(edge) for edge in at.max(0) - corner + wide + 1)
+    cover = np.zeros((bottom, right), np.uint8)
+    places = (at - corner).tolist()
+    for begin, end, age in zip(places, places[1:], trail[:, 2].tolist(), strict=False):
+        cv2.line(cover, begin, end, round(255 * (1 - age)), wide, cv2.LINE_AA)
+    canvas.blend(int(corner[0]), int(corner[1]), cover, colour_of(thing.track))
