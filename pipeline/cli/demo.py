@@ -29,7 +29,6 @@ from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.hop import FRAME
 
 SOURCE: Final = "street"
-SEEN: Final = ("--classes", "car", "--min-score", "0.45")
 CAMERAS: Final = 4
 QUIET: Final = '[http]\nlisten = "off"\n'
 EVERY_FRAME: Final = QUIET + '[gate]\nmode = "off"\n'
@@ -56,7 +55,7 @@ def register(commands: Any) -> None:
 def _demo(parsed: argparse.Namespace) -> Exit:  # noqa: ARG001
     folder = _new_folder(Path("demo"))
     clip = shipped_clip()
-    words = ["run", f"{SOURCE}={clip}", *SEEN]
+    words = ["run", f"{SOURCE}={clip}"]
     words += ["--pace", "realtime", "--save", str(folder), "-d", str(folder / "data")]
     _say("A street in which little happens, 40 s of it. You could have typed:\n")
     _say(f"{_framegate()} {shlex.join(words)}\n")
@@ -100,7 +99,7 @@ def _cpu_s(sources: list[str], configuration: str) -> float:
         file = Path(name, "demo.toml")
         file.write_text(configuration)
         began = _children_s()
-        words = ["run", *sources, *SEEN, "-c", str(file), "-d", str(Path(name, "data"))]
+        words = ["run", *sources, "-c", str(file), "-d", str(Path(name, "data"))]
         subprocess.run([*_command(), *words], check=True, stderr=subprocess.DEVNULL)
         return _children_s() - began
 
