@@ -297,6 +297,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     scene      grows at a cut
     gate       what the gate saw, with `[gate] view` or `--draw gate`
     degraded   why nobody answered, where `escalation` is degraded
+    began      tracks of `objects` that no result before had
     """
 
     v: int
@@ -319,6 +320,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     scene: int
     gate: GateView | None = None
     degraded: DegradedReason | None = None
+    began: tuple[int, ...] = ()
 
     @property
     def position(self) -> Position:

@@ -274,8 +274,12 @@ def fetch(run: Running, source: str, plain: bool) -> Snapshot:
         raise ConfigFaults([f"source {source!r}: allowed as a name: {NAME_RULE}"])
     url = f"http://{run.http}/snapshot/{source}.jpg{'?plain=1' if plain else ''}"
     try:
-        with _open(url, timeout=ANSWER_S) as answer:
-            return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))
+        try:
+            return _picture(url, "")
+        except urllib.error.HTTPError as error:
+            if error.code != 401:
+                raise
+            return _picture(url, run.http_token)
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace").strip()
         if error.code == 404:
@@ -283,3 +287,9 @@ def fetch(run: Running, source: str, plain: bool) -> Snapshot:
         raise NoPicture(said) from error
     except OSError as error:
         raise NoPicture(f"http://{run.http}: the run gives no picture: {error}") from error
+
+
+def _picture(url: str, token: str) -> Snapshot:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with _open(urllib.request.Request(url, headers=headers), timeout=ANSWER_S) as answer:
+        return Snapshot(answer.read(), float(answer.headers[AGE]), answer.headers.get(STATE))

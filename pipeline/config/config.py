@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, store_fault
+from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault, store_fault
 from framegate.pipeline.config.graph import (
     StageEntry,
     Table,
@@ -52,7 +52,7 @@ class StoreConfig:
     tls_key     file with the key of that certificate
     tls_check_hostname  whether the name in the store's certificate must be right
     listen      HOST:PORT on which the embedded store also listens, for the user `viewer`, who may
-                only read results
+                only read results and what stages give
     listen_password_file  file with that user's password; none: in FRAMEGATE_LISTEN_PASSWORD, or
                 asked for at the start
     fsync       of the embedded store. everysec: a power cut may cost about a second. always: a
@@ -240,10 +240,27 @@ class WorkersConfig:
 class HttpConfig:
     """`[http]`: the port of the live page, metrics and health.
 
-    listen  HOST:PORT, or off; none: 127.0.0.1:8686, or a free port if that one is taken
+    listen      HOST:PORT, or off; none: 127.0.0.1:8686, or a free port if that one is taken
+    token_file  file with the token that who asks must show; none: in FRAMEGATE_HTTP_TOKEN; else one
+                is made in the data folder where others than this host's users can ask. off: none
+                is asked for
+    origins     other web pages that may ask, each as https://HOST; "*": any
     """
 
     listen: str | None = None
+    token_file: str | None = None
+    origins: tuple[str, ...] = ()
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        faults = []
+        if (fault := http_fault(self.listen or HTTP_DEFAULT)) is not None:
+            faults.append(f"listen = {self.listen!r}: {fault}")
+        file = self.token_file
+        if file is not None and file != "off" and not os.access(file, os.R_OK):
+            faults.append(f"token_file = {self.token_file!r}: this file cannot be read")
+        faults += [f"origins: {o!r}: {why}" for o in self.origins if (why := origin_fault(o))]
+        return faults
 
 
 @dataclass(frozen=True)
@@ -456,8 +473,6 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
-    if http is not None and (fault := http_fault(http.listen or HTTP_DEFAULT)) is not None:
-        faults.append(f"http.listen = {http.listen!r}: {fault}")
     save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)

@@ -29,7 +29,7 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.counters import StageTimes, bucket, look_counters
+from framegate.pipeline.telemetry.counters import StageTimes, bucket, result_counters
 
 log = logging.getLogger(__name__)
 
@@ -347,7 +347,7 @@ class CommitBuilder:
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
         self.count("published")
-        for name in look_counters(output):
+        for name in result_counters(output):
             self.count(name)
         if record.failed is not None:
             self.count("failed")

@@ -69,6 +69,10 @@ class GetStore(msgspec.Struct, frozen=True, tag=True):
     """Say where the store is; the reply is a StoreUrl."""
 
 
+class GetHttpToken(msgspec.Struct, frozen=True, tag=True):
+    """Say which token the HTTP port asks for; the reply is an HttpToken."""
+
+
 class GetCounts(msgspec.Struct, frozen=True, tag=True):
     """Say what became of questions and of cache look-ups; the reply is StageCounts."""
 
@@ -111,6 +115,12 @@ class StoreUrl(msgspec.Struct, frozen=True, tag=True):
     url: str
 
 
+class HttpToken(msgspec.Struct, frozen=True, tag=True):
+    """The token that the HTTP port asks for; empty: it asks for none."""
+
+    token: str
+
+
 class StageCounts(msgspec.Struct, frozen=True, tag=True):
     """What became of questions and of cache look-ups, by stage, over all its workers' lives."""
 
@@ -127,8 +137,10 @@ class NoRun(ConfigFaults):
         super().__init__([f"no run goes on {where}on this host{rest}"])
 
 
-RunCommand = Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetCounts
-RunReply = Accepted | Refused | SourceList | StoreUrl | StageCounts
+RunCommand = (
+    Add | Remove | Use | RollBack | SetShadow | GetSources | GetStore | GetHttpToken | GetCounts
+)
+RunReply = Accepted | Refused | SourceList | StoreUrl | HttpToken | StageCounts
 
 _replies: msgspec.json.Decoder[RunReply] = msgspec.json.Decoder(RunReply)
 
@@ -191,6 +203,13 @@ class Running(msgspec.Struct, frozen=True):
         reply = ask(Path(self.folder), GetStore(), ANSWER_S)
         assert isinstance(reply, StoreUrl)
         return reply.url
+
+    @property
+    def http_token(self) -> str:
+        """What its HTTP port asks for, "" for nothing; asked of the run as the store's URL is."""
+        reply = ask(Path(self.folder), GetHttpToken(), ANSWER_S)
+        assert isinstance(reply, HttpToken)
+        return reply.token
 
 
 @contextmanager

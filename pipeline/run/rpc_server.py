@@ -20,8 +20,10 @@ from framegate.pipeline.run.rpc import (
     Accepted,
     Add,
     GetCounts,
+    GetHttpToken,
     GetSources,
     GetStore,
+    HttpToken,
     Refused,
     Remove,
     RollBack,
@@ -41,12 +43,21 @@ from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 
+Told = tuple[StoreUrl, HttpToken]
+
 _commands = msgspec.json.Decoder(RunCommand)
 
 
 @asynccontextmanager
-async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIterator[None]:
-    """Do what commands of the same user ask of the run while the block lasts. store: its URL."""
+async def answered(
+    folder: Path, supervisor: Supervisor, store: str, http_token: str = ""
+) -> AsyncIterator[None]:
+    """Do what commands of the same user ask of the run while the block lasts.
+
+    store       its URL
+    http_token  what its HTTP port asks for
+    """
+    told = (StoreUrl(store), HttpToken(http_token))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -54,7 +65,7 @@ async def answered(folder: Path, supervisor: Supervisor, store: str) -> AsyncIte
         serving.add(task)
         try:
             with contextlib.suppress(ConnectionError, ValueError):  # it hung up; too long a line
-                reply = await _reply_to(await reader.readline(), supervisor, store)
+                reply = await _reply_to(await reader.readline(), supervisor, told)
                 writer.write(msgspec.json.encode(reply) + b"\n")
                 await writer.drain()
         finally:
@@ -92,13 +103,13 @@ def _listening(at: str) -> socket.socket:
     return listening
 
 
-async def _reply_to(line: bytes, supervisor: Supervisor, store: str) -> RunReply:
+async def _reply_to(line: bytes, supervisor: Supervisor, told: Told) -> RunReply:
     try:
         command = _commands.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return Refused(f"the run does not understand: {error}", int(Exit.USAGE))
     try:
-        return await _done(command, supervisor, store)
+        return await _done(command, supervisor, told)
     except FramegateError as error:
         return refusal(error)
     except Exception as error:  # ours: whoever asked is told so, and the run goes on
@@ -107,7 +118,7 @@ async def _reply_to(line: bytes, supervisor: Supervisor, store: str) -> RunReply
         return Refused(f"the run failed to do it, and goes on: {what}", int(Exit.SOURCE_FAILED))
 
 
-async def _done(command: RunCommand, supervisor: Supervisor, store: str) -> RunReply:
+async def _done(command: RunCommand, supervisor: Supervisor, told: Told) -> RunReply:
     match command:
         case Add(sources, take_over):
             await supervisor.add(sources, take_over)
@@ -125,7 +136,9 @@ async def _done(command: RunCommand, supervisor: Supervisor, store: str) -> RunR
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():
-            return StoreUrl(store)
+            return told[0]
+        case GetHttpToken():
+            return told[1]
     return Accepted()
 
 

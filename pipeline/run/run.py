@@ -70,6 +70,7 @@ from framegate.pipeline.store.retention import (
     drop_certificates,
     keep_limits,
 )
+from framegate.pipeline.web.access import Token, find_token, is_loopback
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class _Setup:
     before     the run that its folder holds, None for a new one
     embedded   the store's process, where the run has one of its own
     listening  the HTTP port, None if that is off
+    token      what it asks for, None for nothing
     """
 
     config: Config
@@ -112,6 +114,7 @@ class _Setup:
     store: Store
     embedded: EmbeddedStore | None
     listening: socket.socket | None
+    token: Token | None
 
 
 def run(config: Config, options: RunOptions) -> Exit:
@@ -145,13 +148,32 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
             )
         resumes = (*before.run.sources, *before.new) if before else config.sources
         take_open_files(len(resumes))
+        token = _token(config, folder, listening)
         with _store(config, folder, listener) as (store, embedded):
             try:
-                return _run_on(_Setup(config, options, folder, before, store, embedded, listening))
+                return _run_on(
+                    _Setup(config, options, folder, before, store, embedded, listening, token)
+                )
             finally:
                 keep = keep or _is_worth_keeping(folder, store)
     finally:
         folder.close(keep)
+
+
+def _token(config: Config, folder: RunFolder, listening: socket.socket | None) -> Token | None:
+    """Return what the HTTP port asks for; said where others than this host's users can ask."""
+    beyond = listening is not None and not is_loopback(listening)
+    token = find_token(config.http.token_file, os.environ, folder.path, make=beyond)
+    if listening is not None and beyond:
+        port = listening.getsockname()[1]
+        asks = f"asks for the token in {token.place}" if token else "asks for no token"
+        log.warning(
+            "http: port %d %s; all goes over the network in the clear: in a network that you "
+            "trust, or behind a proxy with TLS",
+            port,
+            asks,
+        )
+    return token
 
 
 def _asked(config: Config, options: RunOptions) -> list[RunSource]:
@@ -329,11 +351,22 @@ async def _supervise(
     if listening is not None:
         http = address(listening)
         log.info("metrics and live page at http://%s", http)
-        beside.append(asyncio.create_task(_http_port(plan, supervisor, listening)))
+        digest = "" if setup.token is None else setup.token.digest
+        spec = WebSpec(
+            plan.store,
+            OURS["pictures"],
+            plan.log_level,
+            plan.log_format,
+            digest,
+            setup.config.http.origins,
+        )
+        port = HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
+        beside.append(asyncio.create_task(port.serve()))
     for task in beside:
         task.add_done_callback(_tell_fall)
     try:
-        async with answered(folder.path, supervisor, plan.store):
+        token = "" if setup.token is None else setup.token.secret
+        async with answered(folder.path, supervisor, plan.store, token):
             with announced(folder.path, http):
                 if options.began is not None:
                     options.began(plan.store, sources.specs())
@@ -351,11 +384,6 @@ def _tell_fall(task: asyncio.Task[None]) -> None:
     """Log the error with which a task beside the run has ended."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a task beside the run has ended, the run goes on without it", exc_info=error)
-
-
-async def _http_port(plan: Plan, supervisor: Supervisor, listening: socket.socket) -> None:
-    spec = WebSpec(plan.store, OURS["pictures"], plan.log_level, plan.log_format)
-    await HttpPort(listening, spec, supervisor.status, supervisor.find_shared).serve()
 
 
 def _printer(plan: Plan, supervisor: Supervisor, unprinted: list[OSError]) -> Printer:

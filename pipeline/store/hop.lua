@@ -117,6 +117,20 @@ local function check(keys, args, k, a, commits)
   return nil, marks, begins
 end
 
+-- A model names what it finds as it likes: labels that a source counts by are bounded.
+local OBJECTS, LABELS, MOST_LABELS = 'objects:', 'labels', 100
+
+-- The counters that are to grow by one name, each with its growth.
+local function growths(key, name, growth)
+  if string.sub(name, 1, #OBJECTS) ~= OBJECTS or redis.pcall('HEXISTS', key, name) ~= 0 then
+    return { { name, growth } }
+  end
+  if tonumber(redis.call('HGET', key, LABELS) or '0') >= MOST_LABELS then
+    return { { OBJECTS .. 'other', growth } }
+  end
+  return { { name, growth }, { LABELS, '1' } }
+end
+
 -- Counters of all commits first: should their key be of a wrong kind, nothing is written yet; and
 -- should one of them not be a number, those before it are taken back.
 local function count(key, args, begins)
@@ -124,15 +138,17 @@ local function count(key, args, begins)
   for c = 1, #begins do
     local a = begins[c] + HEAD + 2 * args[begins[c] + 4]
     for i = a, a + 2 * args[begins[c] + 5] - 1, 2 do
-      local grown = redis.pcall('HINCRBY', key, args[i], args[i + 1])
-      if failed(grown) then
-        for _, back in ipairs(done) do
-          local left = redis.call('HINCRBY', key, args[back], -tonumber(args[back + 1]))
-          if left == 0 then redis.call('HDEL', key, args[back]) end
+      for _, one in ipairs(growths(key, args[i], args[i + 1])) do
+        local grown = redis.pcall('HINCRBY', key, one[1], one[2])
+        if failed(grown) then
+          for _, back in ipairs(done) do
+            local left = redis.call('HINCRBY', key, back[1], -tonumber(back[2]))
+            if left == 0 then redis.call('HDEL', key, back[1]) end
+          end
+          return { 'ERROR', grown.err }
         end
-        return { 'ERROR', grown.err }
+        done[#done + 1] = one
       end
-      done[#done + 1] = i
     end
   end
 end

@@ -7,7 +7,7 @@ frames lay evenly in it: it is right to within that quarter.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -60,13 +60,19 @@ def percentile(counters: Mapping[str, int], share: float) -> float | None:
     return None
 
 
-# -- How frames were looked at, and why: counted in the hop that publishes them, read by all who
-# tell. The counters of a result are `looked:LOOKED:REASON` and, where the heavy model was to be
-# asked, `escalated:done` or `escalated:WHY NOT`; all are closed lists, so there are few.
+# -- How frames were looked at and why, and what began: counted in the hop that publishes them, read
+# by all who tell. The counters of a result are `looked:LOOKED:REASON`; where the heavy model was to
+# be asked, `escalated:done` or `escalated:WHY NOT`; and for each track that begins with it
+# `objects:LABEL`. The first two are of closed lists. Labels are a model's: hop.lua counts those
+# beyond a number of them as `objects:other`.
 
 
 LOOKS_PREFIX = "looked:"
 ESCALATED = "escalated:"
+OBJECTS = "objects:"
+OTHER = "other"
+MOST_LABELS = 100  # of a source, as hop.lua has it
+LABEL_LENGTH = 64
 
 
 class _LookedAt(msgspec.Struct, frozen=True):
@@ -74,21 +80,57 @@ class _LookedAt(msgspec.Struct, frozen=True):
     reason: Reason
     escalation: Escalation = "none"
     degraded: DegradedReason | None = None
+    began: tuple[int, ...] = ()
+
+
+class _Labelled(msgspec.Struct, frozen=True):
+    track: int | None
+    label: str
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    objects: tuple[_Labelled, ...]
 
 
 _decode = msgspec.msgpack.Decoder(_LookedAt).decode
+_decode_seen = msgspec.msgpack.Decoder(_Seen).decode
 
 
-def look_counters(result: bytes) -> tuple[str, ...]:
-    """The counters of a published result (msgpack); none for what a user's stage publishes."""
+def result_counters(result: bytes) -> tuple[str, ...]:
+    """The counters of a published result (msgpack), one as often as it is to grow; none for what a
+    user's stage publishes.
+    """
     try:
         look = _decode(result)
+        began = set(look.began)
+        seen = _decode_seen(result).objects if began else ()
     except msgspec.ValidationError:
         return ()
-    looked = f"{LOOKS_PREFIX}{look.looked}:{look.reason}"
-    if look.escalation == "none":
-        return (looked,)
-    return looked, f"{ESCALATED}{look.degraded or look.escalation}"
+    names = [f"{LOOKS_PREFIX}{look.looked}:{look.reason}"]
+    if look.escalation != "none":
+        names.append(f"{ESCALATED}{look.degraded or look.escalation}")
+    names += [f"{OBJECTS}{one.label[:LABEL_LENGTH]}" for one in seen if one.track in began]
+    return tuple(names)
+
+
+def objects_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Tracks that began, by the label that each had first."""
+    return {
+        name.removeprefix(OBJECTS): n for name, n in counters.items() if name.startswith(OBJECTS)
+    }
+
+
+def in_view(labels: Iterable[str], counters: Mapping[str, int]) -> dict[str, int]:
+    """How many of these labels of a frame's objects are of each that is counted, 0 included; what
+    is beyond the number of labels that are counted is `other`.
+    """
+    found = dict.fromkeys(objects_of(counters), 0)
+    for label in labels:
+        name = label[:LABEL_LENGTH]
+        if name not in found and len(found) >= MOST_LABELS:
+            name = OTHER
+        found[name] = found.get(name, 0) + 1
+    return found
 
 
 def looks_of(counters: Mapping[str, int]) -> dict[str, dict[str, int]]:

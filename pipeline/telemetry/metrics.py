@@ -26,8 +26,10 @@ from framegate.pipeline.telemetry.counters import (
     SourceStatus,
     StageTimes,
     escalations_of,
+    in_view,
     latency_bounds,
     looks_of,
+    objects_of,
     upper_bounds,
 )
 from framegate.pipeline.telemetry.view import State, View, drops_of
@@ -157,6 +159,7 @@ class Scrape:
 
     counters, views   by source, each source's read at one moment
     models            by source, what made its last result
+    labels            by source that runs, of each object in its last result that did not fail
     uses              memory and CPU by worker; own: the supervisor's
     store             INFO of the store, None while it does not answer
     """
@@ -165,6 +168,7 @@ class Scrape:
     counters: Mapping[str, Mapping[str, int]]
     views: Sequence[View]
     models: Mapping[str, Sequence[str]]
+    labels: Mapping[str, Sequence[str]]
     uses: Mapping[str, ProcessUse]
     own: ProcessUse | None
     store: Mapping[str, object] | None
@@ -178,6 +182,7 @@ class Scrape:
         yield from self._counted()
         yield from self._by_reason()
         yield self._looks()
+        yield from self._objects()
         yield escalations(self.counters)
         yield from asks(self.status.times)
         yield from look_ups(self.status.times)
@@ -227,6 +232,26 @@ class Scrape:
                 for reason, n in reasons.items():
                     family.add_metric([source, looked, reason], n)
         return family
+
+    def _objects(self) -> Iterator[Metric]:
+        labels = ["source", "label"]
+        began = CounterMetricFamily(
+            "framegate_objects",
+            "Objects that came: tracks, by the label that each had first",
+            labels=labels,
+        )
+        for source, counters in self.counters.items():
+            for label, n in objects_of(counters).items():
+                began.add_metric([source, label], n)
+        now = GaugeMetricFamily(
+            "framegate_objects_in_view",
+            "Objects in a source's last result; none while it does not run",
+            labels=labels,
+        )
+        for source, seen in self.labels.items():
+            for label, n in in_view(seen, self.counters.get(source, {})).items():
+                now.add_metric([source, label], n)
+        yield from (began, now)
 
     def _sources(self) -> Iterator[Metric]:
         state = StateSetMetricFamily(

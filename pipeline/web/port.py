@@ -35,12 +35,19 @@ PATIENCE_S = 3.0
 
 
 class WebSpec(msgspec.Struct, frozen=True):
-    """What the process is told. pictures: class that serves pictures, by its dotted path."""
+    """What the process is told.
+
+    pictures      class that serves pictures, by its dotted path
+    token_sha256  of the token that it asks for; empty: it asks for none
+    origins       of pages of other hosts that may ask
+    """
 
     store: str
     pictures: str
     log_level: str
     log_format: LogFormat
+    token_sha256: str = ""
+    origins: tuple[str, ...] = ()
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 
@@ -103,9 +110,6 @@ class HttpPort:
 
     async def serve(self) -> None:
         """Start a process whenever somebody connects and there is none; for ever."""
-        if not ipaddress.ip_address(self._listening.getsockname()[0]).is_loopback:
-            where = address(self._listening)
-            log.warning("http: %s has no password: whoever reaches it sees the pictures", where)
         while True:
             await self._connection()
             try:

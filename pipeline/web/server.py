@@ -3,14 +3,13 @@
 /metrics      for Prometheus
 /healthz      200 while the run lives
 /readyz       200 when all workers serve and the store answers, else 503 and why, as JSON
-/api/sources  each source as JSON
-and the routes of the class that serves pictures.
+/api/v1       results and sources for programs: api.py
+and the routes of the class that serves pictures. Who may ask is access.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import h11
@@ -26,7 +26,6 @@ import msgspec
 import uvicorn
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -44,6 +43,8 @@ from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
+from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.port import WebSpec
 
@@ -51,7 +52,6 @@ from framegate.pipeline.web.port import WebSpec
 
 
 LEAVE_S = 1  # for requests under way when it is to end
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "[::1]")
 
 
 class IdleCount:
@@ -77,20 +77,28 @@ class IdleCount:
         return 0.0 if self._open else time.monotonic() - self._since_mono
 
 
+_THEIRS = (
+    "Invalid HTTP request received.",
+    "ASGI callable returned without completing response.",  # as it took nothing for too long
+)
+
+
 class _OwnFaults(logging.Filter):
     """Lets through what is wrong with us: not that somebody speaks no HTTP, or breaks off."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        spoke_none = record.getMessage() == "Invalid HTTP request received."
-        return not (spoke_none or isinstance(error, h11.ProtocolError))
+        theirs = record.getMessage() in _THEIRS
+        return not (theirs or isinstance(error, h11.ProtocolError))
 
 
 class QuietServer(uvicorn.Server):
     """uvicorn without its ten ticks a second. It ends on SIGTERM, and when nobody asks any more."""
 
-    def __init__(self, app: ASGIApp, idle_s: float) -> None:
+    def __init__(self, app: ASGIApp, idle_s: float, leaving: asyncio.Event | None = None) -> None:
+        """leaving: set once it is to end, for requests that would go on for ever."""
         self._requests, self._idle_s = IdleCount(app), idle_s
+        self._leaving = leaving or asyncio.Event()
         logging.getLogger("uvicorn.error").addFilter(_OwnFaults())
         super().__init__(
             uvicorn.Config(
@@ -107,25 +115,13 @@ class QuietServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Wait for the end."""
-        ordered = asyncio.Event()
+        ordered = self._leaving
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ordered.set)
         while not ordered.is_set() and (rest_s := self._idle_s - self._requests.idle_s) > 0:
             try:
                 await asyncio.wait_for(ordered.wait(), rest_s)
             except TimeoutError:
                 continue
-
-
-def guarded(app: ASGIApp, listening: socket.socket) -> ASGIApp:
-    """The app; at an address of this host only, under this host's own names only.
-
-    Else any web page could read the pictures in its reader's browser, by a name of its own that
-    leads to 127.0.0.1.
-    """
-    host = listening.getsockname()[0]
-    if not ipaddress.ip_address(host).is_loopback:
-        return app
-    return TrustedHostMiddleware(app, [*LOCAL_NAMES, host], www_redirect=False)
 
 
 log = logging.getLogger(__name__)
@@ -156,6 +152,10 @@ class RunReader:
                 self._frames.take_sources([_spec(source) for source in self._status.sources])
             return self._status
 
+    def names(self) -> list[str]:
+        """Names of the run's sources. NoReply."""
+        return [source.name for source in self.status().sources]
+
     def views(self) -> list[tuple[View, SourceStatus]]:
         """The run's sources, each with its rates of late. StoreLost, StoreBusy."""
         sources = self.status().sources
@@ -184,12 +184,15 @@ class RunReader:
         try:
             samples, info = self._read([source.name for source in status.sources])
         except (StoreLost, StoreBusy):
-            return Scrape(status, {}, [], {}, _uses(status), _own_use(), None)
+            return Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
+        views = [view(name, None, sample) for name, sample in samples.items()]
+        running = {v.source: samples[v.source] for v in views if v.state == "running"}
         return Scrape(
             status=status,
             counters={name: sample.counters for name, sample in samples.items()},
-            views=[view(name, None, sample) for name, sample in samples.items()],
+            views=views,
             models={n: s.results[0].models for n, s in samples.items() if s.results},
+            labels={name: seen for name, s in running.items() if (seen := _labels(s)) is not None},
             uses=_uses(status),
             own=_own_use(),
             store=info,
@@ -212,6 +215,14 @@ class RunReader:
         except FramegateError as error:
             return redacted(str(error))
         return None
+
+
+def _labels(sample: Sample) -> list[str] | None:
+    """Labels of what was seen last; None if nothing was looked at: that is not nothing."""
+    for result in sample.results:
+        if result.outcome != "failed":
+            return [one.label for one in result.objects]
+    return None
 
 
 def _spec(source: Any) -> SourceSpec:
@@ -262,22 +273,26 @@ def routes(run: RunReader) -> list[Route]:
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
-        Route("/api/sources", sources),
+        Route("/api/v1/sources", sources),
+        Route("/api/sources", sources, name="as before /api/v1"),
     ]
 
 
 def as_json(view: View, source: SourceStatus) -> dict[str, Any]:
     """One source as the page and programs get it."""
+    if view.promise is not None:  # what is declared and closed is no JSON yet
+        news = msgspec.structs.replace(view.promise, declared=(), closed=())
+        view = replace(view, promise=news)
     told: dict[str, Any] = msgspec.to_builtins(view)
     told["dropped"] = told.pop("drops")
     return {**told, "live": source.live, "url": source.url, "credit": source.credit}
 
 
-def make_app(line: ControlLine, spec: WebSpec) -> Starlette:
+def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starlette:
     """All routes. Without the class for pictures there are none of them; that is logged."""
     frames = FrameViews(line)
     run = RunReader(line, spec.store, frames)
-    all_routes = routes(run)
+    all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()
@@ -300,6 +315,7 @@ def main() -> int:
     line = ControlLine(socket.socket(fileno=int(sys.argv[1])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WebSpec)
     set_up_logging(spec.log_level, "http", spec.log_format)
-    app = guarded(make_app(line, spec), listening)
-    asyncio.run(QuietServer(app, spec.idle_s).serve([listening]))
+    leaving = asyncio.Event()
+    app = guarded(make_app(line, spec, leaving), listening, spec.token_sha256, spec.origins)
+    asyncio.run(QuietServer(app, spec.idle_s, leaving).serve([listening]))
     return 0

@@ -28,7 +28,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "shared_memory", "store"),
         "worker": ("engine", "heavy", "ingest", "store"),
-        "web": ("engine", "shared_memory", "store", "telemetry"),
+        "web": ("client", "config", "engine", "shared_memory", "store", "telemetry"),
         "run": ("config", "engine", "ingest", "shared_memory", "store", "telemetry", "web"),
         "client": ("store",),
         "cli": (

@@ -38,6 +38,7 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.telemetry.counters import RunStatus, StageTimes
 from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.web import pictures, server
+from framegate.pipeline.web.api import api_routes
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
@@ -173,6 +174,7 @@ def http() -> str:
         *pictures.picture_routes(nothing, nothing, nothing),
         *pictures.sensitivity_routes(nothing, nothing, nothing),
         *server.routes(nothing),
+        *api_routes(nothing, nothing),
     ]
     rows = []
     for route in routes:
@@ -214,7 +216,7 @@ def _scrape() -> Scrape:
     """A run without sources, whose store answers: it has every metric, and no value."""
     status = RunStatus("", False, [], [], [], {"detect": StageTimes()})
     store = {"used_memory": 0, "aof_current_size": 0}
-    return Scrape(status, {}, [], {}, {}, ProcessUse(0, 0.0), store)
+    return Scrape(status, {}, [], {}, {}, {}, ProcessUse(0, 0.0), store)
 
 
 # -- The Python API.

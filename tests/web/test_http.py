@@ -208,7 +208,8 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
 
 def test_dashboards_and_rules_name_metrics_that_there_are(staying: tuple[Run, int]) -> None:
     _, port = staying
-    known = set(scraped(port)) | {"framegate_source_losses_total"}
+    known = set(re.findall(r"^# TYPE (\S+)", get(port, "/metrics")[1], re.MULTILINE))
+    known |= set(scraped(port))
     known |= {name.removesuffix("_bucket") for name in known}
     for name in ("grafana-dashboard.json", "prometheus-rules.yml"):
         text = (DEPLOY / name).read_text()
@@ -268,7 +269,8 @@ def test_no_path_tells_a_cameras_password(
     names = {told["source"] for told in json.loads(get(port, "/api/sources")[1])}
     assert names == {"short", "gate", "yard", "s_127_0_0_1"}
     paths = [f"/snapshot/{name}.jpg" for name in names]
-    for path in ("/metrics", "/api/sources", "/readyz", "/healthz", "/", *paths):
+    told = ("/api/v1/sources", "/api/v1/results", "/api/v1/openapi.json", "/api/sources")
+    for path in ("/metrics", *told, "/readyz", "/healthz", "/", *paths):
         assert "tulip" not in get(port, path)[1], path
     for words in (("sources",), ("sources", "--json"), ("watch", "--once"), ("snapshot", "yard")):
         main([*words, "-d", str(run.folder)])

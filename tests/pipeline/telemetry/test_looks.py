@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.records import GateView
+from framegate.pipeline.records import GateView, Object
 from framegate.pipeline.telemetry.counters import (
     escalations_of,
-    look_counters,
     looks_of,
+    objects_of,
+    result_counters,
     share_looked,
 )
 from tests.support.published import result
@@ -20,14 +21,14 @@ def test_a_result_is_counted_by_what_was_looked_at_and_why() -> None:
     view = GateView(1, 1, 16, b"\x80", ((0, 0, 9, 9),), b"\x1e")
     part = msgspec.structs.replace(whole, looked="part", reason="changed", gate=view)
     named = [
-        look_counters(records.encode(told)) for told in (whole, part, {"people": 3}, [1], None)
+        result_counters(records.encode(told)) for told in (whole, part, {"people": 3}, [1], None)
     ]
     assert named == [("looked:whole:every_frame",), ("looked:part:changed",), (), (), ()]
 
 
 def test_reasons_outside_the_closed_list_are_no_counters() -> None:
     odd = {**msgspec.to_builtins(result("door", 1, 0)), "reason": "because:of:me"}
-    assert look_counters(records.encode(odd)) == ()
+    assert result_counters(records.encode(odd)) == ()
 
 
 def test_the_share_of_frames_that_were_looked_at() -> None:
@@ -42,9 +43,23 @@ def test_a_result_is_counted_by_what_became_of_its_escalation() -> None:
     plain = result("door", 1, 0)
     done = msgspec.structs.replace(plain, escalation="done")
     late = msgspec.structs.replace(plain, escalation="degraded", degraded="late")
-    named = [look_counters(records.encode(told))[1:] for told in (plain, done, late)]
+    named = [result_counters(records.encode(told))[1:] for told in (plain, done, late)]
     assert named == [(), ("escalated:done",), ("escalated:late",)]
     assert escalations_of({"escalated:done": 3, "escalated:late": 1, "decoded": 9}) == {
         "done": 3,
         "late": 1,
+    }
+
+
+def test_tracks_that_begin_are_counted_by_their_label() -> None:
+    objects = tuple(
+        Object(track, label, 0, 0.9, (0.0, 0.0, 9.0, 9.0), "detected")
+        for track, label in ((3, "person"), (4, "person"), (5, "car"), (None, "dog"), (2, "bus"))
+    )
+    told = msgspec.structs.replace(result("door", 1, 0), objects=objects, began=(3, 4, 5))
+    named = result_counters(records.encode(told))[1:]
+    assert named == ("objects:person", "objects:person", "objects:car")
+    assert objects_of({"objects:person": 2, "objects:car": 1, "decoded": 9}) == {
+        "person": 2,
+        "car": 1,
     }

@@ -20,6 +20,8 @@ from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.stage_counts import CacheCounts
 from framegate.pipeline.telemetry.counters import (
     BOUNDS_S,
+    MOST_LABELS,
+    OTHER,
     SHORT_BOUNDS_S,
     Durations,
     RunStatus,
@@ -28,17 +30,20 @@ from framegate.pipeline.telemetry.counters import (
     TimesOverLives,
     WorkerStatus,
     bucket,
+    in_view,
     latency_bounds,
     upper_bounds,
 )
 from framegate.pipeline.telemetry.metrics import Scrape, model_parts
 from framegate.pipeline.telemetry.view import Sample, view
-from framegate.pipeline.web.server import QuietServer, guarded
+from framegate.pipeline.web.access import guarded
+from framegate.pipeline.web.server import QuietServer
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 LOOKED = {"looked:part:changed": 4, "looked:no:unchanged": 2, "looked:no:stage_error": 1}
 GATE = {
     "decoded": 12, "published": 7, "failed": 1, "dropped:replaced": 3, "lost:stalled": 2, **LOOKED,
+    "objects:person": 4, "objects:van": 1,
 }  # fmt: skip
 
 seconds = st.floats(0, 200)
@@ -58,7 +63,9 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
     views = [view(name, None, Sample(0.0, c, [], None, True)) for name, c in counters.items()]
     uses = {"infer": ProcessUse(2**20, 1.5)}
     made_by = {name: ["nanodet-416-int8@0123abcd"] for name in counters}
-    return Scrape(status, counters, views, made_by, uses, ProcessUse(2**20, 0.5), store)
+    seen = {name: ["person", "bus", "person"] for name in counters}
+    own = ProcessUse(2**20, 0.5)
+    return Scrape(status, counters, views, made_by, seen, uses, own, store)
 
 
 def samples(of: Scrape) -> dict[str, float]:
@@ -137,6 +144,24 @@ def test_durations_are_in_the_bucket_below_their_bound(microseconds: list[int]) 
         assert below == sum(us <= bound * 1e6 for us in microseconds)
 
 
+def test_objects_are_told_by_label_those_that_left_as_none() -> None:
+    found = samples(scrape({"gate": GATE}, None))
+    told = {name: n for name, n in found.items() if name.startswith("framegate_objects")}
+    assert told == {
+        'framegate_objects_total{"label": "person", "source": "gate"}': 4,
+        'framegate_objects_total{"label": "van", "source": "gate"}': 1,
+        'framegate_objects_in_view{"label": "person", "source": "gate"}': 2,
+        'framegate_objects_in_view{"label": "bus", "source": "gate"}': 1,
+        'framegate_objects_in_view{"label": "van", "source": "gate"}': 0,
+    }
+
+
+def test_labels_are_so_many_at_most() -> None:
+    counted = {f"objects:plate {n}": 1 for n in range(MOST_LABELS)}
+    seen = in_view(["plate 7", "never seen", "nor this"], counted)
+    assert (seen["plate 7"], seen[OTHER], len(seen)) == (1, 2, MOST_LABELS + 1)
+
+
 def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     lives, first, second = TimesOverLives(), StageTimes(cache=CacheCounts()), StageTimes()
     second.cache = CacheCounts(hits=2, misses=1, groups=2)
@@ -158,7 +183,7 @@ def test_model_names_come_in_parts() -> None:
 
 def test_the_server_ends_when_nobody_asks() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = QuietServer(guarded(_nothing, listening), idle_s=0.05)
+        server = QuietServer(guarded(_nothing, listening, "", ()), idle_s=0.05)
         asyncio.run(server.serve([listening]))
         assert server.started
 

@@ -1,0 +1,387 @@
+"""/api/v1: a run's results and sources for programs, as JSON and as a stream of events.
+
+Positions are said for several sources at once, `door=1-250,yard=1-248`: that is an event's id, what
+`after` takes, and what `next` gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from framegate.pipeline import keys
+from framegate.pipeline.client import Subscription
+from framegate.pipeline.client.follower import (
+    RESULTS,
+    WHOLE,
+    Channel,
+    Follower,
+    outputs,
+    unknown_sources,
+)
+from framegate.pipeline.client.reader import Reader
+from framegate.pipeline.client.when import Moment, Span, moment
+from framegate.pipeline.errors import FramegateError, ResultsTrimmed
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.store.hop import FRAME
+from framegate.pipeline.web.openapi import (
+    LIMIT,
+    MOST_LIMIT,
+    Page,
+    Refused,
+    SourceEnd,
+    Trimmed,
+    document,
+)
+
+log = logging.getLogger(__name__)
+
+SCANNED: Final = 10_000  # entries of a source that one request may look at
+MOST_STREAMS: Final = 64
+HEARTBEAT_S: Final = 15.0
+STALL_S: Final = 30.0  # for which a reader of a stream may take nothing
+LOOK_S: Final = 1.0
+LAST_S: Final = 0.3  # for which a stream waits for what is there when the run ends
+_ANY: Final = asyncio.FIRST_COMPLETED
+PATIENCE_S: Final = 60.0
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+Positions = dict[str, str]
+
+
+class Refusal(Exception):
+    """A request that cannot be done: the HTTP status, and why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for."""
+
+    sources: list[str]
+    named: bool
+    channel: Channel[Any]
+    after: Positions | None
+    span: Span
+    limit: int
+
+
+def api_routes(
+    store: str,
+    sources: Callable[[], Sequence[str]],
+    leaving: asyncio.Event | None = None,
+    stall_s: float = STALL_S,
+) -> list[Route]:
+    """The routes.
+
+    sources  names of the run's, now; may block for some ms
+    leaving  set when the server is to end: streams give what is there, and end
+    """
+    open_streams = 0
+
+    async def results(request: Request) -> Response:
+        """Results as JSON: the last of each source; `?source=A,B`, `?limit=` for each (100, at most
+        1000), `?from=` and `?to=` a time or position, `?after=` what `next` said before,
+        `?stage=NAME` what a stage gave instead.
+        """
+        try:
+            wish = _wish(request.query_params, await run_in_threadpool(sources))
+            page = await run_in_threadpool(_page, store, wish)
+        except (Refusal, FramegateError) as error:
+            return _refused(error)
+        return Response(msgspec.json.encode(page), 200, _NO_STORE, "application/json")
+
+    async def stream(request: Request) -> Response:
+        """New results as Server-Sent Events; goes on after `Last-Event-ID` or `?after=`;
+        `?start=earliest` with what is there; `?source=A,B`, `?stage=NAME`.
+        """
+        nonlocal open_streams
+        try:
+            if open_streams >= MOST_STREAMS:
+                raise Refusal(503, f"{MOST_STREAMS} streams are open, as many as are allowed")
+            wish = _wish(request.query_params, await run_in_threadpool(sources))
+            start = await run_in_threadpool(_start, store, wish, request)
+        except (Refusal, FramegateError) as error:
+            return _refused(error)
+
+        @contextlib.contextmanager
+        def counted() -> Any:
+            nonlocal open_streams
+            open_streams += 1
+            try:
+                yield
+            finally:
+                open_streams -= 1
+
+        events = _events(store, wish, start, leaving or asyncio.Event())
+        return EventStream(events, counted(), stall_s)
+
+    def described(request: Request) -> Response:  # noqa: ARG001
+        """What there is under /api/v1, as an OpenAPI 3.1 document."""
+        return Response(msgspec.json.encode(document()), 200, None, "application/json")
+
+    return [
+        Route("/api/v1/results", results),
+        Route("/api/v1/results/stream", stream),
+        Route("/api/v1/openapi.json", described),
+    ]
+
+
+def _refused(error: Exception) -> Response:
+    """Why a request is not answered; what else fails may go well in a second."""
+    status = error.status if isinstance(error, Refusal) else 503
+    headers = {**_NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
+    return Response(msgspec.json.encode(Refused(str(error))), status, headers, "application/json")
+
+
+# -- What is asked for.
+
+
+def _wish(asked: QueryParams, known: Sequence[str]) -> Wish:
+    names = [name for said in asked.getlist("source") for name in said.split(",") if name]
+    if strange := set(names) - set(known):
+        raise Refusal(404, unknown_sources([name[:32] for name in strange], known))
+    stage = asked.get("stage")
+    if stage is not None and not keys.is_name(stage):
+        raise Refusal(400, f"stage: {stage[:32]!r}; {keys.NAME_RULE}")
+    return Wish(
+        sources=sorted(set(names) or set(known)),
+        named=bool(names),
+        channel=RESULTS if stage is None else outputs(stage, object),
+        after=_positions("after", asked["after"]) if "after" in asked else None,
+        span=Span(_moment("from", asked.get("from")), _moment("to", asked.get("to"))),
+        limit=_limit(asked.get("limit")),
+    )
+
+
+def _positions(what: str, text: str) -> Positions:
+    """Read `door=1-250,yard=1-248`."""
+    try:
+        pairs = dict(each.split("=") for each in text.split(",") if each)
+        return {name: str(Position.parse(at)) for name, at in pairs.items()}
+    except ValueError:
+        rule = "allowed is SOURCE=EPOCH-SEQ, several with commas between, as `next` and ids say it"
+        raise Refusal(400, f"{what}: {text[:80]!r}; {rule}") from None
+
+
+def _said(positions: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={at}" for name, at in positions.items())
+
+
+def _moment(what: str, text: str | None) -> Moment | None:
+    if not text:
+        return None
+    try:
+        return moment(text, time.time())
+    except ValueError as error:
+        raise Refusal(400, f"{what}: {error}") from None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIMIT
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_LIMIT):
+        raise Refusal(400, f"limit: {text[:20]!r}; allowed: 1 to {MOST_LIMIT}")
+    return int(text)
+
+
+# -- A range of results.
+
+
+def _page(store: str, wish: Wish) -> Page:
+    """Read it. StoreLost, StoreBusy, StoreRefused."""
+    found: list[Any] = []
+    going_on: Positions = {}
+    more = False
+    with store_errors(store), connect(store) as client:
+        for source in wish.sources:
+            if wish.after is None and wish.span == Span():
+                read, at, left = _last(client, source, wish)
+            else:
+                read, at, left = _range(client, source, wish)
+            found += read
+            going_on[source] = str(at)
+            more = more or left
+    return Page(found, _said(going_on), more)
+
+
+def _last(client: Any, source: str, wish: Wish) -> tuple[list[Any], Position, bool]:
+    """The last ones, and where they end."""
+    entries = client.xrevrange(wish.channel.stream(source), count=wish.limit)
+    at = Position.parse(entries[0][0]) if entries else START
+    return _read(source, wish, entries[::-1]), at, False
+
+
+def _range(client: Any, source: str, wish: Wish) -> tuple[list[Any], Position, bool]:
+    """The first ones of a span after a position; how far one has looked; whether more is there."""
+    at = Position.parse((wish.after or {}).get(source, str(START)))
+    found: list[Any] = []
+    for _ in range(SCANNED // MOST_LIMIT):
+        least = f"({at}" if at != START else "-"
+        entries = client.xrange(wish.channel.stream(source), least, count=MOST_LIMIT)
+        for entry in entries:
+            found += _read(source, wish, [entry])
+            at = Position.parse(entry[0])
+            if len(found) == wish.limit:
+                return found, at, entry is not entries[-1] or len(entries) == MOST_LIMIT
+        if len(entries) < MOST_LIMIT:
+            return found, at, False
+    return found, at, True
+
+
+def _read(source: str, wish: Wish, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> Any:
+    frames = (
+        wish.channel.read(source, Position.parse(at), fields[b"d"])
+        for at, fields in entries
+        if fields[b"k"] == FRAME.encode()
+    )
+    return [each for each in frames if each is not None and wish.span.has(each)]
+
+
+# -- A stream of events.
+
+
+def _start(store: str, wish: Wish, request: Request) -> Positions:
+    """After which positions it begins; a source that is not there begins with its oldest."""
+    last_id = request.headers.get("last-event-id")
+    if last_id:
+        return _positions("Last-Event-ID", last_id)
+    if wish.after is not None:
+        return wish.after
+    start = request.query_params.get("start", "new")
+    if start == "earliest":
+        return {}
+    if start != "new":
+        raise Refusal(400, f"start: {start[:20]!r}; allowed: new, earliest")
+    with store_errors(store), connect(store) as client:
+        newest = {
+            name: client.xrevrange(wish.channel.stream(name), count=1) for name in wish.sources
+        }
+    return {
+        name: entries[0][0].decode() if entries else str(START) for name, entries in newest.items()
+    }
+
+
+async def _events(
+    store: str, wish: Wish, start: Positions, leaving: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """The events; nothing, once a second, while there are none."""
+    # Before the first epoch there was nothing that could be missed.
+    begin = {name: f"0-{WHOLE}" if at == str(START) else at for name, at in start.items()}
+    names = wish.sources if wish.named else None
+    reader = Reader(store, Follower(names, begin, False, wish.channel), PATIENCE_S)
+    positions, ended, said_mono = dict(start), set[str](), time.monotonic()
+    yield b"retry: 2000\n\n"
+    async with Subscription[Any](reader) as found:
+        coming = asyncio.ensure_future(anext(found))
+        over = asyncio.ensure_future(leaving.wait())
+        try:
+            while True:
+                if not over.done():
+                    waited_for = {coming, over}
+                    await asyncio.wait(waited_for, timeout=LOOK_S, return_when=_ANY)
+                if over.done() and not coming.done():
+                    await asyncio.wait({coming}, timeout=LAST_S)
+                told = b""
+                if coming.done():
+                    try:
+                        each = coming.result()
+                        positions[each.source] = str(each.position)
+                        if wish.span.has(each):
+                            told = _event(each, _said(positions))
+                    except ResultsTrimmed as gap:
+                        trimmed = Trimmed(gap.source, gap.after, gap.before)
+                        told = _event(trimmed, kind="trimmed")
+                    except FramegateError as error:
+                        yield _event(Refused(str(error)), kind="fault")
+                        return
+                    coming = asyncio.ensure_future(anext(found))
+                for name, end in found.ends.items():
+                    if end.last and name not in ended:
+                        told += _event(SourceEnd(name, end.frames, end.fault), kind="end")
+                ended = {name for name, end in found.ends.items() if end.last}
+                if not told and time.monotonic() - said_mono > HEARTBEAT_S:
+                    told = b": nothing new\n\n"
+                if told:
+                    said_mono = time.monotonic()
+                    yield told
+                elif over.done():
+                    return
+        finally:
+            await _cancelled(coming, over)
+
+
+def _event(data: Any, at: str = "", kind: str = "") -> bytes:
+    head = (f"id: {at}\n" if at else "") + (f"event: {kind}\n" if kind else "")
+    return head.encode() + b"data: " + msgspec.json.encode(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """Server-Sent Events. A reader that takes nothing for too long is let go of.
+
+    Nothing is made ahead of what a reader takes: what a slow one has not had waits in the store.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncIterator[bytes], counted: Any, stall_s: float = STALL_S
+    ) -> None:
+        """counted: entered while it goes on."""
+        super().__init__(headers={**_NO_STORE, "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events, self._counted, self._stall_s = events, counted, stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send until the reader goes, or stalls."""
+        with self._counted:
+            sending = asyncio.ensure_future(self._send(send))
+            going = asyncio.ensure_future(_until_gone(receive))
+            try:
+                await asyncio.wait({sending, going}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _cancelled(sending, going)
+        if not sending.cancelled() and not isinstance(sending.exception(), TimeoutError):
+            sending.result()
+
+    async def _send(self, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(head)
+        async with contextlib.aclosing(self._events) as events:  # type: ignore[type-var]
+            async for some in events:
+                async with asyncio.timeout(self._stall_s):
+                    await send({"type": "http.response.body", "body": some, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and see them end. A client that just connects may take the first for a failed
+    connection, and try again.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=LOOK_S)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
