@@ -217,6 +217,11 @@ def _as_the_image_user() -> list[str]:
     return words if ended.returncode == 0 else []
 
 
+def test_the_demos_clip_comes_along_with_its_licence(wheel: Path) -> None:
+    folder = "framegate/pipeline/cli"
+    assert {f"{folder}/demo.mp4", f"{folder}/demo-LICENSE.txt"} <= contents(wheel).keys()
+
+
 def test_check_and_models(bin_folder: Path, folder: Path) -> None:
     checked = run(bin_folder / "framegate", "check", "clip.mp4", cwd=folder)
     assert "stages:Mine" in checked
