@@ -192,6 +192,7 @@ def test_what_the_image_runs_is_healthy_and_says_how_to_give_it_a_camera(
                 "is healthy", lambda: there(*health).returncode == 0 or run.poll() is not None
             )
             assert "framegate add NAME=URL" in said.read_text()
+            assert (data / "http.token").exists(), "whoever reaches its port needs it"
             runs("framegate", "add", f"entrance={clip}")
             wait_until(
                 "is done with the clip",
