@@ -45,7 +45,7 @@ def see(clip: GateClip, light: Detector) -> list[Sight]:
         size = (picture.width, picture.height)
         look = crops.whole(*size, LONG_SIDE)
         ((boxes, shown),) = light.look_with_features(picture, (look,), features.read)
-        tracks, ids = bytetrack.step(tracks, boxes, pts, settings)
+        tracks, ids = bytetrack.step(tracks, boxes, pts, thresholds.with_head(settings))
         fresh = np.ones(len(boxes), np.bool_)
         frame = NewFrame(boxes, ids, fresh, shown.boxes, (shown,), size, number)
         seen.append(Sight(frame, pts))

@@ -15,6 +15,11 @@ TRACKS: Final = TrackSettings(high=CALM.shown, low=CALM.candidate, start=CALM.sh
 _SINGLE: Final = 0.42  # the light detector's threshold for single looks, which both go with
 
 
+def with_head(tracks: TrackSettings) -> TrackSettings:
+    """Where a window head judges, every candidate begins a track: it may lift any of them."""
+    return replace(tracks, high=tracks.low, start=tracks.low)
+
+
 def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
     """Return both settings for a detector with this threshold for single looks, 0..1.
 

@@ -25,6 +25,7 @@ from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import UnknownClass
 from framegate.models.picture import Picture
 from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
+from framegate.models.tracking import thresholds
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Context, MemoLimits, MemoPort
@@ -140,6 +141,8 @@ class ModelOpener:
         choice = self._choice(wanted.model, precision_trial.light(self.device if is_one else CPU))
         head = self.head if wanted.model == "light" else None
         settings = self._settings(wanted, choices, coco.LABELS, whole=not is_one)
+        if head is not None:
+            settings = replace(settings, tracks=thresholds.with_head(settings.tracks))
         using = detector.build(
             choices.with_min_score(CANDIDATE if head else settings.calm.candidate),
             choice.precision if is_one else nearest(choices.precision),

@@ -16,7 +16,7 @@ def sight(score: float, pts: float) -> Sight:
     xyxy = np.array([[0, 0, 50, 50], [100, 0, 150, 50]], np.float32)
     boxes = Boxes(xyxy, np.array([score, 0.12], np.float32), np.zeros(2, np.int32))
     features, fresh = np.zeros((2, 256), np.float16), np.ones(2, np.bool_)
-    frame = NewFrame(boxes, np.array([1, 0], np.int32), fresh, features, (), (640, 360), 0)
+    frame = NewFrame(boxes, np.array([1, 2], np.int32), fresh, features, (), (640, 360), 0)
     return Sight(frame, pts)
 
 
@@ -28,11 +28,11 @@ def test_the_area_is_the_chance_to_be_higher() -> None:
 
 
 def test_raw_shows_single_looks_and_calm_their_mean() -> None:
-    seen = [sight(0.6, 0.0), sight(0.2, 0.04), sight(0.6, 0.08)]
+    seen = [sight(0.7, 0.0), sight(0.2, 0.04), sight(0.7, 0.08)]
     assert [len(frame.boxes) for frame in raw(seen)] == [1, 0, 1]
     shown = calmed(seen)
     assert [len(frame.boxes) for frame in shown] == [1, 1, 1]
-    assert shown[1].boxes.scores[0] == pytest.approx(0.4)
+    assert shown[1].boxes.scores[0] == pytest.approx(0.45)
     assert [frame.ids.tolist() for frame in shown] == [[1], [1], [1]]
 
 

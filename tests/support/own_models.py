@@ -44,7 +44,7 @@ def own_model(
         options={},
         outputs=HEADS,
         min_score=min_score,
-        nms_iou=0.6,
+        nms_iou=0.5,
         max_boxes=100,
         files=files,
         metrics={},
