@@ -173,9 +173,11 @@ class _Table:
     def lines(self, each: Result | Output[Any]) -> Iterator[str]:
         """The lines of one; before the first of a day, that day."""
         at = datetime.fromtimestamp(each.captured)
+        is_wider = len(each.source) > self._source
+        self._source = max(self._source, len(each.source))
+        if self._day is None or is_wider:
+            yield self._head("time", "source", "frame", "how", "objects")
         if at.date() != self._day:
-            if self._day is None:
-                yield self._head("time", "source", "frame", "how", "objects")
             self._day = at.date()
             yield f"-- {self._day}"
         if isinstance(each, Output):
@@ -192,7 +194,6 @@ class _Table:
         yield from (" " * len(head) + line for line in inside[1:])
 
     def _head(self, clock: str, source: str, frame: str, how: str, rest: str) -> str:
-        self._source = max(self._source, len(source))
         return f"{clock:<12}  {source:<{self._source}}  {frame:>8}  {how:<8}  {rest}"
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 
 from framegate.pipeline.cli.results import COLUMNS
 from framegate.pipeline.client.when import moment
+from framegate.pipeline.run.ended import open_store
+from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.telemetry.counters import objects_of
 from tests.support import footage
 from tests.support.commands import Ended, framegate, user_folder
 from tests.support.runs import environment
@@ -57,11 +61,33 @@ def test_json_is_what_the_run_printed(folder: Path, printed: list[dict[str, Any]
     assert results(folder, "--json", "--source", "yard").results("door") == []
 
 
+def test_each_track_is_counted_once_by_the_label_that_it_had_first(
+    folder: Path, printed: list[dict[str, Any]]
+) -> None:
+    """Tracks whose numbers grow: the car of these clips has one far above, and comes first."""
+    for source in ("door", "yard"):
+        seen: set[int] = set()
+        labels: Counter[str] = Counter()
+        for result in of(printed, source):
+            for one in result["objects"]:
+                if one["track"] not in seen and (one["label"] == "car" or not seen):
+                    labels[one["label"]] += 1
+                    seen.add(one["track"])
+            assert set(result.get("began", [])) <= {o["track"] for o in result["objects"]}
+        with open_store(folder / "data") as opened:
+            store = Store(opened.url)
+            counted = objects_of(store.counters(source))
+            store.close()
+        began = [track for result in of(printed, source) for track in result.get("began", [])]
+        assert len(began) == len(set(began)) == sum(counted.values())
+        assert counted == labels
+
+
 def test_a_span_of_positions_and_of_times(folder: Path, printed: list[dict[str, Any]]) -> None:
     door = of(printed, "door")
     read = results(folder, "--json", "--source", "door", "--from", "1-10", "--to", "1-12")
     assert read.results("door") == door[10:13]
-    since = f"{door[-1]['captured']:.6f}"
+    since = repr(door[-1]["captured"])
     late = results(folder, "--json", "--source", "door", "--from", since).results("door")
     assert late
     assert late == [r for r in door if r["captured"] >= float(since)]

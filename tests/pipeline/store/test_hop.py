@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from framegate.pipeline import keys
 from framegate.pipeline.errors import SourceOwned, StoreBusy, StoreLost, StoreRefused, TakenOver
@@ -27,6 +28,7 @@ from framegate.pipeline.store.hop import (
     trim_command,
 )
 from framegate.pipeline.store.ownership import Store, unfit
+from framegate.pipeline.telemetry.counters import MOST_LABELS
 from tests.support.servers import server
 
 RUN = "run-1"
@@ -93,6 +95,29 @@ def test_a_key_of_a_wrong_kind_writes_nothing(link: Link, spoilt: str) -> None:
         read_replies(link.call(*hop_command([SourceHop("a", commits)])))
     assert link.call("EXISTS", keys.out("a", "decode")) == 0
     assert link.call("HGET", keys.at("a", "decode"), "p") == b"0-0"
+
+
+def test_labels_that_are_counted_are_so_many_at_most(link: Link) -> None:
+    """What is beyond is counted as `other`; what was counted before goes on under its name."""
+    attached = attach(link, "a", "cache")
+    names = [f"objects:plate {n}" for n in range(MOST_LABELS + 20)]
+    first = replace(commit(attached, "a", "cache", 1), counts=tuple((name, 2) for name in names))
+    read_replies(link.call(*hop_command([SourceHop("a", (first,))])))
+    again = replace(
+        first,
+        previous=first.last,
+        last=Position(1, 1),
+        entries=(Entry(Position(1, 1), FRAME, b"data"),),
+        counts=((names[0], 1), (names[-1], 1), ("published", 1)),
+    )
+    read_replies(link.call(*hop_command([SourceHop("a", (again,))])))
+    found = link.call("HGETALL", keys.count("a"))
+    counted = dict(zip(found[::2], map(int, found[1::2]), strict=True))
+    assert counted.pop(b"labels") == MOST_LABELS
+    assert counted.pop(b"published") == 1
+    assert counted.pop(b"objects:other") == 2 * 20 + 1
+    assert counted.pop(names[0].encode()) == 3
+    assert counted == {name.encode(): 2 for name in names[1:MOST_LABELS]}
 
 
 def test_a_refused_source_does_not_touch_the_other(link: Link) -> None:
