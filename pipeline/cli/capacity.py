@@ -25,6 +25,7 @@ from framegate.pipeline.store.hop import Attached
 
 ROUND = 8
 SLOTS = 2 * ROUND
+_STEP = 4099  # bytes by which noise moves on, a prime
 SPARE = 0.8  # of the machine: the store, the printer and everything else want some
 
 NEVER = Asking()
@@ -260,7 +261,11 @@ class Measuring:
 
 
 class MadeFrame:
-    """A picture of noise, to measure with where there is no source."""
+    """A picture of noise, to measure with where no frames come faster than their source's pace.
+
+    It is another one each time that it is written: of what does not change, or was seen before,
+    nothing is computed, and any number of sources would seem to fit.
+    """
 
     pts = arrived_mono = captured = None
     key_frame = False
@@ -268,8 +273,12 @@ class MadeFrame:
     def __init__(self, form: Form) -> None:
         self.form = form
         self.nbytes = form.nbytes
-        self._pixels = os.urandom(form.nbytes)
+        self._pixels = memoryview(os.urandom(form.nbytes))
+        self._shift = 0
 
     def write(self, slot: memoryview) -> None:
         """Fill the slot."""
-        slot[: self.nbytes] = self._pixels
+        self._shift = (self._shift + _STEP) % self.nbytes
+        left = self.nbytes - self._shift
+        slot[:left] = self._pixels[self._shift :]
+        slot[left : self.nbytes] = self._pixels[: self._shift]

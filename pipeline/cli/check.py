@@ -334,7 +334,7 @@ def _measure(
                 if probe.live:  # its frames come when they come: how fast one decodes is unknown
                     made = MadeFrame(Form(probe.width, probe.height))
                     capacity = measuring.measure(name, repeat(made), MEASURE_S)
-                    decoded = "without decoding: "
+                    decoded = "without decoding, if all of each frame is new: "
                 else:
                     source = decoder_of(config).open(request_of(config, name, config.sources[name]))
                     with closing(source):

@@ -13,7 +13,7 @@ import redis
 
 from framegate.pipeline.cli import check as checking
 from framegate.pipeline.cli import doctor
-from framegate.pipeline.cli.capacity import Capacity, Heavy
+from framegate.pipeline.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.pipeline.cli.check import Report, check, promise_costs
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import Config, find_config, read_config
@@ -21,6 +21,7 @@ from framegate.pipeline.errors import Exit, FrameStoreFull
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
+from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Asking, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode import Probe
@@ -80,6 +81,22 @@ def test_without_a_source_a_made_picture_is_measured(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "a made picture of 1280x720: detect" in said
     assert "1280x720: what changes the mean of a 8x8 px square" in said
+
+
+def test_a_made_picture_is_another_one_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the gate has nothing to look at, and a hundred cameras seem to fit."""
+    frame = MadeFrame(Form(64, 48, "bt709"))
+    pictures = []
+    for _ in range(3):
+        slot = bytearray(frame.nbytes)
+        frame.write(memoryview(slot))
+        pictures.append(bytes(slot))
+    assert len({*pictures}) == 3
+    assert len({tuple(sorted(one)) for one in pictures}) == 1
+    assert main(["check"]) == Exit.DONE
+    said = capsys.readouterr().out
+    [speed] = re.findall(r"detect (\d+) frames/s", said)
+    assert int(speed) < 1000, said  # a look takes milliseconds
 
 
 def test_all_faults_are_told_at_once(
