@@ -14,7 +14,7 @@ from framegate.stages.detections import last_detections
 KNOWN: Final = 256  # numbers of tracks, up to the highest, of which is known whether they began
 
 
-class Tracks(msgspec.Struct, frozen=True, array_like=True):
+class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which tracks of a source were published; their numbers grow, and none is given twice.
 
     highest  number that was published, 0 before the first

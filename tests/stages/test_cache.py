@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framegate.pipeline import records
 from framegate.pipeline.records import Object
 from framegate.stages.cache import KNOWN, Tracks
 
@@ -46,3 +47,8 @@ def test_none_begins_twice_and_what_is_kept_is_small(tracks: list[int]) -> None:
         told += new
         assert len(state.begun) <= KNOWN // 8
     assert len(told) == len(set(told))
+
+
+def test_the_state_of_an_older_framegate_is_read() -> None:
+    """It had none, which is an empty map: a folder of before goes on."""
+    assert records.decode(records.encode({}), Tracks) == Tracks()
