@@ -89,7 +89,8 @@ def all_on(folder: Path, files: Files) -> list[str]:
         ("\nper_s = 2.0\n", "\nper_s = 0.3\n"),
         ('\nmeasure = "off"\n', '\nmeasure = "counts"\naudited = 0.03\n'),
         ("\nframes = 36000\n", "\nframes = 120\n"),
-        ("\nalpha = 0.01\n", "\nalpha = 0.5\n"),  # no alarm: to ask about all takes minutes
+        ("\nalpha = 0.05\n", "\nalpha = 0.5\n"),  # no alarm: to ask about all takes minutes
+        ('\ndetector = "light"\n', '\ndetector = "light"\nclasses = "all"\n'),  # as the user's own
     ):
         assert off in text
         text = text.replace(off, on)
