@@ -35,7 +35,9 @@ TABLE_S = 1.0
 CHANGES_S = 5.0
 SUM_S = 60.0
 SUMMARY_S = 2.0
+ECHOED = 4  # columns that a table leaves: "^C^C" would wrap, and what is above be torn
 _STDERR = 2
+_SAID = "framegate: "
 _END = b"\0\n"  # what nobody says
 
 
@@ -126,9 +128,8 @@ class Progress:
             while True:
                 with contextlib.suppress(FramegateError):
                     views = await self._look()
-                    console.size = size = ConsoleDimensions(
-                        *os.get_terminal_size(console.file.fileno())
-                    )
+                    columns, lines = os.get_terminal_size(console.file.fileno())
+                    console.size = size = ConsoleDimensions(columns - ECHOED, lines)
                     live.update(as_table(views, size.width, size.height - 1), refresh=True)
                 await asyncio.sleep(TABLE_S)
 
@@ -155,7 +156,9 @@ class Progress:
                 log.info("%s", as_line(view))
         if views and self._kept is not None:
             frames = sum(v.published - self._before.get(v.source, 0) for v in views)
-            to_user.info("%s", closing(views, frames, time.monotonic() - self._began, self._kept))
+            seconds = time.monotonic() - self._began
+            width = None if self._console is None else self._console.width
+            to_user.info("%s", closing(views, frames, seconds, self._kept, width))
 
     def _over_all(self, view: View) -> View:
         """Return the view with its rate over the whole time of this process, which has ended."""
@@ -175,10 +178,13 @@ def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[V
     return news
 
 
-def closing(views: Sequence[View], frames: int, seconds: float, kept: Kept) -> str:
+def closing(
+    views: Sequence[View], frames: int, seconds: float, kept: Kept, width: int | None = None
+) -> str:
     """The last line of a run: what came of it, where that is, and how to go on.
 
     frames: published in these seconds, of all views
+    width: of the terminal; what is longer has a line for each part, so that none is cut
     """
     speed = f" ({frames / seconds:.1f} a second)" if frames and seconds >= 1 else ""
     of = f" of {len(views)} sources" if len(views) > 1 else ""
@@ -191,7 +197,8 @@ def closing(views: Sequence[View], frames: int, seconds: float, kept: Kept) -> s
         parts += [f"videos in {shown_path(kept.videos)}"] if kept.videos else []
         if not {v.state for v in views} <= ends:
             parts.append(f"go on with: framegate run --resume -d {folder}")
-    return "; ".join(parts)
+    line = "; ".join(parts)
+    return line if width is None or len(line) + len(_SAID) <= width else "\n  ".join(parts)
 
 
 def shown_path(path: Path) -> str:
