@@ -128,9 +128,11 @@ class Progress:
             while True:
                 with contextlib.suppress(FramegateError):
                     views = await self._look()
-                    columns, lines = os.get_terminal_size(console.file.fileno())
-                    console.size = size = ConsoleDimensions(columns - ECHOED, lines)
-                    live.update(as_table(views, size.width, size.height - 1), refresh=True)
+                    console.size = size = ConsoleDimensions(
+                        *os.get_terminal_size(console.file.fileno())
+                    )
+                    table = as_table(views, size.width - ECHOED, size.height - 1)
+                    live.update(table, refresh=True)
                 await asyncio.sleep(TABLE_S)
 
     async def _show_lines(self) -> None:

@@ -31,6 +31,13 @@ def tables(lines: list[str]) -> Iterator[list[str]]:
             yield list(itertools.takewhile(lambda row: "  " in row, lines[number + 2 :]))
 
 
+def closing_of(lines: list[str]) -> str:
+    """What a run says last, as one line; where that would be cut, it is one for each part."""
+    end = next(n for n, line in enumerate(lines) if line.startswith("ended with "))
+    begin = max(n for n, line in enumerate(lines[:end]) if line.startswith("framegate: "))
+    return "; ".join(line.strip() for line in lines[begin:end])
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_what_workers_say_stands_above_the_table(folder: Path, columns: int) -> None:
     """An error each .8 s by a worker, beside a table that is drawn each second."""
@@ -43,7 +50,7 @@ def test_what_workers_say_stands_above_the_table(folder: Path, columns: int) -> 
     [row] = table
     assert row.split()[:3] == ["entrance", "finished", "100"], lines
     assert len([line for line in lines if "finished" in line]) == 1, lines
-    closing = lines[lines.index("ended with 0") - 1]
+    closing = closing_of(lines)
     assert closing.startswith("framegate: 100 frames in "), lines
     assert closing.endswith("; results with: framegate results -d data"), lines
 
