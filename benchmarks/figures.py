@@ -8,8 +8,9 @@ Where the code behind a result is not what it was measured with, its table says 
 from __future__ import annotations
 
 import re
+import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,9 @@ WHY: dict[tuple[str, str], str] = {
     ("boxes", "precision of people"): "no least score has both: the curve in the result",
     ("boxes", "recall of people"): "no least score has both: the curve in the result",
     ("batching", "p99"): "no look is broken off for another one, so twice its time is the least",
+    ("first_contact", "save an annotated video: seconds"): (
+        "a store and workers are started, and VP9 written, which browsers play; theirs is MPEG-4"
+    ),
     ("gate", "cctv-highway-overlay: lead"): "frames evenly spaced in time do better on this clip",
     ("gate", "kitchen-pancake: lead"): "frames evenly spaced in time do better on this clip",
     ("head", "F1 gained"): "average precision gains; of F1 no gain is shown on these clips",
@@ -331,6 +335,48 @@ def _quantization(result: dict[str, Any]) -> str:
     return head + "".join(lines)
 
 
+def _first_contact(result: dict[str, Any]) -> str:
+    head = (
+        "| task | lines | s to the first result | Roboflow: lines in Python | lines by its server "
+        "| s to the first result |\n| --- | --- | --- | --- | --- | --- |\n"
+    )
+    keys = ("lines", "seconds", "peer_lines", "peer_lines_server", "peer_seconds")
+    lines = []
+    for task in result["tasks"]:
+        cells = (_cell(task[key]) for key in keys)
+        lines.append(f"| {task['task']} | {' | '.join(cells)} |\n")
+    lines.append("\n| | Framegate | Roboflow |\n| --- | --- | --- |\n")
+    for what, ours, theirs in _beside(result):
+        lines.append(f"| {what} | {_cell(ours)} | {_cell(theirs)} |\n")
+    return head + "".join(lines)
+
+
+def _beside(result: dict[str, Any]) -> Iterator[tuple[str, float | None, float | None]]:
+    """What first contact has of both sides beside the tasks: what it is, ours, theirs."""
+    rows = (("installed, MB", "mb"), ("... of it CUDA", "mb_cuda"), ("s to install", "seconds"))
+    for what, key in rows:
+        ours, theirs = ((result[f"{who}installed"] or {}).get(key) for who in ("", "peer_"))
+        yield what, ours, theirs
+    loaded = "s to `import inference`, which count and video above did without"
+    yield loaded, None, result["peer_import_s"]
+    for absent, key, what in (
+        (False, "back_s", "a camera comes back: s to its next result"),
+        (True, "beside_s", "a camera is away at the start: s to the other's first result"),
+        (True, "back_s", "... and s to its own first, once it is there"),
+    ):
+        ours, theirs = (
+            _middle([each[key] for each in outages or () if each["absent"] == absent])
+            for outages in (result["outages"], result["peer_outages"])
+        )
+        yield what, ours, theirs
+
+
+def _middle(values: list[float | None]) -> float | None:
+    """The median; None where one is lacking."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there and len(there) == len(values) else None
+
+
 def _cell(value: float | None) -> str:
     return "-" if value is None else _number(value)
 
@@ -352,6 +398,7 @@ def _number(value: float) -> str:
 
 
 _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "first_contact": _first_contact,
     "detectors": _detectors,
     "live": _live,
     "gate": _gate,

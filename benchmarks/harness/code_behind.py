@@ -3,7 +3,7 @@
 Found without running anything. A text in the code that names a module of ours
 (`"framegate.pipeline.cli"`, `"framegate.stages.window:Window"`) counts as an import, since
 processes and stages are started by such names; so does one that names a file beside it
-(`"hop.lua"`), or the folder of weights.
+(`"hop.lua"`), the folder of weights, or one of programs beside it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def _files(names: Iterable[str], path: Path) -> Iterator[Path]:
     for name in names:
         if name == "weights":
             yield from (ROOT / "models" / "weights").glob("*.*")
+        elif name == "programs":
+            yield from (path.parent / name).rglob("*.*")
         elif name.endswith((".lua", ".toml", ".html")):
             places = (path.parent / name, ROOT / "pipeline" / "config" / name)
             yield from [place for place in places if place.is_file()]

@@ -1,0 +1,1 @@
+framegate run --json

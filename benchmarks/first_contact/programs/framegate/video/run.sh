@@ -1,0 +1,1 @@
+framegate run clip.mp4 --save videos
