@@ -17,8 +17,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "promise.md"
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_example_of_the_page_is_certified(tmp_path: Path) -> None:
-    """Its first period: two of these and a rest are in the clip, and which frames are audited is a
-    secret; in the first hardly a frame is wrong, so that no coin fails it.
+    """One of its two whole periods at least: which frames are audited is a secret, and one draw in
+    some fifty finds more wrong ones than may be.
     """
     [example] = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     data = os.environ.get("FRAMEGATE_DATA")
@@ -29,8 +29,10 @@ def test_the_example_of_the_page_is_certified(tmp_path: Path) -> None:
     with Command(tmp_path, "run", f"people={clip}", "-d", "data", "--http", "off") as command:
         ended = command.wait(800)
     assert ended.code == 0, ended.err
-    first = json.loads((tmp_path / "data/certificates/people-1.json").read_text())
-    assert (first["verdict"], first["lost"], first["served"]) == ("certified", 0, 650)
-    told = framegate(tmp_path, "verify", "data/certificates/people-1.json")
+    names = [f"data/certificates/people-{number}.json" for number in (1, 2)]
+    found = {name: json.loads((tmp_path / name).read_text()) for name in names}
+    assert all(one["lost"] == 0 for one in found.values())
+    [good, *_] = [name for name, one in found.items() if one["verdict"] == "certified"]
+    told = framegate(tmp_path, "verify", good)
     assert told.code == 0
     assert "at most 0.05 of the frames differ" in told.out

@@ -27,7 +27,7 @@ EVIL = '<img src="http://example.com/x" onerror="document.title=1"><b>unreachabl
 
 
 def door(**changes: Any) -> dict[str, Any]:
-    """What /api/sources says of a camera."""
+    """What /api/v1/sources says of a camera."""
     usual = {
         "source": "door",
         "url": "rtsp://camera.example/main",
@@ -61,7 +61,7 @@ class Site:
 
     def routes(self) -> list[Route]:
         pictures = Pictures(self.studio.frame_store, self.studio.url, self._known)
-        return [Route("/api/sources", self._told), *pictures.routes()]
+        return [Route("/api/v1/sources", self._told), *pictures.routes()]
 
     def _known(self) -> dict[str, str]:
         return {said["source"]: "" for said in self.sources}
