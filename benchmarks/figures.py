@@ -143,7 +143,7 @@ WHY: dict[tuple[str, str], str] = {
     ("boxes", "recall of people"): "no least score has both: the curve in the result",
     ("batching", "p99"): "no look is broken off for another one, so twice its time is the least",
     ("first_contact", "save an annotated video: seconds"): (
-        "a store and workers are started, and VP9 written, which browsers play; theirs is MPEG-4"
+        "a store and workers are started, and precisions tried, before the first frame of 10 s"
     ),
     ("gate", "cctv-highway-overlay: lead"): "frames evenly spaced in time do better on this clip",
     ("gate", "kitchen-pancake: lead"): "frames evenly spaced in time do better on this clip",
