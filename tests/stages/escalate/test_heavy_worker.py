@@ -92,7 +92,8 @@ def test_a_precision_that_this_cpu_has_not_is_refused() -> None:
 
 
 def test_the_command_offers_the_models_precisions() -> None:
-    ours = tuple(one for one in get_args(Precision) if not one.endswith("+onnx"))
+    on_a_cpu = (one for one in get_args(Precision) if one != "f16")  # where heavy workers look
+    ours = tuple(one for one in on_a_cpu if not one.endswith("+onnx"))
     assert ours == worker.PRECISIONS
 
 
