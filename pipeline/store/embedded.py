@@ -237,6 +237,8 @@ def _socket_folder(folder: Path) -> Path:
         return folder
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
     short = Path(tempfile.gettempdir()) / f"framegate-{os.getuid()}-{digest}"
+    if len(os.fsencode(short)) + len("/valkey.sock") > SOCKET_PATH_LIMIT:  # TMPDIR is long as well
+        short = Path("/tmp", short.name)
     _sweep(short)
     short.mkdir(mode=0o700, exist_ok=True)
     if short.stat().st_uid != os.getuid():

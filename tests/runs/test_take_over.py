@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.pipeline.config.config import SourceConfig, find_config, read_config
+from framegate.pipeline.config.config import SourceConfig, read_config
 from framegate.pipeline.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
@@ -197,7 +197,7 @@ class Wanting:
     """A run that is up as far as its sources go."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.config = read_config(*find_config(Path("pipeline.toml")))
+        self.config = read_config("defaults", "")
         self.folder = open_folder(folder / "data", resume=False)
         self.store = Store(url)
         run = RunFile("mine", self.store.prepare(), ())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.engine.control import Stop
 from framegate.pipeline.errors import Exit
@@ -38,7 +38,7 @@ class Bench:
         source = SourceSpec("bikes", Request(str(bikes())), 0, 32, 32, "fast")
         self.sources = {"bikes": source}
         self.frames = SharedFiles()
-        config = read_config(*find_config(Path("pipeline.toml")))
+        config = read_config("defaults", "")
         self.stages = stage_specs(config.stages)
         self.workers: list[WorkerProcess] = []
 

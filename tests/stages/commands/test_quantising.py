@@ -132,6 +132,7 @@ def test_what_agrees_too_little_is_not_added(registry: Path, film: str) -> None:
 def test_faults_are_said_before_any_work(registry: Path, film: str) -> None:
     with pytest.raises(ConfigFaults, match="nothing"):
         quantise("nothing", {"day": film}, 30, 0.3, registry)
+    pytest.importorskip("nncf", reason="nncf is not installed (train extra)")
     with pytest.raises(ConfigFaults, match="10 frames in all: allowed is 20 and more"):
         quantise("red", {"day": film}, 10, 0.3, registry)
 

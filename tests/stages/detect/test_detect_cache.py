@@ -122,4 +122,4 @@ def test_the_table_is_checked_with_the_rest() -> None:
         read_config("t", wrong + '\n[cache.groups]\na = "A"\n')
     said = "\n".join(caught.value.faults)
     assert all(f"cache.{key}" in said for key in ("ttl_s", "exact", "groups"))
-    assert "cache.near: unknown key; allowed are bytes, exact, groups and ttl_s" in said
+    assert "cache.near: an older Framegate had this key; remove it" in said
