@@ -30,7 +30,7 @@ from typing import Any, Final
 import cv2
 
 from benchmarks.cascade.live import measure
-from benchmarks.cascade.replay import Replayed, Setting, replay
+from benchmarks.cascade.replay import Replayed, ReplaySetting, replay
 from benchmarks.cascade.scores import BOUNDLESS, KEPT, ap_of_people, bars, scores, summary
 from benchmarks.harness.gate_clips import SCENES, GateClip, find_clips
 from benchmarks.harness.heavy_truth import Answers
@@ -42,12 +42,12 @@ from framegate.models.detector import detector, policy, precision_trial
 from framegate.stages.escalate.options import EscalateOptions
 
 _OPTIONS: Final = EscalateOptions()
-SHIPPED: Final = Setting(_OPTIONS.doubt, _OPTIONS.per_s, _OPTIONS.burst)
+SHIPPED: Final = ReplaySetting(_OPTIONS.doubt, _OPTIONS.per_s, _OPTIONS.burst)
 THRESHOLDS: Final = (0.7, 0.4, 0.2, 0.1, 0.05, 0.02, 0.01, 0.003)
 # The budget grows at the threshold as shipped; then, without a budget, the threshold falls.
 CURVE: Final = (
-    *(Setting(SHIPPED.doubt, per_s, SHIPPED.burst) for per_s in (0.5, 1.0, 2.0, 5.0, 10.0)),
-    *(Setting(doubt, BOUNDLESS, BOUNDLESS) for doubt in THRESHOLDS),
+    *(ReplaySetting(SHIPPED.doubt, per_s, SHIPPED.burst) for per_s in (0.5, 1.0, 2.0, 5.0, 10.0)),
+    *(ReplaySetting(doubt, BOUNDLESS, BOUNDLESS) for doubt in THRESHOLDS),
 )
 
 

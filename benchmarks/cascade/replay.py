@@ -46,7 +46,7 @@ _TELL_S: Final = 15.0
 _SOURCE: Final = "clip"
 
 
-class Setting(NamedTuple):
+class ReplaySetting(NamedTuple):
     """Of `[escalate]`: from which doubt on it asks, how often a second, how often at once."""
 
     doubt: float
@@ -85,7 +85,7 @@ class Replayed:
     sights: list[Sight] = field(default_factory=list)
     heavy: list[Boxes] = field(default_factory=list)
     light: list[Boxes] = field(default_factory=list)
-    arms: dict[Setting, Arm] = field(default_factory=dict)
+    arms: dict[ReplaySetting, Arm] = field(default_factory=dict)
     light_s: float = 0.0
     heavy_s: list[float] = field(default_factory=list)
 
@@ -99,11 +99,11 @@ class Replayed:
         """CPU of a heavy pass, milliseconds."""
         return 1e3 * statistics.fmean(self.heavy_s)
 
-    def share(self, setting: Setting) -> float:
+    def share(self, setting: ReplaySetting) -> float:
         """Of frames that the setting asked about."""
         return float(np.mean(self.arms[setting].asked))
 
-    def cost_ms(self, setting: Setting) -> float:
+    def cost_ms(self, setting: ReplaySetting) -> float:
         """CPU of detect, escalate and all answers, milliseconds a frame."""
         own_ms = 1e3 * self.arms[setting].cpu_s / len(self.light)
         return self.light_ms + own_ms + self.share(setting) * self.heavy_ms
@@ -127,7 +127,7 @@ class _Known:
 class Stages:
     """Detect, and escalate for each setting, of one clip. One thread."""
 
-    def __init__(self, settings: Sequence[Setting], folder: Path) -> None:
+    def __init__(self, settings: Sequence[ReplaySetting], folder: Path) -> None:
         """folder: for what stages pin.
 
         Detect remembers no input: a clip that is played over would cost nothing.
@@ -143,7 +143,7 @@ class Stages:
     def _context(self, folder: Path, before: str, **others: Any) -> Context:
         return context_alone(self._held, lambda: 0.0, folder, before, **others)
 
-    def _arm(self, setting: Setting, context: Context) -> Escalate:
+    def _arm(self, setting: ReplaySetting, context: Context) -> Escalate:
         options = EscalateOptions("local", **setting._asdict())
         return Escalate(StageOptions(escalate=options), context)
 
@@ -195,7 +195,11 @@ class Stages:
 
 
 def replay(
-    clip: GateClip, settings: Sequence[Setting], heavy: Detector, answers: Answers, folder: Path
+    clip: GateClip,
+    settings: Sequence[ReplaySetting],
+    heavy: Detector,
+    answers: Answers,
+    folder: Path,
 ) -> Replayed:
     """The clip from its first frame on; prints how far it is. heavy: as `answers` asks it."""
     replayed = Replayed()

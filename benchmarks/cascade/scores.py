@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.cascade.replay import Flags, Replayed, Setting, Sight, boxes_of
+from benchmarks.cascade.replay import Flags, Replayed, ReplaySetting, Sight, boxes_of
 from benchmarks.harness import agreement
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.labelled_people import PERSON
@@ -92,15 +92,15 @@ class Counts:
     def _of(self, shown: Sequence[Boxes]) -> Array:
         return matching.matched(shown, self.run.heavy)
 
-    def asked_plainly(self, setting: Setting) -> Flags:
+    def asked_plainly(self, setting: ReplaySetting) -> Flags:
         """Frames that the plain threshold asks about, as many as this setting did."""
         return least_sure(self.run.light, self._threshold, sum(self.run.arms[setting].asked))
 
-    def plain(self, setting: Setting) -> Array:
+    def plain(self, setting: ReplaySetting) -> Array:
         """The plain threshold."""
         return mended(self.light, self.heavy, self.asked_plainly(setting))
 
-    def plain_lasting(self, setting: Setting) -> Array:
+    def plain_lasting(self, setting: ReplaySetting) -> Array:
         """The same with answers that last."""
         run = self.run
         return self._of(lasting(run.sights, run.heavy, self.asked_plainly(setting)))
@@ -118,7 +118,7 @@ class Counts:
         return [round(value, 4) for value in (found.mean, found.low, found.high)]
 
 
-def scores(run: Replayed, shipped: Setting, threshold: float) -> Row:
+def scores(run: Replayed, shipped: ReplaySetting, threshold: float) -> Row:
     """A clip: light, cascade and plain threshold, and all settings."""
     counts = Counts(run, threshold)
     cascade = counts.arms[shipped]
@@ -135,7 +135,7 @@ def scores(run: Replayed, shipped: Setting, threshold: float) -> Row:
     }
 
 
-def point(counts: Counts, setting: Setting) -> Row:
+def point(counts: Counts, setting: ReplaySetting) -> Row:
     """A setting on a clip: agreement and cost."""
     run, f1 = counts.run, counts.f1(counts.arms[setting])
     return {
@@ -190,7 +190,7 @@ def mean_curve(rows: Sequence[Row]) -> list[Row]:
     }
     points = [{"doubt": None, "per_s": None, "burst": None} | never]
     for row, *others in zip(*(row["curve"] for row in rows), strict=True):
-        setting = {key: row[key] for key in Setting._fields}
+        setting = {key: row[key] for key in ReplaySetting._fields}
         points.append(setting | {key: _mean([row, *others], key) for key in keys})
     return points
 

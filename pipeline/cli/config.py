@@ -23,8 +23,8 @@ from framegate.pipeline.config.config import (
 from framegate.pipeline.config.settings import (
     ANY,
     MISSING,
+    ConfigKey,
     InForce,
-    Setting,
     SettingsTable,
     in_force,
     schema,
@@ -180,7 +180,7 @@ def _table(table: SettingsTable, path: str, values: list[InForce]) -> str:
     return "\n\n".join(parts)
 
 
-def _setting(setting: Setting, path: str, values: list[InForce]) -> str:
+def _setting(setting: ConfigKey, path: str, values: list[InForce]) -> str:
     if setting.default is MISSING:
         usual = "must be given"
     elif setting.default in (None, "", {}, ()):

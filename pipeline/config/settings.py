@@ -34,7 +34,7 @@ MISSING: Final = _Missing()
 
 
 @dataclass(frozen=True)
-class Setting:
+class ConfigKey:
     """One key of a table.
 
     default  as TOML has it; None: none; MISSING: it must be given
@@ -60,10 +60,10 @@ class SettingsTable:
 
     path: str
     text: str
-    settings: tuple[Setting, ...]
+    settings: tuple[ConfigKey, ...]
     tables: tuple[str, ...] = ()
 
-    def setting(self, name: str) -> Setting | None:
+    def setting(self, name: str) -> ConfigKey | None:
         """The key of this name."""
         return next((one for one in self.settings if one.name == name), None)
 
@@ -97,7 +97,7 @@ def _table(path: str, kind: Any, *, nothing: bool = False) -> SettingsTable:
         if limits.get("table") or limits.get("hidden"):
             continue
         hint, text = limits.get("said_as", hints[name]), told.get(name, "")
-        settings.append(Setting(name, hint, None if nothing else value, limits, text))
+        settings.append(ConfigKey(name, hint, None if nothing else value, limits, text))
     own = () if issubclass(kind, msgspec.Struct) else tuple(own_tables(kind))
     return SettingsTable(path, lead(kind.__doc__ or ""), tuple(settings), own)
 
@@ -219,7 +219,7 @@ def sentence(text: str) -> str:
     return text
 
 
-def type_in_words(setting: Setting) -> str:
+def type_in_words(setting: ConfigKey) -> str:
     """What a key takes."""
     parts = [part for part in members(setting.hint) if part is not type(None)]
     said = ", or ".join(_one_type(part) for part in parts)
@@ -338,7 +338,7 @@ def _object(table: SettingsTable) -> dict[str, Any]:
     return {**said, "additionalProperties": False}
 
 
-def _property(setting: Setting) -> dict[str, Any]:
+def _property(setting: ConfigKey) -> dict[str, Any]:
     kinds = [_kind(part) for part in members(setting.hint) if part is not type(None)]
     said: dict[str, Any] = {"description": sentence(setting.text)}
     said |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}

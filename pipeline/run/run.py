@@ -70,7 +70,7 @@ from framegate.pipeline.store.retention import (
     drop_certificates,
     keep_limits,
 )
-from framegate.pipeline.web.access import Token, find_token, is_loopback
+from framegate.pipeline.web.access import AccessToken, find_token, is_loopback
 from framegate.pipeline.web.port import HttpPort, WebSpec, address, bound
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class _Setup:
     store: Store
     embedded: EmbeddedStore | None
     listening: socket.socket | None
-    token: Token | None
+    token: AccessToken | None
 
 
 def run(config: Config, options: RunOptions) -> Exit:
@@ -160,7 +160,9 @@ def _run_listening(config: Config, options: RunOptions, listening: socket.socket
         folder.close(keep)
 
 
-def _token(config: Config, folder: RunFolder, listening: socket.socket | None) -> Token | None:
+def _token(
+    config: Config, folder: RunFolder, listening: socket.socket | None
+) -> AccessToken | None:
     """Return what the HTTP port asks for; said where others than this host's users can ask."""
     beyond = listening is not None and not is_loopback(listening)
     token = find_token(config.http.token_file, os.environ, folder.path, make=beyond)

@@ -34,7 +34,7 @@ OPEN: Final = ("/healthz", "/readyz")  # for who starts and stops it; they tell 
 
 
 @dataclass(frozen=True)
-class Token:
+class AccessToken:
     """What who asks must show. place: where people find it."""
 
     secret: str = field(repr=False)
@@ -48,7 +48,7 @@ class Token:
 
 def find_token(
     file: str | None, environment: MutableMapping[str, str], folder: Path, make: bool
-) -> Token | None:
+) -> AccessToken | None:
     """Return the token: from a file, else the environment, else one of the data folder's own.
 
     make  that one, if there is no other
@@ -70,15 +70,15 @@ def find_token(
     return _own(folder / TOKEN_FILE) if make else None
 
 
-def _checked(secret: str, place: str) -> Token:
+def _checked(secret: str, place: str) -> AccessToken:
     remember(secret)
     if len(secret) < LEAST_LENGTH or not (secret.isascii() and secret.isprintable()):
         what = f"the token in {place} has {len(secret)} characters"
         raise ConfigFaults([f"http: {what}; allowed are {LEAST_LENGTH} and more, of ASCII"])
-    return Token(secret, place)
+    return AccessToken(secret, place)
 
 
-def _own(file: Path) -> Token:
+def _own(file: Path) -> AccessToken:
     """Return what the folder has, or make it."""
     try:
         with contextlib.suppress(FileExistsError):

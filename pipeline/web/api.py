@@ -41,8 +41,8 @@ from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.web.openapi import (
     LIMIT,
     MOST_LIMIT,
+    ApiFault,
     Page,
-    Refused,
     SourceEnd,
     Trimmed,
     document,
@@ -148,7 +148,7 @@ def _refused(error: Exception) -> Response:
     """Why a request is not answered; what else fails may go well in a second."""
     status = error.status if isinstance(error, Refusal) else 503
     headers = {**_NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
-    return Response(msgspec.json.encode(Refused(str(error))), status, headers, "application/json")
+    return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, "application/json")
 
 
 # -- What is asked for.
@@ -310,7 +310,7 @@ async def _events(
                         trimmed = Trimmed(gap.source, gap.after, gap.before)
                         told = _event(trimmed, kind="trimmed")
                     except FramegateError as error:
-                        yield _event(Refused(str(error)), kind="fault")
+                        yield _event(ApiFault(str(error)), kind="fault")
                         return
                     coming = asyncio.ensure_future(anext(found))
                 for name, end in found.ends.items():

@@ -59,7 +59,7 @@ class SourceEnd(msgspec.Struct, frozen=True):
     fault: str | None
 
 
-class Refused(msgspec.Struct, frozen=True):
+class ApiFault(msgspec.Struct, frozen=True):
     """A request was not done.
 
     error  why, and what is allowed
@@ -79,7 +79,7 @@ _KINDS: Final = (
     Page,
     Trimmed,
     SourceEnd,
-    Refused,
+    ApiFault,
 )
 
 
@@ -115,7 +115,7 @@ def document() -> Schema:
                             "description": "An event without a name: its data are a Result, or an "
                             "Output; its id is where a reader goes on that names it as "
                             "Last-Event-ID. `trimmed`: a Trimmed. `end`: a SourceEnd. `fault`: a "
-                            "Refused, and the stream ends. A comment comes while there is nothing "
+                            "ApiFault, and the stream ends. A comment comes while there is nothing "
                             "new.",
                         }
                     }
@@ -171,7 +171,7 @@ def _told(kind: Any, schema: Schema) -> Schema:
 
 
 def _get(summary: str, parameters: list[Schema], content: Schema) -> Schema:
-    refused = {"description": "Why not", "content": _json(_ref("Refused"))}
+    refused = {"description": "Why not", "content": _json(_ref("ApiFault"))}
     answers: Schema = {"200": {"description": "As asked for", "content": content}}
     if parameters:
         answers |= {"400": refused, "404": refused}

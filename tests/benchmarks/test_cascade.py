@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cascade import figure
 from benchmarks.cascade.live import config_text, response
-from benchmarks.cascade.replay import Arm, Replayed, Setting, Sight, replay
+from benchmarks.cascade.replay import Arm, Replayed, ReplaySetting, Sight, replay
 from benchmarks.cascade.scores import (
     ap_of_people,
     bars,
@@ -34,8 +34,8 @@ from framegate.stages.detections import Detections
 from tests.support.footage import steady, write_scene
 
 Row = dict[str, Any]
-NEVER, SOMETIMES = Setting(1.0, 0.0, 1.0), Setting(0.1, 2.0, 4.0)
-ALWAYS = Setting(0.0, 1000.0, 1000.0)
+NEVER, SOMETIMES = ReplaySetting(1.0, 0.0, 1.0), ReplaySetting(0.1, 2.0, 4.0)
+ALWAYS = ReplaySetting(0.0, 1000.0, 1000.0)
 
 
 def boxes(*rows: tuple[int, float]) -> Boxes:
