@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ from hypothesis import settings
 # A machine with much else to do takes what time it takes: how long an example takes is no fault.
 settings.register_profile("framegate", deadline=None)
 settings.load_profile("framegate")
+# What is started with `&`, or by some builders, ignores Ctrl-C, and so would each command that a
+# test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def children() -> set[int]:

@@ -259,19 +259,21 @@ def test_a_folder_that_goes_takes_nothing_of_others_with_it(tmp_path: Path) -> N
 def test_sockets_of_killed_runs_go_when_the_next_begins_and_those_of_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     long = tmp_path / ("x" * 120)
-    runs = {name: open_folder(long / name, resume=False) for name in ("alive", "killed", "new")}
-    runs["alive"].store.mkdir()
-    places = {name: EmbeddedStore(runs[name].store, "always").socket.parent for name in runs}
-    runs["killed"].close(keep=True)
-    assert all(place.is_dir() for place in places.values())
-    (tmp_path / f"framegate-{os.getuid()}-mine").mkdir()
-    last = EmbeddedStore(long / "last" / "store", "always").socket.parent
-    mine = tmp_path / f"framegate-{os.getuid()}-mine"
-    assert set(tmp_path.glob("framegate-*")) == {places["alive"], places["new"], last, mine}
-    for name in ("alive", "new"):
-        runs[name].close(keep=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a test's own has too long a name
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        runs = {name: open_folder(long / name, resume=False) for name in ("alive", "killed", "new")}
+        runs["alive"].store.mkdir()
+        places = {name: EmbeddedStore(runs[name].store, "always").socket.parent for name in runs}
+        runs["killed"].close(keep=True)
+        assert all(place.is_dir() for place in places.values())
+        mine = Path(short, f"framegate-{os.getuid()}-mine")
+        mine.mkdir()
+        last = EmbeddedStore(long / "last" / "store", "always").socket.parent
+        there = set(Path(short).glob("framegate-*"))
+        assert there == {places["alive"], places["new"], last, mine}
+        for name in ("alive", "new"):
+            runs[name].close(keep=False)
 
 
 def test_of_runs_without_a_folder_the_last_ones_stay(
