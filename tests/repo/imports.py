@@ -54,6 +54,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "window": ("detector", "formats"),
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
+        "learning": (),
         "training": ("detector", "gate", "quantisation", "tracking", "weights", "window"),
         "conversion": ("formats", "quantisation", "registry", "training"),
     },

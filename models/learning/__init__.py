@@ -1,0 +1,1 @@
+"""Learning from a camera's own footage, without torch: examples, teacher, thresholds, judgement."""
