@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -95,6 +96,21 @@ class FileSource:
         if self._frames is None:
             self._frames = self._decode(self._opened)
         return self._frames
+
+    def counted(self) -> tuple[int, int]:
+        """Read it through without decoding: about how many frames it has, and how many key frames.
+
+        It gives no frames afterwards. A file that cannot be read further ends there.
+        """
+        if self._opened is None:
+            raise ValueError(f"{shown(self.place)}: this source is closed")
+        n_packets = n_key = 0
+        with suppress(av.error.FFmpegError):
+            for packet in self._opened.packets():
+                n_packets += packet.size > 0
+                n_key += packet.size > 0 and packet.is_keyframe
+        self.close()
+        return n_packets, n_key
 
     def close(self) -> None:
         """Close file and decoder; again is harmless. Frames already given stay valid."""

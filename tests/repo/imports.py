@@ -66,6 +66,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "detect": (),
         "escalate": ("audit", "detect"),
         "shadow": ("detect",),
+        "footage": ("decode",),
         "commands": ("audit", "decode", "detect", "draw", "escalate"),
     },
 }

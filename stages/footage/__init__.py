@@ -1,0 +1,161 @@
+"""Footage: pictures to learn from, of files, of what a run kept, and of what people labelled.
+
+`read_footage` is the one way in for whoever tunes, trains or judges. A source is
+
+    FILE          a video file; also a pattern, and NAME=FILE, as for `framegate run`
+
+Pictures come one after the other, so that who reads decides how many are in memory at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from framegate.models.boxes import Boxes
+from framegate.models.picture import Picture
+from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.config.sources import is_live, named_sources
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.source import Frames, Request
+from framegate.stages.decode import FileSource
+from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
+from framegate.stages.planes import as_picture
+
+MOST: Final = 400  # pictures, where a caller has no other wish
+_CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
+_FPS: Final = 25.0  # of a file that states no times and no rate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of a picture before any teacher looks at it.
+
+    labels   that the class ids of both index
+    sure     objects, in pixels of the picture; scores are 1 where people labelled
+    unsure   neither objects nor background
+    models   the heavy pass that said it, as results name models; empty: people did
+    """
+
+    labels: tuple[str, ...]
+    sure: Boxes
+    unsure: Boxes
+    models: tuple[str, ...] = ()
+
+    @property
+    def by_people(self) -> bool:
+        """Whether people labelled the picture."""
+        return not self.models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FootageFrame:
+    """A picture of a source.
+
+    moment_s  seconds on the source's clock: a file's own time, or UNIX time of a camera's frame;
+              orders the frames of a source
+    known     None where nothing is known of it
+    """
+
+    picture: Picture
+    source: str
+    moment_s: float
+    known: Known | None = None
+
+
+class _Part(Protocol):
+    """Footage of one source, of which so many pictures may be had."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    def frames(self, most: int) -> Iterator[FootageFrame]: ...
+
+
+class Footage:
+    """Pictures that were chosen; each `iter` reads them anew, in the order of sources and times.
+
+    Raises, while iterating, SourceFault where a file cannot be read any more. One thread each.
+    """
+
+    def __init__(self, parts: Sequence[_Part], most: int) -> None:
+        taken = shares([part.count for part in parts], most)
+        self._taken = [(part, n) for part, n in zip(parts, taken, strict=True) if n]
+
+    def __len__(self) -> int:
+        return sum(n for _, n in self._taken)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that give pictures."""
+        return tuple(dict.fromkeys(part.source for part, _ in self._taken))
+
+    def __iter__(self) -> Iterator[FootageFrame]:
+        for part, n in self._taken:
+            yield from part.frames(n)
+
+
+def read_footage(
+    words: Sequence[str], most: int = MOST, meter: Tell = lambda *_, **__: None
+) -> Footage:
+    """Evenly spaced pictures of these sources in which something moved, at most `most` together.
+
+    words  sources as a user names them, see above; each may give as many as the others
+
+    Looks through all of it first, to know how much there is. A video file is so decoded twice, once
+    now and once while the pictures are read; of one with key frames enough only these are.
+    ConfigFaults with all that is wrong with the words, SourceFault as FileSource.
+    """
+    parts: list[_Part] = []
+    places = named_sources(words)
+    if cameras := [place for place in places.values() if is_live(place)]:
+        raise ConfigFaults([f"{place}: a camera; allowed are files" for place in cameras])
+    for number, (name, place) in enumerate(places.items()):
+        meter("looking through footage", number, len(places), more=name)
+        parts.append(_Video(name, place, most))
+    return Footage(parts, most)
+
+
+class _Video:
+    """The frames of a video file in which something moved, since the one before of them."""
+
+    def __init__(self, source: str, path: str, most: int) -> None:
+        self.source = source
+        with closing(FileSource(path)) as file:
+            n_frames, n_key = file.counted()
+        wanted = _CANDIDATES * most
+        only_key = n_key >= wanted
+        self._request = Request(path, frames=Frames(keyframes=only_key))
+        looked_at = evenly(range(n_key if only_key else max(1, n_frames)), wanted)
+        self._moved: list[int] = []
+        last = None
+        for number, frame in self._read(looked_at):
+            grey = grey_of(frame.picture)
+            if has_moved(last, grey):
+                self._moved.append(number)
+                last = grey
+
+    @property
+    def count(self) -> int:
+        return len(self._moved)
+
+    def frames(self, most: int) -> Iterator[FootageFrame]:
+        return (frame for _, frame in self._read(evenly(self._moved, most)))
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[tuple[int, FootageFrame]]:
+        """These of the frames that are wanted of the file, counted from 0, in order."""
+        wanted, last = set(numbers), max(numbers, default=-1)
+        with closing(FileSource(self._request)) as source:
+            rate = source.claimed_fps or _FPS
+            for number, frame in enumerate(source.frames()):
+                if number in wanted:
+                    held = bytearray(frame.nbytes)
+                    frame.write(memoryview(held))
+                    picture = as_picture(memoryview(held), frame.form)
+                    at_s = frame.pts if frame.pts is not None else number / rate
+                    yield number, FootageFrame(picture, self.source, at_s)
+                if number >= last:
+                    return
