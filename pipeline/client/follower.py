@@ -245,11 +245,11 @@ class Follower:
 
 def _cursor_after(position: Position) -> Cursor:
     """Return a cursor after a result, or after a whole epoch (WHOLE): nobody knows which result was
-    the last of an epoch, but before the first epoch there were none.
+    the last of an epoch. Before the first epoch there were none: START is saved where nothing came.
     """
-    if position.seq < WHOLE:
-        return Cursor(position)
-    return Cursor(position, strict=False) if position.epoch else Cursor(START, 0)
+    if not position.epoch:
+        return Cursor(START, 0)
+    return Cursor(position, strict=position.seq < WHOLE)
 
 
 def _end_of(info: Any) -> Cursor:

@@ -274,7 +274,6 @@ def routes(run: RunReader) -> list[Route]:
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/api/v1/sources", sources),
-        Route("/api/sources", sources, name="as before /api/v1"),
     ]
 
 

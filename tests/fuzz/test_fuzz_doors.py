@@ -72,7 +72,7 @@ DEEP = b'{"v":3,"x":' + b"[" * 100_000
 PACKAGED = packaged_text()
 REQUESTS = (
     b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/plain\r\n\r\n",
-    b"GET /api/sources HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    b"GET /api/v1/sources HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     b"GET /snapshot/gate.jpg?plain=1&width=640 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     b"GET /live?sources=gate,a HTTP/1.1\r\nHost: [::1]\r\n\r\n",
     b"GET /stream/gate.mjpg HTTP/1.0\r\nHost: localhost\r\n\r\n",

@@ -23,6 +23,11 @@ PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
+# Of the store's code: how many certificates it keeps, what a reading gave, whether a URL can be one.
+OPENS_NOTHING = {
+    f"framegate.pipeline.store.{name}"
+    for name in ("retention.CERTIFICATES", "ownership.SideOutputs", "client.url_fault")
+}
 GRAPH = packaged_text()
 STAGES = tomllib.loads(GRAPH)["stages"]
 
@@ -101,6 +106,8 @@ def test_stages_never_touch_the_store_or_the_process_around_them() -> None:
         if path.parent.name != "commands":
             roots = {name.partition(".")[0] for name in imported(path)}
             assert not roots & {"redis", "hiredis", "socket", "subprocess"}, path
+            store = {name for name in imported(path) if name.startswith("framegate.pipeline.store")}
+            assert store <= OPENS_NOTHING, path
             assert not reads_environment(path), f"{path} reads the environment"
 
 

@@ -64,9 +64,11 @@ def places(told: dict[str, Any]) -> list[str]:
 def test_the_last_results_and_what_comes_after_them(
     api: httpx.Client, publisher: Publisher
 ) -> None:
-    assert page(api) == {"results": [], "next": "door=0-0,yard=0-0", "more": False}
+    nothing = {"results": [], "next": "door=0-0,yard=0-0", "more": False}
+    assert page(api) == nothing == page(api, after=nothing["next"])
     publisher.results("door", 1, range(5))
     publisher.results("yard", 2, range(3))
+    assert len(places(page(api, after=nothing["next"]))) == 8
     told = page(api, limit=2)
     assert places(told) == ["door=1-3", "door=1-4", "yard=2-1", "yard=2-2"]
     assert told["results"][0]["outcome"] == "detected"

@@ -99,7 +99,7 @@ def staying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, int
 
 
 def _state(port: int, source: str) -> str | None:
-    status, text = get(port, "/api/sources")
+    status, text = get(port, "/api/v1/sources")
     listed = json.loads(text) if status == 200 else []
     return next((told["state"] for told in listed if told["source"] == source), None)
 
@@ -170,12 +170,12 @@ def _agree(run: Run, port: int) -> None:
         "ingest", "infer", "publish",
     }  # fmt: skip
     assert found["framegate_frame_store_bytes"][bikes_only] > 640 * 272
-    (first,) = json.loads(get(port, "/api/sources")[1])
+    (first,) = json.loads(get(port, "/api/v1/sources")[1])
     assert first["fps"] is None, "a first look knows no rate"
-    wait_until("it has a rate", lambda: json.loads(get(port, "/api/sources")[1])[0]["fps"])
+    wait_until("it has a rate", lambda: json.loads(get(port, "/api/v1/sources")[1])[0]["fps"])
     watched = framegate(run.folder.parent, "watch", "--json", "--once", "-d", str(run.folder))
     assert json.loads(watched.out)[0]["fps"] != 0.0, watched
-    (listed,) = json.loads(get(port, "/api/sources")[1])
+    (listed,) = json.loads(get(port, "/api/v1/sources")[1])
     assert (listed["source"], listed["live"], listed["state"]) == ("bikes", False, "running")
 
 
@@ -266,10 +266,10 @@ def test_no_path_tells_a_cameras_password(
     staying: tuple[Run, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, port = staying
-    names = {told["source"] for told in json.loads(get(port, "/api/sources")[1])}
+    names = {told["source"] for told in json.loads(get(port, "/api/v1/sources")[1])}
     assert names == {"short", "gate", "yard", "s_127_0_0_1"}
     paths = [f"/snapshot/{name}.jpg" for name in names]
-    told = ("/api/v1/sources", "/api/v1/results", "/api/v1/openapi.json", "/api/sources")
+    told = ("/api/v1/sources", "/api/v1/results", "/api/v1/openapi.json")
     for path in ("/metrics", *told, "/readyz", "/healthz", "/", *paths):
         assert "tulip" not in get(port, path)[1], path
     for words in (("sources",), ("sources", "--json"), ("watch", "--once"), ("snapshot", "yard")):

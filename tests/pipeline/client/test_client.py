@@ -17,7 +17,7 @@ import pytest
 from framegate import Subscription, subscribe
 from framegate.pipeline.client.follower import WHOLE
 from framegate.pipeline.errors import ConfigFaults, ResultsTrimmed, StoreLost, StoreRefused
-from framegate.pipeline.records import Result
+from framegate.pipeline.records import START, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.published import Publisher
 from tests.support.told_store import telling_its_store
@@ -223,6 +223,20 @@ def test_a_saved_position_that_is_gone(
             with pytest.raises(ResultsTrimmed, match="after 1-2 and before 1-4"):
                 next(subscription)
         assert taken(subscription, 1) == [("door", "1-4" if gap else "1-3")]
+
+
+@pytest.mark.parametrize(("trimmed", "epoch"), [(False, 1), (False, 2), (True, 1)])
+def test_a_position_that_was_saved_before_anything_came(
+    store: EmbeddedStore, publisher: Publisher, trimmed: bool, epoch: int
+) -> None:
+    publisher.results("door", epoch, range(4))
+    if trimmed:
+        publisher.trim_before("door", f"{epoch}-2")
+    with subscribe(store.url, ["door"], {"door": str(START)}) as subscription:
+        if trimmed:
+            with pytest.raises(ResultsTrimmed, match="after 0-0 and before 1-2"):
+                next(subscription)
+        assert taken(subscription, 1) == [("door", f"{epoch}-{2 if trimmed else 0}")]
 
 
 def test_a_killed_store_is_waited_for(store: EmbeddedStore, publisher: Publisher) -> None:

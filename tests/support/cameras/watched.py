@@ -209,7 +209,7 @@ class WatchedRun:
         """What the run's HTTP port shows."""
         found = _ADDRESS.search(self.command.err)
         assert found, self.command.err
-        for path in ("/", "/metrics", "/healthz", "/readyz", "/api/sources"):
+        for path in ("/", "/metrics", "/healthz", "/readyz", "/api/v1/sources"):
             answer = httpx.get(f"{found[1]}{path}", timeout=20.0)
             shown = f"{answer.status_code} {answer.headers} {answer.text}"
             assert answer.status_code in (200, 503), f"{path}: {shown}"
