@@ -23,7 +23,7 @@ PACKAGES = ("framegate", *PARTS, "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 MAY_IMPORT = {"pipeline": {"pipeline"}, "models": {"models"}, "stages": set(PARTS)}
 VAGUE = re.compile(r"util|helper|common|manager|misc|(^|_)base$", re.IGNORECASE)
-# Of the store's code: how many certificates it keeps, what a reading gave, whether a URL can be one.
+# Of the store's code: how many certificates it keeps, what a reading gave, whether a URL is one.
 OPENS_NOTHING = {
     f"framegate.pipeline.store.{name}"
     for name in ("retention.CERTIFICATES", "ownership.SideOutputs", "client.url_fault")
