@@ -34,7 +34,7 @@ KINDS = {
     "nanodet": Kind("nanodet", nanodet.decode_heads, 3, _ALL),
     "centernet": Kind("centernet", centernet.decode_maps, 2, _ALL),
 }
-_OUTPUTS = {"nanodet": ("head8", "head16", "head32"), "centernet": ("heat", "sides")}
+_OUTPUTS = {"nanodet": nanodet.HEADS, "centernet": ("heat", "sides")}
 _FEATURES = ("c3", "p4")
 T = TypeVar("T")
 

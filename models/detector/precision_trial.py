@@ -35,6 +35,7 @@ from framegate.models.detector.network import (
     supported,
 )
 from framegate.models.errors import DeviceRefused, ModelError, ModelUnreadable
+from framegate.models.formats.nanodet import HEADS
 from framegate.models.picture import ByteArray
 
 # More threads must bring the time below this share: the cores are wanted elsewhere too.
@@ -73,15 +74,14 @@ class Tried:
 def light(device: str = CPU) -> Tried:
     """The light detector, on 16:9 video. Raises ModelUnreadable, DeviceMissing."""
     files = {precision: shipped("nanodet", precision) for precision in supported()}
-    heads = ("head8", "head16", "head32")
     weights = "+".join(dict.fromkeys(file.sha256[:16] for file in files.values()))
     return Tried(
         supported(),
-        lambda p, n: Network(files[p], heads, p, n),
+        lambda p, n: Network(files[p], HEADS, p, n),
         (416, 256),
         weights,
         device,
-        lambda p, on: Network(shipped("nanodet", p), heads, p, 1, device=on),
+        lambda p, on: Network(shipped("nanodet", p), HEADS, p, 1, device=on),
         {on: precisions_on(on) for on in to_try(device, with_onnx=False)},
     )
 

@@ -10,6 +10,7 @@ from framegate.models.coco import N_CLASSES
 from framegate.models.formats.decoding import above, best, in_input, shaped
 
 STRIDES = (8, 16, 32)
+HEADS = ("head8", "head16", "head32")  # as the shipped networks name their outputs
 BINS = 11
 
 

@@ -2,7 +2,10 @@
 
 manifest.json   what Manifest holds
 model.xml/.bin  OpenVINO IR; one input, uint8 (1, H, W, 3) in the order B, G, R; all
-                pre-processing inside; named float32 outputs, each with a batch axis
+                pre-processing inside; named float32 outputs, each with a batch axis. H and W may be
+                open: then it takes any multiples of 32, and parts of pictures too
+int8.xml/.bin   the same network in 8 bits, where `model.xml` is float and there is one: whichever
+                is faster on a machine serves there
 others          listed in the manifest, such as the ONNX file that it was made from
 """
 
@@ -14,7 +17,7 @@ import math
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,11 +39,11 @@ _DEEPEST = 4
 PerChannel = tuple[float, float, float]
 
 
-def keys(prefix: str, table: Any, wanted: Sequence[str]) -> None:
-    """`table` is a table with exactly the keys `wanted`."""
+def keys(prefix: str, table: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """`table` is a table with the keys `wanted`, and of the `optional` ones any."""
     if not isinstance(table, dict):
         raise ManifestRefused(prefix.rstrip(".") or "the file", type(table).__name__, "a table")
-    if unknown := [key for key in table if key not in wanted]:
+    if unknown := [key for key in table if key not in (*wanted, *optional)]:
         raise ManifestRefused(f"{prefix}{unknown[0]}", "unknown key", ", ".join(wanted))
     if missing := [key for key in wanted if key not in table]:
         raise ManifestRefused(f"{prefix}{missing[0]}", "missing", "a value")
@@ -98,6 +101,15 @@ def text(key: str, value: Any) -> None:
         raise ManifestRefused(key, repr(value)[:80], f"text of at most {_MOST_TEXT} characters")
 
 
+def of_labels(key: str, value: Any, known: Sequence[str]) -> dict[str, Any]:
+    """A table whose keys are labels, each of them known."""
+    if not isinstance(value, dict):
+        raise ManifestRefused(key, repr(value)[:80], "a table by label")
+    if unknown := [label for label in value if label not in known]:
+        raise ManifestRefused(f"{key}.{unknown[0]}", "unknown label", ", ".join(known[:20]))
+    return dict(value)
+
+
 def plain(key: str, value: Any) -> dict[str, Any]:
     """A table of numbers, strings and lists of them, as JSON gives it back."""
     if not isinstance(value, dict) or not all(map(_is_text, value)):
@@ -147,6 +159,7 @@ FilePrecision = Literal["f32", "int8"]
 
 MANIFEST = "manifest.json"
 NETWORK = "model.xml"
+NETWORK_INT8 = "int8.xml"
 MOST_CLASSES = 256  # a class id is one byte of a stored box
 MOST_PIXELS = 4096  # of one side
 _MOST_MANIFEST_BYTES = 1 << 20
@@ -202,6 +215,60 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Footage of one source: from its moment `from_s` until `until_s`, on the source's clock."""
+
+    source: str
+    from_s: float
+    until_s: float
+
+    def __post_init__(self) -> None:
+        text("learned.spans.source", self.source)
+        for key in ("from_s", "until_s"):
+            seconds = number(f"learned.spans.{key}", getattr(self, key), -1e12, 1e12)
+            object.__setattr__(self, key, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a model was tuned or trained on, so that later footage is known from earlier.
+
+    general  the model that it came from, and that it is held against
+    teacher  what said where objects are: result names of its networks, or "people"
+    spans    of footage; of each source at most one
+    frames   pictures that were looked at; boxes  that the teacher was sure of in them
+
+    Raises ManifestRefused.
+    """
+
+    general: str
+    teacher: str
+    frames: int
+    boxes: int
+    spans: tuple[Span, ...]
+
+    def __post_init__(self) -> None:
+        text("learned.general", self.general)
+        text("learned.teacher", self.teacher)
+        whole("learned.frames", self.frames, 0, _MOST_INT)
+        whole("learned.boxes", self.boxes, 0, _MOST_INT)
+        named_sources = [span.source for span in self.spans]
+        if len(set(named_sources)) < len(named_sources):
+            raise ManifestRefused("learned.spans", f"{named_sources}", "each source once")
+
+    @staticmethod
+    def of(table: Any) -> Learned:
+        """What a manifest's file has. Raises ManifestRefused."""
+        keys("learned.", table, [one.name for one in fields(Learned)])
+        spans = table["spans"]
+        if not isinstance(spans, list):
+            raise ManifestRefused("learned.spans", repr(spans)[:80], "a list of tables")
+        for span in spans:
+            keys("learned.spans.", span, [one.name for one in fields(Span)])
+        return Learned(**{**table, "spans": tuple(Span(**span) for span in spans)})
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a model is; checked whole at construction.
 
@@ -215,8 +282,13 @@ class Manifest:
     min_score   .000001 to .9999; nms_iou 0..1; max_boxes 1 to 1000
     files       sha256 of every file of the folder but the manifest, by name
     metrics     what was measured of it: numbers, strings and lists of them
+    merged      class -> the class of the same network that its objects are published as
+    min_scores  published class -> its least score; where there are any, classes that are not named
+                are off unless somebody asks for them by name
+    learned     what it was tuned or trained on; None: not known
 
-    Raises ManifestRefused.
+    The last three came later: a manifest without them has the digest that it had. Raises
+    ManifestRefused.
     """
 
     name: str
@@ -235,6 +307,9 @@ class Manifest:
     metrics: dict[str, Any]
     licence: str
     provenance: str
+    merged: dict[str, str] = field(default_factory=dict)
+    min_scores: dict[str, float] = field(default_factory=dict)
+    learned: Learned | None = None
 
     def __post_init__(self) -> None:
         named("name", self.name, NAME)
@@ -254,6 +329,24 @@ class Manifest:
         object.__setattr__(self, "nms_iou", number("nms_iou", self.nms_iou, 0, 1))
         whole("max_boxes", self.max_boxes, 1, 1000)
         file_sums("files", self.files, (NETWORK, "model.bin"), MANIFEST)
+        merged = of_labels("merged", self.merged, self.classes)
+        for label, into in merged.items():
+            one_of(f"merged.{label}", into, [one for one in self.classes if one not in merged])
+        scores = of_labels("min_scores", self.min_scores, self.published)
+        for label, score in scores.items():
+            scores[label] = number(f"min_scores.{label}", score, 1e-6, 0.9999)
+        object.__setattr__(self, "min_scores", scores)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The labels that it can answer with: its classes, but for those that are merged."""
+        return tuple(label for label in self.classes if label not in self.merged)
+
+    @property
+    def usual(self) -> tuple[str, ...]:
+        """The labels that it answers with where nobody asks for others."""
+        on = self.min_scores or self.published
+        return tuple(label for label in self.published if label in on)
 
     @property
     def sha256(self) -> str:
@@ -289,16 +382,21 @@ class Manifest:
         if wrote != FILE_VERSION:
             allowed = f"{FILE_VERSION}: a newer Framegate wrote it"
             raise ManifestRefused("v", repr(wrote), allowed)
-        keys("", table, [field.name for field in fields(Manifest)])
+        known = [one.name for one in fields(Manifest)]
+        keys("", table, [key for key in known if key not in _LATER], _LATER)
         said = table["input"]
-        keys("input.", said, [field.name for field in fields(InputSpec)])
+        keys("input.", said, [one.name for one in fields(InputSpec)])
         spec = InputSpec(**{key: _tuple(value) for key, value in said.items()})
         lists = {key: _tuple(table[key]) for key in ("classes", "outputs")}
-        return Manifest(**{**table, **lists, "input": spec})
+        learned = Learned.of(table["learned"]) if "learned" in table else None
+        return Manifest(**{**table, **lists, "input": spec, "learned": learned})
+
+
+_LATER = ("merged", "min_scores", "learned")  # keys that came later: without a value, not written
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    return asdict(manifest)
+    return {key: value for key, value in asdict(manifest).items() if value or key not in _LATER}
 
 
 def _tuple(value: Any) -> Any:

@@ -26,7 +26,12 @@ from framegate.models.errors import UnknownClass
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture
 from framegate.models.preprocess import NetworkInput, to_bgr
-from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder
+from framegate.models.registry.model_folder import (
+    NETWORK_INT8,
+    InputSpec,
+    Manifest,
+    ModelFolder,
+)
 from framegate.models.registry.onnx_network import OnnxNetwork, is_there
 
 # -- A whole picture as the input of a network of one size.
@@ -70,10 +75,11 @@ def tried_of(folder: ModelFolder, device: str = CPU) -> Tried:
     manifest = folder.manifest
     with_ints = manifest.precision == "int8"
     bears_bf16 = manifest.metrics.get(BF16_AGREEMENT, 0.0) >= LEAST_AGREEMENT
+    both = NETWORK_INT8 in manifest.files
     precisions = [
         precision
         for precision in supported()
-        if precision.startswith("int8") is with_ints
+        if (both or precision.startswith("int8") is with_ints)
         and (bears_bf16 or not precision.endswith("bf16"))
     ]
     by_onnx: tuple[Precision, ...] = ()
@@ -106,7 +112,10 @@ def open_network(
     """
     if precision.endswith("+onnx"):
         return OnnxNetwork(folder, precision, threads, device=device)
-    file = NetworkFile(folder.verified(), folder.manifest.sha256)
+    network = folder.verified()
+    if precision.startswith("int8") and NETWORK_INT8 in folder.manifest.files:
+        network = network.with_name(NETWORK_INT8)
+    file = NetworkFile(network, folder.manifest.sha256)
     outputs = folder.manifest.outputs
     return Network(file, outputs, precision, threads, cache_dir, device=device)
 
@@ -146,7 +155,8 @@ def open_model(
     classes, min_score   as for `detector.load`, classes among the model's own
     cache_dir            folder for OpenVINO's compiled models; None: compile anew
 
-    Raises ModelUnreadable, UnknownClass, PrecisionUnsupported, DeviceRefused.
+    A network that takes any size has pictures in their own proportions, and parts of them, as those
+    that come along. Raises ModelUnreadable, UnknownClass, PrecisionUnsupported, DeviceRefused.
     """
     manifest = folder.manifest
     network = open_network(folder, precision, threads, cache_dir, device)
@@ -159,8 +169,8 @@ def open_model(
         choices,
         choices.min_score,
         wanted,
-        fixes=False,
-        fit=partial(fit, spec=manifest.input),
+        fixes=network.size is None,
+        fit=None if network.size is None else partial(fit, spec=manifest.input),
     )
     labels = labels_of(manifest)
     return Detector(choices, [member], wanted, precision, threads, labels, device)
@@ -180,18 +190,18 @@ def kind_of(manifest: Manifest) -> Kind:
         return form.decode(outputs, size, n_classes, min_score, options)
 
     labels = labels_of(manifest)
-    published = tuple(labels.index(label) for label in manifest.classes)
+    published = tuple(labels.index(manifest.merged.get(label, label)) for label in manifest.classes)
     n = len(manifest.outputs)
     return Kind(manifest.name, decode, n, published, manifest.sha256)
 
 
 def class_ids(manifest: Manifest, classes: Sequence[str] | None) -> tuple[int, ...]:
-    """Published ids, ascending, of the classes that are wanted; all for None.
+    """Published ids, ascending, of the classes that are wanted; for None of those that are on.
 
-    Raises UnknownClass with every name that the model does not know.
+    Raises UnknownClass with every name that the model does not answer with.
     """
-    unknown = tuple(name for name in classes or () if name not in manifest.classes)
+    unknown = tuple(name for name in classes or () if name not in manifest.published)
     if unknown:
-        raise UnknownClass(unknown, manifest.name, manifest.classes)
+        raise UnknownClass(unknown, manifest.name, manifest.published)
     labels = labels_of(manifest)
-    return tuple(sorted(labels.index(name) for name in set(classes or manifest.classes)))
+    return tuple(sorted(labels.index(name) for name in set(classes or manifest.usual)))

@@ -20,6 +20,11 @@ def with_head(tracks: TrackSettings) -> TrackSettings:
     return replace(tracks, high=tracks.low, start=tracks.low)
 
 
+def mean_for(min_score: float) -> float:
+    """Return the least mean of an object's scores that goes with this threshold of single looks."""
+    return CALM.shown * (min_score / _SINGLE)
+
+
 def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings, TrackSettings]:
     """Return both settings for a detector with this threshold for single looks, 0..1.
 
@@ -28,7 +33,7 @@ def settings_for(min_score: float, exactly: bool = False) -> tuple[CalmSettings,
     part = min_score / _SINGLE
     calm = replace(
         CALM,
-        shown=min_score if exactly else CALM.shown * part,
+        shown=min_score if exactly else mean_for(min_score),
         candidate=CALM.candidate * part,
         first=min(CALM.first, (1 - min_score) / 6),
     )

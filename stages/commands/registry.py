@@ -31,7 +31,7 @@ from framegate.models.errors import PictureUnreadable
 from framegate.models.formats import FORMATS
 from framegate.models.picture import Picture, read_photograph
 from framegate.models.preprocess import to_bgr
-from framegate.models.registry.model_folder import MANIFEST, ModelFolder, sha256_of
+from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
@@ -296,6 +296,7 @@ def show(said: argparse.Namespace) -> Exit:
             "options": ", ".join(f"{k} = {v}" for k, v in one.options.items()) or "none",
             "outputs": ", ".join(one.outputs),
             "classes": f"{len(one.classes)}: {', '.join(one.classes)}",
+            **_tuned(one),
             "input": str(one.input),
             "precision": one.precision,
             "thresholds": f"score {one.min_score:g}, IoU {one.nms_iou:g}, {one.max_boxes} boxes",
@@ -309,6 +310,25 @@ def show(said: argparse.Namespace) -> Exit:
         model.verified()
         print(f"{'files':<11}{len(one.files)}, each with the sha256 that the manifest names")
     return Exit.DONE
+
+
+def _tuned(one: Manifest) -> dict[str, str]:
+    """Rows that only a tuned or trained model has."""
+    rows = {}
+    if one.min_scores:
+        scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
+        rows["answers"] = f"{scores} (least scores; the other classes are off)"
+    if one.merged:
+        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.merged.items())
+    if (learned := one.learned) is not None:
+        spans = ", ".join(
+            f"{span.source} {span.until_s - span.from_s:.0f} s" for span in learned.spans
+        )
+        rows["learned"] = (
+            f"{learned.frames} frames ({spans}), {learned.boxes} boxes of {learned.teacher}; "
+            f"from {learned.general}"
+        )
+    return rows
 
 
 def remove(said: argparse.Namespace) -> Exit:

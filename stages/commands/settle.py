@@ -132,7 +132,7 @@ def _settled(
             faults += [f"{key} = {want.model!r}: {fault}{own}" for fault in refused.faults]
             continue
         for labels in asked:
-            if fault := unanswerable(want.labels or found.classes, labels):
+            if fault := unanswerable(want.labels or found.usual, labels):
                 faults.append(f"{key} = {want.model!r}: {fault}")
         settled[source] = f"{found.name}@{found.sha256}"
     return settled

@@ -8,7 +8,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -122,16 +122,18 @@ class ModelOpener:
         manifest = folder.manifest
         choice = self._choice(wanted.model, tried_of(folder, self.device))
         choices, labels = policy_of(manifest), labels_of(manifest)
-        settings = self._settings(wanted, choices, labels, whole=True)
+        whole = self._settings(wanted, choices, labels, True, manifest.min_scores)
         using = open_model(
             folder,
             choice.precision,
             self.threads or choice.threads,
             classes=wanted.labels,
-            min_score=settings.calm.candidate,
+            min_score=whole.calm.candidate,
             cache_dir=self.context.folder / "compiled",
             device=choice.device,
         )
+        takes_parts = using.members[0].network.size is None
+        settings = self._settings(wanted, choices, labels, not takes_parts, manifest.min_scores)
         return ServedModel(using, settings, None)
 
     def _own(self, wanted: ModelUse) -> ServedModel:
@@ -140,7 +142,7 @@ class ModelOpener:
         is_one = len(choices.parts) == 1
         choice = self._choice(wanted.model, precision_trial.light(self.device if is_one else CPU))
         head = self.head if wanted.model == "light" else None
-        settings = self._settings(wanted, choices, coco.LABELS, whole=not is_one)
+        settings = self._settings(wanted, choices, coco.LABELS, not is_one, {})
         if head is not None:
             settings = replace(settings, tracks=thresholds.with_head(settings.tracks))
         using = detector.build(
@@ -170,15 +172,26 @@ class ModelOpener:
         return choice
 
     def _settings(
-        self, wanted: ModelUse, choices: Policy, labels: Sequence[str], whole: bool
+        self,
+        wanted: ModelUse,
+        choices: Policy,
+        labels: Sequence[str],
+        whole: bool,
+        tuned: Mapping[str, float],
     ) -> EstimateSettings:
-        """Return thresholds: one for all classes, or for each its own above the lowest of all."""
+        """Return thresholds: one for all classes, or for each its own above the lowest of all.
+
+        tuned: least scores of single looks that the model brings along, by class; what a user says
+        of all classes, or of one, wins
+        """
         usual = settings_for(self.gate, choices, wanted.min_score, whole)
-        if not wanted.min_scores:
-            return usual
         scores = dict(wanted.min_scores)
         if unknown := tuple(name for name in scores if name not in labels):
             raise UnknownClass(unknown, wanted.model, labels)
+        if wanted.min_score is None:
+            scores = {name: thresholds.mean_for(score) for name, score in tuned.items()} | scores
+        if not scores:
+            return usual
         lowest = min(usual.calm.shown, *scores.values())
         is_lower = lowest < usual.calm.shown
         low = settings_for(self.gate, choices, lowest, whole) if is_lower else usual

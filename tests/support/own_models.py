@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from openvino import opset13
 
 from framegate.models import coco
 from framegate.models.detector.network import WEIGHTS
+from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
 from framegate.models.registry.registry import Registry
 
@@ -51,6 +53,15 @@ def own_model(
         licence="Apache-2.0",
         provenance="the package's own network",
     )
+    return Registry(registry).put(ModelFolder(folder, manifest))
+
+
+def tuned_model(registry: Path, name: str = "tuned", **changes: object) -> ModelFolder:
+    """The light detector as it comes along, in a registry, with `changes` of its manifest."""
+    folder = registry.parent / f"{name}-general"
+    folder.mkdir()
+    general = general_folder(folder, name, "1")
+    manifest = replace(general.manifest, **changes)  # type: ignore[arg-type]
     return Registry(registry).put(ModelFolder(folder, manifest))
 
 

@@ -1,6 +1,7 @@
 """Manifests: what comes back is what was written, and what is wrong is told."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -8,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framegate.models.errors import ManifestRefused, ModelUnreadable
-from framegate.models.registry.model_folder import InputSpec, Manifest, open_folder
+from framegate.models.registry.model_folder import (
+    InputSpec,
+    Learned,
+    Manifest,
+    Span,
+    open_folder,
+)
 from tests.support.made_models import folder_of, manifest
 
 LABELS = st.lists(
@@ -132,3 +139,66 @@ def test_every_byte_is_checked(tmp_path):
 def test_a_folder_without_a_manifest(tmp_path):
     with pytest.raises(ModelUnreadable, match="expected a manifest"):
         open_folder(tmp_path)
+
+
+def test_what_came_later_changes_no_older_digest():
+    """The digest of a manifest that was written before `merged`, `min_scores` and `learned`."""
+    one = manifest()
+    written = json.loads(one.to_json())
+    assert not {"merged", "min_scores", "learned"} & set(written)
+    del written["v"]
+    text = json.dumps(written, sort_keys=True, separators=(",", ":"))
+    assert one.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    assert one.usual == one.published == ("person", "car")
+
+
+def test_what_a_tuned_model_says_comes_back():
+    learned = Learned("nanodet-416@12345678", "heavy", 40, 90, (Span("yard", 0, 12.5),))
+    one = manifest(
+        classes=("person", "car", "truck"),
+        merged={"truck": "car"},
+        min_scores={"car": 0.4},
+        learned=learned,
+    )
+    again = Manifest.from_json(one.to_json())
+    assert again == one
+    assert again.sha256 == one.sha256
+    assert again.published == ("person", "car")
+    assert again.usual == ("car",)
+    assert again.learned == learned
+    assert manifest(learned=learned).sha256 != manifest().sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_scores": {"dog": 0.5}}, "min_scores.dog"),
+        ({"min_scores": {"car": 1.0}}, "min_scores.car = 1.0"),
+        ({"min_scores": {"car": 0.5}, "merged": {"car": "person"}}, "min_scores.car"),
+        ({"merged": {"car": "dog"}}, "merged.car = 'dog'"),
+        ({"merged": {"car": "person", "person": "car"}}, "merged.car"),
+        ({"merged": {"dog": "car"}}, "merged.dog"),
+    ],
+)
+def test_what_no_tuned_model_can_have(changes, words):
+    with pytest.raises(ManifestRefused) as caught:
+        manifest(**changes)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"frames": -1}, "learned.frames = -1"),
+        ({"spans": {}}, "learned.spans"),
+        ({"spans": [{"source": "a", "from_s": 0}]}, "learned.spans.until_s = missing"),
+        ({"spans": [{"source": "a", "from_s": 0, "until_s": 1}] * 2}, "each source once"),
+        ({"more": 1}, "learned.more"),
+    ],
+)
+def test_what_nobody_learned(table, words):
+    written = json.loads(manifest().to_json())
+    told = {"general": "light", "teacher": "heavy", "frames": 1, "boxes": 2, "spans": []}
+    with pytest.raises(ManifestRefused) as caught:
+        Manifest.from_json(json.dumps({**written, "learned": told | table}))
+    assert words in str(caught.value)

@@ -12,12 +12,13 @@ import pytest
 from framegate.models import coco
 from framegate.models.detector import detector
 from framegate.models.errors import OutputsNotFinite, UnknownClass
+from framegate.models.gate.crops import Crop
 from framegate.models.picture import Picture
 from framegate.models.preprocess import to_source
 from framegate.models.registry import open
 from framegate.models.registry.model_folder import InputSpec, ModelFolder
 from framegate.models.registry.open import fit
-from tests.support.own_models import blind_to, own_model, relabelled
+from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
 
 
 def scene(width: int = 832, height: int = 512) -> Picture:
@@ -104,3 +105,42 @@ def test_a_picture_is_fitted_and_boxes_come_back(how: str, size: tuple[int, int]
     around[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = False
     assert (prepared.bgr[around] == 7).all()
     assert around.any() == (how != "stretch")
+
+
+def test_the_light_detector_as_a_model_folder_is_the_light_detector(tmp_path: Path) -> None:
+    """Whole pictures and parts of them, in float and in 8 bits: the same bits."""
+    kept = tuned_model(tmp_path / "registry")
+    look = Crop((0, 0, 256, 192))
+    for precision in ("f32", "int8"):
+        light = detector.load("light", precision, 1, min_score=0.05)
+        own = open.open_model(kept, precision, 1, min_score=0.05)
+        whole = [one.detect([scene()])[0] for one in (light, own)]
+        part = [one.look(scene(), [look])[0] for one in (light, own)]
+        for expected, found in (whole, part):
+            assert len(expected) > 2
+            np.testing.assert_array_equal(found.scores, expected.scores)
+            np.testing.assert_array_equal(found.xyxy, expected.xyxy)
+            np.testing.assert_array_equal(found.class_ids, expected.class_ids)
+    assert {"f32", "int8"} <= set(open.tried_of(kept).precisions)
+
+
+def test_classes_that_are_off_hide_nothing_and_merged_ones_have_the_other_name(
+    tmp_path: Path,
+) -> None:
+    kept = tuned_model(tmp_path / "a", min_score=0.05)
+    [everything] = open.open_model(kept, "f32", 1).detect([scene()])
+    first, *others = dict.fromkeys(coco.LABELS[i] for i in everything.class_ids)
+    only = tuned_model(tmp_path / "b", "only", min_score=0.05, min_scores={first: 0.05})
+    [found] = open.open_model(only, "f32", 1).detect([scene()])
+    assert {coco.LABELS[i] for i in found.class_ids} == {first}
+    [asked] = open.open_model(only, "f32", 1, classes=[*others, first]).detect([scene()])
+    np.testing.assert_array_equal(asked.xyxy, everything.xyxy)
+    merged = tuned_model(tmp_path / "c", "merged", min_score=0.05, merged={others[0]: first})
+    [named] = open.open_model(merged, "f32", 1).detect([scene()])
+    np.testing.assert_array_equal(named.xyxy, everything.xyxy)
+    expected = [
+        first if coco.LABELS[i] == others[0] else coco.LABELS[i] for i in everything.class_ids
+    ]
+    assert [coco.LABELS[i] for i in named.class_ids] == expected
+    with pytest.raises(UnknownClass):
+        open.open_model(merged, "f32", 1, classes=[others[0]])

@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 
 from framegate.models import coco
+from framegate.models.detector import policy
 from framegate.models.errors import UnknownClass, UnknownModel, WarmUpFailed
 from framegate.models.registry.open import open_model, policy_of
+from framegate.models.tracking import thresholds
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ModelTooSlow
 from framegate.pipeline.stage import Item
 from framegate.stages.detect import Detect, DetectOptions, DetectState
-from framegate.stages.detect.model_pool import MOST_UNWANTED, ServedModel
-from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions
+from framegate.stages.detect.model_pool import MOST_UNWANTED, ModelOpener, ServedModel
+from framegate.stages.detect.options import CacheOptions, GateOptions, ModelOptions, ModelUse
 from framegate.stages.detect.settings import settings_for
 from tests.stages.detect.test_detect import LEAST, item, pixels, stored
-from tests.support.own_models import blind_to, own_model, relabelled
+from tests.support.own_models import blind_to, own_model, relabelled, tuned_model
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("own") / "registry"
     own_model(root, "mine")
     own_model(root, "parts", classes=relabelled())
+    tuned_model(root, "tuned", min_score=0.3, min_scores={"person": 0.3, "car": 0.6})
     return root
 
 
@@ -201,3 +204,30 @@ def test_thresholds_of_single_classes(tmp_path: Path, registry: Path) -> None:
     assert [f for f in fewer.objects if f.label == label] == []
     others = [f for f in all_of_them.objects if f.label != label]
     assert [f.box for f in fewer.objects] == [f.box for f in others]
+
+
+def test_a_tuned_model_brings_least_scores_and_what_a_user_says_wins(
+    tmp_path: Path, registry: Path
+) -> None:
+    context = context_alone(pixels, lambda: 0.0, tmp_path, "window")
+    opener = ModelOpener(GateOptions(), ModelOptions(registry=str(registry)), context)
+    least = {
+        "its own": opener.open(ModelUse("tuned")),
+        "one of them": opener.open(ModelUse("tuned", min_scores=(("car", 0.5),))),
+        "all": opener.open(ModelUse("tuned", min_score=0.4)),
+    }
+    person, car, dog = (coco.LABELS.index(label) for label in ("person", "car", "dog"))
+    own = {name: dict(served.settings.calm.own) for name, served in least.items()}
+    calm = thresholds.CALM.shown / policy.load("light").min_score  # a mean reaches that less often
+    assert own["its own"][person] == pytest.approx(0.3 * calm)
+    assert own["its own"][car] == pytest.approx(0.6 * calm)
+    assert own["one of them"][person] == pytest.approx(0.3 * calm)
+    assert own["one of them"][car] == 0.5
+    assert own["all"] == {}
+    assert least["all"].settings.calm.shown == 0.4
+    assert least["its own"].detector.class_ids == (person, car)
+    asked = opener.open(ModelUse("tuned", classes=("dog",)))
+    assert asked.detector.class_ids == (dog,)
+    # Its network takes any size: where little changed, parts are looked at.
+    assert least["its own"].settings.plan.options.mode == "crops"
+    assert opener.open(ModelUse("mine")).settings.plan.options.mode == "frames"
