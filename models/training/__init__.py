@@ -8,4 +8,6 @@
                       (`window_head`: the torch module; `window_lessons`, `window_training`: losses)
 5. export_window_head safetensors -> OpenVINO IR
 6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
+
+A camera's own network: `student` builds it, `narrowing` gives it its first weights.
 """

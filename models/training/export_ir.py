@@ -6,6 +6,7 @@ The network files take uint8 NHWC in the order B, G, R with any height and width
 of 32; normalisation is inside, weights are float16.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import openvino as ov
@@ -38,11 +39,16 @@ def convert(name: str) -> ov.Model:
 
 def convert_file(name: str, file: Path) -> ov.Model:
     """The same with weights from any safetensors file of that module."""
+    return ir_of(_module(name, file), OUTPUTS[name])
+
+
+def ir_of(module: nn.Module, outputs: Sequence[str]) -> ov.Model:
+    """A module that takes float (1, 3, H, W) as one that takes a picture; its outputs, named."""
     with torch.no_grad():
         model = ov.convert_model(
-            _module(name, file), example_input=torch.zeros(1, 3, 96, 128), input=[1, 3, -1, -1]
+            module, example_input=torch.zeros(1, 3, 96, 128), input=[1, 3, -1, -1]
         )
-    for port, output in zip(model.outputs, OUTPUTS[name], strict=True):
+    for port, output in zip(model.outputs, outputs, strict=True):
         port.get_tensor().set_names({output})
     model.inputs[0].get_tensor().set_names({"picture"})
     prepost = PrePostProcessor(model)
