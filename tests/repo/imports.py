@@ -54,7 +54,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "window": ("detector", "formats"),
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
-        "learning": (),
+        "learning": ("quantisation",),
         "training": ("detector", "gate", "quantisation", "tracking", "weights", "window"),
         "conversion": ("formats", "quantisation", "registry", "training"),
     },
