@@ -10,4 +10,5 @@
 6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
 
 A camera's own network: `student` builds it, `narrowing` gives it its first weights.
+`blocks` has what others can be made of, `part_times` what each part costs on this CPU.
 """
