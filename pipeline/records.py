@@ -251,6 +251,17 @@ class Object(msgspec.Struct, frozen=True, omit_defaults=True):
     untracked: Untracked | None = None
 
 
+class Settled(msgspec.Struct, frozen=True):
+    """A track that is counted now, once, by the label that it has.
+
+    track  its number; the frame may not show it any more
+    label  its class, by name
+    """
+
+    track: int
+    label: str
+
+
 class GateView(msgspec.Struct, frozen=True):
     """What the gate saw in a frame, for drawing; told only where somebody asked for it.
 
@@ -297,7 +308,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     scene      grows at a cut
     gate       what the gate saw, with `[gate] view` or `--draw gate`
     degraded   why nobody answered, where `escalation` is degraded
-    began      tracks of `objects` that no result before had
+    settled    tracks whose label this result settles: what `framegate_objects_total` counts
     """
 
     v: int
@@ -320,7 +331,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     scene: int
     gate: GateView | None = None
     degraded: DegradedReason | None = None
-    began: tuple[int, ...] = ()
+    settled: tuple[Settled, ...] = ()
 
     @property
     def position(self) -> Position:

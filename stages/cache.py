@@ -2,35 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from framegate.pipeline.records import VERSION, Object, Result, failed_result
+from framegate.pipeline.records import VERSION, End, Object, Result, Settled, failed_result
 from framegate.pipeline.stage import Item, Stage
 from framegate.stages.detections import last_detections
 
 KNOWN: Final = 256  # numbers of tracks, up to the highest, of which is known whether they began
+SIGHTINGS: Final = (
+    5  # that settle a track's label: of 32 tracks 7 ended with another than their first
+)
+GONE: Final = 30  # results without it that settle it, too
+UNSETTLED: Final = 64  # tracks of a source that may wait for it
+_SEEN: Final = ("detected", "escalated")
+
+
+class Unsettled(msgspec.Struct, frozen=True, array_like=True):
+    """A track that began, and whose label may change yet.
+
+    label      that it had last
+    sightings  results in which a network saw it
+    gone       results since the last that had it
+    """
+
+    track: int
+    label: str = ""
+    sightings: int = 0
+    gone: int = 0
+
+    def after(self, shown: Object | None) -> Unsettled:
+        """Return it after a result that shows it so, or not."""
+        if shown is None:
+            return Unsettled(self.track, self.label, self.sightings, self.gone + 1)
+        return Unsettled(self.track, shown.label, self.sightings + (shown.origin in _SEEN))
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was seen often enough, or is gone."""
+        return self.sightings >= SIGHTINGS or self.gone > GONE
 
 
 class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which tracks of a source were published; their numbers grow, and none is given twice.
 
-    highest  number that was published, 0 before the first
-    begun    a bit for each of the KNOWN numbers up to it, that of `highest` lowest
+    highest    number that was published, 0 before the first
+    begun      a bit for each of the KNOWN numbers up to it, that of `highest` lowest
+    unsettled  oldest first
     """
 
     highest: int = 0
     begun: bytes = b""
+    unsettled: tuple[Unsettled, ...] = ()
 
-    def with_those(self, objects: Sequence[Object]) -> tuple[tuple[int, ...], Tracks]:
-        """Return the tracks of a frame's objects that none before it had, and what holds then.
+    def with_those(self, objects: Sequence[Object]) -> tuple[tuple[Settled, ...], Tracks]:
+        """Return the tracks whose label these objects of a frame settle, and what holds then.
 
-        One that is older than the KNOWN last ones has begun.
+        Each is settled once: at its SIGHTINGS-th sighting, or when it is gone, or where more than
+        UNSETTLED wait. One that is older than the KNOWN last ones was.
         """
+        shown = {one.track: one for one in objects if one.track}
+        highest, begun, new = self._begun_by(shown)
+        if not new and not self.unsettled:
+            return (), self
+        known = (*self.unsettled, *map(Unsettled, new))
+        now = [one.after(shown.get(one.track)) for one in known]
+        waiting = [one for one in now if not one.is_settled]
+        beyond = max(len(waiting) - UNSETTLED, 0)
+        settled = [one for one in now if one.is_settled] + waiting[:beyond]
+        return _told(settled), Tracks(highest, begun, tuple(waiting[beyond:]))
+
+    def ended(self) -> tuple[tuple[Settled, ...], Tracks]:
+        """Return the tracks that the end of an epoch settles, which is all, and what holds then."""
+        return _told(self.unsettled), Tracks(self.highest, self.begun)
+
+    def _begun_by(self, shown: Iterable[int]) -> tuple[int, bytes, list[int]]:
         highest, begun, new = self.highest, int.from_bytes(self.begun), []
-        for track in (one.track for one in objects if one.track):
+        for track in shown:
             if track > highest:
                 grown = track - highest
                 begun = begun << grown & _ALL if grown < KNOWN else 0
@@ -39,12 +89,20 @@ class Tracks(msgspec.Struct, frozen=True, omit_defaults=True):
             if bit & ~begun:
                 begun |= bit
                 new.append(track)
-        if not new:
-            return (), self
-        return tuple(new), Tracks(highest, begun.to_bytes((begun.bit_length() + 7) // 8))
+        return highest, begun.to_bytes((begun.bit_length() + 7) // 8), new
 
 
 _ALL: Final = (1 << KNOWN) - 1
+
+
+def _told(tracks: Iterable[Unsettled]) -> tuple[Settled, ...]:
+    return tuple(Settled(one.track, one.label) for one in tracks)
+
+
+class LastSettled(msgspec.Struct, frozen=True):
+    """What the end of an epoch says: the tracks that it settles."""
+
+    settled: tuple[Settled, ...]
 
 
 class Cache(Stage[Tracks]):
@@ -65,12 +123,17 @@ class Cache(Stage[Tracks]):
             results.append(result)
         return results, after
 
+    def end(self, source: str, end: End, state: Tracks) -> tuple[LastSettled | None, Tracks]:  # noqa: ARG002
+        """Settle the tracks that are left."""
+        settled, state = state.ended()
+        return (LastSettled(settled) if settled else None), state
+
     def _result(self, item: Item, tracks: Tracks, now: float) -> tuple[Result, Tracks]:
         record = item.record
         if record.failed is not None:
             return failed_result(item.source, item.position, record, now), tracks
         found = last_detections(record)
-        began, tracks = tracks.with_those(found.objects)
+        settled, tracks = tracks.with_those(found.objects)
         result = Result(
             v=VERSION,
             source=item.source,
@@ -92,6 +155,6 @@ class Cache(Stage[Tracks]):
             scene=found.scene,
             gate=found.gate,
             degraded=found.degraded,
-            began=began,
+            settled=settled,
         )
         return result, tracks

@@ -29,7 +29,7 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.counters import StageTimes, bucket, result_counters
+from framegate.pipeline.telemetry.counters import StageTimes, bucket, last_counters, result_counters
 
 log = logging.getLogger(__name__)
 
@@ -357,6 +357,8 @@ class CommitBuilder:
         """Add the end of an epoch, with what the stage had left to say."""
         if said is not None:
             end = msgspec.structs.replace(end, said={**end.said, self._spec.name: said})
+            for name in last_counters(said) if self._spec.publishes else ():
+                self.count(name)
         self._entries.append(Entry(position, END, records.encode(end)))
         self._onward.append(Arrival(position, end))
 

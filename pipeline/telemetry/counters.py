@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason
+from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason, Settled
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
 PREFIX = "latency:"
@@ -60,11 +60,11 @@ def percentile(counters: Mapping[str, int], share: float) -> float | None:
     return None
 
 
-# -- How frames were looked at and why, and what began: counted in the hop that publishes them, read
+# -- How frames were looked at and why, and what came: counted in the hop that publishes them, read
 # by all who tell. The counters of a result are `looked:LOOKED:REASON`; where the heavy model was to
-# be asked, `escalated:done` or `escalated:WHY NOT`; and for each track that begins with it
-# `objects:LABEL`. The first two are of closed lists. Labels are a model's: hop.lua counts those
-# beyond a number of them as `objects:other`.
+# be asked, `escalated:done` or `escalated:WHY NOT`; and for each track whose label it settles
+# `objects:LABEL`, as for those that the end of an epoch settles. The first two are of closed lists.
+# Labels are a model's: hop.lua counts those beyond a number of them as `objects:other`.
 
 
 LOOKS_PREFIX = "looked:"
@@ -80,20 +80,15 @@ class _LookedAt(msgspec.Struct, frozen=True):
     reason: Reason
     escalation: Escalation = "none"
     degraded: DegradedReason | None = None
-    began: tuple[int, ...] = ()
+    settled: tuple[Settled, ...] = ()
 
 
-class _Labelled(msgspec.Struct, frozen=True):
-    track: int | None
-    label: str
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    objects: tuple[_Labelled, ...]
+class _LastWords(msgspec.Struct, frozen=True):
+    settled: tuple[Settled, ...] = ()
 
 
 _decode = msgspec.msgpack.Decoder(_LookedAt).decode
-_decode_seen = msgspec.msgpack.Decoder(_Seen).decode
+_decode_last = msgspec.msgpack.Decoder(_LastWords).decode
 
 
 def result_counters(result: bytes) -> tuple[str, ...]:
@@ -102,19 +97,28 @@ def result_counters(result: bytes) -> tuple[str, ...]:
     """
     try:
         look = _decode(result)
-        began = set(look.began)
-        seen = _decode_seen(result).objects if began else ()
     except msgspec.ValidationError:
         return ()
     names = [f"{LOOKS_PREFIX}{look.looked}:{look.reason}"]
     if look.escalation != "none":
         names.append(f"{ESCALATED}{look.degraded or look.escalation}")
-    names += [f"{OBJECTS}{one.label[:LABEL_LENGTH]}" for one in seen if one.track in began]
-    return tuple(names)
+    return (*names, *_settled(look.settled))
+
+
+def last_counters(said: bytes) -> tuple[str, ...]:
+    """The counters of what the stage that publishes said at an end (msgpack), as for a result."""
+    try:
+        return _settled(_decode_last(said).settled)
+    except msgspec.ValidationError:
+        return ()
+
+
+def _settled(tracks: Iterable[Settled]) -> tuple[str, ...]:
+    return tuple(f"{OBJECTS}{one.label[:LABEL_LENGTH]}" for one in tracks)
 
 
 def objects_of(counters: Mapping[str, int]) -> dict[str, int]:
-    """Tracks that began, by the label that each had first."""
+    """Tracks whose label is settled, by it."""
     return {
         name.removeprefix(OBJECTS): n for name, n in counters.items() if name.startswith(OBJECTS)
     }

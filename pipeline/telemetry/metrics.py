@@ -235,14 +235,14 @@ class Scrape:
 
     def _objects(self) -> Iterator[Metric]:
         labels = ["source", "label"]
-        began = CounterMetricFamily(
+        came = CounterMetricFamily(
             "framegate_objects",
-            "Objects that came: tracks, by the label that each had first",
+            "Objects that came: tracks, each counted once when its label is settled",
             labels=labels,
         )
         for source, counters in self.counters.items():
             for label, n in objects_of(counters).items():
-                began.add_metric([source, label], n)
+                came.add_metric([source, label], n)
         now = GaugeMetricFamily(
             "framegate_objects_in_view",
             "Objects in a source's last result; none while it does not run",
@@ -251,7 +251,7 @@ class Scrape:
         for source, seen in self.labels.items():
             for label, n in in_view(seen, self.counters.get(source, {})).items():
                 now.add_metric([source, label], n)
-        yield from (began, now)
+        yield from (came, now)
 
     def _sources(self) -> Iterator[Metric]:
         state = StateSetMetricFamily(

@@ -118,6 +118,7 @@ def results() -> str:
     kinds = (
         records.Result,
         records.Object,
+        records.Settled,
         records.GateView,
         records.End,
         records.Output,

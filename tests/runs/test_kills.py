@@ -71,6 +71,9 @@ def undisturbed(files: Files, tmp_path_factory: pytest.TempPathFactory) -> dict[
     assert {result.escalation for result in results} >= {"none", "done"}
     assert sum(len(p.results) for p in found.values()) >= 600
     assert sum(len(r.objects) for p in found.values() for r in p.results) >= 500
+    for one in found.values():  # each track is counted once, the last at the end
+        tracks = {each.track for r in one.results for each in r.objects if each.track}
+        assert sum(one.objects.values()) == len(tracks) > 0
     return found
 
 
@@ -124,7 +127,7 @@ def check_equal(folder: Path, files: Files, undisturbed: dict[str, Published]) -
         epoch = got.positions[0].epoch  # a kill between asking for one and using it skips it
         assert got.positions == [Position(epoch, seq) for seq in range(frames_of(path))]
         assert said(got.results) == said(wanted.results)
-        assert got.ended
+        assert (got.ended, got.objects) == (True, wanted.objects)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from framegate.pipeline.errors import StoreBusy, StoreLost
 from framegate.pipeline.records import Position, Result
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
+from framegate.pipeline.telemetry.counters import objects_of
 
 DEADLINE_S = 120.0
 
@@ -55,11 +56,12 @@ def children(pid: int) -> dict[int, list[str]]:
 
 @dataclass
 class Published:
-    """One source's published stream: results in order, and whether its last end came."""
+    """One source's published stream: results in order, and whether its last end came; counts."""
 
     positions: list[Position]
     results: list[Result]
     ended: bool
+    objects: dict[str, int]  # as counted, by label
 
 
 class Run:
@@ -124,13 +126,15 @@ def published(url: str, source: str) -> Published:
     client: Any = redis.Redis.from_url(url, protocol=2)
     try:
         entries = client.xrange(keys.results(source))
+        counted = client.hgetall(keys.count(source))
     finally:
         client.close()
     frames = [(i, f[b"d"]) for i, f in entries if f[b"k"] == b"frame"]
     results = [records.decode_versioned(data, Result) for _, data in frames]
     ends = [records.decode(f[b"d"], records.End) for _, f in entries if f[b"k"] == b"end"]
     positions = [Position.parse(i) for i, _ in frames]
-    return Published(positions, results, any(end.last for end in ends))
+    objects = objects_of({name.decode(): int(n) for name, n in counted.items()})
+    return Published(positions, results, any(end.last for end in ends), objects)
 
 
 def published_in(folder: Path, sources: Sequence[str]) -> dict[str, Published]:
@@ -156,6 +160,9 @@ def check_accounts(counters: dict[str, int]) -> None:
 def said(results: Sequence[Result]) -> list[Any]:
     """What must not depend on kills: everything but the times of this run."""
     return [
-        (r.source, r.seq, r.pts, r.width, r.height, r.outcome, r.looked, r.objects, r.models)
+        (
+            *(r.source, r.seq, r.pts, r.width, r.height),
+            *(r.outcome, r.looked, r.objects, r.settled, r.models),
+        )
         for r in results
     ]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from framegate.pipeline import records
-from framegate.pipeline.records import GateView, Object
+from framegate.pipeline.records import GateView, Settled
 from framegate.pipeline.telemetry.counters import (
     escalations_of,
+    last_counters,
     looks_of,
     objects_of,
     result_counters,
     share_looked,
 )
+from framegate.stages.cache import LastSettled
 from tests.support.published import result
 
 
@@ -51,14 +53,13 @@ def test_a_result_is_counted_by_what_became_of_its_escalation() -> None:
     }
 
 
-def test_tracks_that_begin_are_counted_by_their_label() -> None:
-    objects = tuple(
-        Object(track, label, 0, 0.9, (0.0, 0.0, 9.0, 9.0), "detected")
-        for track, label in ((3, "person"), (4, "person"), (5, "car"), (None, "dog"), (2, "bus"))
-    )
-    told = msgspec.structs.replace(result("door", 1, 0), objects=objects, began=(3, 4, 5))
-    named = result_counters(records.encode(told))[1:]
-    assert named == ("objects:person", "objects:person", "objects:car")
+def test_tracks_are_counted_by_the_label_that_is_settled() -> None:
+    settled = tuple(Settled(*one) for one in ((3, "person"), (4, "person"), (5, "car")))
+    told = msgspec.structs.replace(result("door", 1, 0), settled=settled)
+    named = ("objects:person", "objects:person", "objects:car")
+    assert result_counters(records.encode(told))[1:] == named
+    assert last_counters(records.encode(LastSettled(settled))) == named
+    assert [last_counters(records.encode(said)) for said in ({"people": 3}, [1], None)] == [()] * 3
     assert objects_of({"objects:person": 2, "objects:car": 1, "decoded": 9}) == {
         "person": 2,
         "car": 1,
