@@ -141,6 +141,10 @@ class TooFewFrames(ModelError):
         self.found, self.least = found, least
 
 
+class TrainingRefused(ModelError):
+    """A training that cannot begin or go on; the message says what, where and what is allowed."""
+
+
 class NotQuantised(ModelError):
     """NNCF gave up on a network."""
 

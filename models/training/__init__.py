@@ -9,6 +9,7 @@
 5. export_window_head safetensors -> OpenVINO IR
 6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
 
-A camera's own network: `student` builds it, `narrowing` gives it its first weights.
+A camera's own network: `student` builds it, `narrowing` gives it its first weights, `lessons` are
+the pictures that it is shown, `detection_loss` is what it is to make small, `train_student` does.
 `blocks` has what others can be made of, `part_times` what each part costs on this CPU.
 """

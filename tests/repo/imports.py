@@ -55,7 +55,16 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "registry": ("detector", "formats"),
         "quantisation": ("detector",),
         "learning": ("quantisation",),
-        "training": ("detector", "gate", "quantisation", "tracking", "weights", "window"),
+        "training": (
+            "detector",
+            "formats",
+            "gate",
+            "learning",
+            "quantisation",
+            "tracking",
+            "weights",
+            "window",
+        ),
         "conversion": ("formats", "quantisation", "registry", "training"),
     },
     "stages": {

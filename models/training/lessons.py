@@ -1,0 +1,229 @@
+"""A student's pictures: kept small, moved and recoloured anew for every step, the same ones again.
+
+Needs torch (the `train` extra). Which pictures a step sees, and how they are changed, follows from
+the seed and the step's number alone: no loader has a state that a checkpoint would have to keep.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import msgspec
+import numpy as np
+import torch
+
+from framegate.models.boxes import AnyArray, Boxes, DoubleArray, IntArray
+from framegate.models.errors import TrainingRefused
+from framegate.models.learning.examples import Example
+from framegate.models.picture import ByteArray
+from framegate.models.preprocess import inner_size, padded, to_bgr
+from framegate.models.training.detection_loss import Objects
+
+LESSONS = "lessons.msgpack"
+ZOOM: Final = (0.8, 1.3)
+_SHIFT: Final = 0.06  # of a side, at most
+_LEFT: Final = 0.35  # of an object's area: with less of it inside, nothing is asked about it
+_LEAST_PX: Final = 2.0  # of a side
+_QUALITY: Final = 95  # of JPEG
+
+
+class Lesson(msgspec.Struct, frozen=True, gc=False):
+    """An example as training keeps it: a JPEG file at what training looks at, and its boxes.
+
+    jpeg    (width, height) = `kept` pixels
+    inner   (width, height) of the picture in the student's input
+    boxes, unsure  bytes of Boxes in pixels of the student's input
+    """
+
+    jpeg: bytes
+    inner: tuple[int, int]
+    boxes: bytes
+    unsure: bytes
+
+
+class Lessons(msgspec.Struct, frozen=True):
+    """All that a course needs on disk.
+
+    labels, size   of the student: see StudentSpec
+    earlier, later  what it learns from, and what its progress is told by
+    """
+
+    labels: tuple[str, ...]
+    size: tuple[int, int]
+    earlier: list[Lesson]
+    later: list[Lesson]
+    v: int = 1
+
+    def write(self, folder: Path) -> None:
+        """As the file of `folder`, whole. Raises OSError."""
+        new = folder / f"{LESSONS}.new"
+        with new.open("wb") as file:
+            file.write(msgspec.msgpack.encode(self))
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(folder / LESSONS)
+
+    @classmethod
+    def read(cls, folder: Path) -> Lessons:
+        """What was written there. Raises TrainingRefused."""
+        file = folder / LESSONS
+        try:
+            found = msgspec.msgpack.decode(file.read_bytes(), type=cls)
+        except FileNotFoundError as fault:
+            raise TrainingRefused(f"{file}: there is none: nothing to go on from") from fault
+        except (OSError, msgspec.MsgspecError) as fault:
+            raise TrainingRefused(f"{file}: no lessons that can be read: {fault}") from fault
+        if found.v != 1:
+            raise TrainingRefused(f"{file}: of version {found.v}, allowed is 1")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture as a student sees it: uint8 (H, W, 3), order B, G, R, and what is to be found."""
+
+    bgr: ByteArray
+    objects: Objects
+
+
+def input_size(sizes: Iterable[tuple[int, int]], long_side: int) -> tuple[int, int]:
+    """Width and height of an input that pictures of all these sizes fit in; multiples of 32."""
+    inner = [inner_size(width, height, long_side) for width, height in sizes]
+    return max(padded(width) for width, _ in inner), max(padded(height) for _, height in inner)
+
+
+def lesson(example: Example, long_side: int) -> Lesson:
+    """An example for a student whose input has that longer side.
+
+    The picture is kept at 1.3 times that, what the largest zoom asks for, never enlarged.
+    """
+    picture = example.picture
+    inner = inner_size(picture.width, picture.height, long_side)
+    kept = min(math.ceil(long_side * ZOOM[1]), max(picture.width, picture.height))
+    bgr = to_bgr(picture, inner_size(picture.width, picture.height, kept))
+    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    scale = np.array([inner[0] / picture.width, inner[1] / picture.height] * 2, np.float32)
+    sure, unsure = (
+        Boxes(boxes.xyxy * scale, boxes.scores, boxes.class_ids).to_bytes()
+        for boxes in (example.sure, example.unsure)
+    )
+    return Lesson(coded.tobytes(), inner, sure, unsure)
+
+
+def batch(
+    lessons: Sequence[Lesson], size: tuple[int, int], seed: int, step: int, places: range, of: int
+) -> list[Seen]:
+    """The pictures of a step: those at `places` of a batch `of` so many.
+
+    Every lesson comes once before any comes again.
+    """
+    seen = []
+    for place in places:
+        turn, at = divmod(step * of + place, len(lessons))
+        order = np.random.default_rng((seed, turn)).permutation(len(lessons))
+        seen.append(augmented(lessons[order[at]], size, np.random.default_rng((seed, step, place))))
+    return seen
+
+
+def augmented(one: Lesson, size: tuple[int, int], rng: np.random.Generator) -> Seen:
+    """As a camera might have seen it that is nudged, or mirrored, in other light, or out of focus.
+
+    size  (width, height) of the student's input; right of and below the picture it is black
+    """
+    scale, move = _placement(one.inner, rng)
+    return _seen(one, size, scale, move, lambda bgr: _recoloured(bgr, rng))
+
+
+def plain(one: Lesson, size: tuple[int, int]) -> Seen:
+    """As it is."""
+    return _seen(one, size, np.ones(2), np.zeros(2), lambda bgr: bgr)
+
+
+def _seen(
+    one: Lesson,
+    size: tuple[int, int],
+    scale: DoubleArray,
+    move: DoubleArray,
+    recoloured: Callable[[ByteArray], ByteArray],
+) -> Seen:
+    """With a pixel (x, y) of the input moved to (x, y) * scale + move."""
+    kept = _pixels(cv2.imdecode(np.frombuffer(one.jpeg, np.uint8), cv2.IMREAD_COLOR))
+    width, height = one.inner
+    from_kept = scale * (width / kept.shape[1], height / kept.shape[0])
+    shift = move + 0.5 * from_kept - 0.5  # OpenCV has pixels' centres at whole numbers
+    matrix = np.array([[from_kept[0], 0, shift[0]], [0, from_kept[1], shift[1]]])
+    whole = np.zeros((size[1], size[0], 3), np.uint8)
+    inside = _pixels(cv2.warpAffine(kept, matrix, (width, height), flags=cv2.INTER_LINEAR))
+    whole[:height, :width] = recoloured(inside)
+    sure, unsure = Boxes.from_bytes(one.boxes), Boxes.from_bytes(one.unsure)
+    boxes, cut = _moved(sure, scale, move, one.inner)
+    loose, loose_cut = _moved(unsure, scale, move, one.inner)
+    # What is mostly outside may be known by its rest, and may not.
+    return Seen(whole, Objects(*_tensors(boxes), *_tensors(loose, cut, loose_cut)))
+
+
+def _placement(inner: tuple[int, int], rng: np.random.Generator) -> tuple[DoubleArray, DoubleArray]:
+    """Scale and move, each (x, y)."""
+    side = np.array(inner, np.float64)
+    scale, move = np.ones(2), np.zeros(2)
+    if rng.random() < 0.7:
+        zoom = math.exp(rng.uniform(math.log(ZOOM[0]), math.log(ZOOM[1])))
+        about = rng.random(2) * side
+        scale, move = scale * zoom, about * (1 - zoom) + rng.uniform(-_SHIFT, _SHIFT, 2) * side
+    if rng.random() < 0.5:  # mirrored
+        scale[0], move[0] = -scale[0], side[0] - move[0]
+    return scale, move
+
+
+def _recoloured(bgr: ByteArray, rng: np.random.Generator) -> ByteArray:
+    if rng.random() < 0.7:
+        contrast, brightness = rng.uniform(0.7, 1.3), rng.uniform(-25, 25)
+        gains = rng.uniform(0.94, 1.06, 3)
+        levels = np.arange(256)[:, None] * contrast * gains + brightness
+        bgr = _pixels(cv2.LUT(bgr, np.clip(levels, 0, 255).astype(np.uint8)[None]))
+    if rng.random() < 0.15:
+        bgr = _pixels(cv2.GaussianBlur(bgr, (3, 3), 0))
+    if rng.random() < 0.25:
+        noise = rng.integers(-10, 11, (*bgr.shape[:2], 1), np.int16)
+        bgr = np.clip(bgr.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    return bgr
+
+
+def _pixels(array: AnyArray | None) -> ByteArray:
+    assert array is not None
+    return array.astype(np.uint8, copy=False)
+
+
+def _moved(
+    boxes: Boxes, scale: DoubleArray, move: DoubleArray, inner: tuple[int, int]
+) -> tuple[_Named, _Named]:
+    """What is still in the picture, and the rest of what mostly is not."""
+    side = np.array(inner * 2, np.float64)
+    corners = boxes.xyxy.reshape(-1, 2, 2) * scale + move
+    placed = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    inside = np.clip(placed, 0, side)
+    area_in = (inside[:, 2:] - inside[:, :2]).prod(axis=1)
+    seen = area_in >= _LEFT * (placed[:, 2:] - placed[:, :2]).prod(axis=1)
+    seen &= (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) >= _LEAST_PX
+    rest = ~seen & (area_in > 0)
+    return _Named(inside[seen], boxes.class_ids[seen]), _Named(inside[rest], boxes.class_ids[rest])
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Boxes (N, 4) and their classes (N,)."""
+
+    xyxy: DoubleArray
+    class_ids: IntArray
+
+
+def _tensors(*parts: _Named) -> tuple[torch.Tensor, torch.Tensor]:
+    xyxy = np.concatenate([part.xyxy for part in parts]).astype(np.float32)
+    ids = np.concatenate([part.class_ids for part in parts]).astype(np.int64)
+    return torch.from_numpy(xyxy), torch.from_numpy(ids)
