@@ -13,6 +13,7 @@ EPOCHS = "fg:epochs"  # the last epoch of all sources that were forgotten
 IDENTITY = "fg:identity"
 HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
+COLLECT = "collect"  # the stage that keeps footage
 CERTIFY = "certify"  # the stage whose stream tells of the promise
 SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 

@@ -21,6 +21,7 @@ from framegate.pipeline.errors import ConfigFaults, did_you_mean
 OURS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
     "certify": "framegate.stages.audit.certify:Certify",
+    "collect": "framegate.stages.footage.collect:Collect",
     "save": "framegate.stages.draw.save:Save",
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.

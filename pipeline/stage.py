@@ -22,7 +22,7 @@ from framegate.pipeline import records
 from framegate.pipeline.queries import PlaceSpec, Query, QueryId, Reply
 from framegate.pipeline.records import End, Position, Record
 from framegate.pipeline.source import Form
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -280,6 +280,7 @@ class Stage(Generic[S]):
     asks          its queries to a heavier model; a stage that waits for answers sets it, from the
                   context, as it starts
     cache         counts of its look-ups in memos; a stage that has any sets it as it starts
+    footage       counts of the frames that it keeps to learn from; the same
 
     Thread: `each`, `process` and `end` are called in one thread, never at the same time.
     """
@@ -296,6 +297,7 @@ class Stage(Generic[S]):
     keeps: ClassVar[int | None] = None
     asks: AskPort | None = None
     cache: CacheCounts | None = None
+    footage: FootageCounts | None = None
 
     def __init__(self, options: Any, context: Context) -> None:
         """Get ready (load models, warm up); an exception refuses the start of the run."""

@@ -1,6 +1,8 @@
-"""What a stage counts in its worker's memory: its queries to a heavier model, its memo's hits."""
+"""What a stage counts in its worker's memory: queries to a heavier model, hits, footage kept."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import msgspec
 
@@ -31,11 +33,10 @@ class AskCounts(msgspec.Struct):
         """Return both together, with the later one's breaker and budgets."""
         if later is None:
             return self
-        reasons = self.degraded.keys() | later.degraded.keys()
         return AskCounts(
             self.answered + later.answered,
             self.joined + later.joined,
-            {why: self.degraded.get(why, 0) + later.degraded.get(why, 0) for why in reasons},
+            _sums(self.degraded, later.degraded),
             self.sent_bytes + later.sent_bytes,
             self.wire_s + later.wire_s,
             self.waited_s + later.waited_s,
@@ -67,3 +68,35 @@ class CacheCounts(msgspec.Struct):
         counted = ("hits", "misses", "refused", "skipped")
         sums = {name: getattr(self, name) + getattr(later, name) for name in counted}
         return msgspec.structs.replace(later, **sums)
+
+
+class FootageCounts(msgspec.Struct):
+    """What became of frames that were due to be kept as footage, since the stage's worker began.
+
+    kept     by why. even: evenly spaced. audit: drawn for the promise. heavy: the heavy pass was
+             asked. doubt: it should have been. change: another scene began
+    dropped  by reason. same: nothing moved since the last one. lost: their pixels were gone.
+             unwritable: the disk did not take them
+    removed  frames that went as they were too old, or too much
+    nbytes   of all that is kept now
+    """
+
+    kept: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    removed: int = 0
+    nbytes: int = 0
+
+    def plus(self, later: FootageCounts | None) -> FootageCounts:
+        """Return both together, with the later one's bytes."""
+        if later is None:
+            return self
+        return FootageCounts(
+            _sums(self.kept, later.kept),
+            _sums(self.dropped, later.dropped),
+            self.removed + later.removed,
+            later.nbytes,
+        )
+
+
+def _sums(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in sorted({*one, *other})}

@@ -21,6 +21,7 @@ from framegate.pipeline.records import (
     Looked,
     Object,
     Outcome,
+    Position,
     PromiseNews,
     Reason,
     Record,
@@ -33,6 +34,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
     changes  where it differs from what was looked at; None: nowhere, or no gate tells
+    heard    what the heavy pass said, where somebody learns from it
     """
 
     outcome: Outcome
@@ -48,6 +50,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     degraded: DegradedReason | None = None
     promise: PromiseNews | None = None
     changes: Changes | None = None
+    heard: Heard | None = None
 
 
 def last_detections(record: Record) -> Detections:
@@ -59,6 +62,19 @@ def last_detections(record: Record) -> Detections:
     for name in reversed(record.said):
         return records.decode(record.said[name], Detections)
     raise KeyError("no detections; no stage said anything about this frame")
+
+
+class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became known with a frame of what the heavy pass says, for who keeps footage.
+
+    own       of this frame's own pixels, if it was asked about it
+    is_drawn  this frame is audited
+    audited   of earlier frames that were
+    """
+
+    own: Predictions | None = None
+    is_drawn: bool = False
+    audited: tuple[tuple[Position, Predictions], ...] = ()
 
 
 # -- Where a frame changed, in few bytes: what detect tells the stages after it.

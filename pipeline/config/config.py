@@ -287,6 +287,29 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
+class LearnConfig:
+    """`[learn]`: footage that is kept to learn from, in the run's data folder.
+
+    collect  true: of all sources. false: of none. Or names of sources
+    bytes    of disk that the footage of all sources takes at most; what is least useful goes
+    days     for which it is kept
+    """
+
+    collect: bool | tuple[str, ...] = False
+    bytes: int = field(default=1 << 30, metadata={"least": 1 << 20})
+    days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        names = () if isinstance(self.collect, bool) else self.collect
+        return [
+            f"collect: {name!r} cannot name a source; a name is {NAME_RULE}"
+            for name in names
+            if not is_name(name)
+        ]
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole checked configuration; `origin` says where it was read."""
 
@@ -298,6 +321,7 @@ class Config:
     log: LogConfig
     http: HttpConfig
     save: SaveConfig
+    learn: LearnConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -321,6 +345,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "log": LogConfig,
     "http": HttpConfig,
     "save": SaveConfig,
+    "learn": LearnConfig,
     "sources.NAME": SourceConfig,
 }
 """What reads each table that belongs to no stage."""
@@ -474,6 +499,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
     save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
+    learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
@@ -492,13 +518,14 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or log is None
         or http is None
         or save is None
+        or learn is None
     ):
         return None
     if sources is None or stages is None:
         return None
     placed = {worker: tuple(names) for worker, names in placement.items()}
     return Config(
-        origin, store, credit, live, workers, log, http, save, sources, tuple(stages), placed
+        origin, store, credit, live, workers, log, http, save, learn, sources, tuple(stages), placed
     )
 
 

@@ -236,6 +236,8 @@ def _said(hint: Any, limits: Any) -> str:
         return _listed(get_args(hint), "or")
     if len(parts) == 1 and get_origin(parts[0]) is Literal:
         return _listed(get_args(parts[0]), "or")
+    if len(parts) > 1 and bool in parts:
+        return "true, false or a list of texts"
     if get_origin(hint) is tuple or any(get_origin(part) is tuple for part in parts):
         return "a list of texts"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

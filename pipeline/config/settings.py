@@ -149,7 +149,11 @@ def in_force(config: Config) -> list[InForce]:
         said = config.said_options(stage)
         add(f"stages.{stage.name}", [
             ("use", stage.use), ("input", stage.input), ("on_lag", stage.on_lag),
-            *((key, said.get(key, value)) for key, value, _ in _fields(kind) if key not in own),
+            *(
+                (key, said.get(key, value))
+                for key, value, limits in _fields(kind)
+                if key not in own and not limits.get("hidden")
+            ),
         ])  # fmt: skip
         for table, holds in own.items():
             usual = holds() if table in stage.options else absent(kind, table)

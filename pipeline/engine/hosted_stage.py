@@ -107,7 +107,7 @@ class HostedStage:
         self.stage = stage
         self.checkpoints: dict[str, Checkpoint] = {}
         asks = stage.asks.counts if stage.asks is not None else None
-        self.times = StageTimes(asks=asks, cache=stage.cache)
+        self.times = StageTimes(asks=asks, cache=stage.cache, footage=stage.footage)
         self._keep = keep
         self._asides = asides
         self._singly: dict[str, Position] = {}  # sources of a batch that failed, up to its last

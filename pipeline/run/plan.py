@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import msgspec
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.keys import CERTIFY
+from framegate.pipeline.keys import CERTIFY, COLLECT
 from framegate.pipeline.loading import OURS
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
 from framegate.pipeline.store.retention import RetentionLimits
+
+_BEHIND: Final = 10  # how far who keeps footage steps back behind who serves
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Plan:
             models=models or {},
             replicas=self.replicas,
             began_mono=self.began_mono,
+            nice=_BEHIND if hosted == [COLLECT] else 0,
             log_level=self.log_level,
             log_format=self.log_format,
         )
@@ -128,6 +132,33 @@ def with_certificates(config: Config) -> Config:
         for worker, names in config.placement.items()
     }
     return replace(config, stages=(*config.stages, certify), placement=placement)
+
+
+def with_footage(config: Config) -> Config:
+    """Return the configuration with the stage that keeps footage, beside the one that publishes; as
+    it is, if nothing is to be kept.
+    """
+    learn = config.learn
+    if not learn.collect:
+        return config
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    masks: dict[str, Any] = {}
+    for stage in config.stages:
+        masks |= stage.options.get("gate", {}).get("masks", {}) if stage.uses_models else {}
+    options = {
+        "sources": [] if isinstance(learn.collect, bool) else list(learn.collect),
+        "bytes": learn.bytes,
+        "days": learn.days,
+        "masks": masks,
+    }
+    telling = [
+        replace(stage, options={**stage.options, "tells": True})
+        if stage.promises and stage.use.startswith("framegate.")
+        else stage
+        for stage in config.stages
+    ]
+    collect = StageEntry(COLLECT, OURS["collect"], publisher.input, "drop", False, 1, options)
+    return replace(config, stages=(*telling, collect))
 
 
 def promises(stage: StageEntry) -> bool:

@@ -42,7 +42,7 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     open_folder,
 )
-from framegate.pipeline.run.plan import Plan, with_certificates
+from framegate.pipeline.run.plan import Plan, with_certificates, with_footage
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Kept, Progress, screen
@@ -273,7 +273,7 @@ def _run_on(setup: _Setup) -> Exit:
     if options.began is not None:
         before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
-    config = with_certificates(config)
+    config = with_footage(with_certificates(config))
     if options.save is not None:
         config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"

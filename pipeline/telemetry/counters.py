@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason, Settled
-from framegate.pipeline.stage_counts import AskCounts, CacheCounts
+from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
 
 PREFIX = "latency:"
 BOUNDS_S = tuple(0.0005 * 1.25**i for i in range(60))  # of latencies, in the store's counters
@@ -194,6 +194,7 @@ class StageTimes(msgspec.Struct):
     frames  in all batches
     asks    what became of its questions, if it asks
     cache   what came of its look-ups, if it looks answers up
+    footage  what it kept to learn from, if it keeps any
     """
 
     waited: Durations = msgspec.field(default_factory=Durations)
@@ -201,6 +202,7 @@ class StageTimes(msgspec.Struct):
     frames: int = 0
     asks: AskCounts | None = None
     cache: CacheCounts | None = None
+    footage: FootageCounts | None = None
 
     def plus(self, other: StageTimes) -> StageTimes:
         """Both together; `other` is the later one."""
@@ -210,6 +212,7 @@ class StageTimes(msgspec.Struct):
             self.frames + other.frames,
             other.asks if self.asks is None else self.asks.plus(other.asks),
             other.cache if self.cache is None else self.cache.plus(other.cache),
+            other.footage if self.footage is None else self.footage.plus(other.footage),
         )
 
 

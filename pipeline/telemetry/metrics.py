@@ -137,6 +137,30 @@ def look_ups(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     yield from (groups, off)
 
 
+# -- What Prometheus scrapes of footage that is kept to learn from.
+
+
+def footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
+    """Of a run with `[learn] collect`."""
+    counts = [spent.footage for spent in times.values() if spent.footage is not None]
+    kept = CounterMetricFamily("framegate_footage_kept", "Frames kept as footage", labels=["why"])
+    dropped = CounterMetricFamily(
+        "framegate_footage_dropped", "Frames that were due and were not kept", labels=["reason"]
+    )
+    removed = CounterMetricFamily(
+        "framegate_footage_removed", "Frames of footage that went as too old or too much"
+    )
+    nbytes = GaugeMetricFamily("framegate_footage_bytes", "Bytes that the kept footage takes")
+    for one in counts:
+        for why, n in one.kept.items():
+            kept.add_metric([why], n)
+        for reason, n in one.dropped.items():
+            dropped.add_metric([reason], n)
+        removed.add_metric([], one.removed)
+        nbytes.add_metric([], one.nbytes)
+    yield from (kept, dropped, removed, nbytes)
+
+
 STATES: Final = get_args(State)
 LOST, LAGGED = "lost:", "lagged:"
 
@@ -186,6 +210,7 @@ class Scrape:
         yield escalations(self.counters)
         yield from asks(self.status.times)
         yield from look_ups(self.status.times)
+        yield from footage(self.status.times)
         yield from promises(self.views)
         yield from self._sources()
         yield self._latency()

@@ -82,10 +82,17 @@ _replace = msgspec.structs.replace
 
 
 class Lesson(NamedTuple):
-    """Whether a frame of that doubt, 0..1, would have been served wrong without the heavy pass."""
+    """What an audit found of a frame.
 
+    doubt      of it, 0..1
+    was_wrong  whether it would have been served wrong without the heavy pass
+    true       what that says of it
+    """
+
+    position: Position
     doubt: float
     was_wrong: bool
+    true: Predictions
 
 
 class Auditor:
@@ -122,7 +129,8 @@ class Auditor:
                 return None
             row, true = audited or _LOST
             if row is not None and true is not None:
-                lessons.append(Lesson(first.doubt, differs(row.unasked, true)))
+                was_wrong = differs(row.unasked, true)
+                lessons.append(Lesson(first.position, first.doubt, was_wrong, true))
             state = self._settle(state, first, audited or _LOST)
         return state, tuple(lessons)
 

@@ -12,10 +12,10 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
-from framegate.stages.audit.auditor import Auditor
+from framegate.stages.audit.auditor import Auditor, Lesson
 from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
-from framegate.stages.detections import Detections, last_detections
+from framegate.stages.detections import Detections, Heard, last_detections
 from framegate.stages.escalate import policy
 from framegate.stages.escalate.options import EscalateOptions
 from framegate.stages.escalate.places import HeavyPass, heavy_pass
@@ -31,6 +31,7 @@ class StageOptions:
 
     classes   COCO labels that answers may have, or "all": the same as detect's; none: those that
               cameras are for
+    tells     whether what the heavy pass says is told to who keeps footage
     escalate  the table [escalate]
     promise   the table [promise]
     """
@@ -38,6 +39,7 @@ class StageOptions:
     classes: Classes = None
     escalate: EscalateOptions = field(default_factory=EscalateOptions, metadata={"table": True})
     promise: Promise = field(default_factory=lambda: NO_PROMISE, metadata={"table": True})
+    tells: bool = field(default=False, metadata={"hidden": True})
 
 
 class Escalate(Stage[EscalateState]):
@@ -141,7 +143,7 @@ class _Cascade:
         table, promise = options.escalate, options.promise
         self._queries, self._counts = FrameQueries(asks, table, context), asks.counts
         self._threshold, self._budget = table.doubt, Budget(table.per_s, table.burst)
-        self._is_exact = heavy.is_exact
+        self._is_exact, self._tells = heavy.is_exact, options.tells
         self._auditor = None
         if promise.measure != "off":
             self._auditor = Auditor(promise, asks, heavy.policy_id, table.doubt, context)
@@ -150,9 +152,10 @@ class _Cascade:
         self, item: Item, before: EscalateState
     ) -> tuple[Detections | None, EscalateState] | None:
         """What stands about a frame; None while an answer may come."""
-        settled = self._settled(item, before.at(item))
-        if settled is None:
+        found_out = self._settled(item, before.at(item))
+        if found_out is None:
             return None
+        settled, lessons = found_out
         if item.record.failed is not None:
             return None, self._failed(item, settled)
         found = last_detections(item.record)
@@ -166,25 +169,42 @@ class _Cascade:
         self._queries.is_done(item)
         self._counts.left[item.source] = round(after.tokens.now(after.clock_s, self._budget), 2)
         if self._auditor is None:
-            return served, after
+            return self._telling(served, true), after
         audits = self._auditor.served(
             item, after.audits, after.clock_s, served, unasked[0], doubt, true
         )
+        is_drawn = bool(audits.open) and audits.open[-1].position == item.position
+        served = self._telling(served, true, is_drawn, lessons)
         audits, news = self._auditor.news(item.source, before.audits, audits)
         return _replace(served, promise=news), _replace(after, audits=audits)
 
-    def _settled(self, item: Item, state: EscalateState) -> EscalateState | None:
-        """With what audits of earlier frames found; None while one is waited for."""
+    def _telling(
+        self,
+        served: Detections,
+        true: Predictions | None,
+        is_drawn: bool = False,
+        lessons: Sequence[Lesson] = (),
+    ) -> Detections:
+        """What is served, with what the heavy pass said, for who keeps footage."""
+        if not self._tells or (true is None and not is_drawn and not lessons):
+            return served
+        audited = tuple((lesson.position, lesson.true) for lesson in lessons)
+        return _replace(served, heard=Heard(true, is_drawn, audited))
+
+    def _settled(
+        self, item: Item, state: EscalateState
+    ) -> tuple[EscalateState, tuple[Lesson, ...]] | None:
+        """With what audits of earlier frames found, and that; None while one is waited for."""
         if self._auditor is None:
-            return state
+            return state, ()
         audits = self._auditor.numbered(item, state.audits)
         settled = self._auditor.settled(item.source, audits, state.clock_s)
         if settled is None:
             return None
         audits, lessons = settled
-        for doubt, was_wrong in lessons:
-            state = _replace(state, level=state.level.after(doubt, was_wrong))
-        return _replace(state, audits=self._auditor.began(item, audits))
+        for lesson in lessons:
+            state = _replace(state, level=state.level.after(lesson.doubt, lesson.was_wrong))
+        return _replace(state, audits=self._auditor.began(item, audits)), lessons
 
     def _failed(self, item: Item, state: EscalateState) -> EscalateState:
         if self._auditor is None:

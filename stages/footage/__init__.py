@@ -3,6 +3,8 @@
 `read_footage` is the one way in for whoever tunes, trains or judges. A source is
 
     FILE          a video file; also a pattern, and NAME=FILE, as for `framegate run`
+    DATA          a run's data folder: what `[learn] collect` kept of all its sources
+    DATA:SOURCE   of one of them
 
 Pictures come one after the other, so that who reads decides how many are in memory at once.
 """
@@ -10,22 +12,37 @@ Pictures come one after the other, so that who reads decides how many are in mem
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
-from framegate.models.boxes import Boxes
+import numpy as np
+
+from framegate.models.boxes import Boxes, empty
+from framegate.models.errors import PictureDamaged
 from framegate.models.picture import Picture
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.config.sources import is_live, named_sources
-from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.keys import is_name
+from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Frames, Request
 from framegate.stages.decode import FileSource
 from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
+from framegate.stages.footage.kept import (
+    FOLDER,
+    Kept,
+    KeptFile,
+    KeptFrame,
+    kept_frames,
+    read_picture,
+)
 from framegate.stages.planes import as_picture
 
 MOST: Final = 400  # pictures, where a caller has no other wish
 _CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
+_ALLOWED: Final = "allowed are video files, and data folders of runs with [learn] collect"
 _FPS: Final = 25.0  # of a file that states no times and no rate
 
 
@@ -36,7 +53,8 @@ class Known:
     labels   that the class ids of both index
     sure     objects, in pixels of the picture; scores are 1 where people labelled
     unsure   neither objects nor background
-    models   the heavy pass that said it, as results name models; empty: people did
+    models   the heavy pass that said it, as results name models, of the classes that the run looked
+             for; empty: people did, of all their classes
     """
 
     labels: tuple[str, ...]
@@ -110,13 +128,78 @@ def read_footage(
     ConfigFaults with all that is wrong with the words, SourceFault as FileSource.
     """
     parts: list[_Part] = []
+    faults: list[str] = []
     places = named_sources(words)
-    if cameras := [place for place in places.values() if is_live(place)]:
-        raise ConfigFaults([f"{place}: a camera; allowed are files" for place in cameras])
     for number, (name, place) in enumerate(places.items()):
         meter("looking through footage", number, len(places), more=name)
-        parts.append(_Video(name, place, most))
+        try:
+            parts += _parts_of(name, place, most)
+        except ConfigFaults as wrong:
+            faults += wrong.faults
+    if faults:
+        raise ConfigFaults(faults)
     return Footage(parts, most)
+
+
+def _parts_of(name: str, place: str, most: int) -> list[_Part]:
+    """The footage at one place. ConfigFaults, SourceFault."""
+    if is_live(place):
+        raise ConfigFaults([f"{shown(place)}: a camera; {_ALLOWED}"])
+    folder, _, source = place.rpartition(":")
+    if not Path(place).exists() and Path(folder).is_dir() and is_name(source):
+        return [_kept_part(Path(folder), source)]
+    if not Path(place).is_dir():
+        return [_Video(name, place, most)]
+    if (Path(place) / FOLDER).is_dir():
+        return [_Kept(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
+    raise ConfigFaults([f"{place}: a folder without footage; {_ALLOWED}"])
+
+
+def _all_kept(data: Path) -> dict[str, Kept]:
+    found = {source: kept for source, kept in kept_frames(data).items() if kept.files}
+    if not found:
+        raise ConfigFaults([f"{data}: no frame of footage was kept there yet"])
+    return found
+
+
+def _kept_part(data: Path, source: str) -> _Part:
+    found = _all_kept(data)
+    if source not in found:
+        near = did_you_mean(source, found)
+        raise ConfigFaults(
+            [f"{data}:{source}: no footage of it; there is some of {', '.join(found)}{near}"]
+        )
+    return _Kept(source, found[source].files)
+
+
+class _Kept:
+    """Frames of one source that a run kept. One that has gone meanwhile is left out."""
+
+    def __init__(self, source: str, files: Sequence[KeptFile]) -> None:
+        self.source, self._files = source, files
+
+    @property
+    def count(self) -> int:
+        return len(self._files)
+
+    def frames(self, most: int) -> Iterator[FootageFrame]:
+        for kept in evenly(self._files, most):
+            with suppress(PictureDamaged):
+                picture, record = read_picture(kept), kept.record
+                yield FootageFrame(picture, self.source, record.moment_s, _known_of(record))
+
+
+def _known_of(record: KeptFrame) -> Known | None:
+    """What the heavy pass said of a kept frame."""
+    if record.heavy is None:
+        return None
+    labels = tuple(dict.fromkeys(one.label for one in record.heavy))
+    sure = Boxes(
+        np.array([one.box for one in record.heavy], np.float32).reshape(-1, 4),
+        np.array([one.score for one in record.heavy], np.float32),
+        np.array([labels.index(one.label) for one in record.heavy], np.int32),
+    )
+    return Known(labels, sure, empty(), record.heavy_models)
 
 
 class _Video:

@@ -105,6 +105,7 @@ def escalate(
     ring: Ring | None = None,
     live: bool = False,
     past: int = 0,
+    tells: bool = False,
     **options: object,
 ) -> Escalate:
     """The stage, asking there; closed by the caller."""
@@ -119,7 +120,7 @@ def escalate(
         asks=lambda _, patience_s: Asks(place, patience_s=patience_s),
     )
     table = EscalateOptions("local" if place.is_exact else "workers", **options)  # type: ignore[arg-type]
-    return Escalate(StageOptions(None, table, promise or NO_PROMISE), context)
+    return Escalate(StageOptions(None, table, promise or NO_PROMISE, tells), context)
 
 
 def stored(states: Mapping[str, EscalateState]) -> dict[str, EscalateState]:

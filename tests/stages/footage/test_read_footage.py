@@ -103,7 +103,7 @@ def test_a_move_is_more_than_four_in_a_thousand_by_more_than_ten_levels() -> Non
 
 
 def test_what_is_no_footage_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFaults, match="a camera; allowed are files"):
+    with pytest.raises(ConfigFaults, match="a camera; allowed are video files"):
         read_footage(["rtsp://door/1"])
     with pytest.raises(ConfigFaults, match="no file matches"):
         read_footage([str(tmp_path / "*.mp4")])
