@@ -143,7 +143,8 @@ class Training:
         with torch.no_grad():
             for weight, mean in zip(net.parameters(), self._mean, strict=True):
                 weight.copy_(mean)
-        return net.eval()
+        net.eval()
+        return net
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint of `folder`, whole: a kill leaves this one or the one before.
