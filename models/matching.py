@@ -15,7 +15,11 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -74,11 +78,31 @@ def optimal(worth: WorthMatrix) -> Pairs:
         return np.empty(0, np.intp), np.empty(0, np.intp)
     # One more pair counts for more than all that the others could be worth together.
     one_pair = 2.0 * min(worth.shape) * float(worth.max())
-    rows, columns = scipy.optimize.linear_sum_assignment(
-        np.where(worth > 0, one_pair + worth, 0), maximize=True
-    )
+    rows, columns = assigned(np.where(worth > 0, one_pair + worth, 0))
     fits = worth[rows, columns] > 0
     return rows[fits], columns[fits]
+
+
+def assigned(worth: WorthMatrix) -> Pairs:
+    """Each row with a column of its own, or each column with a row, so that their sum is highest:
+    `scipy.optimize.linear_sum_assignment`.
+    """
+    rows, columns = _solver()(worth, maximize=True)
+    return rows, columns
+
+
+@cache
+def _solver() -> Callable[..., Pairs]:
+    """That function by itself: all that lies beside it takes a quarter of a second and 23 MB, which
+    each start would pay.
+    """
+    optimize = Path(scipy.__file__).parent / "optimize"
+    found = PathFinder.find_spec("_lsap", [str(optimize)])
+    if found is None or found.loader is None:
+        return scipy.optimize.linear_sum_assignment  # type: ignore[no-any-return]
+    module = module_from_spec(found)
+    found.loader.exec_module(module)
+    return module.linear_sum_assignment  # type: ignore[no-any-return]
 
 
 def matched(

@@ -11,10 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
-import openvino as ov
 
 from framegate.models.boxes import FloatArray, read_only
 from framegate.models.errors import (
@@ -27,6 +26,9 @@ from framegate.models.errors import (
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import STEP
 from framegate.models.weights import FOLDER
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 # -- The committed weight files: which there are, and proof that a file is the one meant.
 
@@ -103,6 +105,9 @@ _SHIPPED = {
 @cache
 def core() -> ov.Core:
     """OpenVINO's entry point, one a process."""
+    # Here, as in what follows: most who read options of a stage that detects compute nothing.
+    import openvino as ov
+
     return ov.Core()
 
 
@@ -208,6 +213,8 @@ class Network:
     ) -> None:
         if device == CPU and precision not in supported():
             raise PrecisionUnsupported(precision, supported())
+        import openvino as ov
+
         self.precision, self.sha256, self.name = precision, file.sha256, file.path.stem
         self.computed, self._device = computed(precision, device), device
         made_by = ov.get_version(), cpu_model(), *(() if device == CPU else (device_name(device),))
@@ -215,6 +222,7 @@ class Network:
         model = core().read_model(file.path)
         model = ov.Model([model.output(port) for port in outputs], model.get_parameters())
         self.size = _only_size(model)
+        self._tensor = ov.Tensor
         self._model, self._config = model, config(precision, threads, cache_dir, device)
         self._any_size = _Compiled(core().compile_model(model, device, self._config))
         self._fixed: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
@@ -237,7 +245,7 @@ class Network:
             raise TooManyInFlight(self._max_in_flight)
         compiled = self._fixed_for(checked.shape) if fixed else self._any_size
         request = compiled.request()
-        request.set_input_tensor(ov.Tensor(np.ascontiguousarray(checked)[None]))
+        request.set_input_tensor(self._tensor(np.ascontiguousarray(checked)[None]))
         request.start_async()
         token, self._next_token = self._next_token, self._next_token + 1
         self._running[token] = compiled, request, checked

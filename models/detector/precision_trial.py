@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import openvino as ov
 
 from framegate.models.boxes import FloatArray
 from framegate.models.detector.devices import AUTO, described, precisions_on, to_try
@@ -40,11 +39,13 @@ from framegate.models.picture import ByteArray
 
 # More threads must bring the time below this share: the cores are wanted elsewhere too.
 WORTH_MORE_THREADS = 0.90
+BUDGET_S = 0.5
 SAME_TIME = 1.05
 _MOST_EXACT_FIRST: tuple[Precision, ...] = (
     "f32", "f32+onnx", "f16", "bf16", "int8+bf16", "int8", "int8+onnx",
 )  # fmt: skip
 _MIN_ROUNDS = 3
+_HOPELESS = 1.5
 
 TrialSetting = tuple[Precision, int]
 
@@ -144,23 +145,33 @@ def measure(
     """Median milliseconds of each run. In turn, so that a change of load meets all of them alike.
 
     At least three rounds, then more until `budget_s` seconds are over; the first is not counted.
+    After three, those take part no more whose best is far above what another takes on as many
+    threads: they would not be chosen, and the time is for the others.
     """
     taken: dict[TrialSetting, list[float]] = {candidate: [] for candidate in runs}
+    racing = dict(runs)
     end = clock() + budget_s
     rounds = 0
     while rounds <= _MIN_ROUNDS or clock() < end:
-        for candidate, run in runs.items():
+        for candidate, run in racing.items():
             start = clock()
             run()
             if rounds:
                 taken[candidate].append((clock() - start) * 1e3)
+        if rounds == _MIN_ROUNDS:
+            racing = {one: runs[one] for one in runs if not _is_hopeless(one, taken)}
         rounds += 1
     return {candidate: statistics.median(ms) for candidate, ms in taken.items()}
 
 
+def _is_hopeless(one: TrialSetting, taken: Mapping[TrialSetting, Sequence[float]]) -> bool:
+    others = (statistics.median(ms) for (_, threads), ms in taken.items() if threads == one[1])
+    return min(taken[one]) > min(others) * _HOPELESS
+
+
 def run(
     cache: Path | None = None,
-    budget_s: float = 1.0,
+    budget_s: float = BUDGET_S,
     cores: int | None = None,
     tried: Tried | None = None,
 ) -> Choice:
@@ -329,6 +340,8 @@ def machine_key(cores: int, tried: Tried) -> str:
     """What a choice holds for: CPU model, precisions, cores, OpenVINO version, weights; and what
     device was asked for, with all that may be it.
     """
+    import openvino as ov
+
     precisions = "/".join(tried.precisions)
     parts = [cpu_model(), precisions, f"{cores} cores", ov.__version__, tried.weights]
     if tried.device != CPU:

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 
 from framegate.models.boxes import (
     BoolArray,
@@ -35,6 +34,7 @@ from framegate.models.boxes import (
     read_only,
 )
 from framegate.models.errors import ModelError
+from framegate.models.matching import assigned
 
 # -- What a tracker remembers between two frames, as arrays and as bytes.
 
@@ -349,16 +349,9 @@ def _iou(tracked: DoubleArray, found: FloatArray) -> DoubleArray:
     return single
 
 
-def warm_up() -> None:
-    """Load SciPy's solver before the first frame: a fifth of a second and more, which no process
-    pays that only names this module.
-    """
-    _assign(np.zeros((1, 1)), 1.0)
-
-
 def _assign(overlap: DoubleArray, min_iou: float) -> tuple[IndexArray, IndexArray]:
     """Return rows and columns of the pairing with the largest total overlap, weak pairs removed."""
-    rows, columns = scipy.optimize.linear_sum_assignment(overlap, maximize=True)
+    rows, columns = assigned(overlap)
     strong = overlap[rows, columns] >= min_iou
     return rows[strong], columns[strong]
 

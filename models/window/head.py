@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from framegate.models.boxes import (
     AnyArray,
@@ -40,6 +39,9 @@ from framegate.models.window.rows import (
     tile_grid,
     tiles_after,
 )
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 _SAME_PLACE: Final = 0.5
 
@@ -321,6 +323,8 @@ class _WindowNetwork:
     def _compiled(self, fill: int, only_keys: bool = False) -> tuple[Any, list[AnyArray]]:
         """Return the network for rows of at most `fill` boxes, and the arrays that it reads."""
         if (fill, only_keys) not in self._sizes:
+            import openvino as ov
+
             model, ports = self._model.clone(), 13
             if only_keys:
                 outputs, ports = [model.output(0), model.output(1)], 1

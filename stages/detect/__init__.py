@@ -18,7 +18,6 @@ from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
-from framegate.models.tracking import bytetrack
 from framegate.models.window.head import WindowHead
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
@@ -119,7 +118,6 @@ class Detect(Stage[DetectState]):
         """Choose precision and threads once a run, compile, warm up."""
         super().__init__(options, context)
         cv2.setNumThreads(1)
-        bytetrack.warm_up()
         head = None
         if options.window.head and options.detector == "light":
             head = WindowHead(

@@ -4,12 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from framegate.models.boxes import Boxes, empty, iou
-from framegate.models.matching import by_score, by_worth, f1, matched, optimal
+from framegate.models.matching import assigned, by_score, by_worth, f1, matched, optimal
 
 
 def boxes(*rows):
@@ -77,6 +78,13 @@ def test_the_optimum_is_the_most_pairs_and_then_the_most_worth(worth):
     expected = max((len(one), sum(one)) for one in taken)
     found = worth[optimal(worth)]
     assert (len(found), found.sum()) == pytest.approx(expected)
+
+
+@given(worths)
+def test_the_solver_by_itself_is_scipys(worth):
+    expected = scipy.optimize.linear_sum_assignment(worth, maximize=True)
+    for ours, theirs in zip(assigned(worth), expected, strict=True):
+        assert ours.tolist() == theirs.tolist()
 
 
 def test_a_pair_is_of_one_class_and_overlaps_by_half():

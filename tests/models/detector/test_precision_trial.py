@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -76,6 +77,24 @@ def test_measure_goes_on_until_the_budget_is_spent():
     clock = StepClock()
     precision_trial.measure({("f32", 1): clock.run(0.1)}, budget_s=1.0, clock=clock)
     assert 1.0 <= clock.now < 1.2
+
+
+def test_who_cannot_be_chosen_takes_part_in_three_rounds_only():
+    clock = StepClock()
+    # Its best of three rounds is still 1.5 times the others' usual; one slow round is no reason.
+    slow, jittery = clock.run(0.16), clock.run(9.0, 0.3, 0.3, 0.1)
+    runs = {("f32", 1): slow, ("bf16", 1): jittery, ("int8", 1): clock.run(0.1)}
+    runs["f32", 2] = clock.run(0.16)  # on as many threads nobody is faster
+    taken = dict.fromkeys(runs, 0)
+
+    def counted(one):
+        taken[one] += 1
+        runs[one]()
+
+    times = precision_trial.measure({one: partial(counted, one) for one in runs}, 14.0, clock)
+    assert [one for one in runs if taken[one] == 4] == [("f32", 1)]
+    assert times["f32", 1] == pytest.approx(160.0)
+    assert precision_trial.choose(times).precision == "bf16"  # of equal ones the more exact
 
 
 def test_cache_round_trip(tmp_path):
