@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,6 +120,16 @@ class Boxes:
 def empty() -> Boxes:
     """No box at all."""
     return Boxes(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+
+def together(parts: Sequence[Boxes]) -> Boxes:
+    """All boxes of all parts, one part after the other."""
+    parts = [*parts, empty()]
+    return Boxes(
+        np.concatenate([part.xyxy for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.class_ids for part in parts]),
+    )
 
 
 # -- Overlap, and non-maximum suppression: one thing has one box, whatever classes it was taken for.

@@ -25,7 +25,7 @@ Escalation = Literal["none", "done", "degraded"]
 Origin = Literal["detected", "carried", "moved", "cached", "escalated"]
 LookReason = Literal["changed", "age", "doubted", "waiting", "unchanged"]
 BeginReason = Literal["first", "reanchored", "swapped"]
-WholeReason = Literal[BeginReason, "every_frame", "frame_age", "too_much"]
+WholeReason = Literal[BeginReason, "every_frame", "frame_age", "too_much", "guard"]
 CameraReason = Literal["moving", "exposure"]
 FailReason = Literal["stage_error", "worker_died", "frame_lost"]
 DegradedReason = Literal["late", "unanswered", "breaker_open", "over_budget", "pixels_lost"]
@@ -282,6 +282,21 @@ class GateView(msgspec.Struct, frozen=True):
     sensitivity: bytes
 
 
+class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the guard of a specialised model stands.
+
+    alarm    the general model serves, since the two differed too much
+    looks    of the general model in which there was something to differ in
+    apart    0..1, share of objects in which the two differed of late
+    strange  looks that found objects of classes that the specialised model does not know
+    """
+
+    alarm: bool = False
+    looks: int = 0
+    apart: float = 0.0
+    strange: int = 0
+
+
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published for one frame; `--json` prints exactly this.
 
@@ -309,6 +324,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     gate       what the gate saw, with `[gate] view` or `--draw gate`
     degraded   why nobody answered, where `escalation` is degraded
     settled    tracks whose label this result settles: what `framegate_objects_total` counts
+    guard      how the guard of a specialised model stands; null where none serves
     """
 
     v: int
@@ -332,6 +348,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     gate: GateView | None = None
     degraded: DegradedReason | None = None
     settled: tuple[Settled, ...] = ()
+    guard: GuardNews | None = None
 
     @property
     def position(self) -> Position:

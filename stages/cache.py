@@ -156,5 +156,6 @@ class Cache(Stage[Tracks]):
             gate=found.gate,
             degraded=found.degraded,
             settled=settled,
+            guard=found.guard,
         )
         return result, tracks

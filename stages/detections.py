@@ -18,6 +18,7 @@ from framegate.pipeline.records import (
     DegradedReason,
     Escalation,
     GateView,
+    GuardNews,
     Looked,
     Object,
     Outcome,
@@ -33,6 +34,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
 
     novelty  0..2, how unlike the last frames it looks; None where no window head looked
     promise  what became known with this frame of what is promised
+    guard    how the guard of a specialised model stands; None where none serves
     changes  where it differs from what was looked at; None: nowhere, or no gate tells
     heard    what the heavy pass said, where somebody learns from it
     """
@@ -51,6 +53,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     promise: PromiseNews | None = None
     changes: Changes | None = None
     heard: Heard | None = None
+    guard: GuardNews | None = None
 
 
 def last_detections(record: Record) -> Detections:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models import boxes as nms
-from framegate.models.boxes import BoolArray, Boxes, FloatArray, IntArray, empty, read_only
+from framegate.models.boxes import BoolArray, Boxes, FloatArray, IntArray, read_only, together
 from framegate.models.errors import ArrayMismatch
 from framegate.models.gate.crops import Crop, looked_at
 from framegate.models.preprocess import inner_size
@@ -97,7 +97,7 @@ def merge(
     near = settings.border / (inner_size(*size, long_side)[0] / size[0])
     parts = zip(found, areas, strict=True)
     at_seam = np.concatenate([_ends_at_seam(b.xyxy, area, size, near) for b, area in parts])
-    everything, cut = _together(found), np.asarray(at_seam.any(axis=1), np.bool_)
+    everything, cut = together(found), np.asarray(at_seam.any(axis=1), np.bool_)
     fresh = everything.take(~cut)
     fresh = fresh.take(nms.suppress(fresh.xyxy, fresh.scores, settings.same))
     seen = _share(known.xyxy, areas).max(axis=1, initial=0) >= settings.inside
@@ -139,7 +139,7 @@ def _merged(
     known: Boxes, held: BoolArray, fresh: Boxes, is_same: BoolArray, cut: FloatArray
 ) -> Merged:
     rows = np.flatnonzero(held)
-    boxes = _together([fresh, known.take(rows)])
+    boxes = together([fresh, known.take(rows)])
     order = np.argsort(-boxes.scores, kind="stable")
     is_new = np.arange(len(boxes)) < len(fresh)
     known_row = np.concatenate([_followed(is_same), rows.astype(np.int32)])
@@ -160,15 +160,6 @@ def _ends_at_seam(
     border = np.array([0, 0, *size], np.float32)
     near: BoolArray = (np.abs(xyxy - area) < reach) & (area != border)
     return near
-
-
-def _together(parts: Sequence[Boxes]) -> Boxes:
-    parts = [*parts, empty()]
-    return Boxes(
-        np.concatenate([part.xyxy for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.class_ids for part in parts]),
-    )
 
 
 def _share(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -32,7 +32,15 @@ from framegate.pipeline.run.rpc import (
     find_run,
 )
 from framegate.pipeline.run.sources import file_faults, listed_source, run_source
-from framegate.pipeline.telemetry.view import STYLES, View, Viewer, fitted, rate, span
+from framegate.pipeline.telemetry.view import (
+    STYLES,
+    View,
+    Viewer,
+    fitted,
+    guard_in_words,
+    rate,
+    span,
+)
 
 
 def register(commands: Any) -> None:
@@ -180,6 +188,7 @@ def as_json(source: ListedSource, view: View) -> dict[str, Any]:
         "live": source.live,
         "by": source.by,
         "model": source.model or None,
+        "guard": None if view.guard is None else msgspec.to_builtins(view.guard),
         "state": state_of(source, view),
         "since": view.since,
         "fault": view.fault,
@@ -235,7 +244,11 @@ def as_table(
 def _place(source: ListedSource, view: View) -> Text:
     """Where its frames are from, and what is wrong with that."""
     text = Text(f"{source.name}: {source.place}", overflow="fold")
-    return text.append(f": {view.fault}", "red") if view.fault else text
+    if view.fault:
+        text.append(f": {view.fault}", "red")
+    if view.guard is not None and (words := guard_in_words(view.guard)):
+        text.append(f"\n{source.name}: {words}", "yellow")
+    return text
 
 
 def _published(view: View) -> Text:

@@ -107,6 +107,21 @@ def promises(views: Sequence[View]) -> Iterator[Metric]:
     yield verdict
 
 
+def guards(views: Sequence[View]) -> Iterator[Metric]:
+    """How the guard of each source with a specialised model stands."""
+    told = [(view.source, view.guard) for view in views if view.guard is not None]
+    for metric, what, value in (
+        ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
+        ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
+        ("guard_looks", "Looks in which the two had something to differ in", "looks"),
+        ("guard_strange", "Looks that found what the specialised model does not know", "strange"),
+    ):
+        family = GaugeMetricFamily(f"framegate_{metric}", what, labels=["source"])
+        for source, news in told:
+            family.add_metric([source], float(getattr(news, value)))
+        yield family
+
+
 # -- What Prometheus scrapes of answers that are looked up.
 
 
@@ -212,6 +227,7 @@ class Scrape:
         yield from look_ups(self.status.times)
         yield from footage(self.status.times)
         yield from promises(self.views)
+        yield from guards(self.views)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()

@@ -19,6 +19,7 @@ from framegate.pipeline.records import (
     Connection,
     DecodeState,
     End,
+    GuardNews,
     PromiseNews,
     Result,
     SideOutput,
@@ -86,6 +87,7 @@ class View:
     looks       frames since the beginning by how they were looked at and why
     escalations of these, those that the heavy model was to be asked about: done, or why not
     promise     where it stands, if there is one
+    guard       of a specialised model, as the last result tells
     done        share of a file, 0..1, that is published; left_s: seconds until all of it is, if it
                 goes on as between the samples
     """
@@ -113,6 +115,7 @@ class View:
     promise: PromiseNews | None
     done: float | None = None
     left_s: float | None = None
+    guard: GuardNews | None = None
 
 
 class Viewer:
@@ -240,6 +243,7 @@ def view(source: str, before: Sample | None, now: Sample) -> View:
         promise=now.promise,
         done=_done(now),
         left_s=None if before is None or ended else _left_s(before, now),
+        guard=now.results[0].guard if now.results else None,
     )
 
 
@@ -330,6 +334,11 @@ def as_table(views: Sequence[View], width: int | None = None, height: int | None
         shown = sorted(views, key=lambda v: v.fault is None)[:rows]
         hidden = len(views) - len(shown)
     below = [Text(f"{v.source}: {v.fault}", STYLES[v.state], overflow="fold") for v in faults]
+    below += [
+        Text(f"{v.source}: {words}", "yellow", overflow="fold")
+        for v in shown
+        if v.guard is not None and (words := guard_in_words(v.guard))
+    ]
     if hidden:
         below.append(Text(f"and {hidden} more", "dim"))
     return Group(fitted(_columns(shown), WRAPPED, LEFT_OUT, width), *below)
@@ -423,6 +432,15 @@ def span(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.1f} min" if seconds < 597 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def guard_in_words(guard: GuardNews) -> str:
+    """What somebody should know of a specialised model that serves or served; "": nothing."""
+    if guard.alarm:
+        return "its own model sees too little here, so the general one serves: learn it anew"
+    if guard.strange:
+        return f"{guard.strange} looks found what its own model does not know: learn it anew"
+    return ""
 
 
 def rate(fps: float | None) -> str:

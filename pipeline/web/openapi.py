@@ -10,7 +10,7 @@ import msgspec
 
 from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
-from framegate.pipeline.records import GateView, Object, Output, PromiseNews, Result
+from framegate.pipeline.records import GateView, GuardNews, Object, Output, PromiseNews, Result
 from framegate.pipeline.telemetry.counters import SourceStatus
 from framegate.pipeline.telemetry.view import View
 
@@ -72,6 +72,7 @@ _KINDS: Final = (
     Result,
     Object,
     GateView,
+    GuardNews,
     Output[Any],
     View,
     SourceStatus,

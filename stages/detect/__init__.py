@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,7 @@ from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.pipeline.stage_counts import CacheCounts
 from framegate.stages.detect.estimate import Estimate, conclude
+from framegate.stages.detect.guard import Guard, GuardedLook, GuardState, guarded_look
 from framegate.stages.detect.look import look_at, view_of
 from framegate.stages.detect.look_plan import LookPlan, whole_plan
 from framegate.stages.detect.memory import CurrentFrame
@@ -33,6 +36,7 @@ from framegate.stages.detect.options import (
     CacheOptions,
     Classes,
     GateOptions,
+    GuardOptions,
     HeadOptions,
     ModelOptions,
     ModelUse,
@@ -46,6 +50,8 @@ from framegate.stages.detect.state import DetectState, LiveState, StateKeeper
 from framegate.stages.detect.window import FrameWindow
 from framegate.stages.detections import Detections, changes_of
 from framegate.stages.planes import as_picture
+
+log = logging.getLogger(__name__)
 
 # -- Options of detect, with the tables that it owns.
 
@@ -66,6 +72,7 @@ class DetectOptions:
                 Runtime. One that is not there, or whose answers are not the CPU's, ends the run.
                 AUTO: the fastest whose answers are, or the CPU
     gate        the table [gate]
+    guard       the table [guard]
     window      the table [window]; its head is for the light detector
     cache       the table [cache]
     models      the table [models]
@@ -81,6 +88,7 @@ class DetectOptions:
     )
     device: str = field(default=CPU, metadata={"check": device_fault})
     gate: GateOptions = field(default_factory=GateOptions, metadata={"table": True})
+    guard: GuardOptions = field(default_factory=GuardOptions, metadata={"table": True})
     window: HeadOptions = field(default_factory=HeadOptions, metadata={"table": True})
     cache: CacheOptions = field(default_factory=CacheOptions, metadata={"table": True})
     models: ModelOptions = field(default_factory=ModelOptions, metadata={"table": True})
@@ -125,7 +133,8 @@ class Detect(Stage[DetectState]):
                 pinned_choice(context.folder, context.user_cache).threads,
             )
             head.warm_up()
-        opener = ModelOpener(options.gate, options.models, context, head, device=options.device)
+        tables = options.gate, options.models
+        opener = ModelOpener(*tables, context, head, device=options.device, guard=options.guard)
         self.models = ModelPool(opener, options.usual(), options.models, context)
         self.models.open_configured()
         self._keeper = StateKeeper(context, head)
@@ -153,10 +162,10 @@ class Detect(Stage[DetectState]):
             before, now = last.get(item.source), live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 now = self._keeper.of(item, states[item.source], now, served)
-            plan, estimate = self._look(item, now, whole.get(row), served)
-            live[item.source] = now.after(estimate)
+            now = now.under(served)
+            said, live[item.source] = self._answer(item, now, whole.get(row), served)
             last[item.source] = item
-            answers.append(self._detections(item, plan, estimate, served))
+            answers.append(said)
         add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source], models[source])
@@ -187,7 +196,8 @@ class Detect(Stage[DetectState]):
         if self.options.gate.mode != "off":
             return {}
         found: dict[int, Boxes] = {}
-        for served in {id(one): one for one in models.values() if one.head is None}.values():
+        alone = [one for one in models.values() if one.head is None and one.guard is None]
+        for served in {id(one): one for one in alone}.values():
             rows = [n for n, item in enumerate(batch) if models[item.source] is served]
             found |= dict(zip(rows, self._whole([batch[n] for n in rows], served), strict=True))
         return found
@@ -205,20 +215,40 @@ class Detect(Stage[DetectState]):
             del pictures
         return found
 
+    def _answer(
+        self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
+    ) -> tuple[Detections, LiveState]:
+        """Return what is said of a frame, and the state after it; found: as for `_look`."""
+        if served.guard is None or live.guard is None:
+            plan, estimate = self._look(item, live, found, served)
+            view = self._view(item, plan, served)
+            said = detections_of(plan, estimate, served.models, view, served.detector.labels)
+            return said, live.after(estimate)
+        looked = self._guarded_look(item, live, live.guard, served, served.guard)
+        view = self._view(item, looked.plan, served.serving(live.guard))
+        said = detections_of(looked.plan, looked.estimate, looked.models, view, looked.labels)
+        _tell(item, served, live.guard, looked.state)
+        said = msgspec.structs.replace(said, guard=looked.state.news)
+        return said, live.after(looked.estimate, looked.state)
+
+    def _guarded_look(
+        self, item: Item, live: LiveState, state: GuardState, served: ServedModel, guard: Guard
+    ) -> GuardedLook:
+        assert served.general is not None
+        self._note_size(item)
+        recalls = [self._recall(item.source, each) for each in (served, served.general)]
+        ignored, frame = self._ignored_tiles(item), _frame(item, live)
+        with self.context.pixels(item) as pixels:
+            picture = as_picture(pixels, item.record.form)
+            looked = guarded_look(guard, state, frame, picture, ignored, *recalls)
+            del picture
+        return looked
+
     def _look(
         self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
     ) -> tuple[LookPlan, Estimate]:
         """Look at a frame; found: what a look at the whole found already."""
-        record, settings = item.record, served.settings
-        frame = CurrentFrame(
-            memory=live.memory,
-            tracks=live.tracks,
-            size=(record.form.width, record.form.height),
-            pts=record.pts,
-            key_frame=record.key_frame,
-            source_key=item.source.encode(),
-            anew=live.anew,
-        )
+        record, settings, frame = item.record, served.settings, _frame(item, live)
         if found is not None:
             plan = whole_plan(frame, settings.plan)
             return plan, conclude(frame, plan, [found], settings)
@@ -242,15 +272,10 @@ class Detect(Stage[DetectState]):
     def _recall(self, source: str, served: ServedModel) -> Recall | None:
         return served.recall(source, self.options.cache, self.context.memo)
 
-    def _detections(
-        self, item: Item, plan: LookPlan, estimate: Estimate, served: ServedModel
-    ) -> Detections:
-        gate = None
-        if self.options.gate.view:
-            long_side = served.settings.plan.long_side
-            gate = view_of(plan, item.record.form, long_side)
-        labels = served.detector.labels
-        return detections_of(plan, estimate, served.models, gate, labels)
+    def _view(self, item: Item, plan: LookPlan, served: ServedModel) -> GateView | None:
+        if not self.options.gate.view:
+            return None
+        return view_of(plan, item.record.form, served.settings.plan.long_side)
 
     def _ignored_tiles(self, item: Item) -> BoolArray | None:
         key = item.source, item.record.form
@@ -259,6 +284,35 @@ class Detect(Stage[DetectState]):
             grid = grid_of(item.record.form.width, item.record.form.height)
             self._ignored[key] = ignored_tiles(polygons, grid) if polygons else None
         return self._ignored[key]
+
+
+def _frame(item: Item, live: LiveState) -> CurrentFrame:
+    record = item.record
+    return CurrentFrame(
+        memory=live.memory,
+        tracks=live.tracks,
+        size=(record.form.width, record.form.height),
+        pts=record.pts,
+        key_frame=record.key_frame,
+        source_key=item.source.encode(),
+        anew=live.anew,
+    )
+
+
+def _tell(item: Item, served: ServedModel, before: GuardState, after: GuardState) -> None:
+    """Log when the guard changes who serves."""
+    assert served.general is not None
+    if before.alarm == after.alarm:
+        return
+    own, general = ", ".join(served.models), ", ".join(served.general.models)
+    if after.alarm:
+        log.warning(
+            "%s: %s and the general model differ too much, so %s serves from here on; learn from "
+            "newer footage with `framegate tune` or `framegate train`",
+            *(item.source, own, general),
+        )
+    else:
+        log.info("%s: %s and the general model agree again: it serves", item.source, own)
 
 
 def detections_of(

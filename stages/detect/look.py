@@ -41,14 +41,14 @@ def look_at(
     """
     plan = plan_looks(frame, picture, settings.plan, ignored)
     if window is None:
-        found = _run(detector, picture, plan, recall)
+        found = run_looks(detector, picture, plan, recall)
         return plan, conclude(frame, plan, found, settings)
     seen = detector.look_with_features(picture, plan.looks, features.read)
     judge = partial(window.judge, seen=seen, size=frame.size)
     return plan, conclude(frame, plan, [boxes for boxes, _ in seen], settings, judge)
 
 
-def _run(
+def run_looks(
     detector: Detector, picture: Picture, plan: LookPlan, recall: Recall | None
 ) -> Sequence[Boxes]:
     """Return what the detector finds at each of the looks."""

@@ -1,4 +1,4 @@
-"""The tables of pipeline.toml that detect owns: `[gate]`, `[cache]`, `[models]`, `[window]`."""
+"""The tables of pipeline.toml that detect owns: gate, guard, cache, models, window."""
 
 from __future__ import annotations
 
@@ -91,6 +91,23 @@ class GateOptions:
         default_factory=dict, metadata={"check": masks_fault, "schema": _MASKS}
     )
     view: bool = False
+
+
+# -- `[guard]` of pipeline.toml: the general model beside a specialised one.
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """The table `[guard]`.
+
+    every_s       seconds of media time after which the general model looks beside one that was
+                  tuned or trained for a camera; 0: never, and nobody is warned
+    disagreement  share of objects in which the two may differ in the mean; beyond it the general
+                  model serves
+    """
+
+    every_s: float = field(default=10.0, metadata={"least": 0.0, "most": 3600.0})
+    disagreement: float = field(default=0.25, metadata={"least": 0.01, "most": 0.49})
 
 
 # -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.

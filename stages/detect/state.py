@@ -13,6 +13,7 @@ from framegate.models.window.rows import ROWS, FrameRow, WindowRows, row_bytes
 from framegate.pipeline.records import BeginReason, Position
 from framegate.pipeline.stage import Context, Item, PlanePort, PlaneRef, RingPort, RingRef
 from framegate.stages.detect.estimate import Estimate
+from framegate.stages.detect.guard import GuardState
 from framegate.stages.detect.memory import SourceMemory, memory_bytes
 from framegate.stages.detect.model_pool import ServedModel
 
@@ -22,6 +23,7 @@ class DetectState(msgspec.Struct, frozen=True):
 
     tracks  of this epoch, as bytes of framegate.models.tracking.bytetrack
     model   identity of what looked; labels  digest of its labels
+    guard   of a specialised model
     memory  names what else is remembered of the epoch, in the stage's state plane
     window  names the rows that are kept of its window, in the stage's state ring
     """
@@ -34,12 +36,16 @@ class DetectState(msgspec.Struct, frozen=True):
     window: RingRef | None = msgspec.field(default=None, name="window2")
     model: str = ""
     labels: str = ""
+    # Unset where no guard is: then not a byte of it is written.
+    guard: GuardState | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveState:
     """What the next frame starts from.
 
+    by      identity and digest of labels of what looked
+    guard   of a specialised model
     anew    why its memory is empty, where it is
     begins  its window begins anew
     unkept  rows of the window that are not in the ring yet
@@ -47,19 +53,27 @@ class LiveState:
 
     memory: SourceMemory
     tracks: TrackState
+    by: tuple[str, str]
+    guard: GuardState | None = None
     window: WindowRows = field(default_factory=WindowRows)
     anew: BeginReason = "first"
     begins: bool = True
     unkept: tuple[FrameRow, ...] = ()
 
-    def after(self, estimate: Estimate) -> LiveState:
+    def after(self, estimate: Estimate, guard: GuardState | None = None) -> LiveState:
         """Return the state after a frame."""
-        now = replace(self, memory=estimate.memory, tracks=estimate.tracks)
+        now = replace(self, memory=estimate.memory, tracks=estimate.tracks, guard=guard)
         step = estimate.judged
         if step is None:
             return now
         new = () if step.row is None else (step.row,)
         return replace(now, window=step.window, unkept=(*self.unkept, *new))
+
+    def under(self, served: ServedModel) -> LiveState:
+        """Return the state before a frame that follows: the guard may have changed who looks."""
+        serving = served.serving(self.guard)
+        by = serving.identity, serving.labels
+        return self if by == self.by else _swapped(self.tracks, self.by[1], by, self.guard)
 
 
 class StateKeeper:
@@ -77,26 +91,30 @@ class StateKeeper:
     ) -> LiveState:
         """Return the state before a frame: `now` if reached in this batch, else the stored one.
 
-        Nothing but the count of tracks goes on into another epoch. To another model tracks go on,
-        unless its labels are others: what one saw is no reference for the other.
+        Nothing but the count of tracks goes on into another epoch, and how the guard stands. To
+        another model tracks go on, unless its labels are others: what one saw is no reference for
+        the other. A guard's alarm is such a change.
         """
+        guard = now.guard if now is not None else state.guard or None
+        if guard is None or guard.by != served.identity:
+            guard = GuardState(served.identity) if served.guard is not None else None
+        serving = served.serving(guard)
+        by = serving.identity, serving.labels
+        tracks = _tracks(state) if now is None else now.tracks
         if now is not None or state.epoch != item.position.epoch:
-            tracks = now.tracks if now is not None else _tracks(state)
-            return LiveState(SourceMemory(), replace(no_tracks(), next_id=tracks.next_id))
-        if state.model != served.identity:
-            tracks = _tracks(state)
-            if state.labels not in ("", served.labels):
-                tracks = replace(no_tracks(), next_id=tracks.next_id)
-            return LiveState(SourceMemory(), tracks, anew="swapped")
+            begun = replace(no_tracks(), next_id=tracks.next_id)
+            return LiveState(SourceMemory(), begun, by, guard)
+        if state.model != serving.identity:
+            return _swapped(tracks, state.labels, by, guard)
         known = self._known.get(item.source)
         if known is not None and known[0] == state:
             return known[1]
         data = None if state.memory is None else self._plane(item).read(state.memory)
         rows = self._rows(item, state)
         if data is None or rows is None:
-            return LiveState(SourceMemory(), _tracks(state), anew="reanchored")
-        window = WindowRows.from_bytes(rows)
-        return LiveState(SourceMemory.from_bytes(data), _tracks(state), window, begins=not rows)
+            return LiveState(SourceMemory(), tracks, by, guard, anew="reanchored")
+        memory, window = SourceMemory.from_bytes(data), WindowRows.from_bytes(rows)
+        return LiveState(memory, tracks, by, guard, window, begins=not rows)
 
     def kept(
         self, item: Item, live: LiveState, state: DetectState, served: ServedModel
@@ -112,8 +130,8 @@ class StateKeeper:
             # A window that let old rows go is that short after a restart, too.
             window = msgspec.structs.replace(window, held=len(live.window.rows))
         tracks = live.tracks.to_bytes()
-        by = served.identity, served.labels
-        new = DetectState(item.position.epoch, tracks, memory, window, *by)
+        guard = live.guard or msgspec.UNSET
+        new = DetectState(item.position.epoch, tracks, memory, window, *live.by, guard)
         self._known[item.source] = new, replace(live, unkept=(), begins=begins)
         return new
 
@@ -135,6 +153,15 @@ class StateKeeper:
         form = item.record.form
         most = row_bytes(form.width, form.height, self._head.long_side)
         return self._context.ring(item.source, ROWS, most)
+
+
+def _swapped(
+    tracks: TrackState, labels: str, by: tuple[str, str], guard: GuardState | None
+) -> LiveState:
+    """Return what another model starts from; labels: digest of the last one's, "" for none."""
+    if labels not in ("", by[1]):
+        tracks = replace(no_tracks(), next_id=tracks.next_id)
+    return LiveState(SourceMemory(), tracks, by, guard, anew="swapped")
 
 
 def _tracks(state: DetectState) -> TrackState:

@@ -120,6 +120,7 @@ def results() -> str:
         records.Object,
         records.Settled,
         records.GateView,
+        records.GuardNews,
         records.End,
         records.Output,
         records.SideOutput,

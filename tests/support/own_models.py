@@ -13,7 +13,14 @@ from openvino import opset13
 from framegate.models import coco
 from framegate.models.detector.network import WEIGHTS
 from framegate.models.registry.general import general_folder
-from framegate.models.registry.model_folder import InputSpec, Manifest, ModelFolder, sha256_of
+from framegate.models.registry.model_folder import (
+    InputSpec,
+    Learned,
+    Manifest,
+    ModelFolder,
+    Span,
+    sha256_of,
+)
 from framegate.models.registry.registry import Registry
 
 HEADS = ("head8", "head16", "head32")
@@ -29,6 +36,7 @@ def own_model(
     size: tuple[int, int] = SIZE,
     min_score: float = 0.31,
     model: ov.Model | None = None,
+    learned: Learned | None = None,
 ) -> ModelFolder:
     """NanoDet of one input size in a registry; with other labels it sees the same under others."""
     folder = registry.parent / f"{name}-{version}"
@@ -52,6 +60,7 @@ def own_model(
         metrics={},
         licence="Apache-2.0",
         provenance="the package's own network",
+        learned=learned,
     )
     return Registry(registry).put(ModelFolder(folder, manifest))
 
@@ -72,6 +81,47 @@ def nanodet(size: tuple[int, int]) -> ov.Model:
     model = ov.Model(outputs, model.get_parameters())
     model.reshape([1, size[1], size[0], 3])
     return model
+
+
+def specialised(
+    registry: Path,
+    name: str,
+    classes: Sequence[str],
+    *,
+    version: str = "1",
+    general: str = "light",
+    size: tuple[int, int] = SIZE,
+    from_column: float = 0.0,
+    least_light: float = 0.0,
+) -> ModelFolder:
+    """The shipped network as if it had been trained for a camera: it knows a few classes only.
+
+    from_column  0..1, of its input: to the left of it its footage had no objects, and it sees none
+    least_light  mean level of a picture that has as much grey around it as its footage had; in a
+                 darker one it sees nothing
+    """
+    whole, outputs = nanodet(size), []
+    kept = [coco.LABELS.index(label) for label in classes]
+    kept += range(len(coco.LABELS), len(coco.LABELS) + 44)
+    pixels = opset13.convert(whole.input(0), ov.Type.f32)
+    light = opset13.reduce_mean(pixels, np.array([0, 1, 2, 3]), keep_dims=False)
+    dark = opset13.relu(opset13.subtract(np.float32(least_light), light))
+    for head, old in zip(HEADS, whole.outputs, strict=True):
+        rows = opset13.gather(old.get_node().input_value(0), np.array(kept), np.int64(1))
+        columns = old.get_node().input_value(0).get_shape()[-1]
+        unseen = np.zeros((len(kept), 1, columns), np.float32)
+        unseen[: len(classes), :, : int(from_column * columns)] = -20
+        in_the_dark = np.zeros((len(kept), 1, 1), np.float32)
+        in_the_dark[: len(classes)] = -20
+        made = opset13.add(rows, unseen)
+        made = opset13.add(made, opset13.multiply(dark, in_the_dark))
+        made.output(0).get_tensor().set_names({head})
+        outputs.append(made)
+    model = ov.Model(outputs, whole.get_parameters())
+    learned = Learned(general, "heavy", 100, 300, (Span("a", 0.0, 60.0),))
+    return own_model(
+        registry, name, version, classes=classes, size=size, model=model, learned=learned
+    )
 
 
 def blind_to(level: int, size: tuple[int, int] = SIZE) -> ov.Model:
