@@ -77,13 +77,19 @@ class ExampleSet:
 
 def earlier_and_later(whole: ExampleSet) -> tuple[ExampleSet, ExampleSet]:
     """Each source's first 60 % of the time to learn from, its last 35 % to judge by."""
-    earlier: list[Example] = []
-    later: list[Example] = []
-    for name in dict.fromkeys(one.source for one in whole.examples):
-        own = [one for one in whole.examples if one.source == name]
-        first_s, last_s = own[0].moment_s, own[-1].moment_s
-        until_s = first_s + EARLIER * (last_s - first_s)
-        from_s = first_s + (EARLIER + GAP) * (last_s - first_s)
-        earlier += [one for one in own if one.moment_s <= until_s]
-        later += [one for one in own if one.moment_s > from_s]
-    return whole.where(earlier), whole.where(later)
+    earlier, later = sides([(one.source, one.moment_s) for one in whole.examples])
+    own = whole.examples
+    return whole.where([own[i] for i in earlier]), whole.where([own[i] for i in later])
+
+
+def sides(moments: Sequence[tuple[str, float]]) -> tuple[list[int], list[int]]:
+    """Which rows of (source, moment_s) are earlier and which later, where no picture is held."""
+    earlier: list[int] = []
+    later: list[int] = []
+    for name in dict.fromkeys(source for source, _ in moments):
+        own = [row for row, (source, _) in enumerate(moments) if source == name]
+        seconds = [moments[row][1] for row in own]
+        first_s, length_s = min(seconds), max(seconds) - min(seconds)
+        earlier += [row for row in own if moments[row][1] <= first_s + EARLIER * length_s]
+        later += [row for row in own if moments[row][1] > first_s + (EARLIER + GAP) * length_s]
+    return sorted(earlier), sorted(later)

@@ -484,6 +484,7 @@ def _write(file: Path, cameras: Sequence[Camera]) -> None:
         words.append(f"--env-file {secrets.file}")
     print(f"Next:    {' '.join([*words, '-d data'])}")
     print(f"         then look at http://{HTTP_DEFAULT}, or: framegate watch")
+    print("         with footage: framegate tune NAME --from FILE fits the detector")
 
 
 def _variables(file: Path) -> dict[str, str]:

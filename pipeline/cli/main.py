@@ -20,6 +20,7 @@ from framegate.pipeline.cli import (
     results,
     run,
     sources,
+    tune,
     upgrade_check,
     watch,
     worker,
@@ -113,7 +114,7 @@ GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
     "see a run": ("watch", "sources", "snapshot", "results"),
     "change a run that goes on": ("add", "remove"),
-    "make it yours": ("config", "models"),
+    "make it yours": ("config", "tune", "models"),
     "show how good results are": ("calibrate", "verify"),
     "more": ("worker", "upgrade-check"),
 }
@@ -143,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
         promise,
         doctor,
         worker,
+        tune,
         models,
         upgrade_check,
     ):

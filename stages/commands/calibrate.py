@@ -33,6 +33,7 @@ from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
 from framegate.pipeline.stage import WAITS, Context, Item
 from framegate.stages.audit.audits import PATH, differs, seen_in
+from framegate.stages.commands.kept_answers import KeptAnswers
 from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect
 from framegate.stages.detect.options import labels_wanted
@@ -45,9 +46,6 @@ from framegate.stages.window import Window
 BLOCK: Final = 50  # frames in a row that are held against the heavy pass
 WARM: Final = 50  # frames before such a block for which only the light path looks
 _BOUNDLESS: Any = {"per_s": 1000.0, "burst": 1000.0}
-_KEPT: Final = 20_000  # answers, of some 400 bytes
-_KEPT_FILES: Final = 8
-_SAVE_EVERY: Final = 25  # answers
 
 
 class Remembered:
@@ -61,37 +59,23 @@ class Remembered:
     def __init__(self, heavy: LocalHeavy, file: Path) -> None:
         """file: where answers of one policy are kept."""
         self.looked = 0
-        self._heavy, self._file = heavy, file
-        self._known: dict[bytes, Predictions] = {}
-        with contextlib.suppress(OSError, msgspec.MsgspecError):  # a damaged one: none is known
-            self._known = msgspec.msgpack.decode(file.read_bytes(), type=dict[bytes, Predictions])
+        self._heavy, self._kept = heavy, KeptAnswers(file)
 
     def answer(self, questions: Sequence[Query]) -> Sequence[Predictions]:
         """About one frame."""
         content = questions[0].content
-        if content not in self._known:
-            [self._known[content]] = self._heavy.answer(questions)
-            self.looked += 1
-            if self.looked % _SAVE_EVERY == 0:
-                self._save()
-        return [self._known[content]]
+        known = self._kept.find(content)
+        if known is not None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                return [msgspec.msgpack.decode(known, type=Predictions)]
+        [found] = self._heavy.answer(questions)
+        self._kept.keep(content, msgspec.msgpack.encode(found))
+        self.looked += 1
+        return [found]
 
     def close(self) -> None:
         """Keep what was answered."""
-        if self.looked:
-            self._save()
-
-    def _save(self) -> None:
-        """All of it or nothing; where there is no room for it, it is done without."""
-        kept = dict(list(self._known.items())[-_KEPT:])
-        with contextlib.suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            new = self._file.with_suffix(".new")
-            new.write_bytes(msgspec.msgpack.encode(kept))
-            new.replace(self._file)
-            files = self._file.parent.glob(f"*{self._file.suffix}")
-            for old in sorted(files, key=lambda path: -path.stat().st_mtime)[_KEPT_FILES:]:
-                old.unlink()
+        self._kept.close()
 
 
 def answers_file(classes: Sequence[str] | None) -> Path:

@@ -76,7 +76,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "escalate": ("audit", "detect"),
         "shadow": ("detect",),
         "footage": ("decode",),
-        "commands": ("audit", "decode", "detect", "draw", "escalate"),
+        "commands": ("audit", "decode", "detect", "draw", "escalate", "footage"),
     },
 }
 ALONE: Final = {"worker"}  # a file that is a layer of its own: it puts a worker together

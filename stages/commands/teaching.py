@@ -1,0 +1,120 @@
+"""Who says where objects are in footage: the heavy pass, a model of the registry, or people.
+
+Answers of models are kept on this machine: who stops, or asks about more pictures of the same
+footage, need not wait for them again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import numpy as np
+import xxhash
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector, policy, precision_trial
+from framegate.models.learning import teacher
+from framegate.models.learning.teacher import Said
+from framegate.models.picture import Picture
+from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.machine import user_cache
+from framegate.stages.commands.kept_answers import KeptAnswers
+from framegate.stages.footage import FootageFrame
+
+HEAVY: Final = "heavy"
+PEOPLE: Final = "people"
+
+
+class Teacher:
+    """Says of each picture of footage what is in it, with COCO's classes. One thread.
+
+    asked, known  pictures that the model looked at, and that it need not look at
+    """
+
+    def __init__(self, model: str, registry: Registry, threads: int = 0) -> None:
+        """model: heavy, or NAME, NAME@VERSION or NAME@DIGEST of the registry; threads: of one
+        inference, 0: as many as there are cores.
+
+        Raises UnknownModel and others as ModelOpener.open; ConfigFaults for a model none of whose
+        labels is COCO's.
+        """
+        threads = threads or precision_trial.cores_available()
+        self.asked = self.known = 0
+        self._by_people = False
+        if model == HEAVY:
+            self._least = policy.load(HEAVY).min_score
+            self._detector = detector.load(
+                HEAVY, threads=threads, min_score=teacher.UNSURE * self._least
+            )
+        else:
+            folder = registry.find(model)
+            self._least = policy_of(folder.manifest).min_score
+            choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(folder))
+            self._detector = open_model(
+                folder, choice.precision, threads, min_score=teacher.UNSURE * self._least
+            )
+            if not set(labels_of(folder.manifest)) & set(coco.LABELS):
+                raise ConfigFaults(
+                    [f"--teacher {model}: none of its classes is one of COCO's 80, which are tuned"]
+                )
+        file = user_cache() / "teacher" / f"{self._detector.policy_id[:16]}.msgpack"
+        self._kept = KeptAnswers(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """Who it was, as results name models; "people" where any picture was labelled by them."""
+        models = "+".join(self._detector.models)
+        return (
+            f"{PEOPLE} and {models}"
+            if self._by_people and self.asked
+            else (PEOPLE if self._by_people else models)
+        )
+
+    def of(self, frame: FootageFrame) -> Said:
+        """What is in a picture: what people said of it, else what the model says."""
+        known = frame.known
+        if known is not None and known.by_people:
+            self._by_people = True
+            return Said(_as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels))
+        content = content_of(frame.picture)
+        kept = self._kept.find(content)
+        boxes = None if kept is None else Boxes.read(kept)
+        if boxes is None:
+            [boxes] = self._detector.detect([frame.picture])
+            boxes = _as_coco(boxes, self._detector.labels)
+            self._kept.keep(content, boxes.to_bytes())
+            self.asked += 1
+        else:
+            self.known += 1
+        return teacher.said(boxes, self._least)
+
+    def close(self) -> None:
+        """Keep what was answered."""
+        self._kept.close()
+
+
+def content_of(picture: Picture) -> bytes:
+    """16 bytes, equal for pictures that are equal."""
+    digest = xxhash.xxh3_128(repr((picture.matrix, picture.full_range, picture.y.shape)).encode())
+    for plane in (picture.y, picture.u, picture.v):
+        digest.update(np.ascontiguousarray(plane).data)
+    return digest.digest()
+
+
+def _as_coco(boxes: Boxes, labels: tuple[str, ...]) -> Boxes:
+    """With COCO's class ids; what COCO has no class for is left out."""
+    if labels == coco.LABELS:
+        return boxes
+    ids = [coco.LABELS.index(label) if label in coco.LABELS else -1 for label in labels]
+    renamed = np.array([ids[i] for i in boxes.class_ids.tolist()], np.int32)
+    found = Boxes(boxes.xyxy, boxes.scores, renamed)
+    return found.take(renamed >= 0)

@@ -1,0 +1,322 @@
+"""`framegate tune`: classes, least scores and size of the light detector that fit a camera best.
+
+No weights change. A teacher says where objects are in footage of the camera; on the earlier part of
+it the numbers are chosen, on the later part what came of them is judged, beside the light detector
+as it comes along. What may serve becomes a model of the registry.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import cv2
+
+from framegate.models import coco
+from framegate.models.detector import detector, policy, precision_trial
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.network import cpu_model, nearest
+from framegate.models.learning import judgement, teacher, thresholds, tuning
+from framegate.models.learning.examples import EARLIER, GAP
+from framegate.models.learning.judgement import Verdict
+from framegate.models.learning.teacher import SeenClass
+from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
+from framegate.models.picture import Picture
+from framegate.models.registry.general import general_folder
+from framegate.models.registry.model_folder import (
+    NAME,
+    Learned,
+    Manifest,
+    ModelFolder,
+    Span,
+    named,
+)
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.cli.tune import (
+    ClassChoice,
+    ClassRow,
+    ClassSeen,
+    SizeRow,
+    Tuned,
+    TuneRequest,
+)
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.machine import user_cache
+from framegate.pipeline.outputs import write_whole
+from framegate.stages.commands.class_sheet import ClassSheet
+from framegate.stages.commands.teaching import Teacher
+from framegate.stages.detect.options import is_own
+from framegate.stages.footage import Footage, read_footage
+from framegate.stages.model_faults import model_faults
+
+SIDES: Final = (416, 320, 224)  # longer sides that are tried, the usual one first
+_MOST_RAW: Final = 1000  # boxes of a picture before one is left for each thing
+_TIMED_S: Final = 1.0
+_LEAST_ROUNDS: Final = 5
+_LATER: Final = 1 - EARLIER - GAP
+
+Choose = Callable[[Sequence[ClassSeen]], ClassChoice]
+
+
+def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
+    """Look through footage, have classes chosen, tune, judge; put what may serve into the registry.
+
+    choose  asked once, for classes among those that were seen
+
+    Ctrl-C goes through; what the teacher has said by then is kept, so the next one goes on from
+    there. Raises SourceFault, and ConfigFaults for whatever is wrong with words or footage.
+    """
+    cv2.setNumThreads(1)
+    store = Registry(request.registry)
+    with model_faults():
+        named("NAME", request.name, NAME)
+        if is_own(request.name):
+            raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+        footage = read_footage(request.sources, request.frames, meter)
+        _check_length(len(footage))
+        seen = _look(footage, request, store, meter)
+        classes = [
+            ClassSeen(coco.LABELS[one.class_id], one.objects, one.frames) for one in seen.classes
+        ]
+        if not classes:
+            raise ConfigFaults([_nothing_seen(seen)])
+        _write_sheet(request, seen)
+        choice = choose(classes)
+        meter("tuning")
+        kept = list(coco.class_ids(choice.kept))
+        merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in choice.merged.items()}
+        found = tuning.tune(seen.looks, kept, merged, general(), len(coco.LABELS))
+        if not found.later:
+            raise ConfigFaults(["--from: no picture is left to judge; allowed is longer footage"])
+        meter("measuring how fast they are")
+        ms = _times([one.side for one in found.sides], seen.picture, kept)
+        best = found.best(ms)
+        verdict = found.judged(best, coco.LABELS)
+        added = None
+        if verdict.allowed:
+            added = _put(store, request.name, seen, found, best, verdict, choice, ms).ref
+        return Tuned(
+            _size_rows(found, best, ms),
+            _class_rows(verdict, best, choice),
+            (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
+            len(found.earlier),
+            verdict.frames,
+            verdict.boxes,
+            seen.teacher,
+            verdict.refused,
+            added,
+        )
+
+
+def general() -> General:
+    """The light detector as it comes along."""
+    light = policy.load("light")
+    return General(light.parts[0][1], light.min_score, light.nms_iou)
+
+
+def raw_detector(side: int, threads: int = 1) -> Detector:
+    """The light detector at a size, with all that it takes for something; see `tuning.Look`."""
+    light = policy.load("light")
+    choices = replace(
+        light,
+        members=(f"nanodet-{side}",),
+        min_score=float(thresholds.GRID[0]),
+        nms_iou=1.0,
+        max_boxes=_MOST_RAW,
+    )
+    precision = nearest(light.precision)
+    return detector.build(choices, precision, threads, coco.class_ids(None))
+
+
+# -- Looking through footage.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """All that is kept of footage.
+
+    picture  one of it, to measure times with
+    """
+
+    looks: tuple[Look, ...]
+    classes: tuple[SeenClass, ...]
+    sheet: ClassSheet
+    picture: Picture
+    teacher: str
+
+
+def _check_length(n_pictures: int) -> None:
+    needed = int(judgement.LEAST_FRAMES / _LATER) + 1
+    if n_pictures < needed:
+        raise ConfigFaults(
+            [
+                f"--from: {n_pictures} pictures in which something moved; {needed} are needed, as "
+                f"the last {_LATER:.0%} of the time judge, with {judgement.LEAST_FRAMES} pictures "
+                "or more. Allowed is longer footage, several files, or more of it (--frames)"
+            ]
+        )
+
+
+def _nothing_seen(seen: _Seen) -> str:
+    return (
+        f"--from: in {len(seen.looks)} pictures the teacher ({seen.teacher}) is sure of no object "
+        f"of one class in {teacher.LEAST_FRAMES} of them; allowed is footage that shows what the "
+        "camera is for"
+    )
+
+
+def _look(footage: Footage, request: TuneRequest, store: Registry, meter: Tell) -> _Seen:
+    """Ask teacher and detector about each picture; no picture but one is kept."""
+    usual = general().side
+    sides = SIDES if request.side is None else tuple(dict.fromkeys((usual, request.side)))
+    meter("opening the models")
+    detectors = {side: raw_detector(side) for side in sides}
+    looks: list[Look] = []
+    sheet, picture = ClassSheet(), None
+    with Teacher(request.teacher, store) as told:
+        for number, frame in enumerate(footage):
+            said = told.of(frame)
+            raw = {side: one.detect([frame.picture])[0] for side, one in detectors.items()}
+            looks.append(Look(frame.source, frame.moment_s, said, raw))
+            sheet.add(frame.picture, said.sure)
+            picture = picture or frame.picture
+            known = f"{told.known} known from before" if told.known else ""
+            meter("pictures that the teacher looks at", number + 1, len(footage), more=known)
+        assert picture is not None
+        classes = teacher.seen([look.said for look in looks])
+        return _Seen(tuple(looks), classes, sheet, picture, told.name)
+
+
+def _write_sheet(request: TuneRequest, seen: _Seen) -> None:
+    if request.sheet is None:
+        return
+    rows = [
+        (one.class_id, f"{coco.LABELS[one.class_id]}\n{one.objects} objects\n{one.frames} pictures")
+        for one in seen.classes
+    ]
+    try:
+        drawn = seen.sheet.drawn(rows, request.sheet.suffix)
+    except ValueError as error:
+        raise ConfigFaults([f"--sheet {request.sheet}: {error}"]) from error
+    write_whole("--sheet", request.sheet, drawn, request.overwrite)
+
+
+# -- What came of it.
+
+
+def _times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[int, float]:
+    """Milliseconds for a picture at each size, as it would be served, in turn."""
+    light = policy.load("light")
+    choice = precision_trial.run(user_cache() / "precision.json")
+    runs = {}
+    for side in sides:
+        served = detector.build(
+            replace(light, members=(f"nanodet-{side}",)),
+            choice.precision,
+            choice.threads,
+            tuple(sorted(kept)),
+        )
+        runs[side] = partial(served.detect, [picture])
+        runs[side]()
+    taken: dict[int, list[float]] = {side: [] for side in sides}
+    end = time.perf_counter() + _TIMED_S
+    while time.perf_counter() < end or len(taken[sides[-1]]) < _LEAST_ROUNDS:
+        for side, run in runs.items():
+            began = time.perf_counter()
+            run()
+            taken[side].append(1e3 * (time.perf_counter() - began))
+    return {side: statistics.median(ms) for side, ms in taken.items()}
+
+
+def _size_rows(found: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple[SizeRow, ...]:
+    usual = general()
+    judged = judgement.f1_of(found.general, found.sources)
+    rows = []
+    if usual.side in ms:
+        rows.append(
+            SizeRow(
+                f"{usual.side}, as it comes",
+                None,
+                (judged.middle, judged.low, judged.high),
+                ms[usual.side],
+                is_chosen=False,
+            )
+        )
+    for one in found.sides:
+        later = judgement.f1_of(one.later, found.sources)
+        figures = later.middle, later.low, later.high
+        rows.append(SizeRow(f"{one.side}, tuned", one.f1, figures, ms[one.side], one is best))
+    return tuple(rows)
+
+
+def _class_rows(verdict: Verdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
+    least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
+    figures = {row.label: row for row in verdict.classes}
+    return tuple(
+        ClassRow(
+            label,
+            figures[label].there if label in figures else 0,
+            figures[label].general if label in figures else None,
+            figures[label].f1 if label in figures else None,
+            least.get(label),
+        )
+        for label in choice.kept
+    )
+
+
+def _put(
+    store: Registry,
+    name: str,
+    seen: _Seen,
+    found: Tuning,
+    best: TunedSide,
+    verdict: Verdict,
+    choice: ClassChoice,
+    ms: Mapping[int, float],
+) -> Manifest:
+    """Write the model into the registry; its manifest."""
+    least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
+    with tempfile.TemporaryDirectory(prefix="framegate-tune-") as path:
+        folder = general_folder(Path(path), name, _next_version(store, name), best.side)
+        general_name = f"light ({'+'.join(detector.load('light').models)})"
+        manifest = replace(
+            folder.manifest,
+            min_score=min(least.values()),
+            min_scores=least,
+            merged=choice.merged,
+            learned=_learned(found, general_name, seen.teacher),
+            metrics={
+                **folder.manifest.metrics,
+                **verdict.metrics,
+                "ms": round(ms[best.side], 3),
+                "cpu": cpu_model(),
+            },
+            provenance=f"tuned, with its weights as they were; {folder.manifest.provenance}",
+        )
+        return store.put(ModelFolder(folder.path, manifest)).manifest
+
+
+def _learned(found: Tuning, general_name: str, teacher_name: str) -> Learned:
+    spans = []
+    for source in dict.fromkeys(look.source for look in found.earlier):
+        moments = [look.moment_s for look in found.earlier if look.source == source]
+        spans.append(Span(source, min(moments), max(moments)))
+    boxes = sum(len(look.said.sure) for look in found.earlier)
+    return Learned(general_name, teacher_name, len(found.earlier), boxes, tuple(spans))
+
+
+def _next_version(store: Registry, name: str) -> str:
+    numbers = [0]
+    for folder in store.models():
+        if folder.manifest.name == name:
+            with suppress(ValueError):
+                numbers.append(int(folder.manifest.version))
+    return str(max(numbers) + 1)

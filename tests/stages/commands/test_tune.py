@@ -1,0 +1,136 @@
+"""`framegate tune` on the demo's clip, with the light detector itself as teacher: it is quicker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.models.registry.open import open_model
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.main import main
+from framegate.pipeline.cli.tune import ClassChoice, TuneRequest
+from framegate.pipeline.errors import ConfigFaults, SourceFault
+from framegate.pipeline.loading import shipped_clip
+from framegate.stages.commands.kept_answers import KeptAnswers
+from framegate.stages.commands.tune import tune
+from tests.support import footage
+from tests.support.own_models import tuned_model
+
+CLIP = str(shipped_clip())
+# Twice the same street: one alone has too few pictures in which something moves.
+STREETS = (f"monday={CLIP}", f"tuesday={CLIP}")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a teacher in it, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "registry"
+    tuned_model(root, "seer", min_score=0.2)
+    tuned_model(root, "street")
+    return root
+
+
+def test_from_footage_to_a_model(
+    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet = tmp_path / "seen.png"
+    words = ["tune", "street", "--from", *STREETS, "--teacher", "seer", "--size", "416"]
+    words += ["--registry", str(registry), "--sheet", str(sheet), "--strike", "bicycle"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "added: street@2: F1 +" in printed.out
+    assert "seen: car" in printed.out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    folder = Registry(registry).find("street@2")
+    manifest = folder.manifest
+    assert "car" in manifest.min_scores
+    assert "bicycle" not in manifest.min_scores
+    assert manifest.min_score == min(manifest.min_scores.values())
+    learned = manifest.learned
+    assert learned is not None
+    assert [span.source for span in learned.spans] == ["monday", "tuesday"]
+    assert all(0 <= span.from_s < span.until_s <= 0.6 * 40 for span in learned.spans)
+    assert manifest.metrics["judged_frames"] >= 50
+    assert manifest.metrics["difference_low"] > -0.05
+    assert set(open_model(folder, "f32", 1).class_ids) <= {0, 2, 9}
+
+
+def test_who_stops_it_goes_on_from_there(registry: Path) -> None:
+    request = TuneRequest("street", STREETS, side=416, teacher="seer", registry=registry)
+    told: list[str] = []
+
+    def stop(what: str, done: int = 0, _: int | None = None, more: str = "") -> None:
+        told.append(more)
+        if what.startswith("pictures") and done == 6:
+            raise KeyboardInterrupt
+
+    def all_of_them(seen):
+        return ClassChoice(tuple(one.label for one in seen), {})
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tune(request, all_of_them, stop)
+    assert "6 known from before" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "words"),
+    [
+        ("Yard", {}, "NAME = 'Yard'"),
+        ("light", {}, "it means a model that Framegate brings along"),
+        ("nanodet-320", {}, "it means a model"),
+        ("yard", {"teacher": "seen"}, "did you mean seer"),
+        ("yard", {"frames": 100}, "143 are needed"),
+        ("yard", {"sources": (CLIP, "rtsp://camera.example/a")}, "a camera"),
+    ],
+)
+def test_what_is_wrong_is_told_before_minutes_of_work(registry: Path, name, wish, words) -> None:
+    said = {"sources": STREETS, "side": 416, "teacher": "seer", "registry": registry, **wish}
+    with pytest.raises(ConfigFaults) as caught:
+        tune(TuneRequest(name, **said), lambda seen: pytest.fail(f"{seen}"), lambda *_, **__: None)
+    assert words in str(caught.value)
+
+
+def test_bad_footage_has_its_message(registry: Path, tmp_path: Path) -> None:
+    def of(path: Path) -> TuneRequest:
+        return TuneRequest("yard", (str(path),), side=416, teacher="seer", registry=registry)
+
+    def nobody(seen: object) -> ClassChoice:
+        pytest.fail(f"{seen}")
+
+    empty, broken = tmp_path / "empty.mp4", tmp_path / "broken.mp4"
+    empty.write_bytes(b"")
+    broken.write_bytes(Path(CLIP).read_bytes()[:2000])
+    for path in (empty, broken):
+        with pytest.raises(SourceFault):
+            tune(of(path), nobody, lambda *_, **__: None)
+    one = footage.write_scene(tmp_path / "one.mkv", footage.steady(1))
+    with pytest.raises(ConfigFaults, match=r"1 pictures .* 143 are needed"):
+        tune(of(one), nobody, lambda *_, **__: None)
+    greys = [np.full((48, 64), level, np.uint8) for level in (60, 180)]
+    chroma = np.full((24, 32), 128, np.uint8)
+    frames = [footage.frame_of((greys[n % 2], chroma, chroma), "yuv420p") for n in range(180)]
+    bare = footage.write_frames(tmp_path / "bare.mkv", frames, footage.steady(180))
+    with pytest.raises(ConfigFaults, match="is sure of no object"):
+        tune(of(bare), nobody, lambda *_, **__: None)
+    assert "yard" not in {one.manifest.name for one in Registry(registry).models()}
+
+
+def test_answers_are_kept_by_content_and_a_damaged_file_knows_none(tmp_path: Path) -> None:
+    file = tmp_path / "answers" / "a.msgpack"
+    kept = KeptAnswers(file)
+    assert kept.find(b"x") is None
+    kept.keep(b"x", b"1")
+    kept.close()
+    assert KeptAnswers(file).find(b"x") == b"1"
+    for n in range(9):
+        other = KeptAnswers(file.with_name(f"{n}.msgpack"))
+        other.keep(b"y", b"2")
+        other.close()
+    assert len(list(file.parent.iterdir())) == 8
+    last = file.with_name("8.msgpack")
+    last.write_bytes(b"\xff\xff")
+    assert KeptAnswers(last).find(b"y") is None
