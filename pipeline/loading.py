@@ -35,6 +35,7 @@ OURS: Final[Mapping[str, str]] = {
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",
+    "learn_footage": "framegate.stages.commands.footage:ShownFootage",
     "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
     "models_add": "framegate.stages.commands.registry:add",
     "models_disagreements": "framegate.stages.shadow.disagreements:tell",

@@ -15,6 +15,7 @@ from framegate.pipeline.cli import (
     demo,
     doctor,
     init,
+    learn,
     models,
     promise,
     results,
@@ -114,7 +115,7 @@ GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
     "see a run": ("watch", "sources", "snapshot", "results"),
     "change a run that goes on": ("add", "remove"),
-    "make it yours": ("config", "tune", "models"),
+    "make it yours": ("config", "tune", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
     "more": ("worker", "upgrade-check"),
 }
@@ -146,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
         worker,
         tune,
         models,
+        learn,
         upgrade_check,
     ):
         command.register(commands)

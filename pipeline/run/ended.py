@@ -103,6 +103,20 @@ def open_store(folder: Path | None) -> OpenedStore:
         time.sleep(0.1)
 
 
+def data_folder(folder: Path | None) -> Path:
+    """Return a run's data folder, be it that it goes on or has ended: `folder`, else the only one
+    that goes on, else that of the last run without -d. NoRun; ConfigFaults for several.
+    """
+    if folder is not None:
+        return folder
+    try:
+        return Path(find_run(None).folder)
+    except NoRun:
+        if (last := _last_folder()) is None:
+            raise
+        return last
+
+
 def _last_folder() -> Path | None:
     """Return the newest folder of a run without -d: their names are times."""
     found = sorted(path.parent for path in runs_folder().glob("*/run.json"))

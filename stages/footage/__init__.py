@@ -5,13 +5,14 @@
     FILE          a video file; also a pattern, and NAME=FILE, as for `framegate run`
     DATA          a run's data folder: what `[learn] collect` kept of all its sources
     DATA:SOURCE   of one of them
+    LABELS        a folder of pictures with people's labels: COCO or YOLO
 
 Pictures come one after the other, so that who reads decides how many are in memory at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from framegate.models.boxes import Boxes, empty
 from framegate.models.errors import PictureDamaged
+from framegate.models.learning.examples import Example, ExampleSet
 from framegate.models.picture import Picture
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.config.sources import is_live, named_sources
@@ -38,11 +40,21 @@ from framegate.stages.footage.kept import (
     kept_frames,
     read_picture,
 )
+from framegate.stages.footage.labelled import (
+    LabelledFolder,
+    LabelledPicture,
+    is_labelled,
+    read_labelled,
+    read_labels,
+)
 from framegate.stages.planes import as_picture
 
 MOST: Final = 400  # pictures, where a caller has no other wish
 _CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
-_ALLOWED: Final = "allowed are video files, and data folders of runs with [learn] collect"
+_ALLOWED: Final = (
+    "allowed are video files, data folders of runs with [learn] collect, and folders of COCO or "
+    "YOLO labels"
+)
 _FPS: Final = 25.0  # of a file that states no times and no rate
 
 
@@ -152,7 +164,9 @@ def _parts_of(name: str, place: str, most: int) -> list[_Part]:
         return [_Video(name, place, most)]
     if (Path(place) / FOLDER).is_dir():
         return [_Kept(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
-    raise ConfigFaults([f"{place}: a folder without footage; {_ALLOWED}"])
+    if is_labelled(Path(place)):
+        return _labelled_parts(read_labelled(Path(place), name))
+    raise ConfigFaults([f"{place}: a folder without footage and without labels; {_ALLOWED}"])
 
 
 def _all_kept(data: Path) -> dict[str, Kept]:
@@ -187,6 +201,60 @@ class _Kept:
             with suppress(PictureDamaged):
                 picture, record = read_picture(kept), kept.record
                 yield FootageFrame(picture, self.source, record.moment_s, _known_of(record))
+
+
+def _labelled_parts(folder: LabelledFolder) -> list[_Part]:
+    by_source: dict[str, list[LabelledPicture]] = {}
+    for one in folder.pictures:
+        by_source.setdefault(one.source, []).append(one)
+    return [
+        _Labelled(source, folder.classes, sorted(pictures, key=lambda one: one.moment_s))
+        for source, pictures in sorted(by_source.items())
+    ]
+
+
+class _Labelled:
+    """Pictures that people labelled: none is left out for being like another."""
+
+    def __init__(
+        self, source: str, classes: tuple[str, ...], pictures: Sequence[LabelledPicture]
+    ) -> None:
+        self.source, self._classes, self._pictures = source, classes, pictures
+
+    @property
+    def count(self) -> int:
+        return len(self._pictures)
+
+    def frames(self, most: int) -> Iterator[FootageFrame]:
+        """ConfigFaults where a picture is not what its labels are of."""
+        for one in evenly(self._pictures, most):
+            picture, boxes = read_labels(one, self._classes)
+            known = None if boxes is None else Known(self._classes, *boxes)
+            yield FootageFrame(picture, self.source, one.moment_s, known)
+
+
+def as_examples(frames: Iterable[FootageFrame]) -> ExampleSet:
+    """Those of the frames of which something is known, as examples; all of them in memory."""
+    known = [(frame, frame.known) for frame in frames if frame.known is not None]
+    labels = tuple(dict.fromkeys(label for _, one in known for label in one.labels))
+    return ExampleSet(
+        labels,
+        tuple(
+            Example(
+                frame.picture,
+                _relabelled(one.sure, one.labels, labels),
+                _relabelled(one.unsure, one.labels, labels),
+                frame.source,
+                frame.moment_s,
+            )
+            for frame, one in known
+        ),
+    )
+
+
+def _relabelled(boxes: Boxes, own: Sequence[str], labels: Sequence[str]) -> Boxes:
+    ids = [labels.index(own[class_id]) for class_id in boxes.class_ids.tolist()]
+    return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
 
 
 def _known_of(record: KeptFrame) -> Known | None:
