@@ -39,6 +39,7 @@ OURS: Final[Mapping[str, str]] = {
     "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
     "models_add": "framegate.stages.commands.registry:add",
     "models_disagreements": "framegate.stages.shadow.disagreements:tell",
+    "models_judge": "framegate.stages.commands.judge:judge",
     "models_list": "framegate.stages.commands.registry:list_models",
     "models_quantise": "framegate.stages.commands.quantise:quantise",
     "models_remove": "framegate.stages.commands.registry:remove",

@@ -7,7 +7,7 @@ makes a block hard cancels out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -143,15 +143,7 @@ def judge(
     """
     frames, boxes = len(ours), int(ours[..., 2].sum())
     difference = difference_of(ours, general, sources)
-    refused = ""
-    if boxes < LEAST_BOXES:
-        refused = f"the teacher has {boxes} objects in what judges; {LEAST_BOXES} are needed"
-    elif frames < LEAST_FRAMES:
-        refused = f"{frames} pictures judge; {LEAST_FRAMES} are needed"
-    elif difference.low < LOWEST:
-        refused = (
-            f"F1 may be {-difference.low:.3f} below the general model's; allowed is {-LOWEST:.2f}"
-        )
+    refused = _refused(frames, boxes, difference.low)
     return Verdict(
         frames,
         boxes,
@@ -161,6 +153,29 @@ def judge(
         _by_class(ours, general, labels),
         refused,
     )
+
+
+def _refused(frames: int, boxes: int, low: float) -> str:
+    """Why a model may not serve; "" where it may. low: the least that F1 may differ by."""
+    if boxes < LEAST_BOXES:
+        return f"the teacher has {boxes} objects in what judges; {LEAST_BOXES} are needed"
+    if frames < LEAST_FRAMES:
+        return f"{frames} pictures judge; {LEAST_FRAMES} are needed"
+    if low < LOWEST:
+        return f"F1 may be {-low:.3f} below the general model's; allowed is {-LOWEST:.2f}"
+    return ""
+
+
+NOT_JUDGED: Final = "nobody has judged it on later footage than it learned from"
+
+
+def refusal_of(metrics: Mapping[str, Any]) -> str:
+    """Why a model with these `Verdict.metrics` may not serve; "" where it may."""
+    try:
+        judged = [metrics[key] for key in ("judged_frames", "judged_boxes", "difference_low")]
+        return _refused(int(judged[0]), int(judged[1]), float(judged[2]))
+    except (KeyError, TypeError, ValueError):
+        return NOT_JUDGED
 
 
 def _by_class(

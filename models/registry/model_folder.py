@@ -233,7 +233,8 @@ class Span:
 class Learned:
     """What a model was tuned or trained on, so that later footage is known from earlier.
 
-    general  the model that it came from, and that it is held against
+    general  the model that it came from, and that it is held against: its name, and behind a
+             space whatever else is to be said of it
     teacher  what said where objects are: result names of its networks, or "people"
     spans    of footage; of each source at most one
     frames   pictures that were looked at; boxes  that the teacher was sure of in them
@@ -249,12 +250,19 @@ class Learned:
 
     def __post_init__(self) -> None:
         text("learned.general", self.general)
+        if not self.general.strip():
+            raise ManifestRefused("learned.general", repr(self.general), "the name of a model")
         text("learned.teacher", self.teacher)
         whole("learned.frames", self.frames, 0, _MOST_INT)
         whole("learned.boxes", self.boxes, 0, _MOST_INT)
         named_sources = [span.source for span in self.spans]
         if len(set(named_sources)) < len(named_sources):
             raise ManifestRefused("learned.spans", f"{named_sources}", "each source once")
+
+    @property
+    def general_name(self) -> str:
+        """As `--detector` takes it."""
+        return self.general.split(maxsplit=1)[0]
 
     @staticmethod
     def of(table: Any) -> Learned:

@@ -1,25 +1,29 @@
 """The models of this machine: a folder that holds each model folder under its digest.
 
     <root>/<sha256 of the manifest>/manifest.json, model.xml, model.bin, ...
+    <root>/judged/<the same>.json    what footage later than the model's own said of it, if it did
 
-Nothing in it is ever changed: a model is written beside, then renamed into place, and a removed one
+No model in it is ever changed: one is written beside, then renamed into place, and a removed one
 is renamed away first, so a reader sees a whole model or none.
 """
 
+import json
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from framegate.models.errors import AmbiguousModel, ModelError, ModelRefused, UnknownModel
-from framegate.models.registry.model_folder import MANIFEST, ModelFolder, open_folder
+from framegate.models.registry.model_folder import MANIFEST, Manifest, ModelFolder, open_folder
 
 LEFT_S = 86400.0
+_JUDGEMENT_VERSION: Final = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[0-9a-f]{8,64}")
 
@@ -99,11 +103,40 @@ class Registry:
             raise ModelRefused(self.root, f"cannot be written: {fault}") from fault
         return kept
 
+    def judgement(self, manifest: Manifest) -> dict[str, Any] | None:
+        """The last that was kept of a model with `keep_judgement`; None: there is none."""
+        try:
+            said = json.loads(self._judgement(manifest).read_text(encoding="utf-8"))
+            wrote, figures = said["v"], said["metrics"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None  # a damaged one judges nothing
+        return dict(figures) if wrote == _JUDGEMENT_VERSION and isinstance(figures, dict) else None
+
+    def keep_judgement(self, manifest: Manifest, metrics: Mapping[str, Any]) -> None:
+        """Keeps what later footage said of a model, beside it: its digest stays what it is.
+
+        Raises ModelRefused when the disk does not take it.
+        """
+        file = self._judgement(manifest)
+        said = {"v": _JUDGEMENT_VERSION, "metrics": dict(metrics)}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            new = file.with_name(f".{file.name}.{os.getpid()}")
+            new.write_text(json.dumps(said, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            _sync(new)
+            new.replace(file)
+        except OSError as fault:
+            raise ModelRefused(file, f"cannot be written: {fault}") from fault
+
+    def _judgement(self, manifest: Manifest) -> Path:
+        return self.root / "judged" / f"{manifest.sha256}.json"
+
     def remove(self, ref: str) -> ModelFolder:
         """Takes out the model that `ref` names; it is gone at once. Raises as `find`."""
         folder = self.find(ref)
         try:
             self._clear(folder.path)
+            self._judgement(folder.manifest).unlink(missing_ok=True)
         except OSError as fault:
             raise ModelRefused(folder.path, f"cannot be removed: {fault}") from fault
         return folder

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from framegate.pipeline.cli import judge
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.config import url_said
@@ -37,7 +38,8 @@ def _register_use(commands: Any) -> None:
         help="have a run's sources looked at by another model",
         description="The model is loaded, compiled, warmed up and checked beside the one in use; "
         "then it takes over between two frames, none is lost. A model that fails on the way is "
-        "refused and changes nothing. The run keeps to it over each --resume.",
+        "refused and changes nothing; so is one that was tuned or trained and that nobody has "
+        "judged, or that was worse than the general one. The run keeps to it over each --resume.",
         epilog=ending(
             "framegate models use shop",
             "framegate models use shop@2 --sources gate,door",
@@ -47,6 +49,11 @@ def _register_use(commands: Any) -> None:
     use.set_defaults(command=_use)
     use.add_argument("model", metavar="MODEL", help="NAME, NAME@VERSION, NAME@DIGEST, or light")
     use.add_argument("--registry", type=Path, metavar="DIR", help="folder of the models")
+    use.add_argument(
+        "--unjudged",
+        action="store_true",
+        help="a model that was tuned or trained serves whatever is known of it",
+    )
     back = commands.add_parser(
         "rollback",
         help="go back to the model before",
@@ -75,7 +82,9 @@ def _use(parsed: argparse.Namespace) -> Exit:
     os.nice(NICE)
     with Meter() as tell:
         tell("getting the model ready")
-        model: str = ours("models_use")(parsed.model, folder, parsed.registry)
+        model: str = ours("models_use")(
+            parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged
+        )
         tell("waiting for the run to take it")
         ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
@@ -364,6 +373,7 @@ def register(commands: Any) -> None:
     _add_registry(listed)
     _register_use(verbs)
     _register_shadow(verbs)
+    judge.register(verbs)
     _register_quantise(verbs)
 
 

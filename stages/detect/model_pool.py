@@ -165,7 +165,7 @@ class ModelOpener:
         """Return the model with the general one beside it, if it came from one."""
         if manifest.learned is None or not self.guard.every_s:
             return ServedModel(using, settings, None)
-        general = self._general(wanted, manifest.learned.general)
+        general = self._general(wanted, manifest.learned.general_name)
         guard = pair_up(
             Side.of(using, settings),
             Side.of(general.detector, general.settings),

@@ -11,7 +11,8 @@ from framegate.models import coco
 from framegate.models.detector import precision_trial
 from framegate.models.detector.precision_trial import Choice, Tried
 from framegate.models.errors import ModelError
-from framegate.models.registry.model_folder import ModelFolder
+from framegate.models.learning.judgement import refusal_of
+from framegate.models.registry.model_folder import Manifest, ModelFolder
 from framegate.models.registry.open import open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ModelNotTaken
@@ -115,12 +116,18 @@ def pinned_choice(folder: Path, cache: Path, tried: Tried | None = None) -> Choi
 # -- A model is made ready for a run that goes on, outside of its workers: they only take it over.
 
 
-def choose(ref: str, folder: Path, registry: Path | None) -> str:
+def choose(
+    ref: str, folder: Path, registry: Path | None, *, serves: bool = False, unjudged: bool = False
+) -> str:
     """Return what the run in `folder` is to be told of a model: its own name, or NAME@DIGEST.
 
     The model's folder is copied into the run's, precision and threads are measured where that is
     not known, and what OpenVINO compiles is left for the workers. A model that cannot be read,
     compiled or run fails here, in this process.
+
+    serves    it is to serve: one that was tuned or trained has to have been judged, on footage that
+              is later than its own, to be no worse than the general model
+    unjudged  it need not
 
     ModelNotTaken where that is not possible.
     """
@@ -129,11 +136,29 @@ def choose(ref: str, folder: Path, registry: Path | None) -> str:
     if is_own(ref):
         return ref
     with model_faults(ModelNotTaken, (ModelError, RuntimeError)):  # OpenVINO raises the latter
-        return _made_ready(ref, folder, registry)
+        found = Registry(registry).find(ref)
+        if serves and not unjudged and (why := not_admitted(found.manifest, Registry(registry))):
+            raise ModelNotTaken(_how_to_judge(found.manifest, why))
+        return _made_ready(found, folder)
 
 
-def _made_ready(ref: str, folder: Path, registry: Path | None) -> str:
-    found = Registry(folder / "models").put(Registry(registry).find(ref))
+def not_admitted(manifest: Manifest, registry: Registry) -> str:
+    """Why a model that was tuned or trained may not serve; "" where it may, as any other may."""
+    if manifest.learned is None:
+        return ""
+    return refusal_of(registry.judgement(manifest) or manifest.metrics)
+
+
+def _how_to_judge(manifest: Manifest, why: str) -> str:
+    return (
+        f"model {manifest.result_name} learned from footage, and may not serve: {why}. `framegate "
+        f"models judge {manifest.ref} --from SOURCE` judges it on footage that is later than "
+        "its own; --unjudged has it serve all the same, watched by the guard only"
+    )
+
+
+def _made_ready(folder_of_it: ModelFolder, folder: Path) -> str:
+    found = Registry(folder / "models").put(folder_of_it)
     manifest = found.manifest
     size = manifest.input.width, manifest.input.height
     choice = pinned_choice(folder, user_cache(), tried_of(found))

@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
+from framegate.models.registry.registry import Registry
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
+from framegate.pipeline.errors import ModelNotTaken
 from framegate.pipeline.loading import shipped_clip
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Form
@@ -26,6 +28,7 @@ from framegate.stages.decode import FileSource
 from framegate.stages.detect import Detect, DetectOptions, DetectState
 from framegate.stages.detect.guard import SOON_S, looks_until_alarm
 from framegate.stages.detect.options import CacheOptions, GuardOptions, ModelOptions
+from framegate.stages.detect.run_models import choose
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import stored
 from tests.support.own_models import own_model, specialised
@@ -236,3 +239,30 @@ def test_how_many_looks_an_alarm_takes() -> None:
     assert looks_until_alarm(1.0, usual) == 8
     assert looks_until_alarm(usual.disagreement, usual) is None
     assert looks_until_alarm(0.5, usual) > looks_until_alarm(0.7, usual)  # type: ignore[operator]
+
+
+JUDGED = {"judged_frames": 80, "judged_boxes": 300, "difference_low": -0.02}
+
+
+def test_what_nobody_judged_or_was_worse_may_not_serve(tmp_path: Path, registry: Path) -> None:
+    store, run = Registry(registry), tmp_path / "run"
+    manifest = store.find("street").manifest
+    with pytest.raises(ModelNotTaken, match="nobody has judged it") as refused:
+        choose("street", run, registry, serves=True)
+    assert "framegate models judge street@1 --from SOURCE" in str(refused.value)
+    assert choose("street", run, registry)  # to look beside
+    assert choose("street", run, registry, serves=True, unjudged=True)
+    assert choose("mine", run, registry, serves=True)  # it learned from nothing that is known
+    for worse, why in (
+        ({"difference_low": -0.08}, "F1 may be 0.080 below"),
+        ({"judged_boxes": 99}, "99 objects"),
+        ({"judged_frames": 49}, "49 pictures"),
+    ):
+        store.keep_judgement(manifest, JUDGED | worse)
+        with pytest.raises(ModelNotTaken, match=why):
+            choose("street", run, registry, serves=True)
+    store.keep_judgement(manifest, JUDGED)
+    assert choose("street", run, registry, serves=True).startswith("street@")
+    assert store.find("street").manifest == manifest
+    store.remove("street")
+    assert store.judgement(manifest) is None

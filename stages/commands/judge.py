@@ -1,0 +1,200 @@
+"""`framegate models judge`: a tuned or trained model beside the general one, on later footage.
+
+Footage that the model may have learned from judges nothing; the general model is tuned to it, so
+that what is left of a difference is what the learning brought.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import cv2
+
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector, precision_trial
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.network import cpu_model
+from framegate.models.learning import judgement, teacher, thresholds
+from framegate.models.learning.examples import EARLIER, GAP
+from framegate.models.learning.judgement import Verdict
+from framegate.models.learning.teacher import Said
+from framegate.models.picture import Picture
+from framegate.models.quantisation.agreement import Interval
+from framegate.models.registry.model_folder import Manifest, ModelFolder, Span
+from framegate.models.registry.open import labels_of, open_model, tried_of
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.judge import Figures, Judged, JudgedClass, JudgeRequest
+from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.machine import user_cache
+from framegate.stages.commands.teaching import Teacher
+from framegate.stages.commands.tune import general, raw_detector
+from framegate.stages.footage import FootageFrame, read_footage
+from framegate.stages.model_faults import model_faults
+
+_TIMED_S: Final = 1.0
+_LEAST_ROUNDS: Final = 5
+
+
+class _Answers:
+    """What was said of pictures. theirs: all that the general model takes for something."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self.said: list[Said] = []
+        self.ours: list[Boxes] = []
+        self.theirs: list[Boxes] = []
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def judge(request: JudgeRequest, meter: Tell) -> Judged:
+    """Judge a model, and keep what came of it beside the model.
+
+    Raises SourceFault, and ConfigFaults for whatever is wrong with words, model or footage.
+    """
+    cv2.setNumThreads(1)
+    store = Registry(request.registry)
+    with model_faults():
+        folder = store.find(request.ref)
+        manifest = folder.manifest
+        if manifest.learned is None:
+            raise ConfigFaults(
+                [f"{manifest.ref}: it was neither tuned nor trained here; `models use` takes it"]
+            )
+        if labels_of(manifest) != coco.LABELS:
+            raise ConfigFaults([f"{manifest.ref}: its classes are not COCO's, which are judged"])
+        footage = read_footage(request.sources, request.frames, meter)
+        meter("opening the models")
+        own, light = _opened(folder), raw_detector(general().side)
+        earlier, later, picture = _Answers(), _Answers(), None
+        with Teacher(request.teacher, store) as told:
+            for number, frame in enumerate(footage):
+                meter("pictures that the teacher looks at", number + 1, len(footage))
+                answers = later if is_later(frame, manifest) else earlier
+                if not (answers is later or was_learned(frame, manifest)):
+                    continue
+                answers.sources.append(frame.source)
+                answers.said.append(told.of(frame))
+                answers.theirs += light.detect([frame.picture])
+                if answers is later:
+                    answers.ours += own.detect([frame.picture])
+                    picture = frame.picture
+        if picture is None:
+            raise ConfigFaults([_nothing_later(manifest, len(earlier))])
+        verdict, name = _verdict(manifest, earlier, later)
+        forgotten = _forgotten(manifest, later.said)
+        ms = _times(own, picture)
+        metrics = {**verdict.metrics, "ms": round(ms[0], 3), "general_ms": round(ms[1], 3)}
+        metrics |= {"against": name, "cpu": cpu_model(), "forgotten": forgotten}
+        store.keep_judgement(manifest, metrics)
+    return Judged(
+        f"{manifest.ref} ({manifest.result_name})",
+        name,
+        len(earlier),
+        verdict.frames,
+        verdict.boxes,
+        _figures(verdict.f1),
+        _figures(verdict.general),
+        _figures(verdict.difference),
+        tuple(JudgedClass(row.label, row.there, row.general, row.f1) for row in verdict.classes),
+        *ms,
+        forgotten,
+        verdict.refused,
+    )
+
+
+def is_later(frame: FootageFrame, manifest: Manifest) -> bool:
+    """Whether a picture is so much later than what the model learned from that it is no neighbour.
+
+    All of a source that it learned nothing from is.
+    """
+    span = _span_of(frame, manifest)
+    if span is None:
+        return True
+    gap_s = GAP / EARLIER * (span.until_s - span.from_s)
+    return frame.moment_s > span.until_s + gap_s
+
+
+def was_learned(frame: FootageFrame, manifest: Manifest) -> bool:
+    """Whether a picture is of the time that the model learned from."""
+    span = _span_of(frame, manifest)
+    return span is not None and span.from_s <= frame.moment_s <= span.until_s
+
+
+def _span_of(frame: FootageFrame, manifest: Manifest) -> Span | None:
+    assert manifest.learned is not None
+    return next((one for one in manifest.learned.spans if one.source == frame.source), None)
+
+
+def _nothing_later(manifest: Manifest, n_earlier: int) -> str:
+    return (
+        f"--from: no picture is later than the footage of {manifest.ref} ({n_earlier} are of it); "
+        "allowed is later footage of these sources, or that of another day in a file of its own"
+    )
+
+
+def _opened(folder: ModelFolder) -> Detector:
+    choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(folder))
+    return open_model(folder, choice.precision, choice.threads)
+
+
+def _verdict(manifest: Manifest, earlier: _Answers, later: _Answers) -> tuple[Verdict, str]:
+    """Return the verdict, and what the general model is called in it."""
+    light = general()
+    merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.merged.items()}
+    kept = sorted(coco.LABELS.index(label) for label in manifest.usual)
+    name, theirs = "light, as it comes", later.theirs
+    least = dict.fromkeys(kept, light.min_score)
+    if len(earlier) >= judgement.LEAST_FRAMES:
+        name = f"light, tuned to {len(earlier)} pictures that it learned from"
+        raw = [teacher.renamed(one, merged) for one in earlier.theirs]
+        theirs = [teacher.renamed(one, merged) for one in theirs]
+        known = [teacher.chosen(said, kept, merged) for said in earlier.said]
+        sure, unsure = [one.sure for one in known], [one.unsure for one in known]
+        found = thresholds.tuned(raw, sure, unsure, light.nms_iou)
+        least = {class_id: score for class_id, score in found.items() if class_id in kept}
+    own_least = {coco.LABELS.index(label): score for label, score in manifest.min_scores.items()}
+    own_least = own_least or dict.fromkeys(kept, manifest.min_score)
+    there = [teacher.chosen(said, kept, merged) for said in later.said]
+    sure, unsure = [one.sure for one in there], [one.unsure for one in there]
+    shown = [thresholds.shown(raw, least, light.nms_iou) for raw in theirs]
+    ours = [thresholds.shown(raw, own_least, manifest.nms_iou) for raw in later.ours]
+    n = len(coco.LABELS)
+    own, other = (judgement.counted(boxes, sure, unsure, n) for boxes in (ours, shown))
+    return judgement.judge(own, other, later.sources, coco.LABELS), name
+
+
+def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
+    """Objects that the teacher is sure of, by classes that the model does not look for."""
+    counts = Counter(coco.LABELS[i] for one in said for i in one.sure.class_ids.tolist())
+    known: Mapping[str, str] = manifest.merged
+    return {
+        label: n
+        for label, n in counts.most_common()
+        if known.get(label, label) not in manifest.usual
+    }
+
+
+def _times(own: Detector, picture: Picture) -> tuple[float, float]:
+    """Milliseconds for a picture: of the model, and of the general one as it serves."""
+    choice = precision_trial.run(user_cache() / "precision.json")
+    served = detector.load("light", choice.precision, choice.threads)
+    taken: tuple[list[float], list[float]] = [], []
+    end = time.perf_counter() + _TIMED_S
+    while time.perf_counter() < end or len(taken[0]) < _LEAST_ROUNDS:
+        for ms, each in zip(taken, (own, served), strict=True):  # in turn: both meet the same load
+            began = time.perf_counter()
+            each.detect([picture])
+            ms.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(taken[0]), statistics.median(taken[1])
+
+
+def _figures(one: Interval) -> Figures:
+    return one.middle, one.low, one.high

@@ -1,0 +1,108 @@
+"""`framegate models judge` on the demo's clip, with the light detector itself as teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
+from framegate.models.picture import Picture
+from framegate.models.registry.model_folder import Learned, Manifest, Span
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.judge import JudgeRequest
+from framegate.pipeline.cli.main import main
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.loading import shipped_clip
+from framegate.stages.commands.judge import is_later, judge, was_learned
+from framegate.stages.footage import FootageFrame
+from tests.support.own_models import own_model, specialised
+
+CLIP = str(shipped_clip())
+STREETS = [f"{day}={CLIP}" for day in ("tuesday", "wednesday")]  # the models learned from "a"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("own") / "registry"
+    own_model(root, "seer", min_score=0.2)
+    specialised(root, "street", ["car", "truck"])
+    specialised(root, "place", ["car", "truck"], from_column=0.9)
+    return root
+
+
+@pytest.fixture
+def registry(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made.parent / "cache"))
+    return made
+
+
+def words(registry: Path, model: str, *more: str) -> list[str]:
+    said = ["models", "judge", model, "--from", *STREETS, "--registry", str(registry)]
+    return [*said, "--teacher", "seer", *more]
+
+
+def test_a_model_that_holds_its_own_may_serve(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Registry(registry)
+    manifest = store.find("street").manifest
+    assert refusal_of(manifest.metrics) == NOT_JUDGED
+    assert main(words(registry, "street")) == 0
+    printed = capsys.readouterr().out
+    assert "may serve: F1" in printed
+    assert "against light, as it comes" in printed
+    kept = store.judgement(manifest)
+    assert kept is not None
+    assert refusal_of(kept) == ""
+    assert kept["judged_frames"] >= 50
+    assert kept["difference_low"] > -0.05
+    assert kept["ms"] > 0
+    assert "car" not in kept["forgotten"]
+    assert store.find("street").manifest == manifest
+
+
+def test_a_model_that_sees_less_is_refused_with_the_reason(
+    registry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(registry, "place")) == 1
+    printed = capsys.readouterr().out
+    assert "refused: F1 -" in printed
+    assert "below the general model's; allowed is 0.05" in printed
+    kept = Registry(registry).judgement(Registry(registry).find("place").manifest)
+    assert kept is not None
+    assert "below" in refusal_of(kept)
+
+
+def test_what_is_wrong_is_told(registry: Path) -> None:
+    def told(**said: object) -> str:
+        usual = {"ref": "street", "sources": tuple(STREETS), "teacher": "seer"}
+        with pytest.raises(ConfigFaults) as caught:
+            judge(JudgeRequest(**{**usual, "registry": registry, **said}), lambda *_, **__: None)  # type: ignore[arg-type]
+        return str(caught.value)
+
+    assert "neither tuned nor trained" in told(ref="seer")
+    assert "did you mean street" in told(ref="strete")
+    # The clip lasts 40 s, and the model learned from the first 60 s of source "a".
+    assert "no picture is later than the footage of street@1" in told(sources=(f"a={CLIP}",))
+
+
+def test_what_is_later_is_no_neighbour_of_what_was_learned(registry: Path) -> None:
+    usual = Registry(registry).find("street").manifest
+    spans = Span("gate", 1000.0, 1600.0), Span("door", 0.0, 60.0)
+    manifest: Manifest = replace(usual, learned=Learned("light", "heavy", 9, 9, spans))
+    grey = np.full((4, 4), 128, np.uint8)
+    picture = Picture(grey, grey[:2, :2], grey[:2, :2], "bt601", full_range=False)
+
+    def at(source: str, moment_s: float) -> tuple[bool, bool]:
+        frame = FootageFrame(picture, source, moment_s)
+        return was_learned(frame, manifest), is_later(frame, manifest)
+
+    assert at("gate", 999.0) == (False, False)
+    assert at("gate", 1300.0) == (True, False)
+    assert at("gate", 1640.0) == (False, False)
+    assert at("gate", 1651.0) == (False, True)
+    assert at("door", 59.0) == (True, False)
+    assert at("yard", 1.0) == (False, True)
