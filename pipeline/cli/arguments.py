@@ -10,6 +10,10 @@ from framegate.pipeline.config.config import Config, find_config, read_config, s
 from framegate.pipeline.config.sources import frames_of, named_sources
 from framegate.pipeline.errors import ConfigFaults
 
+EXITS = """\
+exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
+  75 another run took over, 130 stopped twice"""
+
 
 def ending(*examples: str, page: str, more: str = "") -> str:
     """The end of a command's help: what one types, and the page of the documents about it."""

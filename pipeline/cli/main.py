@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final, NoReturn
 
-from framegate.pipeline.cli import (
-    check,
-    config,
-    demo,
-    doctor,
-    init,
-    learn,
-    models,
-    promise,
-    results,
-    run,
-    sources,
-    tune,
-    upgrade_check,
-    watch,
-    worker,
-)
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import EXITS, ending
 from framegate.pipeline.config.options import take_variables
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, did_you_mean
 from framegate.pipeline.logs import set_up_logging, to_user
@@ -64,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; sources may stand before, between and after options."""
-    top = parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    top = parser(words[0] if words else None)
     parsed, rest = top.parse_known_args(arguments)
     if rest and "sources" not in parsed:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -121,8 +106,33 @@ GROUPS: Final = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+# The module of each command. Only that of the one that was given is loaded: all of them together
+# take a quarter of a second, which each command would pay.
+MODULES: Final[Mapping[str, str]] = {
+    "demo": "demo",
+    "init": "init",
+    "run": "run",
+    "add": "sources",
+    "remove": "sources",
+    "sources": "sources",
+    "watch": "watch",
+    "snapshot": "watch",
+    "results": "results",
+    "check": "check",
+    "config": "config",
+    "calibrate": "promise",
+    "verify": "promise",
+    "doctor": "doctor",
+    "worker": "worker",
+    "tune": "tune",
+    "models": "models",
+    "learn": "learn",
+    "upgrade-check": "upgrade_check",
+}
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line: as far as it concerns this command, or whole if there is no such one."""
     top = _Parser(
         prog="framegate",
         usage="framegate [-h] [--version] COMMAND ...",
@@ -133,24 +143,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(
         required=True, metavar="COMMAND", prog="framegate", help=argparse.SUPPRESS
     )
-    for command in (
-        demo,
-        init,
-        run,
-        sources,
-        watch,
-        results,
-        check,
-        config,
-        promise,
-        doctor,
-        worker,
-        tune,
-        models,
-        learn,
-        upgrade_check,
-    ):
-        command.register(commands)
+    only = MODULES.get(command or "")
+    for module in dict.fromkeys([only] if only else MODULES.values()):
+        importlib.import_module(f"framegate.pipeline.cli.{module}").register(commands)
     groups = _grouped({one.dest: one.help or "" for one in commands._choices_actions})
     examples = ending(
         "framegate demo",
@@ -161,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         "framegate COMMAND --help",
         page="index",
     )
-    top.epilog = f"{groups}\n\n{examples}\n\n{run.EXITS}"
+    top.epilog = f"{groups}\n\n{examples}\n\n{EXITS}"
     return top
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli.arguments import (
+    EXITS,
     add_config,
     add_source_keys,
     add_sources,
@@ -18,10 +19,6 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import set_up_logging, to_user
 from framegate.pipeline.outputs import add_overwrite
 from framegate.pipeline.run.run import RunOptions, run
-
-EXITS = """\
-exit codes: 0 done, 1 a source failed, 2 usage or configuration, 3 store,
-  75 another run took over, 130 stopped twice"""
 
 
 def register(commands: Any) -> None:

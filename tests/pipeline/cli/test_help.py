@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.cli.main import parser
+from framegate.pipeline.cli.main import MODULES, parser
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -51,3 +51,10 @@ def test_commands_stand_in_groups_the_first_needs_first() -> None:
     assert len(found) == len(commands)
     assert found.index("run") < found.index("watch") < found.index("verify")
     assert found.index("verify") < found.index("worker")
+
+
+def test_a_command_loads_its_own_module_and_all_are_known() -> None:
+    assert set(MODULES) == {name.split()[1] for name in HELPS if name.count(" ") == 1}
+    for command in MODULES:
+        alone = {one.prog: one.format_help() for one in leaves(parser(command))}
+        assert alone[f"framegate {command}"] == HELPS[f"framegate {command}"].format_help()
