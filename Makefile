@@ -62,8 +62,9 @@ $(VENV)/installed: locks/dev.txt $(VENV)/base
 demo: base
 	$(BIN)/framegate demo
 
+# Four at once on two cores: most of a test's time is that of processes which wait for each other.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-all: install
 	$(BIN)/python -m tests.whole_suite

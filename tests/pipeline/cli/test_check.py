@@ -18,6 +18,7 @@ from framegate.pipeline.cli.check import Report, check, promise_costs
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.errors import Exit, FrameStoreFull
+from framegate.pipeline.heavy import queue
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.run.sources import run_source, spec_maker
 from framegate.pipeline.shared_memory.frame_store import frame_store_bytes
@@ -178,8 +179,13 @@ def test_a_stage_that_does_not_open_is_a_fault(
 
 @pytest.mark.parametrize("has_own_redis", [False, True])
 def test_that_nobody_would_answer_is_a_warning(
-    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], has_own_redis: bool
+    clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_own_redis: bool,
 ) -> None:
+    monkeypatch.setattr(queue, "ANSWER_S", 1.0)  # for whom it waits at last: it never answers
     origin, text = find_config(None)
     sources = {"sources": {"door": {"url": str(clip)}}}
     with server(tmp_path / "store") as store, client_of(store) as client:
