@@ -12,4 +12,5 @@
 A camera's own network: `student` builds it, `narrowing` gives it its first weights, `lessons` are
 the pictures that it is shown, `detection_loss` is what it is to make small, `train_student` does.
 `blocks` has what others can be made of, `part_times` what each part costs on this CPU.
+`shared_network` holds the weights of all architectures of a space, `search` finds one of them.
 """

@@ -347,10 +347,10 @@ class Student(nn.Module):
         self.stems = nn.ModuleDict({str(spec): StemOf(spec, widths[0]) for spec in held.stems})
         inputs = [widths[0], *(2 * width for width in widths)]
         stages = zip(inputs, widths, held.places, STRIDES, (2, 4, 4, 4), strict=False)
-        self.stages = nn.ModuleList(StageOf(*one) for one in stages)
+        self.stages: Any = nn.ModuleList(StageOf(*one) for one in stages)
         width = architecture.pyramid
-        self.laterals = nn.ModuleList(Conv(2 * n, width, 1, parts=(4, 2)) for n in widths[1:])
-        self.heads = nn.ModuleList(
+        self.laterals: Any = nn.ModuleList(Conv(2 * n, width, 1, parts=(4, 2)) for n in widths[1:])
+        self.heads: Any = nn.ModuleList(
             HeadOf(held.heads, width, architecture.n_classes) for _ in widths[1:]
         )
 

@@ -6,12 +6,14 @@ each operation's time is read from OpenVINO's own counters, and given to the par
 network's time is then the sum of its parts' with two numbers fitted over the networks run: what a
 run costs beside its operations, and what a counted millisecond is worth (counting costs time too).
 
-Networks take turns in one thread, and of each figure the tenth percentile is kept: a machine
-that is busy makes times longer, never shorter.
+Networks take turns in one thread, and of each figure the least is kept: a machine that is busy
+makes times longer, never shorter. One network runs in every group that takes turns, and all times
+are as if the machine had been for all groups as it was when that one ran fastest.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -29,9 +31,8 @@ from framegate.models.detector.network import Precision, config, core, cpu_model
 from framegate.models.training.blocks import STRIDES, Architecture, Student, folded
 from framegate.models.training.student import StudentSpec, export
 
-ROUNDS: Final = 30
+ROUNDS: Final = 60
 _AT_ONCE: Final = 12  # networks that are compiled side by side and take turns
-_SHARE: Final = 10  # percentile that is kept
 _PATH: Final = re.compile(r"__module\.(?:net\.)?([\w.]+)/")
 
 
@@ -114,20 +115,25 @@ def measured(
     known = _read(cache)
     if key in known and wanted <= known[key]["ms"].keys():
         return PartTimes(size, **known[key])
-    runs: list[_Run] = []
-    for first in range(0, len(architectures), _AT_ONCE):
-        group = [_Run(one, size, precision) for one in architectures[first : first + _AT_ONCE]]
-        _take_turns(group, rounds)
-        for run in group:
+    groups: list[list[_Run]] = []
+    for first in range(1, len(architectures) + 1, _AT_ONCE):
+        some = architectures[:1], architectures[first : first + _AT_ONCE]
+        groups.append([_Run(one, size, precision) for one in itertools.chain(*some)])
+        _take_turns(groups[-1], rounds)
+        for run in groups[-1]:
             run.let_go()
-        runs += group
-    ms = {
-        name: float(np.median([run.parts[name] for run in runs if name in run.parts]))
-        for name in sorted(wanted)
-    }
+    fastest = min(group[0].ms for group in groups)
+    found: dict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        for run in group:
+            for key_of_part, taken in run.parts.items():
+                found[key_of_part].append(taken * fastest / group[0].ms)
+    ms = {name: min(found[name]) for name in sorted(wanted)}
+    whole = np.array(
+        [fastest, *(run.ms * fastest / group[0].ms for group in groups for run in group[1:])]
+    )
     told = np.array([sum(ms[part.key] for part in parts(one, size)) for one in architectures])
-    whole = np.array([run.ms for run in runs])
-    scale, fixed = np.polyfit(told, whole, 1, w=1 / whole) if len(runs) > 2 else (1.0, 0.0)
+    scale, fixed = np.polyfit(told, whole, 1, w=1 / whole) if len(whole) > 2 else (1.0, 0.0)
     times = PartTimes(size, ms, float(fixed), float(scale))
     if cache is not None:
         known[key] = {"ms": times.ms, "fixed": times.fixed, "scale": times.scale}
@@ -184,7 +190,7 @@ class _Run:
     @property
     def ms(self) -> float:
         """Milliseconds of a run, CPU time."""
-        return float(np.percentile(self._taken, _SHARE))
+        return min(self._taken)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -197,7 +203,7 @@ class _Run:
             owner = next(
                 p for p in longest_first if not p.path or f"{path}.".startswith(p.path + ".")
             )
-            found[owner.key] += float(np.percentile(taken, _SHARE)) / n[owner.key]
+            found[owner.key] += min(taken) / n[owner.key]
         return found
 
     def let_go(self) -> None:

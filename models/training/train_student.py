@@ -42,7 +42,6 @@ from framegate.models.errors import TrainingRefused
 from framegate.models.formats.nanodet import decode
 from framegate.models.training.detection_loss import lost
 from framegate.models.training.lessons import Lesson, Lessons, batch, plain
-from framegate.models.training.nanodet import NanoDet
 from framegate.models.training.student import StudentSpec, as_input, build
 
 Arithmetic = Literal["f32", "bf16"]
@@ -82,7 +81,7 @@ class Training:
     """
 
     def __init__(
-        self, net: NanoDet, spec: StudentSpec, lessons: Sequence[Lesson], course: Course
+        self, net: nn.Module, spec: StudentSpec, lessons: Sequence[Lesson], course: Course
     ) -> None:
         self.spec, self.lessons, self.course, self.done = spec, lessons, course, 0
         self._device = torch.device(course.device)
@@ -137,9 +136,9 @@ class Training:
         warm = min(1.0, (self.done + 1) / _WARM_UP)
         return self.course.rate * warm * (_LAST_SHARE + (1 - _LAST_SHARE) * cosine)
 
-    def student(self) -> NanoDet:
+    def student(self) -> nn.Module:
         """A copy with the running mean of the weights, on the CPU, in evaluation mode."""
-        net = build(self.spec)
+        net = copy.deepcopy(self.net).cpu()
         with torch.no_grad():
             for weight, mean in zip(net.parameters(), self._mean, strict=True):
                 weight.copy_(mean)
@@ -215,7 +214,7 @@ def weights_digest(net: nn.Module) -> str:
 
 
 def fastest(
-    net: NanoDet, spec: StudentSpec, lessons: Sequence[Lesson], course: Course, n: int = 1
+    net: nn.Module, spec: StudentSpec, lessons: Sequence[Lesson], course: Course, n: int = 1
 ) -> tuple[Arithmetic, float]:
     """The arithmetic that takes least, and seconds of a step, with the pictures of one of `n`."""
     own = replace(course, pictures=course.pictures // n)
@@ -278,7 +277,7 @@ def train(
     return True
 
 
-def f1_of(net: NanoDet, lessons: Sequence[Lesson], spec: StudentSpec) -> float:
+def f1_of(net: nn.Module, lessons: Sequence[Lesson], spec: StudentSpec) -> float:
     """F1 of a student's boxes with the teacher's, at the best of a few least scores."""
     ours, theirs = [], []
     for one in lessons:
