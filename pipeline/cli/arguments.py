@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from framegate.pipeline.config.config import Config, find_config, read_config, store_said
+from framegate.pipeline.config.config import Config, find_config, read_config
 from framegate.pipeline.config.sources import frames_of, named_sources
+from framegate.pipeline.config.store import store_said
 from framegate.pipeline.errors import ConfigFaults
 
 EXITS = """\

@@ -35,7 +35,6 @@ from framegate.pipeline.cli.check import (
 from framegate.pipeline.cli.config import SCHEMA_FILE, schema_text
 from framegate.pipeline.cli.onvif import Found, find_cameras, installed
 from framegate.pipeline.config.config import (
-    BY_NAME,
     DEFAULTS,
     PACKAGED,
     Config,
@@ -45,6 +44,7 @@ from framegate.pipeline.config.config import (
 from framegate.pipeline.config.graph import place, stage_specs
 from framegate.pipeline.config.options import SECRETS, variables_in
 from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.redaction import redacted, secrets_of

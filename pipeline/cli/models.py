@@ -16,8 +16,8 @@ from rich.table import Table
 from framegate.pipeline.cli import judge
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.meter import Meter
-from framegate.pipeline.config.config import url_said
 from framegate.pipeline.config.sources import is_live, named_sources
+from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import ours

@@ -22,7 +22,7 @@ from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import WHEN, Moment, Span, moment
-from framegate.pipeline.config.config import url_said
+from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.markup import escape
 
 from framegate.pipeline.cli.arguments import ending
-from framegate.pipeline.config.config import url_said
+from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, FramegateError, RunRefused, StoreLost
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import to_user

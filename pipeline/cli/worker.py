@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framegate.pipeline.cli.arguments import ending
-from framegate.pipeline.config.config import url_said
+from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.heavy.batching import BatchLimits
 from framegate.pipeline.heavy.worker import HeavyAsks, HeavyWorker, Looker

@@ -1,0 +1,158 @@
+"""`[store]`: where the store is, how it is reached, and who else may read from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from framegate.pipeline.addresses import store_fault
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+BY_NAME = "env:"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """`[store]`: where records and results live, and how long.
+
+    url         embedded: a private Valkey in the data folder; or redis://, rediss:// or unix:// of
+                a Redis 7.2 or later, of a Valkey, or of one server of a cluster
+    url_env     name of an environment variable that holds the URL instead
+    tls_ca      file with the CA that signed the store's certificate; none: those of this system
+    tls_cert    file with the certificate that is shown to the store
+    tls_key     file with the key of that certificate
+    tls_check_hostname  whether the name in the store's certificate must be right
+    listen      HOST:PORT on which the embedded store also listens, for the user `viewer`, who may
+                only read results and what stages give
+    listen_password_file  file with that user's password; none: in FRAMEGATE_LISTEN_PASSWORD, or
+                asked for at the start
+    fsync       of the embedded store. everysec: a power cut may cost about a second. always: a
+                power cut costs nothing, but each commit waits for the disk
+    replicas    on how many of the store's replicas an owner and an epoch must be before a frame is
+                served; a store that has replicas is refused with 0
+    results_keep   results of each source that are kept at least
+    results_age_s  seconds after which results go, 0: never; looked at once a minute
+    results_bytes  bytes of memory for the results of a source, 0: no limit; the oldest go
+    certificates_age_s  seconds after which certificates go, 0: never
+    sources_keep   sources that no run has any more and whose data stay; those let go last
+    """
+
+    url: str = EMBEDDED
+    url_env: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_check_hostname: bool = True
+    listen: str | None = None
+    listen_password_file: str | None = None
+    fsync: Literal["everysec", "always"] = "everysec"
+    replicas: int = field(default=0, metadata={"least": 0})
+    results_keep: int = field(default=100_000, metadata={"least": 1000})
+    results_age_s: float = field(default=0.0, metadata={"least": 0.0})
+    results_bytes: int = field(default=0, metadata={"least": 0})
+    certificates_age_s: float = field(default=34_560_000.0, metadata={"least": 0.0})
+    sources_keep: int = field(default=64, metadata={"least": 0})
+
+    def place(self) -> str | None:
+        """The whole URL, with its secrets and TLS files; None for the embedded store."""
+        url = os.environ[self.url_env] if self.url_env is not None else self.url
+        if url == EMBEDDED:
+            return None
+        return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
+
+
+def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
+    """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
+    if url is not None:
+        _warn_of_password(url, "--store")
+    said: dict[str, Any] = {"listen": listen, "listen_password_file": password_file}
+    said = {key: value for key, value in said.items() if value is not None}
+    if url is not None and url.startswith(BY_NAME):
+        return {**said, "url_env": url.removeprefix(BY_NAME)}
+    return said if url is None else {**said, "url": url, "url_env": None}
+
+
+def url_said(url: str | None, option: str = "--store") -> str | None:
+    """The URL of a command without configuration, with the variable that it names looked up."""
+    if url is None or not url.startswith(BY_NAME):
+        _warn_of_password(url or "", option)
+        return url
+    name = url.removeprefix(BY_NAME)
+    if not os.environ.get(name):
+        raise ConfigFaults([f"{option} {url}: the environment has no such variable"])
+    return os.environ[name]
+
+
+def _warn_of_password(url: str, option: str) -> None:
+    if re.match(r"\w+://[^/@]*:[^/@]+@", url):
+        log.warning(
+            "%s: others on this host can see a password on the command line; put the URL into "
+            "a variable, and give %s env:NAME",
+            option,
+            option,
+        )
+
+
+def store_faults(store: StoreConfig) -> list[str]:
+    """All that is wrong with it; what a variable holds is not shown."""
+    if store.url_env is not None and not os.environ.get(store.url_env):
+        return [f"store.url_env = {store.url_env!r}: the environment has no such variable"]
+    faults = _tls_faults(store)
+    place = store.place() if not faults else None
+    if store.url_env is None and store.url != EMBEDDED and not store.url.startswith(SCHEMES):
+        return [f'store.url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
+    if place is not None and (fault := url_fault(place)) is not None:
+        key = "url" if store.url_env is None else f"url_env = {store.url_env!r}"
+        faults.append(f"store.{key}: {fault}")
+    if store.replicas and place is None and not faults:
+        faults.append(
+            f"store.replicas = {store.replicas}: only a store of your own has replicas; allowed "
+            "with the embedded one is 0"
+        )
+    return faults + _listen_faults(store)
+
+
+def _tls_faults(store: StoreConfig) -> list[str]:
+    files = {key: getattr(store, key) for key in ("tls_ca", "tls_cert", "tls_key")}
+    given = {key: file for key, file in files.items() if file is not None}
+    faults = [
+        f"store.{key} = {file!r}: this file cannot be read"
+        for key, file in given.items()
+        if not os.access(file, os.R_OK)
+    ]
+    if store.tls_key is not None and store.tls_cert is None:
+        faults.append("store.tls_key: it needs store.tls_cert as well, the certificate of that key")
+    if (given or not store.tls_check_hostname) and not _uses_tls(store):
+        faults.append("store.tls_*: they need a store whose URL begins with rediss://")
+    return faults
+
+
+def _uses_tls(store: StoreConfig) -> bool:
+    url = os.environ[store.url_env] if store.url_env is not None else store.url
+    return url.startswith("rediss://")
+
+
+def _listen_faults(store: StoreConfig) -> list[str]:
+    if store.listen is None:
+        alone = store.listen_password_file is not None
+        return ["store.listen_password_file: it needs store.listen as well"] if alone else []
+    faults = []
+    if store.url_env is not None or store.url != EMBEDDED:
+        faults.append(
+            f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
+            "own, make a user that may only read (docs/deployment.md)"
+        )
+    if (fault := store_fault(store.listen)) is not None:
+        faults.append(f"store.listen = {store.listen!r}: {fault}")
+    file = store.listen_password_file
+    if file is not None and not os.access(Path(file), os.R_OK):
+        faults.append(f"store.listen_password_file = {file!r}: this file cannot be read")
+    return faults
