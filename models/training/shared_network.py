@@ -191,7 +191,8 @@ def settled(net: Student, pictures: Tensor) -> Student:
                 net.train()(eight)
     for norm in norms:
         norm.momentum = 0.1
-    return net.eval()
+    net.eval()
+    return net
 
 
 def kept(most: int, n: int, parts_of: int) -> Tensor | None:
