@@ -35,6 +35,7 @@ OURS: Final[Mapping[str, str]] = {
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",
+    "kept_frames": "framegate.stages.footage.kept:kept_frames",
     "learn_footage": "framegate.stages.commands.footage:ShownFootage",
     "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
     "models_add": "framegate.stages.commands.registry:add",

@@ -59,6 +59,7 @@ def upgrade_check(file: Path | None, folder: Path | None) -> Exit:
         with report.watching("data folder"):
             _look_at_run(folder, report)
         _look_at_certificates(folder / "certificates", report)
+        _look_at_footage(folder, report)
         if config is not None:
             with report.watching("store"):
                 report.say("store", _look_at_store(folder, config))
@@ -112,6 +113,16 @@ def _look_at_certificates(folder: Path, report: Report) -> None:
     told = ", ".join(f"{count} of version {v}" for v, count in sorted(versions.items()) if count)
     if told:
         report.say("certificates", f"{told}: read as they are")
+
+
+def _look_at_footage(folder: Path, report: Report) -> None:
+    if not (folder / "footage").is_dir():
+        return
+    found = ours("kept_frames")(folder).values()
+    told = f"{sum(len(kept.files) for kept in found)} frames: read as they are"
+    if unreadable := sum(len(kept.unreadable) for kept in found):
+        told += f"; {unreadable} files are not: cut short, or a newer Framegate wrote them"
+    report.say("footage", told)
 
 
 def _look_at_store(folder: Path, config: Config) -> str:

@@ -28,6 +28,7 @@ from framegate.pipeline.errors import (
     StoreBusy,
     StoreLost,
     StoreRefused,
+    did_you_mean,
 )
 from framegate.pipeline.loading import OURS
 from framegate.pipeline.logs import to_user
@@ -288,6 +289,7 @@ def _run_on(setup: _Setup) -> Exit:
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
                 "pipeline.toml at the next start"
             )
+        _warn_of_unknown(config, [spec.name for spec in sources.specs()])
         plan = make_plan(config, before.run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"
         with screen(quiet) as console:
@@ -297,6 +299,14 @@ def _run_on(setup: _Setup) -> Exit:
         return code
     finally:
         sources.release()
+
+
+def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
+    """Say which sources are named in `[learn]` and are not there: they may come, or be a typo."""
+    for name in () if isinstance(config.learn.collect, bool) else config.learn.collect:
+        if name not in known:
+            near = did_you_mean(name, known)
+            to_user.warning("learn.collect: %r is no source of this run yet%s", name, near)
 
 
 def make_plan(

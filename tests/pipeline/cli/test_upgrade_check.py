@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.run.folder import VERSION
+from framegate.stages.footage.kept import Keeper, Limits
+from tests.stages.footage.test_kept import frame, keep
 from tests.support.commands import framegate, user_folder
 from tests.support.footage import steady, write_scene
 
@@ -128,6 +130,14 @@ def test_a_run_of_an_older_version_is_told(ran: Path) -> None:
     assert ended.code == 0, ended.out
     assert f"of framegate 0.1, run.json of version {VERSION - 1}" in ended.out
     assert f"the next start writes it as version {VERSION}" in ended.out
+
+
+def test_kept_footage_is_counted(ran: Path) -> None:
+    keep(Keeper(ran / "data", Limits(1 << 30, 30)), frame(1))
+    (ran / "data" / "footage" / "gate" / "1-2.jpg").write_bytes(b"cut short")
+    ended = framegate(ran, "upgrade-check", "-d", "data")
+    assert ended.code == 0, ended.out
+    assert "1 frames: read as they are; 1 files are not" in " ".join(ended.out.split())
 
 
 def test_models_and_certificates_that_cannot_be_read(ran: Path) -> None:

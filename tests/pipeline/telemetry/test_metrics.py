@@ -17,7 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from framegate.pipeline.process import ProcessUse
-from framegate.pipeline.stage_counts import CacheCounts
+from framegate.pipeline.stage_counts import CacheCounts, FootageCounts
 from framegate.pipeline.telemetry.counters import (
     BOUNDS_S,
     MOST_LABELS,
@@ -57,6 +57,8 @@ def scrape(counters: Mapping[str, Mapping[str, int]], store: Mapping[str, object
     workers = [WorkerStatus("infer", 4711, ready=True, restarts=2)]
     looked_up = CacheCounts(hits=30, misses=10, refused=1, groups=3, off=1)
     times = {"detect": StageTimes(cache=looked_up), "escalate": StageTimes()}
+    kept = FootageCounts({"even": 4, "audit": 2}, {"same": 9}, removed=3, nbytes=1234)
+    times["collect"] = StageTimes(footage=kept)
     for waited_us in (100, 3000):
         times["detect"].waited.add_us(waited_us)
     status = RunStatus("run", False, [], workers, sources, times)
@@ -101,6 +103,10 @@ def test_counters_are_the_stores_and_the_accounts_close() -> None:
     assert found["framegate_cache_refused_total" + stage] == 1
     assert found["framegate_cache_groups_off" + stage] == 1
     assert 'framegate_cache_hits_total{"stage": "escalate"}' not in found
+    assert found['framegate_footage_kept_total{"why": "audit"}'] == 2
+    assert found['framegate_footage_dropped_total{"reason": "same"}'] == 9
+    assert found["framegate_footage_removed_total{}"] == 3
+    assert found["framegate_footage_bytes{}"] == 1234
     model = '{"model": "nanodet-416@0123abcd", "precision": "int8", "source": "gate"}'
     assert found["framegate_model_info" + model] == 1
     assert found["framegate_store_aof_bytes{}"] == 7
@@ -174,6 +180,17 @@ def test_times_go_on_growing_when_a_worker_begins_anew() -> None:
     lives.told({"detect": second})
     assert lives.total()["detect"].worked.sum_us == 18
     assert lives.total()["detect"].cache == CacheCounts(hits=7, misses=4, refused=1, groups=2)
+
+
+def test_kept_footage_goes_on_being_counted_when_a_worker_begins_anew() -> None:
+    lives = TimesOverLives()
+    lives.told({"collect": StageTimes(footage=FootageCounts({"even": 4}, {"same": 1}, 1, 900))})
+    lives.died()
+    later = FootageCounts({"even": 1, "audit": 2}, {"lost": 3}, 0, 1000)
+    lives.told({"collect": StageTimes(footage=later)})
+    assert lives.total()["collect"].footage == FootageCounts(
+        {"audit": 2, "even": 5}, {"lost": 3, "same": 1}, 1, 1000
+    )
 
 
 def test_model_names_come_in_parts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -166,6 +167,21 @@ def test_a_disk_that_is_nearly_full_is_left_to_the_store(
     monkeypatch.undo()
     keep(keeper, frame(2))
     assert len(kept_frames(tmp_path)["gate"].files) == 2
+
+
+def test_a_disk_that_ends_within_a_frame_leaves_nothing_of_it(tmp_path: Path) -> None:
+    keep(Keeper(tmp_path, ROOM), frame(1))
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            keep(Keeper(tmp_path, ROOM), frame(2))
+        except OSError as error:
+            os._exit(0 if error.errno == errno.EFBIG else 2)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [path.name for path in (tmp_path / "footage" / "gate").iterdir()] == ["1-1.jpg"]
 
 
 # -- What goes.
