@@ -46,6 +46,7 @@ OURS: Final[Mapping[str, str]] = {
     "models_remove": "framegate.stages.commands.registry:remove",
     "models_show": "framegate.stages.commands.registry:show",
     "models_use": "framegate.stages.detect.run_models:choose",
+    "train": "framegate.stages.commands.train:train",
     "tune": "framegate.stages.commands.tune:tune",
     "shipped_files": "framegate.models.detector.network:read",
     "verified": "framegate.models.detector.network:verified",

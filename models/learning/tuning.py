@@ -110,16 +110,20 @@ def tune(
     counts = _counts([thresholds.shown(raw, usual, general.nms_iou) for raw in plain], judging,
                      n_classes)  # fmt: skip
     tuned = (
-        [_side(side, learned, judging, general.nms_iou, n_classes) for side in rows[0].raw]
+        [tuned_side(side, learned, judging, general.nms_iou, n_classes) for side in rows[0].raw]
         if rows
         else []
     )
     return Tuning(tuple(learned), tuple(judging), tuple(tuned), counts)
 
 
-def _side(
+def tuned_side(
     side: int, learned: Sequence[Look], judging: Sequence[Look], nms_iou: float, n_classes: int
 ) -> TunedSide:
+    """Least scores that fit the teacher in `learned`, and what they show in `judging`.
+
+    side  which of the looks' raw boxes
+    """
     raw = [look.raw[side] for look in learned]
     sure = [look.said.sure for look in learned]
     unsure = [look.said.unsure for look in learned]

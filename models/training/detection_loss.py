@@ -31,7 +31,8 @@ class Objects:
     """What a teacher said of one picture, in pixels of the student's input.
 
     boxes, class_ids    float (N, 4), left, top, right, bottom; int64 (N,), as the student has them
-    unsure, unsure_ids  the same of what may be an object or not: inside, that class costs nothing
+    unsure, unsure_ids  the same of what may be an object or not: inside, that class costs nothing;
+                        an id that is no class of the student's stands for all of them
     """
 
     boxes: Tensor
@@ -143,7 +144,7 @@ def _counts(grid: _Grid, objects: Objects, n_classes: int) -> Tensor:
     counts = torch.ones(len(grid.centres), n_classes, device=grid.centres.device)
     for box, class_id in zip(objects.unsure, objects.unsure_ids, strict=True):
         inside = ((grid.centres > box[:2]) & (grid.centres < box[2:])).all(1)
-        counts[inside, class_id] = 0.0
+        counts[inside, class_id if class_id < n_classes else slice(None)] = 0.0
     return counts
 
 

@@ -21,7 +21,7 @@ import torch
 from framegate.models.boxes import AnyArray, Boxes, DoubleArray, IntArray
 from framegate.models.errors import TrainingRefused
 from framegate.models.learning.examples import Example
-from framegate.models.picture import ByteArray
+from framegate.models.picture import ByteArray, Picture
 from framegate.models.preprocess import inner_size, padded, to_bgr
 from framegate.models.training.detection_loss import Objects
 
@@ -34,17 +34,28 @@ _QUALITY: Final = 95  # of JPEG
 
 
 class Lesson(msgspec.Struct, frozen=True, gc=False):
-    """An example as training keeps it: a JPEG file at what training looks at, and its boxes.
+    """A picture as training keeps it, and what is to be found in it.
 
-    jpeg    (width, height) = `kept` pixels
-    inner   (width, height) of the picture in the student's input
-    boxes, unsure  bytes of Boxes in pixels of the student's input
+    jpeg    a JPEG file, 1.3 times as large as the student's input: what the largest zoom asks for
+    source  (width, height) of the picture as decoded; inner  of the picture in the student's input
+    sure, unsure  bytes of Boxes in pixels of the student's input; an unsure class id that is none
+            of the student's stands for all of them
     """
 
     jpeg: bytes
+    source: tuple[int, int]
     inner: tuple[int, int]
-    boxes: bytes
-    unsure: bytes
+    sure: bytes = b""
+    unsure: bytes = b""
+
+    def taught(self, sure: Boxes, unsure: Boxes) -> Lesson:
+        """The same picture with these boxes, in pixels of the picture as decoded."""
+        across, down = self.inner[0] / self.source[0], self.inner[1] / self.source[1]
+        scale = np.array([across, down] * 2, np.float32)
+        both = (
+            Boxes(one.xyxy * scale, one.scores, one.class_ids).to_bytes() for one in (sure, unsure)
+        )
+        return Lesson(self.jpeg, self.source, self.inner, *both)
 
 
 class Lessons(msgspec.Struct, frozen=True):
@@ -98,22 +109,18 @@ def input_size(sizes: Iterable[tuple[int, int]], long_side: int) -> tuple[int, i
     return max(padded(width) for width, _ in inner), max(padded(height) for _, height in inner)
 
 
-def lesson(example: Example, long_side: int) -> Lesson:
-    """An example for a student whose input has that longer side.
-
-    The picture is kept at 1.3 times that, what the largest zoom asks for, never enlarged.
-    """
-    picture = example.picture
-    inner = inner_size(picture.width, picture.height, long_side)
-    kept = min(math.ceil(long_side * ZOOM[1]), max(picture.width, picture.height))
-    bgr = to_bgr(picture, inner_size(picture.width, picture.height, kept))
+def pictured(picture: Picture, long_side: int) -> Lesson:
+    """A picture for a student whose input has that longer side; never enlarged."""
+    source = picture.width, picture.height
+    kept = min(math.ceil(long_side * ZOOM[1]), max(source))
+    bgr = to_bgr(picture, inner_size(*source, kept))
     _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    scale = np.array([inner[0] / picture.width, inner[1] / picture.height] * 2, np.float32)
-    sure, unsure = (
-        Boxes(boxes.xyxy * scale, boxes.scores, boxes.class_ids).to_bytes()
-        for boxes in (example.sure, example.unsure)
-    )
-    return Lesson(coded.tobytes(), inner, sure, unsure)
+    return Lesson(coded.tobytes(), source, inner_size(*source, long_side))
+
+
+def lesson(example: Example, long_side: int) -> Lesson:
+    """An example for such a student, whose classes are those of the example's set."""
+    return pictured(example.picture, long_side).taught(example.sure, example.unsure)
 
 
 def batch(
@@ -123,12 +130,17 @@ def batch(
 
     Every lesson comes once before any comes again.
     """
-    seen = []
-    for place in places:
-        turn, at = divmod(step * of + place, len(lessons))
-        order = np.random.default_rng((seed, turn)).permutation(len(lessons))
-        seen.append(augmented(lessons[order[at]], size, np.random.default_rng((seed, step, place))))
-    return seen
+    numbers = [turn_of(seed, step * of + place, len(lessons)) for place in places]
+    return [
+        augmented(lessons[number], size, np.random.default_rng((seed, step, place)))
+        for number, place in zip(numbers, places, strict=True)
+    ]
+
+
+def turn_of(seed: int, look: int, n: int) -> int:
+    """Which of `n` lessons has the look of that number, counted from 0 over a whole course."""
+    turn, at = divmod(look, n)
+    return int(np.random.default_rng((seed, turn)).permutation(n)[at])
 
 
 def augmented(one: Lesson, size: tuple[int, int], rng: np.random.Generator) -> Seen:
@@ -161,7 +173,7 @@ def _seen(
     whole = np.zeros((size[1], size[0], 3), np.uint8)
     inside = _pixels(cv2.warpAffine(kept, matrix, (width, height), flags=cv2.INTER_LINEAR))
     whole[:height, :width] = recoloured(inside)
-    sure, unsure = Boxes.from_bytes(one.boxes), Boxes.from_bytes(one.unsure)
+    sure, unsure = Boxes.from_bytes(one.sure), Boxes.from_bytes(one.unsure)
     boxes, cut = _moved(sure, scale, move, one.inner)
     loose, loose_cut = _moved(unsure, scale, move, one.inner)
     # What is mostly outside may be known by its rest, and may not.

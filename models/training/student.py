@@ -62,15 +62,18 @@ def general() -> NanoDet:
     return net
 
 
-def export(net: nn.Module, spec: StudentSpec) -> ov.Model:
+def export(net: nn.Module, spec: StudentSpec | None = None) -> ov.Model:
     """OpenVINO's form of it: uint8 (1, H, W, 3) in the order B, G, R, to head8, head16, head32.
 
-    Each is float32 (1, classes + 44, H/stride, W/stride): registry format `nanodet`. `net` is left
-    in evaluation mode.
+    Each is float32 (1, classes + 44, H/stride, W/stride): registry format `nanodet`.
+
+    spec  of which it takes the size alone; None: any multiples of 32, hence parts of pictures too
+
+    `net` is left in evaluation mode.
     """
     model = ir_of(_Heads(net).eval(), HEADS)
-    width, height = spec.size
-    model.reshape([1, height, width, 3])
+    if spec is not None:
+        model.reshape([1, spec.size[1], spec.size[0], 3])
     return model
 
 

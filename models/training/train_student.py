@@ -142,8 +142,7 @@ class Training:
         with torch.no_grad():
             for weight, mean in zip(net.parameters(), self._mean, strict=True):
                 weight.copy_(mean)
-        net.eval()
-        return net
+        return net.eval()
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint of `folder`, whole: a kill leaves this one or the one before.
@@ -286,7 +285,7 @@ def f1_of(net: nn.Module, lessons: Sequence[Lesson], spec: StudentSpec) -> float
         maps = [head[0].contiguous().numpy() for head in heads]
         found = decode(maps, min(_LEAST_SCORES), n_classes=len(spec.labels))
         ours.append(found.take(suppress(found.xyxy, found.scores)))
-        theirs.append(Boxes.from_bytes(one.boxes))
+        theirs.append(Boxes.from_bytes(one.sure))
     return max(
         float(matching.f1(matching.matched([b.take(b.scores > least) for b in ours], theirs)))
         for least in _LEAST_SCORES

@@ -100,7 +100,7 @@ GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
     "see a run": ("watch", "sources", "snapshot", "results"),
     "change a run that goes on": ("add", "remove"),
-    "make it yours": ("config", "tune", "models", "learn"),
+    "make it yours": ("config", "tune", "train", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
     "more": ("worker", "upgrade-check"),
 }
@@ -125,6 +125,7 @@ MODULES: Final[Mapping[str, str]] = {
     "doctor": "doctor",
     "worker": "worker",
     "tune": "tune",
+    "train": "train",
     "models": "models",
     "learn": "learn",
     "upgrade-check": "upgrade_check",

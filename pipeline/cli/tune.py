@@ -135,15 +135,7 @@ def register(commands: Any) -> None:
         "--frames", type=int, default=FRAMES, metavar="N",
         help=f"pictures that are looked at, at most ({FRAMES})",
     )  # fmt: skip
-    group = command.add_argument_group("classes (without any of these, a terminal asks)")
-    group.add_argument("--classes", metavar="A,B", help="look for these of those that are seen")
-    group.add_argument("--strike", metavar="A,B", help="not for these")
-    group.add_argument(
-        "--merge", metavar="A=B", action="append", default=[],
-        help="what is taken for A is a B; may be said again",
-    )  # fmt: skip
-    group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
-    add_overwrite(group)
+    add_classes(command)
     command.add_argument(
         "--size", choices=_SIZES, default="auto",
         help="longer side of the input; auto: the fastest that is as good (auto)",
@@ -156,6 +148,26 @@ def register(commands: Any) -> None:
         "--registry", type=Path, metavar="DIR",
         help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
     )  # fmt: skip
+
+
+def add_classes(command: argparse.ArgumentParser) -> None:
+    """Add the options that say which classes are looked for; see wishes_of."""
+    group = command.add_argument_group("classes (without any of these, a terminal asks)")
+    group.add_argument("--classes", metavar="A,B", help="look for these of those that are seen")
+    group.add_argument("--strike", metavar="A,B", help="not for these")
+    group.add_argument(
+        "--merge", metavar="A=B", action="append", default=[],
+        help="what is taken for A is a B; may be said again",
+    )  # fmt: skip
+    group.add_argument("--sheet", type=Path, metavar="FILE", help="write pictures of each class")
+    add_overwrite(group)
+
+
+def wishes_of(
+    parsed: argparse.Namespace,
+) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
+    """Classes that are looked for alone, those struck, and those merged. ConfigFaults."""
+    return _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
 
 
 def _tune(parsed: argparse.Namespace) -> Exit:
@@ -175,7 +187,7 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         parsed.overwrite,
         parsed.registry,
     )
-    wishes = _named(parsed.classes), _named(parsed.strike), _pairs(parsed.merge)
+    wishes = wishes_of(parsed)
     person = Person(sys.stdin.isatty() and not any(wishes))
     with Meter() as meter:
 

@@ -54,11 +54,11 @@ from framegate.pipeline.outputs import write_whole
 from framegate.stages.commands.class_sheet import ClassSheet
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.detect.options import is_own
-from framegate.stages.footage import Footage, read_footage
+from framegate.stages.footage import Footage, FootageFrame, read_footage
 from framegate.stages.model_faults import model_faults
 
 SIDES: Final = (416, 320, 224)  # longer sides that are tried, the usual one first
-_MOST_RAW: Final = 1000  # boxes of a picture before one is left for each thing
+MOST_RAW: Final = 1000  # boxes of a picture before one is left for each thing
 _TIMED_S: Final = 1.0
 _LEAST_ROUNDS: Final = 5
 _LATER: Final = 1 - EARLIER - GAP
@@ -81,15 +81,10 @@ def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
         if is_own(request.name):
             raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
         footage = read_footage(request.sources, request.frames, meter)
-        _check_length(len(footage))
-        seen = _look(footage, request, store, meter)
-        classes = [
-            ClassSeen(coco.LABELS[one.class_id], one.objects, one.frames) for one in seen.classes
-        ]
-        if not classes:
-            raise ConfigFaults([_nothing_seen(seen)])
-        _write_sheet(request, seen)
-        choice = choose(classes)
+        check_length(len(footage))
+        sides = SIDES if request.side is None else tuple({general().side, request.side})
+        seen = look_through(footage, sides, request.teacher, store, meter)
+        choice = chosen_classes(seen, request.sheet, request.overwrite, choose)
         meter("tuning")
         kept = list(coco.class_ids(choice.kept))
         merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in choice.merged.items()}
@@ -105,7 +100,7 @@ def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
             added = _put(store, request.name, seen, found, best, verdict, choice, ms).ref
         return Tuned(
             _size_rows(found, best, ms),
-            _class_rows(verdict, best, choice),
+            class_rows(verdict, best, choice),
             (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
             len(found.earlier),
             verdict.frames,
@@ -130,7 +125,7 @@ def raw_detector(side: int, threads: int = 1) -> Detector:
         members=(f"nanodet-{side}",),
         min_score=float(thresholds.GRID[0]),
         nms_iou=1.0,
-        max_boxes=_MOST_RAW,
+        max_boxes=MOST_RAW,
     )
     precision = nearest(light.precision)
     return detector.build(choices, precision, threads, coco.class_ids(None))
@@ -140,7 +135,7 @@ def raw_detector(side: int, threads: int = 1) -> Detector:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class FootageSeen:
     """All that is kept of footage.
 
     picture  one of it, to measure times with
@@ -153,7 +148,8 @@ class _Seen:
     teacher: str
 
 
-def _check_length(n_pictures: int) -> None:
+def check_length(n_pictures: int) -> None:
+    """Raise ConfigFaults where too few would judge."""
     needed = int(judgement.LEAST_FRAMES / _LATER) + 1
     if n_pictures < needed:
         raise ConfigFaults(
@@ -165,7 +161,7 @@ def _check_length(n_pictures: int) -> None:
         )
 
 
-def _nothing_seen(seen: _Seen) -> str:
+def _nothing_seen(seen: FootageSeen) -> str:
     return (
         f"--from: in {len(seen.looks)} pictures the teacher ({seen.teacher}) is sure of no object "
         f"of one class in {teacher.LEAST_FRAMES} of them; allowed is footage that shows what the "
@@ -173,40 +169,62 @@ def _nothing_seen(seen: _Seen) -> str:
     )
 
 
-def _look(footage: Footage, request: TuneRequest, store: Registry, meter: Tell) -> _Seen:
-    """Ask teacher and detector about each picture; no picture but one is kept."""
-    usual = general().side
-    sides = SIDES if request.side is None else tuple(dict.fromkeys((usual, request.side)))
+def look_through(
+    footage: Footage,
+    sides: Sequence[int],
+    teacher_model: str,
+    store: Registry,
+    meter: Tell,
+    keep: Callable[[FootageFrame], None] = lambda _: None,
+) -> FootageSeen:
+    """Ask the teacher, and the light detector at each size, about each picture.
+
+    No picture but one is kept here; `keep` is called with each.
+    """
     meter("opening the models")
     detectors = {side: raw_detector(side) for side in sides}
     looks: list[Look] = []
     sheet, picture = ClassSheet(), None
-    with Teacher(request.teacher, store) as told:
+    with Teacher(teacher_model, store) as told:
         for number, frame in enumerate(footage):
             said = told.of(frame)
             raw = {side: one.detect([frame.picture])[0] for side, one in detectors.items()}
             looks.append(Look(frame.source, frame.moment_s, said, raw))
             sheet.add(frame.picture, said.sure)
+            keep(frame)
             picture = picture or frame.picture
             known = f"{told.known} known from before" if told.known else ""
             meter("pictures that the teacher looks at", number + 1, len(footage), more=known)
         assert picture is not None
         classes = teacher.seen([look.said for look in looks])
-        return _Seen(tuple(looks), classes, sheet, picture, told.name)
+        return FootageSeen(tuple(looks), classes, sheet, picture, told.name)
 
 
-def _write_sheet(request: TuneRequest, seen: _Seen) -> None:
-    if request.sheet is None:
+def chosen_classes(
+    seen: FootageSeen, sheet: Path | None, overwrite: bool, choose: Choose
+) -> ClassChoice:
+    """What `choose` takes of the classes that were seen; `sheet`: written before it is asked."""
+    classes = [
+        ClassSeen(coco.LABELS[one.class_id], one.objects, one.frames) for one in seen.classes
+    ]
+    if not classes:
+        raise ConfigFaults([_nothing_seen(seen)])
+    _write_sheet(seen, sheet, overwrite)
+    return choose(classes)
+
+
+def _write_sheet(seen: FootageSeen, sheet: Path | None, overwrite: bool) -> None:
+    if sheet is None:
         return
     rows = [
         (one.class_id, f"{coco.LABELS[one.class_id]}\n{one.objects} objects\n{one.frames} pictures")
         for one in seen.classes
     ]
     try:
-        drawn = seen.sheet.drawn(rows, request.sheet.suffix)
+        drawn = seen.sheet.drawn(rows, sheet.suffix)
     except ValueError as error:
-        raise ConfigFaults([f"--sheet {request.sheet}: {error}"]) from error
-    write_whole("--sheet", request.sheet, drawn, request.overwrite)
+        raise ConfigFaults([f"--sheet {sheet}: {error}"]) from error
+    write_whole("--sheet", sheet, drawn, overwrite)
 
 
 # -- What came of it.
@@ -257,7 +275,8 @@ def _size_rows(found: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple
     return tuple(rows)
 
 
-def _class_rows(verdict: Verdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
+def class_rows(verdict: Verdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
+    """The classes that were chosen, with their figures."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     figures = {row.label: row for row in verdict.classes}
     return tuple(
@@ -275,7 +294,7 @@ def _class_rows(verdict: Verdict, best: TunedSide, choice: ClassChoice) -> tuple
 def _put(
     store: Registry,
     name: str,
-    seen: _Seen,
+    seen: FootageSeen,
     found: Tuning,
     best: TunedSide,
     verdict: Verdict,
@@ -285,14 +304,13 @@ def _put(
     """Write the model into the registry; its manifest."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     with tempfile.TemporaryDirectory(prefix="framegate-tune-") as path:
-        folder = general_folder(Path(path), name, _next_version(store, name), best.side)
-        general_name = f"light ({'+'.join(detector.load('light').models)})"
+        folder = general_folder(Path(path), name, next_version(store, name), best.side)
         manifest = replace(
             folder.manifest,
             min_score=min(least.values()),
             min_scores=least,
             merged=choice.merged,
-            learned=_learned(found, general_name, seen.teacher),
+            learned=learned_of(found, seen.teacher),
             metrics={
                 **folder.manifest.metrics,
                 **verdict.metrics,
@@ -304,16 +322,19 @@ def _put(
         return store.put(ModelFolder(folder.path, manifest)).manifest
 
 
-def _learned(found: Tuning, general_name: str, teacher_name: str) -> Learned:
+def learned_of(found: Tuning, teacher_name: str) -> Learned:
+    """What a model was made of: the earlier pictures."""
     spans = []
     for source in dict.fromkeys(look.source for look in found.earlier):
         moments = [look.moment_s for look in found.earlier if look.source == source]
         spans.append(Span(source, min(moments), max(moments)))
     boxes = sum(len(look.said.sure) for look in found.earlier)
+    general_name = f"light ({'+'.join(detector.load('light').models)})"
     return Learned(general_name, teacher_name, len(found.earlier), boxes, tuple(spans))
 
 
-def _next_version(store: Registry, name: str) -> str:
+def next_version(store: Registry, name: str) -> str:
+    """The number after the highest of this name."""
     numbers = [0]
     for folder in store.models():
         if folder.manifest.name == name:

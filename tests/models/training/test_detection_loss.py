@@ -72,6 +72,12 @@ def test_an_unsure_box_costs_nothing_for_its_class_and_something_for_others() ->
         assert head.grad[:, 0].all()
 
 
+def test_an_unsure_box_of_no_class_costs_nothing_for_all() -> None:
+    free = [head.requires_grad_() for head in heads()]
+    lost(free, [objects(unsure=((0, 0, 96, 64, N_CLASSES),))], SIZE).total.backward()
+    assert not any(head.grad is not None and head.grad.any() for head in free)
+
+
 def test_an_object_between_cells_still_has_one() -> None:
     """One of 3 pixels holds no cell's centre."""
     found = trained([objects((10, 10, 13, 13, 0))])

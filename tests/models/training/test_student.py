@@ -109,7 +109,7 @@ def test_the_head_keeps_the_classes_that_are_named_in_their_order() -> None:
 def test_a_student_of_the_registrys_format_answers_as_its_torch_module() -> None:
     spec = StudentSpec(("person", "crate"), (96, 64), 0.25)
     net = lively(build(spec))
-    compiled = core().compile_model(export(net, spec), "CPU", config("f32", 1))
+    compiled = core().compile_model(export(net), "CPU", config("f32", 1))
     bgr = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
     found = compiled([bgr])
     with torch.no_grad():

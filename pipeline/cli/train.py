@@ -1,0 +1,233 @@
+"""`framegate train`: a small network of a camera's own; what it came to, and how that is told."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.init import Person
+from framegate.pipeline.cli.lines import say
+from framegate.pipeline.cli.meter import Meter
+from framegate.pipeline.cli.tune import (
+    HEAVY,
+    ClassChoice,
+    ClassSeen,
+    Tuned,
+    add_classes,
+    chosen,
+    class_table,
+    size_table,
+    wishes_of,
+)
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.loading import ours
+from framegate.pipeline.outputs import Inputs, output_faults
+
+FRAMES: Final = 600  # of which 60 % are learned from
+STEPS: Final = 800  # where no minutes are said
+SIDES: Final = {"compact": 320, "accurate": 416}
+PROCESSES: Final = (1, 2, 4, 8)  # which share the eight pictures of a step
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What is wanted.
+
+    sources   of footage, as read_footage takes them; frames  pictures of them at most
+    side      longer side of the input
+    minutes   of training; None: STEPS steps
+    folder    where the training is kept until it is over
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    folder: Path
+    side: int = SIDES["compact"]
+    minutes: float | None = None
+    processes: int = 1
+    device: str = "cpu"
+    seed: int = 0
+    frames: int = FRAMES
+    teacher: str = HEAVY
+    registry: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Pictures to be written on the way: objects of each class; what the student is shown."""
+
+    sheet: Path | None
+    show: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of it.
+
+    found    as of `tune`; its difference is to the tuned general model
+    steps, of  that were made, and of how many; fewer: somebody stopped it
+    cpu_s    of training, of this process
+    share    of the general model's multiplications
+    """
+
+    found: Tuned | None
+    steps: int
+    of: int
+    cpu_s: float
+    share: float
+
+
+def default_folder(name: str) -> Path:
+    """`$XDG_DATA_HOME/framegate/training/NAME`, or the same below `~/.local/share`."""
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "framegate" / "training" / name
+
+
+def register(commands: Any) -> None:
+    """Add the command to the command line."""
+    command = commands.add_parser(
+        "train",
+        help="train a small network for a camera, without labels",
+        description="Half the channels of the light detector, first fitted to the camera's "
+        "pictures by least squares, then trained on what the heavy pass says of them. The last "
+        "third of the footage judges it, beside the light detector tuned to the same camera: what "
+        "is clearly worse is not added. What is added is a model NAME, which is shown, shadowed, "
+        "used and rolled back like any other. Its state is on disk each half minute: Ctrl-C ends "
+        "it, --resume goes on. Needs the extra `train`. Exit code 1 if the model was not added.",
+        epilog=ending(
+            "framegate train gate --from monday.mp4",
+            "framegate train gate --from monday.mp4 night.mp4 --size accurate --minutes 20",
+            "framegate train gate --resume",
+            page="learning",
+        ),
+    )
+    command.set_defaults(command=_train)
+    command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
+    command.add_argument(
+        "--from", dest="sources", nargs="+", action="extend", default=[], metavar="SOURCE",
+        help="footage: video files of typical hours, and what docs/learning.md names",
+    )  # fmt: skip
+    command.add_argument(
+        "--frames", type=int, default=FRAMES, metavar="N",
+        help=f"pictures that are looked at, at most ({FRAMES})",
+    )  # fmt: skip
+    add_classes(command)
+    group = command.add_argument_group("training")
+    group.add_argument(
+        "--size", choices=SIDES, default="compact",
+        help="compact: an input of 320 pixels; accurate: of 416, for small objects (compact)",
+    )  # fmt: skip
+    group.add_argument(
+        "--minutes", type=float, metavar="M",
+        help=f"of training, the teacher's time not counted (default: as {STEPS} steps take)",
+    )  # fmt: skip
+    group.add_argument(
+        "--processes", type=int, choices=PROCESSES, default=1, help="that share each step (1)"
+    )
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(cpu)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (0)")
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the training that was ended"
+    )
+    group.add_argument(
+        "--show", type=Path, metavar="FILE", help="write a picture of what the student is shown"
+    )
+    command.add_argument(
+        "--teacher", default=HEAVY, metavar="MODEL",
+        help="who says what is there: heavy, or a model of the registry (heavy)",
+    )  # fmt: skip
+    command.add_argument(
+        "-d", dest="folder", type=Path, metavar="FOLDER",
+        help="where the training is kept until it is over (default: training/NAME beside the "
+        "registry)",
+    )  # fmt: skip
+    command.add_argument(
+        "--registry", type=Path, metavar="DIR",
+        help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
+    )  # fmt: skip
+
+
+def _train(parsed: argparse.Namespace) -> Exit:
+    if find_spec("torch") is None or find_spec("nncf") is None:
+        needed = "in Framegate's checkout, pip install '.[train]' (or make extras)"
+        raise ConfigFaults([f"train: torch and nncf are not installed: {needed}"])
+    _check(parsed)
+    request = TrainRequest(
+        parsed.name,
+        tuple(parsed.sources),
+        parsed.folder or default_folder(parsed.name),
+        SIDES[parsed.size],
+        parsed.minutes,
+        parsed.processes,
+        parsed.device,
+        parsed.seed,
+        parsed.frames,
+        parsed.teacher,
+        parsed.registry,
+    )
+    views = Views(parsed.sheet, parsed.show, parsed.overwrite)
+    wishes = wishes_of(parsed)
+    person = Person(sys.stdin.isatty() and not any(wishes))
+    with Meter() as meter:
+
+        def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
+            with meter.paused():
+                return chosen(seen, parsed.sheet, person, *wishes)
+
+        done: Trained = ours("train")(request, views, parsed.resume, choose, meter)
+    return _tell(done, parsed)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    faults = []
+    if parsed.resume and parsed.sources:
+        faults.append("--resume: what it learns from was said when it began; leave out --from")
+    if not parsed.resume and not parsed.sources:
+        faults.append("--from SOURCE: what is it to learn from?")
+    if parsed.frames < 1:
+        faults.append(f"--frames {parsed.frames}: allowed is 1 and more")
+    if parsed.minutes is not None and not 0 < parsed.minutes <= 1440:
+        faults.append(f"--minutes {parsed.minutes:g}: allowed is up to 1440")
+    if parsed.seed < 0:
+        faults.append(f"--seed {parsed.seed}: allowed is 0 and more")
+    read = Inputs({word: word.rpartition("=")[2] for word in parsed.sources})
+    for option, file in (("--sheet", parsed.sheet), ("--show", parsed.show)):
+        if file is not None:
+            faults += output_faults(option, file, read, parsed.overwrite)
+    if faults:
+        raise ConfigFaults(faults)
+
+
+def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
+    at = "" if parsed.folder is None else f" -d {parsed.folder}"
+    if done.found is None:
+        say(f"after step {done.steps} of {done.of}; it goes on with framegate train "
+            f"{parsed.name} --resume{at}", "stopped: ")  # fmt: skip
+        return Exit.STOPPED_TWICE
+    found = done.found
+    console = Console(highlight=False)
+    console.print(size_table(found))
+    console.print(class_table(found))
+    say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
+        "the light detector's multiplications", "trained: ")  # fmt: skip
+    middle, low, high = found.difference
+    gain = f"F1 {middle:+.3f} ({low:+.3f} to {high:+.3f}) against the light detector, tuned"
+    if found.added is None:
+        say(f"{found.refused}; {gain}", "not added: ")
+        say(f"framegate tune {parsed.name}, which needs no training", "next: ")
+        return Exit.SOURCE_FAILED
+    say(f"{found.added}: {gain}", "added: ")
+    name = parsed.name if parsed.registry is None else f"{parsed.name} with its --registry"
+    say(f"framegate run SOURCE --detector {name}; in a run that goes on: framegate models "
+        f"shadow {name}, then use", "next: ")  # fmt: skip
+    return Exit.DONE

@@ -1,0 +1,551 @@
+"""`framegate train`: footage in, a camera's own small network out, if later footage speaks for it.
+
+The teacher, the choice of classes, the least scores and the judgement are those of `tune`; what the
+student is held against is the light detector tuned to the same pictures. Footage is read once more
+when the network is there: what judges it is what serves.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import cv2
+import msgspec
+import numpy as np
+import openvino as ov
+
+from framegate.models import coco, matching
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector, policy, precision_trial
+from framegate.models.detector.network import Precision, cpu_model, read, supported
+from framegate.models.detector.precision_trial import TrialSetting
+from framegate.models.learning import judgement, thresholds, tuning
+from framegate.models.learning.judgement import ClassCounts, Verdict
+from framegate.models.learning.tuning import Look, TunedSide, Tuning
+from framegate.models.picture import Picture, from_bgr
+from framegate.models.preprocess import to_bgr
+from framegate.models.quantisation import agreement
+from framegate.models.quantisation.int8 import halve_exact_constants, quantised
+from framegate.models.registry.model_folder import (
+    NAME,
+    NETWORK,
+    NETWORK_INT8,
+    InputSpec,
+    Manifest,
+    ModelFolder,
+    named,
+    sha256_of,
+)
+from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
+from framegate.models.registry.registry import Registry
+from framegate.models.training.lessons import (
+    LESSONS,
+    Lesson,
+    Lessons,
+    batch,
+    input_size,
+    pictured,
+    plain,
+)
+from framegate.models.training.narrowing import narrowed
+from framegate.models.training.student import (
+    HEADS,
+    StudentSpec,
+    as_input,
+    build,
+    export,
+    multiplications,
+)
+from framegate.models.training.student import general as general_net
+from framegate.models.training.train_student import (
+    CHECKPOINT,
+    Course,
+    Training,
+    beside,
+    fastest,
+    settle_down,
+    weights_digest,
+)
+from framegate.models.training.train_student import train as train_student
+from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.cli.train import STEPS, Trained, TrainRequest, Views
+from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.machine import user_cache
+from framegate.pipeline.outputs import write_whole
+from framegate.pipeline.records import Object
+from framegate.stages.commands.tune import (
+    MOST_RAW,
+    Choose,
+    FootageSeen,
+    check_length,
+    chosen_classes,
+    class_rows,
+    general,
+    learned_of,
+    look_through,
+    next_version,
+)
+from framegate.stages.detect.options import is_own
+from framegate.stages.draw import draw
+from framegate.stages.footage import Footage, FootageFrame, read_footage
+from framegate.stages.footage.choose import evenly
+from framegate.stages.model_faults import model_faults
+
+ASKED: Final = "training.msgpack"
+_N_NARROWING: Final = 32  # pictures that the least squares see
+_N_RANGES: Final = 60  # that the ranges of 8 bits are taken from
+_N_TOLD: Final = 40  # later pictures that the F1 on the way is of
+_N_SHOWN, _IN_A_ROW = 12, 3
+_LEAST_STEPS, _MOST_STEPS = 100, 100_000
+_INT8_COSTS: Final = 0.01  # of F1, at most
+_TIMED_S: Final = 1.0
+
+Key = tuple[str, float]  # source and moment of a picture
+_OWN: Final = 0  # names the network among the sizes of a Look
+
+
+def train(
+    request: TrainRequest, views: Views, resume: bool, choose: Choose, meter: Tell
+) -> Trained:
+    """Look through footage, have classes chosen, narrow, train, judge; add what may serve.
+
+    resume  the request that was made when it began holds, but for device and processes
+    choose  asked once, for classes among those that were seen
+
+    The first Ctrl-C while it trains ends it after a step, the next one at once. Raises
+    SourceFault, and ConfigFaults for whatever is wrong with words or footage.
+    """
+    with model_faults():
+        named("NAME", request.name, NAME)
+    if is_own(request.name):
+        raise ConfigFaults([f"{request.name}: it means a model that Framegate brings along"])
+    with model_faults(), _own(request.folder):
+        asked = _asked(request, resume)
+        request, store = asked.request, Registry(asked.request.registry)
+        settle_down()
+        footage = read_footage(request.sources, request.frames, meter)
+        check_length(len(footage))
+        pictures: dict[Key, Lesson] = {}
+
+        def keep(frame: FootageFrame) -> None:
+            pictures[frame.source, frame.moment_s] = pictured(frame.picture, request.side)
+
+        seen = look_through(footage, (general().side,), request.teacher, store, meter, keep)
+        if asked.choice is None:
+            choice = chosen_classes(seen, views.sheet, views.overwrite, choose)
+            asked = _Asked(request, choice)
+            _write(request.folder / ASKED, msgspec.msgpack.encode(asked, enc_hook=str))
+        found = tuning.tune(seen.looks, asked.kept, asked.merged, general(), len(coco.LABELS))
+        lessons = _lessons(request, found, pictures, asked.kept)
+        if views.show is not None:
+            _show(lessons, request.seed, views.show, views.overwrite)
+        training, cpu_s, is_over = _trained(request, lessons, asked.kept, meter)
+        if not is_over:
+            return Trained(None, training.done, training.course.steps, cpu_s, 0.0)
+        with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
+            student = _student(Path(path), request, training, lessons, meter)
+            judged = _judged(student, footage, found, meter)
+            result = _told(judged, seen, found, asked, store, training, cpu_s)
+        for name in (ASKED, LESSONS, CHECKPOINT):
+            (request.folder / name).unlink()
+        return result
+
+
+# -- What was asked for, and the folder in which it is kept until it is over.
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request with the classes that were chosen; None: not yet."""
+
+    request: TrainRequest
+    choice: ClassChoice | None = None
+
+    @property
+    def kept(self) -> list[int]:
+        """COCO's ids of the student's classes, in their order."""
+        assert self.choice is not None
+        return sorted(coco.LABELS.index(label) for label in self.choice.kept)
+
+    @property
+    def merged(self) -> dict[int, int]:
+        """Class id -> the one that it is taken for."""
+        assert self.choice is not None
+        return {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in self.choice.merged.items()}
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """The folder for this process alone. ConfigFaults."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigFaults([f"-d {folder}: {error.strerror}"]) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigFaults([f"-d {folder}: another training goes on in it"]) from error
+    except OSError as error:
+        raise ConfigFaults([f"-d {folder}: {error.strerror or error}"]) from error
+    finally:
+        os.close(lock)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was kept
+
+
+def _asked(request: TrainRequest, resume: bool) -> _Asked:
+    """What holds: the request, or what it goes on with. ConfigFaults."""
+    folder = request.folder
+    file = folder / ASKED
+    if not resume:
+        if file.exists():
+            raise ConfigFaults(
+                [f"-d {folder}: it has a training that is not over; --resume goes on with it, and "
+                 "without that folder one begins anew"]
+            )  # fmt: skip
+        if any(folder.iterdir()):
+            raise ConfigFaults([f"-d {folder}: it is not empty; allowed is a new folder"])
+        return _Asked(request)
+    try:
+        before = msgspec.msgpack.decode(file.read_bytes(), type=_Asked, dec_hook=_path)
+    except FileNotFoundError as error:
+        raise ConfigFaults([f"--resume: {folder} has no training that could go on"]) from error
+    except msgspec.MsgspecError as error:
+        raise ConfigFaults([f"--resume: {file}: {error}"]) from error
+    if before.request.name != request.name:
+        raise ConfigFaults([f"--resume: {folder} has the training of {before.request.name}"])
+    now = replace(before.request, folder=folder, processes=request.processes, device=request.device)
+    return _Asked(now, before.choice)
+
+
+def _path(kind: type, value: Any) -> Any:
+    return kind(value)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """A file of the training's folder, whole."""
+    new = file.with_suffix(".new")
+    new.write_bytes(data)
+    new.replace(file)
+
+
+# -- What the student learns from.
+
+
+def _lessons(
+    request: TrainRequest, found: Tuning, pictures: Mapping[Key, Lesson], kept: Sequence[int]
+) -> Lessons:
+    """Those of the folder; else made and written there."""
+    if (request.folder / LESSONS).exists():
+        return Lessons.read(request.folder)
+    place = np.full(len(coco.LABELS), len(kept), np.int32)
+    place[list(kept)] = np.arange(len(kept))
+    surely = min(
+        (float(look.said.sure.scores.min()) for look in found.earlier if len(look.said.sure)),
+        default=0.0,
+    )
+
+    def taught(look: Look) -> Lesson:
+        sure, unsure = (
+            Boxes(one.xyxy, one.scores, place[one.class_ids])
+            for one in (look.said.sure, look.said.unsure)
+        )
+        # A thing of a class that was struck may be any other; what may be one is left to chance.
+        doubtful = (unsure.class_ids < len(kept)) | (unsure.scores >= surely)
+        return pictures[look.source, look.moment_s].taught(sure, unsure.take(doubtful))
+
+    size = input_size((one.source for one in pictures.values()), request.side)
+    labels = tuple(coco.LABELS[class_id] for class_id in kept)
+    later = evenly(found.later, _N_TOLD)
+    lessons = Lessons(labels, size, [*map(taught, found.earlier)], [*map(taught, later)])
+    lessons.write(request.folder)
+    return lessons
+
+
+def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
+    """What the first steps are shown, with what they are to find; thin: what nobody is sure of."""
+    seen = batch(lessons.earlier, lessons.size, seed, 0, range(_N_SHOWN), _N_SHOWN)
+    drawn = []
+    for one in seen:
+        found = [
+            Object(None, lessons.labels[class_id], class_id, 1.0, tuple(box), "detected")
+            for box, class_id in zip(
+                one.objects.boxes.tolist(), one.objects.class_ids.tolist(), strict=True
+            )
+        ]
+        picture = draw(from_bgr(one.bgr), found)
+        bgr = to_bgr(picture, lessons.size)
+        for box in one.objects.unsure.round().int().tolist():
+            cv2.rectangle(bgr, box[:2], box[2:], (160, 160, 160), 1)
+        drawn.append(bgr)
+    rows = [np.hstack(drawn[i : i + _IN_A_ROW]) for i in range(0, len(drawn), _IN_A_ROW)]
+    try:
+        _, coded = cv2.imencode(file.suffix, np.vstack(rows))
+    except cv2.error as error:
+        raise ConfigFaults([f"--show {file}: allowed are .jpg and .png"]) from error
+    write_whole("--show", file, coded.tobytes(), overwrite)
+
+
+# -- Narrowing and training.
+
+
+def _trained(
+    request: TrainRequest, lessons: Lessons, kept: Sequence[int], meter: Tell
+) -> tuple[Training, float, bool]:
+    """The training, CPU seconds of it, and whether it is over."""
+    started = time.process_time()
+    if not (request.folder / CHECKPOINT).exists():
+        _begin(request, lessons, kept, meter)
+    together = beside(request.folder, request.processes) if request.processes > 1 else nullcontext()
+    with _stopping() as stops, together:
+        training = Training.resumed(request.folder, lessons.earlier, request.device)
+
+        def tell(done: int, loss: float, f1: float) -> None:
+            told = f"loss {loss:.3f}, F1 {f1:.3f}"
+            meter("training", done, training.course.steps, more=told)
+
+        is_over = train_student(training, request.folder, lessons.later, tell, stops)
+    return training, time.process_time() - started, is_over
+
+
+def _begin(request: TrainRequest, lessons: Lessons, kept: Sequence[int], meter: Tell) -> None:
+    """The checkpoint before the first step."""
+    meter("narrowing")
+    spec = StudentSpec(lessons.labels, lessons.size)
+    shown = evenly(lessons.earlier, _N_NARROWING)
+    pixels = as_input(np.stack([plain(one, spec.size).bgr for one in shown]))
+    net = narrowed(general_net(), build(spec).eval(), pixels, kept, seed=request.seed)
+    meter("measuring a step")
+    course = Course(STEPS, request.seed, device=request.device)
+    arithmetic, step_s = fastest(net, spec, lessons.earlier, course, request.processes)
+    if request.minutes is not None:
+        steps = round(request.minutes * 60 / step_s)
+        course = replace(course, steps=min(max(steps, _LEAST_STEPS), _MOST_STEPS))
+    course = replace(course, arithmetic=arithmetic)
+    Training(net, spec, lessons.earlier, course).save(request.folder)
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """Asked, it says whether somebody wants to stop; who wants it twice stops it at once."""
+    wanted = threading.Event()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        wanted.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield wanted.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- The network as a model, judged by what serves.
+
+
+def _student(
+    path: Path, request: TrainRequest, training: Training, lessons: Lessons, meter: Tell
+) -> ModelFolder:
+    """The trained network in float and in 8 bits, as a model folder that knows no thresholds."""
+    meter("making the network")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
+    net, spec = training.student(), training.spec
+    exact = export(net)
+    ov.save_model(exact, path / NETWORK, compress_to_fp16=False)
+    shown = evenly(lessons.earlier, _N_RANGES)
+    inputs = [plain(one, spec.size).bgr[None] for one in shown]
+    small = quantised(exact, inputs, accurate_bias=True)
+    ov.save_model(halve_exact_constants(small), path / NETWORK_INT8, compress_to_fp16=False)
+    (width, height), origin = spec.size, read()["nanodet.bin"]
+    manifest = Manifest(
+        name=request.name,
+        version="1",
+        task="detect",
+        classes=spec.labels,
+        input=InputSpec(width, height, "corner", 0, "bgr"),
+        precision="f32",
+        format="nanodet",
+        options={},
+        outputs=HEADS,
+        min_score=float(thresholds.GRID[0]),
+        nms_iou=1.0,
+        max_boxes=MOST_RAW,
+        files={file.name: sha256_of(file) for file in sorted(path.iterdir())},
+        metrics={},
+        licence=origin.licence,
+        provenance=f"narrowed and trained on pictures of its camera; nanodet, {origin.origin}",
+    )
+    return ModelFolder(path, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What became of the network.
+
+    folder   without 8 bits where these cost too much, still without thresholds
+    side     its least scores, and what it shows of the later pictures, as it serves here
+    verdict  beside the light detector, tuned to the same pictures
+    ms       for a picture: of the light detector, of the network
+    metrics  for the manifest
+    """
+
+    folder: ModelFolder
+    side: TunedSide
+    verdict: Verdict
+    ms: tuple[float, float]
+    metrics: dict[str, Any]
+
+
+def _judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> _Judged:
+    """Look through the footage once more, with what is to serve."""
+    kinds: list[Precision] = ["f32", "int8", *(("bf16",) if "bf16" in supported() else ())]
+    networks = {kind: open_model(folder, kind, 1) for kind in kinds}
+    raw: dict[Precision, dict[Key, Boxes]] = {kind: {} for kind in kinds}
+    picture = None
+    for number, frame in enumerate(footage):
+        for kind, network in networks.items():
+            raw[kind][frame.source, frame.moment_s] = network.detect([frame.picture])[0]
+        picture = picture or frame.picture
+        meter("pictures that the network looks at", number + 1, len(footage))
+    assert picture is not None
+    sides = {
+        kind: (_looked(found.earlier, raw[kind]), _looked(found.later, raw[kind])) for kind in kinds
+    }
+    side = tuning.tuned_side(_OWN, *sides["f32"], general().nms_iou, len(coco.LABELS))
+    metrics: dict[str, Any] = {"f1_earlier": round(side.f1, 4)}
+    if "bf16" in kinds:
+        ours, theirs = (_shown(sides[kind][0], side.least) for kind in ("bf16", "f32"))
+        metrics[BF16_AGREEMENT] = round(agreement.agreement(ours, theirs).middle, 4)
+    of_int8 = float(matching.f1(_counts(sides["int8"][0], side.least).sum(axis=1)))
+    metrics["f1_earlier_int8"] = round(of_int8, 4)
+    files = dict(folder.manifest.files)
+    if of_int8 < side.f1 - _INT8_COSTS:
+        files = {name: digest for name, digest in files.items() if not name.startswith("int8.")}
+    folder = ModelFolder(folder.path, replace(folder.manifest, files=files, metrics=metrics))
+    choice = precision_trial.run(tried=tried_of(folder))
+    if choice.precision.startswith("int8"):
+        side = replace(side, later=_counts(sides["int8"][1], side.least))
+    verdict = judgement.judge(side.later, found.sides[0].later, found.sources, coco.LABELS)
+    ms = _times(folder, choice.precision, picture)
+    metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
+    metrics |= {"ms": round(ms[1], 3), "light_ms": round(ms[0], 3)}
+    return _Judged(folder, side, verdict, ms, metrics)
+
+
+def _looked(looks: Sequence[Look], raw: Mapping[Key, Boxes]) -> list[Look]:
+    return [replace(look, raw={_OWN: raw[look.source, look.moment_s]}) for look in looks]
+
+
+def _shown(looks: Sequence[Look], least: Mapping[int, float]) -> list[Boxes]:
+    return [thresholds.shown(look.raw[_OWN], least, general().nms_iou) for look in looks]
+
+
+def _counts(looks: Sequence[Look], least: Mapping[int, float]) -> ClassCounts:
+    sure, unsure = [look.said.sure for look in looks], [look.said.unsure for look in looks]
+    return judgement.counted(_shown(looks, least), sure, unsure, len(coco.LABELS))
+
+
+def _times(folder: ModelFolder, precision: Precision, picture: Picture) -> tuple[float, float]:
+    """CPU milliseconds of a picture at one thread: of the light detector, and of this one."""
+    light = precision_trial.run(user_cache() / "precision.json")
+    both = detector.load("light", light.precision, 1), open_model(folder, precision, 1)
+    runs: dict[TrialSetting, Callable[[], object]] = {
+        (precision, i): partial(one.detect, [picture]) for i, one in enumerate(both)
+    }
+    taken = precision_trial.measure(runs, _TIMED_S, clock=time.process_time)
+    return taken[precision, 0], taken[precision, 1]
+
+
+# -- What came of it.
+
+
+def _told(
+    judged: _Judged,
+    seen: FootageSeen,
+    found: Tuning,
+    asked: _Asked,
+    store: Registry,
+    training: Training,
+    cpu_s: float,
+) -> Trained:
+    """Put it into the registry, if it may serve; and all that is to be told."""
+    verdict, side, choice = judged.verdict, judged.side, asked.choice
+    assert choice is not None
+    net, spec = training.student(), training.spec
+    size = input_size([(16, 9)], found.sides[0].side)
+    share = multiplications(net, spec.size) / multiplications(general_net(), size)
+    added = None
+    if verdict.allowed:
+        least = {coco.LABELS[class_id]: score for class_id, score in side.least.items()}
+        own = {
+            "share": round(share, 3),
+            "steps": training.done,
+            "seed": training.course.seed,
+            "arithmetic": training.course.arithmetic,
+            "training_cpu_s": round(cpu_s),
+            "weights_sha256": weights_digest(net),
+        }
+        manifest = replace(
+            judged.folder.manifest,
+            version=next_version(store, asked.request.name),
+            min_score=min(least.values()),
+            min_scores=least,
+            nms_iou=general().nms_iou,
+            max_boxes=policy.load("light").max_boxes,
+            metrics=judged.metrics | own,
+            learned=learned_of(found, seen.teacher),
+        )
+        added = store.put(ModelFolder(judged.folder.path, manifest)).manifest.ref
+    rows = (
+        _row(f"{general().side}, as it comes", None, found.general, found, judged.ms[0]),
+        _row(
+            f"{general().side}, tuned", found.sides[0].f1, found.sides[0].later, found, judged.ms[0]
+        ),
+        _row(
+            f"{max(spec.size)}, trained", side.f1, side.later, found, judged.ms[1], verdict.allowed
+        ),
+    )
+    difference = verdict.difference.middle, verdict.difference.low, verdict.difference.high
+    came = Tuned(
+        rows,
+        class_rows(verdict, side, choice),
+        difference,
+        len(found.earlier),
+        verdict.frames,
+        verdict.boxes,
+        seen.teacher,
+        verdict.refused,
+        added,
+    )
+    return Trained(came, training.done, training.course.steps, cpu_s, share)
+
+
+def _row(
+    name: str,
+    earlier: float | None,
+    later: ClassCounts,
+    found: Tuning,
+    ms: float,
+    is_chosen: bool = False,
+) -> SizeRow:
+    f1 = judgement.f1_of(later, found.sources)
+    return SizeRow(name, earlier, (f1.middle, f1.low, f1.high), ms, is_chosen)

@@ -1,0 +1,105 @@
+"""`framegate train` on the demo's clip, the light detector itself its teacher: it is quicker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the train extra is not installed")
+
+from framegate.models.registry.open import open_model
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.main import main
+from framegate.pipeline.cli.train import TrainRequest, Views
+from framegate.pipeline.cli.tune import ClassChoice
+from framegate.pipeline.errors import ConfigFaults, Exit
+from framegate.pipeline.loading import shipped_clip
+from framegate.stages.commands.train import ASKED, train
+from tests.support.own_models import tuned_model
+
+CLIP = str(shipped_clip())
+# Twice the same street: one alone has too few pictures in which something moves.
+STREETS = (f"monday={CLIP}", f"tuesday={CLIP}")
+NO_VIEWS = Views(None, None, overwrite=False)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a teacher in it, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setattr(os, "nice", lambda _: 0)  # the tests after this one are in this process
+    root = tmp_path / "registry"
+    tuned_model(root, "seer", min_score=0.2)
+    return root
+
+
+def quiet(*_: object, **__: object) -> None:
+    """Nobody is told how far it is."""
+
+
+@pytest.mark.long
+def test_from_footage_to_a_trained_model(
+    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in its second step, it goes on, and becomes a model that answers."""
+    shown = tmp_path / "shown.png"
+    words = ["train", "street", "--registry", str(registry)]
+    first = ["--from", *STREETS, "--teacher", "seer", "--strike", "bicycle", "--minutes", "0.01"]
+    begun = []
+
+    def stop(what: str, *_: object, **__: object) -> None:
+        if what == "training" and not begun:
+            begun.append(what)
+            signal.raise_signal(signal.SIGINT)
+
+    from framegate.pipeline.cli import meter
+
+    said = meter.Meter.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            meter.Meter, "__call__", lambda own, *a, **k: (stop(*a, **k), said(own, *a, **k))
+        )
+        code = main([*words, *first, "--show", str(shown)])
+    assert code == Exit.STOPPED_TWICE
+    assert "stopped: after step 2 of 100" in capsys.readouterr().out
+    assert shown.read_bytes().startswith(b"\x89PNG")
+    assert main([*words, *first]) == Exit.USAGE  # a training is there that is not over
+    code = main([*words, "--resume"])
+    printed = capsys.readouterr().out
+    assert "trained: 100 steps" in printed
+    if code == Exit.DONE:  # else the same street says that it may not serve
+        folder = Registry(registry).find("street@1")
+        assert folder.manifest.learned is not None
+        assert set(folder.manifest.min_scores) <= set(folder.manifest.classes)
+        assert len(open_model(folder, "f32", 1).class_ids) == len(folder.manifest.min_scores)
+    else:
+        assert "not added: F1 may be" in printed
+    assert not (tmp_path / "share" / "framegate" / "training" / "street").exists()
+
+
+def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    request = TrainRequest("street", STREETS, tmp_path / "notes", registry=registry)
+    with pytest.raises(ConfigFaults, match="it is not empty"):
+        train(request, NO_VIEWS, False, lambda _: ClassChoice((), {}), quiet)
+    with pytest.raises(ConfigFaults, match="has no training"):
+        train(request, NO_VIEWS, True, lambda _: ClassChoice((), {}), quiet)
+    (tmp_path / "notes" / ASKED).write_bytes(b"half")
+    with pytest.raises(ConfigFaults, match="--resume: "):
+        train(request, NO_VIEWS, True, lambda _: ClassChoice((), {}), quiet)
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["light", "Gate 1"])
+def test_names_that_no_model_may_have_are_refused_first(
+    name: str, registry: Path, tmp_path: Path
+) -> None:
+    request = TrainRequest(name, STREETS, tmp_path / "new", registry=registry)
+    with pytest.raises(ConfigFaults):
+        train(request, NO_VIEWS, False, lambda _: ClassChoice((), {}), quiet)
+    assert not (tmp_path / "new").exists()
