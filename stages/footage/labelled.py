@@ -16,6 +16,7 @@ program did with it meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import cv2
 import msgspec
 import numpy as np
 
@@ -36,6 +38,7 @@ _OURS: Final = re.compile(r"([a-z][a-z0-9_]{0,31})--(\d+)-(\d+)--(\d+(?:\.\d+)?)
 _NAMES: Final = ("data.yaml", "data.yml", "classes.txt", "obj.names")
 _MOST_TOLD: Final = 20  # faults of a folder
 _WORDS: Final = 5  # of a line
+_LARGEST: Final = 1e9  # of any edge, in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ def read_labels(
         picture = read_photograph(one.path)
     except PictureUnreadable as error:
         raise ConfigFaults([str(error)]) from error
+    except cv2.error as error:
+        raise ConfigFaults([f"{one.path}: a picture that OpenCV refuses: too large?"]) from error
     size = picture.width, picture.height
     if one.size not in (None, size):
         raise ConfigFaults(
@@ -224,7 +229,7 @@ class _CocoFile:
         data = self._file.read_bytes()
         try:
             lists = msgspec.json.decode(data, type=_Lists)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._fault(f"{self._file}: line {_line_of(str(error), data)}: not JSON ({error})")
             return None
         for key in _Lists.__struct_fields__:
@@ -275,9 +280,10 @@ class _CocoFile:
         root = self._folder.resolve()
         for place in (self._file.parent, self._folder, self._folder / "images",
                       self._folder / "images" / "default"):  # fmt: skip
-            path = place / plain
-            if path.is_file() and path.resolve().is_relative_to(root):
-                return path.resolve()
+            with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+                path = (place / plain).resolve()
+                if path.is_file() and path.is_relative_to(root):
+                    return path
         return None
 
     def _label(
@@ -301,8 +307,6 @@ class _CocoFile:
         elif crowd not in (0, 1):
             fault = f"iscrowd {crowd!r}: must be 0 or 1"
         if fault is not None:
-            if image not in images and self._faults:
-                return None  # the picture's own fault is told
             self._fault(f"{where}: {fault}")
             return None
         left, top, width, height = (float(edge) for edge in box)
@@ -320,7 +324,8 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < _LARGEST  # which no NaN and no infinity is
 
 
 def _line_of(error: str, data: bytes) -> int:
@@ -406,10 +411,15 @@ def _numbered(items: Sequence[str]) -> list[str]:
     names = {}
     for item in items:
         number, colon, name = item.partition(":")
-        if not colon or not _unquoted(number.strip()).isdigit():
+        digits = _unquoted(number.strip())
+        if not colon or not _is_number(digits):
             return []
-        names[int(_unquoted(number.strip()))] = _unquoted(name.strip())
+        names[int(digits)] = _unquoted(name.strip())
     return [names[n] for n in range(len(names))] if sorted(names) == list(range(len(names))) else []
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 10
 
 
 def _unquoted(word: str) -> str:
@@ -448,7 +458,7 @@ def _yolo_label(
         values = [float(word) for word in words[1:]]
     except ValueError:
         return f"{' '.join(words)}: must be numbers", None
-    if not words[0].isdigit() or int(words[0]) >= len(classes):
+    if not _is_number(words[0]) or int(words[0]) >= len(classes):
         near = did_you_mean(words[0], classes)
         allowed = f"0 to {len(classes) - 1}" if classes else "none, as there are no names"
         return f"class {words[0]}: allowed is {allowed}{near}", None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from framegate.models.picture import read_photograph
 from framegate.pipeline.errors import ConfigFaults
@@ -224,6 +227,67 @@ def test_a_picture_of_another_size_and_one_that_is_none_are_refused(tmp_path: Pa
     (yolo(tmp_path / "none") / "images" / "a.png").write_bytes(b"no picture")
     with pytest.raises(ConfigFaults, match="not an image file"):
         read(tmp_path / "none")
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+KEYS = ("id", "image_id", "category_id", "bbox", "iscrowd", "file_name", "width", "name")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return coco(tmp_path_factory.mktemp("coco"))
+
+
+@given(st.sampled_from(["images", "annotations", "categories"]), st.sampled_from(KEYS), ODD)
+@settings(max_examples=100, deadline=None)
+@example("annotations", "image_id", [[]])
+@example("annotations", "bbox", [10**400, 0, 1, 1])
+@example("annotations", "bbox", [float("nan"), 0, 1, 1])
+@example("images", "file_name", "a\0")
+@example("images", "file_name", "a" * 5000)
+@example("images", "file_name", "../../../etc/passwd")
+def test_whatever_stands_in_an_entry_is_read_or_refused(
+    pictures: Path, key: str, field: str, odd: Any
+) -> None:
+    file = pictures / "annotations" / "instances_default.json"
+    whole = file.read_text()
+    told = json.loads(whole)
+    told[key][0][field] = odd
+    try:
+        file.write_text(json.dumps(told))
+        with contextlib.suppress(ConfigFaults):
+            read(pictures)
+    finally:
+        file.write_text(whole)
+
+
+@given(st.text(max_size=60) | st.from_regex(r"[0-9]+( [0-9.e+-]+){4}", fullmatch=True))
+@settings(max_examples=100, deadline=None)
+@example("\u0661 0.5 0.5 0.1 0.1")
+@example("\u00b2 0.5 0.5 0.1 0.1")
+@example("9" * 5000 + " 0.5 0.5 0.1 0.1")
+@example("1 1e308 1e308 1e308 1e308")
+def test_whatever_stands_in_a_line_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, line: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "yolo"
+    yolo(folder, line)
+    with contextlib.suppress(ConfigFaults):
+        read(folder)
+
+
+def test_json_that_is_too_deep_is_refused(tmp_path: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    file = coco(tmp_path) / "annotations" / "instances_default.json"
+    file.write_text(file.read_text().replace('"licenses": [', f'"licenses": [{deep},'))
+    told = file.read_text().replace('"annotations": [', f'"annotations": [{deep},')
+    file.write_text(told)
+    with pytest.raises(ConfigFaults, match="not JSON"):
+        read(tmp_path)
 
 
 # -- There and back.
