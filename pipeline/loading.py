@@ -38,6 +38,7 @@ OURS: Final[Mapping[str, str]] = {
     "kept_frames": "framegate.stages.footage.kept:kept_frames",
     "learn_footage": "framegate.stages.commands.footage:ShownFootage",
     "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
+    "new_footage": "framegate.stages.commands.new_footage:new_footage",
     "models_add": "framegate.stages.commands.registry:add",
     "models_disagreements": "framegate.stages.shadow.disagreements:tell",
     "models_judge": "framegate.stages.commands.judge:judge",

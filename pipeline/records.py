@@ -289,12 +289,14 @@ class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
     looks    of the general model in which there was something to differ in
     apart    0..1, share of objects in which the two differed of late
     strange  looks that found objects of classes that the specialised model does not know
+    alarms   times that the alarm rang since this model serves the source
     """
 
     alarm: bool = False
     looks: int = 0
     apart: float = 0.0
     strange: int = 0
+    alarms: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,6 +17,7 @@ from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.init import Person
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
+from framegate.pipeline.cli.relearn import add_relearn, is_needed, use_added
 from framegate.pipeline.cli.tune import (
     HEAVY,
     ClassChoice,
@@ -155,6 +156,7 @@ def register(commands: Any) -> None:
         "--registry", type=Path, metavar="DIR",
         help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
     )  # fmt: skip
+    add_relearn(command)
 
 
 def _train(parsed: argparse.Namespace) -> Exit:
@@ -162,6 +164,8 @@ def _train(parsed: argparse.Namespace) -> Exit:
         needed = "in Framegate's checkout, pip install '.[train]' (or make extras)"
         raise ConfigFaults([f"train: torch and nncf are not installed: {needed}"])
     _check(parsed)
+    if not is_needed(parsed):
+        return Exit.DONE
     request = TrainRequest(
         parsed.name,
         tuple(parsed.sources),
@@ -230,4 +234,6 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
     name = parsed.name if parsed.registry is None else f"{parsed.name} with its --registry"
     say(f"framegate run SOURCE --detector {name}; in a run that goes on: framegate models "
         f"shadow {name}, then use", "next: ")  # fmt: skip
+    if parsed.use:
+        use_added(parsed, found.added)
     return Exit.DONE

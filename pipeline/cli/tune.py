@@ -16,6 +16,7 @@ from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.init import Person
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
+from framegate.pipeline.cli.relearn import add_relearn, is_needed, use_added
 from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
@@ -148,6 +149,7 @@ def register(commands: Any) -> None:
         "--registry", type=Path, metavar="DIR",
         help="of models (default: $XDG_DATA_HOME/framegate/models, or below ~/.local/share)",
     )  # fmt: skip
+    add_relearn(command)
 
 
 def add_classes(command: argparse.ArgumentParser) -> None:
@@ -187,6 +189,8 @@ def _tune(parsed: argparse.Namespace) -> Exit:
         parsed.overwrite,
         parsed.registry,
     )
+    if not is_needed(parsed):
+        return Exit.DONE
     wishes = wishes_of(parsed)
     person = Person(sys.stdin.isatty() and not any(wishes))
     with Meter() as meter:
@@ -206,6 +210,8 @@ def _tune(parsed: argparse.Namespace) -> Exit:
                 )
             raise
     _tell(found, parsed)
+    if parsed.use and found.added is not None:
+        use_added(parsed, found.added)
     return Exit.DONE if found.added is not None else Exit.SOURCE_FAILED
 
 

@@ -59,6 +59,7 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     looked_s  when the last look was, on the source's clock; below 0: not yet
     waits_s   for how long what nobody explains has to stay until it is looked at
     unexplained  something changed since the last look that no object explains
+    alarms    times that it rang
     """
 
     by: str
@@ -70,11 +71,13 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     looked_s: float = _NEVER
     waits_s: float = _UNEXPLAINED_S
     unexplained: bool = False
+    alarms: int = 0
 
     @property
     def news(self) -> GuardNews:
         """As results tell it."""
-        return GuardNews(self.alarm, self.looks, round(self.apart, 3), self.strange)
+        apart = round(self.apart, 3)
+        return GuardNews(self.alarm, self.looks, apart, self.strange, self.alarms)
 
 
 class Side(NamedTuple):
@@ -327,7 +330,8 @@ def _told(state: GuardState, loss: float | None, options: GuardOptions) -> Guard
     sums = statistics.after(state.sums, loss, options.disagreement)
     if not statistics.is_alarm(sums, FALSE_ALARM_LOOKS):
         return _replace(state, sums=sums)
-    return _replace(state, alarm=True, apart=1.0, sums=statistics.QUIET, unexplained=False)
+    quiet = _replace(state, sums=statistics.QUIET, unexplained=False)
+    return _replace(quiet, alarm=True, apart=1.0, alarms=state.alarms + 1)
 
 
 def looks_until_alarm(loss: float, options: GuardOptions) -> int | None:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from framegate.pipeline.addresses import HTTP_DEFAULT
+from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config.config import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,28 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", file]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_timer_and_what_it_starts_are_ones_that_systemd_takes(tmp_path: Path) -> None:
+    for name in ("framegate.service", "framegate-learn@.service", "framegate-learn@.timer"):
+        text = (DEPLOY / name).read_text()
+        (tmp_path / name).write_text(
+            text.replace("/opt/framegate/.venv/bin/framegate", str(BIN / "framegate"))
+        )
+    command = ["systemd-analyze", "verify", "--man=no", tmp_path / "framegate-learn@gate.timer"]
+    (tmp_path / "framegate-learn@gate.timer").symlink_to("framegate-learn@.timer")
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_the_timer_starts_is_a_command_of_framegate() -> None:
+    text = (DEPLOY / "framegate-learn@.service").read_text()
+    (line,) = re.findall(r"^ExecStart=\S+ (.*)$", text, re.MULTILINE)
+    parsed = parser().parse_args(shlex.split(line.replace("%i", "gate")))
+    assert parsed.if_needed
+    assert parsed.use
+    assert parsed.sources == ["/var/lib/framegate:gate"]
 
 
 def test_a_stopped_unit_drains_and_one_that_ends_is_started_again() -> None:

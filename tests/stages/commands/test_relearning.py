@@ -1,0 +1,84 @@
+"""`tune --if-needed --use`: nothing is learned again without a reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from framegate.models.registry.model_folder import Learned, ModelFolder, Span
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.cli.main import main
+from framegate.pipeline.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
+from framegate.pipeline.loading import shipped_clip
+from framegate.pipeline.records import GuardNews
+from framegate.stages.commands.new_footage import new_footage
+from framegate.stages.footage.kept import Keeper
+from tests.stages.footage.test_kept import NOW, ROOM, frame, keep
+from tests.support.own_models import specialised
+
+CLIP = str(shipped_clip())
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """With a model that learned from 100 pictures of "gate" until the 60th second from NOW."""
+    root = tmp_path / "registry"
+    folder = specialised(root, "gate", ["car"])
+    learned = Learned("light", "heavy", 100, 300, (Span("gate", NOW, NOW + 60),))
+    Registry(root).put(ModelFolder(folder.path, replace(folder.manifest, learned=learned)))
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """With 20 frames of "gate", of which 7 are later than that, and 3 of "door"."""
+    keeper = Keeper(tmp_path / "data", ROOM)
+    for seq in range(0, 100, 5):
+        keep(keeper, frame(seq, moment_s=NOW + seq))
+    for seq in range(3):
+        keep(keeper, frame(seq, "door", moment_s=NOW + seq))
+    return tmp_path / "data"
+
+
+def test_new_is_what_is_later_or_of_another_source(registry: Path, data: Path) -> None:
+    def new(*words: str) -> int:
+        return new_footage("gate", words, registry).new
+
+    assert new(f"{data}:gate") == 7
+    assert new(f"{data}:door") == 3
+    assert new(str(data)) == 10
+    assert new(f"gate={CLIP}") == 0
+    assert new(f"gate={CLIP}", f"yard={CLIP}") == 100
+    assert new_footage("nobody", (CLIP,), registry) == NewFootage(None, 0)
+
+
+def test_there_has_to_be_a_reason() -> None:
+    warned = in_words("gate", GuardNews(alarms=2))
+    assert warned == "the guard's alarm rang 2 times at gate"
+    assert in_words("gate", GuardNews(strange=STRANGE_LOOKS - 1)) == ""
+    assert "does not know" in in_words("gate", GuardNews(strange=STRANGE_LOOKS))
+    assert in_words("gate", None) == ""
+    for found, words, expected in (
+        (NewFootage(None, 0), "", "there is no model gate yet"),
+        (NewFootage(100, 99), "", ""),
+        (NewFootage(100, 100), "", "100 pictures are new; it learned from 100"),
+        (NewFootage(20, 49), "", ""),
+        (NewFootage(100, 49), warned, ""),
+        (NewFootage(100, 50), warned, f"{warned}, and 50 pictures are new"),
+    ):
+        assert reason(found, "gate", words) == expected
+
+
+def test_the_command_says_so_and_does_nothing(
+    registry: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", "gate", "--from", f"{data}:gate", "--registry", str(registry)]
+    before = sorted(registry.iterdir())
+    assert main([*words, "--if-needed"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "nothing to do: gate learned from 100 pictures, 7 are new, and its guard did not" in told
+    assert sorted(registry.iterdir()) == before
+    assert main(["tune", "gate", "--from", CLIP, "--use", "--registry", str(registry)]) == 2
+    assert "no --from is the data folder of a run" in capsys.readouterr().err
