@@ -218,14 +218,6 @@ class Search:
     def _ms(self, choice: Choice) -> float:
         return self.times.of(self.space.architecture(choice))
 
-    def drawn_within(self, draw: random.Random, least: float = 0.94) -> Architecture:
-        """One by chance that takes the time that is allowed, or up to 6 % less."""
-        for _ in range(20_000):
-            one = self.space.architecture(self.space.drawn(draw))
-            if least * self.allowed_ms <= self.times.of(one) <= self.allowed_ms:
-                return one
-        raise ValueError(f"no architecture of the space takes {self.allowed_ms:.2f} ms")
-
 
 LATE: Final = 10.0  # what twice the allowed time costs, in a loss that tells twice as far by .7
 _LEAST_SAVED: Final = 0.005  # of the time: less is no saving

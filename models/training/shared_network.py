@@ -13,7 +13,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,9 @@ from framegate.models.training.blocks import (
     of_nanodet,
 )
 from framegate.models.training.nanodet import NanoDet, pyramid
-from framegate.models.training.part_times import parts
+from framegate.models.training.part_times import PartTimes, parts
+
+_DRAWS: Final = 20_000
 
 Decision = str
 Choice = dict[Decision, Any]  # decision -> one of its candidates
@@ -100,6 +102,16 @@ class Space:
     def end(self, which: int) -> Architecture:
         """The largest (0), or the smallest (-1)."""
         return self.architecture({name: of[which] for name, of in self.decisions.items()})
+
+    def drawn_within(
+        self, draw: random.Random, times: PartTimes, ms: float, least: float = 0.94
+    ) -> Architecture:
+        """One by chance that takes so many milliseconds, or up to 6 % less."""
+        for _ in range(_DRAWS):
+            one = self.architecture(self.drawn(draw))
+            if least * ms <= times.of(one) <= ms:
+                return one
+        raise ValueError(f"no architecture of the space takes {least * ms:.2f} to {ms:.2f} ms")
 
     def covering(self, size: tuple[int, int], seed: int = 0, times: int = 2) -> list[Architecture]:
         """Architectures that have between them every part of the space, each so often or more."""
