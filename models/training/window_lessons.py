@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from framegate.models.boxes import AnyArray, Boxes, FloatArray, iou
+from framegate.models.detector import policy
 from framegate.models.detector.detector import Detector
 from framegate.models.gate import crops
 from framegate.models.picture import Picture
@@ -69,7 +70,8 @@ def seen(
     light  loaded with features and CANDIDATE as its least score; heavy  with HEAVY_LEAST
     """
     size = (pictures[0].width, pictures[0].height)
-    _, settings = thresholds.settings_for(0.31)
+    _, settings = thresholds.settings_for(policy.load("light").min_score)
+    least = policy.load("heavy").min_score
     whole = (crops.whole(*size, LONG_SIDE),)
     tracks = no_tracks()
     columns: list[tuple[AnyArray, ...]] = []
@@ -78,7 +80,7 @@ def seen(
         tracks, ids = bytetrack.step(tracks, boxes, number / fps, settings)
         best = boxes.take(np.arange(min(MOST, len(boxes))))
         n = len(best)
-        verdict = judged(best, heavy.detect([picture])[0], 0.22)
+        verdict = judged(best, heavy.detect([picture])[0], least)
         place = best.xyxy / np.float32(max(size))
         columns.append((place, best.scores, best.class_ids, ids[:n], shown.boxes[:n], *verdict))
     start = np.concatenate([[0], np.cumsum([len(row[0]) for row in columns])])

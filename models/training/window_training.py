@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from framegate.models.detector import policy
+from framegate.models.tracking import thresholds
 from framegate.models.training.window_head import (
     ATTENDED,
     MOST_LOOKS,
@@ -36,8 +38,8 @@ OBJECT_SHARE = 0.3  # of the loss, beside the box with its class
 REAL_SHARE = 0.15  # of the training, the rest is composed footage
 SAMPLE = 8  # past rows that a training window has, of up to 31
 STEADY = 1.0  # what it costs when a track's score changes from one frame to the next, by its square
-LEAST = 0.31  # the detector's own threshold
-SHOWN = 0.305  # the calm rule's, which the head's scores are held to
+LEAST = policy.load("light").min_score  # the detector's own threshold
+SHOWN = thresholds.mean_for(LEAST)  # the calm rule's, which the head's scores are held to
 
 
 @dataclass(frozen=True, slots=True)

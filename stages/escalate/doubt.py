@@ -20,8 +20,7 @@ from framegate.stages.detections import Detections
 from framegate.stages.escalate.corrections import MOST_AGE_S, Corrections
 
 WEIGHTS: Final = Path(__file__).parent / "doubt.toml"
-_HEAVY_LEAST, _LIGHT_LEAST = 0.29, 0.42  # least scores of an object, by model
-_TRAINED_LEAST: Final = 0.31  # of the light model when the weights were trained
+_HEAVY_LEAST, _LIGHT_LEAST = 0.29, 0.42  # least scores of an object, as models/detector/policy.toml
 _NEAR: Final = 0.08  # distance from the least score over which doubt fades
 _FAR: Final = 12.0  # bound of a logit
 _LEAST_TRUST: Final = 1.0  # weight of the model as it was trained
@@ -41,8 +40,7 @@ class Evidence(NamedTuple):
     alone       log(1 + n), n: objects of the heavy pass that the light network does not see
     grown       the most that an object of the heavy pass grew or shrank: |log| of its area
     new         log(1 + n), n: objects that no answer was about
-    new_least   the least score of these, less what the light model's least score rose by since the
-                training; 1 if there are none
+    new_least   the least score of these; 1 if there are none
     near_new    how many of these have scores close to the light network's least score, weighted
     """
 
@@ -80,7 +78,7 @@ def evidence(known: Corrections, found: Detections, now_s: float) -> Evidence:
         alone=math.log1p(sum(one.seen_as < 0 for one in there)),
         grown=max((abs(math.log(one.growth)) for one in there), default=0.0),
         new=math.log1p(len(new)),
-        new_least=new[-1] / 10_000 - _LIGHT_LEAST + _TRAINED_LEAST if new else 1.0,
+        new_least=new[-1] / 10_000 if new else 1.0,
         near_new=math.fsum(_near(score, _LIGHT_LEAST) for score in new),
     )
 
