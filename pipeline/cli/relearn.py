@@ -25,7 +25,7 @@ STRANGE_LOOKS: Final = 16  # that found what the model does not know
 @dataclass(frozen=True, slots=True)
 class NewFootage:
     """Of a model's name. learned: pictures that the newest of that name learned from, None: there
-    is none. new: pictures that are later than those, or of other sources.
+    is none. new: pictures that are later than those and than what judged, or of other sources.
     """
 
     learned: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from framegate.models.errors import UnknownModel
+from framegate.models.learning.examples import EARLIER
 from framegate.models.registry.model_folder import Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.relearn import LEAST_NEW, NewFootage
@@ -31,7 +32,10 @@ def new_footage(name: str, words: tuple[str, ...], registry: Path | None) -> New
 
 
 def _new_at(name: str, place: str, learned: Learned) -> int:
-    until = {span.source: span.until_s for span in learned.spans}
+    # What is later than that was looked at, too, to judge.
+    until = {
+        span.source: span.from_s + (span.until_s - span.from_s) / EARLIER for span in learned.spans
+    }
     folder, _, source = place.rpartition(":")
     if not Path(place).exists() and is_name(source) and Path(folder, FOLDER).is_dir():
         kept = {of: found for of, found in kept_frames(Path(folder)).items() if of == source}

@@ -33,9 +33,9 @@ def registry(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """With 20 frames of "gate", of which 7 are later than that, and 3 of "door"."""
+    """With frames of "gate", of which 7 are later than what learned and judged, and 3 of "door"."""
     keeper = Keeper(tmp_path / "data", ROOM)
-    for seq in range(0, 100, 5):
+    for seq in range(0, 140, 5):
         keep(keeper, frame(seq, moment_s=NOW + seq))
     for seq in range(3):
         keep(keeper, frame(seq, "door", moment_s=NOW + seq))
