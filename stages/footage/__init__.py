@@ -142,10 +142,10 @@ def read_footage(
     parts: list[_Part] = []
     faults: list[str] = []
     places = named_sources(words)
-    for number, (name, place) in enumerate(places.items()):
-        meter("looking through footage", number, len(places), more=name)
+    for name, place in places.items():
+        meter(f"looking through {name}")
         try:
-            parts += _parts_of(name, place, most)
+            parts += _parts_of(name, place, most, meter)
         except ConfigFaults as wrong:
             faults += wrong.faults
     if faults:
@@ -153,7 +153,7 @@ def read_footage(
     return Footage(parts, most)
 
 
-def _parts_of(name: str, place: str, most: int) -> list[_Part]:
+def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_Part]:
     """The footage at one place. ConfigFaults, SourceFault."""
     if is_live(place):
         raise ConfigFaults([f"{shown(place)}: a camera; {_ALLOWED}"])
@@ -161,7 +161,7 @@ def _parts_of(name: str, place: str, most: int) -> list[_Part]:
     if not Path(place).exists() and Path(folder).is_dir() and is_name(source):
         return [_kept_part(Path(folder), source)]
     if not Path(place).is_dir():
-        return [_Video(name, place, most)]
+        return [_Video(name, place, most, meter)]
     if (Path(place) / FOLDER).is_dir():
         return [_Kept(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
     if is_labelled(Path(place)):
@@ -273,7 +273,7 @@ def _known_of(record: KeptFrame) -> Known | None:
 class _Video:
     """The frames of a video file in which something moved, since the one before of them."""
 
-    def __init__(self, source: str, path: str, most: int) -> None:
+    def __init__(self, source: str, path: str, most: int, meter: Tell) -> None:
         self.source = source
         with closing(FileSource(path)) as file:
             n_frames, n_key = file.counted()
@@ -283,7 +283,8 @@ class _Video:
         looked_at = evenly(range(n_key if only_key else max(1, n_frames)), wanted)
         self._moved: list[int] = []
         last = None
-        for number, frame in self._read(looked_at):
+        for done, (number, frame) in enumerate(self._read(looked_at)):
+            meter(f"looking through {source}", done, len(looked_at))
             grey = grey_of(frame.picture)
             if has_moved(last, grey):
                 self._moved.append(number)

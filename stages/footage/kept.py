@@ -41,7 +41,7 @@ _NAME: Final = re.compile(r"(\d+)-(\d+)\.jpg")
 _NEW: Final = re.compile(r"\d+-\d+\.new")
 _MARK: Final = b"framegate footage "
 _MOST_OBJECTS: Final = 500  # of a record: a comment of JPEG holds 64 KB
-_HEAD: Final = 4 + 2 + 65533
+_HEAD: Final = 4096  # bytes: most records are shorter
 _FREE: Final = 256 << 20  # bytes of the disk that are left to the run's store
 
 
@@ -136,6 +136,9 @@ def read_record(path: Path) -> KeptFile | None:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
+            if len(head) == _HEAD:
+                (length,) = struct.unpack(">H", head[4:6])
+                head += file.read(max(0, 4 + length - _HEAD))
             nbytes = os.fstat(file.fileno()).st_size
     except OSError:
         return None
