@@ -89,7 +89,7 @@ class Trial:
     def _lessons(self) -> Lessons:
         """What the heavy pass says of the clip's pictures."""
         least = policy.load("heavy").min_score
-        heavy = detector.load("heavy", threads=1, min_score=teacher.UNSURE * least)
+        heavy = detector.load("heavy", threads=1, min_score=teacher.DOUBTED * least)
         looked = [
             (frame, teacher.said(heavy.detect([frame.picture])[0], least))
             for frame in read_footage([f"clip={self._video}"], self.given.frames)
@@ -102,7 +102,7 @@ class Trial:
                 Example(
                     frame.picture,
                     teacher.renamed(said.sure.take(np.isin(said.sure.class_ids, ids)), new),
-                    teacher.renamed(said.unsure.take(np.isin(said.unsure.class_ids, ids)), new),
+                    teacher.renamed(said.doubted.take(np.isin(said.doubted.class_ids, ids)), new),
                     frame.source,
                     frame.moment_s,
                 )

@@ -1,7 +1,6 @@
-"""What a teacher says of pictures, sorted out: sure, unsure, and under which names.
+"""What a teacher says of pictures, sorted out: what it vouches for, and under which names.
 
-A teacher is a heavier model, or people. What it is unsure of is neither an object nor background:
-nobody is wrong there, whatever they say.
+A teacher is a heavier model, or people.
 """
 
 from __future__ import annotations
@@ -12,25 +11,32 @@ from typing import Final
 
 import numpy as np
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, empty, together
 
-UNSURE: Final = 0.5  # of a teacher's own least score: down to there it is unsure
+DOUBTED: Final = 0.5  # of a teacher's own least score: down to there it is in doubt
 LEAST_FRAMES: Final = 2  # in which a class is seen: what shows up once is a mistake, or chance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Said:
-    """What a teacher says of one picture, in its pixels; class ids are those of the teacher."""
+    """What a teacher says of one picture, in its pixels; class ids are those of the teacher.
+
+    sure     objects
+    doubted  what it takes for an object, but does not show itself. A network that learns from it
+             need not call that background; who shows it is wrong: most of it is nothing
+    unsure   neither objects nor background: nobody is wrong there, whatever they say
+    """
 
     sure: Boxes
+    doubted: Boxes
     unsure: Boxes
 
 
 def said(boxes: Boxes, least: float) -> Said:
-    """A model's boxes down to UNSURE of its least score, 0..1, as what it says."""
+    """A model's boxes down to DOUBTED of its least score, 0..1, as what it says."""
     is_sure = boxes.scores > np.float32(least)
-    is_unsure = ~is_sure & (boxes.scores > np.float32(UNSURE * least))
-    return Said(boxes.take(is_sure), boxes.take(is_unsure))
+    is_doubted = ~is_sure & (boxes.scores > np.float32(DOUBTED * least))
+    return Said(boxes.take(is_sure), boxes.take(is_doubted), empty())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,11 @@ def chosen(one: Said, kept: Collection[int], merged: Mapping[int, int]) -> Said:
     Objects of a class that is not kept are unsure from then on: a teacher that was wrong about what
     a thing is saw a thing all the same.
     """
-    sure, unsure = renamed(one.sure, merged), renamed(one.unsure, merged)
+    sure, doubted, unsure = (
+        renamed(boxes, merged) for boxes in (one.sure, one.doubted, one.unsure)
+    )
     stays = np.isin(sure.class_ids, list(kept))
-    struck = sure.take(~stays)
-    return Said(sure.take(stays), _together(unsure, struck))
+    return Said(sure.take(stays), doubted, together([sure.take(~stays), unsure]))
 
 
 def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
@@ -73,13 +80,3 @@ def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:
         return boxes
     ids = [merged.get(class_id, class_id) for class_id in boxes.class_ids.tolist()]
     return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
-
-
-def _together(a: Boxes, b: Boxes) -> Boxes:
-    order = np.argsort(-np.concatenate([a.scores, b.scores]), kind="stable")
-    both = Boxes(
-        np.concatenate([a.xyxy, b.xyxy]),
-        np.concatenate([a.scores, b.scores]),
-        np.concatenate([a.class_ids, b.class_ids]),
-    )
-    return both.take(order)

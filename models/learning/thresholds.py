@@ -31,7 +31,7 @@ from framegate.models.boxes import (
 # As people write them. Below .05 nothing is looked at: the rest of a network's answer is noise.
 GRID: Final[DoubleArray] = np.arange(5, 96) / 100
 # Of what a class is worth. Chosen on the first 60 % of six clips, tuned on the first part of that
-# and judged on its last: F1 .868 in the mean, .864 without (with unsure boxes left out .922, .920).
+# and judged on its last: F1 .868 in the mean, .864 without.
 SLACK: Final = 0.02
 COVERED: Final = 0.5  # share of a box inside something unsure from which on it is not wrong
 

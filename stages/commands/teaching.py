@@ -6,13 +6,14 @@ footage, need not wait for them again.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
 import xxhash
 
 from framegate.models import coco
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.learning import teacher
 from framegate.models.learning.teacher import Said
@@ -34,9 +35,12 @@ class Teacher:
     asked, known  pictures that the model looked at, and that it need not look at
     """
 
-    def __init__(self, model: str, registry: Registry, threads: int = 0) -> None:
+    def __init__(
+        self, model: str, registry: Registry, threads: int = 0, answers: Path | None = None
+    ) -> None:
         """model: heavy, or NAME, NAME@VERSION or NAME@DIGEST of the registry; threads: of one
-        inference, 0: as many as there are cores.
+        inference, 0: as many as there are cores; answers: folder where they are kept, None: this
+        user's own.
 
         Raises UnknownModel and others as ModelOpener.open; ConfigFaults for a model none of whose
         labels is COCO's.
@@ -47,21 +51,21 @@ class Teacher:
         if model == HEAVY:
             self._least = policy.load(HEAVY).min_score
             self._detector = detector.load(
-                HEAVY, threads=threads, min_score=teacher.UNSURE * self._least
+                HEAVY, threads=threads, min_score=teacher.DOUBTED * self._least
             )
         else:
-            folder = registry.find(model)
-            self._least = policy_of(folder.manifest).min_score
-            choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(folder))
+            found = registry.find(model)
+            self._least = policy_of(found.manifest).min_score
+            choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(found))
             self._detector = open_model(
-                folder, choice.precision, threads, min_score=teacher.UNSURE * self._least
+                found, choice.precision, threads, min_score=teacher.DOUBTED * self._least
             )
-            if not set(labels_of(folder.manifest)) & set(coco.LABELS):
+            if not set(labels_of(found.manifest)) & set(coco.LABELS):
                 raise ConfigFaults(
                     [f"--teacher {model}: none of its classes is one of COCO's 80, which are tuned"]
                 )
-        file = user_cache() / "teacher" / f"{self._detector.policy_id[:16]}.msgpack"
-        self._kept = KeptAnswers(file)
+        folder = answers or user_cache() / "teacher"
+        self._kept = KeptAnswers(folder / f"{self._detector.policy_id[:16]}.msgpack")
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +88,9 @@ class Teacher:
         known = frame.known
         if known is not None and known.by_people:
             self._by_people = True
-            return Said(_as_coco(known.sure, known.labels), _as_coco(known.unsure, known.labels))
+            said = (_as_coco(boxes, known.labels) for boxes in (known.sure, known.unsure))
+            sure, unsure = said
+            return Said(sure, empty(), unsure)
         content = content_of(frame.picture)
         kept = self._kept.find(content)
         boxes = None if kept is None else Boxes.read(kept)

@@ -28,7 +28,7 @@ import numpy as np
 import openvino as ov
 
 from framegate.models import coco, matching
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import Boxes, together
 from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, cpu_model, read, supported
 from framegate.models.detector.precision_trial import TrialSetting
@@ -256,19 +256,15 @@ def _lessons(
         return Lessons.read(request.folder)
     place = np.full(len(coco.LABELS), len(kept), np.int32)
     place[list(kept)] = np.arange(len(kept))
-    surely = min(
-        (float(look.said.sure.scores.min()) for look in found.earlier if len(look.said.sure)),
-        default=0.0,
-    )
 
     def taught(look: Look) -> Lesson:
-        sure, unsure = (
+        sure, doubted, unsure = (
             Boxes(one.xyxy, one.scores, place[one.class_ids])
-            for one in (look.said.sure, look.said.unsure)
+            for one in (look.said.sure, look.said.doubted, look.said.unsure)
         )
         # A thing of a class that was struck may be any other; what may be one is left to chance.
-        doubtful = (unsure.class_ids < len(kept)) | (unsure.scores >= surely)
-        return pictures[look.source, look.moment_s].taught(sure, unsure.take(doubtful))
+        doubted = doubted.take(doubted.class_ids < len(kept))
+        return pictures[look.source, look.moment_s].taught(sure, together([unsure, doubted]))
 
     size = input_size((one.source for one in pictures.values()), request.side)
     labels = tuple(coco.LABELS[class_id] for class_id in kept)

@@ -92,7 +92,7 @@ def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
         if not found.later:
             raise ConfigFaults(["--from: no picture is left to judge; allowed is longer footage"])
         meter("measuring how fast they are")
-        ms = _times([one.side for one in found.sides], seen.picture, kept)
+        ms = times([one.side for one in found.sides], seen.picture, kept)
         best = found.best(ms)
         verdict = found.judged(best, coco.LABELS)
         added = None
@@ -230,7 +230,7 @@ def _write_sheet(seen: FootageSeen, sheet: Path | None, overwrite: bool) -> None
 # -- What came of it.
 
 
-def _times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[int, float]:
+def times(sides: Sequence[int], picture: Picture, kept: Sequence[int]) -> dict[int, float]:
     """Milliseconds for a picture at each size, as it would be served, in turn."""
     light = policy.load("light")
     choice = precision_trial.run(user_cache() / "precision.json")
