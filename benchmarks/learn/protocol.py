@@ -1,0 +1,103 @@
+"""A clip as a camera's footage: its first 60 % to learn from, its last 35 % to judge by.
+
+Of the first part at most 400 frames, evenly spaced, of those in which something moved; of the last
+part 200, evenly spaced. The teacher is the frozen heavy pass. This is the protocol of the research
+that the bars come from, so that figures can be held against each other.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from framegate.models.boxes import Boxes
+from framegate.models.learning.examples import EARLIER, GAP
+from framegate.models.learning.tuning import Look
+from framegate.models.picture import Picture
+from framegate.stages.commands.quantise import draws, frames_at
+from framegate.stages.commands.teaching import Teacher
+from framegate.stages.commands.tune import SIDES, raw_detector
+from framegate.stages.footage import FootageFrame
+from framegate.stages.footage.choose import evenly, grey_of, has_moved
+
+# The clips of the research: some of its rules were chosen with their last parts in view.
+CHOSE: Final = (
+    "bottle-detection.mp4",
+    "one-by-one-person-detection.mp4",
+    "car-detection.mp4",
+    "pets2001-campus.mp4",
+    "pets09-s2l1-view001-part1.mp4",
+    "cctv-highway-overlay.avi",
+)
+# All others of 300 frames or more: nothing was chosen by them.
+OTHERS: Final = ("highway-cdnet-part1.avi", "kitchen-pancake.mkv")
+LABELLED: Final = "pets09-s2l1-view001-part1"
+EARLIER_FRAMES: Final = 400
+LATER_FRAMES: Final = 200
+_CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which frames of a clip, counted from 0, learn and judge."""
+
+    path: str
+    earlier: tuple[int, ...]
+    later: tuple[int, ...]
+
+
+def chosen(path: Path, earlier: int = EARLIER_FRAMES, later: int = LATER_FRAMES) -> Chosen:
+    """The protocol's frames of a clip."""
+    [whole] = draws({"clip": str(path)}, 10**9)
+    count = len(whole.earlier) + len(whole.later)
+    until, since = int(count * EARLIER), int(count * (EARLIER + GAP))
+    candidates = evenly(range(until), _CANDIDATES * earlier)
+    moved, last = [], None
+    for number, picture in zip(candidates, frames_at(str(path), candidates), strict=True):
+        grey = grey_of(picture)
+        if has_moved(last, grey):
+            moved.append(number)
+            last = grey
+    judging = evenly(range(since, count), later)
+    return Chosen(str(path), tuple(evenly(moved, earlier)), tuple(judging))
+
+
+def frames(one: Chosen) -> Iterator[tuple[int, Picture]]:
+    """Each frame's number and picture, in order."""
+    numbers = [*one.earlier, *one.later]
+    yield from zip(numbers, frames_at(one.path, numbers), strict=True)
+
+
+def looks(one: Chosen, teacher: Teacher, sides: Sequence[int] = SIDES) -> list[Look]:
+    """What teacher and light detector say of each frame; its moment is its number."""
+    detectors = {side: raw_detector(side) for side in sides}
+    found = []
+    for number, picture in frames(one):
+        frame = FootageFrame(picture, "clip", float(number))
+        raw = {side: each.detect([picture])[0] for side, each in detectors.items()}
+        found.append(Look("clip", frame.moment_s, teacher.of(frame), raw))
+    return found
+
+
+def labelled_people(data: Path, most_frame: int = 124) -> dict[int, Boxes]:
+    """The people of LABELLED by frame, counted from 0; MOTChallenge's own count begins at 1."""
+    rows: dict[int, list[list[float]]] = defaultdict(list)
+    with (data / "gt" / LABELLED / "gt.txt").open(newline="") as lines:
+        for row in csv.reader(lines):
+            if float(row[6]) and int(row[0]) <= most_frame:
+                left, top, width, height = (float(value) for value in row[2:6])
+                rows[int(row[0]) - 1].append([left, top, left + width, top + height])
+    return {
+        number: Boxes(
+            np.array(corners, np.float32),
+            np.ones(len(corners), np.float32),
+            np.zeros(len(corners), np.int32),
+        )
+        for number, corners in rows.items()
+    }
