@@ -40,7 +40,8 @@ WHYS: Final[tuple[Why, ...]] = get_args(Why)
 _NAME: Final = re.compile(r"(\d+)-(\d+)\.jpg")
 _NEW: Final = re.compile(r"\d+-\d+\.new")
 _MARK: Final = b"framegate footage "
-_MOST_OBJECTS: Final = 500  # of a record: a comment of JPEG holds 64 KB
+_MOST_OBJECTS: Final = 1000  # of a record
+_COMMENT: Final = 65533  # bytes that a comment of JPEG holds
 _HEAD: Final = 4096  # bytes: most records are shorter
 _FREE: Final = 256 << 20  # bytes of the disk that are left to the run's store
 
@@ -119,14 +120,17 @@ def blanked(picture: Picture, polygons: Sequence[Sequence[Sequence[float]]]) -> 
 
 
 def with_record(jpeg: bytes, record: KeptFrame) -> bytes:
-    """The JPEG with the record in it."""
-    told = msgspec.structs.replace(
-        record,
-        served=record.served[:_MOST_OBJECTS],
-        heavy=None if record.heavy is None else record.heavy[:_MOST_OBJECTS],
-        jpeg_bytes=len(jpeg),
-    )
-    said = _MARK + msgspec.json.encode(told)
+    """The JPEG with the record in it; of more objects than a comment holds, the first ones."""
+    most = _MOST_OBJECTS
+    while True:
+        heavy = None if record.heavy is None else record.heavy[:most]
+        told = msgspec.structs.replace(
+            record, served=record.served[:most], heavy=heavy, jpeg_bytes=len(jpeg)
+        )
+        said = _MARK + msgspec.json.encode(told)
+        if len(said) <= _COMMENT:
+            break
+        most //= 2
     return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", len(said) + 2) + said + jpeg[2:]
 
 

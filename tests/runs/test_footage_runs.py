@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.graph import stage_specs
 from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.run.plan import with_footage
 from framegate.stages.footage import read_footage
 from framegate.stages.footage.kept import kept_frames
 from tests.support import footage
@@ -98,6 +100,24 @@ def test_who_keeps_a_cameras_footage_is_killed_and_another_goes_on(
     moments = [file.record.moment_s for file in kept.files]
     assert began - 60 < moments[0] < moments[-1] < time.time()
     assert {path.suffix for path in (data / "footage" / "gate").iterdir()} == {".jpg"}
+
+
+def test_who_keeps_footage_is_told_of_masks_and_escalate_that_somebody_learns() -> None:
+    masks = "[gate.masks]\ngate = [[[0, 0], [9, 0], [9, 9]]]\n"
+    off = read_config("pipeline.toml", masks)
+    assert with_footage(off) is off
+    config = with_footage(read_config("pipeline.toml", masks + '[learn]\ncollect = ["gate"]\n'))
+    collect = config.stages[-1]
+    assert (collect.name, collect.input, collect.on_lag) == ("collect", "escalate", "drop")
+    assert collect.options == {
+        "sources": ["gate"],
+        "bytes": 1 << 30,
+        "days": 30.0,
+        "masks": {"gate": [[[0, 0], [9, 0], [9, 9]]]},
+    }
+    [escalate] = [stage for stage in config.stages if stage.name == "escalate"]
+    assert escalate.options["tells"] is True
+    assert stage_specs(config.stages)[-1].reliable is False
 
 
 @pytest.mark.parametrize(
