@@ -24,7 +24,8 @@ def folder_of(path: Path, patience_s: float) -> Path:
 def test_degraded_frames_are_told_and_a_place_that_is_away_once(tmp_path: Path) -> None:
     ended = framegate(folder_of(tmp_path / "run", 0.1), "run", "clip.mp4")
     assert ended.code == 0
-    [last] = [line for line in ended.err.splitlines() if "clip: finished, 40 frames" in line]
+    # A slow machine tells of it while the run goes on, too.
+    *_, last = [line for line in ended.err.splitlines() if "clip: finished, 40 frames" in line]
     assert " 40 degraded (" in last
     [told] = [line for line in ended.err.splitlines() if "no heavy worker is at" in line]
     assert "framegate worker --heavy -d DATA" in told
