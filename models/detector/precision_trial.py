@@ -14,6 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -46,6 +47,7 @@ _MOST_EXACT_FIRST: tuple[Precision, ...] = (
 )  # fmt: skip
 _MIN_ROUNDS = 3
 _HOPELESS = 1.5
+_OPEN_AT_ONCE = 4
 
 TrialSetting = tuple[Precision, int]
 
@@ -312,17 +314,23 @@ def _outputs(network: Runtime, picture: ByteArray) -> tuple[FloatArray, ...]:
 
 
 def _on_cpu(tried: Tried, cores: int, budget_s: float) -> Choice:
-    networks: dict[TrialSetting, Runtime] = {}
-    for precision, threads in candidates(tried.precisions, cores):
-        with suppress(ModelUnreadable):
-            networks[precision, threads] = tried.open(precision, threads)
+    settings = candidates(tried.precisions, cores)
+    with ThreadPoolExecutor(min(cores, _OPEN_AT_ONCE)) as opening:  # most of a trial without it
+        opened = opening.map(partial(_opened, tried), settings)
+        networks = {one: network for one, network in zip(settings, opened, strict=True) if network}
     if not networks:
         tried.open(tried.precisions[0], 1)  # says why
     picture = np.full((tried.size[1], tried.size[0], 3), 114, np.uint8)
-    for network in networks.values():
-        network.warm_up([tried.size])
     runs = {one: partial(_infer, network, picture) for one, network in networks.items()}
     return choose(measure(runs, budget_s))
+
+
+def _opened(tried: Tried, setting: TrialSetting) -> Runtime | None:
+    with suppress(ModelUnreadable):
+        network = tried.open(*setting)
+        network.warm_up([tried.size])
+        return network
+    return None
 
 
 def _infer(network: Runtime, picture: ByteArray) -> None:
