@@ -47,6 +47,7 @@ class TrainRequest:
     side      longer side of the input
     minutes   of training; None: STEPS steps
     folder    where the training is kept until it is over
+    wishes    about classes, as wishes_of has them
     """
 
     name: str
@@ -60,6 +61,7 @@ class TrainRequest:
     frames: int = FRAMES
     teacher: str = HEAVY
     registry: Path | None = None
+    wishes: tuple[tuple[str, ...], tuple[str, ...], dict[str, str]] = ((), (), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Trained:
     steps, of  that were made, and of how many; fewer: somebody stopped it
     cpu_s    of training, of this process
     share    of the general model's multiplications
+    registry  that the request names
     """
 
     found: Tuned | None
@@ -86,6 +89,7 @@ class Trained:
     of: int
     cpu_s: float
     share: float
+    registry: Path | None
 
 
 def default_folder(name: str) -> Path:
@@ -104,7 +108,8 @@ def register(commands: Any) -> None:
         "third of the footage judges it, beside the light detector tuned to the same camera: what "
         "is clearly worse is not added. What is added is a model NAME, which is shown, shadowed, "
         "used and rolled back like any other. Its state is on disk each half minute: Ctrl-C ends "
-        "it, --resume goes on. Needs the extra `train`. Exit code 1 if the model was not added.",
+        "it, --resume or the same words go on. Needs the extra `train`. Exit code 1 if the model "
+        "was not added.",
         epilog=ending(
             "framegate train gate --from monday.mp4",
             "framegate train gate --from monday.mp4 night.mp4 --size accurate --minutes 20",
@@ -178,15 +183,15 @@ def _train(parsed: argparse.Namespace) -> Exit:
         parsed.frames,
         parsed.teacher,
         parsed.registry,
+        wishes_of(parsed),
     )
     views = Views(parsed.sheet, parsed.show, parsed.overwrite)
-    wishes = wishes_of(parsed)
-    person = Person(sys.stdin.isatty() and not any(wishes))
+    person = Person(sys.stdin.isatty() and not any(request.wishes))
     with Meter() as meter:
 
         def choose(seen: Sequence[ClassSeen]) -> ClassChoice:
             with meter.paused():
-                return chosen(seen, parsed.sheet, person, *wishes)
+                return chosen(seen, parsed.sheet, person, *request.wishes)
 
         done: Trained = ours("train")(request, views, parsed.resume, choose, meter)
     return _tell(done, parsed)
@@ -231,7 +236,7 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
         say(f"framegate tune {parsed.name}, which needs no training", "next: ")
         return Exit.SOURCE_FAILED
     say(f"{found.added}: {gain}", "added: ")
-    name = parsed.name if parsed.registry is None else f"{parsed.name} with its --registry"
+    name = parsed.name if done.registry is None else f"{parsed.name} with its --registry"
     say(f"framegate run SOURCE --detector {name}; in a run that goes on: framegate models "
         f"shadow {name}, then use", "next: ")  # fmt: skip
     if parsed.use:

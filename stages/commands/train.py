@@ -155,7 +155,7 @@ def train(
             _show(lessons, request.seed, views.show, views.overwrite)
         training, cpu_s, is_over = _trained(request, lessons, asked.kept, meter)
         if not is_over:
-            return Trained(None, training.done, training.course.steps, cpu_s, 0.0)
+            return Trained(None, training.done, training.course.steps, cpu_s, 0.0, request.registry)
         with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
             student = _student(Path(path), request, training, lessons, meter)
             judged = _judged(student, footage, found, meter)
@@ -213,24 +213,22 @@ def _asked(request: TrainRequest, resume: bool) -> _Asked:
     """What holds: the request, or what it goes on with. ConfigFaults."""
     folder = request.folder
     file = folder / ASKED
-    if not resume:
-        if file.exists():
-            raise ConfigFaults(
-                [f"-d {folder}: it has a training that is not over; --resume goes on with it, and "
-                 "without that folder one begins anew"]
-            )  # fmt: skip
+    if not file.exists():
+        if resume:
+            raise ConfigFaults([f"--resume: {folder} has no training that could go on"])
         if any(folder.iterdir()):
             raise ConfigFaults([f"-d {folder}: it is not empty; allowed is a new folder"])
         return _Asked(request)
     try:
         before = msgspec.msgpack.decode(file.read_bytes(), type=_Asked, dec_hook=_path)
-    except FileNotFoundError as error:
-        raise ConfigFaults([f"--resume: {folder} has no training that could go on"]) from error
     except msgspec.MsgspecError as error:
-        raise ConfigFaults([f"--resume: {file}: {error}"]) from error
-    if before.request.name != request.name:
-        raise ConfigFaults([f"--resume: {folder} has the training of {before.request.name}"])
+        raise ConfigFaults([f"-d {folder}: {ASKED}: {error}"]) from error
     now = replace(before.request, folder=folder, processes=request.processes, device=request.device)
+    if before.request.name != request.name or not (resume or now == request):
+        raise ConfigFaults(
+            [f"-d {folder}: it has a training of {before.request.name} that is not over and was "
+             "asked for in other words; --resume goes on with it, another folder begins anew"]
+        )  # fmt: skip
     return _Asked(now, before.choice)
 
 
@@ -532,7 +530,7 @@ def _told(
         verdict.refused,
         added,
     )
-    return Trained(came, training.done, training.course.steps, cpu_s, share)
+    return Trained(came, training.done, training.course.steps, cpu_s, share, asked.request.registry)
 
 
 def _row(
