@@ -1,0 +1,117 @@
+"""From cameras to their own models in a run that goes on: collect, tune, judge, use, roll back."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from framegate.models.registry.registry import Registry
+from framegate.pipeline.records import Result
+from framegate.stages.footage.kept import kept_frames
+from tests.support import footage
+from tests.support.asked import Asked
+from tests.support.commands import Command
+from tests.support.own_models import own_model
+from tests.support.runs import environment, published_in, wait_until
+
+DATA = os.environ.get("FRAMEGATE_DATA")
+CAMERAS = {"bottles": "bottle-detection.mp4", "people": "one-by-one-person-detection.mp4"}
+REPEATS = 150  # more than is seen of them before the test is over
+WANTED = 160  # pictures of each: a third of them judges, and 50 have to
+TABLE = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
+DONE = 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    if DATA is None:
+        pytest.skip("FRAMEGATE_DATA names no folder with the clips")
+    folder = tmp_path / "user"
+    folder.mkdir()
+    for name, clip in CAMERAS.items():
+        footage.repeat(Path(DATA) / "clips" / clip, folder / f"{name}.mp4", REPEATS)
+    assert "\ncollect = false\n" in TABLE
+    (folder / "pipeline.toml").write_text(
+        TABLE.replace("\ncollect = false\n", "\ncollect = true\n")
+    )
+    own_model(tmp_path / "registry", "seer", min_score=0.2)
+    return folder
+
+
+def does(folder: Path, *words: str) -> str:
+    """Have a command done beside the run."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "framegate.pipeline.cli", *words],
+        cwd=folder,
+        env={**environment(), "XDG_STATE_HOME": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert ended.returncode == DONE, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def made_by(result: Result) -> str:
+    """The model that served a frame."""
+    return result.models[0].partition("-")[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> None:
+    asked, data, registry = Asked(folder), folder / "data", folder.parent / "registry"
+    of_registry = ("--registry", str(registry))
+    with Command(folder, "run", "bottles.mp4", "people.mp4", "-d", "data") as run:
+        for name in CAMERAS:
+            wait_until(
+                f"footage of {name}",
+                lambda name=name: len(getattr(kept_frames(data).get(name), "files", ())) >= WANTED,
+                600.0,
+            )
+        for name in CAMERAS:
+            words = ("tune", name, "--from", f"data:{name}", "--teacher", "seer", *of_registry)
+            assert "in use: " in does(folder, *words, "--size", "320", "--if-needed", "--use")
+        for name in CAMERAS:
+            wait_until(
+                f"{name} is served by its own model",
+                lambda name=name: any(
+                    one["models"][0].startswith(f"{name}-")
+                    for one in asked.store.results(name)[-20:]
+                ),
+            )
+        for name in CAMERAS:
+            at = len(asked.store.results(name))
+            wait_until(f"more of {name}", lambda n=name, at=at: len(asked.store.results(n)) > at)
+        asked.does("models", "rollback", "--sources", "people")
+        wait_until(
+            "people are served by the general model again",
+            lambda: asked.store.results("people")[-1]["models"][0].startswith("nanodet-"),
+        )
+        run.interrupt()
+        ended = run.wait(120.0)
+    assert ended.code == DONE, ended.err
+    found = published_in(data, list(CAMERAS))
+    served = {}
+    for name, kept in found.items():
+        first = kept.positions[0]
+        positions = [(one.epoch, one.seq) for one in kept.positions]
+        assert positions == [(1, first.seq + n) for n in range(len(positions))]
+        assert not [one for one in kept.results if one.outcome == "failed"]
+        served[name] = [model for model, _ in itertools.groupby(map(made_by, kept.results))]
+        own = Registry(registry).find(name).manifest
+        assert own.learned is not None
+        assert own.metrics["difference_low"] > -0.05
+        for one in kept.results:
+            assert (one.guard is not None) == (made_by(one) == name)
+            if one.guard is not None:
+                assert not one.guard.alarm
+    assert served["bottles"][-1] == "bottles"
+    assert served["people"][-2:] == ["people", "nanodet"]
