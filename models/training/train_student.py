@@ -147,7 +147,7 @@ class Training:
     def save(self, folder: Path) -> None:
         """Write the checkpoint of `folder`, whole: a kill leaves this one or the one before.
 
-        Raises OSError.
+        Raises TrainingRefused where it cannot be written; the one before is still there.
         """
         state = {
             "v": _VERSION,
@@ -160,11 +160,15 @@ class Training:
             "optimiser": self._optimiser.state_dict(),
         }
         new = folder / f"{CHECKPOINT}.new"
-        with new.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(folder / CHECKPOINT)
+        try:
+            with new.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(folder / CHECKPOINT)
+        except (OSError, RuntimeError) as fault:  # torch has its own error for a full disk
+            new.unlink(missing_ok=True)
+            raise TrainingRefused(f"{new}: cannot be written: {fault}") from fault
 
     @classmethod
     def resumed(
@@ -253,7 +257,7 @@ def train(
     tell    takes the steps done, the loss, a running mean, and the F1 so far
     stops   asked after each step
 
-    Raises OSError.
+    Raises TrainingRefused.
     """
     f1, mean_loss, kept = f1_of(training.student(), later, training.spec), 0.0, time.monotonic()
     while training.done < training.course.steps:

@@ -226,7 +226,7 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
     found = done.found
     console = Console(highlight=False)
     console.print(size_table(found))
-    console.print(class_table(found))
+    console.print(class_table(found, of=("tuned", "trained")))
     say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
         "the light detector's multiplications", "trained: ")  # fmt: skip
     middle, low, high = found.difference

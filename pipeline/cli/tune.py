@@ -325,11 +325,13 @@ def size_table(found: Tuned) -> Table:
     return table
 
 
-def class_table(found: Tuned, most: int = 20) -> Table:
-    """The classes, most objects first."""
+def class_table(
+    found: Tuned, most: int = 20, of: tuple[str, str] = ("as it comes", "tuned")
+) -> Table:
+    """The classes, most objects first; of: what the general model is, and what this one is."""
     table = Table(title=f"{found.boxes} objects that the teacher sees in what judges")
     table.add_column("class")
-    for name in ("objects", "F1 as it comes", "F1 tuned", "least score"):
+    for name in ("objects", *(f"F1 {one}" for one in of), "least score"):
         table.add_column(name, justify="right")
     for row in found.classes[:most]:
         figures = ("" if one is None else f"{one:.3f}" for one in (row.general, row.f1))

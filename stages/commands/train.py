@@ -485,7 +485,7 @@ def _told(
     verdict, side, choice = judged.verdict, judged.side, asked.choice
     assert choice is not None
     net, spec = training.student(), training.spec
-    size = input_size([(16, 9)], found.sides[0].side)
+    size = input_size((one.source for one in training.lessons), found.sides[0].side)
     share = multiplications(net, spec.size) / multiplications(general_net(), size)
     added = None
     if verdict.allowed:

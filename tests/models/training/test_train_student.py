@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -202,3 +203,18 @@ def test_what_is_no_checkpoint_of_these_lessons_is_refused(tmp_path: Path) -> No
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(TrainingRefused, match="can be read"):
         Training.resumed(tmp_path, lessons())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    own = training()
+    own.save(tmp_path)
+    own.step()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # no file may grow beyond it
+    try:
+        with pytest.raises(TrainingRefused, match="cannot be written"):
+            own.save(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert Training.resumed(tmp_path, lessons()).done == 0
