@@ -1,4 +1,4 @@
-"""How the shipped weights are made (needs the `train` extra): scripts, in this order.
+"""How networks are made (needs the `train` extra). The shipped weights: scripts, in this order.
 
 1. import_weights     the published NanoDet and CenterNet -> safetensors (`nanodet`, `centernet`:
                       the networks as torch modules)
