@@ -94,6 +94,19 @@ SHADOW = (
     ("its CPU, in its worst span", "cpu_share", "of a core"),
     ("its budget", "cpu_budget", "of a core"),
 )
+SEARCH = (
+    (
+        "time of the searched network, by that of the narrowed one of half the channels",
+        "ms_ratio",
+        "",
+    ),
+    ("... F1, likewise", "f1_ratio", ""),
+    ("F1 of the searched network", "searched_f1", ""),
+    ("... of the best of 32 random ones of the same time", "random_best_f1", ""),
+    ("... of the general one narrowed further, without a search", "narrowed_f1", ""),
+    ("its time, by that of half the channels", "narrowed_ms_ratio", ""),
+    ("worst error of predicted times, 20 networks", "latency_error", ""),
+)
 DRIFT = (
     ("a camera is turned: frames to the alarm", "drifts.0.frames_to_alarm", ""),
     ("... audits among them", "drifts.0.audits_to_alarm", ""),
@@ -134,6 +147,7 @@ _LISTS = {
     "cache": CACHE,
     "swaps": SWAPS,
     "shadow": SHADOW,
+    "search": SEARCH,
 }
 
 

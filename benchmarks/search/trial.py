@@ -35,6 +35,7 @@ from framegate.models.learning.judgement import counted
 from framegate.models.learning.thresholds import GRID, shown, tuned
 from framegate.models.training.blocks import Architecture, Student, folded
 from framegate.models.training.lessons import LESSONS, Lesson, Lessons, input_size, lesson, plain
+from framegate.models.training.nanodet import NanoDet
 from framegate.models.training.narrowing import narrowed
 from framegate.models.training.part_times import measured, network_ms
 from framegate.models.training.search import Course, Search
@@ -47,6 +48,7 @@ from framegate.stages.footage import read_footage
 NMS_IOU = 0.6
 _UNSEEN = 20  # nets that the table did not meet
 _FIRST = 16  # pictures for first weights
+_SHARES = (0.375, 0.25)  # of the general net's channels: what no search is needed for
 
 
 class Trial:
@@ -71,9 +73,9 @@ class Trial:
         chosen = np.linspace(0, len(self.earlier) - 1, min(_FIRST, len(self.earlier))).astype(int)
         bgr = np.stack([plain(self.earlier[i], found.size).bgr for i in chosen])
         self.pictures = as_input(bgr)
-        self.narrow = narrowed(general(), build(self.spec), self.pictures, classes)
-        largest = replace(Architecture().times(self.spec.share), n_classes=len(found.labels))
-        self.space = Space(largest)
+        self._classes = classes
+        self.narrow = self._narrowed(self.spec.share)
+        self.space = Space(self._narrower(self.spec.share))
         self.times = measured(
             self.space.covering(found.size, times=1 if self.given.quick else 2),
             found.size,
@@ -129,8 +131,15 @@ class Trial:
         short = self._trained(
             f"{seed}-searched-short", lambda: self._of_shared(seed, found), given.short, seed
         )
-        draw, tried = random.Random(1000 + seed), []
         allowed = given.share * self.times.of(self.space.largest)
+        share, plain_one = min(
+            ((share, self._narrower(share)) for share in _SHARES),
+            key=lambda pair: abs(self.times.of(pair[1]) - allowed),
+        )
+        narrowed_f1 = self._trained(
+            f"{seed}-narrowed", lambda: self._narrowed(share), given.steps, seed
+        )
+        draw, tried = random.Random(1000 + seed), []
         for k in range(given.random):
             one = self.space.drawn_within(draw, self.times, allowed)
             first = functools.partial(self._of_shared, seed, one)
@@ -140,16 +149,19 @@ class Trial:
         random_best = self._trained(
             f"{seed}-random-best", lambda: self._of_shared(seed, best), given.steps, seed
         )
-        ms = self._part(f"{seed}-ms", lambda: self._ms(found, best, seed))
+        ms = self._part(f"{seed}-ms", lambda: self._ms(found, best, plain_one, seed))
         row = {
             "clip": self.clip,
             "seed": seed,
             "ms_ratio": ms["searched"] / ms["student"],
             "random_ms_ratio": ms["random_best"] / ms["student"],
+            "narrowed_ms_ratio": ms["narrowed"] / ms["student"],
             "f1_ratio": searched["later"] / max(1e-9, student["later"]),
             "student_f1": student["later"],
             "searched_f1": searched["later"],
             "random_best_f1": random_best["later"],
+            "narrowed_f1": narrowed_f1["later"],
+            "narrowed_share": share,
             "searched_short_f1": short["later"],
             "random_short_f1": statistics.fmean(f1["later"] for f1, _ in tried),
             "random_short_best_f1": max(f1["later"] for f1, _ in tried),
@@ -162,6 +174,14 @@ class Trial:
         }
         print({k: v for k, v in row.items() if k not in ("architecture", "ms")}, flush=True)
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+
+    def _narrowed(self, share: float) -> NanoDet:
+        """The general net with that share of its channels, by least squares."""
+        narrow = build(replace(self.spec, share=share))
+        return narrowed(general(), narrow, self.pictures, self._classes)
+
+    def _narrower(self, share: float) -> Architecture:
+        return replace(Architecture().times(share), n_classes=len(self.spec.labels))
 
     def _searched(self, seed: int) -> Architecture:
         """The architecture that the search finds; the shared weights are kept beside."""
@@ -232,7 +252,9 @@ class Trial:
         maps = [head[0].contiguous().numpy() for head in heads]
         return decode(maps, float(GRID[0]), n_classes=len(self.spec.labels))
 
-    def _ms(self, found: Architecture, best: Architecture, seed: int) -> dict[str, float]:
+    def _ms(
+        self, found: Architecture, best: Architecture, plain_one: Architecture, seed: int
+    ) -> dict[str, float]:
         """Times by name, and how far off the table is on nets that it did not meet.
 
         Both as shares of the student's, which runs beside them: on a machine that others use, only
@@ -241,14 +263,14 @@ class Trial:
         draw = random.Random(2000 + seed)
         unseen = [self.space.architecture(self.space.drawn(draw)) for _ in range(_UNSEEN)]
         whole = replace(Architecture(), n_classes=len(self.spec.labels))
-        named = [self.space.largest, found, best, whole]
+        named = [self.space.largest, found, best, plain_one, whole]
         taken = network_ms([*named, *unseen], self.spec.size, "f32", self.given.rounds)
         student, told_student = taken[0], self.times.of(self.space.largest)
         errors = [
             abs(self.times.of(one) / told_student / (ms / student) - 1)
             for one, ms in zip(unseen, taken[len(named) :], strict=True)
         ]
-        names = ("student", "searched", "random_best", "general")
+        names = ("student", "searched", "random_best", "narrowed", "general")
         return dict(zip(names, taken, strict=False)) | {
             "worst_error": max(errors),
             "mean_error": statistics.fmean(errors),

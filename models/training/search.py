@@ -62,7 +62,7 @@ class Course:
     by_chance: int = 2
     drawn: int = 6
     rate: float = 4e-4
-    share: float = 0.6
+    share: float = 0.58
 
 
 class Search:
