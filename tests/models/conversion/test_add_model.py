@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from framegate.models.conversion.add import add, add_folder
 from framegate.models.conversion.proof import Thresholds
 from framegate.models.errors import ModelRefused
-from framegate.models.picture import from_bgr
+from framegate.models.picture import from_bgr, read_photograph
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
 from tests.support import tiny_onnx
 from tests.support.bad_models import GREY, good_folder, ir, linked_weights, put, wanted
+from tests.support.own_models import tuned_model
+
+STREET = Path(__file__).resolve().parents[3] / "docs" / "street.jpg"
 
 
 def test_the_good_one_is_taken(tmp_path):
@@ -51,6 +55,14 @@ def test_a_folder_of_another_machine_is_taken(tmp_path):
     model, proof = add_folder(folder, Registry(tmp_path / "registry"), [GREY])
     assert model.manifest.ref == "yard@1"
     assert set(proof.boxes) >= {"f32"}
+
+
+def test_a_tuned_model_of_another_machine_is_taken_with_all_that_it_knows(tmp_path):
+    there = tuned_model(tmp_path / "there", min_score=0.05, min_scores={"car": 0.05})
+    model, _ = add_folder(there.path, Registry(tmp_path / "here"), [read_photograph(STREET)])
+    assert model.manifest == there.manifest
+    assert {"model.xml", "int8.xml"} <= {file.name for file in model.path.iterdir()}
+    model.verified()
 
 
 def test_weights_beside_an_onnx_file(tmp_path):
