@@ -37,7 +37,7 @@ from framegate.models.training.blocks import Architecture, Student, folded
 from framegate.models.training.lessons import LESSONS, Lesson, Lessons, input_size, lesson, plain
 from framegate.models.training.nanodet import NanoDet
 from framegate.models.training.narrowing import narrowed
-from framegate.models.training.part_times import measured, network_ms
+from framegate.models.training.part_times import PartTimes, measured, network_ms
 from framegate.models.training.search import Course, Search
 from framegate.models.training.shared_network import Shared, Space, settled, shared_from
 from framegate.models.training.student import StudentSpec, as_input, build, general
@@ -76,13 +76,7 @@ class Trial:
         self._classes = classes
         self.narrow = self._narrowed(self.spec.share)
         self.space = Space(self._narrower(self.spec.share))
-        self.times = measured(
-            self.space.covering(found.size, times=1 if self.given.quick else 2),
-            found.size,
-            "f32",
-            self.given.rounds,
-            self.folder / "times.json",
-        )
+        self.times = self._table(self.folder / "times.json")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -175,6 +169,11 @@ class Trial:
         print({k: v for k, v in row.items() if k not in ("architecture", "ms")}, flush=True)
         return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
 
+    def _table(self, cache: Path | None = None) -> PartTimes:
+        """Times of all parts of the space."""
+        covering = self.space.covering(self.spec.size, times=1 if self.given.quick else 3)
+        return measured(covering, self.spec.size, "f32", self.given.rounds, cache)
+
     def _narrowed(self, share: float) -> NanoDet:
         """The general net with that share of its channels, by least squares."""
         narrow = build(replace(self.spec, share=share))
@@ -258,16 +257,17 @@ class Trial:
         """Times by name, and how far off the table is on nets that it did not meet.
 
         Both as shares of the student's, which runs beside them: on a machine that others use, only
-        ratios hold.
+        ratios hold. The table is measured anew, in the same minutes.
         """
+        table = self._table()
         draw = random.Random(2000 + seed)
         unseen = [self.space.architecture(self.space.drawn(draw)) for _ in range(_UNSEEN)]
         whole = replace(Architecture(), n_classes=len(self.spec.labels))
         named = [self.space.largest, found, best, plain_one, whole]
         taken = network_ms([*named, *unseen], self.spec.size, "f32", self.given.rounds)
-        student, told_student = taken[0], self.times.of(self.space.largest)
+        student, told_student = taken[0], table.of(self.space.largest)
         errors = [
-            abs(self.times.of(one) / told_student / (ms / student) - 1)
+            abs(table.of(one) / told_student / (ms / student) - 1)
             for one, ms in zip(unseen, taken[len(named) :], strict=True)
         ]
         names = ("student", "searched", "random_best", "narrowed", "general")
