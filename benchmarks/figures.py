@@ -171,7 +171,6 @@ WHY: dict[tuple[str, str], str] = {
     ("link", ""): "45 ms are a frame's way over its period, before anybody is asked",
     ("search", "F1 of the searched"): "slices of shared weights begin from little; so no option",
     ("search", "F1 above the net narrowed"): "least squares keep what a long training knew",
-    ("search", "worst error"): "ten processes on two cores; 7 % in the mean",
     ("overhead", "live"): "at a live pace the cost is waking processes, frame by frame",
 }
 
