@@ -106,8 +106,8 @@ class GuardOptions:
                   model serves
     """
 
-    every_s: float = field(default=10.0, metadata={"least": 0.0, "most": 3600.0})
-    disagreement: float = field(default=0.25, metadata={"least": 0.01, "most": 0.49})
+    every_s: float = field(default=20.0, metadata={"least": 0.0, "most": 3600.0})
+    disagreement: float = field(default=0.2, metadata={"least": 0.01, "most": 0.49})
 
 
 # -- `[cache]` of pipeline.toml: what detect remembers of the network's answers.
