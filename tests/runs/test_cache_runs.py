@@ -24,7 +24,8 @@ def from_one_on(results: Sequence[Result]) -> list[Result]:
             msgspec.structs.replace(o, track=None if o.track is None else o.track - first)
             for o in result.objects
         )
-        renumbered.append(msgspec.structs.replace(result, objects=objects))
+        settled = tuple(msgspec.structs.replace(s, track=s.track - first) for s in result.settled)
+        renumbered.append(msgspec.structs.replace(result, objects=objects, settled=settled))
     return renumbered
 
 
