@@ -298,11 +298,17 @@ def disagreement(
     see at all; None where neither is sure of any.
 
     shared: classes that both know. A threshold that lies elsewhere is no disagreement: what one is
-    sure of the other has seen if it has as much as a candidate there.
+    sure of the other has seen if it has as much as a candidate there; and what one is sure of at a
+    score that is no candidate for the other counts for neither.
     """
     ours = ours.take(np.isin(ours.class_ids, shared))
     theirs = theirs.take(np.isin(theirs.class_ids, shared))
-    sure_of = _sure(ours, we.settings.calm), _sure(theirs, they.settings.calm)
+    calm, their_calm = we.settings.calm, they.settings.calm
+    floor = max(calm.candidate, their_calm.candidate)
+    sure_of = (
+        _sure(ours, calm) & (ours.scores > floor),
+        _sure(theirs, their_calm) & (theirs.scores > floor),
+    )
     total = sum(int(np.count_nonzero(sure)) for sure in sure_of)
     if not total:
         return None
