@@ -238,8 +238,11 @@ class Learned:
     teacher  what said where objects are: result names of its networks, or "people"
     spans    of footage; of each source at most one
     frames   pictures that were looked at; boxes  that the teacher was sure of in them
+    struck   labels of the general model that were seen there and that nobody wants reported
+    merged   label of the general model -> the class that its objects were taken for, where the
+             network knows the latter only (else the manifest's `merged` says it)
 
-    Raises ManifestRefused.
+    The last two came later. Raises ManifestRefused.
     """
 
     general: str
@@ -247,6 +250,8 @@ class Learned:
     frames: int
     boxes: int
     spans: tuple[Span, ...]
+    struck: tuple[str, ...] = ()
+    merged: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         text("learned.general", self.general)
@@ -258,6 +263,10 @@ class Learned:
         named_sources = [span.source for span in self.spans]
         if len(set(named_sources)) < len(named_sources):
             raise ManifestRefused("learned.spans", f"{named_sources}", "each source once")
+        if self.struck:
+            labels("learned.struck", self.struck, MOST_CLASSES)
+        if self.merged:
+            labels("learned.merged", tuple(plain("learned.merged", self.merged)), MOST_CLASSES)
 
     @property
     def general_name(self) -> str:
@@ -267,13 +276,15 @@ class Learned:
     @staticmethod
     def of(table: Any) -> Learned:
         """What a manifest's file has. Raises ManifestRefused."""
-        keys("learned.", table, [one.name for one in fields(Learned)])
+        known = [one.name for one in fields(Learned)]
+        keys("learned.", table, [key for key in known if key not in _LATER], _LATER)
         spans = table["spans"]
         if not isinstance(spans, list):
             raise ManifestRefused("learned.spans", repr(spans)[:80], "a list of tables")
         for span in spans:
             keys("learned.spans.", span, [one.name for one in fields(Span)])
-        return Learned(**{**table, "spans": tuple(Span(**span) for span in spans)})
+        lists = {key: _tuple(table[key]) for key in ("struck",) if key in table}
+        return Learned(**{**table, **lists, "spans": tuple(Span(**span) for span in spans)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +351,9 @@ class Manifest:
         merged = of_labels("merged", self.merged, self.classes)
         for label, into in merged.items():
             one_of(f"merged.{label}", into, [one for one in self.classes if one not in merged])
+        for label, into in self.taken_for.items():
+            if label not in merged:
+                one_of(f"learned.merged.{label}", into, self.published)
         scores = of_labels("min_scores", self.min_scores, self.published)
         for label, score in scores.items():
             scores[label] = number(f"min_scores.{label}", score, 1e-6, 0.9999)
@@ -349,6 +363,11 @@ class Manifest:
     def published(self) -> tuple[str, ...]:
         """The labels that it can answer with: its classes, but for those that are merged."""
         return tuple(label for label in self.classes if label not in self.merged)
+
+    @property
+    def taken_for(self) -> dict[str, str]:
+        """Label of the general model -> what this one calls its objects, where it differs."""
+        return self.merged | (self.learned.merged if self.learned is not None else {})
 
     @property
     def usual(self) -> tuple[str, ...]:
@@ -400,11 +419,16 @@ class Manifest:
         return Manifest(**{**table, **lists, "input": spec, "learned": learned})
 
 
-_LATER = ("merged", "min_scores", "learned")  # keys that came later: without a value, not written
+# Keys that came later, here and in `learned`: without a value they are not written.
+_LATER = ("merged", "min_scores", "learned", "struck")
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    return {key: value for key, value in asdict(manifest).items() if value or key not in _LATER}
+    return asdict(manifest, dict_factory=_said)
+
+
+def _said(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if value or key not in _LATER}
 
 
 def _tuple(value: Any) -> Any:

@@ -148,7 +148,7 @@ def _opened(folder: ModelFolder) -> Detector:
 def _verdict(manifest: Manifest, earlier: _Answers, later: _Answers) -> tuple[Verdict, str]:
     """Return the verdict, and what the general model is called in it."""
     light = general()
-    merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.merged.items()}
+    merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.taken_for.items()}
     kept = sorted(coco.LABELS.index(label) for label in manifest.usual)
     name, theirs = "light, as it comes", later.theirs
     least = dict.fromkeys(kept, light.min_score)
@@ -174,7 +174,7 @@ def _verdict(manifest: Manifest, earlier: _Answers, later: _Answers) -> tuple[Ve
 def _forgotten(manifest: Manifest, said: Sequence[Said]) -> dict[str, int]:
     """Objects that the teacher is sure of, by classes that the model does not look for."""
     counts = Counter(coco.LABELS[i] for one in said for i in one.sure.class_ids.tolist())
-    known: Mapping[str, str] = manifest.merged
+    known: Mapping[str, str] = manifest.taken_for
     return {
         label: n
         for label, n in counts.most_common()

@@ -318,9 +318,11 @@ def _tuned(one: Manifest) -> dict[str, str]:
     if one.min_scores:
         scores = ", ".join(f"{label} {score:g}" for label, score in one.min_scores.items())
         rows["answers"] = f"{scores} (least scores; the other classes are off)"
-    if one.merged:
-        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.merged.items())
+    if one.taken_for:
+        rows["merged"] = ", ".join(f"{label} is {into}" for label, into in one.taken_for.items())
     if (learned := one.learned) is not None:
+        if learned.struck:
+            rows["struck"] = ", ".join(learned.struck)
         spans = ", ".join(
             f"{span.source} {span.until_s - span.from_s:.0f} s" for span in learned.spans
         )

@@ -506,7 +506,7 @@ def _told(
             nms_iou=general().nms_iou,
             max_boxes=policy.load("light").max_boxes,
             metrics=judged.metrics | own,
-            learned=learned_of(found, seen.teacher),
+            learned=replace(learned_of(found, seen, choice), merged=choice.merged),
         )
         added = store.put(ModelFolder(judged.folder.path, manifest)).manifest.ref
     rows = (

@@ -310,7 +310,7 @@ def _put(
             min_score=min(least.values()),
             min_scores=least,
             merged=choice.merged,
-            learned=learned_of(found, seen.teacher),
+            learned=learned_of(found, seen, choice),
             metrics={
                 **folder.manifest.metrics,
                 **verdict.metrics,
@@ -322,15 +322,17 @@ def _put(
         return store.put(ModelFolder(folder.path, manifest)).manifest
 
 
-def learned_of(found: Tuning, teacher_name: str) -> Learned:
-    """What a model was made of: the earlier pictures."""
+def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned:
+    """What a model was made of: the earlier pictures, and the classes that were chosen."""
     spans = []
     for source in dict.fromkeys(look.source for look in found.earlier):
         moments = [look.moment_s for look in found.earlier if look.source == source]
         spans.append(Span(source, min(moments), max(moments)))
     boxes = sum(len(look.said.sure) for look in found.earlier)
     general_name = f"light ({'+'.join(detector.load('light').models)})"
-    return Learned(general_name, teacher_name, len(found.earlier), boxes, tuple(spans))
+    labels = [coco.LABELS[one.class_id] for one in seen.classes]
+    struck = tuple(one for one in labels if one not in choice.kept and one not in choice.merged)
+    return Learned(general_name, seen.teacher, len(found.earlier), boxes, tuple(spans), struck)
 
 
 def next_version(store: Registry, name: str) -> str:

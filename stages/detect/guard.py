@@ -118,7 +118,8 @@ def pair_up(
 ) -> Guard:
     """Return the guard of two models.
 
-    knows   labels that the specialised model can answer with, asked for or not: none is strange
+    knows   labels that the specialised model can answer with, asked for or not, and those that
+            somebody struck when it was made: none is strange
     merged  label -> what the specialised model calls the same thing
     """
     ours, theirs = own.detector, general.detector

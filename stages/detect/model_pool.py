@@ -170,8 +170,8 @@ class ModelOpener:
             Side.of(using, settings),
             Side.of(general.detector, general.settings),
             self.guard,
-            manifest.published,
-            manifest.merged,
+            (*manifest.published, *manifest.learned.struck),
+            manifest.taken_for,
         )
         return ServedModel(using, guard.own.settings, None, guard, general)
 

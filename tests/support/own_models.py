@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import openvino as ov
@@ -93,12 +94,15 @@ def specialised(
     size: tuple[int, int] = SIZE,
     from_column: float = 0.0,
     least_light: float = 0.0,
+    struck: tuple[str, ...] = (),
+    merged: Mapping[str, str] = MappingProxyType({}),
 ) -> ModelFolder:
     """The shipped network as if it had been trained for a camera: it knows a few classes only.
 
     from_column  0..1, of its input: to the left of it its footage had no objects, and it sees none
     least_light  mean level of a picture that has as much grey around it as its footage had; in a
                  darker one it sees nothing
+    struck, merged  as in Learned
     """
     whole, outputs = nanodet(size), []
     kept = [coco.LABELS.index(label) for label in classes]
@@ -118,7 +122,8 @@ def specialised(
         made.output(0).get_tensor().set_names({head})
         outputs.append(made)
     model = ov.Model(outputs, whole.get_parameters())
-    learned = Learned(general, "heavy", 100, 300, (Span("a", 0.0, 60.0),))
+    spans = (Span("a", 0.0, 60.0),)
+    learned = Learned(general, "heavy", 100, 300, spans, struck, dict(merged))
     return own_model(
         registry, name, version, classes=classes, size=size, model=model, learned=learned
     )

@@ -167,6 +167,20 @@ def test_what_a_tuned_model_says_comes_back():
     assert again.usual == ("car",)
     assert again.learned == learned
     assert manifest(learned=learned).sha256 != manifest().sha256
+    assert not {"struck", "merged"} & set(json.loads(one.to_json())["learned"])
+
+
+def test_what_was_struck_and_merged_comes_back():
+    chosen = {"struck": ("dog", "cell phone"), "merged": {"truck": "car"}}
+    learned = Learned("light", "heavy", 40, 90, (Span("yard", 0, 12.5),), **chosen)
+    one = manifest(learned=learned)
+    assert Manifest.from_json(one.to_json()) == one
+    assert one.sha256 != manifest(learned=dataclasses.replace(learned, struck=("dog",))).sha256
+    assert one.taken_for == {"truck": "car"}
+    with pytest.raises(ManifestRefused, match=r"learned\.merged\.truck.*'dog'"):
+        manifest(learned=dataclasses.replace(learned, merged={"truck": "dog"}))
+    with pytest.raises(ManifestRefused, match=r"learned\.struck.*twice"):
+        manifest(learned=dataclasses.replace(learned, struck=("dog", "dog")))
 
 
 @pytest.mark.parametrize(

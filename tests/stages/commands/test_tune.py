@@ -51,6 +51,7 @@ def test_from_footage_to_a_model(
     assert manifest.min_score == min(manifest.min_scores.values())
     learned = manifest.learned
     assert learned is not None
+    assert learned.struck == ("bicycle",)
     assert [span.source for span in learned.spans] == ["monday", "tuesday"]
     assert all(0 <= span.from_s < span.until_s <= 0.6 * 40 for span in learned.spans)
     assert manifest.metrics["judged_frames"] >= 50

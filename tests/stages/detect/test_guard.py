@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from framegate.models.registry.model_folder import Learned, Span
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
@@ -31,7 +32,7 @@ from framegate.stages.detect.options import CacheOptions, GuardOptions, ModelOpt
 from framegate.stages.detect.run_models import choose
 from framegate.stages.detections import Detections
 from tests.stages.detect.test_detect import stored
-from tests.support.own_models import own_model, specialised
+from tests.support.own_models import own_model, specialised, tuned_model
 
 FORM = Form(624, 256)  # of the demo's clip: cars that stand on the right side of a street
 FPS = 4
@@ -81,7 +82,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specialised(root, "street", ["car", "truck"], least_light=50)
     specialised(root, "place", ["car", "truck"], from_column=0.5)
     specialised(root, "people", ["person"])
+    specialised(root, "struck", ["person"], struck=("car", "truck"))
     own_model(root, "mine")
+    taught = Learned("light", "heavy", 100, 300, (Span("a", 0.0, 60.0),))
+    tuned_model(root, "tuned", min_scores=dict.fromkeys(["car", "truck"], 0.06), learned=taught)
     return root
 
 
@@ -165,6 +169,36 @@ def test_what_only_the_general_model_knows_is_reported_from_its_looks(
     assert said[-1].guard.strange >= 5
 
 
+def test_what_was_struck_is_not_reported(tmp_path: Path, registry: Path) -> None:
+    said = Camera(tmp_path, registry, "struck").see(footage((DAY, 4)))
+    assert not {found.label for one in said for found in one.objects} & {"car", "truck"}
+    assert said[-1].guard is not None
+    assert said[-1].guard.strange == 0
+
+
+def test_what_was_merged_is_one_thing_for_both(tmp_path: Path) -> None:
+    specialised(tmp_path / "registry", "merges", ["truck"], merged={"car": "truck"})
+    guard = Camera(tmp_path / "run", tmp_path / "registry", "merges").stage.models.of("a").guard
+    assert guard is not None
+    names = dict(zip(guard.general.detector.labels, guard.general.published, strict=True))
+    assert names["car"] == names["truck"] == guard.labels.index("truck")
+    assert guard.labels.index("car") not in guard.strange
+
+
+def test_a_lower_least_score_is_no_difference(tmp_path: Path, registry: Path) -> None:
+    """The same weights, that show what is no candidate for the general model.
+
+    In one of its 14 boxes that calls the thing by a class that the tuned one does not look for.
+    """
+    said = Camera(tmp_path / "own", registry, "tuned").see(footage((DAY, 12)))
+    general = Camera(tmp_path / "light", registry, "").see(footage((DAY, 12)))
+    assert len(said[-1].objects) > len(general[-1].objects)
+    last = said[-1].guard
+    assert last is not None
+    assert last.looks >= 10
+    assert last.apart < 0.1
+
+
 def test_what_is_gone_is_not_held_for_long(tmp_path: Path, registry: Path) -> None:
     said = Camera(tmp_path, registry, "people").see(footage((DAY, 3), (EMPTY, 3)))
     assert said[2 * FPS].objects
@@ -231,6 +265,20 @@ def test_another_model_begins_with_a_quiet_guard(tmp_path: Path, registry: Path)
     assert said.guard is not None
     assert not said.guard.alarm
     assert said.reason == "swapped"
+
+
+def test_who_knows_better_silences_it_by_having_the_general_model_serve_in_between(
+    tmp_path: Path, registry: Path
+) -> None:
+    frames = footage((NIGHT, 14))
+    camera = Camera(tmp_path / "own", registry, "street")
+    assert alarms(camera.see(frames[:-8]))[-1]
+    between = Camera(tmp_path / "light", registry, "")
+    between.state = camera.state
+    between.see(frames[-8:-7])
+    again = Camera(tmp_path / "own", registry, "street")
+    again.state = between.state
+    assert serves(again.see(frames[-7:-6])[0]) == "street"
 
 
 def test_how_many_looks_an_alarm_takes() -> None:
