@@ -8,7 +8,6 @@ when the network is there: what judges it is what serves.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import tempfile
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -25,31 +23,16 @@ from typing import Any, Final
 import cv2
 import msgspec
 import numpy as np
-import openvino as ov
 
-from framegate.models import coco, matching
+from framegate.models import coco
 from framegate.models.boxes import Boxes, together
-from framegate.models.detector import detector, policy, precision_trial
-from framegate.models.detector.network import Precision, cpu_model, read, supported
-from framegate.models.detector.precision_trial import TrialSetting
-from framegate.models.learning import judgement, thresholds, tuning
-from framegate.models.learning.judgement import ClassCounts, Verdict
-from framegate.models.learning.tuning import Look, TunedSide, Tuning
-from framegate.models.picture import Picture, from_bgr
+from framegate.models.detector import policy
+from framegate.models.learning import judgement, tuning
+from framegate.models.learning.judgement import ClassCounts
+from framegate.models.learning.tuning import Look, Tuning
+from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_bgr
-from framegate.models.quantisation import agreement
-from framegate.models.quantisation.int8 import halve_exact_constants, quantised
-from framegate.models.registry.model_folder import (
-    NAME,
-    NETWORK,
-    NETWORK_INT8,
-    InputSpec,
-    Manifest,
-    ModelFolder,
-    named,
-    sha256_of,
-)
-from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
+from framegate.models.registry.model_folder import NAME, ModelFolder, named
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import (
     LESSONS,
@@ -62,11 +45,9 @@ from framegate.models.training.lessons import (
 )
 from framegate.models.training.narrowing import narrowed
 from framegate.models.training.student import (
-    HEADS,
     StudentSpec,
     as_input,
     build,
-    export,
     multiplications,
 )
 from framegate.models.training.student import general as general_net
@@ -84,11 +65,10 @@ from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.cli.train import STEPS, Trained, TrainRequest, Views
 from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.machine import user_cache
 from framegate.pipeline.outputs import write_whole
 from framegate.pipeline.records import Object
+from framegate.stages.commands.judged_student import Judged, Key, as_model, judged
 from framegate.stages.commands.tune import (
-    MOST_RAW,
     Choose,
     FootageSeen,
     check_length,
@@ -101,21 +81,15 @@ from framegate.stages.commands.tune import (
 )
 from framegate.stages.detect.options import is_own
 from framegate.stages.draw import draw
-from framegate.stages.footage import Footage, FootageFrame, read_footage
+from framegate.stages.footage import FootageFrame, read_footage
 from framegate.stages.footage.choose import evenly
 from framegate.stages.model_faults import model_faults
 
 ASKED: Final = "training.msgpack"
 _N_NARROWING: Final = 32  # pictures that the least squares see
-_N_RANGES: Final = 60  # that the ranges of 8 bits are taken from
 _N_TOLD: Final = 40  # later pictures that the F1 on the way is of
 _N_SHOWN, _IN_A_ROW = 12, 3
 _LEAST_STEPS, _MOST_STEPS = 100, 100_000
-_INT8_COSTS: Final = 0.01  # of F1, at most
-_TIMED_S: Final = 1.0
-
-Key = tuple[str, float]  # source and moment of a picture
-_OWN: Final = 0  # names the network among the sizes of a Look
 
 
 def train(
@@ -157,9 +131,9 @@ def train(
         if not is_over:
             return Trained(None, training.done, training.course.steps, cpu_s, 0.0, request.registry)
         with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
-            student = _student(Path(path), request, training, lessons, meter)
-            judged = _judged(student, footage, found, meter)
-            result = _told(judged, seen, found, asked, store, training, cpu_s)
+            student = as_model(Path(path), request.name, training.student(), lessons, meter)
+            outcome = judged(student, footage, found, meter)
+            result = _told(outcome, seen, found, asked, store, training, cpu_s)
         for name in (ASKED, LESSONS, CHECKPOINT):
             (request.folder / name).unlink()
         return result
@@ -353,127 +327,11 @@ def _stopping() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-# -- The network as a model, judged by what serves.
-
-
-def _student(
-    path: Path, request: TrainRequest, training: Training, lessons: Lessons, meter: Tell
-) -> ModelFolder:
-    """The trained network in float and in 8 bits, as a model folder that knows no thresholds."""
-    meter("making the network")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
-    net, spec = training.student(), training.spec
-    exact = export(net)
-    ov.save_model(exact, path / NETWORK, compress_to_fp16=False)
-    shown = evenly(lessons.earlier, _N_RANGES)
-    inputs = [plain(one, spec.size).bgr[None] for one in shown]
-    small = quantised(exact, inputs, accurate_bias=True)
-    ov.save_model(halve_exact_constants(small), path / NETWORK_INT8, compress_to_fp16=False)
-    (width, height), origin = spec.size, read()["nanodet.bin"]
-    manifest = Manifest(
-        name=request.name,
-        version="1",
-        task="detect",
-        classes=spec.labels,
-        input=InputSpec(width, height, "corner", 0, "bgr"),
-        precision="f32",
-        format="nanodet",
-        options={},
-        outputs=HEADS,
-        min_score=float(thresholds.GRID[0]),
-        nms_iou=1.0,
-        max_boxes=MOST_RAW,
-        files={file.name: sha256_of(file) for file in sorted(path.iterdir())},
-        metrics={},
-        licence=origin.licence,
-        provenance=f"narrowed and trained on pictures of its camera; nanodet, {origin.origin}",
-    )
-    return ModelFolder(path, manifest)
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What became of the network.
-
-    folder   without 8 bits where these cost too much, still without thresholds
-    side     its least scores, and what it shows of the later pictures, as it serves here
-    verdict  beside the light detector, tuned to the same pictures
-    ms       for a picture: of the light detector, of the network
-    metrics  for the manifest
-    """
-
-    folder: ModelFolder
-    side: TunedSide
-    verdict: Verdict
-    ms: tuple[float, float]
-    metrics: dict[str, Any]
-
-
-def _judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> _Judged:
-    """Look through the footage once more, with what is to serve."""
-    kinds: list[Precision] = ["f32", "int8", *(("bf16",) if "bf16" in supported() else ())]
-    networks = {kind: open_model(folder, kind, 1) for kind in kinds}
-    raw: dict[Precision, dict[Key, Boxes]] = {kind: {} for kind in kinds}
-    picture = None
-    for number, frame in enumerate(footage):
-        for kind, network in networks.items():
-            raw[kind][frame.source, frame.moment_s] = network.detect([frame.picture])[0]
-        picture = picture or frame.picture
-        meter("pictures that the network looks at", number + 1, len(footage))
-    assert picture is not None
-    sides = {
-        kind: (_looked(found.earlier, raw[kind]), _looked(found.later, raw[kind])) for kind in kinds
-    }
-    side = tuning.tuned_side(_OWN, *sides["f32"], general().nms_iou, len(coco.LABELS))
-    metrics: dict[str, Any] = {"f1_earlier": round(side.f1, 4)}
-    if "bf16" in kinds:
-        ours, theirs = (_shown(sides[kind][0], side.least) for kind in ("bf16", "f32"))
-        metrics[BF16_AGREEMENT] = round(agreement.agreement(ours, theirs).middle, 4)
-    of_int8 = float(matching.f1(_counts(sides["int8"][0], side.least).sum(axis=1)))
-    metrics["f1_earlier_int8"] = round(of_int8, 4)
-    files = dict(folder.manifest.files)
-    if of_int8 < side.f1 - _INT8_COSTS:
-        files = {name: digest for name, digest in files.items() if not name.startswith("int8.")}
-    folder = ModelFolder(folder.path, replace(folder.manifest, files=files, metrics=metrics))
-    choice = precision_trial.run(tried=tried_of(folder))
-    if choice.precision.startswith("int8"):
-        side = replace(side, later=_counts(sides["int8"][1], side.least))
-    verdict = judgement.judge(side.later, found.sides[0].later, found.sources, coco.LABELS)
-    ms = _times(folder, choice.precision, picture)
-    metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
-    metrics |= {"ms": round(ms[1], 3), "light_ms": round(ms[0], 3)}
-    return _Judged(folder, side, verdict, ms, metrics)
-
-
-def _looked(looks: Sequence[Look], raw: Mapping[Key, Boxes]) -> list[Look]:
-    return [replace(look, raw={_OWN: raw[look.source, look.moment_s]}) for look in looks]
-
-
-def _shown(looks: Sequence[Look], least: Mapping[int, float]) -> list[Boxes]:
-    return [thresholds.shown(look.raw[_OWN], least, general().nms_iou) for look in looks]
-
-
-def _counts(looks: Sequence[Look], least: Mapping[int, float]) -> ClassCounts:
-    sure, unsure = [look.said.sure for look in looks], [look.said.unsure for look in looks]
-    return judgement.counted(_shown(looks, least), sure, unsure, len(coco.LABELS))
-
-
-def _times(folder: ModelFolder, precision: Precision, picture: Picture) -> tuple[float, float]:
-    """CPU milliseconds of a picture at one thread: of the light detector, and of this one."""
-    light = precision_trial.run(user_cache() / "precision.json")
-    both = detector.load("light", light.precision, 1), open_model(folder, precision, 1)
-    runs: dict[TrialSetting, Callable[[], object]] = {
-        (precision, i): partial(one.detect, [picture]) for i, one in enumerate(both)
-    }
-    taken = precision_trial.measure(runs, _TIMED_S, clock=time.process_time)
-    return taken[precision, 0], taken[precision, 1]
-
-
 # -- What came of it.
 
 
 def _told(
-    judged: _Judged,
+    outcome: Judged,
     seen: FootageSeen,
     found: Tuning,
     asked: _Asked,
@@ -482,7 +340,7 @@ def _told(
     cpu_s: float,
 ) -> Trained:
     """Put it into the registry, if it may serve; and all that is to be told."""
-    verdict, side, choice = judged.verdict, judged.side, asked.choice
+    verdict, side, choice = outcome.verdict, outcome.side, asked.choice
     assert choice is not None
     net, spec = training.student(), training.spec
     size = input_size((one.source for one in training.lessons), found.sides[0].side)
@@ -499,23 +357,27 @@ def _told(
             "weights_sha256": weights_digest(net),
         }
         manifest = replace(
-            judged.folder.manifest,
+            outcome.folder.manifest,
             version=next_version(store, asked.request.name),
             min_score=min(least.values()),
             min_scores=least,
             nms_iou=general().nms_iou,
             max_boxes=policy.load("light").max_boxes,
-            metrics=judged.metrics | own,
+            metrics=outcome.metrics | own,
             learned=replace(learned_of(found, seen, choice), merged=choice.merged),
         )
-        added = store.put(ModelFolder(judged.folder.path, manifest)).manifest.ref
+        added = store.put(ModelFolder(outcome.folder.path, manifest)).manifest.ref
     rows = (
-        _row(f"{general().side}, as it comes", None, found.general, found, judged.ms[0]),
+        _row(f"{general().side}, as it comes", None, found.general, found, outcome.ms[0]),
         _row(
-            f"{general().side}, tuned", found.sides[0].f1, found.sides[0].later, found, judged.ms[0]
+            f"{general().side}, tuned",
+            found.sides[0].f1,
+            found.sides[0].later,
+            found,
+            outcome.ms[0],
         ),
         _row(
-            f"{max(spec.size)}, trained", side.f1, side.later, found, judged.ms[1], verdict.allowed
+            f"{max(spec.size)}, trained", side.f1, side.later, found, outcome.ms[1], verdict.allowed
         ),
     )
     difference = verdict.difference.middle, verdict.difference.low, verdict.difference.high

@@ -1,0 +1,172 @@
+"""A trained network as a model of the registry, judged on later footage by what would serve.
+
+The figures and least scores are those of OpenVINO's network at the precision that is fastest here,
+not of torch's; what it is held against is the light detector tuned to the same pictures.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import openvino as ov
+from torch import nn
+
+from framegate.models import coco, matching
+from framegate.models.boxes import Boxes
+from framegate.models.detector import detector, precision_trial
+from framegate.models.detector.network import Precision, cpu_model, read, supported
+from framegate.models.detector.precision_trial import TrialSetting
+from framegate.models.learning import judgement, thresholds, tuning
+from framegate.models.learning.judgement import ClassCounts, Verdict
+from framegate.models.learning.tuning import Look, TunedSide, Tuning
+from framegate.models.picture import Picture
+from framegate.models.quantisation import agreement
+from framegate.models.quantisation.int8 import halve_exact_constants, quantised
+from framegate.models.registry.model_folder import (
+    NETWORK,
+    NETWORK_INT8,
+    InputSpec,
+    Manifest,
+    ModelFolder,
+    sha256_of,
+)
+from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
+from framegate.models.training.lessons import Lessons, plain
+from framegate.models.training.student import HEADS, export
+from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.machine import user_cache
+from framegate.stages.commands.tune import MOST_RAW, general
+from framegate.stages.footage import Footage
+from framegate.stages.footage.choose import evenly
+
+_N_RANGES: Final = 60  # pictures that the ranges of 8 bits are taken from
+_INT8_COSTS: Final = 0.01  # of F1, at most
+_TIMED_S: Final = 1.0
+_OWN: Final = 0  # names the network among the sizes of a Look
+
+Key = tuple[str, float]  # source and moment of a picture
+
+
+def as_model(path: Path, name: str, net: nn.Module, lessons: Lessons, meter: Tell) -> ModelFolder:
+    """A trained network in float and in 8 bits, as a model folder that knows no thresholds.
+
+    path     an empty folder, which it is written into
+    net      in evaluation mode, with the lessons' classes; see `student`
+    lessons  of the earlier pictures the ranges of 8 bits are taken
+    """
+    meter("making the network")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA
+    exact = export(net)
+    ov.save_model(exact, path / NETWORK, compress_to_fp16=False)
+    shown = evenly(lessons.earlier, _N_RANGES)
+    inputs = [plain(one, lessons.size).bgr[None] for one in shown]
+    small = quantised(exact, inputs, accurate_bias=True)
+    ov.save_model(halve_exact_constants(small), path / NETWORK_INT8, compress_to_fp16=False)
+    (width, height), origin = lessons.size, read()["nanodet.bin"]
+    manifest = Manifest(
+        name=name,
+        version="1",
+        task="detect",
+        classes=lessons.labels,
+        input=InputSpec(width, height, "corner", 0, "bgr"),
+        precision="f32",
+        format="nanodet",
+        options={},
+        outputs=HEADS,
+        min_score=float(thresholds.GRID[0]),
+        nms_iou=1.0,
+        max_boxes=MOST_RAW,
+        files={file.name: sha256_of(file) for file in sorted(path.iterdir())},
+        metrics={},
+        licence=origin.licence,
+        provenance=f"narrowed and trained on pictures of its camera; nanodet, {origin.origin}",
+    )
+    return ModelFolder(path, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a network.
+
+    folder   without 8 bits where these cost too much, still without thresholds
+    side     its least scores, and what it shows of the later pictures, as it serves here
+    verdict  beside the light detector, tuned to the same pictures
+    ms       for a picture: of the light detector, of the network
+    metrics  for the manifest
+    """
+
+    folder: ModelFolder
+    side: TunedSide
+    verdict: Verdict
+    ms: tuple[float, float]
+    metrics: dict[str, Any]
+
+
+def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> Judged:
+    """Look through the footage once more, with what is to serve.
+
+    folder  of `as_model`
+    found   the light detector tuned to the same footage, by the same teacher
+    """
+    kinds: list[Precision] = ["f32", "int8", *(("bf16",) if "bf16" in supported() else ())]
+    networks = {kind: open_model(folder, kind, 1) for kind in kinds}
+    raw: dict[Precision, dict[Key, Boxes]] = {kind: {} for kind in kinds}
+    picture = None
+    for number, frame in enumerate(footage):
+        for kind, network in networks.items():
+            raw[kind][frame.source, frame.moment_s] = network.detect([frame.picture])[0]
+        picture = picture or frame.picture
+        meter("pictures that the network looks at", number + 1, len(footage))
+    assert picture is not None
+    sides = {
+        kind: (_looked(found.earlier, raw[kind]), _looked(found.later, raw[kind])) for kind in kinds
+    }
+    side = tuning.tuned_side(_OWN, *sides["f32"], general().nms_iou, len(coco.LABELS))
+    metrics: dict[str, Any] = {"f1_earlier": round(side.f1, 4)}
+    if "bf16" in kinds:
+        ours, theirs = (_shown(sides[kind][0], side.least) for kind in ("bf16", "f32"))
+        metrics[BF16_AGREEMENT] = round(agreement.agreement(ours, theirs).middle, 4)
+    of_int8 = float(matching.f1(_counts(sides["int8"][0], side.least).sum(axis=1)))
+    metrics["f1_earlier_int8"] = round(of_int8, 4)
+    files = dict(folder.manifest.files)
+    if of_int8 < side.f1 - _INT8_COSTS:
+        files = {name: digest for name, digest in files.items() if not name.startswith("int8.")}
+    folder = ModelFolder(folder.path, replace(folder.manifest, files=files, metrics=metrics))
+    choice = precision_trial.run(tried=tried_of(folder))
+    if choice.precision.startswith("int8"):
+        side = replace(side, later=_counts(sides["int8"][1], side.least))
+    verdict = judgement.judge(side.later, found.sides[0].later, found.sources, coco.LABELS)
+    ms = _times(folder, choice.precision, picture)
+    metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
+    metrics |= {"ms": round(ms[1], 3), "light_ms": round(ms[0], 3)}
+    return Judged(folder, side, verdict, ms, metrics)
+
+
+def _looked(looks: Sequence[Look], raw: Mapping[Key, Boxes]) -> list[Look]:
+    return [replace(look, raw={_OWN: raw[look.source, look.moment_s]}) for look in looks]
+
+
+def _shown(looks: Sequence[Look], least: Mapping[int, float]) -> list[Boxes]:
+    return [thresholds.shown(look.raw[_OWN], least, general().nms_iou) for look in looks]
+
+
+def _counts(looks: Sequence[Look], least: Mapping[int, float]) -> ClassCounts:
+    sure, unsure = [look.said.sure for look in looks], [look.said.unsure for look in looks]
+    return judgement.counted(_shown(looks, least), sure, unsure, len(coco.LABELS))
+
+
+def _times(folder: ModelFolder, precision: Precision, picture: Picture) -> tuple[float, float]:
+    """CPU milliseconds of a picture at one thread: of the light detector, and of this one."""
+    light = precision_trial.run(user_cache() / "precision.json")
+    both = detector.load("light", light.precision, 1), open_model(folder, precision, 1)
+    runs: dict[TrialSetting, Callable[[], object]] = {
+        (precision, i): partial(one.detect, [picture]) for i, one in enumerate(both)
+    }
+    taken = precision_trial.measure(runs, _TIMED_S, clock=time.process_time)
+    return taken[precision, 0], taken[precision, 1]
