@@ -116,20 +116,21 @@ class Detr(nn.Module):
         return out[..., 4:], out[..., :4].sigmoid()
 
 
-def nms(xyxy: Tensor, scores: Tensor, classes: Tensor, max_iou: float) -> Tensor:
-    """torchvision's."""
-    from torchvision.ops import batched_nms
+def nms(xyxy: Tensor, scores: Tensor, max_iou: float) -> Tensor:
+    """torchvision's, over all classes at once: one thing has one box."""
+    from torchvision import ops
 
-    return batched_nms(xyxy, scores, classes, max_iou)
+    kept: Tensor = ops.nms(xyxy, scores, max_iou)
+    return kept
 
 
 def yolo_answer(out: Tensor, min_score: float, max_iou: float) -> list[list[float]]:
-    """Of (cells, 4 + classes), as the family's own non_max_suppression does it."""
+    """Of (cells, 4 + classes), as the family's non_max_suppression does it with agnostic_nms."""
     scores, classes = out[:, 4:].max(1)
     keep = scores > min_score
     centre, sides = out[keep, :2], out[keep, 2:4]
     xyxy = torch.cat([centre - sides / 2, centre + sides / 2], 1)
-    kept = nms(xyxy, scores[keep], classes[keep], max_iou)
+    kept = nms(xyxy, scores[keep], max_iou)
     return rows(xyxy[kept], scores[keep][kept], classes[keep][kept])
 
 
