@@ -19,7 +19,7 @@ from torch import nn
 
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
-from framegate.models.detector import detector, precision_trial
+from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, cpu_model, read, supported
 from framegate.models.detector.precision_trial import TrialSetting
 from framegate.models.learning import judgement, thresholds, tuning
@@ -94,18 +94,18 @@ def as_model(path: Path, name: str, net: nn.Module, lessons: Lessons, meter: Tel
 class Judged:
     """What became of a network.
 
-    folder   without 8 bits where these cost too much, still without thresholds
+    folder   as it is to serve: without 8 bits where these cost too much; its manifest has metrics
     side     its least scores, and what it shows of the later pictures, as it serves here
     verdict  beside the light detector, tuned to the same pictures
     ms       for a picture: of the light detector, of the network
-    metrics  for the manifest
+    raw      all its boxes in each picture, as `Look` has them
     """
 
     folder: ModelFolder
     side: TunedSide
     verdict: Verdict
     ms: tuple[float, float]
-    metrics: dict[str, Any]
+    raw: dict[Key, Boxes]
 
 
 def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> Judged:
@@ -139,13 +139,29 @@ def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) ->
         files = {name: digest for name, digest in files.items() if not name.startswith("int8.")}
     folder = ModelFolder(folder.path, replace(folder.manifest, files=files, metrics=metrics))
     choice = precision_trial.run(tried=tried_of(folder))
-    if choice.precision.startswith("int8"):
+    served: Precision = "int8" if choice.precision.startswith("int8") else "f32"
+    if served == "int8":
         side = replace(side, later=_counts(sides["int8"][1], side.least))
     verdict = judgement.judge(side.later, found.sides[0].later, found.sources, coco.LABELS)
+    folder = _with_scores(folder, side.least)
     ms = _times(folder, choice.precision, picture)
     metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
     metrics |= {"ms": round(ms[1], 3), "light_ms": round(ms[0], 3)}
-    return Judged(folder, side, verdict, ms, metrics)
+    folder = ModelFolder(folder.path, replace(folder.manifest, metrics=metrics))
+    return Judged(folder, side, verdict, ms, raw[served])
+
+
+def _with_scores(folder: ModelFolder, found: Mapping[int, float]) -> ModelFolder:
+    """With these least scores, one box a thing, and no more of them than usual."""
+    least = {coco.LABELS[class_id]: score for class_id, score in found.items()}
+    manifest = replace(
+        folder.manifest,
+        min_score=min(least.values(), default=float(thresholds.GRID[-1])),
+        min_scores=least,
+        nms_iou=general().nms_iou,
+        max_boxes=policy.load("light").max_boxes,
+    )
+    return ModelFolder(folder.path, manifest)
 
 
 def _looked(looks: Sequence[Look], raw: Mapping[Key, Boxes]) -> list[Look]:

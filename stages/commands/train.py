@@ -26,7 +26,6 @@ import numpy as np
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes, together
-from framegate.models.detector import policy
 from framegate.models.learning import judgement, tuning
 from framegate.models.learning.judgement import ClassCounts
 from framegate.models.learning.tuning import Look, Tuning
@@ -127,7 +126,7 @@ def train(
         lessons = _lessons(request, found, pictures, asked.kept)
         if views.show is not None:
             _show(lessons, request.seed, views.show, views.overwrite)
-        training, cpu_s, is_over = _trained(request, lessons, asked.kept, meter)
+        training, cpu_s, is_over = _trained(request, lessons, meter)
         if not is_over:
             return Trained(None, training.done, training.course.steps, cpu_s, 0.0, request.registry)
         with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
@@ -226,6 +225,23 @@ def _lessons(
     """Those of the folder; else made and written there."""
     if (request.folder / LESSONS).exists():
         return Lessons.read(request.folder)
+    lessons = lessons_of(found.earlier, found.later, pictures, kept, request.side)
+    lessons.write(request.folder)
+    return lessons
+
+
+def lessons_of(
+    earlier: Sequence[Look],
+    later: Sequence[Look],
+    pictures: Mapping[Key, Lesson],
+    kept: Sequence[int],
+    side: int,
+) -> Lessons:
+    """What a student whose input has that longer side learns from, and is told its progress by.
+
+    pictures  `pictured`, of all looks
+    kept      COCO's ids of its classes, in their order; what is sure in the looks is of these
+    """
     place = np.full(len(coco.LABELS), len(kept), np.int32)
     place[list(kept)] = np.arange(len(kept))
 
@@ -238,12 +254,9 @@ def _lessons(
         doubted = doubted.take(doubted.class_ids < len(kept))
         return pictures[look.source, look.moment_s].taught(sure, together([unsure, doubted]))
 
-    size = input_size((one.source for one in pictures.values()), request.side)
+    size = input_size((one.source for one in pictures.values()), side)
     labels = tuple(coco.LABELS[class_id] for class_id in kept)
-    later = evenly(found.later, _N_TOLD)
-    lessons = Lessons(labels, size, [*map(taught, found.earlier)], [*map(taught, later)])
-    lessons.write(request.folder)
-    return lessons
+    return Lessons(labels, size, [*map(taught, earlier)], [*map(taught, evenly(later, _N_TOLD))])
 
 
 def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
@@ -273,13 +286,12 @@ def _show(lessons: Lessons, seed: int, file: Path, overwrite: bool) -> None:
 # -- Narrowing and training.
 
 
-def _trained(
-    request: TrainRequest, lessons: Lessons, kept: Sequence[int], meter: Tell
-) -> tuple[Training, float, bool]:
+def _trained(request: TrainRequest, lessons: Lessons, meter: Tell) -> tuple[Training, float, bool]:
     """The training, CPU seconds of it, and whether it is over."""
     started = time.process_time()
     if not (request.folder / CHECKPOINT).exists():
-        _begin(request, lessons, kept, meter)
+        course = Course(STEPS, request.seed, device=request.device)
+        begun(lessons, course, meter, request.processes, request.minutes).save(request.folder)
     together = beside(request.folder, request.processes) if request.processes > 1 else nullcontext()
     with _stopping() as stops, together:
         training = Training.resumed(request.folder, lessons.earlier, request.device)
@@ -292,21 +304,32 @@ def _trained(
     return training, time.process_time() - started, is_over
 
 
-def _begin(request: TrainRequest, lessons: Lessons, kept: Sequence[int], meter: Tell) -> None:
-    """The checkpoint before the first step."""
+def begun(
+    lessons: Lessons, course: Course, meter: Tell, processes: int = 1, minutes: float | None = None
+) -> Training:
+    """A student before its first step, narrowed, in the arithmetic that is the fastest here.
+
+    minutes  of training; None: as many steps as the course has
+    """
     meter("narrowing")
     spec = StudentSpec(lessons.labels, lessons.size)
     shown = evenly(lessons.earlier, _N_NARROWING)
     pixels = as_input(np.stack([plain(one, spec.size).bgr for one in shown]))
-    net = narrowed(general_net(), build(spec).eval(), pixels, kept, seed=request.seed)
+    kept = [coco.LABELS.index(label) for label in lessons.labels]
+    net = narrowed(general_net(), build(spec).eval(), pixels, kept, seed=course.seed)
     meter("measuring a step")
-    course = Course(STEPS, request.seed, device=request.device)
-    arithmetic, step_s = fastest(net, spec, lessons.earlier, course, request.processes)
-    if request.minutes is not None:
-        steps = round(request.minutes * 60 / step_s)
+    arithmetic, step_s = fastest(net, spec, lessons.earlier, course, processes)
+    if minutes is not None:
+        steps = round(minutes * 60 / step_s)
         course = replace(course, steps=min(max(steps, _LEAST_STEPS), _MOST_STEPS))
-    course = replace(course, arithmetic=arithmetic)
-    Training(net, spec, lessons.earlier, course).save(request.folder)
+    return Training(net, spec, lessons.earlier, replace(course, arithmetic=arithmetic))
+
+
+def share_of(training: Training) -> float:
+    """The student's multiplications, of the light detector's on the same pictures."""
+    size = input_size((one.source for one in training.lessons), general().side)
+    ours = multiplications(training.student(), training.spec.size)
+    return ours / multiplications(general_net(), size)
 
 
 @contextmanager
@@ -342,12 +365,9 @@ def _told(
     """Put it into the registry, if it may serve; and all that is to be told."""
     verdict, side, choice = outcome.verdict, outcome.side, asked.choice
     assert choice is not None
-    net, spec = training.student(), training.spec
-    size = input_size((one.source for one in training.lessons), found.sides[0].side)
-    share = multiplications(net, spec.size) / multiplications(general_net(), size)
+    net, spec, share = training.student(), training.spec, share_of(training)
     added = None
     if verdict.allowed:
-        least = {coco.LABELS[class_id]: score for class_id, score in side.least.items()}
         own = {
             "share": round(share, 3),
             "steps": training.done,
@@ -359,11 +379,7 @@ def _told(
         manifest = replace(
             outcome.folder.manifest,
             version=next_version(store, asked.request.name),
-            min_score=min(least.values()),
-            min_scores=least,
-            nms_iou=general().nms_iou,
-            max_boxes=policy.load("light").max_boxes,
-            metrics=outcome.metrics | own,
+            metrics=outcome.folder.manifest.metrics | own,
             learned=replace(learned_of(found, seen, choice), merged=choice.merged),
         )
         added = store.put(ModelFolder(outcome.folder.path, manifest)).manifest.ref
