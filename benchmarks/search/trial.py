@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import json
 import random
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.harness.kept_parts import KeptParts
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
@@ -60,7 +60,7 @@ class Trial:
         [self._video] = (data / "clips").glob(f"{clip}.*")
         kept = given.kept or self._stack.enter_context(tempfile.TemporaryDirectory())
         self.folder = Path(kept) / clip
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._parts = KeptParts(self.folder)
         torch.set_num_threads(1)
 
     def __enter__(self) -> Self:
@@ -143,7 +143,7 @@ class Trial:
         random_best = self._trained(
             f"{seed}-random-best", lambda: self._of_shared(seed, best), given.steps, seed
         )
-        ms = self._part(f"{seed}-ms", lambda: self._ms(found, best, plain_one, seed))
+        ms = self._parts.of(f"{seed}-ms", lambda: self._ms(found, best, plain_one, seed))
         row = {
             "clip": self.clip,
             "seed": seed,
@@ -161,7 +161,7 @@ class Trial:
             "random_short_best_f1": max(f1["later"] for f1, _ in tried),
             "latency_error": ms["worst_error"],
             "latency_error_mean": ms["mean_error"],
-            "search_cpu_s": self._part(f"{seed}-found", dict)["cpu_s"],
+            "search_cpu_s": self._parts.of(f"{seed}-found", dict)["cpu_s"],
             "ms": ms,
             "frames": [len(self.earlier), len(self.later)],
             "architecture": asdict(found),
@@ -193,7 +193,7 @@ class Trial:
             found = on.choose()
             return {"architecture": asdict(found), "cpu_s": round(time.process_time() - start, 1)}
 
-        told = self._part(f"{seed}-found", search)["architecture"]
+        told = self._parts.of(f"{seed}-found", search)["architecture"]
         return msgspec.convert(told, Architecture)
 
     def _search(self, seed: int) -> Search:
@@ -226,7 +226,7 @@ class Trial:
                 net = folded(settled(net, self.pictures))
             return self._judged(net)
 
-        return self._part(name, train)
+        return self._parts.of(name, train)
 
     def _judged(self, net: nn.Module) -> dict[str, float]:
         """F1 with least scores tuned on (at most 100) earlier pictures, on these and later."""
@@ -275,18 +275,6 @@ class Trial:
             "worst_error": max(errors),
             "mean_error": statistics.fmean(errors),
         }
-
-    def _part(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What is kept under this name, or made now and kept."""
-        file = self.folder / f"{name}.json"
-        if not file.exists():
-            made = make()
-            new = file.with_suffix(".new")
-            new.write_text(json.dumps(made))
-            new.replace(file)
-            print(f"{self.clip} {name}", flush=True)
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
 
 
 def _boxes(lessons: Sequence[Lesson]) -> tuple[list[Boxes], list[Boxes]]:
