@@ -19,11 +19,10 @@ import numpy as np
 from framegate.models.boxes import Boxes
 from framegate.models.learning.examples import EARLIER, GAP
 from framegate.models.learning.tuning import Look
-from framegate.models.picture import Picture
 from framegate.stages.commands.quantise import draws, frames_at
 from framegate.stages.commands.teaching import Teacher
 from framegate.stages.commands.tune import SIDES, raw_detector
-from framegate.stages.footage import FootageFrame
+from framegate.stages.footage import Footage, FootageFrame
 from framegate.stages.footage.choose import evenly, grey_of, has_moved
 
 # The clips of the research: some of its rules were chosen with their last parts in view.
@@ -35,6 +34,7 @@ CHOSE: Final = (
     "pets09-s2l1-view001-part1.mp4",
     "cctv-highway-overlay.avi",
 )
+CROWDED: Final = ("pets2001-campus", "pets09-s2l1-view001-part1", "cctv-highway-overlay")
 # All others of 300 frames or more: nothing was chosen by them.
 OTHERS: Final = ("highway-cdnet-part1.avi", "kitchen-pancake.mkv")
 LABELLED: Final = "pets09-s2l1-view001-part1"
@@ -43,13 +43,30 @@ LATER_FRAMES: Final = 200
 _CANDIDATES: Final = 2  # frames that are looked at for each that is wanted
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chosen:
-    """Which frames of a clip, counted from 0, learn and judge."""
+    """Which frames of a clip, counted from 0, learn and judge: footage of one source."""
 
     path: str
     earlier: tuple[int, ...]
     later: tuple[int, ...]
+    source: str = "clip"
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of all of them, in order."""
+        return (*self.earlier, *self.later)
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.numbers)
+
+    def frames(self, most: int) -> Iterator[FootageFrame]:
+        """Their pictures, in order; the moment of each is its number."""
+        numbers = evenly(self.numbers, most)
+        for number, picture in zip(numbers, frames_at(self.path, numbers), strict=True):
+            yield FootageFrame(picture, self.source, float(number))
 
 
 def chosen(path: Path, earlier: int = EARLIER_FRAMES, later: int = LATER_FRAMES) -> Chosen:
@@ -68,20 +85,13 @@ def chosen(path: Path, earlier: int = EARLIER_FRAMES, later: int = LATER_FRAMES)
     return Chosen(str(path), tuple(evenly(moved, earlier)), tuple(judging))
 
 
-def frames(one: Chosen) -> Iterator[tuple[int, Picture]]:
-    """Each frame's number and picture, in order."""
-    numbers = [*one.earlier, *one.later]
-    yield from zip(numbers, frames_at(one.path, numbers), strict=True)
-
-
-def looks(one: Chosen, teacher: Teacher, sides: Sequence[int] = SIDES) -> list[Look]:
-    """What teacher and light detector say of each frame; its moment is its number."""
+def looks(footage: Footage, teacher: Teacher, sides: Sequence[int] = SIDES) -> list[Look]:
+    """What teacher and light detector say of each frame."""
     detectors = {side: raw_detector(side) for side in sides}
     found = []
-    for number, picture in frames(one):
-        frame = FootageFrame(picture, "clip", float(number))
-        raw = {side: each.detect([picture])[0] for side, each in detectors.items()}
-        found.append(Look("clip", frame.moment_s, teacher.of(frame), raw))
+    for frame in footage:
+        raw = {side: each.detect([frame.picture])[0] for side, each in detectors.items()}
+        found.append(Look(frame.source, frame.moment_s, teacher.of(frame), raw))
     return found
 
 
