@@ -393,7 +393,7 @@ def _networks(result: dict[str, Any]) -> str:
     )
     lines = []
     for clip in result["clips"]:
-        for one in clip["networks"]:
+        for one in clip["networks"] or ():
             low, high = one["gain_95"]
             over = clip[f"{one['size']}_over"]
             times = one["times"].values()
@@ -423,7 +423,7 @@ def _people(result: dict[str, Any]) -> str:
     """What people's labels say of who shows people, where a clip has labels."""
     lines = []
     for clip in result["clips"]:
-        own = {one["size"]: one["people"] for one in clip["networks"] if one["people"]}
+        own = {one["size"]: one["people"] for one in clip["networks"] or () if one["people"]}
         for who, said in {**clip["labels"], **own}.items():
             figures = (said.get(key) for key in ("precision", "recall", "f1", "ap"))
             cells = " | ".join("-" if one is None else f"{one:.3f}" for one in figures)

@@ -61,7 +61,10 @@ def whole(given: argparse.Namespace) -> report.Result:
         if not left_out:
             _train(clips, given)
         rows = [row(clip, given.seeds) for clip in clips]
-    return means(rows) | {
+    told = means(rows)
+    for one in rows:
+        one["networks"] = one["networks"] or None
+    return told | {
         "conditions": report.conditions(
             ("openvino", "numpy", *(() if left_out else ("torch",))),
             frames=given.frames,
@@ -298,5 +301,5 @@ BENCHMARK = report.Benchmark(
     bars=bars,
     keyed=("sides", "min_scores", "ms_tuned", "times", "labels", "compact_over", "accurate_over",
            "compact", "accurate"),
-    absent=("labels",),
+    absent=("labels", "torch"),
 )  # fmt: skip
