@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from benchmarks.quantization.subjects import Subject
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray, suppress
+from framegate.models.coco import N_CLASSES
 from framegate.models.formats import FORMATS
+from framegate.models.formats.nanodet import BINS
 from framegate.models.picture import ByteArray, Picture
 from framegate.models.quantisation.int8 import Chosen, QuantisedNetwork, choose
 from framegate.models.registry.model_folder import InputSpec
 from framegate.models.registry.open import fit
 from framegate.models.training.export_ir import torch_model
-from framegate.models.training.nanodet import BINS, N_CLASSES
 
 N_CALIBRATING = 32
 LEAST = 0.85

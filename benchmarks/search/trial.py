@@ -33,14 +33,19 @@ from framegate.models.learning import teacher
 from framegate.models.learning.examples import Example, ExampleSet, earlier_and_later
 from framegate.models.learning.judgement import counted
 from framegate.models.learning.thresholds import GRID, shown, tuned
-from framegate.models.training.blocks import Architecture, Student, folded
 from framegate.models.training.lessons import LESSONS, Lesson, Lessons, input_size, lesson, plain
-from framegate.models.training.nanodet import NanoDet
 from framegate.models.training.narrowing import narrowed
 from framegate.models.training.part_times import PartTimes, measured, network_ms
 from framegate.models.training.search import Course, Search
-from framegate.models.training.shared_network import Shared, Space, settled, shared_from
-from framegate.models.training.student import StudentSpec, as_input, build, general
+from framegate.models.training.shared_network import Shared, Space, shared_from
+from framegate.models.training.student import (
+    SHARE,
+    Architecture,
+    Student,
+    as_input,
+    folded,
+    general,
+)
 from framegate.models.training.train_student import Course as StudentCourse
 from framegate.models.training.train_student import Training
 from framegate.stages.footage import read_footage
@@ -67,15 +72,15 @@ class Trial:
         if not (self.folder / LESSONS).exists():
             self._lessons().write(self.folder)
         found = Lessons.read(self.folder)
+        self.lessons, self.size = found, found.size
         self.earlier, self.later = found.earlier, found.later
-        self.spec = StudentSpec(found.labels, found.size)
         classes = [coco.LABELS.index(label) for label in found.labels]
         chosen = np.linspace(0, len(self.earlier) - 1, min(_FIRST, len(self.earlier))).astype(int)
         bgr = np.stack([plain(self.earlier[i], found.size).bgr for i in chosen])
         self.pictures = as_input(bgr)
         self._classes = classes
-        self.narrow = self._narrowed(self.spec.share)
-        self.space = Space(self._narrower(self.spec.share))
+        self.narrow = self._narrowed(SHARE)
+        self.space = Space(self._narrower(SHARE))
         self.times = self._table(self.folder / "times.json")
         return self
 
@@ -171,16 +176,16 @@ class Trial:
 
     def _table(self, cache: Path | None = None) -> PartTimes:
         """Times of all parts of the space."""
-        covering = self.space.covering(self.spec.size, times=1 if self.given.quick else 3)
-        return measured(covering, self.spec.size, "f32", self.given.rounds, cache)
+        covering = self.space.covering(self.size, times=1 if self.given.quick else 3)
+        return measured(covering, self.size, "f32", self.given.rounds, cache)
 
-    def _narrowed(self, share: float) -> NanoDet:
+    def _narrowed(self, share: float) -> Student:
         """The general net with that share of its channels, by least squares."""
-        narrow = build(replace(self.spec, share=share))
+        narrow = Student(self._narrower(share)).eval()
         return narrowed(general(), narrow, self.pictures, self._classes)
 
     def _narrower(self, share: float) -> Architecture:
-        return replace(Architecture().times(share), n_classes=len(self.spec.labels))
+        return Architecture().times(share, len(self._classes))
 
     def _searched(self, seed: int) -> Architecture:
         """The architecture that the search finds; the shared weights are kept beside."""
@@ -202,15 +207,15 @@ class Trial:
             seed=seed, shared_steps=given.shared, gate_steps=given.gates, share=given.share
         )
         shared = shared_from(self.space, self.narrow, self.pictures, steps=min(40, given.shared))
-        return Search(shared, self.earlier, self.spec.size, self.times, course, print)
+        return Search(shared, self.earlier, self.size, self.times, course, print)
 
-    def _of_shared(self, seed: int, architecture: Architecture) -> nn.Module:
+    def _of_shared(self, seed: int, architecture: Architecture) -> Student:
         shared = Shared(self.space)
         shared.net.load_state_dict(torch.load(self.folder / f"{seed}-shared.pt"))
         return shared.network(architecture, self.pictures)
 
     def _trained(
-        self, name: str, first: Callable[[], nn.Module], steps: int, seed: int
+        self, name: str, first: Callable[[], Student], steps: int, seed: int
     ) -> dict[str, float]:
         """F1 of a net after so many steps, earlier and later."""
 
@@ -218,13 +223,10 @@ class Trial:
             course = StudentCourse(
                 steps, seed=seed, arithmetic="bf16" if "bf16" in supported() else "f32"
             )
-            training = Training(copy.deepcopy(first()), self.spec, self.earlier, course)
+            training = Training(copy.deepcopy(first()), self.lessons, course)
             for _ in range(steps):
                 training.step()
-            net = training.student()
-            if isinstance(net, Student):
-                net = folded(settled(net, self.pictures))
-            return self._judged(net)
+            return self._judged(folded(training.student()))
 
         return self._parts.of(name, train)
 
@@ -242,14 +244,14 @@ class Trial:
 
     def _f1(self, least: Mapping[int, float], raw: Sequence[Boxes], of: Sequence[Lesson]) -> float:
         ours = [shown(one, least, NMS_IOU) for one in raw]
-        counts = counted(ours, *_boxes(of), len(self.spec.labels))
+        counts = counted(ours, *_boxes(of), len(self._classes))
         return float(matching.f1(counts.sum(axis=1)))
 
     def _raw(self, net: nn.Module, one: Lesson) -> Boxes:
         with torch.inference_mode():
-            heads = net(as_input(plain(one, self.spec.size).bgr[None]))[:3]
+            heads = net(as_input(plain(one, self.size).bgr[None]))[:3]
         maps = [head[0].contiguous().numpy() for head in heads]
-        return decode(maps, float(GRID[0]), n_classes=len(self.spec.labels))
+        return decode(maps, float(GRID[0]), n_classes=len(self._classes))
 
     def _ms(
         self, found: Architecture, best: Architecture, plain_one: Architecture, seed: int
@@ -262,9 +264,9 @@ class Trial:
         table = self._table()
         draw = random.Random(2000 + seed)
         unseen = [self.space.architecture(self.space.drawn(draw)) for _ in range(_UNSEEN)]
-        whole = replace(Architecture(), n_classes=len(self.spec.labels))
+        whole = replace(Architecture(), n_classes=len(self._classes))
         named = [self.space.largest, found, best, plain_one, whole]
-        taken = network_ms([*named, *unseen], self.spec.size, "f32", self.given.rounds)
+        taken = network_ms([*named, *unseen], self.size, "f32", self.given.rounds)
         student, told_student = taken[0], table.of(self.space.largest)
         errors = [
             abs(table.of(one) / told_student / (ms / student) - 1)

@@ -1,6 +1,6 @@
 """How networks are made (needs the `train` extra). The shipped weights: scripts, in this order.
 
-1. import_weights     the published NanoDet and CenterNet -> safetensors (`nanodet`, `centernet`:
+1. import_weights     the published NanoDet and CenterNet -> safetensors (`student`, `centernet`:
                       the networks as torch modules)
 2. export_ir          safetensors -> OpenVINO IR
 3. quantise           NanoDet in 8 bits
@@ -9,8 +9,8 @@
 5. export_window_head safetensors -> OpenVINO IR
 6. describe_weights   `weights/manifest.toml`: sha256, origin and licence of all of them
 
-A camera's own network: `student` builds it, `narrowing` gives it its first weights, `lessons` are
-the pictures that it is shown, `detection_loss` is what it is to make small, `train_student` does.
-`blocks` has what others can be made of, `part_times` what each part costs on this CPU.
+A camera's own network: `student` builds it, as the general one, of `blocks`; `narrowing` gives it
+its first weights, `lessons` are the pictures that it is shown, `detection_loss` is what it is to
+make small, `train_student` does. `part_times` says what each part costs on this CPU.
 `shared_network` holds the weights of all architectures of a space, `search` finds one of them.
 """

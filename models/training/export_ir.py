@@ -1,4 +1,4 @@
-"""Makes `weights/*.xml` and `.bin` from the safetensors files (needs the `train` extra).
+"""Networks as OpenVINO's; makes `weights/*.xml` and `.bin` (needs the `train` extra).
 
     python -m framegate.models.training.export_ir
 
@@ -8,16 +8,19 @@ of 32; normalisation is inside, weights are float16.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import openvino as ov
 import torch
 from openvino.preprocess import PrePostProcessor
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
+from framegate.models.errors import ArrayMismatch
+from framegate.models.preprocess import STEP
 from framegate.models.quantisation.int8 import halve_exact_constants
 from framegate.models.training.centernet import CenterNet
-from framegate.models.training.nanodet import NanoDet
+from framegate.models.training.student import Student, folded, general
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -25,6 +28,7 @@ OUTPUTS = {
     "nanodet": ("head8", "head16", "head32", "c3", "p4"),
     "centernet": ("heat", "sides"),
 }
+HEADS: Final = OUTPUTS["nanodet"][:3]  # what boxes are read from
 
 
 def torch_model(name: str, weights: Path = WEIGHTS) -> nn.Module:
@@ -57,8 +61,39 @@ def ir_of(module: nn.Module, outputs: Sequence[str]) -> ov.Model:
     return prepost.build()
 
 
+def export(net: Student, size: tuple[int, int] | None = None) -> ov.Model:
+    """A student, folded: uint8 (1, H, W, 3) in the order B, G, R, to head8, head16, head32.
+
+    Each is float32 (1, classes + 44, H/stride, W/stride): registry format `nanodet`.
+
+    size  (width, height) of its input; None: any multiples of 32, hence parts of pictures too
+
+    Raises ArrayMismatch.
+    """
+    model = ir_of(_Heads(folded(net)), HEADS)
+    if size is not None:
+        if any(side < STEP or side % STEP for side in size):
+            raise ArrayMismatch("size", f"multiples of {STEP}", f"{size}")
+        model.reshape([1, size[1], size[0], 3])
+    return model
+
+
+class _Heads(nn.Module):
+    """Only what boxes are read from."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        head8, head16, head32, *_ = self.net(x)
+        return head8, head16, head32
+
+
 def _module(name: str, file: Path) -> nn.Module:
-    module: nn.Module = {"nanodet": NanoDet, "centernet": CenterNet}[name]()
+    if name == "nanodet":
+        return general(file)
+    module = CenterNet()
     module.load_state_dict({key: value.float() for key, value in load_file(file).items()})
     return module.eval()
 

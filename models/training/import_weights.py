@@ -13,17 +13,16 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import save_file
 from torch import nn
 
 from framegate.models.boxes import AnyArray
 from framegate.models.errors import ModelUnreadable
 from framegate.models.training.centernet import CenterNet
-from framegate.models.training.nanodet import NanoDet
+from framegate.models.training.export_ir import torch_model
+from framegate.models.training.student import Architecture, Student, published
 from framegate.models.weights import FOLDER
 
 WEIGHTS = FOLDER
@@ -60,17 +59,17 @@ def _member(tar: tarfile.TarFile, path: str) -> bytes:
     return member.read()
 
 
-def nanodet_state(published: dict[str, AnyArray]) -> dict[str, AnyArray]:
-    """Published tensors under the names of `NanoDet`."""
+def nanodet_state(tensors: dict[str, AnyArray]) -> dict[str, AnyArray]:
+    """Published tensors under the names of our file."""
     state = {}
-    model = NanoDet()
-    names = {id(module): name for name, module in model.named_modules()}
-    for i, module in enumerate(model.convolutions()):
-        kernel = published["PartitionedCall/split" + (f"_{i}" if i else "")]
+    modules = Student(Architecture()).named_modules()
+    names = [name for name, module in modules if isinstance(module, nn.Conv2d)]
+    for i, name in enumerate(names):  # 34 convolutions, in the order in which they are numbered
+        kernel = tensors["PartitionedCall/split" + (f"_{i}" if i else "")]
         # The lateral layers share one numbering with the rest up to 27; the heads skip some.
         bias = 2 * i if i < 28 else (60, 62, 66, 68, 70, 72)[i - 28]
-        state[f"{names[id(module)]}.weight"] = kernel.transpose(3, 2, 0, 1)
-        state[f"{names[id(module)]}.bias"] = published[f"unknown_{bias}"]
+        state[published(f"{name}.weight")] = kernel.transpose(3, 2, 0, 1)
+        state[published(f"{name}.bias")] = tensors[f"unknown_{bias}"]
     return state
 
 
@@ -134,19 +133,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("package", type=Path, help="the tarball of npm pack")
     package = parser.parse_args().package
-    models: dict[str, tuple[nn.Module, Any]] = {
-        "nanodet": (NanoDet(), nanodet_state),
-        "centernet": (CenterNet(), centernet_state),
-    }
-    for name, (module, rename) in models.items():
+    for name, rename in (("nanodet", nanodet_state), ("centernet", centernet_state)):
         state = {
             key: np.ascontiguousarray(value.astype(np.float16))
             for key, value in rename(read_package(package, name)).items()
         }
-        # Strict: a tensor too many, too few or of another shape ends the import here.
-        module.load_state_dict({k: torch.from_numpy(v).float() for k, v in state.items()})
         path = WEIGHTS / f"{name}.safetensors"
         save_file(state, path)
+        torch_model(name)  # a tensor too many, too few or of another shape ends the import here
         print(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
 
 

@@ -61,7 +61,8 @@ class Lesson(msgspec.Struct, frozen=True, gc=False):
 class Lessons(msgspec.Struct, frozen=True):
     """All that a course needs on disk.
 
-    labels, size   of the student: see StudentSpec
+    labels          of the student's classes, in the order of its class ids
+    size            (width, height) of its input, multiples of 32
     earlier, later  what it learns from, and what its progress is told by
     """
 

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framegate.models.training.nanodet import BINS, ConvLeaky, CrossStage, NanoDet, pyramid
+from framegate.models.formats.nanodet import BINS
+from framegate.models.training.blocks import PAIR, PLAIN, POOLED, Conv, leaky
+from framegate.models.training.student import StageOf, Student, pyramid
 
 RIDGE: Final = 1e-3  # of the mean of the inputs' squares
 _NEW_CLASS: Final = -4.6  # logit of a score of .01: what a class that the wide one lacks begins at
 _CELLS_A_WEIGHT: Final = 4  # cells looked at for each input of a layer's sums, if there are so many
 _LEAST_CELLS: Final = 6000
+_FITTED: Final = tuple(map(str, (PAIR, PLAIN, POOLED, None)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,13 +44,13 @@ class _Flow:
 
 
 def narrowed(
-    wide: NanoDet,
-    narrow: NanoDet,
+    wide: Student,
+    narrow: Student,
     pictures: Tensor,
     classes: Sequence[int | None],
     ridge: float = RIDGE,
     seed: int = 0,
-) -> NanoDet:
+) -> Student:
     """`narrow` with weights that repeat `wide` on `pictures`; it is changed in place.
 
     pictures  float (B, 3, H, W), 0..255, as the networks take them; 16 to 64 do
@@ -55,7 +58,13 @@ def narrowed(
 
     Of equal widths and classes the weights stay as they are, up to rounding. The same arguments
     give the same weights. Peak memory: activations of one layer of both networks for all pictures.
+    Both are made of the general detector's blocks, at the same places. Raises ValueError.
     """
+    ours, theirs = _blocks(narrow), _blocks(wide)
+    if ours != theirs:
+        raise ValueError(f"narrow: blocks {' '.join(ours)}, not wide's, {' '.join(theirs)}")
+    if others := set(ours) - set(_FITTED):
+        raise ValueError(f"{', '.join(sorted(others))}: least squares fit {', '.join(_FITTED)}")
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         _Narrowing(ridge, draw).run(wide, narrow, pictures, classes)
@@ -70,56 +79,55 @@ class _Narrowing:
     draw: torch.Generator
 
     def run(
-        self, wide: NanoDet, narrow: NanoDet, pictures: Tensor, classes: Sequence[int | None]
+        self, wide: Student, narrow: Student, pictures: Tensor, classes: Sequence[int | None]
     ) -> None:
         normal = (pictures - wide.mean) / wide.std
         here = _Flow(normal, normal, torch.arange(3))
-        here = _both(self.layer(narrow.stem, wide.stem, here), _pooled)
-        here = self.stage(narrow.stage2, wide.stage2, here)
+        ours, theirs = _only(narrow.stems), _only(wide.stems)
+        here = _both(self.layer(ours.first, theirs.first, here), _pooled)
         levels = []
-        for name in ("stage3", "stage4", "stage5"):
-            here = self.stage(getattr(narrow, name), getattr(wide, name), here)
+        for ours, theirs in zip(narrow.stages, wide.stages, strict=True):
+            here = self.stage(ours, theirs, here)
             levels.append(here)
-        heads = [(getattr(narrow, name), getattr(wide, name)) for name in _HEADS]
-        maps = self.laterals(narrow, wide, levels)
-        for (narrow_head, wide_head), at in zip(heads, maps, strict=True):
-            at = self.layer(narrow_head.conv, wide_head.conv, at)
-            self.last(narrow_head.out, wide_head.out, at, classes)
+        maps = self.laterals(narrow, wide, levels[1:])
+        for ours, theirs, at in zip(narrow.heads, wide.heads, maps, strict=True):
+            at = self.layer(_only(ours.blocks).conv, _only(theirs.blocks).conv, at)
+            self.last(ours.out.conv, theirs.out.conv, at, classes)
 
-    def stage(self, narrow: CrossStage, wide: CrossStage, at: _Flow) -> _Flow:
-        """As CrossStage.forward."""
+    def stage(self, narrow: StageOf, wide: StageOf, at: _Flow) -> _Flow:
+        """As StageOf.forward."""
         entry = self.layer(narrow.entry, wide.entry, at)
         body = entry
-        for ours, theirs in zip(narrow.pairs, wide.pairs, strict=True):
-            first = self.layer(ours[0], theirs[0], body)
-            second = self.layer(ours[1], theirs[1], first)
+        for ours, theirs in zip(narrow.blocks.values(), wide.blocks.values(), strict=True):
+            first = self.layer(ours.first, theirs.first, body)
+            second = self.layer(ours.second, theirs.second, first)
             body = _joined(second, first)
         return _joined(self.layer(narrow.exit, wide.exit, body), entry)
 
-    def layer(self, narrow: ConvLeaky, wide: ConvLeaky, at: _Flow) -> _Flow:
+    def layer(self, narrow: Conv, wide: Conv, at: _Flow) -> _Flow:
         """The channels that tell most, and what comes after the activation."""
         before = wide.conv(at.wide)
-        told = functional.leaky_relu(before, 0.1).std((0, 2, 3))
+        told = leaky(before).std((0, 2, 3))
         kept = _most(told, narrow.conv.out_channels)
         self.fit(narrow.conv, wide.conv, at, before, kept)
-        return _both(_Flow(narrow.conv(at.narrow), before, kept), _active)
+        return _both(_Flow(narrow.conv(at.narrow), before, kept), leaky)
 
-    def laterals(self, narrow: NanoDet, wide: NanoDet, levels: Sequence[_Flow]) -> list[_Flow]:
+    def laterals(self, narrow: Student, wide: Student, levels: Sequence[_Flow]) -> list[_Flow]:
         """Pyramid maps. Levels are added to each other, so all three keep the same channels."""
-        names = ("lateral3", "lateral4", "lateral5")
-        before = [getattr(wide, name)(at.wide) for name, at in zip(names, levels, strict=True)]
+        before = [one(at.wide) for one, at in zip(wide.laterals, levels, strict=True)]
         whole = pyramid(*before)
         told = torch.zeros(whole[0].shape[1])
-        for name, map_ in zip(_HEADS, whole, strict=True):
-            reads = getattr(wide, name).conv.conv.weight
+        for head, map_ in zip(wide.heads, whole, strict=True):
+            reads = _only(head.blocks).conv.conv.weight
             told += map_.std((0, 2, 3)) * reads.square().sum((0, 2, 3)).sqrt()
-        kept = _most(told, narrow.lateral3.out_channels)
+        kept = _most(told, narrow.architecture.pyramid)
         ours = []
-        for name, at, wanted in zip(names, levels, before, strict=True):
-            self.fit(getattr(narrow, name), getattr(wide, name), at, wanted, kept)
-            ours.append(getattr(narrow, name)(at.narrow))
-        pairs = zip(pyramid(*ours), whole, strict=True)
-        return [_Flow(one, other, kept) for one, other in pairs]
+        layers = zip(narrow.laterals, wide.laterals, levels, before, strict=True)
+        for one, other, at, wanted in layers:
+            self.fit(one.conv, other.conv, at, wanted, kept)
+            ours.append(one(at.narrow))
+        maps = zip(pyramid(*ours), whole, strict=True)
+        return [_Flow(one, other, kept) for one, other in maps]
 
     def last(
         self, narrow: nn.Conv2d, wide: nn.Conv2d, at: _Flow, classes: Sequence[int | None]
@@ -177,7 +185,16 @@ class _Narrowing:
         return torch.cat([found, torch.ones(len(found), 1).double()], dim=1), torch.cat(targets)
 
 
-_HEADS = ("head8", "head16", "head32")
+def _blocks(net: Student) -> list[str]:
+    """By place; None where there is none."""
+    own = net.architecture
+    inner = (one for stage in own.stages for one in stage.blocks)
+    return [str(one) for one in (own.stem, *inner, own.head)]
+
+
+def _only(held: nn.ModuleDict) -> Any:
+    [one] = held.values()
+    return one
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
@@ -187,10 +204,6 @@ def _bias(layer: nn.Conv2d) -> Tensor:
 
 def _most(told: Tensor, n: int) -> Tensor:
     return told.topk(n).indices.sort().values
-
-
-def _active(x: Tensor) -> Tensor:
-    return functional.leaky_relu(x, 0.1)
 
 
 def _pooled(x: Tensor) -> Tensor:

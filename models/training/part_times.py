@@ -28,8 +28,8 @@ import numpy as np
 import openvino as ov
 
 from framegate.models.detector.network import Precision, config, core, cpu_model
-from framegate.models.training.blocks import STRIDES, Architecture, Student, folded
-from framegate.models.training.student import StudentSpec, export
+from framegate.models.training.export_ir import export
+from framegate.models.training.student import STRIDES, Architecture, Student
 
 ROUNDS: Final = 60
 _AT_ONCE: Final = 12  # networks that are compiled side by side and take turns
@@ -167,8 +167,7 @@ class _Run:
         precision: Precision,
         counting: bool = True,
     ) -> None:
-        labels = tuple(str(i) for i in range(architecture.n_classes))
-        model = export(folded(Student(architecture)), StudentSpec(labels, size))
+        model = export(Student(architecture), size)
         options = config(precision, 1) | ({"PERF_COUNT": True} if counting else {})
         self._request: Any = core().compile_model(model, "CPU", options).create_infer_request()
         noise = np.random.default_rng(0).integers(0, 256, (1, size[1], size[0], 3), np.uint8)

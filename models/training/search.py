@@ -30,13 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from framegate.models.training.blocks import Architecture
+from framegate.models.formats.nanodet import BINS
 from framegate.models.training.detection_loss import lost
 from framegate.models.training.lessons import Lesson, Seen, batch
-from framegate.models.training.nanodet import BINS
 from framegate.models.training.part_times import PartTimes, parts
 from framegate.models.training.shared_network import Choice, Shared, Space
-from framegate.models.training.student import as_input
+from framegate.models.training.student import Architecture, as_input
 
 # -- Learning as a whole.
 

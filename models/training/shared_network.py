@@ -20,20 +20,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from framegate.models.training.blocks import (
-    PAIR,
+from framegate.models.training.blocks import PAIR, PLAIN, POOLED, Block, Conv, Pair, leaky
+from framegate.models.training.part_times import PartTimes, parts
+from framegate.models.training.student import (
     Architecture,
-    Block,
     Candidates,
-    Conv,
-    Pair,
     StagePlan,
     Student,
-    leaky,
-    of_nanodet,
+    pyramid,
 )
-from framegate.models.training.nanodet import NanoDet, pyramid
-from framegate.models.training.part_times import PartTimes, parts
 
 _DRAWS: Final = 20_000
 
@@ -51,9 +46,9 @@ class Space:
     """
 
     largest: Architecture
-    stems: tuple[Block, ...] = (Block("pooled"), Block("patch", 8))
+    stems: tuple[Block, ...] = (POOLED, Block("patch", 8))
     blocks: tuple[Block | None, ...] = (PAIR, Block("large", 7), None)
-    heads: tuple[Block, ...] = (Block("plain"), Block("large", 7))
+    heads: tuple[Block, ...] = (PLAIN, Block("large", 7))
     shares: tuple[float, ...] = (1.0, 0.75, 0.5)
 
     @property
@@ -219,7 +214,7 @@ def kept(most: int, n: int, parts_of: int) -> Tensor | None:
 
 
 def shared_from(
-    space: Space, narrow: NanoDet, pictures: Tensor, steps: int = 40, seed: int = 0
+    space: Space, narrow: Student, pictures: Tensor, steps: int = 40, seed: int = 0
 ) -> Shared:
     """The shared network from the student that there is without a search.
 
@@ -229,7 +224,7 @@ def shared_from(
     """
     torch.manual_seed(seed)
     shared = Shared(space)
-    _, unknown = shared.net.load_state_dict(of_nanodet(narrow.state_dict()), strict=False)
+    _, unknown = shared.net.load_state_dict(narrow.state_dict(), strict=False)
     if unknown:
         raise ValueError(f"weights that the shared network has no place for: {unknown}")
     with torch.no_grad():

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ import cv2
 import msgspec
 import numpy as np
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 
 from framegate.models import matching
 from framegate.models.boxes import Boxes, suppress
@@ -41,12 +41,14 @@ from framegate.models.detector.network import supported
 from framegate.models.errors import TrainingRefused
 from framegate.models.formats.nanodet import decode
 from framegate.models.training.detection_loss import lost
-from framegate.models.training.lessons import Lesson, Lessons, batch, plain
-from framegate.models.training.student import StudentSpec, as_input, build
+from framegate.models.training.lessons import Lessons, batch, plain
+from framegate.models.training.student import Architecture, Student, as_input
 
 Arithmetic = Literal["f32", "bf16"]
 CHECKPOINT = "checkpoint.pt"
-_VERSION: Final = 1  # of a checkpoint
+_VERSION: Final = 2  # of a checkpoint
+_UNREADABLE: Final = (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError,
+                      pickle.UnpicklingError)  # fmt: skip
 _WARM_UP, _LAST_SHARE, _MOST_NORM = 30, 0.02, 10.0
 _MEAN_KEEPS: Final = 0.995  # of the running mean of the weights, a step
 _KEEP_EVERY_S: Final = 30.0
@@ -74,25 +76,32 @@ class Course:
 
 
 class Training:
-    """A student on its course.
+    """A student on its course through the earlier ones of its lessons.
 
     The net is trained in place; `student` gives what serves. One thread at a time. Of several
-    processes (see `group`) each has one of these, made alike, and all call `step` alike.
+    processes (see `group`) each has one of these, made alike, and all call `step` alike. Raises
+    TrainingRefused for a net of other classes, and for norms in several processes.
     """
 
-    def __init__(
-        self, net: nn.Module, spec: StudentSpec, lessons: Sequence[Lesson], course: Course
-    ) -> None:
-        self.spec, self.lessons, self.course, self.done = spec, lessons, course, 0
+    def __init__(self, net: Student, lessons: Lessons, course: Course) -> None:
+        if len(lessons.labels) != net.architecture.n_classes:
+            raise TrainingRefused(
+                f"lessons of {len(lessons.labels)} classes, for a network of "
+                f"{net.architecture.n_classes}"
+            )
+        self.lessons, self.course, self.done = lessons, course, 0
         self._device = torch.device(course.device)
         self.net = net.to(self._device).to(memory_format=torch.channels_last).train()
-        self._mean = [weight.detach().clone() for weight in self.net.parameters()]
+        self._mean = [now.clone() for now in _numbers(self.net)]
         self._optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=course.rate, betas=(0.9, 0.99), weight_decay=0.02
         )
         self.rank, self._n = 0, 1
         self._shared: nn.Module = self.net
         if distributed.is_initialized():
+            if any(isinstance(one, nn.BatchNorm2d) for one in self.net.modules()):
+                raise TrainingRefused("a network with norms: allowed is one process, whose "
+                                      "pictures they take the mean of")  # fmt: skip
             self.rank, self._n = distributed.get_rank(), distributed.get_world_size()
             self._shared = nn.parallel.DistributedDataParallel(self.net)
 
@@ -106,8 +115,8 @@ class Training:
         self.done += 1
         keeps = min(_MEAN_KEEPS, self.done / (self.done + 9))
         with torch.no_grad():
-            for mean, weight in zip(self._mean, self.net.parameters(), strict=True):
-                mean.lerp_(weight, 1 - keeps)
+            for mean, now in zip(self._mean, _numbers(self.net), strict=True):
+                mean.lerp_(now, 1 - keeps)
         return loss, stops
 
     def gradients(self, stop: bool = False) -> tuple[float, bool]:
@@ -115,13 +124,18 @@ class Training:
         here = self.course.pictures // self._n
         places = range(self.rank * here, (self.rank + 1) * here)
         seen = batch(
-            self.lessons, self.spec.size, self.course.seed, self.done, places, self.course.pictures
+            self.lessons.earlier,
+            self.lessons.size,
+            self.course.seed,
+            self.done,
+            places,
+            self.course.pictures,
         )
         with torch.autocast(
             self._device.type, torch.bfloat16, enabled=self.course.arithmetic == "bf16"
         ):
             heads = self._shared(as_input(np.stack([one.bgr for one in seen])).to(self._device))[:3]
-        one = lost(heads, [one.objects.to(self._device) for one in seen], self.spec.size)
+        one = lost(heads, [one.objects.to(self._device) for one in seen], self.lessons.size)
         said = torch.stack([one.total.detach(), one.targets, one.targets.new_tensor(float(stop))])
         if self._n > 1:
             distributed.all_reduce(said)
@@ -136,12 +150,12 @@ class Training:
         warm = min(1.0, (self.done + 1) / _WARM_UP)
         return self.course.rate * warm * (_LAST_SHARE + (1 - _LAST_SHARE) * cosine)
 
-    def student(self) -> nn.Module:
-        """A copy with the running mean of the weights, on the CPU, in evaluation mode."""
+    def student(self) -> Student:
+        """A copy with the running means of weights and of norms, on the CPU, in evaluation mode."""
         net = copy.deepcopy(self.net).cpu()
         with torch.no_grad():
-            for weight, mean in zip(net.parameters(), self._mean, strict=True):
-                weight.copy_(mean)
+            for number, mean in zip(_numbers(net), self._mean, strict=True):
+                number.copy_(mean)
         return net.eval()
 
     def save(self, folder: Path) -> None:
@@ -151,7 +165,7 @@ class Training:
         """
         state = {
             "v": _VERSION,
-            "spec": asdict(self.spec),
+            "architecture": asdict(self.net.architecture),
             "course": asdict(self.course),
             "lessons": digest_of(self.lessons),
             "done": self.done,
@@ -171,9 +185,7 @@ class Training:
             raise TrainingRefused(f"{new}: cannot be written: {fault}") from fault
 
     @classmethod
-    def resumed(
-        cls, folder: Path, lessons: Sequence[Lesson], device: str | None = None
-    ) -> Training:
+    def resumed(cls, folder: Path, lessons: Lessons, device: str | None = None) -> Training:
         """A training that goes on from the checkpoint of `folder`, with the same lessons.
 
         device  None: the same as before. Raises TrainingRefused.
@@ -182,17 +194,19 @@ class Training:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
             if state["v"] != _VERSION:
-                raise TrainingRefused(f"{file}: of version {state['v']}, allowed is {_VERSION}")
-            told = state["spec"]
-            spec = StudentSpec(**told | {"labels": tuple(told["labels"]), "size": (*told["size"],)})
+                raise TrainingRefused(
+                    f"{file}: of version {state['v']}, by another Framegate; allowed is {_VERSION}"
+                )
+            architecture = msgspec.convert(state["architecture"], Architecture)
             course = Course(**state["course"])
         except FileNotFoundError as fault:
             raise TrainingRefused(f"{file}: there is none: nothing to go on from") from fault
-        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as fault:
+        except _UNREADABLE as fault:
             raise TrainingRefused(f"{file}: no checkpoint that can be read: {fault}") from fault
         if state["lessons"] != digest_of(lessons):
             raise TrainingRefused(f"{file}: it is of other lessons than those beside it")
-        training = cls(build(spec), spec, lessons, replace(course, device=device or course.device))
+        course = replace(course, device=device or course.device)
+        training = cls(Student(architecture), lessons, course)
         training.net.load_state_dict(state["net"])
         training._optimiser.load_state_dict(state["optimiser"])
         training._mean = [mean.to(training._device) for mean in state["mean"]]
@@ -200,9 +214,15 @@ class Training:
         return training
 
 
-def digest_of(lessons: Sequence[Lesson]) -> str:
-    """sha256 of all that is in them."""
-    return hashlib.sha256(msgspec.msgpack.encode(lessons)).hexdigest()
+def digest_of(lessons: Lessons) -> str:
+    """sha256 of all that a student learns from."""
+    learned = lessons.labels, lessons.size, lessons.earlier
+    return hashlib.sha256(msgspec.msgpack.encode(learned)).hexdigest()
+
+
+def _numbers(net: nn.Module) -> list[Tensor]:
+    """What learning changes: weights, and the means and deviations of norms."""
+    return [one for one in net.state_dict().values() if one.is_floating_point()]
 
 
 def weights_digest(net: nn.Module) -> str:
@@ -216,14 +236,12 @@ def weights_digest(net: nn.Module) -> str:
 # -- How long a step takes, and in which arithmetic it is the fastest.
 
 
-def fastest(
-    net: nn.Module, spec: StudentSpec, lessons: Sequence[Lesson], course: Course, n: int = 1
-) -> tuple[Arithmetic, float]:
+def fastest(net: Student, lessons: Lessons, course: Course, n: int = 1) -> tuple[Arithmetic, float]:
     """The arithmetic that takes least, and seconds of a step, with the pictures of one of `n`."""
     own = replace(course, pictures=course.pictures // n)
     found: list[tuple[float, Arithmetic]] = []
     for arithmetic in _arithmetics(course.device):
-        trial = Training(copy.deepcopy(net), spec, lessons, replace(own, arithmetic=arithmetic))
+        trial = Training(copy.deepcopy(net), lessons, replace(own, arithmetic=arithmetic))
         taken = []
         for _ in range(_TRIAL_STEPS):
             start = time.perf_counter()
@@ -246,20 +264,19 @@ def _arithmetics(device: str) -> tuple[Arithmetic, ...]:
 def train(
     training: Training,
     folder: Path,
-    later: Sequence[Lesson],
     tell: Callable[[int, float, float], None],
     stops: Callable[[], bool],
 ) -> bool:
     """Goes on until the course is over: True; or until somebody wants to stop: False.
 
     folder  where a checkpoint is written each half minute, at the end and when it stops
-    later   lessons of later footage, for the F1 that is told; nothing is decided by it
-    tell    takes the steps done, the loss, a running mean, and the F1 so far
+    tell    takes the steps done, the loss, a running mean, and the F1 so far on later lessons, by
+            which nothing is decided
     stops   asked after each step
 
     Raises TrainingRefused.
     """
-    f1, mean_loss, kept = f1_of(training.student(), later, training.spec), 0.0, time.monotonic()
+    f1, mean_loss, kept = 0.0 if training.rank else f1_of(training), 0.0, time.monotonic()
     while training.done < training.course.steps:
         loss, is_over = training.step(stops())
         mean_loss = mean_loss + (loss - mean_loss) / 20 if mean_loss else loss
@@ -268,7 +285,7 @@ def train(
                 return False
             continue
         if training.done % _F1_EVERY == 0:
-            f1 = f1_of(training.student(), later, training.spec)
+            f1 = f1_of(training)
         tell(training.done, mean_loss, f1)
         if is_over or time.monotonic() - kept > _KEEP_EVERY_S:
             training.save(folder)
@@ -280,14 +297,15 @@ def train(
     return True
 
 
-def f1_of(net: nn.Module, lessons: Sequence[Lesson], spec: StudentSpec) -> float:
+def f1_of(training: Training) -> float:
     """F1 of a student's boxes with the teacher's, at the best of a few least scores."""
+    net, lessons = training.student(), training.lessons
     ours, theirs = [], []
-    for one in lessons:
+    for one in lessons.later:
         with torch.inference_mode():
-            heads = net(as_input(plain(one, spec.size).bgr[None]))[:3]
+            heads = net(as_input(plain(one, lessons.size).bgr[None]))[:3]
         maps = [head[0].contiguous().numpy() for head in heads]
-        found = decode(maps, min(_LEAST_SCORES), n_classes=len(spec.labels))
+        found = decode(maps, min(_LEAST_SCORES), n_classes=len(lessons.labels))
         ours.append(found.take(suppress(found.xyxy, found.scores)))
         theirs.append(Boxes.from_bytes(one.sure))
     return max(
@@ -343,8 +361,8 @@ def _other(folder: Path, meeting: Path, n: int, rank: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first says when all stop
     settle_down()
     with _group(meeting, n, rank):
-        training = Training.resumed(folder, Lessons.read(folder).earlier)
-        train(training, folder, [], lambda *_: None, lambda: False)
+        lessons = msgspec.structs.replace(Lessons.read(folder), later=[])
+        train(Training.resumed(folder, lessons), folder, lambda *_: None, lambda: False)
 
 
 if __name__ == "__main__":

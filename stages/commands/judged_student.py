@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import openvino as ov
-from torch import nn
 
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
@@ -37,8 +36,9 @@ from framegate.models.registry.model_folder import (
     sha256_of,
 )
 from framegate.models.registry.open import BF16_AGREEMENT, open_model, tried_of
+from framegate.models.training.export_ir import HEADS, export
 from framegate.models.training.lessons import Lessons, plain
-from framegate.models.training.student import HEADS, export
+from framegate.models.training.student import Student
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.machine import user_cache
 from framegate.stages.commands.tune import MOST_RAW, general
@@ -53,7 +53,7 @@ _OWN: Final = 0  # names the network among the sizes of a Look
 Key = tuple[str, float]  # source and moment of a picture
 
 
-def as_model(path: Path, name: str, net: nn.Module, lessons: Lessons, meter: Tell) -> ModelFolder:
+def as_model(path: Path, name: str, net: Student, lessons: Lessons, meter: Tell) -> ModelFolder:
     """A trained network in float and in 8 bits, as a model folder that knows no thresholds.
 
     path     an empty folder, which it is written into

@@ -44,9 +44,10 @@ from framegate.models.training.lessons import (
 )
 from framegate.models.training.narrowing import narrowed
 from framegate.models.training.student import (
-    StudentSpec,
+    SHARE,
+    Architecture,
+    Student,
     as_input,
-    build,
     multiplications,
 )
 from framegate.models.training.student import general as general_net
@@ -294,13 +295,13 @@ def _trained(request: TrainRequest, lessons: Lessons, meter: Tell) -> tuple[Trai
         begun(lessons, course, meter, request.processes, request.minutes).save(request.folder)
     together = beside(request.folder, request.processes) if request.processes > 1 else nullcontext()
     with _stopping() as stops, together:
-        training = Training.resumed(request.folder, lessons.earlier, request.device)
+        training = Training.resumed(request.folder, lessons, request.device)
 
         def tell(done: int, loss: float, f1: float) -> None:
             told = f"loss {loss:.3f}, F1 {f1:.3f}"
             meter("training", done, training.course.steps, more=told)
 
-        is_over = train_student(training, request.folder, lessons.later, tell, stops)
+        is_over = train_student(training, request.folder, tell, stops)
     return training, time.process_time() - started, is_over
 
 
@@ -312,23 +313,24 @@ def begun(
     minutes  of training; None: as many steps as the course has
     """
     meter("narrowing")
-    spec = StudentSpec(lessons.labels, lessons.size)
     shown = evenly(lessons.earlier, _N_NARROWING)
-    pixels = as_input(np.stack([plain(one, spec.size).bgr for one in shown]))
+    pixels = as_input(np.stack([plain(one, lessons.size).bgr for one in shown]))
     kept = [coco.LABELS.index(label) for label in lessons.labels]
-    net = narrowed(general_net(), build(spec).eval(), pixels, kept, seed=course.seed)
+    narrow = Student(Architecture().times(SHARE, len(kept))).eval()
+    net = narrowed(general_net(), narrow, pixels, kept, seed=course.seed)
     meter("measuring a step")
-    arithmetic, step_s = fastest(net, spec, lessons.earlier, course, processes)
+    arithmetic, step_s = fastest(net, lessons, course, processes)
     if minutes is not None:
         steps = round(minutes * 60 / step_s)
         course = replace(course, steps=min(max(steps, _LEAST_STEPS), _MOST_STEPS))
-    return Training(net, spec, lessons.earlier, replace(course, arithmetic=arithmetic))
+    return Training(net, lessons, replace(course, arithmetic=arithmetic))
 
 
 def share_of(training: Training) -> float:
     """The student's multiplications, of the light detector's on the same pictures."""
-    size = input_size((one.source for one in training.lessons), general().side)
-    ours = multiplications(training.student(), training.spec.size)
+    lessons = training.lessons
+    size = input_size((one.source for one in lessons.earlier), general().side)
+    ours = multiplications(training.student(), lessons.size)
     return ours / multiplications(general_net(), size)
 
 
@@ -365,7 +367,7 @@ def _told(
     """Put it into the registry, if it may serve; and all that is to be told."""
     verdict, side, choice = outcome.verdict, outcome.side, asked.choice
     assert choice is not None
-    net, spec, share = training.student(), training.spec, share_of(training)
+    net, share = training.student(), share_of(training)
     added = None
     if verdict.allowed:
         own = {
@@ -383,18 +385,12 @@ def _told(
             learned=replace(learned_of(found, seen, choice), merged=choice.merged),
         )
         added = store.put(ModelFolder(outcome.folder.path, manifest)).manifest.ref
+    light, tuned, (light_ms, own_ms) = general().side, found.sides[0], outcome.ms
+    own_name = f"{max(training.lessons.size)}, trained"
     rows = (
-        _row(f"{general().side}, as it comes", None, found.general, found, outcome.ms[0]),
-        _row(
-            f"{general().side}, tuned",
-            found.sides[0].f1,
-            found.sides[0].later,
-            found,
-            outcome.ms[0],
-        ),
-        _row(
-            f"{max(spec.size)}, trained", side.f1, side.later, found, outcome.ms[1], verdict.allowed
-        ),
+        _row(f"{light}, as it comes", None, found.general, found, light_ms),
+        _row(f"{light}, tuned", tuned.f1, tuned.later, found, light_ms),
+        _row(own_name, side.f1, side.later, found, own_ms, verdict.allowed),
     )
     difference = verdict.difference.middle, verdict.difference.low, verdict.difference.high
     came = Tuned(

@@ -8,21 +8,19 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="students are torch modules")
 
-from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from framegate.models.training.blocks import (  # noqa: E402
     PAIR,
-    Architecture,
     Block,
     Conv,
+)
+from framegate.models.training.student import (  # noqa: E402
+    Architecture,
     StagePlan,
     Student,
     folded,
-    of_nanodet,
 )
-from framegate.models.training.nanodet import NanoDet  # noqa: E402
-from framegate.models.weights import FOLDER  # noqa: E402
 
 SMALL = Architecture().times(0.25)
 KINDS = [
@@ -90,19 +88,6 @@ def test_a_place_may_be_empty() -> None:
     network(torch.zeros(1, 3, 32, 32))
 
 
-def test_the_general_detector_is_one_of_its_architectures() -> None:
-    weights = {
-        key: tensor.float() for key, tensor in load_file(FOLDER / "nanodet.safetensors").items()
-    }
-    general, same = NanoDet().eval(), Student(Architecture()).eval()
-    general.load_state_dict(weights)
-    same.load_state_dict(of_nanodet(weights))
-    picture = 255 * torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        for ours, theirs in zip(same(picture), general(picture), strict=True):
-            assert torch.equal(ours, theirs)
-
-
 def test_a_part_of_a_picture_gives_what_the_whole_gives() -> None:
     """No block looks at the whole picture, or crops of the gate would see something else."""
     network = learned(Student(with_blocks(Block("inverted", 3))))
@@ -120,6 +105,8 @@ def test_a_part_of_a_picture_gives_what_the_whole_gives() -> None:
         (lambda: replace(SMALL, pyramid=20), "width: 20"),
         (lambda: replace(SMALL, stem=PAIR), "stem: pair3"),
         (lambda: replace(SMALL, stages=()), "stages: 0"),
+        (lambda: SMALL.times(0.5, n_classes=0), "n_classes: 0"),
+        (lambda: SMALL.times(1.5), "share: 1.5"),
     ],
 )
 def test_what_there_is_not_is_named(make: object, named: str) -> None:

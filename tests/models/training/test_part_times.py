@@ -13,13 +13,13 @@ torch = pytest.importorskip("torch", reason="students are torch modules")
 
 from torch import nn  # noqa: E402
 
-from framegate.models.training.blocks import (  # noqa: E402
+from framegate.models.training.blocks import Block  # noqa: E402
+from framegate.models.training.part_times import measured, network_ms, parts  # noqa: E402
+from framegate.models.training.student import (  # noqa: E402
     Architecture,
-    Block,
     StagePlan,
     Student,
 )
-from framegate.models.training.part_times import measured, network_ms, parts  # noqa: E402
 
 SIZE = (64, 64)
 TINY = replace(Architecture().times(0.25), n_classes=2)

@@ -17,14 +17,8 @@ from framegate.models.boxes import Boxes, empty  # noqa: E402
 from framegate.models.learning.examples import Example  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
 from framegate.models.training import shared_network  # noqa: E402
-from framegate.models.training.blocks import (  # noqa: E402
-    PAIR,
-    Architecture,
-    Block,
-    Student,
-)
+from framegate.models.training.blocks import PAIR, Block  # noqa: E402
 from framegate.models.training.lessons import Lesson, lesson  # noqa: E402
-from framegate.models.training.nanodet import NanoDet, Widths  # noqa: E402
 from framegate.models.training.part_times import PartTimes, parts  # noqa: E402
 from framegate.models.training.search import Course, Gates, Search, apart  # noqa: E402
 from framegate.models.training.shared_network import (  # noqa: E402
@@ -32,9 +26,9 @@ from framegate.models.training.shared_network import (  # noqa: E402
     Space,
     shared_from,
 )
+from framegate.models.training.student import Architecture, Student  # noqa: E402
 
 SIZE = (64, 64)
-WIDTHS = Widths(stem=16, stages=(16, 16, 16, 16), pyramid=16)
 LARGEST = replace(
     Architecture(),
     stages=tuple(replace(stage, width=16) for stage in Architecture().stages),
@@ -53,9 +47,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def narrow() -> NanoDet:
+def narrow() -> Student:
     torch.manual_seed(0)
-    return NanoDet(WIDTHS, 2).eval()
+    return Student(LARGEST).eval()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,7 @@ def pictures() -> Tensor:
 
 
 @pytest.fixture
-def shared(narrow: NanoDet, pictures: Tensor) -> Shared:
+def shared(narrow: Student, pictures: Tensor) -> Shared:
     return shared_from(SPACE, narrow, pictures, steps=2)
 
 
@@ -95,7 +89,7 @@ def a_search(shared: Shared, share: float = 0.7) -> Search:
 
 
 def test_the_largest_says_what_the_narrowed_net_says(
-    shared: Shared, narrow: NanoDet, pictures: Tensor
+    shared: Shared, narrow: Student, pictures: Tensor
 ) -> None:
     same = shared.network(SPACE.largest, pictures)
     with torch.no_grad():
@@ -159,7 +153,7 @@ def test_covering_architectures_have_every_part() -> None:
     assert {part.key for one in covering for part in parts(one, SIZE)} == SPACE.keys(SIZE)
 
 
-def test_a_search_keeps_the_time_and_is_the_same_again(narrow: NanoDet, pictures: Tensor) -> None:
+def test_a_search_keeps_the_time_and_is_the_same_again(narrow: Student, pictures: Tensor) -> None:
     found = []
     for _ in range(2):
         search = a_search(shared_from(SPACE, narrow, pictures, steps=2))
@@ -183,7 +177,7 @@ def test_no_architecture_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         SPACE.drawn_within(random.Random(1), made_times(), 0.001)
 
 
-def test_the_same_heads_are_not_apart(narrow: NanoDet, pictures: Tensor) -> None:
+def test_the_same_heads_are_not_apart(narrow: Student, pictures: Tensor) -> None:
     with torch.no_grad():
         heads = list(narrow(pictures)[:3])
         other = [head + 0.5 * torch.randn(head.shape) for head in heads]
@@ -193,7 +187,7 @@ def test_the_same_heads_are_not_apart(narrow: NanoDet, pictures: Tensor) -> None
 
 
 def test_weights_without_a_place_are_named(pictures: Tensor) -> None:
-    deeper = NanoDet(WIDTHS, 2)
+    deeper = Student(LARGEST)
     deeper.extra = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"extra\.weight"):
         shared_from(SPACE, deeper, pictures, steps=0)

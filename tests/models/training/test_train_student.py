@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
+from msgspec.structs import replace as with_labels  # noqa: E402
+from torch import distributed  # noqa: E402
+
 from framegate.models.boxes import Boxes  # noqa: E402
 from framegate.models.errors import TrainingRefused  # noqa: E402
 from framegate.models.learning.examples import Example  # noqa: E402
 from framegate.models.picture import from_bgr  # noqa: E402
+from framegate.models.training.blocks import Block  # noqa: E402
 from framegate.models.training.lessons import (  # noqa: E402
     Lesson,
     Lessons,
@@ -27,7 +32,7 @@ from framegate.models.training.lessons import (  # noqa: E402
     plain,
     turn_of,
 )
-from framegate.models.training.student import StudentSpec, build  # noqa: E402
+from framegate.models.training.student import Architecture, Student  # noqa: E402
 from framegate.models.training.train_student import (  # noqa: E402
     Course,
     Training,
@@ -36,7 +41,8 @@ from framegate.models.training.train_student import (  # noqa: E402
     weights_digest,
 )
 
-SPEC = StudentSpec(("block",), (96, 64), 0.25)
+SIZE = (96, 64)
+TINY = Architecture().times(0.25, n_classes=1)
 COURSE = Course(steps=8, pictures=4)
 
 
@@ -55,14 +61,18 @@ def example(i: int, size: tuple[int, int] = (192, 120)) -> Example:
     return Example(from_bgr(bgr), found, boxes(), "yard", float(i))
 
 
-def lessons(n: int = 6) -> list[Lesson]:
+def pictures(n: int = 6) -> list[Lesson]:
     return [lesson(example(i), 96) for i in range(n)]
 
 
-def training(course: Course = COURSE) -> Training:
+def lessons(n: int = 6) -> Lessons:
+    return Lessons(("block",), SIZE, pictures(n), [])
+
+
+def training(course: Course = COURSE, architecture: Architecture = TINY) -> Training:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    return Training(build(SPEC), SPEC, lessons(), course)
+    return Training(Student(architecture), lessons(), course)
 
 
 # -- What it looks at.
@@ -71,7 +81,7 @@ def training(course: Course = COURSE) -> Training:
 def test_boxes_follow_their_pixels() -> None:
     """The bright block of each augmented picture lies where its box says."""
     for seed in range(40):
-        seen = augmented(lesson(example(seed), 96), SPEC.size, np.random.default_rng(seed))
+        seen = augmented(lesson(example(seed), 96), SIZE, np.random.default_rng(seed))
         for box in seen.objects.boxes.numpy():
             grey = seen.bgr.max(axis=2).astype(np.int16)
             inside = grey[:60] > (int(grey[:60].max()) + int(np.median(grey[:60]))) / 2
@@ -82,7 +92,7 @@ def test_boxes_follow_their_pixels() -> None:
 
 def test_as_it_is_it_is_what_the_serving_model_takes() -> None:
     one = example(3)
-    seen = plain(lesson(one, 96), SPEC.size)
+    seen = plain(lesson(one, 96), SIZE)
     assert seen.bgr.shape == (64, 96, 3)
     assert not seen.bgr[60:].any()  # below the picture
     left, top, right, bottom = (one.sure.xyxy[0] / 2).tolist()
@@ -98,21 +108,21 @@ def test_what_is_mostly_outside_is_asked_about_no_more() -> None:
     )
     counts = set()
     for seed in range(60):
-        objects = augmented(lesson(near_border, 96), SPEC.size, np.random.default_rng(seed)).objects
+        objects = augmented(lesson(near_border, 96), SIZE, np.random.default_rng(seed)).objects
         counts.add((len(objects.boxes), len(objects.unsure)))
     assert counts == {(1, 0), (0, 1), (0, 0)}
 
 
 def test_a_batch_follows_from_seed_and_step() -> None:
-    ours = lessons(6)
-    first = batch(ours, SPEC.size, 5, 2, range(4), 4)
+    ours = pictures(6)
+    first = batch(ours, SIZE, 5, 2, range(4), 4)
     again = [
-        *batch(ours, SPEC.size, 5, 2, range(2), 4),
-        *batch(ours, SPEC.size, 5, 2, range(2, 4), 4),
+        *batch(ours, SIZE, 5, 2, range(2), 4),
+        *batch(ours, SIZE, 5, 2, range(2, 4), 4),
     ]
     for one, same in zip(first, again, strict=True):
         assert (one.bgr == same.bgr).all()
-    other = batch(ours, SPEC.size, 5, 3, range(4), 4)
+    other = batch(ours, SIZE, 5, 3, range(4), 4)
     assert any((one.bgr != same.bgr).any() for one, same in zip(first, other, strict=True))
 
 
@@ -157,21 +167,21 @@ def test_after_a_kill_it_becomes_the_same_model(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     resumed = Training.resumed(tmp_path, lessons())
     assert resumed.done == 3
-    assert train(resumed, tmp_path, [], lambda *_: None, lambda: False)
+    assert train(resumed, tmp_path, lambda *_: None, lambda: False)
     assert weights_digest(resumed.student()) == weights_digest(whole.student())
     assert Training.resumed(tmp_path, lessons()).done == 8
 
 
 def test_who_wants_to_stop_loses_nothing(tmp_path: Path) -> None:
     own = training()
-    assert not train(own, tmp_path, [], lambda *_: None, lambda: own.done == 3)
+    assert not train(own, tmp_path, lambda *_: None, lambda: own.done == 3)
     assert Training.resumed(tmp_path, lessons()).done == own.done == 4
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     alone = training()
     alone.gradients()
-    Lessons(SPEC.labels, SPEC.size, lessons(), []).write(tmp_path)
+    lessons().write(tmp_path)
     training().save(tmp_path)
     with beside(tmp_path, 2):
         shared = Training.resumed(tmp_path, lessons())
@@ -183,13 +193,13 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
 
 
 def test_two_processes_end_a_course_together(tmp_path: Path) -> None:
-    Lessons(SPEC.labels, SPEC.size, lessons(), []).write(tmp_path)
+    lessons().write(tmp_path)
     training().save(tmp_path)
     with beside(tmp_path, 2):
         shared = Training.resumed(tmp_path, lessons())
-        assert train(shared, tmp_path, [], lambda *_: None, lambda: False)
+        assert train(shared, tmp_path, lambda *_: None, lambda: False)
     alone = training()
-    assert train(alone, tmp_path, [], lambda *_: None, lambda: False)
+    assert train(alone, tmp_path, lambda *_: None, lambda: False)
     for one, two in zip(alone.student().parameters(), shared.student().parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
@@ -200,9 +210,39 @@ def test_what_is_no_checkpoint_of_these_lessons_is_refused(tmp_path: Path) -> No
     training().save(tmp_path)
     with pytest.raises(TrainingRefused, match="other lessons"):
         Training.resumed(tmp_path, lessons(5))
+    with pytest.raises(TrainingRefused, match="other lessons"):
+        Training.resumed(tmp_path, with_labels(lessons(), labels=("crate",)))
+    torch.save({"v": 1, "spec": {"share": 0.5}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(TrainingRefused, match="of version 1, by another Framegate; allowed is 2"):
+        Training.resumed(tmp_path, lessons())
     (tmp_path / "checkpoint.pt").write_bytes(b"half of one")
     with pytest.raises(TrainingRefused, match="can be read"):
         Training.resumed(tmp_path, lessons())
+
+
+def test_of_norms_what_serves_has_the_running_mean_too(tmp_path: Path) -> None:
+    """Worked out here from what the network has after each step, and the same after a pause."""
+    heads = replace(TINY, head=Block("large", 7))
+    own = training(architecture=heads)
+    [name] = [n for n in own.net.state_dict() if n.startswith("heads.0") and "running_var" in n]
+    mean = own.net.state_dict()[name].clone()
+    for step in range(1, 4):
+        own.step()
+        mean += (own.net.state_dict()[name] - mean) * 9 / (step + 9)
+    own.save(tmp_path)
+    for one in (own, Training.resumed(tmp_path, lessons())):
+        torch.testing.assert_close(one.student().state_dict()[name], mean)
+
+
+def test_networks_that_cannot_learn_from_these_lessons_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingRefused, match="lessons of 1 classes, for a network of 80"):
+        training(architecture=Architecture())
+    distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        with pytest.raises(TrainingRefused, match="norms: allowed is one process"):
+            training(architecture=replace(TINY, head=Block("large", 7)))
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
