@@ -53,7 +53,7 @@ def own_network(clip: Clip, size: str, seed: int) -> Part:
     lessons = lessons_of(earlier, later, pictures, kept, SIDES[size])
     with tempfile.TemporaryDirectory(prefix="framegate-learn-") as folder:
         training = begun(lessons, Course(clip.given.steps, seed), _quiet)
-        train(training, Path(folder), lessons.later, _quiet, lambda: False)
+        train(training, Path(folder), _quiet, lambda: False)
         trained_s = time.process_time() - began
         path = Path(folder) / "model"
         path.mkdir()
