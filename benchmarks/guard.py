@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.clips import rate
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.errors import UnknownModel
@@ -266,10 +266,23 @@ def whole(given: argparse.Namespace) -> Result:
     return {"clips": clips, "conditions": conditions(("openvino", "numpy"), fps=FPS, **about)}
 
 
+WORSE: Final = 0.05  # F1 below the general model's from which on a scene counts as served worse
+
+
+def bars(result: Result) -> list[Bar]:
+    """What the guard is for: nothing worse than the general model is served for long."""
+    rows = [row for clip in result["clips"].values() for row in clip["rows"]]
+    worse = sum(
+        row["f1_served"] < row["f1_general"] - WORSE for row in rows if row["change"] != "none"
+    )
+    return [Bar("changed scenes served worse than by the general model", worse, "<=", 0)]
+
+
 BENCHMARK = Benchmark(
     name="guard",
     measure=whole,
     needs=("clips",),
+    bars=bars,
     keyed=("clips", "least"),
     options={
         "clips": Option(CLIPS, CLIPS[:1]),
