@@ -246,7 +246,8 @@ def general(file: Path = FOLDER / "nanodet.safetensors") -> Student:
     ours = {published(name): name for name in net.state_dict()}
     weights = load_file(file)
     net.load_state_dict({ours.get(name, name): one.float() for name, one in weights.items()})
-    return net.eval()
+    net.eval()
+    return net
 
 
 def published(name: str) -> str:

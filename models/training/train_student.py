@@ -152,11 +152,12 @@ class Training:
 
     def student(self) -> Student:
         """A copy with the running means of weights and of norms, on the CPU, in evaluation mode."""
-        net = copy.deepcopy(self.net).cpu()
+        net: Student = copy.deepcopy(self.net)
+        net.cpu().eval()
         with torch.no_grad():
             for number, mean in zip(_numbers(net), self._mean, strict=True):
                 number.copy_(mean)
-        return net.eval()
+        return net
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint of `folder`, whole: a kill leaves this one or the one before.
