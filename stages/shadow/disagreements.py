@@ -14,6 +14,7 @@ from rich.table import Table
 from framegate.pipeline import records
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import Inputs, output_faults, write_whole
+from framegate.pipeline.queries import Region
 from framegate.pipeline.store.ownership import SideOutputs
 from framegate.stages.shadow import Disagreement, Named, ShadowState
 
@@ -90,6 +91,7 @@ def _figure(one: Disagreement) -> str:
         _rect(named, kind, left, top)
         for kind, group in (("agreed", one.agreed), ("served", one.served), ("new", one.said))
         for named in group
+        if _is_shown(named, one.rect)  # that both have may be elsewhere
     ]
     what = f"frame {one.epoch}-{one.seq} of {one.source}"
     when = "" if one.pts is None else f", {one.pts:.2f} s"
@@ -100,6 +102,13 @@ def _figure(one: Disagreement) -> str:
         f"{_listed('served', one.served)}{_listed('new', one.said)}"
         f"<span class='soft'>{one.epoch}-{one.seq}{when}</span></figcaption></figure>"
     )
+
+
+def _is_shown(named: Named, part: Region) -> bool:
+    """Whether some of a box lies in a part of the picture."""
+    x1, y1, x2, y2 = named.box
+    left, top, right, bottom = part
+    return x1 < right and x2 > left and y1 < bottom and y2 > top
 
 
 def _rect(named: Named, kind: str, left: int, top: int) -> str:
