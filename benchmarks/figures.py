@@ -161,7 +161,7 @@ WHY: dict[tuple[str, str], str] = {
         "with one box a thing the detector at .31 is better than it was; one clip is refused"
     ),
     ("learn", "tuned: F1 over 416 at .31, worst"): "30 objects judge: the model is refused",
-    ("learn", "compact: F1 over 416 tuned, worst"): "that network is refused: tuning serves",
+    ("learn", "compact: F1 over 416 tuned"): "what is clearly worse is refused, and counted here",
     ("learn", "compact: time in f32"): "of whole looks: resizing and reading boxes are in both",
     ("batching", "p99"): "no look is broken off for another one, so twice its time is the least",
     ("first_contact", "save an annotated video: seconds"): (
