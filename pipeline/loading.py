@@ -36,7 +36,7 @@ OURS: Final[Mapping[str, str]] = {
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",
     "kept_frames": "framegate.stages.footage.kept:kept_frames",
-    "learn_footage": "framegate.stages.commands.footage:ShownFootage",
+    "learn_footage": "framegate.stages.commands.footage:KeptFootage",
     "heavy_looker": "framegate.stages.escalate.heavy_worker:HeavyLooker",
     "new_footage": "framegate.stages.commands.new_footage:new_footage",
     "models_add": "framegate.stages.commands.registry:add",

@@ -14,6 +14,7 @@ from rich.table import Table
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
+from framegate.pipeline.cli.tune import add_footage
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import ours
 
@@ -96,14 +97,7 @@ def register(verbs: Any) -> None:
     )
     verb.set_defaults(command=_judge)
     verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
-    verb.add_argument(
-        "--from", dest="sources", nargs="+", action="extend", required=True, metavar="SOURCE",
-        help="footage: video files of other hours, or data folders of runs with [learn] collect",
-    )  # fmt: skip
-    verb.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N",
-        help=f"pictures that are looked at, at most ({FRAMES})",
-    )  # fmt: skip
+    add_footage(verb, FRAMES, "other")
     verb.add_argument(
         "--teacher", default=HEAVY, metavar="MODEL",
         help="who says what is there: heavy, or a model of the registry (heavy)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,8 @@ _FORMATS = ("coco", "yolo")
 _IN_A_LINE = 2  # reasons
 
 
-class ShownSource(Protocol):
+@dataclass(frozen=True, slots=True)
+class ShownSource:
     """What is told of a source's footage.
 
     whys        frames by why they were kept; answered: of all, those with what the heavy pass said

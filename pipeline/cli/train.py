@@ -24,6 +24,7 @@ from framegate.pipeline.cli.tune import (
     ClassSeen,
     Tuned,
     add_classes,
+    add_footage,
     chosen,
     class_table,
     size_table,
@@ -119,14 +120,7 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_train)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
-    command.add_argument(
-        "--from", dest="sources", nargs="+", action="extend", default=[], metavar="SOURCE",
-        help="footage: video files of typical hours, and what docs/learning.md names",
-    )  # fmt: skip
-    command.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N",
-        help=f"pictures that are looked at, at most ({FRAMES})",
-    )  # fmt: skip
+    add_footage(command, FRAMES, "typical", is_required=False)
     add_classes(command)
     group = command.add_argument_group("training")
     group.add_argument(

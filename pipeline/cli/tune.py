@@ -108,6 +108,24 @@ class Tuned:
     added: str | None
 
 
+def add_footage(
+    command: argparse.ArgumentParser, frames: int, hours: str, is_required: bool = True
+) -> None:
+    """Add what all have that look through footage: `frames` of it, if nothing is said.
+
+    hours  of which the video files are
+    """
+    command.add_argument(
+        "--from", dest="sources", nargs="+", action="extend", required=is_required, default=[],
+        metavar="SOURCE",
+        help=f"footage: video files of {hours} hours, and what docs/learning.md names",
+    )  # fmt: skip
+    command.add_argument(
+        "--frames", type=int, default=frames, metavar="N",
+        help=f"pictures that are looked at, at most ({frames})",
+    )  # fmt: skip
+
+
 def register(commands: Any) -> None:
     """Add the command to the command line."""
     command = commands.add_parser(
@@ -128,14 +146,7 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_tune)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
-    command.add_argument(
-        "--from", dest="sources", nargs="+", action="extend", required=True, metavar="SOURCE",
-        help="footage: video files of typical hours, and what docs/learning.md names",
-    )  # fmt: skip
-    command.add_argument(
-        "--frames", type=int, default=FRAMES, metavar="N",
-        help=f"pictures that are looked at, at most ({FRAMES})",
-    )  # fmt: skip
+    add_footage(command, FRAMES, "typical")
     add_classes(command)
     command.add_argument(
         "--size", choices=_SIZES, default="auto",

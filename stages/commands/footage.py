@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, cast
 
@@ -16,6 +15,7 @@ import numpy as np
 from framegate.models.errors import PictureDamaged
 from framegate.models.picture import ByteArray
 from framegate.models.preprocess import to_bgr
+from framegate.pipeline.cli.learn import ShownSource
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.stages.footage.choose import evenly, shares
@@ -23,22 +23,7 @@ from framegate.stages.footage.export import Format, export
 from framegate.stages.footage.kept import DAY_S, WHYS, Kept, KeptFile, kept_frames, read_picture
 
 
-@dataclass(frozen=True, slots=True)
-class FootageRow:
-    """See pipeline.cli.learn.ShownSource."""
-
-    source: str
-    frames: int
-    days: int
-    nbytes: int
-    whys: dict[str, int]
-    answered: int
-    first: float
-    last: float
-    unreadable: int
-
-
-class ShownFootage:
+class KeptFootage:
     """The footage of some sources. One thread; a run may go on meanwhile."""
 
     def __init__(self, data: Path, sources: Sequence[str], before: float | None) -> None:
@@ -120,11 +105,11 @@ def _unlink(path: Path) -> None:
         raise ConfigFaults([f"--delete {path}: {error.strerror}"]) from error
 
 
-def _row(source: str, kept: Kept) -> FootageRow:
+def _row(source: str, kept: Kept) -> ShownSource:
     records = [file.record for file in kept.files]
     counted = Counter(record.why for record in records)
     times = [record.kept_at for record in records]
-    return FootageRow(
+    return ShownSource(
         source=source,
         frames=len(records),
         days=len({int(at // DAY_S) for at in times}),
