@@ -15,6 +15,7 @@ HEAVY_ASKS = "fg:heavy:asks"
 HEAVY_ALIVE = "fg:heavy:alive"
 COLLECT = "collect"  # the stage that keeps footage
 CERTIFY = "certify"  # the stage whose stream tells of the promise
+EVENTS = "events"  # the stage whose stream tells of episodes: see pipeline.episodes
 SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 
