@@ -188,14 +188,21 @@ def _asked(config: Config, options: RunOptions) -> list[RunSource]:
 
 
 def _is_worth_keeping(folder: RunFolder, store: Store) -> bool:
-    """Return whether the folder's run is a service, or may have results."""
+    """Return whether the folder's run is a service, or may have results.
+
+    Or knows that a source was taken from it: without its folder it would begin as another run, and
+    take that source back.
+    """
     run = folder.read()
     if run is None:
         return False
     if run.stays or any(source.by == "add" for source in run.sources):
         return True
     try:
-        return any(store.counters(source.name).get("published") for source in run.sources)
+        return any(
+            store.counters(source.name).get("published") or store.was_taken(source.name, run.run)
+            for source in run.sources
+        )
     except (StoreLost, StoreBusy, StoreRefused):
         return True
 

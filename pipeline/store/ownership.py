@@ -228,6 +228,12 @@ class Store:
             run = cast(bytes | None, self._client.hget(keys.own(source), "run"))
             return run.decode() if run else None
 
+    def was_taken(self, source: str, run: str) -> bool:
+        """Return whether another run took a source from this one, which may not take it back."""
+        with store_errors(self.url):
+            listed = cast(bytes | None, self._client.hget(keys.own(source), "superseded"))
+            return run.encode() in (listed or b"").split()
+
     def positions(self, source: str, stages: list[str]) -> dict[str, Position]:
         """Return each stage's position; START before its first commit."""
         with store_errors(self.url):

@@ -20,7 +20,7 @@ from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
 from framegate.pipeline.store.hop import library_code
 from framegate.pipeline.store.ownership import Store
-from tests.runs.bad.folders import HELD_UP, open_gate
+from tests.runs.bad.folders import HELD_UP, STANDS_STILL, open_gate
 from tests.support import footage
 from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import environment, wait_until
@@ -37,7 +37,7 @@ class Restarting:
     """
 
     def __init__(self, folder: Path, *words: str, most: int = 2) -> None:
-        self.folder, self.codes = folder, list[int]()
+        self.folder, self.codes, self.said = folder, list[int](), ""
         self.started = 0
         self._words, self._most = words, most
         self._thread = threading.Thread(target=self._loop)
@@ -47,7 +47,9 @@ class Restarting:
         while self.started < self._most and 0 not in self.codes:
             self.started += 1
             with Command(self.folder, "run", *self._words) as self._run:
-                self.codes.append(self._run.wait().code)
+                ended = self._run.wait()
+                self.said += ended.err
+                self.codes.append(ended.code)
 
     def __enter__(self) -> Restarting:
         self._thread.start()
@@ -71,9 +73,16 @@ def store_and_clip(folder: Path) -> Iterator[tuple[Reader, tuple[str, ...]]]:
         reader.close()
 
 
-def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(tmp_path: Path) -> None:
-    """The older ends at each start; the younger serves all of it undisturbed, once."""
-    one, two = (user_folder(tmp_path / name, main=HELD_UP) for name in ("one", "two"))
+@pytest.mark.parametrize("published", [0, STANDS_STILL])
+def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(
+    tmp_path: Path, published: int
+) -> None:
+    """The older ends at each start; the younger serves all of it undisturbed, once.
+
+    Also where the older had published nothing yet.
+    """
+    held = HELD_UP.replace(f"at = {STANDS_STILL}", f"at = {published}")
+    one, two = (user_folder(tmp_path / name, main=held) for name in ("one", "two"))
     with store_and_clip(tmp_path) as (reader, words):
         again = (*words, "--resume", "--take-over")
 
@@ -88,9 +97,9 @@ def test_two_supervisors_that_restart_with_take_over_do_not_take_turns(tmp_path:
                 wait_until("the first has given up", lambda: len(older.codes) == 2)
                 owner = reader.client.hgetall("fg:{cam}:own")
                 open_gate(two)
-                wait_until("the second is done", lambda: 0 in younger.codes)
-        assert older.codes == [TAKEN_OVER] * 2
-        assert younger.codes == [0]
+                wait_until("the second is done", lambda: younger.codes)
+                assert younger.codes == [0], f"{younger.said}\nolder:\n{older.said}"
+        assert older.codes == [TAKEN_OVER] * 2, older.said
         assert (owner[b"generation"], owner[b"epoch"]) == (b"2", b"2")
         positions = [(r["epoch"], r["seq"]) for r in reader.results("cam")]
         assert all(a < b for a, b in pairwise(positions)), "each once, in order"
