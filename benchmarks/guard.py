@@ -41,7 +41,7 @@ from framegate.models.learning.examples import EARLIER, GAP
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_bgr
 from framegate.models.registry.general import general_folder
-from framegate.models.registry.model_folder import Learned, Manifest, ModelFolder, Span
+from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.records import Position, Record
@@ -126,7 +126,7 @@ def tuned(camera: Camera, name: str, told: Teacher, store: Registry) -> Manifest
     sure, unsure = [one.sure for one in known], [one.unsure for one in known]
     found = thresholds.tuned(raw, sure, unsure, general().nms_iou)
     least = {coco.LABELS[class_id]: score for class_id, score in found.items()}
-    spans = (Span(name, 0.0, float(camera.learned[-1][0])),)
+    spans = (FootageSpan(name, 0.0, float(camera.learned[-1][0])),)
     learned = Learned("light", told.name, len(frames), sum(map(len, sure)), spans)
     with tempfile.TemporaryDirectory(prefix="framegate-guard-") as path:
         folder = general_folder(Path(path), name, "1")

@@ -116,7 +116,7 @@ class Frame(Protocol):
     def write(self, slot: memoryview) -> None: ...
 
 
-Guard = Callable[[], AbstractContextManager[None]]
+DecoderGuard = Callable[[], AbstractContextManager[None]]
 """Entered around each call of a decoder, which bad input may crash: then there is one suspect."""
 
 

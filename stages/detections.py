@@ -51,7 +51,7 @@ class Detections(msgspec.Struct, frozen=True, omit_defaults=True):
     novelty: float | None = None
     degraded: DegradedReason | None = None
     promise: PromiseNews | None = None
-    changes: Changes | None = None
+    changes: ChangedParts | None = None
     heard: Heard | None = None
     guard: GuardNews | None = None
 
@@ -88,7 +88,7 @@ ROWS: Final = 16
 _ROW_BYTES: Final = COLUMNS // 8
 
 
-class Changes(msgspec.Struct, frozen=True, array_like=True):
+class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
     """Parts of a picture that differ from what the network last saw there.
 
     width, height  of a part in source pixels, >= 1
@@ -117,14 +117,14 @@ class Changes(msgspec.Struct, frozen=True, array_like=True):
         return changed / ((right - left) * (bottom - top))
 
 
-def changes_of(hot: BoolArray, grid: Grid) -> Changes | None:
+def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
     """Of the tiles that changed, bool (tile_rows, tile_columns); None if none did."""
     if not hot.any():
         return None
     rows, columns = _spread(grid)
     parts = (rows @ hot.astype(np.float32) @ columns) > 0
     width, height = _part(grid)
-    return Changes(width, height, np.packbits(parts).tobytes())
+    return ChangedParts(width, height, np.packbits(parts).tobytes())
 
 
 def _span(low: float, high: float, size: int, most: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from framegate.pipeline.records import Object, Record
-from framegate.pipeline.source import Form, Guard, Request
+from framegate.pipeline.source import DecoderGuard, Form, Request
 from framegate.pipeline.stage import Item, NoState, Stage
 from framegate.stages.detections import Detections
 
@@ -95,7 +95,7 @@ class NullDecode:
     def __init__(self, options: NullOptions) -> None:
         self.options = options
 
-    def open(self, request: Request, guard: Guard) -> NullSource:  # noqa: ARG002
+    def open(self, request: Request, guard: DecoderGuard) -> NullSource:  # noqa: ARG002
         """Open a made source."""
         return NullSource(self.options, float(request.url.removeprefix(SCHEME)) / 1e3)
 

@@ -36,7 +36,7 @@ from framegate.models.learning.thresholds import GRID, shown, tuned
 from framegate.models.training.lessons import LESSONS, Lesson, Lessons, input_size, lesson, plain
 from framegate.models.training.narrowing import narrowed
 from framegate.models.training.part_times import PartTimes, measured, network_ms
-from framegate.models.training.search import Course, Search
+from framegate.models.training.search import Search, SearchSchedule
 from framegate.models.training.shared_network import Shared, Space, shared_from
 from framegate.models.training.student import (
     SHARE,
@@ -46,8 +46,7 @@ from framegate.models.training.student import (
     folded,
     general,
 )
-from framegate.models.training.train_student import Course as StudentCourse
-from framegate.models.training.train_student import Training
+from framegate.models.training.train_student import Course, Training
 from framegate.stages.footage import read_footage
 
 NMS_IOU = 0.6
@@ -203,11 +202,11 @@ class Trial:
 
     def _search(self, seed: int) -> Search:
         given = self.given
-        course = Course(
+        schedule = SearchSchedule(
             seed=seed, shared_steps=given.shared, gate_steps=given.gates, share=given.share
         )
         shared = shared_from(self.space, self.narrow, self.pictures, steps=min(40, given.shared))
-        return Search(shared, self.earlier, self.size, self.times, course, print)
+        return Search(shared, self.earlier, self.size, self.times, schedule, print)
 
     def _of_shared(self, seed: int, architecture: Architecture) -> Student:
         shared = Shared(self.space)
@@ -220,9 +219,7 @@ class Trial:
         """F1 of a net after so many steps, earlier and later."""
 
         def train() -> dict[str, float]:
-            course = StudentCourse(
-                steps, seed=seed, arithmetic="bf16" if "bf16" in supported() else "f32"
-            )
+            course = Course(steps, seed=seed, arithmetic="bf16" if "bf16" in supported() else "f32")
             training = Training(copy.deepcopy(first()), self.lessons, course)
             for _ in range(steps):
                 training.step()

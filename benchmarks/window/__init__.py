@@ -40,7 +40,7 @@ from framegate.models.picture import Picture
 from framegate.models.tracking import bytetrack, thresholds
 from framegate.models.tracking.bytetrack import no_tracks
 from framegate.models.window import features
-from framegate.models.window.head import NewFrame, Step, WindowHead
+from framegate.models.window.head import NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import ROWS, WindowRows, row_bytes
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.state import unshared_ring
@@ -73,7 +73,7 @@ class Running:
         frame = looked(self.light, self.pictures[number])
         return replace(frame, ids=self.frames[number].ids, seq=number)
 
-    def taken_in(self, state: WindowRows, numbers: Sequence[int]) -> Step:
+    def taken_in(self, state: WindowRows, numbers: Sequence[int]) -> WindowStep:
         """Looks at these frames and judges the last of them."""
         for number in numbers[:-1]:
             state = self.head.remember(state, self.look(number))
@@ -194,7 +194,7 @@ def soak(run: Running, n_steps: int) -> Row:
     return {"steps": n_steps, "points": rows}
 
 
-def _apart(a: Step, b: Step) -> float:
+def _apart(a: WindowStep, b: WindowStep) -> float:
     """The largest difference of anything that two answers say."""
     pairs = [(a.boxes.scores, b.boxes.scores), (a.things, b.things), (a.embedding, b.embedding)]
     if a.row and b.row:

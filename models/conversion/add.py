@@ -11,7 +11,7 @@ from framegate.models.conversion import convert
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.proof import Proof, Thresholds, metrics, prove
 from framegate.models.conversion.sandbox import SandboxLimits
-from framegate.models.conversion.settle import Settled, Wishes, settle
+from framegate.models.conversion.settle import ImportPlan, Wishes, settle
 from framegate.models.errors import ManifestRefused, ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
@@ -91,7 +91,9 @@ def add_folder(
     manifest = folder.manifest
     if manifest.format not in FORMATS:
         raise ManifestRefused("format", repr(manifest.format), ", ".join(FORMATS))
-    settled = Settled(manifest.format, (), manifest.options, manifest.classes, manifest.input, ())
+    settled = ImportPlan(
+        manifest.format, (), manifest.options, manifest.classes, manifest.input, ()
+    )
     thresholds = Thresholds(manifest.min_score, manifest.nms_iou, manifest.max_boxes)
     size = manifest.input.width, manifest.input.height
     with tempfile.TemporaryDirectory(prefix="framegate-add-") as scratch:
@@ -106,7 +108,7 @@ def add_folder(
     return registry.put(folder), proof
 
 
-def _draft(request: AddRequest, foreign: Foreign, settled: Settled) -> Manifest:
+def _draft(request: AddRequest, foreign: Foreign, settled: ImportPlan) -> Manifest:
     """All of the manifest that is known before minutes of work, so that a fault is told first."""
     licence, provenance = request.licence, request.provenance
     if licence is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from framegate.models.conversion.guess import Port
 from framegate.models.conversion.sandbox import SandboxLimits, ask
-from framegate.models.conversion.settle import Settled
+from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused, Undecided
 from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Size
@@ -87,7 +87,7 @@ def read(
     )
 
 
-def build(foreign: Foreign, settled: Settled) -> tuple[str, ...]:
+def build(foreign: Foreign, settled: ImportPlan) -> tuple[str, ...]:
     """Write the network file of the model folder into the work folder; give its outputs' names.
 
     Raises ModelRefused.

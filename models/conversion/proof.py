@@ -12,7 +12,7 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes, FloatArray, suppress
 from framegate.models.conversion.convert import Foreign
 from framegate.models.conversion.sandbox import ask
-from framegate.models.conversion.settle import Settled
+from framegate.models.conversion.settle import ImportPlan
 from framegate.models.errors import ModelRefused
 from framegate.models.formats import FORMATS
 from framegate.models.formats.decoding import Options
@@ -57,7 +57,7 @@ class Proof:
 
 def prove(
     foreign: Foreign,
-    settled: Settled,
+    settled: ImportPlan,
     outputs: tuple[str, ...],
     pictures: Sequence[Picture],
     limits: Thresholds,
@@ -103,7 +103,7 @@ def _outputs(work: Path, precision: str, picture: int, n: int) -> list[FloatArra
 
 def _read(
     foreign: Foreign,
-    settled: Settled,
+    settled: ImportPlan,
     outputs: list[FloatArray],
     fitted: NetworkInput,
     limits: Thresholds,

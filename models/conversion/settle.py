@@ -34,7 +34,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ImportPlan:
     """All that is needed to build the network file; `told` says what was taken and why."""
 
     format: str
@@ -47,7 +47,7 @@ class Settled:
 
 def settle(
     file: str, ports: Sequence[Port], size: Size, metadata: Mapping[str, str], wishes: Wishes
-) -> Settled:
+) -> ImportPlan:
     """Decide format, classes and input of a network.
 
     size  (width, height) of its input
@@ -68,7 +68,7 @@ def settle(
     options = _options(file, chosen, len(classes), wishes, told)
     spec, words = guess_input(chosen.format, size, wishes.input)
     told.append(f"input: {words}")
-    return Settled(chosen.format, chosen.ports, options, classes, spec, tuple(told))
+    return ImportPlan(chosen.format, chosen.ports, options, classes, spec, tuple(told))
 
 
 def names_told(metadata: Mapping[str, str]) -> tuple[str, ...] | None:

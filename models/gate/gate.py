@@ -38,7 +38,7 @@ _COMPENSATED: Final = 1.25  # levels of rounding that compensating the exposure 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Change:
+class DetectedChange:
     """What one look said.
 
     hot       bool (tile_rows, tile_columns)  must be looked at by the detector
@@ -60,7 +60,7 @@ def look(
     key_frame: bool,
     settings: GateSettings = DEFAULT,
     ignored: BoolArray | None = None,
-) -> Change:
+) -> DetectedChange:
     """Compare a frame with what the detector last saw; before any inference on it.
 
     `state` is None at first and when the size changed. `ignored` are tiles that never are hot. A
@@ -84,7 +84,7 @@ def look(
     motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
     learned = state.origin, reference, state.tau, above, age, state.floor
     state = GateState(grid, *learned, state.looks + 1, motion, exposure)
-    return Change(hot, motion.moving, _left_bound(exposure, settings), state)
+    return DetectedChange(hot, motion.moving, _left_bound(exposure, settings), state)
 
 
 def inferred(

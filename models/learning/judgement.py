@@ -97,7 +97,7 @@ class ClassFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ModelVerdict:
     """What later footage says of a model beside the general one.
 
     frames, boxes  that judged: pictures, and objects of the teacher in them
@@ -133,7 +133,7 @@ class Verdict:
 
 def judge(
     ours: ClassCounts, general: ClassCounts, sources: Sequence[str], labels: Sequence[str]
-) -> Verdict:
+) -> ModelVerdict:
     """The verdict on `ours` beside the general model, both `counted` on the same pictures.
 
     sources  of each picture, which are in order of time
@@ -144,7 +144,7 @@ def judge(
     frames, boxes = len(ours), int(ours[..., 2].sum())
     difference = difference_of(ours, general, sources)
     refused = _refused(frames, boxes, difference.low)
-    return Verdict(
+    return ModelVerdict(
         frames,
         boxes,
         f1_of(ours, sources),
@@ -170,7 +170,7 @@ NOT_JUDGED: Final = "nobody has judged it on later footage than it learned from"
 
 
 def refusal_of(metrics: Mapping[str, Any]) -> str:
-    """Why a model with these `Verdict.metrics` may not serve; "" where it may."""
+    """Why a model with these `ModelVerdict.metrics` may not serve; "" where it may."""
     try:
         judged = [metrics[key] for key in ("judged_frames", "judged_boxes", "difference_low")]
         return _refused(int(judged[0]), int(judged[1]), float(judged[2]))

@@ -37,7 +37,7 @@ COVERED: Final = 0.5  # share of a box inside something unsure from which on it 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class MatchedBoxes:
     """All boxes of a model in some pictures, but for those that are neither right nor wrong.
 
     scores     float32 (N,)  0..1
@@ -59,7 +59,7 @@ class Found:
             object.__setattr__(self, name, read_only(name, getattr(self, name), kind, (n,)))
 
 
-def found(ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes]) -> Found:
+def found(ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes]) -> MatchedBoxes:
     """Which boxes of a model are right; all three of the same pictures, in the same order.
 
     The surest box takes an object first, so a box is right or not whatever the threshold is.
@@ -73,7 +73,7 @@ def found(ours: Sequence[Boxes], sure: Sequence[Boxes], unsure: Sequence[Boxes])
         scores.append(own.scores[kept])
         class_ids.append(own.class_ids[kept])
         rights.append(right[kept])
-    return Found(
+    return MatchedBoxes(
         np.concatenate([np.empty(0, np.float32), *scores]),
         np.concatenate([np.empty(0, np.int32), *class_ids]),
         np.concatenate([np.empty(0, np.bool_), *rights]),
@@ -92,7 +92,9 @@ def is_covered(boxes: Boxes, unsure: Boxes) -> BoolArray:
     return covered
 
 
-def least_scores(boxes: Found, grid: DoubleArray = GRID, slack: float = SLACK) -> dict[int, float]:
+def least_scores(
+    boxes: MatchedBoxes, grid: DoubleArray = GRID, slack: float = SLACK
+) -> dict[int, float]:
     """Class id -> the least score, of those in `grid`, with which F1 of all of them is highest.
 
     A class that is not in it is off. Of those that are worth as much to F1 as the best one, but for
@@ -121,7 +123,9 @@ def least_scores(boxes: Found, grid: DoubleArray = GRID, slack: float = SLACK) -
     return chosen
 
 
-def _above(boxes: Found, classes: IntArray, rows: BoolArray, grid: DoubleArray) -> DoubleArray:
+def _above(
+    boxes: MatchedBoxes, classes: IntArray, rows: BoolArray, grid: DoubleArray
+) -> DoubleArray:
     """Boxes above each threshold, float64 (classes, thresholds), of these rows."""
     counts = np.zeros((len(classes), len(grid)))
     # Compared as the detector does it, in its precision.

@@ -15,7 +15,7 @@ from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.examples import sides
-from framegate.models.learning.judgement import ClassCounts, Verdict
+from framegate.models.learning.judgement import ClassCounts, ModelVerdict
 from framegate.models.learning.teacher import Said
 
 WORTH: Final = 0.01  # of F1: what a slower size must bring, on what it was tuned on
@@ -82,7 +82,7 @@ class Tuning:
         worth_it = [one for one in self.sides if one.f1 >= highest - WORTH]
         return min(worth_it, key=lambda one: ms[one.side])
 
-    def judged(self, side: TunedSide, labels: Sequence[str]) -> Verdict:
+    def judged(self, side: TunedSide, labels: Sequence[str]) -> ModelVerdict:
         """What the later pictures say of one size."""
         return judgement.judge(side.later, self.general, self.sources, labels)
 

@@ -215,7 +215,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class FootageSpan:
     """Footage of one source: from its moment `from_s` until `until_s`, on the source's clock."""
 
     source: str
@@ -249,7 +249,7 @@ class Learned:
     teacher: str
     frames: int
     boxes: int
-    spans: tuple[Span, ...]
+    spans: tuple[FootageSpan, ...]
     struck: tuple[str, ...] = ()
     merged: dict[str, str] = field(default_factory=dict)
 
@@ -282,9 +282,9 @@ class Learned:
         if not isinstance(spans, list):
             raise ManifestRefused("learned.spans", repr(spans)[:80], "a list of tables")
         for span in spans:
-            keys("learned.spans.", span, [one.name for one in fields(Span)])
+            keys("learned.spans.", span, [one.name for one in fields(FootageSpan)])
         lists = {key: _tuple(table[key]) for key in ("struck",) if key in table}
-        return Learned(**{**table, **lists, "spans": tuple(Span(**span) for span in spans)})
+        return Learned(**{**table, **lists, "spans": tuple(FootageSpan(**span) for span in spans)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ _DEFAULT: Final = TrackSettings()
 
 
 @dataclass(slots=True)
-class _Tracks:
+class _TrackRows:
     """The rows of a state while a step works on them, in double precision."""
 
     mean: DoubleArray
@@ -295,7 +295,7 @@ def _elapsed_s(before: float | None, now: float | None, settings: TrackSettings)
     return max(now - before, _LEAST_S)  # time that stands still must still age what is lost
 
 
-def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _Tracks:
+def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _TrackRows:
     """Move every track on by one step of a constant-velocity Kalman filter."""
     dt, place_noise, mixed_noise, speed_noise = _motion(elapsed, settings)
     mean = state.mean.astype(np.float64)
@@ -311,7 +311,7 @@ def _predicted(state: TrackState, elapsed: float, settings: TrackSettings) -> _T
     )
     hits = np.where(state.lost_s > 0, 0, state.hits.astype(np.int64))
     lost_s = state.lost_s.astype(np.float64) + elapsed
-    return _Tracks(
+    return _TrackRows(
         mean, covariance, lost_s, state.ids.copy(), hits, state.class_ids.copy(), state.votes.copy()
     )
 
@@ -356,7 +356,7 @@ def _assign(overlap: DoubleArray, min_iou: float) -> tuple[IndexArray, IndexArra
     return rows[strong], columns[strong]
 
 
-def _correct(tracks: _Tracks, rows: IndexArray, seen: FloatArray) -> None:
+def _correct(tracks: _TrackRows, rows: IndexArray, seen: FloatArray) -> None:
     """Put the matched boxes into their tracks: the Kalman update in Joseph's form."""
     place, mixed, speed = tracks.covariance[rows].T
     gain, gain_speed = place / (place + _BOX_NOISE), mixed / (place + _BOX_NOISE)
@@ -376,7 +376,7 @@ def _correct(tracks: _Tracks, rows: IndexArray, seen: FloatArray) -> None:
     tracks.hits[rows] += 1
 
 
-def _vote(tracks: _Tracks, rows: IndexArray, seen: Boxes) -> None:
+def _vote(tracks: _TrackRows, rows: IndexArray, seen: Boxes) -> None:
     """Add each sighting's score to the votes for its class; the fewest give way to a new class."""
     known = (tracks.class_ids[rows] == seen.class_ids[:, None]) & (tracks.votes[rows] > 0)
     place = np.where(known.any(axis=1), known.argmax(axis=1), _NAMES - 1)
@@ -395,14 +395,14 @@ def _first_votes(class_ids: IntArray, scores: FloatArray) -> dict[str, npt.NDArr
     return {"class_ids": names, "votes": votes}
 
 
-def _confirm(tracks: _Tracks, matched: IndexArray, next_id: int, min_hits: int) -> int:
+def _confirm(tracks: _TrackRows, matched: IndexArray, next_id: int, min_hits: int) -> int:
     """Give ids to matched tracks that have earned one; return the next free id."""
     earned = matched[(tracks.ids[matched] == 0) & (tracks.hits[matched] >= min_hits)]
     tracks.ids[earned] = next_id + np.arange(len(earned))
     return next_id + len(earned)
 
 
-def _begin(tracks: _Tracks, seen: Boxes) -> None:
+def _begin(tracks: _TrackRows, seen: Boxes) -> None:
     """Append one unconfirmed track a box, standing still, with unit variances."""
     n = len(seen)
     if n == 0:
@@ -419,7 +419,7 @@ def _begin(tracks: _Tracks, seen: Boxes) -> None:
 
 
 def _rounded(
-    tracks: _Tracks, next_id: int, pts: float | None, settings: TrackSettings
+    tracks: _TrackRows, next_id: int, pts: float | None, settings: TrackSettings
 ) -> TrackState:
     """Return the state in stored precision, within its bound."""
     if len(tracks.ids) > settings.max_tracks:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Kind = Literal["pair", "plain", "rep", "inverted", "large"]
+BlockKind = Literal["pair", "plain", "rep", "inverted", "large"]
 Stem = Literal["pooled", "patch"]
 
 WIDER: Final = 2  # inside inverted and large blocks
@@ -39,7 +39,7 @@ KERNELS: Final[dict[str, tuple[int, ...]]] = {
 class Block:
     """A kind of block and the side of its kernel. Raises ValueError where there is none such."""
 
-    kind: Kind | Stem
+    kind: BlockKind | Stem
     kernel: int = 3
 
     def __post_init__(self) -> None:

@@ -85,7 +85,7 @@ class Squeeze(nn.Module):
         return x * functional.hardsigmoid(self.expand(functional.relu(self.reduce(mean))))
 
 
-class Block(nn.Module):
+class Bottleneck(nn.Module):
     """Inverted bottleneck; gives its output and its expansion (which two skips start from)."""
 
     def __init__(self, n_in: int, row: BottleneckRow) -> None:
@@ -162,7 +162,7 @@ class CenterNet(nn.Module):
         self.stem = ConvSame(3, 16, 3, 2)
         widths = (16, *(row.out for row in ROWS))
         self.blocks = nn.ModuleList(
-            Block(n_in, row) for n_in, row in zip(widths, ROWS, strict=False)
+            Bottleneck(n_in, row) for n_in, row in zip(widths, ROWS, strict=False)
         )
         self.last = ConvSame(120, 480, 1)
         self.reverse2, self.up3 = Reverse(72, 18, 64), Upsample(192, 64)

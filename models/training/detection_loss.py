@@ -47,7 +47,7 @@ class Objects:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lost:
+class BatchLoss:
     """Of some pictures: the loss, not yet divided by the sum of all targets, and that sum.
 
     The division is the caller's, so that pictures on several processes count as one batch does.
@@ -58,14 +58,14 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Grid:
+class _AnchorPoints:
     """Cells of all three levels: centres (C, 2) in pixels, strides (C,)."""
 
     centres: Tensor
     strides: Tensor
 
 
-def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, int]) -> Lost:
+def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, int]) -> BatchLoss:
     """The loss of a batch.
 
     heads   head8, head16, head32 (B, classes + 44, H/stride, W/stride), of any float type
@@ -94,11 +94,11 @@ def lost(heads: Sequence[Tensor], taught: Sequence[Objects], size: tuple[int, in
     gap = 1 - _giou(_boxes(answering, at, strides), on)
     spread = _spread(answering, at, strides, on)
     total = total + ((BOX_WEIGHT * gap + SIDES_WEIGHT * spread) * target).sum()
-    return Lost(total, wanted.sum())
+    return BatchLoss(total, wanted.sum())
 
 
 def assigned(
-    scores: Tensor, boxes: Tensor, grid: _Grid, objects: Objects
+    scores: Tensor, boxes: Tensor, grid: _AnchorPoints, objects: Objects
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cells (K,) that answer for an object, which one (K,), and the scores that they are to give.
 
@@ -124,7 +124,7 @@ def assigned(
     return cells, which, value / highest[which] * quality[which]
 
 
-def _may_answer(grid: _Grid, boxes: Tensor) -> Tensor:
+def _may_answer(grid: _AnchorPoints, boxes: Tensor) -> Tensor:
     """bool (C, N)."""
     to_left_top = grid.centres[:, None] - boxes[None, :, :2]
     to_right_bottom = boxes[None, :, 2:] - grid.centres[:, None]
@@ -139,7 +139,7 @@ def _may_answer(grid: _Grid, boxes: Tensor) -> Tensor:
     return may
 
 
-def _counts(grid: _Grid, objects: Objects, n_classes: int) -> Tensor:
+def _counts(grid: _AnchorPoints, objects: Objects, n_classes: int) -> Tensor:
     """(C, classes): 0 where a class may be there and may not, 1 elsewhere."""
     counts = torch.ones(len(grid.centres), n_classes, device=grid.centres.device)
     for box, class_id in zip(objects.unsure, objects.unsure_ids, strict=True):
@@ -193,7 +193,7 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 @lru_cache(16)
-def _grid(size: tuple[int, int], device: torch.device) -> _Grid:
+def _grid(size: tuple[int, int], device: torch.device) -> _AnchorPoints:
     centres, strides = [], []
     for stride in STRIDES:
         rows = torch.arange(size[1] // stride, device=device)
@@ -201,4 +201,4 @@ def _grid(size: tuple[int, int], device: torch.device) -> _Grid:
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         centres.append((torch.stack([x.flatten(), y.flatten()], dim=1) + 0.5) * stride)
         strides.append(torch.full((x.numel(),), float(stride), device=device))
-    return _Grid(torch.cat(centres), torch.cat(strides))
+    return _AnchorPoints(torch.cat(centres), torch.cat(strides))

@@ -215,7 +215,7 @@ def _pixels(array: AnyArray | None) -> ByteArray:
 
 def _moved(
     boxes: Boxes, scale: DoubleArray, move: DoubleArray, inner: tuple[int, int]
-) -> tuple[_Named, _Named]:
+) -> tuple[_ClassedBoxes, _ClassedBoxes]:
     """What is still in the picture, and the rest of what mostly is not."""
     side = np.array(inner * 2, np.float64)
     corners = boxes.xyxy.reshape(-1, 2, 2) * scale + move
@@ -225,18 +225,19 @@ def _moved(
     seen = area_in >= _LEFT * (placed[:, 2:] - placed[:, :2]).prod(axis=1)
     seen &= (inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) >= _LEAST_PX
     rest = ~seen & (area_in > 0)
-    return _Named(inside[seen], boxes.class_ids[seen]), _Named(inside[rest], boxes.class_ids[rest])
+    mostly_in = _ClassedBoxes(inside[seen], boxes.class_ids[seen])
+    return mostly_in, _ClassedBoxes(inside[rest], boxes.class_ids[rest])
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class _ClassedBoxes:
     """Boxes (N, 4) and their classes (N,)."""
 
     xyxy: DoubleArray
     class_ids: IntArray
 
 
-def _tensors(*parts: _Named) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(*parts: _ClassedBoxes) -> tuple[torch.Tensor, torch.Tensor]:
     xyxy = np.concatenate([part.xyxy for part in parts]).astype(np.float32)
     ids = np.concatenate([part.class_ids for part in parts]).astype(np.int64)
     return torch.from_numpy(xyxy), torch.from_numpy(ids)

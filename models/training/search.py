@@ -34,14 +34,14 @@ from framegate.models.formats.nanodet import BINS
 from framegate.models.training.detection_loss import lost
 from framegate.models.training.lessons import Lesson, Seen, batch
 from framegate.models.training.part_times import PartTimes, parts
-from framegate.models.training.shared_network import Choice, Shared, Space
+from framegate.models.training.shared_network import Choices, Shared, Space
 from framegate.models.training.student import Architecture, as_input
 
 # -- Learning as a whole.
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class SearchSchedule:
     """How long a search learns.
 
     shared_steps  of the shared network
@@ -78,14 +78,14 @@ class Search:
         lessons: Sequence[Lesson],
         size: tuple[int, int],
         times: PartTimes,
-        course: Course,
+        schedule: SearchSchedule,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.shared, self.space, self.net = shared, shared.space, shared.net
-        self.lessons, self.size, self.times, self.course = lessons, size, times, course
+        self.lessons, self.size, self.times, self.schedule = lessons, size, times, schedule
         self.tell = tell
-        self.allowed_ms = course.share * times.of(self.space.largest)
-        self._draw = random.Random(course.seed)
+        self.allowed_ms = schedule.share * times.of(self.space.largest)
+        self._draw = random.Random(schedule.seed)
 
     # Shared weights.
 
@@ -93,15 +93,15 @@ class Search:
         """All steps of the sandwich."""
         learned = [weight for weight in self.net.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(
-            learned, lr=self.course.rate, betas=(0.9, 0.99), weight_decay=0.02
+            learned, lr=self.schedule.rate, betas=(0.9, 0.99), weight_decay=0.02
         )
-        n = self.course.shared_steps
+        n = self.schedule.shared_steps
         largest, smallest = self.space.end(0), self.space.end(-1)
         mean = 0.0
         for step in range(n):
             for group in optimiser.param_groups:
                 cosine = 0.51 + 0.49 * float(np.cos(np.pi * step / n))
-                group["lr"] = self.course.rate * min(1.0, (step + 1) / 30) * cosine
+                group["lr"] = self.schedule.rate * min(1.0, (step + 1) / 30) * cosine
             x, seen = self._pictures(step)
             optimiser.zero_grad()
             heads = self.shared.heads(largest, x)
@@ -109,7 +109,7 @@ class Search:
             loss = of_teacher.total / of_teacher.targets.clamp(min=1.0)
             torch.autograd.backward(loss)
             wanted = [head.detach() for head in heads]
-            by_chance = (self.space.drawn(self._draw) for _ in range(self.course.by_chance))
+            by_chance = (self.space.drawn(self._draw) for _ in range(self.schedule.by_chance))
             for one in (smallest, *map(self.space.architecture, by_chance)):
                 torch.autograd.backward(apart(self.shared.heads(one, x), wanted))
             nn.utils.clip_grad_norm_(learned, 10.0)
@@ -119,8 +119,8 @@ class Search:
                 self.tell(f"shared network: step {step + 1} of {n}, loss {mean:.3f}")
 
     def _pictures(self, step: int) -> tuple[Tensor, list[Seen]]:
-        n = self.course.pictures
-        seen = batch(self.lessons, self.size, self.course.seed, step, range(n), n)
+        n = self.schedule.pictures
+        seen = batch(self.lessons, self.size, self.schedule.seed, step, range(n), n)
         return as_input(np.stack([one.bgr for one in seen])), seen
 
     # Gates.
@@ -129,7 +129,7 @@ class Search:
         """The architecture; the shared weights stay as they are."""
         gates = Gates(self.space, self.times)
         optimiser = torch.optim.Adam(gates.numbers.values(), lr=0.1)
-        for step in range(self.course.gate_steps):
+        for step in range(self.schedule.gate_steps):
             self._learn_gates(gates, optimiser, step)
         told = float(gates.ms(gates.shares()).detach())
         self.tell(f"gates: {told:.2f} ms in the mean, allowed are {self.allowed_ms:.2f}")
@@ -139,14 +139,14 @@ class Search:
             hurt = self._hurt(gates, name)
             gates.settle(name, int(np.argmax(hurt)))
             self.tell(f"{name}: {gates.settled[name]}")
-            for step in range(self.course.between if len(gates.settled) < len(order) else 0):
+            for step in range(self.schedule.between if len(gates.settled) < len(order) else 0):
                 self._learn_gates(gates, optimiser, step)
         return self._within(gates.settled)
 
     def _learn_gates(self, gates: Gates, optimiser: torch.optim.Optimizer, step: int) -> None:
         """By the gradient of the mean loss over what the gates draw."""
-        x, wanted = self._largest_says(self.course.shared_steps + step)
-        drawn = [gates.drawn(self._draw) for _ in range(self.course.drawn)]
+        x, wanted = self._largest_says(self.schedule.shared_steps + step)
+        drawn = [gates.drawn(self._draw) for _ in range(self.schedule.drawn)]
         losses = torch.tensor([self._loss(one, x, wanted) for one in drawn])
         chances = torch.stack([gates.log_chance(one) for one in drawn])
         objective = ((losses - losses.mean()) * chances).mean() + self._late(gates.shares(), gates)
@@ -159,7 +159,7 @@ class Search:
         x, wanted = self._largest_says(0)
         candidates, shares = self.space.decisions[name], gates.shares()
         told = torch.zeros(len(candidates))
-        for _ in range(self.course.drawn):
+        for _ in range(self.schedule.drawn):
             others = gates.drawn(self._draw)
             told += torch.tensor([self._loss(others | {name: c}, x, wanted) for c in candidates])
         found = []
@@ -168,7 +168,7 @@ class Search:
             without[i] = 0.0
             without = without / without.sum()
             late = self._late(shares | {name: without}, gates)
-            found.append(float((without @ told / self.course.drawn + late).detach()))
+            found.append(float((without @ told / self.schedule.drawn + late).detach()))
         return found
 
     def _largest_says(self, step: int) -> tuple[Tensor, list[Tensor]]:
@@ -176,7 +176,7 @@ class Search:
         with torch.no_grad():
             return x, self.shared.heads(self.space.end(0), x)
 
-    def _loss(self, choice: Choice, x: Tensor, wanted: Sequence[Tensor]) -> float:
+    def _loss(self, choice: Choices, x: Tensor, wanted: Sequence[Tensor]) -> float:
         """Logarithm of how far one is from the largest: twice as far counts alike everywhere."""
         with torch.no_grad():
             heads = self.shared.heads(self.space.architecture(choice), x)
@@ -185,7 +185,7 @@ class Search:
     def _late(self, shares: Mapping[str, Tensor], gates: Gates) -> Tensor:
         return LATE * functional.relu(gates.ms(shares) / self.allowed_ms - 1)
 
-    def _within(self, choice: Choice) -> Architecture:
+    def _within(self, choice: Choices) -> Architecture:
         """With one decision after the other changed until it takes the time that is allowed."""
         x, wanted = self._largest_says(0)
         loss, ms = self._loss(choice, x, wanted), self._ms(choice)
@@ -209,12 +209,12 @@ class Search:
             best = int(np.argmin(losses))
             choice, loss = others[best], losses[best]
 
-    def _beside(self, choice: Choice) -> Iterator[Choice]:
+    def _beside(self, choice: Choices) -> Iterator[Choices]:
         """All that differ in one decision."""
         for name, candidates in self.space.decisions.items():
             yield from (choice | {name: one} for one in candidates if one != choice[name])
 
-    def _ms(self, choice: Choice) -> float:
+    def _ms(self, choice: Choices) -> float:
         return self.times.of(self.space.architecture(choice))
 
 
@@ -249,7 +249,7 @@ class Gates:
         self.numbers = {
             name: torch.zeros(len(of), requires_grad=True) for name, of in self.decisions.items()
         }
-        self.settled: Choice = {}
+        self.settled: Choices = {}
         self._fixed: dict[str, Tensor] = {}
         self._times = _Expected(space, times)
 
@@ -257,14 +257,14 @@ class Gates:
         """By decision: the chance of each candidate, together 1."""
         return {n: self._fixed.get(n, one.softmax(0)) for n, one in self.numbers.items()}
 
-    def drawn(self, draw: random.Random) -> Choice:
+    def drawn(self, draw: random.Random) -> Choices:
         """A candidate for every decision, each with its share for its chance."""
         shares = self.shares()
         return {
             name: draw.choices(of, shares[name].tolist())[0] for name, of in self.decisions.items()
         }
 
-    def log_chance(self, choice: Choice) -> Tensor:
+    def log_chance(self, choice: Choices) -> Tensor:
         """Logarithm of the chance that `drawn` gives this."""
         shares = self.shares()
         picked = [shares[n][of.index(choice[n])] for n, of in self.decisions.items()]

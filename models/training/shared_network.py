@@ -33,7 +33,7 @@ from framegate.models.training.student import (
 _DRAWS: Final = 20_000
 
 Decision = str
-Choice = dict[Decision, Any]  # decision -> one of its candidates
+Choices = dict[Decision, Any]  # decision -> one of its candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Space:
         widths = {max(8, 8 * round(most * share / 8)) for share in self.shares}
         return tuple(sorted(widths, reverse=True))
 
-    def architecture(self, choice: Choice) -> Architecture:
+    def architecture(self, choice: Choices) -> Architecture:
         """The one that a choice for every decision names."""
         stages = tuple(
             StagePlan(
@@ -83,7 +83,7 @@ class Space:
             head=choice["head"],
         )
 
-    def drawn(self, draw: random.Random) -> Choice:
+    def drawn(self, draw: random.Random) -> Choices:
         """Every decision by chance."""
         return {name: draw.choice(options) for name, options in self.decisions.items()}
 

@@ -47,7 +47,7 @@ _SAME_PLACE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class WindowStep:
     """What the head says about a frame.
 
     window     the rows, with this frame's
@@ -123,8 +123,8 @@ class WindowHead:
         """Compile all sizes: each would cost a fraction of a second when it is first met."""
         self._network.warm_up()
 
-    def step(self, window: WindowRows, frame: NewFrame) -> Step:
-        """Take in one frame. A pure function of its arguments; see `Step`.
+    def step(self, window: WindowRows, frame: NewFrame) -> WindowStep:
+        """Take in one frame. A pure function of its arguments; see `WindowStep`.
 
         window  the rows of the frames before it that are still in the window
 
@@ -159,7 +159,7 @@ class WindowHead:
         frame: NewFrame,
         taken: IndexArray,
         known: IndexArray,
-        judge: Callable[[tuple[FrameRow, ...], _Newest], _Judged],
+        judge: Callable[[tuple[FrameRow, ...], _Newest], _HeadOutput],
     ) -> FrameRow:
         """Return the frame's row with the boxes `taken`; known: where the last row has them."""
         boxes, carried = frame.candidates.take(taken), ~frame.fresh[taken]
@@ -211,7 +211,9 @@ def _taken(frame: NewFrame, known: IndexArray) -> IndexArray:
     return np.sort(can[best])
 
 
-def _answer(window: WindowRows, frame: NewFrame, place: IndexArray, row: FrameRow | None) -> Step:
+def _answer(
+    window: WindowRows, frame: NewFrame, place: IndexArray, row: FrameRow | None
+) -> WindowStep:
     """Return the answer: candidates with the judgement that the newest row has at `place`."""
     boxes = frame.candidates
     refined, things = boxes.scores.copy(), boxes.scores.copy()
@@ -221,7 +223,7 @@ def _answer(window: WindowRows, frame: NewFrame, place: IndexArray, row: FrameRo
         things[known] = window.rows[-1].things[place[known]]
     novelty, embedding = _scene(window.rows)
     refined_boxes = Boxes(boxes.xyxy, refined, boxes.class_ids)
-    return Step(window, refined_boxes, things, novelty, embedding, row)
+    return WindowStep(window, refined_boxes, things, novelty, embedding, row)
 
 
 def _scene(rows: tuple[FrameRow, ...]) -> tuple[float, FloatArray]:
@@ -265,7 +267,7 @@ class _Newest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
+class _HeadOutput:
     """What the network says of N boxes: keys and values (N, 64), objectness and scores (N,)."""
 
     keys: FloatArray
@@ -289,7 +291,7 @@ class _WindowNetwork:
         for n in _FILL:
             self._compiled(n)
 
-    def judge(self, past: tuple[FrameRow, ...], newest: _Newest) -> _Judged:
+    def judge(self, past: tuple[FrameRow, ...], newest: _Newest) -> _HeadOutput:
         """Judge the newest boxes by at most 31 past rows: one call at the least size that fits."""
         n, m = len(newest.boxes), sum(len(row) for row in past)
         fill = next(one for one in _FILL if n <= one and m <= one * PAST)
@@ -308,9 +310,9 @@ class _WindowNetwork:
         inputs[12][0] = len(past)
         _run(request)
         keys, values, things, refined = (out.data[:n].copy() for out in request.output_tensors)
-        return _Judged(keys, values, sigmoid(things), sigmoid(refined))
+        return _HeadOutput(keys, values, sigmoid(things), sigmoid(refined))
 
-    def encode(self, past: tuple[FrameRow, ...], newest: _Newest) -> _Judged:  # noqa: ARG002
+    def encode(self, past: tuple[FrameRow, ...], newest: _Newest) -> _HeadOutput:  # noqa: ARG002
         """Only keys and values, by the part of the network that makes them."""
         n, scores = len(newest.boxes), newest.boxes.scores
         fill = next(one for one in _FILL if n <= one)
@@ -318,7 +320,7 @@ class _WindowNetwork:
         inputs[0][:n], inputs[0][n:] = newest.features, 0
         _run(request)
         keys, values = (out.data[:n].copy() for out in request.output_tensors)
-        return _Judged(keys, values, scores.copy(), scores.copy())
+        return _HeadOutput(keys, values, scores.copy(), scores.copy())
 
     def _compiled(self, fill: int, only_keys: bool = False) -> tuple[Any, list[AnyArray]]:
         """Return the network for rows of at most `fill` boxes, and the arrays that it reads."""

@@ -39,7 +39,7 @@ MODULE_OF = {"opencv-python-headless": "cv2"}  # a package's module where it has
 _INSTALL = "make base, or pip install --force-reinstall what is named"
 _REPORT = "report this as a fault of Framegate"
 
-Severity = Literal["OK", "WARN", "FAIL"]
+FindingLevel = Literal["OK", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Finding:
     """What was looked at, how it is, and in one line how to mend it ("" where nothing is wrong)."""
 
     name: str
-    level: Severity
+    level: FindingLevel
     found: str
     remedy: str = ""
 

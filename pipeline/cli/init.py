@@ -33,7 +33,7 @@ from framegate.pipeline.cli.check import (
     request_of,
 )
 from framegate.pipeline.cli.config import SCHEMA_FILE, schema_text
-from framegate.pipeline.cli.onvif import Found, find_cameras, installed
+from framegate.pipeline.cli.onvif import DiscoveredCamera, find_cameras, installed
 from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
@@ -259,7 +259,7 @@ def _discovered(user: str, person: Person, taken: set[str]) -> list[Camera]:
     return cameras
 
 
-def _of_onvif(found: Found, user: str, password: str, taken: set[str]) -> Camera:
+def _of_onvif(found: DiscoveredCamera, user: str, password: str, taken: set[str]) -> Camera:
     name = free_name(found.name, taken)
     taken.add(name)
     sub = with_login(found.sub, user, password) if found.sub else ""

@@ -14,15 +14,11 @@ from rich.table import Table
 from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
-from framegate.pipeline.cli.tune import add_footage
+from framegate.pipeline.cli.tune import FRAMES, HEAVY, WithInterval, add_footage
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import ours
 
-HEAVY: Final = "heavy"
-FRAMES: Final = 400
 _MOST_CLASSES: Final = 20
-
-Figures = tuple[float, float, float]  # a figure and its 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +65,9 @@ class Judged:
     earlier: int
     frames: int
     boxes: int
-    f1: Figures
-    general_f1: Figures
-    difference: Figures
+    f1: WithInterval
+    general_f1: WithInterval
+    difference: WithInterval
     classes: tuple[JudgedClass, ...]
     ms: float
     general_ms: float

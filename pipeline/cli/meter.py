@@ -43,7 +43,7 @@ class Meter:
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=20),
-                _Left(),
+                _TimeLeft(),
                 TextColumn("{task.fields[more]}", markup=False),
             )
             self._bar = Progress(
@@ -110,7 +110,7 @@ def left_s(done: int, total: int | None, elapsed_s: float) -> float | None:
     return None if total is None or not done else (total - done) * elapsed_s / done
 
 
-class _Left(ProgressColumn):
+class _TimeLeft(ProgressColumn):
     """What as_line says, on a terminal."""
 
     def render(self, task: Task) -> Text:

@@ -16,7 +16,7 @@ CAMERAS = "dn:NetworkVideoTransmitter"
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredCamera:
     """A camera that answered.
 
     host    where it is
@@ -42,7 +42,7 @@ def installed() -> bool:
     return importlib.util.find_spec("onveef") is not None
 
 
-def find_cameras(user: str, password: str) -> Iterator[Found]:
+def find_cameras(user: str, password: str) -> Iterator[DiscoveredCamera]:
     """Each camera that answers a probe, asked for its streams with this login.
 
     ConfigFaults if the library is not installed. Passwords go out as digests, never in the clear.
@@ -62,7 +62,7 @@ def find_cameras(user: str, password: str) -> Iterator[Found]:
             yield _asked(device.device_service, host, name, user, password)
 
 
-def _asked(service: str, host: str, name: str, user: str, password: str) -> Found:
+def _asked(service: str, host: str, name: str, user: str, password: str) -> DiscoveredCamera:
     from onveef import OnvifClient, models
     from onveef.exceptions import OnvifAuthError, OnvifError
 
@@ -77,16 +77,18 @@ def _asked(service: str, host: str, name: str, user: str, password: str) -> Foun
                 pixels = (encoder.width or 0) * (encoder.height or 0) if encoder else 0
                 sizes.setdefault(url, pixels)
     except OnvifAuthError:
-        return Found(host, name, fault="it refuses this user and password")
+        return DiscoveredCamera(host, name, fault="it refuses this user and password")
     except (OnvifError, OSError, ValueError) as error:
-        return Found(host, name, fault=f"it says nothing of its streams ({type(error).__name__})")
+        return DiscoveredCamera(
+            host, name, fault=f"it says nothing of its streams ({type(error).__name__})"
+        )
     return _chosen(host, name, sizes)
 
 
-def _chosen(host: str, name: str, sizes: dict[str, int]) -> Found:
+def _chosen(host: str, name: str, sizes: dict[str, int]) -> DiscoveredCamera:
     """Its largest stream, and the largest of those that are large enough for the network."""
     if not sizes:
-        return Found(host, name, fault="it has no stream")
+        return DiscoveredCamera(host, name, fault="it has no stream")
     main = max(sizes, key=sizes.__getitem__)
     small = {url: size for url, size in sizes.items() if 0 < size <= LARGE_PIXELS and url != main}
-    return Found(host, name, main, max(small, key=small.__getitem__) if small else "")
+    return DiscoveredCamera(host, name, main, max(small, key=small.__getitem__) if small else "")

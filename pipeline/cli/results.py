@@ -21,7 +21,7 @@ from framegate.pipeline.cli.arguments import ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.client.when import WHEN, Moment, Span, moment
+from framegate.pipeline.client.when import WHEN, Span, TimeOrPosition, moment
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed
 from framegate.pipeline.logs import to_user
@@ -130,7 +130,7 @@ def _told(found: Subscription[Any]) -> Iterator[Result | Output[Any]]:
         yield each
 
 
-def _moment(option: str, text: str | None) -> Moment | None:
+def _moment(option: str, text: str | None) -> TimeOrPosition | None:
     """What an option says. ConfigFaults."""
     if text is None:
         return None
@@ -150,7 +150,7 @@ def _write(found: Iterator[Any], parsed: argparse.Namespace) -> bool:
         return _as_csv(found, parsed.follow)
     if parsed.json:
         return _as_lines(found, parsed.follow, lambda each: [msgspec.json.encode(each).decode()])
-    return _as_lines(found, parsed.follow, _Table().lines)
+    return _as_lines(found, parsed.follow, _ResultLines().lines)
 
 
 def _as_lines(found: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable[str]]) -> bool:
@@ -162,7 +162,7 @@ def _as_lines(found: Iterator[Any], flush: bool, lines: Callable[[Any], Iterable
     return some
 
 
-class _Table:
+class _ResultLines:
     """Results as lines for people; nothing is cut, what does not fit goes on below."""
 
     def __init__(self) -> None:

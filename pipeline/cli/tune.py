@@ -25,7 +25,7 @@ HEAVY: Final = "heavy"
 FRAMES: Final = 400
 _SIZES: Final = ("auto", "416", "320", "224")
 
-Figures = tuple[float, float, float]  # a figure and its 95 % interval
+WithInterval = tuple[float, float, float]  # a figure and its 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class SizeRow:
 
     name: str
     earlier: float | None
-    later: Figures
+    later: WithInterval
     ms: float
     is_chosen: bool
 
@@ -99,7 +99,7 @@ class Tuned:
 
     sizes: tuple[SizeRow, ...]
     classes: tuple[ClassRow, ...]
-    difference: Figures
+    difference: WithInterval
     tuned_on: int
     judged: int
     boxes: int

@@ -11,11 +11,11 @@ from typing import Any, Final
 from framegate.pipeline.records import Output, Position, Result
 
 WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago) or a position (1-250)"
-Moment = float | Position  # UNIX seconds, or a place
+TimeOrPosition = float | Position  # UNIX seconds, or a place
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def moment(text: str, now: float) -> Moment:
+def moment(text: str, now: float) -> TimeOrPosition:
     """Read a time, of this host's zone unless it says another, or a position. ValueError."""
     if re.fullmatch(r"[0-9]+-[0-9]+", text):
         return Position.parse(text)
@@ -39,8 +39,8 @@ def _today_at(text: str) -> datetime:
 class Span:
     """What lies between two moments, both included; None: no bound there."""
 
-    first: Moment | None = None
-    last: Moment | None = None
+    first: TimeOrPosition | None = None
+    last: TimeOrPosition | None = None
 
     def has(self, each: Result | Output[Any]) -> bool:
         """Whether a frame lies in it: by its position, or by when it was captured."""
@@ -49,9 +49,9 @@ class Span:
         )
 
 
-def _is_before(each: Result | Output[Any], edge: Moment) -> bool:
+def _is_before(each: Result | Output[Any], edge: TimeOrPosition) -> bool:
     return each.position < edge if isinstance(edge, Position) else each.captured < edge
 
 
-def _is_after(each: Result | Output[Any], edge: Moment) -> bool:
+def _is_after(each: Result | Output[Any], edge: TimeOrPosition) -> bool:
     return each.position > edge if isinstance(edge, Position) else each.captured > edge

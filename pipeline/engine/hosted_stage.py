@@ -58,7 +58,8 @@ class Failure(NamedTuple):
     aside: bool
 
 
-Output = bytes | Failure | Waits | None  # None: nothing to say; on the main path: nothing to add
+# None: nothing to say; on the main path: nothing to add
+StageOutput = bytes | Failure | Waits | None
 
 
 @dataclass(slots=True)
@@ -180,11 +181,11 @@ class HostedStage:
 
     def _process(
         self, items: list[Item], states: dict[str, Any], is_patient: Patience
-    ) -> tuple[dict[str, list[Output]], dict[str, Any]]:
+    ) -> tuple[dict[str, list[StageOutput]], dict[str, Any]]:
         """Run the stage; gives each source's outputs, as far as they go, and its new state."""
         singly = [item for item in items if item.source in self._singly]
         together = [item for item in items if item.source not in self._singly]
-        outputs: dict[str, list[Output]] = {source: [] for source in states}
+        outputs: dict[str, list[StageOutput]] = {source: [] for source in states}
         try:
             said, after = self._call(together, states) if together else ([], {})
         except Exception as error:
@@ -214,7 +215,7 @@ class HostedStage:
         self,
         items: list[Item],
         states: dict[str, Any],
-        outputs: dict[str, list[Output]],
+        outputs: dict[str, list[StageOutput]],
         is_patient: Patience,
     ) -> dict[str, Any]:
         """Add one answer of each source to `outputs`, after failures if need be; gives new states.
@@ -227,7 +228,7 @@ class HostedStage:
         for item in items:
             if item.source in through:
                 continue
-            output: Output
+            output: StageOutput
             try:
                 said, after = self._call([item], states)
             except FrameLost as error:
@@ -250,7 +251,7 @@ class HostedStage:
         self,
         source: str,
         arrivals: list[Arrival],
-        outputs: list[Output],
+        outputs: list[StageOutput],
         state: Any,
         ended: float,
     ) -> PendingCommit:
@@ -262,7 +263,7 @@ class HostedStage:
         rest = iter(outputs)
         for arrival in arrivals:
             record = arrival.record
-            output: Output
+            output: StageOutput
             if isinstance(record, End):
                 output = self._last_words(source, arrival, built)
                 if output is WAITS:
@@ -318,7 +319,7 @@ class CommitBuilder:
         if growth:
             self._counts[name] = self._counts.get(name, 0) + growth
 
-    def frame(self, arrival: Arrival, record: Record, output: Output) -> None:
+    def frame(self, arrival: Arrival, record: Record, output: StageOutput) -> None:
         """Add a frame: its record as the stage gets it, and the stage's answer."""
         spec, position = self._spec, arrival.position
         if isinstance(output, Failure):
@@ -342,7 +343,7 @@ class CommitBuilder:
             self._onward.append(Arrival(position, read))
             self._emitted = position
 
-    def _publish(self, position: Position, record: Record, output: Output) -> None:
+    def _publish(self, position: Position, record: Record, output: StageOutput) -> None:
         if not isinstance(output, bytes):
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))

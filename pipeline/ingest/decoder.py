@@ -19,7 +19,7 @@ from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.source import Form, Frame, Guard, Source
+from framegate.pipeline.source import DecoderGuard, Form, Frame, Source
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class DecoderContext:
     keep_frames    lets the frame stores of all other forms go
     """
 
-    open_source: Callable[[Guard], Source]
+    open_source: Callable[[DecoderGuard], Source]
     frame_store: Callable[[Form], FrameStore]
     token: int
     credit_limit: int

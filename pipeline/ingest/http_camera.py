@@ -269,12 +269,12 @@ class _HttpHandler(urllib.request.HTTPHandler):
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         body = self._body
 
-        class Plain(http.client.HTTPConnection):
+        class PlainConnection(http.client.HTTPConnection):
             def connect(self) -> None:
                 super().connect()
                 self.sock: Any = body.connected(self.sock)
 
-        return self.do_open(Plain, request)
+        return self.do_open(PlainConnection, request)
 
 
 class _HttpsHandler(urllib.request.HTTPSHandler):
@@ -285,9 +285,9 @@ class _HttpsHandler(urllib.request.HTTPSHandler):
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         body = self._body
 
-        class Encrypted(http.client.HTTPSConnection):
+        class EncryptedConnection(http.client.HTTPSConnection):
             def connect(self) -> None:
                 super().connect()
                 self.sock: Any = body.connected(self.sock)
 
-        return self.do_open(Encrypted, request, context=_unchecked())
+        return self.do_open(EncryptedConnection, request, context=_unchecked())

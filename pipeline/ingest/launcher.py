@@ -17,11 +17,11 @@ from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.records import START, DecodeState, Position, Record
-from framegate.pipeline.source import Guard, Request, Source
+from framegate.pipeline.source import DecoderGuard, Request, Source
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.connection import Link
 
-OpenSource = Callable[[Request, Guard], Source]
+OpenSource = Callable[[Request, DecoderGuard], Source]
 
 
 class DecoderLauncher:
@@ -108,7 +108,7 @@ class DecoderLauncher:
             if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
         )
 
-    def _open(self, spec: SourceSpec, guard: Guard) -> Source:
+    def _open(self, spec: SourceSpec, guard: DecoderGuard) -> Source:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
         return self._open_source(spec.request, guard)

@@ -144,7 +144,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Footage:
+class FootageTallies:
     """What footage said of the thresholds of a path, the safest first, the last of asking never.
 
     frames    that were held against the heavy pass
@@ -166,7 +166,8 @@ class Footage:
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A threshold judged. risk: share of drawn frames that were wrong, 0..1; asked: of all frames;
-    oracle: the share that would do, for who knew where the light path is wrong; raises: as Footage.
+    oracle: the share that would do, for who knew where the light path is wrong; raises: as
+    FootageTallies.
     """
 
     least: float
@@ -201,7 +202,7 @@ class Judgement:
     worth: float
 
 
-def judged(footage: Footage, promise: Promise) -> Judgement:
+def judged(footage: FootageTallies, promise: Promise) -> Judgement:
     """Learn then Test by fixed sequence. draws >= 1."""
     tallies, drawn = footage.tallies, footage.draws
     wrong = np.array([tally.wrong for tally in tallies])

@@ -18,14 +18,14 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import START, Position
 
 
-class Moment(NamedTuple):
+class FrameTime(NamedTuple):
     """When a frame was: pts in seconds of media time, None where it has none."""
 
     position: Position
     pts: float | None
 
 
-_NEVER = Moment(START, None)
+_NEVER = FrameTime(START, None)
 MOST_PERIODS: Final = 1_000_000  # that a source has before the store forgets it
 MOST_MODELS: Final = 24  # names of a period: it is stored with every frame
 OTHERS: Final = "others"
@@ -59,8 +59,8 @@ class Period(msgspec.Struct, frozen=True, array_like=True):
     alarmed: bool = False
     sums: tuple[float, ...] = statistics.QUIET
     wealths: tuple[float, ...] = ()
-    first: Moment = _NEVER
-    last: Moment = _NEVER
+    first: FrameTime = _NEVER
+    last: FrameTime = _NEVER
     models: tuple[str, ...] = ()
 
 
@@ -83,7 +83,7 @@ def serve(
     period: Period,
     promise: Promise,
     key: bytes,
-    at: Moment,
+    at: FrameTime,
     missed: int = 0,
     failed: bool = False,
     models: Iterable[str] = (),

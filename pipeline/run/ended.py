@@ -127,18 +127,21 @@ class _GoesOn(Exception):
     """A run has the folder."""
 
 
-class _Opened(msgspec.Struct, frozen=True, tag=True):
+class _StoreOpened(msgspec.Struct, frozen=True, tag=True):
     """The server answers at this URL."""
 
     url: str
 
 
-class _Refused(msgspec.Struct, frozen=True, tag=True):
+class _NotOpened(msgspec.Struct, frozen=True, tag=True):
     """It is not opened; `busy`: a run has the folder."""
 
     message: str
     exit: int = 0
     busy: bool = False
+
+
+_Opening = _StoreOpened | _NotOpened
 
 
 def _opened(folder: Path) -> OpenedStore:
@@ -154,11 +157,13 @@ def _opened(folder: Path) -> OpenedStore:
     try:
         with keeper.stdout as said:
             line = said.readline()
-        told = msgspec.json.decode(line, type=_Opened | _Refused) if line else _Refused("it ended")
+        told: _Opening = (
+            msgspec.json.decode(line, type=_Opening) if line else _NotOpened("it ended")
+        )
     except BaseException:
         _end(keeper)
         raise
-    if isinstance(told, _Opened):
+    if isinstance(told, _StoreOpened):
         return OpenedStore(told.url, folder, keeper)
     _end(keeper)
     if told.busy:
@@ -189,18 +194,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         with _served(Path(sys.argv[1])) as url:
-            _say(_Opened(url))
+            _say(_StoreOpened(url))
             sys.stdin.buffer.read()
     except _GoesOn as error:
-        _say(_Refused(str(error), busy=True))
+        _say(_NotOpened(str(error), busy=True))
     except FramegateError as error:
-        _say(_Refused(str(error), int(error.exit)))
+        _say(_NotOpened(str(error), int(error.exit)))
     except OSError as error:
-        _say(_Refused(str(error), int(Exit.STORE)))
+        _say(_NotOpened(str(error), int(Exit.STORE)))
     return 0
 
 
-def _say(told: _Opened | _Refused) -> None:
+def _say(told: _Opening) -> None:
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
         sys.stdout.buffer.flush()

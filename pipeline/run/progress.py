@@ -78,7 +78,7 @@ def _put_above(reading: int, console: Console) -> None:
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunOutputs:
     """Where what a run made is. store: a URL, "" for the one in the data folder."""
 
     folder: Path
@@ -92,7 +92,7 @@ class Progress:
     The store is asked apart from the event loop: one that hangs holds nothing up.
     """
 
-    def __init__(self, url: str, console: Console | None, kept: Kept | None) -> None:
+    def __init__(self, url: str, console: Console | None, kept: RunOutputs | None) -> None:
         """console: to show a table on, None: lines only. kept: None for a run in a program, which
         has no last line.
         """
@@ -181,7 +181,7 @@ def changed(views: Sequence[View], shown: dict[str, tuple[str, bool]]) -> list[V
 
 
 def closing(
-    views: Sequence[View], frames: int, seconds: float, kept: Kept, width: int | None = None
+    views: Sequence[View], frames: int, seconds: float, kept: RunOutputs, width: int | None = None
 ) -> str:
     """The last line of a run: what came of it, where that is, and how to go on.
 

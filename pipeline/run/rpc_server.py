@@ -43,7 +43,7 @@ from framegate.pipeline.telemetry.counters import RunStatus
 
 log = logging.getLogger(__name__)
 
-Told = tuple[StoreUrl, HttpToken]
+Access = tuple[StoreUrl, HttpToken]
 
 _commands = msgspec.json.Decoder(RunCommand)
 
@@ -103,7 +103,7 @@ def _listening(at: str) -> socket.socket:
     return listening
 
 
-async def _reply_to(line: bytes, supervisor: Supervisor, told: Told) -> RunReply:
+async def _reply_to(line: bytes, supervisor: Supervisor, told: Access) -> RunReply:
     try:
         command = _commands.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -118,7 +118,7 @@ async def _reply_to(line: bytes, supervisor: Supervisor, told: Told) -> RunReply
         return Refused(f"the run failed to do it, and goes on: {what}", int(Exit.SOURCE_FAILED))
 
 
-async def _done(command: RunCommand, supervisor: Supervisor, told: Told) -> RunReply:
+async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> RunReply:
     match command:
         case Add(sources, take_over):
             await supervisor.add(sources, take_over)

@@ -46,7 +46,7 @@ from framegate.pipeline.run.folder import (
 from framegate.pipeline.run.plan import Plan, with_certificates, with_footage
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
-from framegate.pipeline.run.progress import Kept, Progress, screen
+from framegate.pipeline.run.progress import Progress, RunOutputs, screen
 from framegate.pipeline.run.rpc import announced
 from framegate.pipeline.run.rpc_server import answered
 from framegate.pipeline.run.sources import (
@@ -359,7 +359,7 @@ async def _supervise(
         loop.add_signal_handler(signum, supervisor.drain)
     unprinted: list[OSError] = []
     printer = _printer(plan, supervisor, unprinted) if options.json else None
-    kept = Kept(folder.path, "" if setup.embedded else plan.store, options.save)
+    kept = RunOutputs(folder.path, "" if setup.embedded else plan.store, options.save)
     progress = Progress(plan.store, console, kept if options.began is None else None)
     supervisor.listen(progress.take_sources)
     beside = [

@@ -39,7 +39,7 @@ from framegate.pipeline.telemetry.counters import TimesOverLives
 log = logging.getLogger(__name__)
 
 QUICK_S = 10.0
-Heard = Callable[["WorkerProcess", ToSupervisor], None]
+OnMessage = Callable[["WorkerProcess", ToSupervisor], None]
 
 
 class WorkerProcess:
@@ -49,7 +49,7 @@ class WorkerProcess:
         self,
         name: str,
         hosted: list[str],
-        heard: Heard,
+        heard: OnMessage,
         answer_shared: AnswerShared,
         joined: StageSpec | None = None,
     ) -> None:

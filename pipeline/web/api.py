@@ -33,7 +33,7 @@ from framegate.pipeline.client.follower import (
     unknown_sources,
 )
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.client.when import Moment, Span, moment
+from framegate.pipeline.client.when import Span, TimeOrPosition, moment
 from framegate.pipeline.errors import FramegateError, ResultsTrimmed
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.client import connect, store_errors
@@ -185,7 +185,7 @@ def _said(positions: Mapping[str, str]) -> str:
     return ",".join(f"{name}={at}" for name, at in positions.items())
 
 
-def _moment(what: str, text: str | None) -> Moment | None:
+def _moment(what: str, text: str | None) -> TimeOrPosition | None:
     if not text:
         return None
     try:

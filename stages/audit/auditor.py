@@ -20,7 +20,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.promise import certificate, period
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import Certificate, Declaration
-from framegate.pipeline.promise.period import Moment, Period
+from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import START, End, Position, PromiseNews
@@ -81,7 +81,7 @@ _NEVER_ASKED: Final = -1.0  # below all thresholds of doubt
 _replace = msgspec.structs.replace
 
 
-class Lesson(NamedTuple):
+class AuditOutcome(NamedTuple):
     """What an audit found of a frame.
 
     doubt      of it, 0..1
@@ -109,13 +109,13 @@ class Auditor:
 
     def settled(
         self, source: str, state: AuditState, now_s: float, is_last: bool = False
-    ) -> tuple[AuditState, tuple[Lesson, ...]] | None:
-        """Return the state without the audits that are over, and the lessons of these for doubt.
+    ) -> tuple[AuditState, tuple[AuditOutcome, ...]] | None:
+        """Return the state without the audits that are over, and the outcomes of these for doubt.
 
         None: a file waits for an audit that is not over yet.
         is_last: no frame follows, so that a file waits for all
         """
-        state, lessons = self._kept_to(source, state), list[Lesson]()
+        state, outcomes = self._kept_to(source, state), list[AuditOutcome]()
         self._queries.keep(source, {at.position for at in state.open})
         live = self._is_live(source)
         while state.open:
@@ -130,9 +130,9 @@ class Auditor:
             row, true = audited or _LOST
             if row is not None and true is not None:
                 was_wrong = differs(row.unasked, true)
-                lessons.append(Lesson(first.position, first.doubt, was_wrong, true))
+                outcomes.append(AuditOutcome(first.position, first.doubt, was_wrong, true))
             state = self._settle(state, first, audited or _LOST)
-        return state, tuple(lessons)
+        return state, tuple(outcomes)
 
     def _in_use(self, state: AuditState) -> float:
         return self._least if state.chosen is None else state.chosen
@@ -179,7 +179,7 @@ class Auditor:
             return state
         for seq in range(last.seq + 1 if last.epoch == epoch else 0, end):
             state = self._begun(source, state)
-            at = Moment(Position(epoch, seq), None)
+            at = FrameTime(Position(epoch, seq), None)
             state, _ = self._counted(source, at, state, failed=True)
         return state
 
@@ -207,7 +207,7 @@ class Auditor:
         doubt    of the frame, 0..1
         true     what the heavy pass found in this frame, if it was asked
         """
-        at = Moment(item.position, item.record.pts)
+        at = FrameTime(item.position, item.record.pts)
         missed, models = item.record.dropped, served.models
         state, drawn = self._counted(item.source, at, state, missed, models=models)
         row, spent = _row_of(served, unasked), served.degraded == "over_budget"
@@ -223,7 +223,7 @@ class Auditor:
 
     def failed(self, item: Item, state: AuditState) -> AuditState:
         """Count a frame that is served as failed: it is wrong, whatever it shows."""
-        at = Moment(item.position, item.record.pts)
+        at = FrameTime(item.position, item.record.pts)
         return self._counted(item.source, at, state, item.record.dropped, failed=True)[0]
 
     def news(
@@ -275,7 +275,7 @@ class Auditor:
     def _counted(
         self,
         source: str,
-        at: Moment,
+        at: FrameTime,
         state: AuditState,
         missed: int = 0,
         failed: bool = False,

@@ -27,7 +27,7 @@ from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.loading import load, options_of
-from framegate.pipeline.promise.calibration import Float64Array, Footage, Tally, raises
+from framegate.pipeline.promise.calibration import Float64Array, FootageTallies, Tally, raises
 from framegate.pipeline.queries import Predictions, Query, QueryId
 from framegate.pipeline.records import Position, Record
 from framegate.pipeline.source import Frame
@@ -212,7 +212,7 @@ def tallied(
     most: int,
     seed: int,
     tell: Tell,
-) -> Footage:
+) -> FootageTallies:
     """What the files say of the thresholds of PATH. ConfigFaults for stages without a Detect.
 
     files   path by source; stages  use and options of those of the configuration
@@ -263,7 +263,7 @@ def tallied(
     drawn = draws[:done]
     distinct = int(np.count_nonzero(drawn))
     left = frames - done
-    return Footage(tuple(tallies), done, int(drawn.sum()), distinct, needs, left, available)
+    return FootageTallies(tuple(tallies), done, int(drawn.sum()), distinct, needs, left, available)
 
 
 def _of_kind(stages: Sequence[tuple[str, dict[str, Any]]], kind: type) -> dict[str, Any] | None:

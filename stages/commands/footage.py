@@ -19,8 +19,15 @@ from framegate.pipeline.cli.learn import ShownSource
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.stages.footage.choose import evenly, shares
-from framegate.stages.footage.export import Format, export
-from framegate.stages.footage.kept import DAY_S, WHYS, Kept, KeptFile, kept_frames, read_picture
+from framegate.stages.footage.export import ExportFormat, export
+from framegate.stages.footage.kept import (
+    DAY_S,
+    WHYS,
+    KeptFile,
+    SourceFootage,
+    kept_frames,
+    read_picture,
+)
 
 
 class KeptFootage:
@@ -46,7 +53,7 @@ class KeptFootage:
             )
         self._whole = before is None
         self._kept = {
-            name: Kept(
+            name: SourceFootage(
                 tuple(f for f in kept.files if before is None or f.record.kept_at < before),
                 kept.unreadable,
             )
@@ -78,7 +85,10 @@ class KeptFootage:
         if not files:
             raise ConfigFaults(["--export: there is no frame to write"])
         return export(
-            files, folder, cast(Format, form), lambda n: meter("writing pictures", n, len(files))
+            files,
+            folder,
+            cast(ExportFormat, form),
+            lambda n: meter("writing pictures", n, len(files)),
         )
 
     def delete(self) -> int:
@@ -105,7 +115,7 @@ def _unlink(path: Path) -> None:
         raise ConfigFaults([f"--delete {path}: {error.strerror}"]) from error
 
 
-def _row(source: str, kept: Kept) -> ShownSource:
+def _row(source: str, kept: SourceFootage) -> ShownSource:
     records = [file.record for file in kept.files]
     counted = Counter(record.why for record in records)
     times = [record.kept_at for record in records]

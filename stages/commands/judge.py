@@ -21,15 +21,16 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import cpu_model
 from framegate.models.learning import judgement, teacher, thresholds
 from framegate.models.learning.examples import EARLIER, GAP
-from framegate.models.learning.judgement import Verdict
+from framegate.models.learning.judgement import ModelVerdict
 from framegate.models.learning.teacher import Said
 from framegate.models.picture import Picture
 from framegate.models.quantisation.agreement import Interval
-from framegate.models.registry.model_folder import Manifest, ModelFolder, Span
+from framegate.models.registry.model_folder import FootageSpan, Manifest, ModelFolder
 from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
-from framegate.pipeline.cli.judge import Figures, Judged, JudgedClass, JudgeRequest
+from framegate.pipeline.cli.judge import Judged, JudgedClass, JudgeRequest
 from framegate.pipeline.cli.meter import Tell
+from framegate.pipeline.cli.tune import WithInterval
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.machine import user_cache
 from framegate.stages.commands.teaching import Teacher
@@ -41,7 +42,7 @@ _TIMED_S: Final = 1.0
 _LEAST_ROUNDS: Final = 5
 
 
-class _Answers:
+class _PictureAnswers:
     """What was said of pictures. theirs: all that the general model takes for something."""
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ def judge(request: JudgeRequest, meter: Tell) -> Judged:
         footage = read_footage(request.sources, request.frames, meter)
         meter("opening the models")
         own, light = _opened(folder), raw_detector(general().side)
-        earlier, later, picture = _Answers(), _Answers(), None
+        earlier, later, picture = _PictureAnswers(), _PictureAnswers(), None
         with Teacher(request.teacher, store) as told:
             for number, frame in enumerate(footage):
                 meter("pictures that the teacher looks at", number + 1, len(footage))
@@ -128,7 +129,7 @@ def was_learned(frame: FootageFrame, manifest: Manifest) -> bool:
     return span is not None and span.from_s <= frame.moment_s <= span.until_s
 
 
-def _span_of(frame: FootageFrame, manifest: Manifest) -> Span | None:
+def _span_of(frame: FootageFrame, manifest: Manifest) -> FootageSpan | None:
     assert manifest.learned is not None
     return next((one for one in manifest.learned.spans if one.source == frame.source), None)
 
@@ -145,7 +146,9 @@ def _opened(folder: ModelFolder) -> Detector:
     return open_model(folder, choice.precision, choice.threads)
 
 
-def _verdict(manifest: Manifest, earlier: _Answers, later: _Answers) -> tuple[Verdict, str]:
+def _verdict(
+    manifest: Manifest, earlier: _PictureAnswers, later: _PictureAnswers
+) -> tuple[ModelVerdict, str]:
     """Return the verdict, and what the general model is called in it."""
     light = general()
     merged = {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in manifest.taken_for.items()}
@@ -196,5 +199,5 @@ def _times(own: Detector, picture: Picture) -> tuple[float, float]:
     return statistics.median(taken[0]), statistics.median(taken[1])
 
 
-def _figures(one: Interval) -> Figures:
+def _figures(one: Interval) -> WithInterval:
     return one.middle, one.low, one.high

@@ -22,7 +22,7 @@ from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, cpu_model, read, supported
 from framegate.models.detector.precision_trial import TrialSetting
 from framegate.models.learning import judgement, thresholds, tuning
-from framegate.models.learning.judgement import ClassCounts, Verdict
+from framegate.models.learning.judgement import ClassCounts, ModelVerdict
 from framegate.models.learning.tuning import Look, TunedSide, Tuning
 from framegate.models.picture import Picture
 from framegate.models.quantisation import agreement
@@ -50,7 +50,7 @@ _INT8_COSTS: Final = 0.01  # of F1, at most
 _TIMED_S: Final = 1.0
 _OWN: Final = 0  # names the network among the sizes of a Look
 
-Key = tuple[str, float]  # source and moment of a picture
+PictureKey = tuple[str, float]  # source and moment of a picture
 
 
 def as_model(path: Path, name: str, net: Student, lessons: Lessons, meter: Tell) -> ModelFolder:
@@ -91,7 +91,7 @@ def as_model(path: Path, name: str, net: Student, lessons: Lessons, meter: Tell)
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedStudent:
     """What became of a network.
 
     folder   as it is to serve: without 8 bits where these cost too much; its manifest has metrics
@@ -103,12 +103,12 @@ class Judged:
 
     folder: ModelFolder
     side: TunedSide
-    verdict: Verdict
+    verdict: ModelVerdict
     ms: tuple[float, float]
-    raw: dict[Key, Boxes]
+    raw: dict[PictureKey, Boxes]
 
 
-def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> Judged:
+def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) -> JudgedStudent:
     """Look through the footage once more, with what is to serve.
 
     folder  of `as_model`
@@ -116,7 +116,7 @@ def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) ->
     """
     kinds: list[Precision] = ["f32", "int8", *(("bf16",) if "bf16" in supported() else ())]
     networks = {kind: open_model(folder, kind, 1) for kind in kinds}
-    raw: dict[Precision, dict[Key, Boxes]] = {kind: {} for kind in kinds}
+    raw: dict[Precision, dict[PictureKey, Boxes]] = {kind: {} for kind in kinds}
     picture = None
     for number, frame in enumerate(footage):
         for kind, network in networks.items():
@@ -148,7 +148,7 @@ def judged(folder: ModelFolder, footage: Footage, found: Tuning, meter: Tell) ->
     metrics |= verdict.metrics | {"precision": choice.precision, "cpu": cpu_model()}
     metrics |= {"ms": round(ms[1], 3), "light_ms": round(ms[0], 3)}
     folder = ModelFolder(folder.path, replace(folder.manifest, metrics=metrics))
-    return Judged(folder, side, verdict, ms, raw[served])
+    return JudgedStudent(folder, side, verdict, ms, raw[served])
 
 
 def _with_scores(folder: ModelFolder, found: Mapping[int, float]) -> ModelFolder:
@@ -164,7 +164,7 @@ def _with_scores(folder: ModelFolder, found: Mapping[int, float]) -> ModelFolder
     return ModelFolder(folder.path, manifest)
 
 
-def _looked(looks: Sequence[Look], raw: Mapping[Key, Boxes]) -> list[Look]:
+def _looked(looks: Sequence[Look], raw: Mapping[PictureKey, Boxes]) -> list[Look]:
     return [replace(look, raw={_OWN: raw[look.source, look.moment_s]}) for look in looks]
 
 

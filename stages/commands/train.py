@@ -67,7 +67,7 @@ from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import write_whole
 from framegate.pipeline.records import Object
-from framegate.stages.commands.judged_student import Judged, Key, as_model, judged
+from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.commands.tune import (
     Choose,
     FootageSeen,
@@ -113,7 +113,7 @@ def train(
         settle_down()
         footage = read_footage(request.sources, request.frames, meter)
         check_length(len(footage))
-        pictures: dict[Key, Lesson] = {}
+        pictures: dict[PictureKey, Lesson] = {}
 
         def keep(frame: FootageFrame) -> None:
             pictures[frame.source, frame.moment_s] = pictured(frame.picture, request.side)
@@ -121,7 +121,7 @@ def train(
         seen = look_through(footage, (general().side,), request.teacher, store, meter, keep)
         if asked.choice is None:
             choice = chosen_classes(seen, views.sheet, views.overwrite, choose)
-            asked = _Asked(request, choice)
+            asked = _SavedRequest(request, choice)
             _write(request.folder / ASKED, msgspec.msgpack.encode(asked, enc_hook=str))
         found = tuning.tune(seen.looks, asked.kept, asked.merged, general(), len(coco.LABELS))
         lessons = _lessons(request, found, pictures, asked.kept)
@@ -143,7 +143,7 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _SavedRequest:
     """A request with the classes that were chosen; None: not yet."""
 
     request: TrainRequest
@@ -183,7 +183,7 @@ def _own(folder: Path) -> Iterator[None]:
             folder.rmdir()  # where nothing was kept
 
 
-def _asked(request: TrainRequest, resume: bool) -> _Asked:
+def _asked(request: TrainRequest, resume: bool) -> _SavedRequest:
     """What holds: the request, or what it goes on with. ConfigFaults."""
     folder = request.folder
     file = folder / ASKED
@@ -192,9 +192,9 @@ def _asked(request: TrainRequest, resume: bool) -> _Asked:
             raise ConfigFaults([f"--resume: {folder} has no training that could go on"])
         if any(folder.iterdir()):
             raise ConfigFaults([f"-d {folder}: it is not empty; allowed is a new folder"])
-        return _Asked(request)
+        return _SavedRequest(request)
     try:
-        before = msgspec.msgpack.decode(file.read_bytes(), type=_Asked, dec_hook=_path)
+        before = msgspec.msgpack.decode(file.read_bytes(), type=_SavedRequest, dec_hook=_path)
     except msgspec.MsgspecError as error:
         raise ConfigFaults([f"-d {folder}: {ASKED}: {error}"]) from error
     now = replace(before.request, folder=folder, processes=request.processes, device=request.device)
@@ -203,7 +203,7 @@ def _asked(request: TrainRequest, resume: bool) -> _Asked:
             [f"-d {folder}: it has a training of {before.request.name} that is not over and was "
              "asked for in other words; --resume goes on with it, another folder begins anew"]
         )  # fmt: skip
-    return _Asked(now, before.choice)
+    return _SavedRequest(now, before.choice)
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -221,7 +221,7 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _lessons(
-    request: TrainRequest, found: Tuning, pictures: Mapping[Key, Lesson], kept: Sequence[int]
+    request: TrainRequest, found: Tuning, pictures: Mapping[PictureKey, Lesson], kept: Sequence[int]
 ) -> Lessons:
     """Those of the folder; else made and written there."""
     if (request.folder / LESSONS).exists():
@@ -234,7 +234,7 @@ def _lessons(
 def lessons_of(
     earlier: Sequence[Look],
     later: Sequence[Look],
-    pictures: Mapping[Key, Lesson],
+    pictures: Mapping[PictureKey, Lesson],
     kept: Sequence[int],
     side: int,
 ) -> Lessons:
@@ -356,10 +356,10 @@ def _stopping() -> Iterator[Callable[[], bool]]:
 
 
 def _told(
-    outcome: Judged,
+    outcome: JudgedStudent,
     seen: FootageSeen,
     found: Tuning,
-    asked: _Asked,
+    asked: _SavedRequest,
     store: Registry,
     training: Training,
     cpu_s: float,

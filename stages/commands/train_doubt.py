@@ -140,7 +140,7 @@ _SHRINK: Final = 0.001  # what a slope costs, by its square, of standardised fac
 _REAL: Final = 0.5  # of the training, the rest is composed footage
 
 
-class Course(NamedTuple):
+class DoubtExamples(NamedTuple):
     """Frames of a clip: facts (N, E), and whether each would have been served wrong, 0 or 1."""
 
     facts: Array
@@ -152,7 +152,7 @@ def counts(objects: Sequence[Object]) -> list[int]:
     return sorted(each.class_id for each in objects)
 
 
-def walked(sights: Sequence[Sight], asks: AskRule) -> Course:
+def walked(sights: Sequence[Sight], asks: AskRule) -> DoubtExamples:
     """A clip from its first frame to its last, asked where `asks` says so."""
     known = Corrections()
     facts, wrong = [], []
@@ -163,13 +163,13 @@ def walked(sights: Sequence[Sight], asks: AskRule) -> Course:
         known = after
         if asks(number, facts[-1]):
             known, _ = learned(known, sight.found, as_boxes(sight.seen), sight.now_s)
-    return Course(np.array(facts, np.float64), np.array(wrong, np.float64))
+    return DoubtExamples(np.array(facts, np.float64), np.array(wrong, np.float64))
 
 
-def tossed(sights: Sequence[Sight]) -> Course:
+def tossed(sights: Sequence[Sight]) -> DoubtExamples:
     """A clip asked about by coins of all kinds; the first frame with every other coin."""
 
-    def by_coin(seed: int, share: float) -> Course:
+    def by_coin(seed: int, share: float) -> DoubtExamples:
         coin = np.random.default_rng(seed).random(len(sights)) < share
         coin[0] |= seed % 2 == 0
         return walked(sights, lambda number, _: bool(coin[number]))
@@ -177,30 +177,30 @@ def tossed(sights: Sequence[Sight]) -> Course:
     return joined([by_coin(seed, share) for seed, share in enumerate(SHARES)])
 
 
-def doubted(sights: Sequence[Sight], weights: Weights) -> Course:
+def doubted(sights: Sequence[Sight], weights: Weights) -> DoubtExamples:
     """A clip asked about where it is in doubt, by all thresholds."""
 
-    def from_least(least: float) -> Course:
+    def from_least(least: float) -> DoubtExamples:
         return walked(sights, lambda _, facts: doubt(facts, weights) >= least)
 
     return joined([from_least(least) for least in THRESHOLDS])
 
 
-def joined(parts: Sequence[Course]) -> Course:
+def joined(parts: Sequence[DoubtExamples]) -> DoubtExamples:
     """One after the other."""
-    return Course(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return DoubtExamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def fitted(courses: Mapping[str, Course]) -> Weights:
+def fitted(clips: Mapping[str, DoubtExamples]) -> Weights:
     """The weights that make these frames most probable; real and composed clips weigh as they
     should.
     """
-    real = [name for name in courses if name in CLIPS]
+    real = [name for name in clips if name in CLIPS]
     each = {name: _REAL / len(real) for name in real}
-    each |= {name: (1 - _REAL) / (len(courses) - len(real)) for name in courses if name not in each}
-    facts, wrong = joined(list(courses.values()))
-    sizes = [len(course.wrong) for course in courses.values()]
-    worth = np.repeat([each[name] / n for name, n in zip(courses, sizes, strict=True)], sizes)
+    each |= {name: (1 - _REAL) / (len(clips) - len(real)) for name in clips if name not in each}
+    facts, wrong = joined(list(clips.values()))
+    sizes = [len(one.wrong) for one in clips.values()]
+    worth = np.repeat([each[name] / n for name, n in zip(clips, sizes, strict=True)], sizes)
     mean = worth @ facts
     deviation = np.sqrt(worth @ (facts - mean) ** 2) + 1e-9
     columns = (facts - mean) / deviation
@@ -225,13 +225,13 @@ def taught(clips: Mapping[str, Sequence[Sight]]) -> Weights:
     return fitted(both)
 
 
-def told(course: Course, weights: Weights) -> dict[str, float]:
+def told(examples: DoubtExamples, weights: Weights) -> dict[str, float]:
     """How well a model foresees which frames are served wrong.
 
     auc  area under the ROC; ap: average precision; loss: of the logarithmic score, in nats
     """
-    said = np.array([doubt(Evidence(*row), weights) for row in course.facts.tolist()])
-    wrong = course.wrong > 0
+    said = np.array([doubt(Evidence(*row), weights) for row in examples.facts.tolist()])
+    wrong = examples.wrong > 0
     n, m = int(wrong.sum()), int((~wrong).sum())
     ranks = rankdata(said)
     hits = np.cumsum(wrong[np.argsort(-said, kind="stable")])
@@ -249,12 +249,12 @@ def told(course: Course, weights: Weights) -> dict[str, float]:
 def held_out(clips: Mapping[str, Sequence[Sight]], names: Sequence[str]) -> tuple[str, str]:
     """Figures and reliability for clips by a model that did not see them, as lines to print."""
     weights = taught({name: sights for name, sights in clips.items() if name not in names})
-    course = joined([doubted(clips[name], weights) for name in names])
-    figures = "  ".join(f"{key} {value:.3f}" for key, value in told(course, weights).items())
-    said = np.array([doubt(Evidence(*row), weights) for row in course.facts.tolist()])
+    examples = joined([doubted(clips[name], weights) for name in names])
+    figures = "  ".join(f"{key} {value:.3f}" for key, value in told(examples, weights).items())
+    said = np.array([doubt(Evidence(*row), weights) for row in examples.facts.tolist()])
     bins = np.digitize(said, THRESHOLDS)
     rows = [
-        f"{said[bins == i].mean():.3f}:{course.wrong[bins == i].mean():.3f}"
+        f"{said[bins == i].mean():.3f}:{examples.wrong[bins == i].mean():.3f}"
         for i in range(len(THRESHOLDS) + 1)
         if (bins == i).any()
     ]

@@ -25,17 +25,17 @@ from framegate.models.detector.detector import Detector
 from framegate.models.detector.network import cpu_model, nearest
 from framegate.models.learning import judgement, teacher, thresholds, tuning
 from framegate.models.learning.examples import EARLIER, GAP
-from framegate.models.learning.judgement import Verdict
+from framegate.models.learning.judgement import ModelVerdict
 from framegate.models.learning.teacher import SeenClass
 from framegate.models.learning.tuning import General, Look, TunedSide, Tuning
 from framegate.models.picture import Picture
 from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import (
     NAME,
+    FootageSpan,
     Learned,
     Manifest,
     ModelFolder,
-    Span,
     named,
 )
 from framegate.models.registry.registry import Registry
@@ -275,7 +275,7 @@ def _size_rows(found: Tuning, best: TunedSide, ms: Mapping[int, float]) -> tuple
     return tuple(rows)
 
 
-def class_rows(verdict: Verdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
+def class_rows(verdict: ModelVerdict, best: TunedSide, choice: ClassChoice) -> tuple[ClassRow, ...]:
     """The classes that were chosen, with their figures."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     figures = {row.label: row for row in verdict.classes}
@@ -297,7 +297,7 @@ def _put(
     seen: FootageSeen,
     found: Tuning,
     best: TunedSide,
-    verdict: Verdict,
+    verdict: ModelVerdict,
     choice: ClassChoice,
     ms: Mapping[int, float],
 ) -> Manifest:
@@ -327,7 +327,7 @@ def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned
     spans = []
     for source in dict.fromkeys(look.source for look in found.earlier):
         moments = [look.moment_s for look in found.earlier if look.source == source]
-        spans.append(Span(source, min(moments), max(moments)))
+        spans.append(FootageSpan(source, min(moments), max(moments)))
     boxes = sum(len(look.said.sure) for look in found.earlier)
     general_name = f"light ({'+'.join(detector.load('light').models)})"
     labels = [coco.LABELS[one.class_id] for one in seen.classes]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from framegate.pipeline.source import Guard, Request
+from framegate.pipeline.source import DecoderGuard, Request
 from framegate.stages.decode.camera import CameraSource
 from framegate.stages.decode.container import DecodeOptions
 from framegate.stages.decode.file import FileSource, Probe, probe
@@ -23,7 +23,9 @@ class Decode:
     def __init__(self, options: DecodeOptions) -> None:
         self.options = options
 
-    def open(self, request: Request, guard: Guard = nullcontext) -> FileSource | CameraSource:
+    def open(
+        self, request: Request, guard: DecoderGuard = nullcontext
+    ) -> FileSource | CameraSource:
         """Open one source; SourceFault as FileSource or CameraSource."""
         if request.live:
             return CameraSource(request, self.options, guard)

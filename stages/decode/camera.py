@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from framegate.pipeline.errors import FaultReason, SourceFault
 from framegate.pipeline.redaction import shown
-from framegate.pipeline.source import Guard, Request
+from framegate.pipeline.source import DecoderGuard, Request
 from framegate.stages.decode.container import (
     DecodeOptions,
     Opened,
@@ -170,7 +170,7 @@ class CameraSource:
     Thread  all of it in one thread
     """
 
-    def __init__(self, request: Request, options: DecodeOptions, guard: Guard = nullcontext):
+    def __init__(self, request: Request, options: DecodeOptions, guard: DecoderGuard = nullcontext):
         self._request, self._options, self._guard = request, options, guard
         opened = open_video(request, options, at_once=True)
         self.codec = opened.stream.codec_context.codec.canonical_name

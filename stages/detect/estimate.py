@@ -16,7 +16,7 @@ from framegate.models.gate.merge import Merged
 from framegate.models.tracking import bytetrack, calm
 from framegate.models.tracking.bytetrack import TrackSettings, TrackState
 from framegate.models.tracking.calm import CalmSettings, CalmState
-from framegate.models.window.head import Step
+from framegate.models.window.head import WindowStep
 from framegate.pipeline.records import Origin
 from framegate.stages.detect.learning import learn
 from framegate.stages.detect.look_plan import LookPlan, PlanSettings
@@ -36,7 +36,7 @@ _NOWHERE: Final = np.empty((0, 4), np.float32)
 _NO_CLASSES: Final = np.empty(0, np.int32)
 
 
-Judge = Callable[[Merged, IntArray], Step]
+Judge = Callable[[Merged, IntArray], WindowStep]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Estimate:
     ids: IntArray
     origins: tuple[Origin, ...]
     age_s: float
-    judged: Step | None = None
+    judged: WindowStep | None = None
 
 
 def conclude(

@@ -23,7 +23,7 @@ from framegate.stages.detect.memory import SAME_PLACE, CurrentFrame, SourceMemor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Learned:
+class MemoryUpdate:
     """As SourceMemory has them."""
 
     gate: GateState | None
@@ -33,12 +33,12 @@ class Learned:
 
 def learn(
     frame: CurrentFrame, plan: LookPlan, merged: Merged, means: FloatArray, settings: PlanSettings
-) -> Learned:
+) -> MemoryUpdate:
     """Return what the looks of `plan` taught.
 
     merged  what holds after them; means  float32 (N,), as in KnownBoxes
     """
-    return Learned(
+    return MemoryUpdate(
         gate=_gate_after(frame, plan, merged, settings),
         patience=patience_after(frame.memory, merged, means),
         trust=_trust_after(frame.memory, plan, merged, settings.shown),

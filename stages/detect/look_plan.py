@@ -13,7 +13,7 @@ from framegate.models.boxes import BoolArray, DoubleArray, FloatArray
 from framegate.models.gate import crops, gate
 from framegate.models.gate.cells import Cells, cells_of, grid_of
 from framegate.models.gate.crops import Crop, CropSettings
-from framegate.models.gate.gate import Change
+from framegate.models.gate.gate import DetectedChange
 from framegate.models.gate.settings import GateSettings
 from framegate.models.gate.state import SHORTEST, age_limit
 from framegate.models.picture import Picture
@@ -44,7 +44,7 @@ class LookPlan:
     reason: Reason
     now_s: float
     cells: Cells | None = None
-    change: Change | None = None
+    change: DetectedChange | None = None
     places: FloatArray = field(default_factory=lambda: _NO_PLACES)
 
 
@@ -100,7 +100,7 @@ def whole_plan(frame: CurrentFrame, settings: PlanSettings) -> LookPlan:
 
 
 def _choice(
-    frame: CurrentFrame, change: Change, using: PlanSettings
+    frame: CurrentFrame, change: DetectedChange, using: PlanSettings
 ) -> tuple[Looked, Reason, FloatArray]:
     """Return how much to look at, why, and the places (M, 4) in source pixels for a part."""
     memory, options = frame.memory, using.options
@@ -127,7 +127,9 @@ def _choice(
     return "part" if can_be_part else "whole", why, places
 
 
-def _reason_for_whole(frame: CurrentFrame, change: Change, options: GateOptions) -> Reason | None:
+def _reason_for_whole(
+    frame: CurrentFrame, change: DetectedChange, options: GateOptions
+) -> Reason | None:
     memory = frame.memory
     if memory.gate is None:
         return frame.anew
@@ -143,7 +145,7 @@ _UNKNOWN_WAIT_S: Final = 0.1  # for what changes and is in no object
 _NEXT_TILES: Final = np.ones((3, 3), np.uint8)
 
 
-def _may_wait(frame: CurrentFrame, change: Change, using: PlanSettings) -> bool:
+def _may_wait(frame: CurrentFrame, change: DetectedChange, using: PlanSettings) -> bool:
     """Return whether all that changed is known: objects whose motion can be told until the next
     frame, and what was looked at when it last changed, and is in none.
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 from framegate.models.boxes import BoolArray, Boxes, FloatArray, IndexArray
 from framegate.models.gate.cells import Grid, tiles_of
-from framegate.models.gate.gate import Change
+from framegate.models.gate.gate import DetectedChange
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.stages.detect.memory import KnownBoxes
 
@@ -18,7 +18,11 @@ _LEAST_SIDE: Final = 2.0  # pixels of a moved box that are still in the picture
 
 
 def move_along(
-    known: KnownBoxes, tracks: TrackState, change: Change, size: tuple[int, int], now_s: float
+    known: KnownBoxes,
+    tracks: TrackState,
+    change: DetectedChange,
+    size: tuple[int, int],
+    now_s: float,
 ) -> tuple[KnownBoxes, BoolArray]:
     """Return the boxes a frame later, and which rows were moved: those in which something changed.
 

@@ -17,7 +17,7 @@ import numpy as np
 from framegate.models.boxes import Boxes, FloatArray, IntArray
 from framegate.models.gate.merge import Merged
 from framegate.models.window.features import LENGTH, RegionFeatures
-from framegate.models.window.head import NewFrame, Step, WindowHead
+from framegate.models.window.head import NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import WindowRows
 from framegate.pipeline.stage import Item
 from framegate.stages.window import window_of
@@ -49,7 +49,7 @@ class FrameWindow:
         ids: IntArray,
         seen: Sequence[tuple[Boxes, RegionFeatures]],
         size: tuple[int, int],
-    ) -> Step:
+    ) -> WindowStep:
         """Return what the head says of the boxes after looks, and the rows with this frame's.
 
         merged, ids  all boxes of the frame, and their tracks

@@ -75,7 +75,7 @@ class Save(Stage[SaveState]):
     def __init__(self, options: SaveOptions, context: Context) -> None:
         super().__init__(options, context)
         self._folder = Path(options.folder)
-        self._videos: dict[str, _Part | None] = {}
+        self._videos: dict[str, _VideoPart | None] = {}
         self._states: dict[str, SaveState] = {}
         self._written: dict[str, Position] = {}
         try:
@@ -106,7 +106,7 @@ class Save(Stage[SaveState]):
         self._adopt(source, number)
         self._states[source] = SaveState(number, self.options.run)
         try:
-            self._videos[source] = _Part(self._folder, source, number, self.options)
+            self._videos[source] = _VideoPart(self._folder, source, number, self.options)
         except VideoUnwritable as error:
             self._give_up(source, error)
 
@@ -174,7 +174,7 @@ class Save(Stage[SaveState]):
             part.close()
 
 
-class _Part:
+class _VideoPart:
     """A video that is being written, locked so that others see that it is.
 
     clock         when its frames are seen

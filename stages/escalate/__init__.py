@@ -12,7 +12,7 @@ from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.queries import Predictions, Unanswered
 from framegate.pipeline.records import End, PromiseNews
 from framegate.pipeline.stage import WAITS, Asking, AskPort, Context, Item, Stage, Waits
-from framegate.stages.audit.auditor import Auditor, Lesson
+from framegate.stages.audit.auditor import Auditor, AuditOutcome
 from framegate.stages.detect.options import Classes, is_own, labels_wanted
 from framegate.stages.detect.run_models import pinned_model, unanswerable
 from framegate.stages.detections import Detections, Heard, last_detections
@@ -155,7 +155,7 @@ class _Cascade:
         found_out = self._settled(item, before.at(item))
         if found_out is None:
             return None
-        settled, lessons = found_out
+        settled, outcomes = found_out
         if item.record.failed is not None:
             return None, self._failed(item, settled)
         found = last_detections(item.record)
@@ -174,7 +174,7 @@ class _Cascade:
             item, after.audits, after.clock_s, served, unasked[0], doubt, true
         )
         is_drawn = bool(audits.open) and audits.open[-1].position == item.position
-        served = self._telling(served, true, is_drawn, lessons)
+        served = self._telling(served, true, is_drawn, outcomes)
         audits, news = self._auditor.news(item.source, before.audits, audits)
         return _replace(served, promise=news), _replace(after, audits=audits)
 
@@ -183,17 +183,17 @@ class _Cascade:
         served: Detections,
         true: Predictions | None,
         is_drawn: bool = False,
-        lessons: Sequence[Lesson] = (),
+        outcomes: Sequence[AuditOutcome] = (),
     ) -> Detections:
         """What is served, with what the heavy pass said, for who keeps footage."""
-        if not self._tells or (true is None and not is_drawn and not lessons):
+        if not self._tells or (true is None and not is_drawn and not outcomes):
             return served
-        audited = tuple((lesson.position, lesson.true) for lesson in lessons)
+        audited = tuple((outcome.position, outcome.true) for outcome in outcomes)
         return _replace(served, heard=Heard(true, is_drawn, audited))
 
     def _settled(
         self, item: Item, state: EscalateState
-    ) -> tuple[EscalateState, tuple[Lesson, ...]] | None:
+    ) -> tuple[EscalateState, tuple[AuditOutcome, ...]] | None:
         """With what audits of earlier frames found, and that; None while one is waited for."""
         if self._auditor is None:
             return state, ()
@@ -201,10 +201,10 @@ class _Cascade:
         settled = self._auditor.settled(item.source, audits, state.clock_s)
         if settled is None:
             return None
-        audits, lessons = settled
-        for lesson in lessons:
-            state = _replace(state, level=state.level.after(lesson.doubt, lesson.was_wrong))
-        return _replace(state, audits=self._auditor.began(item, audits)), lessons
+        audits, outcomes = settled
+        for outcome in outcomes:
+            state = _replace(state, level=state.level.after(outcome.doubt, outcome.was_wrong))
+        return _replace(state, audits=self._auditor.began(item, audits)), outcomes
 
     def _failed(self, item: Item, state: EscalateState) -> EscalateState:
         if self._auditor is None:

@@ -35,7 +35,7 @@ _OTHER_SIZE: Final = 1.5  # times the area: an object that grew or shrank so muc
 _NOT_ASIDE: Final = (0, 0, 0, 0)
 
 
-class Known(msgspec.Struct, frozen=True, array_like=True):
+class Correction(msgspec.Struct, frozen=True, array_like=True):
     """What the heavy pass found about one object, and where the object is now.
 
     track     number of the light network's track, 0 without one
@@ -71,7 +71,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
         """Whether it is about as large as at the answer."""
         return 1 / _OTHER_SIZE < self.growth < _OTHER_SIZE
 
-    def moved_to(self, light: Object) -> Known:
+    def moved_to(self, light: Object) -> Correction:
         """Return it where the light network finds it in this frame."""
         sides = light.box[2] - light.box[0], light.box[3] - light.box[1]
         box = _tenths(
@@ -97,18 +97,18 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
         return "heavy" if self.seen_as < 0 else "new"
 
 
-def seen_by(heavy: Boxes) -> list[Known]:
+def seen_by(heavy: Boxes) -> list[Correction]:
     """Return the heavy pass's boxes, none of them matched with an object of the light network."""
     rows = zip(heavy.xyxy.tolist(), heavy.scores.tolist(), heavy.class_ids.tolist(), strict=True)
     known = []
     for box, score, class_id in rows:
         place = _tenths(box)
         parts = max(1, ten_thousandths(score))
-        known.append(Known(0, class_id, -1, parts, place, _NOT_ASIDE, _area(place)))
+        known.append(Correction(0, class_id, -1, parts, place, _NOT_ASIDE, _area(place)))
     return known
 
 
-def beside(one: Known, light: Object) -> Known:
+def beside(one: Correction, light: Object) -> Correction:
     """Return `one` matched with the light network's object of the same thing."""
     sides = [max(light.box[2 + i] - light.box[i], 1.0) for i in (0, 1)]
     left, top, right, bottom = (
@@ -119,11 +119,11 @@ def beside(one: Known, light: Object) -> Known:
     return msgspec.structs.replace(one, track=track, seen_as=light.class_id, aside=aside)
 
 
-def unseen(light: Object) -> Known:
+def unseen(light: Object) -> Correction:
     """Return an object of the light network that the heavy pass did not find."""
     place = _tenths(light.box)
     track, class_id = light.track or 0, light.class_id
-    return Known(track, class_id, class_id, 0, place, _NOT_ASIDE, _area(place))
+    return Correction(track, class_id, class_id, 0, place, _NOT_ASIDE, _area(place))
 
 
 def ten_thousandths(score: float) -> int:
@@ -189,11 +189,13 @@ class Corrections(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     """
 
     at_s: float | None = None
-    known: tuple[Known, ...] = ()
+    known: tuple[Correction, ...] = ()
     new: tuple[int, ...] = ()
     unrest: Unrest = Unrest()
 
-    def after(self, known: Sequence[Known], new: Sequence[Object], share: float) -> Corrections:
+    def after(
+        self, known: Sequence[Correction], new: Sequence[Object], share: float
+    ) -> Corrections:
         """Return them one frame later; share: of its picture, 0..1, that changed."""
         scores = tuple(
             sorted((ten_thousandths(each.score) for each in new), reverse=True)[:MOST_NEW]
@@ -285,14 +287,14 @@ def _classes(objects: Sequence[Object]) -> npt.NDArray[np.int32]:
     return np.array([each.class_id for each in objects], np.int32)
 
 
-def _is_stirred(one: Known, found: Detections) -> bool:
+def _is_stirred(one: Correction, found: Detections) -> bool:
     """Return whether its place changed since the answer; without a gate it is taken to have."""
     if found.reason == "every_frame":
         return True
     return found.changes is not None and found.changes.share_of(one.place) > _CHANGED
 
 
-def _again(known: Sequence[Known], objects: Sequence[Object]) -> list[int | None]:
+def _again(known: Sequence[Correction], objects: Sequence[Object]) -> list[int | None]:
     """Return the index of each among the objects, by track, else by place; None: not there."""
     if not known or not objects:
         return [None] * len(known)
@@ -304,7 +306,7 @@ def _again(known: Sequence[Known], objects: Sequence[Object]) -> list[int | None
     return _matched(worth)
 
 
-def _worth(known: Sequence[Known], objects: Sequence[Object]) -> npt.NDArray[np.float32]:
+def _worth(known: Sequence[Correction], objects: Sequence[Object]) -> npt.NDArray[np.float32]:
     """Return float32 (N, M), how well each fits: IoU, + 1 in the same class; 0: not at all."""
     places = np.array([one.place for one in known], np.float32).reshape(-1, 4)
     boxes = np.array([light.box for light in objects], np.float32).reshape(-1, 4)

@@ -53,7 +53,7 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True):
         return Tokens(round(max(0.0, self.now(now_s, budget) - 1.0), 4), round(now_s, 3))
 
 
-Wish = Literal["content", "ask", "over_budget"]
+AskDecision = Literal["content", "ask", "over_budget"]
 Transition = tuple[Detections, "EscalateState"]
 
 _UNKNOWN_PERIOD_S = 1 / 30  # of a frame whose time stamps do not tell
@@ -90,7 +90,7 @@ class EscalateState(msgspec.Struct, frozen=True, omit_defaults=True):
         return _replace(self, pts=pts, clock_s=round(self.clock_s + passed_s, 4))
 
 
-def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> Wish:
+def wish(state: EscalateState, doubt: float, least: float, budget: Budget) -> AskDecision:
     """Return whether to ask about a frame: at a doubt, 0..1, of `least` or more, and after an alarm
     always. A threshold that the promise chose replaces `least`.
     """

@@ -34,9 +34,9 @@ from framegate.stages.decode import FileSource
 from framegate.stages.footage.choose import evenly, grey_of, has_moved, shares
 from framegate.stages.footage.kept import (
     FOLDER,
-    Kept,
     KeptFile,
     KeptFrame,
+    SourceFootage,
     kept_frames,
     read_picture,
 )
@@ -59,7 +59,7 @@ _FPS: Final = 25.0  # of a file that states no times and no rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class KnownObjects:
     """What is known of a picture before any teacher looks at it.
 
     labels   that the class ids of both index
@@ -92,10 +92,10 @@ class FootageFrame:
     picture: Picture
     source: str
     moment_s: float
-    known: Known | None = None
+    known: KnownObjects | None = None
 
 
-class _Part(Protocol):
+class _FootagePart(Protocol):
     """Footage of one source, of which so many pictures may be had."""
 
     @property
@@ -111,7 +111,7 @@ class Footage:
     Raises, while iterating, SourceFault where a file cannot be read any more. One thread each.
     """
 
-    def __init__(self, parts: Sequence[_Part], most: int) -> None:
+    def __init__(self, parts: Sequence[_FootagePart], most: int) -> None:
         taken = shares([part.count for part in parts], most)
         self._taken = [(part, n) for part, n in zip(parts, taken, strict=True) if n]
 
@@ -139,7 +139,7 @@ def read_footage(
     now and once while the pictures are read; of one with key frames enough only these are.
     ConfigFaults with all that is wrong with the words, SourceFault as FileSource.
     """
-    parts: list[_Part] = []
+    parts: list[_FootagePart] = []
     faults: list[str] = []
     places = named_sources(words)
     for name, place in places.items():
@@ -153,7 +153,7 @@ def read_footage(
     return Footage(parts, most)
 
 
-def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_Part]:
+def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_FootagePart]:
     """The footage at one place. ConfigFaults, SourceFault."""
     if is_live(place):
         raise ConfigFaults([f"{shown(place)}: a camera; {_ALLOWED}"])
@@ -163,30 +163,30 @@ def _parts_of(name: str, place: str, most: int, meter: Tell) -> list[_Part]:
     if not Path(place).is_dir():
         return [_Video(name, place, most, meter)]
     if (Path(place) / FOLDER).is_dir():
-        return [_Kept(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
+        return [_KeptFrames(source, kept.files) for source, kept in _all_kept(Path(place)).items()]
     if is_labelled(Path(place)):
         return _labelled_parts(read_labelled(Path(place), name))
     raise ConfigFaults([f"{place}: a folder without footage and without labels; {_ALLOWED}"])
 
 
-def _all_kept(data: Path) -> dict[str, Kept]:
+def _all_kept(data: Path) -> dict[str, SourceFootage]:
     found = {source: kept for source, kept in kept_frames(data).items() if kept.files}
     if not found:
         raise ConfigFaults([f"{data}: no frame of footage was kept there yet"])
     return found
 
 
-def _kept_part(data: Path, source: str) -> _Part:
+def _kept_part(data: Path, source: str) -> _FootagePart:
     found = _all_kept(data)
     if source not in found:
         near = did_you_mean(source, found)
         raise ConfigFaults(
             [f"{data}:{source}: no footage of it; there is some of {', '.join(found)}{near}"]
         )
-    return _Kept(source, found[source].files)
+    return _KeptFrames(source, found[source].files)
 
 
-class _Kept:
+class _KeptFrames:
     """Frames of one source that a run kept. One that has gone meanwhile is left out."""
 
     def __init__(self, source: str, files: Sequence[KeptFile]) -> None:
@@ -203,17 +203,17 @@ class _Kept:
                 yield FootageFrame(picture, self.source, record.moment_s, _known_of(record))
 
 
-def _labelled_parts(folder: LabelledFolder) -> list[_Part]:
+def _labelled_parts(folder: LabelledFolder) -> list[_FootagePart]:
     by_source: dict[str, list[LabelledPicture]] = {}
     for one in folder.pictures:
         by_source.setdefault(one.source, []).append(one)
     return [
-        _Labelled(source, folder.classes, sorted(pictures, key=lambda one: one.moment_s))
+        _LabelledPictures(source, folder.classes, sorted(pictures, key=lambda one: one.moment_s))
         for source, pictures in sorted(by_source.items())
     ]
 
 
-class _Labelled:
+class _LabelledPictures:
     """Pictures that people labelled: none is left out for being like another."""
 
     def __init__(
@@ -229,7 +229,7 @@ class _Labelled:
         """ConfigFaults where a picture is not what its labels are of."""
         for one in evenly(self._pictures, most):
             picture, boxes = read_labels(one, self._classes)
-            known = None if boxes is None else Known(self._classes, *boxes)
+            known = None if boxes is None else KnownObjects(self._classes, *boxes)
             yield FootageFrame(picture, self.source, one.moment_s, known)
 
 
@@ -257,7 +257,7 @@ def _relabelled(boxes: Boxes, own: Sequence[str], labels: Sequence[str]) -> Boxe
     return Boxes(boxes.xyxy, boxes.scores, np.array(ids, np.int32))
 
 
-def _known_of(record: KeptFrame) -> Known | None:
+def _known_of(record: KeptFrame) -> KnownObjects | None:
     """What the heavy pass said of a kept frame."""
     if record.heavy is None:
         return None
@@ -267,7 +267,7 @@ def _known_of(record: KeptFrame) -> Known | None:
         np.array([one.score for one in record.heavy], np.float32),
         np.array([labels.index(one.label) for one in record.heavy], np.int32),
     )
-    return Known(labels, sure, empty(), record.heavy_models)
+    return KnownObjects(labels, sure, empty(), record.heavy_models)
 
 
 class _Video:

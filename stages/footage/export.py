@@ -22,7 +22,7 @@ from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.footage.kept import KeptFile, KeptObject, read_picture
 from framegate.stages.footage.labelled import exported_name
 
-Format = Literal["coco", "yolo"]
+ExportFormat = Literal["coco", "yolo"]
 
 _QUALITY: Final = 95  # of JPEG: what is written is coded a second time
 _DATASET: Final = "framegate footage"
@@ -31,7 +31,7 @@ _DATASET: Final = "framegate footage"
 def export(
     files: Sequence[KeptFile],
     folder: Path,
-    form: Format,
+    form: ExportFormat,
     done: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Write these frames into a new folder, whole or not at all; how many pictures it has.

@@ -169,7 +169,7 @@ def read_picture(kept: KeptFile) -> Picture:
     return decode(data, kept.record.matrix, kept.record.full_range)
 
 
-class Kept(NamedTuple):
+class SourceFootage(NamedTuple):
     """What is in the footage of one source.
 
     files       its frames in the order of their times
@@ -180,9 +180,9 @@ class Kept(NamedTuple):
     unreadable: tuple[Path, ...]
 
 
-def kept_frames(data: Path) -> dict[str, Kept]:
+def kept_frames(data: Path) -> dict[str, SourceFootage]:
     """What a run kept in its data folder, by source; it may go on meanwhile."""
-    found: dict[str, Kept] = {}
+    found: dict[str, SourceFootage] = {}
     for folder in _entries(data / FOLDER):
         if not is_name(folder.name) or not folder.is_dir() or folder.is_symlink():
             continue
@@ -198,7 +198,7 @@ def kept_frames(data: Path) -> dict[str, Kept]:
                 unreadable.append(path)
         files.sort(key=_when)
         if files or unreadable:
-            found[folder.name] = Kept(tuple(files), tuple(unreadable))
+            found[folder.name] = SourceFootage(tuple(files), tuple(unreadable))
     return found
 
 
@@ -365,7 +365,7 @@ def jpeg_of(picture: Picture) -> tuple[bytes, tuple[int, int]]:
     return data, (small.width, small.height)
 
 
-def iter_files(kept: Mapping[str, Kept]) -> Iterator[KeptFile]:
+def iter_files(kept: Mapping[str, SourceFootage]) -> Iterator[KeptFile]:
     """All frames of all sources."""
     for one in kept.values():
         yield from one.files

@@ -42,7 +42,7 @@ _LARGEST: Final = 1e9  # of any edge, in pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class LabelledObject:
     """An object of a picture. box: left, top, right, bottom in pixels, as the file has it.
 
     unsure  neither an object nor background: COCO's `iscrowd`
@@ -64,7 +64,7 @@ class LabelledPicture:
     """
 
     path: Path
-    labels: tuple[Label, ...] | None
+    labels: tuple[LabelledObject, ...] | None
     size: tuple[int, int] | None
     source: str
     moment_s: float
@@ -131,7 +131,7 @@ def read_labels(
     if one.labels is None:
         return picture, None
     faults: list[str] = []
-    rows: list[tuple[Label, tuple[float, ...]]] = []
+    rows: list[tuple[LabelledObject, tuple[float, ...]]] = []
     scale = (1.0, 1.0) if one.size is not None else (float(size[0]), float(size[1]))
     for label in one.labels:
         box = _cut(tuple(edge * scale[n % 2] for n, edge in enumerate(label.box)), size)
@@ -152,7 +152,9 @@ def _cut(box: tuple[float, ...], size: tuple[int, int]) -> tuple[float, ...] | N
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _as_boxes(rows: Sequence[tuple[Label, tuple[float, ...]]], classes: Sequence[str]) -> Boxes:
+def _as_boxes(
+    rows: Sequence[tuple[LabelledObject, tuple[float, ...]]], classes: Sequence[str]
+) -> Boxes:
     return Boxes(
         np.array([box for _, box in rows], np.float32).reshape(-1, 4),
         np.ones(len(rows), np.float32),
@@ -210,7 +212,7 @@ class _CocoFile:
         names = self._names(lists.categories)
         classes += [name for name in names.values() if name not in classes]
         images = self._images(lists.images)
-        labels: dict[int, list[Label]] = {number: [] for number in images}
+        labels: dict[int, list[LabelledObject]] = {number: [] for number in images}
         for place, entry in enumerate(lists.annotations):
             where = f"{self._file}: annotations[{place}]"
             if isinstance(entry, dict) and "id" in entry:
@@ -292,7 +294,7 @@ class _CocoFile:
         names: Mapping[int, str],
         images: Mapping[int, tuple[Path, tuple[int, int], bool]],
         where: str,
-    ) -> Label | None:
+    ) -> LabelledObject | None:
         image, category, box = _fields(entry, ("image_id", "category_id", "bbox"))
         crowd = entry.get("iscrowd", 0) if isinstance(entry, dict) else 0
         fault = None
@@ -310,7 +312,7 @@ class _CocoFile:
             self._fault(f"{where}: {fault}")
             return None
         left, top, width, height = (float(edge) for edge in box)
-        return Label(
+        return LabelledObject(
             names[category], (left, top, left + width, top + height), bool(crowd), where
         )  # fmt: skip
 
@@ -429,7 +431,7 @@ def _unquoted(word: str) -> str:
 
 def _yolo_labels(
     file: Path, classes: Sequence[str], faults: list[str]
-) -> tuple[Label, ...]:  # fmt: skip
+) -> tuple[LabelledObject, ...]:  # fmt: skip
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -450,7 +452,7 @@ def _yolo_labels(
 
 def _yolo_label(
     words: Sequence[str], classes: Sequence[str], where: str
-) -> tuple[str, Label | None]:
+) -> tuple[str, LabelledObject | None]:
     if len(words) != _WORDS:
         more = "; export boxes, not polygons" if len(words) > _WORDS + 1 else ""
         return f"{len(words)} words; must be: class x y width height{more}", None
@@ -468,4 +470,4 @@ def _yolo_label(
     if max(abs(value) for value in values) > 2:
         return "must be shares of the picture, 0 to 1, not pixels", None
     box = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    return "", Label(classes[int(words[0])], box, False, where)
+    return "", LabelledObject(classes[int(words[0])], box, False, where)

@@ -15,7 +15,7 @@ from benchmarks.promise.composed_parts import Parts
 from benchmarks.promise.run import Promised, serve
 from framegate.pipeline.promise import promise
 from framegate.pipeline.promise.certificate import Certificate, close
-from framegate.pipeline.promise.period import Moment, Period
+from framegate.pipeline.promise.period import FrameTime, Period
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import Position, PromiseNews
 from tests.benchmarks.test_composed_hour import parts
@@ -42,8 +42,8 @@ def period(number: int, first: int, last: int, alarmed: bool = False) -> Certifi
         drawn=drawn,
         settled=drawn,
         alarmed=alarmed,
-        first=Moment(Position(1, first), None),
-        last=Moment(Position(1, last), None),
+        first=FrameTime(Position(1, first), None),
+        last=FrameTime(Position(1, last), None),
     )
     return close(found, TERMS, KEY, "hour", "")
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,41 @@ def test_names_say_what_a_thing_is() -> None:
     for path, tree in trees():
         classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
         assert [name for name in (path.stem, *classes) if VAGUE.search(name)] == [], path
+
+
+def types_of(tree: ast.Module) -> Iterator[str]:
+    """Names of classes, wherever they are, and of the module's type aliases; without `_`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name.lstrip("_")
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(node, ast.AnnAssign) and "TypeAlias" in ast.unparse(node.annotation):
+            target = node.target
+        if isinstance(target, ast.Name) and re.match(r"_?[A-Z]\w*[a-z]", target.id):
+            yield target.id.lstrip("_")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "class _Kept: ...",
+        "def read():\n    class Kept: ...",
+        "Kept = tuple[int, str]",
+        "_Kept: TypeAlias = int",
+    ],
+)
+def test_a_type_is_seen_however_it_is_defined(line: str) -> None:
+    assert [*types_of(ast.parse(f"KEPT = 1\nkept: Final = 2\n{line}"))] == ["Kept"]
+
+
+def test_no_type_name_stands_for_two_types() -> None:
+    homes: dict[str, list[Path]] = {}
+    for path, tree in trees():
+        if path.relative_to(ROOT).parts[0] in PARTS:
+            for name in types_of(tree):
+                homes.setdefault(name, []).append(path)
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
 
 
 def test_public_things_have_docstrings() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import grid_of, tiles_of
 from framegate.pipeline import records
-from framegate.stages.detections import COLUMNS, ROWS, Changes, changes_of
+from framegate.stages.detections import COLUMNS, ROWS, ChangedParts, changes_of
 
 SIZES = ((640, 360), (768, 576), (1920, 1080), (160, 130), (30, 17))
 
@@ -26,7 +26,7 @@ def test_nothing_is_told_of_nothing() -> None:
 def test_a_corner_is_one_part() -> None:
     """Parts of 640x360 are 27x23 pixels; a tile of 16 lies inside the first."""
     changes = changes_of(hot_at((640, 360), (0, 0, 16, 16)), grid_of(640, 360))
-    assert changes == Changes(27, 23, bytes([0x80]) + bytes(47))
+    assert changes == ChangedParts(27, 23, bytes([0x80]) + bytes(47))
     assert changes.share == 1 / 384
     assert changes.share_of((0.0, 0.0, 20.0, 20.0)) == 1.0
     assert changes.share_of((0.0, 0.0, 54.0, 46.0)) == 1 / 4

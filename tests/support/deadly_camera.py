@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from framegate.pipeline.source import Form, Guard, Request
+from framegate.pipeline.source import DecoderGuard, Form, Request
 from framegate.stages.decode import Decode
 
 DEADLY = 3
@@ -41,7 +41,7 @@ class Deadly:
 
     counts: Mapping[str, int] = {}
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: DecoderGuard) -> None:
         self._guard = guard
 
     def __iter__(self) -> Iterator[Gray]:
@@ -59,5 +59,5 @@ class Deadly:
 class DeadlyDecode(Decode):
     """Files are decoded as usual."""
 
-    def open(self, request: Request, guard: Guard = nullcontext) -> Any:
+    def open(self, request: Request, guard: DecoderGuard = nullcontext) -> Any:
         return Deadly(guard) if request.live else super().open(request, guard)

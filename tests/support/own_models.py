@@ -15,11 +15,11 @@ from framegate.models import coco
 from framegate.models.detector.network import WEIGHTS
 from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import (
+    FootageSpan,
     InputSpec,
     Learned,
     Manifest,
     ModelFolder,
-    Span,
     sha256_of,
 )
 from framegate.models.registry.registry import Registry
@@ -122,7 +122,7 @@ def specialised(
         made.output(0).get_tensor().set_names({head})
         outputs.append(made)
     model = ov.Model(outputs, whole.get_parameters())
-    spans = (Span("a", 0.0, 60.0),)
+    spans = (FootageSpan("a", 0.0, 60.0),)
     learned = Learned(general, "heavy", 100, 300, spans, struck, dict(merged))
     return own_model(
         registry, name, version, classes=classes, size=size, model=model, learned=learned

@@ -14,7 +14,7 @@ from framegate.models.boxes import BoolArray
 from framegate.models.gate.cells import Grid, cells_of, grid_of
 from framegate.models.gate.gate import (
     DEFAULT,
-    Change,
+    DetectedChange,
     GateSettings,
     inferred,
     limit_of,
@@ -83,7 +83,7 @@ def gated(
     numbers: GateSettings = DEFAULT,
     ignored: BoolArray | None = None,
     found: bool = False,
-) -> Iterator[tuple[Picture, Change, np.ndarray]]:
+) -> Iterator[tuple[Picture, DetectedChange, np.ndarray]]:
     """Look, infer what is hot, go on; with each frame its picture and the bound before it."""
     state = None
     stated: np.ndarray = np.zeros(())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from framegate.models.boxes import Boxes, empty
 from framegate.models.learning.thresholds import (
     GRID,
-    Found,
+    MatchedBoxes,
     found,
     is_covered,
     least_scores,
@@ -32,7 +32,7 @@ def boxes(*rows: tuple[float, float, int]) -> Boxes:
     return Boxes(xyxy, scores, np.array([row[2] for row in ordered], np.int32))
 
 
-def f1(one: Found, least: dict[int, float]) -> float:
+def f1(one: MatchedBoxes, least: dict[int, float]) -> float:
     """Counted box by box."""
     pairs = zip(one.scores, one.class_ids, strict=True)
     is_shown = [s > np.float32(least.get(int(c), 2)) for s, c in pairs]
@@ -51,7 +51,7 @@ ROWS = st.lists(
 @settings(max_examples=300, deadline=None)
 def test_no_combination_does_better(rows, missed):
     scores, classes, right = zip(*rows, strict=True) if rows else ((), (), ())
-    one = Found(
+    one = MatchedBoxes(
         np.array(scores, np.float32),
         np.array(classes, np.int32),
         np.array(right, np.bool_),
@@ -65,7 +65,7 @@ def test_no_combination_does_better(rows, missed):
 
 
 def test_a_class_that_is_mostly_wrong_is_off_and_ties_take_the_middle():
-    one = Found(
+    one = MatchedBoxes(
         np.array([0.9, 0.8, 0.3, 0.9, 0.8, 0.7], np.float32),
         np.array([0, 0, 0, 1, 1, 1], np.int32),
         np.array([True, True, False, False, False, True], np.bool_),

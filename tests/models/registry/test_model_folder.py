@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from framegate.models.errors import ManifestRefused, ModelUnreadable
 from framegate.models.registry.model_folder import (
+    FootageSpan,
     InputSpec,
     Learned,
     Manifest,
-    Span,
     open_folder,
 )
 from tests.support.made_models import folder_of, manifest
@@ -153,7 +153,7 @@ def test_what_came_later_changes_no_older_digest():
 
 
 def test_what_a_tuned_model_says_comes_back():
-    learned = Learned("nanodet-416@12345678", "heavy", 40, 90, (Span("yard", 0, 12.5),))
+    learned = Learned("nanodet-416@12345678", "heavy", 40, 90, (FootageSpan("yard", 0, 12.5),))
     one = manifest(
         classes=("person", "car", "truck"),
         merged={"truck": "car"},
@@ -172,7 +172,7 @@ def test_what_a_tuned_model_says_comes_back():
 
 def test_what_was_struck_and_merged_comes_back():
     chosen = {"struck": ("dog", "cell phone"), "merged": {"truck": "car"}}
-    learned = Learned("light", "heavy", 40, 90, (Span("yard", 0, 12.5),), **chosen)
+    learned = Learned("light", "heavy", 40, 90, (FootageSpan("yard", 0, 12.5),), **chosen)
     one = manifest(learned=learned)
     assert Manifest.from_json(one.to_json()) == one
     assert one.sha256 != manifest(learned=dataclasses.replace(learned, struck=("dog",))).sha256

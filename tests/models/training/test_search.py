@@ -20,7 +20,7 @@ from framegate.models.training import shared_network  # noqa: E402
 from framegate.models.training.blocks import PAIR, Block  # noqa: E402
 from framegate.models.training.lessons import Lesson, lesson  # noqa: E402
 from framegate.models.training.part_times import PartTimes, parts  # noqa: E402
-from framegate.models.training.search import Course, Gates, Search, apart  # noqa: E402
+from framegate.models.training.search import Gates, Search, SearchSchedule, apart  # noqa: E402
 from framegate.models.training.shared_network import (  # noqa: E402
     Shared,
     Space,
@@ -81,11 +81,11 @@ def made_lesson(seed: int) -> Lesson:
 
 
 def a_search(shared: Shared, share: float = 0.7) -> Search:
-    course = Course(
+    schedule = SearchSchedule(
         shared_steps=2, gate_steps=2, between=1, pictures=2, by_chance=1, drawn=2, share=share
     )
     lessons = [made_lesson(seed) for seed in range(4)]
-    return Search(shared, lessons, SIZE, made_times(), course)
+    return Search(shared, lessons, SIZE, made_times(), schedule)
 
 
 def test_the_largest_says_what_the_narrowed_net_says(

@@ -19,7 +19,7 @@ from framegate.models.detector import detector
 from framegate.models.gate import crops
 from framegate.models.window import features
 from framegate.models.window.features import LENGTH, RegionFeatures
-from framegate.models.window.head import FILE, NewFrame, Step, WindowHead
+from framegate.models.window.head import FILE, NewFrame, WindowHead, WindowStep
 from framegate.models.window.rows import (
     MOST,
     ROWS,
@@ -63,14 +63,14 @@ def unit(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float16]:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float16)
 
 
-def run(sights: Sequence[NewFrame], state: WindowRows | None = None) -> list[Step]:
-    steps: list[Step] = []
+def run(sights: Sequence[NewFrame], state: WindowRows | None = None) -> list[WindowStep]:
+    steps: list[WindowStep] = []
     for sight in sights:
         steps.append(head().step(steps[-1].window if steps else state or WindowRows(), sight))
     return steps
 
 
-def said(step: Step) -> bytes:
+def said(step: WindowStep) -> bytes:
     """All that a step says, and its row, as bytes."""
     row = step.row.to_bytes() if step.row else b""
     scores = step.boxes.scores.tobytes() + step.things.tobytes()

@@ -30,7 +30,7 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.source import Form, Guard
+from framegate.pipeline.source import DecoderGuard, Form
 from tests.support.runs import wait_until
 
 FORM = Form(16, 8)
@@ -112,7 +112,7 @@ class Bench:
         self.decoder = CameraDecoder("camera", context, ResumePoint(START), stall_s, retry_most_s)
         self.decoder.start()
 
-    def open(self, guard: Guard) -> Camera:  # noqa: ARG002
+    def open(self, guard: DecoderGuard) -> Camera:  # noqa: ARG002
         self.camera.opened += 1
         if self.fault is not None:
             raise self.fault
@@ -228,7 +228,7 @@ def test_a_camera_that_is_off_is_tried_again_and_counts_no_frames() -> None:
 
 def _failing(fault: SourceFault) -> Bench:
     class Off(Bench):
-        def open(self, guard: Guard) -> Camera:
+        def open(self, guard: DecoderGuard) -> Camera:
             if not hasattr(self, "begun"):
                 self.begun, self.fault = True, fault
             return super().open(guard)

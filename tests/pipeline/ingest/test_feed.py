@@ -23,7 +23,7 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.records import START, DecodeState, End, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.source import Form, Guard, Request, Source
+from framegate.pipeline.source import DecoderGuard, Form, Request, Source
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.hop import Attached
 
@@ -44,7 +44,7 @@ class Told(DecoderThread):
 
 
 def _decoder_context(wake: int) -> DecoderContext:
-    def nothing(guard: Guard) -> Source:  # noqa: ARG001
+    def nothing(guard: DecoderGuard) -> Source:  # noqa: ARG001
         raise SourceFault("there is nothing to open", "missing")
 
     def no_store(form: Form) -> FrameStore:

@@ -9,7 +9,7 @@ import pytest
 
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import packaged_text
-from framegate.pipeline.promise.calibration import Footage, Raise, Tally, judged, verdict
+from framegate.pipeline.promise.calibration import FootageTallies, Raise, Tally, judged, verdict
 from framegate.pipeline.promise.promise import Promise
 
 TERMS = Promise(alpha=0.01, confidence=0.95)
@@ -18,13 +18,13 @@ RAISES = (Raise("per_s", 2.0, 6.25), Raise("all_per_s", 4.0, 9.5))
 
 def footage(
     draws: int, wrong: int, distinct: int | None = None, raised: tuple[Raise, ...] = ()
-) -> Footage:
+) -> FootageTallies:
     """Asking always, in doubt of .1, never: wrong never, in one draw for each three, in `wrong`."""
     tallies = (Tally(0.0, 0, 2000), Tally(0.1, wrong // 3, 100), Tally(1.01, wrong, 0))
-    return Footage(tallies, 2000, draws, distinct or draws, (RAISES, raised, ()))
+    return FootageTallies(tallies, 2000, draws, distinct or draws, (RAISES, raised, ()))
 
 
-def said(of: Footage) -> list[str]:
+def said(of: FootageTallies) -> list[str]:
     return verdict(judged(of, TERMS), TERMS).splitlines()
 
 

@@ -20,7 +20,7 @@ from framegate.pipeline.promise.certificate import (
     undeclared,
     verify,
 )
-from framegate.pipeline.promise.period import Moment, Period, following, serve, settle
+from framegate.pipeline.promise.period import FrameTime, Period, following, serve, settle
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max, most_wrong
 from framegate.pipeline.records import Position
@@ -42,7 +42,7 @@ def period_of(
     period = following(Period(), promise)
     open_audits = 0
     for index in range(frames):
-        at = Moment(Position(1, index), None if index == 0 else index / 10)
+        at = FrameTime(Position(1, index), None if index == 0 else index / 10)
         fails = index >= frames - failed
         before = missed if index == 9 else 0
         period, drawn = serve(period, promise, KEY, at, before, fails, ("nanodet@01234567",))

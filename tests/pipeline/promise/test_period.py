@@ -14,7 +14,7 @@ from framegate.pipeline.config.options import read_options
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import close
 from framegate.pipeline.promise.period import (
-    Moment,
+    FrameTime,
     Period,
     following,
     is_full,
@@ -34,8 +34,8 @@ def key_of(period: Period) -> bytes:
     return coin.period_key(SECRET, "door", period.number)
 
 
-def moment(index: int) -> Moment:
-    return Moment(Position(3, index), index / 10)
+def moment(index: int) -> FrameTime:
+    return FrameTime(Position(3, index), index / 10)
 
 
 def audits(period: Period, promise: Promise, frames: range) -> tuple[Period, list[int]]:
@@ -122,8 +122,8 @@ def test_a_full_period_takes_no_frame_and_no_audit_is_settled_twice() -> None:
 def test_a_period_is_small_enough_to_be_stored_with_every_frame() -> None:
     period = Period(
         *(4_000_000_000, b"abcd", *[10_000_000] * 7, True, (1e200,) * 4),
-        first=Moment(Position(70_000, 4_000_000_000), 1e6),
-        last=Moment(Position(70_000, 4_000_000_000), 1e6),
+        first=FrameTime(Position(70_000, 4_000_000_000), 1e6),
+        last=FrameTime(Position(70_000, 4_000_000_000), 1e6),
     )
     assert len(msgspec.msgpack.encode(period)) < 160
     usual, _ = audits(following(Period(), Promise()), Promise(), range(1000))

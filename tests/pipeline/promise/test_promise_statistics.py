@@ -23,7 +23,7 @@ from benchmarks.promise.periods import (
 )
 from framegate.pipeline.promise import promise as coin
 from framegate.pipeline.promise.certificate import close
-from framegate.pipeline.promise.period import Moment, Period, following, is_full, serve, settle
+from framegate.pipeline.promise.period import FrameTime, Period, following, is_full, serve, settle
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.promise.statistics import k_max, most_wrong
 from framegate.pipeline.records import Position
@@ -101,7 +101,7 @@ def simulated(promise: Promise, key: bytes, wrong: np.ndarray) -> bool:
     """Whether the promise's own code certifies a period with these wrong frames."""
     period = following(Period(), promise)
     for index, is_wrong in enumerate(wrong.tolist()):
-        period, drawn = serve(period, promise, key, Moment(Position(1, index), None))
+        period, drawn = serve(period, promise, key, FrameTime(Position(1, index), None))
         if drawn:
             period = settle(period, promise, is_wrong)
     assert is_full(period, promise)

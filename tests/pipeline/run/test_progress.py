@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.pipeline.run.progress import Kept, closing, shown_path
+from framegate.pipeline.run.progress import RunOutputs, closing, shown_path
 from framegate.pipeline.telemetry.view import Sample, span, view
 
 ENDED = replace(view("a", None, Sample(1.0, {"published": 1394}, (), None, True)), state="finished")
@@ -24,21 +24,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_came_where_it_is_and_how_to_go_on(home: Path) -> None:
-    kept = Kept(home / ".local/state/framegate/r", videos=Path("videos"))
+    kept = RunOutputs(home / ".local/state/framegate/r", videos=Path("videos"))
     assert closing([ENDED], 1394, 23.0, kept) == (
         "1394 frames in 23 s (60.6 a second); "
         "results with: framegate results -d ~/.local/state/framegate/r; "
         "videos in videos"
     )
     stopped = replace(ENDED, state="stopped")
-    assert closing([ENDED, stopped], 849, 5.0, Kept(Path("data"))) == (
+    assert closing([ENDED, stopped], 849, 5.0, RunOutputs(Path("data"))) == (
         "849 frames of 2 sources in 5.0 s (169.8 a second); "
         "results with: framegate results -d data; "
         "go on with: framegate run --resume -d data"
     )
     nothing = replace(ENDED, published=0)
-    assert closing([nothing], 0, 0.4, Kept(Path("data"))) == "0 frames in 0.4 s"
-    there = Kept(Path("data"), store="redis://user:secret@10.0.0.7:6379/0")
+    assert closing([nothing], 0, 0.4, RunOutputs(Path("data"))) == "0 frames in 0.4 s"
+    there = RunOutputs(Path("data"), store="redis://user:secret@10.0.0.7:6379/0")
     assert "results in redis://10.0.0.7:6379/0" in closing([ENDED], 1, 1.0, there)
 
 

@@ -20,7 +20,7 @@ from framegate.pipeline.promise.certificate import (
     undeclared,
     verify,
 )
-from framegate.pipeline.promise.period import Moment, Period, following, serve
+from framegate.pipeline.promise.period import FrameTime, Period, following, serve
 from framegate.pipeline.promise.promise import Promise
 from framegate.pipeline.records import End, Position, PromiseNews, Record
 from framegate.pipeline.source import Form
@@ -37,7 +37,7 @@ DECLARED = declare(BEGUN, TERMS, KEY, "door")
 def certificate() -> Certificate:
     period = BEGUN
     for seq in range(3):
-        period, _ = serve(period, TERMS, KEY, Moment(Position(1, seq), None), 0, False)
+        period, _ = serve(period, TERMS, KEY, FrameTime(Position(1, seq), None), 0, False)
     return close(period, TERMS, KEY, "door", "0a1b2c3d")
 
 

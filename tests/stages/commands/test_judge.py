@@ -10,7 +10,7 @@ import pytest
 
 from framegate.models.learning.judgement import NOT_JUDGED, refusal_of
 from framegate.models.picture import Picture
-from framegate.models.registry.model_folder import Learned, Manifest, Span
+from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.judge import JudgeRequest
 from framegate.pipeline.cli.main import main
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_told(registry: Path) -> None:
 
 def test_what_is_later_is_no_neighbour_of_what_was_learned(registry: Path) -> None:
     usual = Registry(registry).find("street").manifest
-    spans = Span("gate", 1000.0, 1600.0), Span("door", 0.0, 60.0)
+    spans = FootageSpan("gate", 1000.0, 1600.0), FootageSpan("door", 0.0, 60.0)
     manifest: Manifest = replace(usual, learned=Learned("light", "heavy", 9, 9, spans))
     grey = np.full((4, 4), 128, np.uint8)
     picture = Picture(grey, grey[:2, :2], grey[:2, :2], "bt601", full_range=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from framegate.models.registry.model_folder import Learned, ModelFolder, Span
+from framegate.models.registry.model_folder import FootageSpan, Learned, ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.cli.relearn import STRANGE_LOOKS, NewFootage, in_words, reason
@@ -26,7 +26,7 @@ def registry(tmp_path: Path) -> Path:
     """With a model that learned from 100 pictures of "gate" until the 60th second from NOW."""
     root = tmp_path / "registry"
     folder = specialised(root, "gate", ["car"])
-    learned = Learned("light", "heavy", 100, 300, (Span("gate", NOW, NOW + 60),))
+    learned = Learned("light", "heavy", 100, 300, (FootageSpan("gate", NOW, NOW + 60),))
     Registry(root).put(ModelFolder(folder.path, replace(folder.manifest, learned=learned)))
     return root
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from framegate.models.registry.model_folder import Learned, Span
+from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import records
 from framegate.pipeline.engine.alone import context_alone
@@ -84,7 +84,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specialised(root, "people", ["person"])
     specialised(root, "struck", ["person"], struck=("car", "truck"))
     own_model(root, "mine")
-    taught = Learned("light", "heavy", 100, 300, (Span("a", 0.0, 60.0),))
+    taught = Learned("light", "heavy", 100, 300, (FootageSpan("a", 0.0, 60.0),))
     tuned_model(root, "tuned", min_scores=dict.fromkeys(["car", "truck"], 0.06), learned=taught)
     return root
 

@@ -14,7 +14,7 @@ from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import policy
 from framegate.pipeline import records
 from framegate.pipeline.records import Object
-from framegate.stages.detections import Changes, Detections
+from framegate.stages.detections import ChangedParts, Detections
 from framegate.stages.escalate import doubt as doubt_module
 from framegate.stages.escalate.corrections import Corrections, Unrest, learned, served
 from framegate.stages.escalate.doubt import (
@@ -32,10 +32,10 @@ PERSON = Object(1, "person", 0, 0.5, (100.0, 100.0, 200.0, 200.0), "detected")
 SAME = Boxes(
     np.array([PERSON.box], np.float32), np.array([PERSON.score], np.float32), np.zeros(1, np.int32)
 )
-QUARTER = Changes(27, 23, bytes([0xFF] * 12) + bytes(36))
+QUARTER = ChangedParts(27, 23, bytes([0xFF] * 12) + bytes(36))
 
 
-def found(*objects: Object, changes: Changes | None = None) -> Detections:
+def found(*objects: Object, changes: ChangedParts | None = None) -> Detections:
     return Detections("detected", "part", "changed", objects, ("light@1",), changes=changes)
 
 
@@ -151,7 +151,7 @@ things = st.builds(
     st.integers(1, 100),
 )
 frames = st.builds(
-    lambda objects, parts: found(*objects, changes=Changes(27, 23, parts)),
+    lambda objects, parts: found(*objects, changes=ChangedParts(27, 23, parts)),
     st.lists(things, max_size=30),
     st.binary(min_size=48, max_size=48),
 )

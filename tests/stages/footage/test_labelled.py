@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from framegate.models.picture import read_photograph
 from framegate.pipeline.errors import ConfigFaults
 from framegate.stages.footage import FootageFrame, as_examples, read_footage
-from framegate.stages.footage.export import Format, export
+from framegate.stages.footage.export import ExportFormat, export
 from framegate.stages.footage.kept import Keeper, KeptObject, Limits, kept_frames
 from framegate.stages.footage.labelled import read_labelled
 from tests.stages.footage.test_kept import frame, keep
@@ -313,7 +313,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def exported(data: Path, folder: Path, form: Format) -> Path:
+def exported(data: Path, folder: Path, form: ExportFormat) -> Path:
     files = [file for kept in kept_frames(data).values() for file in kept.files]
     assert export(files, folder, form) == len(files)
     return folder
@@ -336,7 +336,7 @@ def told(frames: list[FootageFrame]) -> list[Any]:
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
-def test_there_and_back_is_exact(data: Path, tmp_path: Path, form: Format) -> None:
+def test_there_and_back_is_exact(data: Path, tmp_path: Path, form: ExportFormat) -> None:
     before = read(data)
     after = read(exported(data, tmp_path / "out", form))
     assert told(after) == told(before)
