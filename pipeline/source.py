@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Literal, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -78,6 +78,7 @@ class Request(msgspec.Struct, frozen=True):
     live       frames come when they come: the newest wins; else all are wanted
     transport  of RTSP
     stall_s    of a live source: see `stalled_at`
+    sound      samples in a block of its sound, at SOUND_RATE; 0: its sound is not wanted
     """
 
     url: str
@@ -85,10 +86,31 @@ class Request(msgspec.Struct, frozen=True):
     transport: Transport = "tcp"
     stall_s: float = STALL_S
     frames: Frames = Frames()
+    sound: int = 0
 
     def __post_init__(self) -> None:
         """Whichever process gets a URL keeps its secrets out of what it says."""
         remember_url(self.url)
+
+
+SOUND_RATE: Final = 16_000
+SOUND_SLOTS: Final = 64
+"""Blocks of a source's sound that are kept; no frame carries more."""
+
+
+class SoundBlock(NamedTuple):
+    """A stretch of a source's sound: as many samples in each, mono float32 at SOUND_RATE.
+
+    number    counts the blocks of a connection from 0
+    begins_s  seconds, of the clock of the frames' pts
+    follows   there is nothing between it and the block before
+    samples   as bytes
+    """
+
+    number: int
+    begins_s: float
+    follows: bool
+    samples: bytes
 
 
 class Frame(Protocol):
@@ -98,6 +120,7 @@ class Frame(Protocol):
     arrived_mono  monotonic seconds at which its last packet was read, None for "just now"
     captured      UNIX seconds by the camera's own clock (RTCP), None where it tells none
     key_frame     it was encoded without others
+    sound         blocks of sound that ended with it: since the frame before, up to the next
     nbytes  what `write` fills: Y (H*W), U and V (ceil(H/2)*ceil(W/2) each), tight, in this order
     """
 
@@ -109,6 +132,8 @@ class Frame(Protocol):
     def captured(self) -> float | None: ...
     @property
     def key_frame(self) -> bool: ...
+    @property
+    def sound(self) -> Sequence[SoundBlock]: ...
     @property
     def form(self) -> Form: ...
     @property

@@ -268,7 +268,7 @@ class MadeFrame:
     """
 
     pts = arrived_mono = captured = None
-    key_frame = False
+    key_frame, sound = False, ()
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from fractions import Fraction
@@ -32,6 +32,7 @@ from framegate.stages.decode.frame import (
     FrameChoice,
     Orientations,
 )
+from framegate.stages.decode.sound import SoundTap
 
 # -- When frames were captured by a camera's own clock, as RTCP sender reports tell (RFC 3550
 # 6.4). FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime),
@@ -161,10 +162,10 @@ class CameraSource:
             nothing came for a while: who iterates decides when that is a stall. Where the camera
             states no times (MJPEG over HTTP), pts is when a picture came, from the first one on.
             HLS brings a segment at once: its frames are given as their pts say, and arrive when
-            they are given
+            they are given. Each has the blocks of sound that have ended by its pts
     Counts  damaged: packets that do not decode and are skipped, and frames that the decoder marks
             as damaged, which are given; skipped: packets or frames that are not wanted;
-            late: packets left out because decoding fell behind
+            late: packets left out because decoding fell behind; and those of SoundTap
     Fails   SourceFault at construction (see open_video) and while iterating: closed, no_memory,
             damaged (more in a row than allowed). It never just ends
     Thread  all of it in one thread
@@ -177,6 +178,12 @@ class CameraSource:
         self._tally = {"damaged": 0, "skipped": 0, "late": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened = opened
+        self._tap: SoundTap | None = None
+        # Sound has no clock in common with pictures whose times are those of their arrival.
+        if request.sound and opened.sound is not None and opened.has_times:
+            self._tap = SoundTap(opened.sound, request.sound, guard)
+            opened.listeners.append(self._tap.hear)
+            self.counts = ChainMap(self._tally, self._tap.counts)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def __iter__(self) -> Iterator[DecodedFrame | None]:
@@ -239,7 +246,10 @@ class CameraSource:
                     orientation = orientation_of(
                         self._request.url, frame, orientations, self._options
                     )
-                    yield DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
+                    given = DecodedFrame(frame, converter, orientation, arrived, clock.of(frame))
+                    if self._tap is not None:
+                        given.sound = self._tap.take(given.pts)
+                    yield given
                 else:
                     self._tally["skipped"] += 1
                     yield None

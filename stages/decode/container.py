@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import av
 import av.error
+from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.packet import Packet
@@ -78,12 +79,18 @@ class DecodeOptions:
 class Opened:
     """A container with the video track to decode; whoever holds it closes it.
 
-    body  of a camera over HTTP: what the container reads
+    sound      its first sound track for which there is a decoder, None where it has none
+    body       of a camera over HTTP: what the container reads
+    listeners  are called with each packet of both tracks, as it came, in reading order and before
+               anybody decodes it, the empty one at a track's end included. Without any, the sound
+               track is not read. Thread: that of `packets`
     """
 
     container: InputContainer
     stream: VideoStream
+    sound: AudioStream | None = None
     body: HttpBody | None = None
+    listeners: list[Callable[[Packet[Any]], None]] = field(default_factory=list)
 
     @property
     def has_times(self) -> bool:
@@ -94,11 +101,15 @@ class Opened:
         return not kind.flags & _NO_TIMES and not kind.name.endswith("_pipe")
 
     def packets(self) -> Iterator[Packet[VideoStream]]:
-        """Yield the track's packets, an empty one at the end; FFmpegError, or SourceFault over
-        HTTP.
+        """Yield the video track's packets, an empty one at the end; FFmpegError, or SourceFault
+        over HTTP.
         """
-        for packet in self.container.demux(self.stream):
-            yield packet
+        both = [self.stream, self.sound] if self.listeners and self.sound else [self.stream]
+        for packet in self.container.demux(both):
+            for listener in self.listeners:
+                listener(packet)
+            if packet.stream is self.stream:  # its index says 0 of the empty one at the end
+                yield packet  # type: ignore[misc]
             if self.body is not None:
                 self.body.begin_packet()
 
@@ -199,7 +210,7 @@ def open_video(request: Request, options: DecodeOptions, at_once: bool = False) 
         raise
     if body is not None:
         body.allow(None if at_once else options.read_timeout_s)
-    return Opened(container, stream, body)
+    return Opened(container, stream, _sound_track(container), body)
 
 
 def _ask(request: Request, options: DecodeOptions) -> HttpBody | None:
@@ -360,6 +371,12 @@ def _video_track(place: str, container: InputContainer) -> VideoStream:
     if getattr(tracks[0], "codec_context", None) is None:
         raise refusal(place, "unsupported_codec", "there is no decoder for its video track")
     return tracks[0]
+
+
+def _sound_track(container: InputContainer) -> AudioStream | None:
+    # As with a video track, PyAV has no context where FFmpeg has no decoder.
+    found = (s for s in container.streams.audio if getattr(s, "codec_context", None) is not None)
+    return next(found, None)
 
 
 # -- What a container claims about its video track, and whether the track kept it.

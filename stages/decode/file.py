@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from framegate.stages.decode.container import (
     refusal,
 )
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.sound import SoundTap
 
 _DEFAULT: Final = DecodeOptions()
 
@@ -61,9 +63,11 @@ class FileSource:
 
     Out     DecodedFrame in the decoder's order: planar YUV 4:2:0 uint8 with its own size, matrix
             and range, and pts in seconds (may be unordered, may be None); None for what is not
-            wanted, which `frames` leaves out
+            wanted, which `frames` leaves out. Each has the blocks of sound that end before the
+            next one's pts, the last one all that is left
     Counts  damaged: packets skipped because they do not decode; truncated: 1 once the file has
-            ended before what its container counts; skipped: packets and frames that are not wanted
+            ended before what its container counts; skipped: packets and frames that are not wanted;
+            and those of SoundTap
     Fails   SourceFault at construction (see open_video) and while iterating (damaged, truncated,
             empty, no_memory)
     Thread  one iterator in one thread; close() from any thread once that one has stopped
@@ -83,6 +87,11 @@ class FileSource:
         self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
+        self._tap: SoundTap | None = None
+        if self._request.sound and opened.sound is not None and opened.has_times:
+            self._tap = SoundTap(opened.sound, self._request.sound)
+            opened.listeners.append(self._tap.hear)
+            self.counts = ChainMap(self._tally, self._tap.counts)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def frames(self) -> Iterator[DecodedFrame]:
@@ -95,6 +104,8 @@ class FileSource:
             raise ValueError(f"{shown(self.place)}: this source is closed")
         if self._frames is None:
             self._frames = self._decode(self._opened)
+            if self._tap is not None:
+                self._frames = _with_sound(self._frames, self._tap)
         return self._frames
 
     def counted(self) -> tuple[int, int]:
@@ -179,6 +190,30 @@ class FileSource:
             what = f"none of its frames decodes (packets skipped: {skipped})"
             return refusal(self.place, "damaged", what)
         return refusal(self.place, "empty", "its video track has no frames")
+
+
+def _with_sound(
+    frames: Generator[DecodedFrame | None], tap: SoundTap
+) -> Generator[DecodedFrame | None]:
+    """Hold each frame until the next one tells which sound ended with it."""
+    held: DecodedFrame | None = None
+    try:
+        for frame in frames:
+            if frame is None:
+                yield None
+                continue
+            if held is not None:
+                held.sound = tap.take(frame.pts)
+                yield held
+            held = frame
+    except SourceFault:
+        if held is not None:
+            held.sound = tap.take(None)
+            yield held
+        raise
+    if held is not None:
+        held.sound = tap.take_rest()
+        yield held
 
 
 def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:

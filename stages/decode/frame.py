@@ -16,7 +16,7 @@ import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from framegate.pipeline.source import Form, Frames
+from framegate.pipeline.source import Form, Frames, SoundBlock
 
 # -- How a stored picture is turned and mirrored to be seen upright.
 
@@ -178,6 +178,7 @@ class DecodedFrame:
     arrived_mono  monotonic seconds at which its packet came, None for a file's
     captured      UNIX seconds by the camera's clock, None where it tells none
     key_frame     it was encoded without others
+    sound         blocks of sound that ended with it; whoever reads the container sets it
 
     It keeps the decoder's buffer alive until it is dropped. Frames of one source share a
     converter: write them in the thread that iterates.
@@ -185,7 +186,7 @@ class DecodedFrame:
 
     __slots__ = (
         "_converter", "_frame", "_orientation", "arrived_mono", "captured", "form", "key_frame",
-        "nbytes", "pts",
+        "nbytes", "pts", "sound",
     )  # fmt: skip
 
     def __init__(
@@ -200,6 +201,7 @@ class DecodedFrame:
         self._converter = converter
         self._orientation = orientation
         self.arrived_mono, self.captured = arrived_mono, captured
+        self.sound: tuple[SoundBlock, ...] = ()
         self.key_frame = bool(frame.key_frame)
         self.form = form_of(frame, orientation)
         self.pts = None

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from framegate.pipeline.source import DecoderGuard, Form, Request
+from framegate.pipeline.source import DecoderGuard, Form, Request, SoundBlock
 from framegate.stages.decode import Decode
 
 DEADLY = 3
@@ -26,6 +26,7 @@ class Gray:
     arrived_mono: float | None = None
     captured: float | None = None
     key_frame: bool = False
+    sound: tuple[SoundBlock, ...] = ()
     form: Form = FORM
 
     @property

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -173,6 +174,51 @@ def write_tone(path: Path, seconds: float = 0.5) -> Path:
         frame.rate, frame.pts = 16000, 0
         output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+    return path
+
+
+@dataclass(frozen=True)
+class Track:
+    """How the sound of a made file is coded, and what is in it.
+
+    tones   of each channel, hertz
+    begins  seconds; what is missing between the pieces was never sent
+    """
+
+    codec: str = "aac"
+    rate: int = 48000
+    tones: tuple[float, ...] = (440.0,)
+    begins: tuple[float, ...] = (0.0,)
+    seconds: float = 4.0
+    amplitude: float = 0.5
+
+
+def write_sounding(path: Path, track: Track, pts_s: Sequence[float] = ()) -> Path:
+    """Encode `scene` at the given times, and tones beside it, each piece of them so long."""
+    pts_s = pts_s or steady(round(25 * track.seconds))
+    layout = "mono" if len(track.tones) == 1 else "stereo"
+    with av.open(str(path), "w") as output:
+        video = output.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        video.codec_context.time_base = MILLISECOND
+        audio = output.add_stream(track.codec, rate=track.rate, layout=layout)
+        packets = []
+        for n, seconds in enumerate(pts_s):
+            frame = frame_of(scene(n, (96, 64)), "yuv420p")
+            frame.pts, frame.time_base = round(seconds * 1000), MILLISECOND
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        for begins in track.begins:
+            times = begins + np.arange(round(track.rate * track.seconds)) / track.rate
+            wave = np.stack([np.sin(2 * np.pi * tone * times) for tone in track.tones])
+            whole = (track.amplitude * 32767 * wave.T).astype(np.int16).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(whole, "s16", layout)
+            frame.rate, frame.time_base = track.rate, Fraction(1, track.rate)
+            frame.pts = round(begins * track.rate)
+            packets += audio.encode(frame)
+        packets += audio.encode(None)
+        for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+            output.mux(packet)
     return path
 
 

@@ -45,7 +45,7 @@ class Picture:
     pts: float | None = None
     form: Form = FORM
     arrived_mono: float | None = None
-    captured, key_frame = None, False
+    captured, key_frame, sound = None, False, ()
 
     @property
     def nbytes(self) -> int:

@@ -147,7 +147,8 @@ def test_pixels_may_be_given_up_by_the_loop_and_by_the_thread_at_once(wake: int,
 
 def test_an_epoch_is_asked_for_before_the_first_frame(wake: int) -> None:
     class One:
-        pts, arrived_mono, captured, key_frame, form, nbytes = None, None, None, True, FORM, 0
+        pts = arrived_mono = captured = None
+        key_frame, sound, form, nbytes = True, (), FORM, 0
 
         def write(self, slot: memoryview) -> None:
             """No pixels."""
@@ -169,7 +170,7 @@ class Shown:
     """A frame of a file of one picture."""
 
     pts = arrived_mono = captured = None
-    key_frame = False
+    key_frame, sound = False, ()
     form, nbytes = FORM, FORM.nbytes
 
     def write(self, slot: memoryview) -> None:
