@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness.code_behind import digest_of
-from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark, Result
+from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark, BenchmarkResult
 
 NAMES: Final = tuple(
     sorted(
@@ -46,7 +46,7 @@ class Ended:
     """How one benchmark ended. result: None where it told none; fault: empty where all is well."""
 
     name: str
-    result: Result | None
+    result: BenchmarkResult | None
     fault: str
 
 
@@ -56,7 +56,7 @@ def declared(name: str) -> Benchmark:
     return benchmark
 
 
-def kept(name: str) -> Result | None:
+def kept(name: str) -> BenchmarkResult | None:
     """The result that is in benchmarks/results; None: there is none."""
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else None
@@ -87,7 +87,7 @@ def measure(name: str, given: argparse.Namespace) -> Ended:
         why = "took too long" if code is None else f"ended with {code}"
         return Ended(name, None, f"FAILED: {why}")
     try:
-        result: Result = json.loads(lines[-1])
+        result: BenchmarkResult = json.loads(lines[-1])
     except (IndexError, ValueError):
         return Ended(name, None, "FAILED: its last line is no result")
     whole = kept(name) if given.quick else None

@@ -26,7 +26,7 @@ from benchmarks.harness import scoring, tracking
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip, find_clips
 from benchmarks.harness.labelled_people import PERSON, read_truth
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes, iou
 from framegate.models.detector import detector, policy
@@ -177,7 +177,7 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['clip']} ({row['frames']} frames): {told}{people}; {labels}"
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     light = run.light()
@@ -191,7 +191,7 @@ def whole(given: argparse.Namespace) -> Result:
     return {"clips": rows, "photographs": sets, "conditions": found}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Law 16, and what a user sees first."""
     rows = result["clips"]
     doubled = max(row["doubled_frames"] for row in rows)

@@ -27,7 +27,7 @@ from benchmarks.harness import agreement, tracking
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip, find_clips
 from benchmarks.harness.labelled_people import read_truth
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, conditions
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
@@ -199,7 +199,7 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['clip']} ({row['frames']} frames): " + ", ".join(parts)
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     light = detector.load("light", threads=THREADS, min_score=thresholds.CALM.candidate)

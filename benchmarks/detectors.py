@@ -26,8 +26,8 @@ import cv2
 import numpy as np
 import openvino as ov
 
-from benchmarks.harness.report import Benchmark, Option, Result
-from benchmarks.harness.scoring import Labelled, Score, match, read_labelled, score
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option
+from benchmarks.harness.scoring import LabelledPhotographs, Score, match, read_labelled, score
 from framegate.models import coco
 from framegate.models.boxes import Boxes, FloatArray
 from framegate.models.detector import fusion, policy
@@ -52,7 +52,7 @@ PRECISIONS: dict[str, tuple[Precision, ...]] = {
 class Photographs:
     """One labelled set, decoded."""
 
-    labelled: Labelled
+    labelled: LabelledPhotographs
     pictures: tuple[Picture, ...]
 
 
@@ -236,7 +236,7 @@ def conditions(sets: dict[str, Photographs], n_rounds: int) -> dict[str, Any]:
     }
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     sets = {}

@@ -31,8 +31,8 @@ from benchmarks.harness.process_tree import memory_bytes
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
+    BenchmarkResult,
     Option,
-    Result,
     conditions,
     in_turn,
     median_of_ratios,
@@ -223,7 +223,7 @@ def cpu_ms(told: Told) -> float:
     return 1e3 * told.cpu_s / told.frames
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Each size's figures."""
     told = []
     for size, found in result["sizes"].items():
@@ -238,7 +238,7 @@ def bars(result: Result) -> list[Bar]:
     return told
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     source = find_clip(given.data, given.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:

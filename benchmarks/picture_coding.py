@@ -22,8 +22,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.harness.gate_clips import GateClip, Shot
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.gate_clips import ClipFrame, GateClip
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, conditions
 from framegate.models import matching
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector
@@ -36,7 +36,7 @@ CLIPS = ("bottle-detection", "car-detection", "one-by-one-person-detection")
 Coded = tuple[int, Picture]  # bytes, and what comes out of them
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     sets = _sets(given.data, given.frames, given.photographs)
@@ -135,7 +135,7 @@ def of_clip(path: Path, frames: int) -> list[Picture]:
     return kept[:: max(1, len(kept) // frames)][:frames]
 
 
-def _copy(shot: Shot) -> Picture:
+def _copy(shot: ClipFrame) -> Picture:
     picture = shot.picture
     planes = (picture.y.copy(), picture.u.copy(), picture.v.copy())
     return Picture(*planes, picture.matrix, picture.full_range)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import binom
 
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.promise.alarm import audits_to_alarm
 from benchmarks.promise.periods import (
     SCENARIOS,
@@ -137,7 +137,7 @@ def alarm_row(periods: int) -> Row:
     return {"median_after_change_to": medians, "mean_to_false": round(float(false.mean()))}
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     began = time.monotonic()
     false = false_rows(given.periods)
@@ -161,7 +161,7 @@ def whole(given: argparse.Namespace) -> Result:
     }
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """How often a broken promise is certified."""
     return [Bar("false certificates", result["worst_false_counts"], "<=", result["false_limit"])]
 

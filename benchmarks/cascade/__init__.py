@@ -33,9 +33,9 @@ from benchmarks.cascade.live import measure
 from benchmarks.cascade.replay import Replayed, ReplaySetting, replay
 from benchmarks.cascade.scores import BOUNDLESS, KEPT, ap_of_people, bars, scores, summary
 from benchmarks.harness.gate_clips import SCENES, GateClip, find_clips
-from benchmarks.harness.heavy_truth import Answers
+from benchmarks.harness.heavy_truth import DetectorAnswers
 from benchmarks.harness.labelled_people import read_truth
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.promise import cache_folder
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy, precision_trial
@@ -112,7 +112,7 @@ def told_curve(name: str, result: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  F1 of .99 with the heavy pass: {found}"]
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     heavy = detector.load("heavy", threads=1)
@@ -124,7 +124,7 @@ def whole(given: argparse.Namespace) -> Result:
         clips = find_clips(given.data, given.clips, given.frames, folder)
         said: dict[str, Any] = {}
         for turn, clip in enumerate(clips):
-            with Answers(given.cache, heavy) as answers:
+            with DetectorAnswers(given.cache, heavy) as answers:
                 run = replay(clip, curve, heavy, answers, folder)
             if not said:
                 said = told_conditions(given, folder, heavy.policy_id)

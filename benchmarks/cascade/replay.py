@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness.gate_clips import GateClip
-from benchmarks.harness.heavy_truth import Answers
+from benchmarks.harness.heavy_truth import DetectorAnswers
 from framegate.models.boxes import Boxes
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
@@ -198,7 +198,7 @@ def replay(
     clip: GateClip,
     settings: Sequence[ReplaySetting],
     heavy: Detector,
-    answers: Answers,
+    answers: DetectorAnswers,
     folder: Path,
 ) -> Replayed:
     """The clip from its first frame on; prints how far it is. heavy: as `answers` asks it."""

@@ -37,8 +37,8 @@ from typing import Any, Final
 from benchmarks.drift.figures import figures
 from benchmarks.drift.footage import DUSK, Drift, Night, Start, Story, compose
 from benchmarks.harness.gate_clips import GateClip
-from benchmarks.harness.heavy_truth import Answers, truths
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.heavy_truth import DetectorAnswers, truths
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.promise import cache_folder
 from benchmarks.promise.composed_hour import FPS
 from benchmarks.promise.composed_parts import Parts, read_parts
@@ -78,7 +78,7 @@ def measure(
 def _truth(path: Path, frames: int, heavy: Detector, cache: Path) -> list[Boxes]:
     """What the heavy pass sees in each frame."""
     clip = GateClip(path.stem, "quiet", path, frames, FPS)
-    with Answers(cache, heavy) as answers:
+    with DetectorAnswers(cache, heavy) as answers:
         found = truths((shot.picture for shot in clip.shots()), answers, frames)
     return [one.boxes for one in found]
 
@@ -114,7 +114,7 @@ def result(rows: Sequence[dict[str, Any]], alpha: float) -> dict[str, Any]:
     }
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     heavy = detector.load("heavy", threads=1)
     terms = Promise("counts", given.alpha, CONFIDENCE, given.frames)
@@ -145,7 +145,7 @@ def whole(given: argparse.Namespace) -> Result:
     return {**result(rows, given.alpha), **about}
 
 
-def bars(found: Result) -> list[Bar]:
+def bars(found: BenchmarkResult) -> list[Bar]:
     """Each drift is noticed, no drifted period is certified, nothing rings without one."""
     return [
         Bar("drifts that ring the alarm", found["alarms"], ">=", len(found["drifts"])),

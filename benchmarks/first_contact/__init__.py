@@ -30,8 +30,8 @@ from benchmarks.harness.live_cameras import ClipCameras, make_cameras
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
+    BenchmarkResult,
     Option,
-    Result,
     conditions,
     in_turn,
     median_of_ratios,
@@ -108,7 +108,7 @@ def frames(video: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def outage(side: Side, urls: Mapping[str, str], yard: ClipCameras, absent: bool) -> Result:
+def outage(side: Side, urls: Mapping[str, str], yard: ClipCameras, absent: bool) -> BenchmarkResult:
     """One camera goes away and comes back, or comes only later (absent).
 
     absent     which of both
@@ -145,7 +145,7 @@ def loaded(side: Side) -> float:
     return time.monotonic() - began
 
 
-def installed(*several: Sequence[str]) -> Result:
+def installed(*several: Sequence[str]) -> BenchmarkResult:
     """Megabytes and seconds of `pip install` into a new environment, without pip's cache.
 
     several  the words of one `pip install` after the other
@@ -169,7 +169,7 @@ def megabytes(folder: Path) -> float:
     return round(sum(sizes) / 1e6, 1)
 
 
-def written(task: str) -> Result:
+def written(task: str) -> BenchmarkResult:
     """Lines of a task's programs: ours; theirs as documented, by their server's command where that
     does it, and with a network of one's own, whose own lines are told apart.
     """
@@ -182,7 +182,7 @@ def written(task: str) -> Result:
     }
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     both = sides(given.peers)
     told = conditions(("av", "openvino"), peer_versions=versions(given.peers))
@@ -195,7 +195,7 @@ def whole(given: argparse.Namespace) -> Result:
         clips = {"detect": clip, "count": minute, "video": clip}
         with cameras(clip) as (urls, yard):
             tasks = [timed(task, both, given.rounds, clips, urls) for task in TASKS]
-            outages: dict[str, list[Result]] = {"": [], "peer_": []}
+            outages: dict[str, list[BenchmarkResult]] = {"": [], "peer_": []}
             for number in range(given.outages):
                 for absent in (False, True):
                     for name in in_turn([*both], number):
@@ -220,7 +220,7 @@ def timed(
     rounds: int,
     clips: Mapping[str, Path],
     urls: Mapping[str, str],
-) -> Result:
+) -> BenchmarkResult:
     """Lines of a task, and seconds to its first result: medians, and of each round's ratio."""
     found: dict[str, list[float | None]] = {"": [], "peer_": []}
     for number in range(rounds):
@@ -246,7 +246,7 @@ def middle(values: list[float | None]) -> float | None:
     return round(statistics.median(there), 2) if there else None
 
 
-def installs(given: argparse.Namespace) -> Result:
+def installs(given: argparse.Namespace) -> BenchmarkResult:
     """Both, one after the other; None: not asked for, or no peer."""
     if not given.installs:
         return {"installed": None, "peer_installed": None}
@@ -258,7 +258,7 @@ def installs(given: argparse.Namespace) -> Result:
     return {"installed": quickest(ours), "peer_installed": quickest(theirs)}
 
 
-def quickest(found: list[Result]) -> Result | None:
+def quickest(found: list[BenchmarkResult]) -> BenchmarkResult | None:
     """The one that the network held up least."""
     return min(found, key=lambda each: float(each["seconds"]), default=None)
 
@@ -274,7 +274,7 @@ def versions(peers: str | None) -> dict[str, str] | None:
     return dict(zip(names, json.loads(said.stdout), strict=True))
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """As good as theirs, or better, in each."""
     found = []
     for task in result["tasks"]:

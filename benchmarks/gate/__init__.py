@@ -40,7 +40,7 @@ from benchmarks.gate.scores import (
 from benchmarks.gate.truth import against_truth
 from benchmarks.harness.engine_run import EngineRun
 from benchmarks.harness.gate_clips import LOOPED, WARM_UP, GateClip, find_clips
-from benchmarks.harness.report import Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.rivals.motion_rules import PreviousFrame, RunningAverage
 from benchmarks.rivals.region_rival import RegionDetector, follow
 from benchmarks.rivals.subsampling import PHASES
@@ -144,7 +144,7 @@ def choose_precision(clip: GateClip) -> Choice:
         return precision_trial.run(run.data / "precision.json")
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from benchmarks.harness import configuration
-from benchmarks.harness.engine_run import START_S, EngineRun, RunFailed, Sample
+from benchmarks.harness.engine_run import START_S, EngineRun, RunFailed, RunSample
 from benchmarks.harness.gate_clips import WARM_UP, GateClip
 
 Switch = Literal["on", "off"]
@@ -72,9 +72,11 @@ def cost(clip: GateClip, seconds: float, first: Switch) -> Cost:
     return Cost(spent["on"], spent["off"], end - WARM_UP)
 
 
-def _when(runs: Mapping[Switch, EngineRun], frames: int, timeout_s: float) -> dict[Switch, Sample]:
+def _when(
+    runs: Mapping[Switch, EngineRun], frames: int, timeout_s: float
+) -> dict[Switch, RunSample]:
     """Each run as it was when it had published so many frames."""
-    found: dict[Switch, Sample] = {}
+    found: dict[Switch, RunSample] = {}
     deadline = time.monotonic() + timeout_s
     while len(found) < len(runs):
         for switch, run in runs.items():

@@ -9,17 +9,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from framegate.models import matching
-from framegate.models.boxes import Boxes, iou
+from framegate.models.boxes import AnyArray, Boxes, iou
 from framegate.models.matching import MIN_IOU, overlaps
 
-Array = npt.NDArray[Any]
-Statistic = Callable[[Array], float]
+FrameStatistic = Callable[[AnyArray], float]
 _LEAST_S, _WITHIN_S = 0.5, 0.5
 
 
@@ -46,9 +44,9 @@ class Ranking:
     n_reference  int64 (F,)  reference boxes of each frame
     """
 
-    frame: Array
-    is_true: Array
-    n_reference: Array
+    frame: AnyArray
+    is_true: AnyArray
+    n_reference: AnyArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class Difference:
     high: float
 
 
-def pairs(ours: Boxes, reference: Boxes, classes: bool = True) -> tuple[Array, Array]:
+def pairs(ours: Boxes, reference: Boxes, classes: bool = True) -> tuple[AnyArray, AnyArray]:
     """Rows of `ours` and of `reference` that match, as many as possible and then as close.
 
     Without `classes` a box may match one of another class, if none of its own is there to take.
@@ -103,13 +101,13 @@ def rank(ours: Sequence[Boxes], reference: Sequence[Boxes]) -> Ranking:
     return Ranking(frame[order], is_true[order], n_reference)
 
 
-def _is_true(ours: Boxes, reference: Boxes) -> Array:
+def _is_true(ours: Boxes, reference: Boxes) -> AnyArray:
     found = np.zeros(len(ours), bool)
     found[matching.by_score(overlaps(ours, reference), ours.scores)[0]] = True
     return found
 
 
-def average_precision(ranking: Ranking, times: Array | None = None) -> float:
+def average_precision(ranking: Ranking, times: AnyArray | None = None) -> float:
     """Average precision of the boxes of all classes together, frame i taken `times[i]` times.
 
     The area under the curve of precision, made monotone, over recall. All classes share one curve:
@@ -170,7 +168,7 @@ def events(ours: Sequence[Tracked], reference: Sequence[Tracked]) -> Events:
 
 
 def paired_bootstrap(
-    clips: Sequence[tuple[Statistic, Statistic, int]],
+    clips: Sequence[tuple[FrameStatistic, FrameStatistic, int]],
     block: int = 25,
     n_resamples: int = 1000,
     seed: int = 0,

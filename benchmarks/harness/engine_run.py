@@ -31,7 +31,7 @@ class RunFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RunSample:
     """How far a run was at one moment, and what it had used. published: frames of all sources."""
 
     mono: float
@@ -146,9 +146,9 @@ class EngineRun:
         if code:
             raise RunFailed(f"exit code {code}: {self.last_words()}")
 
-    def sample(self) -> Sample:
+    def sample(self) -> RunSample:
         """Where it stands, and what it has used."""
-        return Sample(time.monotonic(), self.published(), usage(self.pid))
+        return RunSample(time.monotonic(), self.published(), usage(self.pid))
 
     def results(self, source: str, most: int) -> list[Result]:
         """The last published results of a source, oldest first."""

@@ -40,7 +40,7 @@ LEAST_FRAMES = 150
 WARM_UP = 100
 
 
-class Shot(NamedTuple):
+class ClipFrame(NamedTuple):
     """One frame. The picture is valid until the next one is taken."""
 
     picture: Picture
@@ -71,7 +71,7 @@ class GateClip:
         """Return whether it counts in the means over the quiet scenes."""
         return self.name in SCENES
 
-    def shots(self) -> Iterator[Shot]:
+    def shots(self) -> Iterator[ClipFrame]:
         """Its frames as the pipeline decodes them. SourceFault as stages.decode."""
         source = FileSource(Request(str(self.path)))
         buffer = memoryview(b"")
@@ -82,7 +82,7 @@ class GateClip:
                 if len(buffer) != frame.nbytes:
                     buffer = memoryview(bytearray(frame.nbytes))
                 frame.write(buffer)
-                yield Shot(as_picture(buffer, frame.form), frame.pts, frame.key_frame)
+                yield ClipFrame(as_picture(buffer, frame.form), frame.pts, frame.key_frame)
         finally:
             source.close()
 

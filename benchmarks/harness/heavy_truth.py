@@ -28,7 +28,7 @@ class Truth:
     boxes: Boxes
 
 
-class Answers:
+class DetectorAnswers:
     """A detector's answers by picture, in a file that only grows; what was asked once is read.
 
     It is of one policy and number of threads, which may change a last digit: a line of JSON for
@@ -51,7 +51,7 @@ class Answers:
                 whole += len(line)
         self._file.truncate(whole)
 
-    def __enter__(self) -> Answers:
+    def __enter__(self) -> DetectorAnswers:
         return self
 
     def __exit__(
@@ -76,7 +76,7 @@ class Answers:
         return Truth(key, self._known[key])
 
 
-def truths(pictures: Iterable[Picture], answers: Answers, n_frames: int) -> list[Truth]:
+def truths(pictures: Iterable[Picture], answers: DetectorAnswers, n_frames: int) -> list[Truth]:
     """The heavy pass of every frame; prints how far it is."""
     found: list[Truth] = []
     told = began = time.monotonic()

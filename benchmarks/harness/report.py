@@ -31,7 +31,7 @@ _EXTRAS: Final = {
     "train": ("nncf", "onnx", "onnxscript", "safetensors", "torch", "torchvision"),
 }
 
-Result = dict[str, Any]
+BenchmarkResult = dict[str, Any]
 T = TypeVar("T")
 Need = Literal["clips", "bench", "train"]
 
@@ -85,10 +85,10 @@ class Benchmark:
     """
 
     name: str
-    measure: Callable[[argparse.Namespace], Result]
+    measure: Callable[[argparse.Namespace], BenchmarkResult]
     options: Mapping[str, Option] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
-    bars: Callable[[Result], Iterable[Bar]] = lambda result: ()  # noqa: ARG005
+    bars: Callable[[BenchmarkResult], Iterable[Bar]] = lambda result: ()  # noqa: ARG005
     keyed: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     draws: str = ""
@@ -149,7 +149,7 @@ class Benchmark:
                 return f"needs the extra `{extra}`, of which {', '.join(absent)} is not installed"
         return ""
 
-    def differences(self, whole: Result, quick: Result) -> list[str]:
+    def differences(self, whole: BenchmarkResult, quick: BenchmarkResult) -> list[str]:
         """What of the whole result's keys a quick one lacks or has in another kind."""
         return list(_differences(self, whole, quick, ""))
 

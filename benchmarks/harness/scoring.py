@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from framegate.models.boxes import Boxes
+from framegate.models.boxes import AnyArray, Boxes
 from framegate.models.coco import CATEGORY_IDS, LABELS
 
-Array = npt.NDArray[Any]
 RECALLS = np.linspace(0, 1, 101)
 IOU_50 = 0
 
@@ -44,15 +42,15 @@ class Matches:
     n_labels  int64 (I,)     labels to find in each image
     """
 
-    scores: Array
-    image: Array
-    is_true: Array
-    ignored: Array
-    n_labels: Array
+    scores: AnyArray
+    image: AnyArray
+    is_true: AnyArray
+    ignored: AnyArray
+    n_labels: AnyArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class LabelledPhotographs:
     """A set of photographs with labels: files in the order of the image ids."""
 
     coco: Any
@@ -62,7 +60,7 @@ class Labelled:
 
 def read_labelled(
     data: Path, name: str, most: int | None = None, only: Sequence[str] = LABELS
-) -> Labelled:
+) -> LabelledPhotographs:
     """`images/<name>/` and `gt/<name>.json` below the data folder, or so many of it.
 
     only  labels that count: all pictures, and of their boxes those
@@ -78,10 +76,12 @@ def read_labelled(
         coco.createIndex()
     image_ids = tuple(sorted(coco.getImgIds())[:most])
     files = tuple(data / "images" / name / coco.imgs[i]["file_name"] for i in image_ids)
-    return Labelled(coco, image_ids, files)
+    return LabelledPhotographs(coco, image_ids, files)
 
 
-def match(labelled: Labelled, answers: Sequence[Boxes], by_class: bool = True) -> list[Matches]:
+def match(
+    labelled: LabelledPhotographs, answers: Sequence[Boxes], by_class: bool = True
+) -> list[Matches]:
     """Matches of each of the 80 classes; `answers` in the order of `labelled.files`.
 
     by_class  False: of all classes as one, where a box may meet a label of another class
@@ -141,7 +141,7 @@ def _matches(per_image: Sequence[dict[str, Any] | None]) -> Matches:
     )
 
 
-def average_precision(matches: Matches, times: Array) -> Array:
+def average_precision(matches: Matches, times: AnyArray) -> AnyArray:
     """Average precision (10,) of one class at each IoU, image i counted `times[i]` times.
 
     NaN when no label is there to find. As in COCO: precision made monotone, read at 101 recalls.
@@ -170,9 +170,9 @@ def score(matches: Sequence[Matches], n_resamples: int = 200, seed: int = 0) -> 
     n_images = len(matches[0].n_labels)
     rng = np.random.default_rng(seed)
 
-    def mean_over_classes(times: Array) -> Array:
+    def mean_over_classes(times: AnyArray) -> AnyArray:
         table = np.array([average_precision(one, times) for one in matches if one.n_labels.any()])
-        out: Array = np.nanmean(table, axis=0)
+        out: AnyArray = np.nanmean(table, axis=0)
         return out
 
     whole = mean_over_classes(np.ones(n_images, np.int64))

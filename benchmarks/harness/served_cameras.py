@@ -26,7 +26,7 @@ COMMAND_S = 120.0
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedCameras:
     """A run with cameras, and a registry of models `own@1` to `own@N` beside it."""
 
     run: EngineRun
@@ -73,7 +73,7 @@ class Served:
 
 
 @contextmanager
-def served(clip: Path, cameras: int, models: int, more: str = "") -> Iterator[Served]:
+def served(clip: Path, cameras: int, models: int, more: str = "") -> Iterator[ServedCameras]:
     """Such a run, settled; all of it is gone after the block. more: further configuration."""
     names = tuple(source(number) for number in range(cameras))
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as made:
@@ -88,4 +88,4 @@ def served(clip: Path, cameras: int, models: int, more: str = "") -> Iterator[Se
         ):
             run.wait_for_each(SETTLE_FRAMES)
             time.sleep(SETTLE_S)
-            yield Served(run, names, folder / "registry")
+            yield ServedCameras(run, names, folder / "registry")

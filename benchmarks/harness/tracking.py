@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.harness.agreement import Tracked, pairs
-from framegate.models.boxes import iou
-
-Array = npt.NDArray[Any]
+from framegate.models.boxes import AnyArray, iou
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def _undisputed(ours: Tracked, reference: Tracked) -> Tracked:
     return Tracked(ours.pts, ours.boxes.take(counts), ours.ids[counts])
 
 
-def _numbered(frames: Sequence[Tracked]) -> tuple[Array, list[Array]]:
+def _numbered(frames: Sequence[Tracked]) -> tuple[AnyArray, list[AnyArray]]:
     """The tracks there are, and each frame's tracks as places among them."""
     ids, places = np.unique(
         np.concatenate([np.zeros(0, np.int32), *(frame.ids for frame in frames)]),
@@ -82,7 +78,7 @@ def _numbered(frames: Sequence[Tracked]) -> tuple[Array, list[Array]]:
     return ids, np.split(places, ends)
 
 
-def _overlap(reference: Tracked, ours: Tracked) -> Array:
+def _overlap(reference: Tracked, ours: Tracked) -> AnyArray:
     overlap = iou(reference.boxes.xyxy, ours.boxes.xyxy).astype(np.float64)
     overlap[reference.boxes.class_ids[:, None] != ours.boxes.class_ids[None, :]] = 0
     return overlap

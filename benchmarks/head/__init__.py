@@ -29,7 +29,7 @@ from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.clips import rate
 from benchmarks.harness.gate_clips import GateClip, find_clips
 from benchmarks.harness.labelled_people import read_truth
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.head.novelty import novelty
 from benchmarks.head.ways import CANDIDATE, Sight, calmed, raw, refined, see, verdict
 from framegate.models import matching
@@ -90,7 +90,9 @@ def scores(shown: Sequence[Boxes], reference: Sequence[Boxes]) -> dict[str, floa
     return {"f1": round(f1, 4), "ap": round(ap, 4)}
 
 
-def pair_of(judged: Judged, measure: str) -> tuple[agreement.Statistic, agreement.Statistic, int]:
+def pair_of(
+    judged: Judged, measure: str
+) -> tuple[agreement.FrameStatistic, agreement.FrameStatistic, int]:
     """Head and calm as statistics of how often each frame counts."""
     ours, theirs = (boxes_of(judged.ways[name]) for name in ("head", "calm"))
     if measure == "f1":
@@ -166,7 +168,7 @@ def head_for(clip: GateClip, heads: Path | None) -> WindowHead:
     return WindowHead(model=convert(module.eval()))
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     light = detector.load("light", None, 1, min_score=CANDIDATE, features=True)
@@ -186,7 +188,7 @@ def whole(given: argparse.Namespace) -> Result:
     }
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What the head gains over the calm rule, where chance alone would lose it."""
     return [
         Bar("AP gained, lower end", result["ap_gain"][1], ">=", 0.0),

@@ -14,9 +14,9 @@ them among those that teach: there precision, recall and AP against the labels s
 `forgotten` is F1 on photographs of anything, against people's labels. CPU minutes are of all of it,
 the heavy pass included. The last line is the whole result as one JSON object.
 
-A network takes minutes, so with --kept each part is kept there, and the next run goes on after it;
---train says how many networks are trained now. Without torch, or with none trained and none kept,
-what hangs on them is null. `networks` says which there are.
+A network takes minutes, so with --kept each part is kept there, and the next run of the same code
+goes on after it; --train says how many networks are trained now. Without torch, or with none
+trained and none kept, what hangs on them is null. `networks` says which there are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, Final
 import cv2
 
 from benchmarks.harness import report
-from benchmarks.harness.kept_parts import Part
+from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
 from benchmarks.learn.protocol import CHOSE, CROWDED, OTHERS
 from benchmarks.learn.scores import f1, gain, rounded
@@ -48,7 +48,7 @@ MINUTES_BF16, MINUTES = 6.0, 18.0
 Row = dict[str, Any]
 
 
-def whole(given: argparse.Namespace) -> report.Result:
+def whole(given: argparse.Namespace) -> report.BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     named = [name for name in (*CHOSE, *OTHERS) if Path(name).stem in given.clips]
@@ -147,7 +147,7 @@ def row(clip: Clip, seeds: int) -> Row:
     return told
 
 
-def _of_networks(size: str, parts: Sequence[Part], sums: Part) -> Row:
+def _of_networks(size: str, parts: Sequence[KeptPart], sums: KeptPart) -> Row:
     """F1 of a size, all seeds together, and what is gained over the light detector tuned."""
     told: Row = {f"f1_{size}": None, f"{size}_gain": None, f"{size}_gain_95": None}
     told[f"{size}_over"] = None
@@ -160,7 +160,7 @@ def _of_networks(size: str, parts: Sequence[Part], sums: Part) -> Row:
     return told
 
 
-def _network(size: str, seed: int, part: Part, sums: Part) -> Row:
+def _network(size: str, seed: int, part: KeptPart, sums: KeptPart) -> Row:
     """One that was trained."""
     told: Row = {"size": size, "seed": seed, "f1": rounded(f1([part["sums"]]))[0]}
     told["gain"], told["gain_95"] = rounded(gain([part["sums"]], sums["416"]))
@@ -171,7 +171,7 @@ def _network(size: str, seed: int, part: Part, sums: Part) -> Row:
     return told | {key: part[key] for key in same} | {"cpu_minutes": round(part["cpu_s"] / 60, 2)}
 
 
-def means(rows: Sequence[Row]) -> report.Result:
+def means(rows: Sequence[Row]) -> report.BenchmarkResult:
     """Over clips."""
     gains = [row["gain"] for row in rows if row["chose"]]
     networks = {
@@ -185,7 +185,7 @@ def means(rows: Sequence[Row]) -> report.Result:
         }
         for size in SIZES
     }
-    told: report.Result = {
+    told: report.BenchmarkResult = {
         "clips": rows,
         "networks": networks,
         "mean_tune_gain": _mean(gains),
@@ -239,7 +239,7 @@ def _middle(values: Iterable[float]) -> float | None:
     return round(statistics.median(found), 4) if found else None
 
 
-def bars(result: report.Result) -> list[report.Bar]:
+def bars(result: report.BenchmarkResult) -> list[report.Bar]:
     """What is wanted on the six clips of the research; of networks, where enough judges."""
     bar = report.Bar
     crowded = [row for row in result["clips"] if row["clip"] in CROWDED]

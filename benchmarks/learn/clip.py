@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.kept_parts import KeptParts, Part
+from benchmarks.harness.code_behind import digest_of
+from benchmarks.harness.kept_parts import KeptPart, KeptParts
 from benchmarks.learn.protocol import (
     CHOSE,
     LABELLED,
@@ -37,8 +38,8 @@ class Clip:
 
     def __init__(self, path: Path, folder: Path, given: argparse.Namespace) -> None:
         self.path, self.given = path, given
-        self.parts = KeptParts(folder / path.stem)
-        self._answers = folder / path.stem / "teacher"
+        self.parts = KeptParts(folder / path.stem, digest_of("benchmarks.learn"))
+        self._answers = self.parts.folder / "teacher"
         settings = {name: getattr(given, name) for name in ("frames", "judging", "sides", "steps")}
         settings["sides"] = list(settings["sides"])
         if self.parts.of("settings", lambda: settings) != settings:
@@ -66,11 +67,11 @@ class Clip:
         """Whose picture times are measured with."""
         return next(iter(self.footage))
 
-    def tuned(self) -> Part:
+    def tuned(self) -> KeptPart:
         """The light detector, tuned."""
         return self.parts.of("tuned", self._tuned)
 
-    def _tuned(self) -> Part:
+    def _tuned(self) -> KeptPart:
         # Nothing that was answered before: the CPU time is that of a new camera.
         shutil.rmtree(self._answers, ignore_errors=True)
         began = time.process_time()

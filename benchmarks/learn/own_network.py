@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness.kept_parts import Part
+from benchmarks.harness.kept_parts import KeptPart
 from benchmarks.learn.clip import Clip
 from benchmarks.learn.scores import photographs, sums_of
 from framegate.models import coco
@@ -31,7 +31,7 @@ _TIMED_S = 1.0
 _SMALL = 224  # of the general network that takes about as long as a compact one
 
 
-def own_network(clip: Clip, size: str, seed: int) -> Part:
+def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
     """Trained, judged, and asked about photographs of anything.
 
     Of the classes, one is learned where the teacher shows it in two earlier pictures. What it shows

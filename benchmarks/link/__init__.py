@@ -29,7 +29,14 @@ from typing import Any
 import cv2
 
 from benchmarks.harness.clips import find_clip
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    percentile,
+)
 from benchmarks.link.pipeline import run_behind
 from benchmarks.picture_coding import Coded, as_jpeg, coded_row, noisy, of_clip
 from framegate.models.detector import detector
@@ -80,7 +87,7 @@ class Work:
         ]
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     clip = find_clip(given.data, "one-by-one-person-detection.mp4" if given.data else None)
     policy = detector.policy_id("heavy")
@@ -268,7 +275,7 @@ def _phase(mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
 MEASURES = {"questions": questions, "pipeline": pipeline}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What a question may weigh and cost, and how soon frames are answered over a whole line."""
     coding = result["coding"]
     told = [

@@ -24,7 +24,14 @@ from typing import Any
 from benchmarks.end_to_end import choice_of_engine
 from benchmarks.harness.clips import find_clip
 from benchmarks.harness.live_cameras import FPS, SIZES, ClipCameras, make_cameras
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, percentile
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    percentile,
+)
 from benchmarks.live.point import SETTLE, LivePoint, measure
 from benchmarks.rivals.roboflow_live import LiveSpec, measure_live_peer
 from framegate.models.detector.precision_trial import Choice
@@ -130,7 +137,7 @@ def _told(point: LivePoint | None) -> dict[str, Any]:
     return {"held": False} if point is None else asdict(point) | {"held": point.held}
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     counts = sorted({int(count) for count in given.cameras.split(",")})
     clip = find_clip(given.data)
@@ -151,7 +158,7 @@ def whole(given: argparse.Namespace) -> Result:
     return found | {"conditions": told}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Cameras that are held, and what eight small ones cost."""
     held = result["cameras_held"]
     wanted = {"360": 17, "1080": 12}  # what was held when cameras came in

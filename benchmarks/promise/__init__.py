@@ -34,8 +34,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.harness.gate_clips import GateClip
-from benchmarks.harness.heavy_truth import Answers, Truth, truths
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.heavy_truth import DetectorAnswers, Truth, truths
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 from benchmarks.promise import scores
 from benchmarks.promise.composed_hour import FPS, HOUR, Seen, compose
 from benchmarks.promise.composed_parts import read_parts
@@ -76,7 +76,7 @@ def measure(given: argparse.Namespace, folder: Path, heavy: Detector) -> Found:
     composed = compose(read_parts(given.data), path, given.frames, given.seed, given.noise)
     clip = GateClip("hour", "quiet", path, given.frames, FPS)
     print(f"composed {len(composed)} frames: {time.monotonic() - began:.0f} s", flush=True)
-    with Answers(given.cache, heavy) as answers:
+    with DetectorAnswers(given.cache, heavy) as answers:
         truth = truths((shot.picture for shot in clip.shots()), answers, given.frames)
     heavy_ms = cpu_ms_a_pass(clip, heavy)
     print(f"heavy pass of all, {heavy_ms:.0f} ms CPU each: {time.monotonic() - began:.0f} s")
@@ -188,7 +188,7 @@ def cache_folder() -> Path:
     return Path(base) / "framegate" / "benchmarks"
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     heavy = detector.load("heavy", threads=1)
     said = conditions(
@@ -207,12 +207,12 @@ def whole(given: argparse.Namespace) -> Result:
     return {**figures(found), "conditions": said}
 
 
-def _times(result: Result) -> float | None:
+def _times(result: BenchmarkResult) -> float | None:
     oracle = result["oracle_share"]
     return round(result["escalated_share"] / oracle, 3) if oracle else None
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What the promise says, and what it costs."""
     return [
         Bar("frames that differ", result["realised_error"], "<=", result["alpha"]),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import configuration
-from benchmarks.harness.engine_run import EngineRun, RunFailed, Sample
+from benchmarks.harness.engine_run import EngineRun, RunFailed, RunSample
 from framegate import subscribe
 from framegate.models.boxes import Boxes
 from framegate.pipeline.promise.certificate import Certificate, read_certificate
@@ -90,7 +90,7 @@ def serve(clip: Path, n_frames: int, promised: Promised | None) -> tuple[Served,
     return Served(shown, escalated, degraded, cpu_ms, seconds, tuple(news)), found
 
 
-def _told(before: Sample, now: Sample, n_frames: int) -> Sample:
+def _told(before: RunSample, now: RunSample, n_frames: int) -> RunSample:
     """The newer sample while the run goes on: at its end processes are gone, and their CPU too."""
     if now.published <= before.published:
         return before

@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from benchmarks.harness import report
-from benchmarks.harness.scoring import Labelled, Matches, match, read_labelled
+from benchmarks.harness.scoring import LabelledPhotographs, Matches, match, read_labelled
 from benchmarks.quantization.network_memory import in_a_process_of_its_own
 from benchmarks.quantization.resampled_precision import ap50, mean_precision, of_difference
 from benchmarks.quantization.subjects import Subject, nanodet
@@ -50,7 +50,7 @@ SMALLER, MOST_LOSS, WORST_LOSS = 0.26, 0.006, 0.02
 class Photographs:
     """One labelled set, decoded."""
 
-    labelled: Labelled
+    labelled: LabelledPhotographs
     pictures: tuple[Picture, ...]
 
 
@@ -189,7 +189,7 @@ def cpu_flags() -> list[str]:
     return [flag for flag in FLAGS if flag in have]
 
 
-def whole(given: argparse.Namespace) -> report.Result:
+def whole(given: argparse.Namespace) -> report.BenchmarkResult:
     """The whole result."""
     from benchmarks.quantization import foreign_networks  # torch is not in the base install
 
@@ -223,7 +223,7 @@ def whole(given: argparse.Namespace) -> report.Result:
     return result
 
 
-def bars(result: report.Result) -> list[report.Bar]:
+def bars(result: report.BenchmarkResult) -> list[report.Bar]:
     """What NanoDet 416 has to reach; its speed only where the CPU computes INT8 natively."""
     light = next(one for one in result["models"] if one["name"] == "nanodet-416")
     flags = result["conditions"]["flags"]

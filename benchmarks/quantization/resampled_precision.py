@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.harness.scoring import IOU_50, RECALLS, Array, Matches
+from benchmarks.harness.scoring import IOU_50, RECALLS, Matches
+from framegate.models.boxes import AnyArray
 from framegate.models.quantisation.agreement import Counts, Figures, Interval, Statistic, interval
 
 _CELLS = 1 << 22  # of one class's table, so that it stays in memory
@@ -42,7 +43,7 @@ def _in_blocks(one: Matches, times: Counts, thresholds: Sequence[int]) -> Figure
     return np.concatenate(parts)
 
 
-def _of_class(one: Matches, times: Counts, threshold: int) -> Array:
+def _of_class(one: Matches, times: Counts, threshold: int) -> AnyArray:
     """Average precision (R,) of a class at one IoU; NaN where no label is to be found."""
     n_labels = times @ one.n_labels
     counted = times[:, one.image] * ~one.ignored[threshold]
@@ -54,11 +55,11 @@ def _of_class(one: Matches, times: Counts, threshold: int) -> Array:
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     read = _recalls_up_to(n_labels)[np.arange(len(times))[:, None], found]
     new = np.diff(read, axis=1, prepend=0)
-    average: Array = (precision * new).sum(axis=1) / len(RECALLS)
+    average: AnyArray = (precision * new).sum(axis=1) / len(RECALLS)
     return np.where(n_labels > 0, average, np.nan)
 
 
-def _recalls_up_to(n_labels: Array) -> Array:
+def _recalls_up_to(n_labels: AnyArray) -> AnyArray:
     """int64 (R, 1 + most): how many of the 101 recalls are reached with that many found."""
     found = np.arange(n_labels.max(initial=0) + 1)
     shares = found / np.maximum(n_labels, 1)[:, None]

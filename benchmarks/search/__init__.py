@@ -11,7 +11,8 @@ them that is best on what it was taught goes on, as the searched one does and th
 channels whose time is nearest to what is allowed. Every net's least scores are tuned on what it was
 taught. Times are f32, one thread, all in turns.
 
-With --kept each part that is done is kept there, and the next run goes on after it.
+With --kept each part that is done is kept there, and the next run of the same code goes on after
+it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
 
 CLIPS = ("pets2001-campus", "pets09-s2l1-view001-part1", "bottle-detection")
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     from benchmarks.search.trial import Trial
 
@@ -59,7 +60,7 @@ def mean(rows: Sequence[dict[str, Any]], key: str) -> float:
     return round(statistics.fmean(row[key] for row in rows), 4)
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """The literature's 40 % of the time at 95 % of the accuracy, and chance."""
     gain = result["searched_f1"] - result["random_best_f1"]
     return [

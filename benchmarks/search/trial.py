@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.harness.code_behind import digest_of
 from benchmarks.harness.kept_parts import KeptParts
 from framegate.models import coco, matching
 from framegate.models.boxes import Boxes
@@ -63,8 +64,8 @@ class Trial:
         self.clip, self.given = clip, given
         [self._video] = (data / "clips").glob(f"{clip}.*")
         kept = given.kept or self._stack.enter_context(tempfile.TemporaryDirectory())
-        self.folder = Path(kept) / clip
-        self._parts = KeptParts(self.folder)
+        self._parts = KeptParts(Path(kept) / clip, digest_of("benchmarks.search"))
+        self.folder = self._parts.folder
         torch.set_num_threads(1)
 
     def __enter__(self) -> Self:

@@ -29,7 +29,14 @@ import cv2
 import numpy as np
 
 from benchmarks.harness.clips import find_clip, rate
-from benchmarks.harness.report import Bar, Benchmark, Option, Result, conditions, median_of_ratios
+from benchmarks.harness.report import (
+    Bar,
+    Benchmark,
+    BenchmarkResult,
+    Option,
+    conditions,
+    median_of_ratios,
+)
 from framegate.models.boxes import Boxes
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
@@ -230,7 +237,7 @@ def result_of(run: Running, rounds: int, soak_steps: int) -> Row:
     }
 
 
-def bars(result: Result) -> list[Bar]:
+def bars(result: BenchmarkResult) -> list[Bar]:
     """What is gained, what a step beside the network costs, and that nothing differs."""
     return [
         Bar("times as fast, stride 1", result["speedup_stride_1"], ">=", 25.0),
@@ -240,7 +247,7 @@ def bars(result: Result) -> list[Bar]:
     ]
 
 
-def whole(given: argparse.Namespace) -> Result:
+def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     cv2.setNumThreads(1)
     path = find_clip(given.data)

@@ -18,14 +18,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
+from framegate.models.boxes import AnyArray
 from framegate.models.detector import detector, policy
 from framegate.models.detector.detector import Detector
 from framegate.models.picture import Picture
@@ -131,7 +131,6 @@ def _footage(name: str, data: Path, photographs: Sequence[Photograph]) -> Iterat
         yield picture, number / FPS, number % _KEY_EVERY == 0
 
 
-Array = npt.NDArray[Any]
 AskRule = Callable[[int, Evidence], bool]
 
 SHARES: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.005)  # of frames asked about by a coin
@@ -143,8 +142,8 @@ _REAL: Final = 0.5  # of the training, the rest is composed footage
 class DoubtExamples(NamedTuple):
     """Frames of a clip: facts (N, E), and whether each would have been served wrong, 0 or 1."""
 
-    facts: Array
-    wrong: Array
+    facts: AnyArray
+    wrong: AnyArray
 
 
 def counts(objects: Sequence[Object]) -> list[int]:
@@ -205,7 +204,7 @@ def fitted(clips: Mapping[str, DoubtExamples]) -> Weights:
     deviation = np.sqrt(worth @ (facts - mean) ** 2) + 1e-9
     columns = (facts - mean) / deviation
 
-    def cost(at: Array) -> tuple[float, Array]:
+    def cost(at: AnyArray) -> tuple[float, AnyArray]:
         logit = at[0] + columns @ at[1:]
         lost = worth @ (np.logaddexp(0, logit) - wrong * logit)
         error = worth * (1 / (1 + np.exp(-logit)) - wrong)

@@ -24,7 +24,7 @@ from benchmarks.cascade.scores import (
 )
 from benchmarks.harness.agreement import Tracked
 from benchmarks.harness.gate_clips import GateClip
-from benchmarks.harness.heavy_truth import Answers
+from benchmarks.harness.heavy_truth import DetectorAnswers
 from framegate.models import matching
 from framegate.models.boxes import Boxes, empty
 from framegate.models.detector import detector
@@ -172,7 +172,7 @@ def test_always_is_the_heavy_pass_and_never_the_light_one(tmp_path: Path) -> Non
     clip = GateClip("scene", "quiet", path, 5, 10.0)
     heavy = detector.load("heavy", threads=1, min_score=0.02)  # it sees something anywhere
     for known in (0, 5):
-        with Answers(tmp_path / "answers", heavy) as answers:
+        with DetectorAnswers(tmp_path / "answers", heavy) as answers:
             assert len(answers) == known
             run = replay(clip, (NEVER, ALWAYS), heavy, answers, tmp_path)
     assert len(run.light) == len(run.heavy) == len(run.heavy_s) == 5

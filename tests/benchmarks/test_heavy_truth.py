@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.heavy_truth import Answers, key_of, truths
+from benchmarks.harness.heavy_truth import DetectorAnswers, key_of, truths
 from framegate.models.detector import detector
 from framegate.models.picture import Picture, from_bgr
 
@@ -19,7 +19,7 @@ def test_an_equal_picture_is_asked_once_and_a_torn_line_again(tmp_path: Path) ->
     light = detector.load("light", min_score=0.01)
     scene = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
     pictures = [from_bgr(scene), picture(20), from_bgr(scene.copy())]
-    with Answers(tmp_path, light) as answers:
+    with DetectorAnswers(tmp_path, light) as answers:
         first = truths(pictures, answers, 3)
         assert len(answers) == 2
     expected = light.detect([pictures[0]])[0]
@@ -29,7 +29,7 @@ def test_an_equal_picture_is_asked_once_and_a_torn_line_again(tmp_path: Path) ->
         assert np.array_equal(truth.boxes.class_ids, expected.class_ids)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-5])
-    with Answers(tmp_path, light) as answers:
+    with DetectorAnswers(tmp_path, light) as answers:
         assert len(answers) == 1
         again = truths(pictures, answers, 3)
         assert len(answers) == 2

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import all as every
 from benchmarks import learn
+from benchmarks.harness.code_behind import digest_of
 from benchmarks.harness.kept_parts import KeptParts
 from benchmarks.learn.clip import Clip
 from benchmarks.learn.scores import Photographs, f1, gain, people
@@ -44,15 +45,38 @@ def test_a_part_is_measured_once(tmp_path: Path) -> None:
         return {"a": [1, 2.5]}
 
     for _ in range(2):  # another run, in the same folder
-        parts = KeptParts(tmp_path / "clip")
+        parts = KeptParts(tmp_path / "clip", "c0de")
         assert parts.of("one", make) == {"a": [1, 2.5]}
         assert "one" in parts
         assert "two" not in parts
     assert calls == [1]
 
 
+def test_a_part_of_other_code_is_made_anew_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, other = tmp_path / "clip", "clip: what is kept is of other code, so it is made anew\n"
+    assert KeptParts(place, "c0de").of("one", lambda: {"f1": 0.5}) == {"f1": 0.5}
+    assert capsys.readouterr().out == "clip one\n"
+    newer = KeptParts(place, "c1de")
+    assert "one" not in newer
+    assert newer.of("one", lambda: {"f1": 0.6}) == {"f1": 0.6}
+    assert capsys.readouterr().out == f"{other}clip one\n"
+    again = [KeptParts(place, code).of("one", dict)["f1"] for code in ("c1de", "c0de")]
+    assert again == [0.6, 0.5]
+    assert capsys.readouterr().out == ""
+
+
+def test_parts_that_say_no_code_are_of_other_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.json").write_text("{}")
+    assert "one" not in KeptParts(tmp_path, "c0de")
+    assert "is of other code" in capsys.readouterr().out
+
+
 def test_a_part_that_failed_is_not_kept(tmp_path: Path) -> None:
-    parts = KeptParts(tmp_path)
+    parts = KeptParts(tmp_path, "c0de")
 
     def fails() -> dict[str, Any]:
         raise RuntimeError("half way")
@@ -60,7 +84,7 @@ def test_a_part_that_failed_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         parts.of("one", fails)
     assert "one" not in parts
-    assert list(tmp_path.iterdir()) == []
+    assert list(parts.folder.iterdir()) == []
 
 
 def test_seeds_together_are_the_sum_of_their_boxes() -> None:
@@ -136,6 +160,7 @@ def test_parts_of_other_options_are_not_taken_for_these(data: Path, tmp_path: Pa
     words = ["--data", str(data), "--kept", str(tmp_path)]
     quick = learn.BENCHMARK.given([*words, "--quick"])
     path = data / "clips" / "bottle-detection.mp4"
-    Clip(path, tmp_path, quick)
+    parts = Clip(path, tmp_path, quick).parts
+    assert parts.folder == tmp_path / "bottle-detection" / digest_of("benchmarks.learn")
     with pytest.raises(SystemExit, match="its parts are of other options"):
         Clip(path, tmp_path, learn.BENCHMARK.given(words))

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.harness.scoring import (
-    Labelled,
+    LabelledPhotographs,
     Matches,
     at_threshold,
     average_precision,
@@ -26,7 +26,7 @@ from framegate.models.boxes import Boxes, empty
 from framegate.models.coco import CATEGORY_IDS
 
 
-def labelled(labels: list[list[tuple[float, ...]]]) -> Labelled:
+def labelled(labels: list[list[tuple[float, ...]]]) -> LabelledPhotographs:
     """Labels of each image as x1, y1, x2, y2, class, crowd (0 or 1)."""
     coco = COCO()
     annotations = [
@@ -50,7 +50,7 @@ def labelled(labels: list[list[tuple[float, ...]]]) -> Labelled:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     n = range(len(labels))
-    return Labelled(coco, tuple(n), tuple(Path(f"{i}.jpg") for i in n))
+    return LabelledPhotographs(coco, tuple(n), tuple(Path(f"{i}.jpg") for i in n))
 
 
 def boxes(rows: list[tuple[float, ...]]) -> Boxes:
@@ -63,7 +63,7 @@ def boxes(rows: list[tuple[float, ...]]) -> Boxes:
     )
 
 
-def made_up(seed: int) -> tuple[Labelled, list[Boxes]]:
+def made_up(seed: int) -> tuple[LabelledPhotographs, list[Boxes]]:
     rng = np.random.default_rng(seed)
     labels, answers = [], []
     for _ in range(12):
