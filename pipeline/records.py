@@ -69,6 +69,7 @@ _SHORT = {
     "form": "f",
     "taken_us": "u",
     "key_frame": "k",
+    "sound": "b",
 }
 
 
@@ -89,6 +90,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     failed    why a stage could not say anything, None for a good frame
     taken_us  microseconds from arrival until the last stage that said anything was done
     key_frame  it was encoded without others: compression may show as a change
+    sound     blocks of sound that ended with it: number of the first in its epoch, and how many
     """
 
     v: int
@@ -103,6 +105,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     failed: Reason | None = None
     taken_us: int = 0
     key_frame: bool = False
+    sound: tuple[int, int] | None = None
 
 
 def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record:
@@ -120,6 +123,7 @@ def with_said(record: Record, stage: str, output: bytes, ended: float) -> Record
         record.failed,
         int((ended - record.arrived) * 1e6),
         record.key_frame,
+        record.sound,
     )
 
 

@@ -94,8 +94,8 @@ class Request(msgspec.Struct, frozen=True):
 
 
 SOUND_RATE: Final = 16_000
-SOUND_SLOTS: Final = 64
-"""Blocks of a source's sound that are kept; no frame carries more."""
+SOUND_KEPT_S: Final = 64.0  # of a source's sound
+SOUND_MOST_S: Final = 24.0  # that a frame carries; a file's decoder waits while as much is unread
 
 
 class SoundBlock(NamedTuple):
@@ -111,6 +111,11 @@ class SoundBlock(NamedTuple):
     begins_s: float
     follows: bool
     samples: bytes
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / 4 / SOUND_RATE
 
 
 class Frame(Protocol):

@@ -22,6 +22,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     input      stage whose stream it reads, None for decode
     main       on the way from decode to the published stream: one entry for every frame
     reliable   the decoder waits for it, and streams keep what it has not read
+    files_only  of a file only: of a camera it may miss frames
     publishes  writes the published stream
     uses_models  its class says so
     reads_side  its input is a side stage: an entry only for a frame of which that said something
@@ -36,6 +37,11 @@ class StageSpec(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
     uses_models: bool = False
     reads_side: bool = False
+    files_only: bool = False
+
+    def misses(self, live: bool) -> bool:
+        """Return whether it may miss frames of a source, a camera or a file."""
+        return not self.reliable or (live and self.files_only)
 
     def out(self, source: str) -> str:
         """Return the name of the stream that it writes for a source."""
@@ -114,11 +120,12 @@ class WorkerSpec(msgspec.Struct, frozen=True):
         """Return the stage of that name."""
         return next(stage for stage in self.stages if stage.name == name)
 
-    def readers(self, name: str) -> tuple[str, ...]:
-        """Return names of the reliable readers of a stage's stream."""
-        return tuple(s.name for s in self.stages if s.input == name and s.reliable)
+    def readers(self, name: str, live: bool) -> tuple[str, ...]:
+        """Return names of the reliable readers of a stage's stream, of a camera or a file."""
+        return tuple(s.name for s in self.stages if s.input == name and not s.misses(live))
 
-    def last_readers(self) -> tuple[str, ...]:
+    def last_readers(self, live: bool) -> tuple[str, ...]:
         """Return reliable stages that no reliable stage reads: decode waits for the slowest."""
-        inputs = {s.input for s in self.stages if s.reliable}
-        return tuple(s.name for s in self.stages if s.reliable and s.name not in inputs)
+        reliable = [s for s in self.stages if not s.misses(live)]
+        inputs = {s.input for s in reliable}
+        return tuple(s.name for s in reliable if s.name not in inputs)

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from framegate.pipeline import records
+from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.queries import PlaceSpec, Query, QueryId, Reply
 from framegate.pipeline.records import End, Position, Record
-from framegate.pipeline.source import Form
+from framegate.pipeline.source import Form, SoundBlock
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
 
 T = TypeVar("T")
@@ -128,6 +129,13 @@ class RingPort(Protocol):
         """Return the rows that `reference` covers, oldest first; None if one is not there whole."""
 
 
+class SoundPort(Protocol):
+    """The last seconds of a source's sound, in shared memory (`source.SOUND_KEPT_S`)."""
+
+    def read(self, position: Position) -> SoundBlock:
+        """Return the block at <epoch>-<number>; FrameLost if it is not there, or was replaced."""
+
+
 class MemoPort(Protocol):
     """A cache that a group of sources shares. A value may be lost at any time; nothing raises."""
 
@@ -193,6 +201,10 @@ class AskPort(Protocol):
         """Return why no question would be answered now; None if questions would be."""
 
 
+def _deaf(source: str, block: int) -> SoundPort:
+    raise FrameLost(f"source {source}: no sound in blocks of {block} is kept of it", final=True)
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage may use of the world around it.
@@ -214,6 +226,8 @@ class Context:
     past    (source) gives the last epoch that the source had before this run; stays the same when
             a worker is killed, which the first epoch of the run may not
     model   (source) gives the model that was chosen while the run went on; "" if none was
+    sound   (source, samples of a block) gives its sound, whose blocks `record.sound` numbers.
+            FrameLost if none is kept of it
     """
 
     pixels: Callable[[Item], AbstractContextManager[memoryview]]
@@ -228,6 +242,7 @@ class Context:
     live: Callable[[str], bool] = lambda source: False  # noqa: ARG005
     past: Callable[[str], int] = lambda source: 0  # noqa: ARG005
     model: Callable[[str], str] = lambda source: ""  # noqa: ARG005
+    sound: Callable[[str, int], SoundPort] = _deaf
 
 
 class Waits(Enum):

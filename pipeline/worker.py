@@ -129,7 +129,7 @@ def _host(spec: WorkerSpec, stage: StageSpec, context: Context) -> HostedStage:
         for suspect in spec.asides
         if suspect.stage == stage.name
     }
-    read_by_stages = bool(spec.readers(stage.name)) and not stage.publishes
+    read_by_stages = bool(spec.readers(stage.name, live=False)) and not stage.publishes
     keeps = spec.results_keep if opened.keeps is None else opened.keeps
     return HostedStage(stage, opened, 0 if read_by_stages else keeps, asides)
 
@@ -159,6 +159,7 @@ def _context(
         before=stage.input or "",
         plane=functools.partial(shared.state_plane, stage.name),
         ring=functools.partial(shared.state_ring, stage.name),
+        sound=shared.sound_store,
         memo=memos.of,
         model=lambda source: (spec.models if line.models is None else line.models).get(source, ""),
         asks=functools.partial(open_asks, store=spec.store),

@@ -85,10 +85,10 @@ def _side_faults(by_name: Mapping[str, StageEntry]) -> list[str]:
         if stage.input is None or stage.input in main:
             continue
         reads = f"it reads a side stage, {stage.input}"
-        if stage.on_lag == "wait":
+        if stage.on_lag != "drop":
             faults.append(
-                f"stages.{name}.on_lag = 'wait': {reads}, whose last outputs stay until they are "
-                "read; allowed is drop"
+                f"stages.{name}.on_lag = {stage.on_lag!r}: {reads}, whose last outputs stay until "
+                "they are read; allowed is drop"
             )
         if stage.pixels:
             faults.append(
@@ -169,11 +169,12 @@ def stage_specs(stages: Sequence[StageEntry]) -> list[StageSpec]:
             use=stage.use,
             input=stage.input,
             main=stage.name in main,
-            reliable=stage.name in main or stage.on_lag == "wait",
+            reliable=stage.name in main or stage.on_lag != "drop",
             publishes=stage.publishes,
             options=stage.options,
             uses_models=stage.uses_models,
             reads_side=stage.input is not None and stage.input not in main,
+            files_only=stage.name not in main and stage.on_lag == "files",
         )
         for stage in ordered
     ]
@@ -216,7 +217,7 @@ def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> s
     def draw(name: str | None, depth: int) -> None:
         for spec in specs:
             if spec.input == name:
-                side = "" if spec.main else "  (side, waited for)" if spec.reliable else "  (side)"
+                side = "" if spec.main else f"  (side{_waited_for(spec)})"
                 mark = "└─ " if depth else ""
                 text = f"{'   ' * depth}{mark}{spec.name}"
                 use = spec.use.removeprefix("framegate.")
@@ -225,6 +226,12 @@ def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> s
 
     draw(None, 0)
     return "\n".join(lines)
+
+
+def _waited_for(spec: StageSpec) -> str:
+    if not spec.reliable:
+        return ""
+    return ", files wait for it" if spec.files_only else ", waited for"
 
 
 # -- The tables of pipeline.toml that concern stages: `[stages.NAME]`, and those that a stage
@@ -242,12 +249,13 @@ class StageTable:
     use     package.module:Class; a shipped stage has one
     input   the stage whose outputs it reads; decode alone has none. Of a stage of your own without
             it: what is published; with pixels, what the publisher reads
-    on_lag  of a stage beside the main path. drop: it may miss frames. wait: others wait for it
+    on_lag  of a stage beside the main path. drop: it may miss frames. wait: others wait for it.
+            files: files wait for it; of cameras it may miss frames
     """
 
     use: str
     input: str | None = None
-    on_lag: Literal["drop", "wait"] = "drop"
+    on_lag: Literal["drop", "wait", "files"] = "drop"
 
 
 def read_stages(tables: Table, engine: Sequence[str], faults: list[str]) -> list[StageEntry] | None:

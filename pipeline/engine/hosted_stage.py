@@ -256,7 +256,7 @@ class HostedStage:
         ended: float,
     ) -> PendingCommit:
         built = CommitBuilder(self.spec, source, self.checkpoints[source], state, ended)
-        if not self.spec.reliable:
+        if self.spec.misses(self.stage.context.live(source)):
             missed = _missed(self.checkpoints[source].position, arrivals[0], self.spec.reads_side)
             built.count("lagged:" + self.spec.name, missed)
         done = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -272,7 +272,9 @@ class Runner:
 
     def trims(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
         """Calls that remove what was read of these sources, with their source; now and then."""
-        return self._trimming.commands(sources)
+        return self._trimming.commands(
+            {name: source.live for name in sources if (source := self.sources.get(name))}
+        )
 
 
 class Trimming:
@@ -286,24 +288,27 @@ class Trimming:
         self._untrimmed: dict[tuple[str, str], int] = {}
         self._due: set[tuple[str, str]] = set()
         self._readers = {
-            name: readers
+            (name, live): readers
             for name in spec.hosted
-            if (readers := spec.readers(name)) and not spec.stage(name).publishes
+            for live in (False, True)
+            if (readers := spec.readers(name, live)) and not spec.stage(name).publishes
         }
         # A restarted decoder learns from its own stream which pixels are still needed.
         if "decode" in spec.hosted:
-            self._readers["decode"] = spec.last_readers()
+            for live in (False, True):
+                self._readers["decode", live] = spec.last_readers(live)
+        self._read = {name for name, _ in self._readers}
 
     def wrote(self, source: str, stage: str, entries: int) -> None:
         """Count what makes a stage's stream longer."""
         longer = self._untrimmed.get((source, stage), 0) + entries
         self._untrimmed[source, stage] = longer
-        if longer >= TRIM_EVERY and stage in self._readers:
+        if longer >= TRIM_EVERY and stage in self._read:
             self._due.add((source, stage))
 
     def all_are_due(self, sources: Iterable[str]) -> None:
         """Let all streams of these sources be trimmed."""
-        self._due |= {(source, stage) for source in sources for stage in self._readers}
+        self._due |= {(source, stage) for source in sources for stage in self._read}
 
     def forget(self, source: str) -> None:
         """Expect nothing of a source any more."""
@@ -311,18 +316,21 @@ class Trimming:
             self._untrimmed.pop((source, stage), None)
             self._due.discard((source, stage))
 
-    def commands(self, sources: Iterable[str]) -> list[tuple[str, Command]]:
-        """The calls that are due for these sources, each with its source."""
+    def commands(self, live: Mapping[str, bool]) -> list[tuple[str, Command]]:
+        """The calls that are due for these sources, each with its source.
+
+        live: by source, whether it is a camera
+        """
         if not self._due:
             return []
-        theirs = set(sources)
-        due = {place for place in self._due if place[0] in theirs}
+        due = {place for place in self._due if place[0] in live}
         self._due -= due
         for place in due:
             self._untrimmed[place] = 0
         return [
-            (source, trim_command(source, keys.out(source, stage), self._readers[stage]))
+            (source, trim_command(source, keys.out(source, stage), readers))
             for source, stage in due
+            if (readers := self._readers.get((stage, live[source])))
         ]
 
 

@@ -12,6 +12,7 @@ from framegate.pipeline.engine.control import ControlLine, FramesKept
 from framegate.pipeline.errors import FrameLost, FrameStoreFull
 from framegate.pipeline.records import Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
+from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
 from framegate.pipeline.shared_memory.state import (
     StatePlane,
     StateRing,
@@ -53,6 +54,7 @@ class SharedViews:
         self._stores: dict[tuple[str, Form], FrameStore] = {}
         self._planes: dict[tuple[str, str], StatePlane] = {}
         self._rings: dict[tuple[str, str], StateRing] = {}
+        self._sounds: dict[str, SoundStore] = {}
 
     def take_sources(self, sources: Sequence[SourceSpec]) -> None:
         """Serve these from now on. Nothing is kept of others, nor of one that went and came back:
@@ -63,6 +65,7 @@ class SharedViews:
         self._stores = {at: store for at, store in self._stores.items() if at[0] in stay}
         self._planes = {at: plane for at, plane in self._planes.items() if at[1] in stay}
         self._rings = {at: ring for at, ring in self._rings.items() if at[1] in stay}
+        self._sounds = {source: store for source, store in self._sounds.items() if source in stay}
         self._served = served
 
     def is_live(self, source: str) -> bool:
@@ -115,6 +118,24 @@ class SharedViews:
         except FrameStoreFull as error:
             raise FrameLost(f"source {item.source} frame {item.position}: {error}") from error
         return store.reading(item.record.number, item.position)
+
+    def sound_store(self, source: str, block: int, make: bool = False) -> SoundStore:
+        """A source's sound, in blocks of so many samples.
+
+        FrameLost if there is none; to make it, FrameStoreFull if there is no room.
+        """
+        store = self._sounds.get(source)
+        if store is None or store.retired:
+            nbytes = sound_store_bytes(block)
+            try:
+                descriptor = self._line.shared_memory(source, f"sound {block}", nbytes, make)
+            except FrameStoreFull as error:
+                if make:
+                    raise
+                raise FrameLost(f"source {source}: {error}") from error
+            store = _mapped(descriptor, lambda: SoundStore(descriptor, block))
+            self._sounds[source] = store
+        return store
 
     def state_plane(self, stage: str, source: str, nbytes: int) -> StatePlane:
         """A stage's state plane of a source."""

@@ -7,8 +7,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from framegate.pipeline.errors import FramegateError, SourceFault
 from framegate.pipeline.ingest.credit import SizeChanges, changes_fault
@@ -21,7 +22,15 @@ from framegate.pipeline.ingest.decoder import (
 )
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.source import STALL_PERIODS, Frame, LiveSource, Source, stalled_at
+from framegate.pipeline.source import (
+    SOUND_MOST_S,
+    STALL_PERIODS,
+    Frame,
+    LiveSource,
+    SoundBlock,
+    Source,
+    stalled_at,
+)
 from framegate.pipeline.spec import CAREFUL_FRAMES
 
 log = logging.getLogger(__name__)
@@ -136,7 +145,7 @@ class CameraDecoder(DecoderThread):
                     return None
                 opened, before = True, None
                 continue
-            before, dropped = taken
+            before, dropped, sound = taken
             if self._changes.too_many(before.form, before.arrived_mono):
                 self._untold = dropped + 1
                 return self._lost(reader, SourceFault(changes_fault(), "sizes"), opened)
@@ -145,12 +154,12 @@ class CameraDecoder(DecoderThread):
                 return None
             self.done += 1
             self._untold = dropped + 1
-            self._put(self._number, before, position, dropped, reader.news())
+            self._put(self._number, before, position, dropped, reader.news(), sound)
             self._untold = 0
             self._number += 1
 
-    def _take_from(self, reader: CameraReader, before: Frame | None) -> tuple[Frame, int] | None:
-        """The newest frame, and how many it replaced; None if it needs a new epoch first."""
+    def _take_from(self, reader: CameraReader, before: Frame | None) -> _Taken | None:
+        """The newest frame; None if it needs a new epoch first."""
         with self._changed:  # the frame that is judged is the one that is taken
             if before is not None and is_break(before, reader.hand):
                 return None
@@ -225,6 +234,14 @@ def is_break(before: Frame, frame: Frame | None) -> bool:
     return step < -STEP_BACK_S or step > passed + LEAP_S
 
 
+class _Taken(NamedTuple):
+    """A frame, how many it replaced, and their sound and its own."""
+
+    frame: Frame
+    replaced: int
+    sound: tuple[SoundBlock, ...]
+
+
 class CameraReader(threading.Thread):
     """Opens the source and always drains it: a frame that is not taken is replaced by the next.
 
@@ -244,6 +261,8 @@ class CameraReader(threading.Thread):
         self._source: Source | None = None
         self._reported: dict[str, int] = {}
         self._passed_over = 0
+        self._sound: deque[SoundBlock] = deque()
+        self._unheard = 0  # blocks that went before a frame was taken
         self.hand: Frame | None = None
         self.replaced = 0
         self.frames = 0
@@ -256,16 +275,19 @@ class CameraReader(threading.Thread):
         """
         return stalled_at(self._arrived, self.frames > 0, stall_s)
 
-    def take(self) -> tuple[Frame, int]:
-        """The frame in hand, and how many were replaced before it. Call with `changed` held."""
+    def take(self) -> _Taken:
+        """The frame in hand. Call with `changed` held."""
         assert self.hand is not None
-        taken = self.hand, self.replaced
+        taken = _Taken(self.hand, self.replaced, tuple(self._sound))
         self.hand, self.replaced = None, 0
+        self._sound.clear()
         return taken
 
     def news(self) -> Mapping[str, int]:
         """How the source's own counters have grown since this was last asked."""
         counts = dict(self._source.counts) if self._source is not None else {}
+        if self._unheard:
+            counts["sound_dropped"] = counts.get("sound_dropped", 0) + self._unheard
         grown = {name: n - self._reported.get(name, 0) for name, n in counts.items()}
         self._reported = counts
         return {name: n for name, n in grown.items() if n}
@@ -315,9 +337,17 @@ class CameraReader(threading.Thread):
                 if self.hand is not None:
                     self.replaced += 1
                 self.hand = frame
+                self._keep(frame.sound)
                 self.frames += 1
                 self._arrived.append(frame.arrived_mono or time.monotonic())
                 self._changed.notify_all()
+
+    def _keep(self, sound: Sequence[SoundBlock]) -> None:
+        """Keep the sound of replaced frames for the one that is taken; no more than one carries."""
+        self._sound += sound
+        while self._sound and len(self._sound) * self._sound[0].seconds > SOUND_MOST_S:
+            self._sound.popleft()
+            self._unheard += 1
 
     def _see_passed_over(self, source: Source) -> None:
         """Count a frame that came and is not given as an arrival: the camera does not stall."""

@@ -5,6 +5,7 @@ Pure; who uses it locks. The store is asked where readers stand in `store_waits`
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -33,11 +34,15 @@ def still_unread(limit: int) -> int:
 
 
 class Credit:
-    """Frames handed out and not yet read by all: at most `limit`, oldest first."""
+    """Frames handed out and not yet read by all: at most `limit`, oldest first; and, of a file, no
+    more once the sound that they carry is `most_sound_s` seconds.
+    """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most_sound_s: float = math.inf) -> None:
         self.limit = limit
-        self._in_flight: deque[Position] = deque()
+        self._most_sound_s = most_sound_s
+        self._sound_s = 0.0
+        self._in_flight: deque[tuple[Position, float]] = deque()
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -45,23 +50,26 @@ class Credit:
     @property
     def full(self) -> bool:
         """Return whether the next frame must wait."""
-        return len(self._in_flight) >= self.limit
+        return len(self._in_flight) >= self.limit or self._sound_s >= self._most_sound_s
 
-    def take(self, position: Position) -> None:
-        """Note that a frame goes out; positions come in order."""
-        self._in_flight.append(position)
+    def take(self, position: Position, sound_s: float = 0.0) -> None:
+        """Note that a frame goes out, with so many seconds of sound; positions come in order."""
+        self._in_flight.append((position, sound_s))
+        self._sound_s += sound_s
 
     def release(self, read: Position) -> bool:
         """Note that all reliable readers are at `read`; return whether that freed anything."""
         before = len(self._in_flight)
-        while self._in_flight and self._in_flight[0] <= read:
-            self._in_flight.popleft()
+        while self._in_flight and self._in_flight[0][0] <= read:
+            self._sound_s -= self._in_flight.popleft()[1]
+        if not self._in_flight:
+            self._sound_s = 0.0
         return len(self._in_flight) < before
 
     @property
     def low_water(self) -> Position:
         """Where readers must be before more is decoded."""
-        return self._in_flight[low_water(len(self._in_flight))]
+        return self._in_flight[low_water(len(self._in_flight))][0]
 
 
 class Sizes:

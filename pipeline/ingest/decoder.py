@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.shared_memory.frame_store import FrameStore
-from framegate.pipeline.source import DecoderGuard, Form, Frame, Source
+from framegate.pipeline.shared_memory.sound_store import SoundStore
+from framegate.pipeline.source import DecoderGuard, Form, Frame, SoundBlock, Source
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     captured      UNIX seconds by the camera's own clock, None if it tells none
     dropped       frames decoded right before it that a newer one replaced
     key_frame     it was encoded without others
+    sound         as of records.Record
     counts        growth of the source's other counters since the last event
     """
 
@@ -47,6 +50,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
     captured: float | None = None
     dropped: int = 0
     key_frame: bool = False
+    sound: tuple[int, int] | None = None
     counts: Mapping[str, int] = {}
 
 
@@ -118,6 +122,7 @@ class DecoderContext:
     note           called before that: says whose event it is
     announce       says that a frame is in hand, for as long as the block lasts
     careful_until  frames up to here are announced
+    sound_store    gives where blocks of sound go. FrameStoreFull
     keep_frames    lets the frame stores of all other forms go
     """
 
@@ -128,6 +133,7 @@ class DecoderContext:
     wake: int
     announce: Announce
     careful_until: Position
+    sound_store: Callable[[], SoundStore] | None = None
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
 
@@ -139,6 +145,7 @@ class DecoderThread(threading.Thread, ABC):
     epochs. `_changed` guards what both sides touch, but for the events: a deque's two ends need
     no lock.
 
+    most_sound_s  seconds of unread sound with which it waits
     patience_s  how long memory is waited for that does not come free
     done        grows with what is decoded
     busy        whether it still decodes
@@ -146,6 +153,7 @@ class DecoderThread(threading.Thread, ABC):
     """
 
     patience_s: float
+    most_sound_s = math.inf
 
     def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
         super().__init__(name=f"decode-{name}", daemon=True)
@@ -158,13 +166,14 @@ class DecoderThread(threading.Thread, ABC):
         self._epoch: int | None = start.position.epoch if start.open else None
         self._seq = start.position.seq + 1
         self._events: deque[Event] = deque()
-        self.credit = Credit(context.credit_limit)
+        self.credit = Credit(context.credit_limit, self.most_sound_s)
         self._sizes = Sizes()
         self._changes = SizeChanges()
         for frame in start.in_flight:
             self.credit.take(frame.position)
             self._sizes.take(frame.form, frame.position)
         self._form: Form | None = None  # of the frame that waits for its size to have room
+        self._lacks_sound = False  # there was no memory for it
         self._lacks_memory = False  # another size must go before there is room for this one
         self.done = 0
         self.busy = True
@@ -300,10 +309,12 @@ class DecoderThread(threading.Thread, ABC):
             self._epoch = None
         self._report(NewEpoch())
 
-    def _take_credit(self, form: Form, dropped: int = 0) -> Position | None:
+    def _take_credit(
+        self, form: Form, dropped: int = 0, sound: Sequence[SoundBlock] = ()
+    ) -> Position | None:
         """The position of the next frame, once there is room for it; None if stopped before.
 
-        dropped: frames before it that are not put.
+        dropped: frames before it that are not put; sound: that it carries
         """
         with self._changed:
             while not self._stopping and (self._epoch is None or self._lacks_room(form)):
@@ -313,7 +324,7 @@ class DecoderThread(threading.Thread, ABC):
                 return None
             position = Position(self._epoch, self._seq + dropped)
             self._seq = position.seq + 1
-            self.credit.take(position)
+            self.credit.take(position, sum(block.seconds for block in sound))
             if self._sizes.take(form, position):
                 self._worker.keep_frames(self._sizes)
             return position
@@ -335,12 +346,16 @@ class DecoderThread(threading.Thread, ABC):
         position: Position,
         dropped: int = 0,
         counts: Mapping[str, int] | None = None,
+        sound: Sequence[SoundBlock] = (),
     ) -> None:
-        """Write the frame into its slot and report it."""
+        """Write the frame into its slot, and the sound that it carries; report it."""
         store = self._frame_store(frame.form)
         with store.writing(number, position) as pixels:
             frame.write(pixels)
         arrived = frame.arrived_mono or time.monotonic()
+        kept = bool(sound) and self._put_sound(sound, position.epoch)
+        if sound and not kept:
+            counts = {**(counts or {}), "sound_dropped": len(sound)}
         event = Decoded(
             position,
             number,
@@ -350,9 +365,24 @@ class DecoderThread(threading.Thread, ABC):
             frame.captured,
             dropped,
             frame.key_frame,
+            (sound[0].number, len(sound)) if kept else None,
             counts or {},
         )
         self._report(event)
+
+    def _put_sound(self, sound: Sequence[SoundBlock], epoch: int) -> bool:
+        """Keep these blocks; False where there is no memory for them: the pictures go on."""
+        assert self._worker.sound_store is not None
+        try:
+            store = self._worker.sound_store()
+        except FrameStoreFull as error:
+            if not self._lacks_sound:
+                log.warning("source %s: its sound is not heard: %s", self.source_name, error)
+            self._lacks_sound = True
+            return False
+        for block in sound:
+            store.put(epoch, block, self._worker.token)
+        return True
 
     def _report(self, event: Event) -> None:
         # The loop takes events until there is none or the first has its time: it is woken for the

@@ -106,6 +106,8 @@ class Feed:
         for arrival in self._held:
             if isinstance(arrival.record, Record):
                 _add(counts, {"decoded": 1}, arrival.record.dropped)
+                if arrival.record.sound is not None:
+                    _add(counts, {"sound_blocks": arrival.record.sound[1]})
         return counts
 
     def _state_after(self, last: Record | End) -> DecodeState:
@@ -216,6 +218,7 @@ class Feed:
             captured_from="arrival" if event.captured is None else "rtcp",
             dropped=event.dropped,
             key_frame=event.key_frame,
+            sound=event.sound,
         )
         return self._hold(event.position, record)
 

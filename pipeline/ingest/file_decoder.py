@@ -16,7 +16,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.redaction import redacted
-from framegate.pipeline.source import Form, Frame, Source
+from framegate.pipeline.source import SOUND_MOST_S, Form, Frame, Source
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class FileDecoder(DecoderThread):
     """
 
     patience_s = 30.0
+    most_sound_s = SOUND_MOST_S
 
     def __init__(self, name: str, context: DecoderContext, start: ResumePoint) -> None:
         super().__init__(name, context, start)
@@ -109,14 +110,16 @@ class FileDecoder(DecoderThread):
             return True
         if self._epoch is None or (form is not None and frame.form != form):
             self._ask_for_epoch()
-        position = self._take_credit(frame.form)
+        position = self._take_credit(frame.form, sound=frame.sound)
         if position is None:
             return False
-        self._put(number, frame, position)
+        self._put(number, frame, position, sound=frame.sound)
         return True
 
     def _refill(self, number: int, frame: Frame) -> None:
         wanted = self._refills.get(number)
+        if frame.sound:  # a window of it may reach back before what is in flight
+            self._put_sound(frame.sound, (wanted or self._start_point).position.epoch)
         if wanted is not None and wanted.form == frame.form:
             store = self._frame_store(frame.form)
             if not store.holds(number, wanted.position):

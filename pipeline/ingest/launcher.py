@@ -69,6 +69,7 @@ class DecoderLauncher:
         context = DecoderContext(
             open_source=lambda guard: self._open(spec, guard),
             frame_store=lambda form: self._shared.frame_store(name, form),
+            sound_store=lambda: self._shared.sound_store(name, spec.request.sound, make=True),
             keep_frames=lambda forms: self._shared.keep_frames(name, forms),
             token=int(feed.token),
             credit_limit=spec.credit,
@@ -99,7 +100,7 @@ class DecoderLauncher:
     def _in_flight(self, link: Link, feed: Feed) -> tuple[InFlight, ...]:
         """Committed frames of this run that some reliable reader has yet to read."""
         source = feed.spec.name
-        _, read = slowest_reader(link, source, self._spec.last_readers())
+        _, read = slowest_reader(link, source, self._spec.last_readers(feed.spec.live))
         reply = link.call("XRANGE", keys.out(source, "decode"), f"({read}", "+")
         arrivals = [read_entry(entry, self._spec.stage("decode")) for entry in reply]
         return tuple(

@@ -220,7 +220,7 @@ class IngestSession:
                 else:
                     due_s = feed.due_s(now)
                     if (until := feed.waits_for()) is not None:
-                        self._waits.for_room(source, until)
+                        self._waits.for_room(source, feed.spec.live, until)
             if due_s != 0.0 and (feed is None or not feed.has_news):
                 self._agenda.rest(source, None if due_s is None else now + due_s)
 

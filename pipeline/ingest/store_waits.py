@@ -76,13 +76,16 @@ class StoreWaits:
             self._epochs[server] = EpochRequests(link, self._spec.run, self._spec.replicas)
         self._epochs[server].ask(source, token)
 
-    def for_room(self, source: str, until: Position) -> None:
-        """Wait until all reliable readers are at `until`, unless a wait is under way."""
+    def for_room(self, source: str, live: bool, until: Position) -> None:
+        """Wait until all reliable readers are at `until`, unless a wait is under way.
+
+        live: whether it is a camera
+        """
         server = self._links.server_of(source)
         if server not in self._rooms:
             link = self._links.open(source)
-            self._rooms[server] = Rooms(link, self._spec.last_readers())
-        self._rooms[server].arm(source, until)
+            self._rooms[server] = Rooms(link)
+        self._rooms[server].arm(source, self._spec.last_readers(live), until)
 
     def descriptors(self) -> list[int]:
         """To be polled; `hear` takes those that are readable."""
@@ -221,18 +224,18 @@ class Rooms:
     the source's `room`; a blocking read would need a connection for each source.
     """
 
-    def __init__(self, link: Link, readers: tuple[str, ...]) -> None:
-        """readers: the last of the reliable ones."""
+    def __init__(self, link: Link) -> None:
         self.link = link
-        self._readers = readers
+        self._readers: dict[str, tuple[str, ...]] = {}  # of a source
         self._slowest: dict[str, str] = {}
         self._until: dict[str, float] = {}  # when a wait is looked after anyway, the oldest first
         self._whose: dict[bytes, str] = {}
         link.call("HELLO", "3")
         link.call("CLIENT", "TRACKING", "ON", "OPTIN")
 
-    def arm(self, source: str, position: Position) -> None:
-        """Wait until the slowest reader is at `position`, unless a wait is under way; `hear` tells.
+    def arm(self, source: str, readers: tuple[str, ...], position: Position) -> None:
+        """Wait until the slowest of these is at `position`, unless a wait is under way; `hear`
+        tells. readers: the last of the source's reliable ones
 
         The order matters: `room` is read first, and from then on each change of it is told, also
         the one by the last command itself, should the reader be there already. So nothing can come
@@ -241,13 +244,14 @@ class Rooms:
         """
         if source in self._until:
             return
+        self._readers[source] = readers
         room = keys.room(source)
         self._whose[room.encode()] = source
         self._until[source] = time.monotonic() + SAFETY_S
         self.link.send(
             ("CLIENT", "CACHING", "YES"),  # track what the next command reads
             ("XREVRANGE", room, "+", "-", "COUNT", "1"),
-            await_command(source, self._slowest.get(source, self._readers[0]), position),
+            await_command(source, self._slowest.get(source, readers[0]), position),
         )
 
     def hear(self) -> list[str]:
@@ -277,13 +281,14 @@ class Rooms:
 
     def look(self, link: Link, source: str) -> Position:
         """Where all reliable readers of a source are. link: another one."""
-        self._slowest[source], read = slowest_reader(link, source, self._readers)
+        self._slowest[source], read = slowest_reader(link, source, self._readers[source])
         return read
 
     def forget(self, source: str) -> None:
         """Wait for nothing of this source any more."""
         self._until.pop(source, None)
         self._slowest.pop(source, None)
+        self._readers.pop(source, None)
         self._whose.pop(keys.room(source).encode(), None)
 
 

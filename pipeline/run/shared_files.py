@@ -30,6 +30,7 @@ from framegate.pipeline.shared_memory.mapping import make_shared_file, open_kept
 log = logging.getLogger(__name__)
 
 KEPT = ("state ", "rows ")  # names of state planes and rings
+FRAMES = "frames "  # of frame stores; there is sound, too
 MOST_PICTURES = 64  # of sources that ended, one each
 
 
@@ -109,7 +110,7 @@ class SharedFiles:
     def keep_frames(self, source: str, names: Collection[str]) -> None:
         """Free the frame stores of a source but these, as nobody wants the others any more."""
         for name in self._files.get(source, {}).keys() - set(names):
-            if not name.startswith(KEPT):
+            if name.startswith(FRAMES):
                 self._let_go(source, name)
 
     def end(self, source: str) -> None:
@@ -117,7 +118,7 @@ class SharedFiles:
         if source in self._ended:
             return  # nothing was made for it since
         files = self._files.get(source, {})
-        frames = [n for n, f in files.items() if not (n.startswith(KEPT) or f.is_last_picture)]
+        frames = [n for n, f in files.items() if n.startswith(FRAMES) and not f.is_last_picture]
         picture = {name: last for name in frames[-1:] if (last := self._last_picture(files[name]))}
         self.drop(source)
         self._files[source] = picture

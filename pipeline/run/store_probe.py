@@ -27,7 +27,7 @@ def pending_stages(
     Pong. A camera's is never: its frames may come or not.
     """
     pending = {s.name for s in stages if s.input is not None and at[s.name] < at[s.input]}
-    slowest = min(at[s.name] for s in stages if s.reliable)
+    slowest = min(at[s.name] for s in stages if not s.misses(source.live))
     last = at["decode"]
     if (
         not (decoded or source.live)

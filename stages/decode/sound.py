@@ -16,12 +16,12 @@ from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.packet import Packet
 
-from framegate.pipeline.source import SOUND_RATE, SOUND_SLOTS, DecoderGuard, SoundBlock
+from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, SoundBlock
 
 log = logging.getLogger(__name__)
 
 _GAP_S: Final = 0.1  # stamps of cheap cameras jitter by some hundredths
-_AHEAD: Final = SOUND_SLOTS // 2  # blocks that may wait for the pictures of their time
+_AHEAD_S: Final = SOUND_MOST_S / 2  # of sound that may wait for the pictures of its time
 
 Samples = npt.NDArray[np.float32]
 
@@ -42,6 +42,8 @@ class SoundTap:
         """block: samples, > 0."""
         self.counts = {"sound_damaged": 0, "sound_dropped": 0}
         self._track, self._block, self._guard = track, block, guard
+        self._most = max(1, int(SOUND_MOST_S * SOUND_RATE / block))
+        self._most_ahead = int(_AHEAD_S * SOUND_RATE / block)
         self._cut: deque[SoundBlock] = deque()
         self._number = 0
         self._begin_anew(None, 0.0)
@@ -77,7 +79,7 @@ class SoundTap:
         n = len(self._cut)
         if until_s is not None:
             ended = (i for i, block in enumerate(self._cut) if self._end_s(block) > until_s)
-            n = max(next(ended, n), n - _AHEAD)
+            n = max(next(ended, n), n - self._most_ahead)
         return self._newest([self._cut.popleft() for _ in range(n)])
 
     def take_rest(self) -> tuple[SoundBlock, ...]:
@@ -88,8 +90,8 @@ class SoundTap:
         return self.take(None)
 
     def _newest(self, blocks: list[SoundBlock]) -> tuple[SoundBlock, ...]:
-        self.counts["sound_dropped"] += max(0, len(blocks) - SOUND_SLOTS)
-        return tuple(blocks[-SOUND_SLOTS:])
+        self.counts["sound_dropped"] += max(0, len(blocks) - self._most)
+        return tuple(blocks[-self._most :])
 
     def _end_s(self, block: SoundBlock) -> float:
         return block.begins_s + self._block / SOUND_RATE

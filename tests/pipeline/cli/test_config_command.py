@@ -85,7 +85,7 @@ def test_one_key_is_explained(folder: Path, capfd: pytest.CaptureFixture[str]) -
         ("models.sources.yard.model", 'models.sources.yard.model: "light", "heavy", or text; '),
         ("stages.detect.detector", 'stages.detect.detector: text; default "light"'),
         ("transport", 'sources.NAME.transport: "tcp", "udp"; default "tcp"'),
-        ("on_lag", 'stages.NAME.on_lag: "drop", "wait"; default "drop"'),
+        ("on_lag", 'stages.NAME.on_lag: "drop", "wait", "files"; default "drop"'),
         ("live", "live.retry_most_s: number, 0.1 to 3600; default 30.0"),
     ],
 )

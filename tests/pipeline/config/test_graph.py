@@ -7,6 +7,7 @@ import random
 import pytest
 
 from framegate.pipeline.config.graph import StageEntry, drawn, graph_faults, place, stage_specs
+from framegate.pipeline.spec import WorkerSpec
 
 CHAIN = ("decode", "window", "detect", "escalate", "cache")
 
@@ -134,3 +135,14 @@ def test_drawing_shows_each_stage_below_its_input() -> None:
     assert words[0][1:] == ["in", "ingest", "stages.decode:X"]
     assert words[-1][1:] == ["in", "side", "stages.side:X", "(side)"]
     assert words[-2][1:] == ["in", "sure", "stages.sure:X", "(side,", "waited", "for)"]
+
+
+def test_files_wait_for_a_stage_that_may_miss_frames_of_cameras() -> None:
+    specs = stage_specs([*chain(), entry("hears", "decode", on_lag="files")])
+    spec = WorkerSpec("w", "r", "", "", 1, specs, [s.name for s in specs], [])
+    assert spec.readers("decode", live=False) == ("window", "hears")
+    assert spec.readers("decode", live=True) == ("window",)
+    assert spec.last_readers(live=False) == ("hears", "cache")
+    assert spec.last_readers(live=True) == ("cache",)
+    assert "hears" in drawn(specs, {"w": spec.hosted})
+    assert "files wait for it" in drawn(specs, {"w": spec.hosted})

@@ -30,11 +30,13 @@ from framegate.pipeline.ingest.decoder import (
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.source import DecoderGuard, Form
+from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
+from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, DecoderGuard, Form, SoundBlock
 from tests.support.runs import wait_until
 
 FORM = Form(16, 8)
 SLOTS = 4
+BLOCK = SOUND_RATE  # samples
 
 
 @dataclass
@@ -45,7 +47,8 @@ class Picture:
     pts: float | None = None
     form: Form = FORM
     arrived_mono: float | None = None
-    captured, key_frame, sound = None, False, ()
+    sound: tuple[SoundBlock, ...] = ()
+    captured, key_frame = None, False
 
     @property
     def nbytes(self) -> int:
@@ -98,6 +101,9 @@ class Bench:
         descriptor = make_shared_file(frame_store_bytes(SLOTS, 4 * FORM.nbytes), "the test")
         self.store = FrameStore(descriptor, SLOTS, 4 * FORM.nbytes)
         os.close(descriptor)
+        descriptor = make_shared_file(sound_store_bytes(BLOCK), "the test")
+        self.sounds = SoundStore(descriptor, BLOCK)
+        os.close(descriptor)
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         context = DecoderContext(
             open_source=self.open,
@@ -108,6 +114,7 @@ class Bench:
             wake=self.wake,
             announce=self.announce,
             careful_until=START,
+            sound_store=lambda: self.sounds,
         )
         self.decoder = CameraDecoder("camera", context, ResumePoint(START), stall_s, retry_most_s)
         self.decoder.start()
@@ -157,6 +164,7 @@ class Bench:
         self.camera.feed.put(SourceFault("the test is over", "closed"))
         self.decoder.join(20)
         self.store.close()
+        self.sounds.close()
         os.close(self.wake)
 
 
@@ -189,6 +197,28 @@ def test_without_credit_the_newest_wins_and_the_others_are_counted(bench: Bench)
     newest = bench.decoded()
     assert (newest.position, newest.dropped, newest.number) == (Position(1, 9), 5, SLOTS)
     assert bench.pixel(newest) == 15
+
+
+def test_the_newest_carries_the_sound_of_those_that_it_replaced(bench: Bench) -> None:
+    def sounding(value: int, numbers: range) -> Picture:
+        blocks = (SoundBlock(n, n, n > 0, bytes([n]) * BLOCK * 4) for n in numbers)
+        return Picture(value, sound=tuple(blocks))
+
+    bench.camera.show(sounding(0, range(1)))
+    assert isinstance(bench.event(), NewEpoch)
+    assert bench.decoded().sound == (0, 1)
+    for value in range(1, SLOTS):
+        bench.camera.show(Picture(value))
+        assert bench.decoded().sound is None
+    bench.camera.show(*(sounding(10 + n, range(n, n + 1)) for n in range(1, 6)))
+    bench.decoder.release(Position(1, 0))
+    assert bench.decoded().sound == (1, 5)
+    assert bench.sounds.read(Position(1, 5)).samples[0] == 5
+    bench.camera.show(*(sounding(n, range(n, n + 1)) for n in range(6, 40)))  # a second each
+    bench.decoder.release(Position(1, SLOTS))
+    newest = bench.decoded()
+    assert newest.sound == (40 - int(SOUND_MOST_S), int(SOUND_MOST_S))
+    assert newest.counts["sound_dropped"] == 34 - int(SOUND_MOST_S)
 
 
 def test_a_loss_is_told_with_what_was_dropped_and_a_new_connection_is_a_new_epoch(

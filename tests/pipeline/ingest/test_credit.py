@@ -100,3 +100,14 @@ class TestSizes:
         assert not any(slow), "one in three seconds"
         rule = SizeChanges()
         assert any(rule.too_many(Form(2 + n % 2, 2), at(n)) for n in range(40))
+
+
+def test_sound_that_is_unread_takes_credit_too() -> None:
+    credit = Credit(32, most_sound_s=24.0)
+    for n in range(3):
+        assert not credit.full
+        credit.take(Position(1, n), sound_s=10.0)
+    assert credit.full
+    assert credit.low_water == Position(1, 1)
+    assert credit.release(Position(1, 0))
+    assert not credit.full

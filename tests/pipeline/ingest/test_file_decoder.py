@@ -6,11 +6,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 
 from framegate.pipeline.errors import FramegateError, FrameStoreFull, SourceFault
 from framegate.pipeline.ingest.decoder import (
+    Decoded,
     DecoderContext,
     InFlight,
     NewEpoch,
@@ -21,11 +23,13 @@ from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
-from framegate.pipeline.source import Form, Frame, Source
+from framegate.pipeline.shared_memory.sound_store import SoundStore, sound_store_bytes
+from framegate.pipeline.source import Form, Frame, SoundBlock, Source
 from tests.support.runs import wait_until
 
 FORM = Form(16, 8)
 UNWANTED = 1000
+BLOCK = 8000
 
 
 class Unwanted:
@@ -170,11 +174,69 @@ class Shown:
     """A frame of a file of one picture."""
 
     pts = arrived_mono = captured = None
-    key_frame, sound = False, ()
+    key_frame = False
+    sound: tuple[SoundBlock, ...] = ()
     form, nbytes = FORM, FORM.nbytes
 
     def write(self, slot: memoryview) -> None:
         slot[: self.nbytes] = bytes(self.nbytes)
+
+
+class Sounding(Unwanted):
+    """Three pictures, the first of which has no sound."""
+
+    def __iter__(self) -> Iterator[Frame | None]:
+        for number in range(3):
+            frame = Shown()
+            frame.sound = tuple(
+                SoundBlock(n, n / 2, n > 0, bytes([n]) * BLOCK * 4)
+                for n in range(2 * number - 2, 2 * number)
+                if n >= 0
+            )
+            yield frame
+
+
+def test_sound_goes_with_the_frame_that_carries_it_and_comes_again_with_a_file(wake: int) -> None:
+    store, sounds = stores()
+    thread = decoder(wake, lambda: Sounding(lambda: False), None, lambda form: store)  # noqa: ARG005
+    thread._worker = replace(thread._worker, sound_store=lambda: sounds)
+    thread.begin_epoch(1)
+    thread.start()
+    said = [event for event in events(thread) if isinstance(event, Decoded)]
+    assert [event.sound for event in said] == [None, (0, 2), (2, 2)]
+    assert [sounds.read(Position(1, n)).samples[0] for n in range(4)] == [0, 1, 2, 3]
+
+    store, sounds = stores()  # as after a restart: all is to be decoded again, for the last frame
+    in_flight = (InFlight(Position(1, 2), 2, FORM),)
+    start = ResumePoint(Position(1, 2), 3, open=True, done=True, in_flight=in_flight)
+    thread = decoder(wake, lambda: Sounding(lambda: False), start, lambda form: store)  # noqa: ARG005
+    thread._worker = replace(thread._worker, sound_store=lambda: sounds)
+    thread.start()
+    assert events(thread) == []
+    assert [sounds.read(Position(1, n)).begins_s for n in range(4)] == [0.0, 0.5, 1.0, 1.5]
+
+
+def test_without_memory_for_sound_the_pictures_go_on(wake: int) -> None:
+    def none() -> SoundStore:
+        raise FrameStoreFull("no room")
+
+    store, _ = stores()
+    thread = decoder(wake, lambda: Sounding(lambda: False), None, lambda form: store)  # noqa: ARG005
+    thread._worker = replace(thread._worker, sound_store=none)
+    thread.begin_epoch(1)
+    thread.start()
+    said = [event for event in events(thread) if isinstance(event, Decoded)]
+    assert [event.sound for event in said] == [None, None, None]
+    assert [dict(event.counts) for event in said] == [{}, *2 * [{"sound_dropped": 2}]]
+
+
+def stores() -> tuple[FrameStore, SoundStore]:
+    pictures = make_shared_file(frame_store_bytes(4, FORM.nbytes), "the test")
+    sound = make_shared_file(sound_store_bytes(BLOCK), "the test")
+    made = FrameStore(pictures, 4, FORM.nbytes), SoundStore(sound, BLOCK)
+    os.close(pictures)
+    os.close(sound)
+    return made
 
 
 class OnePicture(Unwanted):

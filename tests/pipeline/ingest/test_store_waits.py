@@ -81,20 +81,20 @@ def woken(rooms: Rooms, count: int) -> list[str]:
 def test_each_of_many_waits_ends_when_its_own_readers_are_there(
     store: Store, link: Link, apart: Link
 ) -> None:
-    rooms = Rooms(apart, READERS)
+    rooms = Rooms(apart)
     names = [f"r{n}" for n in range(200)]
     for name in names:
         store.claim(name, RUN, "the test", take_over=False)
         for reader in READERS:
             attached(link, name, reader)
-        rooms.arm(name, AT)
-        rooms.arm(name, AT)  # it waits already
+        rooms.arm(name, READERS, AT)
+        rooms.arm(name, READERS, AT)  # it waits already
     assert rooms.hear() == []
     for name in names[::2]:
         goes_on(link, name, "cache", AT)
     assert sorted(woken(rooms, 100)) == sorted(names[::2])
     assert rooms.look(link, names[0]) == START, "the slowest of them counts"
-    rooms.arm(names[0], AT)
+    rooms.arm(names[0], READERS, AT)
     goes_on(link, names[0], "save", Position(1, 7))
     assert woken(rooms, 1) == [names[0]]
     assert rooms.look(link, names[0]) == AT
@@ -103,19 +103,19 @@ def test_each_of_many_waits_ends_when_its_own_readers_are_there(
 def test_a_wait_for_who_is_there_already_ends_at_once(
     store: Store, link: Link, apart: Link
 ) -> None:
-    rooms = Rooms(apart, READERS)
+    rooms = Rooms(apart)
     store.claim("there", RUN, "the test", take_over=False)
     goes_on(link, "there", "cache", AT)
-    rooms.arm("there", AT)
+    rooms.arm("there", READERS, AT)
     assert woken(rooms, 1) == ["there"]
 
 
 def test_a_wait_that_was_forgotten_wakes_nobody(store: Store, link: Link, apart: Link) -> None:
-    rooms = Rooms(apart, READERS)
+    rooms = Rooms(apart)
     for name in ("gone", "stays"):
         store.claim(name, RUN, "the test", take_over=False)
         attached(link, name, "cache")
-        rooms.arm(name, AT)
+        rooms.arm(name, READERS, AT)
     rooms.forget("gone")
     assert rooms.due_in() is not None
     goes_on(link, "gone", "cache", AT)

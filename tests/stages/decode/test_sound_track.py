@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.packet import Packet
 
-from framegate.pipeline.source import SOUND_RATE, SOUND_SLOTS, Request
+from framegate.pipeline.source import SOUND_MOST_S, SOUND_RATE, Request
 from framegate.stages.decode import FileSource
 from tests.support import footage
 from tests.support.footage import Track
@@ -140,10 +140,11 @@ def test_damaged_sound_is_counted_and_the_pictures_go_on(tmp_path: Path) -> None
 
 def test_a_frame_carries_no_more_than_is_kept(tmp_path: Path) -> None:
     path = footage.write_sounding(
-        tmp_path / "a.mkv", Track("pcm_s16le", 16000, seconds=10.0), pts_s=[0.0, 9.9]
+        tmp_path / "a.mkv", Track("pcm_s16le", 8000, seconds=40.0), pts_s=[0.0, 39.9]
     )
-    frames, counts = heard(path, SOUND_RATE // 10)
-    assert [len(sound) for _, sound in frames] == [SOUND_SLOTS, 1]
-    assert counts["sound_dropped"] == 99 - SOUND_SLOTS
+    frames, counts = heard(path, SOUND_RATE)
+    most = int(SOUND_MOST_S)
+    assert [len(sound) for _, sound in frames] == [most, 1]
+    assert counts["sound_dropped"] == 39 - most
     numbers = [block.number for _, sound in frames for block in sound]
-    assert (numbers[0], numbers[-1]) == (99 - SOUND_SLOTS, 99)
+    assert (numbers[0], numbers[-1]) == (39 - most, 39)
