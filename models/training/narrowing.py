@@ -35,7 +35,7 @@ _FITTED: Final = tuple(map(str, (PAIR, PLAIN, POOLED, None)))
 class _Flow:
     """The same place in both networks: activations (B, channels, h, w).
 
-    kept  (narrow's channels,) which of wide's each of narrow's stands for, ascending in its part
+    kept  (narrow's channels,) which of wide's each of narrow's stands for
     """
 
     narrow: Tensor
@@ -56,9 +56,11 @@ def narrowed(
     pictures  float (B, 3, H, W), 0..255, as the networks take them; 16 to 64 do
     classes   of narrow's head: which of wide's each is; None: none of them, it begins at .01
 
-    Of equal widths and classes the weights stay as they are, up to rounding. The same arguments
-    give the same weights. Peak memory: activations of one layer of both networks for all pictures.
-    Both are made of the general detector's blocks, at the same places. Raises ValueError.
+    In each part of a layer's output (`Conv.parts`) the channels that tell most come first, so that
+    they are what is left of it where it is cut (`shared_network`). Of equal widths and classes it
+    says what `wide` says, up to rounding. The same arguments give the same weights. Peak memory:
+    activations of one layer of both networks for all pictures. Both are made of the general
+    detector's blocks, at the same places. Raises ValueError.
     """
     ours, theirs = _blocks(narrow), _blocks(wide)
     if ours != theirs:
@@ -108,7 +110,7 @@ class _Narrowing:
         """The channels that tell most, and what comes after the activation."""
         before = wide.conv(at.wide)
         told = leaky(before).std((0, 2, 3))
-        kept = _most(told, narrow.conv.out_channels)
+        kept = _most(told, narrow)
         self.fit(narrow.conv, wide.conv, at, before, kept)
         return _both(_Flow(narrow.conv(at.narrow), before, kept), leaky)
 
@@ -120,7 +122,7 @@ class _Narrowing:
         for head, map_ in zip(wide.heads, whole, strict=True):
             reads = _only(head.blocks).conv.conv.weight
             told += map_.std((0, 2, 3)) * reads.square().sum((0, 2, 3)).sqrt()
-        kept = _most(told, narrow.architecture.pyramid)
+        kept = _most(told, narrow.laterals[0])
         ours = []
         layers = zip(narrow.laterals, wide.laterals, levels, before, strict=True)
         for one, other, at, wanted in layers:
@@ -202,8 +204,10 @@ def _bias(layer: nn.Conv2d) -> Tensor:
     return layer.bias
 
 
-def _most(told: Tensor, n: int) -> Tensor:
-    return told.topk(n).indices.sort().values
+def _most(told: Tensor, narrow: Conv) -> Tensor:
+    """As many channels as the layer has, by falling rank dealt out to its parts in turn."""
+    most, n_parts = told.topk(narrow.conv.out_channels).indices, narrow.parts[1]
+    return torch.cat([most[part::n_parts] for part in range(n_parts)])
 
 
 def _pooled(x: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ their place says (blockwise distillation: Li et al., CVPR 2020).
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -20,14 +22,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from framegate.models.training.blocks import PAIR, PLAIN, POOLED, Block, Conv, Pair, leaky
+from framegate.models.training.blocks import PAIR, PLAIN, POOLED, Block, Conv
 from framegate.models.training.part_times import PartTimes, parts
 from framegate.models.training.student import (
     Architecture,
     Candidates,
     StagePlan,
     Student,
-    pyramid,
 )
 
 _DRAWS: Final = 20_000
@@ -218,7 +219,7 @@ def shared_from(
 ) -> Shared:
     """The shared network from the student that there is without a search.
 
-    narrow    with the widths and classes of the space's largest
+    narrow    the space's largest, as `narrowed` makes it: channels that tell most come first
     pictures  float (B, 3, H, W), 0..255, of the camera; 16 to 64 do
     steps     in which each block of another kind learns
     """
@@ -227,110 +228,43 @@ def shared_from(
     _, unknown = shared.net.load_state_dict(narrow.state_dict(), strict=False)
     if unknown:
         raise ValueError(f"weights that the shared network has no place for: {unknown}")
-    with torch.no_grad():
-        _Ordering(shared.net).run(pictures)
-    _teach_blocks(shared.net, pictures, steps)
+    _teach_blocks(shared.net, narrow, pictures, steps)
     return shared
 
 
-class _Ordering:
-    """Puts the channels that tell most first, so that those remain where a network is narrower.
-
-    The largest says the same afterwards. What tells most: the largest deviation of activations.
-    """
-
-    def __init__(self, net: Student) -> None:
-        self.net = net
-
-    def run(self, pictures: Tensor) -> None:
-        net = self.net
-        x = (pictures - net.mean) / net.std
-        stem = _first(net.stems)
-        x, order = self.layer(stem.first, x, torch.arange(3), 2)
-        x = functional.max_pool2d(x, 3, 2, padding=1)
-        maps, orders = [], []
-        for stage in net.stages:
-            a, of_a = self.layer(stage.entry, x, order, 2)
-            body, order = a, of_a
-            for pair in _pairs(stage):
-                first, of_first = self.layer(pair.first, body, order, 1)
-                second, of_second = self.layer(pair.second, first, of_first, 1)
-                body = torch.cat((second, first), dim=1)
-                order = torch.cat((of_second, len(of_second) + of_first))
-            out, of_out = self.layer(stage.exit, body, order, 2)
-            x, order = torch.cat((out, a), dim=1), torch.cat((of_out, len(of_out) + of_a))
-            maps.append(x)
-            orders.append(order)
-        levels = pyramid(*(one(c) for one, c in zip(net.laterals, maps[1:], strict=True)))
-        order = _by_rank(sum((level.std((0, 2, 3)) for level in levels), torch.zeros(1)), 2)
-        for lateral, of_in in zip(net.laterals, orders[1:], strict=True):
-            _reorder(lateral, of_in, order)
-        for head, level in zip(net.heads, levels, strict=True):
-            plain = _first(head.blocks)
-            _, inner = self.layer(plain.conv, level[:, order], order, 2)
-            _reorder(head.out, inner, torch.arange(head.out.conv.out_channels))
-
-    def layer(self, conv: Conv, x: Tensor, of_in: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Its activations in their new order, made of `n` parts; x is in its new order already."""
-        _reorder(conv, of_in, torch.arange(conv.conv.out_channels))
-        y = leaky(conv(x))
-        order = _by_rank(y.std((0, 2, 3)), n)
-        _reorder(conv, torch.arange(len(of_in)), order)
-        return y[:, order], order
-
-
-def _by_rank(told: Tensor, n: int) -> Tensor:
-    """Channels by falling rank, dealt out to n parts in turn."""
-    ranked = told.argsort(descending=True)
-    return torch.cat([ranked[i::n] for i in range(n)])
-
-
-def _reorder(conv: Conv, of_in: Tensor, of_out: Tensor) -> None:
-    assert conv.conv.bias is not None
-    conv.conv.weight.copy_(conv.conv.weight[of_out][:, of_in])
-    conv.conv.bias.copy_(conv.conv.bias[of_out])
-
-
-def _first(blocks: nn.ModuleDict) -> Any:
-    return next(iter(blocks.values()))
-
-
-def _pairs(stage: Any) -> list[Pair]:
-    return [one for one in stage.blocks.values() if isinstance(one, Pair)]
-
-
-def _teach_blocks(net: Student, pictures: Tensor, steps: int) -> None:
+def _teach_blocks(shared: Student, narrow: Student, pictures: Tensor, steps: int) -> None:
     """Every block says what the block that the narrowed net has in its place says there."""
+    watched = copy.deepcopy(narrow)  # it keeps the hooks
+    for path, held in watched.named_modules():
+        if isinstance(held, nn.ModuleDict):
+            for name, one in held.items():
+                others = [
+                    block
+                    for other, block in shared.get_submodule(path).named_children()
+                    if other != name and _place(other) == _place(name)
+                ]
+                one.register_forward_hook(partial(_teach, others, steps))
     with torch.no_grad():
-        x = (pictures - net.mean) / net.std
-    x = _taught(list(net.stems.values()), x, steps)
-    maps = []
-    for stage in net.stages:
-        with torch.no_grad():
-            a = body = leaky(stage.entry(x))
-        for place in range(len(_pairs(stage))):
-            of_place = [m for name, m in stage.blocks.items() if name.startswith(f"{place}_")]
-            body = _taught(of_place, body, steps)
-        with torch.no_grad():
-            x = torch.cat((leaky(stage.exit(body)), a), dim=1)
-        maps.append(x)
-    with torch.no_grad():
-        levels = pyramid(*(one(c) for one, c in zip(net.laterals, maps[1:], strict=True)))
-    for head, level in zip(net.heads, levels, strict=True):
-        _taught(list(head.blocks.values()), level, steps)
+        watched(pictures)
 
 
-def _taught(blocks: Sequence[nn.Module], x: Tensor, steps: int) -> Tensor:
-    """Teaches all but the first to say what the first says of x, which is the answer."""
-    with torch.no_grad():
-        wanted: Tensor = blocks[0](x)
-    for block in blocks[1:]:
+def _place(name: str) -> str:
+    """Of a block, in a stage; elsewhere there is one place."""
+    return name.rpartition("_")[0]
+
+
+def _teach(
+    blocks: Sequence[nn.Module], steps: int, _: nn.Module, given: tuple[Tensor], wanted: Tensor
+) -> None:
+    """A forward hook: teaches blocks to say what the one that was called says."""
+    [x] = given
+    for block in blocks:
         learned = [weight for weight in block.parameters() if weight.requires_grad]
         optimiser = torch.optim.Adam(learned, lr=3e-3)
         for step in range(steps):
             some = torch.arange(4 * step, 4 * step + 4) % len(x)
-            gap = functional.mse_loss(block(x[some]), wanted[some]) / wanted.var()
+            with torch.enable_grad():
+                gap = functional.mse_loss(block(x[some]), wanted[some]) / wanted.var()
             optimiser.zero_grad()
             torch.autograd.backward(gap)
             optimiser.step()
-    return wanted

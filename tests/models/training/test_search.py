@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -95,6 +96,24 @@ def test_the_largest_says_what_the_narrowed_net_says(
     with torch.no_grad():
         for ours, theirs in zip(same(pictures)[:3], narrow(pictures)[:3], strict=True):
             assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_blocks_of_other_kinds_learn_what_the_narrowed_net_says(
+    narrow: Student, pictures: Tensor
+) -> None:
+    """All at once: a stem, blocks and heads of another kind, as wide as the largest."""
+    is_kind = re.compile("stem|head|place")
+    other = SPACE.architecture(
+        {name: of[bool(is_kind.match(name))] for name, of in SPACE.decisions.items()}
+    )
+    with torch.no_grad():
+        wanted = list(narrow(pictures)[:3])
+    gaps = []
+    for steps in (0, 20):
+        torch.manual_seed(0)
+        shared = shared_from(SPACE, narrow, pictures, steps=steps)
+        gaps.append(float(apart(shared.heads(other, pictures), wanted).detach()))
+    assert gaps[1] < 0.7 * gaps[0]
 
 
 def test_an_architecture_alone_says_what_it_says_in_the_shared_network(
