@@ -31,7 +31,7 @@ from framegate.models.learning.judgement import ClassCounts
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.picture import from_bgr
 from framegate.models.preprocess import to_bgr
-from framegate.models.registry.model_folder import NAME, ModelFolder, named
+from framegate.models.registry.model_folder import NAME, Learned, ModelFolder, named
 from framegate.models.registry.registry import Registry
 from framegate.models.training.lessons import (
     LESSONS,
@@ -70,7 +70,6 @@ from framegate.pipeline.records import Object
 from framegate.stages.commands.judged_student import JudgedStudent, PictureKey, as_model, judged
 from framegate.stages.commands.tune import (
     Choose,
-    FootageSeen,
     check_length,
     chosen_classes,
     class_rows,
@@ -130,13 +129,19 @@ def train(
         training, cpu_s, is_over = _trained(request, lessons, meter)
         if not is_over:
             return Trained(None, training.done, training.course.steps, cpu_s, 0.0, request.registry)
+        share = share_of(training)
+        metrics = {"share": round(share, 3), "training_cpu_s": round(cpu_s)} | _facts(training)
+        learned = replace(learned_of(found, seen, asked.classes), merged=asked.classes.merged)
         with tempfile.TemporaryDirectory(prefix="framegate-train-") as path:
             student = as_model(Path(path), request.name, training.student(), lessons, meter)
             outcome = judged(student, footage, found, meter)
-            result = _told(outcome, seen, found, asked, store, training, cpu_s)
+            allowed = outcome.verdict.allowed
+            added = _put(store, outcome, learned, metrics) if allowed else None
         for name in (ASKED, LESSONS, CHECKPOINT):
             (request.folder / name).unlink()
-        return result
+        came = _compared(outcome, found, asked.classes, seen.teacher, added)
+        steps = training.course.steps
+        return Trained(came, training.done, steps, cpu_s, share, request.registry)
 
 
 # -- What was asked for, and the folder in which it is kept until it is over.
@@ -150,16 +155,20 @@ class _SavedRequest:
     choice: ClassChoice | None = None
 
     @property
+    def classes(self) -> ClassChoice:
+        """Those that were chosen, once they were."""
+        assert self.choice is not None
+        return self.choice
+
+    @property
     def kept(self) -> list[int]:
         """COCO's ids of the student's classes, in their order."""
-        assert self.choice is not None
-        return sorted(coco.LABELS.index(label) for label in self.choice.kept)
+        return sorted(coco.LABELS.index(label) for label in self.classes.kept)
 
     @property
     def merged(self) -> dict[int, int]:
         """Class id -> the one that it is taken for."""
-        assert self.choice is not None
-        return {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in self.choice.merged.items()}
+        return {coco.LABELS.index(a): coco.LABELS.index(b) for a, b in self.classes.merged.items()}
 
 
 @contextmanager
@@ -355,56 +364,53 @@ def _stopping() -> Iterator[Callable[[], bool]]:
 # -- What came of it.
 
 
-def _told(
-    outcome: JudgedStudent,
-    seen: FootageSeen,
-    found: Tuning,
-    asked: _SavedRequest,
-    store: Registry,
-    training: Training,
-    cpu_s: float,
-) -> Trained:
-    """Put it into the registry, if it may serve; and all that is to be told."""
-    verdict, side, choice = outcome.verdict, outcome.side, asked.choice
-    assert choice is not None
-    net, share = training.student(), share_of(training)
-    added = None
-    if verdict.allowed:
-        own = {
-            "share": round(share, 3),
-            "steps": training.done,
-            "seed": training.course.seed,
-            "arithmetic": training.course.arithmetic,
-            "training_cpu_s": round(cpu_s),
-            "weights_sha256": weights_digest(net),
-        }
-        manifest = replace(
-            outcome.folder.manifest,
-            version=next_version(store, asked.request.name),
-            metrics=outcome.folder.manifest.metrics | own,
-            learned=replace(learned_of(found, seen, choice), merged=choice.merged),
-        )
-        added = store.put(ModelFolder(outcome.folder.path, manifest)).manifest.ref
+def _facts(training: Training) -> dict[str, Any]:
+    """What decides the weights, and their digest."""
+    return {
+        "steps": training.done,
+        "seed": training.course.seed,
+        "arithmetic": training.course.arithmetic,
+        "weights_sha256": weights_digest(training.student()),
+    }
+
+
+def _put(
+    store: Registry, outcome: JudgedStudent, learned: Learned, metrics: Mapping[str, Any]
+) -> str:
+    """Write the model into the registry; NAME@VERSION."""
+    manifest = outcome.folder.manifest
+    manifest = replace(
+        manifest,
+        version=next_version(store, manifest.name),
+        metrics={**manifest.metrics, **metrics},
+        learned=learned,
+    )
+    return store.put(ModelFolder(outcome.folder.path, manifest)).manifest.ref
+
+
+def _compared(
+    outcome: JudgedStudent, found: Tuning, choice: ClassChoice, teacher: str, added: str | None
+) -> Tuned:
+    """All that is to be told of the student beside the light detector."""
+    verdict, side, own = outcome.verdict, outcome.side, outcome.folder.manifest.input
     light, tuned, (light_ms, own_ms) = general().side, found.sides[0], outcome.ms
-    own_name = f"{max(training.lessons.size)}, trained"
+    own_name = f"{max(own.width, own.height)}, trained"
     rows = (
         _row(f"{light}, as it comes", None, found.general, found, light_ms),
         _row(f"{light}, tuned", tuned.f1, tuned.later, found, light_ms),
         _row(own_name, side.f1, side.later, found, own_ms, verdict.allowed),
     )
-    difference = verdict.difference.middle, verdict.difference.low, verdict.difference.high
-    came = Tuned(
+    return Tuned(
         rows,
         class_rows(verdict, side, choice),
-        difference,
+        (verdict.difference.middle, verdict.difference.low, verdict.difference.high),
         len(found.earlier),
         verdict.frames,
         verdict.boxes,
-        seen.teacher,
+        teacher,
         verdict.refused,
         added,
     )
-    return Trained(came, training.done, training.course.steps, cpu_s, share, asked.request.registry)
 
 
 def _row(
