@@ -39,6 +39,11 @@ def tag(source: str) -> bytes:
     return f"fg:{{{source}}}".encode()
 
 
+def sink(source: str, name: str) -> str:
+    """Hash of where a sink stands with what the stage EVENTS says of a source."""
+    return f"fg:{{{source}}}:sink:{name}"
+
+
 def own(source: str) -> str:
     """Hash of the owning run, the last epoch, and which model looks at the source."""
     return f"fg:{{{source}}}:own"

@@ -22,6 +22,7 @@ from framegate.pipeline.config.graph import (
     stages_that,
 )
 from framegate.pipeline.config.options import read_options, unset_variable
+from framegate.pipeline.config.sinks import SinkConfig, read_sinks
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.config.store import StoreConfig, store_faults
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
@@ -176,6 +177,7 @@ class Config:
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
+    sinks: dict[str, SinkConfig] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict, compare=False)
     """Where each key was said that is not by default, by its dotted path: in a file, or on the
     command line.
@@ -198,6 +200,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "save": SaveConfig,
     "learn": LearnConfig,
     "sources.NAME": SourceConfig,
+    "sinks.NAME": SinkConfig,
 }
 """What reads each table that belongs to no stage."""
 _TABLES: Final = (*(path.split(".")[0] for path in ENGINE_TABLES), "stages", "placement")
@@ -361,6 +364,9 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             break
     if stages is not None:
         faults += graph_faults(stages, placement)
+    rules = tables.get("events", {}).get("rules", {})
+    known = rules if isinstance(rules, dict) else {}  # what is wrong with them is told elsewhere
+    sinks = read_sinks(tables.get("sinks", {}), tables.get("stages", {}), known, faults)
     if (
         store is None
         or credit is None
@@ -376,7 +382,19 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         return None
     placed = {worker: tuple(names) for worker, names in placement.items()}
     return Config(
-        origin, store, credit, live, workers, log, http, save, learn, sources, tuple(stages), placed
+        origin,
+        store,
+        credit,
+        live,
+        workers,
+        log,
+        http,
+        save,
+        learn,
+        sources,
+        tuple(stages),
+        placed,
+        sinks,
     )
 
 

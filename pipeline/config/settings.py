@@ -143,6 +143,8 @@ def in_force(config: Config) -> list[InForce]:
             add(path, _values(getattr(config, path)))
     for name, source in config.sources.items():
         add(f"sources.{name}", _values(source))
+    for name, sink in config.sinks.items():
+        add(f"sinks.{name}", _values(sink))
     for stage in config.stages:
         kind = load(stage.use).Options
         own = own_tables(kind)
@@ -275,6 +277,14 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
         "type": "object",
         "propertyNames": {"pattern": f"^{NAME.pattern}$"},
         "additionalProperties": source,
+    }
+    sink = _object(tables["sinks.NAME"])
+    sink["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
+    root["sinks"] = {
+        "description": "Who is told of episodes, by name",
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": sink,
     }
     graph, any_stage = {}, _object(tables["stages.NAME"])
     for name, use in stages:

@@ -61,6 +61,7 @@ from framegate.pipeline.run.sources import (
 )
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
+from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
 from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
 from framegate.pipeline.store.listen import Listener, open_listener
@@ -366,6 +367,9 @@ async def _supervise(
         asyncio.create_task(progress.show()),
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
+    sinks = _sinks(setup, plan, supervisor)
+    if sinks is not None:
+        beside.append(asyncio.create_task(sinks.serve()))
     http = None
     if listening is not None:
         http = address(listening)
@@ -392,11 +396,23 @@ async def _supervise(
                 code = await supervisor.run()
         if printer is not None:
             await apart(printer.stop, STOP_PRINTER_S if code is not Exit.DONE else None)
+        if sinks is not None and code in (Exit.DONE, Exit.SOURCE_FAILED):
+            await sinks.finish()
     finally:
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
+
+
+def _sinks(setup: _Setup, plan: Plan, supervisor: Supervisor) -> SinksProcess | None:
+    """Return the process of the sinks, None where there are none."""
+    if not setup.config.sinks:
+        return None
+    spec = SinksSpec(plan.run, plan.store, setup.config.sinks, plan.log_level, plan.log_format)
+    sinks = SinksProcess(spec)
+    supervisor.listen(sinks.take_sources)
+    return sinks
 
 
 def _tell_fall(task: asyncio.Task[None]) -> None:

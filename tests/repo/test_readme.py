@@ -116,8 +116,9 @@ def test_python_compiles_and_what_it_imports_is_there(name: str, block: str) -> 
 def test_configuration_is_accepted(
     name: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable in re.findall(r'_env = "(\w+)"', block):
-        monkeypatch.setenv(variable, "rtsp://camera.example/stream")
+    holds = {"url": "rtsp://camera.example/stream", "secret": f"whsec_{'QUJD' * 8}"}
+    for key, variable in re.findall(r'(\w+)_env = "(\w+)"', block):
+        monkeypatch.setenv(variable, holds.get(key, "secret"))
     if "my_stages" in block:
         (tmp_path / "my_stages.py").write_text(the_block("python", "class People", name))
         monkeypatch.syspath_prepend(tmp_path)

@@ -20,6 +20,7 @@ import msgspec
 
 from framegate import Context, End, Item, NoState, Object, Result, Stage
 from framegate.models.detector import network
+from framegate.pipeline.episodes import Change, Changes, Moment
 from framegate.stages.detections import Detections
 from framegate.stages.window import Window
 
@@ -88,6 +89,39 @@ class Alerts(Stage[NoState]):
     def end(self, source: str, end: End, state: NoState) -> tuple[Any, NoState]:  # noqa: ARG002
         said = end.said.get(self.context.before)
         return None if said is None else msgspec.msgpack.decode(said), state
+
+
+class Visiting(msgspec.Struct, frozen=True):
+    """Where the visit that goes on began."""
+
+    began: Moment | None = None
+
+
+class Visits(Stage[Visiting]):
+    """In the place of `events`: a visit begins at each frame that 4 divides, and ends two later."""
+
+    State = Visiting
+    takes_failed = True
+
+    def each(self, item: Item, state: Visiting) -> tuple[Changes | None, Visiting]:
+        now = Moment(*item.position, item.record.pts or 0.0, item.record.captured)
+        if item.position.seq % 4 == 0:
+            return self._said(item.source, "start", now, now), Visiting(now)
+        if item.position.seq % 4 == 2 and state.began is not None:
+            return self._said(item.source, "end", state.began, now), Visiting()
+        return None, state
+
+    def end(self, source: str, end: End, state: Visiting) -> tuple[Any, Visiting]:  # noqa: ARG002
+        if state.began is None:
+            return None, state
+        return self._said(source, "end", state.began, state.began), Visiting()
+
+    def _said(self, source: str, step: Any, began: Moment, now: Moment) -> Changes:
+        episode = f"{source}/visitor/{began.epoch}-{began.seq}/0"
+        return Changes((
+            Change(1, episode, step, source, "visitor", "0a1b2c3d", "inside", "alert", now, began,
+                   now),
+        ))  # fmt: skip
 
 
 class Numbers(Stage[NoState]):

@@ -1,0 +1,240 @@
+"""Where a sink stands with each source, kept in the store; what comes next there, and what is gone.
+
+A hash for each sink and source (keys.sink): p position, n index, s state of the receiver, and what
+people look at: counts of messages, since when and why the receiver takes none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.episodes import Change, Changes
+from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.records import End, Position, SideOutput
+from framegate.pipeline.store.hop import END
+
+PAGE = 64
+_LAST_SEQ = 2**62
+_COUNTS = ("delivered", "muted", "lost")
+
+S = TypeVar("S")
+
+
+class NotTold(msgspec.Struct, frozen=True):
+    """What a sink was not told.
+
+    after, until  positions: entries after the first, up to and including the second
+    entries       how many, each with one change or more
+    why           trimmed: the store had no room for them any longer. given_up: they were not taken
+                  for `give_up_s`. unreadable: another version of Framegate wrote them
+    """
+
+    after: str
+    until: str
+    entries: int
+    why: Literal["trimmed", "given_up", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Standing(Generic[S]):
+    """Where a sink stands with a source.
+
+    position  of the last entry that is done
+    index     entries that the stream had got with that one
+    state     of the receiver
+    """
+
+    position: Position
+    index: int
+    state: S
+
+
+@dataclass(frozen=True)
+class EventsEntry:
+    """An entry of the stream: what the stage says of a frame, or at the end of an epoch.
+
+    index     see Standing
+    captured  UNIX seconds, None where only a file says so
+    readable  whether this Framegate can read it
+    """
+
+    position: Position
+    index: int
+    changes: tuple[Change, ...]
+    captured: float | None
+    readable: bool = True
+
+
+class SinkPositions(Generic[S]):
+    """The standings of one sink. One thread. Errors are redis-py's."""
+
+    def __init__(self, client: Any, sink: str, begins: S) -> None:
+        """begins: state of a source before its first message."""
+        self._client, self._sink, self._begins = client, sink, begins
+        self.in_turn = isinstance(client, redis.RedisCluster)
+        """Whether streams can only be asked one after the other, so that `wait` does not wait."""
+
+    def standing(self, source: str, past: int) -> Standing[S]:
+        """Return where it stands; a sink that is new begins after the epoch `past`."""
+        p, n, s = self._client.hmget(keys.sink(source, self._sink), "p", "n", "s")
+        if p is not None:
+            kind: type[S] = type(self._begins)
+            state = self._begins if s is None else records.decode(s, kind)
+            return Standing(Position.parse(p), int(n), state)
+        begins = Standing(Position(past, _LAST_SEQ), self._count_to(source, past), self._begins)
+        self.move(source, begins, {})
+        return begins
+
+    def _count_to(self, source: str, past: int) -> int:
+        """Return how many entries the stream got up to an epoch: all but those that come after."""
+        stream, after, later = keys.out(source, keys.EVENTS), f"({past}-{_LAST_SEQ}", 0
+        while page := self._client.xrange(stream, min=after, count=1000):
+            later, after = later + len(page), f"({page[-1][0].decode()}"
+        return self._added(source) - later
+
+    def _added(self, source: str) -> int:
+        try:
+            return int(self._client.xinfo_stream(keys.out(source, keys.EVENTS))["entries-added"])
+        except redis.ResponseError as error:
+            if "no such key" in str(error):
+                return 0
+            raise
+
+    def read(self, source: str, standing: Standing[S]) -> tuple[NotTold | None, list[EventsEntry]]:
+        """Return what was trimmed after a standing, and the entries that come next."""
+        stream = keys.out(source, keys.EVENTS)
+        pipe = self._client.pipeline(transaction=True)
+        pipe.xinfo_stream(stream)
+        pipe.xrange(stream, min=f"({standing.position}", count=PAGE)
+        info, page = pipe.execute(raise_on_error=False)
+        if isinstance(info, redis.ResponseError) and "no such key" in str(info):
+            return None, []
+        for reply in (info, page):
+            if isinstance(reply, Exception):
+                raise reply
+        if not page:
+            return None, []
+        gone = info["entries-added"] - info["length"]
+        missed = gone - standing.index
+        first = gone if missed > 0 else standing.index
+        if page[-1][0] == info["last-generated-id"]:  # a store that lost its last second has fewer
+            first = info["entries-added"] - len(page)
+        told = [_read(each, first + number) for number, each in enumerate(page, 1)]
+        if missed <= 0:
+            return None, told
+        return NotTold(str(standing.position), _before(told[0], page[0]), missed, "trimmed"), told
+
+    def move(self, source: str, standing: Standing[S], counts: Mapping[str, int]) -> None:
+        """Store that all up to here is done, and how many messages that were, by what became of
+        them.
+        """
+        key = keys.sink(source, self._sink)
+        pipe = self._client.pipeline(transaction=True)
+        state = records.encode(standing.state)
+        pipe.hset(key, mapping={"p": str(standing.position), "n": standing.index, "s": state})
+        for name, count in counts.items():
+            if count:
+                pipe.hincrby(key, name, count)
+        pipe.hdel(key, "since", "why")
+        pipe.execute()
+
+    def note_failing(self, source: str, why: str) -> None:
+        """Store since when, and why, the receiver takes none."""
+        key = keys.sink(source, self._sink)
+        pipe = self._client.pipeline(transaction=True)
+        pipe.hsetnx(key, "since", f"{time.time():.3f}")
+        pipe.hset(key, "why", why[:300])
+        pipe.execute()
+
+    def wait(self, after: Mapping[str, Position], wait_ms: int) -> bool:
+        """Wait for more of any of these sources; return whether it could not wait (`in_turn`)."""
+        if self.in_turn:
+            return True
+        streams = {keys.out(name, keys.EVENTS): str(at) for name, at in after.items()}
+        self._client.xread(streams, count=1, block=wait_ms)
+        return False
+
+
+def _read(entry: tuple[bytes, Mapping[bytes, bytes]], index: int) -> EventsEntry:
+    position, fields = Position.parse(entry[0]), entry[1]
+    try:
+        captured = None
+        if fields[b"k"] == END.encode():
+            said = records.decode_versioned(fields[b"d"], End).said.get(keys.EVENTS)
+        else:
+            output = records.decode_versioned(fields[b"d"], SideOutput)
+            said, record = output.said, output.record
+            if record is not None and record.captured_from != "file":
+                captured = record.captured
+        changes = () if said is None else records.decode(said, Changes).changes
+    except (msgspec.MsgspecError, RecordTooNew, KeyError):
+        return EventsEntry(position, index, (), None, readable=False)
+    return EventsEntry(position, index, changes, captured)
+
+
+def _before(first: EventsEntry, entry: tuple[bytes, Mapping[bytes, bytes]]) -> str:
+    """Return the position of the last entry before the first that is left; where that is not told,
+    the last that there can be.
+    """
+    try:
+        return records.decode_versioned(entry[1][b"d"], SideOutput).before
+    except (msgspec.MsgspecError, RecordTooNew, KeyError):
+        epoch, seq = first.position
+        return str(Position(epoch, seq - 1) if seq else Position(epoch - 1, _LAST_SEQ))
+
+
+@dataclass(frozen=True)
+class SinkView:
+    """How a sink gets on with a source.
+
+    delivered, muted  messages: taken, and left out on purpose
+    lost              entries that were never told
+    waiting           entries that are not told yet
+    since, why        UNIX seconds since when the receiver takes none, and why; None: it does
+    """
+
+    sink: str
+    source: str
+    delivered: int
+    muted: int
+    lost: int
+    waiting: int
+    since: float | None = None
+    why: str | None = None
+
+
+def look(client: Any, sinks: Sequence[str], sources: Sequence[str]) -> list[SinkView]:
+    """Return how sinks get on; of those that have begun with a source."""
+    found = []
+    for source in sources:
+        pipe = client.pipeline(transaction=False)
+        pipe.xinfo_stream(keys.out(source, keys.EVENTS))
+        for sink in sinks:
+            pipe.hmget(keys.sink(source, sink), "n", *_COUNTS, "since", "why")
+        info, *replies = pipe.execute(raise_on_error=False)
+        added = 0 if isinstance(info, Exception) else int(info["entries-added"])
+        for sink, reply in zip(sinks, replies, strict=True):
+            if isinstance(reply, Exception) or reply[0] is None:
+                continue
+            n, delivered, muted, lost = (int(each or 0) for each in reply[:4])
+            since, why = reply[4:]
+            found.append(
+                SinkView(
+                    sink=sink,
+                    source=source,
+                    delivered=delivered,
+                    muted=muted,
+                    lost=lost,
+                    waiting=max(0, added - n),
+                    since=None if since is None else float(since),
+                    why=None if why is None else why.decode(),
+                )
+            )
+    return found

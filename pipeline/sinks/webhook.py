@@ -1,0 +1,174 @@
+"""Episodes to a URL: Standard Webhooks 1.0.0, with a CloudEvents 1.0 body."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from framegate.pipeline.config.options import from_environment
+from framegate.pipeline.config.sinks import SinkConfig, signing_keys
+from framegate.pipeline.episodes import Change
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome, MessageRefused
+from framegate.pipeline.stage import NoState
+
+ANSWER_S: Final = 10.0
+LATER: Final = (408, 425, 429, 502, 503, 504)
+MOST_PAUSE_S: Final = 3600.0
+
+
+class Webhook:
+    """One POST for each message; a receiver has it once it answers 2xx."""
+
+    state = NoState()
+
+    def __init__(self, name: str, config: SinkConfig, run: str) -> None:
+        """ConfigFaults if its URL or its secrets cannot be used."""
+        self._url = urlsplit(config.place(name))
+        self._secrets = SigningSecrets(name, config)
+        self._run = run
+        self._connection: http.client.HTTPConnection | None = None
+        self._headers = {"Content-Type": "application/cloudevents+json", "User-Agent": "Framegate"}
+        if self._url.username is not None:
+            login = f"{unquote(self._url.username)}:{unquote(self._url.password or '')}"
+            self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        self._target = f"{self._url.path or '/'}{'?' * bool(self._url.query)}{self._url.query}"
+
+    def begin(self, states: Mapping[str, NoState]) -> None:
+        """Nothing is to be done."""
+
+    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+        """Post it. Away without an answer, or if it says later; else MessageRefused."""
+        body = msgspec.json.encode(cloud_event(message, self._run))
+        headers = {**self._headers, **self._secrets.headers(message.id, int(time.time()), body)}
+        status, wants_pause_s = self._post(body, headers)
+        if status in LATER:
+            raise Away(f"it answers {status}", wants_pause_s)
+        if not 200 <= status < 300:
+            raise MessageRefused(f"it answers {status}")
+        return "delivered", state
+
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, float]:
+        """Return status and pause that it asks for. A kept connection may have ended meanwhile."""
+        kept = self._connection is not None
+        try:
+            return self._post_once(body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if not kept or isinstance(error, TimeoutError):
+                raise Away(f"it cannot be reached: {error or type(error).__name__}") from error
+        try:
+            return self._post_once(body, headers)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Away(f"it cannot be reached: {error or type(error).__name__}") from error
+
+    def _post_once(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, float]:
+        if self._connection is None:
+            self._connection = self._connected()
+        self._connection.request("POST", self._target, body, dict(headers))
+        with self._connection.getresponse() as answer:
+            answer.read(1 << 16)
+            if not answer.isclosed():  # it says more than anybody wants to know
+                self.close()
+            return answer.status, _pause_s(answer.headers.get("Retry-After"))
+
+    def _connected(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._url.scheme == "https":
+            return http.client.HTTPSConnection(
+                host, port, timeout=ANSWER_S, context=ssl.create_default_context()
+            )
+        return http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _pause_s(retry_after: str | None) -> float:
+    """Seconds that a receiver asks for; a date is not read."""
+    if retry_after is None or not retry_after.strip().isdigit():
+        return 0.0
+    return min(float(retry_after), MOST_PAUSE_S)
+
+
+class SigningSecrets:
+    """Signing secrets: from the environment, or from a file that is read again when it changes."""
+
+    def __init__(self, name: str, config: SinkConfig) -> None:
+        """ConfigFaults if they cannot be used."""
+        self._file = None if config.secret_file is None else Path(config.secret_file)
+        self._key = f"sinks.{name}.secret_{'env' if self._file is None else 'file'}"
+        self._stamp: tuple[int, int] | None = None
+        if self._file is None:
+            said = from_environment(config.secret_env or "", self._key)
+            self._keys = signing_keys(said, self._key)
+        else:
+            self._keys = self._read(self._file)
+
+    def headers(self, message: str, seconds: int, body: bytes) -> dict[str, str]:
+        """Return the headers of a message with this id, one signature for each secret."""
+        if self._file is not None:
+            self._keys = self._read(self._file)
+        signed = f"{message}.{seconds}.".encode() + body
+        signatures = [
+            base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+            for key in self._keys
+        ]
+        return {
+            "webhook-id": message,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
+        }
+
+    def _read(self, file: Path) -> list[bytes]:
+        """Return what the file has now; while it is being replaced, what it had."""
+        try:
+            found = os.stat(file)
+            stamp = (found.st_mtime_ns, found.st_ino)
+            if stamp == self._stamp:
+                return self._keys
+            keys = signing_keys(file.read_text(), self._key)
+        except (OSError, UnicodeDecodeError, ConfigFaults) as error:
+            if self._stamp is None:
+                raise ConfigFaults([f"{self._key} = {str(file)!r}: {error}"]) from None
+            return self._keys
+        self._stamp = stamp
+        return keys
+
+
+def cloud_event(message: Message, run: str) -> dict[str, Any]:
+    """Return a message as a CloudEvent; `source` and `id` together name it."""
+    what = message.what
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": message.id,
+        "source": f"/framegate/{run}/{message.source}",
+        "type": "org.framegate.lost",
+        "datacontenttype": "application/json",
+        "data": what,
+    }
+    if isinstance(what, Change):
+        at = what.began if what.step == "start" else what.last
+        time_of = datetime.fromtimestamp(at.captured, UTC).isoformat(timespec="milliseconds")
+        event |= {
+            "type": f"org.framegate.episode.{what.step}",
+            "subject": what.rule,
+            "time": time_of.replace("+00:00", "Z"),
+        }
+    return event

@@ -1,0 +1,78 @@
+"""`[sinks.NAME]` is checked whole before anything starts, and says no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.config.config import Config, read_config
+from framegate.pipeline.errors import ConfigFaults
+
+EVENTS = '[stages.events]\nuse = "framegate.stages.window:Window"\ninput = "cache"\n'
+SECRET = f"whsec_{'QUJD' * 10}"
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    monkeypatch.setenv("HOOK_SECRETS", f"{SECRET} {SECRET}")
+    monkeypatch.setenv("BAD_SECRET", "Hunter2-short")
+    monkeypatch.setenv("HOOK_URL", "https://viewer:Hunter2@hooks.example/in")
+    monkeypatch.setenv("BAD_URL", "redis://viewer:Hunter2@hooks.example")
+
+
+def read(*lines: str, events: str = EVENTS) -> Config:
+    return read_config("test.toml", "[sinks.office]\n" + "\n".join(lines) + "\n" + events)
+
+
+def faults(*lines: str, events: str = EVENTS) -> list[str]:
+    with pytest.raises(ConfigFaults) as refused:
+        read(*lines, events=events)
+    assert "Hunter2" not in str(refused.value)
+    return [fault.removeprefix("test.toml: ") for fault in refused.value.faults]
+
+
+HOOK = ('kind = "webhook"', 'url_env = "HOOK_URL"', 'secret_env = "HOOK_SECRET"')
+
+
+def test_a_sink_is_read() -> None:
+    sink = read(*HOOK, 'rules = ["visitor"]', 'severities = ["alert"]').sinks["office"]
+    assert (sink.kind, sink.rules, sink.severities) == ("webhook", ("visitor",), ("alert",))
+    assert sink.place("office") == "https://viewer:Hunter2@hooks.example/in"
+    assert read(*HOOK[:2], 'secret_env = "HOOK_SECRETS"').sinks["office"].give_up_s == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ((), "sinks.office.kind: missing"),
+        (('kind = "webhok"', *HOOK[1:]), "sinks.office.kind = 'webhok'"),
+        ((HOOK[0], *HOOK[2:]), "sinks.office.url: give either url or url_env"),
+        ((*HOOK, 'url = "https://hooks.example"'), "give either url or url_env"),
+        ((*HOOK[:2],), "sinks.office.secret_env: give either secret_env or secret_file"),
+        ((*HOOK, "rule = 5"), "sinks.office.rule: unknown key; allowed are"),
+        ((*HOOK, "rule = 5"), "did you mean rules?"),
+        ((*HOOK, 'severities = ["alart"]'), "did you mean alert?"),
+        ((*HOOK, 'sources = ["Front door"]'), "'Front door' is no name"),
+        ((HOOK[0], 'url = "hooks.example"', HOOK[2]), "sinks.office.url: it is no URL"),
+        ((HOOK[0], 'url_env = "BAD_URL"', HOOK[2]), "redis:// is not for kind webhook"),
+        ((HOOK[0], 'url_env = "NO_URL"', HOOK[2]), "the environment has no such variable"),
+        ((*HOOK[:2], 'secret_env = "BAD_SECRET"'), "24 to 64 bytes in base64"),
+        ((*HOOK[:2], 'secret_file = "nowhere"'), "this file cannot be read"),
+        ((*HOOK, "give_up_s = -1.0"), "a number from 0.0 to 31536000.0"),
+    ],
+)
+def test_what_is_wrong_is_told(lines: tuple[str, ...], says: str) -> None:
+    assert any(says in fault for fault in faults(*lines)), faults(*lines)
+
+
+def test_a_secret_of_a_file_is_checked_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("Hunter2-short")
+    (fault,) = faults(*HOOK[:2], f'secret_file = "{file}"')
+    assert "24 to 64 bytes in base64" in fault
+
+
+def test_without_rules_there_is_nothing_to_tell() -> None:
+    assert "no stage 'events' is there" in faults(*HOOK, events="")[0]

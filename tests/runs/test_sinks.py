@@ -1,0 +1,176 @@
+"""A run tells its sinks all episodes, whatever is killed or away; none holds it up."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook as StandardWebhook
+
+from tests.support import footage
+from tests.support.commands import framegate, user_folder
+from tests.support.runs import Run, children, wait_until
+from tests.support.webhooks import WebhookReceiver
+
+pytestmark = pytest.mark.timeout(180)
+
+SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookReceiver]:
+    made = WebhookReceiver()
+    monkeypatch.setenv("HOOK_URL", made.url)
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    yield made
+    made.may_answer.set()
+    made.stop()
+
+
+OFFICE = """
+[sinks.office]
+kind = "webhook"
+url_env = "HOOK_URL"
+secret_env = "HOOK_SECRET"
+"""
+
+
+def told_folder(path: Path, frames: int, more: str = OFFICE) -> Path:
+    """A user's folder with visits in a clip, and sinks."""
+    events = '[stages.events]\nuse = "user_stages:Visits"\ninput = "cache"\non_lag = "wait"\n'
+    folder = user_folder(path, more=more + events)
+    footage.write_scene(folder / "gate.mp4", footage.steady(frames))
+    return folder
+
+
+def visits(frames: int) -> list[str]:
+    """Ids of all changes of such a clip, in order."""
+    found = []
+    for seq in range(frames):
+        if seq % 4 == 0:
+            found.append(f"gate/visitor/1-{seq}/0/start")
+        elif seq % 4 == 2:
+            found.append(f"gate/visitor/1-{seq - 2}/0/end")
+    return found if (frames - 1) % 4 not in (0, 1) else [*found, _last(frames)]
+
+
+def _last(frames: int) -> str:
+    return f"gate/visitor/1-{(frames - 1) // 4 * 4}/0/end"
+
+
+def sinks_process(run: Run) -> int | None:
+    for pid, command in children(run.process.pid).items():
+        if "framegate.pipeline.sinks" in command:
+            return pid
+    return None
+
+
+def test_a_run_tells_all_and_then_ends(receiver: WebhookReceiver, tmp_path: Path) -> None:
+    folder = told_folder(tmp_path / "user", 50)
+    ended = framegate(folder, "run", "gate.mp4", "-d", "data")
+    assert ended.code == 0, ended.err
+    assert receiver.ids() == visits(50)
+    for posted in receiver.taken:
+        StandardWebhook(SECRET).verify(posted.body, posted.headers)
+    assert SECRET not in ended.err
+    assert "are not told yet" not in ended.err
+
+
+def test_a_receiver_that_is_away_holds_nothing_up_and_is_told_later(
+    receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    receiver.stop()
+    folder = told_folder(tmp_path / "user", 50)
+    ended = framegate(folder, "run", "gate.mp4", "-d", "data", "--json")
+    assert ended.code == 0, ended.err
+    assert len(ended.results("gate")) == 50
+    assert "sink office: it cannot be reached" in ended.err
+    assert "sink office: 26 entries are not told yet" in ended.err
+    receiver.start()
+    again = framegate(folder, "run", "-d", "data", "--resume")
+    assert again.code == 0, again.err
+    assert receiver.ids() == visits(50)
+
+
+def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
+    """Kill what hosts the sinks, and take the receiver away each second time, while a run goes on;
+    return how often it was killed.
+    """
+    chance, killed = random.Random(5), 0
+    run = Run(folder / "data", "gate.mp4", "--pace", "realtime", cwd=folder)
+    try:
+        for number in range(times):
+            seen = len(receiver.tries)
+            if number % 2:
+                receiver.stop()
+                wait_until("the run goes on", lambda: run.positions("gate", ["events"]))
+                receiver.start()
+            pid = wait_until(
+                "its process is there", lambda: sinks_process(run) or run.process.poll() is not None
+            )
+            if run.process.poll() is not None:
+                break
+            more = seen + chance.randrange(1, 4)
+            wait_until(
+                "it tells more, or all is told",
+                lambda more=more: len(receiver.tries) >= more or run.process.poll() is not None,
+            )
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+        assert run.wait() == 0, run.log.read_text()[-3000:]
+    finally:
+        run.kill()
+    left = run.log.read_text()
+    if "are not told yet" in left:
+        assert framegate(folder, "run", "-d", "data", "--resume").code == 0
+    return killed
+
+
+def check_told(receiver: WebhookReceiver, frames: int) -> None:
+    """All is there, in order but for repeats, each with the same words for the same id."""
+    first: dict[str, object] = {}
+    for posted in receiver.taken:
+        assert first.setdefault(posted.id, posted.event) == posted.event
+    assert list(first) == visits(frames)
+
+
+def test_a_kill_of_what_hosts_the_sinks_loses_nothing(
+    receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    folder = told_folder(tmp_path / "user", 100)
+    assert disturbed(receiver, folder, times=4) > 1
+    check_told(receiver, 100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_fifty_kills_and_absences_lose_nothing(receiver: WebhookReceiver, tmp_path: Path) -> None:
+    folder = told_folder(tmp_path / "user", 1500)
+    assert disturbed(receiver, folder, times=50) == 50
+    check_told(receiver, 1500)
+
+
+def test_a_kill_between_the_answer_and_the_position_repeats_the_same_id(
+    receiver: WebhookReceiver, tmp_path: Path
+) -> None:
+    folder = told_folder(tmp_path / "user", 50)
+    receiver.may_answer.clear()
+    run = Run(folder / "data", "gate.mp4", cwd=folder)
+    try:
+        pid = wait_until("its process is there", lambda: sinks_process(run))
+        wait_until("the first is being told", lambda: receiver.tries)
+        os.kill(pid, signal.SIGSTOP)
+        receiver.may_answer.set()
+        wait_until("it was taken", lambda: receiver.taken)
+        os.kill(pid, signal.SIGKILL)
+        assert run.wait() == 0
+    finally:
+        run.kill()
+    assert receiver.ids() == [visits(50)[0], *visits(50)]

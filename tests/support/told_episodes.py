@@ -1,0 +1,102 @@
+"""Streams of episodes made by hand: what the stage `events` writes there, entry by entry."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.episodes import VERSION, Change, Changes, Moment, Severity, Step
+from framegate.pipeline.records import End, Position, Record, side_output
+from framegate.pipeline.source import Form
+
+
+def change(
+    source: str,
+    seq: int,
+    step: Step = "start",
+    *,
+    began: int | None = None,
+    rule: str = "visitor",
+    severity: Severity = "alert",
+    epoch: int = 1,
+    captured: float | None = None,
+    **more: Any,
+) -> Change:
+    """Return a step of the episode that began at frame `began`, told at `seq`."""
+    first = seq if began is None else began
+    now = time.time() if captured is None else captured
+    start, told = (Moment(epoch, n, n / 25, now + n / 25) for n in (first, seq))
+    return Change(
+        v=VERSION,
+        episode=f"{source}/{rule}/{epoch}-{first}/0",
+        step=step,
+        source=source,
+        rule=rule,
+        version="0a1b2c3d",
+        when=more.pop("when", "inside"),
+        severity=severity,
+        told=told,
+        began=start,
+        last=told,
+        seconds=(seq - first) / 25,
+        label="person",
+        **more,
+    )
+
+
+class Teller:
+    """Writes to the store as the stage would."""
+
+    def __init__(self, url: str) -> None:
+        self.client: Any = redis.Redis.from_url(url, protocol=2)
+        self._before: dict[str, Position] = {}
+
+    def tell(
+        self,
+        *changes: Change,
+        captured_from: Literal["arrival", "file"] = "arrival",
+    ) -> None:
+        """Add one entry with these changes of a frame."""
+        first = changes[0]
+        at = Position(first.told.epoch, first.told.seq)
+        before = self._before.get(first.source, records.START)
+        record = Record(
+            records.VERSION, first.told.media_s, first.told.captured, 0.0, at.seq, Form(64, 48),
+            captured_from,
+        )  # fmt: skip
+        said = records.encode(Changes(changes))
+        output = side_output(record, before, records.msgspec.Raw(said))
+        self._add(first.source, at, "frame", output)
+        self._before[first.source] = at
+
+    def starts(self, source: str, *seqs: int, **more: Any) -> list[str]:
+        """Tell of an episode that begins at each of these frames; return the changes' ids."""
+        told = [change(source, seq, **more) for seq in seqs]
+        for each in told:
+            self.tell(each)
+        return [each.id for each in told]
+
+    def end(self, source: str, seq: int, *changes: Change, epoch: int = 1) -> None:
+        """Add the end of an epoch, with what the stage had left to say."""
+        said = {keys.EVENTS: records.msgspec.Raw(records.encode(Changes(changes)))}
+        self._add(source, Position(epoch, seq), "end", End(1, seq, True, said=said))
+
+    def _add(self, source: str, at: Position, kind: str, entry: Any) -> None:
+        fields = {"k": kind, "d": records.encode(entry)}
+        self.client.xadd(keys.out(source, keys.EVENTS), fields, id=str(at))
+
+    def trim(self, source: str, keep: int) -> None:
+        """Remove all but the newest entries."""
+        self.client.xtrim(keys.out(source, keys.EVENTS), maxlen=keep, approximate=False)
+
+    def standing(self, source: str, sink: str) -> dict[str, str]:
+        """Return what the store has of where a sink stands."""
+        found = self.client.hgetall(keys.sink(source, sink))
+        return {name.decode(): value.decode(errors="replace") for name, value in found.items()}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
