@@ -26,13 +26,14 @@ from torch import nn
 from benchmarks.harness.code_behind import digest_of
 from benchmarks.harness.kept_parts import KeptParts
 from framegate.models import coco, matching
-from framegate.models.boxes import Boxes
-from framegate.models.detector import detector, policy
+from framegate.models.boxes import Boxes, empty
+from framegate.models.detector import detector
 from framegate.models.detector.network import supported
 from framegate.models.formats.nanodet import decode
 from framegate.models.learning import teacher
 from framegate.models.learning.examples import Example, ExampleSet, earlier_and_later
 from framegate.models.learning.judgement import counted
+from framegate.models.learning.teacher import Said
 from framegate.models.learning.thresholds import GRID, shown, tuned
 from framegate.models.training.lessons import LESSONS, Lesson, Lessons, input_size, lesson, plain
 from framegate.models.training.narrowing import narrowed
@@ -89,10 +90,9 @@ class Trial:
 
     def _lessons(self) -> Lessons:
         """What the heavy pass says of the clip's pictures."""
-        least = policy.load("heavy").min_score
-        heavy = detector.load("heavy", threads=1, min_score=teacher.DOUBTED * least)
+        heavy = detector.load("heavy", threads=1)
         looked = [
-            (frame, teacher.said(heavy.detect([frame.picture])[0], least))
+            (frame, Said(heavy.detect([frame.picture])[0], empty()))
             for frame in read_footage([f"clip={self._video}"], self.given.frames)
         ]
         ids = sorted(one.class_id for one in teacher.seen([said for _, said in looked]))
@@ -103,7 +103,7 @@ class Trial:
                 Example(
                     frame.picture,
                     teacher.renamed(said.sure.take(np.isin(said.sure.class_ids, ids)), new),
-                    teacher.renamed(said.doubted.take(np.isin(said.doubted.class_ids, ids)), new),
+                    empty(),
                     frame.source,
                     frame.moment_s,
                 )

@@ -11,9 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from framegate.models.boxes import Boxes, empty, together
+from framegate.models.boxes import Boxes, together
 
-DOUBTED: Final = 0.5  # of a teacher's own least score: down to there it is in doubt
 LEAST_FRAMES: Final = 2  # in which a class is seen: what shows up once is a mistake, or chance
 
 
@@ -21,22 +20,12 @@ LEAST_FRAMES: Final = 2  # in which a class is seen: what shows up once is a mis
 class Said:
     """What a teacher says of one picture, in its pixels; class ids are those of the teacher.
 
-    sure     objects
-    doubted  what it takes for an object, but does not show itself. A network that learns from it
-             need not call that background; who shows it is wrong: most of it is nothing
-    unsure   neither objects nor background: nobody is wrong there, whatever they say
+    sure    objects
+    unsure  neither objects nor background: nobody is wrong there, whatever they say
     """
 
     sure: Boxes
-    doubted: Boxes
     unsure: Boxes
-
-
-def said(boxes: Boxes, least: float) -> Said:
-    """A model's boxes down to DOUBTED of its least score, 0..1, as what it says."""
-    is_sure = boxes.scores > np.float32(least)
-    is_doubted = ~is_sure & (boxes.scores > np.float32(DOUBTED * least))
-    return Said(boxes.take(is_sure), boxes.take(is_doubted), empty())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +56,9 @@ def chosen(one: Said, kept: Collection[int], merged: Mapping[int, int]) -> Said:
     Objects of a class that is not kept are unsure from then on: a teacher that was wrong about what
     a thing is saw a thing all the same.
     """
-    sure, doubted, unsure = (
-        renamed(boxes, merged) for boxes in (one.sure, one.doubted, one.unsure)
-    )
+    sure, unsure = (renamed(boxes, merged) for boxes in (one.sure, one.unsure))
     stays = np.isin(sure.class_ids, list(kept))
-    return Said(sure.take(stays), doubted, together([sure.take(~stays), unsure]))
+    return Said(sure.take(stays), together([sure.take(~stays), unsure]))
 
 
 def renamed(boxes: Boxes, merged: Mapping[int, int]) -> Boxes:

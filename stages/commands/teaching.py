@@ -14,11 +14,10 @@ import xxhash
 
 from framegate.models import coco
 from framegate.models.boxes import Boxes, empty
-from framegate.models.detector import detector, policy, precision_trial
-from framegate.models.learning import teacher
+from framegate.models.detector import detector, precision_trial
 from framegate.models.learning.teacher import Said
 from framegate.models.picture import Picture
-from framegate.models.registry.open import labels_of, open_model, policy_of, tried_of
+from framegate.models.registry.open import labels_of, open_model, tried_of
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.machine import user_cache
@@ -49,17 +48,11 @@ class Teacher:
         self.asked = self.known = 0
         self._by_people = False
         if model == HEAVY:
-            self._least = policy.load(HEAVY).min_score
-            self._detector = detector.load(
-                HEAVY, threads=threads, min_score=teacher.DOUBTED * self._least
-            )
+            self._detector = detector.load(HEAVY, threads=threads)
         else:
             found = registry.find(model)
-            self._least = policy_of(found.manifest).min_score
             choice = precision_trial.run(user_cache() / "precision.json", tried=tried_of(found))
-            self._detector = open_model(
-                found, choice.precision, threads, min_score=teacher.DOUBTED * self._least
-            )
+            self._detector = open_model(found, choice.precision, threads)
             if not set(labels_of(found.manifest)) & set(coco.LABELS):
                 raise ConfigFaults(
                     [f"--teacher {model}: none of its classes is one of COCO's 80, which are tuned"]
@@ -89,8 +82,7 @@ class Teacher:
         if known is not None and known.by_people:
             self._by_people = True
             said = (_as_coco(boxes, known.labels) for boxes in (known.sure, known.unsure))
-            sure, unsure = said
-            return Said(sure, empty(), unsure)
+            return Said(*said)
         content = content_of(frame.picture)
         kept = self._kept.find(content)
         boxes = None if kept is None else Boxes.read(kept)
@@ -101,7 +93,7 @@ class Teacher:
             self.asked += 1
         else:
             self.known += 1
-        return teacher.said(boxes, self._least)
+        return Said(boxes, empty())
 
     def close(self) -> None:
         """Keep what was answered."""

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from framegate.models import coco
-from framegate.models.boxes import Boxes, together
+from framegate.models.boxes import Boxes
 from framegate.models.learning import judgement, tuning
 from framegate.models.learning.judgement import ClassCounts
 from framegate.models.learning.tuning import Look, Tuning
@@ -256,13 +256,11 @@ def lessons_of(
     place[list(kept)] = np.arange(len(kept))
 
     def taught(look: Look) -> Lesson:
-        sure, doubted, unsure = (
+        sure, unsure = (
             Boxes(one.xyxy, one.scores, place[one.class_ids])
-            for one in (look.said.sure, look.said.doubted, look.said.unsure)
+            for one in (look.said.sure, look.said.unsure)
         )
-        # A thing of a class that was struck may be any other; what may be one is left to chance.
-        doubted = doubted.take(doubted.class_ids < len(kept))
-        return pictures[look.source, look.moment_s].taught(sure, together([unsure, doubted]))
+        return pictures[look.source, look.moment_s].taught(sure, unsure)
 
     size = input_size((one.source for one in pictures.values()), side)
     labels = tuple(coco.LABELS[class_id] for class_id in kept)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from framegate.models.learning.teacher import Said, SeenClass, chosen, renamed, said, seen
+from framegate.models.learning.teacher import Said, SeenClass, chosen, renamed, seen
 from tests.models.learning.test_thresholds import boxes
-
-
-def test_down_to_half_of_its_least_score_a_teacher_is_in_doubt() -> None:
-    one = said(boxes((0, 0.9, 0), (20, 0.3, 1), (40, 0.16, 1), (60, 0.1, 0)), 0.3)
-    assert one.sure.scores.tolist() == [np.float32(0.9)]  # shown is what is above
-    assert one.doubted.scores.tolist() == [np.float32(0.3), np.float32(0.16)]
-    assert len(one.unsure) == 0
 
 
 def test_a_class_is_seen_in_two_pictures_or_more() -> None:
     nothing = boxes()
     looks = [
-        Said(boxes((0, 1, 0), (20, 1, 0), (40, 1, 2)), nothing, nothing),
-        Said(boxes((0, 1, 0), (20, 1, 1), (40, 1, 1)), boxes((60, 0.2, 2)), nothing),
-        Said(boxes((0, 1, 1)), nothing, boxes((60, 0.2, 2))),
+        Said(boxes((0, 1, 0), (20, 1, 0), (40, 1, 2)), nothing),
+        Said(boxes((0, 1, 0), (20, 1, 1), (40, 1, 1)), boxes((60, 0.2, 2))),
+        Said(boxes((0, 1, 1)), boxes((60, 0.2, 2))),
     ]
     assert seen(looks) == (SeenClass(0, 3, 2), SeenClass(1, 3, 2))
     assert seen([]) == ()
@@ -28,11 +21,10 @@ def test_a_class_is_seen_in_two_pictures_or_more() -> None:
 
 def test_what_is_struck_is_unsure_and_what_is_merged_has_the_other_name() -> None:
     sure = boxes((0, 0.9, 0), (20, 0.8, 1), (40, 0.7, 2))
-    one = Said(sure, boxes((80, 0.1, 2)), boxes((60, 0.2, 2)))
+    one = Said(sure, boxes((60, 0.2, 2)))
     found = chosen(one, {0}, {2: 0})
     assert found.sure.class_ids.tolist() == [0, 0]
     assert found.sure.scores.tolist() == [np.float32(0.9), np.float32(0.7)]
-    assert found.doubted.class_ids.tolist() == [0]
     assert found.unsure.class_ids.tolist() == [1, 0]
     assert found.unsure.scores.tolist() == [np.float32(0.8), np.float32(0.2)]
     assert renamed(one.sure, {}) is one.sure

@@ -6,18 +6,26 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the train extra is not installed")
 
+from framegate.models import coco
+from framegate.models.boxes import Boxes
+from framegate.models.learning.teacher import Said
+from framegate.models.learning.tuning import Look
+from framegate.models.picture import from_bgr
 from framegate.models.registry.open import open_model
 from framegate.models.registry.registry import Registry
+from framegate.models.training.lessons import pictured
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.cli.train import TrainRequest, Views
 from framegate.pipeline.cli.tune import ClassChoice
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import shipped_clip
-from framegate.stages.commands.train import ASKED, train
+from framegate.stages.commands.train import ASKED, lessons_of, train
+from tests.models.learning.test_thresholds import boxes
 from tests.support.own_models import tuned_model
 
 CLIP = str(shipped_clip())
@@ -79,6 +87,16 @@ def test_from_footage_to_a_trained_model(
     else:
         assert "not added: F1 may be" in printed
     assert not (tmp_path / "share" / "framegate" / "training" / "street").exists()
+
+
+def test_what_the_teacher_does_not_show_is_background_and_what_was_struck_is_left_out() -> None:
+    picture = pictured(from_bgr(np.zeros((180, 320, 3), np.uint8)), 320)
+    kept, struck = coco.LABELS.index("person"), coco.LABELS.index("vase")
+    said = Said(boxes((0, 0.9, kept)), boxes((40, 0.9, struck)))
+    look = Look("gate", 0.0, said, {})
+    [lesson] = lessons_of([look], [], {("gate", 0.0): picture}, [kept], 320).earlier
+    sure, unsure = (Boxes.from_bytes(part) for part in (lesson.sure, lesson.unsure))
+    assert (sure.class_ids.tolist(), unsure.class_ids.tolist()) == ([0], [1])  # 1: none of its own
 
 
 def test_a_folder_that_is_not_its_own_is_refused(registry: Path, tmp_path: Path) -> None:
