@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,14 @@ def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() ->
     assert len(every.NAMES) >= 20
     assert all(every.declared(name).name == name for name in every.NAMES)
     assert {path.stem.partition("-")[0] for path in RESULTS.glob("*.json")} <= set(every.NAMES)
+
+
+def test_results_name_the_code_that_made_them_or_none() -> None:
+    """No words by hand: null is of code that nobody noted, or of several."""
+    for path in RESULTS.glob("*.json"):
+        told = json.loads(path.read_text())["conditions"]
+        assert re.fullmatch(r"[0-9a-f]{16}", told.get("code") or "0" * 16), path
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", told.get("commit") or "0" * 40), path
 
 
 @pytest.mark.timeout(240)
