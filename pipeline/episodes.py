@@ -12,6 +12,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from framegate.pipeline import keys, records
+from framegate.pipeline.records import End, Position, SideOutput
+
 VERSION: Final = 1
 
 Step = Literal["start", "update", "end"]
@@ -118,3 +121,37 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: tuple[Change, ...] = ()
     unknown: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+
+
+class EventEntry(msgspec.Struct, frozen=True):
+    """What the stage said of one frame, or at the end of an epoch, as an entry of its stream tells.
+
+    source    name of the source
+    position  of the frame, or of the end
+    before    of the last frame before it of which the stage said something: who has not read that
+              one has missed what was removed; None at an end, which does not tell
+    captured  UNIX seconds of the frame; None at an end
+    changes   what it said
+    """
+
+    source: str
+    position: Position
+    before: Position | None
+    captured: float | None
+    changes: Changes
+
+
+def read_events(source: str, position: Position, data: bytes) -> EventEntry:
+    """Read a frame's entry. msgspec.DecodeError; RecordTooNew."""
+    side = records.decode_versioned(data, SideOutput)
+    captured = side.record.captured if side.record is not None else None
+    before = Position.parse(side.before)
+    return EventEntry(source, position, before, captured, records.decode(side.said, Changes))
+
+
+def read_last_events(source: str, position: Position, end: End) -> EventEntry | None:
+    """Read what the stage had left to say at the end of an epoch; None: nothing."""
+    said = end.said.get(keys.EVENTS)
+    if said is None:
+        return None
+    return EventEntry(source, position, None, None, records.decode(said, Changes))

@@ -14,9 +14,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from framegate.pipeline.retry import Backoff
+
+CANCEL_AGAIN_S: Final = 1.0
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +111,17 @@ async def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
             failures += 1
             await asyncio.sleep(Backoff().delay_s(failures, random.random()))
     return await given
+
+
+async def cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and see them end. A client that just connects may take the first for a failed
+    connection, and try again.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 # -- Memory and CPU of a process, from /proc (Linux).

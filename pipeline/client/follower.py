@@ -31,10 +31,12 @@ class Channel(Generic[T]):
 
     stream  the name of a source's stream
     read    what an entry is about (source, position, data); None: nothing for this reader
+    last    what the end of an epoch has to say, likewise; of results nothing
     """
 
     stream: Callable[[str], str]
     read: Callable[[str, Position, bytes], T | None]
+    last: Callable[[str, Position, End], T | None] = lambda *_: None
 
 
 RESULTS: Channel[Result] = Channel(
@@ -272,11 +274,13 @@ def following(position: Position) -> Position:
 
 
 def read_entry(source: str, channel: Channel[T], entry: list[Any]) -> tuple[End | None, T | None]:
-    """Return what an entry of a stream has: an end, or what the channel reads of a frame's."""
+    """Return what an entry of a stream has: an end or none, and what the channel reads of it."""
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+    position = Position.parse(entry[0])
     if fields[b"k"] == END.encode():
-        return records.decode_versioned(fields[b"d"], End), None
-    return None, channel.read(source, Position.parse(entry[0]), fields[b"d"])
+        end = records.decode_versioned(fields[b"d"], End)
+        return end, channel.last(source, position, end)
+    return None, channel.read(source, position, fields[b"d"])
 
 
 def fields_of(flat: list[Any]) -> dict[bytes, Any]:

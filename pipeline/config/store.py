@@ -42,6 +42,8 @@ class StoreConfig:
     results_age_s  seconds after which results go, 0: never; looked at once a minute
     results_bytes  bytes of memory for the results of a source, 0: no limit; the oldest go
     certificates_age_s  seconds after which certificates go, 0: never
+    episodes_keep  episodes that events.db keeps, those that began last; 0: no limit
+    episodes_age_s  seconds after which episodes go, 0: never; looked at once a minute
     sources_keep   sources that no run has any more and whose data stay; those let go last
     """
 
@@ -59,6 +61,8 @@ class StoreConfig:
     results_age_s: float = field(default=0.0, metadata={"least": 0.0})
     results_bytes: int = field(default=0, metadata={"least": 0})
     certificates_age_s: float = field(default=34_560_000.0, metadata={"least": 0.0})
+    episodes_keep: int = field(default=1_000_000, metadata={"least": 0})
+    episodes_age_s: float = field(default=34_560_000.0, metadata={"least": 0.0})
     sources_keep: int = field(default=64, metadata={"least": 0})
 
     def place(self) -> str | None:

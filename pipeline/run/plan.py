@@ -30,6 +30,7 @@ class Plan:
     identity    of the store: another has another
     workers     stages by worker, inputs before readers
     pictures    whether somebody may look at what its sources showed last
+    episodes    how many events.db keeps, and for how many seconds
     replicas    on which tokens and epochs must be before they are used
     began_mono  monotonic seconds at which this process of the run began
     """
@@ -46,6 +47,7 @@ class Plan:
     hung_s: float
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
+    episodes: tuple[int, float]
     pictures: bool = True
     replicas: int = 0
     began_mono: float = field(default_factory=time.monotonic)

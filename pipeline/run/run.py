@@ -30,11 +30,14 @@ from framegate.pipeline.errors import (
     StoreRefused,
     did_you_mean,
 )
+from framegate.pipeline.keys import EVENTS
 from framegate.pipeline.loading import OURS
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.machine import take_open_files
 from framegate.pipeline.outputs import save_faults
 from framegate.pipeline.process import apart
+from framegate.pipeline.review.projection import FILE as EPISODES_FILE
+from framegate.pipeline.review.projector import Projector
 from framegate.pipeline.run.deaths import Deaths
 from framegate.pipeline.run.folder import (
     RunFile,
@@ -335,6 +338,7 @@ def make_plan(
             config.store.results_age_s, config.store.results_bytes, config.store.sources_keep
         ),
         certificates_age_s=config.store.certificates_age_s,
+        episodes=(config.store.episodes_keep, config.store.episodes_age_s),
         log_level=config.log.level,
         log_format=config.log.format,
         hung_s=config.workers.hung_s,
@@ -370,6 +374,10 @@ async def _supervise(
     sinks = _sinks(setup, plan, supervisor)
     if sinks is not None:
         beside.append(asyncio.create_task(sinks.serve()))
+    if any(stage.name == EVENTS for stage in plan.stages):
+        projector = Projector(plan.store, folder.path / EPISODES_FILE, *plan.episodes)
+        supervisor.listen(projector.take_sources)
+        beside.append(asyncio.create_task(projector.run()))
     http = None
     if listening is not None:
         http = address(listening)

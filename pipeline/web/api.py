@@ -35,6 +35,7 @@ from framegate.pipeline.client.follower import (
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import Span, TimeOrPosition, moment
 from framegate.pipeline.errors import FramegateError, ResultsTrimmed
+from framegate.pipeline.process import cancelled
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
@@ -325,7 +326,7 @@ async def _events(
                 elif over.done():
                     return
         finally:
-            await _cancelled(coming, over)
+            await cancelled(coming, over)
 
 
 def _event(data: Any, at: str = "", kind: str = "") -> bytes:
@@ -357,7 +358,7 @@ class EventStream(Response):
             try:
                 await asyncio.wait({sending, going}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _cancelled(sending, going)
+                await cancelled(sending, going)
         if not sending.cancelled() and not isinstance(sending.exception(), TimeoutError):
             sending.result()
 
@@ -369,17 +370,6 @@ class EventStream(Response):
                 async with asyncio.timeout(self._stall_s):
                     await send({"type": "http.response.body", "body": some, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks and see them end. A client that just connects may take the first for a failed
-    connection, and try again.
-    """
-    left = {task for task in tasks if not task.done()}
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=LOOK_S)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -1,0 +1,334 @@
+"""The database of a run's episodes: what the stage `events` said, as tables that can be asked.
+
+It is a projection: all of it but verdicts follows from the stream, and how far that has been read
+is stored in the same transaction. So what is killed in between goes on without a gap or a double,
+and what is read twice changes nothing. One file, `events.db` in the data folder, of SQLite, which
+every language and many tools can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from framegate.pipeline.episodes import Change, EventEntry, Moment
+from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.records import START, Position
+
+FILE: Final = "events.db"  # in the data folder
+VERSION: Final = 1
+BUSY_S: Final = 10.0  # for which one who writes waits for another
+PAGES: Final = 2000  # of the file that one call of `keep` gives back
+
+_MOMENT: Final = "{0}_epoch INTEGER NOT NULL, {0}_seq INTEGER NOT NULL, {0}_media_s REAL NOT NULL,"
+SCHEMA: Final = f"""
+CREATE TABLE episode (
+  id TEXT PRIMARY KEY, source TEXT NOT NULL, rule TEXT NOT NULL, version TEXT NOT NULL,
+  "when" TEXT NOT NULL, severity TEXT NOT NULL,
+  {_MOMENT.format("told")} told_captured REAL NOT NULL,
+  {_MOMENT.format("began")} began_captured REAL NOT NULL,
+  {_MOMENT.format("last")} last_captured REAL NOT NULL,
+  seconds REAL NOT NULL, label TEXT, tracks TEXT NOT NULL, value REAL, direction TEXT, box TEXT,
+  sightings INTEGER NOT NULL, held INTEGER NOT NULL, models TEXT NOT NULL,
+  unsure INTEGER NOT NULL, bridged INTEGER NOT NULL, ended_by TEXT,
+  clip_before_s REAL, clip_after_s REAL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX by_time ON episode (began_captured, id, source, rule, label);
+CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
+CREATE INDEX by_rule ON episode (rule, began_captured, id, source, label, direction);
+CREATE INDEX by_label ON episode (label, began_captured, id, source, rule);
+CREATE INDEX still_open ON episode (source) WHERE ended_by IS NULL;
+CREATE TABLE change (
+  episode TEXT NOT NULL, step TEXT NOT NULL, number INTEGER NOT NULL,
+  {_MOMENT.format("told")} told_captured REAL NOT NULL, last_captured REAL NOT NULL,
+  seconds REAL NOT NULL, value REAL, sightings INTEGER NOT NULL, held INTEGER NOT NULL,
+  unsure INTEGER NOT NULL,
+  PRIMARY KEY (episode, step, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE verdict (
+  episode TEXT PRIMARY KEY, verdict TEXT NOT NULL CHECK (verdict IN ('true', 'false', 'unsure')),
+  judged REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE unknown (
+  source TEXT NOT NULL, rule TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  since REAL NOT NULL, until REAL,
+  PRIMARY KEY (source, rule, epoch, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE watched (
+  source TEXT NOT NULL, epoch INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL,
+  PRIMARY KEY (source, epoch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE lost (
+  source TEXT NOT NULL, after TEXT NOT NULL, before TEXT NOT NULL, PRIMARY KEY (source, after)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE stream (
+  source TEXT PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+  frame_epoch INTEGER NOT NULL, frame_seq INTEGER NOT NULL, captured REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+"""Columns are named after the fields of `Change`, those of a moment `began_captured` and so on;
+lists are JSON, and null is NULL. Times are UNIX seconds. Beside episodes:
+
+change   each step of an episode: how it came to be what it is
+verdict  what people say of episodes
+unknown  from when to when a rule of a source could not be judged; until NULL: it still cannot
+watched  from when to when frames of an epoch are known to have been published
+lost     what was removed from the stream before it was read: entries after `after`, before `before`
+stream   how far each source's stream was read, and the last frame in it
+"""
+
+
+class DatabaseRefused(FramegateError):
+    """The database cannot be used: another program's, damaged, or of a newer Framegate."""
+
+
+class Watched(NamedTuple):
+    """Frames of this epoch were published that were captured from then to then, UNIX seconds."""
+
+    source: str
+    epoch: int
+    first: float
+    last: float
+
+
+class Gap(NamedTuple):
+    """What was removed from a source's stream before it was read: after one and before another."""
+
+    source: str
+    after: Position
+    before: Position
+
+    def __str__(self) -> str:
+        return (
+            f"source {self.source}: what rules said after {self.after} and before {self.before} "
+            "was removed from the store before it was read; it is in no list and no count"
+        )
+
+
+def open_database(place: str, *, uri: bool = False) -> sqlite3.Connection:
+    """Open a database of episodes, of this version. DatabaseRefused, sqlite3.OperationalError."""
+    database = sqlite3.connect(
+        place, timeout=BUSY_S, isolation_level=None, check_same_thread=False, uri=uri
+    )
+    try:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, VERSION):
+            raise DatabaseRefused(
+                f"{place}: a newer Framegate wrote it (version {version}; this one reads up to "
+                f"{VERSION}); go on with that one"
+            )
+    except BaseException as error:
+        database.close()
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+            error, sqlite3.OperationalError
+        ):
+            raise DatabaseRefused(f"{place}: {error}") from error
+        raise
+    return database
+
+
+class Projection:
+    """The database for the one who fills it. Any thread, one at a time; the file may have readers.
+
+    Each method is one transaction. sqlite3.Error if the disk does not take it: nothing has changed
+    then, and the same may be tried again.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        """file: made if it is not there; None: in memory. DatabaseRefused, sqlite3.Error."""
+        self._database = open_database(":memory:" if file is None else str(file))
+        self._turn = threading.RLock()
+        try:
+            self._begin()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _begin(self) -> None:
+        self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is read anew
+        with self._written() as database:
+            if database.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in SCHEMA.split(";\n"):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+
+    @property
+    def database(self) -> sqlite3.Connection:
+        """Its connection, for one who reads in the same thread."""
+        return self._database
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            self._database.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Any:
+        """One transaction, from its first read on: another writer waits."""
+        with self._turn:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                if self._database.in_transaction:  # SQLite itself takes back what fills a disk
+                    self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def positions(self) -> dict[str, Position]:
+        """How far each source's stream was read."""
+        with self._turn:
+            rows = self._database.execute("SELECT source, epoch, seq FROM stream").fetchall()
+        return {source: Position(epoch, seq) for source, epoch, seq in rows}
+
+    def take(self, said: Iterable[EventEntry]) -> list[Gap]:
+        """Store what was said, each source's in order; what is there already is left out.
+
+        Returns what was removed from the stream before it was read.
+        """
+        with self._written() as database:
+            return [gap for each in said if (gap := _take(database, each)) is not None]
+
+    def watch(self, seen: Iterable[Watched]) -> None:
+        """Note that sources were watched."""
+        with self._written() as database:
+            database.executemany(
+                "INSERT INTO watched VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " first = min(first, excluded.first), last = max(last, excluded.last)",
+                list(seen),
+            )
+
+    def keep(self, most: int, age_s: float, now: float) -> int:
+        """Remove episodes but the `most` that began last, and those that began longer ago than
+        `age_s`, with their changes and verdicts; 0: no limit. Returns how many went.
+        """
+        with self._written() as database:
+            since = now - age_s if age_s else 0.0
+            if most:
+                newest = "SELECT began_captured FROM episode ORDER BY began_captured DESC, id DESC"
+                first = database.execute(f"{newest} LIMIT 1 OFFSET ?", (most - 1,)).fetchone()
+                since = max(since, first[0]) if first is not None else since
+            if since <= 0:
+                return 0
+            old = "SELECT id FROM episode WHERE began_captured < ?"
+            for table in ("change", "verdict"):
+                database.execute(f"DELETE FROM {table} WHERE episode IN ({old})", (since,))
+            old = "DELETE FROM episode WHERE began_captured < ?"
+            gone: int = database.execute(old, (since,)).rowcount
+            database.execute("DELETE FROM unknown WHERE until < ?", (since,))
+            database.execute("DELETE FROM watched WHERE last < ?", (since,))
+        with self._turn:
+            self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")
+        return gone
+
+    def empty(self) -> None:
+        """Forget all but verdicts, to read the stream anew."""
+        with self._written() as database:
+            for table in ("episode", "change", "unknown", "watched", "lost", "stream"):
+                database.execute(f"DELETE FROM {table}")
+
+
+def _take(database: sqlite3.Connection, said: EventEntry) -> Gap | None:
+    row = database.execute(
+        "SELECT epoch, seq, frame_epoch, frame_seq, captured FROM stream WHERE source = ?",
+        (said.source,),
+    ).fetchone() or (*START, *START, 0.0)
+    read, frame, captured = Position(*row[:2]), Position(*row[2:4]), row[4]
+    if said.position <= read:
+        return None
+    gap = None
+    if said.before is not None:
+        if said.before > frame:
+            gap = Gap(said.source, frame, said.position)
+            database.execute(
+                "INSERT OR IGNORE INTO lost VALUES (?, ?, ?)", (gap[0], str(gap[1]), str(gap[2]))
+            )
+        frame = said.position
+    times = [change.told.captured for change in said.changes.changes]
+    captured = said.captured or max(times, default=captured)
+    for change in said.changes.changes:
+        _take_change(database, change)
+    for rule in said.changes.unknown:
+        database.execute(
+            "INSERT OR IGNORE INTO unknown SELECT ?1, ?2, ?3, ?4, ?5, NULL WHERE NOT EXISTS"
+            " (SELECT 1 FROM unknown WHERE source = ?1 AND rule = ?2 AND until IS NULL)",
+            (said.source, rule, *said.position, captured),
+        )
+    for rule in said.changes.known:
+        database.execute(
+            "UPDATE unknown SET until = ? WHERE source = ? AND rule = ? AND until IS NULL",
+            (captured, said.source, rule),
+        )
+    database.execute(
+        "INSERT OR REPLACE INTO stream VALUES (?, ?, ?, ?, ?, ?)",
+        (said.source, *said.position, *frame, captured),
+    )
+    return gap
+
+
+def _moment(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{field}" for field in Moment.__struct_fields__)
+
+
+_AS_THEY_ARE: Final = (
+    "source", "rule", "version", "when", "severity", "seconds", "label", "value", "direction",
+    "sightings", "held", "unsure", "bridged", "ended_by",
+)  # fmt: skip
+_LISTS: Final = ("tracks", "box", "models")
+COLUMNS: Final = (
+    "id", *_AS_THEY_ARE, *_LISTS, *_moment("told"), *_moment("began"), *_moment("last"),
+    "clip_before_s", "clip_after_s",
+)  # fmt: skip
+_FIXED: Final = {"id", *_moment("told"), *_moment("began")}  # a start says it once for all
+_CHANGE: Final = (
+    "step", "number", *_moment("told"), "last_captured", "seconds", "value", "sightings", "held",
+    "unsure",
+)  # fmt: skip
+
+
+def _insert(table: str, columns: Sequence[str], ending: str = "") -> str:
+    names, values = (", ".join(form.format(c) for c in columns) for form in ('"{}"', ":{}"))
+    return f"INSERT INTO {table} ({names}) VALUES ({values}) {ending}"
+
+
+_ADD_CHANGE: Final = _insert("change", ("episode", *_CHANGE), "ON CONFLICT DO NOTHING")
+_ADD_EPISODE: Final = _insert(
+    "episode",
+    COLUMNS,
+    "ON CONFLICT DO UPDATE SET "
+    + ", ".join(f'"{name}" = excluded."{name}"' for name in COLUMNS if name not in _FIXED)
+    + " WHERE episode.ended_by IS NULL",
+)
+
+
+def _take_change(database: sqlite3.Connection, change: Change) -> None:
+    values: dict[str, Any] = {
+        **{name: getattr(change, name) for name in _AS_THEY_ARE},
+        **{
+            f"{name}_{field}": value
+            for name in ("told", "began", "last")
+            for field, value in msgspec.structs.asdict(getattr(change, name)).items()
+        },
+        **{name: _as_json(getattr(change, name)) for name in _LISTS},
+        "id": change.episode,
+        "episode": change.episode,
+        "step": change.step,
+        "number": change.number,
+        "ended_by": change.ended_by or ("over" if change.step == "end" else None),
+        "clip_before_s": change.clip.before_s if change.clip else None,
+        "clip_after_s": change.clip.after_s if change.clip else None,
+    }
+    if database.execute(_ADD_CHANGE, values).rowcount:
+        database.execute(_ADD_EPISODE, values)
+
+
+def _as_json(value: Any) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()

@@ -1,0 +1,243 @@
+"""Look for episodes in their database: by filter, page by page, as counts, or by SQL.
+
+Readers never wait for who writes, and write nothing themselves. Any thread: one connection each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, When
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.review.projection import COLUMNS, open_database
+
+SQL_S: Final = 10.0
+SQL_BYTES: Final = 16 << 20  # of one value
+STEPS: Final = 20_000  # of SQLite's machine between two looks at the clock
+MOST_BUCKETS: Final = 2000
+
+EpisodeVerdict = Literal["true", "false", "unsure"]
+
+
+class Episode(msgspec.Struct, frozen=True):
+    """A time in which a rule held, as far as it is known.
+
+    id         `<source>/<rule>/<epoch>-<seq>/<n>`: where it became true, and its rank there
+    source     name of the source
+    rule       name of the rule
+    version    eight hex digits of the digest of the rule with its areas and lines
+    when       predicate of the rule
+    severity   of the rule
+    told       frame at which it was said that it began: it may have had to hold for a while
+    began      first frame in which the rule held, or where a line was met
+    last       last evidence for it; once it has ended, when that was
+    seconds    of the media, from `began` to `last`
+    label      class of its object, or label of a sound; null where it has none or several
+    tracks     numbers of its objects, a handed-over one after the one before
+    value      count, seconds inside, metres or what else its rule measures; null for none
+    direction  of a crossing, as the line is drawn
+    box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
+    sightings  frames with evidence in which a network saw it
+    held       frames in which it was taken to be there still, without a look
+    models     that made the first evidence
+    unsure     a stretch longer than the rule bridges was not seen
+    bridged    what it tells happened in a gap, between two sightings
+    ended_by   why it ended; null while it goes on
+    clip       what of a recording belongs to it; null for none
+    verdict    what somebody said of it; null: nobody has
+    """
+
+    id: str
+    source: str
+    rule: str
+    version: str
+    when: When
+    severity: Severity
+    told: Moment
+    began: Moment
+    last: Moment
+    seconds: float
+    label: str | None
+    tracks: tuple[int, ...]
+    value: float | None
+    direction: Direction | None
+    box: tuple[float, float, float, float] | None
+    sightings: int
+    held: int
+    models: tuple[str, ...]
+    unsure: bool
+    bridged: bool
+    ended_by: EndedBy | None
+    clip: Clip | None
+    verdict: EpisodeVerdict | None
+
+
+class EpisodeCursor(NamedTuple):
+    """Where a list of episodes goes on: after the one that began then and has this id."""
+
+    began: float
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.began!r},{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> EpisodeCursor:
+        """Read `<began>,<id>`; ValueError on anything else."""
+        began, _, name = text.partition(",")
+        if not name:
+            raise ValueError(f"{text[:80]!r} is no cursor; allowed is what `next` said")
+        return cls(float(began), name)
+
+
+@dataclass(frozen=True)
+class EpisodeFilter:
+    """Which episodes are wanted: of any of these sources, of any of these rules, and so on.
+
+    since, until  UNIX seconds between which they began, both included
+    open          only those that go on still
+    """
+
+    sources: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    open: bool = False
+
+    def where(self) -> tuple[str, list[Any], str]:
+        """As SQL: conditions, what they hold, and the index that has most of them."""
+        parts, held = ["1"], list[Any]()
+        lists = (("rule", self.rules), ("source", self.sources), ("label", self.labels))
+        for column, names in lists:
+            if names:
+                parts.append(f"{column} IN ({', '.join('?' * len(names))})")
+                held += names
+        for sign, moment in ((">=", self.since), ("<=", self.until)):
+            if moment is not None:
+                parts.append(f"began_captured {sign} ?")
+                held.append(moment)
+        if self.open:
+            return " AND ".join([*parts, "ended_by IS NULL"]), held, "still_open"
+        index = next((f"by_{column}" for column, names in lists if len(names) == 1), "by_time")
+        return " AND ".join(parts), held, index
+
+
+_FIELDS: Final = ", ".join(f'e."{name}"' for name in COLUMNS)
+_EPISODES: Final = (
+    f"SELECT {_FIELDS}, verdict FROM episode e{{}} LEFT JOIN verdict v ON v.episode = e.id"
+)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database to read, for the length of a block. ConfigFaults if there is none;
+    DatabaseRefused.
+    """
+    if not file.is_file():
+        raise ConfigFaults([f"{file}: no such file; a run with rules ([events]) makes it"])
+    with closing(open_database(f"file:{quote(str(file.absolute()))}?mode=ro", uri=True)) as found:
+        yield found
+
+
+def find(
+    database: sqlite3.Connection,
+    wanted: EpisodeFilter,
+    limit: int,
+    after: EpisodeCursor | None = None,
+    oldest_first: bool = False,
+) -> tuple[list[Episode], EpisodeCursor | None]:
+    """Return episodes in the order in which they began, the newest first unless it is said, and
+    where the list goes on; None: it ends here.
+    """
+    where, held, index = wanted.where()
+    order, sign = ("ASC", ">") if oldest_first else ("DESC", "<")
+    if after is not None:
+        where += f" AND (began_captured, id) {sign} (?, ?)"
+        held += after
+    query = (
+        f"{_EPISODES.format(f' INDEXED BY {index}')} WHERE {where}"
+        f" ORDER BY began_captured {order}, id {order} LIMIT ?"
+    )
+    rows = database.execute(query, (*held, limit + 1)).fetchall()
+    found = [_episode(row) for row in rows[:limit]]
+    more = EpisodeCursor(found[-1].began.captured, found[-1].id) if len(rows) > limit else None
+    return found, more
+
+
+def one(database: sqlite3.Connection, name: str) -> Episode | None:
+    """Return the episode of this id."""
+    row = database.execute(f"{_EPISODES.format('')} WHERE e.id = ?", (name,)).fetchone()
+    return None if row is None else _episode(row)
+
+
+def _episode(row: Sequence[Any]) -> Episode:
+    flat = dict(zip((*COLUMNS, "verdict"), row, strict=True))
+    for name in ("told", "began", "last"):
+        flat[name] = {field: flat[f"{name}_{field}"] for field in Moment.__struct_fields__}
+    for name in ("tracks", "box", "models"):
+        flat[name] = None if flat[name] is None else msgspec.json.decode(flat[name])
+    before_s, after_s = flat["clip_before_s"], flat["clip_after_s"]
+    flat["clip"] = None if before_s is None else {"before_s": before_s, "after_s": after_s}
+    return msgspec.convert(flat, Episode, strict=False)
+
+
+# -- By SQL.
+
+_ALLOWED: Final = {
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
+}  # fmt: skip
+_REFUSED: Final = {"load_extension", "fts3_tokenizer", "writefile", "edit"}
+
+
+def rows(
+    database: sqlite3.Connection, sql: str, limit_s: float = SQL_S
+) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
+    """Ask by one SELECT; return the names of its columns, and its rows one by one.
+
+    Whatever else it would do (write, attach, set) is refused. ConfigFaults, also from the rows:
+    it is no such statement, names what is not there, or takes longer than `limit_s`.
+    """
+    due_mono = time.monotonic() + limit_s
+    database.set_authorizer(_judge)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SQL_BYTES)
+    database.set_progress_handler(lambda: time.monotonic() > due_mono, STEPS)
+    with _sql_faults(limit_s):
+        found = database.execute(sql)
+        if found.description is None:
+            raise ConfigFaults(["--sql: nothing is asked; allowed is one SELECT"])
+    return [column[0] for column in found.description], _told(found, limit_s)
+
+
+def _told(found: sqlite3.Cursor, limit_s: float) -> Iterator[tuple[Any, ...]]:
+    with _sql_faults(limit_s):
+        yield from found
+
+
+def _judge(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+    fine = action in _ALLOWED and not (action == sqlite3.SQLITE_FUNCTION and second in _REFUSED)
+    del first
+    return sqlite3.SQLITE_OK if fine else sqlite3.SQLITE_DENY
+
+
+@contextlib.contextmanager
+def _sql_faults(limit_s: float) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        why = str(error)
+        if why == "interrupted":
+            why = f"it takes longer than {limit_s:g} s"
+        elif why == "not authorized":
+            why = "it does more than to read; allowed is one SELECT"
+        raise ConfigFaults([f"--sql: {why}"]) from error

@@ -1,0 +1,294 @@
+"""The database of episodes: the same whatever was read twice, killed in between, or read anew."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framegate.pipeline import keys
+from framegate.pipeline.episodes import Changes, EventEntry, read_events
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
+from framegate.pipeline.review.projector import Projector, projected, watched
+from framegate.pipeline.source import Request
+from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.runs import wait_until
+from tests.support.said import BEGAN, Sayer, change, moment
+from tests.support.servers import server
+
+TABLES = ("episode", "change", "unknown", "lost", "stream")
+
+
+def contents(projection: Projection) -> dict[str, list[Any]]:
+    """All rows that follow from the stream."""
+    ask = projection.database.execute
+    return {table: ask(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in TABLES}
+
+
+def made(seed: int) -> list[EventEntry]:
+    """What rules said of two sources: episodes that overlap, updates, ends of epochs."""
+    rng = random.Random(seed)
+    found: list[EventEntry] = []
+    for source in ("door", "yard"):
+        before, open_now = START, list[int]()
+        for epoch in (1, 2):
+            for seq in range(0, 400, 7):
+                changes = []
+                for began in [b for b in open_now if rng.random() < 0.3]:
+                    open_now.remove(began)
+                    changes.append(change("end", began, seq, source, epoch=epoch))
+                changes += [
+                    change("update", b, seq, source, epoch=epoch, number=1 + (seq - b) // 7)
+                    for b in open_now
+                ]
+                if rng.random() < 0.4:
+                    open_now.append(seq)
+                    changes.append(change("start", seq, seq, source, epoch=epoch))
+                unknown = ("empty",) if seq % 70 == 0 else ()
+                known = ("empty",) if seq % 70 == 35 else ()
+                at, captured = Position(epoch, seq), moment(seq, epoch).captured
+                if changes or unknown or known:
+                    said = Changes(tuple(changes), unknown, known)
+                    found.append(EventEntry(source, at, before, captured, said))
+                    before = at
+            ends = [change("end", b, 400, source, epoch=epoch, ended_by="unseen") for b in open_now]
+            open_now.clear()
+            found.append(EventEntry(source, Position(epoch, 400), None, None, Changes(tuple(ends))))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_read_in_any_parts_and_again_is_the_same(tmp_path: Path, seed: int) -> None:
+    said = made(seed)
+    whole = Projection(None)
+    assert whole.take(said) == []
+    rng = random.Random(seed)
+    for number in range(5):
+        file, at = tmp_path / f"{number}.db", 0
+        while at < len(said):
+            part = Projection(file)  # as after a kill: where it stands is in the file alone
+            from_here = max(0, at - rng.randrange(30))
+            at = min(len(said), at + rng.randrange(1, 60))
+            assert part.take(said[from_here:at]) == []
+            part.close()
+        part = Projection(file)
+        assert contents(part) == contents(whole)
+        part.close()
+    rows = whole.database.execute(
+        "SELECT count(*), sum(step = 'start'), sum(step = 'end') FROM change"
+    ).fetchone()
+    starts = sum(c.step == "start" for each in said for c in each.changes.changes)
+    assert rows == (sum(len(each.changes.changes) for each in said), starts, starts)
+    assert whole.database.execute("SELECT count(*) FROM episode").fetchone() == (starts,)
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    said = made(5)
+    projection = Projection(tmp_path / "events.db")
+    projection.take(said[:40])
+    before = contents(projection)
+    projection.database.execute("PRAGMA max_page_count = 1")  # as a disk that is full
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        projection.take(said[40:])
+    projection.database.execute("PRAGMA max_page_count = 1000000")
+    assert contents(projection) == before
+    projection.take(said[40:])
+    whole = Projection(None)
+    whole.take(said)
+    assert contents(projection) == contents(whole)
+
+
+def test_verdicts_outlive_reading_anew() -> None:
+    said = made(1)
+    projection = Projection(None)
+    projection.take(said)
+    before = contents(projection)
+    name = before["episode"][3][0]
+    projection.database.execute("INSERT INTO verdict VALUES (?, 'false', 1.0)", (name,))
+    projection.empty()
+    assert contents(projection)["episode"] == [] == contents(projection)["stream"]
+    projection.take(said)
+    assert contents(projection) == before
+    assert projection.database.execute("SELECT episode FROM verdict").fetchall() == [(name,)]
+
+
+def test_only_so_many_and_so_old_ones_stay(tmp_path: Path) -> None:
+    file = tmp_path / "events.db"
+    projection = Projection(file)
+    said = [
+        EventEntry("door", Position(1, n), Position(1, n - 1), moment(n).captured,
+             Changes((change("start", n, n), change("end", n, n))))
+        for n in range(1, 3001)
+    ]  # fmt: skip
+    said[0] = EventEntry("door", Position(1, 1), START, moment(1).captured, said[0].changes)
+    projection.take(said)
+    first, last = said[0].changes.changes[0].episode, said[-1].changes.changes[0].episode
+    for name in (first, last):
+        projection.database.execute("INSERT INTO verdict VALUES (?, 'true', 1.0)", (name,))
+    assert projection.keep(0, 0.0, 2e9) == 0
+    assert projection.keep(1000, 0.0, 2e9) == 2000
+    assert projection.keep(0, 50.0, moment(3000).captured) == 499
+    count = projection.database.execute
+    assert count("SELECT count(*) FROM episode").fetchone() == (501,)
+    assert count("SELECT count(*) FROM change").fetchone() == (1002,)
+    assert count("SELECT episode FROM verdict").fetchall() == [(last,)]
+    projection.keep(1, 0.0, 2e9)
+    projection.close()
+    assert file.stat().st_size < 300_000, "the file gives its room back"
+
+
+def test_files_of_others_and_of_newer_ones_are_refused_and_left_alone(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.db"
+    foreign.write_bytes(b"no database at all" * 100)
+    with pytest.raises(DatabaseRefused, match=r"foreign\.db: file is not a database"):
+        Projection(foreign)
+    assert foreign.read_bytes() == b"no database at all" * 100
+    newer = tmp_path / "newer.db"
+    with sqlite3.connect(newer) as database:
+        database.execute("PRAGMA user_version = 9")
+    with pytest.raises(DatabaseRefused, match="a newer Framegate wrote it"):
+        Projection(newer)
+
+
+# -- Beside a run.
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
+    with server(tmp_path / "store") as running:
+        yield running
+
+
+@pytest.fixture
+def sayer(store: EmbeddedStore) -> Iterator[Sayer]:
+    made = Sayer(store)
+    yield made
+    made.client.close()
+
+
+def specs(*names: str) -> list[SourceSpec]:
+    return [SourceSpec(name, Request("", False), 0, 4, 5, "") for name in names]
+
+
+def ids(file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as database:
+        try:
+            return [name for (name,) in database.execute("SELECT id FROM episode ORDER BY id")]
+        except sqlite3.OperationalError:  # it is being made
+            return []
+
+
+def test_a_projector_follows_a_run_and_goes_on_where_it_was(
+    store: EmbeddedStore, sayer: Sayer, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.db"
+
+    async def first() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("door"))
+        task = asyncio.create_task(projector.run())
+        sayer.publish("door", 0)
+        sayer.say("door", 3, change("start", 3, 3))
+        await asyncio.to_thread(wait_until, "it is read", lambda: len(ids(file)) == 1)
+        sayer.say("yard", 2, change("start", 2, 2, "yard"))
+        projector.take_sources(specs("door", "yard"))
+        await asyncio.to_thread(wait_until, "both are", lambda: len(ids(file)) == 2)
+        sayer.say("door", 5, change("end", 3, 5))
+        sayer.end("yard", 9, change("end", 2, 9, "yard", ended_by="source_ended"))
+        sayer.publish("door", 50)
+        projector.take_sources(specs("door"))  # yard was removed: what it left is read
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(first())
+    sayer.say("door", 7, change("start", 7, 7))
+
+    async def second() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("door", "yard"))
+        task = asyncio.create_task(projector.run())
+        await asyncio.to_thread(wait_until, "the rest is read", lambda: len(ids(file)) == 3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(second())
+    read = Projection(file)
+    anew = projected(store.url)
+    assert contents(read) == contents(anew)
+    assert contents(read)["lost"] == []
+    assert read.database.execute("SELECT * FROM watched").fetchall() == [
+        ("door", 1, BEGAN, moment(50).captured)
+    ]
+    ends = read.database.execute("SELECT id, ended_by FROM episode ORDER BY id").fetchall()
+    assert ends == [
+        ("door/visitor/1-3/0", "over"),
+        ("door/visitor/1-7/0", None),
+        ("yard/visitor/1-2/0", "source_ended"),
+    ]
+
+
+def test_what_was_removed_before_it_was_read_is_told(sayer: Sayer) -> None:
+    for seq in range(1, 6):
+        sayer.say("door", seq, change("start", seq, seq))
+    projection = Projection(None)
+    for each in _said(sayer)[:2]:
+        projection.take([each])
+    sayer.forget("door", "1-3")
+    assert projection.take(_said(sayer)) == [], "removed after it was read"
+    sayer.say("door", 6, change("start", 6, 6))
+    sayer.say("door", 9, change("start", 9, 9))
+    sayer.forget("door", "1-9")
+    assert projection.take(_said(sayer)) == [Gap("door", Position(1, 5), Position(1, 9))]
+    assert contents(projection)["lost"] == [("door", "1-5", "1-9")]
+
+
+def _said(sayer: Sayer) -> list[EventEntry]:
+    entries: Any = sayer.client.xrange(keys.out("door", keys.EVENTS))
+    return [read_events("door", Position.parse(at), fields[b"d"]) for at, fields in entries]
+
+
+def test_a_disk_that_takes_nothing_is_waited_for(
+    store: EmbeddedStore,
+    sayer: Sayer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("framegate.pipeline.review.projector.TRY_AGAIN_S", 0.05)
+    file = tmp_path / "events.db"
+    Projection(file).close()
+    sayer.say("door", 3, change("start", 3, 3))
+    holder = sqlite3.connect(file, isolation_level=None)
+    monkeypatch.setattr("framegate.pipeline.review.projection.BUSY_S", 0.05)
+
+    async def follow() -> None:
+        projector = Projector(store.url, file, 0, 0.0)
+        projector.take_sources(specs("door"))
+        holder.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(projector.run())
+        await asyncio.to_thread(wait_until, "it is refused", lambda: "locked" in caplog.text)
+        assert ids(file) == []
+        holder.execute("ROLLBACK")
+        await asyncio.to_thread(wait_until, "it is taken", lambda: len(ids(file)) == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(follow())
+    holder.close()
+
+
+def test_which_frames_were_watched(store: EmbeddedStore, sayer: Sayer) -> None:
+    assert watched(store.url, ["door"]) == []
+    for epoch, seq in ((1, 0), (1, 9), (2, 4), (2, 8)):
+        sayer.publish("door", seq, epoch)
+    seen = [Watched("door", 2, moment(4, 2).captured, moment(8, 2).captured)]
+    assert watched(store.url, ["door", "yard"]) == seen

@@ -1,0 +1,138 @@
+"""Episodes are found by filter and page by page; SQL reads and does nothing else."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framegate.pipeline.episodes import Changes, Clip, EventEntry
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.records import START, Position
+from framegate.pipeline.review.projection import Projection
+from framegate.pipeline.review.search import (
+    Episode,
+    EpisodeCursor,
+    EpisodeFilter,
+    find,
+    one,
+    opened,
+    rows,
+)
+from tests.support.said import change, moment
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """Sixty episodes of two sources and three rules; several begin at the same moment."""
+    projection = Projection(tmp_path / "events.db")
+    for source in ("door", "yard"):
+        before = START
+        for seq in range(1, 31):
+            rule = ("visitor", "people", "parked")[seq % 3]
+            label = None if rule == "people" else "car" if seq % 2 else "person"
+            began = seq // 2 * 2
+            said = [change("start", began, seq, source, rule, seq % 2, label=label)]
+            if seq < 29:
+                told = {"label": label, "clip": Clip(5.0, 2.0), "value": seq / 4}
+                said.append(change("end", began, seq, source, rule, seq % 2, **told))
+            position = Position(1, seq)
+            captured = moment(seq).captured
+            projection.take([EventEntry(source, position, before, captured, Changes(tuple(said)))])
+            before = position
+    projection.close()
+    with opened(tmp_path / "events.db") as found:
+        yield found
+
+
+def all_of(
+    database: sqlite3.Connection, wanted: EpisodeFilter, page: int, oldest: bool
+) -> list[str]:
+    found, after = find(database, wanted, page, None, oldest)
+    names = [episode.id for episode in found]
+    while after is not None:
+        assert len(found) == page
+        after = EpisodeCursor.parse(str(after))
+        found, after = find(database, wanted, page, after, oldest)
+        names += [episode.id for episode in found]
+    return names
+
+
+FILTERS = [
+    (EpisodeFilter(), lambda _: True),
+    (EpisodeFilter(sources=("door",)), lambda e: e.source == "door"),
+    (EpisodeFilter(rules=("visitor", "parked")), lambda e: e.rule in ("visitor", "parked")),
+    (EpisodeFilter(labels=("car",), sources=("yard",)),
+     lambda e: (e.label, e.source) == ("car", "yard")),
+    (EpisodeFilter(rules=("people",), since=moment(8).captured),
+     lambda e: e.rule == "people" and e.began.seq >= 8),
+    (EpisodeFilter(until=moment(12).captured), lambda e: e.began.seq <= 12),
+    (EpisodeFilter(open=True), lambda e: e.ended_by is None),
+    (EpisodeFilter(rules=("nobody",)), lambda _: False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(FILTERS)))
+@pytest.mark.parametrize("page", [1, 7, 100])
+def test_pages_are_what_a_filter_leaves_in_order(
+    database: sqlite3.Connection, number: int, page: int
+) -> None:
+    wanted, fits = FILTERS[number]
+    everything = find(database, EpisodeFilter(), 1000)[0]
+    assert len(everything) == 60
+    left = sorted((e for e in everything if fits(e)), key=lambda e: (e.began.captured, e.id))
+    names = [episode.id for episode in left]
+    assert all_of(database, wanted, page, oldest=True) == names
+    assert all_of(database, wanted, page, oldest=False) == names[::-1]
+
+
+def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
+    found = one(database, "door/visitor/1-6/0")
+    assert found == Episode(
+        id="door/visitor/1-6/0", source="door", rule="visitor", version="0a1b2c3d", when="inside",
+        severity="alert", told=moment(6), began=moment(6), last=moment(6), seconds=0.0,
+        label="person", tracks=(6,), value=1.5, direction=None, box=(0.1, 0.2, 0.3, 0.6),
+        sightings=1, held=0, models=("light-int8@00000000",), unsure=False, bridged=False,
+        ended_by="over", clip=Clip(5.0, 2.0), verdict=None,
+    )  # fmt: skip
+    assert one(database, "door/visitor/1-6/9") is None
+
+
+def test_sql_reads(database: sqlite3.Connection) -> None:
+    names, found = rows(database, "SELECT rule, count(*) AS n FROM episode GROUP BY 1 ORDER BY 1")
+    assert names == ["rule", "n"]
+    assert list(found) == [("parked", 20), ("people", 20), ("visitor", 20)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("DELETE FROM episode", "allowed is one SELECT"),
+        ("ATTACH '/tmp/x.db' AS x", "allowed is one SELECT"),
+        ("PRAGMA user_version = 7", "allowed is one SELECT"),
+        ("CREATE TEMP TABLE x (y)", "allowed is one SELECT"),
+        ("SELECT load_extension('x')", "not authorized to use function: load_extension"),
+        ("SELECT 1; SELECT 2", "one statement at a time"),
+        ("SELECT colour FROM episode", "no such column: colour"),
+        ("SELECT length(zeroblob(1000000000))", "too big"),
+        ("WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+         "takes longer than 0.05 s"),
+        ("", "nothing is asked"),
+    ],
+)  # fmt: skip
+def test_sql_that_does_more_or_takes_too_long_is_refused(
+    database: sqlite3.Connection, sql: str, says: str
+) -> None:
+    with pytest.raises(ConfigFaults, match="--sql: ") as refused:
+        list(rows(database, sql, limit_s=0.05)[1])
+    assert says in str(refused.value)
+
+
+def test_there_may_be_no_database(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigFaults, match=r"events\.db: no such file; a run with rules"),
+        opened(tmp_path / "events.db"),
+    ):
+        pass

@@ -1,0 +1,102 @@
+"""The stream of the stage `events` made by hand: what rules say, entry by entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.episodes import Change, Changes, Moment, Step
+from framegate.pipeline.records import START, VERSION, End, Position, Record
+from framegate.pipeline.source import Form
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.published import result
+
+FPS = 10.0
+BEGAN = 1_790_000_000.0  # UNIX seconds of the first frame of each epoch
+
+
+def moment(seq: int, epoch: int = 1) -> Moment:
+    """Return frame `seq`, ten a second; an epoch begins an hour after the one before."""
+    return Moment(epoch, seq, seq / FPS, BEGAN + 3600 * (epoch - 1) + seq / FPS)
+
+
+def change(
+    step: Step,
+    began: int,
+    last: int,
+    source: str = "door",
+    rule: str = "visitor",
+    rank: int = 0,
+    epoch: int = 1,
+    **told: Any,
+) -> Change:
+    """Return a step of an episode that began at frame `began`, said at frame `last`."""
+    usual: dict[str, Any] = {
+        "version": "0a1b2c3d",
+        "when": "inside",
+        "severity": "alert",
+        "label": "person",
+        "tracks": (began % 1000,),
+        "sightings": last - began + 1,
+        "models": ("light-int8@00000000",),
+        "box": (0.1, 0.2, 0.3, 0.6),
+        "seconds": (last - began) / FPS,
+    }
+    if step == "end":
+        usual["ended_by"] = "over"
+    return Change(
+        v=1,
+        episode=f"{source}/{rule}/{epoch}-{began}/{rank}",
+        step=step,
+        source=source,
+        rule=rule,
+        told=moment(last, epoch),
+        began=moment(began, epoch),
+        last=moment(last, epoch),
+        **{**usual, **told},
+    )
+
+
+class Sayer:
+    """Writes to the store as the stage would."""
+
+    def __init__(self, store: EmbeddedStore) -> None:
+        self.client = redis.Redis.from_url(store.url, protocol=2)
+        self.client.set(keys.IDENTITY, "the first")
+        self._before: dict[str, Position] = {}
+
+    def say(self, source: str, seq: int, *changes: Change, epoch: int = 1, **more: Any) -> None:
+        """Say something of a frame: changes, and rules that are unknown or known again."""
+        self.client.hset(keys.SOURCES, source, "a run")
+        position, at = Position(epoch, seq), moment(seq, epoch)
+        record = Record(VERSION, at.media_s, at.captured, 1.0, seq, Form(320, 180))
+        said = msgspec.Raw(records.encode(Changes(changes, **more)))
+        side = records.side_output(record, self._before.get(source, START), said)
+        self._before[source] = position
+        self._add(source, position, "frame", side)
+
+    def end(self, source: str, seq: int, *changes: Change, epoch: int = 1) -> None:
+        """End an epoch of `seq` frames, with what was left to say."""
+        said = {keys.EVENTS: msgspec.Raw(records.encode(Changes(changes)))} if changes else {}
+        end = End(VERSION, frames=seq, last=True, said=said)
+        self._add(source, Position(epoch, seq), "end", end)
+
+    def publish(self, source: str, seq: int, epoch: int = 1) -> None:
+        """Publish a result of a frame."""
+        told = msgspec.structs.replace(
+            result(source, epoch, seq), captured=moment(seq, epoch).captured
+        )
+        entry = {"k": "frame", "d": records.encode(told)}
+        self.client.xadd(keys.results(source), entry, id=f"{epoch}-{seq}")
+
+    def forget(self, source: str, before: str) -> None:
+        """Remove what was said before a position."""
+        stream = keys.out(source, keys.EVENTS)
+        self.client.xtrim(stream, minid=before, approximate=False)
+
+    def _add(self, source: str, position: Position, kind: str, record: object) -> None:
+        entry = {"k": kind, "d": records.encode(record)}
+        self.client.xadd(keys.out(source, keys.EVENTS), entry, id=str(position))
