@@ -29,7 +29,7 @@ from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
-from framegate.pipeline.spec import PaceName
+from framegate.pipeline.spec import PaceName, RecordSpec
 
 PACKAGED = "pipeline.toml"
 
@@ -153,12 +153,44 @@ class LearnConfig:
 
     def faults(self) -> list[str]:
         """What is wrong with it."""
-        names = () if isinstance(self.collect, bool) else self.collect
-        return [
-            f"collect: {name!r} cannot name a source; a name is {NAME_RULE}"
-            for name in names
-            if not is_name(name)
-        ]
+        return _not_names("collect", self.collect)
+
+
+def _not_names(key: str, sources: bool | tuple[str, ...]) -> list[str]:
+    return [
+        f"{key}: {name!r} cannot name a source; a name is {NAME_RULE}"
+        for name in (() if isinstance(sources, bool) else sources)
+        if not is_name(name)
+    ]
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """`[record]`: packets of sources as they came, in files that play, in the run's data folder.
+
+    sources      true: all cameras. false: none. Or names of sources, files too
+    bytes        of disk that the recordings of all sources take at most; the oldest go
+    days         for which they are kept
+    clip_days    for which it is kept what an episode has a clip of
+    free_bytes   of the disk that are left to others: below it the oldest recordings go
+    """
+
+    sources: bool | tuple[str, ...] = False
+    bytes: int = field(default=50 << 30, metadata={"least": 64 << 20})
+    days: float = field(default=7.0, metadata={"least": 0.01, "most": 3650.0})
+    clip_days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
+    free_bytes: int = field(default=1 << 30, metadata={"least": 16 << 20})
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        return _not_names("sources", self.sources)
+
+    def of(self, source: str, live: bool) -> RecordSpec | None:
+        """Return how a source is recorded; None if it is not."""
+        named = live and self.sources if isinstance(self.sources, bool) else source in self.sources
+        if not named:
+            return None
+        return RecordSpec(self.bytes, self.days, self.clip_days, self.free_bytes)
 
 
 @dataclass(frozen=True)
@@ -174,6 +206,7 @@ class Config:
     http: HttpConfig
     save: SaveConfig
     learn: LearnConfig
+    record: RecordConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -199,6 +232,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "http": HttpConfig,
     "save": SaveConfig,
     "learn": LearnConfig,
+    "record": RecordConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
@@ -354,6 +388,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
     save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
     learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
+    record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
@@ -376,6 +411,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or http is None
         or save is None
         or learn is None
+        or record is None
     ):
         return None
     if sources is None or stages is None:
@@ -391,6 +427,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         http,
         save,
         learn,
+        record,
         sources,
         tuple(stages),
         placed,

@@ -313,11 +313,15 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]` and are not there: they may come, or be a typo."""
-    for name in () if isinstance(config.learn.collect, bool) else config.learn.collect:
-        if name not in known:
-            near = did_you_mean(name, known)
-            to_user.warning("learn.collect: %r is no source of this run yet%s", name, near)
+    """Say which sources are named in `[learn]` and `[record]` and are not there: they may come, or
+    be a typo.
+    """
+    lists = {"learn.collect": config.learn.collect, "record.sources": config.record.sources}
+    for key, names in lists.items():
+        for name in () if isinstance(names, bool) else names:
+            if name not in known:
+                near = did_you_mean(name, known)
+                to_user.warning("%s: %r is no source of this run yet%s", key, name, near)
 
 
 def make_plan(

@@ -159,6 +159,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
             pace="fast" if source.live else pace or source.pace,
             retry_most_s=live.retry_most_s,
             ending=source.ending,
+            record=config.record.of(source.name, source.live),
         )
 
     return spec

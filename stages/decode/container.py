@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -118,6 +119,19 @@ class Opened:
         self.container.close()
         if self.body is not None:
             self.body.close()
+
+
+def told_captured(packet: Packet[Any]) -> float | None:
+    """UNIX seconds at which a camera took what is in a packet by its own clock, as RTCP sender
+    reports tell (RFC 3550 6.4); None if it has not told.
+
+    FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime), whose
+    first eight bytes are microseconds of UNIX time.
+    """
+    if packet.pts is None or not packet.has_sidedata("prft"):
+        return None
+    (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
+    return float(microseconds / 1e6)
 
 
 def is_url(place: str) -> bool:

@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.recording.take import Take
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.container import (
@@ -33,6 +34,7 @@ from framegate.stages.decode.container import (
     refusal,
 )
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
 _DEFAULT: Final = DecodeOptions()
@@ -73,8 +75,13 @@ class FileSource:
     Thread  one iterator in one thread; close() from any thread once that one has stopped
     """
 
-    def __init__(self, request: Request | str, options: DecodeOptions = _DEFAULT) -> None:
-        """request: a file's path stands for all its frames."""
+    def __init__(
+        self,
+        request: Request | str,
+        options: DecodeOptions = _DEFAULT,
+        take: Take | None = None,
+    ) -> None:
+        """request: a file's path stands for all its frames. take: what to record it in."""
         self._request = Request(request) if isinstance(request, str) else request
         self.place, self.options = self._request.url, options
         self.live = self._request.live
@@ -92,6 +99,7 @@ class FileSource:
             self._tap = SoundTap(opened.sound, self._request.sound)
             opened.listeners.append(self._tap.hear)
             self.counts = ChainMap(self._tally, self._tap.counts)
+        self.recorder = None if take is None else PacketRecorder(take, opened, live=False)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def frames(self) -> Iterator[DecodedFrame]:
@@ -131,6 +139,8 @@ class FileSource:
             frames.close()
         if opened is not None:
             opened.close()
+            if self.recorder is not None:
+                self.recorder.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
         converter, orientations, truncation = VideoReformatter(), Orientations(), TruncationCheck()
