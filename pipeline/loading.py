@@ -23,6 +23,7 @@ OURS: Final[Mapping[str, str]] = {
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
     "save": "framegate.stages.draw.save:Save",
+    "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.
     "device_faults": "framegate.stages.commands.settle:device_faults",
@@ -31,6 +32,8 @@ OURS: Final[Mapping[str, str]] = {
     "settle": "framegate.stages.commands.settle:settle",
     "has_model": "framegate.stages.detect.run_models:has_model",
     "forget_models": "framegate.stages.detect.run_models:forget_models",
+    # Sound.
+    "sound_labels": "framegate.models.sound.network:labels",
     # Pictures of the HTTP port.
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.

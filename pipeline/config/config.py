@@ -28,7 +28,13 @@ from framegate.pipeline.config.store import StoreConfig, store_faults
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 from framegate.pipeline.logs import LogFormat
-from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
+from framegate.pipeline.source import (
+    LEAST_STALL_S,
+    MOST_STALL_S,
+    SOUND_RATE,
+    STALL_S,
+    Transport,
+)
 from framegate.pipeline.spec import PaceName, RecordSpec
 
 PACKAGED = "pipeline.toml"
@@ -194,6 +200,42 @@ class RecordConfig:
 
 
 @dataclass(frozen=True)
+class SoundConfig:
+    """`[sound]`: what is heard, in windows of .975 s, each with labels of AudioSet.
+
+    sources      true: all that have a sound track. false: none. Or names of sources
+    hop_s        seconds from a window to the next
+    least_score  of a label that is told, 0 to 1
+    labels       that are told, as "Smoke detector, smoke alarm"; none: all
+    quiet_db     a window that is nowhere louder is not looked at: decibels of full scale, in the
+                 loudest tenth of a second
+    most_age_s   seconds for which labels hold while nothing sounds otherwise; then the network
+                 looks again. 0: it looks at each window
+    """
+
+    sources: bool | tuple[str, ...] = False
+    hop_s: float = field(default=0.4875, metadata={"least": 0.1, "most": 10.0})
+    least_score: float = field(default=0.3, metadata={"least": 0.01, "most": 1.0})
+    labels: tuple[str, ...] = ()
+    quiet_db: float = field(default=-55.0, metadata={"least": -120.0, "most": 0.0})
+    most_age_s: float = field(default=10.0, metadata={"least": 0.0, "most": 3600.0})
+
+    @property
+    def block(self) -> int:
+        """Samples of a hop."""
+        return round(self.hop_s * SOUND_RATE)
+
+    def block_of(self, source: str) -> int:
+        """Samples of a hop of this source; 0: it is not heard."""
+        named = self.sources if isinstance(self.sources, bool) else source in self.sources
+        return self.block if named else 0
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        return _not_names("sources", self.sources)
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole checked configuration; `origin` says where it was read."""
 
@@ -207,6 +249,7 @@ class Config:
     save: SaveConfig
     learn: LearnConfig
     record: RecordConfig
+    sound: SoundConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -233,6 +276,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "save": SaveConfig,
     "learn": LearnConfig,
     "record": RecordConfig,
+    "sound": SoundConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
@@ -389,6 +433,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
     learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
     record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
+    sound = read_options(SoundConfig, tables.get("sound", {}), "sound.", faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
@@ -412,6 +457,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or save is None
         or learn is None
         or record is None
+        or sound is None
     ):
         return None
     if sources is None or stages is None:
@@ -428,6 +474,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         save,
         learn,
         record,
+        sound,
         sources,
         tuple(stages),
         placed,

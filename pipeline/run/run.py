@@ -46,7 +46,7 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     open_folder,
 )
-from framegate.pipeline.run.plan import Plan, with_certificates, with_footage
+from framegate.pipeline.run.plan import Plan, with_certificates, with_footage, with_sound
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, screen
@@ -285,7 +285,7 @@ def _run_on(setup: _Setup) -> Exit:
     if options.began is not None:
         before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
-    config = with_footage(with_certificates(config))
+    config = with_sound(with_footage(with_certificates(config)))
     if options.save is not None:
         config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
@@ -313,10 +313,14 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]` and `[record]` and are not there: they may come, or
-    be a typo.
+    """Say which sources are named in `[learn]`, `[record]` and `[sound]` and are not there: they
+    may come, or be a typo.
     """
-    lists = {"learn.collect": config.learn.collect, "record.sources": config.record.sources}
+    lists = {
+        "learn.collect": config.learn.collect,
+        "record.sources": config.record.sources,
+        "sound.sources": config.sound.sources,
+    }
     for key, names in lists.items():
         for name in () if isinstance(names, bool) else names:
             if name not in known:

@@ -152,6 +152,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
                 transport=source.transport,
                 stall_s=live.stall_s,
                 frames=source.frames,
+                sound=config.sound.block_of(source.name),
             ),
             past=source.past,
             credit=credit,
