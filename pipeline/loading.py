@@ -22,6 +22,7 @@ OURS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
+    "events": "framegate.stages.events:Episodes",
     "save": "framegate.stages.draw.save:Save",
     "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",

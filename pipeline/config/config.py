@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault
+from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
     StageEntry,
     Table,
@@ -26,7 +27,7 @@ from framegate.pipeline.config.sinks import SinkConfig, read_sinks
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.config.store import StoreConfig, store_faults
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.source import (
     LEAST_STALL_S,
@@ -250,6 +251,7 @@ class Config:
     learn: LearnConfig
     record: RecordConfig
     sound: SoundConfig
+    events: EventsConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -277,6 +279,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "learn": LearnConfig,
     "record": RecordConfig,
     "sound": SoundConfig,
+    "events": EventsConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
@@ -434,6 +437,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
     record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
     sound = read_options(SoundConfig, tables.get("sound", {}), "sound.", faults)
+    events = read_events(tables.get("events", {}), faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
@@ -442,6 +446,8 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
             placement = {}
             break
+    if events is not None and events.rules and EVENTS in tables.get("stages", {}):
+        faults.append(f"stages.{EVENTS}: this name is kept for the table [events], which has rules")
     if stages is not None:
         faults += graph_faults(stages, placement)
     rules = tables.get("events", {}).get("rules", {})
@@ -458,6 +464,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or learn is None
         or record is None
         or sound is None
+        or events is None
     ):
         return None
     if sources is None or stages is None:
@@ -475,6 +482,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         learn,
         record,
         sound,
+        events,
         sources,
         tuple(stages),
         placed,

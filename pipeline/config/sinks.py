@@ -165,7 +165,7 @@ def read_sinks(
             if known and rule not in known
         ]
         sinks[name] = sink
-    if sinks and EVENTS not in stages:
+    if sinks and not known and EVENTS not in stages:
         faults.append(
             f"sinks: no stage {EVENTS!r} is there, so that there would be nothing to tell; give "
             "rules ([events.rules.NAME])"

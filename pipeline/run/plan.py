@@ -12,7 +12,7 @@ import msgspec
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import CERTIFY, COLLECT, SOUND
+from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, SOUND
 from framegate.pipeline.loading import OURS, ours
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.run.deaths import LIMIT, Deaths
@@ -188,6 +188,22 @@ def with_sound(config: Config) -> Config:
     }
     listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
     return replace(config, stages=(*config.stages, listens))
+
+
+def with_events(config: Config) -> Config:
+    """Return the configuration with the stage that judges its rules, in the publisher's worker and
+    waited for; as it is, if there are none.
+    """
+    if not config.events.rules:
+        return config
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    options = msgspec.to_builtins(config.events)
+    events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)
+    placement = {
+        worker: (*names, EVENTS) if publisher.name in names else names
+        for worker, names in config.placement.items()
+    }
+    return replace(config, stages=(*config.stages, events), placement=placement)
 
 
 def promises(stage: StageEntry) -> bool:

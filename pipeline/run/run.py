@@ -46,7 +46,13 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     open_folder,
 )
-from framegate.pipeline.run.plan import Plan, with_certificates, with_footage, with_sound
+from framegate.pipeline.run.plan import (
+    Plan,
+    with_certificates,
+    with_events,
+    with_footage,
+    with_sound,
+)
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, screen
@@ -285,7 +291,7 @@ def _run_on(setup: _Setup) -> Exit:
     if options.began is not None:
         before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
-    config = with_sound(with_footage(with_certificates(config)))
+    config = with_events(with_sound(with_footage(with_certificates(config))))
     if options.save is not None:
         config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
@@ -313,19 +319,24 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]`, `[record]` and `[sound]` and are not there: they
-    may come, or be a typo.
+    """Say which sources are named in `[learn]`, `[record]`, `[sound]` and `[events]` and are not
+    there: they may come, or be a typo.
     """
     lists = {
         "learn.collect": config.learn.collect,
         "record.sources": config.record.sources,
         "sound.sources": config.sound.sources,
     }
-    for key, names in lists.items():
-        for name in () if isinstance(names, bool) else names:
-            if name not in known:
-                near = did_you_mean(name, known)
-                to_user.warning("%s: %r is no source of this run yet%s", key, name, near)
+    named = [
+        (key, name) for key, names in lists.items() if not isinstance(names, bool) for name in names
+    ]
+    for key in ("areas", "lines", "rules"):
+        each = getattr(config.events, key).items()
+        named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
+    for key, name in named:
+        if name not in known:
+            near = did_you_mean(name, known)
+            to_user.warning("%s: %r is no source of this run yet%s", key, name, near)
 
 
 def make_plan(
