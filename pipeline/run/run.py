@@ -404,6 +404,7 @@ async def _supervise(
         digest = "" if setup.token is None else setup.token.digest
         spec = WebSpec(
             plan.store,
+            plan.folder,
             OURS["pictures"],
             plan.log_level,
             plan.log_format,

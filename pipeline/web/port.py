@@ -37,12 +37,14 @@ PATIENCE_S = 3.0
 class WebSpec(msgspec.Struct, frozen=True):
     """What the process is told.
 
+    folder        of the run's data
     pictures      class that serves pictures, by its dotted path
     token_sha256  of the token that it asks for; empty: it asks for none
     origins       of pages of other hosts that may ask
     """
 
     store: str
+    folder: str
     pictures: str
     log_level: str
     log_format: LogFormat

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -45,6 +46,7 @@ from framegate.pipeline.telemetry.metrics import Scrape
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.port import WebSpec
 
@@ -292,6 +294,7 @@ def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starle
     frames = FrameViews(line)
     run = RunReader(line, spec.store, frames)
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
+    all_routes += episode_routes(Path(spec.folder), spec.store)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()

@@ -31,7 +31,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "sinks": ("config", "engine", "store"),
         "worker": ("engine", "heavy", "ingest", "store"),
         "review": ("client", "store"),
-        "web": ("client", "config", "engine", "shared_memory", "store", "telemetry"),
+        "web": ("client", "config", "engine", "review", "shared_memory", "store", "telemetry"),
         "run": (
             "config",
             "engine",
