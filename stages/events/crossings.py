@@ -138,10 +138,11 @@ def _stepped(
             box=share_of(track.raw, now.result.width, now.result.height),
             models=now.result.models,
         )
-    if step.smooth == step.side:
-        return _replace(passing, since_ms=-1, sightings=0)
-    since_ms = passing.since_ms if passing.since_ms >= 0 else now.ms
-    return _replace(passing, since_ms=since_ms, sightings=passing.sightings + is_seen)
+    sightings = passing.sightings + is_seen if step.raw != step.side else 0
+    since_ms = -1
+    if step.smooth != step.side:
+        since_ms = passing.since_ms if passing.since_ms >= 0 else now.ms
+    return _replace(passing, since_ms=since_ms, sightings=sightings)
 
 
 def _is_believed(passing: Passing, step: _FootStep, track: Track) -> bool:

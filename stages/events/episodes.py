@@ -57,6 +57,8 @@ def advance(
                 continue
             kept = _unknown(rule, stretch, now)
         else:
+            if rule.said.state == "lost":  # it held until this frame came
+                stretch = _replace(stretch, last=now.at, last_ms=now.ms)
             kept = _false(rule, stretch, now)
             if kept is None:
                 changes += _ended(rule, stretch, now, source, "over")
@@ -131,6 +133,7 @@ def _unknown(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
 
 
 def _false(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
+    """The stretch while it does not hold; None: for so long that it is over."""
     since_ms = stretch.false_ms if stretch.false_ms >= 0 else now.ms
     if now.ms - since_ms >= rule.said.until_s * 1000:
         return None

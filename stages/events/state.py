@@ -76,8 +76,8 @@ class Passing(msgspec.Struct, frozen=True, array_like=True):
     met        where its path met the line last, once it has; the frame is the first beyond
     meets      how often since it was on its side for sure
     bridged    that was in a gap between two sightings
-    since_ms   when it began to be on the other side; -1: it is not
-    sightings  on the other side
+    since_ms   when its smoothed foot began to be on the other side; -1: it is not
+    sightings  one after the other on the other side, its foot as it was
     box        when it met the line, as shares of the picture in ten-thousandths
     models     that saw it then
     """

@@ -23,9 +23,9 @@ STILL_MS: Final = 2000  # after which it does
 _MOST_SIGHTINGS: Final = 1000
 _EARLIER: Final = 4  # numbers of tracks before that are kept
 
-# Hand-over: as far as half a height from where it was to be, and further the longer it is gone.
-_REACH: Final = 0.5
-_REACH_A_S: Final = 0.5
+# Hand-over: so many heights from where it was to be, and so many more a second that it is gone.
+_REACH: Final = 0.3
+_REACH_A_S: Final = 0.25
 _FORESEEN_MS: Final = 1000  # for which its speed is believed
 _RATIO: Final = (0.7, 1.43)  # of heights
 _ALIKE: Final = (
@@ -66,9 +66,14 @@ def follow(
     """
     objects = {one.track: one for one in now.result.objects if one.track is not None}
     known = {track.number: track for track in state.tracks}
-    lost = [track for number, track in known.items() if number not in objects]
+    kept: list[Track] = []
+    gone: list[Track] = []
+    for number, track in known.items():
+        if number not in objects:
+            is_gone = is_unseen(track, state, now, gap_ms, reconnect_ms)
+            (gone if is_gone else kept).append(track)
     new = [one for number, one in sorted(objects.items()) if number not in known]
-    handed = hand_over(new, lost, state.breaks, now) if handover and new and lost else {}
+    handed = hand_over(new, kept, state.breaks, now) if handover and new and kept else {}
     old = {new_number: known[number] for number, new_number in handed.items()}
     tracks, before = [], []
     for number, one in sorted(objects.items()):
@@ -80,29 +85,15 @@ def follow(
         )
         tracks.append(_after(last, one, number, state, now, is_path))
         before.append(last if is_path else None)
-    kept, gone = [], []
-    for track in lost:
-        if track.number in handed:
-            continue
-        if _unseen_ms(track, now) <= _limit_ms(track, state.breaks, gap_ms, reconnect_ms):
-            kept.append(track)
-        else:
-            gone.append(track)
+    kept = [track for track in kept if track.number not in handed]
     shown = tuple(objects[number] for number in sorted(objects))
     return TracksSeen((*tracks, *kept), tuple(before), shown, handed), tuple(gone)
 
 
-def _unseen_ms(track: Track, now: Now) -> int:
-    return now.known_ms - track.known_ms
-
-
-def _limit_ms(track: Track, breaks: int, gap_ms: int, reconnect_ms: int) -> int:
-    return gap_ms if track.breaks == breaks else max(gap_ms, reconnect_ms)
-
-
 def is_unseen(track: Track, state: EventsState, now: Now, gap_ms: int, reconnect_ms: int) -> bool:
     """Whether a track that is not in this frame is gone for longer than that is bridged."""
-    return _unseen_ms(track, now) > _limit_ms(track, state.breaks, gap_ms, reconnect_ms)
+    limit_ms = gap_ms if track.breaks == state.breaks else max(gap_ms, reconnect_ms)
+    return now.known_ms - track.known_ms > limit_ms
 
 
 def _after(
@@ -168,13 +159,14 @@ def hand_over(
     new: Sequence[Object], lost: Sequence[Track], breaks: int, now: Now
 ) -> dict[int, int]:
     """Which lost track each new one goes on with, lost number -> new number: each other's nearest,
-    of like class and height, within reach of where the lost one would be.
+    of like class and height, within reach of where the lost one would be. Who was leaving the
+    picture is gone.
     """
     reach: dict[tuple[int, int], float] = {}
     for one in new:
         x1, y1, x2, y2 = one.box
         for track in lost:
-            if not _are_alike(one.label, track.label):
+            if not _are_alike(one.label, track.label) or _was_leaving(track, now):
                 continue
             height = (track.raw[3] - track.raw[1]) / SIXTEENTHS
             if not _RATIO[0] <= (y2 - y1) / max(height, 1e-6) <= _RATIO[1]:
@@ -199,6 +191,14 @@ def hand_over(
         for number, (_, other) in sorted(best_of_lost.items())
         if best_of_new[other][1] == number
     }
+
+
+def _was_leaving(track: Track, now: Now) -> bool:
+    """Whether it went out over the left or right edge of the picture."""
+    right = (now.result.width - 1) * SIXTEENTHS
+    return (track.raw[0] <= SIXTEENTHS and track.speed[0] < 0) or (
+        track.raw[2] >= right and track.speed[0] > 0
+    )
 
 
 def _are_alike(one: str, other: str) -> bool:
