@@ -29,7 +29,13 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.counters import StageTimes, bucket, last_counters, result_counters
+from framegate.pipeline.telemetry.counters import (
+    StageTimes,
+    bucket,
+    last_counters,
+    result_counters,
+    side_counters,
+)
 
 log = logging.getLogger(__name__)
 
@@ -353,6 +359,8 @@ class CommitBuilder:
             read = records.record_of_side_output(side, spec.name, position)
             self._onward.append(Arrival(position, read))
             self._emitted = position
+            for name, growth in side_counters(spec.name, output).items():
+                self.count(name, growth)
 
     def _publish(self, position: Position, record: Record, output: StageOutput) -> None:
         if not isinstance(output, bytes):

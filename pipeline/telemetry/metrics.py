@@ -22,6 +22,7 @@ from framegate.pipeline.records import Verdict
 from framegate.pipeline.retry import BreakerState
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,
+    SOUND_BLOCKS,
     RunStatus,
     SourceStatus,
     StageTimes,
@@ -30,6 +31,7 @@ from framegate.pipeline.telemetry.counters import (
     latency_bounds,
     looks_of,
     objects_of,
+    sounds_of,
     upper_bounds,
 )
 from framegate.pipeline.telemetry.view import State, View, drops_of
@@ -178,6 +180,37 @@ def footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     yield from (kept, dropped, removed, nbytes)
 
 
+# -- What Prometheus scrapes of sound.
+
+
+def sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Of each source whose sound is heard."""
+    blocks = CounterMetricFamily(
+        "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
+    )
+    windows = CounterMetricFamily(
+        "framegate_sound_windows",
+        "Blocks by what became of the window that ends with them: heard, unchanged and quiet (the "
+        "network did not look), lost",
+        labels=["source", "outcome"],
+    )
+    dropped = CounterMetricFamily(
+        "framegate_sound_dropped", "Blocks of sound that no frame could carry", labels=["source"]
+    )
+    damaged = CounterMetricFamily(
+        "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
+    )
+    for source, counted in counters.items():
+        if not (told := sounds_of(counted)):
+            continue
+        blocks.add_metric([source], counted[SOUND_BLOCKS])
+        dropped.add_metric([source], counted.get("sound_dropped", 0))
+        damaged.add_metric([source], counted.get("sound_damaged", 0))
+        for outcome, n in told.items():
+            windows.add_metric([source, outcome], n)
+    yield from (blocks, windows, dropped, damaged)
+
+
 STATES: Final = get_args(State)
 LOST, LAGGED = "lost:", "lagged:"
 
@@ -228,6 +261,7 @@ class Scrape:
         yield from asks(self.status.times)
         yield from look_ups(self.status.times)
         yield from footage(self.status.times)
+        yield from sounds(self.counters)
         yield from promises(self.views)
         yield from guards(self.views)
         yield from self._sources()

@@ -393,6 +393,16 @@ def _sound_track(container: InputContainer) -> AudioStream | None:
     return next(found, None)
 
 
+def described_sound(opened: Opened) -> tuple[str, int, int] | None:
+    """Return codec, hertz and channels of the sound track, as the container states them; None
+    where there is none that can be decoded.
+    """
+    if opened.sound is None:
+        return None
+    codec = opened.sound.codec_context
+    return codec.name, codec.sample_rate, codec.channels
+
+
 # -- What a container claims about its video track, and whether the track kept it.
 
 

@@ -28,6 +28,7 @@ from framegate.stages.decode.container import (
     claimed_duration_s,
     claimed_frames,
     claimed_rate,
+    described_sound,
     is_url,
     open_video,
     orientation_of,
@@ -47,6 +48,8 @@ class Probe:
     codec       FFmpeg's name
     width, height   pixels, after turning by `rotation` degrees clockwise
     fps, frames, duration_s   claims of the container, None where it makes none
+    sound           codec, hertz and channels of its sound track, None where it has none that can
+                    be decoded
     """
 
     codec: str
@@ -58,6 +61,7 @@ class Probe:
     pix_fmt: str
     rotation: int
     live: bool
+    sound: tuple[str, int, int] | None = None
 
 
 class FileSource:
@@ -91,6 +95,7 @@ class FileSource:
         self.claimed_fps = None if rate is None else float(rate)
         self.claimed_s = claimed_duration_s(opened)
         self.duration_frames = claimed_frames(opened)
+        self.sound = described_sound(opened)
         self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
@@ -241,6 +246,7 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
             pix_fmt=first.pix_fmt,
             rotation=first.rotation,
             live=source.live,
+            sound=source.sound,
         )
     finally:
         source.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import redis
 
 from framegate.pipeline import keys
 from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.store.ownership import Store
 from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate
@@ -43,16 +45,16 @@ def told(folder: Path, data: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if not k.startswith("captured")} for line in lines]
 
 
-def blocks_decoded(data: Path, source: str) -> int:
+def sound_counters(data: Path, source: str) -> dict[str, int]:
     embedded = EmbeddedStore(data / "store", "everysec")
     embedded.start()
     try:
-        client: Any = redis.Redis.from_url(embedded.url)
-        found = client.hget(keys.count(source), "sound_blocks")
-        client.close()
+        store = Store(embedded.url)
+        found = store.counters(source)
+        store.close()
     finally:
         embedded.stop()
-    return int(found or 0)
+    return {name: n for name, n in found.items() if name.startswith("sound")}
 
 
 def test_sound_is_told_with_its_frames_and_the_results_stay_as_they_are(folder: Path) -> None:
@@ -68,7 +70,10 @@ def test_sound_is_told_with_its_frames_and_the_results_stay_as_they_are(folder: 
     assert {line["source"] for line in lines} == {"gate"}
     windows = [(line["pts"], window) for line in lines for window in line["output"]["windows"]]
     assert [window["block"] for _, window in windows] == list(range(len(windows)))
-    assert blocks_decoded(folder / "on", "gate") == len(windows) > 7
+    outcomes = Counter(f"sound:{window['outcome']}" for _, window in windows)
+    assert sound_counters(folder / "on", "gate") == {"sound_blocks": len(windows), **outcomes}
+    assert sound_counters(folder / "on", "deaf") == {}
+    assert outcomes.keys() == {"sound:heard", "sound:unchanged"}
     frame_s = 0.04
     for pts, window in windows[:-1]:
         assert pts - frame_s < window["ends_s"] <= pts + frame_s
@@ -90,6 +95,7 @@ def test_whoever_is_killed_every_window_is_told_once_and_as_it_was(folder: Path)
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert told(folder, "killed") == told(folder, "whole")
+    assert sound_counters(data, "gate") == sound_counters(folder / "whole", "gate")
 
 
 def windows_so_far(data: Path) -> list[Any]:

@@ -89,6 +89,12 @@ def test_there_are_521_labels_in_their_order() -> None:
     assert {i: labels()[i] for i in some} == some
 
 
+def test_the_page_has_all_labels() -> None:
+    page = Path(__file__).parents[3] / "docs" / "sound.md"
+    told = " ".join(page.read_text().partition("## All labels")[2].split())
+    assert [label for label in labels() if label not in told] == []
+
+
 @pytest.mark.parametrize("name", SOUNDS)
 def test_scores_are_those_of_the_reference(name: str) -> None:
     """Within .08, which is what eight bits of activation, that ours has not, make of them."""
