@@ -150,10 +150,12 @@ class Served:
         model: str,
         every_s: float,
         audit_s: float,
+        classes: tuple[str, ...] | None = None,
     ) -> None:
         self._camera, self.cpu_s = camera, 0.0
         self._form = Form(*camera.size)
         options = DetectOptions(
+            classes=classes,
             guard=GuardOptions(every_s=every_s, audit_s=audit_s),
             cache=CacheOptions(exact=False),
             models=ModelOptions(registry=str(registry)),
@@ -237,8 +239,12 @@ def watched(
     for change in given.changes:
         with tempfile.TemporaryDirectory(prefix="framegate-guard-") as path:
             # In turn: all meet the same load.
-            ways = {"guarded": (manifest.ref, given.every, given.audit)}
-            ways |= {"alone": (manifest.ref, 0.0, 0.0), "general": ("", 0.0, 0.0)}
+            # The general model looks for what the tuned one answers with, as it does beside it.
+            ways = {
+                "guarded": (manifest.ref, given.every, given.audit, None),
+                "alone": (manifest.ref, 0.0, 0.0, None),
+                "general": ("", 0.0, 0.0, (*coco.CAMERA, *set(manifest.usual) - {*coco.CAMERA})),
+            }
             served = {
                 way: Served(camera, Path(path) / way, store, *words) for way, words in ways.items()
             }
