@@ -15,9 +15,10 @@ from framegate.stages.detect.guard import SOON_S, WORSE, audits_until_alarm
 from tests.support.asked import Asked, kill
 from tests.support.commands import Command
 from tests.support.own_models import tuned_model
-from tests.support.runs import published_in, said
+from tests.support.runs import published_in, said, wait_until
 
-AUDIT_S = 1.0
+AUDIT_S = 0.25
+FRAME_S = 0.16
 CONFIG = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 for packaged, ours in (
     ('\ndetector = "light"\n', '\ndetector = "bad"\n'),
@@ -39,15 +40,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     learned = Learned("light", "heavy", 100, 300, (FootageSpan("street", 0.0, 60.0),))
     least = dict.fromkeys(["car", "truck"], 0.06)
     tuned_model(registry, "bad", min_scores=least, learned=learned)
-    (folder / "pipeline.toml").write_text(CONFIG)
+    source = '\n[sources.street]\nurl = "street.mp4"\nframes = { every = 2 }\n'
+    (folder / "pipeline.toml").write_text(CONFIG + source)
     return folder
 
 
 def run(folder: Path, data: str, killed: bool = False) -> list[Result]:
     """What it publishes of the clip; killed: its detector dies on the way."""
-    with Command(folder, "run", "street.mp4", "-d", data) as command:
+    with Command(folder, "run", "-d", data) as command:
         if killed:
-            Asked(folder, data).until("street", 100)
+            Asked(folder, data).until("street", 50)
             kill(command, "infer")
         ended = command.wait(120.0)
     assert ended.code == 0, ended.err
@@ -68,7 +70,7 @@ def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
     assert at.audits <= bound
     at_s = results[rings].pts
     assert at_s is not None
-    assert at_s <= AUDIT_S + bound * min(SOON_S, AUDIT_S)
+    assert at_s <= (bound + 1) * (min(SOON_S, AUDIT_S) + 2 * FRAME_S)
     assert before.apart <= 0.2  # what the two see is the same: no other alarm was to be expected
     served = [name for name, _ in itertools.groupby(one.models[0][:3] for one in results)]
     assert served == ["bad", "nan"]
@@ -76,3 +78,36 @@ def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
     again = run(folder, "killed", killed=True)
     assert said(again) == said(results)
     assert [one.guard for one in again] == guards
+
+
+def stands(asked: Asked) -> tuple[str, bool]:
+    """Who made the newest result, and whether the alarm rings."""
+    newest = asked.store.results("street")[-1]
+    return newest["models"][0][:3], newest.get("guard", {}).get("alarm", False)
+
+
+def bad_again(asked: Asked) -> bool:
+    """Whether the model serves once more after the general one did."""
+    served = itertools.groupby(one["models"][0][:3] for one in asked.store.results("street"))
+    return [name for name, _ in served][:3] == ["bad", "nan", "bad"]
+
+
+@pytest.mark.timeout(240)
+def test_to_use_what_is_in_use_says_that_its_alarm_rings_and_how_to_silence_it(
+    folder: Path,
+) -> None:
+    asked = Asked(folder)
+    with Command(folder, "run", "-d", "data", "--pace", "realtime") as command:
+        asked.until("street", 1)
+        wait_until("the alarm rings", lambda: stands(asked) == ("nan", True))
+        told = asked.does("models", "use", "bad", "--unjudged")
+        assert stands(asked) == ("nan", True)
+        asked.does("models", "use", "light", "--sources", "street")
+        wait_until("no guard", lambda: stands(asked) == ("nan", False))
+        anew = asked.does("models", "use", "bad", "--unjudged")
+        wait_until("it serves again", lambda: bad_again(asked))
+        command.kill()
+    assert anew.startswith("in use: bad@")
+    assert "alarm" not in anew
+    assert "street: it was in use already, and its guard's alarm rings" in told
+    assert "framegate models use light --sources street" in told
