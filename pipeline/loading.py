@@ -23,6 +23,7 @@ OURS: Final[Mapping[str, str]] = {
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
     "events": "framegate.stages.events:Episodes",
+    "replay_events": "framegate.stages.events.judge:replay",
     "save": "framegate.stages.draw.save:Save",
     "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",

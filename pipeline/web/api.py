@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -61,8 +62,10 @@ LOOK_S: Final = 1.0
 LAST_S: Final = 0.3  # for which a stream waits for what is there when the run ends
 _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
+_JSON: Final = "application/json"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
+T = TypeVar("T")
 Positions = dict[str, str]
 
 
@@ -160,6 +163,28 @@ def refused(error: Exception) -> Response:
     status = error.status if isinstance(error, Refusal) else 503
     headers = {**_NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
     return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, "application/json")
+
+
+async def posted(request: Request, kind: type[T], most: int) -> T:
+    """Read what is sent, JSON of at most so many bytes. Refusal.
+
+    A page of another server could have its reader's browser send it: that is refused by where it
+    comes from, and by a type that no form may send.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Refusal(403, "it is taken from pages of this server alone")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
+        raise Refusal(415, f"it is to be JSON, with Content-Type: {_JSON}")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise Refusal(413, f"it has more than {most} bytes, as many as are allowed")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refusal(400, f"{error}; /api/v1/openapi.json says what is allowed") from None
 
 
 # -- What is asked for.

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -39,7 +38,7 @@ from framegate.pipeline.review.search import (
 from framegate.pipeline.review.verdicts import judge, verdict_counts
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.web.api import Refusal, refused
+from framegate.pipeline.web.api import Refusal, posted, refused
 from framegate.pipeline.web.openapi import (
     LIMIT,
     MOST_LIMIT,
@@ -98,7 +97,7 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
     async def said(request: Request) -> Response:
         """Say of an episode that it is `true` or `false`, that one is `unsure`, or take it back."""
         try:
-            told = await _told(request)
+            told = await posted(request, VerdictSaid, MOST_SAID)
         except Refusal as error:
             return refused(error)
         name = request.path_params["id"]
@@ -271,25 +270,6 @@ def _verdicts(file: Path, asked: QueryParams) -> Sequence[Any]:
 
 
 # -- What somebody says of one.
-
-
-async def _told(request: Request) -> VerdictSaid:
-    """Read it. A page of another server could have its reader's browser send it: it is refused."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Refusal(403, "verdicts are taken from pages of this server alone")
-    if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
-        raise Refusal(415, f"a verdict is JSON: Content-Type: {_JSON}")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_SAID:
-            raise Refusal(413, f"a verdict has at most {MOST_SAID} bytes")
-    try:
-        return msgspec.json.decode(body, type=VerdictSaid)
-    except msgspec.DecodeError as error:
-        allowed = 'allowed is {"verdict": "true"}, "false", "unsure" or null'
-        raise Refusal(400, f"{error}; {allowed}") from None
 
 
 def _judge(file: Path, name: str, told: VerdictSaid) -> Episode:

@@ -126,6 +126,49 @@ class VerdictSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verdict: EpisodeVerdict | None
 
 
+class RulesTried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules that are to be tried over results that the store has.
+
+    events  as the table `[events]` of pipeline.toml has them: areas, lines, rules
+    source  of which source; empty: of all
+    span    seconds before the newest result from which on they are tried
+    """
+
+    events: dict[str, Any]
+    source: str = ""
+    span: float = 3600.0
+
+
+class TrialFrames(msgspec.Struct, frozen=True):
+    """What of a source they were tried over.
+
+    source  name of the source
+    frames  results
+    since   UNIX seconds at which the first was captured
+    until   and the last
+    whole   whether that is all of the span that was asked for
+    """
+
+    source: str
+    frames: int
+    since: float
+    until: float
+    whole: bool
+
+
+class RulesTrial(msgspec.Struct, frozen=True):
+    """What rules would have told.
+
+    episodes  the episodes, the first ones first; none of them is stored
+    more      whether there are more than these
+    tried     over what
+    """
+
+    episodes: list[Episode]
+    more: bool
+    tried: list[TrialFrames]
+
+
 class ApiFault(msgspec.Struct, frozen=True):
     """A request was not done.
 
@@ -158,6 +201,9 @@ _KINDS: Final = (
     SeenStretch,
     VerdictCounts,
     VerdictSaid,
+    RulesTried,
+    TrialFrames,
+    RulesTrial,
     Trimmed,
     SourceEnd,
     ApiFault,
@@ -231,6 +277,12 @@ def document() -> Schema:
                 [_ID],
                 _json(_ref("VerdictSaid")),
                 _json(_ref("Episode")),
+            ),
+            "/api/v1/rules/trial": _post(
+                "What rules would have told of the results that are stored; nothing is kept of it",
+                [],
+                _json(_ref("RulesTried")),
+                _json(_ref("RulesTrial")),
             ),
             "/api/v1/counts": _get(
                 "How many episodes began, by bucket of time, source, rule and direction",

@@ -49,6 +49,7 @@ from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.port import WebSpec
+from framegate.pipeline.web.rules import rule_routes
 
 # -- The server of the HTTP process: quiet while nobody asks, and gone after a while of that.
 
@@ -295,6 +296,7 @@ def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starle
     run = RunReader(line, spec.store, frames)
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     all_routes += episode_routes(Path(spec.folder), spec.store)
+    all_routes += rule_routes(spec.store, run.names)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()
