@@ -36,7 +36,8 @@ OURS: Final[Mapping[str, str]] = {
     "forget_models": "framegate.stages.detect.run_models:forget_models",
     # Sound.
     "sound_labels": "framegate.models.sound.network:labels",
-    # Pictures of the HTTP port.
+    # Pictures of the HTTP port, and what makes one file of a range of a recording.
+    "write_clip": "framegate.stages.decode.clip:write_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",

@@ -59,7 +59,7 @@ class Fragment:
 
     dts       when its first sample is decoded
     end       when the one after its last is
-    pts, last when the first and the last of its pictures are shown
+    pts, pts_end  when the first of its pictures is shown, and until when the last one is
     is_key    its first picture needs no other
     samples   pictures
     sound     when the first sound after it is played; None: there is none in it
@@ -68,7 +68,7 @@ class Fragment:
     dts: float
     end: float
     pts: float
-    last: float
+    pts_end: float
     is_key: bool
     samples: int
     sound: float | None
@@ -165,7 +165,7 @@ def _fragment(data: bytes | memoryview, tracks: dict[int, Mp4Track]) -> Fragment
         dts=pictures.begin,
         end=pictures.end,
         pts=min(pictures.shown),
-        last=max(pictures.shown),
+        pts_end=pictures.shown_end,
         is_key=pictures.is_key,
         samples=len(pictures.shown),
         sound=None if sound is None else sound.end,
@@ -179,6 +179,7 @@ class _SampleRun:
     begin: float
     end: float
     shown: list[float]
+    shown_end: float
     is_key: bool
 
 
@@ -194,7 +195,7 @@ def _samples(data: bytes | memoryview, traf: Mp4Box, tfhd: Mp4Box, track: Mp4Tra
     tfdt = _first(data, traf, b"tfdt")
     (dts,) = struct.unpack_from(">Q" if data[tfdt.body] else ">I", data, tfdt.body + 4)
     shown: list[float] = []
-    begin, is_key = dts, False
+    begin, shown_end, is_key = dts, 0, False
     for trun in _inner(data, traf, b"trun"):
         has, count, at = _uint(data, trun.body), _uint(data, trun.body + 4), trun.body + 8
         offsets = ">i" if data[trun.body] else ">I"
@@ -214,8 +215,10 @@ def _samples(data: bytes | memoryview, traf: Mp4Box, tfhd: Mp4Box, track: Mp4Tra
                 at += 4
             is_key = is_key or (not shown and not own & _NO_SYNC)
             shown.append((dts + later) / track.ticks)
+            shown_end = max(shown_end, dts + later + step)
             dts += step
-    return _SampleRun(begin / track.ticks, dts / track.ticks, shown, is_key)
+    ticks = track.ticks
+    return _SampleRun(begin / ticks, dts / ticks, shown, shown_end / ticks, is_key)
 
 
 def _uint(data: bytes | memoryview, at: int) -> int:
@@ -251,7 +254,7 @@ def _captured(data: bytes, body: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class FileContents:
     """What a file of a recording holds, whole fragments only.
 
     init       its init part
@@ -267,7 +270,7 @@ class Contents:
     fragments: tuple[tuple[Fragment, float], ...]
 
 
-def read_file(file: BinaryIO) -> Contents:
+def read_file(file: BinaryIO) -> FileContents:
     """Read a file that may be cut off anywhere; only heads of its fragments are read. NotWhole if
     there is no whole fragment in it.
     """
@@ -306,7 +309,7 @@ def read_file(file: BinaryIO) -> Contents:
         at += length
     if said is None or not found:
         raise NotWhole("there is no whole fragment in it")
-    return Contents(init, said, head, whole, tuple(found))
+    return FileContents(init, said, head, whole, tuple(found))
 
 
 def _read_head(said: bytes) -> Head:

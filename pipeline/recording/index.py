@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from framegate.pipeline.episodes import Severity
+from framegate.pipeline.episodes import Change, Severity
 from framegate.pipeline.errors import FramegateError
 
 FOLDER: Final = "recordings"  # of a data folder
@@ -24,6 +24,9 @@ VERSION: Final = 1
 
 Cause = Literal["age", "bytes", "space"]
 _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
+_OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goes on
+_LOOK_BACK_S: Final = 600.0  # no segment is as long
+_OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_end > ?"
 _SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
 
 _TABLES: Final = """
@@ -131,7 +134,7 @@ class Trim(msgspec.Struct, frozen=True):
     nbytes: int
 
 
-class Held(msgspec.Struct, frozen=True):
+class RecordedSource(msgspec.Struct, frozen=True):
     """What there is of a source. since, until: UNIX seconds; pinned_bytes: of `nbytes`."""
 
     source: str
@@ -139,6 +142,14 @@ class Held(msgspec.Struct, frozen=True):
     seconds: float
     nbytes: int
     pinned_bytes: int
+    since: float
+    until: float
+    sound: bool
+
+
+class RecordedStretch(msgspec.Struct, frozen=True):
+    """A time that was recorded without a gap, UNIX seconds. sound: there is some in it."""
+
     since: float
     until: float
     sound: bool
@@ -159,10 +170,10 @@ class Index:
     """The index of one data folder. One thread each; any number of them at once, in any process."""
 
     def __init__(self, data: Path, *, makes: bool = True) -> None:
-        """makes: make it where it is not; else RecordingLost says that nothing was recorded."""
+        """makes: also where nothing was recorded yet; else RecordingLost says so."""
         self.folder = data / FOLDER
         path = self.folder / NAME
-        if not makes and not path.exists():
+        if not makes and not self.folder.is_dir():
             raise RecordingLost(
                 f"{data}: nothing was recorded there; a run records with [record] sources = true "
                 "in its pipeline.toml, or with --record"
@@ -223,8 +234,7 @@ class Index:
         """
         since = self._key_before(source, since)
         return self._segments(
-            "source = ? AND captured < ? AND captured_end > ? ORDER BY captured, pts",
-            (source, until, since),
+            f"{_OVERLAPS} ORDER BY captured, pts", (source, since - _LOOK_BACK_S, until, since)
         )
 
     def segment(self, path: str) -> Segment | None:
@@ -249,7 +259,7 @@ class Index:
         where = "source = ? AND epoch = ? ORDER BY pts DESC LIMIT 1"
         return next(iter(self._segments(where, (source, epoch))), None)
 
-    def held(self) -> list[Held]:
+    def recorded(self) -> list[RecordedSource]:
         """What there is of each source."""
         said = (
             "SELECT source, COUNT(*), SUM(pts_end - pts), SUM(bytes), "
@@ -259,8 +269,8 @@ class Index:
         with _told(self.folder / NAME):
             rows = self._db.execute(said).fetchall()
         return msgspec.convert(
-            [dict(zip(Held.__struct_fields__, row, strict=True)) for row in rows],
-            list[Held],
+            [dict(zip(RecordedSource.__struct_fields__, row, strict=True)) for row in rows],
+            list[RecordedSource],
             strict=False,
         )
 
@@ -274,8 +284,12 @@ class Index:
         last key frame before, where its segment does not begin with one.
         """
         at = "FROM segment WHERE source = ? AND captured <= ?"
-        covers = f"SELECT is_key {at} AND captured_end > ? ORDER BY captured DESC LIMIT 1"
-        found = self._db.execute(covers, (source, since, since)).fetchone()
+        covers = (
+            f"SELECT is_key {at} AND captured > ? AND captured_end > ? "
+            "ORDER BY captured DESC LIMIT 1"
+        )
+        values = (source, since, since - _LOOK_BACK_S, since)
+        found = self._db.execute(covers, values).fetchone()
         if found is None or found[0]:
             return since
         said = f"SELECT MAX(captured) {at} AND is_key"
@@ -310,6 +324,15 @@ class Index:
                 self._mark(*old)
             self._mark(source, since, until)
 
+    def pin_clip(self, change: Change) -> None:
+        """Keep the clip of an episode, as far as it is known by this change of it."""
+        if change.clip is None:
+            return
+        is_over = change.step == "end"
+        until = change.last.captured + change.clip.after_s + (0.0 if is_over else _OPEN_S)
+        since = change.began.captured - change.clip.before_s
+        self.pin(change.source, since, until, change.episode, change.severity)
+
     def unpin(self, why: str) -> None:
         """Keep a range no longer than others."""
         with self._writing() as db:
@@ -338,8 +361,8 @@ class Index:
         self._db.execute(
             "UPDATE segment SET pinned = COALESCE((SELECT MAX(level) FROM pin WHERE "
             "pin.source = segment.source AND pin.since < segment.captured_end AND pin.until > "
-            "segment.captured), 0) WHERE source = ? AND captured < ? AND captured_end > ?",
-            (source, until, since),
+            f"segment.captured), 0) WHERE {_OVERLAPS}",
+            (source, since - _LOOK_BACK_S, until, since),
         )
 
     # -- what was not recorded, and what went
@@ -349,6 +372,18 @@ class Index:
         with self._writing() as db:
             row = (gap.source, gap.since, gap.until, gap.why)
             db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?)", row)
+
+    def stretches(self, source: str, since: float, until: float) -> list[RecordedStretch]:
+        """When something of a source was recorded, within a time; in order."""
+        found: list[RecordedStretch] = []
+        for one in self.between(source, since, until):
+            last = found[-1] if found else None
+            if last is not None and abs(one.captured - last.until) < _SAME_S:
+                sound = last.sound or one.sound
+                found[-1] = RecordedStretch(last.since, max(last.until, one.captured_end), sound)
+            else:
+                found.append(RecordedStretch(one.captured, one.captured_end, one.sound))
+        return found
 
     def gaps(self, source: str, since: float, until: float) -> list[RecordingGap]:
         """What of that time was not recorded though it came."""

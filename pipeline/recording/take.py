@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from framegate.pipeline.recording.boxes import (
-    Contents,
+    FileContents,
     Fragment,
     Head,
     Mp4Track,
@@ -72,9 +72,9 @@ class _Growing:
     began_mono: float
     fragments: list[tuple[Fragment, float]] = field(default_factory=list)
 
-    def contents(self) -> Contents:
+    def contents(self) -> FileContents:
         """What reading the file would give."""
-        return Contents(self.init, self.said, self.head, self.nbytes, tuple(self.fragments))
+        return FileContents(self.init, self.said, self.head, self.nbytes, tuple(self.fragments))
 
 
 class Recording:
@@ -388,7 +388,7 @@ def _adopt_one(index: Index, source: str, path: Path) -> bool:
     return True
 
 
-def segment_of(held: Contents, source: str, path: Path) -> Segment:
+def segment_of(held: FileContents, source: str, path: Path) -> Segment:
     """The row of a file, by what is in it and where it lies."""
     (first, captured), (last, captured_last) = held.fragments[0], held.fragments[-1]
     shift = held.said.shift_s
@@ -398,7 +398,7 @@ def segment_of(held: Contents, source: str, path: Path) -> Segment:
         source=source,
         epoch=int(epoch) if epoch.isdecimal() else 0,
         pts=round(first.pts - shift, 6),
-        pts_end=round(max(one.pts + one.end - one.dts for one, _ in held.fragments) - shift, 6),
+        pts_end=round(max(one.pts_end for one, _ in held.fragments) - shift, 6),
         shift_s=shift,
         captured=captured,
         captured_end=round(captured_last + last.end - last.dts, 6),

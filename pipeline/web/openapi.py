@@ -11,6 +11,13 @@ import msgspec
 from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.episodes import Change, Clip, Moment
+from framegate.pipeline.recording.index import (
+    Pin,
+    RecordedSource,
+    RecordedStretch,
+    RecordingGap,
+    Trim,
+)
 from framegate.pipeline.records import GateView, GuardNews, Object, Output, PromiseNews, Result
 from framegate.pipeline.review.search import (
     Episode,
@@ -169,6 +176,23 @@ class RulesTrial(msgspec.Struct, frozen=True):
     tried: list[TrialFrames]
 
 
+class RecordedTime(msgspec.Struct, frozen=True):
+    """What there is of a source's time.
+
+    source     its name
+    stretches  that were recorded without a gap
+    gaps       of which packets came that were not recorded, and why
+    pins       what episodes have clips of
+    trimmed    what was removed, by cause
+    """
+
+    source: str
+    stretches: list[RecordedStretch]
+    gaps: list[RecordingGap]
+    pins: list[Pin]
+    trimmed: list[Trim]
+
+
 class ApiFault(msgspec.Struct, frozen=True):
     """A request was not done.
 
@@ -207,6 +231,8 @@ _KINDS: Final = (
     Trimmed,
     SourceEnd,
     ApiFault,
+    RecordedSource,
+    RecordedTime,
 )
 
 
@@ -298,6 +324,33 @@ def document() -> Schema:
                 "What was said of episodes, and false alerts a day; the last 30 days",
                 [_SINCE, _UNTIL],
                 _json({"type": "array", "items": _ref("VerdictCounts")}),
+            ),
+            "/api/v1/recordings": _get(
+                "What is recorded of each source",
+                [],
+                _json({"type": "array", "items": _ref("RecordedSource")}),
+            ),
+            "/api/v1/recordings/{source}": _get(
+                "What there is of a source's time: stretches, gaps, clips, what was removed",
+                [_OF, _FROM, _TO],
+                _json(_ref("RecordedTime")),
+            ),
+            "/api/v1/recordings/{source}/playlist.m3u8": _get(
+                "An HLS playlist, of a day at most; it goes on where `to` is not in the past",
+                [_OF, _FROM, _TO],
+                {"application/vnd.apple.mpegurl": {"schema": {"type": "string"}}},
+            ),
+            "/api/v1/recordings/{source}/init/{digest}.mp4": _get(
+                "An init part, as playlists name it", [_OF, _DIGEST], _VIDEO
+            ),
+            "/api/v1/recordings/{source}/{epoch}/{day}/{name}.m4s": _get(
+                "A segment, as playlists name it", [_OF, _EPOCH, _DAY, _NAME], _VIDEO
+            ),
+            "/api/v1/recordings/{source}/clip.mp4": _get(
+                "A range as one MP4, an hour at most; the header Framegate-Parts says how many "
+                "there are, as the camera changed what it sends",
+                [_OF, _FROM, _TO, _PART],
+                _VIDEO,
             ),
             "/api/v1/openapi.json": _get("This document", [], _json({"type": "object"})),
         },
@@ -414,3 +467,10 @@ _ORDER: Final = _parameter(
     "Which come first",
     {"type": "string", "enum": ["newest", "oldest"], "default": "newest"},
 )
+_OF: Final = _parameter("source", "A source's name", place="path")
+_DIGEST: Final = _parameter("digest", "Of the init part", place="path")
+_EPOCH: Final = _parameter("epoch", "Of the segment", {"type": "integer"}, place="path")
+_DAY: Final = _parameter("day", "Of the segment, as 2026-11-27", place="path")
+_NAME: Final = _parameter("name", "Of the segment", place="path")
+_PART: Final = _parameter("part", "Which part", {"type": "integer", "minimum": 1, "default": 1})
+_VIDEO: Final[Schema] = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}

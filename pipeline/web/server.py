@@ -34,7 +34,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framegate.pipeline.engine.control import ControlLine, GetStatus
 from framegate.pipeline.errors import FramegateError, NoReply, StoreBusy, StoreLost
-from framegate.pipeline.loading import load
+from framegate.pipeline.loading import load, ours
 from framegate.pipeline.logs import set_up_logging
 from framegate.pipeline.process import ProcessUse, die_with_parent_of, process_use
 from framegate.pipeline.redaction import redacted
@@ -49,6 +49,7 @@ from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.frames import FrameViews
 from framegate.pipeline.web.port import WebSpec
+from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
 
 # -- The server of the HTTP process: quiet while nobody asks, and gone after a while of that.
@@ -297,12 +298,17 @@ def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starle
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     all_routes += episode_routes(Path(spec.folder), spec.store)
     all_routes += rule_routes(spec.store, run.names)
+    all_routes += recording_routes(Path(spec.folder), _write_clip)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
         all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})
+
+
+def _write_clip(*words: Any) -> None:
+    ours("write_clip")(*words)  # what it needs is loaded when somebody wants a clip
 
 
 def _unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001
