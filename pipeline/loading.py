@@ -30,6 +30,7 @@ OURS: Final[Mapping[str, str]] = {
     # What a run has to do with models: which its configuration means, which it has and keeps.
     "device_faults": "framegate.stages.commands.settle:device_faults",
     "devices_here": "framegate.models.detector.devices:devices_here",
+    "replay": "framegate.stages.events.judge:replay",
     "registry": "framegate.models.registry.registry:Registry",
     "settle": "framegate.stages.commands.settle:settle",
     "has_model": "framegate.stages.detect.run_models:has_model",

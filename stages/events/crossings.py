@@ -183,25 +183,21 @@ def _of_ended(
 
 def _paths(book: Rulebook, seen: TracksSeen, now: Now) -> _Paths:
     """Where the tracks of this frame went, of every rule about a line."""
-    lines = book.scene(now.result.width, now.result.height).lines
-    count = len(seen.objects)
-    present = seen.tracks[:count]
-    shape = (count, len(book.wires))
+    scene = book.scene(now.result.width, now.result.height)
+    present = seen.tracks[: len(seen.objects)]
+    shape = (len(present), len(book.wires))
     found = _Paths(
-        np.zeros(shape), np.ones(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
+        np.empty(shape), np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
     )
-    for at in dict.fromkeys(rule.at for rule in book.wires):
-        columns = [j for j, rule in enumerate(book.wires) if rule.at == at]
-        places = [book.wires[j].place for j in columns]
-        raw = anchors([track.raw for track in present], at)
-        smooth = anchors([track.smooth for track in present], at)
-        from_raw = raw.copy()
-        for i, last in enumerate(seen.before):
-            if last is not None:
-                from_raw[i] = anchors([last.raw], at)[0]
-        meets, share = lines.meets(from_raw, raw)
-        found.away[:, columns] = lines.distances(smooth)[:, places]
-        found.raw_side[:, columns] = np.where(lines.distances(raw) >= 0, 1, -1)[:, places]
-        found.meets[:, columns] = meets[:, places]
-        found.share[:, columns] = share[:, places]
+    raws = [track.raw for track in present]
+    smooths = [track.smooth for track in present]
+    before = [(last or track).raw for last, track in zip(seen.before, present, strict=True)]
+    for at, columns, lines in scene.wires:
+        points = anchors([*smooths, *raws, *before], at).reshape(3, len(present), 2)
+        away = lines.distances(points[:2].reshape(-1, 2))
+        meets, share = lines.meets(points[2], points[1])
+        found.away[:, columns] = away[: len(present)]
+        found.raw_side[:, columns] = np.where(away[len(present) :] >= 0, 1, -1)
+        found.meets[:, columns] = meets
+        found.share[:, columns] = share
     return found

@@ -9,7 +9,7 @@ import functools
 import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Final, NamedTuple
 
@@ -33,7 +33,6 @@ _SPEED_S: Final = 0.1  # over which a speed is taken to the ground
 class Rule:
     """A rule of a source.
 
-    key    its name and version, under which the state has it
     at     which point of a box stands for its object, 0..1 from the upper left corner
     place  number of its area or line among those of the scene; -1: none
     """
@@ -45,11 +44,11 @@ class Rule:
     place: int
     clip: Clip | None
     gap_ms: int
+    key: str = field(init=False)
+    """Name and version, under which the state has it."""
 
-    @property
-    def key(self) -> str:
-        """Name and version."""
-        return f"{self.name}@{self.version}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.name}@{self.version}")
 
     def is_about(self, label: str) -> bool:
         """Whether objects of this class are meant."""
@@ -85,13 +84,30 @@ class Holding(NamedTuple):
 
 
 class Scene:
-    """Areas and lines in pixels of a picture of one size."""
+    """Areas and lines in pixels of a picture of one size.
 
-    def __init__(self, areas: Sequence[AreaConfig], lines: Sequence[LineConfig], size: Points):
-        """size: the picture's width and height, as a point."""
+    wires  lines of rules by the point of a box that they look at, with the rules' numbers
+    """
+
+    def __init__(
+        self,
+        areas: Sequence[AreaConfig],
+        lines: Sequence[LineConfig],
+        wires: Sequence[tuple[tuple[float, float], int]],
+        size: Points,
+    ):
+        """wires: of each rule about a line which point of a box it looks at, and the number of its
+        line; size: the picture's width and height, as a point.
+        """
         corners = [_in_pixels(area, size[0]) for area in areas]
         self.areas = Areas(corners)
-        self.lines = Lines([_in_pixels(line, size[0]) for line in lines])
+        drawn = [_in_pixels(line, size[0]) for line in lines]
+        ats = dict.fromkeys(at for at, _ in wires)
+        groups = {at: [j for j, (own, _) in enumerate(wires) if own == at] for at in ats}
+        self.wires = [
+            (at, columns, Lines([drawn[wires[j][1]] for j in columns]))
+            for at, columns in groups.items()
+        ]
         self.grounds = [
             Ground(inside, area.metres) if area.metres else None
             for area, inside in zip(areas, corners, strict=True)
@@ -142,7 +158,8 @@ class Rulebook:
         return Rule(name, config.digest(name), said, at, place, wanted, round(said.gap_s * 1000))
 
     def _scene(self, width: int, height: int) -> Scene:
-        return Scene(self._places, self._drawn, [(width, height)])
+        wires = [(rule.at, rule.place) for rule in self.wires]
+        return Scene(self._places, self._drawn, wires, [(width, height)])
 
     def is_due(self, rule: Rule, captured: float) -> bool:
         """Whether its schedule lets it hold at a time, UNIX seconds."""
@@ -202,11 +219,13 @@ class FrameView:
         """
         if not self.present:
             return []
+        there: list[int] = self.inside(rule)[: len(self.present)].nonzero()[0].tolist()
+        if not (rule.said.labels and there):
+            return there
         own = {stretch.subject for stretch in self.state.stretches.get(rule.key, ())}
-        inside = self.inside(rule)
         return [
             i
-            for i in inside[: len(self.present)].nonzero()[0].tolist()
+            for i in there
             if rule.is_about(self.present[i].label) or (self.present[i].number,) in own
         ]
 

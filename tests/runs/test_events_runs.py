@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from framegate.pipeline import keys
-from framegate.pipeline.episodes import Changes, Moment
+from framegate.pipeline.episodes import Change, Changes, Moment
 from framegate.pipeline.records import Position
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.events.judge import replay
@@ -119,6 +119,30 @@ def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(fold
     again = [(at, each) for _, at, each in replay(rules(EVENTS), on)]
     assert again == stored[: len(again)], "from stored results: the same, to the byte"
     assert len(stored) - len(again) == 1, "the end of the file is told with its end"
+
+
+def test_a_new_rule_is_tried_over_old_results(folder: Path) -> None:
+    """The run had none; the command tells what it would have, and leaves the folder as it is."""
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
+    assert framegate(folder, "run", "door.mkv", "-d", "data").code == DONE
+    (folder / "new.toml").write_text(EVENTS)
+    tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data", "--json")
+    assert tried.code == DONE, tried.err
+    changes = [msgspec.json.decode(line, type=Change) for line in tried.out.splitlines()]
+    check(changes)
+    results = published_in(folder / "data", ["door"])["door"].results
+    again = [one for _, _, each in replay(rules(EVENTS), results) for one in each.changes]
+    assert changes[: len(again)] == again
+    assert {one.ended_by for one in changes[len(again) :]} == {"source_ended"}
+    shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data")
+    crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
+    assert f"door: people would have been told {crossings} times" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert stored_changes(folder / "data", "door") == []
+    wrong = framegate(folder, "events", "replay", "--rules", "new.toml", "--rule", "peple")
+    assert "there is no such rule; did you mean people?" in wrong.err
+    none = framegate(folder, "events", "replay", "-d", "data")
+    assert "it has no [events.rules]" in none.err
 
 
 def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
