@@ -54,6 +54,8 @@ from framegate.pipeline.run.plan import with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
+from framegate.pipeline.sinks.delivery import Away
+from framegate.pipeline.sinks.process import reached
 from framegate.pipeline.source import Form, Frames, Request
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Stage
@@ -139,6 +141,12 @@ def check(
             with report.watching("listen"):
                 check_free(config.store.listen)
                 report.say("listen", f"{config.store.listen} is free")
+        for name, sink in config.sinks.items():
+            with report.watching("sinks", f"{name}: "):
+                try:
+                    report.say("sinks", f"{name}: {reached(name, sink)}")
+                except Away as error:
+                    report.warn("sinks", f"{name}: {error}; it would be tried again")
         with report.watching("open files"):
             most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
             report.say("open files", f"{most} allowed, about {needed} needed")

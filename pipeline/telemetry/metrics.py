@@ -34,6 +34,7 @@ from framegate.pipeline.telemetry.counters import (
     sounds_of,
     upper_bounds,
 )
+from framegate.pipeline.telemetry.sinks import SinkView, sinks
 from framegate.pipeline.telemetry.view import State, View, drops_of
 
 # -- What Prometheus scrapes of questions to the heavy model, and of the promise.
@@ -236,6 +237,7 @@ class Scrape:
     labels            by source that runs, of each object in its last result that did not fail
     uses              memory and CPU by worker; own: the supervisor's
     store             INFO of the store, None while it does not answer
+    sinks             how they get on
     """
 
     status: RunStatus
@@ -246,6 +248,7 @@ class Scrape:
     uses: Mapping[str, ProcessUse]
     own: ProcessUse | None
     store: Mapping[str, object] | None
+    sinks: Sequence[SinkView] = ()
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
@@ -264,6 +267,7 @@ class Scrape:
         yield from sounds(self.counters)
         yield from promises(self.views)
         yield from guards(self.views)
+        yield from sinks(self.sinks)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.metrics import Scrape
+from framegate.pipeline.telemetry.sinks import SinkView, look_at_sinks
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
@@ -138,8 +139,11 @@ _NO_STORE = {"Cache-Control": "no-store"}
 class RunReader:
     """What the store and the supervisor know. Any thread, one at a time."""
 
-    def __init__(self, line: ControlLine, store: str, frames: FrameViews) -> None:
-        self._line, self._url, self._frames = line, store, frames
+    def __init__(
+        self, line: ControlLine, store: str, frames: FrameViews, sinks: Sequence[str] = ()
+    ) -> None:
+        """sinks: names of the run's."""
+        self._line, self._url, self._frames, self._sinks = line, store, frames, sinks
         self._lock = threading.Lock()
         self._looking = threading.Lock()  # apart: a store that hangs must not hold up health
         self._viewer: Viewer | None = None
@@ -186,7 +190,7 @@ class RunReader:
         """All that is measured; without a store that answers, the rest. NoReply."""
         status = self.status()
         try:
-            samples, info = self._read([source.name for source in status.sources])
+            samples, info, sinks = self._read([source.name for source in status.sources])
         except (StoreLost, StoreBusy):
             return Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
         views = [view(name, None, sample) for name, sample in samples.items()]
@@ -200,16 +204,17 @@ class RunReader:
             uses=_uses(status),
             own=_own_use(),
             store=info,
+            sinks=sinks,
         )
 
-    def _read(self, names: list[str]) -> tuple[dict[str, Sample], dict[str, Any]]:
+    def _read(self, names: list[str]) -> tuple[dict[str, Sample], dict[str, Any], list[SinkView]]:
         viewer = Viewer(self._url)
         try:
             samples = {name: viewer.sample(name) for name in names}
         finally:
             viewer.close()
         with store_errors(self._url), connect(self._url) as client:
-            return samples, client.info()
+            return samples, client.info(), look_at_sinks(client, self._sinks, names)
 
     def store_fault(self) -> str | None:
         """Why the store does not answer, None if it does."""
@@ -294,7 +299,7 @@ def as_json(view: View, source: SourceStatus) -> dict[str, Any]:
 def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starlette:
     """All routes. Without the class for pictures there are none of them; that is logged."""
     frames = FrameViews(line)
-    run = RunReader(line, spec.store, frames)
+    run = RunReader(line, spec.store, frames, spec.sinks)
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     all_routes += episode_routes(Path(spec.folder), spec.store)
     all_routes += rule_routes(spec.store, run.names)

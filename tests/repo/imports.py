@@ -28,7 +28,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "heavy": ("store",),
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "recording", "shared_memory", "store"),
-        "sinks": ("config", "engine", "store"),
+        "sinks": ("config", "engine", "store", "telemetry"),
         "worker": ("engine", "heavy", "ingest", "store"),
         "review": ("client", "store"),
         "web": (
@@ -63,6 +63,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
             "review",
             "run",
             "shared_memory",
+            "sinks",
             "store",
             "telemetry",
             "web",
