@@ -84,11 +84,8 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             ingest = IngestLoop(runner, line, shared, opened.open)
             line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
             line.say(Ready())
-            try:
-                with _stored(spec):
-                    run_connected(spec.store, ingest, line)
-            finally:
-                getattr(opened, "close", lambda: None)()  # not each decoder has anything to close
+            with _stored(spec):
+                run_connected(spec.store, ingest, line)
     finally:
         for stage in hosted:
             stage.stage.close()

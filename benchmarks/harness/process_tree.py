@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,17 @@ def memory_bytes(root: int) -> int:
 def own_memory_bytes(root: int) -> int:
     """Memory of the tree that is no file's: what can leak, whoever else maps the same files."""
     return sum(_mapped(pid, "Anonymous") for pid in tree(root))
+
+
+def switches(root: int) -> int:
+    """How often the tree's living threads gave up a core by themselves: to wait, so to be woken."""
+    found = 0
+    for pid in tree(root):
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            with contextlib.suppress(OSError):
+                words = status.read_text().split()
+                found += int(words[words.index("voluntary_ctxt_switches:") + 1])
+    return found
 
 
 def _stat(pid: int) -> list[str] | None:

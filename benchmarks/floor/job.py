@@ -1,0 +1,198 @@
+"""The job alone, without an engine: what decoding and looking cost at least, and each part.
+
+In a process of its own; all is CPU time of that process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import av
+import cv2
+import msgspec
+
+from benchmarks.harness.engine_run import REPOSITORY
+from framegate.models.detector import detector
+from framegate.models.detector.detector import Detector
+from framegate.models.detector.network import Precision
+from framegate.models.gate.cells import cells_of, grid_of
+from framegate.models.picture import Picture
+from framegate.models.tracking.bytetrack import no_tracks
+from framegate.pipeline import records
+from framegate.pipeline.records import Position
+from framegate.pipeline.shared_memory.state import unshared_plane
+from framegate.pipeline.source import Form
+from framegate.pipeline.stage import PlaneRef
+from framegate.stages.decode import FileSource
+from framegate.stages.decode.frame import DecodedFrame
+from framegate.stages.detect import detections_of
+from framegate.stages.detect.estimate import conclude
+from framegate.stages.detect.look import run_looks
+from framegate.stages.detect.look_plan import plan_looks
+from framegate.stages.detect.memory import CurrentFrame, SourceMemory, memory_bytes
+from framegate.stages.detect.options import GateOptions
+from framegate.stages.detect.settings import settings_for
+from framegate.stages.planes import as_picture
+
+T = TypeVar("T")
+
+_WARM_UP = 20  # frames
+_DECODED = 300  # frames that the bare decoding takes
+_LOOKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """clip: a camera's file, played at its own pace for so many seconds."""
+
+    clip: str
+    precision: Precision
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """CPU-ms of a frame.
+
+    decode_ms  packets to planes as fast as it goes, and nothing else
+    look_ms    one look of the network at a whole frame, the same
+    looked     share of the frames that the paced chain looked at
+    parts_ms   of the paced chain, in the mean, by part
+    """
+
+    decode_ms: float
+    look_ms: float
+    looked: float
+    parts_ms: dict[str, float]
+
+
+def measure_alone(spec: Spec) -> Alone:
+    """Measure in a process of its own. CalledProcessError if it fails."""
+    program = "from benchmarks.floor.job import main; main()"
+    command = (sys.executable, "-c", program, json.dumps(asdict(spec)))
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    return Alone(**json.loads(done.stdout.splitlines()[-1]))
+
+
+class _Chain:
+    """What decode and detect do with each frame of one form, and the CPU seconds of its parts.
+
+    frames, looked  that were timed, and those of them that were looked at
+    number          of frames so far
+    picture         of the last one
+    """
+
+    def __init__(self, using: Detector, form: Form) -> None:
+        self.frames = self.looked = 0
+        self.spent: dict[str, float] = {}
+        self._using, self._settings = using, settings_for(GateOptions(), using.choices)
+        self._memory, self._tracks = SourceMemory(), no_tracks()
+        self._size = form.width, form.height
+        self._buffer = memoryview(bytearray(form.nbytes))
+        self.picture: Picture = as_picture(self._buffer, form)
+        self._plane = unshared_plane("floor", memory_bytes(grid_of(*self._size)))
+        self._named: PlaneRef | None = None
+        self.number = 0
+
+    def timed(self, part: str, call: Callable[..., T], *given: Any) -> T:
+        """Return what the call does, its time noted."""
+        began = time.process_time()
+        answer = call(*given)
+        self.spent[part] = self.spent.get(part, 0.0) + time.process_time() - began
+        return answer
+
+    def take(self, frame: DecodedFrame) -> None:
+        """Do all that is done about a frame."""
+        self.timed("copy", frame.write, self._buffer)
+        self.timed("cells", cells_of, self.picture, grid_of(*self._size))
+        now = CurrentFrame(
+            self._memory, self._tracks, self._size, frame.pts, frame.key_frame, b"floor"
+        )
+        plan = self.timed("decision", plan_looks, now, self.picture, self._settings.plan)
+        found = self.timed("network", run_looks, self._using, self.picture, plan, None)
+        after = self.timed("belief", conclude, now, plan, found, self._settings)
+        self._memory, self._tracks = after.memory, after.tracks
+        self.timed("state", self._keep)
+        said = self.timed("record", detections_of, plan, after, self._using.models)
+        self.timed("record", records.encode, said)
+        self.frames += 1
+        self.looked += plan.looked != "no"
+
+    def forget_times(self) -> None:
+        """Begin to count."""
+        self.spent.clear()
+        self.frames = self.looked = 0
+
+    def _keep(self) -> None:
+        self._tracks.to_bytes()
+        at = Position(1, self.number)
+        self._named = self._plane.write(at, self._memory.to_bytes(), self._named)
+        self.number += 1
+
+
+def _played(spec: Spec, using: Detector) -> _Chain:
+    """Return the chain after the clip was played at its own pace."""
+    source = FileSource(spec.clip)
+    first = next(source.frames())
+    source.close()
+    using.warm_up(first.form.width, first.form.height)
+    source, chain, shift = FileSource(spec.clip), _Chain(using, first.form), None
+    frames = source.frames()
+    until = time.monotonic() + spec.seconds
+    while time.monotonic() < until:
+        frame = chain.timed("decode", next, frames, None)
+        if frame is None:
+            break
+        pts = frame.pts or 0.0
+        shift = time.monotonic() - pts if shift is None else shift
+        time.sleep(max(0.0, shift + pts - time.monotonic()))
+        chain.take(frame)
+        if chain.number == _WARM_UP:
+            chain.forget_times()
+    source.close()
+    return chain
+
+
+def _decode_ms(clip: str) -> float:
+    with av.open(clip) as container:
+        container.streams.video[0].thread_count = 1
+        frames = container.decode(video=0)
+        for _ in islice(frames, _WARM_UP):
+            pass
+        began = time.process_time()
+        count = sum(1 for _ in islice(frames, _DECODED))
+        return 1e3 * (time.process_time() - began) / max(1, count)
+
+
+def _look_ms(using: Detector, picture: Picture) -> float:
+    times = []
+    for _ in range(_LOOKS):
+        began = time.process_time()
+        using.detect([picture])
+        times.append(1e3 * (time.process_time() - began))
+    return statistics.median(times)
+
+
+def _alone(spec: Spec) -> Alone:
+    using = detector.load("light", spec.precision, spec.threads)
+    chain = _played(spec, using)
+    counted = max(1, chain.frames)
+    parts = {part: 1e3 * spent / counted for part, spent in chain.spent.items()}
+    parts["decision"] -= parts["cells"]  # the plan makes its own cells, too
+    looks = _look_ms(using, chain.picture)
+    return Alone(_decode_ms(spec.clip), looks, chain.looked / counted, parts)
+
+
+def main() -> None:
+    """Measure what the argument describes; the last line is what it tells."""
+    cv2.setNumThreads(1)
+    print(json.dumps(asdict(_alone(msgspec.json.decode(sys.argv[1], type=Spec)))))
