@@ -119,12 +119,12 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 	--no-emit-package opencv-python --no-emit-package openvino-telemetry
 locks: install
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(LOCK) --generate-hashes --extra bridge --extra test --extra bench \
+	$(LOCK) --generate-hashes --extra mqtt --extra notify --extra test --extra bench \
 		pyproject.toml locks/build.in -o locks/dev.txt
 	$(LOCK) --constraint locks/dev.txt --extra onnx --extra train pyproject.toml -o locks/extras.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes pyproject.toml locks/build.in \
 		-o locks/base.txt
-	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra bridge pyproject.toml \
+	$(LOCK) --constraint locks/dev.txt --generate-hashes --extra mqtt --extra notify pyproject.toml \
 		locks/build.in -o locks/image.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group docs -o locks/docs.txt
 	$(LOCK) --constraint locks/dev.txt --generate-hashes --group release locks/build.in \

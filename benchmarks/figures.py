@@ -96,6 +96,23 @@ SHADOW = (
     ("its CPU, in its worst span", "cpu_share", "of a core"),
     ("its budget", "cpu_budget", "of a core"),
 )
+SOUND = (
+    ("labelled sounds of which a right label is in the top 5", "top5", "of all"),
+    ("... by LiteRT, of the published file", "reference_top5", "of all"),
+    ("labels of LiteRT's top 5 that are in ours", "top5_agreement", "of them"),
+    ("worst difference of a score, mean of a sound's windows", "worst_difference", ""),
+    ("CPU a second of sound, if each window is looked at", "cpu_ms_per_second", "ms"),
+    ("... by LiteRT", "reference_cpu_ms_per_second", "ms"),
+    (
+        "windows not looked at: ten minutes of a room in which each sound is played",
+        "scenes.0.skipped",
+        "of all",
+    ),
+    ("... ten seconds in a kitchen, somebody speaking", "scenes.1.skipped", "of all"),
+    ("... a clip with a silent track", "scenes.2.skipped", "of all"),
+    ("labels of what was played in the room", "scenes.0.played_labels", ""),
+    ("... that the gate missed", "scenes.0.played_labels_missed", ""),
+)
 SEARCH = (
     (
         "time of the searched network, by that of the narrowed one of half the channels",
@@ -150,6 +167,7 @@ _LISTS = {
     "swaps": SWAPS,
     "shadow": SHADOW,
     "search": SEARCH,
+    "sound": SOUND,
 }
 
 

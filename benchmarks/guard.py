@@ -6,18 +6,20 @@ A clip is a camera: on its first 60 % a least score for each class is tuned by t
 pass, and its last 35 %, to and fro, is what the camera sees from then on. After --day seconds the
 scene changes for --changed seconds: night (a fifth of the light, and noise), nudged by 5 % of the
 width, zoomed out to .8, turned by a quarter, upside down; `none` changes nothing. Told are seconds
-of media time until the alarm (none: it did not ring), and F1 against the heavy pass, at IoU .5, of
-what was served until then, beside the general model on the same frames. CPU seconds are of detect,
-with the guard and without. --models: a registry with models of the clips' names (`car-detection`),
+of media time until the alarm (none: it did not ring), audits until then and how far they had the
+specialised model behind, and F1 against the heavy pass, at IoU .5, of what was served until then,
+beside the general model on the same frames. CPU seconds are of detect, audits included, with the
+guard and without. --models: a registry with models of the clips' names (`car-detection`),
 as `framegate train` made them, in place of the tuned ones; then only those clips are looked at.
 
-The last line is the whole result as one JSON object. Takes some four minutes.
+The last line is the whole result as one JSON object. Takes some eight minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import select
 import sys
 import tempfile
 import time
@@ -44,7 +46,8 @@ from framegate.models.registry.general import general_folder
 from framegate.models.registry.model_folder import FootageSpan, Learned, Manifest, ModelFolder
 from framegate.models.registry.registry import Registry
 from framegate.pipeline.engine.alone import context_alone
-from framegate.pipeline.records import Position, Record
+from framegate.pipeline.heavy.places import open_asks
+from framegate.pipeline.records import GuardNews, Position, Record
 from framegate.pipeline.source import Form
 from framegate.pipeline.stage import Item
 from framegate.stages.commands.quantise import draws, frames_at
@@ -139,15 +142,32 @@ def tuned(camera: Camera, name: str, told: Teacher, store: Registry) -> Manifest
 class Served:
     """A source that detect looks at, by a model of a registry; "": by the general one."""
 
-    def __init__(self, camera: Camera, folder: Path, registry: Path, model: str, every_s: float):
+    def __init__(
+        self,
+        camera: Camera,
+        folder: Path,
+        registry: Path,
+        model: str,
+        every_s: float,
+        audit_s: float,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
         self._camera, self.cpu_s = camera, 0.0
         self._form = Form(*camera.size)
         options = DetectOptions(
-            guard=GuardOptions(every_s=every_s),
+            classes=classes,
+            guard=GuardOptions(every_s=every_s, audit_s=audit_s),
             cache=CacheOptions(exact=False),
             models=ModelOptions(registry=str(registry)),
         )
-        context = context_alone(self._pixels, lambda: 0.0, folder, "window", model=lambda _: model)
+        context = context_alone(
+            self._pixels,
+            lambda: 0.0,
+            folder,
+            "window",
+            model=lambda _: model,
+            asks=lambda place, patience_s: open_asks(place, patience_s, ""),
+        )
         self._stage, self._state = Detect(options, context), DetectState()
         self._stage.models.of("a").warm_up(*camera.size)
         self._picture: Bgr = camera.bgr(0)
@@ -161,12 +181,23 @@ class Served:
         self._picture = changed(self._camera.bgr(number), change, number)
         record = Record(1, number / FPS, 0.0, 0.0, 0, self._form)
         began = time.process_time()
-        [said], after = self._stage.process(
-            [Item("a", Position(1, number), record)], {"a": self._state}
-        )
+        while True:
+            [said], after = self._stage.process(
+                [Item("a", Position(1, number), record)], {"a": self._state}
+            )
+            if isinstance(said, Detections):
+                break
+            assert self._stage.asks is not None
+            select.select([self._stage.asks.fileno()], [], [])
+            self._stage.asks.hear()
         self.cpu_s += time.process_time() - began
         self._state = after["a"]
         return said
+
+    def close(self) -> None:
+        """End the questions."""
+        if self._stage.asks is not None:
+            self._stage.asks.close()
 
 
 def f1_of(
@@ -208,8 +239,12 @@ def watched(
     for change in given.changes:
         with tempfile.TemporaryDirectory(prefix="framegate-guard-") as path:
             # In turn: all meet the same load.
-            ways = {"guarded": (manifest.ref, given.every), "alone": (manifest.ref, 0.0)}
-            ways["general"] = "", 0.0
+            # The general model looks for what the tuned one answers with, as it does beside it.
+            ways = {
+                "guarded": (manifest.ref, given.every, given.audit, None),
+                "alone": (manifest.ref, 0.0, 0.0, None),
+                "general": ("", 0.0, 0.0, (*coco.CAMERA, *set(manifest.usual) - {*coco.CAMERA})),
+            }
             served = {
                 way: Served(camera, Path(path) / way, store, *words) for way, words in ways.items()
             }
@@ -218,17 +253,21 @@ def watched(
                 now = change if number >= day else "none"
                 for way, one in served.items():
                     said[way].append(one.see(number, now))
+            for one in served.values():
+                one.close()
         rang = [one.guard is not None and one.guard.alarm for one in said["guarded"]]
         at = rang.index(True) if True in rang else None
         until = range(day, n if at is None else max(at, day) + 1)
-        last = said["guarded"][-1 if at is None else at - 1].guard
+        last = said["guarded"][-1 if at is None else at - 1].guard or GuardNews()
         of = {way: {i: all_[i] for i in until} for way, all_ in said.items()}
         rows.append(
             {
                 "change": change,
                 "alarm_s": None if at is None else round((at - day) / FPS, 1),
-                "looks": 0 if last is None else last.looks,
-                "apart": None if last is None else last.apart,
+                "looks": last.looks,
+                "apart": last.apart,
+                "audits": last.audits,
+                "behind": last.behind,
                 "f1_served": f1_of(of["guarded"], camera, change, told, kept),
                 "f1_general": f1_of(of["general"], camera, change, told, kept),
                 **{f"cpu_{way}_s": round(one.cpu_s, 2) for way, one in served.items()},
@@ -262,20 +301,30 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
                 "least": manifest.min_scores,
                 "rows": rows,
             }
-    about = {name: getattr(given, name) for name in ("day", "changed", "every", "frames")}
+    names = "day", "changed", "every", "audit", "frames"
+    about = {name: getattr(given, name) for name in names}
     return {"clips": clips, "conditions": conditions(("openvino", "numpy"), fps=FPS, **about)}
 
 
 WORSE: Final = 0.05  # F1 below the general model's from which on a scene counts as served worse
+MOST_S: Final = 120.0  # for an alarm: 60 until an audit, then 27 each 2 s, which it takes at .5
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
     """What the guard is for: nothing worse than the general model is served for long."""
     rows = [row for clip in result["clips"].values() for row in clip["rows"]]
-    worse = sum(
-        row["f1_served"] < row["f1_general"] - WORSE for row in rows if row["change"] != "none"
-    )
-    return [Bar("changed scenes served worse than by the general model", worse, "<=", 0)]
+    worse = [
+        row
+        for row in rows
+        if row["change"] != "none" and row["f1_served"] < row["f1_general"] - WORSE
+    ]
+    silent = sum(row["alarm_s"] is None for row in worse)
+    latest = max((row["alarm_s"] for row in worse if row["alarm_s"] is not None), default=0.0)
+    told = "changed scenes served worse than by the general model"
+    return [
+        Bar(f"{told}, without an alarm", silent, "<=", 0),
+        Bar(f"{told}: seconds until the alarm, at most", latest, "<=", MOST_S),
+    ]
 
 
 BENCHMARK = Benchmark(
@@ -289,8 +338,9 @@ BENCHMARK = Benchmark(
         "changes": Option(CHANGES, CHANGES[-1:]),
         "frames": Option(40, 6, "pictures that are learned from"),
         "day": Option(24.0, 2.0, "seconds before the change"),
-        "changed": Option(60.0, 4.0, "seconds after it"),
+        "changed": Option(150.0, 4.0, "seconds after it"),
         "every": Option(20.0, None, "as [guard] every_s"),
+        "audit": Option(60.0, None, "as [guard] audit_s"),
         "models": Option(None, None, "a registry with models of the clips' names"),
     },
 )

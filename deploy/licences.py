@@ -37,6 +37,9 @@ SPDX = {
     "MPL-2.0": "MPL-2.0",
     "MIT": "MIT",
     "BSD-2-Clause": "BSD-2-Clause",
+    "BSD-3-Clause": "BSD-3-Clause",
+    "ISC": "ISC",
+    "Apache-2.0": "Apache-2.0",
 }
 
 # Libraries inside of wheels, by the beginning of their names. Of those with a second licence to

@@ -188,7 +188,7 @@ class Harness(Generic[S]):
         folder   data folder of the run; default: a temporary one, removed by `close`
         batch    most frames in one call of `process`; default: what the stage wants
         now      UNIX seconds that its context tells
-        others   other fields of Context: asks, live, past, model
+        others   other fields of Context: asks, live, past, model, sound
         """
         faults: list[str] = []
         named = with_variables(kind.Options, dict(options or {}), "", faults)

@@ -16,6 +16,7 @@ HEAVY_ALIVE = "fg:heavy:alive"
 COLLECT = "collect"  # the stage that keeps footage
 CERTIFY = "certify"  # the stage whose stream tells of the promise
 EVENTS = "events"  # the stage whose stream tells of episodes: see pipeline.episodes
+SOUND = "sound"  # the stage whose stream tells what was heard: see pipeline.sounds
 SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 

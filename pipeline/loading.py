@@ -22,16 +22,23 @@ OURS: Final[Mapping[str, str]] = {
     # Stages that a run adds to the graph of its configuration.
     "certify": "framegate.stages.audit.certify:Certify",
     "collect": "framegate.stages.footage.collect:Collect",
+    "events": "framegate.stages.events:Episodes",
+    "replay_events": "framegate.stages.events.judge:replay",
     "save": "framegate.stages.draw.save:Save",
+    "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.
     "device_faults": "framegate.stages.commands.settle:device_faults",
     "devices_here": "framegate.models.detector.devices:devices_here",
+    "replay": "framegate.stages.events.judge:replay",
     "registry": "framegate.models.registry.registry:Registry",
     "settle": "framegate.stages.commands.settle:settle",
     "has_model": "framegate.stages.detect.run_models:has_model",
     "forget_models": "framegate.stages.detect.run_models:forget_models",
-    # Pictures of the HTTP port.
+    # Sound.
+    "sound_labels": "framegate.models.sound.network:labels",
+    # Pictures of the HTTP port, and what makes one file of a range of a recording.
+    "write_clip": "framegate.stages.decode.clip:write_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",

@@ -289,11 +289,14 @@ class GateView(msgspec.Struct, frozen=True):
 class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the guard of a specialised model stands.
 
-    alarm    the general model serves, since the two differed too much
+    alarm    the general model serves, since the two differed too much or it was closer to the
+             heavy pass
     looks    of the general model in which there was something to differ in
     apart    0..1, share of objects in which the two differed of late
     strange  looks that found objects of classes that the specialised model does not know
     alarms   times that the alarm rang since this model serves the source
+    audits   frames in which both were held against the heavy pass and there was something to see
+    behind   -1..1, how far the specialised model's F1 was below the general one's there of late
     """
 
     alarm: bool = False
@@ -301,6 +304,8 @@ class GuardNews(msgspec.Struct, frozen=True, omit_defaults=True):
     apart: float = 0.0
     strange: int = 0
     alarms: int = 0
+    audits: int = 0
+    behind: float = 0.0
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -48,6 +48,20 @@ class StageSpec(msgspec.Struct, frozen=True):
         return keys.results(source) if self.publishes else keys.out(source, self.name)
 
 
+class RecordSpec(msgspec.Struct, frozen=True):
+    """How recordings of a data folder are bounded.
+
+    bytes        of all sources together
+    days         for which they are kept; pinned_days: where an episode pins them
+    free_bytes   that are left to others on the disk
+    """
+
+    bytes: int
+    days: float
+    pinned_days: float
+    free_bytes: int
+
+
 class SourceSpec(msgspec.Struct, frozen=True):
     """One source of the run.
 
@@ -59,6 +73,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     ending  it is to be removed: decode no further, its last end follows
     generation  of this run's process: another one for each change of what is said here, and for
         a source of that name that went and came again
+    record  its packets are recorded, within these limits; none: they are not
     """
 
     name: str
@@ -71,6 +86,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     retry_most_s: float = 30.0
     ending: bool = False
     generation: int = 0
+    record: RecordSpec | None = None
 
     @property
     def live(self) -> bool:

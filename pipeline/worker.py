@@ -84,8 +84,11 @@ def _serve(spec: WorkerSpec, line: ControlLine) -> None:
             ingest = IngestLoop(runner, line, shared, opened.open)
             line.let_answer(Answers(ingest.progress, ingest.waiting, times, prepare))
             line.say(Ready())
-            with _stored(spec):
-                run_connected(spec.store, ingest, line)
+            try:
+                with _stored(spec):
+                    run_connected(spec.store, ingest, line)
+            finally:
+                getattr(opened, "close", lambda: None)()  # not each decoder has anything to close
     finally:
         for stage in hosted:
             stage.stage.close()

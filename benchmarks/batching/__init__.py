@@ -47,7 +47,8 @@ from framegate.pipeline.heavy.asks import Asks
 from framegate.pipeline.heavy.queue import HeavyQueue
 from framegate.pipeline.queries import Place
 from framegate.pipeline.store.embedded import EmbeddedStore
-from framegate.stages.escalate.places import LocalHeavy, encode_question
+from framegate.stages.escalate.places import encode_question
+from framegate.stages.local_heavy import LocalHeavy
 from tests.support.runs import environment, wait_until
 
 SOURCES = 8

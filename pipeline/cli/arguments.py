@@ -145,6 +145,8 @@ def _changes(parsed: argparse.Namespace) -> dict[str, Any]:
     changes["sources"] = {name: {"url": url, **said} for name, url in named.items()}
     if parsed.log_format is not None:
         changes["log"] = {"format": parsed.log_format}
+    if getattr(parsed, "record", False):
+        changes["record"] = {"sources": list(named) or True}
     if getattr(parsed, "draw", None) == "gate":
         changes["gate"] = {"view": True}
     return changes

@@ -210,7 +210,9 @@ class Measuring:
         """Two looks at the last frame by who is asked, the first to warm up."""
         for hosted in self._hosted:
             asks = hosted.stage.asks
-            if not isinstance(asks, Asks) or asks.absent() is not None:
+            if not isinstance(asks, Asks) or not any(hosted.stage.asking()):
+                continue
+            if asks.absent() is not None:
                 continue
             look_s = cpu_s = 0.0
             for number in range(2):

@@ -50,8 +50,12 @@ from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
+from framegate.pipeline.run.plan import with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
+from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
+from framegate.pipeline.sinks.delivery import Away
+from framegate.pipeline.sinks.process import reached
 from framegate.pipeline.source import Form, Frames, Request
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import Stage
@@ -122,6 +126,8 @@ def check(
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
     report, tell = Report(), tell or Meter()
     report.say("configuration", f"{config.origin}: sound")
+    with report.watching("sound"):
+        config = with_sound(config)
     specs = stage_specs(config.stages)
     report.say("graph", drawn(specs, place(specs, config.placement)))
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
@@ -135,6 +141,12 @@ def check(
             with report.watching("listen"):
                 check_free(config.store.listen)
                 report.say("listen", f"{config.store.listen} is free")
+        for name, sink in config.sinks.items():
+            with report.watching("sinks", f"{name}: "):
+                try:
+                    report.say("sinks", f"{name}: {reached(name, sink)}")
+                except Away as error:
+                    report.warn("sinks", f"{name}: {error}; it would be tried again")
         with report.watching("open files"):
             most, needed = take_open_files(len(config.sources)), files_needed(len(config.sources))
             report.say("open files", f"{most} allowed, about {needed} needed")
@@ -205,6 +217,8 @@ def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]
             report.say("sources", f"{name}: {described(probe)}")
             if advice := _advice(probe):
                 report.say("sources", f"{name}: {advice}")
+            if not_heard := _not_heard(config, name, probe):
+                report.warn("sources", f"{name}: {not_heard}")
     return probes
 
 
@@ -245,6 +259,14 @@ def _advice(probe: Any) -> str | None:
     )
 
 
+def _not_heard(config: Config, name: str, probe: Any) -> str | None:
+    """Why a source that is named in `[sound]` will not be heard; None if it will, or is not."""
+    named = not isinstance(config.sound.sources, bool) and name in config.sound.sources
+    if not named or _sounds(probe):
+        return None
+    return "sound.sources names it, and it has no sound track that can be decoded"
+
+
 def described(probe: Any) -> str:
     """What a source is, in words."""
     parts = [f"{probe.codec} {probe.width}x{probe.height}"]
@@ -252,6 +274,10 @@ def described(probe: Any) -> str:
     parts += [f"{probe.frames} frames"] if probe.frames else []
     parts += [f"{probe.duration_s:.1f} s"] if probe.duration_s else []
     parts += [f"turned by {probe.rotation} degrees"] if probe.rotation else []
+    if sound := getattr(probe, "sound", None):  # not each decoder says it
+        codec, hertz, channels = sound
+        kinds = {1: "mono", 2: "stereo"}
+        parts += [f"sound {codec} {hertz} Hz {kinds.get(channels, f'{channels} channels')}"]
     return ", ".join(parts)
 
 
@@ -287,6 +313,8 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
     usual_barrier()
     sources = [(probe.live, Form(probe.width, probe.height)) for probe in probes.values()]
     needed = shared_bytes(config, sources)
+    heard = [config.sound.block_of(name) for name, probe in probes.items() if _sounds(probe)]
+    needed += sum(sound_store_bytes(block) for block in heard if block)
     free = free_bytes()
     text = f"{free / 2**20:.0f} MiB free in {FOLDER}, {needed / 2**20:.1f} MiB needed"
     if needed > free:
@@ -295,6 +323,10 @@ def _shared_memory(config: Config, probes: dict[str, Any]) -> str:
             "sources at once"
         )
     return text
+
+
+def _sounds(probe: Any) -> bool:
+    return getattr(probe, "sound", None) is not None
 
 
 def open_measuring(config: Config, folder: Path) -> Measuring:

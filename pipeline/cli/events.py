@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.replay import add_replay
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
@@ -61,6 +62,7 @@ def register(commands: Any) -> None:
     form.add_argument(
         "--sql", metavar="SELECT", help="the rows of one SELECT; docs/review.md has the tables"
     )
+    add_replay(command.add_subparsers(metavar="VERB"))
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:

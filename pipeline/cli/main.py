@@ -98,7 +98,7 @@ class _Parser(argparse.ArgumentParser):
 # What people look for first stands first. A command that is named nowhere here is shown last.
 GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
-    "see a run": ("watch", "sources", "snapshot", "results", "events"),
+    "see a run": ("watch", "sources", "snapshot", "results", "recordings", "events"),
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "tune", "train", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
@@ -118,6 +118,7 @@ MODULES: Final[Mapping[str, str]] = {
     "watch": "watch",
     "snapshot": "watch",
     "results": "results",
+    "recordings": "recordings",
     "events": "events",
     "check": "check",
     "config": "config",

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from framegate.pipeline.cli import judge
 from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.config.sources import is_live, named_sources
 from framegate.pipeline.config.store import url_said
@@ -22,8 +24,10 @@ from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.keys import SHADOW
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import add_overwrite
-from framegate.pipeline.run.rpc import RollBack, SetShadow, Use, ask, find_run
+from framegate.pipeline.run.ended import open_store
+from framegate.pipeline.run.rpc import InUse, RollBack, SetShadow, Use, ask, find_run
 from framegate.pipeline.store.ownership import side_outputs
+from framegate.pipeline.telemetry.view import Viewer
 
 # -- `framegate models use | rollback`: other models for a run that goes on.
 
@@ -86,9 +90,25 @@ def _use(parsed: argparse.Namespace) -> Exit:
             parsed.model, folder, parsed.registry, serves=True, unjudged=parsed.unjudged
         )
         tell("waiting for the run to take it")
-        ask(folder, Use(model, named(parsed.sources)))
+        in_use = ask(folder, Use(model, named(parsed.sources)))
     print(f"in use: {model}")
+    if isinstance(in_use, InUse) and (warned := _warned(folder, in_use.as_before)):
+        say(
+            f"it was in use already, and its guard's alarm rings, so the general model serves on. "
+            f"To have it serve all the same: framegate models use light --sources {warned}, and "
+            "then this again",
+            f"{warned}: ",
+        )
     return Exit.DONE
+
+
+def _warned(folder: Path, sources: Sequence[str]) -> str:
+    """Those of the sources whose guard's alarm rings, comma-separated."""
+    if not sources:
+        return ""
+    with open_store(folder) as opened, closing(Viewer(opened.url)) as viewer:
+        views = viewer.look(sources)
+    return ",".join(one.source for one in views if one.guard is not None and one.guard.alarm)
 
 
 def _roll_back(parsed: argparse.Namespace) -> Exit:

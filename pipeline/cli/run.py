@@ -49,6 +49,11 @@ def register(commands: Any) -> None:
     )
     add_overwrite(command)
     command.add_argument(
+        "--record",
+        action="store_true",
+        help="record the sources that are named here, or all cameras, as their packets come",
+    )
+    command.add_argument(
         "--draw",
         choices=("gate",),
         help="into these videos, snapshots and the live page: what changed, where the network "

@@ -106,7 +106,8 @@ def count_lines(folder: Path) -> list[str]:
 def as_lines(counts: StageCounts) -> Iterator[str]:
     """The counts in words, stage by stage."""
     for stage, asks in counts.asks.items():
-        yield f"{stage}: {in_words(asks)}"
+        if asks != AskCounts():
+            yield f"{stage}: {in_words(asks)}"
     for stage, cache in counts.cache.items():
         if cache.hits + cache.misses + cache.skipped:
             yield f"{stage}: {look_ups_in_words(cache)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +20,8 @@ def moment(text: str, now: float) -> TimeOrPosition:
     """Read a time, of this host's zone unless it says another, or a position. ValueError."""
     if re.fullmatch(r"[0-9]+-[0-9]+", text):
         return Position.parse(text)
-    if ago := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
-        return now - float(ago[1]) * _UNITS_S[ago[2]]
+    with contextlib.suppress(ValueError):
+        return now - duration_s(text)
     if re.fullmatch(r"[0-9]{9,}(?:\.[0-9]+)?", text):  # as results have it
         return float(text)
     for read in (_today_at, datetime.fromisoformat):
@@ -29,6 +30,13 @@ def moment(text: str, now: float) -> TimeOrPosition:
         except ValueError:
             continue
     raise ValueError(f"{text[:40]!r}: allowed is {WHEN}")
+
+
+def duration_s(text: str) -> float:
+    """Read 90s, 15m, 1h or 2d, in seconds. ValueError."""
+    if found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text):
+        return float(found[1]) * _UNITS_S[found[2]]
+    raise ValueError(f"{text[:40]!r}: allowed is a duration, as 90s, 15m, 1h or 1d")
 
 
 def _today_at(text: str) -> datetime:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault
+from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
     StageEntry,
     Table,
@@ -26,10 +27,16 @@ from framegate.pipeline.config.sinks import SinkConfig, read_sinks
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.config.store import StoreConfig, store_faults
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import NAME_RULE, is_name
+from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
 from framegate.pipeline.logs import LogFormat
-from framegate.pipeline.source import LEAST_STALL_S, MOST_STALL_S, STALL_S, Transport
-from framegate.pipeline.spec import PaceName
+from framegate.pipeline.source import (
+    LEAST_STALL_S,
+    MOST_STALL_S,
+    SOUND_RATE,
+    STALL_S,
+    Transport,
+)
+from framegate.pipeline.spec import PaceName, RecordSpec
 
 PACKAGED = "pipeline.toml"
 
@@ -153,12 +160,80 @@ class LearnConfig:
 
     def faults(self) -> list[str]:
         """What is wrong with it."""
-        names = () if isinstance(self.collect, bool) else self.collect
-        return [
-            f"collect: {name!r} cannot name a source; a name is {NAME_RULE}"
-            for name in names
-            if not is_name(name)
-        ]
+        return _not_names("collect", self.collect)
+
+
+def _not_names(key: str, sources: bool | tuple[str, ...]) -> list[str]:
+    return [
+        f"{key}: {name!r} cannot name a source; a name is {NAME_RULE}"
+        for name in (() if isinstance(sources, bool) else sources)
+        if not is_name(name)
+    ]
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """`[record]`: packets of sources as they came, in files that play, in the run's data folder.
+
+    sources      true: all cameras. false: none. Or names of sources, files too
+    bytes        of disk that the recordings of all sources take at most; the oldest go
+    days         for which they are kept
+    clip_days    for which it is kept what an episode has a clip of
+    free_bytes   of the disk that are left to others: below it the oldest recordings go
+    """
+
+    sources: bool | tuple[str, ...] = False
+    bytes: int = field(default=50 << 30, metadata={"least": 64 << 20})
+    days: float = field(default=7.0, metadata={"least": 0.01, "most": 3650.0})
+    clip_days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
+    free_bytes: int = field(default=1 << 30, metadata={"least": 16 << 20})
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        return _not_names("sources", self.sources)
+
+    def of(self, source: str, live: bool) -> RecordSpec | None:
+        """Return how a source is recorded; None if it is not."""
+        named = live and self.sources if isinstance(self.sources, bool) else source in self.sources
+        if not named:
+            return None
+        return RecordSpec(self.bytes, self.days, self.clip_days, self.free_bytes)
+
+
+@dataclass(frozen=True)
+class SoundConfig:
+    """`[sound]`: what is heard, in windows of .975 s, each with labels of AudioSet.
+
+    sources      true: all that have a sound track. false: none. Or names of sources
+    hop_s        seconds from a window to the next
+    least_score  of a label that is told, 0 to 1
+    labels       that are told, as "Smoke detector, smoke alarm"; none: all
+    quiet_db     a window that is nowhere louder is not looked at: decibels of full scale, in the
+                 loudest tenth of a second
+    most_age_s   seconds for which labels hold while nothing sounds otherwise; then the network
+                 looks again. 0: it looks at each window
+    """
+
+    sources: bool | tuple[str, ...] = False
+    hop_s: float = field(default=0.4875, metadata={"least": 0.1, "most": 10.0})
+    least_score: float = field(default=0.3, metadata={"least": 0.01, "most": 1.0})
+    labels: tuple[str, ...] = ()
+    quiet_db: float = field(default=-55.0, metadata={"least": -120.0, "most": 0.0})
+    most_age_s: float = field(default=10.0, metadata={"least": 0.0, "most": 3600.0})
+
+    @property
+    def block(self) -> int:
+        """Samples of a hop."""
+        return round(self.hop_s * SOUND_RATE)
+
+    def block_of(self, source: str) -> int:
+        """Samples of a hop of this source; 0: it is not heard."""
+        named = self.sources if isinstance(self.sources, bool) else source in self.sources
+        return self.block if named else 0
+
+    def faults(self) -> list[str]:
+        """What is wrong with it."""
+        return _not_names("sources", self.sources)
 
 
 @dataclass(frozen=True)
@@ -174,6 +249,9 @@ class Config:
     http: HttpConfig
     save: SaveConfig
     learn: LearnConfig
+    record: RecordConfig
+    sound: SoundConfig
+    events: EventsConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
     placement: dict[str, tuple[str, ...]]
@@ -199,6 +277,9 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "http": HttpConfig,
     "save": SaveConfig,
     "learn": LearnConfig,
+    "record": RecordConfig,
+    "sound": SoundConfig,
+    "events": EventsConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
@@ -354,6 +435,9 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
     save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
     learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
+    record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
+    sound = read_options(SoundConfig, tables.get("sound", {}), "sound.", faults)
+    events = read_events(tables.get("events", {}), faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
     placement = tables.get("placement", {})
@@ -362,6 +446,8 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
             placement = {}
             break
+    if events is not None and events.rules and EVENTS in tables.get("stages", {}):
+        faults.append(f"stages.{EVENTS}: this name is kept for the table [events], which has rules")
     if stages is not None:
         faults += graph_faults(stages, placement)
     rules = tables.get("events", {}).get("rules", {})
@@ -376,6 +462,9 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or http is None
         or save is None
         or learn is None
+        or record is None
+        or sound is None
+        or events is None
     ):
         return None
     if sources is None or stages is None:
@@ -391,6 +480,9 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         http,
         save,
         learn,
+        record,
+        sound,
+        events,
         sources,
         tuple(stages),
         placed,

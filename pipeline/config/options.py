@@ -46,8 +46,9 @@ def read_options(kind: type[T], table: dict[str, Any], path: str, faults: list[s
             faults.append(f"{path}{key}: unknown key; {_keys_allowed(key, fields, hints)}")
     values = {}
     for name, field in fields.items():
-        if name in table and dataclasses.is_dataclass(hints[name]):
-            values[name] = _read_table(hints[name], table[name], f"{path}{name}", faults)
+        inner = _table_of(hints[name])
+        if name in table and inner and (inner is hints[name] or isinstance(table[name], dict)):
+            values[name] = _read_table(inner, table[name], f"{path}{name}", faults)
         elif name in table:
             fault = _fault(hints[name], table[name], field.metadata)
             if fault:
@@ -163,6 +164,12 @@ def _kept_here(name: str) -> str:
     return ""
 
 
+def _table_of(hint: Any) -> Any:
+    """The dataclass that a type is, or that is one of its members: a table of its own."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((part for part in parts if dataclasses.is_dataclass(part)), None)
+
+
 def _read_table(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
     if isinstance(value, dict):
         return read_options(kind, value, f"{path}.", faults)
@@ -201,7 +208,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is Literal:
         return value in get_args(hint)
     if origin is tuple:
-        return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        return isinstance(value, list | tuple) and _items_fit(get_args(hint), value)
     if origin is dict:
         return isinstance(value, dict)
     if hint is type(None):
@@ -213,6 +220,12 @@ def _fits(hint: Any, value: Any) -> bool:
     return isinstance(value, hint)
 
 
+def _items_fit(kinds: tuple[Any, ...], items: Any) -> bool:
+    if kinds[-1] is Ellipsis:
+        return all(_fits(kinds[0], item) for item in items)
+    return len(items) == len(kinds) and all(map(_fits, kinds, items))
+
+
 def _words(hint: Any) -> list[str]:
     """The texts that a type names."""
     if get_origin(hint) is Literal:
@@ -222,7 +235,7 @@ def _words(hint: Any) -> list[str]:
 
 def _converted(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_converted(None, item) for item in value)
     if hint is float and isinstance(value, int):
         return float(value)
     return value
@@ -237,7 +250,11 @@ def _said(hint: Any, limits: Any) -> str:
     if len(parts) == 1 and get_origin(parts[0]) is Literal:
         return _listed(get_args(parts[0]), "or")
     if len(parts) > 1 and bool in parts:
-        return "true, false or a list of texts"
+        other = "a table" if _table_of(hint) else "a list of texts"
+        return f"true, false or {other}"
+    if any(get_origin(part) is tuple and str not in get_args(part) for part in (hint, *parts)):
+        words = [_listed(get_args(part), "or") for part in parts if get_origin(part) is Literal]
+        return ", or ".join([*words, "[x, y]" if words else "a list of points [x, y]"])
     if get_origin(hint) is tuple or any(get_origin(part) is tuple for part in parts):
         return "a list of texts"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -73,19 +73,29 @@ def tables_of(stages: Iterable[tuple[str, str]]) -> list[SettingsTable]:
 
     stages  name and `use` of each
     """
-    found = [_table(path, kind) for path, kind in ENGINE_TABLES.items()]
+    found = []
+    for path, kind in ENGINE_TABLES.items():
+        found += [_table(path, kind), *_named_tables(path, kind)]
     found.append(_table("sources.NAME.frames", Frames))
     for name, use in stages:
         options = load(use).Options
         found.append(_table(f"stages.{name}", options))
         for path, kind in own_tables(options).items():
-            found.append(_table(path, kind))
-            found += [
-                _table(f"{path}.{field.name}.NAME", field.metadata["each"], nothing=True)
-                for field in dataclasses.fields(kind)
-                if "each" in field.metadata
-            ]
+            found += [_table(path, kind), *_named_tables(path, kind, nothing=True)]
     found.append(_table("stages.NAME", StageTable))
+    return found
+
+
+def _named_tables(path: str, kind: Any, *, nothing: bool = False) -> list[SettingsTable]:
+    """Tables that a table holds by name, and those that stand in one of these."""
+    found = []
+    for field in dataclasses.fields(kind):
+        if each := field.metadata.get("each"):
+            named = f"{path}.{field.name}.{ANY}"
+            found.append(_table(named, each, nothing=nothing))
+            for name, hint in get_type_hints(each).items():
+                inner = next((one for one in members(hint) if dataclasses.is_dataclass(one)), None)
+                found += [_table(f"{named}.{name}", inner)] if inner is not None else []
     return found
 
 
@@ -140,7 +150,12 @@ def in_force(config: Config) -> list[InForce]:
 
     for path in ENGINE_TABLES:
         if ANY not in path:
-            add(path, _values(getattr(config, path)))
+            read = getattr(config, path)
+            held = [field.name for field in dataclasses.fields(read) if "each" in field.metadata]
+            add(path, [(key, value) for key, value in _values(read) if key not in held])
+            for key in held:
+                for name, entry in getattr(read, key).items():
+                    add(f"{path}.{key}.{name}", _values(entry))
     for name, source in config.sources.items():
         add(f"sources.{name}", _values(source))
     for name, sink in config.sinks.items():
@@ -166,7 +181,10 @@ def in_force(config: Config) -> list[InForce]:
 
 
 def _values(read: Any) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(read, field.name)) for field in dataclasses.fields(read)]
+    return [
+        (field.name, msgspec.to_builtins(getattr(read, field.name)))
+        for field in dataclasses.fields(read)
+    ]
 
 
 def absent(options: type, table: str) -> Any:
@@ -243,6 +261,8 @@ def members(hint: Any) -> tuple[Any, ...]:
 def _one_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return ", ".join(f'"{value}"' for value in get_args(hint))
+    if get_origin(hint) is tuple and str not in get_args(hint):
+        return "list of points [x, y]" if Ellipsis in get_args(hint) else "[x, y]"
     if get_origin(hint) is tuple:
         return "list of texts"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false"}
@@ -265,7 +285,7 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
     root: dict[str, Any] = {}
     for path in ENGINE_TABLES:
         if ANY not in path:
-            root[path] = _object(tables[path])
+            root[path] = _with_named(path, tables)
     source = _object(tables["sources.NAME"])
     source["oneOf"] = [{"required": ["url"]}, {"required": ["url_env"]}]
     source["properties"]["frames"] = {
@@ -291,10 +311,7 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
         table = tables[f"stages.{name}"]
         graph[name] = _stage(table, any_stage, shipped.get(name), use)
         for own in table.tables:
-            root[own] = _object(tables[own])
-            for key in root[own]["properties"]:
-                if each := tables.get(f"{own}.{key}.NAME"):
-                    root[own]["properties"][key]["additionalProperties"] = _object(each)
+            root[own] = _with_named(own, tables)
     root["stages"] = {
         "description": "Stages, by name: the shipped ones where something else is wanted of them, "
         "and your own",
@@ -314,6 +331,21 @@ def schema(stages: Sequence[tuple[str, str]], shipped: Mapping[str, str]) -> dic
         "properties": root,
         "additionalProperties": False,
     }
+
+
+def _with_named(path: str, tables: Mapping[str, SettingsTable]) -> dict[str, Any]:
+    """A table of the root, with those that it holds by name."""
+    root = _object(tables[path])
+    for key, held in root["properties"].items():
+        if each := tables.get(f"{path}.{key}.{ANY}"):
+            held["additionalProperties"] = _object(each)
+            for name, one in held["additionalProperties"]["properties"].items():
+                if inner := tables.get(f"{path}.{key}.{ANY}.{name}"):
+                    said = {"description": one.pop("description"), **_object(inner)}
+                    kinds = [each for each in one.pop("anyOf", ()) if each["type"] != "object"]
+                    one.clear()
+                    one |= {"anyOf": [*kinds, said]} if kinds else said
+    return root
 
 
 def _stage(
@@ -370,7 +402,13 @@ def _property(setting: ConfigKey) -> dict[str, Any]:
 def _kind(hint: Any) -> dict[str, Any]:
     if get_origin(hint) is Literal:
         return {"enum": list(get_args(hint))}
-    if get_origin(hint) is tuple:
+    if get_origin(hint) is tuple and str in get_args(hint):
         return {"type": "array", "items": {"type": "string"}}
+    if get_origin(hint) is tuple and Ellipsis in get_args(hint):
+        return {"type": "array", "items": _kind(get_args(hint)[0])}
+    if get_origin(hint) is tuple:
+        count = len(get_args(hint))
+        items = {"type": "array", "items": {"type": "number"}}
+        return {**items, "minItems": count, "maxItems": count}
     names = {int: "integer", float: "number", str: "string", bool: "boolean"}
     return {"type": names.get(hint, "object")}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib.util
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -16,30 +18,47 @@ from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
 from framegate.pipeline.redaction import remember, remember_url
 
-SinkKind = Literal["webhook"]
+SinkKind = Literal["webhook", "mqtt", "notify"]
 
 _SECRET: Final = "whsec_"
 _LEAST_KEY, _MOST_KEY = 24, 64  # bytes, as Standard Webhooks has it
 _SCHEMES: Final[Mapping[str, tuple[str, ...]]] = {
     "webhook": ("https", "http"),
+    "mqtt": ("mqtt", "mqtts"),
 }
+_EXTRAS: Final[Mapping[str, tuple[str, str]]] = {
+    "mqtt": ("mqtt", "paho"),
+    "notify": ("notify", "apprise"),
+}
+"""By kind, the extra that it needs, and a module of that."""
+_QUIET: Final = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+_TOPIC: Final = re.compile(r"[^\s+#\x00]+")
+_OF: Final = "of"  # in a field's metadata: the kinds that have this key
 
 
 @dataclass(frozen=True)
 class SinkConfig:
     """`[sinks.NAME]`: somebody who is told of episodes, beyond this host.
 
-    kind        webhook: signed POSTs, by Standard Webhooks with a CloudEvents body
-    url         of the receiver, https:// or http://
-    url_env     name of an environment variable that holds it instead: for one with a password
+    kind        webhook: signed POSTs (Standard Webhooks with a CloudEvents body). mqtt: a broker,
+                with what Home Assistant needs to show it. notify: people, by Apprise
+    url         of the receiver (https://), the broker (mqtts://USER:PASSWORD@HOST) or, for notify,
+                as Apprise writes services (ntfy://TOPIC)
+    url_env     name of an environment variable that holds it instead, as it must for one with a
+                password; for notify several, with spaces between
     rules       whose episodes are told; none: of all rules
     sources     the same of sources
     severities  the same of severities
     give_up_s   seconds after which a message that was not taken is given up, and told as lost; 0:
-                never, as long as the store keeps it
-    secret_env  name of an environment variable with the signing secret (whsec_...); several, with
-                spaces between, sign each message: so a secret is replaced
-    secret_file  a file with them instead, read again when it changes
+                never, as long as the store keeps it. Without this key 0; for notify 3600
+    secret_env  of webhook: name of an environment variable with its signing secret (whsec_...);
+                several, with spaces between, sign each message: so a secret is replaced
+    secret_file  of webhook: a file with them instead, read again when it changes
+    topic       of mqtt: what all topics begin with
+    discovery   of mqtt: what Home Assistant's discovery topics begin with; "": nothing is announced
+    picture     of mqtt and notify: whether a picture of the camera goes along as an episode starts
+    cooldown_s  of notify: seconds after a message in which no other of its rule and source is sent
+    quiet       of notify: hours of the day without messages, as ["22:00-07:00"]
     """
 
     kind: SinkKind
@@ -48,25 +67,48 @@ class SinkConfig:
     rules: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     severities: tuple[str, ...] = field(default=(), metadata={"allowed": get_args(Severity)})
-    give_up_s: float = field(default=0.0, metadata={"least": 0.0, "most": 31_536_000.0})
-    secret_env: str | None = None
-    secret_file: str | None = None
+    give_up_s: float | None = field(default=None, metadata={"least": 0.0, "most": 31_536_000.0})
+    secret_env: str | None = field(default=None, metadata={_OF: ("webhook",)})
+    secret_file: str | None = field(default=None, metadata={_OF: ("webhook",)})
+    topic: str = field(default="framegate", metadata={_OF: ("mqtt",)})
+    discovery: str = field(default="homeassistant", metadata={_OF: ("mqtt",)})
+    picture: bool = field(default=True, metadata={_OF: ("mqtt", "notify")})
+    cooldown_s: float = field(
+        default=60.0, metadata={_OF: ("notify",), "least": 0.0, "most": 86_400.0}
+    )
+    quiet: tuple[str, ...] = field(default=(), metadata={_OF: ("notify",)})
 
     def faults(self) -> list[str]:
         """What is wrong with it."""
-        faults = []
+        faults = [
+            f"{each.name}: it is a key of kind {' and '.join(each.metadata[_OF])}"
+            for each in fields(self)
+            if self.kind not in each.metadata.get(_OF, (self.kind,))
+            and getattr(self, each.name) != each.default
+        ]
+        extra, module = _EXTRAS.get(self.kind, ("", ""))
+        if module and importlib.util.find_spec(module) is None:
+            faults.append(f"kind = {self.kind!r}: it needs pip install 'framegate[{extra}]'")
         if bool(self.url) == bool(self.url_env):
             faults.append("url: give either url or url_env")
         elif self.url:
             remember_url(self.url)
+            _hide_services(self.kind, self.url)
             faults += [f"url: {fault}" for fault in url_faults(self.kind, self.url)]
-        if bool(self.secret_env) == bool(self.secret_file):
+        if self.kind == "webhook" and bool(self.secret_env) == bool(self.secret_file):
             faults.append("secret_env: give either secret_env or secret_file")
         if self.secret_file is not None and not os.access(self.secret_file, os.R_OK):
             faults.append(f"secret_file = {self.secret_file!r}: this file cannot be read")
         for name in (*self.rules, *self.sources):
             if not is_name(name):
                 faults.append(f"rules, sources: {name!r} is no name; a name is {NAME_RULE}")
+        for hours in self.quiet:
+            if _QUIET.fullmatch(hours) is None:
+                faults.append(f"quiet: {hours!r}; allowed is HH:MM-HH:MM")
+        for key in ("topic", "discovery"):
+            value = getattr(self, key)
+            if _TOPIC.fullmatch(value) is None and (key == "topic" or value):
+                faults.append(f"{key} = {value!r}: allowed is a topic without spaces, + and #")
         return faults
 
     def place(self, name: str) -> str:
@@ -78,9 +120,16 @@ class SinkConfig:
             return self.url
         key = f"sinks.{name}.url_env"
         url = from_environment(self.url_env, key)
+        _hide_services(self.kind, url)
         if faults := url_faults(self.kind, url):
             raise ConfigFaults([f"{key} = {self.url_env!r}: {fault}" for fault in faults])
         return url
+
+
+def _hide_services(kind: SinkKind, urls: str) -> None:
+    """Of Apprise's URLs all says who is told, and by which account."""
+    for url in urls.split() if kind == "notify" else ():
+        remember(url.partition("://")[2])
 
 
 def signing_keys(said: str, key: str) -> list[bytes]:
@@ -107,8 +156,8 @@ def signing_keys(said: str, key: str) -> list[bytes]:
 
 def url_faults(kind: SinkKind, url: str) -> list[str]:
     """What is wrong with a URL, of which no part is said: there may be a password in it."""
-    scheme, found, rest = url.partition("://")
     allowed = _SCHEMES.get(kind)
+    scheme, found, rest = url.strip().partition("://")
     if not found or not rest:
         example = f"{allowed[0]}://HOST" if allowed else "a service as Apprise writes it"
         return [f"it is no URL; allowed is {example}"]
@@ -165,9 +214,9 @@ def read_sinks(
             if known and rule not in known
         ]
         sinks[name] = sink
-    if sinks and EVENTS not in stages:
+    if sinks and not known and EVENTS not in stages:
         faults.append(
-            f"sinks: no stage {EVENTS!r} is there, so that there would be nothing to tell; give "
-            "rules ([events.rules.NAME])"
+            "sinks: there are no rules, so that there would be nothing to tell; give one, "
+            "[events.rules.NAME]"
         )
     return sinks

@@ -29,7 +29,13 @@ from framegate.pipeline.records import (
 from framegate.pipeline.spec import StageSpec
 from framegate.pipeline.stage import WAITS, Item, Stage, Waits
 from framegate.pipeline.store.hop import END, FRAME, Attached, Commit, Entry, SetAside
-from framegate.pipeline.telemetry.counters import StageTimes, bucket, last_counters, result_counters
+from framegate.pipeline.telemetry.counters import (
+    StageTimes,
+    bucket,
+    last_counters,
+    result_counters,
+    side_counters,
+)
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +115,7 @@ class HostedStage:
         self.checkpoints: dict[str, Checkpoint] = {}
         asks = stage.asks.counts if stage.asks is not None else None
         self.times = StageTimes(asks=asks, cache=stage.cache, footage=stage.footage)
+        self.is_read_here = False  # by a stage of this process: it gets what is published at once
         self._keep = keep
         self._asides = asides
         self._singly: dict[str, Position] = {}  # sources of a batch that failed, up to its last
@@ -255,7 +262,9 @@ class HostedStage:
         state: Any,
         ended: float,
     ) -> PendingCommit:
-        built = CommitBuilder(self.spec, source, self.checkpoints[source], state, ended)
+        built = CommitBuilder(
+            self.spec, source, self.checkpoints[source], state, ended, self.is_read_here
+        )
         if self.spec.misses(self.stage.context.live(source)):
             missed = _missed(self.checkpoints[source].position, arrivals[0], self.spec.reads_side)
             built.count("lagged:" + self.spec.name, missed)
@@ -302,11 +311,19 @@ class CommitBuilder:
     """Gathers what a stage says about one source's part of a batch into a commit."""
 
     def __init__(
-        self, spec: StageSpec, source: str, checkpoint: Checkpoint, state: Any, ended: float
+        self,
+        spec: StageSpec,
+        source: str,
+        checkpoint: Checkpoint,
+        state: Any,
+        ended: float,
+        is_read_here: bool = False,
     ) -> None:
-        """ended: when the stage was done with the batch, by the monotonic clock."""
+        """ended: when the stage was done with the batch, by the monotonic clock; is_read_here:
+        whether what it publishes is read in this process.
+        """
         self._spec, self._source, self._checkpoint = spec, source, checkpoint
-        self._ended = ended
+        self._ended, self._is_read_here = ended, is_read_here
         self.state = state
         self._emitted = checkpoint.emitted
         self._entries: list[Entry] = []
@@ -342,11 +359,16 @@ class CommitBuilder:
             read = records.record_of_side_output(side, spec.name, position)
             self._onward.append(Arrival(position, read))
             self._emitted = position
+            for name, growth in side_counters(spec.name, output).items():
+                self.count(name, growth)
 
     def _publish(self, position: Position, record: Record, output: StageOutput) -> None:
         if not isinstance(output, bytes):
             output = records.encode(failed_result(self._source, position, record, time.time()))
         self._entries.append(Entry(position, FRAME, output))
+        if self._is_read_here:
+            read = records.record_of_result(output, self._spec.name)
+            self._onward.append(Arrival(position, read))
         self.count("published")
         for name in result_counters(output):
             self.count(name)

@@ -61,6 +61,8 @@ class Runner:
             s.spec.name: [self.inboxes[r.spec.name] for r in hosted if r.spec.input == s.spec.name]
             for s in hosted
         }
+        for one in hosted:
+            one.is_read_here = bool(self._onward[one.spec.name])
         self._writers = {s.spec.name: spec.stage(s.spec.input or "") for s in hosted}
         self.stale: set[str] = set()
         self.done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
@@ -20,6 +21,7 @@ from framegate.pipeline.ingest.decoder import (
     ResumePoint,
     SourceEnded,
 )
+from framegate.pipeline.recording.take import Take
 from framegate.pipeline.records import START
 from framegate.pipeline.retry import Backoff
 from framegate.pipeline.source import (
@@ -75,7 +77,9 @@ class CameraDecoder(DecoderThread):
         failures = 0
         while self._await_given_up():
             began = time.monotonic()
-            reader = CameraReader(self.source_name, self._open, self._changed)
+            self._recorded_in, self._recorded_epoch = self._worker.new_take(0), 0
+            open_source = functools.partial(self._open, self._recorded_in)
+            reader = CameraReader(self.source_name, open_source, self._changed)
             lost = self._start(reader) or self._follow_to_its_end(reader)
             if lost is None:
                 return None
@@ -202,8 +206,8 @@ class CameraDecoder(DecoderThread):
         what = f"a frame could not be put: {type(error).__name__}"
         return self._lost(reader, SourceFault(what, "damaged"), opened=True)
 
-    def _open(self) -> Source:
-        return self._worker.open_source(self._guard)
+    def _open(self, take: Take | None) -> Source:
+        return self._open_with(self._guard, take)
 
     def _is_careful(self) -> bool:
         """Return whether frames are announced: so many after a death, whatever their epoch, as each

@@ -17,6 +17,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameStoreFull
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
+from framegate.pipeline.recording.take import Take
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.shared_memory.frame_store import FrameStore
@@ -116,6 +117,7 @@ class ResumePoint:
 class DecoderContext:
     """What a decoder thread needs of its worker.
 
+    open_source    opens the source with a guard, and with the Take to record it in, if any
     frame_store    gives where frames of a form go. FrameStoreFull
     token          of decode, fences the frame store
     wake           eventfd that tells the loop of a first event
@@ -124,9 +126,10 @@ class DecoderContext:
     careful_until  frames up to here are announced
     sound_store    gives where blocks of sound go. FrameStoreFull
     keep_frames    lets the frame stores of all other forms go
+    new_take       what to record a connection in, of which the epoch is known or 0; None: in none
     """
 
-    open_source: Callable[[DecoderGuard], Source]
+    open_source: Callable[..., Source]
     frame_store: Callable[[Form], FrameStore]
     token: int
     credit_limit: int
@@ -136,6 +139,7 @@ class DecoderContext:
     sound_store: Callable[[], SoundStore] | None = None
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
+    new_take: Callable[[int], Take | None] = lambda epoch: None  # noqa: ARG005
 
 
 class DecoderThread(threading.Thread, ABC):
@@ -175,6 +179,8 @@ class DecoderThread(threading.Thread, ABC):
         self._form: Form | None = None  # of the frame that waits for its size to have room
         self._lacks_sound = False  # there was no memory for it
         self._lacks_memory = False  # another size must go before there is room for this one
+        self._recorded_in: Take | None = None
+        self._recorded_epoch = 0  # that it was told of
         self.done = 0
         self.busy = True
         self.lasts_s: float | None = None
@@ -258,6 +264,11 @@ class DecoderThread(threading.Thread, ABC):
     @abstractmethod
     def _decode_to_the_end(self) -> SourceEnded | None:
         """Decode; gives how it ended, None if it was stopped, or nothing is to be reported."""
+
+    def _open_with(self, guard: DecoderGuard, take: Take | None) -> Source:
+        """Open the source, to be recorded if there is something to record it in."""
+        open_source = self._worker.open_source
+        return open_source(guard) if take is None else open_source(guard, take)
 
     def _close(self, source: Source) -> None:
         """Close a source; all that it had to give came before, so an error is no fault of it."""
@@ -352,6 +363,9 @@ class DecoderThread(threading.Thread, ABC):
         store = self._frame_store(frame.form)
         with store.writing(number, position) as pixels:
             frame.write(pixels)
+        if self._recorded_in is not None and position.epoch != self._recorded_epoch:
+            self._recorded_in.tell_epoch(position.epoch, frame.pts)
+            self._recorded_epoch = position.epoch
         arrived = frame.arrived_mono or time.monotonic()
         kept = bool(sound) and self._put_sound(sound, position.epoch)
         if sound and not kept:

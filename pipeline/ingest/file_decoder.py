@@ -71,10 +71,13 @@ class FileDecoder(DecoderThread):
         return SourceEnded(dict(source.counts) if source else {}, fault)
 
     def _open(self) -> Source:
+        start = self._start_point
+        if not start.done:
+            self._recorded_in = self._worker.new_take(start.position.epoch if start.open else 0)
         if not self._is_careful():
-            return self._worker.open_source(nullcontext)
+            return self._open_with(nullcontext, self._recorded_in)
         with self._worker.announce(self._next_position()):
-            return self._worker.open_source(nullcontext)
+            return self._open_with(nullcontext, self._recorded_in)
 
     def _decode(self, source: Source) -> bool:
         """Decode; return whether the source came to its end, and that is to be reported."""

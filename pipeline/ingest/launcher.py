@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from framegate.pipeline import keys
 from framegate.pipeline.engine.control import ControlLine, RecordInHand
@@ -16,12 +17,14 @@ from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InF
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
 from framegate.pipeline.ingest.store_waits import slowest_reader
+from framegate.pipeline.recording.take import Recording, Take
 from framegate.pipeline.records import START, DecodeState, Position, Record
-from framegate.pipeline.source import DecoderGuard, Request, Source
+from framegate.pipeline.source import DecoderGuard, Source
 from framegate.pipeline.spec import SourceSpec, WorkerSpec
 from framegate.pipeline.store.connection import Link
 
-OpenSource = Callable[[Request, DecoderGuard], Source]
+OpenSource = Callable[..., Source]
+"""Opens a Request with a guard, and with the Take that its packets are recorded in, if any."""
 
 
 class DecoderLauncher:
@@ -39,6 +42,7 @@ class DecoderLauncher:
         self._note = note
         self._spec, self._line, self._shared = spec, line, shared
         self._open_source = open_source
+        self._recordings: dict[str, Recording] = {}
         self.turn = threading.Lock()
         """Held while a careful source decodes: its stages run at other times."""
 
@@ -67,7 +71,8 @@ class DecoderLauncher:
     def _thread(self, feed: Feed, start: ResumePoint) -> DecoderThread:
         name, spec = feed.spec.name, feed.spec
         context = DecoderContext(
-            open_source=lambda guard: self._open(spec, guard),
+            open_source=lambda guard, take=None: self._open(spec, guard, take),
+            new_take=lambda epoch: self._take(spec, epoch),
             frame_store=lambda form: self._shared.frame_store(name, form),
             sound_store=lambda: self._shared.sound_store(name, spec.request.sound, make=True),
             keep_frames=lambda forms: self._shared.keep_frames(name, forms),
@@ -109,10 +114,22 @@ class DecoderLauncher:
             if isinstance(a.record, Record) and a.position.epoch > feed.spec.past
         )
 
-    def _open(self, spec: SourceSpec, guard: DecoderGuard) -> Source:
+    def _open(self, spec: SourceSpec, guard: DecoderGuard, take: Take | None) -> Source:
         if spec.fault is not None:
             raise SourceFault(spec.fault, "died")
-        return self._open_source(spec.request, guard)
+        if take is None:
+            return self._open_source(spec.request, guard)
+        return self._open_source(spec.request, guard, take)
+
+    def _take(self, spec: SourceSpec, epoch: int) -> Take | None:
+        """What to record a connection of a source in; None if it is not recorded."""
+        if spec.record is None:
+            return None
+        recording = self._recordings.get(spec.name)
+        if recording is None or recording.spec != spec.record:
+            recording = Recording(Path(self._spec.folder), spec.name, spec.record)
+            self._recordings[spec.name] = recording
+        return recording.take(epoch)
 
     @contextmanager
     def _in_turn(self, source: str, position: Position) -> Iterator[None]:

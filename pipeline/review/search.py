@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, When
+from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, Step, When
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.review.projection import COLUMNS, open_database
 
@@ -25,6 +25,7 @@ SQL_S: Final = 10.0
 SQL_BYTES: Final = 16 << 20  # of one value
 STEPS: Final = 20_000  # of SQLite's machine between two looks at the clock
 MOST_BUCKETS: Final = 2000
+MOST_STRETCHES: Final = 5000
 
 EpisodeVerdict = Literal["true", "false", "unsure"]
 
@@ -190,6 +191,139 @@ def _episode(row: Sequence[Any]) -> Episode:
     before_s, after_s = flat["clip_before_s"], flat["clip_after_s"]
     flat["clip"] = None if before_s is None else {"before_s": before_s, "after_s": after_s}
     return msgspec.convert(flat, Episode, strict=False)
+
+
+class EpisodeStep(msgspec.Struct, frozen=True):
+    """How an episode came to be what it is: one change of it.
+
+    step       start, update or end
+    number     counts the updates from 1; 0 for its start and end
+    told       frame at which it was said
+    last       UNIX seconds of the last evidence by then
+    seconds    of the media, from its beginning to then
+    value      what its rule measured then; null for none
+    sightings  frames by then in which a network saw it
+    held       frames by then without a look
+    unsure     a stretch longer than the rule bridges was not seen by then
+    """
+
+    step: Step
+    number: int
+    told: Moment
+    last: float
+    seconds: float
+    value: float | None
+    sightings: int
+    held: int
+    unsure: bool
+
+
+def steps_of(database: sqlite3.Connection, name: str) -> list[EpisodeStep]:
+    """Return the changes of the episode of this id, in order."""
+    found = database.execute(
+        "SELECT step, number, told_epoch, told_seq, told_media_s, told_captured, last_captured,"
+        " seconds, value, sightings, held, unsure FROM change WHERE episode = ?"
+        " ORDER BY told_epoch, told_seq, step = 'end', number",
+        (name,),
+    )
+    return [
+        EpisodeStep(step, number, Moment(*at), last, seconds, value, sightings, held, bool(unsure))
+        for step, number, *at, last, seconds, value, sightings, held, unsure in found
+    ]
+
+
+class EpisodeCount(msgspec.Struct, frozen=True):
+    """How many episodes of a rule began in a bucket of time.
+
+    start      UNIX seconds at which the bucket begins, a multiple of its length
+    source     name of the source
+    rule       name of the rule
+    direction  of crossings; null for others
+    count      how many
+    """
+
+    start: float
+    source: str
+    rule: str
+    direction: Direction | None
+    count: int
+
+
+def counts(
+    database: sqlite3.Connection, wanted: EpisodeFilter, bucket_s: float
+) -> list[EpisodeCount]:
+    """Return how many episodes began, by bucket, source, rule and direction; none where none did.
+
+    ValueError if the span of the filter has more than MOST_BUCKETS buckets.
+    """
+    if wanted.since is not None and wanted.until is not None:
+        buckets = (wanted.until - wanted.since) / bucket_s
+        if buckets > MOST_BUCKETS:
+            raise ValueError(
+                f"{buckets:.0f} buckets of {bucket_s:g} s; allowed are {MOST_BUCKETS}: a shorter "
+                "span, or longer buckets"
+            )
+    where, held, index = wanted.where()
+    rows = database.execute(
+        "SELECT CAST(began_captured / ? AS INTEGER) AS bucket, source, rule, direction, count(*)"
+        f" FROM episode INDEXED BY {index} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
+        (bucket_s, *held),
+    )
+    return [EpisodeCount(row[0] * bucket_s, *row[1:]) for row in rows]
+
+
+class SeenStretch(msgspec.Struct, frozen=True):
+    """A time of a source, or of one of its rules.
+
+    source  name of the source
+    rule    name of the rule; empty: of the source as a whole
+    since   UNIX seconds
+    until   UNIX seconds; null: it goes on
+    """
+
+    source: str
+    rule: str
+    since: float
+    until: float | None
+
+
+class SeenSpan(msgspec.Struct, frozen=True):
+    """What of a span was seen, and what was not.
+
+    watched  times in which frames of a source were published; all others it was away, or no run was
+    unknown  times in which a rule could not be judged
+    lost     gaps: what rules said there was removed from the store before it was read
+    """
+
+    watched: list[SeenStretch]
+    unknown: list[SeenStretch]
+    lost: list[str]
+
+
+def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpan:
+    """Return what was seen between two times, UNIX seconds, cut to them."""
+
+    def cut(source: str, rule: str, first: float, last: float | None) -> SeenStretch:
+        return SeenStretch(
+            source, rule, max(first, since), last if last is None else min(last, until)
+        )
+
+    watched = database.execute(
+        "SELECT source, '', first, last FROM watched WHERE last >= ? AND first <= ?"
+        " ORDER BY source, first LIMIT ?",
+        (since, until, MOST_STRETCHES),
+    )
+    unknown = database.execute(
+        "SELECT source, rule, since, until FROM unknown WHERE (until IS NULL OR until >= ?)"
+        " AND since <= ? ORDER BY source, rule, since LIMIT ?",
+        (since, until, MOST_STRETCHES),
+    )
+    lost = database.execute("SELECT source, after, before FROM lost LIMIT ?", (MOST_STRETCHES,))
+    return SeenSpan(
+        [cut(*row) for row in watched],
+        [cut(*row) for row in unknown],
+        [f"{source}: after {after}, before {before}" for source, after, before in lost],
+    )
 
 
 # -- By SQL.

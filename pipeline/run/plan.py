@@ -11,9 +11,9 @@ import msgspec
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
-from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.keys import CERTIFY, COLLECT
-from framegate.pipeline.loading import OURS
+from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, SOUND
+from framegate.pipeline.loading import OURS, ours
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.run.deaths import LIMIT, Deaths
 from framegate.pipeline.spec import SourceSpec, StageSpec, Suspect, WorkerSpec
@@ -161,6 +161,49 @@ def with_footage(config: Config) -> Config:
     ]
     collect = StageEntry(COLLECT, OURS["collect"], publisher.input, "drop", False, 1, options)
     return replace(config, stages=(*telling, collect))
+
+
+def with_sound(config: Config) -> Config:
+    """Return the configuration with the stage that listens, beside decode; as it is, if no source
+    is to be heard. ConfigFaults for labels that there are not.
+    """
+    sound = config.sound
+    if not sound.sources:
+        return config
+    known = ours("sound_labels")()
+    if unknown := [label for label in sound.labels if label not in known]:
+        raise ConfigFaults(
+            [
+                f"sound.labels: {label!r}: there is no such label{did_you_mean(label, known)}; "
+                "docs/sound.md has them all"
+                for label in unknown
+            ]
+        )
+    options = {
+        "block": sound.block,
+        "least_score": sound.least_score,
+        "labels": list(sound.labels),
+        "quiet_db": sound.quiet_db,
+        "most_age_s": sound.most_age_s,
+    }
+    listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
+    return replace(config, stages=(*config.stages, listens))
+
+
+def with_events(config: Config) -> Config:
+    """Return the configuration with the stage that judges its rules, in the publisher's worker and
+    waited for; as it is, if there are none.
+    """
+    if not config.events.rules:
+        return config
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    options = msgspec.to_builtins(config.events)
+    events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)
+    placement = {
+        worker: (*names, EVENTS) if publisher.name in names else names
+        for worker, names in config.placement.items()
+    }
+    return replace(config, stages=(*config.stages, events), placement=placement)
 
 
 def promises(stage: StageEntry) -> bool:

@@ -24,6 +24,7 @@ from framegate.pipeline.run.rpc import (
     GetSources,
     GetStore,
     HttpToken,
+    InUse,
     Refused,
     Remove,
     RollBack,
@@ -125,7 +126,7 @@ async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> Ru
         case Remove(names):
             await supervisor.remove(names)
         case Use(model, names):
-            await supervisor.use(model, names)
+            return InUse(await supervisor.use(model, names))
         case RollBack(names):
             await supervisor.roll_back(names)
         case SetShadow(options):

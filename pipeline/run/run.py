@@ -46,7 +46,13 @@ from framegate.pipeline.run.folder import (
     drop_old_runs,
     open_folder,
 )
-from framegate.pipeline.run.plan import Plan, with_certificates, with_footage
+from framegate.pipeline.run.plan import (
+    Plan,
+    with_certificates,
+    with_events,
+    with_footage,
+    with_sound,
+)
 from framegate.pipeline.run.printer import STAGE as PRINT
 from framegate.pipeline.run.printer import Printer, Unbuffered, print_spec
 from framegate.pipeline.run.progress import Progress, RunOutputs, screen
@@ -64,6 +70,7 @@ from framegate.pipeline.run.sources import (
 )
 from framegate.pipeline.run.supervisor import Supervisor
 from framegate.pipeline.shared_memory.mapping import usual_barrier
+from framegate.pipeline.sinks.mqtt import KnownRule
 from framegate.pipeline.sinks.process import SinksProcess, SinksSpec
 from framegate.pipeline.spec import PaceName, SourceSpec
 from framegate.pipeline.store.embedded import STOP_S, EmbeddedStore
@@ -285,7 +292,7 @@ def _run_on(setup: _Setup) -> Exit:
     if options.began is not None:
         before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
-    config = with_footage(with_certificates(config))
+    config = with_events(with_sound(with_footage(with_certificates(config))))
     if options.save is not None:
         config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"
@@ -313,11 +320,25 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]` and are not there: they may come, or be a typo."""
-    for name in () if isinstance(config.learn.collect, bool) else config.learn.collect:
+    """Say which sources are named in `[learn]`, `[record]`, `[sound]`, `[events]` and sinks and
+    are not there: they may come, or be a typo.
+    """
+    lists = {
+        "learn.collect": config.learn.collect,
+        "record.sources": config.record.sources,
+        "sound.sources": config.sound.sources,
+        **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
+    }
+    named = [
+        (key, name) for key, names in lists.items() if not isinstance(names, bool) for name in names
+    ]
+    for key in ("areas", "lines", "rules"):
+        each = getattr(config.events, key).items()
+        named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
+    for key, name in named:
         if name not in known:
             near = did_you_mean(name, known)
-            to_user.warning("learn.collect: %r is no source of this run yet%s", name, near)
+            to_user.warning("%s: %r is no source of this run yet%s", key, name, near)
 
 
 def make_plan(
@@ -371,9 +392,6 @@ async def _supervise(
         asyncio.create_task(progress.show()),
         asyncio.create_task(keep_limits(plan.store, plan.run, plan.stages, plan.results, tidy)),
     ]
-    sinks = _sinks(setup, plan, supervisor)
-    if sinks is not None:
-        beside.append(asyncio.create_task(sinks.serve()))
     if any(stage.name == EVENTS for stage in plan.stages):
         projector = Projector(plan.store, folder.path / EPISODES_FILE, *plan.episodes)
         supervisor.listen(projector.take_sources)
@@ -385,14 +403,19 @@ async def _supervise(
         digest = "" if setup.token is None else setup.token.digest
         spec = WebSpec(
             plan.store,
+            plan.folder,
             OURS["pictures"],
             plan.log_level,
             plan.log_format,
             digest,
             setup.config.http.origins,
+            tuple(setup.config.sinks),
         )
         port = HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
         beside.append(asyncio.create_task(port.serve()))
+    sinks = _sinks(setup, plan, supervisor, http)
+    if sinks is not None:
+        beside.append(asyncio.create_task(sinks.serve()))
     for task in beside:
         task.add_done_callback(_tell_fall)
     try:
@@ -413,11 +436,26 @@ async def _supervise(
     return Exit.SOURCE_FAILED if unprinted and code is Exit.DONE else code
 
 
-def _sinks(setup: _Setup, plan: Plan, supervisor: Supervisor) -> SinksProcess | None:
-    """Return the process of the sinks, None where there are none."""
+def _sinks(
+    setup: _Setup, plan: Plan, supervisor: Supervisor, http: str | None
+) -> SinksProcess | None:
+    """Return the process of the sinks, None where there are none. http: HOST:PORT of the run"""
     if not setup.config.sinks:
         return None
-    spec = SinksSpec(plan.run, plan.store, setup.config.sinks, plan.log_level, plan.log_format)
+    events = setup.config.events
+    spec = SinksSpec(
+        run=plan.run,
+        store=plan.store,
+        sinks=setup.config.sinks,
+        rules={
+            name: KnownRule(rule.when, events.source_of(rule))
+            for name, rule in events.rules.items()
+        },
+        http=http,
+        token="" if setup.token is None else setup.token.secret,
+        log_level=plan.log_level,
+        log_format=plan.log_format,
+    )
     sinks = SinksProcess(spec)
     supervisor.listen(sinks.take_sources)
     return sinks

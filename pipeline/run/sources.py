@@ -152,6 +152,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
                 transport=source.transport,
                 stall_s=live.stall_s,
                 frames=source.frames,
+                sound=config.sound.block_of(source.name),
             ),
             past=source.past,
             credit=credit,
@@ -159,6 +160,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
             pace="fast" if source.live else pace or source.pace,
             retry_most_s=live.retry_most_s,
             ending=source.ending,
+            record=config.record.of(source.name, source.live),
         )
 
     return spec
@@ -311,6 +313,11 @@ class RunSources:
         """Models that were chosen, by source."""
         return {source.name: source.model for source in self._run.sources if source.model}
 
+    def model_of(self, name: str) -> str:
+        """The model of a registry that looks at a source, chosen or configured; "": none does."""
+        settled = self._models.settled
+        return self.models().get(name) or settled.get(name, settled.get("", ""))
+
     def forget_models(self) -> None:
         """Of the run's copies of models keep those that are named, and some that were used last."""
         self._models.forget_unused(
@@ -319,10 +326,8 @@ class RunSources:
 
     def announce(self) -> None:
         """Tell other hosts, through the store, which models of a registry look at the sources."""
-        chosen, settled = self.models(), self._models.settled
-        usual = settled.get("", "")
         ours = [name for name in self.names() if name not in self._lost]
-        models = {name: chosen.get(name) or settled.get(name, usual) for name in ours}
+        models = {name: self.model_of(name) for name in ours}
         self._store.announce_models(models, self._run.run, self._models.where)
 
     def use(self, models: Mapping[str, str]) -> None:

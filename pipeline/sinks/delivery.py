@@ -12,12 +12,12 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from framegate.pipeline.config.sinks import SinkConfig
-from framegate.pipeline.episodes import Change
+from framegate.pipeline.episodes import Change, Step
 from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
@@ -28,6 +28,7 @@ from framegate.pipeline.store.client import connect, store_errors
 log = logging.getLogger(__name__)
 
 WAIT_MS = 1000
+NOTIFY_GIVE_UP_S = 3600.0
 AGAIN = Backoff(first_s=0.25, most_s=60.0)
 
 S = TypeVar("S")
@@ -53,10 +54,14 @@ class MessageRefused(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One thing that a receiver is told of a source; `id` is the same each time that it is told."""
+    """One thing that a receiver is told of a source; `id` is the same each time that it is told.
+
+    fresh  whether it did not wait for anything: what a camera shows now belongs to it
+    """
 
     source: str
     what: Change | NotTold
+    fresh: bool = False
 
     @property
     def id(self) -> str:
@@ -73,9 +78,11 @@ class Receiver(Protocol[S]):
     """Whom a sink tells. All of it is called in the sink's thread.
 
     state  of a source before its first message; stored with the position, as msgpack
+    steps  of episodes that it is told of; others are passed over
     """
 
     state: S
+    steps: Collection[Step]
 
     def begin(self, states: Mapping[str, S]) -> None:
         """Take note of the sources that are followed, each with its state. Away."""
@@ -115,7 +122,8 @@ class Delivery(threading.Thread, Generic[S]):
         """store: its URL."""
         super().__init__(name=f"sink-{name}", daemon=True)
         self._sink, self._config, self._receiver, self._url = name, config, receiver, store
-        self._give_up_s = config.give_up_s
+        usual = NOTIFY_GIVE_UP_S if config.kind == "notify" else 0.0
+        self._give_up_s = usual if config.give_up_s is None else config.give_up_s
         self._wanted: dict[str, int] = {}
         self._followed: dict[str, _Followed] = {}
         self._finishing = False
@@ -254,7 +262,7 @@ class Delivery(threading.Thread, Generic[S]):
         counts = {"delivered": 0, "muted": 0}
         for change in entry.changes:
             if self._wants(change) and change.id not in followed.told:
-                outcome, state = self._told(Message(source, change))
+                outcome, state = self._told(Message(source, change, followed.caught_up))
                 followed.standing = replace(followed.standing, state=state)
                 followed.told.add(change.id)
                 counts[outcome] += 1
@@ -282,8 +290,10 @@ class Delivery(threading.Thread, Generic[S]):
 
     def _wants(self, change: Change) -> bool:
         rules, severities = self._config.rules, self._config.severities
-        return (not rules or change.rule in rules) and (
-            not severities or change.severity in severities
+        return (
+            change.step in self._receiver.steps
+            and (not rules or change.rule in rules)
+            and (not severities or change.severity in severities)
         )
 
     def _note_away(self, error: Away) -> None:

@@ -7,7 +7,7 @@ people look at: counts of messages, since when and why the receiver takes none.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -22,7 +22,6 @@ from framegate.pipeline.store.hop import END
 
 PAGE = 64
 _LAST_SEQ = 2**62
-_COUNTS = ("delivered", "muted", "lost")
 
 S = TypeVar("S")
 
@@ -188,53 +187,3 @@ def _before(first: EventsEntry, entry: tuple[bytes, Mapping[bytes, bytes]]) -> s
     except (msgspec.MsgspecError, RecordTooNew, KeyError):
         epoch, seq = first.position
         return str(Position(epoch, seq - 1) if seq else Position(epoch - 1, _LAST_SEQ))
-
-
-@dataclass(frozen=True)
-class SinkView:
-    """How a sink gets on with a source.
-
-    delivered, muted  messages: taken, and left out on purpose
-    lost              entries that were never told
-    waiting           entries that are not told yet
-    since, why        UNIX seconds since when the receiver takes none, and why; None: it does
-    """
-
-    sink: str
-    source: str
-    delivered: int
-    muted: int
-    lost: int
-    waiting: int
-    since: float | None = None
-    why: str | None = None
-
-
-def look(client: Any, sinks: Sequence[str], sources: Sequence[str]) -> list[SinkView]:
-    """Return how sinks get on; of those that have begun with a source."""
-    found = []
-    for source in sources:
-        pipe = client.pipeline(transaction=False)
-        pipe.xinfo_stream(keys.out(source, keys.EVENTS))
-        for sink in sinks:
-            pipe.hmget(keys.sink(source, sink), "n", *_COUNTS, "since", "why")
-        info, *replies = pipe.execute(raise_on_error=False)
-        added = 0 if isinstance(info, Exception) else int(info["entries-added"])
-        for sink, reply in zip(sinks, replies, strict=True):
-            if isinstance(reply, Exception) or reply[0] is None:
-                continue
-            n, delivered, muted, lost = (int(each or 0) for each in reply[:4])
-            since, why = reply[4:]
-            found.append(
-                SinkView(
-                    sink=sink,
-                    source=source,
-                    delivered=delivered,
-                    muted=muted,
-                    lost=lost,
-                    waiting=max(0, added - n),
-                    since=None if since is None else float(since),
-                    why=None if why is None else why.decode(),
-                )
-            )
-    return found

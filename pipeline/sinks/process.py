@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,16 +31,21 @@ from framegate.pipeline.logs import LogFormat, set_up_logging
 from framegate.pipeline.process import die_with_parent_of, start_module
 from framegate.pipeline.redaction import remember_url
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.sinks.delivery import Delivery, Receiver
-from framegate.pipeline.sinks.position import look
+from framegate.pipeline.sinks.delivery import Away, Delivery, Receiver
+from framegate.pipeline.sinks.mqtt import KnownRule, Mqtt
+from framegate.pipeline.sinks.notify import Notify
+from framegate.pipeline.sinks.pictures import CameraPictures
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.connection import readable
+from framegate.pipeline.telemetry.sinks import look_at_sinks
 
 log = logging.getLogger(__name__)
 
 FINISH_S: Final = 5.0
+REACH_S: Final = 5.0
+PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 PATIENCE_S: Final = 8.0
 AGAIN: Final = Backoff(first_s=0.2, most_s=30.0)
 _STEADY_S: Final = 60.0  # a process that lived so long did not fail at its start
@@ -50,18 +56,46 @@ class SinksSpec(msgspec.Struct, frozen=True):
 
     run    of which it tells episodes
     store  its URL
+    rules  that are configured, by name
+    http   HOST:PORT of the run, for pictures; None where it has none
+    token  that is asked for there; empty: none
     """
 
     run: str
     store: str
     sinks: dict[str, SinkConfig]
+    rules: dict[str, KnownRule] = {}
+    http: str | None = None
+    token: str = ""
     log_level: str = "INFO"
     log_format: LogFormat = "text"
 
 
-def receiver_of(name: str, config: SinkConfig, run: str) -> Receiver[Any]:
+def receiver_of(name: str, spec: SinksSpec) -> Receiver[Any]:
     """Return whom a sink tells. ConfigFaults if what it is configured with cannot be used."""
-    return Webhook(name, config, run)
+    config, pictures = spec.sinks[name], CameraPictures(spec.http, spec.token)
+    if config.kind == "mqtt":
+        return Mqtt(name, config, spec.run, spec.rules, pictures)
+    if config.kind == "notify":
+        return Notify(name, config, pictures)
+    return Webhook(name, config, spec.run)
+
+
+def reached(name: str, config: SinkConfig) -> str:
+    """Return a line for `framegate check`: whether a receiver could be told; it is told nothing.
+
+    ConfigFaults if it never could; Away if it is not there now.
+    """
+    receiver_of(name, SinksSpec("check", "", {name: config})).close()
+    if config.kind == "notify":
+        return "Apprise knows its services; none was asked"
+    url = urlsplit(config.place(name))
+    port = url.port or PORTS[url.scheme]
+    try:
+        socket.create_connection((url.hostname or "", port), REACH_S).close()
+    except OSError as error:
+        raise Away(f"{url.hostname}:{port} cannot be reached: {error}") from error
+    return f"{url.hostname}:{port} can be reached"
 
 
 class SinksProcess:
@@ -154,7 +188,7 @@ def main() -> int:
     remember_url(spec.store)
     try:
         deliveries = [
-            Delivery(name, config, receiver_of(name, config, spec.run), spec.store)
+            Delivery(name, config, receiver_of(name, spec), spec.store)
             for name, config in spec.sinks.items()
         ]
     except ConfigFaults as error:  # what was right at the start is not any more
@@ -192,7 +226,7 @@ def _tell_rest(spec: SinksSpec, sources: Sequence[str]) -> None:
     """Say what is left to be told as the run ends."""
     with contextlib.suppress(FramegateError), store_errors(spec.store):
         with connect(spec.store) as client:
-            views = look(client, list(spec.sinks), sources)
+            views = look_at_sinks(client, list(spec.sinks), sources)
         for name in spec.sinks:
             if waiting := sum(view.waiting for view in views if view.sink == name):
                 log.warning(

@@ -9,17 +9,17 @@ import http.client
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sinks import SinkConfig, signing_keys
-from framegate.pipeline.episodes import Change
+from framegate.pipeline.episodes import Change, Step
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.sinks.delivery import Away, Message, MessageOutcome, MessageRefused
 from framegate.pipeline.stage import NoState
@@ -33,6 +33,7 @@ class Webhook:
     """One POST for each message; a receiver has it once it answers 2xx."""
 
     state = NoState()
+    steps: Collection[Step] = get_args(Step)
 
     def __init__(self, name: str, config: SinkConfig, run: str) -> None:
         """ConfigFaults if its URL or its secrets cannot be used."""

@@ -7,11 +7,15 @@ frames lay evenly in it: it is right to within that quarter.
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 import msgspec
 
+from framegate.pipeline.keys import SOUND
 from framegate.pipeline.records import DegradedReason, Escalation, Looked, Reason, Settled
+from framegate.pipeline.sounds import SoundOutcome
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts, FootageCounts
 
 PREFIX = "latency:"
@@ -161,6 +165,43 @@ def escalations_of(counters: Mapping[str, int]) -> dict[str, int]:
         for name, n in counters.items()
         if name.startswith(ESCALATED)
     }
+
+
+# -- What was heard: counted in the hop of the stage that listens. `sound_blocks` counts what decode
+# gave; each block is then told once, as a window by its outcome, or as lost.
+
+
+SOUND_PREFIX = "sound:"
+SOUND_BLOCKS = "sound_blocks"
+SOUND_OUTCOMES = (*get_args(SoundOutcome), "lost")
+
+
+class _ToldWindow(msgspec.Struct, frozen=True):
+    outcome: SoundOutcome
+
+
+class _Listened(msgspec.Struct, frozen=True):
+    windows: tuple[_ToldWindow, ...]
+    lost: int = 0
+
+
+_decode_sounds = msgspec.msgpack.Decoder(_Listened).decode
+
+
+def side_counters(stage: str, said: bytes) -> Mapping[str, int]:
+    """The counters of what a stage beside the main path said (msgpack): of `sound` only."""
+    if stage != SOUND:
+        return {}
+    told = _decode_sounds(said)
+    outcomes = [window.outcome for window in told.windows] + ["lost"] * told.lost
+    return {f"{SOUND_PREFIX}{name}": n for name, n in Counter(outcomes).items()}
+
+
+def sounds_of(counters: Mapping[str, int]) -> dict[str, int]:
+    """Blocks of a source's sound by what became of them; empty for one that has none."""
+    if SOUND_BLOCKS not in counters:
+        return {}
+    return {name: counters.get(f"{SOUND_PREFIX}{name}", 0) for name in SOUND_OUTCOMES}
 
 
 # -- How long a worker's stages waited and worked: counted in its memory, told when asked.

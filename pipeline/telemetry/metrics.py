@@ -22,6 +22,7 @@ from framegate.pipeline.records import Verdict
 from framegate.pipeline.retry import BreakerState
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,
+    SOUND_BLOCKS,
     RunStatus,
     SourceStatus,
     StageTimes,
@@ -30,8 +31,10 @@ from framegate.pipeline.telemetry.counters import (
     latency_bounds,
     looks_of,
     objects_of,
+    sounds_of,
     upper_bounds,
 )
+from framegate.pipeline.telemetry.sinks import SinkView, sinks
 from framegate.pipeline.telemetry.view import State, View, drops_of
 
 # -- What Prometheus scrapes of questions to the heavy model, and of the promise.
@@ -112,6 +115,8 @@ def guards(views: Sequence[View]) -> Iterator[Metric]:
     told = [(view.source, view.guard) for view in views if view.guard is not None]
     for metric, what, value in (
         ("guard_alarm", "1 while the general model serves: its own differs too much", "alarm"),
+        ("guard_audits", "Frames in which both were held against the heavy pass", "audits"),
+        ("guard_behind", "How far the own model's F1 was below the general's there", "behind"),
         ("guard_apart", "Share of objects in which the two models differed of late", "apart"),
         ("guard_looks", "Looks in which the two had something to differ in", "looks"),
         ("guard_strange", "Looks that found what the specialised model does not know", "strange"),
@@ -176,6 +181,37 @@ def footage(times: Mapping[str, StageTimes]) -> Iterator[Metric]:
     yield from (kept, dropped, removed, nbytes)
 
 
+# -- What Prometheus scrapes of sound.
+
+
+def sounds(counters: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Of each source whose sound is heard."""
+    blocks = CounterMetricFamily(
+        "framegate_sound_blocks", "Blocks of sound decoded", labels=["source"]
+    )
+    windows = CounterMetricFamily(
+        "framegate_sound_windows",
+        "Blocks by what became of the window that ends with them: heard, unchanged and quiet (the "
+        "network did not look), lost",
+        labels=["source", "outcome"],
+    )
+    dropped = CounterMetricFamily(
+        "framegate_sound_dropped", "Blocks of sound that no frame could carry", labels=["source"]
+    )
+    damaged = CounterMetricFamily(
+        "framegate_sound_damaged", "Packets of sound that did not decode", labels=["source"]
+    )
+    for source, counted in counters.items():
+        if not (told := sounds_of(counted)):
+            continue
+        blocks.add_metric([source], counted[SOUND_BLOCKS])
+        dropped.add_metric([source], counted.get("sound_dropped", 0))
+        damaged.add_metric([source], counted.get("sound_damaged", 0))
+        for outcome, n in told.items():
+            windows.add_metric([source, outcome], n)
+    yield from (blocks, windows, dropped, damaged)
+
+
 STATES: Final = get_args(State)
 LOST, LAGGED = "lost:", "lagged:"
 
@@ -201,6 +237,7 @@ class Scrape:
     labels            by source that runs, of each object in its last result that did not fail
     uses              memory and CPU by worker; own: the supervisor's
     store             INFO of the store, None while it does not answer
+    sinks             how they get on
     """
 
     status: RunStatus
@@ -211,6 +248,7 @@ class Scrape:
     uses: Mapping[str, ProcessUse]
     own: ProcessUse | None
     store: Mapping[str, object] | None
+    sinks: Sequence[SinkView] = ()
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
@@ -226,8 +264,10 @@ class Scrape:
         yield from asks(self.status.times)
         yield from look_ups(self.status.times)
         yield from footage(self.status.times)
+        yield from sounds(self.counters)
         yield from promises(self.views)
         yield from guards(self.views)
+        yield from sinks(self.sinks)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()

@@ -437,7 +437,7 @@ def span(seconds: float) -> str:
 def guard_in_words(guard: GuardNews) -> str:
     """What somebody should know of a specialised model that serves or served; "": nothing."""
     if guard.alarm:
-        return "its own model sees too little here, so the general one serves: learn it anew"
+        return "its own model fits no more, so the general one serves: learn it anew"
     if guard.strange:
         return f"{guard.strange} looks found what its own model does not know: learn it anew"
     return ""

@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -34,9 +35,11 @@ from framegate.pipeline.client.follower import (
 )
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import Span, TimeOrPosition, moment
+from framegate.pipeline.episodes import Change, EventEntry
 from framegate.pipeline.errors import FramegateError, ResultsTrimmed
 from framegate.pipeline.process import cancelled
 from framegate.pipeline.records import START, Position
+from framegate.pipeline.review.projector import EPISODES
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.web.openapi import (
@@ -59,8 +62,10 @@ LOOK_S: Final = 1.0
 LAST_S: Final = 0.3  # for which a stream waits for what is there when the run ends
 _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
+_JSON: Final = "application/json"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
+T = TypeVar("T")
 Positions = dict[str, str]
 
 
@@ -106,21 +111,28 @@ def api_routes(
             wish = _wish(request.query_params, await run_in_threadpool(sources))
             page = await run_in_threadpool(_page, store, wish)
         except (Refusal, FramegateError) as error:
-            return _refused(error)
+            return refused(error)
         return Response(msgspec.json.encode(page), 200, _NO_STORE, "application/json")
 
     async def stream(request: Request) -> Response:
         """New results as Server-Sent Events; goes on after `Last-Event-ID` or `?after=`;
         `?start=earliest` with what is there; `?source=A,B`, `?stage=NAME`.
         """
+        return await streamed(request, None)
+
+    async def live(request: Request) -> Response:
+        """How episodes begin, go on and end, as Server-Sent Events; the same words but `stage`."""
+        return await streamed(request, EPISODES)
+
+    async def streamed(request: Request, channel: Channel[Any] | None) -> Response:
         nonlocal open_streams
         try:
             if open_streams >= MOST_STREAMS:
                 raise Refusal(503, f"{MOST_STREAMS} streams are open, as many as are allowed")
-            wish = _wish(request.query_params, await run_in_threadpool(sources))
+            wish = _wish(request.query_params, await run_in_threadpool(sources), channel)
             start = await run_in_threadpool(_start, store, wish, request)
         except (Refusal, FramegateError) as error:
-            return _refused(error)
+            return refused(error)
 
         @contextlib.contextmanager
         def counted() -> Any:
@@ -141,21 +153,45 @@ def api_routes(
     return [
         Route("/api/v1/results", results),
         Route("/api/v1/results/stream", stream),
+        Route("/api/v1/episodes/live", live),
         Route("/api/v1/openapi.json", described),
     ]
 
 
-def _refused(error: Exception) -> Response:
+def refused(error: Exception) -> Response:
     """Why a request is not answered; what else fails may go well in a second."""
     status = error.status if isinstance(error, Refusal) else 503
     headers = {**_NO_STORE, **({"Retry-After": "1"} if status == 503 else {})}
     return Response(msgspec.json.encode(ApiFault(str(error))), status, headers, "application/json")
 
 
+async def posted(request: Request, kind: type[T], most: int) -> T:
+    """Read what is sent, JSON of at most so many bytes. Refusal.
+
+    A page of another server could have its reader's browser send it: that is refused by where it
+    comes from, and by a type that no form may send.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Refusal(403, "it is taken from pages of this server alone")
+    if request.headers.get("content-type", "").partition(";")[0].strip() != _JSON:
+        raise Refusal(415, f"it is to be JSON, with Content-Type: {_JSON}")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > most:
+            raise Refusal(413, f"it has more than {most} bytes, as many as are allowed")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise Refusal(400, f"{error}; /api/v1/openapi.json says what is allowed") from None
+
+
 # -- What is asked for.
 
 
-def _wish(asked: QueryParams, known: Sequence[str]) -> Wish:
+def _wish(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None = None) -> Wish:
+    """channel: what is read whatever `stage` says."""
     names = [name for said in asked.getlist("source") for name in said.split(",") if name]
     if strange := set(names) - set(known):
         raise Refusal(404, unknown_sources([name[:32] for name in strange], known))
@@ -165,7 +201,7 @@ def _wish(asked: QueryParams, known: Sequence[str]) -> Wish:
     return Wish(
         sources=sorted(set(names) or set(known)),
         named=bool(names),
-        channel=RESULTS if stage is None else outputs(stage, object),
+        channel=channel or (RESULTS if stage is None else outputs(stage, object)),
         after=_positions("after", asked["after"]) if "after" in asked else None,
         span=Span(_moment("from", asked.get("from")), _moment("to", asked.get("to"))),
         limit=_limit(asked.get("limit")),
@@ -305,7 +341,9 @@ async def _events(
                     try:
                         each = coming.result()
                         positions[each.source] = str(each.position)
-                        if wish.span.has(each):
+                        if isinstance(each, EventEntry):
+                            told = _events_of(each.changes.changes, _said(positions))
+                        elif wish.span.has(each):
                             told = _event(each, _said(positions))
                     except ResultsTrimmed as gap:
                         trimmed = Trimmed(gap.source, gap.after, gap.before)
@@ -327,6 +365,12 @@ async def _events(
                     return
         finally:
             await cancelled(coming, over)
+
+
+def _events_of(changes: Sequence[Change], at: str) -> bytes:
+    """An event each; only the last has the position: who has that has all of them."""
+    last = len(changes) - 1
+    return b"".join(_event(each, at if i == last else "") for i, each in enumerate(changes))
 
 
 def _event(data: Any, at: str = "", kind: str = "") -> bytes:

@@ -230,15 +230,16 @@ def _gone(
 def _page(request: Request) -> Response:  # noqa: ARG001
     """The live page: pictures, latency, objects and drops of each source."""
     html = Path(__file__).with_name("page.html").read_text()
-    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": _only_itself(html)})
+    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": only_itself(html)})
 
 
-def _only_itself(html: str) -> str:
+def only_itself(html: str) -> str:
     """What the page may do: run its own script and style, and ask only where it came from."""
     script, style = (_hash_of(tag, html) for tag in ("script", "style"))
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
-        "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+        "img-src 'self' blob: data:; media-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'self'"
     )
 
 

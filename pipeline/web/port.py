@@ -37,17 +37,21 @@ PATIENCE_S = 3.0
 class WebSpec(msgspec.Struct, frozen=True):
     """What the process is told.
 
+    folder        of the run's data
     pictures      class that serves pictures, by its dotted path
     token_sha256  of the token that it asks for; empty: it asks for none
     origins       of pages of other hosts that may ask
+    sinks         names of the run's sinks
     """
 
     store: str
+    folder: str
     pictures: str
     log_level: str
     log_format: LogFormat
     token_sha256: str = ""
     origins: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 

@@ -40,7 +40,7 @@ from framegate.stages.detect.options import labels_wanted
 from framegate.stages.detections import Detections
 from framegate.stages.escalate import Escalate, StageOptions
 from framegate.stages.escalate.options import EscalateOptions
-from framegate.stages.escalate.places import LocalHeavy
+from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.window import Window
 
 BLOCK: Final = 50  # frames in a row that are held against the heavy pass

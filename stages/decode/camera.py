@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections import ChainMap, OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from framegate.pipeline.errors import FaultReason, SourceFault
+from framegate.pipeline.recording.take import Take
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import DecoderGuard, Request
 from framegate.stages.decode.container import (
@@ -26,17 +26,17 @@ from framegate.stages.decode.container import (
     check_packet,
     open_video,
     orientation_of,
+    told_captured,
 )
 from framegate.stages.decode.frame import (
     DecodedFrame,
     FrameChoice,
     Orientations,
 )
+from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
-# -- When frames were captured by a camera's own clock, as RTCP sender reports tell (RFC 3550
-# 6.4). FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime),
-# whose first eight bytes are microseconds of UNIX time.
+# -- When frames were captured by a camera's own clock, as RTCP sender reports tell.
 
 
 _KEPT: Final = 64
@@ -50,10 +50,10 @@ class CameraClock:
 
     def see(self, packet: Packet[VideoStream]) -> None:
         """Take note of a packet on its way to the decoder."""
-        if packet.pts is None or not packet.has_sidedata("prft"):
+        captured = told_captured(packet)
+        if packet.pts is None or captured is None:
             return
-        (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
-        self._captured[packet.pts] = microseconds / 1e6
+        self._captured[packet.pts] = captured
         if len(self._captured) > _KEPT:
             self._captured.popitem(last=False)
 
@@ -171,7 +171,14 @@ class CameraSource:
     Thread  all of it in one thread
     """
 
-    def __init__(self, request: Request, options: DecodeOptions, guard: DecoderGuard = nullcontext):
+    def __init__(
+        self,
+        request: Request,
+        options: DecodeOptions,
+        guard: DecoderGuard = nullcontext,
+        take: Take | None = None,
+    ) -> None:
+        """take: its packets are recorded in it."""
         self._request, self._options, self._guard = request, options, guard
         opened = open_video(request, options, at_once=True)
         self.codec = opened.stream.codec_context.codec.canonical_name
@@ -184,6 +191,7 @@ class CameraSource:
             self._tap = SoundTap(opened.sound, request.sound, guard)
             opened.listeners.append(self._tap.hear)
             self.counts = ChainMap(self._tally, self._tap.counts)
+        self.recorder = None if take is None else PacketRecorder(take, opened, live=True)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def __iter__(self) -> Iterator[DecodedFrame | None]:
@@ -210,6 +218,8 @@ class CameraSource:
         if self._frames is not None:
             self._frames.close()
         self._opened.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     def _decode(
         self, opened: Opened, packets: Iterable[Packet[VideoStream] | None]

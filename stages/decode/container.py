@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -118,6 +119,19 @@ class Opened:
         self.container.close()
         if self.body is not None:
             self.body.close()
+
+
+def told_captured(packet: Packet[Any]) -> float | None:
+    """UNIX seconds at which a camera took what is in a packet by its own clock, as RTCP sender
+    reports tell (RFC 3550 6.4); None if it has not told.
+
+    FFmpeg ties each packet to the last report: side data "prft" (AVProducerReferenceTime), whose
+    first eight bytes are microseconds of UNIX time.
+    """
+    if packet.pts is None or not packet.has_sidedata("prft"):
+        return None
+    (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
+    return float(microseconds / 1e6)
 
 
 def is_url(place: str) -> bool:
@@ -377,6 +391,16 @@ def _sound_track(container: InputContainer) -> AudioStream | None:
     # As with a video track, PyAV has no context where FFmpeg has no decoder.
     found = (s for s in container.streams.audio if getattr(s, "codec_context", None) is not None)
     return next(found, None)
+
+
+def described_sound(opened: Opened) -> tuple[str, int, int] | None:
+    """Return codec, hertz and channels of the sound track, as the container states them; None
+    where there is none that can be decoded.
+    """
+    if opened.sound is None:
+        return None
+    codec = opened.sound.codec_context
+    return codec.name, codec.sample_rate, codec.channels
 
 
 # -- What a container claims about its video track, and whether the track kept it.

@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from framegate.pipeline.errors import SourceFault
+from framegate.pipeline.recording.take import Take
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.source import Request
 from framegate.stages.decode.container import (
@@ -27,12 +28,14 @@ from framegate.stages.decode.container import (
     claimed_duration_s,
     claimed_frames,
     claimed_rate,
+    described_sound,
     is_url,
     open_video,
     orientation_of,
     refusal,
 )
 from framegate.stages.decode.frame import DecodedFrame, FrameChoice, Orientations
+from framegate.stages.decode.record import PacketRecorder
 from framegate.stages.decode.sound import SoundTap
 
 _DEFAULT: Final = DecodeOptions()
@@ -45,6 +48,8 @@ class Probe:
     codec       FFmpeg's name
     width, height   pixels, after turning by `rotation` degrees clockwise
     fps, frames, duration_s   claims of the container, None where it makes none
+    sound           codec, hertz and channels of its sound track, None where it has none that can
+                    be decoded
     """
 
     codec: str
@@ -56,6 +61,7 @@ class Probe:
     pix_fmt: str
     rotation: int
     live: bool
+    sound: tuple[str, int, int] | None = None
 
 
 class FileSource:
@@ -73,8 +79,13 @@ class FileSource:
     Thread  one iterator in one thread; close() from any thread once that one has stopped
     """
 
-    def __init__(self, request: Request | str, options: DecodeOptions = _DEFAULT) -> None:
-        """request: a file's path stands for all its frames."""
+    def __init__(
+        self,
+        request: Request | str,
+        options: DecodeOptions = _DEFAULT,
+        take: Take | None = None,
+    ) -> None:
+        """request: a file's path stands for all its frames. take: what to record it in."""
         self._request = Request(request) if isinstance(request, str) else request
         self.place, self.options = self._request.url, options
         self.live = self._request.live
@@ -84,6 +95,7 @@ class FileSource:
         self.claimed_fps = None if rate is None else float(rate)
         self.claimed_s = claimed_duration_s(opened)
         self.duration_frames = claimed_frames(opened)
+        self.sound = described_sound(opened)
         self._tally = {"damaged": 0, "truncated": 0, "skipped": 0}
         self.counts: Mapping[str, int] = MappingProxyType(self._tally)
         self._opened: Opened | None = opened
@@ -92,6 +104,7 @@ class FileSource:
             self._tap = SoundTap(opened.sound, self._request.sound)
             opened.listeners.append(self._tap.hear)
             self.counts = ChainMap(self._tally, self._tap.counts)
+        self.recorder = None if take is None else PacketRecorder(take, opened, live=False)
         self._frames: Generator[DecodedFrame | None] | None = None
 
     def frames(self) -> Iterator[DecodedFrame]:
@@ -131,6 +144,8 @@ class FileSource:
             frames.close()
         if opened is not None:
             opened.close()
+            if self.recorder is not None:
+                self.recorder.close()
 
     def _decode(self, opened: Opened) -> Generator[DecodedFrame | None]:
         converter, orientations, truncation = VideoReformatter(), Orientations(), TruncationCheck()
@@ -231,6 +246,7 @@ def probe(request: Request | str, options: DecodeOptions = _DEFAULT) -> Probe:
             pix_fmt=first.pix_fmt,
             rotation=first.rotation,
             live=source.live,
+            sound=source.sound,
         )
     finally:
         source.close()

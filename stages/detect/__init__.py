@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,10 +21,12 @@ from framegate.models.detector.devices import device_fault
 from framegate.models.detector.network import CPU
 from framegate.models.gate.cells import grid_of, ignored_tiles
 from framegate.models.window.head import WindowHead
+from framegate.pipeline.errors import StageRefused
 from framegate.pipeline.records import End, GateView, Object, Origin
 from framegate.pipeline.source import Form
-from framegate.pipeline.stage import Context, Item, Stage
+from framegate.pipeline.stage import WAITS, Context, Item, Stage, Waits
 from framegate.pipeline.stage_counts import CacheCounts
+from framegate.stages.detect.audits import GuardAudits
 from framegate.stages.detect.estimate import Estimate, conclude
 from framegate.stages.detect.guard import Guard, GuardedLook, GuardState, guarded_look
 from framegate.stages.detect.look import look_at, view_of
@@ -139,6 +141,11 @@ class Detect(Stage[DetectState]):
         self.models.open_configured()
         self._keeper = StateKeeper(context, head)
         self.cache = CacheCounts()
+        self._audits: GuardAudits | None = None
+        if options.guard.every_s and options.guard.audit_s:
+            with suppress(StageRefused):  # alone, without anybody to ask
+                self._audits = GuardAudits(context)
+                self.asks = self._audits.asks
         self._ignored: dict[tuple[str, Form], BoolArray | None] = {}
 
     def prepare(self, model: str, sources: Sequence[str], is_new: bool) -> None:
@@ -147,25 +154,34 @@ class Detect(Stage[DetectState]):
 
     def process(
         self, batch: Sequence[Item], states: Mapping[str, DetectState]
-    ) -> tuple[list[Detections], dict[str, DetectState]]:
+    ) -> tuple[list[Detections | Waits], dict[str, DetectState]]:
         """Look at each frame where its source's memory says, in order.
 
-        A source's model is settled here for all its frames of the batch: it changes between two.
+        A source's model is settled here for all its frames of the batch: it changes between two. A
+        file's frame that is audited waits, and those after it in its source.
         """
         models = {source: self.models.of(source) for source in {i.source for i in batch}}
         whole = self._whole_answers(batch, models)
         live: dict[str, LiveState] = {}
         last: dict[str, Item] = {}
-        answers = []
+        answers: list[Detections | Waits] = []
+        waiting: set[str] = set()
         for row, item in enumerate(batch):
+            if item.source in waiting:
+                answers.append(WAITS)
+                continue
             served = models[item.source]
             before, now = last.get(item.source), live.get(item.source)
             if now is None or before is None or before.position.epoch != item.position.epoch:
                 now = self._keeper.of(item, states[item.source], now, served)
-            now = now.under(served)
-            said, live[item.source] = self._answer(item, now, whole.get(row), served)
+            said = self._answer(item, now.under(served), whole.get(row), served)
+            if said is None:
+                waiting.add(item.source)
+                answers.append(WAITS)
+                continue
+            answer, live[item.source] = said
             last[item.source] = item
-            answers.append(said)
+            answers.append(answer)
         add_up(self.cache, self.models.remembered(), self.models.past)
         kept = {
             source: self._keeper.kept(item, live[source], states[source], models[source])
@@ -176,6 +192,8 @@ class Detect(Stage[DetectState]):
     def end(self, source: str, end: End, state: DetectState) -> tuple[None, DetectState]:
         """Forget what this worker keeps of the source; its state names what goes on."""
         self._keeper.forget(source)
+        if self._audits is not None:
+            self._audits.forget(source)
         if end.last:
             self.models.forget(source)
         self._ignored = {key: tiles for key, tiles in self._ignored.items() if key[0] != source}
@@ -217,14 +235,19 @@ class Detect(Stage[DetectState]):
 
     def _answer(
         self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
-    ) -> tuple[Detections, LiveState]:
-        """Return what is said of a frame, and the state after it; found: as for `_look`."""
+    ) -> tuple[Detections, LiveState] | None:
+        """Return what is said of a frame, and the state after it; None: it waits.
+
+        found: as for `_look`
+        """
         if served.guard is None or live.guard is None:
             plan, estimate = self._look(item, live, found, served)
             view = self._view(item, plan, served)
             said = detections_of(plan, estimate, served.models, view, served.detector.labels)
             return said, live.after(estimate)
         looked = self._guarded_look(item, live, live.guard, served, served.guard)
+        if looked is None:
+            return None
         view = self._view(item, looked.plan, served.serving(live.guard))
         said = detections_of(looked.plan, looked.estimate, looked.models, view, looked.labels)
         _tell(item, served, live.guard, looked.state)
@@ -233,16 +256,25 @@ class Detect(Stage[DetectState]):
 
     def _guarded_look(
         self, item: Item, live: LiveState, state: GuardState, served: ServedModel, guard: Guard
-    ) -> GuardedLook:
+    ) -> GuardedLook | None:
         assert served.general is not None
         self._note_size(item)
-        recalls = [self._recall(item.source, each) for each in (served, served.general)]
-        ignored, frame = self._ignored_tiles(item), _frame(item, live)
+        own, general = (self._recall(item.source, each) for each in (served, served.general))
+        ignored, frame, audits = self._ignored_tiles(item), _frame(item, live), self._audits
         with self.context.pixels(item) as pixels:
             picture = as_picture(pixels, item.record.form)
-            looked = guarded_look(guard, state, frame, picture, ignored, *recalls)
+            may_ask = audits is not None
+            looked = guarded_look(guard, state, frame, picture, ignored, own, general, may_ask)
             del picture
-        return looked
+            after = looked.state
+            if audits is not None:
+                after = audits.heard(item.source, guard, after)
+                if looked.audit is not None:
+                    told = audits.after(item, pixels, guard, after, looked.audit)
+                    if told is None:
+                        return None
+                    after = told
+        return looked._replace(state=after)
 
     def _look(
         self, item: Item, live: LiveState, found: Boxes | None, served: ServedModel
@@ -305,14 +337,19 @@ def _tell(item: Item, served: ServedModel, before: GuardState, after: GuardState
     if before.alarm == after.alarm:
         return
     own, general = ", ".join(served.models), ", ".join(served.general.models)
-    if after.alarm:
-        log.warning(
-            "%s: %s and the general model differ too much, so %s serves from here on; learn from "
-            "newer footage with `framegate tune` or `framegate train`",
-            *(item.source, own, general),
-        )
-    else:
-        log.info("%s: %s and the general model agree again: it serves", item.source, own)
+    if not after.alarm:
+        log.info("%s: %s is as good as the general model again: it serves", item.source, own)
+        return
+    why = (
+        "the heavy pass agrees less with %s than with the general model"
+        if after.audits > before.audits
+        else "%s and the general model differ too much"
+    )
+    log.warning(
+        "%s: " + why + ", so %s serves from here on; learn from newer footage with `framegate "
+        "tune` or `framegate train`",
+        *(item.source, own, general),
+    )
 
 
 def detections_of(

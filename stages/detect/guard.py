@@ -4,21 +4,24 @@ A model that was tuned or trained for one camera knows a few classes, and the li
 that it has learned from. So the model that it came from looks at the whole frame as well: now and
 then, soon after something changed that no object explains, and wherever an object of a class is
 known that only it knows. What it finds of such classes is reported; in all others the two should
-agree. An early warning on the share of objects in which they do not rings the alarm: from the next
-frame on the general model serves the source, and the specialised one looks beside it, until the
-two have agreed for long enough. All of it follows from pixels, time stamps and committed state.
+agree. An early warning on the share of objects in which they do not rings the alarm. That says that
+they differ, not who is right; two that err alike, or see alike and show less or more of it, it does
+not tell apart. So the heavy pass is asked about one such frame now and then, an *audit*, and the
+alarm rings, too, where the general model's answer is closer to its. From the next frame on the
+general model serves the source, and the specialised one looks beside it, until the two have agreed
+for long enough. All of it follows from pixels, time stamps, answers and committed state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from framegate.models import matching
+from framegate.models import coco, matching
 from framegate.models.boxes import BoolArray, Boxes, IntArray, iou, together
 from framegate.models.detector.answer_cache import Recall
 from framegate.models.detector.detector import Detector
@@ -35,13 +38,15 @@ from framegate.stages.detect.look_plan import LookPlan, ages_of, plan_looks
 from framegate.stages.detect.memory import CurrentFrame
 from framegate.stages.detect.options import GuardOptions
 
-FALSE_ALARM_LOOKS: Final = 1000.0  # between two false alarms in the mean, at least
+FALSE_ALARM_LOOKS: Final = 1000.0  # between two false alarms in the mean, at least; so of audits
+WORSE: Final = 0.05  # F1 by which a specialised model may be below the general one
 SOON_S: Final = 2.0  # of media time until the next look, once the two differ by too much
 _AGAIN_S: Final = 0.5  # the same where an object that only the general model knows may have moved
 _UNEXPLAINED_S: Final = 1.0  # the least time for which what nobody explains has to stay
 _LEAST_TILES: Final = 4  # of the gate, that changed and that no object explains
 _LAST_LOOKS: Final = 16  # that `apart` is a mean over; what was before is forgotten, exponentially
 _NEVER: Final = -1.0
+_NOT_SHARED: Final = -1
 _NO_CLASSES: Final = np.empty(0, np.int32)
 
 _replace = msgspec.structs.replace
@@ -60,6 +65,11 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     waits_s   for how long what nobody explains has to stay until it is looked at
     unexplained  something changed since the last look that no object explains
     alarms    times that it rang
+    audits    frames in which both were held against the heavy pass and there was something to see
+    behind    -1..1, how far its F1 was below the general model's there of late
+    audit_sums  of the early warning on that
+    audited_s   when the last audit was, on the source's clock; below 0: not yet
+    audit_in_s  seconds from there to the next; 0: as usual
     """
 
     by: str
@@ -72,12 +82,18 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     waits_s: float = _UNEXPLAINED_S
     unexplained: bool = False
     alarms: int = 0
+    audits: int = 0
+    behind: float = 0.0
+    audit_sums: tuple[float, ...] = statistics.QUIET
+    audited_s: float = _NEVER
+    audit_in_s: float = 0.0
 
     @property
     def news(self) -> GuardNews:
         """As results tell it."""
-        apart = round(self.apart, 3)
-        return GuardNews(self.alarm, self.looks, apart, self.strange, self.alarms)
+        apart, behind = round(self.apart, 3), round(self.behind, 3)
+        counts = self.strange, self.alarms, self.audits
+        return GuardNews(self.alarm, self.looks, apart, *counts, behind)
 
 
 class Side(NamedTuple):
@@ -99,6 +115,8 @@ class Guard:
 
     labels   by class id: the specialised model's, and behind them what only the general one knows
     shared   int32, ascending: classes that both know; strange: that only the general one does
+    taught   int32 (80,): for each of COCO's classes, as which of these the heavy pass means it; -1:
+             as none that both know
     """
 
     own: Side
@@ -106,6 +124,7 @@ class Guard:
     labels: tuple[str, ...]
     shared: IntArray
     strange: IntArray
+    taught: IntArray
     options: GuardOptions
 
 
@@ -136,26 +155,38 @@ def pair_up(
     least = least_of(np.array(by_name, np.int32), general.settings.calm).tolist()
     added = ((i, max(one, calm.shown)) for i, one in zip(strange.tolist(), least, strict=True))
     settings = replace(own.settings, calm=replace(calm, own=(*calm.own, *added)))
+    ids = {labels[i]: i for i in shared.tolist()}
+    taught = [ids.get(merged.get(label, label), _NOT_SHARED) for label in coco.LABELS]
     return Guard(
         own._replace(settings=settings),
         general._replace(published=published),
         labels,
         shared.astype(np.int32),
         strange.astype(np.int32),
+        np.array(taught, np.int32),
         options,
     )
+
+
+class ShownPair(NamedTuple):
+    """What both models show of one whole frame, in classes that both know, by the pair's labels."""
+
+    own: Boxes
+    general: Boxes
 
 
 class GuardedLook(NamedTuple):
     """What came of a frame.
 
     state    of the guard after it
+    audit    what the heavy pass is to be asked about; None: nothing
     models   what made the answer, as results name it; labels  by class id of the answer
     """
 
     plan: LookPlan
     estimate: Estimate
     state: GuardState
+    audit: ShownPair | None
     models: tuple[str, ...]
     labels: tuple[str, ...]
 
@@ -168,23 +199,31 @@ def guarded_look(
     ignored: BoolArray | None = None,
     own_recall: Recall | None = None,
     general_recall: Recall | None = None,
+    audits: bool = False,
 ) -> GuardedLook:
     """Return what is to be seen in a frame with both models at work; a pure function.
 
-    Arguments as for look_at.
+    Arguments as for look_at. audits: there is somebody who can be asked who is right.
     """
     own, general = (guard.own, own_recall), (guard.general, general_recall)
     (serving, recall), (beside, their_recall) = (general, own) if state.alarm else (own, general)
     plan = plan_looks(frame, picture, serving.settings.plan, ignored)
-    is_due = _is_due(guard, state, frame, plan)
+    is_audit = audits and _audit_is_due(state, frame, guard.options)
+    is_due = is_audit or _is_due(guard, state, frame, plan)
     if is_due and plan.looked != "whole":
         whole = (crops.whole(*frame.size, serving.settings.plan.long_side),)
         plan = replace(plan, looks=whole, looked="whole", reason="guard")
     found = run_looks(serving.detector, picture, plan, recall)
-    after, unseen = state, _NO_CLASSES if state.alarm else guard.strange
+    after, unseen, audit = state, _NO_CLASSES if state.alarm else guard.strange, None
     if is_due:
         [said] = beside.detector.detect([picture], [their_recall])
         ours, theirs = _named(found[0], serving), _named(said, beside)
+        if is_audit:
+            by_own, by_general = (said, found[0]) if state.alarm else (found[0], said)
+            audit = ShownPair(
+                _shown(by_own, guard.own, guard), _shown(by_general, guard.general, guard)
+            )
+            after = _replace(after, audited_s=frame.now_s)
         if not state.alarm:
             news = _strange(ours, theirs, guard)
             found, unseen = [_surest_first(together([found[0], news]))], _NO_CLASSES
@@ -200,7 +239,7 @@ def guarded_look(
     if not state.alarm and (is_due or _shows(estimate, guard.strange)):
         models = tuple(dict.fromkeys((*models, *beside.detector.models)))
     labels = serving.detector.labels if state.alarm else guard.labels
-    return GuardedLook(plan, estimate, after, models, labels)
+    return GuardedLook(plan, estimate, after, audit, models, labels)
 
 
 # -- When the general model looks.
@@ -220,6 +259,14 @@ def _is_due(guard: Guard, state: GuardState, frame: CurrentFrame, plan: LookPlan
     if state.unexplained and passed_s >= min(state.waits_s, every_s):
         return True
     return _is_due_for_strange(guard, frame, plan, passed_s)
+
+
+def _audit_is_due(state: GuardState, frame: CurrentFrame, options: GuardOptions) -> bool:
+    passed_s = frame.now_s - state.audited_s
+    if state.audited_s < 0 or passed_s < 0:
+        return True
+    drawn = (round(state.audited_s * 1000),)
+    return passed_s >= age_limit(state.audit_in_s or options.audit_s, frame.source_key, drawn)
 
 
 def _is_due_for_strange(guard: Guard, frame: CurrentFrame, plan: LookPlan, passed_s: float) -> bool:
@@ -266,6 +313,12 @@ def _rested(state: GuardState, is_strange: bool, options: GuardOptions) -> Guard
 
 def _named(boxes: Boxes, side: Side) -> Boxes:
     return Boxes(boxes.xyxy, boxes.scores, side.published[boxes.class_ids])
+
+
+def _shown(boxes: Boxes, side: Side, guard: Guard) -> Boxes:
+    """Return what a model is sure of in classes that both know."""
+    sure = _named(boxes.take(_sure(boxes, side.settings.calm)), side)
+    return sure.take(np.isin(sure.class_ids, guard.shared))
 
 
 def _strange(ours: Boxes, theirs: Boxes, guard: Guard) -> Boxes:
@@ -328,26 +381,91 @@ def _told(state: GuardState, loss: float | None, options: GuardOptions) -> Guard
     if loss is None:
         return state
     looks = state.looks + 1
-    weight = 1 / (_LAST_LOOKS if state.alarm else min(looks, _LAST_LOOKS))
-    apart = state.apart + weight * (loss - state.apart)
-    state = _replace(state, looks=looks, apart=apart)
+    state = _replace(state, looks=looks, apart=_of_late(state, state.apart, loss, looks))
     if state.alarm:
-        # It began at 1, all apart: so it takes some 16 looks at least that agree.
-        return state if _differ(apart, options) else _replace(state, alarm=False)
+        return _at_rest(state, options)
     sums = statistics.after(state.sums, loss, options.disagreement)
     if not statistics.is_alarm(sums, FALSE_ALARM_LOOKS):
         return _replace(state, sums=sums)
-    quiet = _replace(state, sums=statistics.QUIET, unexplained=False)
-    return _replace(quiet, alarm=True, apart=1.0, alarms=state.alarms + 1)
+    return _rung(_replace(state, apart=1.0))
+
+
+def _of_late(state: GuardState, mean: float, loss: float, looks: int) -> float:
+    # After an alarm it begins at 1: so it takes many looks that agree.
+    weight = 1 / (_LAST_LOOKS if state.alarm else min(looks, _LAST_LOOKS))
+    return mean + weight * (loss - mean)
+
+
+def _rung(state: GuardState) -> GuardState:
+    quiet = _replace(state, sums=statistics.QUIET, audit_sums=statistics.QUIET, unexplained=False)
+    return _replace(quiet, alarm=True, alarms=state.alarms + 1, audit_in_s=0.0)
+
+
+def _at_rest(state: GuardState, options: GuardOptions) -> GuardState:
+    """Return the state without the alarm, where there is no more reason for it."""
+    is_worse = _differ(state.apart, options) or state.behind > WORSE
+    return state if is_worse else _replace(state, alarm=False)
+
+
+# -- Who is right, as the heavy pass has it.
+
+
+def audited(guard: Guard, state: GuardState, shown: ShownPair, seen: Boxes) -> GuardState:
+    """Return the state once the heavy pass said what is to be seen in a frame of which both models
+    showed so much. seen: with COCO's class ids.
+
+    A bet on which of the two is closer to it, frame by frame: by how much the F1 of one is below
+    that of the other. A frame in which nobody sees anything tells nothing.
+    """
+    options = guard.options
+    there = Boxes(seen.xyxy, seen.scores, guard.taught[seen.class_ids])
+    there = there.take(there.class_ids != _NOT_SHARED)
+    if not len(there) + len(shown.own) + len(shown.general):
+        return _replace(state, audit_in_s=min(2 * state.audit_in_s, options.audit_s))
+    own, general = (float(matching.f1(matching.matched([one], [there]))) for one in shown)
+    loss, audits = general - own, state.audits + 1
+    state = _replace(state, audits=audits, behind=_of_late(state, state.behind, loss, audits))
+    if state.alarm:
+        return _at_rest(state, options)
+    sums = _after_audit(state.audit_sums, loss)
+    if statistics.is_alarm(sums, FALSE_ALARM_LOOKS):
+        return _rung(_replace(state, behind=1.0))
+    return _replace(state, audit_sums=sums, audit_in_s=_audit_in_s(state.behind, options))
+
+
+def _after_audit(sums: tuple[float, ...], loss: float) -> tuple[float, ...]:
+    """A loss of -1..1 that may be WORSE in the mean, as one of 0..1."""
+    return statistics.after(sums, (1 + loss) / 2, (1 + WORSE) / 2)
+
+
+def _audit_in_s(behind: float, options: GuardOptions) -> float:
+    """Return the seconds until the next audit, 0: as usual. The worse it is, the sooner."""
+    if behind <= WORSE:
+        return 0.0
+    return min(max(SOON_S, options.audit_s * (WORSE / behind) ** 2), options.audit_s)
+
+
+# -- How long it takes.
 
 
 def looks_until_alarm(loss: float, options: GuardOptions) -> int | None:
     """Return how many looks that tell it takes at most from quiet to the alarm, where the two
     differ by `loss` or more in each; None: it may never come.
     """
+    return _until_alarm(lambda sums: statistics.after(sums, loss, options.disagreement))
+
+
+def audits_until_alarm(loss: float) -> int | None:
+    """Return the same of audits that tell, where the F1 of the specialised model is below that of
+    the general one by `loss` or more in each.
+    """
+    return _until_alarm(lambda sums: _after_audit(sums, loss))
+
+
+def _until_alarm(after: Callable[[tuple[float, ...]], tuple[float, ...]]) -> int | None:
     sums = statistics.QUIET
     for looks in range(1, 1000):
-        sums = statistics.after(sums, loss, options.disagreement)
+        sums = after(sums)
         if statistics.is_alarm(sums, FALSE_ALARM_LOOKS):
             return looks
     return None

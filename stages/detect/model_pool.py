@@ -165,7 +165,7 @@ class ModelOpener:
         """Return the model with the general one beside it, if it came from one."""
         if manifest.learned is None or not self.guard.every_s:
             return ServedModel(using, settings, None)
-        general = self._general(wanted, manifest.learned.general_name)
+        general = self._general(wanted, manifest, manifest.learned.general_name)
         guard = pair_up(
             Side.of(using, settings),
             Side.of(general.detector, general.settings),
@@ -175,10 +175,18 @@ class ModelOpener:
         )
         return ServedModel(using, guard.own.settings, None, guard, general)
 
-    def _general(self, wanted: ModelUse, model: str) -> ServedModel:
-        """Return the general model, opened for what is wanted of the specialised one."""
+    def _general(self, wanted: ModelUse, manifest: Manifest, model: str) -> ServedModel:
+        """Return the general model, opened for what is wanted of the specialised one.
+
+        Where nobody says which classes, it looks for those of the specialised one, too: of what it
+        does not look for it says nothing beside that one, and in place of it.
+        """
         usual = ModelUse(model, wanted.classes, wanted.min_score)
         alone = replace(self, head=None, guard=GuardOptions(every_s=0))
+        if usual.classes is None and is_own(model):
+            meant = [label for label, into in manifest.taken_for.items() if into in manifest.usual]
+            these = {*coco.CAMERA, *manifest.usual, *meant}
+            usual = replace(usual, classes=tuple(name for name in coco.LABELS if name in these))
         if usual.classes not in (None, "all") or wanted.min_scores:
             known = alone.labels_of(model)
             if isinstance(usual.classes, tuple):

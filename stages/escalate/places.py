@@ -19,37 +19,11 @@ from framegate.models.picture_coding import (
     encode_exact,
     even,
 )
-from framegate.pipeline.queries import PlaceSpec, Predictions, Query, Region, RemotePlace
+from framegate.pipeline.queries import PlaceSpec, Query, Region, RemotePlace
 from framegate.pipeline.source import Form
-from framegate.stages.detections import as_seen
 from framegate.stages.escalate.options import EscalateOptions
+from framegate.stages.local_heavy import LocalHeavy
 from framegate.stages.planes import as_picture
-
-
-class LocalHeavy:
-    """A place (`queries.Place`) that looks at a frame's own pixels: what is "true".
-
-    One frame at a time: in a batch the first answer would come as late as the last.
-    """
-
-    lanes = 1
-    most = 1
-    sent_bytes = 0
-    wire_s = 0.0
-
-    def __init__(self, classes: Sequence[str] | None = None, threads: int = 1) -> None:
-        """Compile the networks. Raises UnknownClass, ModelUnreadable."""
-        self._detector = detector.load("heavy", threads=threads, classes=classes)
-        self.models = self._detector.models
-
-    def answer(self, questions: Sequence[Query]) -> list[Predictions]:
-        """Look at each frame whole."""
-        pictures = [as_picture(memoryview(q.pixels), q.form) for q in questions]
-        return [as_seen(boxes, self.models) for boxes in self._detector.detect(pictures)]
-
-    def close(self) -> None:
-        """Nothing is held that the process does not let go of at its end."""
-
 
 # -- A question's picture as it goes to a place on another host, and as it comes out there.
 

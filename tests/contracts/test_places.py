@@ -32,7 +32,7 @@ from framegate.pipeline.queries import (
 )
 from framegate.pipeline.records import Position
 from framegate.pipeline.source import Form
-from framegate.stages.escalate.places import LocalHeavy
+from framegate.stages.local_heavy import LocalHeavy
 from tests.support import heavy_process
 from tests.support.footage import bikes
 from tests.support.runs import wait_until

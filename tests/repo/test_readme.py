@@ -117,6 +117,8 @@ def test_configuration_is_accepted(
     name: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holds = {"url": "rtsp://camera.example/stream", "secret": f"whsec_{'QUJD' * 8}"}
+    if 'kind = "mqtt"' in block:
+        holds["url"] = "mqtt://broker.example"
     for key, variable in re.findall(r'(\w+)_env = "(\w+)"', block):
         monkeypatch.setenv(variable, holds.get(key, "secret"))
     if "my_stages" in block:

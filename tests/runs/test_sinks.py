@@ -6,7 +6,9 @@ import base64
 import contextlib
 import os
 import random
+import re
 import signal
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ import pytest
 from standardwebhooks import Webhook as StandardWebhook
 
 from tests.support import footage
+from tests.support.brokers import ABSENT, PASSWORD, Broker, HomeAssistant
 from tests.support.commands import framegate, user_folder
+from tests.support.phones import Phone
 from tests.support.runs import Run, children, wait_until
 from tests.support.webhooks import WebhookReceiver
 
@@ -33,6 +37,27 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebhookReceiver]:
     made.stop()
 
 
+WALK = """
+from framegate import Stage
+from framegate.pipeline.records import Object
+from framegate.stages.detections import Detections
+
+
+class Walk(Stage):
+    def each(self, item, state):
+        x = item.position.seq / 150 * item.record.form.width
+        y = 0.75 * item.record.form.height
+        box = (max(0.0, x - 4), y - 12, x + 4, y)
+        objects = (Object(1, "person", 0, 0.9, box, "detected"),)
+        return Detections("detected", "whole", "changed", objects, ("m@1",)), state
+"""
+WALK_GRAPH = """
+[stages.walk]
+use = "walk:Walk"
+input = "window"
+[stages.cache]
+input = "walk"
+"""
 OFFICE = """
 [sinks.office]
 kind = "webhook"
@@ -62,6 +87,82 @@ def visits(frames: int) -> list[str]:
 
 def _last(frames: int) -> str:
     return f"gate/visitor/1-{(frames - 1) // 4 * 4}/0/end"
+
+
+def test_the_recipe_of_the_page_tells_a_phone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sinks.md").read_text()
+    recipe = page.partition("```toml\n")[2].partition("```")[0]
+    assert len(recipe.splitlines()) <= 15
+    folder = tmp_path / "user"
+    folder.mkdir()
+    phone = Phone()
+    try:
+        told = recipe.replace("ntfy://my-own-topic", phone.url())
+        told = told.replace('quiet = ["22:00-07:00"]', "")  # of whatever hour it is
+        (folder / "pipeline.toml").write_text(told + WALK_GRAPH)
+        (folder / "walk.py").write_text(WALK)
+        footage.write_scene(folder / "door.mp4", footage.steady(150))
+        monkeypatch.setenv("DOOR_URL", str(folder / "door.mp4"))
+        ended = framegate(folder, "run", "-d", "data", "--pace", "realtime")
+        assert ended.code == 0, ended.err
+        assert phone.titles() == ["visitor at door"]
+        assert phone.came[0]["message"].startswith("person, ")
+        assert framegate(folder, "check").out.count("phone: Apprise knows its services") == 1
+    finally:
+        phone.shutdown()
+        phone.server_close()
+
+
+@pytest.mark.skipif(ABSENT, reason="needs Debian's mosquitto")
+def test_home_assistant_and_metrics_tell_of_a_run(
+    receiver: WebhookReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker(tmp_path / "broker")
+    broker.start()
+    monkeypatch.setenv("HOME_URL", broker.url)
+    home = HomeAssistant(broker.port)
+    folder = told_folder(
+        tmp_path / "user", 60, OFFICE + '[sinks.home]\nkind = "mqtt"\nurl_env = "HOME_URL"\n'
+    )
+    receiver.may_answer.clear()
+    run = Run(folder / "data", "gate.mp4", "--pace", "realtime", cwd=folder)
+    try:
+        wait_until(
+            "all is told to it",
+            lambda: home.state("framegate_framegate_gate-visitor-episodes") == 15,
+        )
+        assert receiver.taken == [], "and nothing to the slow one"
+        found = wait_until("metrics", lambda: metrics(run))
+        assert 'framegate_sink_waiting{sink="office",source="gate"} 0' not in found
+        receiver.may_answer.set()
+        assert run.wait() == 0
+        wait_until(
+            "it is away",
+            lambda: home.state("framegate_framegate_gate-visitor-open") == "unavailable",
+        )
+    finally:
+        receiver.may_answer.set()
+        run.kill()
+        home.close()
+        broker.stop()
+    assert receiver.ids() == visits(60)
+    log = run.log.read_text()
+    assert PASSWORD not in log
+    assert SECRET not in log
+
+
+def metrics(run: Run) -> str | None:
+    """What /metrics says of sinks, once it does."""
+    at = re.search(r"live page at http://(\S+)", run.log.read_text())
+    if at is None or run.process.poll() is not None:
+        return None
+    with urllib.request.urlopen(f"http://{at[1]}/metrics", timeout=20) as answer:
+        found: str = answer.read().decode()
+    return (
+        found if 'framegate_sink_messages_total{outcome="delivered",sink="home"' in found else None
+    )
 
 
 def sinks_process(run: Run) -> int | None:

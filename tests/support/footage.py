@@ -183,6 +183,7 @@ class Track:
 
     tones   of each channel, hertz
     begins  seconds; what is missing between the pieces was never sent
+    pictures  codec of the video track
     """
 
     codec: str = "aac"
@@ -191,6 +192,7 @@ class Track:
     begins: tuple[float, ...] = (0.0,)
     seconds: float = 4.0
     amplitude: float = 0.5
+    pictures: str = "mpeg4"
 
 
 def write_sounding(path: Path, track: Track, pts_s: Sequence[float] = ()) -> Path:
@@ -198,7 +200,8 @@ def write_sounding(path: Path, track: Track, pts_s: Sequence[float] = ()) -> Pat
     pts_s = pts_s or steady(round(25 * track.seconds))
     layout = "mono" if len(track.tones) == 1 else "stereo"
     with av.open(str(path), "w") as output:
-        video = output.add_stream("mpeg4", rate=25)
+        options = {"bf": "0", "g": "25"}
+        video = output.add_stream(track.pictures, rate=25, options=options)
         video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
         video.codec_context.time_base = MILLISECOND
         audio = output.add_stream(track.codec, rate=track.rate, layout=layout)

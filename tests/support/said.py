@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Change, Changes, Moment, Step
+from framegate.pipeline.episodes import Change, Changes, EventEntry, Moment, Step, read_events
 from framegate.pipeline.records import START, VERSION, End, Position, Record
 from framegate.pipeline.source import Form
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -84,13 +84,24 @@ class Sayer:
         end = End(VERSION, frames=seq, last=True, said=said)
         self._add(source, Position(epoch, seq), "end", end)
 
-    def publish(self, source: str, seq: int, epoch: int = 1) -> None:
-        """Publish a result of a frame."""
-        told = msgspec.structs.replace(
-            result(source, epoch, seq), captured=moment(seq, epoch).captured
-        )
-        entry = {"k": "frame", "d": records.encode(told)}
+    def publish(self, source: str, seq: int, epoch: int = 1, **told: Any) -> None:
+        """Publish a result of a frame; `told` are fields of it."""
+        at = moment(seq, epoch).captured
+        seen = msgspec.structs.replace(result(source, epoch, seq), captured=at, **told)
+        entry = {"k": "frame", "d": records.encode(seen)}
         self.client.xadd(keys.results(source), entry, id=f"{epoch}-{seq}")
+
+    def said(self) -> list[EventEntry]:
+        """Return what frames say, of all sources, as the store has it."""
+        return [
+            read_events(source, Position.parse(at), fields[b"d"])
+            for source in self._before
+            for at, fields in self._entries(source)
+        ]
+
+    def _entries(self, source: str) -> Any:
+        found: Any = self.client.xrange(keys.out(source, keys.EVENTS))
+        return [(at, fields) for at, fields in found if fields[b"k"] == b"frame"]
 
     def forget(self, source: str, before: str) -> None:
         """Remove what was said before a position."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import redis
 
 from framegate.pipeline import keys, records
+from framegate.pipeline.config.sinks import SinkConfig
 from framegate.pipeline.episodes import VERSION, Change, Changes, Moment, Severity, Step
 from framegate.pipeline.records import End, Position, Record, side_output
+from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.source import Form
+from framegate.pipeline.store.embedded import EmbeddedStore
 
 
 def change(
@@ -100,3 +105,19 @@ class Teller:
     def close(self) -> None:
         """Close the connection."""
         self.client.close()
+
+
+@contextmanager
+def following(
+    store: EmbeddedStore, name: str, config: SinkConfig, receiver: Any, *sources: str
+) -> Iterator[None]:
+    """A sink that follows these sources while the block lasts."""
+    delivery = Delivery(name, config, receiver, store.url)
+    delivery.take_sources(dict.fromkeys(sources, 0))
+    delivery.start()
+    try:
+        yield
+    finally:
+        delivery.finish()
+        delivery.join(30)
+        assert not delivery.is_alive()

@@ -27,7 +27,7 @@ from framegate.pipeline.stage import Asking, NoState, Stage
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.stages.decode import Probe
 from framegate.stages.window import Window
-from tests.support.footage import steady, write_scene
+from tests.support.footage import Track, steady, write_scene, write_sounding
 from tests.support.servers import server
 
 pytestmark = pytest.mark.timeout(120)
@@ -339,3 +339,21 @@ def test_a_video_that_would_be_written_over_something_is_a_fault(
     there.hardlink_to(clip)
     assert check(configured(clip), clip.parent, overwrite=True) == Exit.USAGE
     assert "FAULT: --save: " in capsys.readouterr().out
+
+
+def test_a_source_that_is_to_be_heard_and_has_no_sound_is_told(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sounding = write_sounding(tmp_path / "a.mkv", Track("aac", 44100, (440.0, 440.0), seconds=1.0))
+    text = f"[sources]\ngate.url = {str(sounding)!r}\ndoor.url = {str(clip)!r}\n"
+    for named, warns in (("true", False), ('["gate"]', False), ('["gate", "door"]', True)):
+        config = read_config("it", f"{text}[sound]\nsources = {named}\n")
+        assert check(config) == Exit.DONE
+        said = capsys.readouterr().out
+        assert "gate: mpeg4 96x64, 25 frames/s" in said
+        assert "sound aac 44100 Hz stereo" in said
+        assert "sound              in sound" in " ".join(said.split("└─ ")[-1:])
+        assert ("door: sound.sources names it, and it has no sound track" in said) is warns
+    config = read_config("it", f'{text}[sound]\nsources = true\nlabels = ["Glas"]\n')
+    assert check(config) == Exit.USAGE
+    assert "'Glas': there is no such label; did you mean Glass?" in capsys.readouterr().out

@@ -9,7 +9,13 @@ import pytest
 from framegate.pipeline.config.config import Config, read_config
 from framegate.pipeline.errors import ConfigFaults
 
-EVENTS = '[stages.events]\nuse = "framegate.stages.window:Window"\ninput = "cache"\n'
+EVENTS = """
+[events.areas.porch]
+points = [[0.1, 0.5], [0.6, 0.5], [0.6, 0.98]]
+[events.rules.visitor]
+when = "inside"
+area = "porch"
+"""
 SECRET = f"whsec_{'QUJD' * 10}"
 
 
@@ -33,6 +39,8 @@ def faults(*lines: str, events: str = EVENTS) -> list[str]:
     return [fault.removeprefix("test.toml: ") for fault in refused.value.faults]
 
 
+HOME = ('kind = "mqtt"', 'url = "mqtt://broker.example"')
+PHONE = ('kind = "notify"', 'url = "ntfy://topic"')
 HOOK = ('kind = "webhook"', 'url_env = "HOOK_URL"', 'secret_env = "HOOK_SECRET"')
 
 
@@ -40,7 +48,7 @@ def test_a_sink_is_read() -> None:
     sink = read(*HOOK, 'rules = ["visitor"]', 'severities = ["alert"]').sinks["office"]
     assert (sink.kind, sink.rules, sink.severities) == ("webhook", ("visitor",), ("alert",))
     assert sink.place("office") == "https://viewer:Hunter2@hooks.example/in"
-    assert read(*HOOK[:2], 'secret_env = "HOOK_SECRETS"').sinks["office"].give_up_s == 0
+    assert read(*HOOK[:2], 'secret_env = "HOOK_SECRETS"').sinks["office"].give_up_s is None
 
 
 @pytest.mark.parametrize(
@@ -61,6 +69,14 @@ def test_a_sink_is_read() -> None:
         ((*HOOK[:2], 'secret_env = "BAD_SECRET"'), "24 to 64 bytes in base64"),
         ((*HOOK[:2], 'secret_file = "nowhere"'), "this file cannot be read"),
         ((*HOOK, "give_up_s = -1.0"), "a number from 0.0 to 31536000.0"),
+        ((*HOOK, 'topic = "x"'), "sinks.office.topic: it is a key of kind mqtt"),
+        ((*HOOK, "picture = false"), "picture: it is a key of kind mqtt and notify"),
+        ((*HOOK, 'rules = ["visitors"]'), "no rule 'visitors'; there are visitor; did you mean"),
+        (('kind = "mqtt"', 'url = "broker.example"'), "allowed is mqtt://HOST"),
+        ((*HOME, 'topic = "a b"'), "allowed is a topic without spaces, + and #"),
+        ((*HOME, 'secret_env = "HOOK_SECRET"'), "secret_env: it is a key of kind webhook"),
+        ((*PHONE, 'quiet = ["22-7"]'), "quiet: '22-7'; allowed is HH:MM-HH:MM"),
+        (('kind = "notify"', 'url = "ntfy"'), "a service as Apprise writes it"),
     ],
 )
 def test_what_is_wrong_is_told(lines: tuple[str, ...], says: str) -> None:
@@ -75,4 +91,10 @@ def test_a_secret_of_a_file_is_checked_as_well(tmp_path: Path) -> None:
 
 
 def test_without_rules_there_is_nothing_to_tell() -> None:
-    assert "no stage 'events' is there" in faults(*HOOK, events="")[0]
+    assert "there are no rules" in faults(*HOOK, events="")[0]
+
+
+def test_sinks_of_every_kind_are_read() -> None:
+    assert read(*HOME, 'discovery = ""').sinks["office"].topic == "framegate"
+    phone = read(*PHONE, 'quiet = ["22:00-07:00"]', "cooldown_s = 0").sinks["office"]
+    assert (phone.quiet, phone.cooldown_s, phone.give_up_s) == (("22:00-07:00",), 0, None)

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from framegate.pipeline import keys
-from framegate.pipeline.episodes import Changes, EventEntry, read_events
+from framegate.pipeline.episodes import Changes, EventEntry
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
 from framegate.pipeline.review.projector import Projector, projected, watched
@@ -240,20 +239,15 @@ def test_what_was_removed_before_it_was_read_is_told(sayer: Sayer) -> None:
     for seq in range(1, 6):
         sayer.say("door", seq, change("start", seq, seq))
     projection = Projection(None)
-    for each in _said(sayer)[:2]:
+    for each in sayer.said()[:2]:
         projection.take([each])
     sayer.forget("door", "1-3")
-    assert projection.take(_said(sayer)) == [], "removed after it was read"
+    assert projection.take(sayer.said()) == [], "removed after it was read"
     sayer.say("door", 6, change("start", 6, 6))
     sayer.say("door", 9, change("start", 9, 9))
     sayer.forget("door", "1-9")
-    assert projection.take(_said(sayer)) == [Gap("door", Position(1, 5), Position(1, 9))]
+    assert projection.take(sayer.said()) == [Gap("door", Position(1, 5), Position(1, 9))]
     assert contents(projection)["lost"] == [("door", "1-5", "1-9")]
-
-
-def _said(sayer: Sayer) -> list[EventEntry]:
-    entries: Any = sayer.client.xrange(keys.out("door", keys.EVENTS))
-    return [read_events("door", Position.parse(at), fields[b"d"]) for at, fields in entries]
 
 
 def test_a_disk_that_takes_nothing_is_waited_for(

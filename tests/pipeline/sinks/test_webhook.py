@@ -20,8 +20,7 @@ from framegate.pipeline.sinks.delivery import Delivery
 from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.store.embedded import EmbeddedStore
 from tests.support.runs import wait_until
-from tests.support.servers import server
-from tests.support.told_episodes import Teller, change
+from tests.support.told_episodes import Teller, change, following
 from tests.support.webhooks import WebhookReceiver
 
 pytestmark = pytest.mark.timeout(120)
@@ -29,19 +28,6 @@ pytestmark = pytest.mark.timeout(120)
 
 def secret() -> str:
     return f"whsec_{base64.b64encode(os.urandom(32)).decode()}"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[EmbeddedStore]:
-    with server(tmp_path / "store") as made:
-        yield made
-
-
-@pytest.fixture
-def teller(store: EmbeddedStore) -> Iterator[Teller]:
-    made = Teller(store.url)
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -67,17 +53,10 @@ def config(receiver: WebhookReceiver, **more: Any) -> SinkConfig:
 @contextmanager
 def delivering(
     store: EmbeddedStore, config: SinkConfig, *sources: str, name: str = "office"
-) -> Iterator[Delivery[Any]]:
+) -> Iterator[None]:
     """A sink that follows these sources while the block lasts."""
-    delivery = Delivery(name, config, Webhook(name, config, "run1"), store.url)
-    delivery.take_sources(dict.fromkeys(sources, 0))
-    delivery.start()
-    try:
-        yield delivery
-    finally:
-        delivery.finish()
-        delivery.join(30)
-        assert not delivery.is_alive()
+    with following(store, name, config, Webhook(name, config, "run1"), *sources):
+        yield
 
 
 def test_a_change_is_a_signed_cloud_event(

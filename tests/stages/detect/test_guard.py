@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from framegate.models import coco
 from framegate.models.registry.model_folder import FootageSpan, Learned
 from framegate.models.registry.registry import Registry
 from framegate.pipeline import records
@@ -314,3 +315,16 @@ def test_what_nobody_judged_or_was_worse_may_not_serve(tmp_path: Path, registry:
     assert store.find("street").manifest == manifest
     store.remove("street")
     assert store.judgement(manifest) is None
+
+
+def test_the_general_model_looks_for_what_the_specialised_one_answers_with(tmp_path: Path) -> None:
+    """Bottles are none of the classes that cameras are for: it would have nothing to say of them,
+    beside the other and in its place.
+    """
+    registry = tmp_path / "registry"
+    specialised(registry, "shelf", ["person", "bottle"], merged={"vase": "bottle"})
+    guard = Camera(tmp_path / "run", registry, "shelf").stage.models.of("a").guard
+    assert guard is not None
+    assert [guard.labels[i] for i in guard.shared] == ["person", "bottle"]
+    looks_for = {guard.general.detector.labels[i] for i in guard.general.detector.class_ids}
+    assert looks_for == {*coco.CAMERA, "bottle", "vase"}

@@ -1,0 +1,455 @@
+"""The index of a data folder's recordings: what there is of which time, what is pinned, what went.
+
+SQLite, of the standard library, beside the files that it tells of. A row is written after its file
+is on the disk; what the files say again (`rebuild`) is not lost with it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from framegate.pipeline.episodes import Change, Severity
+from framegate.pipeline.errors import FramegateError
+
+FOLDER: Final = "recordings"  # of a data folder
+NAME: Final = "index.db"
+BUSY_S: Final = 20.0
+VERSION: Final = 1
+
+Cause = Literal["age", "bytes", "space"]
+_LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
+_OPEN_S: Final = 86400.0  # for which the clip of an episode is kept on that goes on
+_LOOK_BACK_S: Final = 600.0  # no segment is as long
+_OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_end > ?"
+_SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS segment (
+  path TEXT PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL,
+  pts REAL NOT NULL, pts_end REAL NOT NULL, shift REAL NOT NULL,
+  captured REAL NOT NULL, captured_end REAL NOT NULL,
+  bytes INTEGER NOT NULL, head INTEGER NOT NULL, init TEXT NOT NULL,
+  is_key INTEGER NOT NULL, sound INTEGER NOT NULL, pinned INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_time ON segment (source, captured);
+CREATE INDEX IF NOT EXISTS by_pts ON segment (source, epoch, pts);
+CREATE INDEX IF NOT EXISTS by_age ON segment (pinned, captured);
+CREATE TABLE IF NOT EXISTS pin (
+  why TEXT PRIMARY KEY, source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+  level INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS pin_by_time ON pin (source, until);
+CREATE TABLE IF NOT EXISTS gap (
+  source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL, why TEXT NOT NULL,
+  PRIMARY KEY (source, since, why)
+) STRICT;
+CREATE TABLE IF NOT EXISTS trimmed (
+  source TEXT NOT NULL, cause TEXT NOT NULL, until REAL NOT NULL, segments INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, PRIMARY KEY (source, cause)
+) STRICT;
+CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+INSERT OR IGNORE INTO total SELECT 1, COALESCE(SUM(bytes), 0) FROM segment;
+CREATE TRIGGER IF NOT EXISTS grows AFTER INSERT ON segment BEGIN
+  UPDATE total SET bytes = bytes + NEW.bytes; END;
+CREATE TRIGGER IF NOT EXISTS shrinks AFTER DELETE ON segment BEGIN
+  UPDATE total SET bytes = bytes - OLD.bytes; END;
+"""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A file of a recording, and what it holds.
+
+    path      from the folder of recordings
+    epoch     0: it was recorded before the store gave its connection one
+    pts, pts_end  of its pictures, seconds on the source's clock
+    shift_s   what the file's own times are ahead of the source's
+    captured, captured_end  UNIX seconds
+    head      bytes before its first fragment
+    init      digest of its init part, hex: files of one init part follow one another in a player
+    is_key    it begins with a picture that needs no other
+    sound     there is sound in it
+    pinned    0: by no episode, 1: by detections, 2: by an alert
+    """
+
+    path: str
+    source: str
+    epoch: int
+    pts: float
+    pts_end: float
+    shift_s: float
+    captured: float
+    captured_end: float
+    nbytes: int
+    head: int
+    init: str
+    is_key: bool
+    sound: bool
+    pinned: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return self.pts_end - self.pts
+
+    def follows(self, before: Segment) -> bool:
+        """Return whether it goes on where another ends, so that a player need not begin anew."""
+        same = self.init == before.init and self.shift_s == before.shift_s
+        return same and self.epoch == before.epoch and abs(self.pts - before.pts_end) < _SAME_S
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """A range that is kept longer than the rest: the clip of an episode."""
+
+    why: str
+    source: str
+    since: float
+    until: float
+    severity: Severity
+
+
+class RecordingGap(msgspec.Struct, frozen=True):
+    """A time of which packets came that were not recorded, UNIX seconds, and why."""
+
+    source: str
+    since: float
+    until: float
+    why: str
+
+
+class Trim(msgspec.Struct, frozen=True):
+    """What of a source was removed for one cause, all together; the newest of it ended at `until`,
+    UNIX seconds.
+    """
+
+    source: str
+    cause: Cause
+    until: float
+    segments: int
+    nbytes: int
+
+
+class RecordedSource(msgspec.Struct, frozen=True):
+    """What there is of a source. since, until: UNIX seconds; pinned_bytes: of `nbytes`."""
+
+    source: str
+    segments: int
+    seconds: float
+    nbytes: int
+    pinned_bytes: int
+    since: float
+    until: float
+    sound: bool
+
+
+class RecordedStretch(msgspec.Struct, frozen=True):
+    """A time that was recorded without a gap, UNIX seconds. sound: there is some in it."""
+
+    since: float
+    until: float
+    sound: bool
+
+
+class RecordedPlace(msgspec.Struct, frozen=True):
+    """Where a picture lies: a segment, and the seconds from its begin."""
+
+    segment: Segment
+    offset_s: float
+
+
+class RecordingLost(FramegateError):
+    """The index of recordings cannot be read or written."""
+
+
+class Index:
+    """The index of one data folder. One thread each; any number of them at once, in any process."""
+
+    def __init__(self, data: Path, *, makes: bool = True) -> None:
+        """makes: also where nothing was recorded yet; else RecordingLost says so."""
+        self.folder = data / FOLDER
+        path = self.folder / NAME
+        if not makes and not self.folder.is_dir():
+            raise RecordingLost(
+                f"{data}: nothing was recorded there; a run records with [record] sources = true "
+                "in its pipeline.toml, or with --record"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _told(path):
+            self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a row that is lost is found again
+            if self._db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
+                raise RecordingLost(f"{path}: a newer Framegate wrote it")
+            if self._db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+                self._db.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Close it."""
+        self._db.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with _told(self.folder / NAME):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # -- what there is
+
+    def add(self, segments: Iterable[Segment]) -> None:
+        """Take in files that are on the disk; a path that is known already stays as it is."""
+        with self._writing() as db:
+            for one in segments:
+                row = (
+                    *(one.path, one.source, one.epoch, one.pts, one.pts_end, one.shift_s),
+                    *(one.captured, one.captured_end, one.nbytes, one.head, one.init),
+                    *(int(one.is_key), int(one.sound), 0),
+                )
+                db.execute(f"INSERT OR IGNORE INTO segment VALUES ({_marks(row)})", row)
+                self._mark(one.source, one.captured, one.captured_end)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Let go of rows whose files are gone."""
+        with self._writing() as db:
+            db.executemany("DELETE FROM segment WHERE path = ?", [(path,) for path in paths])
+
+    def paths(self, source: str) -> set[str]:
+        """The files of a source that have a row."""
+        found = self._db.execute("SELECT path FROM segment WHERE source = ?", (source,))
+        return {path for (path,) in found}
+
+    def between(self, source: str, since: float, until: float) -> list[Segment]:
+        """Segments with pictures of that time, UNIX seconds, in order; the first one begins with a
+        key frame where there is one to begin with.
+        """
+        since = self._key_before(source, since)
+        return self._segments(
+            f"{_OVERLAPS} ORDER BY captured, pts", (source, since - _LOOK_BACK_S, until, since)
+        )
+
+    def segment(self, path: str) -> Segment | None:
+        """The segment of that path."""
+        return next(iter(self._segments("path = ?", (path,))), None)
+
+    def with_init(self, source: str, init: str) -> Segment | None:
+        """Some segment of a source with that init part."""
+        where = "source = ? AND init = ? ORDER BY captured DESC LIMIT 1"
+        return next(iter(self._segments(where, (source, init))), None)
+
+    def place(self, source: str, epoch: int, pts: float) -> RecordedPlace | None:
+        """Where the picture of a result lies, by its `epoch` and `pts`; None if it is not there."""
+        where = "source = ? AND epoch = ? AND pts <= ? ORDER BY pts DESC LIMIT 1"
+        for one in self._segments(where, (source, epoch, pts + 1e-6)):
+            if pts < one.pts_end:
+                return RecordedPlace(one, max(0.0, pts - one.pts))
+        return None
+
+    def last(self, source: str, epoch: int) -> Segment | None:
+        """The segment with which the recording of an epoch ends."""
+        where = "source = ? AND epoch = ? ORDER BY pts DESC LIMIT 1"
+        return next(iter(self._segments(where, (source, epoch))), None)
+
+    def recorded(self) -> list[RecordedSource]:
+        """What there is of each source."""
+        said = (
+            "SELECT source, COUNT(*), SUM(pts_end - pts), SUM(bytes), "
+            "SUM(CASE WHEN pinned THEN bytes ELSE 0 END), MIN(captured), MAX(captured_end), "
+            "MAX(sound) FROM segment GROUP BY source ORDER BY source"
+        )
+        with _told(self.folder / NAME):
+            rows = self._db.execute(said).fetchall()
+        return msgspec.convert(
+            [dict(zip(RecordedSource.__struct_fields__, row, strict=True)) for row in rows],
+            list[RecordedSource],
+            strict=False,
+        )
+
+    def nbytes(self) -> int:
+        """Bytes of all files together."""
+        (total,) = self._db.execute("SELECT bytes FROM total").fetchone()
+        return int(total)
+
+    def _key_before(self, source: str, since: float) -> float:
+        """From when on pictures are needed to show what is there at `since`: from then, or from the
+        last key frame before, where its segment does not begin with one.
+        """
+        at = "FROM segment WHERE source = ? AND captured <= ?"
+        covers = (
+            f"SELECT is_key {at} AND captured > ? AND captured_end > ? "
+            "ORDER BY captured DESC LIMIT 1"
+        )
+        values = (source, since, since - _LOOK_BACK_S, since)
+        found = self._db.execute(covers, values).fetchone()
+        if found is None or found[0]:
+            return since
+        said = f"SELECT MAX(captured) {at} AND is_key"
+        (key,) = self._db.execute(said, (source, since)).fetchone()
+        return since if key is None else float(key)
+
+    def _segments(self, where: str, values: Sequence[object]) -> list[Segment]:
+        names = (
+            "path, source, epoch, pts, pts_end, shift, captured, captured_end, bytes, head, init, "
+            "is_key, sound, pinned"
+        )
+        with _told(self.folder / NAME):
+            rows = self._db.execute(f"SELECT {names} FROM segment WHERE {where}", values).fetchall()
+        fields = Segment.__struct_fields__
+        read = [dict(zip(fields, row, strict=True)) for row in rows]
+        return msgspec.convert(read, list[Segment], strict=False)
+
+    # -- what is kept longer
+
+    def pin(
+        self, source: str, since: float, until: float, why: str, severity: Severity = "detection"
+    ) -> None:
+        """Keep a range, UNIX seconds, also one that is still to come. Again with the same `why`,
+        say an episode's id, it is the range that is kept for that now.
+        """
+        with self._writing() as db:
+            since = self._key_before(source, since)
+            old = self._pinned(why)
+            row = (why, source, since, until, _LEVELS[severity])
+            db.execute("INSERT OR REPLACE INTO pin VALUES (?, ?, ?, ?, ?)", row)
+            if old is not None:
+                self._mark(*old)
+            self._mark(source, since, until)
+
+    def pin_clip(self, change: Change) -> None:
+        """Keep the clip of an episode, as far as it is known by this change of it."""
+        if change.clip is None:
+            return
+        is_over = change.step == "end"
+        until = change.last.captured + change.clip.after_s + (0.0 if is_over else _OPEN_S)
+        since = change.began.captured - change.clip.before_s
+        self.pin(change.source, since, until, change.episode, change.severity)
+
+    def unpin(self, why: str) -> None:
+        """Keep a range no longer than others."""
+        with self._writing() as db:
+            old = self._pinned(why)
+            db.execute("DELETE FROM pin WHERE why = ?", (why,))
+            if old is not None:
+                self._mark(*old)
+
+    def _pinned(self, why: str) -> tuple[str, float, float] | None:
+        said = "SELECT source, since, until FROM pin WHERE why = ?"
+        found: tuple[str, float, float] | None = self._db.execute(said, (why,)).fetchone()
+        return found
+
+    def pins(self, source: str | None = None) -> list[Pin]:
+        """What is pinned, of a source or all, by time."""
+        names = {level: name for name, level in _LEVELS.items()}
+        rows = self._db.execute(
+            "SELECT why, source, since, until, level FROM pin WHERE ? IS NULL OR source = ? "
+            "ORDER BY since, why",
+            (source, source),
+        )
+        return [Pin(why, of, a, b, names[level]) for why, of, a, b, level in rows]  # type: ignore[arg-type]
+
+    def _mark(self, source: str, since: float, until: float) -> None:
+        """Say of the segments of a time how they are pinned."""
+        self._db.execute(
+            "UPDATE segment SET pinned = COALESCE((SELECT MAX(level) FROM pin WHERE "
+            "pin.source = segment.source AND pin.since < segment.captured_end AND pin.until > "
+            f"segment.captured), 0) WHERE {_OVERLAPS}",
+            (source, since - _LOOK_BACK_S, until, since),
+        )
+
+    # -- what was not recorded, and what went
+
+    def note_gap(self, gap: RecordingGap) -> None:
+        """Tell of packets that came and were not recorded."""
+        with self._writing() as db:
+            row = (gap.source, gap.since, gap.until, gap.why)
+            db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?)", row)
+
+    def stretches(self, source: str, since: float, until: float) -> list[RecordedStretch]:
+        """When something of a source was recorded, within a time; in order."""
+        found: list[RecordedStretch] = []
+        for one in self.between(source, since, until):
+            last = found[-1] if found else None
+            if last is not None and abs(one.captured - last.until) < _SAME_S:
+                sound = last.sound or one.sound
+                found[-1] = RecordedStretch(last.since, max(last.until, one.captured_end), sound)
+            else:
+                found.append(RecordedStretch(one.captured, one.captured_end, one.sound))
+        return found
+
+    def gaps(self, source: str, since: float, until: float) -> list[RecordingGap]:
+        """What of that time was not recorded though it came."""
+        rows = self._db.execute(
+            "SELECT source, since, until, why FROM gap WHERE source = ? AND since < ? AND "
+            "until > ? ORDER BY since",
+            (source, until, since),
+        )
+        return [RecordingGap(*row) for row in rows]
+
+    def trims(self) -> list[Trim]:
+        """What was removed, and until when."""
+        rows = self._db.execute("SELECT source, cause, until, segments, bytes FROM trimmed")
+        return [Trim(*row) for row in rows.fetchall()]
+
+    def oldest(self, pinned: int, before: float | None, most: int) -> list[Segment]:
+        """The oldest segments that are pinned just so, that ended before a time if one is said."""
+        where = "pinned = ? AND (? IS NULL OR captured_end < ?) ORDER BY captured LIMIT ?"
+        return self._segments(where, (pinned, before, before, most))
+
+    def remove(self, segments: Sequence[Segment], cause: Cause) -> None:
+        """Let go of segments: their rows go and the removal is told in one transaction, then the
+        files go. A file that is left by a crash in between is found again, and goes again.
+        """
+        with self._writing() as db:
+            for one in segments:
+                db.execute("DELETE FROM segment WHERE path = ?", (one.path,))
+                db.execute(
+                    "INSERT INTO trimmed VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET "
+                    "until = MAX(until, excluded.until), segments = segments + 1, "
+                    "bytes = bytes + excluded.bytes",
+                    (one.source, cause, one.captured_end, one.nbytes),
+                )
+            for source in {one.source for one in segments}:
+                self._let_go(source)
+        for one in segments:
+            (self.folder / one.path).unlink(missing_ok=True)
+        for folder in {(self.folder / one.path).parent for one in segments}:
+            remove_empty(folder, self.folder)
+
+    def _let_go(self, source: str) -> None:
+        """Forget pins and gaps of times before all that is left."""
+        said = "SELECT MIN(captured), MAX(captured_end) FROM segment WHERE source = ?"
+        first, _ = self._db.execute(said, (source,)).fetchone()
+        if first is not None:
+            self._db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, first))
+            self._db.execute("DELETE FROM gap WHERE source = ? AND until < ?", (source, first))
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder if nothing is left in it, and those around it, up to the top."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
+
+
+def _marks(row: Sequence[object]) -> str:
+    return ", ".join("?" * len(row))
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RecordingLost(f"{path}: the index of recordings cannot be used: {error}") from error

@@ -1,0 +1,224 @@
+"""/api/v1/recordings: what was recorded of the run's sources, as HLS for players, and as clips."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from framegate.pipeline.client.when import moment
+from framegate.pipeline.errors import FramegateError, did_you_mean
+from framegate.pipeline.recording.index import FOLDER, Index, Segment
+from framegate.pipeline.recording.playlist import parts, playlist
+from framegate.pipeline.web.api import Refusal, refused
+from framegate.pipeline.web.openapi import RecordedTime
+
+LONGEST_CLIP_S: Final = 3600.0
+LONGEST_LIST_S: Final = 86400.0
+MOST_CLIPS: Final = 2  # that are made at once
+_CLIP: Final = ".clip-"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_FOR_EVER: Final = {"Cache-Control": "private, max-age=86400, immutable"}
+_MP4: Final = "video/mp4"
+
+WriteClip = Callable[..., None]
+"""write_clip(folder, segments, path, begin_s, seconds): see stages.decode.clip."""
+
+
+def recording_routes(data: Path, write_clip: WriteClip) -> list[Route]:
+    """The routes. data: the run's folder."""
+    clips = Clips(data, write_clip)
+
+    def answered(make: Callable[[Request], Response]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            try:
+                return await run_in_threadpool(make, request)
+            except (Refusal, FramegateError) as error:
+                return refused(error)
+
+        answer.__doc__ = make.__doc__
+        return answer
+
+    def sources(request: Request) -> Response:  # noqa: ARG001
+        """What is recorded of each source: from when to when, how long, bytes, sound."""
+        if not (data / FOLDER).is_dir():
+            return _json([])
+        with closing(Index(data)) as index:
+            return _json(index.recorded())
+
+    def recorded(request: Request) -> Response:
+        """What there is of a source's time: stretches, gaps, clips, and what was removed;
+        `?from=` and `?to=`.
+        """
+        with _index(data) as index:
+            source, since, until = _asked(request, index)
+            return _json(
+                RecordedTime(
+                    source=source,
+                    stretches=index.stretches(source, since, until),
+                    gaps=index.gaps(source, since, until),
+                    pins=[p for p in index.pins(source) if p.since < until and p.until > since],
+                    trimmed=[trim for trim in index.trims() if trim.source == source],
+                )
+            )
+
+    def listed(request: Request) -> Response:
+        """An HLS playlist, of a day at most; `?from=` and `?to=`: without a `to` in the past it
+        goes on.
+        """
+        with _index(data) as index:
+            source, since, until = _asked(request, index)
+            now = time.time()
+            since = max(since, min(until, now) - LONGEST_LIST_S)
+            segments = _between(index, source, since, until)
+        text = playlist(segments, _init_name, _media_name, goes_on=until >= now)
+        return Response(text, 200, _NO_STORE, "application/vnd.apple.mpegurl")
+
+    def segment(request: Request) -> Response:
+        """A segment, as playlists name it."""
+        path = request.path_params
+        name = f"{path['source']}/{path['epoch']}/{path['day']}/{path['name']}.mp4"
+        with _index(data) as index:
+            found = index.segment(name)
+            if found is None:
+                raise Refusal(404, "there is no such segment, or not any more")
+            return Response(_read(index, found, found.head, -1), 200, _FOR_EVER, _MP4)
+
+    def init(request: Request) -> Response:
+        """An init part, as playlists name it."""
+        with _index(data) as index:
+            path = request.path_params
+            found = index.with_init(path["source"], path["digest"])
+            if found is None:
+                raise Refusal(404, "there is no such init part, or not any more")
+            return Response(_read(index, found, 0, found.head), 200, _FOR_EVER, _MP4)
+
+    async def clip(request: Request) -> Response:
+        """A range as one MP4; `?from=`, `?to=`, an hour at most, and `?part=2` where the camera
+        changed what it sends: the header Framegate-Parts says how many there are.
+        """
+        try:
+            path, n_parts = await run_in_threadpool(clips.write, request)
+        except (Refusal, FramegateError) as error:
+            return refused(error)
+        name = f"{request.path_params['source']}.mp4"
+        headers = {**_NO_STORE, "Framegate-Parts": str(n_parts)}
+        gone = BackgroundTask(path.unlink, missing_ok=True)
+        return FileResponse(path, 200, headers, _MP4, gone, name, content_disposition_type="inline")
+
+    base = "/api/v1/recordings"
+    return [
+        Route(base, answered(sources)),
+        Route(f"{base}/{{source}}", answered(recorded)),
+        Route(f"{base}/{{source}}/playlist.m3u8", answered(listed)),
+        Route(f"{base}/{{source}}/clip.mp4", clip),
+        Route(f"{base}/{{source}}/init/{{digest}}.mp4", answered(init)),
+        Route(f"{base}/{{source}}/{{epoch:int}}/{{day}}/{{name}}.m4s", answered(segment)),
+    ]
+
+
+class Clips:
+    """Makes clips, a few at a time, beside the recordings; they go when they were sent."""
+
+    def __init__(self, data: Path, write_clip: WriteClip) -> None:
+        self._data, self._write = data, write_clip
+        self._free = threading.BoundedSemaphore(MOST_CLIPS)
+        for left in (data / FOLDER).glob(f"{_CLIP}*"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+
+    def write(self, request: Request) -> tuple[Path, int]:
+        """Make what is asked for; the file, and how many parts there are. Refusal, ClipFailed."""
+        with _index(self._data) as index:
+            source, since, until = _asked(request, index)
+            if "from" not in request.query_params or until - since > LONGEST_CLIP_S:
+                raise Refusal(400, "a clip needs from, and to within an hour of it")
+            made = parts(_between(index, source, since, until))
+            said = request.query_params.get("part", "1")
+            if not (said.isdecimal() and 1 <= int(said) <= len(made)):
+                raise Refusal(400, f"part: {said[:20]!r}; allowed: 1 to {len(made)}")
+            part = made[int(said) - 1]
+            if not self._free.acquire(blocking=False):
+                raise Refusal(503, f"{MOST_CLIPS} clips are being made, as many as are allowed")
+            try:
+                number, name = tempfile.mkstemp(".mp4", _CLIP, index.folder)
+                os.close(number)
+                begin_s = max(0.0, since - part[0].captured)
+                seconds = until - max(since, part[0].captured)
+                self._write(index.folder, part, Path(name), begin_s, seconds)
+            finally:
+                self._free.release()
+        return Path(name), len(made)
+
+
+@contextmanager
+def _index(data: Path) -> Iterator[Index]:
+    if not (data / FOLDER).is_dir():
+        raise Refusal(404, "nothing is recorded; [record] sources = true records all cameras")
+    with closing(Index(data)) as index:
+        yield index
+
+
+def _asked(request: Request, index: Index) -> tuple[str, float, float]:
+    """Source and time of a request; without a time all there is."""
+    source = request.path_params["source"]
+    recorded = {one.source: one for one in index.recorded()}
+    if source not in recorded:
+        near = did_you_mean(source[:32], recorded)
+        raise Refusal(404, f"nothing is recorded of {source[:32]!r}{near}")
+    since = _moment("from", request.query_params.get("from"), recorded[source].since)
+    until = _moment("to", request.query_params.get("to"), math.inf)
+    if since >= until:
+        raise Refusal(400, "from, to: it ends before it begins")
+    return source, since, until
+
+
+def _moment(what: str, text: str | None, default: float) -> float:
+    if not text:
+        return default
+    try:
+        read = moment(text, time.time())
+    except ValueError as error:
+        raise Refusal(400, f"{what}: {error}") from None
+    if not isinstance(read, float):
+        raise Refusal(400, f"{what}: {text[:40]!r}: a position; allowed is a time")
+    return read
+
+
+def _between(index: Index, source: str, since: float, until: float) -> Sequence[Segment]:
+    found = index.between(source, since, until)
+    if not found:
+        raise Refusal(404, "nothing was recorded then")
+    return found
+
+
+def _read(index: Index, one: Segment, begin: int, size: int) -> bytes:
+    with contextlib.suppress(FileNotFoundError), open(index.folder / one.path, "rb") as file:
+        file.seek(begin)
+        return file.read(size)
+    raise Refusal(404, "it was removed just now")
+
+
+def _init_name(one: Segment) -> str:
+    return f"init/{one.init}.mp4"
+
+
+def _media_name(one: Segment) -> str:
+    return one.path.partition("/")[2].removesuffix(".mp4") + ".m4s"
+
+
+def _json(said: Any) -> Response:
+    return Response(msgspec.json.encode(said), 200, _NO_STORE, "application/json")

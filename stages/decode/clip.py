@@ -1,0 +1,169 @@
+"""A range of a recording as one MP4 that plays everywhere: packets as they came, no frame encoded.
+
+It holds what is needed from the key frame before on; an edit list says where playing begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import av.error
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Stream
+
+from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.recording.index import Segment
+
+_TRAIL_S: Final = 1.0  # after the end, in which sound may come that belongs before it
+_LEAD_S: Final = 0.05  # of sound before the begin, which a player needs to start with it
+
+
+class ClipFailed(FramegateError):
+    """A clip cannot be written; what of it there was is gone."""
+
+
+class _Chain(io.RawIOBase):
+    """Files one after the other, the later ones without their heads, as one MP4 to be read."""
+
+    def __init__(self, folder: Path, segments: Sequence[Segment]) -> None:
+        super().__init__()
+        self._left = [(folder / one.path, one.head if n else 0) for n, one in enumerate(segments)]
+        self._file: io.BufferedReader | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while True:
+            if self._file is None:
+                if not self._left:
+                    return b""
+                path, head = self._left.pop(0)
+                self._file = open(path, "rb")  # noqa: SIM115  # closed when it has been read
+                self._file.seek(head)
+            if data := self._file.read(size):
+                return data
+            self._file.close()
+            self._file = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True, slots=True)
+class _ClipRun:
+    """Segments of which each goes on with the one before, and where they stand in the clip.
+
+    ahead_s  what the files' clock is ahead of the clip's
+    """
+
+    segments: list[Segment]
+    ahead_s: float
+
+
+def write_clip(
+    folder: Path,
+    segments: Sequence[Segment],
+    path: Path,
+    begin_s: float = 0.0,
+    seconds: float = math.inf,
+) -> None:
+    """Write segments of one init part, in order, as one file; it is replaced if it is there.
+
+    begin_s  of their media, after which playing begins
+    seconds  for which it plays
+
+    Where nothing was recorded in between, the picture before stays for as long. MP4, or QuickTime
+    where only that holds the sound (G.711). ClipFailed.
+    """
+    runs = _runs(segments, begin_s)
+    try:
+        _write(folder, runs, path, seconds)
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        path.unlink(missing_ok=True)
+        raise ClipFailed(f"{path.name}: the clip cannot be written: {error}") from error
+
+
+_HOW: Final = {"movflags": "faststart", "avoid_negative_ts": "disabled"}
+
+
+def _write(folder: Path, runs: Sequence[_ClipRun], path: Path, seconds: float) -> None:
+    with contextlib.ExitStack() as stack:
+        out: OutputContainer | None = None
+        streams: dict[int, Stream] = {}
+        for run in runs:
+            with av.open(_Chain(folder, run.segments), "r", format="mov") as held:
+                if out is None:
+                    brand = held.metadata.get("major_brand", "")
+                    form = "mov" if brand.strip() == "qt" else "mp4"
+                    out = stack.enter_context(
+                        av.open(str(path), "w", format=form, container_options=dict(_HOW))
+                    )
+                    streams = {stream.index: _like(out, stream) for stream in held.streams}
+                for packet in _wanted(held, run, seconds):
+                    packet.stream = streams[packet.stream_index]
+                    out.mux_one(packet)
+
+
+def _like(out: Any, stream: Stream) -> Stream:
+    made: Stream = out.add_stream_from_template(stream, opaque=True)
+    if stream.codec_context.name == "hevc":
+        made.codec_context.codec_tag = "hvc1"
+    return made
+
+
+def _runs(segments: Sequence[Segment], begin_s: float) -> list[_ClipRun]:
+    """Cut segments where one does not go on with the one before; each begins as much later than the
+    first as it was taken later.
+    """
+    runs: list[_ClipRun] = []
+    for one in segments:
+        if runs and one.follows(runs[-1].segments[-1]):
+            runs[-1].segments.append(one)
+            continue
+        at = one.captured - segments[0].captured - begin_s
+        if runs:
+            last = runs[-1].segments[-1]
+            at = max(at, last.pts_end + last.shift_s - runs[-1].ahead_s)
+        runs.append(_ClipRun([one], one.pts + one.shift_s - at))
+    return runs
+
+
+def _wanted(held: Any, run: _ClipRun, seconds: float) -> Iterator[Packet[Any]]:
+    """Packets of a run, on the clip's clock: from the last key frame at or before 0 on, up to
+    `seconds`.
+    """
+    waiting: list[Packet[Any]] = []  # before 0, from a key frame on
+    for packet in held.demux():
+        if packet.dts is None or packet.pts is None:
+            continue
+        base: Fraction = packet.time_base
+        ahead = round(run.ahead_s / base)
+        packet.pts, packet.dts = packet.pts - ahead, packet.dts - ahead
+        is_video = packet.stream.type == "video"
+        at, decoded = float(packet.pts * base), float(packet.dts * base)
+        if decoded >= seconds:
+            if is_video and decoded >= seconds + _TRAIL_S:
+                break
+            continue
+        if at <= 0 and is_video and packet.is_keyframe:
+            waiting = [one for one in waiting if one.stream.type != "video"]
+        if at < 0:
+            if is_video or at > -_LEAD_S:
+                waiting.append(packet)
+            continue
+        yield from waiting
+        waiting = []
+        yield packet
+    yield from waiting

@@ -1,0 +1,436 @@
+"""The rules of a source, ready to be asked: whether each holds of whom, in a frame.
+
+Pure: tracks and a result in, what holds out. How long it has to hold is of `episodes`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from framegate.models.boxes import BoolArray
+from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
+from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
+from framegate.pipeline.episodes import Clip
+from framegate.pipeline.records import Object, Result
+from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, Track
+from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchors, is_sighting
+
+_FOOT: Final = (0.5, 1.0)
+_CENTER: Final = (0.5, 0.5)
+_APART: Final = 1.5  # heights of a person that are away from a thing, where nothing is said
+_SPEED_S: Final = 0.1  # over which a speed is taken to the ground
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of a source.
+
+    at     which point of a box stands for its object, 0..1 from the upper left corner
+    place  number of its area or line among those of the scene; -1: none
+    """
+
+    name: str
+    version: str
+    said: RuleConfig
+    at: tuple[float, float]
+    place: int
+    clip: Clip | None
+    gap_ms: int
+    key: str = field(init=False)
+    """Name and version, under which the state has it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.name}@{self.version}")
+
+    def is_about(self, label: str) -> bool:
+        """Whether objects of this class are meant."""
+        return not self.said.labels or label in self.said.labels
+
+
+class Fact(NamedTuple):
+    """Something of which a rule holds in a frame.
+
+    subject   see Stretch
+    sighting  a network saw it in this frame
+    tracks    whose boxes show it, the first first
+    value     what the rule measures
+    """
+
+    subject: tuple[int, ...]
+    sighting: bool
+    track: Track | None = None
+    value: float | None = None
+
+
+class Holding(NamedTuple):
+    """What is known of a rule in a frame.
+
+    facts    of what it holds
+    maybe    of what nobody knows whether it holds; () stands for a rule about many, or the source
+    is_over  of all else it does not hold; else only of tracks that are in the frame
+    """
+
+    facts: Sequence[Fact] = ()
+    maybe: Sequence[tuple[int, ...]] = ()
+    is_over: bool = False
+
+
+class Scene:
+    """Areas and lines in pixels of a picture of one size.
+
+    wires  lines of rules by the point of a box that they look at, with the rules' numbers
+    """
+
+    def __init__(
+        self,
+        areas: Sequence[AreaConfig],
+        lines: Sequence[LineConfig],
+        wires: Sequence[tuple[tuple[float, float], int]],
+        size: Points,
+    ):
+        """wires: of each rule about a line which point of a box it looks at, and the number of its
+        line; size: the picture's width and height, as a point.
+        """
+        corners = [_in_pixels(area, size[0]) for area in areas]
+        self.areas = Areas(corners)
+        drawn = [_in_pixels(line, size[0]) for line in lines]
+        ats = dict.fromkeys(at for at, _ in wires)
+        groups = {at: [j for j, (own, _) in enumerate(wires) if own == at] for at in ats}
+        self.wires = [
+            (at, columns, Lines([drawn[wires[j][1]] for j in columns]))
+            for at, columns in groups.items()
+        ]
+        self.grounds = [
+            Ground(inside, area.metres) if area.metres else None
+            for area, inside in zip(areas, corners, strict=True)
+        ]
+
+
+def _in_pixels(place: AreaConfig | LineConfig, size: tuple[float, float]) -> Points:
+    if place.pixels:
+        return place.points
+    return [(x * size[0], y * size[1]) for x, y in place.points]
+
+
+class Rulebook:
+    """All rules of a source. One thread."""
+
+    def __init__(self, config: EventsConfig, source: str) -> None:
+        self.reconnect_ms = round(config.reconnect_s * 1000)
+        self.handover = config.handover
+        self._zone = zoneinfo.ZoneInfo(config.timezone) if config.timezone else None
+        said = config.of_source(source)
+        self._areas = list(dict.fromkeys(one.area for one in said.values() if one.area))
+        self._lines = list(dict.fromkeys(one.line for one in said.values() if one.line))
+        self._places = [config.areas[name] for name in self._areas]
+        self._drawn = [config.lines[name] for name in self._lines]
+        self.rules = [self._rule(config, name, said[name]) for name in _in_order(said)]
+        self.by_key = {rule.key: rule for rule in self.rules}
+        self.wires = [rule for rule in self.rules if rule.said.when == "crosses"]
+        self.timed = [rule for rule in self.rules if rule.said.when != "crosses"]
+        self.lines = tuple(rule.key for rule in self.wires)
+        self.gap_ms = max((rule.gap_ms for rule in self.rules), default=0)
+        asked = {one.after.rule for one in said.values() if one.after}
+        self.asked = {rule.name: rule.key for rule in self.rules if rule.name in asked}
+        self.scene = functools.lru_cache(4)(self._scene)
+
+    def _rule(self, config: EventsConfig, name: str, said: RuleConfig) -> Rule:
+        at = {"foot": _FOOT, "center": _CENTER}[said.at] if isinstance(said.at, str) else said.at
+        place = -1
+        if said.line:
+            place = self._lines.index(said.line)
+        elif said.area:
+            place = self._areas.index(said.area)
+        clip = said.clip
+        wanted = None
+        if clip is True:
+            wanted = Clip(5.0, 5.0)
+        elif clip:
+            wanted = Clip(clip.before_s, clip.after_s)
+        return Rule(name, config.digest(name), said, at, place, wanted, round(said.gap_s * 1000))
+
+    def _scene(self, width: int, height: int) -> Scene:
+        wires = [(rule.at, rule.place) for rule in self.wires]
+        return Scene(self._places, self._drawn, wires, [(width, height)])
+
+    def is_due(self, rule: Rule, captured: float) -> bool:
+        """Whether its schedule lets it hold at a time, UNIX seconds."""
+        return not rule.said.schedule or is_due(rule.said.schedule, captured, self._zone)
+
+    def holdings(self, state: EventsState, seen: TracksSeen, now: Now) -> list[Holding]:
+        """What is known of each rule that takes time, in the order of `timed`."""
+        if not self.timed:
+            return []
+        view = FrameView(self, state, seen, now)
+        return [
+            _JUDGES[rule.said.when](view, rule)
+            if self.is_due(rule, now.at.captured)
+            else Holding(is_over=True)
+            for rule in self.timed
+        ]
+
+
+def _in_order(rules: Mapping[str, RuleConfig]) -> list[str]:
+    """Names, each after the one that it comes after."""
+    ordered: list[str] = []
+
+    def add(name: str) -> None:
+        other = rules[name].after
+        if other is not None and other.rule in rules and other.rule not in ordered:
+            add(other.rule)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in rules:
+        add(name)
+    return ordered
+
+
+class FrameView:
+    """What rules ask of a frame; the areas are looked up once for all of them."""
+
+    def __init__(self, book: Rulebook, state: EventsState, seen: TracksSeen, now: Now) -> None:
+        self.book, self.state, self.seen, self.now = book, state, seen, now
+        self.present = seen.tracks[: len(seen.objects)]
+        self.absent = seen.tracks[len(seen.objects) :]
+        self.scene = book.scene(now.result.width, now.result.height)
+        self._inside: dict[tuple[float, float], BoolArray] = {}
+
+    def inside(self, rule: Rule) -> BoolArray:
+        """Which of all tracks are in the rule's area; without one all are."""
+        if rule.place < 0:
+            return np.ones(len(self.seen.tracks), np.bool_)
+        if rule.at not in self._inside:
+            points = anchors([track.smooth for track in self.seen.tracks], rule.at)
+            self._inside[rule.at] = self.scene.areas.inside(points)
+        return self._inside[rule.at][:, rule.place]
+
+    def matching(self, rule: Rule) -> list[int]:
+        """Numbers, from 0, of this frame's tracks that are in the area, and of a class that is
+        meant or was when it began.
+        """
+        if not self.present:
+            return []
+        there: list[int] = self.inside(rule)[: len(self.present)].nonzero()[0].tolist()
+        if not (rule.said.labels and there):
+            return there
+        own = {stretch.subject for stretch in self.state.stretches.get(rule.key, ())}
+        return [
+            i
+            for i in there
+            if rule.is_about(self.present[i].label) or (self.present[i].number,) in own
+        ]
+
+    def is_sighting(self, rule: Rule, i: int) -> bool:
+        """Whether a network saw this frame's track i, with the score that the rule wants."""
+        one = self.seen.objects[i]
+        return is_sighting(one) and one.score >= rule.said.min_score
+
+    def apart(self, rule: Rule, one: Track, other: Track) -> float:
+        """How far two feet are from each other: in metres, or in heights of the smaller one."""
+        points = anchors([one.raw, other.raw], _FOOT)
+        if rule.said.closer_m is not None:
+            ground = self.scene.grounds[rule.place]
+            assert ground is not None  # checked with the configuration
+            points = ground.metres(points)
+            return _length(points[0] - points[1])
+        height = min(one.raw[3] - one.raw[1], other.raw[3] - other.raw[1]) / SIXTEENTHS
+        return _length(points[0] - points[1]) / max(height, 1e-6)
+
+    def is_still(self, track: Track) -> bool:
+        """Whether it stood still for a while."""
+        return self.now.ms - track.still_ms >= STILL_MS
+
+    def speed(self, rule: Rule, track: Track) -> float:
+        """Metres a second on the ground of the rule's area."""
+        ground = self.scene.grounds[rule.place]
+        assert ground is not None  # checked with the configuration
+        foot = anchors([track.raw], _FOOT)
+        step = np.array(track.speed, np.float64) / SIXTEENTHS * _SPEED_S
+        before, after = ground.metres(np.vstack([foot, foot + step]))
+        return _length(after - before) / _SPEED_S
+
+
+def _length(step: Coordinates) -> float:
+    return float(np.hypot(step[0], step[1]))
+
+
+# -- What holds of whom.
+
+
+def _inside(view: FrameView, rule: Rule) -> Holding:
+    facts = []
+    for i in view.matching(rule):
+        track, value = view.present[i], None
+        if rule.said.still and not view.is_still(track):
+            continue
+        if rule.said.faster_m_s is not None:
+            value = round(view.speed(rule, track), 2)
+            if value < rule.said.faster_m_s:
+                continue
+        facts.append(Fact((track.number,), view.is_sighting(rule, i), track, value))
+    return Holding(facts)
+
+
+def _count(view: FrameView, rule: Rule) -> Holding:
+    """Who is there for sure, and who may be: not seen of late, or once only."""
+    said, result = rule.said, view.now.result
+    sure = unsure = 0
+    saw = False
+    for i in view.matching(rule):
+        if view.present[i].sightings >= said.min_sightings:
+            sure += 1
+            saw = saw or view.is_sighting(rule, i)
+        else:
+            unsure += 1
+    inside = view.inside(rule)[len(view.present) :]
+    for track, was_there in zip(view.absent, inside, strict=True):
+        gone_ms = view.now.known_ms - track.known_ms
+        if was_there and rule.is_about(track.label) and gone_ms <= rule.gap_ms:
+            unsure += track.sightings >= said.min_sightings
+    alone, may = _without_track(view, rule)
+    sure, unsure = sure + alone, unsure + may
+    least, most = said.at_least or 0, said.at_most
+    if sure + unsure < least or (most is not None and sure > most):
+        return Holding(is_over=True)
+    stale = most is not None and result.age_s > said.fresh_s
+    if sure < least or (most is not None and sure + unsure > most) or stale:
+        return Holding(maybe=[()])
+    looked = saw if least else result.looked != "no"
+    return Holding([Fact((), looked, None, float(sure))])
+
+
+def _without_track(view: FrameView, rule: Rule) -> tuple[int, int]:
+    """Objects in the area that have no track: those that the heavy pass saw, and new ones."""
+    loose = [
+        one
+        for one in view.now.result.objects
+        if one.track is None and rule.is_about(one.label) and one.score >= rule.said.min_score
+    ]
+    if not loose:
+        return 0, 0
+    boxes = [_sixteenths(one) for one in loose]
+    inside = view.scene.areas.inside(anchors(boxes, rule.at))[:, rule.place]
+    sure = sum(
+        bool(there) and one.untracked == "heavy" for one, there in zip(loose, inside, strict=True)
+    )
+    return sure, int(inside.sum()) - sure
+
+
+def _sixteenths(one: Object) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (round(edge * SIXTEENTHS) for edge in one.box)
+    return x1, y1, x2, y2
+
+
+def _near(view: FrameView, rule: Rule) -> Holding:
+    said = rule.said
+    closest = said.closer_m if said.closer_m is not None else said.closer or 0.0
+    others = said.others or said.labels
+    inside = view.inside(rule)
+    there = [i for i in range(len(view.present)) if inside[i]]
+    facts = []
+    for a, i in enumerate(there):
+        for j in there[a + 1 :]:
+            one, other = view.present[i], view.present[j]
+            if not _is_pair(rule, others, one.label, other.label):
+                continue
+            away = view.apart(rule, one, other)
+            if away < closest:
+                saw = view.is_sighting(rule, i) and view.is_sighting(rule, j)
+                facts.append(Fact((one.number, other.number), saw, one, round(away, 2)))
+    return Holding(facts)
+
+
+def _is_pair(rule: Rule, others: tuple[str, ...], one: str, other: str) -> bool:
+    return (rule.is_about(one) and (not others or other in others)) or (
+        rule.is_about(other) and (not others or one in others)
+    )
+
+
+def _left(view: FrameView, rule: Rule) -> Holding:
+    """A thing that came, stands still, and has nobody at it."""
+    said = rule.said
+    apart = said.closer_m if said.closer_m is not None else said.closer or _APART
+    people = [track for track in view.seen.tracks if track.label in (said.others or ("person",))]
+    facts = []
+    for i in view.matching(rule):
+        track = view.present[i]
+        if track.first_ms <= rule.gap_ms or not view.is_still(track):
+            continue  # what was there from the beginning was not left
+        if any(_to_person(view, rule, track, one) < apart for one in people):
+            continue
+        facts.append(Fact((track.number,), view.is_sighting(rule, i), track))
+    return Holding(facts)
+
+
+def _to_person(view: FrameView, rule: Rule, thing: Track, person: Track) -> float:
+    if rule.said.closer_m is not None:
+        return view.apart(rule, thing, person)
+    points = anchors([thing.raw, person.raw], _FOOT)
+    height = (person.raw[3] - person.raw[1]) / SIXTEENTHS
+    return _length(points[0] - points[1]) / max(height, 1e-6)
+
+
+def source_holding(rule: Rule, result: Result) -> Holding:
+    """Of a rule about the source itself, which holds also where nothing else is known."""
+    held = {
+        "failed": result.outcome == "failed",
+        "moving": result.reason == "moving",
+        "degraded": result.escalation == "degraded",
+        "alarm": result.guard is not None and result.guard.alarm,
+        "lost": False,
+    }
+    assert rule.said.state is not None  # checked with the configuration
+    return Holding([Fact((), True)]) if held[rule.said.state] else Holding(is_over=True)
+
+
+def _state(view: FrameView, rule: Rule) -> Holding:
+    return source_holding(rule, view.now.result)
+
+
+_JUDGES: Final = {
+    "inside": _inside,
+    "count": _count,
+    "near": _near,
+    "left": _left,
+    "state": _state,
+}
+
+
+# -- When.
+
+
+_PART: Final = re.compile(r"(?:(\w{3})(?:-(\w{3}))? )?(\d\d):(\d\d)-(\d\d):(\d\d)")
+
+
+def is_due(schedule: Sequence[str], captured: float, zone: tzinfo | None) -> bool:
+    """Whether a time, UNIX seconds, is in any part of a schedule; zone: None for this machine's.
+
+    A part over midnight belongs to the day on which it begins.
+    """
+    local = datetime.fromtimestamp(captured, zone)
+    minute = local.hour * 60 + local.minute
+    return any(_is_in(part, local.weekday(), minute) for part in schedule)
+
+
+def _is_in(part: str, day: int, minute: int) -> bool:
+    match = _PART.fullmatch(part)
+    assert match is not None  # checked with the configuration
+    first, last = match[1] or DAYS[0], match[2] or match[1] or DAYS[-1]
+    days = _days(DAYS.index(first), DAYS.index(last))
+    begin, end = int(match[3]) * 60 + int(match[4]), int(match[5]) * 60 + int(match[6])
+    if begin < end:
+        return day in days and begin <= minute < end
+    return (day in days and minute >= begin) or ((day - 1) % 7 in days and minute < end)
+
+
+def _days(first: int, last: int) -> set[int]:
+    return {(first + n) % 7 for n in range((last - first) % 7 + 1)}

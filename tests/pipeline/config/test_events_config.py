@@ -1,0 +1,122 @@
+"""`[events]`: what it may say, and that whatever is wrong is told before a run starts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.graph import place, stage_specs
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.run.plan import with_events
+
+GOOD = """
+[events.areas]
+porch = { source = "door", points = [[0.1, 0.5], [0.6, 0.5], [0.6, 0.9], [0.1, 0.9]] }
+floor = { points = [[0, 0], [1, 0], [1, 1], [0, 1]], metres = [[0, 0], [4, 0], [4, 6], [0, 6]] }
+[events.lines]
+gate = { source = "door", points = [[0.2, 0.6], [0.8, 0.62]] }
+[events.rules.visitor]
+when = "inside"
+area = "porch"
+labels = ["person"]
+for_s = 1.0
+severity = "alert"
+clip = { before_s = 8 }
+[events.rules.people]
+when = "crosses"
+line = "gate"
+after = { rule = "visitor", within_s = 5 }
+[events.rules.empty]
+when = "count"
+area = "floor"
+at_most = 0
+schedule = ["mon-fri 07:30-18:00"]
+"""
+
+
+def test_what_a_table_says() -> None:
+    events = read_config("pipeline.toml", GOOD).events
+    assert list(events.rules) == ["visitor", "people", "empty"]
+    visitor = events.rules["visitor"]
+    assert (visitor.for_s, visitor.severity, visitor.min_sightings) == (1.0, "alert", 2)
+    assert visitor.clip not in (True, False)
+    assert list(events.of_source("door")) == ["visitor", "people", "empty"]
+    assert list(events.of_source("yard")) == ["empty"]
+
+
+def test_a_rule_has_another_version_once_it_or_its_place_is_another() -> None:
+    before = read_config("pipeline.toml", GOOD).events
+    moved = read_config("pipeline.toml", GOOD.replace("[0.8, 0.62]", "[0.8, 0.63]")).events
+    longer = read_config("pipeline.toml", GOOD.replace("for_s = 1.0", "for_s = 2")).events
+    same = read_config("pipeline.toml", GOOD.replace("for_s = 1.0", "for_s = 1")).events
+    for name in before.rules:
+        assert before.digest(name) == same.digest(name)
+    assert before.digest("people") != moved.digest("people")
+    assert before.digest("visitor") == moved.digest("visitor")
+    assert before.digest("people") != longer.digest("people"), "it comes after that one"
+    assert before.digest("empty") == longer.digest("empty")
+
+
+def test_the_stage_is_there_with_rules_only() -> None:
+    without = read_config("pipeline.toml", "[events]\nreconnect_s = 3\n")
+    assert with_events(without) is without
+    config = with_events(read_config("pipeline.toml", GOOD))
+    events = config.stages[-1]
+    assert (events.name, events.input, events.on_lag) == ("events", "cache", "wait")
+    specs = stage_specs(config.stages)
+    assert specs[-1].reliable
+    assert place(specs, config.placement)["publish"][-2:] == ["cache", "events"]
+
+
+FAULTS = [
+    ("area = \"porch\"", "area = \"proch\"", "area = 'proch': there is no [events.areas.proch]; "
+     "allowed are floor, porch; did you mean porch?"),
+    ("line = \"gate\"", "", "people.line: missing; when = 'crosses' needs one of gate"),
+    ("when = \"inside\"", "when = \"insde\"", "did you mean inside?"),
+    ("for_s = 1.0", "fors_s = 1.0", "events.rules.visitor.fors_s: unknown key"),
+    ("for_s = 1.0", "for_s = -1", "for_s = -1: allowed is a number from 0.0 to 86400.0"),
+    ("for_s = 1.0", "at_most = 3", "visitor.at_most: it is a key of when = 'count'"),
+    ("for_s = 1.0", "faster_m_s = 3", "[events.areas.porch] says no metres"),
+    ("for_s = 1.0", "at = [0.5, 7]", "visitor.at = [0.5, 7]: allowed is 0 to 1 of the box"),
+    ("for_s = 1.0", "source = \"yard\"", "its area or line is of source 'door'"),
+    ("at_most = 0", "", "empty: missing at_least or at_most"),
+    ("at_most = 0", "at_least = 0", "that is always so"),
+    ("at_most = 0", "at_most = 1\nat_least = 2", "more than at_most"),
+    ("[0.8, 0.62]", "[800, 620]", "if these are pixels, say pixels = true"),
+    ("[0.8, 0.62]", "[0.2, 0.6]", "two points that follow each other are the same"),
+    ("[0.8, 0.62]", "[0.8, 0.62, 1]", "allowed is a list of points [x, y]"),
+    ("[0.6, 0.9], [0.1, 0.9]", "[0.1, 0.9], [0.6, 0.9]", "two edges of the area cross"),
+    ("[0.6, 0.9], [0.1, 0.9]", "[0.2, 0.5]", "its corners lie on a line"),
+    ("[0.6, 0.5], [0.6, 0.9], ", "", "2 of them; allowed are 3 or more"),
+    ("[4, 6], [0, 6]]", "[4, 6]]", "3 places for 4 corners"),
+    ("[4, 6], [0, 6]]", "[2, 0], [0, 6]]", "three of the four lie on a line"),
+    ("rule = \"visitor\"", "rule = \"visitors\"", "did you mean visitor?"),
+    ("rule = \"visitor\"", "rule = \"people\"", "it comes after itself: people after people"),
+    ("rule = \"visitor\", ", "", "events.rules.people.after.rule: missing"),
+    ("mon-fri 07:30-18:00", "mon-fri 07:30", "allowed are \"22:00-06:00\""),
+    ("[events.rules.visitor]", "[events.rules.Visitor]", "events.rules.Visitor: a name is a lower"),
+    ("[events.rules.visitor]", "[events.rule.visitor]", "events.rule: unknown key"),
+    ("[events.areas]", "[events]\ntimezone = \"Europe/Berlim\"\n[events.areas]",
+     "did you mean Europe/Berlin?"),
+    ("[events.areas]", "[stages.events]\nuse = \"x:Y\"\n[events.areas]", "stages.events"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "instead", "fault"), FAULTS)
+def test_what_is_wrong_is_told(said: str, instead: str, fault: str) -> None:
+    assert said in GOOD
+    with pytest.raises(ConfigFaults, match=re.escape(fault)):
+        read_config("pipeline.toml", GOOD.replace(said, instead, 1))
+
+
+def test_all_faults_are_told_at_once() -> None:
+    wrong = GOOD.replace("[0.8, 0.62]", "[8, 0.62]").replace("for_s", "fors")
+    with pytest.raises(ConfigFaults) as refused:
+        read_config("pipeline.toml", wrong)
+    assert len(refused.value.faults) == 1, "what is unreadable first"
+    wrong = GOOD.replace("[0.8, 0.62]", "[8, 0.62]").replace('area = "floor"', 'area = "flor"')
+    with pytest.raises(ConfigFaults) as refused:
+        read_config("pipeline.toml", wrong)
+    assert len(refused.value.faults) == 2

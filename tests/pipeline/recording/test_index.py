@@ -1,0 +1,214 @@
+"""The index of recordings: pins, what goes when, and that nothing goes that it does not know."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from framegate.pipeline.episodes import Change, Clip, Moment
+from framegate.pipeline.recording.index import FOLDER, NAME, Index, RecordingLost, Segment
+from framegate.pipeline.recording.retention import free_bytes, trim
+from framegate.pipeline.recording.take import OPEN, rebuild
+from framegate.pipeline.spec import RecordSpec
+from tests.support.recorded import WIDE, record, segments, write_both
+
+DAY_S = 86400.0
+NOW = 1.8e9
+EACH = 1000
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    opened = Index(tmp_path)
+    yield opened
+    opened.close()
+
+
+def add(index: Index, n: int, source: str = "gate", is_key: bool = True) -> Segment:
+    """A segment of four seconds that began `n` of them after NOW, with a file of EACH bytes."""
+    at = NOW + 4.0 * n
+    made = Segment(
+        path=f"{source}/1/day/{n:06}.mp4",
+        source=source,
+        epoch=1,
+        pts=4.0 * n,
+        pts_end=4.0 * n + 4.0,
+        shift_s=0.0,
+        captured=at,
+        captured_end=at + 4.0,
+        nbytes=EACH,
+        head=10,
+        init="a",
+        is_key=is_key,
+        sound=False,
+    )
+    path = index.folder / made.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(EACH))
+    index.add([made])
+    return made
+
+
+def numbers(index: Index) -> list[int]:
+    return [int(one.path[-10:-4]) for one in index.between("gate", 0.0, 1e12)]
+
+
+def limited(nbytes: int = 1 << 30, days: float = 7.0, free: int = 1) -> RecordSpec:
+    return RecordSpec(bytes=nbytes, days=days, pinned_days=30.0, free_bytes=free)
+
+
+def test_the_oldest_go_first_then_what_detections_pin_then_what_alerts_pin(index: Index) -> None:
+    for n in range(10):
+        add(index, n)
+    index.pin("gate", NOW + 1, NOW + 6, "one", "alert")  # 0 and 1
+    index.pin("gate", NOW + 9, NOW + 11, "two", "detection")  # 2
+    left = []
+    for room in range(0, 10 * EACH, EACH):
+        assert trim(index, limited(10 * EACH), NOW, room)
+        assert index.nbytes() == 10 * EACH - room
+        left.append(numbers(index))
+    gone = [n for a, b in itertools.pairwise(left) for n in {*a} - {*b}]
+    assert gone == [3, 4, 5, 6, 7, 8, 9, 2, 0]
+    there = {path.name for path in (index.folder / "gate/1/day").iterdir()}
+    assert there == {"000001.mp4"}
+    (told,) = index.trims()
+    assert (told.cause, told.segments, told.nbytes) == ("bytes", 9, 9 * EACH)
+    assert told.until == NOW + 40
+
+
+def test_age_takes_clips_later(index: Index) -> None:
+    for n in range(4):
+        add(index, n)
+    index.pin("gate", NOW + 5, NOW + 6, "one", "detection")
+    assert trim(index, limited(days=1.0), NOW + 2 * DAY_S, 0)
+    assert numbers(index) == [1]
+    assert trim(index, limited(days=1.0), NOW + 31 * DAY_S, 0)
+    assert numbers(index) == []
+    assert [told.cause for told in index.trims()] == ["age"]
+
+
+def test_too_little_room_on_the_disk_takes_all_it_must_and_says_if_that_is_not_enough(
+    index: Index,
+) -> None:
+    for n in range(4):
+        add(index, n)
+    assert not trim(index, limited(free=2 * free_bytes(index)), NOW, 0)
+    assert numbers(index) == []
+    assert [told.cause for told in index.trims()] == ["space"]
+
+
+def test_a_pin_holds_for_what_is_still_to_come_and_is_moved_by_its_name(index: Index) -> None:
+    index.pin("gate", NOW + 5, NOW + 50, "one", "detection")
+    for n in range(4):
+        add(index, n)
+    assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 1, 1, 1]
+    index.pin("gate", NOW + 5, NOW + 7, "one", "alert")
+    assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 2, 0, 0]
+    index.unpin("one")
+    assert {one.pinned for one in index.between("gate", 0, 1e12)} == {0}
+    assert index.pins() == []
+
+
+def test_a_pin_holds_what_its_begin_needs_to_be_shown(index: Index) -> None:
+    for n in range(6):
+        add(index, n, is_key=n in (0, 2))
+    index.pin("gate", NOW + 17, NOW + 18, "one", "alert")
+    assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 0, 2, 2, 2, 0]
+    assert numbers_between(index, NOW + 17, NOW + 18) == [2, 3, 4]
+
+
+def numbers_between(index: Index, since: float, until: float) -> list[int]:
+    return [int(one.path[-10:-4]) for one in index.between("gate", since, until)]
+
+
+def test_an_episode_pins_its_clip_and_an_open_one_what_may_come(index: Index) -> None:
+    for n in range(10):
+        add(index, n)
+    began, last = (Moment(1, 0, at, NOW + at) for at in (10.0, 20.0))
+    change = Change(
+        1, "gate/r/1-0/0", "start", "gate", "r", "v", "inside", "alert", last, began, last,
+        clip=Clip(3.0, 1.0),
+    )  # fmt: skip
+    index.pin_clip(change)
+    assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0] + 9 * [2]
+    index.pin_clip(msgspec.structs.replace(change, step="end"))
+    assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 2, 2, 2, 2, 2, 0, 0, 0, 0]
+    assert [pin.why for pin in index.pins()] == ["gate/r/1-0/0"]
+
+
+def test_a_picture_is_found_by_what_its_result_says(index: Index) -> None:
+    for n in range(4):
+        add(index, n)
+    found = index.place("gate", 1, 9.5)
+    assert found is not None
+    assert (found.segment.path, found.offset_s) == ("gate/1/day/000002.mp4", 1.5)
+    assert index.place("gate", 1, 16.0) is None
+    assert index.place("gate", 2, 9.5) is None
+
+
+def test_what_nobody_knows_is_taken_in_and_never_deleted(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    record(data, write_both(tmp_path / "a.mp4", 10.0))
+    first, second, third = segments(data)
+    folder = data / FOLDER
+    for file in folder.glob(f"{NAME}*"):
+        file.unlink()
+    strange = (folder / first.path).with_name("notes.mp4")
+    strange.write_bytes(b"no boxes")
+    cut = folder / third.path
+    os.rename(cut, f"{cut}{OPEN}")
+    with open(f"{cut}{OPEN}", "r+b") as file:
+        file.truncate(third.nbytes - 10)
+    index = Index(data)
+    assert rebuild(index) == 3
+    held = segments(data)
+    assert held[:2] == [first, second]
+    assert held[2].nbytes < third.nbytes
+    assert third.pts_end - held[2].pts_end <= 0.6
+    assert strange.read_bytes() == b"no boxes"
+    (folder / first.path).unlink()
+    assert rebuild(index) == 0
+    assert segments(data) == held[1:]
+    index.close()
+
+
+def test_never_more_bytes_than_allowed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    spec = msgspec.structs.replace(WIDE, bytes=(8 << 20) + 2 * file.stat().st_size)
+    for _ in range(4):  # each asks for 8 MB of room, as nobody knows what a first segment takes
+        record(data, file, spec=spec)
+        files = sum(path.stat().st_size for path in (data / FOLDER).rglob("*.mp4"))
+        assert files <= spec.bytes
+    index = Index(data)
+    assert index.nbytes() == files
+    assert index.trims()[0].cause == "bytes"
+    index.close()
+
+
+def test_a_folder_without_recordings_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RecordingLost, match="a run records with"):
+        Index(tmp_path, makes=False)
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_many_rows_cost_a_look_up_little(index: Index) -> None:
+    made = add(index, 0)
+    rows = [
+        msgspec.structs.replace(
+            made, path=f"gate/1/day/x{n}.mp4", captured=NOW + 4 * n, captured_end=NOW + 4 * n + 4,
+            pts=4.0 * n, pts_end=4.0 * n + 4,
+        )
+        for n in range(1, 20_000)
+    ]  # fmt: skip
+    index.add(rows)
+    began = time.process_time()
+    for n in range(100):
+        assert index.place("gate", 1, 700.0 * n + 1) is not None
+    assert time.process_time() - began < 1.0  # about a thousandth of this is usual

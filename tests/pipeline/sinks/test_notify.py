@@ -1,0 +1,150 @@
+"""People get one message as an episode starts, unless another came just now or hours are quiet.
+
+Apprise itself sends them, by its service for programs (json://), to a real HTTP server.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.sinks.notify import Notify, is_quiet
+from framegate.pipeline.sinks.pictures import CameraPictures
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.phones import PICTURE, Phone
+from tests.support.runs import wait_until
+from tests.support.told_episodes import Teller, change, following
+
+pytestmark = pytest.mark.timeout(120)
+NO_PICTURES, NOON = CameraPictures(), datetime(2026, 11, 27, 12, 0)
+
+
+@pytest.fixture
+def phone() -> Iterator[Phone]:
+    made = Phone()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@contextmanager
+def delivering(
+    store: EmbeddedStore,
+    url: str,
+    *sources: str,
+    pictures: CameraPictures = NO_PICTURES,
+    now: datetime = NOON,
+    **more: Any,
+) -> Iterator[None]:
+    config = SinkConfig("notify", url, **more)
+    receiver = Notify("phone", config, pictures, lambda: now)
+    with following(store, "phone", config, receiver, *sources):
+        yield
+
+
+def test_a_start_is_one_message_and_no_other_step_is(
+    store: EmbeddedStore, teller: Teller, phone: Phone
+) -> None:
+    with delivering(store, phone.url(), "gate", cooldown_s=0.0):
+        teller.tell(change("gate", 1, captured=1_800_000_000.0))
+        teller.tell(change("gate", 5, "update", began=1, number=1))
+        teller.tell(change("gate", 9, "end", began=1))
+        teller.tell(change("gate", 10, rule="in_out", when="crosses", direction="in"))
+        wait_until("both are there", lambda: len(phone.came) == 2)
+    assert phone.titles() == ["visitor at gate", "in_out at gate"]
+    when = datetime.fromtimestamp(1_800_000_000.04)
+    assert phone.came[0]["message"] == f"person, Fri {when:%H:%M:%S}"
+    assert phone.came[1]["message"].startswith("person in, ")
+
+
+def test_another_within_the_cool_down_is_left_out_also_after_a_restart(
+    store: EmbeddedStore, teller: Teller, phone: Phone
+) -> None:
+    with delivering(store, phone.url(), "gate", "door", cooldown_s=30.0):
+        teller.tell(change("gate", 1, captured=1_800_000_000.0))
+        teller.tell(change("gate", 2, captured=1_800_000_020.0))
+        teller.tell(change("gate", 3, captured=1_800_000_020.0, rule="crowd"))
+        teller.tell(change("door", 3, captured=1_800_000_020.0))
+        wait_until("three", lambda: len(phone.came) == 3)
+    with delivering(store, phone.url(), "gate", cooldown_s=30.0):
+        teller.tell(change("gate", 4, captured=1_800_000_025.0))
+        teller.tell(change("gate", 5, captured=1_800_000_031.0))
+        wait_until("and one", lambda: len(phone.came) == 4)
+    found = teller.standing("gate", "phone")
+    assert (found["delivered"], found["muted"]) == ("3", "2")
+
+
+def test_hours_may_be_quiet(store: EmbeddedStore, teller: Teller, phone: Phone) -> None:
+    night = datetime(2026, 11, 27, 23, 15)
+    with delivering(store, phone.url(), "gate", quiet=("22:00-07:00",), now=night):
+        teller.tell(change("gate", 1))
+        wait_until("it is passed", lambda: teller.standing("gate", "phone").get("muted") == "1")
+    assert phone.came == []
+
+
+@pytest.mark.parametrize(
+    ("hours", "at", "quiet"),
+    [
+        ("22:00-07:00", (22, 0), True),
+        ("22:00-07:00", (6, 59), True),
+        ("22:00-07:00", (7, 0), False),
+        ("12:00-13:30", (13, 29), True),
+        ("12:00-13:30", (11, 59), False),
+        ("00:00-00:00", (15, 0), True),
+    ],
+)
+def test_quiet_hours(hours: str, at: tuple[int, int], quiet: bool) -> None:
+    assert is_quiet((hours,), datetime(2026, 11, 27, *at)) is quiet
+
+
+def test_a_service_that_fails_is_tried_again_and_the_other_is_told_once(
+    store: EmbeddedStore, teller: Teller, phone: Phone, caplog: Any
+) -> None:
+    phone.fails = {"slow"}
+    with delivering(store, f"{phone.url()} {phone.url('slow')}", "gate"):
+        teller.tell(change("gate", 1))
+        why = wait_until("it fails", lambda: teller.standing("gate", "phone").get("why"))
+        phone.fails = set()
+        wait_until("it is there", lambda: phone.titles("slow"))
+    assert len(phone.titles("phone")) == 1
+    assert why == "JSON did not take it"
+    assert "Hunter2" not in caplog.text
+
+
+def test_what_is_too_old_is_told_in_one_message(
+    store: EmbeddedStore, teller: Teller, phone: Phone
+) -> None:
+    teller.starts("gate", 0, 1, 2, captured=1_700_000_000.0)
+    with delivering(store, phone.url(), "gate"):
+        wait_until("it is there", lambda: phone.came)
+        assert phone.came[0]["message"] == "3 of gate could not be sent (given up)"
+
+
+def test_a_picture_goes_along_where_it_is_of_now(
+    store: EmbeddedStore, teller: Teller, phone: Phone
+) -> None:
+    pictures = CameraPictures(f"127.0.0.1:{phone.server_port}", "Hunter2-token")
+    teller.tell(change("gate", 1, rule="before"))
+    with delivering(store, phone.url(), "gate", pictures=pictures):
+        wait_until("the one before", lambda: len(phone.came) == 1)
+        wait_until("nothing waits", lambda: teller.standing("gate", "phone")["p"] == "1-1")
+        teller.tell(change("gate", 2))
+        wait_until("and the new one", lambda: len(phone.came) == 2)
+    assert phone.asked == [("/snapshot/gate.jpg", "Bearer Hunter2-token")]
+    assert [len(each["attachments"]) for each in phone.came] == [0, 1]
+    assert base64.b64decode(phone.came[1]["attachments"][0]["base64"]) == PICTURE
+
+
+def test_what_apprise_does_not_know_is_refused_and_not_said() -> None:
+    with pytest.raises(ConfigFaults, match="URL 2 is none that Apprise knows") as refused:
+        Notify(
+            "phone", SinkConfig("notify", "json://localhost nonsense://Hunter2"), CameraPictures()
+        )
+    assert "Hunter2" not in str(refused.value)

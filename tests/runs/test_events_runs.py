@@ -1,0 +1,169 @@
+"""`[events]` in a run: told as from results alone, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+import redis
+
+from framegate.pipeline import keys
+from framegate.pipeline.episodes import Change, Changes, Moment
+from framegate.pipeline.records import Position
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.stages.events.judge import replay
+from tests.support import footage
+from tests.support.asked import workers
+from tests.support.commands import Command, framegate
+from tests.support.episodes import check, rules, stored_changes
+from tests.support.runs import published_in, said, wait_until
+
+DONE = 0
+EVENTS = """
+[events.areas.middle]
+points = [[0.3, 0.0], [0.7, 0.0], [0.7, 1.0], [0.3, 1.0]]
+[events.lines.gate]
+points = [[0.5, 0.0], [0.5, 1.0]]
+[events.rules.visitor]
+when = "inside"
+area = "middle"
+update_s = 1
+[events.rules.people]
+when = "crosses"
+line = "gate"
+[events.rules.empty]
+when = "count"
+area = "middle"
+at_most = 0
+for_s = 1
+"""
+# In place of the detector: somebody walks across once in six seconds, somebody else the other way.
+WALK = """
+from framegate import Stage
+from framegate.pipeline.records import Object
+from framegate.stages.detections import Detections
+
+
+class Walk(Stage):
+    def each(self, item, state):
+        seq, width, height = item.position.seq, item.record.form.width, item.record.form.height
+        objects = []
+        for which in (0, 1):
+            walk, at = divmod(seq + 40 * which, 150)
+            share = at / 100 if not which else 1 - at / 100
+            if 0 < share < 1:
+                x, y = share * width, height * 0.75
+                box = (x - width / 20, y - height / 4, x + width / 20, y)
+                track = 1 + 2 * walk + which
+                objects.append(Object(track, "person", 0, 0.9, box, "detected"))
+        return Detections("detected", "whole", "changed", tuple(objects), ("m@1",)), state
+"""
+CONFIG = (
+    EVENTS
+    + """
+[stages.walk]
+use = "walk:Walk"
+input = "window"
+[stages.cache]
+input = "walk"
+"""
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "user"
+    made.mkdir()
+    footage.write_scene(made / "door.mkv", footage.steady(500))
+    (made / "walk.py").write_text(WALK)
+    (made / "pipeline.toml").write_text(CONFIG)
+    return made
+
+
+def timeless(changes: Changes) -> Changes:
+    """Without what the clock said as a file's frame came."""
+
+    def moment(one: Moment) -> Moment:
+        return msgspec.structs.replace(one, captured=0.0)
+
+    return msgspec.structs.replace(
+        changes,
+        changes=tuple(
+            msgspec.structs.replace(
+                one, told=moment(one.told), began=moment(one.began), last=moment(one.last)
+            )
+            for one in changes.changes
+        ),
+    )
+
+
+def bytes_of(entries: list[tuple[Position, Changes]]) -> list[tuple[Position, bytes]]:
+    return [(at, msgspec.msgpack.encode(timeless(changes))) for at, changes in entries]
+
+
+def test_a_run_tells_what_its_results_tell_and_serves_what_it_would_without(folder: Path) -> None:
+    assert framegate(folder, "run", "door.mkv", "-d", "on").code == DONE
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
+    assert framegate(folder, "run", "door.mkv", "-d", "off").code == DONE
+    on, off = (published_in(folder / name, ["door"])["door"].results for name in ("on", "off"))
+    assert said(on) == said(off)
+    assert stored_changes(folder / "off", "door") == []
+    stored = stored_changes(folder / "on", "door")
+    changes = [one for _, each in stored for one in each.changes]
+    check(changes)
+    assert {one.direction for one in changes if one.rule == "people"} == {"in", "out"}
+    assert [one.ended_by for one in changes if one.step == "end"][-1] == "source_ended"
+    again = [(at, each) for _, at, each in replay(rules(EVENTS), on)]
+    assert again == stored[: len(again)], "from stored results: the same, to the byte"
+    assert len(stored) - len(again) == 1, "the end of the file is told with its end"
+
+
+def test_a_new_rule_is_tried_over_old_results(folder: Path) -> None:
+    """The run had none; the command tells what it would have, and leaves the folder as it is."""
+    (folder / "pipeline.toml").write_text(CONFIG.removeprefix(EVENTS))
+    assert framegate(folder, "run", "door.mkv", "-d", "data").code == DONE
+    (folder / "new.toml").write_text(EVENTS)
+    tried = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data", "--json")
+    assert tried.code == DONE, tried.err
+    changes = [msgspec.json.decode(line, type=Change) for line in tried.out.splitlines()]
+    check(changes)
+    results = published_in(folder / "data", ["door"])["door"].results
+    again = [one for _, _, each in replay(rules(EVENTS), results) for one in each.changes]
+    assert changes[: len(again)] == again
+    assert {one.ended_by for one in changes[len(again) :]} == {"source_ended"}
+    shown = framegate(folder, "events", "replay", "--rules", "new.toml", "-d", "data")
+    crossings = sum(one.rule == "people" and one.step == "start" for one in changes)
+    assert f"door: people would have been told {crossings} times" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert stored_changes(folder / "data", "door") == []
+    wrong = framegate(folder, "events", "replay", "--rules", "new.toml", "--rule", "peple")
+    assert "there is no such rule; did you mean people?" in wrong.err
+    none = framegate(folder, "events", "replay", "-d", "data")
+    assert "it has no [events.rules]" in none.err
+
+
+def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
+    assert framegate(folder, "run", "door.mkv", "-d", "whole").code == DONE
+    undisturbed = stored_changes(folder / "whole", "door")
+    with Command(folder, "run", "door.mkv", "-d", "killed", "--pace", "realtime") as run:
+        for kills in range(1, 6):
+            wait_until(
+                "more is told",
+                lambda least=kills * 5: _told(folder / "killed") >= least,
+            )
+            os.kill(workers(run.process.pid)["publish"], signal.SIGKILL)
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert ended.err.count("worker publish ended (signal 9)") == 5
+    killed = stored_changes(folder / "killed", "door")
+    check(one for _, each in killed for one in each.changes)
+    assert bytes_of(killed) == bytes_of(undisturbed)
+
+
+def _told(folder: Path) -> int:
+    """Entries of the stage so far."""
+    with redis.Redis.from_url(EmbeddedStore(folder / "store", "everysec").url) as store:
+        return store.xlen(keys.out("door", keys.EVENTS))

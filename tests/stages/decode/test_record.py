@@ -1,0 +1,135 @@
+"""A recording holds the packets that came, byte for byte, and clips of it play."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import av
+import pytest
+
+from framegate.pipeline.recording.index import FOLDER, NAME, Index
+from framegate.pipeline.recording.playlist import parts
+from framegate.pipeline.recording.take import Recording, rebuild
+from framegate.pipeline.source import Request
+from framegate.stages.decode import Decode, DecodeOptions
+from framegate.stages.decode.clip import write_clip
+from tests.support.footage import write_sizes
+from tests.support.recorded import WIDE, payload, record, segments, times, write_both
+
+UNEVEN = [n / 25 + (0.011 if n % 3 else 0.0) + (1.7 if n > 120 else 0.0) for n in range(250)]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("plain.mp4", {"options": {"bf": "0"}}),
+        ("reordered.mp4", {"options": {"bf": "3"}}),
+        ("reordered.mkv", {"options": {"bf": "3"}}),
+        ("hevc.mp4", {"codec": "libx265"}),
+        ("hevc.mkv", {"codec": "libx265", "options": {"bf": "0"}}),
+        ("adts.ts", {}),
+        ("telephone.mov", {"sound": "pcm_mulaw"}),
+        ("silent.mp4", {"sound": None}),
+        ("late.mp4", {"sound_from_s": 2.0}),
+        ("uneven.mp4", {"pts_s": UNEVEN}),
+        ("long.mp4", {"gop": 240}),
+    ],
+)
+def test_packets_are_recorded_as_they_came_and_exported_as_they_were(
+    tmp_path: Path, name: str, how: dict[str, object]
+) -> None:
+    file = write_both(tmp_path / name, 10.0, **how)  # type: ignore[arg-type]
+    held = record(tmp_path / "data", file)
+    assert all(one.epoch == 1 and one.is_key for one in held)
+    assert all(after.follows(before) for before, after in itertools.pairwise(held))
+    assert len(held) == (2 if name == "long.mp4" else 3)
+    folder = tmp_path / "data" / FOLDER
+    assert sum(one.nbytes for one in held) == sum(
+        (folder / one.path).stat().st_size for one in held
+    )
+    clip = tmp_path / "clip.mp4"
+    write_clip(folder, held, clip)
+    assert payload(clip) == payload(file)
+    came = times(file)
+    assert [round(at - came[0], 3) for at in came] == pytest.approx(times(clip), abs=2e-3)
+    if how.get("sound", "aac") is not None:
+        assert held[-1].sound
+        heard = payload(file, "audio")
+        assert payload(clip, "audio") == heard[len(heard) - len(payload(clip, "audio")) :]
+        assert len(heard) - len(payload(clip, "audio")) <= 2  # what a decoder is primed with
+
+
+def test_each_file_plays_by_itself(tmp_path: Path) -> None:
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    held = record(tmp_path / "data", file)
+    shown = [len(times(tmp_path / "data" / FOLDER / one.path)) for one in held]
+    assert sum(shown) == 250
+    assert shown == [100, 100, 50]
+
+
+def test_another_picture_size_begins_another_file_and_another_part(tmp_path: Path) -> None:
+    file = write_sizes(tmp_path / "sizes.h264", [(96, 64), (64, 96), (96, 64)], 50)
+    held = record(tmp_path / "data", file)
+    made = parts(held)
+    assert [len(part) for part in made] == [1, 1, 1]
+    assert made[0][0].init == made[2][0].init != made[1][0].init
+    shown = []
+    for n, part in enumerate(made):
+        clip = tmp_path / f"{n}.mp4"
+        write_clip(tmp_path / "data" / FOLDER, part, clip)
+        with av.open(str(clip)) as opened:
+            shown += [(frame.width, frame.height) for frame in opened.decode(video=0)]
+    assert shown == [(96, 64)] * 50 + [(64, 96)] * 50 + [(96, 64)] * 50
+
+
+def test_a_clip_begins_where_it_is_to_and_holds_what_that_needs(tmp_path: Path) -> None:
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    held = record(tmp_path / "data", file)
+    clip = tmp_path / "clip.mp4"
+    write_clip(tmp_path / "data" / FOLDER, held, clip, begin_s=5.6, seconds=2.0)
+    shown = times(clip)
+    assert shown[0] == pytest.approx(0.0, abs=1e-3)
+    assert 50 <= len([at for at in shown if at >= 0]) <= 54
+    whole, some = payload(file), payload(clip)
+    assert whole[125:188] == some[: 188 - 125]  # from the key frame at 5 s on
+
+
+def test_the_index_is_what_the_files_say(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    record(data, write_both(tmp_path / "a.mp4", 10.0))
+    record(data, write_both(tmp_path / "b.mkv", 10.0, "libx265"), "yard")
+    before = segments(data) + segments(data, "yard")
+    for file in (data / FOLDER).glob(f"{NAME}*"):
+        file.unlink()
+    index = Index(data)
+    assert rebuild(index) == len(before)
+    assert rebuild(index) == 0
+    index.close()
+    assert segments(data) + segments(data, "yard") == before
+
+
+def test_a_file_that_is_read_again_is_recorded_on_from_where_its_recording_ends(
+    tmp_path: Path,
+) -> None:
+    file = write_both(tmp_path / "a.mp4", 10.0)
+    data = tmp_path / "data"
+    recording = Recording(data, "gate", WIDE)
+    take = recording.take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    for n, frame in enumerate(opened):
+        if n == 0 and frame is not None:
+            take.tell_epoch(1, frame.pts)
+        if n == 90:
+            break
+    opened.close()
+    assert len(segments(data)) == 1
+    again = Decode(DecodeOptions()).open(Request(str(file)), take=recording.take(epoch=1))
+    assert sum(frame is not None for frame in again) == 250
+    again.close()
+    held = segments(data)
+    assert not held[1].is_key
+    clip = tmp_path / "clip.mp4"
+    write_clip(data / FOLDER, held, clip)
+    assert payload(clip) == payload(file)
+    assert times(clip) == pytest.approx(times(file), abs=2e-3)

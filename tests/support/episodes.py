@@ -1,0 +1,169 @@
+"""Results of objects whose paths are known, and the changes of episodes that a run stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import redis
+
+from framegate.pipeline import keys, records
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.events import EventsConfig
+from framegate.pipeline.episodes import Change, Changes
+from framegate.pipeline.records import End, Object, Position, Result, SideOutput
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.stages.events.judge import RuleJudge
+from framegate.stages.events.state import EventsState
+
+WIDTH, HEIGHT, FPS = 640, 360, 25.0
+SIZE = (20.0, 40.0)  # of a person
+
+Path_ = Callable[[float], "tuple[float, float] | None"]
+
+
+def standing(x: float, y: float) -> Path_:
+    """Always there."""
+    return lambda t: (x, y)  # noqa: ARG005
+
+
+def walking(
+    start: tuple[float, float], speed: tuple[float, float], first: float = 0.0, last: float = 1e9
+) -> Path_:
+    """Straight on, from a time on, until another: seconds and pixels."""
+
+    def at(t: float) -> tuple[float, float] | None:
+        if not first <= t < last:
+            return None
+        return start[0] + speed[0] * (t - first), start[1] + speed[1] * (t - first)
+
+    return at
+
+
+def seen(
+    track: int | None,
+    foot: tuple[float, float],
+    label: str = "person",
+    origin: Any = "detected",
+    size: tuple[float, float] = SIZE,
+    **more: Any,
+) -> Object:
+    """An object whose box stands on its foot."""
+    x, y = foot
+    box = (x - size[0] / 2, y - size[1], x + size[0] / 2, y)
+    return Object(track, label, 0, more.pop("score", 0.9), box, origin, **more)
+
+
+def result(objects: Iterable[Object], seq: int, **more: Any) -> Result:
+    """A frame's result; pts and captured by FPS, unless said."""
+    pts = more.pop("pts", seq / FPS)
+    usual: dict[str, Any] = {
+        "v": 1, "source": "door", "epoch": 1, "captured": 1_000_000.0 + (pts or 0.0),
+        "captured_from": "rtcp", "published": 0.0, "width": WIDTH, "height": HEIGHT,
+        "outcome": "detected", "looked": "whole", "escalation": "none", "reason": "changed",
+        "models": ("m@1",), "age_s": 0.0, "scene": 0,
+    }  # fmt: skip
+    return Result(**{**usual, **more}, seq=seq, pts=pts, objects=tuple(objects))
+
+
+def results(
+    paths: Mapping[int, Path_], seconds: float, first_seq: int = 0, fps: float = FPS, **more: Any
+) -> list[Result]:
+    """The results of so many seconds of objects, by track, on their paths."""
+    found = []
+    for n in range(round(seconds * fps)):
+        t = n / fps
+        there = [(track, foot) for track, path in paths.items() if (foot := path(t)) is not None]
+        objects = [seen(track, foot) for track, foot in there]
+        found.append(result(objects, first_seq + n, pts=t, **more))
+    return found
+
+
+def rules(text: str) -> EventsConfig:
+    """What is under [events]: areas and lines in pixels of the picture."""
+    return read_config("pipeline.toml", text).events
+
+
+class Told(NamedTuple):
+    """All that a judge told, and its state then."""
+
+    changes: list[Change]
+    state: EventsState
+    each: list[tuple[Position, Changes]]
+
+    def of(self, rule: str, step: str | None = None) -> list[Change]:
+        """Changes of a rule."""
+        return [one for one in self.changes if one.rule == rule and step in (None, one.step)]
+
+
+def told(
+    config: EventsConfig,
+    entries: Sequence[Result | End],
+    state: EventsState | None = None,
+    ends: bool = False,
+) -> Told:
+    """What rules tell of results. The state goes through its bytes after each, as in a run.
+
+    ends  the source ends after the last
+    """
+    state = state or EventsState()
+    judge = RuleJudge(config, "door")
+    each, changes = [], list[Change]()
+    for entry in [*entries, *([End(1, 0, True)] if ends else [])]:
+        if isinstance(entry, Result):
+            position = entry.position
+            judged = judge.judge(entry, state)
+        else:
+            position = Position(0, 0)
+            judged = judge.end(entry, state)
+        state = msgspec.msgpack.decode(msgspec.msgpack.encode(judged.state), type=EventsState)
+        if judged.changes is not None:
+            each.append((position, judged.changes))
+            changes += judged.changes.changes
+    return Told(changes, state, each)
+
+
+def check(changes: Iterable[Change], all_over: bool = True) -> None:
+    """What holds of every stream of changes: one start, one end, in order, no id twice."""
+    ids, open_now, over = set[str](), dict[str, Change](), set[str]()
+    for one in changes:
+        assert one.id not in ids, one.id
+        ids.add(one.id)
+        assert one.episode not in over, f"{one.id} after its end"
+        if one.step == "start":
+            assert one.episode not in open_now
+        else:
+            before = open_now[one.episode]
+            assert before.began == one.began
+            assert before.last.captured <= one.last.captured or one.step == "end"
+            assert one.number == (before.number + 1 if one.step == "update" else 0)
+        if one.step == "end":
+            assert one.ended_by is not None
+            del open_now[one.episode]
+            over.add(one.episode)
+        else:
+            assert one.ended_by is None
+            open_now[one.episode] = one
+    assert not (all_over and open_now), open_now
+
+
+def stored_changes(folder: Path, source: str) -> list[tuple[Position, Changes]]:
+    """What the stage of an ended run told, those of ends included."""
+    embedded = EmbeddedStore(folder / "store", "everysec")
+    embedded.start()
+    try:
+        with redis.Redis.from_url(embedded.url) as store:
+            entries: Any = store.xrange(keys.out(source, keys.EVENTS))
+    finally:
+        embedded.stop()
+    found = []
+    for at, fields in entries:
+        if fields[b"k"] == b"end":
+            said = records.decode_versioned(fields[b"d"], End).said.get(keys.EVENTS)
+        else:
+            said = records.decode_versioned(fields[b"d"], SideOutput).said
+        if said is not None:
+            found.append((Position.parse(at), records.decode(said, Changes)))
+    return found

@@ -1,0 +1,128 @@
+"""Videos with sound, and what of their packets a recording must hold, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.packet import Packet
+
+from framegate.pipeline.recording.index import Index, Segment
+from framegate.pipeline.recording.take import Recording
+from framegate.pipeline.source import Request
+from framegate.pipeline.spec import RecordSpec
+from framegate.stages.decode import Decode, DecodeOptions
+from tests.support.footage import Size, frame_of, scene
+
+WIDE = RecordSpec(bytes=1 << 30, days=7.0, pinned_days=30.0, free_bytes=1 << 20)
+_QUIET = {"libx265": {"x265-params": "log-level=none"}}
+_CHUNK = {"aac": (48000, "fltp", "stereo"), "pcm_mulaw": (8000, "s16", "mono")}
+
+
+def write_both(
+    path: Path,
+    seconds: float,
+    codec: str = "libx264",
+    sound: str | None = "aac",
+    *,
+    fps: float = 25.0,
+    gop: int = 25,
+    size: Size = (96, 64),
+    options: dict[str, str] | None = None,
+    pts_s: Sequence[float] | None = None,
+    sound_from_s: float = 0.0,
+) -> Path:
+    """Encode `scene` with a key frame every `gop` pictures, and a tone from `sound_from_s` on."""
+    times = [n / fps for n in range(round(seconds * fps))] if pts_s is None else pts_s
+    with av.open(str(path), "w") as output:
+        video = output.add_stream(
+            codec, rate=25, options={**_QUIET.get(codec, {}), **(options or {})}
+        )
+        video.width, video.height = size
+        video.pix_fmt = "yuv420p"
+        video.gop_size = gop
+        video.codec_context.time_base = Fraction(1, 1000)
+        rate, form, layout = _CHUNK[sound or "aac"]
+        track = None if sound is None else output.add_stream(sound, rate=rate, layout=layout)
+        step = rate // 50
+        heard = round(sound_from_s * 50)
+        for n, at in enumerate(times):
+            frame = frame_of(scene(n, size), "yuv420p")
+            frame.pts, frame.time_base = round(at * 1000), Fraction(1, 1000)
+            output.mux(video.encode(frame))
+            while track is not None and heard / 50 <= at:
+                wave = np.sin(np.arange(heard * step, (heard + 1) * step) / 10) / 2
+                both = np.stack([wave] * (2 if layout == "stereo" else 1))
+                data = both.astype("f4") if form == "fltp" else (both * 3e4).astype("i2")
+                piece = av.AudioFrame.from_ndarray(data, form, layout)
+                piece.sample_rate, piece.pts, piece.time_base = (
+                    rate,
+                    heard * step,
+                    Fraction(1, rate),
+                )
+                output.mux(track.encode(piece))
+                heard += 1
+        output.mux(video.encode(None))
+        if track is not None:
+            output.mux(track.encode(None))
+    return path
+
+
+def record(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) -> list[Segment]:
+    """Decode a file to its end while it is recorded; gives the segments."""
+    take = Recording(data, source, spec).take()
+    opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
+    for n, frame in enumerate(opened):
+        if n == 0 and frame is not None:
+            take.tell_epoch(1, frame.pts)
+    opened.close()
+    return segments(data, source)
+
+
+def segments(data: Path, source: str = "gate") -> list[Segment]:
+    """All that the index has of a source."""
+    index = Index(data)
+    try:
+        return index.between(source, 0.0, 1e12)
+    finally:
+        index.close()
+
+
+def payload(file: Path, kind: str = "video") -> list[bytes]:
+    """What each packet of a track carries, whatever container frames it."""
+    with av.open(str(file)) as held:
+        track = held.streams.get({kind: 0})[0]
+        return [
+            bare(packet, track.codec_context.name) for packet in held.demux(track) if packet.size
+        ]
+
+
+def bare(packet: Packet, codec: str) -> bytes:
+    """NAL units without start codes or lengths, and without what only marks them; sound without an
+    ADTS header.
+    """
+    data = bytes(packet)
+    if codec == "aac" and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return data[7 if data[1] & 1 else 9 :]
+    if codec not in ("h264", "hevc"):
+        return data
+    units = []
+    if data.startswith((b"\0\0\1", b"\0\0\0\1")):
+        units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1") if unit.strip(b"\0")]
+    else:
+        while data:
+            size = int.from_bytes(data[:4], "big")
+            units.append(data[4 : 4 + size].rstrip(b"\0"))
+            data = data[4 + size :]
+    delimiter = 9 if codec == "h264" else 35
+    kinds = [(unit[0] & 0x1F) if codec == "h264" else (unit[0] >> 1 & 0x3F) for unit in units]
+    return b"|".join(unit for unit, kind in zip(units, kinds, strict=True) if kind != delimiter)
+
+
+def times(file: Path) -> list[float]:
+    """When each picture is shown, as it is decoded."""
+    with av.open(str(file)) as held:
+        return [frame.time for frame in held.decode(video=0) if frame.time is not None]

@@ -1,0 +1,188 @@
+"""Recordings over HTTP: playlists that players follow, clips that browsers play."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from framegate.pipeline.loading import ours
+from framegate.pipeline.recording.index import FOLDER, Index
+from framegate.pipeline.web.openapi import document
+from framegate.pipeline.web.recordings import recording_routes
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.footage import write_sizes
+from tests.support.recorded import payload, record, segments, times, write_both
+from tests.support.runs import wait_until
+from tests.support.web_server import serving
+
+BASE = "/api/v1/recordings"
+PAGE = (
+    f"""<!doctype html><title>clip</title><video muted src="{BASE}/gate/clip.mp4?FROM"></video>"""
+)
+# What hls.js does with a playlist, in a few lines: an init part, then each segment.
+FEED = """
+window.fed = (async () => {
+  const base = new URL("/api/v1/recordings/gate/", location);
+  const list = await (await fetch(new URL("playlist.m3u8", base))).text();
+  const names = [/URI="(.*)"/.exec(list)[1], ...list.split("\\n").filter(l => l.endsWith(".m4s"))];
+  const source = new MediaSource(), video = document.querySelector("video");
+  video.src = URL.createObjectURL(source);
+  await new Promise(done => source.addEventListener("sourceopen", done, {once: true}));
+  const buffer = source.addSourceBuffer('video/mp4; codecs="avc1.64000a, mp4a.40.2"');
+  for (const name of names) {
+    const data = await (await fetch(new URL(name, base))).arrayBuffer();
+    await new Promise((done, wrong) => {
+      buffer.addEventListener("updateend", done, {once: true});
+      buffer.addEventListener("error", () => wrong("error"), {once: true});
+      buffer.appendBuffer(data);
+    });
+  }
+  return [buffer.buffered.start(0), buffer.buffered.end(0), buffer.buffered.length];
+})(); null
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
+    record(folder / "data", write_both(folder / "gate.mp4", 10.0))
+    sizes = write_sizes(folder / "sizes.h264", [(96, 64), (64, 96)], 50)
+    record(folder / "data", sizes, "yard")
+    return folder / "data"
+
+
+@pytest.fixture
+def port(data: Path) -> Iterator[int]:
+    def page(request: Any) -> HTMLResponse:
+        (first, *_) = segments(data)
+        asked = f"from={first.captured}&to={first.captured + 60}"
+        return HTMLResponse(PAGE.replace("FROM", asked if "empty" not in request.url.query else ""))
+
+    with serving([*recording_routes(data, ours("write_clip")), Route("/", page)]) as number:
+        yield number
+
+
+@pytest.fixture
+def api(port: int) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        yield client
+
+
+def test_what_is_recorded_is_told_as_the_document_says(api: httpx.Client) -> None:
+    schemas = document()["components"]
+    told = {
+        "RecordedSource": api.get(BASE).json(),
+        "RecordedTime": [api.get(f"{BASE}/gate").json()],
+    }
+    for name, ones in told.items():
+        for one in ones:
+            schema = {"$ref": f"#/components/schemas/{name}", "components": schemas}
+            Draft202012Validator(schema).validate(one)
+    assert [one["source"] for one in told["RecordedSource"]] == ["gate", "yard"]
+
+
+def test_a_playlist_names_all_that_a_player_needs(
+    api: httpx.Client, data: Path, tmp_path: Path
+) -> None:
+    answer = api.get(f"{BASE}/gate/playlist.m3u8")
+    assert answer.headers["content-type"].startswith("application/vnd.apple.mpegurl")
+    assert "#EXT-X-DISCONTINUITY\n" not in answer.text
+    assert answer.text.count("#EXT-X-MAP") == answer.text.count("#EXT-X-PROGRAM-DATE-TIME") == 1
+    lengths = [float(said) for said in re.findall(r"#EXTINF:([0-9.]+)", answer.text)]
+    assert lengths == [pytest.approx(one.seconds, abs=1e-5) for one in segments(data)]
+    names = [line for line in answer.text.splitlines() if line.endswith(".m4s")]
+    (init,) = re.findall(r'URI="(.*)"', answer.text)
+    whole = tmp_path / "whole.mp4"
+    parts = [api.get(f"{BASE}/gate/{name}") for name in (init, *names)]
+    assert {part.status_code for part in parts} == {200}
+    whole.write_bytes(b"".join(part.content for part in parts))
+    assert payload(whole) == payload(data.parent / "gate.mp4")
+
+
+def test_ffmpeg_plays_the_playlist_also_over_a_change_of_the_picture_size(port: int) -> None:
+    with av.open(f"http://127.0.0.1:{port}{BASE}/yard/playlist.m3u8?to=0m") as held:
+        sizes = {(f.width, f.height) for f in held.decode(video=0)}
+    assert sizes == {(96, 64), (64, 96)}
+    text = httpx.get(f"http://127.0.0.1:{port}{BASE}/yard/playlist.m3u8").text
+    assert text.count("#EXT-X-DISCONTINUITY\n") == 1
+    assert text.count("#EXT-X-MAP") == 2
+
+
+def test_a_clip_is_one_file_and_nothing_of_it_stays(
+    api: httpx.Client, data: Path, tmp_path: Path
+) -> None:
+    first = segments(data)[0]
+    asked = {"from": str(first.captured), "to": str(first.captured + 60)}
+    answer = api.get(f"{BASE}/gate/clip.mp4", params=asked)
+    assert answer.headers["framegate-parts"] == "1"
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(answer.content)
+    assert len(times(clip)) == 250
+    some = api.get(f"{BASE}/gate/clip.mp4", params=asked, headers={"Range": "bytes=0-99"})
+    assert (some.status_code, some.content) == (206, answer.content[:100])
+    yard = segments(data, "yard")[0].captured
+    two = api.get(
+        f"{BASE}/yard/clip.mp4", params={"from": str(yard), "to": str(yard + 60), "part": "2"}
+    )
+    assert two.headers["framegate-parts"] == "2"
+    wait_until("nothing is left", lambda: not [*(data / FOLDER).glob(".clip-*")])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "says"),
+    [
+        ("/gat", 404, "did you mean gate"),
+        ("/gate/playlist.m3u8?from=10-2", 400, "a position; allowed is a time"),
+        ("/gate/playlist.m3u8?from=1h&to=2h", 400, "it ends before it begins"),
+        ("/gate/playlist.m3u8?from=2000-01-01&to=2000-01-02", 404, "nothing was recorded then"),
+        ("/gate/clip.mp4", 400, "a clip needs from"),
+        ("/gate/clip.mp4?from=2h", 400, "within an hour"),
+        ("/gate/1/../../index.db", 404, ""),
+        ("/gate/1/2026-01-01/x.m4s", 404, "no such segment"),
+        ("/gate/init/none.mp4", 404, "no such init part"),
+    ],
+)
+def test_what_cannot_be_done_is_said(api: httpx.Client, asked: str, status: int, says: str) -> None:
+    answer = api.get(f"{BASE}{asked}")
+    assert answer.status_code == status
+    assert says in answer.text
+
+
+def test_of_a_run_that_records_nothing_there_is_nothing(tmp_path: Path) -> None:
+    with serving(recording_routes(tmp_path, ours("write_clip"))) as port:
+        url = f"http://127.0.0.1:{port}{BASE}"
+        assert httpx.get(url).json() == []
+        assert httpx.get(f"{url}/gate").status_code == 404
+    assert not (tmp_path / FOLDER).exists()
+
+
+@needs_chromium
+def test_a_browser_plays_clips_and_segments(port: int) -> None:
+    with chromium() as browser:
+        visit = Visit(browser, f"http://127.0.0.1:{port}/")
+        able = """document.createElement("video").canPlayType('video/mp4; codecs="avc1.64000a"')"""
+        if not visit.look(able):
+            pytest.skip("this Chromium decodes no H.264")
+        visit.until("document.querySelector('video').readyState >= 2")
+        visit.look("document.querySelector('video').currentTime = 7; null")
+        visit.until("!document.querySelector('video').seeking")
+        assert visit.look("document.querySelector('video').duration") == pytest.approx(10, abs=0.2)
+        visit.look(FEED)
+        begin, end, runs = visit.look("window.fed")
+        assert (runs, end - begin) == (1, pytest.approx(10, abs=0.2))
+        visit.close()
+
+
+def test_an_index_is_closed_for_everybody(data: Path) -> None:
+    index = Index(data)
+    assert index.recorded()
+    index.close()

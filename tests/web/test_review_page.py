@@ -1,0 +1,174 @@
+"""The review page in a real browser: what is told is shown, judged by keys, and exported."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from framegate.pipeline import keys, web
+from framegate.pipeline.review.projection import FILE, Projection, Watched
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web.api import api_routes
+from framegate.pipeline.web.episodes import episode_routes
+from tests.support import said
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.said import Sayer, change
+from tests.support.web_server import serving
+from tests.web.test_page import luminance
+
+PAGE = Path(web.__file__).with_name("review.html").read_text()
+HOUR = 36_000  # frames
+EVIL = '<img src=x onerror="document.title=1">'
+
+
+def sources(_: Request) -> Response:
+    return JSONResponse([{"source": "door"}, {"source": "yard"}])
+
+
+def nothing(_: Request) -> Response:
+    return JSONResponse([])
+
+
+def no_picture(_: Request) -> Response:
+    return Response(b"", 204)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def sayer(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sayer]:
+    monkeypatch.setattr(said, "BEGAN", time.time() - 20 * 3600)
+    made = Sayer(store)
+    made.client.flushall()
+    made.client.set(keys.IDENTITY, "the first")
+    made.client.hset(keys.SOURCES, mapping=dict.fromkeys(("door", "yard"), "a run"))
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def projection(tmp_path: Path) -> Iterator[Projection]:
+    made = Projection(tmp_path / FILE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def url(
+    store: EmbeddedStore, sayer: Sayer, projection: Projection, tmp_path: Path
+) -> Iterator[str]:
+    """Three visits of an hour apart, a label that is HTML; the yard was away for ten hours."""
+    for n in range(1, 4):
+        label = EVIL if n == 3 else "person"
+        at = n * HOUR
+        sayer.say("door", at, change("start", at, at, label=label))
+        sayer.say("door", at + 150, change("end", at, at + 150, label=label, held=100))
+    sayer.say("yard", HOUR, unknown=("parked",))
+    sayer.say("yard", 2 * HOUR, known=("parked",))
+    projection.take(sayer.said())
+    began = said.BEGAN
+    projection.watch(
+        [
+            Watched("door", 1, began, began + 72_000),
+            Watched("yard", 1, began, began + 18_000),
+            Watched("yard", 2, began + 54_000, began + 72_000),
+        ]
+    )
+    routes = [
+        Route("/api/v1/sources", sources),
+        Route("/api/v1/recordings", nothing),
+        Route("/snapshot/{source}.jpg", no_picture),
+        *api_routes(store.url, lambda: ["door", "yard"]),
+        *episode_routes(tmp_path, store.url),
+    ]
+    with serving(routes) as port:
+        yield f"http://127.0.0.1:{port}/review"
+
+
+def text_of(visit: Visit, selector: str) -> str:
+    return re.sub(r"\s+", " ", visit.page.inner_text(selector))
+
+
+@needs_chromium
+def test_episodes_are_looked_through_and_judged_by_keys(
+    browser: Any, url: str, sayer: Sayer, projection: Projection
+) -> None:
+    visit = Visit(browser, url)
+    visit.until("document.querySelectorAll('#list button').length === 3")
+    assert visit.look("document.querySelectorAll('.bar').length") == 3
+    for kind, found in (("unknown", "0,1"), ("away", "1,2")):  # before the run, and when away
+        lanes = f"[...document.querySelectorAll('.lane')].map(l => l.querySelectorAll('.{kind}')"
+        assert visit.look(f"{lanes}.length).join()") == found
+    assert EVIL in text_of(visit, "#list"), "text, not HTML"
+    visit.page.keyboard.press("j")
+    visit.page.keyboard.press("j")
+    visit.until("document.querySelectorAll('#steps tbody tr').length === 2")
+    told = text_of(visit, "#detail")
+    for words in ("visitor · door", "lasted 15.0 s", "ended the rule did not hold any more",
+                  "A network saw it in 151 frames; in 100 it was taken to be there still",
+                  "version 0a1b2c3d", "models light-int8@00000000"):  # fmt: skip
+        assert words in told, told
+    visit.page.keyboard.press("f")
+    visit.until("document.querySelector('#list [aria-current=true] .said').innerText === 'false'")
+    visit.until("document.querySelectorAll('#rates tbody tr').length === 1")
+    rates = text_of(visit, "#rates tbody")
+    assert rates.startswith("door visitor 1.20 0.03 – 11 0 1 0 2 0.83"), rates
+    with visit.page.expect_download() as download:
+        visit.page.click("#export")
+    exported = json.loads(Path(download.value.path()).read_text())
+    assert [e["verdict"] for e in exported] == [None, "false", None]
+    again = Visit(browser, url + visit.look("location.hash"))
+    again.until("document.querySelector('#title').innerText === 'visitor · door'")
+    again.close()
+    sayer.say("door", 19 * HOUR, change("start", 19 * HOUR, 19 * HOUR, rule="gate"))
+    projection.take(sayer.said())
+    visit.until("document.querySelectorAll('#list button').length === 4")
+    assert "goes on" in text_of(visit, "#list")
+    visit.page.select_option("#rule", "gate")
+    visit.until("document.querySelectorAll('#list button').length === 1")
+    visit.page.click("#earlier")
+    visit.until("document.getElementById('none').checkVisibility()")
+    assert text_of(visit, "#none") == "No episodes in this span with these filters"
+    ours = (url.removesuffix("review"), "blob:", "data:")
+    strange = [asked for asked in visit.asked if not asked.startswith(ours)]
+    assert (visit.faults, strange, visit.look("document.title")) == ([], [], "Review · Framegate")
+    visit.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_it_fits_any_screen(browser: Any, url: str, width: int) -> None:
+    visit = Visit(browser, url, width)
+    visit.until("document.querySelectorAll('#list button').length === 3")
+    visit.page.click("#list button")
+    visit.until("document.querySelectorAll('#steps tbody tr').length === 2")
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    close = visit.look("document.getElementById('close').checkVisibility()")
+    assert close == (width < 900)
+    visit.page.keyboard.press("Escape")
+    assert visit.look("document.getElementById('detail').checkVisibility()") == (width >= 900)
+    assert visit.faults == []
+    visit.close()
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_every_text_can_be_read(scheme: int) -> None:
+    block = re.findall(r":root \{(.*?)\}", PAGE, re.DOTALL)[scheme]
+    colours = dict(re.findall(r"--(\w+): (#\w+)", block))
+    pairs = [(text, "card") for text in ("ink", "soft", "good", "wait", "bad", "accent")]
+    for text, ground in (*pairs, ("ink", "chip"), ("soft", "chip"), ("ink", "back")):
+        bright, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)

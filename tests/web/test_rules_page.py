@@ -1,0 +1,183 @@
+"""A rule is drawn in a real browser, tried over stored results, and written down for a run."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from framegate.pipeline import keys, web
+from framegate.pipeline.config.events import read_events
+from framegate.pipeline.records import Object
+from framegate.pipeline.store.embedded import EmbeddedStore
+from framegate.pipeline.web.rules import rule_routes
+from tests.support.browsers import Visit, chromium, needs_chromium
+from tests.support.said import Sayer
+from tests.support.web_server import serving
+
+PAGE = Path(web.__file__).with_name("rules.html").read_text()
+
+
+def sources(_: Request) -> Response:
+    return JSONResponse([{"source": "door", "objects": {"person": 1.0}}])
+
+
+def no_picture(_: Request) -> Response:
+    return Response(b"", 204)
+
+
+@pytest.fixture
+def sayer(store: EmbeddedStore) -> Iterator[Sayer]:
+    """Two people walk from the left border to the right one, ten seconds each, one after another;
+    frames have 64x48 pixels.
+    """
+    made = Sayer(store)
+    made.client.flushall()
+    made.client.hset(keys.SOURCES, "door", "a run")
+    for seq in range(240):
+        track, step = divmod(seq, 120)
+        objects = ()
+        if step < 100:
+            left = 0.5 * step
+            objects = (Object(track + 1, "person", 0, 0.9, (left, 10, left + 8, 34), "detected"),)
+        made.publish("door", seq, objects=objects)
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def url(store: EmbeddedStore, sayer: Sayer) -> Iterator[str]:
+    del sayer
+    routes = [
+        Route("/api/v1/sources", sources),
+        Route("/snapshot/{source}.jpg", no_picture),
+        *rule_routes(store.url, lambda: ["door"]),
+    ]
+    with serving(routes) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+LINE = {"middle": {"points": [[0.5, 0.0], [0.5, 1.0]]}}
+
+
+def rules(**rule: Any) -> dict[str, Any]:
+    return {"lines": LINE, "rules": {"passing": {"when": "crosses", "line": "middle", **rule}}}
+
+
+def tried(url: str, events: dict[str, Any], **more: Any) -> httpx.Response:
+    return httpx.post(f"{url}/api/v1/rules/trial", json={"events": events, **more}, timeout=30)
+
+
+def test_a_trial_tells_what_rules_would_have_told_and_keeps_nothing(url: str, sayer: Sayer) -> None:
+    told = tried(url, rules()).json()
+    assert [(e["rule"], e["direction"], e["tracks"]) for e in told["episodes"]] == [
+        ("passing", "out", [1]), ("passing", "out", [2]),
+    ]  # fmt: skip
+    assert (told["more"], told["tried"][0]["frames"]) == (False, 240)
+    assert not told["tried"][0]["whole"], "the store has no hour of it"
+    last = tried(url, rules(), source="door", span=12.0).json()
+    assert len(last["episodes"]) == 1
+    assert (last["tried"][0]["frames"], last["tried"][0]["whole"]) == (121, True)
+    assert tried(url, rules(labels=["car"])).json()["episodes"] == []
+    assert not sayer.client.exists(keys.out("door", keys.EVENTS))
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "says"),
+    [
+        ({"events": rules(labels="person")}, 400, "events.rules.passing.labels"),
+        ({"events": {"rules": {"x": {"when": "inside"}}}}, 400, "events.rules.x.area: missing"),
+        ({"events": {}}, 400, "there is no rule to try"),
+        ({"events": rules(), "source": "yard"}, 404, "no source yard; there are: door"),
+        ({"rules": {}}, 400, "openapi.json says what is allowed"),
+    ],
+)
+def test_what_cannot_be_tried_says_why(
+    url: str, asked: dict[str, Any], status: int, says: str
+) -> None:
+    answer = httpx.post(f"{url}/api/v1/rules/trial", json=asked, timeout=30)
+    assert (answer.status_code, says in answer.json()["error"]) == (status, True), answer.text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+def click(visit: Visit, *places: tuple[float, float]) -> None:
+    """Click on the still at shares of its width and height."""
+    for x, y in places:
+        box = visit.page.locator("#still").bounding_box()
+        visit.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def written(visit: Visit) -> dict[str, Any]:
+    """What the page writes down, as a run reads it; nothing is wrong with it."""
+    told = tomllib.loads(visit.page.inner_text("#toml"))
+    faults: list[str] = []
+    assert read_events(told["events"], faults) is not None, faults
+    events: dict[str, Any] = told["events"]
+    return events
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_area_and_a_line_are_drawn_tried_and_written_down(
+    browser: Any, url: str, width: int
+) -> None:
+    visit = Visit(browser, f"{url}/rules", width)
+    visit.until("document.querySelector('#source').value === 'door'")
+    assert visit.page.is_disabled("#try")
+    click(visit, (0.4, 0.2), (0.8, 0.2), (0.8, 0.95), (0.4, 0.95))
+    area = written(visit)
+    assert area["areas"]["visitor_area"]["source"] == "door"
+    drawn = area["areas"]["visitor_area"]["points"]
+    wanted = [[0.4, 0.2], [0.8, 0.2], [0.8, 0.95], [0.4, 0.95]]
+    assert drawn == [pytest.approx(point, abs=0.006) for point in wanted]
+    visit.page.click("#try")
+    visit.until("document.getElementById('told').checkVisibility()")
+    assert visit.page.inner_text("#verdict") == "It would have fired twice"
+    assert visit.look("document.querySelectorAll('.hit').length") == 2
+    visit.page.fill("#labels", "car")
+    assert not visit.page.is_visible("#told"), "it is another rule now"
+    visit.page.click("#try")
+    visit.until("document.getElementById('verdict').innerText === 'It would never have fired'")
+    visit.page.fill("#labels", "person")
+    visit.page.click("#line")
+    click(visit, (0.5, 0.9), (0.5, 0.1))
+    visit.page.select_option("#when", "in")
+    visit.page.click("#try")
+    visit.until("document.getElementById('verdict').innerText === 'It would have fired twice'")
+    visit.page.click("#turn")
+    visit.page.click("#try")
+    visit.until("document.getElementById('verdict').innerText === 'It would never have fired'")
+    visit.page.focus(".corner")
+    before = written(visit)["lines"]["visitor_line"]["points"]
+    visit.page.keyboard.press("Shift+ArrowRight")
+    after = written(visit)["lines"]["visitor_line"]["points"]
+    assert after[0][0] == pytest.approx(before[0][0] + 0.05, abs=1e-6)
+    visit.page.keyboard.press("Delete")
+    assert visit.page.is_disabled("#try")
+    visit.page.fill("#name", "Gate!")
+    click(visit, (0.2, 0.2))
+    assert visit.page.is_disabled("#try")
+    assert visit.look("document.documentElement.scrollWidth") <= width
+    ours = (url, "blob:", "data:")
+    assert (visit.faults, [a for a in visit.asked if not a.startswith(ours)]) == ([], [])
+    visit.close()
+
+
+def test_its_colours_are_those_of_the_review_page() -> None:
+    """Which a test of that page holds to be readable."""
+    other = Path(web.__file__).with_name("review.html").read_text()
+    palette = re.compile(r":root \{.*?\}", re.DOTALL)
+    assert palette.findall(PAGE) == palette.findall(other)
