@@ -90,7 +90,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SHORT):
     failed    why a stage could not say anything, None for a good frame
     taken_us  microseconds from arrival until the last stage that said anything was done
     key_frame  it was encoded without others: compression may show as a change
-    sound     blocks of sound that ended with it: number of the first in its epoch, and how many
+    sound     blocks of sound that ended with it: number of the first, counted from the beginning
+              of the file or connection, and how many
     """
 
     v: int

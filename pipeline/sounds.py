@@ -26,7 +26,7 @@ class SoundLabel(msgspec.Struct, frozen=True):
 class SoundWindow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of .975 s.
 
-    block     number of the block with which it ends, in its epoch
+    block     number of the block with which it ends, from the beginning of the file or connection
     begins_s  seconds, of the clock of the frames' pts
     ends_s    the same
     outcome   heard: the network looked. unchanged: it sounded as when the network last looked, and

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,20 +24,32 @@ from tests.support import footage
 from tests.support.cameras.background import Background
 from tests.support.cameras.faulty import LOOPBACK
 from tests.support.cameras.toolkit import ToolkitCamera
-from tests.support.cameras.watched import url
+from tests.support.cameras.watched import WatchedRun, url
 from tests.support.footage import Track
 
 BLOCK = SOUND_RATE // 2
 
 
 @pytest.fixture
-def rtsp(tmp_path: Path) -> Iterator[str]:
+def kit(tmp_path: Path) -> Iterator[ToolkitCamera]:
     background = Background()
-    footage.write_sounding(tmp_path / "a.mkv", Track("aac", 44100, pictures="libx264"))
-    kit = ToolkitCamera(background, tmp_path)
-    yield url(kit.port, kit.path("a.mkv", times=1))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    footage.write_sounding(clips / "a.mkv", Track("aac", 44100, pictures="libx264"))
+    kit = ToolkitCamera(background, clips)
+    yield kit
     kit.close()
     background.close()
+
+
+@pytest.fixture
+def rtsp(kit: ToolkitCamera) -> str:
+    return url(kit.port, kit.path("a.mkv", times=1))
+
+
+@pytest.fixture
+def rtsp_for_ever(kit: ToolkitCamera) -> str:
+    return url(kit.port, kit.path("a.mkv"))
 
 
 @pytest.fixture
@@ -102,3 +117,37 @@ def test_who_does_not_listen_gets_no_sound(rtsp: str) -> None:
     assert frames
     assert not any(frame.sound for frame in frames)
     assert "sound_damaged" not in source.counts
+
+
+def test_pictures_wait_for_nobody_who_listens_and_what_was_missed_is_told(
+    rtsp_for_ever: str, tmp_path: Path
+) -> None:
+    more = "[sound]\nsources = true\n[workers]\nhung_s = 3600.0\n"
+    run = WatchedRun(tmp_path / "user", {"gate": rtsp_for_ever}, more)
+    try:
+        run.until("it listens", lambda: heard(run)["sound:heard"] > 2)
+        listener = run.worker("sound")
+        os.kill(listener, signal.SIGSTOP)
+        before = run.counters("gate")
+        run.until(
+            "eight seconds of pictures and their sound came meanwhile",
+            lambda: (
+                run.counters("gate")["published"] > before["published"] + 200
+                and heard(run)["sound_blocks"] > before["sound_blocks"] + 15
+            ),
+        )
+        run.check_accounts()
+        os.kill(listener, signal.SIGCONT)
+        at = heard(run)["sound_blocks"]
+        run.until("it has caught up", lambda: told(heard(run)) >= at)
+        assert run.finish() == 0
+    finally:
+        run.close()
+
+
+def heard(run: WatchedRun) -> Counter[str]:
+    return Counter({k: n for k, n in run.counters("gate").items() if k.startswith("sound")})
+
+
+def told(counters: Counter[str]) -> int:
+    return sum(n for name, n in counters.items() if name.startswith("sound:"))
