@@ -6,9 +6,10 @@ is on the disk; what the files say again (`rebuild`) is not lost with it.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,6 +17,8 @@ import msgspec
 
 from framegate.pipeline.episodes import Change, Severity
 from framegate.pipeline.errors import FramegateError
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = "recordings"  # of a data folder
 NAME: Final = "index.db"
@@ -431,6 +434,21 @@ class Index:
         if first is not None:
             self._db.execute("DELETE FROM pin WHERE source = ? AND until < ?", (source, first))
             self._db.execute("DELETE FROM gap WHERE source = ? AND until < ?", (source, first))
+
+
+def pin_clips(data: Path, changes: Iterable[Change]) -> None:
+    """Keep the clips of episodes, as far as these changes tell of them; nothing where nothing is
+    recorded. Again does no harm. A fault is logged: episodes are worth more than their clips.
+    """
+    clips = [change for change in changes if change.clip is not None]
+    if not clips or not (data / FOLDER).is_dir():
+        return
+    try:
+        with closing(Index(data)) as index:
+            for change in clips:
+                index.pin_clip(change)
+    except RecordingLost as error:
+        log.warning("clips of %d changes of episodes are not pinned: %s", len(clips), error)
 
 
 def remove_empty(folder: Path, top: Path) -> None:

@@ -22,6 +22,7 @@ from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.episodes import EventEntry, read_events, read_last_events
 from framegate.pipeline.errors import ConfigFaults, FramegateError, ResultsTrimmed
 from framegate.pipeline.process import apart, cancelled
+from framegate.pipeline.recording.index import pin_clips
 from framegate.pipeline.records import Position, Result
 from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
 from framegate.pipeline.spec import SourceSpec
@@ -139,6 +140,10 @@ class Projector:
                 )
 
     async def _take(self, projection: Projection, said: Sequence[EventEntry]) -> None:
+        # Before the position is stored: what is killed in between pins once more, which is nothing.
+        await apart(
+            pin_clips, self._file.parent, [one for each in said for one in each.changes.changes]
+        )
         for gap in await self._tried(projection.take, said):
             log.warning("%s", gap)
 

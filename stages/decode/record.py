@@ -316,6 +316,7 @@ class Muxing:
         self._has_config = len(contexts) > 1 and bool(contexts[1].extradata)
         self._least_s = 0.0
         self._recorded = take.recorded()
+        self._bad_since: float | None = None  # captured
         self._undated: list[_Came] = []
         self._early: deque[_Came] = deque(maxlen=256)  # sound that came before its pictures
 
@@ -324,13 +325,15 @@ class Muxing:
         try:
             self._add(came)
         except (ValueError, NotWhole, av.error.FFmpegError) as error:
-            log.warning(
-                "source %s: a packet cannot be recorded, nor those up to the next key frame: %s",
-                self._take.source,
-                type(error).__name__,
-            )
-            self._take.lost(came.captured, came.captured, "bad_packet")
+            if self._bad_since is None:
+                self._bad_since = came.captured
+                what = "a packet cannot be recorded, nor those up to a key frame that can"
+                log.warning("source %s: %s: %s", self._take.source, what, type(error).__name__)
             self._muxer, self._recorded = None, None
+        else:
+            if self._bad_since is not None and self._muxer is not None:
+                self._take.lost(self._bad_since, came.captured, "bad_packet")
+                self._bad_since = None
 
     def finish(self) -> None:
         """Write what is held."""
@@ -362,7 +365,7 @@ class Muxing:
         if self._muxer is None:
             if not is_key and (came.track or self._recorded is None):
                 return
-            self._begin_run(base, seconds)
+            self._begin_run(packet, seconds)
             self._recorded = None
             for early in list(self._early):
                 self._mux(early, early.packet.dts or 0)
@@ -410,9 +413,10 @@ class Muxing:
             self._lacks_sound = self._anew = True
         return self._anew or self._clocks[0].is_break(dts)
 
-    def _begin_run(self, base: Fraction, seconds: float) -> None:
+    def _begin_run(self, first: Packet[Any], seconds: float) -> None:
         """Begin with a new init part."""
         self._written.taken()
+        base = first.time_base
         form = self._templates.format.name
         muxer = av.open(self._written, "w", format=form, container_options=dict(_MUXING))
         self._streams, self._clocks = {}, {}
@@ -425,6 +429,9 @@ class Muxing:
             extra = (self._in_band or self._extra[0]) if track == 0 else self._extra[track]
             if extra:
                 stream.codec_context.extradata = extra
+            context: Any = stream.codec_context
+            if track == 0 and (self._in_band or not context.width):
+                context.width, context.height = _size(self._codecs[0], extra, first)
             if self._codecs[track] == "hevc":
                 stream.codec_context.codec_tag = "hvc1"  # what browsers and QuickTime play
             self._streams[track] = stream
@@ -537,6 +544,20 @@ def _extra_of(stream: Stream) -> bytes:
         return b""
     rate, channels = _AAC_RATES.index(context.sample_rate), context.layout.nb_channels
     return _aac_config(_AAC_LC, rate, 7 if channels == 8 else channels)
+
+
+def _size(codec: str, extra: bytes, key: Packet[Any]) -> tuple[int, int]:
+    """Width and height of a key frame: of a camera they are not known before one was decoded, and
+    after new parameters they are others. FFmpegError, ValueError.
+    """
+    decoder: Any = av.CodecContext.create(codec, "r")
+    decoder.thread_count = 1
+    if extra:
+        decoder.extradata = extra
+    frames = [*decoder.decode(Packet(memoryview(key))), *decoder.decode(None)]  # type: ignore[arg-type]
+    if not frames:
+        raise ValueError("a key frame of which no picture comes")
+    return frames[0].width, frames[0].height
 
 
 def _aac_config(kind: int, rate: int, channels: int) -> bytes:

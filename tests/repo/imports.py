@@ -30,7 +30,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "ingest": ("engine", "recording", "shared_memory", "store"),
         "sinks": ("config", "engine", "store", "telemetry"),
         "worker": ("engine", "heavy", "ingest", "store"),
-        "review": ("client", "store"),
+        "review": ("client", "recording", "store"),
         "web": (
             "client",
             "config",

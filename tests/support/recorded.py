@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -91,35 +92,41 @@ def segments(data: Path, source: str = "gate") -> list[Segment]:
         index.close()
 
 
-def payload(file: Path, kind: str = "video") -> list[bytes]:
-    """What each packet of a track carries, whatever container frames it."""
+def payload(file: Path, kind: str = "video", parameters: bool = True) -> list[bytes]:
+    """What each packet of a track carries, whatever container frames it; or without parameter sets,
+    which some servers put before key frames.
+    """
     with av.open(str(file)) as held:
         track = held.streams.get({kind: 0})[0]
         return [
-            bare(packet, track.codec_context.name) for packet in held.demux(track) if packet.size
+            bare(packet, track.codec_context, parameters)
+            for packet in held.demux(track)
+            if packet.size
         ]
 
 
-def bare(packet: Packet, codec: str) -> bytes:
+def bare(packet: Packet, context: Any, parameters: bool) -> bytes:
     """NAL units without start codes or lengths, and without what only marks them; sound without an
     ADTS header.
     """
-    data = bytes(packet)
+    data, codec = bytes(packet), context.name
     if codec == "aac" and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
         return data[7 if data[1] & 1 else 9 :]
     if codec not in ("h264", "hevc"):
         return data
     units = []
-    if data.startswith((b"\0\0\1", b"\0\0\0\1")):
+    if not (context.extradata or b"").startswith(b"\1"):  # a length may look like a start code
         units = [unit.rstrip(b"\0") for unit in data.split(b"\0\0\1") if unit.strip(b"\0")]
     else:
         while data:
             size = int.from_bytes(data[:4], "big")
             units.append(data[4 : 4 + size].rstrip(b"\0"))
             data = data[4 + size :]
-    delimiter = 9 if codec == "h264" else 35
+    left_out = {9} if codec == "h264" else {35}
+    if not parameters:
+        left_out |= {7, 8} if codec == "h264" else {32, 33, 34}
     kinds = [(unit[0] & 0x1F) if codec == "h264" else (unit[0] >> 1 & 0x3F) for unit in units]
-    return b"|".join(unit for unit, kind in zip(units, kinds, strict=True) if kind != delimiter)
+    return b"|".join(unit for unit, kind in zip(units, kinds, strict=True) if kind not in left_out)
 
 
 def times(file: Path) -> list[float]:

@@ -12,7 +12,14 @@ import msgspec
 import pytest
 
 from framegate.pipeline.episodes import Change, Clip, Moment
-from framegate.pipeline.recording.index import FOLDER, NAME, Index, RecordingLost, Segment
+from framegate.pipeline.recording.index import (
+    FOLDER,
+    NAME,
+    Index,
+    RecordingLost,
+    Segment,
+    pin_clips,
+)
 from framegate.pipeline.recording.retention import free_bytes, trim
 from framegate.pipeline.recording.take import OPEN, rebuild
 from framegate.pipeline.spec import RecordSpec
@@ -135,9 +142,12 @@ def test_an_episode_pins_its_clip_and_an_open_one_what_may_come(index: Index) ->
         1, "gate/r/1-0/0", "start", "gate", "r", "v", "inside", "alert", last, began, last,
         clip=Clip(3.0, 1.0),
     )  # fmt: skip
-    index.pin_clip(change)
+    data = index.folder.parent
+    pin_clips(data, [change, msgspec.structs.replace(change, clip=None, episode="another")])
     assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0] + 9 * [2]
-    index.pin_clip(msgspec.structs.replace(change, step="end"))
+    pin_clips(data, [msgspec.structs.replace(change, step="end")])
+    pin_clips(data / "without", [change])
+    assert not (data / "without").exists()
     assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 2, 2, 2, 2, 2, 0, 0, 0, 0]
     assert [pin.why for pin in index.pins()] == ["gate/r/1-0/0"]
 
