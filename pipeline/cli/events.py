@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final
@@ -19,13 +21,15 @@ from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import to_user
+from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, written_whole
 from framegate.pipeline.records import Position
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.projector import projected
-from framegate.pipeline.review.search import Episode, EpisodeFilter, find, opened, rows
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, opened, rows
 from framegate.pipeline.run.ended import data_folder
 
 LIMIT: Final = 100
+ROWS: Final = 10_000  # of a group of a Parquet file
 WHEN: Final = "a time (2026-11-27T10:30, 10:30, or 15m: so long ago)"
 
 
@@ -45,14 +49,7 @@ def register(commands: Any) -> None:
     )
     command.set_defaults(command=_events)
     _add_place(command)
-    command.add_argument("--since", metavar="WHEN", help=f"that began from then on: {WHEN}")
-    command.add_argument("--until", metavar="WHEN", help="that began up to then")
-    for option, what in (("rule", "this rule"), ("source", "this source"), ("label", "this label")):
-        command.add_argument(
-            f"--{option}", action="append", default=[], metavar="NAME",
-            help=f"of {what}; may be repeated",
-        )  # fmt: skip
-    command.add_argument("--open", action="store_true", help="only those that go on still")
+    _add_filter(command)
     command.add_argument(
         "--limit", type=int, default=LIMIT, metavar="N",
         help=f"the newest N of them; 0: all ({LIMIT})",
@@ -62,7 +59,41 @@ def register(commands: Any) -> None:
     form.add_argument(
         "--sql", metavar="SELECT", help="the rows of one SELECT; docs/review.md has the tables"
     )
-    add_replay(command.add_subparsers(metavar="VERB"))
+    verbs = command.add_subparsers(metavar="VERB")
+    add_replay(verbs)
+    _add_export(verbs)
+
+
+def _add_export(verbs: Any) -> None:
+    command = verbs.add_parser(
+        "export",
+        help="write episodes into a file for others",
+        description="Episodes as a Parquet file, the oldest first: the columns of the table "
+        "`episode`, and what was said of each.",
+        epilog=ending(
+            "framegate events export --parquet episodes.parquet",
+            "framegate events export --parquet gate.parquet --rule gate --since 30d",
+            page="review",
+        ),
+    )
+    command.set_defaults(command=_export)
+    _add_place(command)
+    _add_filter(command)
+    command.add_argument(
+        "--parquet", type=Path, metavar="FILE", required=True, help="into FILE (needs pyarrow)"
+    )
+    add_overwrite(command)
+
+
+def _add_filter(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--since", metavar="WHEN", help=f"that began from then on: {WHEN}")
+    command.add_argument("--until", metavar="WHEN", help="that began up to then")
+    for option, what in (("rule", "this rule"), ("source", "this source"), ("label", "this label")):
+        command.add_argument(
+            f"--{option}", action="append", default=[], metavar="NAME",
+            help=f"of {what}; may be repeated",
+        )  # fmt: skip
+    command.add_argument("--open", action="store_true", help="only those that go on still")
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:
@@ -78,14 +109,7 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 def _events(parsed: argparse.Namespace) -> Exit:
     if parsed.limit < 0:
         raise ConfigFaults([f"--limit {parsed.limit}: allowed is 0 and more"])
-    wanted = EpisodeFilter(
-        sources=tuple(parsed.source),
-        rules=tuple(parsed.rule),
-        labels=tuple(parsed.label),
-        since=_time("--since", parsed.since),
-        until=_time("--until", parsed.until),
-        open=parsed.open,
-    )
+    wanted = _wanted(parsed)
     with _database(parsed) as database:
         if parsed.sql is not None:
             return _by_sql(database, parsed.sql)
@@ -103,6 +127,44 @@ def _events(parsed: argparse.Namespace) -> Exit:
                 print("\n".join(table.lines(episode)))
     if not some:
         to_user.warning("there are no such episodes")
+    return Exit.DONE
+
+
+def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:
+    return EpisodeFilter(
+        sources=tuple(parsed.source),
+        rules=tuple(parsed.rule),
+        labels=tuple(parsed.label),
+        since=_time("--since", parsed.since),
+        until=_time("--until", parsed.until),
+        open=parsed.open,
+    )
+
+
+_ARROW: Final = {"TEXT": "string", "INTEGER": "int64", "REAL": "float64"}
+
+
+def _export(parsed: argparse.Namespace) -> Exit:
+    faults = output_faults("--parquet", parsed.parquet, Inputs({}), parsed.overwrite)
+    if find_spec("pyarrow") is None:
+        faults.append("--parquet: it needs the package pyarrow, of the extra `parquet`")
+    if faults:
+        raise ConfigFaults(faults)
+    import pyarrow
+    from pyarrow import parquet
+
+    with (
+        _database(parsed) as database,
+        written_whole("--parquet", parsed.parquet, parsed.overwrite) as new,
+    ):
+        columns, found = flat(database, _wanted(parsed))
+        fields = [(name, getattr(pyarrow, _ARROW[kind])()) for name, kind in columns.items()]
+        schema = pyarrow.schema(fields)
+        with parquet.ParquetWriter(new, schema) as file:
+            while batch := list(islice(found, ROWS)):
+                values = [list(column) for column in zip(*batch, strict=True)]
+                file.write_table(pyarrow.table(values, schema=schema))
+    print(parsed.parquet)
     return Exit.DONE
 
 

@@ -39,7 +39,7 @@ CREATE TABLE episode (
   unsure INTEGER NOT NULL, bridged INTEGER NOT NULL, ended_by TEXT,
   clip_before_s REAL, clip_after_s REAL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX by_time ON episode (began_captured, id, source, rule, label);
+CREATE INDEX by_time ON episode (began_captured, id, source, rule, label, direction);
 CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
 CREATE INDEX by_rule ON episode (rule, began_captured, id, source, label, direction);
 CREATE INDEX by_label ON episode (label, began_captured, id, source, rule);
@@ -166,8 +166,13 @@ class Projection:
         return self._database
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. Where nobody reads it just now it is left so that readers, also those of
+        a folder that they may not write, need no files beside it.
+        """
         with self._turn:
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._database.execute("PRAGMA busy_timeout = 0")
+                self._database.execute("PRAGMA journal_mode = DELETE")
             self._database.close()
 
     @contextlib.contextmanager
@@ -228,12 +233,6 @@ class Projection:
         with self._turn:
             self._database.executescript(f"PRAGMA incremental_vacuum({PAGES})")
         return gone
-
-    def empty(self) -> None:
-        """Forget all but verdicts, to read the stream anew."""
-        with self._written() as database:
-            for table in ("episode", "change", "unknown", "watched", "lost", "stream"):
-                database.execute(f"DELETE FROM {table}")
 
 
 def _take(database: sqlite3.Connection, said: EventEntry) -> Gap | None:

@@ -176,6 +176,19 @@ def find(
     return found, more
 
 
+def flat(
+    database: sqlite3.Connection, wanted: EpisodeFilter
+) -> tuple[dict[str, str], Iterator[tuple[Any, ...]]]:
+    """Return all episodes of a filter as rows, the oldest first, and the columns that these have:
+    those of the table, and `verdict`, each with its type in SQLite.
+    """
+    kinds = {row[1]: row[2] for row in database.execute("PRAGMA table_info(episode)")}
+    columns = {**{name: kinds[name] for name in COLUMNS}, "verdict": "TEXT"}
+    where, held, index = wanted.where()
+    query = f"{_EPISODES.format(f' INDEXED BY {index}')} WHERE {where} ORDER BY began_captured, id"
+    return columns, database.execute(query, held)
+
+
 def one(database: sqlite3.Connection, name: str) -> Episode | None:
     """Return the episode of this id."""
     row = database.execute(f"{_EPISODES.format('')} WHERE e.id = ?", (name,)).fetchone()

@@ -45,6 +45,8 @@ def test_each_episode_is_there_once_with_its_end(folder: Path) -> None:
         ("yard", 0, 2), ("yard", 4, 6), ("yard", 8, 8),
     ]  # fmt: skip
     assert {e["ended_by"] for e in found} == {"over"}
+    files = [file.name for file in (folder / "data").glob("events.db*")]
+    assert files == ["events.db"], "a reader leaves nothing there"
     began = [e["began"]["captured"] for e in found]
     assert began == sorted(began), "the newest last"
     door = listed(folder, "-d", "data", "--source", "door", "--limit", "2")
@@ -92,3 +94,15 @@ def _count(file: Path) -> int:
     ):
         return int(database.execute("SELECT count(*) FROM episode").fetchone()[0])
     return 0
+
+
+def test_they_are_written_for_others_as_parquet(folder: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    words = ("export", "-d", "data", "--parquet", "door.parquet", "--source", "door")
+    assert events(folder, *words).out == "door.parquet\n"
+    table = parquet.read_table(folder / "door.parquet").to_pydict()
+    found = listed(folder, "-d", "data", "--source", "door")
+    assert table["id"] == [e["id"] for e in found]
+    assert table["last_seq"] == [e["last"]["seq"] for e in found]
+    assert table["verdict"] == [None] * len(found)
+    assert "door.parquet is there already" in events(folder, *words, code=2).err

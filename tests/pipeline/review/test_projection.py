@@ -104,20 +104,6 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert contents(projection) == contents(whole)
 
 
-def test_verdicts_outlive_reading_anew() -> None:
-    said = made(1)
-    projection = Projection(None)
-    projection.take(said)
-    before = contents(projection)
-    name = before["episode"][3][0]
-    projection.database.execute("INSERT INTO verdict VALUES (?, 'false', 1.0)", (name,))
-    projection.empty()
-    assert contents(projection)["episode"] == [] == contents(projection)["stream"]
-    projection.take(said)
-    assert contents(projection) == before
-    assert projection.database.execute("SELECT episode FROM verdict").fetchall() == [(name,)]
-
-
 def test_only_so_many_and_so_old_ones_stay(tmp_path: Path) -> None:
     file = tmp_path / "events.db"
     projection = Projection(file)
