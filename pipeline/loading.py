@@ -33,6 +33,7 @@ OURS: Final[Mapping[str, str]] = {
     "replay": "framegate.stages.events.judge:replay",
     "registry": "framegate.models.registry.registry:Registry",
     "settle": "framegate.stages.commands.settle:settle",
+    "labels_known": "framegate.stages.commands.settle:labels_known",
     "has_model": "framegate.stages.detect.run_models:has_model",
     "forget_models": "framegate.stages.detect.run_models:forget_models",
     # Sound.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from framegate.pipeline.config.config import Config
+from framegate.pipeline.config.events import label_faults
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, SOUND
@@ -190,12 +192,18 @@ def with_sound(config: Config) -> Config:
     return replace(config, stages=(*config.stages, listens))
 
 
-def with_events(config: Config) -> Config:
+def with_events(config: Config, folder: Path) -> Config:
     """Return the configuration with the stage that judges its rules, in the publisher's worker and
-    waited for; as it is, if there are none.
+    waited for; as it is, if there are none. ConfigFaults for labels that no result can have.
+
+    folder  the run's, in which its models are settled
     """
     if not config.events.rules:
         return config
+    stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
+    known = ours("labels_known")(stages, folder)
+    if known is not None and (faults := label_faults(config.events, known)):
+        raise ConfigFaults(faults)
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = msgspec.to_builtins(config.events)
     events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)

@@ -292,7 +292,7 @@ def _run_on(setup: _Setup) -> Exit:
     if options.began is not None:
         before = replace(before, run=structs.replace(before.run, stays=True))
     models = KnownModels(config.stages, folder.path)
-    config = with_events(with_sound(with_footage(with_certificates(config))))
+    config = with_events(with_sound(with_footage(with_certificates(config))), folder.path)
     if options.save is not None:
         config = with_save(config, options.save, before.run.run, options.overwrite)
     owner = f"{before.run.run} (host {socket.gethostname()}, data {folder.path})"

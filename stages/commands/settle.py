@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from framegate.models import coco
 from framegate.models.detector.devices import AUTO, to_try
 from framegate.models.detector.network import CPU
 from framegate.models.errors import DeviceMissing, UnknownModel
@@ -57,6 +58,27 @@ def settle(stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path) -> d
     if faults:
         raise ConfigFaults(faults)
     return settled
+
+
+def labels_known(
+    stages: Sequence[tuple[str, str, dict[str, Any]]], folder: Path
+) -> frozenset[str] | None:
+    """Labels that results can have; None: nobody knows, as another's stage detects.
+
+    stages, folder: as for `settle`, which has settled the models.
+    """
+    known: set[str] = set()
+    for _, use, options in stages:
+        if not _is(load(use), Detect):
+            continue
+        said = options_of(Detect, options)
+        for want in configured(said.usual(), said.models):
+            if is_own(want.model):
+                known |= set(labels_wanted(want.model, want.classes) or coco.LABELS)
+            else:
+                found = pinned_model(want.model, folder, said.models.registry).manifest
+                known |= set(found.classes if want.classes == "all" else want.labels or found.usual)
+    return frozenset(known) or None
 
 
 def _own(model: str) -> str:

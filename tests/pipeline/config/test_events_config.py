@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -59,15 +60,28 @@ def test_a_rule_has_another_version_once_it_or_its_place_is_another() -> None:
     assert before.digest("empty") == longer.digest("empty")
 
 
-def test_the_stage_is_there_with_rules_only() -> None:
+def test_the_stage_is_there_with_rules_only(tmp_path: Path) -> None:
     without = read_config("pipeline.toml", "[events]\nreconnect_s = 3\n")
-    assert with_events(without) is without
-    config = with_events(read_config("pipeline.toml", GOOD))
+    assert with_events(without, tmp_path) is without
+    config = with_events(read_config("pipeline.toml", GOOD), tmp_path)
     events = config.stages[-1]
     assert (events.name, events.input, events.on_lag) == ("events", "cache", "wait")
     specs = stage_specs(config.stages)
     assert specs[-1].reliable
     assert place(specs, config.placement)["publish"][-2:] == ["cache", "events"]
+
+
+def test_labels_that_no_result_can_have_are_told(tmp_path: Path) -> None:
+    wrong = GOOD.replace('labels = ["person"]', 'labels = ["persn", "suitcase"]')
+    with pytest.raises(ConfigFaults) as refused:
+        with_events(read_config("pipeline.toml", wrong), tmp_path)
+    person, suitcase = refused.value.faults
+    assert "'persn' is not looked for" in person
+    assert "did you mean person?" in person
+    assert "[stages.detect] classes says what is" in suitcase
+    looked_for = '[stages.detect]\nclasses = ["person", "suitcase"]\n'
+    right = GOOD.replace('labels = ["person"]', 'labels = ["person", "suitcase"]')
+    assert with_events(read_config("pipeline.toml", looked_for + right), tmp_path)
 
 
 FAULTS = [
