@@ -5,6 +5,7 @@ Pure: the tracks before and a result in, the tracks after out.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -117,24 +118,31 @@ def _after(
             (0, 0), still_at, still_ms, nothing, earlier,
         )  # fmt: skip
     passed_ms = max(now.ms - last.last_ms, 1)
-    part = 1 - math.exp(-passed_ms / SMOOTH_MS)
+    part, quick = _parts(passed_ms)
+    x1, y1, x2, y2 = raw
     a, b, c, d = last.smooth
     smooth = (
-        round(a + part * (raw[0] - a)),
-        round(b + part * (raw[1] - b)),
-        round(c + part * (raw[2] - c)),
-        round(d + part * (raw[3] - d)),
+        round(a + part * (x1 - a)),
+        round(b + part * (y1 - b)),
+        round(c + part * (x2 - c)),
+        round(d + part * (y2 - d)),
     )
-    part = 1 - math.exp(-passed_ms / _SPEED_MS)
     was, (u, v) = _foot(last.raw), last.speed
+    a_s = 1000 / passed_ms
     speed = (
-        round(u + part * ((foot[0] - was[0]) * 1000 / passed_ms - u)),
-        round(v + part * ((foot[1] - was[1]) * 1000 / passed_ms - v)),
+        round(u + quick * ((foot[0] - was[0]) * a_s - u)),
+        round(v + quick * ((foot[1] - was[1]) * a_s - v)),
     )
     return Track(
         number, one.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks, sightings,
         speed, still_at, still_ms, last.sides, earlier,
     )  # fmt: skip
+
+
+@functools.lru_cache(256)
+def _parts(passed_ms: int) -> tuple[float, float]:
+    """How far a place and a speed move to what is seen, after so long: 0..1."""
+    return 1 - math.exp(-passed_ms / SMOOTH_MS), 1 - math.exp(-passed_ms / _SPEED_MS)
 
 
 def _whole(one: Object, last: Track | None, now: Now) -> PixelBox:
@@ -212,9 +220,12 @@ def anchors(boxes: Sequence[PixelBox], at: tuple[float, float]) -> Coordinates:
     """
     if not boxes:
         return np.zeros((0, 2))
-    corners = np.array(boxes, np.float64) / SIXTEENTHS
-    points: Coordinates = corners[:, :2] + (corners[:, 2:] - corners[:, :2]) * np.array(at)
-    return points
+    x, y = at
+    # Plain numbers: for the few that a frame has, numpy takes longer to begin than to end.
+    return np.array(
+        [((a + (c - a) * x) / SIXTEENTHS, (b + (d - b) * y) / SIXTEENTHS) for a, b, c, d in boxes],
+        np.float64,
+    )
 
 
 def with_sides(track: Track, sides: tuple[int, ...]) -> Track:
