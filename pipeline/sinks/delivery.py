@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 WAIT_MS = 1000
 NOTIFY_GIVE_UP_S = 3600.0
+STEADY_S = 60.0  # what fails after so long fails for the first time
 AGAIN = Backoff(first_s=0.25, most_s=60.0)
 
 S = TypeVar("S")
@@ -148,17 +149,21 @@ class Delivery(threading.Thread, Generic[S]):
         """Tell, until it is to finish. A store that is away is waited for."""
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 with store_errors(self._url), connect(self._url) as client:
                     self._serve(SinkPositions(client, self._sink, self._receiver.state))
                     break
             except FramegateError as error:
-                failures += 1
+                failures = 1 if time.monotonic() - began > STEADY_S else failures + 1
                 level = logging.DEBUG if failures > 1 else logging.WARNING
                 log.log(level, "sink %s: %s", self._sink, error)
-                if self._finishing:
-                    break
-                self._word.wait(Backoff().delay_s(failures, random.random()))
+            except Exception:  # of a library, say: other sinks go on, and so does this one
+                failures += 1
+                log.exception("sink %s fails; it begins anew", self._sink)
+            if self._finishing:
+                break
+            self._word.wait(Backoff().delay_s(failures, random.random()))
         self._receiver.close()
 
     def _serve(self, positions: SinkPositions[S]) -> None:

@@ -7,7 +7,7 @@ people look at: counts of messages, since when and why the receiver takes none.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -120,6 +120,9 @@ class SinkPositions(Generic[S]):
                 raise reply
         if not page:
             return None, []
+        if isinstance(info, list):  # redis-py leaves a cluster's transactions as they came
+            info = {name.decode(): value for name, value in _pairs(info)}
+            page = [(position, dict(_pairs(fields))) for position, fields in page]
         gone = info["entries-added"] - info["length"]
         missed = gone - standing.index
         first = gone if missed > 0 else standing.index
@@ -159,6 +162,10 @@ class SinkPositions(Generic[S]):
         streams = {keys.out(name, keys.EVENTS): str(at) for name, at in after.items()}
         self._client.xread(streams, count=1, block=wait_ms)
         return False
+
+
+def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
 def _read(entry: tuple[bytes, Mapping[bytes, bytes]], index: int) -> EventsEntry:

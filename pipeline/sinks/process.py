@@ -48,6 +48,7 @@ REACH_S: Final = 5.0
 PORTS: Final = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 PATIENCE_S: Final = 8.0
 AGAIN: Final = Backoff(first_s=0.2, most_s=30.0)
+KILLED: Final = Backoff(first_s=0.2, most_s=1.0)  # by somebody else: it did nothing wrong
 _STEADY_S: Final = 60.0  # a process that lived so long did not fail at its start
 
 
@@ -130,7 +131,8 @@ class SinksProcess:
             failures = 1 if time.monotonic() - began > _STEADY_S else failures + 1
             if code is not None:
                 log.warning("the process of the sinks ended (%s): another begins", code)
-            await asyncio.sleep(AGAIN.delay_s(failures, random.random()))
+            pauses = KILLED if code == -signal.SIGKILL else AGAIN
+            await asyncio.sleep(pauses.delay_s(failures, random.random()))
 
     async def _serve_once(self) -> int:
         ours, theirs = control.make_pair()

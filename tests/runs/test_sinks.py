@@ -210,7 +210,7 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
             seen = len(receiver.tries)
             if number % 2:
                 receiver.stop()
-                wait_until("the run goes on", lambda: run.positions("gate", ["events"]))
+                _until_it_went_on(run, 12)
                 receiver.start()
             pid = wait_until(
                 "its process is there", lambda: sinks_process(run) or run.process.poll() is not None
@@ -225,13 +225,23 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
-        assert run.wait() == 0, run.log.read_text()[-3000:]
+        assert run.wait(400) == 0, run.log.read_text()[-3000:]
     finally:
         run.kill()
     left = run.log.read_text()
     if "are not told yet" in left:
         assert framegate(folder, "run", "-d", "data", "--resume").code == 0
     return killed
+
+
+def _until_it_went_on(run: Run, frames: int) -> None:
+    """Until a run did so many frames more, or is over."""
+
+    def done() -> int:
+        return run.positions("gate", ["events"])["events"].seq
+
+    begun = wait_until("it began", lambda: run.process.poll() is not None or done() + 1)
+    wait_until("more", lambda: run.process.poll() is not None or done() > begun + frames)
 
 
 def check_told(receiver: WebhookReceiver, frames: int) -> None:
@@ -253,9 +263,9 @@ def test_a_kill_of_what_hosts_the_sinks_loses_nothing(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_fifty_kills_and_absences_lose_nothing(receiver: WebhookReceiver, tmp_path: Path) -> None:
-    folder = told_folder(tmp_path / "user", 1500)
+    folder = told_folder(tmp_path / "user", 8000)
     assert disturbed(receiver, folder, times=50) == 50
-    check_told(receiver, 1500)
+    check_told(receiver, 8000)
 
 
 def test_a_kill_between_the_answer_and_the_position_repeats_the_same_id(

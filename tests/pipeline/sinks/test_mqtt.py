@@ -116,12 +116,14 @@ def test_home_assistant_and_broker_may_begin_anew(
         wait_until("off", lambda: home.state(VISITOR) == "OFF")
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("times", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_a_broker_that_is_away_many_times_loses_nothing(
-    store: EmbeddedStore, teller: Teller, broker: Broker
+    store: EmbeddedStore, teller: Teller, broker: Broker, times: int
 ) -> None:
     told: list[str] = []
     with broker.reader("framegate/gate/visitor/event") as events, delivering(store, "gate"):
-        for number in range(4):
+        for number in range(times):
             told += teller.starts("gate", 10 * number + 1, 10 * number + 2)
             broker.stop()
             told += teller.starts("gate", 10 * number + 3)

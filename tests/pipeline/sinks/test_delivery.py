@@ -1,0 +1,69 @@
+"""A sink goes on after whatever fails: its receiver's library, the store."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import get_args
+
+import pytest
+
+from framegate.pipeline.config.sinks import SinkConfig
+from framegate.pipeline.episodes import Step
+from framegate.pipeline.sinks.delivery import Message, MessageOutcome
+from framegate.pipeline.stage import NoState
+from framegate.pipeline.store.embedded import EmbeddedStore
+from tests.support.runs import wait_until
+from tests.support.told_episodes import Teller, following
+
+pytestmark = pytest.mark.timeout(120)
+CONFIG = SinkConfig("webhook", "http://127.0.0.1:1/")
+
+
+class Noting:
+    """A receiver that notes what it is told; the first so often, its library fails."""
+
+    state = NoState()
+    steps: Collection[Step] = get_args(Step)
+
+    def __init__(self, fails: int = 0) -> None:
+        self.came: list[str] = []
+        self.closed = False
+        self._fails = fails
+
+    def begin(self, states: Mapping[str, NoState]) -> None:
+        """Nothing is to be done."""
+
+    def tell(self, message: Message, state: NoState) -> tuple[MessageOutcome, NoState]:
+        if self._fails:
+            self._fails -= 1
+            raise ValueError("a library of the receiver's fails")
+        self.came.append(message.id)
+        return "delivered", state
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_library_that_fails_is_logged_and_the_message_is_told(
+    store: EmbeddedStore, teller: Teller, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = Noting(fails=2)
+    with following(store, "odd", CONFIG, receiver, "gate"):
+        told = teller.starts("gate", 1, 2)
+        wait_until("both are there", lambda: receiver.came == told)
+    assert receiver.closed
+    assert "sink odd fails; it begins anew" in caplog.text
+
+
+def test_a_store_that_begins_anew_is_waited_for_and_nothing_is_told_twice(
+    store: EmbeddedStore, teller: Teller
+) -> None:
+    receiver = Noting()
+    with following(store, "odd", CONFIG, receiver, "gate"):
+        told = teller.starts("gate", 1)
+        wait_until("the first", lambda: receiver.came == told)
+        wait_until("it is done", lambda: teller.standing("gate", "odd").get("p") == "1-1")
+        store.stop()
+        store.start()
+        told += teller.starts("gate", 2)
+        wait_until("and the second", lambda: receiver.came == told)
