@@ -136,3 +136,28 @@ def test_there_may_be_no_database(tmp_path: Path) -> None:
         opened(tmp_path / "events.db"),
     ):
         pass
+
+
+@pytest.mark.parametrize("oldest", [False, True])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        EpisodeFilter(),
+        EpisodeFilter(sources=("door",)),
+        EpisodeFilter(rules=("visitor",)),
+        EpisodeFilter(labels=("car",)),
+        EpisodeFilter(sources=("door",), rules=("visitor",), labels=("car",)),
+        EpisodeFilter(rules=("visitor", "people"), since=1.0, until=2e9),
+    ],
+)
+def test_a_page_is_read_along_an_index(
+    database: sqlite3.Connection, wanted: EpisodeFilter, oldest: bool
+) -> None:
+    """Nothing is sorted, and what other filters leave out is seen in the index itself."""
+    asked: list[str] = []
+    database.set_trace_callback(asked.append)
+    find(database, wanted, 10, oldest_first=oldest)
+    database.set_trace_callback(None)
+    plan = [row[3] for row in database.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    assert any("USING INDEX by_" in step for step in plan), plan
+    assert not any("TEMP B-TREE" in step for step in plan), plan
