@@ -167,3 +167,15 @@ def _told(folder: Path) -> int:
     """Entries of the stage so far."""
     with redis.Redis.from_url(EmbeddedStore(folder / "store", "everysec").url) as store:
         return store.xlen(keys.out("door", keys.EVENTS))
+
+
+def test_all_is_killed_in_mid_episode_and_resumed(folder: Path) -> None:
+    assert framegate(folder, "run", "door.mkv", "-d", "whole").code == DONE
+    with Command(folder, "run", "door.mkv", "-d", "killed", "--pace", "realtime") as run:
+        wait_until("something is told", lambda: _told(folder / "killed") >= 7)
+        run.kill()
+    resumed = framegate(folder, "run", "--resume", "-d", "killed")
+    assert resumed.code == DONE, resumed.err
+    killed = stored_changes(folder / "killed", "door")
+    check(one for _, each in killed for one in each.changes)
+    assert bytes_of(killed) == bytes_of(stored_changes(folder / "whole", "door"))
