@@ -520,8 +520,9 @@ def _number(value: float) -> str:
 
 def _guard(result: dict[str, Any]) -> str:
     head = (
-        "| clip | what changed | s to the alarm | F1 served until then | ... of the general model "
-        "| CPU s, without the guard | ... with it |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| clip | what changed | s to the alarm | audits | F1 served until then "
+        "| ... of the general model | CPU s, without the guard | ... with it |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
     )
     lines = []
     for clip, found in result["clips"].items():
@@ -530,6 +531,7 @@ def _guard(result: dict[str, Any]) -> str:
                 clip,
                 row["change"].replace("_", " "),
                 "none" if row["alarm_s"] is None else f"{row['alarm_s']:g}",
+                f"{row['audits']}",
                 f"{row['f1_served']:.3f}",
                 f"{row['f1_general']:.3f}",
                 f"{row['cpu_alone_s']:.1f}",

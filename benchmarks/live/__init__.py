@@ -2,27 +2,33 @@
 
     python -m benchmarks.live [--data FOLDER] [--cameras 1,4,8,16] [--seconds S]
                               [--peers PYTHON] [--write]
+    python -m benchmarks.live --data FOLDER --own NAME --registry FOLDER --clip CLIP.mp4 [--write]
 
 10 frames/s of H.264 at 640x360 and 1080p from one server process, whose CPU is not counted as ours
 but is spent on the same cores; the light detector looks at every frame whole. Then the most cameras
 of each height are sought that are held: no frame dropped, and 99 % published within 500 ms of
 their arrival. Roboflow's pipeline with the same network reads the same cameras in turn where
 --peers names a Python that has `inference`; its figures are null otherwise.
+--own NAME, a model of --registry that was tuned or trained on what the cameras show (--clip): then
+that model, guard and audits included, and the light detector are measured in turn on the same
+cameras, with the packaged gate or as --gate says, and how many each holds; kept as live-own.json.
 The last line is the whole result as one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.end_to_end import choice_of_engine
 from benchmarks.harness.clips import find_clip
+from benchmarks.harness.configuration import Tables
 from benchmarks.harness.live_cameras import FPS, SIZES, ClipCameras, make_cameras
 from benchmarks.harness.report import (
     Bar,
@@ -32,9 +38,10 @@ from benchmarks.harness.report import (
     conditions,
     percentile,
 )
-from benchmarks.live.point import SETTLE, LivePoint, measure
+from benchmarks.live.point import NO_CHANGES, SETTLE, LivePoint, measure
 from benchmarks.rivals.roboflow_live import LiveSpec, measure_live_peer
 from framegate.models.detector.precision_trial import Choice
+from framegate.models.registry.registry import Registry
 
 SETTLE_S = 2.0
 PEER_KEYS = ("published", "dropped", "p50_ms", "p95_ms", "p99_ms", "cpu_cores", "rss_mb")
@@ -123,14 +130,51 @@ def measure_all(
 
 
 def _search(
-    server: ClipCameras, height: int, tried: dict[int, bool], given: argparse.Namespace
+    server: ClipCameras,
+    height: int,
+    tried: dict[int, bool],
+    given: argparse.Namespace,
+    detect: Tables = NO_CHANGES,
 ) -> int:
     def is_held(cameras: int) -> bool:
-        point = measure(server, cameras, height, given.seconds)
+        point = measure(server, cameras, height, given.seconds, detect)
         print(f"  {cameras} cameras of {height}: {_told(point)}", flush=True)
         return point is not None and point.held
 
     return most_held(tried, is_held, given.most)
+
+
+def measure_own(
+    server: ClipCameras, counts: Sequence[int], given: argparse.Namespace
+) -> dict[str, Any]:
+    """An own model and the light detector, in turn on the same cameras, then what each holds."""
+    own: Tables = {"stages.detect": {"detector": given.own}, "models": {"registry": given.registry}}
+    ways: dict[str, Tables] = {
+        f"{by}, gate {mode}": {**detect, "gate": {"mode": mode}}
+        for mode in given.gate.split(",")
+        for by, detect in (("light", NO_CHANGES), ("own", own))
+    }
+    heights = tuple(int(height) for height in given.heights.split(","))
+    known: dict[str, dict[int, dict[int, bool]]] = {
+        way: {height: {} for height in heights} for way in ways
+    }
+    points: list[dict[str, Any]] = []
+    for turn, (cameras, height) in enumerate(itertools.product(counts, heights)):
+        for way, detect in [*ways.items()][:: -1 if turn % 2 else 1]:
+            point = measure(server, cameras, height, given.seconds, detect)
+            known[way][height][cameras] = point is not None and point.held
+            points.append({"by": way, "cameras": cameras, "height": height} | _told(point))
+            print(points[-1], flush=True)
+    held: dict[str, dict[str, int | None]] = {
+        way: {
+            str(rows): _search(server, rows, known[way][rows], given, ways[way])
+            if given.most
+            else None
+            for rows in heights
+        }
+        for way in ways
+    }
+    return {"points": points, "cameras_held": held}
 
 
 def _told(point: LivePoint | None) -> dict[str, Any]:
@@ -140,7 +184,7 @@ def _told(point: LivePoint | None) -> dict[str, Any]:
 def whole(given: argparse.Namespace) -> BenchmarkResult:
     """The whole result."""
     counts = sorted({int(count) for count in given.cameras.split(",")})
-    clip = find_clip(given.data)
+    clip = find_clip(given.data, given.clip)
     with tempfile.TemporaryDirectory(prefix="framegate-bench-") as folder:
         make_cameras(clip, Path(folder), max(*counts, given.most))
         choice = choice_of_engine(clip)
@@ -154,13 +198,19 @@ def whole(given: argparse.Namespace) -> BenchmarkResult:
         )
         print(told, flush=True)
         with ClipCameras(Path(folder)) as server:
-            found = measure_all(server, counts, given, choice)
+            if given.own is None:
+                found = measure_all(server, counts, given, choice)
+            else:
+                told["own"] = Registry(Path(given.registry)).find(given.own).manifest.result_name
+                found = measure_own(server, counts, given)
     return found | {"conditions": told}
 
 
 def bars(result: BenchmarkResult) -> list[Bar]:
-    """Cameras that are held, and what eight small ones cost."""
+    """Cameras that are held: as many as came in once, and by an own model half as many more."""
     held = result["cameras_held"]
+    if "own" in result["conditions"]:
+        return own_bars(held)
     wanted = {"360": 17, "1080": 12}  # what was held when cameras came in
     return [
         Bar(f"cameras of {height} rows that are held", held.get(height), ">=", least)
@@ -168,15 +218,34 @@ def bars(result: BenchmarkResult) -> list[Bar]:
     ]
 
 
+def own_bars(held: Mapping[str, Mapping[str, int | None]]) -> list[Bar]:
+    """Half as many again are wanted; without a search nothing is known."""
+    found = []
+    for way, by_rows in held.items():
+        by, _, gate = way.partition(", ")
+        for rows, count in by_rows.items() if by == "own" else ():
+            general = held[f"light, {gate}"][rows]
+            ratio = round(count / general, 2) if count is not None and general else None
+            told = f"cameras of {rows} rows that an own model holds, by the light one's, {gate}"
+            found.append(Bar(told, ratio, ">=", 1.5))
+    return found
+
+
 BENCHMARK = Benchmark(
     name="live",
     measure=whole,
     options={
         "cameras": Option("1,4,8,16", "1", "numbers of cameras"),
-        "most": Option(32, 1, "that are tried"),
+        "most": Option(32, 1, "that are tried; 0: with --own none is sought"),
         "seconds": Option(15.0, 3.0, "measured at each point"),
         "peers": Option(None, said="Python with Roboflow's inference installed"),
+        "own": Option(None, said="a model of --registry, in turn with the light detector"),
+        "registry": Option(None, said="folder of models"),
+        "clip": Option(None, said="file in the data's clips that the cameras show"),
+        "gate": Option("crops", said="of --own: modes of the gate, as crops,off"),
+        "heights": Option("360,1080", said="of --own"),
     },
     bars=bars,
     keyed=("cpu_by_process", "360", "1080"),
+    kept=lambda given: "live" if given.own is None else "live-own",
 )

@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 from benchmarks.harness import configuration
 from benchmarks.harness.engine_run import EngineRun, RunFailed
@@ -22,6 +24,7 @@ from framegate.pipeline.telemetry import counters
 LATE_MS = 500.0
 COMPLETE = 0.97  # of what the cameras should have sent: the span's edges cut through frames
 SETTLE = 10
+NO_CHANGES: Final[configuration.Tables] = MappingProxyType({})
 _SETTLE_S = 2.0
 _LOOK_S = 0.5
 
@@ -60,11 +63,10 @@ class LivePoint:
         return complete and not self.dropped and self.p99_ms < LATE_MS
 
 
-def config_text(urls: Sequence[str]) -> str:
-    """The packaged pipeline.toml with these cameras as its sources."""
-    return configuration.packaged({
-        f"sources.{source(number)}": {"url": url} for number, url in enumerate(urls)
-    })  # fmt: skip
+def config_text(urls: Sequence[str], detect: configuration.Tables = NO_CHANGES) -> str:
+    """The packaged pipeline.toml with these cameras as its sources, and changes of other tables."""
+    cameras = {f"sources.{source(number)}": {"url": url} for number, url in enumerate(urls)}
+    return configuration.packaged({**cameras, **detect})
 
 
 def source(number: int) -> str:
@@ -72,10 +74,19 @@ def source(number: int) -> str:
     return f"camera{number}"
 
 
-def measure(server: ClipCameras, cameras: int, height: int, seconds: float) -> LivePoint | None:
-    """Run the engine on cameras that play; None if not every one of them gave frames."""
+def measure(
+    server: ClipCameras,
+    cameras: int,
+    height: int,
+    seconds: float,
+    detect: configuration.Tables = NO_CHANGES,
+) -> LivePoint | None:
+    """Run the engine on cameras that play; None if not every one of them gave frames.
+
+    detect: tables of pipeline.toml that say what looks at them, as far as not the packaged one
+    """
     names = [source(number) for number in range(cameras)]
-    with EngineRun(config_text(server.urls(cameras, height)), names) as run:
+    with EngineRun(config_text(server.urls(cameras, height), detect), names) as run:
         try:
             run.wait_for_each(SETTLE)
         except RunFailed as failure:

@@ -6,16 +6,21 @@ import itertools
 import os
 import subprocess
 import sys
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from framegate.models.registry.registry import Registry
+from framegate.pipeline import keys, records
 from framegate.pipeline.records import Result
 from framegate.stages.footage.kept import kept_frames
+from framegate.stages.shadow import ShadowState
 from tests.support import footage
 from tests.support.asked import Asked
+from tests.support.cameras.background import Background
+from tests.support.cameras.toolkit import ToolkitCamera
 from tests.support.commands import Command
 from tests.support.own_models import own_model
 from tests.support.runs import environment, published_in, wait_until
@@ -24,6 +29,7 @@ DATA = os.environ.get("FRAMEGATE_DATA")
 CAMERAS = {"bottles": "bottle-detection.mp4", "people": "one-by-one-person-detection.mp4"}
 REPEATS = 150  # more than is seen of them before the test is over
 WANTED = 160  # pictures of each: a third of them judges, and 50 have to
+LIVE = 4  # pictures that a camera has to have kept; a file of the same scene brings the rest
 TABLE = files("framegate.pipeline.config").joinpath("pipeline.toml").read_text()
 DONE = 0
 
@@ -115,3 +121,73 @@ def test_two_cameras_have_models_of_their_own_while_they_run(folder: Path) -> No
                 assert not one.guard.alarm
     assert served["bottles"][-1] == "bottles"
     assert served["people"][-2:] == ["people", "nanodet"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_camera_over_rtsp_is_served_by_what_was_trained_while_it_ran(folder: Path) -> None:
+    """The other one, a file, is tuned and shadowed before its model serves."""
+    pytest.importorskip("torch", reason="the train extra is not installed")
+    assert DATA is not None
+    clips = {name: str(Path(DATA) / "clips" / clip) for name, clip in CAMERAS.items()}
+    asked, data, registry = Asked(folder), folder / "data", folder.parent / "registry"
+    taught = ("--teacher", "seer", "--registry", str(registry))
+    with (
+        closing(Background()) as background,
+        closing(ToolkitCamera(background, folder)) as camera,
+        Command(
+            folder,
+            *("run", "people.mp4", "-d", "data", "--pace", "realtime"),
+            f"bottles=rtsp://127.0.0.1:{camera.port}{camera.path('bottles.mp4')}",
+        ) as run,
+    ):
+        for name in CAMERAS:
+            wait_until(
+                f"footage of {name}",
+                lambda name=name: len(getattr(kept_frames(data).get(name), "files", ())) >= LIVE,
+                300.0,
+            )
+        # Trained: what little the camera kept, and an older recording of it, by few steps.
+        both = ("--from", "data:bottles", f"older={clips['bottles']}")
+        few = ("--frames", "200", "--minutes", "0.01", "--classes", "bottle")
+        said = does(folder, "train", "bottles", *both, *few, *taught, "--if-needed", "--use")
+        assert "needed: there is no model bottles yet" in said
+        assert "trained: 100 steps" in said
+        assert "in use: bottles@" in said
+        # Tuned, looked at beside the one that serves, then used.
+        both = ("--from", "data:people", f"older={clips['people']}")
+        does(folder, "tune", "people", *both, *taught, "--size", "320", "--classes", "person")
+        shadow = ("--sources", "people", "--share", "1", "--cpu", "1")
+        there = ("--registry", str(registry), "-d", "data")
+        does(folder, "models", "shadow", "people", *there, *shadow)
+        wait_until("it has looked", lambda: looked_beside(asked) >= 3)
+        asked.does("models", "shadow", "--off")
+        does(folder, "models", "use", "people", "--sources", "people", *there)
+        for name in CAMERAS:
+            wait_until(
+                f"{name} is served by its own model",
+                lambda name=name: asked.store.results(name)[-1]["models"][0].startswith(name),
+            )
+            at = len(asked.store.results(name))
+            wait_until(f"more of {name}", lambda n=name, at=at: len(asked.store.results(n)) > at)
+        for source in asked.sources().values():
+            dropped = sum(source["dropped"].values())
+            assert source["decoded"] == source["published"] + dropped + source["in_flight"]
+        assert asked.store.counters("bottles")["connects"] == 1
+        run.interrupt()
+        ended = run.wait(120.0)
+    assert ended.code == DONE, ended.err
+    for name, kept in published_in(data, list(CAMERAS)).items():
+        assert kept.positions == sorted(set(kept.positions))
+        assert {one.epoch for one in kept.positions} == {1}
+        assert not [one for one in kept.results if one.outcome == "failed"]
+        served = [model for model, _ in itertools.groupby(map(made_by, kept.results))]
+        assert served == ["nanodet", name]
+        for one in kept.results:
+            assert (one.guard is not None) == (made_by(one) == name)
+
+
+def looked_beside(asked: Asked) -> int:
+    """Frames of people at which the shadow has looked."""
+    state = asked.store.client.hget(keys.at("people", keys.SHADOW), "s")
+    return 0 if state is None else records.decode(state, ShadowState).frames
