@@ -65,7 +65,7 @@ class GuardState(msgspec.Struct, frozen=True, array_like=True):
     waits_s   for how long what nobody explains has to stay until it is looked at
     unexplained  something changed since the last look that no object explains
     alarms    times that it rang
-    audits    frames in which both were held against the heavy pass and there was something to see
+    audits    frames in which both were held against the heavy pass
     behind    -1..1, how far its F1 was below the general model's there of late
     audit_sums  of the early warning on that
     audited_s   when the last audit was, on the source's clock; below 0: not yet
@@ -158,7 +158,7 @@ def pair_up(
     ids = {labels[i]: i for i in shared.tolist()}
     taught = [ids.get(merged.get(label, label), _NOT_SHARED) for label in coco.LABELS]
     return Guard(
-        own._replace(settings=settings),
+        own._replace(settings=settings, published=np.arange(len(labels), dtype=np.int32)),
         general._replace(published=published),
         labels,
         shared.astype(np.int32),
@@ -209,7 +209,9 @@ def guarded_look(
     (serving, recall), (beside, their_recall) = (general, own) if state.alarm else (own, general)
     plan = plan_looks(frame, picture, serving.settings.plan, ignored)
     is_audit = audits and _audit_is_due(state, frame, guard.options)
-    is_due = is_audit or _is_due(guard, state, frame, plan)
+    is_due = _is_due(guard, state, frame, plan)
+    # Where there is no reason for haste it is of a frame in which something is likely to be shown.
+    is_due = is_due or (is_audit and (state.audit_in_s > 0 or _is_shown(frame, serving, guard)))
     if is_due and plan.looked != "whole":
         whole = (crops.whole(*frame.size, serving.settings.plan.long_side),)
         plan = replace(plan, looks=whole, looked="whole", reason="guard")
@@ -223,7 +225,11 @@ def guarded_look(
             audit = ShownPair(
                 _shown(by_own, guard.own, guard), _shown(by_general, guard.general, guard)
             )
-            after = _replace(after, audited_s=frame.now_s)
+            is_empty = not len(audit.own) + len(audit.general)
+            if not is_empty or state.audit_in_s:
+                after = _replace(after, audited_s=frame.now_s)
+            if is_empty:  # whatever there is, neither is better: nobody need be asked
+                audit = None
         if not state.alarm:
             news = _strange(ours, theirs, guard)
             found, unseen = [_surest_first(together([found[0], news]))], _NO_CLASSES
@@ -267,6 +273,13 @@ def _audit_is_due(state: GuardState, frame: CurrentFrame, options: GuardOptions)
         return True
     drawn = (round(state.audited_s * 1000),)
     return passed_s >= age_limit(state.audit_in_s or options.audit_s, frame.source_key, drawn)
+
+
+def _is_shown(frame: CurrentFrame, serving: Side, guard: Guard) -> bool:
+    """Whether an object of a class that both know was shown with the frame before."""
+    known = frame.memory.known
+    is_shown = known.means > least_of(known.boxes.class_ids, serving.settings.calm)
+    return bool(np.isin(serving.published[known.boxes.class_ids[is_shown]], guard.shared).any())
 
 
 def _is_due_for_strange(guard: Guard, frame: CurrentFrame, plan: LookPlan, passed_s: float) -> bool:
@@ -415,13 +428,11 @@ def audited(guard: Guard, state: GuardState, shown: ShownPair, seen: Boxes) -> G
     showed so much. seen: with COCO's class ids.
 
     A bet on which of the two is closer to it, frame by frame: by how much the F1 of one is below
-    that of the other. A frame in which nobody sees anything tells nothing.
+    that of the other. Frames in which neither shows anything are none of them.
     """
     options = guard.options
     there = Boxes(seen.xyxy, seen.scores, guard.taught[seen.class_ids])
     there = there.take(there.class_ids != _NOT_SHARED)
-    if not len(there) + len(shown.own) + len(shown.general):
-        return _replace(state, audit_in_s=min(2 * state.audit_in_s, options.audit_s))
     own, general = (float(matching.f1(matching.matched([one], [there]))) for one in shown)
     loss, audits = general - own, state.audits + 1
     state = _replace(state, audits=audits, behind=_of_late(state, state.behind, loss, audits))

@@ -235,7 +235,7 @@ def test_an_empty_scene_tells_nothing(
 ) -> None:
     place = ToldPlace(sees(0))
     said = camera("street", place=place).see(footage((EMPTY, 2)))
-    assert len(place.asked) == len(said)
+    assert place.asked == []  # who shows nothing is no better than who shows nothing
     assert said[-1].guard is not None
     assert said[-1].guard.audits == 0
 
