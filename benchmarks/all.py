@@ -66,7 +66,7 @@ def is_current(name: str) -> bool:
     """Return whether the kept result is of the code as it is now."""
     result = kept(name)
     told: dict[str, Any] = {} if result is None else result["conditions"]
-    return told.get("code") == digest_of(f"benchmarks.{name}")
+    return told.get("code") == digest_of(f"benchmarks.{name.partition('-')[0]}")
 
 
 def measure(name: str, given: argparse.Namespace) -> Ended:

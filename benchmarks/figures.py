@@ -330,6 +330,26 @@ def _live(result: dict[str, Any]) -> str:
     return head + "".join(f"| {' | '.join(cells)} |\n" for cells in points)
 
 
+def _own(result: dict[str, Any]) -> str:
+    head = (
+        "| looked at by | height | published | dropped | CPU ms a frame | ... of detect |\n"
+        "| --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for point in sorted(result["points"], key=lambda one: (one["height"], one["by"][::-1])):
+        per_frame = 1e3 * point["seconds"] / point["published"]
+        cells = (
+            point["by"],
+            f"{point['height']}",
+            f"{point['published']}",
+            f"{point['dropped']}",
+            f"{point['cpu_cores'] * per_frame:.1f}",
+            f"{point['cpu_by_process']['infer'] * per_frame:.1f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
 def _gate(result: dict[str, Any]) -> str:
     head = (
         "| clip | group | pixels | F1 | ceiling | subsampling | events met | CPU |\n"
@@ -541,7 +561,8 @@ def _guard(result: dict[str, Any]) -> str:
     return head + "".join(lines)
 
 
-_OF: dict[str, str] = {"networks": "learn"}  # tables whose result has another name
+# Tables whose result has another name.
+_OF: dict[str, str] = {"networks": "learn", "own": "live-own"}
 _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "guard": _guard,
     "learn": _learn,
@@ -549,6 +570,7 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "first_contact": _first_contact,
     "detectors": _detectors,
     "live": _live,
+    "own": _own,
     "gate": _gate,
     "cascade": _cascade,
     "quantization": _quantization,
