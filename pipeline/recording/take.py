@@ -135,8 +135,10 @@ class Take:
         """Up to where pictures and sound of the epoch that this goes on with are recorded: what is
         decoded then or later, seconds of the source's clock, is not there. None: nothing is.
         """
+        if not self._epoch:
+            return None
         index = self._its_index()
-        last = index.last(self.source, self._epoch) if self._epoch else None
+        last = index.last(self.source, self._epoch)
         if last is None:
             return None
         with open(index.folder / last.path, "rb") as file:
@@ -278,6 +280,8 @@ class Take:
         """Finish, and let the index go."""
         try:
             self.finish()
+            if self._blocked is not None:
+                self._note_gap(self._blocked, time.time(), "disk_full")
         finally:
             if self._index is not None:
                 self._index.close()
@@ -285,7 +289,8 @@ class Take:
 
     def _note_gap(self, since: float, until: float, why: str) -> None:
         log.warning("source %s: %.1f s were not recorded: %s", self.source, until - since, why)
-        self._its_index().note_gap(RecordingGap(self.source, since, until, why))
+        with suppress(RecordingLost):  # it stands in the log, and in what is not there
+            self._its_index().note_gap(RecordingGap(self.source, since, until, why))
 
     def _give_up(self, error: Exception) -> None:
         """Keep what is whole, and wait for a key frame and for room."""

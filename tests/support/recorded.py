@@ -74,13 +74,18 @@ def write_both(
 
 def record(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) -> list[Segment]:
     """Decode a file to its end while it is recorded; gives the segments."""
+    feed(data, file, source, spec)
+    return segments(data, source)
+
+
+def feed(data: Path, file: Path, source: str = "gate", spec: RecordSpec = WIDE) -> None:
+    """Decode a file to its end while it is recorded."""
     take = Recording(data, source, spec).take()
     opened = Decode(DecodeOptions()).open(Request(str(file)), take=take)
     for n, frame in enumerate(opened):
         if n == 0 and frame is not None:
             take.tell_epoch(1, frame.pts)
     opened.close()
-    return segments(data, source)
 
 
 def segments(data: Path, source: str = "gate") -> list[Segment]:
