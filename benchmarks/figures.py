@@ -113,6 +113,15 @@ SOUND = (
     ("labels of what was played in the room", "scenes.0.played_labels", ""),
     ("... that the gate missed", "scenes.0.played_labels_missed", ""),
 )
+RECORDING = (
+    ("CPU of recording 8 cameras of 1080p, 4 Mbit/s and sound each", "core_share", "of a core"),
+    ("packets of these recordings", "packets", ""),
+    ("... that are byte for byte what came", "packets_equal", ""),
+    ("from a time to its decoded picture, p99", "seek_p99_ms", "ms"),
+    ("processes that were killed while they recorded", "kills", ""),
+    ("... what that lost of the recording, at most", "lost_most_s", "s"),
+    ("... pictures that do not decode afterwards", "undecodable", ""),
+)
 SEARCH = (
     (
         "time of the searched network, by that of the narrowed one of half the channels",
@@ -167,6 +176,7 @@ _LISTS = {
     "swaps": SWAPS,
     "shadow": SHADOW,
     "search": SEARCH,
+    "recording": RECORDING,
     "sound": SOUND,
 }
 
