@@ -25,7 +25,7 @@ from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, wri
 from framegate.pipeline.records import Position
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.projector import projected
-from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, opened, rows
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find, flat, gaps, opened, rows
 from framegate.pipeline.run.ended import data_folder
 
 LIMIT: Final = 100
@@ -111,6 +111,8 @@ def _events(parsed: argparse.Namespace) -> Exit:
         raise ConfigFaults([f"--limit {parsed.limit}: allowed is 0 and more"])
     wanted = _wanted(parsed)
     with _database(parsed) as database:
+        for gap in gaps(database):
+            to_user.warning("%s", gap)
         if parsed.sql is not None:
             return _by_sql(database, parsed.sql)
         if parsed.limit:

@@ -15,15 +15,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from framegate.pipeline import keys, records
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
-from framegate.pipeline.episodes import EventEntry, read_events, read_last_events
-from framegate.pipeline.errors import ConfigFaults, FramegateError, ResultsTrimmed
+from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
+from framegate.pipeline.errors import ConfigFaults, FramegateError, RecordTooNew, ResultsTrimmed
 from framegate.pipeline.process import apart, cancelled
 from framegate.pipeline.recording.index import pin_clips
-from framegate.pipeline.records import Position, Result
+from framegate.pipeline.records import START, End, Position, Result
 from framegate.pipeline.review.projection import DatabaseRefused, Projection, Watched
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
@@ -36,8 +38,26 @@ TIDY_S: Final = 60.0
 PATIENCE_S: Final = 60.0
 LAST_S: Final = 3.0  # for which the end of a run waits for what it still has to read
 
+
+def _readable(source: str, position: Position, data: bytes) -> EventEntry:
+    """Read a frame's entry; one that is no such record says nothing, and is passed over."""
+    try:
+        return read_events(source, position, data)
+    except (msgspec.MsgspecError, RecordTooNew) as error:
+        log.warning("source %s: what rules said at %s cannot be read: %s", source, position, error)
+        return EventEntry(source, position, START, None, Changes())
+
+
+def _readable_end(source: str, position: Position, end: End) -> EventEntry | None:
+    try:
+        return read_last_events(source, position, end)
+    except (msgspec.MsgspecError, RecordTooNew) as error:
+        log.warning("source %s: what rules said at %s cannot be read: %s", source, position, error)
+        return None
+
+
 EPISODES: Final = Channel(
-    lambda source: keys.out(source, keys.EVENTS), read_events, last=read_last_events
+    lambda source: keys.out(source, keys.EVENTS), _readable, last=_readable_end
 )
 """What the stage `events` says of each source."""
 

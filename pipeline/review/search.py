@@ -19,7 +19,8 @@ import msgspec
 
 from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, Step, When
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.review.projection import COLUMNS, open_database
+from framegate.pipeline.records import Position
+from framegate.pipeline.review.projection import COLUMNS, Gap, open_database
 
 SQL_S: Final = 10.0
 SQL_BYTES: Final = 16 << 20  # of one value
@@ -311,6 +312,14 @@ class SeenSpan(msgspec.Struct, frozen=True):
     watched: list[SeenStretch]
     unknown: list[SeenStretch]
     lost: list[str]
+
+
+def gaps(database: sqlite3.Connection) -> list[Gap]:
+    """Return what was removed from the store before it was read."""
+    rows = database.execute("SELECT source, after, before FROM lost ORDER BY 1, 2")
+    return [
+        Gap(name, Position.parse(after), Position.parse(before)) for name, after, before in rows
+    ]
 
 
 def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpan:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from framegate.pipeline import keys
 from framegate.pipeline.episodes import Changes, EventEntry
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.review.projection import DatabaseRefused, Gap, Projection, Watched
@@ -264,6 +265,22 @@ def test_a_disk_that_takes_nothing_is_waited_for(
 
     asyncio.run(follow())
     holder.close()
+
+
+def test_what_cannot_be_read_is_told_and_passed_over(
+    store: EmbeddedStore, sayer: Sayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    sayer.say("door", 3, change("start", 3, 3))
+    sayer.say("door", 4, unknown="no list")
+    sayer.client.xadd(keys.out("door", keys.EVENTS), {"k": "frame", "d": b"\xc1"}, id="1-5")
+    sayer.say("door", 6, change("end", 3, 6))
+    read = projected(store.url)
+    assert read.database.execute("SELECT id, ended_by FROM episode").fetchall() == [
+        ("door/visitor/1-3/0", "over")
+    ]
+    assert contents(read)["lost"] == []
+    said = [line for line in caplog.messages if "cannot be read" in line]
+    assert [line.partition(":")[0] for line in said] == ["source door"] * 2
 
 
 def test_which_frames_were_watched(store: EmbeddedStore, sayer: Sayer) -> None:
