@@ -33,17 +33,22 @@ def read_only(
     The caller's own array stays writable: only the view is locked. Raises ArrayMismatch when
     `array` is no numpy array, or its dtype or shape differ. Nothing is converted or copied.
     """
-    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
-    # Spelt out: it runs dozens of times a frame.
-    for wanted, have in zip(shape, array.shape if fits else (), strict=False):
-        fits = fits and wanted in (None, have)
-    if not fits:
+    # Spelt out: it runs dozens of times a frame, mostly on arrays whose whole shape is known.
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype
+    if not fits or (array.shape != shape and not _is_of(array.shape, shape)):
         raise ArrayMismatch(name, _words(np.dtype(dtype), shape), _found(array))
     view: npt.NDArray[Any] = array
     if view.flags.writeable:
         view = view.view()
         view.flags.writeable = False
     return view
+
+
+def _is_of(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    for want, have in zip(wanted, found, strict=False):
+        if want is not None and want != have:
+            return False
+    return len(found) == len(wanted)
 
 
 def _words(dtype: np.dtype[Any], shape: tuple[int | None, ...]) -> str:

@@ -123,7 +123,7 @@ class Cells:
     @property
     def y(self) -> ByteArray:
         """Means of Y, uint8 (rows, columns)."""
-        return planes(self.levels, self.grid)[0]
+        return luma_of(self.levels, self.grid)
 
     @property
     def u(self) -> ByteArray:
@@ -134,6 +134,12 @@ class Cells:
     def v(self) -> ByteArray:
         """Means of Cr, uint8 (rows, columns) of colour."""
         return planes(self.levels, self.grid)[2]
+
+
+def luma_of(levels: ByteArray, grid: Grid) -> ByteArray:
+    """Return a view of the plane Y alone, of those that `planes` gives."""
+    rows, columns = grid.luma
+    return levels[: rows * columns].reshape(rows, columns)
 
 
 def planes(levels: ByteArray, grid: Grid) -> tuple[ByteArray, ByteArray, ByteArray]:

@@ -23,7 +23,7 @@ from framegate.models.gate.cells import (
     Grid,
     cells_of_tiles,
     grid_of,
-    planes,
+    luma_of,
     tile_maxima,
 )
 from framegate.models.gate.exposure import SAME, Exposure, distance, fit
@@ -80,8 +80,8 @@ def look(
         watched = ~ignored
         hot &= watched
         above[:, ignored] = 0
-    luma = planes(reference, grid)[0]
-    motion = watch(state.motion, changed, luma, cells.y, bound[0], watched, settings)
+    before = luma_of(reference, grid)
+    motion = watch(state.motion, changed, before, cells.y, bound[0], watched, settings)
     learned = state.origin, reference, state.tau, above, age, state.floor
     state = GateState(grid, *learned, state.looks + 1, motion, exposure)
     return DetectedChange(hot, motion.moving, _left_bound(exposure, settings), state)
@@ -188,7 +188,7 @@ def _compared(
     """
     now, grid = cells.levels, cells.grid
     reference, age = state.reference, state.age
-    exposure = fit(planes(reference, grid)[0], cells.y)
+    exposure = fit(luma_of(reference, grid), cells.y)
     expected = exposure.apply(reference, grid)
     if key_frame:
         reference = _nearer(state.origin, reference, expected, now, settings.anchor)

@@ -42,17 +42,18 @@ from framegate.models.matching import assigned
 _VERSION: Final = 3
 _NAMES: Final = 3  # classes of a track whose votes are kept: those with most
 _HEAD: Final = struct.Struct("<BIHd")  # version, next id, tracks, pts (NaN where unknown)
-_COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
-    ("mean", "<f4", (8,)),
-    ("covariance", "<f4", (3,)),
-    ("lost_s", "<f4", ()),
-    ("ids", "<i4", ()),
-    ("hits", "u1", ()),
-    ("class_ids", "u1", (_NAMES,)),
-    ("votes", "<f4", (_NAMES,)),
+_FLOAT, _INT, _BYTE = np.dtype("<f4"), np.dtype("<i4"), np.dtype("u1")
+_COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
+    ("mean", _FLOAT, (8,)),
+    ("covariance", _FLOAT, (3,)),
+    ("lost_s", _FLOAT, ()),
+    ("ids", _INT, ()),
+    ("hits", _BYTE, ()),
+    ("class_ids", _BYTE, (_NAMES,)),
+    ("votes", _FLOAT, (_NAMES,)),
 )
 _BEFORE_VOTES: Final = 2
-_COLUMNS_BEFORE_VOTES: Final = (*_COLUMNS[:-2], ("class_ids", "u1", ()))
+_COLUMNS_BEFORE_VOTES: Final = (*_COLUMNS[:-2], ("class_ids", _BYTE, ()))
 MAX_TRACKS: Final = 0xFFFF
 
 
@@ -96,7 +97,7 @@ class TrackState:
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
             value = getattr(self, name)
-            checked = read_only(name, value, np.dtype(kind), (len(self.ids), *tail))
+            checked = read_only(name, value, kind, (len(self.ids), *tail))
             object.__setattr__(self, name, checked)
 
     def __len__(self) -> int:
@@ -113,8 +114,7 @@ class TrackState:
         """Return the state in 15 + 68 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
-            np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
-            for name, kind, _ in _COLUMNS
+            np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind, _ in _COLUMNS
         )
         return _HEAD.pack(_VERSION, self.next_id, len(self), pts) + b"".join(columns)
 
@@ -133,7 +133,7 @@ class TrackState:
         at = _HEAD.size
         for name, kind, tail in _COLUMNS if version == _VERSION else _COLUMNS_BEFORE_VOTES:
             count = tracks * math.prod(tail)
-            end = at + count * np.dtype(kind).itemsize
+            end = at + count * kind.itemsize
             if end > len(data):
                 raise StateUnreadable(f"{tracks} tracks", f"{len(data)} bytes")
             columns[name] = np.frombuffer(data, kind, count, at).reshape(tracks, *tail)

@@ -37,14 +37,15 @@ from framegate.models.errors import ModelError
 
 _VERSION: Final = 2
 _HEAD: Final = struct.Struct("<BHd")  # version, objects, pts (NaN where unknown)
-_COLUMNS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
-    ("xyxy", "<f4", (4,)),
-    ("means", "<f4", ()),
-    ("lost_s", "<f4", ()),
-    ("looks", "<f4", ()),
-    ("ids", "<i4", ()),
+_FLOAT, _INT = np.dtype("<f4"), np.dtype("<i4")
+_COLUMNS: Final[tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]] = (
+    ("xyxy", _FLOAT, (4,)),
+    ("means", _FLOAT, ()),
+    ("lost_s", _FLOAT, ()),
+    ("looks", _FLOAT, ()),
+    ("ids", _INT, ()),
 )
-_ROW_BYTES: Final = sum(np.dtype(kind).itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
+_ROW_BYTES: Final = sum(kind.itemsize * math.prod(tail) for _, kind, tail in _COLUMNS)
 
 
 class CalmStateUnreadable(ModelError, ValueError):
@@ -80,18 +81,21 @@ class CalmState:
     def __post_init__(self) -> None:
         for name, kind, tail in _COLUMNS:
             value = getattr(self, name)
-            checked = read_only(name, value, np.dtype(kind), (len(self.means), *tail))
+            checked = read_only(name, value, kind, (len(self.means), *tail))
             object.__setattr__(self, name, checked)
 
     def __len__(self) -> int:
         return len(self.means)
 
+    def at(self, pts: float | None) -> CalmState:
+        """Return the same at another time."""
+        return CalmState(pts, self.xyxy, self.means, self.lost_s, self.looks, self.ids)
+
     def to_bytes(self) -> bytes:
         """Return the state in 11 + 32 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
         columns = (
-            np.ascontiguousarray(getattr(self, name), np.dtype(kind)).tobytes()
-            for name, kind, _ in _COLUMNS
+            np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind, _ in _COLUMNS
         )
         return _HEAD.pack(_VERSION, len(self), pts) + b"".join(columns)
 
@@ -111,7 +115,7 @@ class CalmState:
         for name, kind, tail in _COLUMNS:
             count = objects * math.prod(tail)
             columns[name] = np.frombuffer(data, kind, count, at).reshape(objects, *tail)
-            at += count * np.dtype(kind).itemsize
+            at += count * kind.itemsize
         return CalmState(None if math.isnan(pts) else pts, **columns)
 
 

@@ -244,7 +244,7 @@ def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estim
         clock_s=plan.now_s,
         waited=memory.waited + 1 if plan.reason == "waiting" else 0,
         known=known,
-        calm=replace(memory.calm, pts=tracks.pts),
+        calm=memory.calm.at(tracks.pts),
         gate=None if plan.change is None else plan.change.state,
     )
     rows = known.shown()

@@ -100,15 +100,16 @@ class StateKeeper:
             guard = GuardState(served.identity) if served.guard is not None else None
         serving = served.serving(guard)
         by = serving.identity, serving.labels
+        if now is None and state.epoch == item.position.epoch and state.model == serving.identity:
+            known = self._known.get(item.source)
+            if known is not None and known[0] == state:
+                return known[1]
         tracks = _tracks(state) if now is None else now.tracks
         if now is not None or state.epoch != item.position.epoch:
             begun = replace(no_tracks(), next_id=tracks.next_id)
             return LiveState(SourceMemory(), begun, by, guard)
         if state.model != serving.identity:
             return _swapped(tracks, state.labels, by, guard)
-        known = self._known.get(item.source)
-        if known is not None and known[0] == state:
-            return known[1]
         data = None if state.memory is None else self._plane(item).read(state.memory)
         rows = self._rows(item, state)
         if data is None or rows is None:
