@@ -64,13 +64,15 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds    of the media, from `began` to `last`, breaks of epochs bridged by `captured`
     label      class of its object, or label of a sound; null where it has none or several
     tracks     numbers of its objects, a handed-over one after the one before
-    value      count, seconds inside, metres or what else its rule measures; null for none
+    value      how many for count, metres a second for inside with faster_m_s, for near how far two
+               are apart, in heights or metres; null for none
     direction  of a crossing, as the line is drawn
     box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
     sightings  frames with evidence in which a network saw it
     held       frames in which it was taken to be there still, without a look
     models     that made the first evidence
-    unsure     a stretch longer than the rule bridges was not seen
+    unsure     for longer than the rule bridges nobody knew whether it held; what was not seen after
+               an end as unseen is not meant
     bridged    what it tells happened in a gap, between two sightings
     ended_by   over: the rule does not hold any more. unseen: nothing was seen of it for too long,
                or its source did not come back. source_ended: the source ended. rule_changed: it has

@@ -120,8 +120,11 @@ def _held(rule: Rule, stretch: Stretch, fact: Fact, now: Now) -> Stretch:
         held=stretch.held + (not fact.sighting),
         false_ms=-1,
         bridged=stretch.bridged or is_gap,
-        unsure=stretch.unsure or (is_gap and now.ms - stretch.last_ms > rule.gap_ms),
+        unsure=stretch.unsure
+        or stretch.in_doubt
+        or (is_gap and now.ms - stretch.last_ms > rule.gap_ms),
         value=fact.value,
+        in_doubt=False,
     )
 
 
@@ -129,7 +132,7 @@ def _unknown(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
     """The stretch while nobody knows; one that was not told yet does not wait for long."""
     if now.ms - stretch.last_ms <= rule.gap_ms:
         return stretch
-    return _replace(stretch, unsure=True) if stretch.is_told else None
+    return _replace(stretch, in_doubt=True) if stretch.is_told else None
 
 
 def _false(rule: Rule, stretch: Stretch, now: Now) -> Stretch | None:
@@ -197,7 +200,8 @@ def change(
         sightings=stretch.sightings,
         held=stretch.held,
         models=stretch.models,
-        unsure=stretch.unsure,
+        # An end as unseen is that doubt: it ended with its last evidence, before it.
+        unsure=stretch.unsure or (stretch.in_doubt and ended_by != "unseen"),
         bridged=stretch.bridged,
         ended_by=ended_by,
         clip=rule.clip,

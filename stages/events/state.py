@@ -109,10 +109,11 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     number     updates that were told; -1: its start was not
     told_ms    when it was told of last
     false_ms   since when it does not hold; -1: it does
-    unsure     a stretch longer than the rule bridges was not seen
+    unsure     before its last evidence nobody knew for longer than the rule bridges
     bridged    it went on after a gap
     value      what the rule measures
     earlier    numbers of tracks that those in `subject` go on, oldest first
+    in_doubt   since its last evidence nobody knew for longer than the rule bridges
     """
 
     subject: tuple[int, ...]
@@ -133,6 +134,7 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
     bridged: bool = False
     value: float | None = None
     earlier: tuple[int, ...] = ()
+    in_doubt: bool = False
 
     @property
     def is_told(self) -> bool:

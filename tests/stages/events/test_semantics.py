@@ -230,6 +230,27 @@ def test_a_failed_frame_is_unknown() -> None:
     assert unsure.changes[-1].unsure
 
 
+@pytest.mark.parametrize("outside_s", [0.0, 0.5])
+def test_who_is_not_seen_any_more_was_seen_up_to_the_end(outside_s: float) -> None:
+    """Out of the area, and a moment later out of sight: what was not seen is after the episode."""
+    there = results({1: standing(100.0, 180.0)}, 4.0)
+    n = len(there)
+    outside = [result([seen(1, (400.0, 180.0))], n + k) for k in range(round(outside_s * FPS))]
+    n += len(outside)
+    away = [result([], n + k) for k in range(250)]
+    [end] = told(rules(LEFT + "update_s = 0\n"), [*there, *outside, *away]).of("there", "end")
+    assert (end.ended_by, end.unsure) == ("unseen", False)
+    assert end.last.media_s == pytest.approx(there[-1].pts, abs=0.2)
+
+
+def test_when_it_was_over_is_unsure_where_nobody_looked_for_long() -> None:
+    there = results({1: standing(100.0, 180.0)}, 4.0)
+    failed = [result([], 100 + n, outcome="failed", looked="no") for n in range(250)]
+    outside = [result([seen(1, (400.0, 180.0))], 350 + n) for n in range(50)]
+    [end] = told(rules(LEFT), [*there, *failed, *outside]).of("there", "end")
+    assert (end.ended_by, end.unsure) == ("over", True)
+
+
 # -- 5. Hand-over.
 
 
