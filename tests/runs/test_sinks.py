@@ -203,7 +203,7 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
     """Kill what hosts the sinks, and take the receiver away each second time, while a run goes on;
     return how often it was killed.
     """
-    chance, killed = random.Random(5), 0
+    chance, killed, pid = random.Random(5), 0, None
     run = Run(folder / "data", "gate.mp4", "--pace", "realtime", cwd=folder)
     try:
         for number in range(times):
@@ -212,9 +212,13 @@ def disturbed(receiver: WebhookReceiver, folder: Path, times: int) -> int:
                 receiver.stop()
                 _until_it_went_on(run, 12)
                 receiver.start()
-            pid = wait_until(
-                "its process is there", lambda: sinks_process(run) or run.process.poll() is not None
-            )
+            before = pid
+
+            def another(before: int | None = before) -> int | bool:
+                there = sinks_process(run)
+                return run.process.poll() is not None or (there != before and (there or False))
+
+            pid = wait_until("its next process is there", another)
             if run.process.poll() is not None:
                 break
             more = seen + chance.randrange(1, 4)
