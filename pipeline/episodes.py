@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.records import End, Position, SideOutput
+from framegate.pipeline.records import CapturedFrom, End, Position, SideOutput
 
 VERSION: Final = 1
 
@@ -134,6 +134,7 @@ class EventEntry(msgspec.Struct, frozen=True):
               one has missed what was removed; None at an end, which does not tell
     captured  UNIX seconds of the frame; None at an end
     changes   what it said
+    captured_from  what says when the frame was captured; None at an end
     """
 
     source: str
@@ -141,14 +142,17 @@ class EventEntry(msgspec.Struct, frozen=True):
     before: Position | None
     captured: float | None
     changes: Changes
+    captured_from: CapturedFrom | None = None
 
 
 def read_events(source: str, position: Position, data: bytes) -> EventEntry:
     """Read a frame's entry. msgspec.DecodeError; RecordTooNew."""
     side = records.decode_versioned(data, SideOutput)
-    captured = side.record.captured if side.record is not None else None
-    before = Position.parse(side.before)
-    return EventEntry(source, position, before, captured, records.decode(side.said, Changes))
+    before, changes = Position.parse(side.before), records.decode(side.said, Changes)
+    if side.record is None:
+        return EventEntry(source, position, before, None, changes)
+    captured, captured_from = side.record.captured, side.record.captured_from
+    return EventEntry(source, position, before, captured, changes, captured_from)
 
 
 def read_last_events(source: str, position: Position, end: End) -> EventEntry | None:

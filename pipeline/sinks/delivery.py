@@ -22,7 +22,7 @@ from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.retry import Backoff
-from framegate.pipeline.sinks.position import EventsEntry, NotTold, SinkPositions, Standing
+from framegate.pipeline.sinks.position import NotTold, NumberedEntry, SinkPositions, Standing
 from framegate.pipeline.store.client import connect, store_errors
 
 log = logging.getLogger(__name__)
@@ -231,14 +231,14 @@ class Delivery(threading.Thread, Generic[S]):
         return bool(entries)
 
     def _without_old(
-        self, positions: SinkPositions[S], source: str, entries: list[EventsEntry]
-    ) -> list[EventsEntry]:
+        self, positions: SinkPositions[S], source: str, entries: list[NumberedEntry]
+    ) -> list[NumberedEntry]:
         """Tell that the first entries are given up, if they are too old; return the others."""
         followed, since = self._followed[source], time.time() - self._give_up_s
         if not self._give_up_s or followed.caught_up:
             return entries
         old = 0
-        while old < len(entries) and (entries[old].captured or since) < since:
+        while old < len(entries) and _said_before(entries[old], since):
             old += 1
         if old:
             after, until = followed.standing.position, entries[old - 1].position
@@ -257,15 +257,15 @@ class Delivery(threading.Thread, Generic[S]):
         standing = Standing(Position.parse(lost.until), index, state)
         self._move(positions, source, standing, {"lost": lost.entries})
 
-    def _tell_entry(self, positions: SinkPositions[S], source: str, entry: EventsEntry) -> None:
+    def _tell_entry(self, positions: SinkPositions[S], source: str, entry: NumberedEntry) -> None:
         followed = self._followed[source]
-        if not entry.readable:
+        if entry.said is None:
             before = str(followed.standing.position)
             lost = NotTold(before, str(entry.position), 1, "unreadable")
             self._tell_lost(positions, source, lost, entry.index)
             return
         counts = {"delivered": 0, "muted": 0}
-        for change in entry.changes:
+        for change in entry.said.changes.changes:
             if self._wants(change) and change.id not in followed.told:
                 outcome, state = self._told(Message(source, change, followed.caught_up))
                 followed.standing = replace(followed.standing, state=state)
@@ -316,3 +316,11 @@ class Delivery(threading.Thread, Generic[S]):
         if followed.failures == 1:
             log.warning("sink %s: source %s: %s; it is tried again", self._sink, source, error)
         positions.note_failing(source, str(error))
+
+
+def _said_before(entry: NumberedEntry, since: float) -> bool:
+    """Whether it is of a frame from before then, UNIX seconds; what a file says of that is none."""
+    said = entry.said
+    if said is None or said.captured is None or said.captured_from == "file":
+        return False
+    return said.captured < since

@@ -15,9 +15,9 @@ import msgspec
 import redis
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.episodes import Change, Changes
+from framegate.pipeline.episodes import Changes, EventEntry, read_events, read_last_events
 from framegate.pipeline.errors import RecordTooNew
-from framegate.pipeline.records import End, Position, SideOutput
+from framegate.pipeline.records import End, Position
 from framegate.pipeline.store.hop import END
 
 PAGE = 64
@@ -56,19 +56,16 @@ class Standing(Generic[S]):
 
 
 @dataclass(frozen=True)
-class EventsEntry:
-    """An entry of the stream: what the stage says of a frame, or at the end of an epoch.
+class NumberedEntry:
+    """An entry of the stream.
 
-    index     see Standing
-    captured  UNIX seconds, None where only a file says so
-    readable  whether this Framegate can read it
+    index  see Standing
+    said   what the stage says there; None where this Framegate cannot read it
     """
 
     position: Position
     index: int
-    changes: tuple[Change, ...]
-    captured: float | None
-    readable: bool = True
+    said: EventEntry | None
 
 
 class SinkPositions(Generic[S]):
@@ -106,7 +103,9 @@ class SinkPositions(Generic[S]):
                 return 0
             raise
 
-    def read(self, source: str, standing: Standing[S]) -> tuple[NotTold | None, list[EventsEntry]]:
+    def read(
+        self, source: str, standing: Standing[S]
+    ) -> tuple[NotTold | None, list[NumberedEntry]]:
         """Return what was trimmed after a standing, and the entries that come next."""
         stream = keys.out(source, keys.EVENTS)
         pipe = self._client.pipeline(transaction=True)
@@ -128,10 +127,11 @@ class SinkPositions(Generic[S]):
         first = gone if missed > 0 else standing.index
         if page[-1][0] == info["last-generated-id"]:  # a store that lost its last second has fewer
             first = info["entries-added"] - len(page)
-        told = [_read(each, first + number) for number, each in enumerate(page, 1)]
+        told = [_read(source, each, first + number) for number, each in enumerate(page, 1)]
         if missed <= 0:
             return None, told
-        return NotTold(str(standing.position), _before(told[0], page[0]), missed, "trimmed"), told
+        until = _before(told[0])
+        return NotTold(str(standing.position), str(until), missed, "trimmed"), told
 
     def move(self, source: str, standing: Standing[S], counts: Mapping[str, int]) -> None:
         """Store that all up to here is done, and how many messages that were, by what became of
@@ -168,29 +168,26 @@ def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _read(entry: tuple[bytes, Mapping[bytes, bytes]], index: int) -> EventsEntry:
+def _read(source: str, entry: tuple[bytes, Mapping[bytes, bytes]], index: int) -> NumberedEntry:
     position, fields = Position.parse(entry[0]), entry[1]
+    said: EventEntry | None
     try:
-        captured = None
         if fields[b"k"] == END.encode():
-            said = records.decode_versioned(fields[b"d"], End).said.get(keys.EVENTS)
+            end = records.decode_versioned(fields[b"d"], End)
+            nothing = EventEntry(source, position, None, None, Changes())
+            said = read_last_events(source, position, end) or nothing
         else:
-            output = records.decode_versioned(fields[b"d"], SideOutput)
-            said, record = output.said, output.record
-            if record is not None and record.captured_from != "file":
-                captured = record.captured
-        changes = () if said is None else records.decode(said, Changes).changes
+            said = read_events(source, position, fields[b"d"])
     except (msgspec.MsgspecError, RecordTooNew, KeyError):
-        return EventsEntry(position, index, (), None, readable=False)
-    return EventsEntry(position, index, changes, captured)
+        said = None
+    return NumberedEntry(position, index, said)
 
 
-def _before(first: EventsEntry, entry: tuple[bytes, Mapping[bytes, bytes]]) -> str:
+def _before(first: NumberedEntry) -> Position:
     """Return the position of the last entry before the first that is left; where that is not told,
     the last that there can be.
     """
-    try:
-        return records.decode_versioned(entry[1][b"d"], SideOutput).before
-    except (msgspec.MsgspecError, RecordTooNew, KeyError):
-        epoch, seq = first.position
-        return str(Position(epoch, seq - 1) if seq else Position(epoch - 1, _LAST_SEQ))
+    if first.said is not None and first.said.before is not None:
+        return first.said.before
+    epoch, seq = first.position
+    return Position(epoch, seq - 1) if seq else Position(epoch - 1, _LAST_SEQ)
