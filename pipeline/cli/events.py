@@ -93,6 +93,7 @@ def _add_filter(command: argparse.ArgumentParser) -> None:
             f"--{option}", action="append", default=[], metavar="NAME",
             help=f"of {what}; may be repeated",
         )  # fmt: skip
+    command.add_argument("--at", metavar="WHEN", help="that went on at that time")
     command.add_argument("--open", action="store_true", help="only those that go on still")
 
 
@@ -137,9 +138,10 @@ def _wanted(parsed: argparse.Namespace) -> EpisodeFilter:
         sources=tuple(parsed.source),
         rules=tuple(parsed.rule),
         labels=tuple(parsed.label),
-        since=_time("--since", parsed.since),
-        until=_time("--until", parsed.until),
+        since=time_said("--since", parsed.since),
+        until=time_said("--until", parsed.until),
         open=parsed.open,
+        at=time_said("--at", parsed.at),
     )
 
 
@@ -184,8 +186,8 @@ def _database(parsed: argparse.Namespace) -> Iterator[Connection]:
         yield database
 
 
-def _time(option: str, text: str | None) -> float | None:
-    """What an option says, UNIX seconds. ConfigFaults."""
+def time_said(option: str, text: str | None) -> float | None:
+    """What an option says of a time, UNIX seconds; None if it is not given. ConfigFaults."""
     if text is None:
         return None
     try:

@@ -24,6 +24,7 @@ from framegate.pipeline.records import START, Position
 FILE: Final = "events.db"  # in the data folder
 VERSION: Final = 1
 BUSY_S: Final = 10.0  # for which one who writes waits for another
+LONG_S: Final = 3600.0  # from which on an episode is one of the few long ones
 PAGES: Final = 2000  # of the file that one call of `keep` gives back
 
 _MOMENT: Final = "{0}_epoch INTEGER NOT NULL, {0}_seq INTEGER NOT NULL, {0}_media_s REAL NOT NULL,"
@@ -44,6 +45,8 @@ CREATE INDEX by_source ON episode (source, began_captured, id, rule, label);
 CREATE INDEX by_rule ON episode (rule, began_captured, id, source, label, direction);
 CREATE INDEX by_label ON episode (label, began_captured, id, source, rule);
 CREATE INDEX still_open ON episode (source) WHERE ended_by IS NULL;
+CREATE INDEX long ON episode (last_captured, began_captured)
+  WHERE last_captured - began_captured > {LONG_S};
 CREATE TABLE change (
   episode TEXT NOT NULL, step TEXT NOT NULL, number INTEGER NOT NULL,
   {_MOMENT.format("told")} told_captured REAL NOT NULL, last_captured REAL NOT NULL,

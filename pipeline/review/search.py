@@ -20,7 +20,7 @@ import msgspec
 from framegate.pipeline.episodes import Clip, Direction, EndedBy, Moment, Severity, Step, When
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.records import Position
-from framegate.pipeline.review.projection import COLUMNS, Gap, open_database
+from framegate.pipeline.review.projection import COLUMNS, LONG_S, Gap, open_database
 
 SQL_S: Final = 10.0
 SQL_BYTES: Final = 16 << 20  # of one value
@@ -108,6 +108,7 @@ class EpisodeFilter:
 
     since, until  UNIX seconds between which they began, both included
     open          only those that go on still
+    at            only those that went on at that time, UNIX seconds
     """
 
     sources: tuple[str, ...] = ()
@@ -116,28 +117,44 @@ class EpisodeFilter:
     since: float | None = None
     until: float | None = None
     open: bool = False
+    at: float | None = None
 
     def where(self) -> tuple[str, list[Any], str]:
-        """As SQL: conditions, what they hold, and the index that has most of them."""
+        """As SQL: conditions, what they hold, and which index has most of them."""
         parts, held = ["1"], list[Any]()
+        plus = "" if self.at is None else "+"  # keeps SQLite from an index
         lists = (("rule", self.rules), ("source", self.sources), ("label", self.labels))
         for column, names in lists:
             if names:
-                parts.append(f"{column} IN ({', '.join('?' * len(names))})")
+                parts.append(f"{plus}{column} IN ({', '.join('?' * len(names))})")
                 held += names
         for sign, moment in ((">=", self.since), ("<=", self.until)):
             if moment is not None:
-                parts.append(f"began_captured {sign} ?")
+                parts.append(f"{plus}began_captured {sign} ?")
                 held.append(moment)
         if self.open:
-            return " AND ".join([*parts, "ended_by IS NULL"]), held, "still_open"
+            parts.append("ended_by IS NULL")
+        if self.at is not None:
+            parts.append(f"id IN ({_WENT_ON})")
+            held += [self.at] * _WENT_ON.count("?")
+            return " AND ".join(parts), held, ""
         index = next((f"by_{column}" for column, names in lists if len(names) == 1), "by_time")
-        return " AND ".join(parts), held, index
+        return " AND ".join(parts), held, f"INDEXED BY {'still_open' if self.open else index}"
+
+
+# Of what ended, those that are short began not long before, and those that are long are few.
+_WENT_ON: Final = f"""
+SELECT id FROM episode INDEXED BY by_time
+ WHERE began_captured <= ? AND began_captured >= ? - {LONG_S} AND last_captured >= ?
+UNION SELECT id FROM episode
+ WHERE last_captured - began_captured > {LONG_S} AND last_captured >= ? AND began_captured <= ?
+UNION SELECT id FROM episode INDEXED BY still_open WHERE ended_by IS NULL AND began_captured <= ?
+"""
 
 
 _FIELDS: Final = ", ".join(f'e."{name}"' for name in COLUMNS)
 _EPISODES: Final = (
-    f"SELECT {_FIELDS}, verdict FROM episode e{{}} LEFT JOIN verdict v ON v.episode = e.id"
+    f"SELECT {_FIELDS}, verdict FROM episode e {{}} LEFT JOIN verdict v ON v.episode = e.id"
 )
 
 
@@ -168,7 +185,7 @@ def find(
         where += f" AND (began_captured, id) {sign} (?, ?)"
         held += after
     query = (
-        f"{_EPISODES.format(f' INDEXED BY {index}')} WHERE {where}"
+        f"{_EPISODES.format(index)} WHERE {where}"
         f" ORDER BY began_captured {order}, id {order} LIMIT ?"
     )
     rows = database.execute(query, (*held, limit + 1)).fetchall()
@@ -186,7 +203,7 @@ def flat(
     kinds = {row[1]: row[2] for row in database.execute("PRAGMA table_info(episode)")}
     columns = {**{name: kinds[name] for name in COLUMNS}, "verdict": "TEXT"}
     where, held, index = wanted.where()
-    query = f"{_EPISODES.format(f' INDEXED BY {index}')} WHERE {where} ORDER BY began_captured, id"
+    query = f"{_EPISODES.format(index)} WHERE {where} ORDER BY began_captured, id"
     return columns, database.execute(query, held)
 
 
@@ -280,7 +297,7 @@ def counts(
     where, held, index = wanted.where()
     rows = database.execute(
         "SELECT CAST(began_captured / ? AS INTEGER) AS bucket, source, rule, direction, count(*)"
-        f" FROM episode INDEXED BY {index} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
+        f" FROM episode {index} WHERE {where} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
         (bucket_s, *held),
     )
     return [EpisodeCount(row[0] * bucket_s, *row[1:]) for row in rows]

@@ -72,8 +72,8 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
 
     async def episodes(request: Request) -> Response:
         """Episodes as JSON, the newest first; `?source=A,B`, `?rule=`, `?label=`, `?from=` and
-        `?to=` a time, `?open=1`, `?order=oldest`, `?limit=` (100, at most 1000), `?after=` what
-        `next` said.
+        `?to=` a time, `?at=` one at which they went on, `?open=1`, `?order=oldest`, `?limit=` (100,
+        at most 1000), `?after=` what `next` said.
         """
         return await answered(request, lambda: _page(file, request.query_params))
 
@@ -145,6 +145,7 @@ def _wanted(asked: QueryParams, span_s: float | None = None) -> EpisodeFilter:
         since=since,
         until=until,
         open=asked.get("open", "0") not in ("", "0"),
+        at=_time(asked, "at"),
     )
 
 

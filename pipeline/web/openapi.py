@@ -276,7 +276,7 @@ def document() -> Schema:
             ),
             "/api/v1/episodes": _get(
                 "Episodes, times in which a rule held, the newest first",
-                [_SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _OPEN, _ORDER, _NEXT, _LIMIT],
+                [_SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _AT, _OPEN, _ORDER, _NEXT, _LIMIT],
                 _json(_ref("EpisodePage")),
             ),
             "/api/v1/episodes/live": _get(
@@ -456,6 +456,7 @@ _RULE: Final = _parameter("rule", "Names of rules, several with commas between")
 _LABEL: Final = _parameter("label", "Labels, several with commas between")
 _SINCE: Final = _parameter("from", f"What began from then on: {_TIME}")
 _UNTIL: Final = _parameter("to", f"What began up to then: {_TIME}")
+_AT: Final = _parameter("at", f"Only those that went on at that time: {_TIME}")
 _OPEN: Final = _parameter("open", "1: only those that go on still", {"type": "integer"})
 _NEXT: Final = _parameter("after", "Where the list goes on: what `next` said")
 _ID: Final = _parameter("id", "Of the episode; it has slashes, as they are", place="path")

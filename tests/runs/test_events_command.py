@@ -52,6 +52,8 @@ def test_each_episode_is_there_once_with_its_end(folder: Path) -> None:
     assert began == sorted(began), "the newest last"
     door = listed(folder, "-d", "data", "--source", "door", "--limit", "2")
     assert [e["began"]["seq"] for e in door] == [8, 12]
+    at = repr(door[0]["last"]["captured"])
+    assert door[0] in listed(folder, "-d", "data", "--source", "door", "--at", at)
 
 
 def test_people_get_a_table_that_fits_and_sql_what_it_asks_for(folder: Path) -> None:

@@ -103,6 +103,10 @@ def test_episodes_are_listed_page_by_page(api: httpx.Client) -> None:
         (10, "over"), (20, "over"), (30, None),
     ]  # fmt: skip
     assert [e["began"]["seq"] for e in got(api, "/episodes", open=1)["episodes"]] == [30]
+    then = got(api, "/episodes", at=moment(32).captured)["episodes"]
+    assert [e["began"]["seq"] for e in then] == [30]
+    then = got(api, "/episodes", at=moment(15).captured)["episodes"]
+    assert [e["began"]["seq"] for e in then] == [10], "it ended at that frame"
     assert len(got(api, "/episodes", label="car", rule="cars,visitor")["episodes"]) == 4
     spanned = got(api, "/episodes", first=moment(20).captured, last=moment(100).captured)
     assert [e["began"]["seq"] for e in spanned["episodes"]] == [100, 30, 20]

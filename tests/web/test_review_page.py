@@ -149,6 +149,32 @@ def test_episodes_are_looked_through_and_judged_by_keys(
 
 
 @needs_chromium
+def test_the_timeline_has_what_began_before_it_and_columns_of_how_many(
+    browser: Any, url: str, sayer: Sayer, projection: Projection
+) -> None:
+    minute, first = HOUR // 60, 18 * HOUR  # three begin at 18:05, one is over at 18:25
+    for n in (5, 6, 7):
+        at = first + n * minute
+        sayer.say("yard", at, change("start", at, at, "yard", rule="gate", rank=n))
+    for n, last in ((6, first + 25 * minute), (7, first + 87 * minute)):
+        sayer.say("yard", last, change("end", first + n * minute, last, "yard", "gate", n))
+    projection.take(sayer.said())
+    until = said.BEGAN + 3600 * 20  # the span begins at 19:00
+    visit = Visit(browser, f"{url}#span=3600&until={until}")
+    visit.until("document.querySelectorAll('.bar').length === 2")
+    assert visit.look("document.querySelectorAll('.columns').length") == 0, "none began then"
+    visit.page.select_option("#span", "86400")
+    visit.until("document.querySelectorAll('.bar').length === 6")
+    columns = visit.page.locator(".columns rect").all()
+    assert len(columns) in (4, 5), "three visits an hour apart, and three within three minutes"
+    told = sorted(int(re.findall(r": (\d+) ", c.text_content())[0]) for c in columns)
+    assert sum(told) == 6
+    assert f"≤ {told[-1]} an hour" in text_of(visit, "#lanes")
+    assert visit.faults == []
+    visit.close()
+
+
+@needs_chromium
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_it_fits_any_screen(browser: Any, url: str, width: int) -> None:
     visit = Visit(browser, url, width)

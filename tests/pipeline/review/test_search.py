@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,36 @@ def test_pages_are_what_a_filter_leaves_in_order(
     names = [episode.id for episode in left]
     assert all_of(database, wanted, page, oldest=True) == names
     assert all_of(database, wanted, page, oldest=False) == names[::-1]
+
+
+def test_what_went_on_at_a_time_is_found_however_long_it_lasted(tmp_path: Path) -> None:
+    draw, projection, spans = random.Random(7), Projection(tmp_path / "events.db"), {}
+    ends = [0, 1, 35_999, 36_000, 36_001]  # frames; an hour is where long ones begin
+    for n in range(300):
+        began = draw.randrange(0, 100_000)
+        frames = draw.choice([*ends, draw.randrange(0, 200_000)])
+        rank = n % 2
+        said = [change("start", began, began, rank=n)]
+        if draw.random() < 0.8:
+            said.append(change("end", began, began + frames, rank=n))
+            spans[said[0].episode] = (began, began + frames)
+        else:
+            spans[said[0].episode] = (began, None)
+        source = ("door", "yard")[rank]
+        projection.take([EventEntry(source, Position(1, n + 1), None, None, Changes(tuple(said)))])
+    projection.close()
+    with opened(tmp_path / "events.db") as found:
+        for at in [0, 40_000, 99_999, 150_000, 350_000, *(began for began, _ in spans.values())]:
+            names = all_of(found, EpisodeFilter(at=moment(at).captured), 50, oldest=True)
+            assert set(names) == {
+                name for name, (began, last) in spans.items()
+                if began <= at and (last is None or last >= at)
+            }, at  # fmt: skip
+        wanted = EpisodeFilter(at=moment(50_000).captured, open=True, rules=("visitor",))
+        names = all_of(found, wanted, 7, oldest=False)
+        assert set(names) == {
+            name for name, (began, last) in spans.items() if began <= 50_000 and last is None
+        }  # fmt: skip
 
 
 def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
