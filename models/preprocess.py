@@ -148,6 +148,9 @@ def _resized(plane: ByteArray, size: tuple[int, int], window: Rect | None = None
     left, top, right, bottom = window or (0, 0, width, height)
     columns = _reach(n_columns, width, left, right)
     rows = _reach(n_rows, height, top, bottom)
+    if columns.keeps(n_columns, width) and rows.keeps(n_rows, height):
+        # OpenCV copies what keeps its size, whatever the factors are; the whole changes its size.
+        columns, rows = _Reach(0, n_columns, left), _Reach(0, n_rows, top)
     part = plane[
         rows.first * shrink : rows.end * shrink, columns.first * shrink : columns.end * shrink
     ]
@@ -171,6 +174,11 @@ class _Reach:
     first: int
     end: int
     skip: int
+
+    def keeps(self, n: int, wanted: int) -> bool:
+        """Whether these pixels become as many, when all `n` become `wanted`."""
+        length = self.end - self.first
+        return length < n and round(length * wanted / n) == length
 
 
 @lru_cache(4096)

@@ -139,8 +139,10 @@ def _init(parsed: argparse.Namespace) -> Exit:
     try:
         return _made(file, parsed, person)
     except KeyboardInterrupt:
-        print("\ninit: stopped; nothing was written", file=sys.stderr)
-        raise
+        print("\ninit: stopped; nothing was written", file=sys.stderr, flush=True)
+        # Not by the interpreter's own end: a look that still waits inside FFmpeg would be called
+        # back in the midst of it, and crash.
+        os._exit(Exit.STOPPED_TWICE)
 
 
 def _made(file: Path, parsed: argparse.Namespace, person: Person) -> Exit:

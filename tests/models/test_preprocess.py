@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from framegate.models.picture import Picture, from_bgr
@@ -165,6 +165,9 @@ def parts(draw):
 
 
 @given(part=parts())
+@example(part=(106, 411, (0, 0, 32, 32)))
+@example(part=(68, 410, (0, 0, 32, 32)))
+@example(part=(410, 410, (32, 64, 64, 96)))
 def test_a_part_is_the_whole_there(part):
     width, height, rect = part
     picture = smooth(height, width)

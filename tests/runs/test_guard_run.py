@@ -49,7 +49,9 @@ def run(folder: Path, data: str, killed: bool = False) -> list[Result]:
     """What it publishes of the clip; killed: its detector dies on the way."""
     with Command(folder, "run", "-d", data) as command:
         if killed:
-            Asked(folder, data).until("street", 50)
+            asked, over = Asked(folder, data), command.process.poll
+            wait_until("50 frames", lambda: over() is not None or len(asked.seqs("street")) >= 50)
+            assert over() is None, command.err
             kill(command, "infer")
         ended = command.wait(120.0)
     assert ended.code == 0, ended.err
@@ -75,7 +77,7 @@ def test_it_serves_no_longer_than_its_audits_take(folder: Path) -> None:
     served = [name for name, _ in itertools.groupby(one.models[0][:3] for one in results)]
     assert served == ["bad", "nan"]
     assert results[rings + 1].reason == "swapped"
-    again = run(folder, "killed", killed=True)
+    again = run(folder, "k", killed=True)
     assert said(again) == said(results)
     assert [one.guard for one in again] == guards
 
