@@ -22,7 +22,7 @@ from benchmarks.harness import code_behind
 from benchmarks.harness.report import LACKS, RESULTS, Bar, Benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
-CHEAP = ("overhead", "many", "promise_statistics", "window")  # the others: `make bench-quick`
+CHEAP = ("promise_statistics", "window")  # the others: `make bench-quick`
 
 
 def test_every_benchmark_is_called_as_its_module_and_every_result_is_of_one() -> None:

@@ -94,6 +94,7 @@ def bad_again(asked: Asked) -> bool:
     return [name for name, _ in served][:3] == ["bad", "nan", "bad"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_to_use_what_is_in_use_says_that_its_alarm_rings_and_how_to_silence_it(
     folder: Path,
