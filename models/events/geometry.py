@@ -83,6 +83,12 @@ class Lines:
         self._end = np.array(ends, np.float64).reshape(-1, 2)
         self._along = self._end - self._start
         self._length = np.hypot(self._along[:, 0], self._along[:, 1])
+        left = np.column_stack([self._along[:, 1], -self._along[:, 0]]) / self._length[:, None]
+        # Where a line has a corner, left is between the left of the one piece and of the other.
+        self._start_left, self._end_left = left.copy(), left.copy()
+        for begin, end in zip(first, [one + 1 for one in last], strict=True):
+            between = left[begin : end - 1] + left[begin + 1 : end]
+            self._start_left[begin + 1 : end] = self._end_left[begin : end - 1] = between
         self._first = np.array(first, np.intp)
         self._ranges = list(zip(first, [one + 1 for one in last], strict=True))
 
@@ -117,8 +123,8 @@ class Lines:
         """How often straight paths, both float64 (P, 2), meet each line, (P, lines); and where on
         the path the last meeting is, 0 to 1 (no meaning where there is none).
 
-        A path that ends on a line has not met it yet or has, but never twice; the same of a path
-        through a corner.
+        A point on a line is right of it, as if the line lay a hair further to the left: so who
+        stops on it, or walks through a corner, meets it once and not twice or never.
         """
         if not len(self._first) or not len(before):
             shape = (len(before), len(self._first))
@@ -126,8 +132,8 @@ class Lines:
         from_side = _cross(self._along, before[:, None, :] - self._start)
         to_side = _cross(self._along, after[:, None, :] - self._start)
         path = (after - before)[:, None, :]
-        start_side = _cross(path, self._start - before[:, None, :]) >= 0
-        end_side = _cross(path, self._end - before[:, None, :]) >= 0
+        start_side = _sides(path, self._start - before[:, None, :], self._start_left)
+        end_side = _sides(path, self._end - before[:, None, :], self._end_left)
         hits = ((from_side >= 0) != (to_side >= 0)) & (start_side != end_side)
         turn = from_side - to_side
         share = np.where(hits, from_side / np.where(turn == 0, 1.0, turn), 0.0)
@@ -135,6 +141,18 @@ class Lines:
             np.add.reduceat(hits.astype(np.int64), self._first, axis=1),
             np.maximum.reduceat(share, self._first, axis=1),
         )
+
+
+def _sides(path: Coordinates, offset: Coordinates, left: Coordinates) -> BoolArray:
+    """On which side of a path points are; of those on it, where they would be a hair further left.
+
+    path (P, 1, 2), offset of the points from where the path begins (P, S, 2), left (S, 2)
+    """
+    side = _cross(path, offset)
+    is_on = side == 0
+    if is_on.any():
+        side = np.where(is_on, _cross(path, left), side)
+    return side >= 0
 
 
 def _cross(one: Coordinates, other: Coordinates) -> Coordinates:

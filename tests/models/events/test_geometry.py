@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framegate.models.events.geometry import Areas, Ground, Lines
@@ -82,6 +82,7 @@ def test_paths_meet_a_line_as_often_as_they_do() -> None:
 
 
 @given(path=st.lists(st.tuples(WHOLE, WHOLE), min_size=2, max_size=12))
+@example(path=[(0, 5), (5, 6)])  # from a corner, and back
 def test_a_closed_path_meets_any_line_that_nobody_can_walk_round_evenly(
     path: list[tuple[int, int]],
 ) -> None:
