@@ -91,6 +91,8 @@ class Lines:
             self._start_left[begin + 1 : end] = self._end_left[begin : end - 1] = between
         self._first = np.array(first, np.intp)
         self._ranges = list(zip(first, [one + 1 for one in last], strict=True))
+        self.are_straight = len(self._first) == len(self._length)
+        """None has a corner, so a path meets one only if it ends on another side of it."""
 
     def __len__(self) -> int:
         return len(self._first)
@@ -105,7 +107,7 @@ class Lines:
             return np.zeros((len(points), len(self._first)))
         offset = points[:, None, :] - self._start
         across = _cross(self._along, offset) / self._length
-        if len(self._first) == len(self._length):  # no line has a corner
+        if self.are_straight:
             return across
         share = np.einsum("psk,sk->ps", offset, self._along) / self._length**2
         clamped = np.clip(share, 0.0, 1.0)[..., None] * self._along

@@ -74,6 +74,8 @@ def cross(
     paths = _paths(book, seen, now)
     sides = np.array([track.sides for track in present], np.int64).reshape(len(present), -1)
     smooth = np.where(paths.away >= 0, 1, -1)
+    if not known and not paths.meets.any() and (smooth == sides).all():
+        return Crossed(seen.tracks, (), crossings)
     after = np.where(sides == 0, smooth, sides)
     waiting = np.zeros(sides.shape, np.bool_)
     row = {track.number: i for i, track in enumerate(present)}
@@ -187,17 +189,21 @@ def _paths(book: Rulebook, seen: TracksSeen, now: Now) -> _Paths:
     present = seen.tracks[: len(seen.objects)]
     shape = (len(present), len(book.wires))
     found = _Paths(
-        np.empty(shape), np.empty(shape, np.int64), np.empty(shape, np.int64), np.empty(shape)
+        np.empty(shape), np.empty(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
     )
     raws = [track.raw for track in present]
     smooths = [track.smooth for track in present]
     before = [(last or track).raw for last, track in zip(seen.before, present, strict=True)]
     for at, columns, lines in scene.wires:
-        points = anchors([*smooths, *raws, *before], at).reshape(3, len(present), 2)
-        away = lines.distances(points[:2].reshape(-1, 2))
-        meets, share = lines.meets(points[2], points[1])
-        found.away[:, columns] = away[: len(present)]
-        found.raw_side[:, columns] = np.where(away[len(present) :] >= 0, 1, -1)
+        points = anchors([*smooths, *raws, *before], at)
+        away = lines.distances(points).reshape(3, len(present), -1)
+        sides = np.where(away[1:] >= 0, 1, -1)
+        found.away[:, columns] = away[0]
+        found.raw_side[:, columns] = sides[0]
+        if lines.are_straight and not (sides[0] != sides[1]).any():
+            continue  # none was met
+        _, now_at, was_at = points.reshape(3, len(present), 2)
+        meets, share = lines.meets(was_at, now_at)
         found.meets[:, columns] = meets
         found.share[:, columns] = share
     return found

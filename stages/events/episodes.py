@@ -6,14 +6,14 @@ tell the same changes, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from framegate.pipeline.episodes import VERSION, Change, Direction, EndedBy, Step
 from framegate.stages.events.rules import Fact, Holding, Rule
-from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, Track, share_of
+from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, share_of
 
 _replace = msgspec.structs.replace
 
@@ -31,18 +31,19 @@ def advance(
     holding: Holding,
     now: Now,
     source: str,
-    present: Mapping[int, Track],
-    is_unseen: Callable[[Stretch], bool],
-    may_begin: Callable[[int], bool],
+    present: Container[int],
+    is_unseen: Callable[[Rule, Stretch], bool],
+    may_begin: Callable[[Rule], bool],
 ) -> Advanced:
     """The stretches of a rule after a frame.
 
-    present    tracks of this frame
+    present    numbers of the tracks of this frame
     is_unseen  whether what a stretch is about is gone for longer than is bridged
-    may_begin  whether the rule may begin at a time, in ms
+    may_begin  whether the rule may begin now
     """
     facts = {fact.subject: fact for fact in holding.facts}
-    after, changes = [], []
+    after: list[Stretch] = []
+    changes: list[Change] = []
     for stretch in stretches:
         fact = facts.pop(stretch.subject, None)
         if fact is not None:
@@ -52,7 +53,7 @@ def advance(
             and not holding.is_over
             and not all(n in present for n in stretch.subject)
         ):
-            if is_unseen(stretch):
+            if is_unseen(rule, stretch):
                 changes += _ended(rule, stretch, now, source, "unseen")
                 continue
             kept = _unknown(rule, stretch, now)
@@ -66,9 +67,9 @@ def advance(
             told, kept = _told(rule, kept, fact is not None, now, source)
             changes += told
             after.append(kept)
-    began = sorted((fact for fact in facts.values() if fact.sighting), key=lambda one: one.subject)
-    if began and may_begin(now.ms):
-        for rank, fact in enumerate(began):
+    began = [fact for fact in facts.values() if fact.sighting]
+    if began and may_begin(rule):
+        for rank, fact in enumerate(sorted(began, key=lambda one: one.subject)):
             stretch = _began(fact, rank, now)
             told, stretch = _told(rule, stretch, True, now, source)
             changes += told

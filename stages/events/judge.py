@@ -7,7 +7,7 @@ results tells what it would have told.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -61,7 +61,9 @@ class RuleJudge:
             state = _replace(state, passings=crossed.passings)
             seen = seen._replace(tracks=crossed.tracks)
             state = self._tell_crossings(crossed.crossings, state, now, changes)
-        state = self._advanced(book.holdings(state, seen, now), state, seen, now, changes)
+        if book.timed:
+            holdings = zip(book.timed, book.holdings(state, seen, now), strict=True)
+            state = self._advanced(holdings, state, seen, now, changes)
         state = _replace(state, tracks=seen.tracks, known_ms=now.known_ms)
         return self._done(now, state, changes, ())
 
@@ -78,10 +80,9 @@ class RuleJudge:
         state = _replace(state, passings=())
         if end.last:
             return self._ended(now, state, changes)
-        for rule in self._book.timed:
-            if rule.said.state == "lost":
-                holding = Holding([Fact((), True)])
-                state = self._one(rule, holding, state, seen, now, changes)
+        lost = [rule for rule in self._book.timed if rule.said.state == "lost"]
+        holdings = [(rule, Holding([Fact((), True)])) for rule in lost]
+        state = self._advanced(holdings, state, seen, now, changes)
         return JudgedFrame(changes.told((), ()), state)
 
     # -- The parts of it.
@@ -122,39 +123,27 @@ class RuleJudge:
                 stretches[rule.key] = unknown(rule, held, now)
         state = _replace(state, stretches={key: held for key, held in stretches.items() if held})
         seen = TracksSeen((), (), (), {})
-        for rule in self._book.timed:
-            if rule.said.when == "state":
-                holding = source_holding(rule, now.result)
-                state = self._one(rule, holding, state, seen, now, changes)
+        about_source = [rule for rule in self._book.timed if rule.said.when == "state"]
+        holdings = [(rule, source_holding(rule, now.result)) for rule in about_source]
+        state = self._advanced(holdings, state, seen, now, changes)
         return self._done(now, state, changes, tuple(sorted(names)))
 
     def _advanced(
         self,
-        holdings: Sequence[Holding],
+        holdings: Iterable[tuple[Rule, Holding]],
         state: EventsState,
         seen: TracksSeen,
         now: Now,
         changes: _ChangeList,
     ) -> EventsState:
-        for rule, holding in zip(self._book.timed, holdings, strict=True):
-            if holding.facts or rule.key in state.stretches:
-                state = self._one(rule, holding, state, seen, now, changes)
-        return state
-
-    def _one(
-        self,
-        rule: Rule,
-        holding: Holding,
-        state: EventsState,
-        seen: TracksSeen,
-        now: Now,
-        changes: _ChangeList,
-    ) -> EventsState:
-        """The state after a rule's holding."""
+        """The state after what holds of rules, and what those that come after them ask."""
+        stretches, notes = dict(state.stretches), dict(state.notes)
+        begun = dict(state.begun_ms)
         tracks = {track.number: track for track in seen.tracks}
+        present = {track.number for track in seen.tracks[: len(seen.objects)]}
         reconnect_ms = self._book.reconnect_ms
 
-        def gone(stretch: Stretch) -> bool:
+        def is_gone(rule: Rule, stretch: Stretch) -> bool:
             """What a stretch is about, or how things stand, was not known for too long."""
             if not stretch.subject:
                 is_new = stretch.last.epoch != now.at.epoch
@@ -165,46 +154,45 @@ class RuleJudge:
                 for one in those
             )
 
-        present = {track.number: track for track in seen.tracks[: len(seen.objects)]}
-        before = state.stretches.get(rule.key, ())
-        judged = advance(
-            rule, before, holding, now, self._source, present, gone,
-            lambda ms: self._may_begin(rule, state, ms),
-        )  # fmt: skip
-        changes.add(judged.changes)
-        return self._noted(rule, state, judged.stretches, judged.changes, now)
+        for rule, holding in holdings:
+            before = stretches.get(rule.key, ())
+            if not (holding.facts or before):
+                continue
+            judged = advance(
+                rule, before, holding, now, self._source, present, is_gone,
+                lambda rule: self._may_begin(rule, stretches, begun, now.ms),
+            )  # fmt: skip
+            if judged.stretches:
+                stretches[rule.key] = judged.stretches
+            else:
+                stretches.pop(rule.key, None)
+            if not judged.changes:
+                continue
+            changes.add(judged.changes)
+            told = [stretch.began_ms for stretch in judged.stretches if stretch.is_told]
+            if not told:
+                notes.pop(rule.key, None)
+            elif rule.key not in notes:
+                notes[rule.key] = RuleNote(rule.said.when, rule.said.severity, rule.clip)
+            if rule.name in self._book.asked and any(c.step == "start" for c in judged.changes):
+                begun[rule.key] = max(told, default=now.ms)
+        return _replace(state, stretches=stretches, notes=notes, begun_ms=begun)
 
-    def _noted(
+    def _may_begin(
         self,
         rule: Rule,
-        state: EventsState,
-        stretches: tuple[Stretch, ...],
-        changes: Sequence[Change],
-        now: Now,
-    ) -> EventsState:
-        """The state with the stretches of a rule, and what the rules that come after it ask."""
-        held = {key: those for key, those in state.stretches.items() if key != rule.key}
-        notes = {key: note for key, note in state.notes.items() if key != rule.key}
-        if stretches:
-            held[rule.key] = stretches
-        if any(stretch.is_told for stretch in stretches):
-            notes[rule.key] = RuleNote(rule.said.when, rule.said.severity, rule.clip)
-        begun = state.begun_ms
-        if rule.name in self._book.asked and any(one.step == "start" for one in changes):
-            told = [stretch.began_ms for stretch in stretches if stretch.is_told]
-            begun = {**begun, rule.key: max([*told, *([] if told else [now.ms])])}
-        return _replace(state, stretches=held, notes=notes, begun_ms=begun)
-
-    def _may_begin(self, rule: Rule, state: EventsState, ms: int) -> bool:
+        stretches: Mapping[str, tuple[Stretch, ...]],
+        begun_ms: Mapping[str, int],
+        ms: int,
+    ) -> bool:
         """Whether the rule that it comes after, if any, has an episode, or had one of late."""
         after = rule.said.after
         if after is None:
             return True
         key = self._book.asked[after.rule]
-        if any(stretch.is_told for stretch in state.stretches.get(key, ())):
+        if any(stretch.is_told for stretch in stretches.get(key, ())):
             return True
-        began_ms = state.begun_ms.get(key)
-        return began_ms is not None and ms - began_ms <= after.within_s * 1000
+        return key in begun_ms and ms - begun_ms[key] <= after.within_s * 1000
 
     def _tell_crossings(
         self, crossings: Sequence[Crossing], state: EventsState, now: Now, changes: _ChangeList
@@ -216,7 +204,7 @@ class RuleJudge:
         ):
             passing, track = one.passing, one.track
             met_ms = now.ms - max(round((now.at.media_s - passing.met.media_s) * 1000), 0)
-            if not self._may_begin(one.rule, state, met_ms):
+            if not self._may_begin(one.rule, state.stretches, state.begun_ms, met_ms):
                 continue
             stretch = Stretch(
                 (track.number,), passing.rank, passing.met, met_ms, passing.met, met_ms,

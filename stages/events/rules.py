@@ -6,6 +6,7 @@ Pure: tracks and a result in, what holds out. How long it has to hold is of `epi
 from __future__ import annotations
 
 import functools
+import math
 import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from framegate.models.boxes import BoolArray
 from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
 from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.pipeline.episodes import Clip
@@ -202,24 +202,23 @@ class FrameView:
         self.present = seen.tracks[: len(seen.objects)]
         self.absent = seen.tracks[len(seen.objects) :]
         self.scene = book.scene(now.result.width, now.result.height)
-        self._inside: dict[tuple[float, float], BoolArray] = {}
+        self._inside: dict[tuple[float, float], list[list[bool]]] = {}  # of each area, each track
 
-    def inside(self, rule: Rule) -> BoolArray:
+    def inside(self, rule: Rule) -> list[bool]:
         """Which of all tracks are in the rule's area; without one all are."""
         if rule.place < 0:
-            return np.ones(len(self.seen.tracks), np.bool_)
+            return [True] * len(self.seen.tracks)
         if rule.at not in self._inside:
             points = anchors([track.smooth for track in self.seen.tracks], rule.at)
-            self._inside[rule.at] = self.scene.areas.inside(points)
-        return self._inside[rule.at][:, rule.place]
+            self._inside[rule.at] = self.scene.areas.inside(points).T.tolist()
+        return self._inside[rule.at][rule.place]
 
     def matching(self, rule: Rule) -> list[int]:
         """Numbers, from 0, of this frame's tracks that are in the area, and of a class that is
         meant or was when it began.
         """
-        if not self.present:
-            return []
-        there: list[int] = self.inside(rule)[: len(self.present)].nonzero()[0].tolist()
+        inside = self.inside(rule)
+        there = [i for i in range(len(self.present)) if inside[i]]
         if not (rule.said.labels and there):
             return there
         own = {stretch.subject for stretch in self.state.stretches.get(rule.key, ())}
@@ -236,14 +235,12 @@ class FrameView:
 
     def apart(self, rule: Rule, one: Track, other: Track) -> float:
         """How far two feet are from each other: in metres, or in heights of the smaller one."""
-        points = anchors([one.raw, other.raw], _FOOT)
         if rule.said.closer_m is not None:
             ground = self.scene.grounds[rule.place]
             assert ground is not None  # checked with the configuration
-            points = ground.metres(points)
+            points = ground.metres(anchors([one.raw, other.raw], _FOOT))
             return _length(points[0] - points[1])
-        height = min(one.raw[3] - one.raw[1], other.raw[3] - other.raw[1]) / SIXTEENTHS
-        return _length(points[0] - points[1]) / max(height, 1e-6)
+        return _feet_apart(one, other) / max(min(_height(one), _height(other)), 1e-6)
 
     def is_still(self, track: Track) -> bool:
         """Whether it stood still for a while."""
@@ -261,6 +258,17 @@ class FrameView:
 
 def _length(step: Coordinates) -> float:
     return float(np.hypot(step[0], step[1]))
+
+
+def _height(track: Track) -> float:
+    return (track.raw[3] - track.raw[1]) / SIXTEENTHS
+
+
+def _feet_apart(one: Track, other: Track) -> float:
+    """How far two feet are from each other, in pixels."""
+    a, b = one.raw, other.raw
+    across = (a[0] + a[2] - b[0] - b[2]) / 2
+    return math.hypot(across, a[3] - b[3]) / SIXTEENTHS
 
 
 # -- What holds of whom.
@@ -374,9 +382,7 @@ def _left(view: FrameView, rule: Rule) -> Holding:
 def _to_person(view: FrameView, rule: Rule, thing: Track, person: Track) -> float:
     if rule.said.closer_m is not None:
         return view.apart(rule, thing, person)
-    points = anchors([thing.raw, person.raw], _FOOT)
-    height = (person.raw[3] - person.raw[1]) / SIXTEENTHS
-    return _length(points[0] - points[1]) / max(height, 1e-6)
+    return _feet_apart(thing, person) / max(_height(person), 1e-6)
 
 
 def source_holding(rule: Rule, result: Result) -> Holding:

@@ -73,21 +73,22 @@ def follow(
         if number not in objects:
             is_gone = is_unseen(track, state, now, gap_ms, reconnect_ms)
             (gone if is_gone else kept).append(track)
-    new = [one for number, one in sorted(objects.items()) if number not in known]
+    numbers = sorted(objects)
+    new = [objects[number] for number in numbers if number not in known]
     handed = hand_over(new, kept, state.breaks, now) if handover and new and kept else {}
     old = {new_number: known[number] for number, new_number in handed.items()}
     tracks, before = [], []
-    for number, one in sorted(objects.items()):
+    for number in numbers:
         last = known.get(number) or old.get(number)
         is_path = (
             last is not None
             and last.breaks == state.breaks
             and now.known_ms - last.known_ms <= gap_ms
         )
-        tracks.append(_after(last, one, number, state, now, is_path))
+        tracks.append(_after(last, objects[number], number, state, now, is_path))
         before.append(last if is_path else None)
     kept = [track for track in kept if track.number not in handed]
-    shown = tuple(objects[number] for number in sorted(objects))
+    shown = tuple(objects[number] for number in numbers)
     return TracksSeen((*tracks, *kept), tuple(before), shown, handed), tuple(gone)
 
 
@@ -102,37 +103,41 @@ def _after(
 ) -> Track:
     """The track after the object of a frame; is_path: it goes on from where it was."""
     raw = _whole(one, last if is_path else None, now)
-    sightings = min((last.sightings if last else 0) + is_sighting(one), _MOST_SIGHTINGS)
-    earlier = last.earlier if last else ()
-    if last is not None and last.number != number:
-        earlier = (*earlier, last.number)[-_EARLIER:]
-    first_ms = last.first_ms if last else now.ms
+    x1, y1, x2, y2 = raw
     foot = _foot(raw)
+    sightings, first_ms = int(is_sighting(one)), now.ms
+    earlier: tuple[int, ...] = ()
     still_at, still_ms = foot, now.ms
-    if last is not None and _is_near(foot, last.still_at, raw):
-        still_at, still_ms = last.still_at, last.still_ms
+    if last is not None:
+        sightings = min(last.sightings + sightings, _MOST_SIGHTINGS)
+        earlier, first_ms = last.earlier, last.first_ms
+        if last.number != number:
+            earlier = (*earlier, last.number)[-_EARLIER:]
+        if _is_near(foot, last.still_at, raw):
+            still_at, still_ms = last.still_at, last.still_ms
     if last is None or not is_path:
         nothing = (0,) * len(state.lines)
         return Track(
             number, one.label, raw, raw, first_ms, now.ms, now.known_ms, state.breaks, sightings,
             (0, 0), still_at, still_ms, nothing, earlier,
         )  # fmt: skip
-    passed_ms = max(now.ms - last.last_ms, 1)
-    part, quick = _parts(passed_ms)
-    x1, y1, x2, y2 = raw
-    a, b, c, d = last.smooth
-    smooth = (
-        round(a + part * (x1 - a)),
-        round(b + part * (y1 - b)),
-        round(c + part * (x2 - c)),
-        round(d + part * (y2 - d)),
-    )
-    was, (u, v) = _foot(last.raw), last.speed
-    a_s = 1000 / passed_ms
-    speed = (
-        round(u + quick * ((foot[0] - was[0]) * a_s - u)),
-        round(v + quick * ((foot[1] - was[1]) * a_s - v)),
-    )
+    smooth, speed = last.smooth, last.speed
+    if raw != smooth or raw != last.raw or speed != (0, 0):
+        passed_ms = max(now.ms - last.last_ms, 1)
+        part, quick = _parts(passed_ms)
+        a, b, c, d = smooth
+        smooth = (
+            round(a + part * (x1 - a)),
+            round(b + part * (y1 - b)),
+            round(c + part * (x2 - c)),
+            round(d + part * (y2 - d)),
+        )
+        was, a_s = _foot(last.raw), 1000 / passed_ms
+        u, v = speed
+        speed = (
+            round(u + quick * ((foot[0] - was[0]) * a_s - u)),
+            round(v + quick * ((foot[1] - was[1]) * a_s - v)),
+        )
     return Track(
         number, one.label, raw, smooth, first_ms, now.ms, now.known_ms, state.breaks, sightings,
         speed, still_at, still_ms, last.sides, earlier,
@@ -147,9 +152,11 @@ def _parts(passed_ms: int) -> tuple[float, float]:
 
 def _whole(one: Object, last: Track | None, now: Now) -> PixelBox:
     """The box of an object; where the picture's lower edge cuts it, with the height it had."""
-    x1, y1, x2, y2 = (round(edge * SIXTEENTHS) for edge in one.box)
-    is_cut = y2 >= (now.result.height - 1) * SIXTEENTHS and y1 > SIXTEENTHS
-    if is_cut and last is not None:
+    a, b, c, d = one.box
+    x1, y1, x2, y2 = (
+        round(a * SIXTEENTHS), round(b * SIXTEENTHS), round(c * SIXTEENTHS), round(d * SIXTEENTHS)
+    )  # fmt: skip
+    if last is not None and y2 >= (now.result.height - 1) * SIXTEENTHS and y1 > SIXTEENTHS:
         y2 = max(y2, y1 + last.raw[3] - last.raw[1])
     return x1, y1, x2, y2
 
