@@ -50,7 +50,7 @@ from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
-from framegate.pipeline.run.plan import with_sound
+from framegate.pipeline.run.plan import with_events, with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
@@ -126,11 +126,13 @@ def check(
     """Look at all of it, print what was found, say with the exit code whether a run could start."""
     report, tell = Report(), tell or Meter()
     report.say("configuration", f"{config.origin}: sound")
-    with report.watching("sound"):
-        config = with_sound(config)
-    specs = stage_specs(config.stages)
-    report.say("graph", drawn(specs, place(specs, config.placement)))
     with tempfile.TemporaryDirectory(prefix="framegate-check-") as folder:
+        with report.watching("sound"):
+            config = with_sound(config)
+        with report.watching("events"):
+            config = with_events(config, Path(folder))
+        specs = stage_specs(config.stages)
+        report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)
         if saves is not None:
             with report.watching("--save"):

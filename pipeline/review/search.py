@@ -46,13 +46,13 @@ class Episode(msgspec.Struct, frozen=True):
     seconds    of the media, from `began` to `last`
     label      class of its object, or label of a sound; null where it has none or several
     tracks     numbers of its objects, a handed-over one after the one before
-    value      count, seconds inside, metres or what else its rule measures; null for none
+    value      what its rule measures: how many, how fast, how far apart, a sound's score; or null
     direction  of a crossing, as the line is drawn
     box        of its object as it began, x1, y1, x2, y2 as shares of the picture, 0 to 1
     sightings  frames with evidence in which a network saw it
     held       frames in which it was taken to be there still, without a look
     models     that made the first evidence
-    unsure     a stretch longer than the rule bridges was not seen
+    unsure     for longer than the rule bridges nobody knew whether it held
     bridged    what it tells happened in a gap, between two sightings
     ended_by   why it ended; null while it goes on
     clip       what of a recording belongs to it; null for none
@@ -235,7 +235,7 @@ class EpisodeStep(msgspec.Struct, frozen=True):
     value      what its rule measured then; null for none
     sightings  frames by then in which a network saw it
     held       frames by then without a look
-    unsure     a stretch longer than the rule bridges was not seen by then
+    unsure     for longer than the rule bridges nobody knew whether it held
     """
 
     step: Step

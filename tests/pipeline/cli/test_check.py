@@ -77,6 +77,18 @@ def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -
         assert part in said
 
 
+def test_labels_of_rules_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rule = '[events.rules.near]\nwhen = "near"\ncloser = 1\nlabels = ["persn"]\n'
+    (tmp_path / "pipeline.toml").write_text(rule)
+    assert main(["check"]) == Exit.USAGE
+    said = " ".join(capsys.readouterr().out.split())
+    assert "FAULT: events.rules.near.labels: 'persn' is not looked for" in said
+    assert "did you mean person?" in said
+
+
 def test_without_a_source_a_made_picture_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == Exit.DONE
     said = capsys.readouterr().out
