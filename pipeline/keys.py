@@ -17,6 +17,7 @@ COLLECT = "collect"  # the stage that keeps footage
 CERTIFY = "certify"  # the stage whose stream tells of the promise
 EVENTS = "events"  # the stage whose stream tells of episodes: see pipeline.episodes
 SOUND = "sound"  # the stage whose stream tells what was heard: see pipeline.sounds
+LISTEN = "listen"  # the one that hears it on the main path, where rules ask for sounds
 SHADOW = "shadow"  # the stage whose stream tells where another model says something else
 
 

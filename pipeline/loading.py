@@ -25,6 +25,7 @@ OURS: Final[Mapping[str, str]] = {
     "events": "framegate.stages.events:Episodes",
     "replay_events": "framegate.stages.events.judge:replay",
     "save": "framegate.stages.draw.save:Save",
+    "heard": "framegate.stages.sound:HeardSounds",
     "sound": "framegate.stages.sound:Sound",
     "shadow": "framegate.stages.shadow:Shadow",
     # What a run has to do with models: which its configuration means, which it has and keeps.

@@ -12,6 +12,8 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from framegate.pipeline.errors import RecordTooNew
+from framegate.pipeline.keys import LISTEN
+from framegate.pipeline.sounds import Sounds
 from framegate.pipeline.source import Form
 
 VERSION = 1
@@ -337,6 +339,8 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     degraded   why nobody answered, where `escalation` is degraded
     settled    tracks whose label this result settles: what `framegate_objects_total` counts
     guard      how the guard of a specialised model stands; null where none serves
+    sounds     what was heard in the windows that ended with it; null: none did, or no rule asks for
+               sounds
     """
 
     v: int
@@ -361,6 +365,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     degraded: DegradedReason | None = None
     settled: tuple[Settled, ...] = ()
     guard: GuardNews | None = None
+    sounds: Sounds | None = None
 
     @property
     def position(self) -> Position:
@@ -547,7 +552,14 @@ def failed_result(source: str, position: Position, record: Record, published: fl
         models=(),
         age_s=0.0,
         scene=0,
+        sounds=sounds_with(record),
     )
+
+
+def sounds_with(record: Record) -> Sounds | None:
+    """What was heard on the main path up to a frame; None: nothing new, or nobody listens there."""
+    said = record.said.get(LISTEN)
+    return None if said is None else decode(said, Sounds)
 
 
 def record_of_result(data: bytes, stage: str) -> Record:

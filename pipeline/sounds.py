@@ -17,7 +17,11 @@ SoundOutcome = Literal["heard", "unchanged", "quiet"]
 
 
 class SoundLabel(msgspec.Struct, frozen=True):
-    """label: of AudioSet, as "Smoke detector, smoke alarm"; score: 0..1, of its own."""
+    """What a window sounds like.
+
+    label  of AudioSet, as "Smoke detector, smoke alarm"
+    score  0..1, of its own: a bark is a dog is an animal
+    """
 
     label: str
     score: float

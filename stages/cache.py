@@ -7,7 +7,15 @@ from typing import Final
 
 import msgspec
 
-from framegate.pipeline.records import VERSION, End, Object, Result, Settled, failed_result
+from framegate.pipeline.records import (
+    VERSION,
+    End,
+    Object,
+    Result,
+    Settled,
+    failed_result,
+    sounds_with,
+)
 from framegate.pipeline.stage import Item, Stage
 from framegate.stages.detections import last_detections
 
@@ -157,5 +165,6 @@ class Cache(Stage[Tracks]):
             degraded=found.degraded,
             settled=settled,
             guard=found.guard,
+            sounds=sounds_with(record),
         )
         return result, tracks

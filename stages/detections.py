@@ -13,6 +13,7 @@ import numpy.typing as npt
 from framegate.models.boxes import BoolArray, Boxes
 from framegate.models.gate.cells import Grid
 from framegate.pipeline import records
+from framegate.pipeline.keys import LISTEN
 from framegate.pipeline.queries import Predictions
 from framegate.pipeline.records import (
     DegradedReason,
@@ -63,7 +64,8 @@ def last_detections(record: Record) -> Detections:
     if no stage said anything.
     """
     for name in reversed(record.said):
-        return records.decode(record.said[name], Detections)
+        if name != LISTEN:  # which says what was heard
+            return records.decode(record.said[name], Detections)
     raise KeyError("no detections; no stage said anything about this frame")
 
 

@@ -21,9 +21,9 @@ from framegate.pipeline.errors import did_you_mean
 from framegate.pipeline.keys import NAME_RULE, is_name
 
 Point: TypeAlias = tuple[float, float]
-SourceState: TypeAlias = Literal["lost", "failed", "moving", "degraded", "alarm"]
+SourceState: TypeAlias = Literal["lost", "failed", "moving", "degraded", "alarm", "heard"]
 """What a source can be: away, not looked at for a fault, panned; not judged by the heavy pass that
-was to be asked; not looked at as its guard wants.
+was to be asked; not looked at as its guard wants; heard to make a sound.
 """
 
 _SECONDS: Final = {"least": 0.0, "most": 86400.0}
@@ -100,7 +100,7 @@ class RuleConfig:
     area       name of the area; of near and left, within which; none: the whole picture
     line       of crosses: name of the line
     source     which source; none: that of the area or line, else every one
-    labels     of which classes; none: of all that are looked for
+    labels     of which classes; none: of all that are looked for. Of state = "heard": which sounds
     at         which point of a box stands for its object: foot, the middle of its lower edge;
                center; or [x, y], 0 to 1 of the box from its upper left corner
     direction  of crosses. in, out: as the line is drawn. both: either
@@ -113,7 +113,7 @@ class RuleConfig:
     closer_m   the same in metres; its area has metres
     state      of state. lost: its camera is away. failed: nothing can be said of its frames.
                moving: its camera is turned. degraded: the heavy pass did not answer. alarm: its
-               guard warns
+               guard warns. heard: one of the sounds in labels is
     for_s      seconds for which it must hold before it is told; the episode begins when it began
     until_s    seconds for which it must not hold before the episode is over; it ended when it held
                last
@@ -121,7 +121,7 @@ class RuleConfig:
     update_s   seconds between two updates of an episode that goes on; 0: none
     fresh_s    of count with at_most: seconds for which a look at the picture counts; older, and
                nobody knows whether somebody came
-    min_score  of a box that is evidence, 0 to 1
+    min_score  of a box or a sound that is evidence, 0 to 1
     min_sightings  frames in which a network saw the object before it is told
     schedule   when it holds at all, as "22:00-06:00" or "mon-fri 07:30-18:00"; none: always
     after      only after another rule's episode: a table
@@ -216,7 +216,7 @@ _ONLY: Final[Mapping[str, tuple[When, ...]]] = {
     "closer_m": ("near", "left"),
     "state": ("state",),
     "area": ("inside", "count", "near", "left"),
-    "labels": ("inside", "crosses", "count", "near", "left"),
+    "labels": ("inside", "crosses", "count", "near", "left", "state"),
 }
 
 
@@ -459,6 +459,10 @@ def _measure_faults(config: EventsConfig, rule: RuleConfig) -> list[str]:
         faults.append('.labels: missing; what may be left, as ["backpack", "suitcase"]')
     if rule.when == "state" and rule.state is None:
         faults.append(f".state: missing; allowed are {', '.join(get_args(SourceState))}")
+    if rule.state == "heard" and not rule.labels:
+        faults.append('.labels: missing; which sounds, as ["Glass", "Fire alarm"]: docs/sound.md')
+    if rule.when == "state" and rule.state != "heard" and rule.labels:
+        faults.append('.labels: of state they are sounds; say state = "heard", or remove them')
     return faults
 
 
@@ -466,10 +470,17 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none that is there"
 
 
+def sounds_asked(config: EventsConfig) -> dict[str, tuple[str, ...]]:
+    """Which sounds rules ask for, by the name of the rule."""
+    return {name: rule.labels for name, rule in config.rules.items() if rule.state == "heard"}
+
+
 def label_faults(config: EventsConfig, known: Collection[str]) -> list[str]:
     """Labels of rules that no model of the run can give. known: those that one can."""
     faults = []
     for name, rule in config.rules.items():
+        if rule.state == "heard":
+            continue
         for key in ("labels", "others"):
             for label in getattr(rule, key):
                 if label not in known:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from framegate.pipeline.config.options import read_options, was_removed, with_variables
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import CERTIFY, COLLECT, NAME_RULE, SHADOW, SOUND, is_name
+from framegate.pipeline.keys import CERTIFY, COLLECT, LISTEN, NAME_RULE, SHADOW, SOUND, is_name
 from framegate.pipeline.loading import load
 from framegate.pipeline.spec import StageSpec
 
@@ -21,6 +21,7 @@ RESERVED = {
     CERTIFY: "the table [promise]",
     COLLECT: "the table [learn]",
     SOUND: "the table [sound]",
+    LISTEN: "rules about sounds",
 }
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.events import label_faults
+from framegate.pipeline.config.events import label_faults, sounds_asked
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, SOUND
+from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.loading import OURS, ours
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.run.deaths import LIMIT, Deaths
@@ -167,7 +167,9 @@ def with_footage(config: Config) -> Config:
 
 def with_sound(config: Config) -> Config:
     """Return the configuration with the stage that listens, beside decode; as it is, if no source
-    is to be heard. ConfigFaults for labels that there are not.
+    is to be heard. Where rules ask for sounds it listens right before what is published, so that a
+    result has what was heard, and the one beside it says it again. ConfigFaults for labels that
+    there are not.
     """
     sound = config.sound
     if not sound.sources:
@@ -188,13 +190,26 @@ def with_sound(config: Config) -> Config:
         "quiet_db": sound.quiet_db,
         "most_age_s": sound.most_age_s,
     }
-    listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
-    return replace(config, stages=(*config.stages, listens))
+    if not sounds_asked(config.events):
+        listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
+        return replace(config, stages=(*config.stages, listens))
+    publisher = next(stage for stage in config.stages if stage.publishes)
+    listens = StageEntry(LISTEN, OURS["sound"], publisher.input, "wait", False, 0, options)
+    stages = [
+        replace(stage, input=LISTEN) if stage is publisher else stage for stage in config.stages
+    ]
+    tells = StageEntry(SOUND, OURS["heard"], LISTEN, "files", False, 0, {})
+    placement = {
+        worker: (LISTEN, *names) if publisher.name in names else names
+        for worker, names in config.placement.items()
+    }
+    return replace(config, stages=(*stages, listens, tells), placement=placement)
 
 
 def with_events(config: Config, folder: Path) -> Config:
     """Return the configuration with the stage that judges its rules, in the publisher's worker and
-    waited for; as it is, if there are none. ConfigFaults for labels that no result can have.
+    waited for; as it is, if there are none. ConfigFaults for labels that no result can have, and
+    for sounds that nobody listens to.
 
     folder  the run's, in which its models are settled
     """
@@ -202,7 +217,9 @@ def with_events(config: Config, folder: Path) -> Config:
         return config
     stages = [(stage.name, stage.use, stage.options) for stage in config.stages]
     known = ours("labels_known")(stages, folder)
-    if known is not None and (faults := label_faults(config.events, known)):
+    faults = [] if known is None else label_faults(config.events, known)
+    faults += _sound_faults(config)
+    if faults:
         raise ConfigFaults(faults)
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = msgspec.to_builtins(config.events)
@@ -212,6 +229,34 @@ def with_events(config: Config, folder: Path) -> Config:
         for worker, names in config.placement.items()
     }
     return replace(config, stages=(*config.stages, events), placement=placement)
+
+
+def _sound_faults(config: Config) -> list[str]:
+    """Faults of rules about sounds: what they ask for is not told, or of a source that is deaf."""
+    asked = sounds_asked(config.events)
+    if not asked:
+        return []
+    if not config.sound.sources:
+        name = next(iter(asked))
+        return [
+            f"events.rules.{name}.state = 'heard': nobody listens; say sources = true under [sound]"
+        ]
+    told = config.sound.labels or ours("sound_labels")()
+    faults = [
+        f"events.rules.{name}.labels: {label!r} is not told; docs/sound.md has all that there "
+        f"are, and [sound] labels says which are{did_you_mean(label, told)}"
+        for name, labels in asked.items()
+        for label in labels
+        if label not in told
+    ]
+    for name in asked:
+        source = config.events.source_of(config.events.rules[name])
+        if source and not config.sound.block_of(source):
+            faults.append(
+                f"events.rules.{name}.source = {source!r}: nobody listens to it; name it in "
+                "[sound] sources"
+            )
+    return faults
 
 
 def promises(stage: StageEntry) -> bool:

@@ -102,9 +102,9 @@ def _began(fact: Fact, rank: int, now: Now) -> Stretch:
         now.ms,
         now.at,
         now.ms,
-        track.label if track is not None else None,
+        track.label if track is not None else fact.sound,
         share_of(track.raw, result.width, result.height) if track is not None else None,
-        result.models,
+        (fact.model,) if fact.model else result.models,
         sightings=1,
         value=fact.value,
     )

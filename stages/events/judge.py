@@ -7,7 +7,7 @@ results tells what it would have told.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,11 +15,13 @@ import msgspec
 from framegate.pipeline.config.events import EventsConfig, RuleConfig
 from framegate.pipeline.episodes import Change, Changes, Direction
 from framegate.pipeline.records import End, Position, Result
+from framegate.pipeline.sounds import Sounds
 from framegate.stages.events.crossings import Crossing, cross
 from framegate.stages.events.episodes import advance, change, ended, unknown
-from framegate.stages.events.rules import Fact, Holding, Rule, Rulebook, source_holding
+from framegate.stages.events.rules import HEARD_MS, Fact, Holding, Rule, Rulebook, source_holding
 from framegate.stages.events.state import (
     EventsState,
+    LastHeard,
     Mark,
     Now,
     RuleNote,
@@ -51,6 +53,8 @@ class RuleJudge:
         now, state = _begun(result, state)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
+        if self._book.sounds and result.sounds is not None:
+            state = _replace(state, heard=_heard(result.sounds, self._book.sounds, now))
         if result.outcome == "failed" or result.reason == "moving":
             return self._nothing_known(now, state, changes)
         book = self._book
@@ -124,7 +128,7 @@ class RuleJudge:
         state = _replace(state, stretches={key: held for key, held in stretches.items() if held})
         seen = TracksSeen((), (), (), {})
         about_source = [rule for rule in self._book.timed if rule.said.when == "state"]
-        holdings = [(rule, source_holding(rule, now.result)) for rule in about_source]
+        holdings = [(rule, source_holding(rule, now, state.heard)) for rule in about_source]
         state = self._advanced(holdings, state, seen, now, changes)
         return self._done(now, state, changes, tuple(sorted(names)))
 
@@ -147,7 +151,9 @@ class RuleJudge:
             """What a stretch is about, or how things stand, was not known for too long."""
             if not stretch.subject:
                 is_new = stretch.last.epoch != now.at.epoch
-                return is_new and now.ms - stretch.last_ms > max(rule.gap_ms, reconnect_ms)
+                limit_ms = max(rule.gap_ms, reconnect_ms) if is_new else rule.gap_ms
+                may_end = is_new or rule.said.state == "heard"  # a sound track may stop
+                return may_end and now.ms - stretch.last_ms > limit_ms
             those = [tracks.get(number) for number in stretch.subject]
             return any(
                 one is None or is_unseen(one, state, now, rule.gap_ms, reconnect_ms)
@@ -278,6 +284,27 @@ def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
         state, pts=pts if pts is not None else state.pts, now_ms=now_ms, scene=scene, breaks=breaks
     )
     return Now(result, at, now_ms, known_ms, passed_ms), begun
+
+
+def _heard(sounds: Sounds, asked: Collection[str], now: Now) -> LastHeard | None:
+    """What was heard in the windows that ended with a frame; None: nobody knows, as they were lost,
+    or ended long ago: the rest of a sound track that ends before the pictures comes with the last.
+    """
+    pts = now.result.pts
+    windows = [
+        window
+        for window in sounds.windows
+        if pts is None or (pts - window.ends_s) * 1000 <= HEARD_MS
+    ]
+    if not windows:
+        return None
+    scores: dict[str, float] = {}
+    for window in windows:
+        for one in window.labels:
+            if one.label in asked:
+                scores[one.label] = max(one.score, scores.get(one.label, 0.0))
+    is_new = any(window.outcome == "heard" for window in windows)
+    return LastHeard(now.ms, scores, is_new, sounds.model)
 
 
 def _handed(state: EventsState, seen: TracksSeen) -> EventsState:

@@ -19,14 +19,15 @@ import numpy as np
 from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
 from framegate.pipeline.config.events import DAYS, AreaConfig, EventsConfig, LineConfig, RuleConfig
 from framegate.pipeline.episodes import Clip
-from framegate.pipeline.records import Object, Result
-from framegate.stages.events.state import SIXTEENTHS, EventsState, Now, Track
+from framegate.pipeline.records import Object
+from framegate.stages.events.state import SIXTEENTHS, EventsState, LastHeard, Now, Track
 from framegate.stages.events.tracks import STILL_MS, TracksSeen, anchors, is_sighting
 
 _FOOT: Final = (0.5, 1.0)
 _CENTER: Final = (0.5, 0.5)
 _APART: Final = 1.5  # heights of a person that are away from a thing, where nothing is said
 _SPEED_S: Final = 0.1  # over which a speed is taken to the ground
+HEARD_MS: Final = 1500  # for which it sounds as it did: three of the usual windows
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,18 @@ class Fact(NamedTuple):
 
     subject   see Stretch
     sighting  a network saw it in this frame
-    tracks    whose boxes show it, the first first
+    track     whose box shows it, the first of two
     value     what the rule measures
+    sound     what is heard
+    model     that heard it
     """
 
     subject: tuple[int, ...]
     sighting: bool
     track: Track | None = None
     value: float | None = None
+    sound: str | None = None
+    model: str = ""
 
 
 class Holding(NamedTuple):
@@ -137,6 +142,8 @@ class Rulebook:
         self.wires = [rule for rule in self.rules if rule.said.when == "crosses"]
         self.timed = [rule for rule in self.rules if rule.said.when != "crosses"]
         self.lines = tuple(rule.key for rule in self.wires)
+        about_source = [rule for rule in self.timed if rule.said.when == "state"]
+        self.sounds = {label for rule in about_source for label in rule.said.labels}
         self.gap_ms = max((rule.gap_ms for rule in self.rules), default=0)
         asked = {one.after.rule for one in said.values() if one.after}
         self.asked = {rule.name: rule.key for rule in self.rules if rule.name in asked}
@@ -385,8 +392,11 @@ def _to_person(view: FrameView, rule: Rule, thing: Track, person: Track) -> floa
     return _feet_apart(thing, person) / max(_height(person), 1e-6)
 
 
-def source_holding(rule: Rule, result: Result) -> Holding:
+def source_holding(rule: Rule, now: Now, heard: LastHeard | None) -> Holding:
     """Of a rule about the source itself, which holds also where nothing else is known."""
+    if rule.said.state == "heard":
+        return _heard(rule, now, heard)
+    result = now.result
     held = {
         "failed": result.outcome == "failed",
         "moving": result.reason == "moving",
@@ -398,8 +408,20 @@ def source_holding(rule: Rule, result: Result) -> Holding:
     return Holding([Fact((), True)]) if held[rule.said.state] else Holding(is_over=True)
 
 
+def _heard(rule: Rule, now: Now, heard: LastHeard | None) -> Holding:
+    """A sound holds until the next window; where none came for long nobody knows."""
+    if heard is None or now.ms - heard.ms > HEARD_MS:
+        return Holding(maybe=[()])
+    scores = heard.scores
+    best = max(rule.said.labels, key=lambda label: scores.get(label, 0.0))
+    if best not in scores or scores[best] < rule.said.min_score:
+        return Holding(is_over=True)
+    is_new = heard.is_new and heard.ms == now.ms
+    return Holding([Fact((), is_new, None, scores[best], best, heard.model)])
+
+
 def _state(view: FrameView, rule: Rule) -> Holding:
-    return source_holding(rule, view.now.result)
+    return source_holding(rule, view.now, view.state.heard)
 
 
 _JUDGES: Final = {

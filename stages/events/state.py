@@ -142,6 +142,21 @@ class Stretch(msgspec.Struct, frozen=True, array_like=True):
         return self.number >= 0
 
 
+class LastHeard(msgspec.Struct, frozen=True, array_like=True):
+    """What was heard last.
+
+    ms       when, by the source's clock
+    scores   of the sounds that rules ask for
+    is_new   the network listened; else it sounded as when it last did
+    model    whose labels they are
+    """
+
+    ms: int
+    scores: dict[str, float]
+    is_new: bool
+    model: str
+
+
 class RuleNote(msgspec.Struct, frozen=True, array_like=True):
     """What the end of an episode says of a rule that the configuration does not have any more."""
 
@@ -166,6 +181,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     notes     of the rules with episodes that go on
     begun_ms  when an episode of a rule that others come after began last, by its key
     unknown   rules that cannot be judged
+    heard     what was heard last, where rules ask for sounds; none: nothing, or it was lost
     """
 
     at: Mark | None = None
@@ -181,6 +197,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: dict[str, RuleNote] = {}
     begun_ms: dict[str, int] = {}
     unknown: tuple[str, ...] = ()
+    heard: LastHeard | None = None
 
 
 class Now(NamedTuple):

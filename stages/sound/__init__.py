@@ -22,7 +22,7 @@ from framegate.pipeline.errors import FrameLost
 from framegate.pipeline.records import Position
 from framegate.pipeline.sounds import VERSION, SoundLabel, SoundOutcome, Sounds, SoundWindow
 from framegate.pipeline.source import SOUND_RATE, SoundBlock
-from framegate.pipeline.stage import Context, Item, SoundPort, Stage
+from framegate.pipeline.stage import Context, Item, NoState, SoundPort, Stage
 
 _DIGITS: Final = 3  # of a score, and of seconds and decibels
 
@@ -60,6 +60,22 @@ class SoundState(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: tuple[SoundLabel, ...] = ()
 
 
+class HeardSounds(Stage[NoState]):
+    """What the stage before it heard, in a stream of its own: of the main path's streams only what
+    is not read yet is kept.
+
+    In     any record
+    Out    its Sounds, where it has any
+    """
+
+    State = NoState
+    takes_failed = True
+
+    def each(self, item: Item, state: NoState) -> tuple[msgspec.Raw | None, NoState]:
+        """Say again what was heard."""
+        return item.record.said.get(self.context.before), state
+
+
 class Sound(Stage[SoundState]):
     """Frames in, `Sounds` out for those with which blocks of sound ended.
 
@@ -73,6 +89,7 @@ class Sound(Stage[SoundState]):
 
     Options = SoundOptions
     State = SoundState
+    takes_failed = True  # it listens to what ended with a frame of which nothing else is known
     options: SoundOptions
 
     def __init__(self, options: SoundOptions, context: Context) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from prometheus_client import Metric
 
 import framegate
-from framegate.pipeline import records
+from framegate.pipeline import records, sounds
 from framegate.pipeline.cli.config import SCHEMA_FILE, schema_text
 from framegate.pipeline.cli.main import parser
 from framegate.pipeline.config.config import DEFAULTS, read_config
@@ -121,6 +121,9 @@ def results() -> str:
         records.Settled,
         records.GateView,
         records.GuardNews,
+        sounds.Sounds,
+        sounds.SoundWindow,
+        sounds.SoundLabel,
         records.End,
         records.Output,
         records.SideOutput,

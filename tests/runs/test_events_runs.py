@@ -19,6 +19,7 @@ from tests.support import footage
 from tests.support.asked import workers
 from tests.support.commands import Command, framegate
 from tests.support.episodes import check, rules, stored_changes
+from tests.support.footage import Track
 from tests.support.runs import published_in, said, wait_until
 
 DONE = 0
@@ -161,6 +162,53 @@ def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
     killed = stored_changes(folder / "killed", "door")
     check(one for _, each in killed for one in each.changes)
     assert bytes_of(killed) == bytes_of(undisturbed)
+
+
+HEARD = """
+[sound]
+sources = true
+labels = ["Beep, bleep"]
+[events.rules.beep]
+when = "state"
+state = "heard"
+labels = ["Beep, bleep"]
+gap_s = 1
+[events.rules.answer]
+when = "inside"
+area = "middle"
+after = { rule = "beep", within_s = 2 }
+"""
+
+
+def test_a_beep_then_somebody_inside_whoever_is_killed(folder: Path) -> None:
+    """Sound and pictures are judged in one order; results have what was heard."""
+    beeps = Track("aac", 44100, (3100.0, 3100.0), begins=(0.0, 10.0), seconds=1.0)
+    footage.write_sounding(folder / "door.mp4", beeps, pts_s=footage.steady(400))
+    (folder / "pipeline.toml").write_text(HEARD + CONFIG)
+    assert framegate(folder, "run", "door.mp4", "-d", "whole").code == DONE
+    undisturbed = stored_changes(folder / "whole", "door")
+    changes = [one for _, each in undisturbed for one in each.changes]
+    check(changes)
+    beep = [one for one in changes if (one.rule, one.step) == ("beep", "start")]
+    assert [one.began.media_s // 10 for one in beep] == [0, 1], [one.began for one in beep]
+    assert {one.label for one in beep} == {"Beep, bleep"}
+    answers = [one for one in changes if (one.rule, one.step) == ("answer", "start")]
+    visits = [one for one in changes if (one.rule, one.step) == ("visitor", "start")]
+    assert 0 < len(answers) < len(visits)
+    for one in answers:
+        assert any(0 <= one.began.media_s - two.began.media_s <= 4 for two in beep)
+    results = published_in(folder / "whole", ["door"])["door"].results
+    again = [(at, each) for _, at, each in replay(rules(HEARD + EVENTS), results)]
+    assert again == undisturbed[: len(again)], "from stored results: the same, to the byte"
+    heard = framegate(folder, "results", "-d", "whole", "--stage", "sound", "--json")
+    assert len(heard.out.splitlines()) == sum(one.sounds is not None for one in results) > 3
+    with Command(folder, "run", "door.mp4", "-d", "killed", "--pace", "realtime") as run:
+        for kills in (1, 2):
+            wait_until("more is told", lambda least=kills * 4: _told(folder / "killed") >= least)
+            os.kill(workers(run.process.pid)["publish"], signal.SIGKILL)
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert bytes_of(stored_changes(folder / "killed", "door")) == bytes_of(undisturbed)
 
 
 def _told(folder: Path) -> int:

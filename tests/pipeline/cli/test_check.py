@@ -82,11 +82,14 @@ def test_labels_of_rules_are_looked_up(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rule = '[events.rules.near]\nwhen = "near"\ncloser = 1\nlabels = ["persn"]\n'
-    (tmp_path / "pipeline.toml").write_text(rule)
+    heard = '[events.rules.glass]\nwhen = "state"\nstate = "heard"\nlabels = ["Glas"]\n'
+    (tmp_path / "pipeline.toml").write_text(f"[sound]\nsources = true\n{rule}{heard}")
     assert main(["check"]) == Exit.USAGE
     said = " ".join(capsys.readouterr().out.split())
     assert "FAULT: events.rules.near.labels: 'persn' is not looked for" in said
     assert "did you mean person?" in said
+    assert "FAULT: events.rules.glass.labels: 'Glas' is not told" in said
+    assert "did you mean Glass?" in said
 
 
 def test_without_a_source_a_made_picture_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

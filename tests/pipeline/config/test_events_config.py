@@ -10,7 +10,7 @@ import pytest
 from framegate.pipeline.config.config import read_config
 from framegate.pipeline.config.graph import place, stage_specs
 from framegate.pipeline.errors import ConfigFaults
-from framegate.pipeline.run.plan import with_events
+from framegate.pipeline.run.plan import with_events, with_sound
 
 GOOD = """
 [events.areas]
@@ -82,6 +82,50 @@ def test_labels_that_no_result_can_have_are_told(tmp_path: Path) -> None:
     looked_for = '[stages.detect]\nclasses = ["person", "suitcase"]\n'
     right = GOOD.replace('labels = ["person"]', 'labels = ["person", "suitcase"]')
     assert with_events(read_config("pipeline.toml", looked_for + right), tmp_path)
+
+
+HEARD = """
+[events.rules.glass]
+when = "state"
+state = "heard"
+source = "door"
+labels = ["Glass"]
+"""
+
+
+def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: Path) -> None:
+    listening = read_config("pipeline.toml", HEARD + '[sound]\nsources = ["door"]\n')
+    config = with_events(with_sound(listening), tmp_path)
+    inputs = {stage.name: stage.input for stage in config.stages}
+    assert (inputs["cache"], inputs["listen"]) == ("listen", "escalate")
+    assert (inputs["sound"], inputs["events"]) == ("listen", "cache")
+    specs = stage_specs(config.stages)
+    placed = place(specs, config.placement)
+    assert placed["publish"] == ["escalate", "listen", "cache", "events"]
+    assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
+    without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"))
+    assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")
+
+
+@pytest.mark.parametrize(
+    ("sound", "fault"),
+    [
+        (
+            "",
+            "events.rules.glass.state = 'heard': nobody listens; say sources = true under [sound]",
+        ),
+        ('[sound]\nsources = ["yard"]\n', "source = 'door': nobody listens to it"),
+        ('[sound]\nsources = true\nlabels = ["Speech"]\n', "labels: 'Glass' is not told"),
+    ],
+)
+def test_sounds_that_nobody_tells_are_refused(sound: str, fault: str, tmp_path: Path) -> None:
+    config = read_config("pipeline.toml", HEARD + sound)
+    with pytest.raises(ConfigFaults, match=re.escape(fault)):
+        with_events(with_sound(config), tmp_path)
+    with pytest.raises(ConfigFaults, match=r"glass\.labels: missing; which sounds"):
+        read_config("pipeline.toml", HEARD.replace('labels = ["Glass"]\n', ""))
+    with pytest.raises(ConfigFaults, match="of state they are sounds"):
+        read_config("pipeline.toml", HEARD.replace('state = "heard"', 'state = "lost"'))
 
 
 FAULTS = [
