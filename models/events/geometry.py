@@ -7,6 +7,7 @@ much as one of each.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias
@@ -17,7 +18,6 @@ import numpy.typing as npt
 from framegate.models.boxes import BoolArray
 
 Coordinates: TypeAlias = npt.NDArray[np.float64]
-Meetings: TypeAlias = npt.NDArray[np.int64]
 Points: TypeAlias = Sequence[tuple[float, float]]
 
 
@@ -83,16 +83,16 @@ class Lines:
         self._end = np.array(ends, np.float64).reshape(-1, 2)
         self._along = self._end - self._start
         self._length = np.hypot(self._along[:, 0], self._along[:, 1])
-        left = np.column_stack([self._along[:, 1], -self._along[:, 0]]) / self._length[:, None]
-        # Where a line has a corner, left is between the left of the one piece and of the other.
-        self._start_left, self._end_left = left.copy(), left.copy()
-        for begin, end in zip(first, [one + 1 for one in last], strict=True):
-            between = left[begin : end - 1] + left[begin + 1 : end]
-            self._start_left[begin + 1 : end] = self._end_left[begin : end - 1] = between
         self._first = np.array(first, np.intp)
         self._ranges = list(zip(first, [one + 1 for one in last], strict=True))
-        self.are_straight = len(self._first) == len(self._length)
-        """None has a corner, so a path meets one only if it ends on another side of it."""
+        self.is_straight = [len(points) == 2 for points in lines]
+        """Of each: it has no corner, so no path between two points on one side meets it."""
+        self._pieces = [_pieces(points) for points in lines]
+        self._bounds = [
+            (min(x for x, _ in points), min(y for _, y in points),
+             max(x for x, _ in points), max(y for _, y in points))
+            for points in lines
+        ]  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._first)
@@ -107,7 +107,7 @@ class Lines:
             return np.zeros((len(points), len(self._first)))
         offset = points[:, None, :] - self._start
         across = _cross(self._along, offset) / self._length
-        if self.are_straight:
+        if all(self.is_straight):
             return across
         share = np.einsum("psk,sk->ps", offset, self._along) / self._length**2
         clamped = np.clip(share, 0.0, 1.0)[..., None] * self._along
@@ -121,40 +121,59 @@ class Lines:
             chosen[:, line] = signed[np.arange(len(points)), faced]
         return chosen
 
-    def meets(self, before: Coordinates, after: Coordinates) -> tuple[Meetings, Coordinates]:
-        """How often straight paths, both float64 (P, 2), meet each line, (P, lines); and where on
-        the path the last meeting is, 0 to 1 (no meaning where there is none).
+    def meets(
+        self, line: int, before: tuple[float, float], after: tuple[float, float]
+    ) -> tuple[int, float]:
+        """How often a straight path meets a line, by its number; and where on the path the last
+        meeting is, 0 to 1 (no meaning where there is none).
 
         A point on a line is right of it, as if the line lay a hair further to the left: so who
-        stops on it, or walks through a corner, meets it once and not twice or never.
+        stops on it, or walks through a corner, meets it once and not twice or never. Plain numbers:
+        it is asked of the few paths that come near a line.
         """
-        if not len(self._first) or not len(before):
-            shape = (len(before), len(self._first))
-            return np.zeros(shape, np.int64), np.zeros(shape)
-        from_side = _cross(self._along, before[:, None, :] - self._start)
-        to_side = _cross(self._along, after[:, None, :] - self._start)
-        path = (after - before)[:, None, :]
-        start_side = _sides(path, self._start - before[:, None, :], self._start_left)
-        end_side = _sides(path, self._end - before[:, None, :], self._end_left)
-        hits = ((from_side >= 0) != (to_side >= 0)) & (start_side != end_side)
-        turn = from_side - to_side
-        share = np.where(hits, from_side / np.where(turn == 0, 1.0, turn), 0.0)
-        return (
-            np.add.reduceat(hits.astype(np.int64), self._first, axis=1),
-            np.maximum.reduceat(share, self._first, axis=1),
-        )
+        (x, y), (u, v) = before, after
+        left, top, right, bottom = self._bounds[line]
+        if max(x, u) < left or min(x, u) > right or max(y, v) < top or min(y, v) > bottom:
+            return 0, 0.0
+        count, last = 0, 0.0
+        for (a, b), (c, d), start_left, end_left in self._pieces[line]:
+            from_side = (c - a) * (y - b) - (d - b) * (x - a)
+            to_side = (c - a) * (v - b) - (d - b) * (u - a)
+            if (from_side >= 0) == (to_side >= 0):
+                continue
+            path = (u - x, v - y)
+            if _is_right(path, (a - x, b - y), start_left) != _is_right(
+                path, (c - x, d - y), end_left
+            ):
+                count += 1
+                last = max(last, from_side / (from_side - to_side))
+        return count, last
 
 
-def _sides(path: Coordinates, offset: Coordinates, left: Coordinates) -> BoolArray:
-    """On which side of a path points are; of those on it, where they would be a hair further left.
+def _is_right(
+    path: tuple[float, float], offset: tuple[float, float], left: tuple[float, float]
+) -> bool:
+    """On which side of a path a point is; of one on it, where it would be a hair further left."""
+    side = path[0] * offset[1] - path[1] * offset[0]
+    return (side or path[0] * left[1] - path[1] * left[0]) >= 0
 
-    path (P, 1, 2), offset of the points from where the path begins (P, S, 2), left (S, 2)
+
+Piece: TypeAlias = tuple[
+    tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float]
+]
+
+
+def _pieces(points: Points) -> list[Piece]:
+    """From where to where each piece of a line goes, and what is left of it at its two ends: in a
+    corner that is between the left of the one piece and of the other.
     """
-    side = _cross(path, offset)
-    is_on = side == 0
-    if is_on.any():
-        side = np.where(is_on, _cross(path, left), side)
-    return side >= 0
+    lefts = []
+    for (a, b), (c, d) in pairwise(points):
+        length = math.hypot(c - a, d - b)
+        lefts.append(((d - b) / length, (a - c) / length))
+    corners = [(a + c, b + d) for (a, b), (c, d) in pairwise(lefts)]
+    starts, ends = [lefts[0], *corners], [*corners, lefts[-1]]
+    return list(zip(points[:-1], points[1:], starts, ends, strict=True))
 
 
 def _cross(one: Coordinates, other: Coordinates) -> Coordinates:

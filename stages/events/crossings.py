@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from framegate.models.events.geometry import Coordinates, Meetings
 from framegate.stages.events.episodes import mark
 from framegate.stages.events.rules import Rule, Rulebook
 from framegate.stages.events.state import (
@@ -21,6 +20,7 @@ from framegate.stages.events.state import (
     EventsState,
     Now,
     Passing,
+    PixelBox,
     Track,
     share_of,
 )
@@ -51,15 +51,6 @@ class Crossed(NamedTuple):
     crossings: list[Crossing]
 
 
-class _Paths(NamedTuple):
-    """Of this frame's tracks (T) and the lines' rules (L)."""
-
-    away: Coordinates
-    raw_side: Meetings
-    meets: Meetings
-    share: Coordinates
-
-
 def cross(
     book: Rulebook, state: EventsState, seen: TracksSeen, gone: tuple[Track, ...], now: Now
 ) -> Crossed:
@@ -71,50 +62,52 @@ def cross(
     passings = [one for (_, number), one in known.items() if number in absent]
     if not present:
         return Crossed(seen.tracks, tuple(passings), crossings)
-    paths = _paths(book, seen, now)
-    sides = np.array([track.sides for track in present], np.int64).reshape(len(present), -1)
-    smooth = np.where(paths.away >= 0, 1, -1)
-    if not known and not paths.meets.any() and (smooth == sides).all():
-        return Crossed(seen.tracks, (), crossings)
-    after = np.where(sides == 0, smooth, sides)
-    waiting = np.zeros(sides.shape, np.bool_)
-    row = {track.number: i for i, track in enumerate(present)}
-    column = {key: j for j, key in enumerate(book.lines)}
-    for key, number in known:
-        if number in row and key in column:
-            waiting[row[number], column[key]] = True
-    busy = (sides != 0) & ((smooth != sides) | (paths.meets > 0) | waiting)
+    away, raw_away = _distances(book, present, now)
+    waiting = {number for _, number in known}
+    line_of = book.scene(now.result.width, now.result.height).line_of
     ranks: dict[str, int] = {}
-    for i, j in zip(*(each.tolist() for each in busy.nonzero()), strict=True):
-        rule, track = book.wires[j], present[i]
-        step = _FootStep(
-            int(sides[i, j]), int(smooth[i, j]), int(paths.raw_side[i, j]), float(paths.away[i, j]),
-            int(paths.meets[i, j]), float(paths.share[i, j]),
-        )  # fmt: skip
-        passing = known.get((rule.key, track.number))
-        if passing is None:
-            rank = ranks.get(rule.key, 0)
-            ranks[rule.key] = rank + 1
-            passing = Passing(
-                rule.key, track.number, rank, now.at, 0, False, -1, 0, (0, 0, 0, 0), ()
-            )
-        else:
-            passing = _replace(passing, track=track.number)
-        is_seen = is_sighting(seen.objects[i]) and seen.objects[i].score >= rule.said.min_score
-        passing = _stepped(passing, step, track, seen.before[i], is_seen, now)
-        if step.smooth == step.side and step.raw == step.side:
-            continue
-        if _is_believed(passing, step, track) and track.sightings >= rule.said.min_sightings:
-            after[i, j] = step.smooth
-            if passing.meets % 2 and _counts(book, rule, track, step.smooth, now):
-                crossings.append(Crossing(rule, passing, track, step.smooth > 0))
-            continue
-        passings.append(passing)
-    with_new = tuple(
-        track if track.sides == new else with_sides(track, new)
-        for track, new in zip(present, map(tuple, after.tolist()), strict=True)
-    )
-    return Crossed((*with_new, *seen.tracks[len(present) :]), tuple(passings), crossings)
+    tracks: list[Track] = []
+    for i, track in enumerate(present):
+        last, sides = seen.before[i], track.sides
+        for j, side in enumerate(track.sides):
+            smooth, raw = 1 if away[i][j] >= 0 else -1, 1 if raw_away[i][j] >= 0 else -1
+            if side == 0:
+                sides = (*sides[:j], smooth, *sides[j + 1 :])
+                continue
+            lines, number = line_of[j]
+            is_there = smooth == side and raw == side and lines.is_straight[number]
+            rule = book.wires[j]
+            passing = known.get((rule.key, track.number)) if track.number in waiting else None
+            if is_there and passing is None:
+                continue  # as most are in most frames
+            meets, share = 0, 0.0
+            if last is not None:
+                before, after = _anchor(last.raw, rule.at), _anchor(track.raw, rule.at)
+                meets, share = lines.meets(number, before, after)
+            if passing is None and smooth == side and not meets:
+                continue
+            if passing is None:
+                rank = ranks.get(rule.key, 0)
+                ranks[rule.key] = rank + 1
+                passing = Passing(
+                    rule.key, track.number, rank, now.at, 0, False, -1, 0, (0, 0, 0, 0), ()
+                )
+            else:
+                passing = _replace(passing, track=track.number)
+            step = _FootStep(side, smooth, raw, away[i][j], meets, share)
+            one = seen.objects[i]
+            is_seen = is_sighting(one) and one.score >= rule.said.min_score
+            passing = _stepped(passing, step, track, last, is_seen, now)
+            if smooth == side and raw == side:
+                continue
+            if _is_believed(passing, step, track) and track.sightings >= rule.said.min_sightings:
+                sides = (*sides[:j], smooth, *sides[j + 1 :])
+                if passing.meets % 2 and _counts(book, rule, track, smooth, now):
+                    crossings.append(Crossing(rule, passing, track, smooth > 0))
+                continue
+            passings.append(passing)
+        tracks.append(track if sides is track.sides else with_sides(track, sides))
+    return Crossed((*tracks, *seen.tracks[len(present) :]), tuple(passings), crossings)
 
 
 class _FootStep(NamedTuple):
@@ -183,27 +176,18 @@ def _of_ended(
     return crossings
 
 
-def _paths(book: Rulebook, seen: TracksSeen, now: Now) -> _Paths:
-    """Where the tracks of this frame went, of every rule about a line."""
-    scene = book.scene(now.result.width, now.result.height)
-    present = seen.tracks[: len(seen.objects)]
-    shape = (len(present), len(book.wires))
-    found = _Paths(
-        np.empty(shape), np.empty(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
-    )
-    raws = [track.raw for track in present]
-    smooths = [track.smooth for track in present]
-    before = [(last or track).raw for last, track in zip(seen.before, present, strict=True)]
-    for at, columns, lines in scene.wires:
-        points = anchors([*smooths, *raws, *before], at)
-        away = lines.distances(points).reshape(3, len(present), -1)
-        sides = np.where(away[1:] >= 0, 1, -1)
-        found.away[:, columns] = away[0]
-        found.raw_side[:, columns] = sides[0]
-        if lines.are_straight and not (sides[0] != sides[1]).any():
-            continue  # none was met
-        _, now_at, was_at = points.reshape(3, len(present), 2)
-        meets, share = lines.meets(was_at, now_at)
-        found.meets[:, columns] = meets
-        found.share[:, columns] = share
-    return found
+def _distances(
+    book: Rulebook, present: tuple[Track, ...], now: Now
+) -> tuple[list[list[float]], list[list[float]]]:
+    """How far each track's smoothed foot, and its foot as it is, are from each rule's line."""
+    boxes = [*(track.smooth for track in present), *(track.raw for track in present)]
+    found = np.empty((len(boxes), len(book.wires)))
+    for at, columns, lines in book.scene(now.result.width, now.result.height).wires:
+        found[:, columns] = lines.distances(anchors(boxes, at))
+    each: list[list[float]] = found.tolist()
+    return each[: len(present)], each[len(present) :]
+
+
+def _anchor(box: PixelBox, at: tuple[float, float]) -> tuple[float, float]:
+    a, b, c, d = box
+    return (a + (c - a) * at[0]) / SIXTEENTHS, (b + (d - b) * at[1]) / SIXTEENTHS

@@ -62,7 +62,8 @@ class RuleJudge:
         state = _handed(state, seen)
         if book.wires:
             crossed = cross(book, state, seen, gone, now)
-            state = _replace(state, passings=crossed.passings)
+            if crossed.passings or state.passings:
+                state = _replace(state, passings=crossed.passings)
             seen = seen._replace(tracks=crossed.tracks)
             state = self._tell_crossings(crossed.crossings, state, now, changes)
         if book.timed:

@@ -92,6 +92,7 @@ class Scene:
     """Areas and lines in pixels of a picture of one size.
 
     wires  lines of rules by the point of a box that they look at, with the rules' numbers
+    line_of  of each rule about a line its line: the lines of its group, and its number there
     """
 
     def __init__(
@@ -113,6 +114,11 @@ class Scene:
             (at, columns, Lines([drawn[wires[j][1]] for j in columns]))
             for at, columns in groups.items()
         ]
+        self.line_of = {
+            j: (lines, number)
+            for _, columns, lines in self.wires
+            for number, j in enumerate(columns)
+        }
         self.grounds = [
             Ground(inside, area.metres) if area.metres else None
             for area, inside in zip(areas, corners, strict=True)

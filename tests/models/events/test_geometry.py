@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -63,9 +65,7 @@ def test_a_corner_has_its_sides_too() -> None:
 
 
 def _meets(line: list[tuple[float, float]], *path: tuple[float, float]) -> int:
-    before = np.array(path[:-1], np.float64)
-    after = np.array(path[1:], np.float64)
-    return int(Lines([line]).meets(before, after)[0].sum())
+    return sum(Lines([line]).meets(0, *step)[0] for step in pairwise(path))
 
 
 def test_paths_meet_a_line_as_often_as_they_do() -> None:
@@ -77,8 +77,7 @@ def test_paths_meet_a_line_as_often_as_they_do() -> None:
     assert _meets(gate, (3, 5), (7, 5)) == 0, "along it"
     zigzag = [(0.0, 5.0), (5.0, 5.0), (5.0, 6.0), (10.0, 6.0)]
     assert _meets(zigzag, (5, 0), (5, 9)) % 2 == 1, "along one of its pieces"
-    share = Lines([gate]).meets(np.array([[5.0, 0.0]]), np.array([[5.0, 10.0]]))[1]
-    assert share.tolist() == [[0.5]]
+    assert Lines([gate]).meets(0, (5.0, 0.0), (5.0, 10.0)) == (1, 0.5)
 
 
 @given(path=st.lists(st.tuples(WHOLE, WHOLE), min_size=2, max_size=12))
