@@ -60,8 +60,8 @@ def cross(
     present = seen.tracks[: len(seen.objects)]
     absent = {track.number for track in seen.tracks[len(present) :]}
     passings = [one for (_, number), one in known.items() if number in absent]
-    if not present:
-        return Crossed(seen.tracks, tuple(passings), crossings)
+    if not known and all(map(_has_not_moved, present, seen.before)):
+        return Crossed(seen.tracks, (), crossings)
     away, raw_away = _distances(book, present, now)
     waiting = {number for _, number in known}
     line_of = book.scene(now.result.width, now.result.height).line_of
@@ -108,6 +108,16 @@ def cross(
             passings.append(passing)
         tracks.append(track if sides is track.sides else with_sides(track, sides))
     return Crossed((*tracks, *seen.tracks[len(present) :]), tuple(passings), crossings)
+
+
+def _has_not_moved(track: Track, before: Track | None) -> bool:
+    """Whether a track stands where it stood, with a side of each line."""
+    return (
+        before is not None
+        and track.raw == before.raw
+        and track.smooth == before.smooth
+        and 0 not in track.sides
+    )
 
 
 class _FootStep(NamedTuple):

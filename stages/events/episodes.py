@@ -7,7 +7,6 @@ tell the same changes, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,7 @@ from framegate.stages.events.state import Mark, Now, PixelBox, Stretch, share_of
 _replace = msgspec.structs.replace
 
 
-class Advanced(NamedTuple):
+class Advanced(msgspec.Struct, frozen=True):
     """What a frame did to the stretches of a rule."""
 
     stretches: tuple[Stretch, ...]

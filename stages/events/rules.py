@@ -12,8 +12,9 @@ import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 import numpy as np
 
 from framegate.models.events.geometry import Areas, Coordinates, Ground, Lines, Points
@@ -56,7 +57,7 @@ class Rule:
         return not self.said.labels or label in self.said.labels
 
 
-class Fact(NamedTuple):
+class Fact(msgspec.Struct, frozen=True):
     """Something of which a rule holds in a frame.
 
     subject   see Stretch
@@ -75,7 +76,7 @@ class Fact(NamedTuple):
     model: str = ""
 
 
-class Holding(NamedTuple):
+class Holding(msgspec.Struct, frozen=True):
     """What is known of a rule in a frame.
 
     facts    of what it holds
@@ -219,7 +220,7 @@ class FrameView:
 
     def inside(self, rule: Rule) -> list[bool]:
         """Which of all tracks are in the rule's area; without one all are."""
-        if rule.place < 0:
+        if rule.place < 0 or not self.seen.tracks:
             return [True] * len(self.seen.tracks)
         if rule.at not in self._inside:
             points = anchors([track.smooth for track in self.seen.tracks], rule.at)
