@@ -98,7 +98,7 @@ class _Parser(argparse.ArgumentParser):
 # What people look for first stands first. A command that is named nowhere here is shown last.
 GROUPS: Final = {
     "begin": ("demo", "init", "check", "run", "doctor"),
-    "see a run": ("watch", "sources", "snapshot", "results", "recordings", "events"),
+    "see a run": ("watch", "sources", "snapshot", "results", "recordings", "events", "mcp"),
     "change a run that goes on": ("add", "remove"),
     "make it yours": ("config", "tune", "train", "models", "learn"),
     "show how good results are": ("calibrate", "verify"),
@@ -120,6 +120,7 @@ MODULES: Final[Mapping[str, str]] = {
     "results": "results",
     "recordings": "recordings",
     "events": "events",
+    "mcp": "mcp",
     "check": "check",
     "config": "config",
     "calibrate": "promise",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from rich.console import Console, Group
@@ -266,14 +267,15 @@ def snapshot(
     return Exit.DONE if picture.state is None else Exit.SOURCE_FAILED
 
 
-def fetch(run: Running, source: str, plain: bool) -> Snapshot:
-    """The picture. ConfigFaults without HTTP or for an unknown source; NoPicture."""
+def fetch(run: Running, source: str, plain: bool, width: int | None = None) -> Snapshot:
+    """The picture, no wider than that. ConfigFaults: no HTTP, no such source; NoPicture."""
     if run.http is None:
         where = f"the run in {run.folder} serves no HTTP"
         raise ConfigFaults([f"{where}, so it gives no pictures; start it with --http"])
     if not is_name(source):
         raise ConfigFaults([f"source {source!r}: allowed as a name: {NAME_RULE}"])
-    url = f"http://{run.http}/snapshot/{source}.jpg{'?plain=1' if plain else ''}"
+    words = {**({"plain": 1} if plain else {}), **({"width": width} if width else {})}
+    url = f"http://{run.http}/snapshot/{source}.jpg?{urlencode(words)}"
     try:
         try:
             return _picture(url, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -365,12 +366,58 @@ def seen_in(database: sqlite3.Connection, since: float, until: float) -> SeenSpa
     )
 
 
+class KnownSource(msgspec.Struct, frozen=True):
+    """A source that rules have judged, or that was watched.
+
+    source   name of the source
+    watched  UNIX seconds of the last frame that is known to have been published; null: none is
+    rules    how many episodes of each rule began, of those that had any
+    unknown  rules that cannot be judged now
+    """
+
+    source: str
+    watched: float | None
+    rules: dict[str, int]
+    unknown: list[str]
+
+
+def known_sources(database: sqlite3.Connection, since: float) -> list[KnownSource]:
+    """Return all sources by name, with the episodes that began since then, UNIX seconds."""
+    watched = dict(database.execute("SELECT source, max(last) FROM watched GROUP BY 1"))
+    names = watched.keys() | {name for (name,) in database.execute("SELECT source FROM stream")}
+    began, unknown = defaultdict[str, dict[str, int]](dict), defaultdict[str, list[str]](list)
+    for source, rule, count in database.execute(
+        "SELECT source, rule, count(*) FROM episode INDEXED BY by_time WHERE began_captured >= ?"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        (since,),
+    ):
+        began[source][rule] = count
+    for source, rule in database.execute(
+        "SELECT source, rule FROM unknown WHERE until IS NULL ORDER BY 1, 2"
+    ):
+        unknown[source].append(rule)
+    return [
+        KnownSource(name, watched.get(name), began[name], unknown[name])
+        for name in sorted(names | began.keys())
+    ]
+
+
 # -- By SQL.
 
 _ALLOWED: Final = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
 }  # fmt: skip
 _REFUSED: Final = {"load_extension", "fts3_tokenizer", "writefile", "edit"}
+
+
+def guard(database: sqlite3.Connection, limit_s: float = SQL_S) -> None:
+    """Have a connection do nothing but read from now on, and nothing after `limit_s`: all else is a
+    sqlite3.Error.
+    """
+    due_mono = time.monotonic() + limit_s
+    database.set_authorizer(_judge)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SQL_BYTES)
+    database.set_progress_handler(lambda: time.monotonic() > due_mono, STEPS)
 
 
 def rows(
@@ -381,10 +428,7 @@ def rows(
     Whatever else it would do (write, attach, set) is refused. ConfigFaults, also from the rows:
     it is no such statement, names what is not there, or takes longer than `limit_s`.
     """
-    due_mono = time.monotonic() + limit_s
-    database.set_authorizer(_judge)
-    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, SQL_BYTES)
-    database.set_progress_handler(lambda: time.monotonic() > due_mono, STEPS)
+    guard(database, limit_s)
     with _sql_faults(limit_s):
         found = database.execute(sql)
         if found.description is None:

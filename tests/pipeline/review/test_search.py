@@ -18,6 +18,8 @@ from framegate.pipeline.review.search import (
     EpisodeCursor,
     EpisodeFilter,
     find,
+    guard,
+    known_sources,
     one,
     opened,
     rows,
@@ -117,6 +119,25 @@ def test_what_went_on_at_a_time_is_found_however_long_it_lasted(tmp_path: Path) 
         assert set(names) == {
             name for name, (began, last) in spans.items() if began <= 50_000 and last is None
         }  # fmt: skip
+
+
+def test_sources_are_known_with_what_their_rules_told(database: sqlite3.Connection) -> None:
+    door, yard = known_sources(database, moment(0).captured)
+    assert (door.source, door.watched, door.unknown) == ("door", None, [])
+    assert door.rules == yard.rules == {"parked": 10, "people": 10, "visitor": 10}
+    door, _ = known_sources(database, moment(28).captured)
+    assert door.rules == {"parked": 1, "people": 1, "visitor": 1}
+
+
+def test_a_guarded_connection_reads_and_does_nothing_else(database: sqlite3.Connection) -> None:
+    guard(database)
+    assert len(find(database, EpisodeFilter(), 100)[0]) == 60
+    for sql in ("DELETE FROM verdict", "PRAGMA query_only = 0", "ATTACH ':memory:' AS x"):
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            database.execute(sql)
+    guard(database, 0.0)
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        database.execute("SELECT count(*) FROM episode a, episode b, episode c").fetchone()
 
 
 def test_an_episode_is_what_was_said_last(database: sqlite3.Connection) -> None:
