@@ -89,14 +89,16 @@ def _judged_s(
     """Seconds of a span in which the source was watched and the rule could be judged."""
     span = {"source": source, "rule": rule, "since": since, "until": until}
     watched = database.execute(
-        "SELECT coalesce(sum(max(0, min(last, :until) - max(first, :since))), 0) FROM watched"
-        " WHERE source = :source",
+        "SELECT coalesce(sum(min(last, :until) - max(first, :since)), 0) FROM watched"
+        " WHERE source = :source AND last > :since AND first < :until",
         span,
     ).fetchone()[0]
     unknown = database.execute(
         "SELECT coalesce(sum(max(0, min(w.last, coalesce(u.until, w.last), :until)"
         " - max(w.first, u.since, :since))), 0) FROM watched w, unknown u"
-        " WHERE w.source = :source AND u.source = :source AND u.rule = :rule",
+        " WHERE w.source = :source AND w.last > :since AND w.first < :until"
+        " AND u.source = :source AND u.rule = :rule AND u.since < :until"
+        " AND coalesce(u.until, :until) > :since",
         span,
     ).fetchone()[0]
     return float(watched - unknown)
