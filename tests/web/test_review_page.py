@@ -169,7 +169,7 @@ def test_the_timeline_has_what_began_before_it_and_columns_of_how_many(
     assert len(columns) in (4, 5), "three visits an hour apart, and three within three minutes"
     told = sorted(int(re.findall(r": (\d+) ", c.text_content())[0]) for c in columns)
     assert sum(told) == 6
-    assert f"≤ {told[-1]} an hour" in text_of(visit, "#lanes")
+    assert f"began ≤ {told[-1]} an hour" in text_of(visit, "#lanes")
     assert visit.faults == []
     visit.close()
 
