@@ -19,6 +19,7 @@ from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.config import find_config, read_config
+from framegate.pipeline.config.events import sounds_asked
 from framegate.pipeline.config.store import url_said
 from framegate.pipeline.episodes import Change, Changes
 from framegate.pipeline.errors import ConfigFaults, Exit, ResultsTrimmed, did_you_mean
@@ -95,10 +96,11 @@ def _replay(parsed: argparse.Namespace) -> Exit:
     if faults:
         raise ConfigFaults(faults)
     counted: Counter[tuple[str, str]] = Counter()
+    heard: set[str] = set()
     with open_store(parsed.data) if store is None else OpenedStore(store) as opened:
         follower = Follower(parsed.source or None, "earliest", False, _ENTRIES, once=True)
         with Subscription[Any](Reader(opened.url, follower, _PATIENCE_S)) as found:
-            for change in _changes(ours("replay")(events, _entries(found, since))):
+            for change in _changes(ours("replay")(events, _entries(found, since, heard))):
                 if parsed.rule and change.rule not in parsed.rule:
                     continue
                 if change.step == "start":
@@ -109,6 +111,13 @@ def _replay(parsed: argparse.Namespace) -> Exit:
                     print(line(change))
     for (source, rule), count in () if parsed.json else sorted(counted.items()):
         print(f"{source}: {rule} would have been told {count} times")
+    deaf = [name for name in sounds_asked(events) if not heard and name in (parsed.rule or [name])]
+    for name in deaf:
+        to_user.warning(
+            "rule %s: these results do not tell what was heard; those of a run with a rule about "
+            "sounds do",
+            name,
+        )
     if not counted:
         to_user.warning("nothing would have been told")
     return Exit.DONE
@@ -127,8 +136,10 @@ def _since(text: str | None, faults: list[str]) -> float:
     return when
 
 
-def _entries(found: Subscription[Any], since: float) -> Iterator[ResultOrEnd]:
-    """Results and ends; what was removed before it was read is said beside."""
+def _entries(found: Subscription[Any], since: float, heard: set[str]) -> Iterator[ResultOrEnd]:
+    """Results and ends; what was removed before it was read is said beside. heard: gets the names
+    of sources whose results tell what was heard.
+    """
     while True:
         try:
             entry = next(found)
@@ -137,8 +148,12 @@ def _entries(found: Subscription[Any], since: float) -> Iterator[ResultOrEnd]:
         except ResultsTrimmed as gap:
             to_user.warning("%s", gap)
             continue
-        if not isinstance(entry, Result) or entry.captured >= since:
-            yield entry
+        if isinstance(entry, Result):
+            if entry.captured < since:
+                continue
+            if entry.sounds is not None:
+                heard.add(entry.source)
+        yield entry
 
 
 def _changes(told: Iterable[tuple[str, Position, Changes]]) -> Iterator[Change]:

@@ -243,8 +243,8 @@ def _sound_faults(config: Config) -> list[str]:
         ]
     told = config.sound.labels or ours("sound_labels")()
     faults = [
-        f"events.rules.{name}.labels: {label!r} is not told; docs/sound.md has all that there "
-        f"are, and [sound] labels says which are{did_you_mean(label, told)}"
+        f"events.rules.{name}.labels: {label!r} is not told; [sound] labels says what is, and "
+        f"docs/sound.md what can be{did_you_mean(label, told)}"
         for name, labels in asked.items()
         for label in labels
         if label not in told
