@@ -13,6 +13,8 @@ from framegate.pipeline.source import Request
 
 PaceName = Literal["realtime", "fast"]
 
+Polygon = tuple[tuple[float, float], ...]  # points (x, y), 0 to 1 of a picture's width and height
+
 CAREFUL_FRAMES: Final = 64  # one record at a time for so many frames after a death
 
 
@@ -74,6 +76,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     generation  of this run's process: another one for each change of what is said here, and for
         a source of that name that went and came again
     record  its packets are recorded, within these limits; none: they are not
+    masks   what of its pictures is blanked before anybody can read them
     """
 
     name: str
@@ -87,6 +90,7 @@ class SourceSpec(msgspec.Struct, frozen=True):
     ending: bool = False
     generation: int = 0
     record: RecordSpec | None = None
+    masks: tuple[Polygon, ...] = ()
 
     @property
     def live(self) -> bool:

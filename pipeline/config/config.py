@@ -23,6 +23,7 @@ from framegate.pipeline.config.graph import (
     stages_that,
 )
 from framegate.pipeline.config.options import read_options, unset_variable
+from framegate.pipeline.config.privacy import PrivacyConfig, recording_faults
 from framegate.pipeline.config.sinks import SinkConfig, read_sinks
 from framegate.pipeline.config.sources import frames_of
 from framegate.pipeline.config.store import StoreConfig, store_faults
@@ -251,6 +252,7 @@ class Config:
     learn: LearnConfig
     record: RecordConfig
     sound: SoundConfig
+    privacy: PrivacyConfig
     events: EventsConfig
     sources: dict[str, SourceConfig]
     stages: tuple[StageEntry, ...]
@@ -279,6 +281,7 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "learn": LearnConfig,
     "record": RecordConfig,
     "sound": SoundConfig,
+    "privacy": PrivacyConfig,
     "events": EventsConfig,
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
@@ -437,6 +440,9 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
     learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
     record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
     sound = read_options(SoundConfig, tables.get("sound", {}), "sound.", faults)
+    privacy = read_options(PrivacyConfig, tables.get("privacy", {}), "privacy.", faults)
+    if privacy is not None and record is not None:
+        faults += recording_faults(privacy, record.sources)
     events = read_events(tables.get("events", {}), faults)
     sources = _read_sources(tables.get("sources", {}), faults)
     stages = read_stages(tables, _TABLES, faults)
@@ -464,6 +470,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         or learn is None
         or record is None
         or sound is None
+        or privacy is None
         or events is None
     ):
         return None
@@ -482,6 +489,7 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
         learn,
         record,
         sound,
+        privacy,
         events,
         sources,
         tuple(stages),

@@ -17,6 +17,7 @@ import msgspec
 
 from framegate.pipeline.errors import FrameStoreFull
 from framegate.pipeline.ingest.credit import Credit, SizeChanges, Sizes
+from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.recording.take import Take
 from framegate.pipeline.records import Position
 from framegate.pipeline.redaction import redacted
@@ -127,6 +128,7 @@ class DecoderContext:
     sound_store    gives where blocks of sound go. FrameStoreFull
     keep_frames    lets the frame stores of all other forms go
     new_take       what to record a connection in, of which the epoch is known or 0; None: in none
+    masks          what of each frame is blanked; None: nothing
     """
 
     open_source: Callable[..., Source]
@@ -140,6 +142,7 @@ class DecoderContext:
     keep_frames: KeepFrames = lambda forms: None  # noqa: ARG005
     note: Callable[[], None] = lambda: None
     new_take: Callable[[int], Take | None] = lambda epoch: None  # noqa: ARG005
+    masks: Masks | None = None
 
 
 class DecoderThread(threading.Thread, ABC):
@@ -360,9 +363,7 @@ class DecoderThread(threading.Thread, ABC):
         sound: Sequence[SoundBlock] = (),
     ) -> None:
         """Write the frame into its slot, and the sound that it carries; report it."""
-        store = self._frame_store(frame.form)
-        with store.writing(number, position) as pixels:
-            frame.write(pixels)
+        self._fill(self._frame_store(frame.form), number, frame, position)
         if self._recorded_in is not None and position.epoch != self._recorded_epoch:
             self._recorded_in.tell_epoch(position.epoch, frame.pts)
             self._recorded_epoch = position.epoch
@@ -383,6 +384,16 @@ class DecoderThread(threading.Thread, ABC):
             counts or {},
         )
         self._report(event)
+
+    def _fill(self, store: FrameStore, number: int, frame: Frame, position: Position) -> None:
+        """Write the frame's pixels into its slot, but for what is masked: a slot that is being
+        written is read by nobody. Not in the decoder's own picture: later ones refer to it.
+        """
+        masks = self._worker.masks
+        with store.writing(number, position) as pixels:
+            frame.write(pixels)
+            if masks is not None:
+                masks.blank(pixels, frame.form)
 
     def _put_sound(self, sound: Sequence[SoundBlock], epoch: int) -> bool:
         """Keep these blocks; False where there is no memory for them: the pictures go on."""

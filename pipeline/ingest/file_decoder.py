@@ -126,8 +126,7 @@ class FileDecoder(DecoderThread):
         if wanted is not None and wanted.form == frame.form:
             store = self._frame_store(frame.form)
             if not store.holds(number, wanted.position):
-                with store.writing(number, wanted.position) as pixels:
-                    frame.write(pixels)
+                self._fill(store, number, frame, wanted.position)
         with self._changed:
             self._refills.pop(number, None)
 

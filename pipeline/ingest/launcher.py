@@ -16,6 +16,7 @@ from framegate.pipeline.ingest.camera_decoder import CameraDecoder
 from framegate.pipeline.ingest.decoder import DecoderContext, DecoderThread, InFlight, ResumePoint
 from framegate.pipeline.ingest.feed import Feed
 from framegate.pipeline.ingest.file_decoder import FileDecoder
+from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.ingest.store_waits import slowest_reader
 from framegate.pipeline.recording.take import Recording, Take
 from framegate.pipeline.records import START, DecodeState, Position, Record
@@ -82,6 +83,7 @@ class DecoderLauncher:
             announce=lambda position: self._in_turn(name, position),
             careful_until=self._spec.careful.get(name, START),
             note=lambda: self._note(name),
+            masks=Masks(spec.masks) if spec.masks else None,
         )
         if spec.live:
             return CameraDecoder(name, context, start, spec.request.stall_s, spec.retry_most_s)

@@ -320,13 +320,14 @@ def _run_on(setup: _Setup) -> Exit:
 
 
 def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]`, `[record]`, `[sound]`, `[events]` and sinks and
-    are not there: they may come, or be a typo.
+    """Say which sources are named in `[learn]`, `[record]`, `[sound]`, `[privacy]`, `[events]` and
+    sinks and are not there: they may come, or be a typo.
     """
     lists = {
         "learn.collect": config.learn.collect,
         "record.sources": config.record.sources,
         "sound.sources": config.sound.sources,
+        "privacy.masks": tuple(config.privacy.masks),
         **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
     }
     named = [

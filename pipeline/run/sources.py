@@ -161,6 +161,7 @@ def spec_maker(config: Config, pace: PaceName | None) -> Callable[[RunSource], S
             retry_most_s=live.retry_most_s,
             ending=source.ending,
             record=config.record.of(source.name, source.live),
+            masks=config.privacy.of(source.name),
         )
 
     return spec

@@ -20,6 +20,7 @@ from framegate.pipeline.ingest.decoder import (
     SourceEnded,
 )
 from framegate.pipeline.ingest.file_decoder import FileDecoder
+from framegate.pipeline.ingest.masks import Masks
 from framegate.pipeline.records import START, Position
 from framegate.pipeline.shared_memory.frame_store import FrameStore, frame_store_bytes
 from framegate.pipeline.shared_memory.mapping import make_shared_file
@@ -242,6 +243,25 @@ def stores() -> tuple[FrameStore, SoundStore]:
 class OnePicture(Unwanted):
     def __iter__(self) -> Iterator[Frame | None]:
         yield Shown()
+
+
+def test_what_is_masked_is_blank_in_the_frame_store_and_when_a_frame_is_put_again(
+    wake: int,
+) -> None:
+    left = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
+    blank = (bytes([16]) * 8 + bytes(8)) * 8 + (bytes([128]) * 4 + bytes(4)) * 8
+    at = Position(1, 0)
+    again = ResumePoint(at, 1, open=True, done=True, in_flight=(InFlight(at, 0, FORM),))
+    for start in (None, again):
+        store, _ = stores()
+        thread = decoder(wake, lambda: OnePicture(lambda: False), start, lambda form: store)  # noqa: ARG005, B023
+        thread._worker = replace(thread._worker, masks=Masks([left]))
+        if start is None:
+            thread.begin_epoch(1)
+        thread.start()
+        events(thread)
+        with store.reading(0, at) as pixels:
+            assert bytes(pixels[: FORM.nbytes]) == blank
 
 
 @pytest.mark.parametrize("tries", [3, 10**9])

@@ -1,0 +1,80 @@
+"""`[privacy.masks]` in a run: what they hide is in nothing that it shows or stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from framegate.stages.footage.kept import kept_frames
+from tests.support import footage
+from tests.support.commands import Command, framegate
+from tests.support.runs import published_in, wait_until
+
+DONE, USAGE = 0, 2
+SIZE = (97, 63)  # odd, as colour has half of it
+HIDDEN = np.s_[:, :36]  # columns well inside of the mask; coding blurs what is beside its side
+SHOWN = np.s_[:, 66:]
+MASKS = "[privacy.masks]\ngate = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]\n"
+# No box, whose label would be drawn over it.
+DETECT = '[stages.detect]\ndetector = "nanodet-128"\nmin_score = 0.99\n'
+
+
+def assert_hidden(picture: np.ndarray) -> None:
+    """A picture, B, G, R: black where the mask is, and what was filmed beside it."""
+    assert picture[HIDDEN].max() < 24
+    assert picture[SHOWN].mean() > 60
+
+
+def test_what_is_masked_is_not_shown_saved_or_kept(tmp_path: Path) -> None:
+    folder, other = tmp_path / "user", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    # The command looks for runs where this user's are noted.
+    (other / "state").symlink_to(folder / "state")
+    times = footage.steady(600, fps=10)  # a minute: it is stopped long before
+    footage.write_scene(folder / "gate.mkv", times, SIZE, footage.LOSSLESS)
+    (folder / "pipeline.toml").write_text(f"{MASKS}{DETECT}[learn]\ncollect = true\n")
+    words = ("gate.mkv", "--pace", "realtime", "--save", "videos", "-d", "data")
+
+    def snapshot() -> bool:
+        asked = ("snapshot", "gate", "--plain", "-d", str(folder / "data"))
+        return framegate(other, *asked).code == DONE
+
+    with Command(folder, "run", *words) as run:
+        run.says("gate: running")
+        wait_until("there is a picture", snapshot)
+        wait_until("one is kept", lambda: kept_frames(folder / "data").get("gate"))
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    assert_hidden(cv2.imread(str(other / "gate.jpg")))
+    [video] = (folder / "videos").glob("*.mp4")
+    with av.open(str(video)) as saved:
+        pictures = [frame.to_ndarray(format="bgr24") for frame in saved.decode(video=0)]
+    assert pictures
+    kept = kept_frames(folder / "data")["gate"].files
+    pictures += [cv2.imread(str(file.path)) for file in kept]
+    for picture in pictures:
+        assert_hidden(picture)
+    found = published_in(folder / "data", ["gate"])["gate"].results
+    assert {result.outcome for result in found} <= {"detected", "carried", "cached"}
+
+
+def test_a_masked_source_is_not_recorded(tmp_path: Path) -> None:
+    footage.write_scene(tmp_path / "gate.mkv", footage.steady(5))
+    (tmp_path / "pipeline.toml").write_text(f'{MASKS}[record]\nsources = ["gate"]\n')
+    ended = framegate(tmp_path, "run", "gate.mkv", "-d", "data")
+    assert ended.code == USAGE
+    assert "would show what [privacy.masks] hides of gate" in ended.err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_mask_for_a_source_that_there_is_not_is_told(tmp_path: Path) -> None:
+    footage.write_scene(tmp_path / "gat.mkv", footage.steady(5))
+    (tmp_path / "pipeline.toml").write_text(MASKS + DETECT)
+    ended = framegate(tmp_path, "run", "gat.mkv")
+    assert ended.code == DONE, ended.err
+    assert "privacy.masks: 'gate' is no source of this run yet; did you mean gat?" in ended.err
