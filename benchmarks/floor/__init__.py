@@ -41,6 +41,7 @@ PLACEMENTS: Final[Mapping[str, dict[str, Mapping[str, Any]]]] = {
         "placement": {"ingest": ["decode", "window"], "infer": ["detect", "escalate", "cache"]}
     },
     "one": {"placement": {"all": ["decode", "window", "detect", "escalate", "cache"]}},
+    "shards": {"workers": {"shards": precision_trial.cores_available()}},
 }
 SETTLED = 15  # frames of each camera
 START_S = 120.0
@@ -229,7 +230,9 @@ BENCHMARK = Benchmark(
         "fps": Option("5,10,25", "10", "frames a second of each"),
         "heights": Option("432,1080", "432"),
         "seconds": Option(15.0, 2.0, "measured at each point"),
-        "placement": Option("packaged", said="packaged; two, one: workers that host all stages"),
+        "placement": Option(
+            "packaged", said="packaged; two, one: workers that host all stages; shards: one a core"
+        ),
     },
     bars=bars,
     keyed=("cpu_ms_by_process", "store_commands_by_name", "parts_ms"),

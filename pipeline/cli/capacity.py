@@ -101,16 +101,17 @@ class Capacity:
         return slow
 
     def _by_frames(self, fps: float, workers: Mapping[str, Sequence[str]], cores: int) -> float:
-        """A worker takes one batch after the other, but decoding has a thread for each source."""
-        busiest = max(
-            sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
-            for hosted in workers.values()
-        )
+        """A worker takes one batch after the other, but decoding has a thread for each source.
+        Workers that host the same stages share the sources, but not the frames of one.
+        """
         heavy, a_frame = self.heavy, self.cpu_s / max(self.frames, 1)
-        return min(
-            SPARE * self.frames / max(busiest, 1e-9) / fps,
-            heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps),
-        )
+        most = heavy.fits(SPARE * cores, a_frame, heavy.cpu_s, fps)
+        all_hosted = list(workers.values())
+        for hosted in all_hosted:
+            busy = sum(self.stage_s.get(stage, 0.0) for stage in hosted if stage != "decode")
+            one = SPARE * self.frames / max(busy, 1e-9) / fps
+            most = min(most, one * all_hosted.count(hosted) if one >= 1 else one)
+        return most
 
 
 class PrivateFrames:

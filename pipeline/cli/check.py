@@ -33,7 +33,7 @@ from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter, Tell
 from framegate.pipeline.cli.promise import promise_of
 from framegate.pipeline.config.config import Config, SourceConfig
-from framegate.pipeline.config.graph import StageEntry, drawn, place, stage_specs
+from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.config.sources import frames_of, is_live
 from framegate.pipeline.engine.alone import context_alone
@@ -352,7 +352,8 @@ def _measure(
     config: Config, folder: Path, probes: dict[str, Any], report: Report, tell: Tell
 ) -> None:
     """Take real frames of each good source through the stages of the main path."""
-    workers = place(stage_specs(config.stages), config.placement)
+    placed = place(stage_specs(config.stages), config.placement)
+    workers = in_shards(placed, config.workers.shards)
     busy = os.getloadavg()[0]
     promise = promise_of(config) if _promises(config) else None
     costs = []

@@ -41,7 +41,7 @@ from framegate.pipeline.config.config import (
     SourceConfig,
     read_config,
 )
-from framegate.pipeline.config.graph import place, stage_specs
+from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.options import SECRETS, variables_in
 from framegate.pipeline.config.sources import named_sources
 from framegate.pipeline.config.store import BY_NAME
@@ -373,7 +373,8 @@ def fit(cameras: Sequence[Camera], config: Config) -> None:
             quiet[form] = measuring.measure("quiet", repeat(one), MEASURE_S)
             busy[form] = measuring.measure("busy", cycle((one, other)), MEASURE_S)
     rates = [camera.probe.fps or MADE_FPS for camera in cameras]
-    workers = place(stage_specs(config.stages), config.placement)
+    placed = place(stage_specs(config.stages), config.placement)
+    workers = in_shards(placed, config.workers.shards)
 
     def taken(of: Mapping[Form, Capacity]) -> float:
         pairs = zip(forms, rates, strict=True)

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault
 from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
+    SHARD,
     StageEntry,
     Table,
     graph_faults,
@@ -91,9 +92,13 @@ class WorkersConfig:
     """`[workers]`: the processes that host stages.
 
     hung_s  seconds without progress, with something to do, after which a worker is replaced
+    shards  workers that host all stages from decode to the published results, each for its share of
+            the sources; no more are started than there are sources. What `[placement]` names goes
+            there. 0: the shipped placement, whose workers serve all sources
     """
 
     hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
+    shards: int = field(default=0, metadata={"least": 0, "most": 256})
 
 
 @dataclass(frozen=True)
@@ -454,6 +459,11 @@ def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None
             break
     if events is not None and events.rules and EVENTS in tables.get("stages", {}):
         faults.append(f"stages.{EVENTS}: this name is kept for the table [events], which has rules")
+    if workers is not None and workers.shards and SHARD not in placement:
+        faults.append(
+            f"workers.shards = {workers.shards}: [placement] names all stages, so there is none "
+            f"that they could host; leave it out, or give it {SHARD} = [...]"
+        )
     if stages is not None:
         faults += graph_faults(stages, placement)
     rules = tables.get("events", {}).get("rules", {})

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Final, Literal, get_type_hints
 
 from framegate.pipeline.config.options import read_options, was_removed, with_variables
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
@@ -23,6 +23,8 @@ RESERVED = {
     SOUND: "the table [sound]",
     LISTEN: "rules about sounds",
 }
+SHARD: Final = "shard"
+"""The worker of `[placement]` of which there are `[workers] shards`."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,20 @@ def place(
     return workers
 
 
+def in_shards(workers: Mapping[str, list[str]], shards: int) -> dict[str, list[str]]:
+    """These workers as they are started: SHARD in so many copies. Workers that host the same stages
+    share the sources. shards: 0 for none
+    """
+    started: dict[str, list[str]] = {}
+    for worker, hosted in workers.items():
+        if worker == SHARD and shards:
+            # A name with "-" can be no worker's of a file.
+            started |= {f"{SHARD}-{n}": list(hosted) for n in range(1, shards + 1)}
+        else:
+            started[worker] = hosted
+    return started
+
+
 def drawn(specs: Sequence[StageSpec], workers: Mapping[str, Sequence[str]]) -> str:
     """The graph as indented text, with the worker of each stage."""
     worker_of = {name: worker for worker, names in workers.items() for name in names}
@@ -322,7 +338,7 @@ def over_shipped(said: Table, shipped: Table) -> Table:
 
     A stage of the file's own that does not say what it reads gets what is published; one with
     pixels, and one that publishes, get what the shipped publisher gets. What the file does not
-    place is placed as shipped, as far as that goes.
+    place is placed as shipped, as far as that goes; with shards, the main path is theirs.
     """
     named, default = said.get("stages", {}), shipped["stages"]
     if not all(isinstance(entry, dict) for entry in named.values()):
@@ -338,7 +354,11 @@ def over_shipped(said: Table, shipped: Table) -> Table:
         stages[name] = {"input": usual, **entry}
     there = _with_inputs({*named, *publishers}, stages)
     stages = {name: entry for name, entry in stages.items() if name in there}
-    placed = _over_placed(said.get("placement", {}), shipped["placement"], stages)
+    hosted = shipped["placement"]
+    if said.get("workers", {}).get("shards"):
+        main = _with_inputs({publishers[0]}, stages)
+        hosted = {SHARD: [name for name in stages if name in main]}
+    placed = _over_placed(said.get("placement", {}), hosted, stages)
     return {**said, "stages": stages, "placement": placed}
 
 
@@ -364,10 +384,11 @@ def _over_placed(said: Table, shipped: Table, stages: Table) -> Table:
     placed: Table = {}
     for worker, hosted in shipped.items():
         names = [name for name in hosted if name in stages and name not in taken]
-        if "decode" in names:
-            for name in names[1:]:
-                if stages[name].get("input") not in names:
-                    names.remove(name)
+        while "decode" in names:
+            fed = [n for n in names if n == "decode" or stages[n].get("input") in names]
+            if fed == names:
+                break
+            names = fed
         if names:
             placed[worker] = names
     return placed | said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ import msgspec
 
 from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.events import label_faults, sounds_asked
-from framegate.pipeline.config.graph import StageEntry
+from framegate.pipeline.config.graph import SHARD, StageEntry
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import CERTIFY, COLLECT, EVENTS, LISTEN, SOUND
 from framegate.pipeline.loading import OURS, ours
@@ -30,7 +30,7 @@ class Plan:
 
     store       its URL, with its password
     identity    of the store: another has another
-    workers     stages by worker, inputs before readers
+    workers     stages by worker, inputs before readers; those that host the same share the sources
     pictures    whether somebody may look at what its sources showed last
     episodes    how many events.db keeps, and for how many seconds
     replicas    on which tokens and epochs must be before they are used
@@ -97,6 +97,47 @@ class Plan:
         return msgspec.structs.replace(spec, stages=[*self.stages, stage], nice=nice)
 
 
+class Shards:
+    """Which sources each worker serves: all, or its share of them where several host the same.
+
+    A new source goes to the worker that has fewest, and stays there as long as the run has it. By
+    their number, not by what they cost: that is not known when they come, and changes with what
+    is seen. Begun with the same sources in the same order it shares them in the same way.
+    """
+
+    def __init__(self, workers: Mapping[str, Sequence[str]]) -> None:
+        """workers: stages by worker"""
+        hosted = list(workers.values())
+        self._held: dict[str, set[str]] = {
+            worker: set() for worker, stages in workers.items() if hosted.count(stages) > 1
+        }
+
+    @property
+    def spare(self) -> list[str]:
+        """Workers that are needed only once they have a source: of those that share all but one."""
+        return list(self._held)[1:]
+
+    def of(self, worker: str, sources: Sequence[SourceSpec]) -> list[SourceSpec]:
+        """Return those that this worker serves of all that the run has now."""
+        if worker not in self._held:
+            return list(sources)
+        self._share([source.name for source in sources])
+        return [source for source in sources if source.name in self._held[worker]]
+
+    def serves(self, worker: str, source: str) -> bool:
+        """Return whether a source is this worker's, of those that the run had last."""
+        return worker not in self._held or source in self._held[worker]
+
+    def _share(self, names: Sequence[str]) -> None:
+        there, known = set(names), set[str]()
+        for held in self._held.values():
+            held &= there
+            known |= held
+        for name in names:
+            if name not in known:
+                min(self._held.values(), key=len).add(name)
+
+
 def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:
     """Return the sources as a worker is told of them: one that killed its decoder has a fault."""
     aside = deaths.set_aside
@@ -131,11 +172,19 @@ def with_certificates(config: Config) -> Config:
             ]
         )
     certify = StageEntry(CERTIFY, OURS["certify"], stage.name, "wait", False, 0, {})
-    placement = {
-        worker: (*names, CERTIFY) if stage.name in names else names
+    return replace(
+        config,
+        stages=(*config.stages, certify),
+        placement=_placed_beside(config, CERTIFY, stage.name),
+    )
+
+
+def _placed_beside(config: Config, name: str, other: str) -> dict[str, tuple[str, ...]]:
+    """The placement with a stage in the worker of another one, if that is placed."""
+    return {
+        worker: (*names, name) if other in names else names
         for worker, names in config.placement.items()
     }
-    return replace(config, stages=(*config.stages, certify), placement=placement)
 
 
 def with_footage(config: Config) -> Config:
@@ -166,10 +215,10 @@ def with_footage(config: Config) -> Config:
 
 
 def with_sound(config: Config) -> Config:
-    """Return the configuration with the stage that listens, beside decode; as it is, if no source
-    is to be heard. Where rules ask for sounds it listens right before what is published, so that a
-    result has what was heard, and the one beside it says it again. ConfigFaults for labels that
-    there are not.
+    """Return the configuration with the stage that listens, beside decode and in its shard; as it
+    is, if no source is to be heard. Where rules ask for sounds it listens right before what is
+    published, so that a result has what was heard, and the one beside it says it again.
+    ConfigFaults for labels that there are not.
     """
     sound = config.sound
     if not sound.sources:
@@ -190,19 +239,19 @@ def with_sound(config: Config) -> Config:
         "quiet_db": sound.quiet_db,
         "most_age_s": sound.most_age_s,
     }
+    in_shard = "decode" in config.placement.get(SHARD, ())
     if not sounds_asked(config.events):
         listens = StageEntry(SOUND, OURS["sound"], "decode", "files", False, 0, options)
-        return replace(config, stages=(*config.stages, listens))
+        placement = _placed_beside(config, SOUND, "decode") if in_shard else config.placement
+        return replace(config, stages=(*config.stages, listens), placement=placement)
     publisher = next(stage for stage in config.stages if stage.publishes)
     listens = StageEntry(LISTEN, OURS["sound"], publisher.input, "wait", False, 0, options)
     stages = [
         replace(stage, input=LISTEN) if stage is publisher else stage for stage in config.stages
     ]
     tells = StageEntry(SOUND, OURS["heard"], LISTEN, "files", False, 0, {})
-    placement = {
-        worker: (LISTEN, *names) if publisher.name in names else names
-        for worker, names in config.placement.items()
-    }
+    config = replace(config, placement=_placed_beside(config, LISTEN, publisher.name))
+    placement = _placed_beside(config, SOUND, LISTEN) if in_shard else config.placement
     return replace(config, stages=(*stages, listens, tells), placement=placement)
 
 
@@ -224,11 +273,11 @@ def with_events(config: Config, folder: Path) -> Config:
     publisher = next(stage for stage in config.stages if stage.publishes)
     options = msgspec.to_builtins(config.events)
     events = StageEntry(EVENTS, OURS["events"], publisher.name, "wait", False, 0, options)
-    placement = {
-        worker: (*names, EVENTS) if publisher.name in names else names
-        for worker, names in config.placement.items()
-    }
-    return replace(config, stages=(*config.stages, events), placement=placement)
+    return replace(
+        config,
+        stages=(*config.stages, events),
+        placement=_placed_beside(config, EVENTS, publisher.name),
+    )
 
 
 def _sound_faults(config: Config) -> list[str]:

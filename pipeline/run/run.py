@@ -20,7 +20,7 @@ from rich.console import Console
 
 from framegate.pipeline.addresses import OFF
 from framegate.pipeline.config.config import Config
-from framegate.pipeline.config.graph import StageEntry, place, stage_specs
+from framegate.pipeline.config.graph import StageEntry, in_shards, place, stage_specs
 from framegate.pipeline.errors import (
     ConfigFaults,
     DataFolderRefused,
@@ -347,7 +347,7 @@ def make_plan(
 ) -> Plan:
     """Decide all of a run but its sources. store: its URL."""
     specs = stage_specs(config.stages)
-    workers = place(specs, config.placement)
+    workers = in_shards(place(specs, config.placement), config.workers.shards)
     if options.json:
         specs.append(print_spec(next(spec.name for spec in specs if spec.publishes)))
     return Plan(

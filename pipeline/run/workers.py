@@ -1,8 +1,9 @@
 """The workers of a run: started, replaced when dead, killed when hung, told, asked, ended.
 
-Those of the plan live as long as the run does. Others join and leave while it goes on: each hosts
-one side stage, steps back behind the others for the CPU, and nobody waits for it; the rules for
-deaths and for hanging are the same.
+Those of the plan live as long as the run does; of several that share its sources each is started
+when it has one, and is told of its own only. Others join and leave while it goes on: each hosts one
+side stage, steps back behind the others for the CPU, and nobody waits for it; the rules for deaths
+and for hanging are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from framegate.pipeline.config.graph import with_readers
@@ -39,15 +40,16 @@ from framegate.pipeline.process import apart
 from framegate.pipeline.redaction import shown
 from framegate.pipeline.run.deaths import LIMIT
 from framegate.pipeline.run.ending import RunEnding
-from framegate.pipeline.run.plan import Plan, sources_for
+from framegate.pipeline.run.plan import Plan, Shards, sources_for
 from framegate.pipeline.run.shared_files import MOST_PICTURES, SharedFiles
 from framegate.pipeline.run.sources import RunSources
 from framegate.pipeline.run.store_probe import StoreProbe
 from framegate.pipeline.run.worker_process import WorkerProcess, exit_in_words
-from framegate.pipeline.spec import StageSpec, WorkerSpec
+from framegate.pipeline.spec import SourceSpec, StageSpec, WorkerSpec
 from framegate.pipeline.telemetry.counters import (
     RunStatus,
     SourceStatus,
+    StageTimes,
     WorkerStatus,
 )
 
@@ -87,10 +89,13 @@ class Workers:
         self.given_up: set[str] = set()
         self._plan, self._sources, self._probe = plan, sources, probe
         self._ending, self._all_ready = ending, all_ready
-        self._planned = [
+        self._shards = Shards(plan.workers)
+        workers = [
             WorkerProcess(name, hosted, self._heard, self.shared.answer)
             for name, hosted in plan.workers.items()
         ]
+        self._planned = [w for w in workers if w.name not in self._shards.spare]
+        self._spare = [w for w in workers if w.name in self._shards.spare]
         self._joined: dict[str, WorkerProcess] = {}
         self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
         self._draining = self._stopping = False
@@ -113,6 +118,17 @@ class Workers:
         """Keep each worker of the plan alive."""
         for worker in self._planned:
             self._keep(worker)
+        self._start_spare()
+
+    def _start_spare(self) -> None:
+        """Have spare workers serve that have sources now."""
+        for worker in [w for w in self._spare if self._sources_of(w)]:
+            self._spare.remove(worker)
+            self._planned.append(worker)
+            self._keep(worker)
+
+    def _sources_of(self, worker: WorkerProcess) -> list[SourceSpec]:
+        return self._shards.of(worker.name, self._sources.specs())
 
     def drain(self) -> None:
         """Decode no further."""
@@ -131,7 +147,8 @@ class Workers:
         """Tell all workers which sources there are now."""
         for worker in self._all:
             if "decode" in worker.hosted or not decoders_only:
-                worker.tell(SetSources(sources_for(self._sources.specs(), worker.deaths)))
+                worker.tell(SetSources(sources_for(self._sources_of(worker), worker.deaths)))
+        self._start_spare()
         self.changed.set()
 
     def forget(self, source: str) -> None:
@@ -157,7 +174,8 @@ class Workers:
         """
         now, hung_s = time.monotonic(), self._plan.hung_s
         for worker in self._all:
-            if not worker.is_ready or not worker.has_work(pending):
+            theirs = {s: at for s, at in pending.items() if self._shards.serves(worker.name, s)}
+            if not worker.is_ready or not worker.has_work(theirs):
                 worker.progress_mono = now
             if not worker.is_ready:
                 continue
@@ -171,6 +189,9 @@ class Workers:
         """Return how the run is; asks the workers for their times."""
         workers = self._all
         asked = await asyncio.gather(*(worker.times(TIMES_S) for worker in workers))
+        times: dict[str, StageTimes] = {}
+        for stage, spent in (one for each in asked for one in each.items()):
+            times[stage] = times.get(stage, StageTimes()).plus(spent)
         unready = [f"worker {w.name} is not ready" for w in self._served if not w.is_ready]
         return RunStatus(
             run=self._plan.run,
@@ -189,7 +210,7 @@ class Workers:
                 )
                 for spec in self._sources.specs()
             ],
-            times={stage: spent for stages in asked for stage, spent in stages.items()},
+            times=times,
         )
 
     async def stop(self) -> list[BaseException]:
@@ -294,9 +315,11 @@ class Workers:
                 return
             if not self._is_wanted(worker):
                 return
-            if code == Exit.FENCED and not await self._may_own_any():
+            if code == Exit.FENCED and not await self._may_own_any(self._sources_of(worker)):
                 log.error("worker %s: another run took all its sources over", worker.name)
-                self._ending.end(Exit.FENCED)
+                if not await self._may_own_any(self._sources.specs()):
+                    self._ending.end(Exit.FENCED)
+                self.changed.set()
             else:
                 await self._learn_from_death(worker, exit_in_words(code))
             if self._ending.code is not None or not self._is_wanted(worker):
@@ -307,10 +330,11 @@ class Workers:
 
     async def _start(self, worker: WorkerProcess) -> None:
         def spec() -> WorkerSpec:
-            sources = self._sources.specs()
+            sources = self._sources_of(worker)
             if worker.joined is not None:
                 return self._plan.joined_spec(worker.joined, NICE, sources, worker.deaths)
-            models = self._sources.models()
+            names = {source.name for source in sources}
+            models = {name: m for name, m in self._sources.models().items() if name in names}
             return self._plan.spec(worker.name, worker.hosted, sources, worker.deaths, models)
 
         await worker.start(spec)
@@ -319,15 +343,15 @@ class Workers:
         if self._stopping or not self._is_wanted(worker):
             worker.tell(Stop())
 
-    async def _may_own_any(self) -> bool:
-        """Return False if all sources were taken over; where there is none, none was."""
-        names = [source.name for source in self._sources.specs()]
+    async def _may_own_any(self, sources: Sequence[SourceSpec]) -> bool:
+        """Return False if all of these were taken over; where there is none, none was."""
+        names = [source.name for source in sources]
         if not names:
             return not self._sources.all_lost()
         return any([await apart(self._probe.may_be_ours, name) for name in names])
 
     async def _learn_from_death(self, worker: WorkerProcess, how: str) -> None:
-        specs = self._sources.specs()
+        specs = self._sources_of(worker)
         names, live = [s.name for s in specs], {s.name for s in specs if s.live}
         try:
             found = await apart(self._probe.positions, names, worker.hosted)
@@ -369,7 +393,9 @@ class Workers:
 
     def _heard(self, worker: WorkerProcess, notice: ToSupervisor) -> None:
         if isinstance(notice, FramesKept):
-            self.shared.keep_frames(notice.source, notice.names)
+            # One that had it before it went and came back does not know what it has now.
+            if self._shards.serves(worker.name, notice.source):
+                self.shared.keep_frames(notice.source, notice.names)
         elif isinstance(notice, Ready):
             self._note_ready()
         elif isinstance(notice, EndPassed):

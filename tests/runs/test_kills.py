@@ -10,6 +10,7 @@ import importlib.resources
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,7 +25,9 @@ from tests.support.own_models import own_model
 from tests.support.runs import Published, Run, children, published_in, said, wait_until
 
 KINDS = ("ingest", "infer", "publish")
+SHARDS = ("shard-1", "shard-2")
 FIRST = {"ingest": "decode", "infer": "detect", "publish": "escalate"}
+FIRST |= dict.fromkeys(SHARDS, "decode")
 BEFORE = {"infer": "window", "publish": "detect"}
 
 
@@ -144,7 +147,7 @@ class Killer:
 
     def __init__(self, run: Run, sources: Sequence[str]) -> None:
         self.run, self.sources = run, list(sources)
-        self.kills = dict.fromkeys((*KINDS, "valkey"), 0)
+        self.kills = dict.fromkeys((*KINDS, *SHARDS, "valkey"), 0)
         self._seen: dict[str, dict[str, Position]] = {}
 
     def finished(self) -> bool:
@@ -170,7 +173,7 @@ class Killer:
         seen = self._seen.get(kind, dict.fromkeys(self.sources, START))
         at = {source: self.run.positions(source, [stage, before]) for source in self.sources}
         stood = [source for source in self.sources if at[source][stage] == seen[source]]
-        if kind == "ingest":
+        if FIRST[kind] == "decode":
             is_free = len(stood) < len(self.sources)
         else:
             works = [source for source in self.sources if at[source][stage] < at[source][before]]
@@ -189,6 +192,25 @@ def test_workers_are_killed(started: Run, files: Files, undisturbed: dict[str, P
             assert killer.kill(kind)
     assert started.wait(300) == 0, started.log.read_text()
     check_equal(started.folder, files, undisturbed)
+
+
+def test_shards_are_killed(tmp_path: Path, files: Files, undisturbed: dict[str, Published]) -> None:
+    """Twice each; one worker hosts all stages of one source, the other those of the other."""
+    words = all_on(tmp_path, files)
+    config = tmp_path / "all.toml"
+    text, found = re.subn(r"\n\[placement\]\n(.+\n)+", "\n", config.read_text())
+    assert (found, text.count("\nshards = 0\n")) == (1, 1)
+    config.write_text(text.replace("\nshards = 0\n", "\nshards = 2\n"))
+    run = Run(with_secret(tmp_path / "data"), *words, *named(files))
+    try:
+        killers = {worker: Killer(run, [name]) for worker, name in zip(SHARDS, files, strict=True)}
+        for _ in range(2):
+            for worker, killer in killers.items():
+                assert killer.kill(worker)
+        assert run.wait(300) == 0, run.log.read_text()
+    finally:
+        run.kill()
+    check_equal(run.folder, files, undisturbed)
 
 
 def test_the_store_is_killed(started: Run, files: Files, undisturbed: dict[str, Published]) -> None:

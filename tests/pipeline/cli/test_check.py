@@ -341,6 +341,15 @@ def test_how_many_sources_fit(cpu_s: float, cores: int, sources: float) -> None:
     assert capacity.live_sources(25.0, workers, cores) == pytest.approx(sources)
 
 
+def test_shards_hold_more_sources_and_no_faster_one() -> None:
+    """A frame takes 10 ms in a worker: two hold 160 frames a second, and 80 of one source."""
+    capacity = Capacity(frames=100, stage_s={"detect": 0.8, "cache": 0.2}, cpu_s=0.1)
+    shards = {"shard-1": ["detect", "cache"], "shard-2": ["detect", "cache"]}
+    assert capacity.live_sources(10.0, shards, 4) == pytest.approx(16)
+    assert capacity.live_sources(160.0, shards, 4) == pytest.approx(0.5)
+    assert capacity.most_fps(shards, 4) == pytest.approx(80)
+
+
 def client_of(store: EmbeddedStore) -> redis.Redis:
     return redis.Redis.from_url(store.url)
 

@@ -172,6 +172,36 @@ def test_what_a_file_does_not_place_is_placed_as_shipped(
 
 
 @pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("", {"shard": {*SHIPPED}}),
+        (f"[stages.people]\n{OWN}", {"shard": {*SHIPPED}}),  # beside it: a process of its own
+        (f"[stages.extra]\n{OWN}input = 'detect'\n[stages.escalate]\ninput = 'extra'\n",
+         {"shard": {*SHIPPED, "extra"}}),
+        ("[stages.cache]\ninput = 'detect'\n",
+         {"shard": {"decode", "window", "detect", "cache"}}),
+        ("[placement]\nlook = ['detect']\n", {"shard": {"decode", "window"}, "look": {"detect"}}),
+        ("[placement]\ningest = ['decode', 'window']\n",
+         {"shard": {"detect", "escalate", "cache"}, "ingest": {"decode", "window"}}),
+        ("[placement]\nshard = ['detect']\n", {"shard": {"detect"}}),
+    ],
+)  # fmt: skip
+def test_shards_host_the_main_path_but_what_a_file_places(
+    text: str, placed: dict[str, set[str]]
+) -> None:
+    placement = read(f"[workers]\nshards = 2\n{text}").placement
+    assert {worker: set(names) for worker, names in placement.items()} == placed
+
+
+def test_shards_must_have_something_to_host() -> None:
+    [fault] = faults(PACKAGED.replace("\nshards = 0\n", "\nshards = 2\n"))
+    assert fault == (
+        "test.toml: workers.shards = 2: [placement] names all stages, so there is none that they "
+        "could host; leave it out, or give it shard = [...]"
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "fault"),
     [
         ("[gate]\nobject_age = 2", "gate.object_age: unknown key; allowed are frame_age_s, "),

@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from framegate.pipeline.config.graph import StageEntry, drawn, graph_faults, place, stage_specs
+from framegate.pipeline.config.graph import (
+    StageEntry,
+    drawn,
+    graph_faults,
+    in_shards,
+    place,
+    stage_specs,
+)
 from framegate.pipeline.spec import WorkerSpec
 
 CHAIN = ("decode", "window", "detect", "escalate", "cache")
@@ -109,6 +116,16 @@ def test_specs_stand_in_order_of_reading_whatever_the_order_in_the_file() -> Non
         assert {spec.name for spec in specs if spec.reliable} == {*CHAIN, "sure"}
         assert [spec.name for spec in specs if spec.publishes] == ["cache"]
         assert {spec.name for spec in specs if spec.reads_side} == {"second", "third"}
+
+
+def test_shards_are_started_in_so_many_copies() -> None:
+    workers = {"shard": ["decode", "detect"], "people": ["people"]}
+    assert in_shards(workers, 2) == {
+        "shard-1": ["decode", "detect"],
+        "shard-2": ["decode", "detect"],
+        "people": ["people"],
+    }
+    assert in_shards(workers, 0) == workers
 
 
 def test_what_is_not_placed_gets_a_worker_of_its_own() -> None:
