@@ -210,7 +210,7 @@ def test_every_line_that_the_configuration_offers_is_one_that_is_taken(
     offered = (DEPLOY / "config" / "pipeline.toml").read_text()
     lines = re.sub(r"^# (?=\[|\w+ = )", "", offered, flags=re.M)
     monkeypatch.setenv("YARD_URL", "rtsp://camera.example/yard")
-    monkeypatch.setenv("HOME_URL", "mqtt://user:password@broker.example")
+    monkeypatch.setenv("HOME_URL", "mqtt://user:open-sesame@broker.example")
     config = read_config("pipeline.toml", lines)
     assert set(config.sources) == {"entrance", "yard", "day"}
     assert (set(config.sinks), set(config.events.rules)) == ({"home"}, {"somebody"})
