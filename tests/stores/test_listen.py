@@ -159,9 +159,10 @@ def test_a_run_that_listens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         started = children(run.process.pid)
         owner = owner_password(folder)
         seen = [said_of(pid) for pid in (run.process.pid, *started)]
-        open_gate(folder)
         with subscribe(viewer_url(port), ["good"], start="earliest", until_end=True) as results:
-            assert [result.seq for result in results] == list(range(FRAMES))
+            first = next(results)
+            open_gate(folder)  # now that it reads: the store goes with the run
+            assert [first.seq, *(result.seq for result in results)] == list(range(FRAMES))
         ended = run.wait()
     assert ended.code == 0, ended.err
     kept = [path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()]
