@@ -63,6 +63,17 @@ def source_keys(parsed: argparse.Namespace) -> dict[str, Any]:
     return said
 
 
+def add_data(command: argparse.ArgumentParser) -> None:
+    """`-d` of a command that reads what a run made: this one, else the newest."""
+    command.add_argument(
+        "-d",
+        dest="data",
+        type=Path,
+        metavar="DATA",
+        help="the run's data folder (default: the run that goes on, or the last one without -d)",
+    )
+
+
 def add_config_file(command: argparse.ArgumentParser) -> None:
     """Add the options that name the configuration file, and one with its secrets."""
     command.add_argument(

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_data, ending
 from framegate.pipeline.cli.replay import add_replay
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.config.store import url_said
@@ -98,10 +98,7 @@ def _add_filter(command: argparse.ArgumentParser) -> None:
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-d", dest="data", type=Path, metavar="DATA",
-        help="the run's data folder (default: the run that goes on, or the last one without -d)",
-    )  # fmt: skip
+    add_data(command)
     command.add_argument(
         "--store", metavar="URL", help="a store, or env:NAME: what it still has; not with -d"
     )

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_data, ending
 from framegate.pipeline.cli.events import WHEN, time_said
 from framegate.pipeline.cli.watch import Snapshot, fetch
 from framegate.pipeline.client.when import duration_s
@@ -74,10 +74,7 @@ def register(commands: Any) -> None:
         epilog=ending("framegate mcp", "framegate mcp -d data", page="review"),
     )
     command.set_defaults(command=_mcp)
-    command.add_argument(
-        "-d", dest="data", type=Path, metavar="DATA",
-        help="the run's data folder (default: the run that goes on, or the last one without -d)",
-    )  # fmt: skip
+    add_data(command)
 
 
 def _mcp(parsed: argparse.Namespace) -> Exit:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from framegate.pipeline import keys, records
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_data, ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import Channel, Follower
 from framegate.pipeline.client.reader import Reader
@@ -59,13 +59,7 @@ def add_replay(verbs: Any) -> None:
         metavar="FILE",
         help="a pipeline.toml with [events] (default: ./pipeline.toml)",
     )
-    command.add_argument(
-        "-d",
-        dest="data",
-        type=Path,
-        metavar="DATA",
-        help="the run's data folder (default: the run that goes on, or the last one without -d)",
-    )
+    add_data(command)
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
     command.add_argument("--since", metavar="WHEN", help=f"results from then on: {_WHEN}")
     for option, what in (("source", "this source"), ("rule", "this rule")):

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from framegate.pipeline.cli.arguments import ending
+from framegate.pipeline.cli.arguments import add_data, ending
 from framegate.pipeline.client import Subscription
 from framegate.pipeline.client.follower import RESULTS, Follower, outputs
 from framegate.pipeline.client.reader import Reader
@@ -47,13 +47,7 @@ def register(commands: Any) -> None:
         ),
     )
     command.set_defaults(command=_results)
-    command.add_argument(
-        "-d",
-        dest="data",
-        type=Path,
-        metavar="DATA",
-        help="the run's data folder (default: the run that goes on, or the last one without -d)",
-    )
+    add_data(command)
     command.add_argument("--store", metavar="URL", help="the run's store, or env:NAME; not with -d")
     command.add_argument(
         "--source",
