@@ -16,7 +16,7 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from framegate.pipeline import keys, records
@@ -47,7 +47,8 @@ from framegate.pipeline.web.openapi import (
     PathPoint,
     VerdictSaid,
 )
-from framegate.pipeline.web.pictures import FRESH, only_itself
+from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.pictures import FRESH
 
 MOST_SAID: Final = 1024  # bytes of a verdict
 MOST_FRAMES: Final = 4000  # of an episode that are looked through for its path
@@ -110,14 +111,8 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
         Route("/api/v1/counts", counted),
         Route("/api/v1/seen", seen),
         Route("/api/v1/verdicts", verdicts),
-        Route("/review", _review),
+        page("/review", "review.html", "The page to look through episodes and judge them."),
     ]
-
-
-def _review(request: Request) -> Response:  # noqa: ARG001
-    """The page to look through episodes and judge them."""
-    html = Path(__file__).with_name("review.html").read_text()
-    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": only_itself(html)})
 
 
 def _as_refusal(error: Exception) -> Exception:

@@ -7,8 +7,6 @@ and gets what is newest then.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import math
 import time
@@ -18,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
-from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from framegate.pipeline.errors import FramegateError, FrameLost, StoreBusy, StoreLost, did_you_mean
 from framegate.pipeline.records import START, GateView, Position, Result
 from framegate.pipeline.web.frames import LastFrame, LastFrames
+from framegate.pipeline.web.pages import page
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +197,9 @@ def picture_routes(frames: LastFrames, as_jpeg: AsJpeg, sources: SourceStates) -
         return _streaming(_lines(shown), "application/octet-stream")
 
     return [
-        Route("/", _page),
+        page(
+            "/", "page.html", "The live page: pictures, latency, objects and drops of each source."
+        ),
         Route("/snapshot/{source}.jpg", snapshot),
         Route("/stream/{source}.mjpg", stream),
         Route("/live", live),
@@ -225,27 +225,6 @@ def _gone(
         return await request.is_disconnected()
 
     return gone
-
-
-def _page(request: Request) -> Response:  # noqa: ARG001
-    """The live page: pictures, latency, objects and drops of each source."""
-    html = Path(__file__).with_name("page.html").read_text()
-    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": only_itself(html)})
-
-
-def only_itself(html: str) -> str:
-    """What the page may do: run its own script and style, and ask only where it came from."""
-    script, style = (_hash_of(tag, html) for tag in ("script", "style"))
-    return (
-        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; "
-        "img-src 'self' blob: data:; media-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'self'"
-    )
-
-
-def _hash_of(tag: str, html: str) -> str:
-    inside = html.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()}'"
 
 
 def _snapshot(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from framegate.pipeline import keys, records
@@ -27,13 +26,17 @@ from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
 from framegate.pipeline.web.api import Refusal, posted, refused
 from framegate.pipeline.web.openapi import RulesTrial, RulesTried, TrialFrames
-from framegate.pipeline.web.pictures import FRESH, only_itself
+from framegate.pipeline.web.pages import page
+from framegate.pipeline.web.pictures import FRESH
 
 MOST_BYTES: Final = 256 << 10  # of rules that are sent
 MOST_FRAMES: Final = 50_000  # of all sources, over which one trial goes
 MOST_EPISODES: Final = 1000
 TRIAL_S: Final = 20.0
 _PAGE: Final = 1000
+_DRAWING: Final = (
+    "The page to draw areas and lines on a still, and to try a rule before it goes live."
+)
 
 
 def rule_routes(store: str, sources: Callable[[], Sequence[str]]) -> list[Route]:
@@ -50,14 +53,8 @@ def rule_routes(store: str, sources: Callable[[], Sequence[str]]) -> list[Route]
 
     return [
         Route("/api/v1/rules/trial", trial, methods=["POST"]),
-        Route("/rules", _rules),
+        page("/rules", "rules.html", _DRAWING),
     ]
-
-
-def _rules(request: Request) -> Response:  # noqa: ARG001
-    """The page to draw areas and lines on a still, and to try a rule before it goes live."""
-    html = Path(__file__).with_name("rules.html").read_text()
-    return HTMLResponse(html, headers={**FRESH, "Content-Security-Policy": only_itself(html)})
 
 
 def _trial(store: str, asked: RulesTried, sources: Callable[[], Sequence[str]]) -> RulesTrial:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from framegate.pipeline import keys, web
+from framegate.pipeline import keys
 from framegate.pipeline.config.events import read_events
 from framegate.pipeline.records import Object
 from framegate.pipeline.store.embedded import EmbeddedStore
@@ -22,8 +20,6 @@ from framegate.pipeline.web.rules import rule_routes
 from tests.support.browsers import Visit, chromium, needs_chromium
 from tests.support.said import Sayer
 from tests.support.web_server import serving
-
-PAGE = Path(web.__file__).with_name("rules.html").read_text()
 
 
 def sources(_: Request) -> Response:
@@ -174,10 +170,3 @@ def test_an_area_and_a_line_are_drawn_tried_and_written_down(
     ours = (url, "blob:", "data:")
     assert (visit.faults, [a for a in visit.asked if not a.startswith(ours)]) == ([], [])
     visit.close()
-
-
-def test_its_colours_are_those_of_the_review_page() -> None:
-    """Which a test of that page holds to be readable."""
-    other = Path(web.__file__).with_name("review.html").read_text()
-    palette = re.compile(r":root \{.*?\}", re.DOTALL)
-    assert palette.findall(PAGE) == palette.findall(other)

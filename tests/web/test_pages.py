@@ -1,0 +1,32 @@
+"""The look that the pages share: one style sheet, in colours that can be read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from framegate.pipeline.web.pages import html_of
+
+PAGES = ("page.html", "review.html", "rules.html")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rgb or #rrggbb, as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("file", PAGES)
+def test_every_text_can_be_read(file: str, scheme: int) -> None:
+    palettes = re.findall(r":root \{(.*?)\}", html_of(file), re.DOTALL)
+    assert len(palettes) == 2, "a page has no colours of its own"
+    colours = dict(re.findall(r"--(\w+): (#\w+)", palettes[scheme]))
+    pairs = [(text, "card") for text in ("ink", "soft", "good", "wait", "bad", "accent")]
+    pairs += [("ink", "chip"), ("soft", "chip"), ("ink", "back"), ("soft", "back")]
+    for text, ground in pairs:
+        bright, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
