@@ -374,7 +374,9 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Output(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """What a stage gave for one frame, as `subscribe(..., stage=NAME)` gives it.
+    """What a stage gave for one frame, as `subscribe(..., stage=NAME)` gives it; or had left to say
+    at the end of an epoch: then seq is the number of its frames, pts null, and captured and the
+    size 0.
 
     source    name of the source
     stage     name of the stage
@@ -421,6 +423,26 @@ def read_output(
         record, said = side.record, side.said
     if said is None:
         return None
+    return _output(source, stage, position, record, said, kind)
+
+
+def last_output(
+    source: str, stage: str, position: Position, said: msgspec.Raw, kind: type[T]
+) -> Output[T]:
+    """Read what a stage had left to say at the end of an epoch: said, from End.said. It is about no
+    frame, so time and size are None and 0. msgspec.ValidationError as `read_output`.
+    """
+    return _output(source, stage, position, None, said, kind)
+
+
+def _output(
+    source: str,
+    stage: str,
+    position: Position,
+    record: Record | None,
+    said: msgspec.Raw,
+    kind: type[T],
+) -> Output[T]:
     known = record or Record(VERSION, None, 0.0, 0.0, position.seq, Form(0, 0))
     return Output(
         source=source,

@@ -31,7 +31,7 @@ class Channel(Generic[T]):
 
     stream  the name of a source's stream
     read    what an entry is about (source, position, data); None: nothing for this reader
-    last    what the end of an epoch has to say, likewise; of results nothing
+    last    what the end of an epoch says, likewise; of results nothing
     """
 
     stream: Callable[[str], str]
@@ -51,7 +51,11 @@ def outputs(stage: str, kind: type[T]) -> Channel[Output[T]]:
     def read(source: str, position: Position, data: bytes) -> Output[T] | None:
         return records.read_output(source, stage, position, data, kind)
 
-    return Channel(lambda source: keys.out(source, stage), read)
+    def last(source: str, position: Position, end: End) -> Output[T] | None:
+        said = end.said.get(stage)
+        return None if said is None else records.last_output(source, stage, position, said, kind)
+
+    return Channel(lambda source: keys.out(source, stage), read, last)
 
 
 Given = Any  # what a channel reads, or ResultsTrimmed

@@ -219,6 +219,7 @@ class GroupFollower:
             end, result = read_entry(source, self._channel, [at, fields])
             if end is not None:
                 self.ends[source] = end
+            if end is not None and result is None:
                 self._owed.append(self._ack(source, str(position)))
             elif result is not None:
                 self._held.add((source, position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -32,7 +33,7 @@ input = "people"
 class Alert(msgspec.Struct, frozen=True):
     minute: int
     people: int
-    pts: float
+    pts: float | None = None  # none at the end of the source
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_outputs_are_of_the_type_that_is_asked_for(url: str) -> None:
     assert [msgspec.to_builtins(alert) | {"pts": None} for alert in alerts] == [
         said | {"pts": None} for said in people
     ]
-    assert [alert.pts for alert in alerts] == [60.0, 120.0]
+    assert [alert.pts for alert in alerts] == [60.0, 120.0, None], "what is said at the end, too"
     assert ends["slow"].last
 
 
@@ -96,3 +97,7 @@ def test_a_group_shares_what_a_stage_gives(url: str) -> None:
         first = next(read)
         read.ack(first)
         assert next(read).output == first.output + 1
+    with subscribe(url, start="earliest", stage="alerts", group="g", consumer="one") as shared:
+        alerts = list(itertools.islice(shared, 3))
+        shared.ack(alerts[-1])
+    assert str(alerts[-1].position) == f"1-{FRAMES}", "the end's own position"
