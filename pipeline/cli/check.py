@@ -50,7 +50,7 @@ from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.machine import files_needed, take_open_files
 from framegate.pipeline.outputs import add_overwrite, nobody_reads, save_faults, saved_video
 from framegate.pipeline.redaction import redacted, shown
-from framegate.pipeline.run.plan import with_events, with_sound
+from framegate.pipeline.run.plan import gate_masks, unknown_names, with_events, with_sound
 from framegate.pipeline.run.sources import shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.shared_memory.sound_store import sound_store_bytes
@@ -134,6 +134,9 @@ def check(
         specs = stage_specs(config.stages)
         report.say("graph", drawn(specs, place(specs, config.placement)))
         probes = _check_sources(config, report, tell)
+        for fault in unknown_names(config, config.sources) if config.sources else ():
+            report.warn("names", fault)
+        _tell_masks(config, probes, report)
         if saves is not None:
             with report.watching("--save"):
                 report.say("--save", _saving(config, saves, overwrite))
@@ -222,6 +225,31 @@ def _check_sources(config: Config, report: Report, tell: Tell) -> dict[str, Any]
             if not_heard := _not_heard(config, name, probe):
                 report.warn("sources", f"{name}: {not_heard}")
     return probes
+
+
+def _tell_masks(config: Config, probes: dict[str, Any], report: Report) -> None:
+    """What of each good source's picture nobody sees, and where changes do not count."""
+    gates = gate_masks(config.stages)
+    for name, probe in probes.items():
+        if black := config.privacy.masks.get(name):
+            report.say("masks", f"{name}: {_areas(black)} black before anything reads the picture")
+        if not (quiet := gates.get(name)):
+            continue
+        report.say(
+            "masks", f"{name}: {_areas(quiet)} no reason to look: changes there do not count"
+        )
+        for polygon in quiet:
+            across, down = zip(*polygon, strict=True)
+            if min(across) >= probe.width or min(down) >= probe.height or max(*across, *down) <= 1:
+                report.warn(
+                    "masks",
+                    f"{name}: [gate.masks] {polygon[0]} and so on covers nothing: its points are "
+                    f"pixels, of a picture of {probe.width}x{probe.height}",
+                )
+
+
+def _areas(polygons: Sequence[Any]) -> str:
+    return f"{len(polygons)} area{'s are' if len(polygons) > 1 else ' is'}"
 
 
 def _saving(config: Config, folder: Path, overwrite: bool) -> str:

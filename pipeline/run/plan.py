@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -187,6 +187,39 @@ def _placed_beside(config: Config, name: str, other: str) -> dict[str, tuple[str
     }
 
 
+def unknown_names(config: Config, known: Collection[str]) -> list[str]:
+    """Return what to say of each source that `[learn]`, `[record]`, `[sound]`, `[privacy]`,
+    `[gate]`, `[events]` or a sink names and that is not known: it may come, or be a typo.
+    """
+    lists = {
+        "learn.collect": config.learn.collect,
+        "record.sources": config.record.sources,
+        "sound.sources": config.sound.sources,
+        "privacy.masks": tuple(config.privacy.masks),
+        "gate.masks": tuple(gate_masks(config.stages)),
+        **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
+    }
+    named = [
+        (key, name) for key, names in lists.items() if not isinstance(names, bool) for name in names
+    ]
+    for key in ("areas", "lines", "rules"):
+        each = getattr(config.events, key).items()
+        named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
+    return [
+        f"{key}: {name!r} is no source of this run yet{did_you_mean(name, known)}"
+        for key, name in named
+        if name not in known
+    ]
+
+
+def gate_masks(stages: Iterable[StageEntry]) -> dict[str, Any]:
+    """Return `[gate.masks]` of all stages that have a gate: source -> polygons."""
+    masks: dict[str, Any] = {}
+    for stage in stages:
+        masks |= stage.options.get("gate", {}).get("masks", {}) if stage.uses_models else {}
+    return masks
+
+
 def with_footage(config: Config) -> Config:
     """Return the configuration with the stage that keeps footage, beside the one that publishes; as
     it is, if nothing is to be kept.
@@ -195,14 +228,11 @@ def with_footage(config: Config) -> Config:
     if not learn.collect:
         return config
     publisher = next(stage for stage in config.stages if stage.publishes)
-    masks: dict[str, Any] = {}
-    for stage in config.stages:
-        masks |= stage.options.get("gate", {}).get("masks", {}) if stage.uses_models else {}
     options = {
         "sources": [] if isinstance(learn.collect, bool) else list(learn.collect),
         "bytes": learn.bytes,
         "days": learn.days,
-        "masks": masks,
+        "masks": gate_masks(config.stages),
     }
     telling = [
         replace(stage, options={**stage.options, "tells": True})

@@ -28,7 +28,6 @@ from framegate.pipeline.errors import (
     StoreBusy,
     StoreLost,
     StoreRefused,
-    did_you_mean,
 )
 from framegate.pipeline.keys import EVENTS
 from framegate.pipeline.loading import OURS
@@ -48,6 +47,7 @@ from framegate.pipeline.run.folder import (
 )
 from framegate.pipeline.run.plan import (
     Plan,
+    unknown_names,
     with_certificates,
     with_events,
     with_footage,
@@ -307,7 +307,8 @@ def _run_on(setup: _Setup) -> Exit:
                 "no source yet: framegate add NAME=URL gives it one, or [sources.NAME] in its "
                 "pipeline.toml at the next start"
             )
-        _warn_of_unknown(config, [spec.name for spec in sources.specs()])
+        for fault in unknown_names(config, [spec.name for spec in sources.specs()]):
+            to_user.warning("%s", fault)
         plan = make_plan(config, before.run, store.url, folder, options)
         quiet = options.json or options.began is not None or config.log.format == "json"
         with screen(quiet) as console:
@@ -317,29 +318,6 @@ def _run_on(setup: _Setup) -> Exit:
         return code
     finally:
         sources.release()
-
-
-def _warn_of_unknown(config: Config, known: Sequence[str]) -> None:
-    """Say which sources are named in `[learn]`, `[record]`, `[sound]`, `[privacy]`, `[events]` and
-    sinks and are not there: they may come, or be a typo.
-    """
-    lists = {
-        "learn.collect": config.learn.collect,
-        "record.sources": config.record.sources,
-        "sound.sources": config.sound.sources,
-        "privacy.masks": tuple(config.privacy.masks),
-        **{f"sinks.{name}.sources": sink.sources for name, sink in config.sinks.items()},
-    }
-    named = [
-        (key, name) for key, names in lists.items() if not isinstance(names, bool) for name in names
-    ]
-    for key in ("areas", "lines", "rules"):
-        each = getattr(config.events, key).items()
-        named += [(f"events.{key}.{name}.source", one.source) for name, one in each if one.source]
-    for key, name in named:
-        if name not in known:
-            near = did_you_mean(name, known)
-            to_user.warning("%s: %r is no source of this run yet%s", key, name, near)
 
 
 def make_plan(

@@ -18,6 +18,8 @@ Mode = Literal["off", "frames", "crops"]
 def masks_fault(masks: Any) -> str | None:
     """Return what is wrong with `[gate.masks]`, None if nothing is."""
     for source, polygons in masks.items():
+        if not is_name(source):
+            return f"{source!r} cannot name a source; a name is {NAME_RULE}"
         if not isinstance(polygons, list | tuple) or not all(map(_is_polygon, polygons)):
             return (
                 f"{source}: allowed is a list of polygons, each of three or more points [x, y] in "

@@ -74,7 +74,9 @@ def test_a_masked_source_is_not_recorded(tmp_path: Path) -> None:
 
 def test_a_mask_for_a_source_that_there_is_not_is_told(tmp_path: Path) -> None:
     footage.write_scene(tmp_path / "gat.mkv", footage.steady(5))
-    (tmp_path / "pipeline.toml").write_text(MASKS + DETECT)
+    quiet = "[gate.masks]\ngte = [[[0, 0], [9, 0], [9, 9]]]\n"
+    (tmp_path / "pipeline.toml").write_text(MASKS + quiet + DETECT)
     ended = framegate(tmp_path, "run", "gat.mkv")
     assert ended.code == DONE, ended.err
     assert "privacy.masks: 'gate' is no source of this run yet; did you mean gat?" in ended.err
+    assert "gate.masks: 'gte' is no source of this run yet; did you mean gat?" in ended.err

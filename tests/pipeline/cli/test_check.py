@@ -17,6 +17,7 @@ from framegate.pipeline.cli.capacity import Capacity, Heavy, MadeFrame
 from framegate.pipeline.cli.check import Report, check, promise_costs
 from framegate.pipeline.cli.main import main
 from framegate.pipeline.config.config import Config, find_config, read_config
+from framegate.pipeline.config.privacy import PrivacyConfig
 from framegate.pipeline.errors import Exit, FrameStoreFull
 from framegate.pipeline.heavy import queue
 from framegate.pipeline.promise.promise import Promise
@@ -74,6 +75,26 @@ def test_a_sound_configuration(clip: Path, capsys: pytest.CaptureFixture[str]) -
     for part in ("└─ window", "door: mpeg4 64x48, 25 frames/s, 30 frames", "starts and answers",
                  "nanodet-416", "decode ", "detect ", "all is well",
                  "64x48: what changes the mean of a 4x4 px square of the grid"):  # fmt: skip
+        assert part in said
+
+
+def test_masks_are_told_and_those_of_no_source(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    door = replace(configured(clip), privacy=PrivacyConfig({
+        "door": [[[0, 0], [0.5, 0], [0.5, 1]]], "dor": [[[0, 0], [0.5, 0], [0.5, 1]]]
+    }))  # fmt: skip
+    quiet = {"door": [[[0, 0], [9, 0], [9, 9]], [[0, 0], [0.5, 0], [0.5, 1]]]}
+    stages = [
+        replace(one, options={**one.options, "gate": {"masks": quiet}}) if one.uses_models else one
+        for one in door.stages
+    ]
+    assert check(replace(door, stages=tuple(stages))) is Exit.DONE
+    said = capsys.readouterr().out
+    for part in ("masks              door: 1 area is black before anything reads the picture",
+                 "door: 2 areas are no reason to look", "are pixels, of a picture of 64x48",
+                 "privacy.masks: 'dor' is no source of this run yet; did you mean door?",
+    ):  # fmt: skip
         assert part in said
 
 

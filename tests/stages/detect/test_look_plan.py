@@ -147,6 +147,7 @@ def test_memory_fits_its_plane_and_survives_it() -> None:
 
 def test_masks_are_checked() -> None:
     assert masks_fault({"a": [[[0, 0], [9, 0], [9, 9]]]}) is None
+    assert "cannot name a source" in str(masks_fault({"the door": [[[0, 0], [9, 0], [9, 9]]]}))
     for wrong in ([[0, 0]], [[[0, 0], [9, 0]]], [[[0, 0], [9, 0], ["x", 9]]], "all"):
         assert "three or more points" in str(masks_fault({"a": wrong}))
 
