@@ -25,7 +25,8 @@ from framegate.models import coco
 from framegate.models.learning import judgement, thresholds, tuning
 from framegate.models.learning.tuning import Look, Tuning
 from framegate.models.registry.registry import Registry
-from framegate.stages.commands.teaching import HEAVY, Teacher
+from framegate.pipeline.cli.tune import HEAVY
+from framegate.stages.commands.teaching import Teacher
 from framegate.stages.commands.tune import general, times
 from framegate.stages.footage import Footage, FootageFrame
 

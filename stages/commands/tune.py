@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import cv2
 
@@ -34,7 +34,6 @@ from framegate.models.registry.model_folder import (
     NAME,
     FootageSpan,
     Learned,
-    Manifest,
     ModelFolder,
     named,
 )
@@ -97,7 +96,9 @@ def tune(request: TuneRequest, choose: Choose, meter: Tell) -> Tuned:
         verdict = found.judged(best, coco.LABELS)
         added = None
         if verdict.allowed:
-            added = _put(store, request.name, seen, found, best, verdict, choice, ms).ref
+            metrics = verdict.metrics | {"ms": round(ms[best.side], 3), "cpu": cpu_model()}
+            learned = learned_of(found, seen, choice)
+            added = _put(store, request, best, learned, choice.merged, metrics)
         return Tuned(
             _size_rows(found, best, ms),
             class_rows(verdict, best, choice),
@@ -293,33 +294,27 @@ def class_rows(verdict: ModelVerdict, best: TunedSide, choice: ClassChoice) -> t
 
 def _put(
     store: Registry,
-    name: str,
-    seen: FootageSeen,
-    found: Tuning,
+    request: TuneRequest,
     best: TunedSide,
-    verdict: ModelVerdict,
-    choice: ClassChoice,
-    ms: Mapping[int, float],
-) -> Manifest:
-    """Write the model into the registry; its manifest."""
+    learned: Learned,
+    merged: Mapping[str, str],
+    metrics: Mapping[str, Any],
+) -> str:
+    """Write the model into the registry; NAME@VERSION."""
     least = {coco.LABELS[class_id]: score for class_id, score in best.least.items()}
     with tempfile.TemporaryDirectory(prefix="framegate-tune-") as path:
-        folder = general_folder(Path(path), name, next_version(store, name), best.side)
+        version = next_version(store, request.name)
+        folder = general_folder(Path(path), request.name, version, best.side)
         manifest = replace(
             folder.manifest,
             min_score=min(least.values()),
             min_scores=least,
-            merged=choice.merged,
-            learned=learned_of(found, seen, choice),
-            metrics={
-                **folder.manifest.metrics,
-                **verdict.metrics,
-                "ms": round(ms[best.side], 3),
-                "cpu": cpu_model(),
-            },
+            merged=dict(merged),
+            learned=learned,
+            metrics={**folder.manifest.metrics, **metrics},
             provenance=f"tuned, with its weights as they were; {folder.manifest.provenance}",
         )
-        return store.put(ModelFolder(folder.path, manifest)).manifest
+        return store.put(ModelFolder(folder.path, manifest)).manifest.ref
 
 
 def learned_of(found: Tuning, seen: FootageSeen, choice: ClassChoice) -> Learned:
