@@ -32,10 +32,10 @@ from framegate.pipeline.cli.capacity import (
 from framegate.pipeline.cli.lines import say
 from framegate.pipeline.cli.meter import Meter, Tell
 from framegate.pipeline.cli.promise import promise_of
-from framegate.pipeline.config.config import Config, SourceConfig
+from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry, drawn, in_shards, place, stage_specs
 from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.config.sources import frames_of, is_live
+from framegate.pipeline.config.sources import SourceConfig, frames_of, is_live
 from framegate.pipeline.engine.alone import context_alone
 from framegate.pipeline.errors import (
     ConfigFaults,

@@ -38,12 +38,11 @@ from framegate.pipeline.config.config import (
     DEFAULTS,
     PACKAGED,
     Config,
-    SourceConfig,
     read_config,
 )
 from framegate.pipeline.config.graph import in_shards, place, stage_specs
 from framegate.pipeline.config.options import SECRETS, variables_in
-from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.config.store import BY_NAME
 from framegate.pipeline.errors import ConfigFaults, Exit, SourceFault
 from framegate.pipeline.keys import NAME_RULE, is_name

@@ -15,8 +15,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from framegate.pipeline.cli.arguments import add_source_keys, ending, source_keys
-from framegate.pipeline.config.config import SourceConfig
-from framegate.pipeline.config.sources import named_sources
+from framegate.pipeline.config.sources import SourceConfig, named_sources
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.logs import to_user
 from framegate.pipeline.run.ended import OpenedStore, open_store

@@ -6,13 +6,14 @@ import functools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from framegate.pipeline.addresses import HTTP_DEFAULT, http_fault, origin_fault
+from framegate.pipeline.config.by_source import LearnConfig, RecordConfig, SoundConfig
 from framegate.pipeline.config.events import EventsConfig, read_events
 from framegate.pipeline.config.graph import (
     SHARD,
@@ -23,44 +24,24 @@ from framegate.pipeline.config.graph import (
     read_stages,
     stages_that,
 )
-from framegate.pipeline.config.options import read_options, unset_variable
+from framegate.pipeline.config.options import read_options
 from framegate.pipeline.config.privacy import PrivacyConfig, recording_faults
-from framegate.pipeline.config.sinks import SinkConfig, read_sinks
-from framegate.pipeline.config.sources import frames_of
-from framegate.pipeline.config.store import StoreConfig, store_faults
+from framegate.pipeline.config.sinks import SinkConfig, read_sinks, rule_faults
+from framegate.pipeline.config.sources import SourceConfig, read_sources
+from framegate.pipeline.config.store import StoreConfig
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
-from framegate.pipeline.keys import EVENTS, NAME_RULE, is_name
+from framegate.pipeline.keys import EVENTS
 from framegate.pipeline.logs import LogFormat
 from framegate.pipeline.source import (
     LEAST_STALL_S,
     MOST_STALL_S,
-    SOUND_RATE,
     STALL_S,
-    Transport,
 )
-from framegate.pipeline.spec import PaceName, RecordSpec
 
 PACKAGED = "pipeline.toml"
 
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """`[sources.NAME]`: a camera or a file.
-
-    url        path or URL; or webcam:N
-    url_env    name of an environment variable that holds the URL, instead of `url`
-    pace       of a file. fast: as quickly as it goes. realtime: as its time stamps say
-    live       whether it is a camera, whose newest frame wins; none: by its URL
-    transport  of RTSP
-    frames     which frames are wanted: all, keyframes, or a table (below)
-    """
-
-    url: str = ""
-    url_env: str | None = None
-    pace: PaceName = "fast"
-    live: bool | None = None
-    transport: Transport = "tcp"
-    frames: str | dict[str, Any] = "all"
+ReadTable = Callable[[Table, list[str]], Any]
+"""read(table, faults): what it holds; what is wrong is appended to faults."""
 
 
 @dataclass(frozen=True)
@@ -152,97 +133,6 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
-class LearnConfig:
-    """`[learn]`: footage that is kept to learn from, in the run's data folder.
-
-    collect  true: of all sources. false: of none. Or names of sources
-    bytes    of disk that the footage of all sources takes at most; what is least useful goes
-    days     for which it is kept
-    """
-
-    collect: bool | tuple[str, ...] = False
-    bytes: int = field(default=1 << 30, metadata={"least": 1 << 20})
-    days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
-
-    def faults(self) -> list[str]:
-        """What is wrong with it."""
-        return _not_names("collect", self.collect)
-
-
-def _not_names(key: str, sources: bool | tuple[str, ...]) -> list[str]:
-    return [
-        f"{key}: {name!r} cannot name a source; a name is {NAME_RULE}"
-        for name in (() if isinstance(sources, bool) else sources)
-        if not is_name(name)
-    ]
-
-
-@dataclass(frozen=True)
-class RecordConfig:
-    """`[record]`: packets of sources as they came, in files that play, in the run's data folder.
-
-    sources      true: all cameras. false: none. Or names of sources, files too
-    bytes        of disk that the recordings of all sources take at most; the oldest go
-    days         for which they are kept
-    clip_days    for which it is kept what an episode has a clip of
-    free_bytes   of the disk that are left to others: below it the oldest recordings go
-    """
-
-    sources: bool | tuple[str, ...] = False
-    bytes: int = field(default=50 << 30, metadata={"least": 64 << 20})
-    days: float = field(default=7.0, metadata={"least": 0.01, "most": 3650.0})
-    clip_days: float = field(default=30.0, metadata={"least": 0.01, "most": 3650.0})
-    free_bytes: int = field(default=1 << 30, metadata={"least": 16 << 20})
-
-    def faults(self) -> list[str]:
-        """What is wrong with it."""
-        return _not_names("sources", self.sources)
-
-    def of(self, source: str, live: bool) -> RecordSpec | None:
-        """Return how a source is recorded; None if it is not."""
-        named = live and self.sources if isinstance(self.sources, bool) else source in self.sources
-        if not named:
-            return None
-        return RecordSpec(self.bytes, self.days, self.clip_days, self.free_bytes)
-
-
-@dataclass(frozen=True)
-class SoundConfig:
-    """`[sound]`: what is heard, in windows of .975 s, each with labels of AudioSet.
-
-    sources      true: all that have a sound track. false: none. Or names of sources
-    hop_s        seconds from a window to the next
-    least_score  of a label that is told, 0 to 1
-    labels       that are told, as "Smoke detector, smoke alarm"; none: all
-    quiet_db     a window that is nowhere louder is not looked at: decibels of full scale, in the
-                 loudest tenth of a second
-    most_age_s   seconds for which labels hold while nothing sounds otherwise; then the network
-                 looks again. 0: it looks at each window
-    """
-
-    sources: bool | tuple[str, ...] = False
-    hop_s: float = field(default=0.4875, metadata={"least": 0.1, "most": 10.0})
-    least_score: float = field(default=0.3, metadata={"least": 0.01, "most": 1.0})
-    labels: tuple[str, ...] = ()
-    quiet_db: float = field(default=-55.0, metadata={"least": -120.0, "most": 0.0})
-    most_age_s: float = field(default=10.0, metadata={"least": 0.0, "most": 3600.0})
-
-    @property
-    def block(self) -> int:
-        """Samples of a hop."""
-        return round(self.hop_s * SOUND_RATE)
-
-    def block_of(self, source: str) -> int:
-        """Samples of a hop of this source; 0: it is not heard."""
-        named = self.sources if isinstance(self.sources, bool) else source in self.sources
-        return self.block if named else 0
-
-    def faults(self) -> list[str]:
-        """What is wrong with it."""
-        return _not_names("sources", self.sources)
-
-
-@dataclass(frozen=True)
 class Config:
     """A whole checked configuration; `origin` says where it was read."""
 
@@ -291,8 +181,20 @@ ENGINE_TABLES: Final[Mapping[str, Any]] = {
     "sources.NAME": SourceConfig,
     "sinks.NAME": SinkConfig,
 }
-"""What reads each table that belongs to no stage."""
-_TABLES: Final = (*(path.split(".")[0] for path in ENGINE_TABLES), "stages", "placement")
+"""What each table holds that belongs to no stage."""
+
+
+def _reader(name: str, kind: Any) -> ReadTable:
+    return lambda table, faults: read_options(kind, table, f"{name}.", faults)
+
+
+_READERS: Final[Mapping[str, ReadTable]] = {
+    **{name: _reader(name, kind) for name, kind in ENGINE_TABLES.items() if "." not in name},
+    "events": read_events,
+    "sources": read_sources,
+    "sinks": read_sinks,
+}
+"""What reads each of them: its field of Config, or None once what is wrong is told."""
 
 DEFAULTS = "the defaults"
 COMMAND_LINE = "command line"
@@ -433,98 +335,40 @@ def _merged(tables: Table, changes: Mapping[str, Any]) -> Table:
 
 
 def _read_tables(origin: str, tables: Table, faults: list[str]) -> Config | None:
-    store = read_options(StoreConfig, tables.get("store", {}), "store.", faults)
-    if store is not None:
-        faults += store_faults(store)
-    credit = read_options(CreditConfig, tables.get("credit", {}), "credit.", faults)
-    live = read_options(LiveConfig, tables.get("live", {}), "live.", faults)
-    workers = read_options(WorkersConfig, tables.get("workers", {}), "workers.", faults)
-    log = read_options(LogConfig, tables.get("log", {}), "log.", faults)
-    http = read_options(HttpConfig, tables.get("http", {}), "http.", faults)
-    save = read_options(SaveConfig, tables.get("save", {}), "save.", faults)
-    learn = read_options(LearnConfig, tables.get("learn", {}), "learn.", faults)
-    record = read_options(RecordConfig, tables.get("record", {}), "record.", faults)
-    sound = read_options(SoundConfig, tables.get("sound", {}), "sound.", faults)
-    privacy = read_options(PrivacyConfig, tables.get("privacy", {}), "privacy.", faults)
-    if privacy is not None and record is not None:
-        faults += recording_faults(privacy, record.sources)
-    events = read_events(tables.get("events", {}), faults)
-    sources = _read_sources(tables.get("sources", {}), faults)
-    stages = read_stages(tables, _TABLES, faults)
-    placement = tables.get("placement", {})
-    for worker, names in placement.items():
+    read = {name: _READERS[name](tables.get(name, {}), faults) for name in _READERS}
+    stages = read_stages(tables, (*_READERS, "stages", "placement"), faults)
+    placement = _read_placement(tables.get("placement", {}), faults)
+    faults += _faults_together(tables, read, placement)
+    if stages is not None:
+        faults += graph_faults(stages, placement)
+    if stages is None or None in read.values():
+        return None
+    return Config(origin=origin, stages=tuple(stages), placement=placement, **read)
+
+
+def _read_placement(table: Table, faults: list[str]) -> dict[str, tuple[str, ...]]:
+    for worker, names in table.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             faults.append(f"placement.{worker} = {names!r}: allowed is a list of stage names")
-            placement = {}
-            break
-    if events is not None and events.rules and EVENTS in tables.get("stages", {}):
+            return {}
+    return {worker: tuple(names) for worker, names in table.items()}
+
+
+def _faults_together(
+    tables: Table, read: Mapping[str, Any], placement: Mapping[str, Any]
+) -> list[str]:
+    """What is wrong between tables that are right each for itself."""
+    faults = []
+    stages, rules = tables.get("stages", {}), tables.get("events", {}).get("rules", {})
+    rules = rules if isinstance(rules, dict) else {}  # what is wrong with them is told elsewhere
+    if read["privacy"] is not None and read["record"] is not None:
+        faults += recording_faults(read["privacy"], read["record"].sources)
+    if read["events"] is not None and rules and EVENTS in stages:
         faults.append(f"stages.{EVENTS}: this name is kept for the table [events], which has rules")
+    workers = read["workers"]
     if workers is not None and workers.shards and SHARD not in placement:
         faults.append(
             f"workers.shards = {workers.shards}: [placement] names all stages, so there is none "
             f"that they could host; leave it out, or give it {SHARD} = [...]"
         )
-    if stages is not None:
-        faults += graph_faults(stages, placement)
-    rules = tables.get("events", {}).get("rules", {})
-    known = rules if isinstance(rules, dict) else {}  # what is wrong with them is told elsewhere
-    sinks = read_sinks(tables.get("sinks", {}), tables.get("stages", {}), known, faults)
-    if (
-        store is None
-        or credit is None
-        or live is None
-        or workers is None
-        or log is None
-        or http is None
-        or save is None
-        or learn is None
-        or record is None
-        or sound is None
-        or privacy is None
-        or events is None
-    ):
-        return None
-    if sources is None or stages is None:
-        return None
-    placed = {worker: tuple(names) for worker, names in placement.items()}
-    return Config(
-        origin,
-        store,
-        credit,
-        live,
-        workers,
-        log,
-        http,
-        save,
-        learn,
-        record,
-        sound,
-        privacy,
-        events,
-        sources,
-        tuple(stages),
-        placed,
-        sinks,
-    )
-
-
-def _read_sources(table: Table, faults: list[str]) -> dict[str, SourceConfig] | None:
-    sources = {}
-    for name, entry in table.items():
-        path = f"sources.{name}"
-        if not is_name(name):
-            faults.append(f"{path}: a source's name is {NAME_RULE}")
-        if not isinstance(entry, dict):
-            faults.append(f"{path} = {entry!r}: must be a table with url or url_env")
-            continue
-        source = read_options(SourceConfig, entry, f"{path}.", faults)
-        if source is not None:
-            if bool(source.url) == bool(source.url_env):
-                faults.append(f"{path}: must have either url or url_env")
-            faults += unset_variable(source.url_env, f"{path}.url_env")
-            try:
-                frames_of(source.frames)
-            except ValueError as error:
-                faults.append(f"{path}.frames = {source.frames!r}: {error}")
-            sources[name] = source
-    return sources
+    return faults + rule_faults(read["sinks"], stages, rules)

@@ -7,7 +7,7 @@ import binascii
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -184,16 +184,9 @@ def _secret_faults(name: str, sink: SinkConfig) -> list[str]:
     return faults
 
 
-def read_sinks(
-    table: Any, stages: Iterable[str], rules: Iterable[str], faults: list[str]
-) -> dict[str, SinkConfig]:
-    """The sinks; what is wrong with them is appended to `faults`.
-
-    stages  names of all stages
-    rules   names of all rules
-    """
+def read_sinks(table: Mapping[str, Any], faults: list[str]) -> dict[str, SinkConfig]:
+    """The sinks of `[sinks]`; what is wrong with them is appended to `faults`."""
     sinks: dict[str, SinkConfig] = {}
-    known = set(rules)
     for name, entry in table.items():
         path = f"sinks.{name}"
         if not is_name(name):
@@ -207,16 +200,27 @@ def read_sinks(
         for key in ("url_env", "secret_env"):
             faults += unset_variable(getattr(sink, key), f"{path}.{key}")
         faults += _secret_faults(name, sink)
-        faults += [
-            f"{path}.rules: there is no rule {rule!r}; there are "
-            f"{', '.join(sorted(known)) or 'none'}{did_you_mean(rule, known)}"
-            for rule in sink.rules
-            if known and rule not in known
-        ]
         sinks[name] = sink
-    if sinks and not known and EVENTS not in stages:
-        faults.append(
+    return sinks
+
+
+def rule_faults(
+    sinks: Mapping[str, SinkConfig], stages: Collection[str], rules: Collection[str]
+) -> list[str]:
+    """What is wrong with the rules that sinks name.
+
+    stages  names of all stages
+    rules   names of all rules
+    """
+    if sinks and not rules and EVENTS not in stages:
+        return [
             "sinks: there are no rules, so that there would be nothing to tell; give one, "
             "[events.rules.NAME]"
-        )
-    return sinks
+        ]
+    return [
+        f"sinks.{name}.rules: there is no rule {rule!r}; there are "
+        f"{', '.join(sorted(rules))}{did_you_mean(rule, rules)}"
+        for name, sink in sinks.items()
+        for rule in sink.rules
+        if rules and rule not in rules
+    ]

@@ -1,4 +1,4 @@
-"""Sources as they are named on the command line: paths, globs, URLs, `name=PATH`."""
+"""Sources: `[sources.NAME]`, and on the command line: paths, globs, URLs, `name=PATH`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,62 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 
+from framegate.pipeline.config.options import read_options, unset_variable
 from framegate.pipeline.errors import ConfigFaults, FaultReason
 from framegate.pipeline.keys import NAME_MOST, NAME_RULE, is_name
 from framegate.pipeline.redaction import HIDDEN, shown
-from framegate.pipeline.source import Frames
+from framegate.pipeline.source import Frames, Transport
+from framegate.pipeline.spec import PaceName
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """`[sources.NAME]`: a camera or a file.
+
+    url        path or URL; or webcam:N
+    url_env    name of an environment variable that holds the URL, instead of `url`
+    pace       of a file. fast: as quickly as it goes. realtime: as its time stamps say
+    live       whether it is a camera, whose newest frame wins; none: by its URL
+    transport  of RTSP
+    frames     which frames are wanted: all, keyframes, or a table (below)
+    """
+
+    url: str = ""
+    url_env: str | None = None
+    pace: PaceName = "fast"
+    live: bool | None = None
+    transport: Transport = "tcp"
+    frames: str | dict[str, Any] = "all"
+
+
+def read_sources(table: Mapping[str, Any], faults: list[str]) -> dict[str, SourceConfig]:
+    """The sources of `[sources]`; what is wrong with them is appended to `faults`."""
+    sources = {}
+    for name, entry in table.items():
+        path = f"sources.{name}"
+        if not is_name(name):
+            faults.append(f"{path}: a source's name is {NAME_RULE}")
+        if not isinstance(entry, dict):
+            faults.append(f"{path} = {entry!r}: must be a table with url or url_env")
+            continue
+        source = read_options(SourceConfig, entry, f"{path}.", faults)
+        if source is not None:
+            if bool(source.url) == bool(source.url_env):
+                faults.append(f"{path}: must have either url or url_env")
+            faults += unset_variable(source.url_env, f"{path}.url_env")
+            try:
+                frames_of(source.frames)
+            except ValueError as error:
+                faults.append(f"{path}.frames = {source.frames!r}: {error}")
+            sources[name] = source
+    return sources
+
 
 _NAMED = re.compile(r"([A-Za-z0-9_-]+)=(.+)", re.DOTALL)
 

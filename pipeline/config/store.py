@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framegate.pipeline.addresses import store_fault
+from framegate.pipeline.config.options import unset_variable
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.store.client import SCHEMES, url_fault, with_tls
 
@@ -72,6 +73,24 @@ class StoreConfig:
             return None
         return with_tls(url, self.tls_ca, self.tls_cert, self.tls_key, self.tls_check_hostname)
 
+    def faults(self) -> list[str]:
+        """All that is wrong with it; what a variable holds is not shown."""
+        if unset := unset_variable(self.url_env, "url_env"):
+            return unset
+        faults = _tls_faults(self)
+        place = self.place() if not faults else None
+        if self.url_env is None and self.url != EMBEDDED and not self.url.startswith(SCHEMES):
+            return [f'url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
+        if place is not None and (fault := url_fault(place)) is not None:
+            key = "url" if self.url_env is None else f"url_env = {self.url_env!r}"
+            faults.append(f"{key}: {fault}")
+        if self.replicas and place is None and not faults:
+            faults.append(
+                f"replicas = {self.replicas}: only a store of your own has replicas; allowed "
+                "with the embedded one is 0"
+            )
+        return faults + _listen_faults(self)
+
 
 def store_said(url: str | None, listen: str | None, password_file: str | None) -> dict[str, Any]:
     """What the command line says of the store, as keys of `[store]`; env:NAME is a variable's."""
@@ -105,37 +124,18 @@ def _warn_of_password(url: str, option: str) -> None:
         )
 
 
-def store_faults(store: StoreConfig) -> list[str]:
-    """All that is wrong with it; what a variable holds is not shown."""
-    if store.url_env is not None and not os.environ.get(store.url_env):
-        return [f"store.url_env = {store.url_env!r}: the environment has no such variable"]
-    faults = _tls_faults(store)
-    place = store.place() if not faults else None
-    if store.url_env is None and store.url != EMBEDDED and not store.url.startswith(SCHEMES):
-        return [f'store.url: allowed is "{EMBEDDED}", or a URL with {", ".join(SCHEMES)}', *faults]
-    if place is not None and (fault := url_fault(place)) is not None:
-        key = "url" if store.url_env is None else f"url_env = {store.url_env!r}"
-        faults.append(f"store.{key}: {fault}")
-    if store.replicas and place is None and not faults:
-        faults.append(
-            f"store.replicas = {store.replicas}: only a store of your own has replicas; allowed "
-            "with the embedded one is 0"
-        )
-    return faults + _listen_faults(store)
-
-
 def _tls_faults(store: StoreConfig) -> list[str]:
     files = {key: getattr(store, key) for key in ("tls_ca", "tls_cert", "tls_key")}
     given = {key: file for key, file in files.items() if file is not None}
     faults = [
-        f"store.{key} = {file!r}: this file cannot be read"
+        f"{key} = {file!r}: this file cannot be read"
         for key, file in given.items()
         if not os.access(file, os.R_OK)
     ]
     if store.tls_key is not None and store.tls_cert is None:
-        faults.append("store.tls_key: it needs store.tls_cert as well, the certificate of that key")
+        faults.append("tls_key: it needs store.tls_cert as well, the certificate of that key")
     if (given or not store.tls_check_hostname) and not _uses_tls(store):
-        faults.append("store.tls_*: they need a store whose URL begins with rediss://")
+        faults.append("tls_*: they need a store whose URL begins with rediss://")
     return faults
 
 
@@ -147,16 +147,16 @@ def _uses_tls(store: StoreConfig) -> bool:
 def _listen_faults(store: StoreConfig) -> list[str]:
     if store.listen is None:
         alone = store.listen_password_file is not None
-        return ["store.listen_password_file: it needs store.listen as well"] if alone else []
+        return ["listen_password_file: it needs store.listen as well"] if alone else []
     faults = []
     if store.url_env is not None or store.url != EMBEDDED:
         faults.append(
-            f"store.listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
+            f"listen = {store.listen!r}: only the embedded store listens; in a Redis of your "
             "own, make a user that may only read (docs/deployment.md)"
         )
     if (fault := store_fault(store.listen)) is not None:
-        faults.append(f"store.listen = {store.listen!r}: {fault}")
+        faults.append(f"listen = {store.listen!r}: {fault}")
     file = store.listen_password_file
     if file is not None and not os.access(Path(file), os.R_OK):
-        faults.append(f"store.listen_password_file = {file!r}: this file cannot be read")
+        faults.append(f"listen_password_file = {file!r}: this file cannot be read")
     return faults

@@ -23,10 +23,16 @@ from msgspec.structs import replace
 
 from framegate.pipeline import records
 from framegate.pipeline.addresses import OFF
-from framegate.pipeline.config.config import Config, SourceConfig
+from framegate.pipeline.config.config import Config
 from framegate.pipeline.config.graph import StageEntry
 from framegate.pipeline.config.options import from_environment
-from framegate.pipeline.config.sources import frames_of, is_live, is_remote, path_fault
+from framegate.pipeline.config.sources import (
+    SourceConfig,
+    frames_of,
+    is_live,
+    is_remote,
+    path_fault,
+)
 from framegate.pipeline.errors import (
     ConfigFaults,
     DataFolderRefused,

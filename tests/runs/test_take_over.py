@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from framegate.pipeline.config.config import SourceConfig, read_config
+from framegate.pipeline.config.config import read_config
+from framegate.pipeline.config.sources import SourceConfig
 from framegate.pipeline.errors import DataFolderRefused, SourceOwned
 from framegate.pipeline.run.folder import RunFile, open_folder
 from framegate.pipeline.run.sources import KnownModels, RunSources, run_source, spec_maker
