@@ -271,8 +271,8 @@ class FileContents:
 
 
 def read_file(file: BinaryIO) -> FileContents:
-    """Read a file that may be cut off anywhere; only heads of its fragments are read. NotWhole if
-    there is no whole fragment in it.
+    """Read a file that may be cut off anywhere, with zeros at its end where a power cut kept the
+    disk from writing; only heads of its fragments are read. NotWhole if no whole one is in it.
     """
     init = b""
     said: Head | None = None
@@ -300,8 +300,13 @@ def read_file(file: BinaryIO) -> FileContents:
             said, head = _read_head(data[24:]), at + length
         elif kind == b"prft":
             captured = _captured(data, 8)
+            if captured <= 0:
+                break
         elif kind == b"moof":
-            pending = read_fragment(data, tracks)
+            try:
+                pending = read_fragment(data, tracks)
+            except NotWhole:
+                break
         elif kind == b"mdat":
             if pending is not None and captured is not None:
                 found.append((pending, captured))

@@ -1,7 +1,8 @@
 """The index of a data folder's recordings: what there is of which time, what is pinned, what went.
 
 SQLite, of the standard library, beside the files that it tells of. A row is written after its file
-is on the disk; what the files say again (`rebuild`) is not lost with it.
+is on the disk; what the files say again (`rebuild`) is not lost with it. Pins, which no file tells,
+are in a file of their own.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import msgspec
 
 from framegate.pipeline.episodes import Change, Severity
 from framegate.pipeline.errors import FramegateError
+from framegate.pipeline.recording.durable import make_folder, remove_empty
 
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "recordings"  # of a data folder
 NAME: Final = "index.db"
+PINS: Final = "pins.db"
 BUSY_S: Final = 20.0
-VERSION: Final = 1
+VERSION: Final = 2
 
 Cause = Literal["age", "bytes", "space"]
 _LEVELS: Final[dict[str, int]] = {"detection": 1, "alert": 2}
@@ -33,35 +36,56 @@ _OVERLAPS: Final = "source = ? AND captured > ? AND captured < ? AND captured_en
 _SAME_S: Final = 0.5  # between two segments that follow one another: less is no gap
 
 _TABLES: Final = """
-CREATE TABLE IF NOT EXISTS segment (
+DROP TABLE IF EXISTS segment;
+DROP TABLE IF EXISTS gap;
+CREATE TABLE segment (
   path TEXT PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL,
   pts REAL NOT NULL, pts_end REAL NOT NULL, shift REAL NOT NULL,
   captured REAL NOT NULL, captured_end REAL NOT NULL,
   bytes INTEGER NOT NULL, head INTEGER NOT NULL, init TEXT NOT NULL,
   is_key INTEGER NOT NULL, sound INTEGER NOT NULL, pinned INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS by_time ON segment (source, captured);
-CREATE INDEX IF NOT EXISTS by_pts ON segment (source, epoch, pts);
-CREATE INDEX IF NOT EXISTS by_age ON segment (pinned, captured);
-CREATE TABLE IF NOT EXISTS pin (
-  why TEXT PRIMARY KEY, source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
-  level INTEGER NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS pin_by_time ON pin (source, until);
-CREATE TABLE IF NOT EXISTS gap (
+CREATE INDEX by_time ON segment (source, captured);
+CREATE INDEX by_pts ON segment (source, epoch, pts);
+CREATE INDEX by_age ON segment (pinned, captured);
+CREATE TABLE gap (
   source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL, why TEXT NOT NULL,
   PRIMARY KEY (source, since, why)
 ) STRICT;
+CREATE INDEX gap_by_time ON gap (until);
 CREATE TABLE IF NOT EXISTS trimmed (
   source TEXT NOT NULL, cause TEXT NOT NULL, until REAL NOT NULL, segments INTEGER NOT NULL,
   bytes INTEGER NOT NULL, PRIMARY KEY (source, cause)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
-INSERT OR IGNORE INTO total SELECT 1, COALESCE(SUM(bytes), 0) FROM segment;
-CREATE TRIGGER IF NOT EXISTS grows AFTER INSERT ON segment BEGIN
-  UPDATE total SET bytes = bytes + NEW.bytes; END;
-CREATE TRIGGER IF NOT EXISTS shrinks AFTER DELETE ON segment BEGIN
-  UPDATE total SET bytes = bytes - OLD.bytes; END;
+CREATE TABLE recorder (
+  source TEXT PRIMARY KEY, since REAL NOT NULL, path TEXT, why TEXT, most_bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE kept (
+  source TEXT PRIMARY KEY, segments INTEGER NOT NULL, seconds REAL NOT NULL,
+  bytes INTEGER NOT NULL, pinned INTEGER NOT NULL, sounds INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER grows AFTER INSERT ON segment BEGIN
+  INSERT OR IGNORE INTO kept VALUES (NEW.source, 0, 0, 0, 0, 0);
+  UPDATE kept SET segments = segments + 1, seconds = seconds + NEW.pts_end - NEW.pts,
+    bytes = bytes + NEW.bytes, pinned = pinned + iif(NEW.pinned, NEW.bytes, 0),
+    sounds = sounds + NEW.sound WHERE source = NEW.source; END;
+CREATE TRIGGER shrinks AFTER DELETE ON segment BEGIN
+  UPDATE kept SET segments = segments - 1, seconds = seconds - OLD.pts_end + OLD.pts,
+    bytes = bytes - OLD.bytes, pinned = pinned - iif(OLD.pinned, OLD.bytes, 0),
+    sounds = sounds - OLD.sound WHERE source = OLD.source;
+  DELETE FROM kept WHERE source = OLD.source AND segments = 0; END;
+CREATE TRIGGER is_pinned AFTER UPDATE OF pinned ON segment BEGIN
+  UPDATE kept SET pinned = pinned + iif(NEW.pinned, NEW.bytes, 0) - iif(OLD.pinned, OLD.bytes, 0)
+    WHERE source = NEW.source; END;
+"""
+"""What an older Framegate wrote is made again from the files."""
+
+_PIN_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS pins.pin (
+  why TEXT PRIMARY KEY, source TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+  level INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS pins.pin_by_time ON pin (source, until);
 """
 
 
@@ -150,6 +174,34 @@ class RecordedSource(msgspec.Struct, frozen=True):
     sound: bool
 
 
+class RecorderState(msgspec.Struct, frozen=True):
+    """What was told last of the recording of a source.
+
+    since       UNIX seconds of when that was
+    path        file that grows, from the folder of recordings, without `.open`; None: none does
+    why         it is not recorded, in words; None: it is, or its connection ended
+    most_bytes  that all recordings together may take
+    """
+
+    source: str
+    since: float
+    path: str | None
+    why: str | None
+    most_bytes: int
+
+
+class RecordedLoss(msgspec.Struct, frozen=True):
+    """What of a source was not recorded though it came, for one reason, all together. until: UNIX
+    seconds at which the last of it ended.
+    """
+
+    source: str
+    why: str
+    times: int
+    seconds: float
+    until: float
+
+
 class RecordedStretch(msgspec.Struct, frozen=True):
     """A time that was recorded without a gap, UNIX seconds. sound: there is some in it."""
 
@@ -181,16 +233,35 @@ class Index:
                 f"{data}: nothing was recorded there; a run records with [record] sources = true "
                 "in its pipeline.toml, or with --record"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with _told(path):
             self._db = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")  # a row that is lost is found again
-            if self._db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
-                raise RecordingLost(f"{path}: a newer Framegate wrote it")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
-                self._db.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+            try:
+                self._begin()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _begin(self) -> None:
+        self._db.execute("ATTACH ? AS pins", (str(self.folder / PINS),))
+        for name in ("main", "pins"):
+            self._db.execute(f"PRAGMA {name}.journal_mode = WAL")
+            # Of a power cut, too: a file goes only after its removal is told on the disk.
+            self._db.execute(f"PRAGMA {name}.synchronous = FULL")
+        if self._version("main") == self._version("pins") == VERSION:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        for name, tables in (("pins", _PIN_TABLE), ("main", _TABLES)):
+            if self._version(name) > VERSION:
+                raise RecordingLost(f"{self.folder / NAME}: a newer Framegate wrote it")
+            if self._version(name) < VERSION:
+                for statement in _statements(tables):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA {name}.user_version = {VERSION}")
+        self._db.execute("COMMIT")
+
+    def _version(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}.user_version").fetchone()[0])
 
     def close(self) -> None:
         """Close it."""
@@ -265,9 +336,9 @@ class Index:
     def recorded(self) -> list[RecordedSource]:
         """What there is of each source."""
         said = (
-            "SELECT source, COUNT(*), SUM(pts_end - pts), SUM(bytes), "
-            "SUM(CASE WHEN pinned THEN bytes ELSE 0 END), MIN(captured), MAX(captured_end), "
-            "MAX(sound) FROM segment GROUP BY source ORDER BY source"
+            "SELECT source, segments, seconds, bytes, pinned, (SELECT MIN(captured) FROM segment s "
+            "WHERE s.source = kept.source), (SELECT captured_end FROM segment s WHERE s.source = "
+            "kept.source ORDER BY captured DESC LIMIT 1), sounds > 0 FROM kept ORDER BY source"
         )
         with _told(self.folder / NAME):
             rows = self._db.execute(said).fetchall()
@@ -279,8 +350,8 @@ class Index:
 
     def nbytes(self) -> int:
         """Bytes of all files together."""
-        (total,) = self._db.execute("SELECT bytes FROM total").fetchone()
-        return int(total)
+        (total,) = self._db.execute("SELECT SUM(bytes) FROM kept").fetchone()
+        return int(total or 0)
 
     def _key_before(self, source: str, since: float) -> float:
         """From when on pictures are needed to show what is there at `since`: from then, or from the
@@ -370,6 +441,18 @@ class Index:
 
     # -- what was not recorded, and what went
 
+    def note_recorder(self, state: RecorderState) -> None:
+        """Tell how the recording of a source stands."""
+        with self._writing() as db:
+            row = msgspec.structs.astuple(state)
+            db.execute(f"INSERT OR REPLACE INTO recorder VALUES ({_marks(row)})", row)
+
+    def recorders(self) -> list[RecorderState]:
+        """How the recording of each source stood when that was last told."""
+        said = "SELECT source, since, path, why, most_bytes FROM recorder ORDER BY source"
+        with _told(self.folder / NAME):
+            return [RecorderState(*row) for row in self._db.execute(said)]
+
     def note_gap(self, gap: RecordingGap) -> None:
         """Tell of packets that came and were not recorded."""
         with self._writing() as db:
@@ -396,6 +479,15 @@ class Index:
             (source, until, since),
         )
         return [RecordingGap(*row) for row in rows]
+
+    def losses(self, since: float) -> list[RecordedLoss]:
+        """What was not recorded though it came, of all sources, of gaps that ended since then."""
+        said = (
+            "SELECT source, why, COUNT(*), SUM(until - since), MAX(until) FROM gap WHERE until > ? "
+            "GROUP BY source, why ORDER BY source, why"
+        )
+        with _told(self.folder / NAME):
+            return [RecordedLoss(*row) for row in self._db.execute(said, (since,))]
 
     def trims(self) -> list[Trim]:
         """What was removed, and until when."""
@@ -451,14 +543,15 @@ def pin_clips(data: Path, changes: Iterable[Change]) -> None:
         log.warning("clips of %d changes of episodes are not pinned: %s", len(clips), error)
 
 
-def remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder if nothing is left in it, and those around it, up to the top."""
-    while folder != top:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script: `executescript` would end the transaction that it is in."""
+    said = ""
+    for part in script.split(";"):
+        said += f"{part};"
+        if sqlite3.complete_statement(said):
+            if said.strip(" \n;"):
+                yield said
+            said = ""
 
 
 def _marks(row: Sequence[object]) -> str:

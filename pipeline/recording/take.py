@@ -1,8 +1,9 @@
 """What a connection of a source gives, written into files that are whole whatever happens.
 
-A segment grows as `NAME.mp4.open`, by whole fragments, and is locked by who writes it. It is
-finished at the first key frame after SEGMENT_S: fsync, renamed to `NAME.mp4`, fsync of its folder,
-then its row in the index. What a dead process left is finished by the next one (`adopt`).
+A segment grows as `NAME.mp4.open`, by whole fragments, each of which is on the disk before the next
+one is written, and is locked by who writes it. It is finished at the first key frame after
+SEGMENT_S: fsync, renamed to `NAME.mp4`, fsync of its folder, then its row in the index. What a dead
+process left is finished by the next one (`adopt`).
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from framegate.pipeline.recording.boxes import (
     read_init,
     time_box,
 )
+from framegate.pipeline.recording.durable import make_folder, put, remove_empty, sync_folder
 from framegate.pipeline.recording.index import (
     FOLDER,
     Index,
+    RecorderState,
     RecordingGap,
     RecordingLost,
     Segment,
-    remove_empty,
 )
 from framegate.pipeline.recording.retention import trim
 from framegate.pipeline.spec import RecordSpec
@@ -121,6 +123,7 @@ class Take:
         self._open: _Growing | None = None
         self._room = _FIRST_ROOM
         self._blocked: float | None = None  # captured: since when there is no room
+        self._tells_of_file = False  # what was told last
 
     # -- from the engine's thread
 
@@ -180,6 +183,7 @@ class Take:
         try:
             growing.file.write(more)
             growing.file.flush()
+            os.fdatasync(growing.file.fileno())
         except OSError:
             with suppress(OSError):
                 growing.file.truncate(before)  # it stays whole
@@ -214,6 +218,7 @@ class Take:
             *(len(head), len(head), time.monotonic()),
         )
         file.write(head)
+        self._tell(growing)
         return growing
 
     def _named(self, captured: float) -> tuple[Path, BinaryIO]:
@@ -221,7 +226,7 @@ class Take:
         told = time.gmtime(captured)
         folder = self._recording.folder / str(self._epoch) / time.strftime("%Y-%m-%d", told)
         name = f"{time.strftime('%H%M%S', told)}.{int(captured % 1 * 1000):03}"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for n in range(10_000):
             path = folder / f"{name}{f'-{n}' if n else ''}{_SUFFIX}"
             if path.exists():
@@ -229,6 +234,7 @@ class Take:
             with suppress(FileExistsError):
                 file = open(f"{path}{OPEN}", "xb")  # noqa: SIM115  # closed when it is finished
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                sync_folder(folder)
                 return path, file
         raise FileExistsError(f"{folder}: too many files of one time")
 
@@ -246,13 +252,15 @@ class Take:
         if growing.epoch == epoch:
             return
         folder = self._recording.folder / str(epoch) / growing.path.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / growing.path.name
         if path.exists() or Path(f"{path}{OPEN}").exists():
             return
         os.rename(f"{growing.path}{OPEN}", f"{path}{OPEN}")
+        sync_folder(folder)
         remove_empty(growing.path.parent, self._recording.folder)
         growing.path, growing.epoch = path, epoch
+        self._tell(growing)
 
     def finish(self) -> None:
         """Finish the segment that grows, if one does."""
@@ -263,7 +271,7 @@ class Take:
             if not growing.fragments:
                 os.unlink(f"{growing.path}{OPEN}")
                 return
-            settle(growing.file, growing.path)
+            put(growing.file, Path(f"{growing.path}{OPEN}"), growing.path)
             index = self._its_index()
             index.add([segment_of(growing.contents(), self.source, growing.path)])
         except (OSError, RecordingLost) as error:
@@ -271,6 +279,21 @@ class Take:
         finally:
             growing.file.close()
         self._room = max(_FIRST_ROOM, 2 * growing.nbytes)
+
+    def _tell(self, growing: _Growing | None = None, why: str | None = None) -> None:
+        """Tell those who look how it stands: which file grows, or why none does."""
+        self._tells_of_file = growing is not None
+        with suppress(RecordingLost):
+            index = self._its_index()
+            path = None if growing is None else str(growing.path.relative_to(index.folder))
+            most = self._recording.spec.bytes
+            index.note_recorder(RecorderState(self.source, time.time(), path, why, most))
+
+    def refuse(self, why: str) -> None:
+        """Tell that nothing of this connection is recorded, and let the index go."""
+        log.warning("source %s is not recorded: %s", self.source, why)
+        self._tell(why=why)
+        self.close()
 
     def lost(self, since: float, until: float, why: str) -> None:
         """Tell that packets of a time came, UNIX seconds, and were not recorded."""
@@ -280,6 +303,8 @@ class Take:
         """Finish, and let the index go."""
         try:
             self.finish()
+            if self._tells_of_file:
+                self._tell()
             if self._blocked is not None:
                 self._note_gap(self._blocked, time.time(), "disk_full")
         finally:
@@ -298,6 +323,7 @@ class Take:
         if self._blocked is None:
             self._blocked = time.time()
             log.warning("source %s: it is not recorded now: %s", self.source, _why(error))
+            self._tell(why=_why(error))
         if growing is not None:
             growing.file.close()
             with suppress(OSError, NotWhole, RecordingLost):
@@ -318,23 +344,6 @@ def _why(error: Exception) -> str:
 def init_digest(init: bytes) -> str:
     """What names an init part: files of the same one follow one another in a player."""
     return hashlib.sha256(init).hexdigest()[:16]
-
-
-def settle(file: BinaryIO, path: Path) -> None:
-    """Have a file on the disk under its name: fsync, rename, fsync of the folder. OSError."""
-    file.flush()
-    os.fsync(file.fileno())
-    os.rename(f"{path}{OPEN}", path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 # -- What the folder says.
@@ -368,7 +377,14 @@ def rebuild(index: Index) -> int:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(folder.glob("*/*/*")) if _is_ours(path))
+    """The oldest first: while an index is made again, what it has begins with the oldest."""
+    found = [path for path in folder.glob("*/*/*") if _is_ours(path)]
+    yield from sorted(found, key=lambda path: (_epoch_of(path), path.parts[-2:]))
+
+
+def _epoch_of(path: Path) -> int:
+    name = path.parts[-3]
+    return int(name) if name.isdecimal() else 0
 
 
 def _is_ours(path: Path) -> bool:
@@ -387,8 +403,8 @@ def _adopt_one(index: Index, source: str, path: Path) -> bool:
         held = read_file(file)
         if is_open:
             file.truncate(held.nbytes)
-            path = path.with_name(path.name.removesuffix(OPEN))
-            settle(file, path)
+            grown, path = path, path.with_name(path.name.removesuffix(OPEN))
+            put(file, grown, path)
     index.add([segment_of(held, source, path)])
     return True
 
@@ -397,11 +413,10 @@ def segment_of(held: FileContents, source: str, path: Path) -> Segment:
     """The row of a file, by what is in it and where it lies."""
     (first, captured), (last, captured_last) = held.fragments[0], held.fragments[-1]
     shift = held.said.shift_s
-    epoch, day = path.parts[-3:-1]
     return Segment(
-        path=f"{source}/{epoch}/{day}/{path.name}",
+        path="/".join((source, *path.parts[-3:])),
         source=source,
-        epoch=int(epoch) if epoch.isdecimal() else 0,
+        epoch=_epoch_of(path),
         pts=round(first.pts - shift, 6),
         pts_end=round(max(one.pts_end for one, _ in held.fragments) - shift, 6),
         shift_s=shift,

@@ -110,6 +110,7 @@ class PacketRecorder:
         streams = [opened.stream, *([opened.sound] if opened.sound is not None else [])]
         self._templates = _templates(streams, take.source)
         if self._templates is None:
+            take.refuse("no MP4 holds its pictures")
             return
         held = streams[: len(self._templates.streams)]
         self._tracks = {stream.index: n for n, stream in enumerate(held)}
@@ -247,7 +248,6 @@ def _templates(streams: Sequence[Stream], source: str) -> OutputContainer | None
             if len(wanted) < len(streams):
                 log.warning("source %s is recorded without its sound: no MP4 holds it", source)
             return made
-    log.warning("source %s is not recorded: no MP4 holds its pictures", source)
     return None
 
 

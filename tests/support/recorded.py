@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.packet import Packet
 
+from framegate.pipeline.recording.boxes import boxes
 from framegate.pipeline.recording.index import Index, Segment
 from framegate.pipeline.recording.take import Recording
 from framegate.pipeline.source import Request
@@ -95,6 +96,20 @@ def segments(data: Path, source: str = "gate") -> list[Segment]:
         return index.between(source, 0.0, 1e12)
     finally:
         index.close()
+
+
+def split(file: Path) -> tuple[bytes, list[bytes]]:
+    """The init part of a recorded file, and its fragments as a take is given them."""
+    held, init, begin = file.read_bytes(), b"", 0
+    found = []
+    for box in boxes(held):
+        if box.kind == b"moov":
+            init = held[: box.end]
+        elif box.kind == b"moof":
+            begin = box.at
+        elif box.kind == b"mdat":
+            found.append(held[begin : box.end])
+    return init, found
 
 
 def payload(file: Path, kind: str = "video", parameters: bool = True) -> list[bytes]:

@@ -16,14 +16,16 @@ from framegate.pipeline.recording.index import (
     FOLDER,
     NAME,
     Index,
+    RecordedLoss,
+    RecordingGap,
     RecordingLost,
     Segment,
     pin_clips,
 )
 from framegate.pipeline.recording.retention import free_bytes, trim
-from framegate.pipeline.recording.take import OPEN, rebuild
+from framegate.pipeline.recording.take import OPEN, Recording, rebuild
 from framegate.pipeline.spec import RecordSpec
-from tests.support.recorded import WIDE, record, segments, write_both
+from tests.support.recorded import WIDE, record, segments, split, write_both
 
 DAY_S = 86400.0
 NOW = 1.8e9
@@ -150,6 +152,68 @@ def test_an_episode_pins_its_clip_and_an_open_one_what_may_come(index: Index) ->
     assert not (data / "without").exists()
     assert [one.pinned for one in index.between("gate", 0, 1e12)] == [0, 2, 2, 2, 2, 2, 0, 0, 0, 0]
     assert [pin.why for pin in index.pins()] == ["gate/r/1-0/0"]
+
+
+def test_pins_are_found_again_where_the_index_is_gone(tmp_path: Path) -> None:
+    held = record(tmp_path, write_both(tmp_path / "gate.mp4", 10.0))
+    index = Index(tmp_path)
+    index.pin("gate", held[1].captured + 0.5, held[1].captured + 1, "gate/r/1-0/0", "alert")
+    pins, recorded = index.pins(), index.recorded()
+    rows = index.between("gate", 0.0, 1e12)
+    assert any(one.pinned for one in rows)
+    index.close()
+    for name in (NAME, f"{NAME}-wal", f"{NAME}-shm"):
+        (tmp_path / FOLDER / name).unlink(missing_ok=True)
+    again = Index(tmp_path)
+    assert again.pins() == pins
+    assert rebuild(again) == len(held)
+    assert again.between("gate", 0.0, 1e12) == rows
+    assert again.recorded() == recorded
+    again.close()
+
+
+def test_what_there_is_of_a_source_is_the_sum_of_its_rows(index: Index) -> None:
+    for n in range(6):
+        add(index, n)
+        add(index, n, "yard")
+    index.pin("gate", NOW + 5, NOW + 10, "one", "alert")
+    index.remove(index.oldest(0, None, 3), "bytes")
+    index.forget(index.paths("yard"))
+    (told,) = index.recorded()
+    left = index.between("gate", 0.0, 1e12)
+    assert (told.source, told.segments, told.sound) == ("gate", len(left), False)
+    assert told.seconds == pytest.approx(sum(one.seconds for one in left))
+    assert told.nbytes == index.nbytes() == sum(one.nbytes for one in left)
+    assert told.pinned_bytes == sum(one.nbytes for one in left if one.pinned) == 2 * EACH
+    assert (told.since, told.until) == (left[0].captured, left[-1].captured_end)
+
+
+def test_how_a_recorder_stands_is_told_by_it(tmp_path: Path) -> None:
+    (first, *_) = record(tmp_path, write_both(tmp_path / "gate.mp4", 5.0))
+    init, (piece, *_) = split(tmp_path / FOLDER / first.path)
+    index = Index(tmp_path)
+    (ended,) = index.recorders()
+    assert (ended.source, ended.path, ended.why) == ("gate", None, None)
+    assert ended.most_bytes == WIDE.bytes
+    for spec in (WIDE, limited(nbytes=1)):
+        take = Recording(tmp_path, "yard", spec).take()
+        take.begin(init, 0.0)
+        take.fragment(piece, lambda _: NOW)
+        _, stands = index.recorders()
+        if spec is WIDE:
+            assert (index.folder / f"{stands.path}{OPEN}").is_file()
+            assert stands.why is None
+        else:
+            assert (stands.path, stands.most_bytes) == (None, 1)
+            assert "disk is full" in (stands.why or "")
+        take.close()
+    index.close()
+
+
+def test_what_was_lost_is_summed_by_why(index: Index) -> None:
+    for since, until in ((0, 2), (5, 8), (10, 11)):
+        index.note_gap(RecordingGap("yard", NOW + since, NOW + until, "disk_full"))
+    assert index.losses(NOW + 3) == [RecordedLoss("yard", "disk_full", 2, 4.0, NOW + 11)]
 
 
 def test_a_picture_is_found_by_what_its_result_says(index: Index) -> None:

@@ -1,0 +1,47 @@
+"""Files and folders that are on the disk, names included, once they are said to be.
+
+A file system may keep what was written in memory for half a minute, and a new name as long; a power
+cut takes both. fsync of a file has its bytes on the disk, that of a folder the names in it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+
+def put(file: BinaryIO, old: Path, new: Path) -> None:
+    """Have a file, open to write, on the disk under another name. OSError."""
+    file.flush()
+    os.fsync(file.fileno())
+    os.rename(old, new)
+    sync_folder(new.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those around it, as far as they are not there. OSError."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on the disk. OSError."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder if nothing is left in it, and those around it, up to the top."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
