@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import signal
 import socket
 import sys
@@ -28,7 +27,7 @@ from framegate.pipeline.ingest.loop import IngestLoop
 from framegate.pipeline.loading import load, options_of
 from framegate.pipeline.logs import set_up_logging
 from framegate.pipeline.machine import user_cache
-from framegate.pipeline.process import die_with_parent_of
+from framegate.pipeline.process import die_with_parent_of, step_back
 from framegate.pipeline.spec import StageSpec, WorkerSpec
 from framegate.pipeline.stage import Context, Stage
 from framegate.pipeline.store.memo import MemoGroups
@@ -43,7 +42,7 @@ def main() -> int:
     line = ControlLine(socket.socket(fileno=int(sys.argv[2])))
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     set_up_logging(spec.log_level, spec.name, spec.log_format)
-    os.nice(spec.nice)
+    step_back(spec.nice)
     try:
         _serve(spec, line)
     except Fenced as error:

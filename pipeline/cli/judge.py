@@ -17,6 +17,7 @@ from framegate.pipeline.cli.meter import Meter
 from framegate.pipeline.cli.tune import FRAMES, HEAVY, WithInterval, add_footage
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import ours
+from framegate.pipeline.process import give_way
 
 _MOST_CLASSES: Final = 20
 
@@ -91,7 +92,7 @@ def register(verbs: Any) -> None:
             page="models",
         ),
     )
-    verb.set_defaults(command=_judge)
+    verb.set_defaults(command=_judge, as_program=give_way)
     verb.add_argument("ref", metavar="REF", help="NAME, NAME@VERSION or NAME@SHA8")
     add_footage(verb, FRAMES, "other")
     verb.add_argument(

@@ -19,9 +19,11 @@ from framegate.pipeline.redaction import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code."""
+    """Run a command; its exit code. arguments: None, of the program itself."""
     sys.path.insert(0, os.getcwd())  # a user's own stages lie beside their pipeline.toml
     parsed = _parsed(arguments)
+    if arguments is None and "as_program" in parsed:
+        parsed.as_program()
     name = parsed.command.__name__.strip("_")
     set_up_logging("WARNING", name, getattr(parsed, "log_format", None) or "text")
     try:

@@ -33,6 +33,7 @@ from framegate.pipeline.cli.tune import (
 from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, output_faults
+from framegate.pipeline.process import give_way
 
 FRAMES: Final = 600  # of which 60 % are learned from
 STEPS: Final = 800  # where no minutes are said
@@ -118,7 +119,7 @@ def register(commands: Any) -> None:
             page="learning",
         ),
     )
-    command.set_defaults(command=_train)
+    command.set_defaults(command=_train, as_program=give_way)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
     add_footage(command, FRAMES, "typical", is_required=False)
     add_classes(command)

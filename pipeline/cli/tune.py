@@ -20,6 +20,7 @@ from framegate.pipeline.cli.relearn import add_relearn, is_needed, use_added
 from framegate.pipeline.errors import ConfigFaults, Exit, did_you_mean
 from framegate.pipeline.loading import ours
 from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults
+from framegate.pipeline.process import give_way
 
 HEAVY: Final = "heavy"
 FRAMES: Final = 400
@@ -144,7 +145,7 @@ def register(commands: Any) -> None:
             page="learning",
         ),
     )
-    command.set_defaults(command=_tune)
+    command.set_defaults(command=_tune, as_program=give_way)
     command.add_argument("name", metavar="NAME", help="of the model, such as the camera's")
     add_footage(command, FRAMES, "typical")
     add_classes(command)
