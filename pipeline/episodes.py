@@ -118,11 +118,13 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True):
     changes  of episodes
     unknown  rules that cannot be judged from this frame on, by name; those that can be again are
              in `known`
+    captured UNIX seconds at which that was, at the end of an epoch; of a frame its record says it
     """
 
     changes: tuple[Change, ...] = ()
     unknown: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    captured: float = 0.0
 
 
 class EventEntry(msgspec.Struct, frozen=True):
@@ -132,7 +134,7 @@ class EventEntry(msgspec.Struct, frozen=True):
     position  of the frame, or of the end
     before    of the last frame before it of which the stage said something: who has not read that
               one has missed what was removed; None at an end, which does not tell
-    captured  UNIX seconds of the frame; None at an end
+    captured  UNIX seconds of the frame, or at which the end was said; None where that is not told
     changes   what it said
     captured_from  what says when the frame was captured; None at an end
     """
@@ -160,4 +162,5 @@ def read_last_events(source: str, position: Position, end: End) -> EventEntry | 
     said = end.said.get(keys.EVENTS)
     if said is None:
         return None
-    return EventEntry(source, position, None, None, records.decode(said, Changes))
+    changes = records.decode(said, Changes)
+    return EventEntry(source, position, None, changes.captured or None, changes)

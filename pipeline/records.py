@@ -146,6 +146,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     said     what stages had left to say, by stage name, msgpack
     dropped  frames after the epoch's last published one that were dropped; they are in `frames`
     epoch    the epoch that ends, for a stage; in the store the entry's id says it
+    away_s   of an end that is said again while its camera is away: seconds since its last frame
+             came, by a clock that never steps (since the worker began, if that was later)
     """
 
     v: int
@@ -156,6 +158,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     said: dict[str, msgspec.Raw] = {}
     dropped: int = 0
     epoch: int = 0
+    away_s: float = 0.0
 
 
 ConnectionState = Literal["connecting", "connected", "lost"]

@@ -370,6 +370,14 @@ class Stage(Generic[S]):
         """
         return None, state
 
+    def away(self, source: str, end: End, state: S) -> tuple[Any, S]:  # noqa: ARG002
+        """Return what is to be said while a camera is away (None: nothing), and the state.
+
+        It is called again and again after `end`, ever more rarely, with end.away_s seconds since
+        the camera's last frame: by these a stage may tell what time alone changes. WAITS as there.
+        """
+        return None, state
+
     def asking(self) -> Asking:
         """Return how often it may ask, for `framegate check`."""
         return Asking()

@@ -296,7 +296,8 @@ class HostedStage:
             return None
         try:
             end = structs.replace(arrival.record, epoch=arrival.position.epoch)
-            output, state = self.stage.end(source, end, built.state)
+            say = self.stage.away if end.away_s else self.stage.end
+            output, state = say(source, end, built.state)
             if output is WAITS:
                 return Waits.WAITS
             words = None if output is None else msgspec.Raw(records.encode(output))

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MOST = 64  # events of a decoder that are taken in one turn
 SLACK_S = 0.001
+AWAY_S = 1.0  # after which the end of a lost camera's epoch is said again, at first
+AWAY_PART = 0.1  # of the time that it was away: so much later the next time
 
 
 class Feed:
@@ -51,6 +53,9 @@ class Feed:
         self._connection: Connection | None = None
         self._unsaid: Connection | None = None
         self._ended: End | None = None
+        self._frames = 0  # of the epoch that was lost
+        self._seen_mono: float | None = None  # when its last frame came, or this began to look
+        self._again_mono: float | None = None  # when to say the end again; None: it is not away
 
     # -- standing with the store
 
@@ -80,6 +85,7 @@ class Feed:
         self._counts.clear()
         paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
         self._pace = Pace(self.spec.pace, paced[1])
+        self._seen_mono = self._again_mono = None
 
     def commit(self) -> Commit | None:
         """Commit all that is held, and a connection's new state; None if there is no news."""
@@ -155,7 +161,14 @@ class Feed:
         event = self.thread.first() if self.thread else None
         if isinstance(event, Decoded):
             return self._pace.wait_s(event.pts, event.arrived_mono, now)
+        if event is None and self._again_mono is not None:
+            return max(0.0, self._again_mono - now)
         return None if event is None else 0.0
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether it is a camera that is away."""
+        return self._again_mono is not None
 
     def waits_for(self) -> Position | None:
         """Where all reliable readers must be before its decoder goes on; None: at no place."""
@@ -174,6 +187,7 @@ class Feed:
             position = Position(self._position.epoch, self._position.seq + 1)
             ended = [self._hold(position, End(VERSION, position.seq, last=False))]
         self._position, self._open = Position(epoch, -1), True
+        self._frames, self._again_mono = 0, None
         if isinstance(self.thread.first(), NewEpoch):
             self.thread.take()
             self.thread.begin_epoch(epoch)
@@ -186,6 +200,7 @@ class Feed:
             return taken
         if self.spec.live and self._connection is None:
             self._say_connection("lost" if self._number else "connecting", wall)
+        self._seen_mono = self._seen_mono or now
         while len(taken) < MOST:
             event = self.thread.first()
             if isinstance(event, Decoded):
@@ -195,10 +210,11 @@ class Feed:
                     break
                 taken.append(self._frame(event, now, wall))
             elif isinstance(event, Lost):
-                taken += self._lose(event, wall)
+                taken += self._lose(event, now, wall)
             elif isinstance(event, SourceEnded):
                 taken.append(self._finish(event))
             else:
+                taken += self._stay_away(now)
                 break
             self.thread.take()
         return taken
@@ -206,7 +222,7 @@ class Feed:
     def _frame(self, event: Decoded, now: float, wall: float) -> Arrival:
         self._pace.passed(event.pts, event.arrived_mono)
         arrived = now if self.spec.pace == "realtime" else event.arrived_mono
-        self._number = event.number + 1
+        self._number, self._seen_mono = event.number + 1, event.arrived_mono
         _add(self._counts, event.counts)
         record = Record(
             v=VERSION,
@@ -222,9 +238,11 @@ class Feed:
         )
         return self._hold(event.position, record)
 
-    def _lose(self, event: Lost, wall: float) -> list[Arrival]:
+    def _lose(self, event: Lost, now: float, wall: float) -> list[Arrival]:
         """Hold the end of an epoch, as its connection is lost; nothing if none was made."""
         fault = f"{event.reason}: {event.fault}"
+        if self._again_mono is None and self._position.epoch > START.epoch:
+            self._again_mono = now + AWAY_S
         _add(self._counts, event.counts, event.dropped)
         if not self._open:
             _add(self._counts, {"connect_failures": 1})
@@ -233,10 +251,23 @@ class Feed:
         _add(self._counts, {f"lost:{event.reason}": 1})
         self._say_connection("lost", wall, fault)
         self._open = False
-        frames = self._position.seq + 1 + event.dropped
+        frames = self._frames = self._position.seq + 1 + event.dropped
         position = Position(self._position.epoch, frames)
         end = End(VERSION, frames, last=False, fault=fault, dropped=event.dropped)
         return [self._hold(position, end)]
+
+    def _stay_away(self, now: float) -> list[Arrival]:
+        """Hold the end of a lost camera's epoch once more, if it is time: so that what time alone
+        changes can be told while no frame comes. A hundred times a day, as it is said ever more
+        rarely.
+        """
+        if self._again_mono is None or now < self._again_mono:
+            return []
+        away_s = max(now - (self._seen_mono or now), AWAY_S)
+        self._again_mono = now + max(AWAY_S, AWAY_PART * away_s)
+        position = Position(self._position.epoch, self._position.seq + 1)
+        frames = self._frames or position.seq
+        return [self._hold(position, End(VERSION, frames, False, away_s=round(away_s, 3)))]
 
     def _note_connected(self, wall: float) -> None:
         if self._connection is None or self._connection.state != "connected":
@@ -258,7 +289,7 @@ class Feed:
         position = Position(self._position.epoch, self._position.seq + 1)
         counts = {name: n for name, n in event.counts.items() if n}
         _add(self._counts, counts)
-        self._open = False
+        self._open, self._again_mono = False, None
         end = End(VERSION, position.seq, last=True, counts=counts, fault=event.fault)
         return self._hold(position, end)
 

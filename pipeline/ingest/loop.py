@@ -80,8 +80,11 @@ class Agenda:
             del self._retries[source]
         return again
 
-    def rest(self, source: str, due: float | None) -> None:
-        """Let a source sleep until then (monotonic seconds); None: until something wakes it."""
+    def rest(self, source: str, due: float | None, is_away: bool = False) -> None:
+        """Let a source sleep until then (monotonic seconds); None: until something wakes it.
+
+        is_away: it is a camera that is away, and no frame is due
+        """
         self.awake.discard(source)
         before = self._dues.get(source)
         if due is None:
@@ -90,7 +93,7 @@ class Agenda:
             self._dues[source] = due
             heappush(self._by_due, (due, source))
             wait = due - time.monotonic()
-            if before is None and wait >= _LONG_S:
+            if before is None and wait >= _LONG_S and not is_away:
                 log.info("source %s: its next frame is due in %.0f s", source, wait)
 
     def retry(self, source: str) -> None:
@@ -222,7 +225,8 @@ class IngestSession:
                     if (until := feed.waits_for()) is not None:
                         self._waits.for_room(source, feed.spec.live, until)
             if due_s != 0.0 and (feed is None or not feed.has_news):
-                self._agenda.rest(source, None if due_s is None else now + due_s)
+                is_away = feed is not None and feed.is_away
+                self._agenda.rest(source, None if due_s is None else now + due_s, is_away)
 
     def _obey(self) -> None:
         if self._line.ordered is not None:

@@ -19,7 +19,8 @@ class Episodes(Stage[EventsState]):
     """One result in; what changes of episodes out, where anything does.
 
     In     Result
-    Out    pipeline.episodes.Changes; at an epoch's end they are in what the end says
+    Out    pipeline.episodes.Changes; at an epoch's end, and while a camera is away, they are in
+           what the end says
     State  tracks, and what rules hold of them
     Fails  never by what is in a result
     """
@@ -34,12 +35,16 @@ class Episodes(Stage[EventsState]):
         self._judges: dict[str, RuleJudge] = {}
 
     def each(self, item: Item, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """RuleJudge a frame."""
+        """Judge a frame."""
         result = item.output_of(self.context.before, Result)
         return self._of(item.source).judge(result, state)
 
     def end(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
-        """RuleJudge the end of an epoch."""
+        """Judge the end of an epoch."""
+        return self._of(source).end(end, state)
+
+    def away(self, source: str, end: End, state: EventsState) -> tuple[Changes | None, EventsState]:
+        """Judge what time alone changes, while a camera is away."""
         return self._of(source).end(end, state)
 
     def _of(self, source: str) -> RuleJudge:

@@ -73,22 +73,37 @@ class RuleJudge:
         return self._done(now, state, changes, ())
 
     def end(self, end: End, state: EventsState) -> JudgedFrame:
-        """What the end of an epoch changes: of the source, or until its camera is back."""
+        """What the end of an epoch changes: of the source, or until its camera is back. While it is
+        away the end comes again (End.away_s), and the source's clock goes on by that.
+        """
         if state.at is None:
             return JudgedFrame(None, state)
         now = Now(_RESULT, state.at, state.now_ms, state.known_ms, 0)
         changes = _ChangeList()
         state = self._with_these_rules(state, now, changes)
-        seen = TracksSeen((), (), (), {})
-        crossed = cross(self._book, state, seen, state.tracks, now)
-        state = self._tell_crossings(crossed.crossings, state, now, changes)
-        state = _replace(state, passings=())
+        if not end.away_s:
+            crossed = cross(self._book, state, _NOBODY, state.tracks, now)
+            state = self._tell_crossings(crossed.crossings, state, now, changes)
+            state = _replace(state, passings=())
         if end.last:
             return self._ended(now, state, changes)
         lost = [rule for rule in self._book.timed if rule.said.state == "lost"]
-        holdings = [(rule, Holding([Fact((), True)])) for rule in lost]
-        state = self._advanced(holdings, state, seen, now, changes)
-        return JudgedFrame(changes.told((), ()), state)
+        new = [(rule, _LOST) for rule in lost if rule.key not in state.stretches]
+        state = self._advanced(new, state, _NOBODY, now, changes)
+        if end.away_s:
+            now, state = _while_away(end.away_s, state)
+            seen = _NOBODY._replace(tracks=state.tracks)
+            holdings = [
+                (rule, _LOST if rule.said.state == "lost" else Holding(maybe=[()]))
+                for rule in self._book.timed
+            ]
+            # As after a break: what is there when the camera is back may be what was there before.
+            broken = _replace(state, breaks=state.breaks + 1)
+            after = self._advanced(holdings, broken, seen, now, changes)
+            state = _replace(after, breaks=state.breaks)
+        names = tuple(sorted(rule.name for rule in self._book.rules if rule.said.when != "state"))
+        told = changes.told(state.unknown, names, now.at.captured)
+        return JudgedFrame(told, _replace(state, unknown=names))
 
     # -- The parts of it.
 
@@ -127,10 +142,9 @@ class RuleJudge:
             if held := stretches.pop(rule.key, ()):
                 stretches[rule.key] = unknown(rule, held, now)
         state = _replace(state, stretches={key: held for key, held in stretches.items() if held})
-        seen = TracksSeen((), (), (), {})
         about_source = [rule for rule in self._book.timed if rule.said.when == "state"]
         holdings = [(rule, source_holding(rule, now, state.heard)) for rule in about_source]
-        state = self._advanced(holdings, state, seen, now, changes)
+        state = self._advanced(holdings, state, _NOBODY, now, changes)
         return self._done(now, state, changes, tuple(sorted(names)))
 
     def _advanced(
@@ -151,7 +165,7 @@ class RuleJudge:
         def is_gone(rule: Rule, stretch: Stretch) -> bool:
             """What a stretch is about, or how things stand, was not known for too long."""
             if not stretch.subject:
-                is_new = stretch.last.epoch != now.at.epoch
+                is_new = now.is_away or stretch.last.epoch != now.at.epoch
                 limit_ms = max(rule.gap_ms, reconnect_ms) if is_new else rule.gap_ms
                 may_end = is_new or rule.said.state == "heard"  # a sound track may stop
                 return may_end and now.ms - stretch.last_ms > limit_ms
@@ -249,13 +263,15 @@ class _ChangeList:
     def add(self, changes: Iterable[Change]) -> None:
         self._changes += changes
 
-    def told(self, before: tuple[str, ...], now: tuple[str, ...]) -> Changes | None:
-        """before, now: rules that cannot be judged."""
+    def told(
+        self, before: tuple[str, ...], now: tuple[str, ...], captured: float = 0.0
+    ) -> Changes | None:
+        """before, now: rules that cannot be judged. captured: as of Changes."""
         if not self._changes and before == now:
             return None
         lost = tuple(name for name in now if name not in before)
         found = tuple(name for name in before if name not in now)
-        return Changes(tuple(self._changes), lost, found)
+        return Changes(tuple(self._changes), lost, found, captured)
 
 
 def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
@@ -265,7 +281,7 @@ def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
     if last is None:
         passed_ms = 0
     elif is_first:
-        passed_ms = max(round((result.captured - last.captured) * 1000), 0)
+        passed_ms = max(round((result.captured - last.captured) * 1000), state.away_ms)
     elif pts is None or state.pts is None:
         passed_ms = _PERIOD_MS
     else:
@@ -282,9 +298,21 @@ def _begun(result: Result, state: EventsState) -> tuple[Now, EventsState]:
     breaks = state.breaks + (last is not None and (is_first or result.scene != state.scene))
     scene = result.scene if result.outcome != "failed" else state.scene
     begun = _replace(
-        state, pts=pts if pts is not None else state.pts, now_ms=now_ms, scene=scene, breaks=breaks
-    )
+        state, pts=pts if pts is not None else state.pts, now_ms=now_ms, scene=scene, breaks=breaks,
+        away_ms=0,
+    )  # fmt: skip
     return Now(result, at, now_ms, known_ms, passed_ms), begun
+
+
+def _while_away(away_s: float, state: EventsState) -> tuple[Now, EventsState]:
+    """So many seconds after the last frame of a camera that is away; it never goes back."""
+    assert state.at is not None
+    away_ms = max(round(away_s * 1000), state.away_ms)
+    epoch, seq, media_s, captured = state.at
+    passed_s = away_ms / 1000
+    at = Mark(epoch, seq, round(media_s + passed_s, 6), round(captured + passed_s, 6))
+    now = Now(_RESULT, at, state.now_ms + away_ms, state.known_ms + away_ms, away_ms, True)
+    return now, _replace(state, away_ms=away_ms)
 
 
 def _heard(sounds: Sounds, asked: Collection[str], now: Now) -> LastHeard | None:
@@ -344,6 +372,8 @@ _RESULT: Final = Result(
     1, "", 0, 0, None, 0.0, "file", 0.0, 1, 1, "carried", "no", "none", "unchanged", (), (), 0.0, 0
 )
 """In place of a result, where an epoch ended."""
+_NOBODY: Final = TracksSeen((), (), (), {})
+_LOST: Final = Holding([Fact((), True)])
 
 
 def replay(

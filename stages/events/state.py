@@ -182,6 +182,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     begun_ms  when an episode of a rule that others come after began last, by its key
     unknown   rules that cannot be judged
     heard     what was heard last, where rules ask for sounds; none: nothing, or it was lost
+    away_ms   since its last frame, of a camera that is away, as far as that was told
     """
 
     at: Mark | None = None
@@ -198,6 +199,7 @@ class EventsState(msgspec.Struct, frozen=True, omit_defaults=True):
     begun_ms: dict[str, int] = {}
     unknown: tuple[str, ...] = ()
     heard: LastHeard | None = None
+    away_ms: int = 0
 
 
 class Now(NamedTuple):
@@ -206,6 +208,7 @@ class Now(NamedTuple):
     at       where it stands
     ms, known_ms  the clocks
     frame_ms  since the frame before
+    is_away  there is no frame: its camera is away
     """
 
     result: Result
@@ -213,6 +216,7 @@ class Now(NamedTuple):
     ms: int
     known_ms: int
     frame_ms: int
+    is_away: bool = False
 
 
 def share_of(box: PixelBox, width: int, height: int) -> PixelBox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -130,3 +131,34 @@ def test_a_file_s_pace_is_kept_under_the_run_s_process_only(
     feed = Feed(spec, "run", began)
     feed.restart(Position(1, 0), state, thread)
     assert feed.due_s(110.0) == wait
+
+
+def test_while_a_camera_is_away_its_end_is_said_again_ever_more_rarely(wake: int) -> None:
+    feed = fed(wake, frame(0), Lost("no frame for 5 s", "stalled"))
+    feed.confirm()
+    said: list[tuple[Position, float]] = []
+    now, last = 2.0, 2.0 + 86_400
+    while (due_s := feed.due_s(now)) is not None and now < last:
+        now += due_s
+        for arrival in feed.gather(now, 100.0):
+            assert isinstance(arrival.record, End)
+            assert (arrival.record.frames, arrival.record.last) == (1, False)
+            said.append((arrival.position, arrival.record.away_s))
+        feed.confirm()
+    assert said[0] == (Position(1, 2), 2.0), "its last frame came at 1.0, it was lost at 2.0"
+    assert [seq for (_, seq), _ in said] == list(range(2, 2 + len(said)))
+    waits = [(b - a) / a for (_, a), (_, b) in itertools.pairwise(said) if a > 10]
+    assert max(waits) <= 0.101
+    assert len(said) < 120
+    feed.begin_epoch(2)
+    assert (feed.gather(now + 1e4, 100.0), feed.due_s(now)) == ([], None)
+
+
+def test_the_end_of_a_camera_that_never_came_is_not_said(wake: int) -> None:
+    feed = Feed(SourceSpec("a", Request("rtsp://x", True), 0, 4, 5, "fast"), "run", 1.0)
+    thread = Told(wake, [Lost("refused", "unreachable")])
+    thread.start()
+    thread.join()
+    feed.restart(START, DecodeState("run"), thread)
+    feed.gather(2.0, 100.0)
+    assert (feed.held(), feed.due_s(3.0)) == ([], None)

@@ -345,6 +345,74 @@ def test_a_camera_that_is_away_is_an_episode_itself() -> None:
     assert found.changes[1].last.captured - found.changes[1].began.captured == pytest.approx(20.0)
 
 
+def away(*seconds: float, frames: int = 50) -> list[End]:
+    """A camera's loss, and its end as it is said again so many seconds after its last frame."""
+    return [End(1, frames, False, epoch=1), *(End(1, frames, False, away_s=s) for s in seconds)]
+
+
+def test_a_loss_that_must_last_is_told_while_it_lasts() -> None:
+    """Not once the camera is back; and a shorter one is not told at all."""
+    text = '[events.rules.lost]\nwhen = "state"\nstate = "lost"\nfor_s = 60\nuntil_s = 0\n'
+    before = results({}, 2.0)
+    short = told(rules(text), [*before, *away(2, 10, 55)])
+    assert short.changes == []
+    gone = told(rules(text), [*before, *away(2, 10, 55, 61, 200)])
+    [start, update] = gone.changes
+    assert (start.step, start.began.seq, start.seconds) == ("start", 49, 61.0)
+    assert start.told.captured == pytest.approx(before[-1].captured + 61)
+    assert (update.step, update.seconds) == ("update", 200.0)
+    back = [result([], n, epoch=2, captured=before[-1].captured + 230 + n / FPS) for n in range(9)]
+    over = told(rules(text), back, gone.state)
+    assert [(one.step, one.seconds) for one in over.changes] == [("end", 230.0)]
+
+
+def test_nobody_stays_at_a_gate_whose_camera_is_away() -> None:
+    """An episode ends with its last evidence after reconnect_s, and not before; it does not begin
+    anew without a look; nobody is absent from what is not seen.
+    """
+    text = LEFT + '[events.rules.none]\nwhen = "count"\narea = "right"\nat_most = 0\nfor_s = 40\n'
+    there = results({1: standing(100.0, 180.0)}, 2.0)
+    soon = told(rules(text), [*there, *away(5, 20, 29)])
+    assert [(one.rule, one.step) for one in soon.changes] == [("there", "start")]
+    assert soon.each[-1][1].unknown == ("none", "there"), "the page shows that nobody knows"
+    assert soon.each[-1][1].captured == pytest.approx(there[-1].captured)
+    late = told(rules(text), away(35, 90, 500)[1:], soon.state)
+    [end] = late.changes
+    assert (end.ended_by, end.last.seq, end.unsure) == ("unseen", 49, False)
+    assert late.state.stretches == {}
+    captured = there[-1].captured
+    back = [
+        result([seen(9, (105.0, 180.0))], n, epoch=2, captured=captured + 600 + n / FPS)
+        for n in range(50)
+    ]
+    again = told(rules(text), back, late.state)
+    assert [(one.rule, one.step) for one in again.changes] == [("there", "start")]
+    assert again.each[0][1].known == ("none", "there")
+    check([*soon.changes, *late.changes, *again.changes], all_over=False)
+
+
+def test_who_is_there_when_the_camera_is_back_soon_was_there_all_along() -> None:
+    there = results({1: standing(100.0, 180.0)}, 2.0)
+    captured = there[-1].captured
+    back = [
+        result([seen(9, (105.0, 180.0))], n, epoch=2, captured=captured + 20 + n / FPS)
+        for n in range(50)
+    ]
+    found = told(rules(LEFT), [*there, *away(2, 5, 15), *back], ends=True)
+    assert [one.step for one in found.changes] == ["start", "end"]
+    assert found.changes[-1].tracks == (1, 9)
+
+
+def test_a_clock_that_steps_back_while_a_camera_is_away_takes_nothing_back() -> None:
+    there = results({1: standing(100.0, 180.0)}, 2.0)
+    back = [result([], n, epoch=2, captured=there[0].captured - 3600 + n / FPS) for n in range(99)]
+    found = told(rules(LEFT), [*there, *away(2, 20), *back])
+    assert [one.step for one in found.changes] == ["start"], "it waits on, from twenty seconds"
+    later = told(rules(LEFT), [result([], 99 + n, epoch=2, pts=10 + n) for n in range(9)],
+                 found.state)  # fmt: skip
+    assert [one.ended_by for one in later.changes] == ["unseen"]
+
+
 # -- 9. Restarts: see tests/runs/test_events_runs.py; and the end of a file.
 
 
@@ -468,6 +536,8 @@ def test_each_episode_begins_once_and_ends_once(data: st.DataObject) -> None:
         captured += data.draw(st.sampled_from([0.04, 0.04, 1.0, 20.0]))
         if kind == "end":
             entries.append(End(1, seq, False, epoch=epoch))
+            for _ in range(data.draw(st.integers(0, 3))):
+                entries.append(End(1, seq, False, away_s=data.draw(st.floats(1, 90))))
             epoch, seq = epoch + 1, 0
             continue
         objects = [
