@@ -43,13 +43,23 @@ from framegate.pipeline.review.projector import EPISODES
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
 from framegate.pipeline.web.openapi import (
+    AFTER,
+    AT_MOST,
+    FROM,
+    LAST_ID,
     LIMIT,
     MOST_LIMIT,
+    SOURCE,
+    STREAM_START,
+    TO,
     ApiFault,
+    Operation,
     Page,
     SourceEnd,
     Trimmed,
     document,
+    media,
+    parameter,
 )
 
 log = logging.getLogger(__name__)
@@ -64,6 +74,16 @@ _ANY: Final = asyncio.FIRST_COMPLETED
 PATIENCE_S: Final = 60.0
 _JSON: Final = "application/json"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+_STAGE: Final = parameter("stage", "What this stage gave, instead of results")
+_RESULT_EVENTS: Final = (
+    "An event without a name: its data are a Result, or an Output; its id is where a reader goes "
+    "on that names it as Last-Event-ID. `trimmed`: a Trimmed. `end`: a SourceEnd. `fault`: an "
+    "ApiFault, and the stream ends. A comment comes while there is nothing new."
+)
+_EPISODE_EVENTS: Final = (
+    "An event without a name: its data are a Change. Those of one frame come together, and the "
+    "last of them has the id. Else as the stream of results"
+)
 
 T = TypeVar("T")
 Positions = dict[str, str]
@@ -146,15 +166,28 @@ def api_routes(
         events = _events(store, wish, start, leaving or asyncio.Event())
         return EventStream(events, counted(), stall_s)
 
-    def described(request: Request) -> Response:  # noqa: ARG001
+    def described(request: Request) -> Response:
         """What there is under /api/v1, as an OpenAPI 3.1 document."""
-        return Response(msgspec.json.encode(document()), 200, None, "application/json")
+        told = document(request.app.routes)
+        return Response(msgspec.json.encode(told), 200, None, _JSON)
 
     return [
-        Route("/api/v1/results", results),
-        Route("/api/v1/results/stream", stream),
-        Route("/api/v1/episodes/live", live),
-        Route("/api/v1/openapi.json", described),
+        Operation(
+            "/api/v1/results", results, [SOURCE, _STAGE, FROM, TO, AFTER, AT_MOST], gives=Page
+        ),
+        Operation(
+            "/api/v1/results/stream",
+            stream,
+            [SOURCE, _STAGE, FROM, TO, AFTER, STREAM_START, LAST_ID],
+            gives=media("text/event-stream", _RESULT_EVENTS),
+        ),
+        Operation(
+            "/api/v1/episodes/live",
+            live,
+            [SOURCE, AFTER, STREAM_START, LAST_ID],
+            gives=media("text/event-stream", _EPISODE_EVENTS),
+        ),
+        Operation("/api/v1/openapi.json", described, gives=dict[str, Any]),
     ]
 
 
@@ -204,7 +237,7 @@ def _wish(asked: QueryParams, known: Sequence[str], channel: Channel[Any] | None
         channel=channel or (RESULTS if stage is None else outputs(stage, object)),
         after=_positions("after", asked["after"]) if "after" in asked else None,
         span=Span(_moment("from", asked.get("from")), _moment("to", asked.get("to"))),
-        limit=_limit(asked.get("limit")),
+        limit=limit_of(asked),
     )
 
 
@@ -231,7 +264,9 @@ def _moment(what: str, text: str | None) -> TimeOrPosition | None:
         raise Refusal(400, f"{what}: {error}") from None
 
 
-def _limit(text: str | None) -> int:
+def limit_of(asked: QueryParams) -> int:
+    """How much is asked for at most. Refusal."""
+    text = asked.get("limit")
     if text is None:
         return LIMIT
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_LIMIT):

@@ -26,8 +26,12 @@ from framegate.pipeline.records import Position, Result
 from framegate.pipeline.review.projection import FILE
 from framegate.pipeline.review.search import (
     Episode,
+    EpisodeCount,
     EpisodeCursor,
     EpisodeFilter,
+    EpisodeStep,
+    EpisodeVerdict,
+    SeenSpan,
     counts,
     find,
     one,
@@ -35,18 +39,11 @@ from framegate.pipeline.review.search import (
     seen_in,
     steps_of,
 )
-from framegate.pipeline.review.verdicts import judge, verdict_counts
+from framegate.pipeline.review.verdicts import VerdictCounts, judge, verdict_counts
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import FRAME
-from framegate.pipeline.web.api import Refusal, posted, refused
-from framegate.pipeline.web.openapi import (
-    LIMIT,
-    MOST_LIMIT,
-    EpisodeDetail,
-    EpisodePage,
-    PathPoint,
-    VerdictSaid,
-)
+from framegate.pipeline.web.api import Refusal, limit_of, posted, refused
+from framegate.pipeline.web.openapi import AT_MOST, SOURCE, Operation, parameter
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
 
@@ -57,6 +54,81 @@ DAY_S: Final = 86400.0
 _JSON: Final = "application/json"
 
 Answer = Callable[[Path, QueryParams], Any]
+
+_TIME: Final = "a time (2026-11-27T10:30, 10:30, UNIX seconds, or 15m: so long ago)"
+_RULE: Final = parameter("rule", "Names of rules, several with commas between")
+_LABEL: Final = parameter("label", "Labels, several with commas between")
+_SINCE: Final = parameter("from", f"What began from then on: {_TIME}")
+_UNTIL: Final = parameter("to", f"What began up to then: {_TIME}")
+_AT: Final = parameter("at", f"Only those that went on at that time: {_TIME}")
+_OPEN: Final = parameter("open", "1: only those that go on still", {"type": "integer"})
+_NEXT: Final = parameter("after", "Where the list goes on: what `next` said")
+_ID: Final = parameter("id", "Of the episode; it has slashes, as they are", place="path")
+_BUCKET: Final = parameter("bucket", "Its length: 1h, 15m, 1d", {"type": "string", "default": "1h"})
+_ORDER: Final = parameter(
+    "order",
+    "Which come first",
+    {"type": "string", "enum": ["newest", "oldest"], "default": "newest"},
+)
+_LISTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _AT, _OPEN, _ORDER, _NEXT, AT_MOST)
+_COUNTED: Final = (SOURCE, _RULE, _LABEL, _SINCE, _UNTIL, _BUCKET)
+
+
+class EpisodePage(msgspec.Struct, frozen=True):
+    """Episodes of a filter, in the order in which they began.
+
+    episodes  the episodes
+    next      where the list goes on, as `after`; null: it ends here
+    """
+
+    episodes: list[Episode]
+    next: str | None
+
+
+class PathPoint(msgspec.Struct, frozen=True):
+    """Where an object of an episode was in one frame.
+
+    at        position of the frame
+    captured  UNIX seconds at which that was taken
+    track     number of the object
+    label     its class
+    score     0..1, how sure the model was
+    box       x1, y1, x2, y2 as shares of the picture, 0 to 1
+    origin    how it is known, as in results: detected, carried, moved, escalated
+    """
+
+    at: str
+    captured: float
+    track: int
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    origin: str
+
+
+class EpisodeDetail(msgspec.Struct, frozen=True):
+    """An episode and why it is one.
+
+    episode  the episode
+    steps    its changes, in order
+    path     where its objects were, thinned out, as far as results are stored
+    whole    whether the store still has the results of all of it, and they were few enough
+    """
+
+    episode: Episode
+    steps: list[EpisodeStep]
+    path: list[PathPoint]
+    whole: bool
+
+
+class VerdictSaid(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What somebody says of an episode.
+
+    verdict  true: it is right. false: it is a false alert. unsure: one cannot tell. null: as if
+             nobody had said anything
+    """
+
+    verdict: EpisodeVerdict | None
 
 
 def episode_routes(folder: Path, store: str) -> list[Route]:
@@ -104,13 +176,14 @@ def episode_routes(folder: Path, store: str) -> list[Route]:
         name = request.path_params["id"]
         return await answered(request, lambda: _judge(file, name, told))
 
+    one_episode = "/api/v1/episodes/{id:path}"
     return [
-        Route("/api/v1/episodes", episodes),
-        Route("/api/v1/episodes/{id:path}/verdict", said, methods=["POST"]),
-        Route("/api/v1/episodes/{id:path}", detail),
-        Route("/api/v1/counts", counted),
-        Route("/api/v1/seen", seen),
-        Route("/api/v1/verdicts", verdicts),
+        Operation("/api/v1/episodes", episodes, _LISTED, gives=EpisodePage),
+        Operation(f"{one_episode}/verdict", said, [_ID], gives=Episode, body=VerdictSaid),
+        Operation(one_episode, detail, [_ID], gives=EpisodeDetail),
+        Operation("/api/v1/counts", counted, _COUNTED, gives=list[EpisodeCount]),
+        Operation("/api/v1/seen", seen, [_SINCE, _UNTIL], gives=SeenSpan),
+        Operation("/api/v1/verdicts", verdicts, [_SINCE, _UNTIL], gives=list[VerdictCounts]),
         page("/review", "review.html", "The page to look through episodes and judge them."),
     ]
 
@@ -164,14 +237,6 @@ def _span(asked: QueryParams, span_s: float) -> tuple[float, float]:
     return wanted.since, wanted.until
 
 
-def _limit(text: str | None) -> int:
-    if text is None:
-        return LIMIT
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_LIMIT):
-        raise Refusal(400, f"limit: {text[:20]!r}; allowed: 1 to {MOST_LIMIT}")
-    return int(text)
-
-
 # -- What is answered.
 
 
@@ -183,7 +248,7 @@ def _page(file: Path, asked: QueryParams) -> EpisodePage:
         after = EpisodeCursor.parse(asked["after"]) if asked.get("after") else None
     except ValueError as error:
         raise Refusal(400, f"after: {error}") from None
-    wanted, limit = _wanted(asked), _limit(asked.get("limit"))
+    wanted, limit = _wanted(asked), limit_of(asked)
     with opened(file) as database:
         found, more = find(database, wanted, limit, after, order == "oldest")
     return EpisodePage(found, None if more is None else str(more))

@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +22,19 @@ from starlette.routing import Route
 
 from framegate.pipeline.client.when import moment
 from framegate.pipeline.errors import FramegateError, did_you_mean
-from framegate.pipeline.recording.index import FOLDER, Index, Segment
+from framegate.pipeline.recording.index import (
+    FOLDER,
+    Index,
+    Pin,
+    RecordedSource,
+    RecordedStretch,
+    RecordingGap,
+    Segment,
+    Trim,
+)
 from framegate.pipeline.recording.playlist import parts, playlist
 from framegate.pipeline.web.api import Refusal, refused
-from framegate.pipeline.web.openapi import RecordedTime
+from framegate.pipeline.web.openapi import FROM, TO, Operation, media, parameter
 
 LONGEST_CLIP_S: Final = 3600.0
 LONGEST_LIST_S: Final = 86400.0
@@ -39,32 +48,81 @@ WriteClip = Callable[..., None]
 """write_clip(folder, segments, path, begin_s, seconds): see stages.decode.clip."""
 
 
+_OF: Final = parameter("source", "A source's name", place="path")
+_DIGEST: Final = parameter("digest", "Of the init part", place="path")
+_SEGMENT: Final = (
+    parameter("epoch", "Of the segment", {"type": "integer"}, place="path"),
+    parameter("day", "Of the segment, as 2026-11-27", place="path"),
+    parameter("name", "Of the segment", place="path"),
+)
+_PART: Final = parameter("part", "Which part", {"type": "integer", "minimum": 1, "default": 1})
+_VIDEO: Final = media(_MP4, format="binary")
+_PLAYLIST: Final = "application/vnd.apple.mpegurl"
+
+
+class RecordedTime(msgspec.Struct, frozen=True):
+    """What there is of a source's time.
+
+    source     its name
+    stretches  that were recorded without a gap
+    gaps       of which packets came that were not recorded, and why
+    pins       what episodes have clips of
+    trimmed    what was removed, by cause
+    """
+
+    source: str
+    stretches: list[RecordedStretch]
+    gaps: list[RecordingGap]
+    pins: list[Pin]
+    trimmed: list[Trim]
+
+
 def recording_routes(data: Path, write_clip: WriteClip) -> list[Route]:
     """The routes. data: the run's folder."""
-    clips = Clips(data, write_clip)
+    asked = _Recordings(data, Clips(data, write_clip))
+    base, one = "/api/v1/recordings", "/api/v1/recordings/{source}"
+    init_name = one + "/init/{digest}.mp4"
+    media_name = one + "/{epoch:int}/{day}/{name}.m4s"
+    listed = _answered(asked.playlist)
+    return [
+        Operation(base, _answered(asked.sources), gives=list[RecordedSource]),
+        Operation(one, _answered(asked.of_source), [_OF, FROM, TO], gives=RecordedTime),
+        Operation(f"{one}/playlist.m3u8", listed, [_OF, FROM, TO], gives=media(_PLAYLIST)),
+        Operation(f"{one}/clip.mp4", asked.clip, [_OF, FROM, TO, _PART], gives=_VIDEO),
+        Operation(init_name, _answered(asked.init), [_OF, _DIGEST], gives=_VIDEO),
+        Operation(media_name, _answered(asked.segment), [_OF, *_SEGMENT], gives=_VIDEO),
+    ]
 
-    def answered(make: Callable[[Request], Response]) -> Callable[[Request], Any]:
-        async def answer(request: Request) -> Response:
-            try:
-                return await run_in_threadpool(make, request)
-            except (Refusal, FramegateError) as error:
-                return refused(error)
 
-        answer.__doc__ = make.__doc__
-        return answer
+def _answered(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            return await run_in_threadpool(make, request)
+        except (Refusal, FramegateError) as error:
+            return refused(error)
 
-    def sources(request: Request) -> Response:  # noqa: ARG001
+    answer.__doc__ = make.__doc__
+    return answer
+
+
+class _Recordings:
+    """What there is of the recordings in a run's folder. Any thread."""
+
+    def __init__(self, data: Path, clips: Clips) -> None:
+        self._data, self._clips = data, clips
+
+    def sources(self, request: Request) -> Response:  # noqa: ARG002
         """What is recorded of each source: from when to when, how long, bytes, sound."""
-        if not (data / FOLDER).is_dir():
+        if not (self._data / FOLDER).is_dir():
             return _json([])
-        with closing(Index(data)) as index:
+        with closing(Index(self._data)) as index:
             return _json(index.recorded())
 
-    def recorded(request: Request) -> Response:
+    def of_source(self, request: Request) -> Response:
         """What there is of a source's time: stretches, gaps, clips, and what was removed;
         `?from=` and `?to=`.
         """
-        with _index(data) as index:
+        with _index(self._data) as index:
             source, since, until = _asked(request, index)
             return _json(
                 RecordedTime(
@@ -76,59 +134,49 @@ def recording_routes(data: Path, write_clip: WriteClip) -> list[Route]:
                 )
             )
 
-    def listed(request: Request) -> Response:
+    def playlist(self, request: Request) -> Response:
         """An HLS playlist, of a day at most; `?from=` and `?to=`: without a `to` in the past it
         goes on.
         """
-        with _index(data) as index:
+        with _index(self._data) as index:
             source, since, until = _asked(request, index)
             now = time.time()
             since = max(since, min(until, now) - LONGEST_LIST_S)
             segments = _between(index, source, since, until)
         text = playlist(segments, _init_name, _media_name, goes_on=until >= now)
-        return Response(text, 200, _NO_STORE, "application/vnd.apple.mpegurl")
+        return Response(text, 200, _NO_STORE, _PLAYLIST)
 
-    def segment(request: Request) -> Response:
+    def segment(self, request: Request) -> Response:
         """A segment, as playlists name it."""
         path = request.path_params
         name = f"{path['source']}/{path['epoch']}/{path['day']}/{path['name']}.mp4"
-        with _index(data) as index:
+        with _index(self._data) as index:
             found = index.segment(name)
             if found is None:
                 raise Refusal(404, "there is no such segment, or not any more")
             return Response(_read(index, found, found.head, -1), 200, _FOR_EVER, _MP4)
 
-    def init(request: Request) -> Response:
+    def init(self, request: Request) -> Response:
         """An init part, as playlists name it."""
-        with _index(data) as index:
+        with _index(self._data) as index:
             path = request.path_params
             found = index.with_init(path["source"], path["digest"])
             if found is None:
                 raise Refusal(404, "there is no such init part, or not any more")
             return Response(_read(index, found, 0, found.head), 200, _FOR_EVER, _MP4)
 
-    async def clip(request: Request) -> Response:
+    async def clip(self, request: Request) -> Response:
         """A range as one MP4; `?from=`, `?to=`, an hour at most, and `?part=2` where the camera
         changed what it sends: the header Framegate-Parts says how many there are.
         """
         try:
-            path, n_parts = await run_in_threadpool(clips.write, request)
+            path, n_parts = await run_in_threadpool(self._clips.write, request)
         except (Refusal, FramegateError) as error:
             return refused(error)
         name = f"{request.path_params['source']}.mp4"
         headers = {**_NO_STORE, "Framegate-Parts": str(n_parts)}
         gone = BackgroundTask(path.unlink, missing_ok=True)
         return FileResponse(path, 200, headers, _MP4, gone, name, content_disposition_type="inline")
-
-    base = "/api/v1/recordings"
-    return [
-        Route(base, answered(sources)),
-        Route(f"{base}/{{source}}", answered(recorded)),
-        Route(f"{base}/{{source}}/playlist.m3u8", answered(listed)),
-        Route(f"{base}/{{source}}/clip.mp4", clip),
-        Route(f"{base}/{{source}}/init/{{digest}}.mp4", answered(init)),
-        Route(f"{base}/{{source}}/{{epoch:int}}/{{day}}/{{name}}.m4s", answered(segment)),
-    ]
 
 
 class Clips:

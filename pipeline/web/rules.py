@@ -21,11 +21,11 @@ from framegate.pipeline.errors import FramegateError
 from framegate.pipeline.loading import ours
 from framegate.pipeline.records import End, Result
 from framegate.pipeline.review.projection import Projection
-from framegate.pipeline.review.search import EpisodeFilter, find
+from framegate.pipeline.review.search import Episode, EpisodeFilter, find
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.hop import END, FRAME
 from framegate.pipeline.web.api import Refusal, posted, refused
-from framegate.pipeline.web.openapi import RulesTrial, RulesTried, TrialFrames
+from framegate.pipeline.web.openapi import Operation
 from framegate.pipeline.web.pages import page
 from framegate.pipeline.web.pictures import FRESH
 
@@ -37,6 +37,49 @@ _PAGE: Final = 1000
 _DRAWING: Final = (
     "The page to draw areas and lines on a still, and to try a rule before it goes live."
 )
+
+
+class RulesTried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules that are to be tried over results that the store has.
+
+    events  as the table `[events]` of pipeline.toml has them: areas, lines, rules
+    source  of which source; empty: of all
+    span    seconds before the newest result from which on they are tried
+    """
+
+    events: dict[str, Any]
+    source: str = ""
+    span: float = 3600.0
+
+
+class TrialFrames(msgspec.Struct, frozen=True):
+    """What of a source they were tried over.
+
+    source  name of the source
+    frames  results
+    since   UNIX seconds at which the first was captured
+    until   and the last
+    whole   whether that is all of the span that was asked for
+    """
+
+    source: str
+    frames: int
+    since: float
+    until: float
+    whole: bool
+
+
+class RulesTrial(msgspec.Struct, frozen=True):
+    """What rules would have told.
+
+    episodes  the episodes, the first ones first; none of them is stored
+    more      whether there are more than these
+    tried     over what
+    """
+
+    episodes: list[Episode]
+    more: bool
+    tried: list[TrialFrames]
 
 
 def rule_routes(store: str, sources: Callable[[], Sequence[str]]) -> list[Route]:
@@ -52,7 +95,7 @@ def rule_routes(store: str, sources: Callable[[], Sequence[str]]) -> list[Route]
         return Response(msgspec.json.encode(told), 200, FRESH, "application/json")
 
     return [
-        Route("/api/v1/rules/trial", trial, methods=["POST"]),
+        Operation("/api/v1/rules/trial", trial, gives=RulesTrial, body=RulesTried),
         page("/rules", "rules.html", _DRAWING),
     ]
 

@@ -49,6 +49,7 @@ from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
 from framegate.pipeline.web.episodes import episode_routes
 from framegate.pipeline.web.frames import FrameViews
+from framegate.pipeline.web.openapi import SOURCES, Operation
 from framegate.pipeline.web.port import WebSpec
 from framegate.pipeline.web.recordings import recording_routes
 from framegate.pipeline.web.rules import rule_routes
@@ -282,7 +283,7 @@ def routes(run: RunReader) -> list[Route]:
         Route("/metrics", metrics),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
-        Route("/api/v1/sources", sources),
+        Operation("/api/v1/sources", sources, gives=SOURCES),
     ]
 
 

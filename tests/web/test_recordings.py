@@ -77,8 +77,8 @@ def api(port: int) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_what_is_recorded_is_told_as_the_document_says(api: httpx.Client) -> None:
-    schemas = document()["components"]
+def test_what_is_recorded_is_told_as_the_document_says(api: httpx.Client, data: Path) -> None:
+    schemas = document(recording_routes(data, ours("write_clip")))["components"]
     told = {
         "RecordedSource": api.get(BASE).json(),
         "RecordedTime": [api.get(f"{BASE}/gate").json()],
