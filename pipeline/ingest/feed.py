@@ -48,6 +48,7 @@ class Feed:
         self._number = 0
         self._open = False
         self._held: deque[Arrival] = deque()
+        self._is_sent = False  # what is held: the store's answer is not here yet
         self._counts: dict[str, int] = {}
         self._pace = Pace(spec.pace)
         self._connection: Connection | None = None
@@ -65,7 +66,7 @@ class Feed:
         What the store has is dropped from what is held; the rest is to be committed again. So it
         does not matter whether the last commit was taken and only its reply was lost.
         """
-        self.token = attached.token
+        self.token, self._is_sent = attached.token, False
         known = [self._confirmed, *(arrival.position for arrival in self._held)]
         if self.thread is None or attached.position not in known:
             return False
@@ -82,15 +83,20 @@ class Feed:
         self._position = self._confirmed = position
         self._number, self._open = state.number, state.open
         self._held.clear()
+        self._is_sent = False
         self._counts.clear()
         paced = state.pace if state.pace and state.pace[0] == self._began_mono else (0.0, None)
         self._pace = Pace(self.spec.pace, paced[1])
         self._seen_mono = self._again_mono = None
 
     def commit(self) -> Commit | None:
-        """Commit all that is held, and a connection's new state; None if there is no news."""
+        """Commit all that is held, and a connection's new state; None if there is no news.
+
+        Nothing more is gathered before `confirm` says that the store has it, or a new token.
+        """
         if not self.has_news:
             return None
+        self._is_sent = True
         fields: list[tuple[str, bytes]] = []
         if self._held:
             fields.append(("s", records.encode(self._state_after(self._held[-1].record))))
@@ -127,8 +133,8 @@ class Feed:
 
     @property
     def has_news(self) -> bool:
-        """Return whether there is anything to commit."""
-        return bool(self._held) or self._unsaid is not None
+        """Return whether there is anything to commit that was not sent."""
+        return not self._is_sent and (bool(self._held) or self._unsaid is not None)
 
     def held(self) -> list[Arrival]:
         """What the store has not confirmed, oldest first."""
@@ -136,7 +142,7 @@ class Feed:
 
     def confirm(self) -> None:
         """Let go of what was held: the store took the commit."""
-        self._unsaid = None
+        self._unsaid, self._is_sent = None, False
         self._counts.clear()
         if not self._held:
             return

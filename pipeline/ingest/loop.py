@@ -8,7 +8,8 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from heapq import heappop, heappush
 from typing import Final
 
@@ -26,6 +27,7 @@ from framegate.pipeline.records import DecodeState
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.connection import readable
 from framegate.pipeline.store.hop import (
+    END,
     Commit,
     CommitReply,
     CommitStatus,
@@ -33,11 +35,12 @@ from framegate.pipeline.store.hop import (
     attach_command,
     read_attached,
 )
-from framegate.pipeline.store.links import Links
+from framegate.pipeline.store.links import LinkBatch, Links
 
 log = logging.getLogger(__name__)
 
 _LONG_S: Final = 30.0  # a frame that is due so late is worth a line in the log
+_ANSWERS_S: Final = 1.0  # after which the store's answers are looked at, whatever else comes
 _AGAIN_S: Final = 1.0  # after which a decoder that could not be started is tried again
 
 
@@ -111,6 +114,38 @@ class Agenda:
         return max(0.0, min(dues)[0] - time.monotonic()) if dues else None
 
 
+class _Sent:
+    """What was committed last. Its answers are taken when the loop wakes for something else: to be
+    woken for them would cost as much as to make the commit.
+    """
+
+    def __init__(
+        self, parts: list[LinkBatch], pending: PendingCommits, decoded: Mapping[str, Commit]
+    ) -> None:
+        """parts: by link; pending, decoded: what stages and decoders said, by source."""
+        self.pending, self.decoded = pending, decoded
+        self._parts = parts
+
+    def __bool__(self) -> bool:
+        """Return whether answers are still to be taken."""
+        return bool(self._parts)
+
+    @property
+    def ends(self) -> bool:
+        """Return whether somebody waits for the answers, as an end is among it."""
+        return any(
+            commit.entries and commit.entries[-1].kind == END
+            for part in self._parts
+            for hop in part.hops
+            for commit in hop.commits
+        )
+
+    def answers(self) -> list[tuple[str, CommitReply]]:
+        """Take the answers, waiting for those that are not here; none a second time."""
+        parts, self._parts = self._parts, []
+        return [answer for part in parts for answer in part.receive()]
+
+
 class IngestLoop:
     """Serves decode for its sources, and the stages that this process hosts behind it.
 
@@ -176,6 +211,7 @@ class IngestSession:
         self._links, self._waits = links, StoreWaits(runner.spec, links)
         self._sources: list[SourceSpec] | None = None
         self._draining = False
+        self._sent = _Sent([], {}, {})
 
     def serve(self) -> None:
         """Attach, then go round; see IngestLoop.serve."""
@@ -204,8 +240,6 @@ class IngestSession:
             if not self._draining and (feed := self._feeds.get(source)) is not None:
                 self._hand_on(source, feed.gather(now, wall))
         self._run_stages()
-        if self._runner.stale:
-            self._attach(set(self._runner.stale))
         self._let_rest()
         if not self._lost_all():
             self._wait(0.0 if self._agenda.awake or not self._runner.idle() else None)
@@ -327,53 +361,51 @@ class IngestSession:
 
     def _run_stages(self) -> None:
         """Run the hosted stages and commit; no careful source decodes meanwhile."""
-        if not self._spec.careful:
-            self._send(self._runner.step())()
-            return
-        with self._launcher.turn:
-            settle = self._send(self._runner.step())
+        with self._launcher.turn if self._spec.careful else nullcontext():
+            self._send(self._runner.step())
+            at_once = self._spec.careful or self._draining or self._sent.ends
+            answers = self._sent.answers() if at_once else []
         # Not while the turn is held: a source that is dropped has its thread ended, and waited for,
         # and that thread may be waiting for the turn.
-        settle()
+        self._settle(answers)
 
-    def _send(self, pending: PendingCommits) -> Callable[[], None]:
-        """Send what is to be committed and take the answers; gives what settles them.
+    def _send(self, pending: PendingCommits) -> None:
+        """Send what is to be committed.
 
         A source's frames and what the stages here say about them are one hop: the stages need not
         read them, and no other worker ever sees the one without the other.
         """
-        sources = {*self._agenda.awake, *pending}
-        commits = {s: feed.commit() for s in sources if (feed := self._feeds.get(s)) is not None}
         hops = {}
-        for source, decoded in commits.items():
-            theirs = [said.commit for _, said in pending.get(source, [])]
-            if decoded or theirs:
-                hops[source] = SourceHop(source, (*([decoded] if decoded else []), *theirs))
+        decoded: dict[str, Commit] = {}
+        for source in {*self._agenda.awake, *pending}:
+            if (feed := self._feeds.get(source)) is None:
+                continue
+            commits = [said.commit for _, said in pending.get(source, ())]
+            if (ours := feed.commit()) is not None:
+                decoded[source] = ours
+                commits.insert(0, ours)
+            if commits:
+                hops[source] = SourceHop(source, tuple(commits))
         if not hops:
-            return lambda: None
-        parts = self._links.parts(hops, self._runner.trims(self._feeds)).values()
+            return
+        parts = list(self._links.parts(hops, self._runner.trims(self._feeds)).values())
+        self._sent = _Sent(parts, pending, decoded)
         for part in parts:
             part.link.send(*part.commands())
-        answers = [answer for part in parts for answer in part.receive()]
 
-        def settle() -> None:
-            for source, answer in answers:
-                self._settle(source, pending, commits[source], answer)
-
-        return settle
-
-    def _settle(
-        self, source: str, pending: PendingCommits, decoded: Commit | None, answer: CommitReply
-    ) -> None:
-        if not self._runner.settle(source, pending.get(source, []), answer):
-            if answer.status is CommitStatus.FENCED:
-                self._drop(source)
-            return
-        if decoded is not None:
-            self._runner.wrote(source, "decode", len(decoded.entries))
-            feed = self._feeds[source]
-            feed.confirm()
-            self._tell_end(source, feed)
+    def _settle(self, answers: Iterable[tuple[str, CommitReply]]) -> None:
+        """Take the store's answers to what was sent."""
+        for source, answer in answers:
+            if not self._runner.settle(source, self._sent.pending.get(source, []), answer):
+                if answer.status is CommitStatus.FENCED:
+                    self._drop(source)
+            elif (commit := self._sent.decoded.get(source)) is not None:
+                self._runner.wrote(source, "decode", len(commit.entries))
+                feed = self._feeds[source]
+                feed.confirm()
+                self._tell_end(source, feed)
+        if self._runner.stale:
+            self._attach(set(self._runner.stale))
 
     def _tell_end(self, source: str, feed: Feed) -> None:
         """Say that a source is decoded to its end, and what of it is missing."""
@@ -400,10 +432,12 @@ class IngestSession:
             self._waits.due_in(),
             held_back.retry_in(),
             REST_S if held_back.lacks_pixels() else None,
+            _ANSWERS_S if self._sent else None,
         )
         timeout = min((due for due in dues if due is not None), default=None)
         waits, answers = self._waits.descriptors(), held_back.answers()
         ready = readable([self._line.wake, *waits, *answers], timeout)
+        self._settle(self._sent.answers())  # before anything else is asked over these links
         held_back.hear(ready)
         if self._line.wake in ready:
             os.eventfd_read(self._line.wake)
