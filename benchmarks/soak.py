@@ -349,7 +349,7 @@ class Kills:
 
     def __init__(self, run: Run, servers: list[CameraServer]) -> None:
         self._run = run
-        self._workers = itertools.cycle(("ingest", "infer", "publish"))
+        self._workers = itertools.cycle(("shard-1", "shard-2"))
         self._servers = itertools.cycle(servers)
         self._due = {"worker": WORKER_S, "server": SERVER_S, "store": STORE_S}
         self._back: list[tuple[float, CameraServer]] = []

@@ -21,7 +21,7 @@ def packaged(changes: Tables) -> str:
 
 
 def with_stand_ins(sources: Tables, decode: Mapping[str, Any], detect: str) -> str:
-    """Return a pipeline.toml of five stages in the usual three workers, all else by default.
+    """Return a pipeline.toml of five stages, all else by default.
 
     sources  by name
     decode   its `use`, and its options
@@ -34,16 +34,10 @@ def with_stand_ins(sources: Tables, decode: Mapping[str, Any], detect: str) -> s
         "escalate": {"use": "framegate.stages.escalate:Escalate", "input": "detect"},
         "cache": {"use": "framegate.stages.cache:Cache", "input": "escalate"},
     }
-    placement = {
-        "ingest": ["decode", "window"],
-        "infer": ["detect"],
-        "publish": ["escalate", "cache"],
-    }
     return toml({
         "log": {"level": "WARNING"},
         **{f"sources.{name}": values for name, values in sources.items()},
         **{f"stages.{name}": values for name, values in stages.items()},
-        "placement": placement,
     })  # fmt: skip
 
 

@@ -173,7 +173,7 @@ def _listed(opened: OpenedStore) -> list[ListedSource]:
     assert opened.folder is not None
     if opened.ended:
         run = read_run(opened.folder)
-        return [listed_source(source, lost=False) for source in run.sources] if run else []
+        return [listed_source(source) for source in run.sources] if run else []
     answer = ask(opened.folder, GetSources(), ANSWER_S)
     assert isinstance(answer, SourceList)
     return answer.sources
@@ -205,6 +205,8 @@ def state_of(source: ListedSource, view: View) -> str:
     """The state, with what only the run knows."""
     if source.lost:
         return "taken over"
+    if source.parked:
+        return "failed"
     return "removing" if source.removing else view.state
 
 

@@ -73,13 +73,17 @@ class WorkersConfig:
     """`[workers]`: the processes that host stages.
 
     hung_s  seconds without progress, with something to do, after which a worker is replaced
-    shards  workers that host all stages from decode to the published results, each for its share of
-            the sources; no more are started than there are sources. What `[placement]` names goes
-            there. 0: the shipped placement, whose workers serve all sources
+    shards  at most so many workers that host all stages from decode to the published results, each
+            for its share of the sources; without it one a core, or none where `[placement]` names a
+            stage of that path. What `[placement]` names goes there. 0: workers by stage, ingest,
+            infer and publish, each for all sources
+    fill    cameras, and files at real time, that a shard serves before another is started; beyond
+            that, and files at full speed, go to the shard that has fewest
     """
 
     hung_s: float = field(default=30.0, metadata={"least": 2.0, "most": 86400.0})
-    shards: int = field(default=0, metadata={"least": 0, "most": 256})
+    shards: int | None = field(default=None, metadata={"least": 0, "most": 256})
+    fill: int = field(default=8, metadata={"least": 1, "most": 1024})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from framegate.pipeline.config.options import read_options, was_removed, with_va
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
 from framegate.pipeline.keys import CERTIFY, COLLECT, LISTEN, NAME_RULE, SHADOW, SOUND, is_name
 from framegate.pipeline.loading import load
+from framegate.pipeline.machine import cores
 from framegate.pipeline.spec import StageSpec
 
 RESERVED = {
@@ -25,6 +26,12 @@ RESERVED = {
 }
 SHARD: Final = "shard"
 """The worker of `[placement]` of which there are `[workers] shards`."""
+_BY_STAGE: Final[Mapping[str, list[str]]] = {
+    "ingest": ["decode", "window"],
+    "infer": ["detect"],
+    "publish": ["escalate", "cache"],
+}
+"""Workers without shards: each serves all sources."""
 
 
 @dataclass(frozen=True)
@@ -213,9 +220,9 @@ def place(
     return workers
 
 
-def in_shards(workers: Mapping[str, list[str]], shards: int) -> dict[str, list[str]]:
+def in_shards(workers: Mapping[str, list[str]], shards: int | None) -> dict[str, list[str]]:
     """These workers as they are started: SHARD in so many copies. Workers that host the same stages
-    share the sources. shards: 0 for none
+    share the sources. shards: 0 or None for none
     """
     started: dict[str, list[str]] = {}
     for worker, hosted in workers.items():
@@ -338,7 +345,9 @@ def over_shipped(said: Table, shipped: Table) -> Table:
 
     A stage of the file's own that does not say what it reads gets what is published; one with
     pixels, and one that publishes, get what the shipped publisher gets. What the file does not
-    place is placed as shipped, as far as that goes; with shards, the main path is theirs.
+    place of the main path is the shards'; of these there are as many as cores where the file says
+    no number and places nothing of that path, else as many as it says. Without, each worker of
+    _BY_STAGE has what the file leaves of it.
     """
     named, default = said.get("stages", {}), shipped["stages"]
     if not all(isinstance(entry, dict) for entry in named.values()):
@@ -354,12 +363,15 @@ def over_shipped(said: Table, shipped: Table) -> Table:
         stages[name] = {"input": usual, **entry}
     there = _with_inputs({*named, *publishers}, stages)
     stages = {name: entry for name, entry in stages.items() if name in there}
-    hosted = shipped["placement"]
-    if said.get("workers", {}).get("shards"):
-        main = _with_inputs({publishers[0]}, stages)
+    main = _with_inputs({publishers[0]}, stages)
+    workers, placement = said.get("workers", {}), said.get("placement", {})
+    if isinstance(workers, dict) and "shards" not in workers:
+        workers = {**workers, "shards": 0 if main & _placed(placement) else cores()}
+    hosted = _BY_STAGE
+    if workers.get("shards"):
         hosted = {SHARD: [name for name in stages if name in main]}
-    placed = _over_placed(said.get("placement", {}), hosted, stages)
-    return {**said, "stages": stages, "placement": placed}
+    placed = _over_placed(placement, hosted, stages)
+    return {**said, "stages": stages, "workers": workers, "placement": placed}
 
 
 def _input_of(entry: Table) -> Table:
@@ -376,12 +388,11 @@ def _with_inputs(names: set[str], stages: Table) -> set[str]:
     return found
 
 
-def _over_placed(said: Table, shipped: Table, stages: Table) -> Table:
+def _over_placed(said: Table, shipped: Mapping[str, list[str]], stages: Table) -> Table:
     """Workers of a file; shipped ones that it does not name, with those of their stages that are
     there and not placed in the file. Beside decode stays what reads nothing from elsewhere.
     """
-    taken = {str(name) for names in said.values() if isinstance(names, list) for name in names}
-    placed: Table = {}
+    taken, placed = _placed(said), dict[str, Any]()
     for worker, hosted in shipped.items():
         names = [name for name in hosted if name in stages and name not in taken]
         while "decode" in names:
@@ -392,6 +403,11 @@ def _over_placed(said: Table, shipped: Table, stages: Table) -> Table:
         if names:
             placed[worker] = names
     return placed | said
+
+
+def _placed(placement: Table) -> set[str]:
+    """Stages that a table of workers names."""
+    return {str(name) for names in placement.values() if isinstance(names, list) for name in names}
 
 
 def own_tables(options: type) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Plan:
     store       its URL, with its password
     identity    of the store: another has another
     workers     stages by worker, inputs before readers; those that host the same share the sources
+    fill        see Shards
     pictures    whether somebody may look at what its sources showed last
     episodes    how many events.db keeps, and for how many seconds
     replicas    on which tokens and epochs must be before they are used
@@ -50,6 +51,7 @@ class Plan:
     stages: tuple[StageSpec, ...]
     workers: dict[str, list[str]]
     episodes: tuple[int, float]
+    fill: int = 1
     pictures: bool = True
     replicas: int = 0
     began_mono: float = field(default_factory=time.monotonic)
@@ -100,17 +102,22 @@ class Plan:
 class Shards:
     """Which sources each worker serves: all, or its share of them where several host the same.
 
-    A new source goes to the worker that has fewest, and stays there as long as the run has it. By
-    their number, not by what they cost: that is not known when they come, and changes with what
-    is seen. Begun with the same sources in the same order it shares them in the same way.
+    A new source stays where it comes to as long as the run has it. One at a live pace goes to the
+    first worker that has fewer than `fill`: a worker that has little to do wakes for each frame
+    anew. Where none has, and of a file that takes all of the CPU that it can get, it is the worker
+    that has fewest. By their number, not by what they cost: that is not known when they come, and
+    changes with what is seen. Begun with the same sources in the same order it shares them in the
+    same way.
     """
 
-    def __init__(self, workers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, workers: Mapping[str, Sequence[str]], fill: int = 1) -> None:
         """workers: stages by worker"""
         hosted = list(workers.values())
         self._held: dict[str, set[str]] = {
             worker: set() for worker, stages in workers.items() if hosted.count(stages) > 1
         }
+        self._fill = fill
+        self._closed: set[str] = set()
 
     @property
     def spare(self) -> list[str]:
@@ -121,21 +128,39 @@ class Shards:
         """Return those that this worker serves of all that the run has now."""
         if worker not in self._held:
             return list(sources)
-        self._share([source.name for source in sources])
+        self._share(sources)
         return [source for source in sources if source.name in self._held[worker]]
 
     def serves(self, worker: str, source: str) -> bool:
         """Return whether a source is this worker's, of those that the run had last."""
         return worker not in self._held or source in self._held[worker]
 
-    def _share(self, names: Sequence[str]) -> None:
-        there, known = set(names), set[str]()
+    def close(self, worker: str) -> bool:
+        """Give a worker no source any more; False, and nothing changes, if no other could have it.
+
+        Those that it has stay its own.
+        """
+        if not self._held.keys() - self._closed - {worker} or worker not in self._held:
+            return False
+        self._closed.add(worker)
+        return True
+
+    def _share(self, sources: Sequence[SourceSpec]) -> None:
+        there, known = {source.name for source in sources}, set[str]()
         for held in self._held.values():
             held &= there
             known |= held
-        for name in names:
-            if name not in known:
-                min(self._held.values(), key=len).add(name)
+        for source in sources:
+            if source.name not in known:
+                self._place_for(source).add(source.name)
+
+    def _place_for(self, source: SourceSpec) -> set[str]:
+        open_ = [held for worker, held in self._held.items() if worker not in self._closed]
+        if source.live or source.pace == "realtime":
+            room = next((held for held in open_ if len(held) < self._fill), None)
+            if room is not None:
+                return room
+        return min(open_, key=len)
 
 
 def sources_for(sources: Sequence[SourceSpec], deaths: Deaths) -> list[SourceSpec]:

@@ -91,7 +91,9 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 class ListedSource(msgspec.Struct, frozen=True, tag=True):
     """One source. place: its path, or its URL without user, password and query.
 
-    model: that was chosen while the run went on
+    lost    another run took it over
+    parked  its worker cannot live: nobody serves it
+    model   that was chosen while the run went on
     """
 
     name: str
@@ -101,6 +103,7 @@ class ListedSource(msgspec.Struct, frozen=True, tag=True):
     removing: bool
     lost: bool
     model: str = ""
+    parked: bool = False
 
 
 class InUse(msgspec.Struct, frozen=True, tag=True):

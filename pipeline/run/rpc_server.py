@@ -133,7 +133,7 @@ async def _done(command: RunCommand, supervisor: Supervisor, told: Access) -> Ru
             await supervisor.shadow(options)
         case GetSources():
             has = supervisor.sources
-            return SourceList([listed_source(s, s.name in has.lost()) for s in has.listed()])
+            return SourceList([listed_source(s, has) for s in has.listed()])
         case GetCounts():
             return _counts(await supervisor.status())
         case GetStore():

@@ -344,6 +344,7 @@ def make_plan(
         hung_s=config.workers.hung_s,
         stages=tuple(specs),
         workers=workers,
+        fill=config.workers.fill,
         pictures=config.http.listen not in OFF,
         replicas=config.store.replicas,
     )

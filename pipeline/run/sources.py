@@ -118,15 +118,16 @@ def shared_bytes(config: Config, sources: Iterable[tuple[bool, Form]]) -> int:
     )
 
 
-def listed_source(source: RunSource, lost: bool) -> ListedSource:
-    """A source as other commands are shown it. lost: another run took it over."""
+def listed_source(source: RunSource, has: RunSources | None = None) -> ListedSource:
+    """A source as other commands are shown it. has: those of the run, while it goes on."""
     return ListedSource(
         name=source.name,
         place=shown(source.url) if source.url_env is None else f"env:{source.url_env}",
         live=source.live,
         by=source.by,
         removing=source.ending,
-        lost=lost,
+        lost=has is not None and source.name in has.lost(),
+        parked=has is not None and source.name in has.parked(),
         model=source.model,
     )
 
@@ -200,6 +201,7 @@ class RunSources:
         self._folder, self._store, self._owner, self._spec_of = folder, store, owner, spec_of
         self._models, self._saves = models, saves
         self._lost: frozenset[str] = frozenset()
+        self._parked: frozenset[str] = frozenset()
         self._specs: dict[str, SourceSpec] = {}
         self._generation = 0  # the last that was given
 
@@ -219,6 +221,10 @@ class RunSources:
     def lost(self) -> Collection[str]:
         """Names of sources that another run took over."""
         return self._lost
+
+    def parked(self) -> Collection[str]:
+        """Names of sources that are this run's, and that nobody serves: their worker cannot."""
+        return self._parked
 
     def all_lost(self) -> bool:
         """Return whether other runs took over all that there was."""
@@ -387,12 +393,19 @@ class RunSources:
     def drop(self, names: Collection[str]) -> None:
         """Serve these sources no more; they are to be released after that."""
         self._lost -= frozenset(names)
+        self._parked -= frozenset(names)
         self._write(source for source in self._run.sources if source.name not in names)
 
     def lose(self, name: str) -> None:
         """Take note that another run took a source over."""
         self._lost |= {name}
         self._take(self._run.sources)
+
+    def park(self, names: Collection[str]) -> None:
+        """Have workers told of these no more; a `--resume` goes on with them."""
+        if not self._parked.issuperset(names):
+            self._parked |= frozenset(names).intersection(self.names())
+            self._take(self._run.sources)
 
     def release(self, names: Collection[str] | None = None, removed: bool = False) -> None:
         """End ownership of these, or of all, those included that an addition which failed left
@@ -415,7 +428,7 @@ class RunSources:
     def _take(self, sources: Sequence[RunSource]) -> None:
         specs = {}
         for source in sources:
-            if source.name in self._lost:
+            if source.name in self._lost or source.name in self._parked:
                 continue
             spec, before = self._spec_of(source), self._specs.get(source.name)
             if before is None or before != replace(spec, generation=before.generation):

@@ -122,7 +122,8 @@ class Supervisor:
             await apart(self.sources.end, names)
             gone = [self._removed.setdefault(name, asyncio.Event()) for name in names]
             self._workers.tell_sources(decoders_only=True)
-            await self._let_go([name for name in names if name in self.sources.lost()])
+            unserved = {*self.sources.lost(), *self.sources.parked()}
+            await self._let_go([name for name in names if name in unserved])
         for event in gone:
             await event.wait()
 
@@ -271,6 +272,7 @@ class Supervisor:
         thorough = ticks % SAME_STORE_TICKS == 0
         seen = await apart(self._probe.look, specs, given_up, joined, draining, thorough)
         async with self._changing:
+            self._note_parked()
             now = self.sources.specs()
             generations = {spec.name: spec.generation for spec in now}
             same = {s.name for s in specs if generations.get(s.name) == s.generation}
@@ -284,6 +286,8 @@ class Supervisor:
                 await self._let_go(sorted(removed))
             elif self.sources.all_lost():
                 self._ending.end(Exit.FENCED)
+            elif self.sources.parked() and not now:
+                self._ending.end(Exit.SOURCE_FAILED)
             elif seen.passed and len(same) == len(now) and self._may_end(drained):
                 self._ending.end(Exit.DONE)
 
@@ -296,6 +300,14 @@ class Supervisor:
             if name not in self.faults:
                 self.faults[name] = seen.faults[name]
                 log.error("source %s: %s", name, seen.faults[name])
+
+    def _note_parked(self) -> None:
+        parked = self._workers.parked
+        self.sources.park(parked)
+        for name, why in parked.items():
+            if name not in self.faults:
+                self.faults[name] = why
+                log.error("source %s: %s", name, why)
 
     def _may_end(self, drained: bool) -> bool:
         return drained if self._draining else not self.sources.stays

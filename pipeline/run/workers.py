@@ -71,6 +71,7 @@ class Workers:
     changed   set when there may be something to look for in the store
     shared    the shared memory that they ask for
     given_up  stages of the plan that the run goes on without
+    parked    why, by source, nobody serves it as long as this process lives: its worker cannot
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class Workers:
             Path(plan.folder) / "state", MOST_PICTURES if plan.pictures else 0
         )
         self.given_up: set[str] = set()
+        self.parked: dict[str, str] = {}
         self._plan, self._sources, self._probe = plan, sources, probe
         self._ending, self._all_ready = ending, all_ready
-        self._shards = Shards(plan.workers)
+        self._shards = Shards(plan.workers, plan.fill)
         workers = [
             WorkerProcess(name, hosted, self._heard, self.shared.answer)
             for name, hosted in plan.workers.items()
@@ -154,6 +156,7 @@ class Workers:
     def forget(self, source: str) -> None:
         """Forget a source that was removed, once all workers were told."""
         self.shared.drop(source)
+        self.parked.pop(source, None)
         for worker in self._all:
             worker.deaths.forget(source)
 
@@ -302,7 +305,7 @@ class Workers:
     def _is_wanted(self, worker: WorkerProcess) -> bool:
         if worker.joined is not None:
             return self._joined.get(worker.name) is worker
-        return not self.given_up.issuperset(worker.hosted)
+        return worker in self._planned and not self.given_up.issuperset(worker.hosted)
 
     async def _keep_alive(self, worker: WorkerProcess) -> None:
         if "decode" in worker.hosted:
@@ -373,7 +376,9 @@ class Workers:
             self._give_up(worker, f"it ended {most} times in a row without getting on (now: {how})")
 
     def _give_up(self, worker: WorkerProcess, why: str, code: Exit = Exit.SOURCE_FAILED) -> None:
-        """Go on without the stages of a worker; end if they are on the main path."""
+        """Go on without the stages of a worker, or, where others host the same, without its
+        sources; end if neither can be: its stages are on the main path.
+        """
         log.error("worker %s: %s", worker.name, why)
         if worker.joined is not None:
             if self._is_wanted(worker):
@@ -383,13 +388,30 @@ class Workers:
             return
         stages = with_readers(self._plan.stages, worker.hosted)
         if any(stage.main for stage in stages):
-            self._ending.end(code)
+            if not self._park(worker, why):
+                self._ending.end(code)
             return
         self.given_up |= {stage.name for stage in stages}
         names = ", ".join(stage.name for stage in stages)
         log.error("the run goes on without: %s", names)
         self._note_ready()
         self.changed.set()
+
+    def _park(self, worker: WorkerProcess, why: str) -> bool:
+        """Go on without a worker and the sources that it has; False if no other serves.
+
+        Another worker does not get them: what cannot be lived with may be what they have in hand.
+        """
+        names = [source.name for source in self._sources_of(worker)]
+        others = [w for w in self._served if w is not worker and w.was_ready]
+        if not others or not self._shards.close(worker.name):
+            return False
+        self._planned.remove(worker)
+        self.parked |= dict.fromkeys(names, f"worker {worker.name}: {why}; --resume tries again")
+        log.error("the run goes on without: %s", ", ".join(names))
+        self._note_ready()
+        self.changed.set()
+        return True
 
     def _heard(self, worker: WorkerProcess, notice: ToSupervisor) -> None:
         if isinstance(notice, FramesKept):

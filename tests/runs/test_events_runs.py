@@ -157,7 +157,7 @@ def test_killed_in_mid_episode_it_tells_the_same(folder: Path) -> None:
                 "more is told",
                 lambda least=kills * 5: _told(folder / "killed") >= least,
             )
-            os.kill(workers(run.process.pid)["publish"], signal.SIGKILL)
+            os.kill(workers(run.process.pid)["shard-1"], signal.SIGKILL)
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert ended.err.count("worker publish ended (signal 9)") == 5
@@ -207,7 +207,7 @@ def test_a_beep_then_somebody_inside_whoever_is_killed(folder: Path) -> None:
     with Command(folder, "run", "door.mp4", "-d", "killed", "--pace", "realtime") as run:
         for kills in (1, 2):
             wait_until("more is told", lambda least=kills * 4: _told(folder / "killed") >= least)
-            os.kill(workers(run.process.pid)["publish"], signal.SIGKILL)
+            os.kill(workers(run.process.pid)["shard-1"], signal.SIGKILL)
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert bytes_of(stored_changes(folder / "killed", "door")) == bytes_of(undisturbed)

@@ -161,7 +161,7 @@ def is_in_hand(url: str) -> bool:
 
 
 def is_gone(run: Run, pid: int) -> bool:
-    return run.worker("publish") not in (None, pid)
+    return run.worker("shard-1") not in (None, pid)
 
 
 def until_moved(run: Run, past: Position = MOVED) -> Position:
@@ -214,7 +214,7 @@ def test_the_stage_that_asks_is_killed_with_questions_under_way(
         until_moved(run)
         for _ in range(3):
             wait_until("a question is in hand", lambda: is_in_hand(run.url))
-            pid = wait_until("a worker of the run", lambda: run.worker("publish"))
+            pid = wait_until("a worker of the run", lambda: run.worker("shard-1"))
             os.kill(pid, signal.SIGKILL)
             wait_until("it is gone", functools.partial(is_gone, run, pid))
         assert ends(run) == undisturbed

@@ -52,7 +52,7 @@ def run(folder: Path, data: str, killed: bool = False) -> list[Result]:
             asked, over = Asked(folder, data), command.process.poll
             wait_until("50 frames", lambda: over() is not None or len(asked.seqs("street")) >= 50)
             assert over() is None, command.err
-            kill(command, "infer")
+            kill(command, "shard-1")
         ended = command.wait(120.0)
     assert ended.code == 0, ended.err
     assert "the heavy pass agrees less with bad" in ended.err

@@ -26,6 +26,7 @@ NAMES = ("a", "b", "c", "d")
 TABLES = """
 [workers]
 shards = {shards}
+fill = 1
 hung_s = {hung_s}
 [stages.detect]
 use = "user_stages:Crowd"
@@ -86,6 +87,43 @@ def test_a_death_concerns_its_own_sources_only(tmp_path: Path) -> None:
         ended = run.wait()
     assert ended.code == DONE, ended.err
     assert published(two) == published(one)
+
+
+UNSTORABLE = """
+from user_stages import Crowd
+
+
+class Odd(Crowd):
+    def each(self, item, state):
+        said, state = super().each(item, state)
+        return said, object() if item.source == "b" and item.record.number == 20 else state
+"""
+
+
+def test_a_shard_that_cannot_live_costs_its_own_sources_only(tmp_path: Path) -> None:
+    """What it was cannot be set aside as a record: no worker that has it in hand can go on. Mended,
+    the run goes on with all of it.
+    """
+    folder = user(tmp_path / "user", 2)
+    mended = (folder / "pipeline.toml").read_text()
+    (folder / "odd.py").write_text(UNSTORABLE)
+    (folder / "pipeline.toml").write_text(mended.replace("user_stages:Crowd", "odd:Odd"))
+    for name in NAMES:
+        footage.write_scene(folder / f"{name}.mp4", footage.steady(FRAMES))
+    clips = [f"{name}={name}.mp4" for name in NAMES]
+    failed = framegate(folder, "run", *clips, "-d", "data", "--pace", "realtime")
+    assert failed.code == SOURCE_FAILED, failed.err
+    assert "the run goes on without: b, d" in failed.err
+    assert "source d: worker shard-2: stage detect: its state cannot be stored" in failed.err
+    with server(folder / "data" / "store") as store:
+        reader = Reader(store.url)
+        served = {name: len(reader.whole(name, FRAMES)) for name in ("a", "c")}
+        reader.close()
+    assert served == {"a": FRAMES, "c": FRAMES}
+    (folder / "pipeline.toml").write_text(mended)
+    resumed = framegate(folder, "run", "-d", "data", "--resume")
+    assert resumed.code == DONE, resumed.err
+    published(folder)
 
 
 def test_sources_come_and_go_and_the_others_stay_where_they_are(tmp_path: Path) -> None:

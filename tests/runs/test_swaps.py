@@ -64,7 +64,7 @@ def test_models_change_under_load_while_a_worker_dies(folder: Path) -> None:
         ask(data, Use(one, []))
         seen(asked, "a", named(one))
         seen(asked, "b", named(one))
-        kill(run, "infer")
+        kill(run, "shard-1")
         ask_until_taken(data, Use(two, ["a"]))
         seen(asked, "a", named(two))
         with pytest.raises(RunRefused, match="no such source"):

@@ -15,6 +15,7 @@ from framegate.pipeline.config.graph import own_tables
 from framegate.pipeline.config.options import from_environment
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.loading import load
+from framegate.pipeline.machine import cores
 
 ROOT = Path(__file__).parents[3]
 PACKAGED = (ROOT / "pipeline" / "config" / "pipeline.toml").read_text()
@@ -151,23 +152,23 @@ def test_a_stage_that_looks_at_pixels_reads_a_stage_that_has_some(
 @pytest.mark.parametrize(
     ("text", "placed"),
     [
-        ("", {}),
+        ("[workers]\nshards = 0\n", {}),
         ("[placement]\nlook = ['detect']\n", {"look": ("detect",), "infer": ()}),
         ("[placement]\ninfer = ['detect', 'people']\n", {"infer": ("detect", "people")}),
         ("[placement]\nall = ['decode', 'window', 'detect', 'escalate', 'cache']\n",
          {"ingest": (), "infer": (), "publish": (),
           "all": ("decode", "window", "detect", "escalate", "cache")}),
-        (f"[stages.extra]\n{OWN}input = 'decode'\n[stages.window]\ninput = 'extra'\n",
-         {"ingest": ("decode",)}),
-        ("[stages.cache]\ninput = 'detect'\n", {"publish": ("cache",)}),
+        (f"[workers]\nshards = 0\n[stages.extra]\n{OWN}input = 'decode'\n"
+         "[stages.window]\ninput = 'extra'\n", {"ingest": ("decode",)}),
+        ("[workers]\nshards = 0\n[stages.cache]\ninput = 'detect'\n", {"publish": ("cache",)}),
     ],
 )  # fmt: skip
-def test_what_a_file_does_not_place_is_placed_as_shipped(
+def test_what_a_file_does_not_place_is_placed_by_stage_where_there_are_no_shards(
     text: str, placed: dict[str, tuple[str, ...]]
 ) -> None:
     """placed: stages of a worker; none where it is not there."""
     people = f"[stages.people]\n{OWN}" if "people" in text else ""
-    usual = read("").placement
+    usual = read("[workers]\nshards = 0\n").placement
     assert read(people + text).placement == {k: v for k, v in (usual | placed).items() if v}
 
 
@@ -193,8 +194,26 @@ def test_shards_host_the_main_path_but_what_a_file_places(
     assert {worker: set(names) for worker, names in placement.items()} == placed
 
 
+@pytest.mark.parametrize(
+    ("text", "shards", "worker"),
+    [
+        ("", cores(), "shard"),
+        (f"[stages.people]\n{OWN}[placement]\nmine = ['people']\n", cores(), "shard"),
+        ("[placement]\nlook = ['detect']\n", 0, "ingest"),
+        ("[workers]\nshards = 0\n", 0, "ingest"),
+        ("[workers]\nshards = 3\n", 3, "shard"),
+    ],
+)
+def test_without_a_word_there_is_a_shard_for_each_core(text: str, shards: int, worker: str) -> None:
+    """worker: that hosts decode."""
+    config = read(text)
+    assert config.workers.shards == shards
+    assert "decode" in config.placement[worker]
+
+
 def test_shards_must_have_something_to_host() -> None:
-    [fault] = faults(PACKAGED.replace("\nshards = 0\n", "\nshards = 2\n"))
+    all_placed = "[placement]\nall = ['decode', 'window', 'detect', 'escalate', 'cache']\n"
+    [fault] = faults(f"[workers]\nshards = 2\n{all_placed}")
     assert fault == (
         "test.toml: workers.shards = 2: [placement] names all stages, so there is none that they "
         "could host; leave it out, or give it shard = [...]"
@@ -272,11 +291,7 @@ def test_the_packaged_file_is_whole() -> None:
     assert [stage.name for stage in config.stages] == [
         "decode", "window", "detect", "escalate", "cache",
     ]  # fmt: skip
-    assert config.placement == {
-        "ingest": ("decode", "window"),
-        "infer": ("detect",),
-        "publish": ("escalate", "cache"),
-    }
+    assert config.placement == {"shard": tuple(stage.name for stage in config.stages)}
     assert (config.store.url, config.credit.file, config.credit.live) == ("embedded", 32, 4)
 
 

@@ -68,7 +68,7 @@ def test_the_stage_is_there_with_rules_only(tmp_path: Path) -> None:
     assert (events.name, events.input, events.on_lag) == ("events", "cache", "wait")
     specs = stage_specs(config.stages)
     assert specs[-1].reliable
-    assert place(specs, config.placement)["publish"][-2:] == ["cache", "events"]
+    assert place(specs, config.placement)["shard"][-2:] == ["cache", "events"]
 
 
 def test_labels_that_no_result_can_have_are_told(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_rules_about_sounds_have_them_heard_on_the_way_to_the_results(tmp_path: 
     assert (inputs["sound"], inputs["events"]) == ("listen", "cache")
     specs = stage_specs(config.stages)
     placed = place(specs, config.placement)
-    assert placed["publish"] == ["escalate", "listen", "cache", "events"]
+    assert placed["shard"][3:] == ["escalate", "listen", "cache", "sound", "events"]
     assert [spec.name for spec in specs if spec.main][-2:] == ["listen", "cache"]
     without = with_sound(read_config("pipeline.toml", "[sound]\nsources = true\n"))
     assert (without.stages[-1].name, without.stages[-1].input) == ("sound", "decode")

@@ -12,6 +12,7 @@ import pytest
 from framegate.pipeline.config.config import DEFAULTS, packaged_text, read_config, shipped_graph
 from framegate.pipeline.config.settings import in_force, schema, tables_of
 from framegate.pipeline.errors import ConfigFaults
+from framegate.pipeline.machine import cores
 
 GRAPH = {name: entry["use"] for name, entry in shipped_graph()["stages"].items()}
 SCHEMA = schema(list(GRAPH.items()), GRAPH)
@@ -141,7 +142,8 @@ def test_what_is_in_force_and_from_where() -> None:
     assert found["stages.escalate.classes"] == (["car"], "command line")
     assert found["stages.detect.input"] == ("window", "")
     assert found["promise.measure"] == ("counts", ""), "where there is the table, it promises"
-    assert found["placement.infer"] == (["detect"], "")
+    assert found["placement.shard"][1] == ""
+    assert found["workers.shards"] == (cores(), "")
     usual = {f"{one.table}.{one.key}": one.value for one in in_force(read_config(DEFAULTS, ""))}
     assert usual["promise.measure"] == "off"
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from framegate.pipeline.run.plan import Shards
 from framegate.pipeline.source import Request
-from framegate.pipeline.spec import SourceSpec
+from framegate.pipeline.spec import PaceName, SourceSpec
 
 CHAIN = ["decode", "detect", "cache"]
 THREE = {"shard-1": CHAIN, "shard-2": CHAIN, "shard-3": CHAIN, "collect": ["collect"]}
 
 
-def specs(names: str) -> list[SourceSpec]:
-    return [SourceSpec(name, Request(f"{name}.mp4"), 0, 4, 5, "fast") for name in names]
+def specs(names: str, pace: PaceName = "fast") -> list[SourceSpec]:
+    return [SourceSpec(name, Request(f"{name}.mp4"), 0, 4, 5, pace) for name in names]
 
 
 def served(shards: Shards, there: str) -> dict[str, str]:
@@ -43,6 +43,34 @@ def test_a_new_one_goes_where_fewest_are() -> None:
     assert served(shards, "abcdefg")["shard-1"] == "adg"
     by_worker = served(shards, "abdgxyz")  # c, e and f went; x, y and z came
     assert by_worker == {"shard-1": "adg", "shard-2": "by", "shard-3": "xz", "collect": "abdgxyz"}
+
+
+def test_at_a_live_pace_a_worker_is_filled_before_the_next_begins() -> None:
+    shards = Shards(THREE, fill=2)
+    camera = SourceSpec("c", Request("rtsp://c", live=True), 0, 4, 5, "fast")
+    sources = [*specs("ab", "realtime"), camera, *specs("d", "realtime"), *specs("e", "fast")]
+    for there in (sources[:1], sources[:3], sources):
+        of_one = [source.name for source in shards.of("shard-1", there)]
+        assert of_one == ["a", "b"][: len(there)]
+    assert [source.name for source in shards.of("shard-2", sources)] == ["c", "d"]
+    assert [source.name for source in shards.of("shard-3", sources)] == ["e"]
+    more = [
+        *sources,
+        *specs("fghij", "realtime"),
+    ]
+    assert [len(shards.of(worker, more)) for worker in list(THREE)[:3]] == [4, 3, 3]
+
+
+def test_a_worker_that_is_closed_keeps_what_it_has_and_gets_no_more() -> None:
+    shards = Shards(THREE)
+    assert served(shards, "abc")["shard-2"] == "b"
+    assert shards.close("shard-2")
+    assert served(shards, "abcdefg") == {
+        "shard-1": "adf", "shard-2": "b", "shard-3": "ceg", "collect": "abcdefg",
+    }  # fmt: skip
+    assert shards.close("shard-1")
+    assert not shards.close("shard-3")
+    assert not shards.close("collect")
 
 
 def test_who_shares_with_none_serves_all() -> None:
