@@ -17,18 +17,14 @@ from tests.support import footage
 from tests.support.commands import Ended, user_folder
 
 TABLE = [
-    *sources.CASES,
-    *cameras.CASES,
-    *configuration.CASES,
-    *folders.CASES,
-    *stores.CASES,
-    *disks.CASES,
-    *poison.CASES,
+    pytest.param(case, id=case.name.replace(" ", "_"), marks=[pytest.mark.long] * case.long)
+    for part in (sources, cameras, configuration, folders, stores, disks, poison)
+    for case in part.CASES
 ]
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name.replace(" ", "_"))
+@pytest.mark.parametrize("case", TABLE)
 def test_bad_input(case: Case, tmp_path: Path) -> None:
     folder = user_folder(tmp_path / "user")
     footage.write_scene(folder / "good.mp4", footage.steady(GOOD_FRAMES))

@@ -6,6 +6,7 @@ The folder is a user's: a pipeline.toml and a module beside it, `framegate run`,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from tests.support.commands import Command, Reader, framegate, user_folder
 from tests.support.runs import wait_until
 from tests.support.servers import server
 
-PEOPLE = '[stages.people]\nuse = "user_stages:PeoplePerMinute"\ninput = "cache"\non_lag = "wait"\n'
+UNEVEN = [0.0, 1.5, 30.25, 59.9, 60.0, 61.0, 119.5, 240.0, 241.0, 250.0]  # seconds
 
 
-def side(use: str, reads: str, on_lag: str = "wait", options: str = "") -> str:
+def side(
+    use: str, reads: str, options: str = "", *, on_lag: str = "wait", name: str = "side"
+) -> str:
+    """A table of a stage beside the main path."""
     return (
-        f'[stages.side]\nuse = "user_stages:{use}"\ninput = "{reads}"\non_lag = "{on_lag}"\n'
+        f'[stages.{name}]\nuse = "user_stages:{use}"\ninput = "{reads}"\non_lag = "{on_lag}"\n'
         f"{options}\n"
     )
 
@@ -63,50 +67,102 @@ def people_by_hand(results: list[dict[str, Any]]) -> dict[int, int]:
     return {minute: len(seen) for minute, seen in tracks.items()}
 
 
+@dataclass(frozen=True)
+class Together:
+    """A run beside whose main path everything goes wrong that can, and what is right goes on."""
+
+    reader: Reader
+    err: str
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    more = "".join(
+        [
+            side("PeoplePerMinute", "cache", name="people"),
+            side("Alerts", "people", on_lag="drop", name="alerts"),
+            side("PeoplePerMinute", "cache", name="near_people"),
+            side("Alerts", "near_people", on_lag="drop", name="near_alerts"),
+            side("Raises", "detect", name="raises"),
+            side("Kills", "detect", 'source = "a"\nat = 5', name="kills"),
+            side("BadEnd", "cache", name="bad_end"),
+            side("Numbers", "detect", name="misfit"),
+        ]
+    )
+    folder = user_folder(tmp_path_factory.mktemp("together") / "user", more=more)
+    graph = folder / "pipeline.toml"
+    near = '[placement]\nboth = ["near_people", "near_alerts"]\n'
+    graph.write_text(graph.read_text().replace("[placement]\n", near))
+    footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
+    footage.write_scene(folder / "uneven.mkv", UNEVEN)
+    footage.write_scene(folder / "a.mp4", footage.steady(60))
+    footage.write_scene(folder / "again.mp4", footage.steady(20))
+    with server(folder / "server") as store:
+        reader = Reader(store.url)
+        reader.client.hset("fg:{a}:at:misfit", "s", msgpack.packb("another"))
+        end = encode(End(VERSION, 0, last=True, fault="damaged: long ago"))
+        reader.client.hset("fg:{again}:own", "epoch", 1)
+        reader.client.xadd("fg:{again}:out:detect", {"k": "end", "d": end}, id="1-0")
+        err = run(folder, store, "slow.mkv", "uneven.mkv", "a.mp4", "again.mp4")
+        yield Together(reader, err)
+        reader.close()
+
+
+@pytest.mark.parametrize(("source", "count"), [("slow", 200), ("uneven", 10)])
 def test_people_per_minute_beside_the_main_path(
-    folder: Path, store: EmbeddedStore, reader: Reader
+    together: Together, source: str, count: int
 ) -> None:
     """Each entry carries the id of the one before, so that a reader knows what it missed."""
-    user_folder(folder, more=PEOPLE)
-    frames = footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
-    uneven = [0.0, 1.5, 30.25, 59.9, 60.0, 61.0, 119.5, 240.0, 241.0, 250.0]
-    footage.write_scene(folder / "uneven.mkv", uneven)
-    run(folder, store, frames.name, "uneven.mkv")
-
-    for source, count in {"slow": 200, "uneven": 10}.items():
-        results = reader.whole(source, count)
-        entries = reader.entries(source, "out:people")
-        said = [e["said"] for _, kind, e in entries if kind == "frame"]
-        said += [e["said"]["people"] for _, kind, e in entries if kind == "end"]
-        expected = people_by_hand(results)
-        assert {s["minute"]: s["people"] for s in said} == expected
-        assert len(said) == len(expected) > 2
-        linked = [(i, e["before"]) for i, kind, e in entries if kind == "frame"]
-        assert [before for _, before in linked] == ["0-0", *(i for i, _ in linked[:-1])]
+    results = together.reader.whole(source, count)
+    entries = together.reader.entries(source, "out:people")
+    said = [e["said"] for _, kind, e in entries if kind == "frame"]
+    said += [e["said"]["people"] for _, kind, e in entries if kind == "end"]
+    expected = people_by_hand(results)
+    assert {s["minute"]: s["people"] for s in said} == expected
+    assert len(said) == len(expected) > 2
+    linked = [(i, e["before"]) for i, kind, e in entries if kind == "frame"]
+    assert [before for _, before in linked] == ["0-0", *(i for i, _ in linked[:-1])]
 
 
-@pytest.mark.parametrize("placed", ["", 'both = ["people", "alerts"]\n'])
+@pytest.mark.parametrize("near", ["", "near_"], ids=["apart", "in_one_process"])
 def test_a_stage_reads_what_a_stage_beside_the_main_path_says(
-    folder: Path, store: EmbeddedStore, reader: Reader, placed: str
+    together: Together, near: str
 ) -> None:
-    """Whether they share a process or not: each entry once, with the frame's own time, and the
-    last words; frames of which nothing was said are not missed.
+    """Each entry once, with the frame's own time, and the last words; frames of which nothing was
+    said are not missed.
     """
-    alerts = '[stages.alerts]\nuse = "user_stages:Alerts"\ninput = "people"\n'
-    graph = user_folder(folder, more=PEOPLE + alerts) / "pipeline.toml"
-    graph.write_text(graph.read_text().replace("[placement]\n", f"[placement]\n{placed}"))
-    frames = footage.write_scene(folder / "slow.mkv", footage.steady(200, fps=1.0))
-    run(folder, store, frames.name)
-    results = reader.whole("slow", 200)
+    results = together.reader.whole("slow", 200)
     times = {f"{r['epoch']}-{r['seq']}": r["pts"] for r in results}
-    people = reader.entries("slow", "out:people")
+    people = together.reader.entries("slow", f"out:{near}people")
     told = [(i, {**e["said"], "pts": times[i]}) for i, kind, e in people if kind == "frame"]
-    alerts_of = reader.entries("slow", "out:alerts")
+    alerts_of = together.reader.entries("slow", f"out:{near}alerts")
     assert [(i, e["said"]) for i, kind, e in alerts_of if kind == "frame"] == told
     assert len(told) == 3
     [end] = [e for _, kind, e in alerts_of if kind == "end"]
-    assert end["said"]["alerts"] == end["said"]["people"]
-    assert reader.counters("slow").get("lagged:alerts", 0) == 0
+    assert end["said"][f"{near}alerts"] == end["said"][f"{near}people"]
+    assert together.reader.counters("slow").get(f"lagged:{near}alerts", 0) == 0
+
+
+def test_what_goes_wrong_beside_the_main_path_harms_nothing(together: Together) -> None:
+    """A stage that always raises, one that dies over a frame, one that has no last words, and one
+    whose stored state no longer fits, which is given up.
+    """
+    reader = together.reader
+    assert {r["outcome"] for r in reader.whole("a", 60)} == {"detected"}
+    assert [kind for _, kind, _ in reader.entries("a", "out:raises")] == ["end"]
+    asides = {(a["stage"], a["id"]) for a in reader.asides("a")}
+    raised = {(b"raises", b"1-%d" % n) for n in range(60)}
+    assert asides == raised | {(b"kills", b"1-5")}
+    assert [kind for _, kind, _ in reader.entries("a", "out:bad_end")] == ["frame"] * 60 + ["end"]
+    assert "stage bad_end cannot do the end of source a" in together.err
+    assert "the run goes on without: misfit" in together.err
+
+
+def test_a_fault_of_an_earlier_run_is_not_this_ones(together: Together) -> None:
+    """An end that the earlier run's stages did not come to read."""
+    kinds = [kind for _, kind, _ in together.reader.entries("again", "results")]
+    assert kinds == ["end", *["frame"] * 20, "end"]
+    assert "long ago" not in together.err
 
 
 def test_a_run_of_a_file_with_the_whole_graph_goes_on_with_a_short_one(
@@ -161,28 +217,6 @@ def test_a_stage_that_raises_on_the_main_path(
     assert "no answer to frame 3" in err
 
 
-@pytest.mark.parametrize("on_lag", ["wait", pytest.param("drop", marks=pytest.mark.long)])
-def test_a_side_stage_that_always_raises_harms_nothing(
-    folder: Path, store: EmbeddedStore, reader: Reader, on_lag: str
-) -> None:
-    user_folder(folder, more=side("Raises", "detect", on_lag))
-    footage.write_scene(folder / "a.mp4", footage.steady(60))
-    run(folder, store, "a.mp4")
-    assert {r["outcome"] for r in reader.whole("a", 60)} == {"detected"}
-    assert [kind for _, kind, _ in reader.entries("a", "out:side")] == ["end"]
-    assert {a["stage"] for a in reader.asides("a")} == {b"side"}
-
-
-def test_a_side_stage_that_dies_over_a_frame_harms_nothing(
-    folder: Path, store: EmbeddedStore, reader: Reader
-) -> None:
-    user_folder(folder, more=side("Kills", "detect", options='source = "a"\nat = 5'))
-    footage.write_scene(folder / "a.mp4", footage.steady(60))
-    run(folder, store, "a.mp4")
-    assert {r["outcome"] for r in reader.whole("a", 60)} == {"detected"}
-    assert [a["id"] for a in reader.asides("a")] == [b"1-5"]
-
-
 @pytest.mark.parametrize(
     "use", ["Short", *(pytest.param(u, marks=pytest.mark.long) for u in ("Unsayable", "Silent"))]
 )
@@ -195,17 +229,6 @@ def test_a_stage_that_breaks_its_contract_fails_frame_by_frame(
     run(folder, store, "a.mp4")
     outcomes = {r["reason"] for r in reader.whole("a", 20)}
     assert outcomes == {"stage_error"}
-
-
-def test_last_words_that_raise_do_not_stop_the_end(
-    folder: Path, store: EmbeddedStore, reader: Reader
-) -> None:
-    user_folder(folder, more=side("BadEnd", "cache"))
-    footage.write_scene(folder / "a.mp4", footage.steady(20))
-    err = run(folder, store, "a.mp4")
-    reader.whole("a", 20)
-    assert [kind for _, kind, _ in reader.entries("a", "out:side")][-1] == "end"
-    assert "stage side cannot do the end of source a" in err
 
 
 def test_a_state_that_cannot_be_stored_ends_the_run_with_a_word(folder: Path) -> None:
@@ -250,36 +273,11 @@ def test_a_stored_state_that_no_longer_fits_ends_the_run_with_a_word(
     assert "what the store keeps for extra does not fit" in ended.err
 
 
-def test_a_side_stage_whose_stored_state_no_longer_fits_is_given_up(
-    folder: Path, store: EmbeddedStore, reader: Reader
-) -> None:
-    user_folder(folder, more=side("Numbers", "detect"))
-    reader.client.hset("fg:{a}:at:side", "s", msgpack.packb("another"))
-    footage.write_scene(folder / "a.mp4", footage.steady(200))
-    err = run(folder, store, "a.mp4")
-    reader.whole("a", 200)
-    assert "the run goes on without: side" in err
-
-
-def test_a_fault_of_an_earlier_run_is_not_this_ones(
-    folder: Path, store: EmbeddedStore, reader: Reader
-) -> None:
-    """An end that the earlier run's stages did not come to read."""
-    end = encode(End(VERSION, 0, last=True, fault="damaged: long ago"))
-    reader.client.hset("fg:{a}:own", "epoch", 1)
-    reader.client.xadd("fg:{a}:out:detect", {"k": "end", "d": end}, id="1-0")
-    footage.write_scene(folder / "a.mp4", footage.steady(20))
-    assert "long ago" not in run(folder, store, "a.mp4")
-    assert [kind for _, kind, _ in reader.entries("a", "results")] == ["end"] + 20 * ["frame"] + [
-        "end"
-    ]
-
-
 def test_a_side_stage_that_the_others_wait_for_sees_every_frame(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
     """Though it begins late: the decoder goes no further ahead than its credit."""
-    user_folder(folder, more=side("Gated", "detect", "wait", 'gate = "gate"'))
+    user_folder(folder, more=side("Gated", "detect", 'gate = "gate"'))
     footage.write_scene(folder / "a.mp4", footage.steady(300))
     words = ("run", "a.mp4", "-d", "data", "--store", store.url)
     with Command(folder, *words) as command:
@@ -297,7 +295,7 @@ def test_a_slow_side_stage_counts_what_it_missed(
     folder: Path, store: EmbeddedStore, reader: Reader
 ) -> None:
     """It begins when all is published: of what it reads, only the rest is still there."""
-    user_folder(folder, more=side("Gated", "detect", "drop", 'gate = "gate"'))
+    user_folder(folder, more=side("Gated", "detect", 'gate = "gate"', on_lag="drop"))
     footage.write_scene(folder / "a.mp4", footage.steady(1500))
     words = ("run", "a.mp4", "-d", "data", "--store", store.url)
     with Command(folder, *words) as command:

@@ -358,6 +358,12 @@ def test_all_faults_at_once() -> None:
         ("[placement]\na = 'decode'", "placement.a = 'decode': allowed is a list of stage names"),
         ("[stages.a]\ninput = 'cache'", "stages.a.use: missing; a stage of your own has use ="),
         ("[stages.a]\nuse = 'json'", "stages.a.use = 'json': "),
+        ("[stages.a]\nuse = 'json:No'", "allowed is package.module:Class"),
+        ("[stages.a]\nuse = 'stages.detect:Detect'", "it is framegate.stages.detect:Detect now"),
+        (
+            "[stages.window]\ninput = ['decode', 'detect']",
+            "stages.window.input = ['decode', 'detect']: a stage has exactly one input",
+        ),
         ("[stages.a]\nuse = 'json:JSONDecoder'", "it is no stage"),
         ("[stages.a]\nuse = 'no.such:X'", "stages.a.use = 'no.such:X': No module named 'no'"),
         ("[store]\nurl = 'localhost:6379'", 'store.url: allowed is "embedded", or a URL with '),

@@ -57,6 +57,11 @@ def test_names_given_and_made() -> None:
     }
 
 
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ConfigFaults, match=r"a=other\.mp4: two sources are named 'a'"):
+        named_sources(["a=good.mp4", "a=other.mp4"])
+
+
 def test_a_thousand_files_of_one_long_name_have_names() -> None:
     named = named_sources([f"{n}/{'a' * 28}.mp4" for n in range(1200)])
     assert len(named) == 1200

@@ -22,9 +22,11 @@ class Case:
           command ended
     code  exit code
     says  parts of what the user sees
+    long  whether it says at length what others say
     """
 
     name: str
     play: Play
     code: int
     says: tuple[str, ...]
+    long: bool = False

@@ -49,7 +49,12 @@ def in_use(folder: Path) -> Ended:
 
 
 def used(folder: Path) -> Ended:
+    """Neither is it begun anew, nor does another file go on in it."""
     assert framegate(folder, "run", "good.mp4", "-d", "data").code == DONE
+    another = framegate(folder, "run", "more.mp4", "-d", "data", "--resume")
+    assert another.code == USAGE
+    for part in ("source more: it is not in the run that ", "(good); --resume goes on with those"):
+        assert part in another.err
     return framegate(folder, "run", "good.mp4", "-d", "data")
 
 
@@ -57,11 +62,6 @@ def fresh(folder: Path) -> Ended:
     ended = framegate(folder, "run", "-d", "data", "--resume")
     assert not (folder / "data").exists()
     return ended
-
-
-def resumed_with_another_source(folder: Path) -> Ended:
-    assert framegate(folder, "run", "good.mp4", "-d", "data").code == DONE
-    return framegate(folder, "run", "more.mp4", "-d", "data", "--resume")
 
 
 def changed(folder: Path) -> Ended:
@@ -74,36 +74,29 @@ def changed(folder: Path) -> Ended:
     return framegate(folder, "run", "-d", "data", "--resume")
 
 
-def owned(folder: Path) -> Ended:
-    """The run that owns the source is not harmed, and a source that is free stays free."""
-    with server(folder / "server") as store:
-        words = ("--store", store.url, "-d", "data")
-        with held_up(folder, "good.mp4", *words) as first:
-            reader = Reader(store.url)
-            wait_until("the first run owns it", lambda: reader.client.exists("fg:{good}:at:extra"))
-            second = framegate(other(folder), "run", "free=../good.mp4", "../good.mp4", *words)
-            assert framegate(other(folder), "run", "free=../good.mp4", *words).code == DONE
-            open_gate(folder)
-            assert first.wait().code == DONE
-        reader.whole("good", GOOD_FRAMES)
-        reader.whole("free", GOOD_FRAMES)
-        reader.close()
-        return second
-
-
 def taken_over(folder: Path) -> Ended:
-    """The other run publishes all of it, in an epoch of its own; this one ends."""
+    """Who does not say --take-over is refused, and a source that is free stays free. Who does
+    publishes all of it, in an epoch of its own; the first run ends.
+    """
     with server(folder / "server") as store:
-        words = ("--store", store.url, "-d", "data")
-        with held_up(folder, "good.mp4", *words) as first:
+        words = ("--store", store.url, "-d")
+        with held_up(folder, "good.mp4", *words, "data") as first:
             reader = Reader(store.url)
             wait_until(
                 "frames are on their way", lambda: reader.client.exists("fg:{good}:out:detect")
             )
-            taker = framegate(other(folder), "run", "../good.mp4", "--take-over", *words)
+            free = ("free=../good.mp4", *words, "free")
+            refused = framegate(other(folder), "run", "../good.mp4", *free)
+            assert refused.code == USAGE
+            for part in ("source good is owned by run ", "data)", "or take it over with"):
+                assert part in refused.err
+            assert framegate(other(folder), "run", *free).code == DONE
+            assert first.process.poll() is None
+            taker = framegate(other(folder), "run", "../good.mp4", "--take-over", *words, "data")
             assert taker.code == DONE
             open_gate(folder)
             ended = first.wait()
+        reader.whole("free", GOOD_FRAMES)
         theirs = [r["seq"] for r in reader.results("good") if r["epoch"] == 2]
         assert theirs == list(range(GOOD_FRAMES))
         reader.close()
@@ -141,24 +134,12 @@ CASES = [
         ("--resume: needs -d DATA",),
     ),
     Case(
-        "another source to resume",
-        resumed_with_another_source,
-        USAGE,
-        ("source more: it is not in the run that ", "(good); --resume goes on with those"),
-    ),
-    Case(
         "a folder that cannot be one",
         lambda folder: framegate(folder, "run", "good.mp4", "-d", "good.mp4"),
         USAGE,
         ("good.mp4: ", os.strerror(17)),
     ),
     Case("a changed file", changed, USAGE, ("source good: ", "good.mp4 was changed", "new run")),
-    Case(
-        "a source of another run",
-        owned,
-        USAGE,
-        ("source good is owned by run ", "data)", "or take it over with --take-over"),
-    ),
     Case("one taken over", one_taken_over, SOURCE_FAILED, ("theirs: another run took it over",)),
     Case("taken over", taken_over, TAKEN_OVER, ("another run took ",)),
 ]

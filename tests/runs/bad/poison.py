@@ -55,5 +55,6 @@ CASES = [
         poisoned("exit", at=0),
         DONE,
         ("ended (exit code 7)", "source good frame 1-0: it killed its worker 3 times"),
+        long=True,
     ),
 ]
