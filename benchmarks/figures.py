@@ -19,7 +19,14 @@ from benchmarks.all import NAMES, declared, is_current, kept
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = tuple(
-    ROOT / name for name in ("README.md", "docs/figures.md", "docs/limits.md", "docs/learning.md")
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/figures.md",
+        "docs/learning.md",
+        "docs/limits.md",
+        "docs/privacy.md",
+    )
 )
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -416,6 +423,24 @@ def _quantization(result: dict[str, Any]) -> str:
     return head + "".join(lines)
 
 
+def _faces(result: dict[str, Any]) -> str:
+    lines = [
+        "| face's height | pictures that | faces | blurred | 95 % |\n"
+        "| --- | --- | --- | --- | --- |\n"
+    ]
+    told = {"judged": "judge", "chosen": "chose the threshold"}
+    for row in sorted(result["recall"], key=lambda row: row["set"] == "chosen"):
+        share = f"{row['share']:.2f} | {row['low']:.2f} to {row['high']:.2f}"
+        lines.append(f"| {row['height']} | {told[row['set']]} | {row['faces']} | {share} |\n")
+    cost = ", ".join(f"{one['cpu_ms']:.0f} ms at {one['width']}" for one in result["cpu"])
+    nothing = result["curve"][0]["boxes_of_nothing"]
+    lines.append(
+        f"\nCPU of a picture by its width: {cost}.\nBlurred and no face, in a photograph "
+        f"without people: {nothing:.1f}.\n"
+    )
+    return "".join(lines)
+
+
 def _learn(result: dict[str, Any]) -> str:
     head = (
         "| clip | objects | at .31 | as it ships | tuned, 95 % | over as it ships, 95 % "
@@ -583,6 +608,7 @@ def _guard(result: dict[str, Any]) -> str:
 _OF: dict[str, str] = {"networks": "learn", "own": "live-own"}
 _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "guard": _guard,
+    "faces": _faces,
     "learn": _learn,
     "networks": _networks,
     "first_contact": _first_contact,

@@ -41,6 +41,7 @@ OURS: Final[Mapping[str, str]] = {
     "sound_labels": "framegate.models.sound.network:labels",
     # Pictures of the HTTP port, and what makes one file of a range of a recording.
     "write_clip": "framegate.stages.decode.clip:write_clip",
+    "write_blurred_clip": "framegate.stages.commands.blurred_clip:write_blurred_clip",
     "pictures": "framegate.stages.draw.pictures:Pictures",
     # Commands that need models or stages.
     "calibrate": "framegate.stages.commands.calibrate:tallied",

@@ -52,7 +52,7 @@ class ShownFootage(Protocol):
 
     rows: list[ShownSource]
 
-    def sheet(self, suffix: str) -> bytes: ...
+    def sheet(self, suffix: str, blur_faces: bool) -> bytes: ...
     def export(self, folder: Path, form: str, meter: Tell) -> int: ...
     def delete(self) -> int: ...
 
@@ -89,6 +89,7 @@ def register(commands: Any) -> None:
     )
     verb.add_argument("--sheet", type=Path, metavar="FILE", help="write a picture, .png or .jpg")
     verb.add_argument("--export", type=Path, metavar="FOLDER", help="write a new folder")
+    verb.add_argument("--blur-faces", action="store_true", help="in the sheet; best effort")
     verb.add_argument("--as", dest="form", choices=_FORMATS, default="coco", help="(coco)")
     verb.add_argument("--delete", action="store_true", help="remove them, after a question")
     verb.add_argument("--yes", action="store_true", help="without the question")
@@ -102,7 +103,7 @@ def _footage(parsed: argparse.Namespace) -> Exit:
     shown: ShownFootage = ours("learn_footage")(data, named(parsed.sources), before)
     _print(data, shown)
     if parsed.sheet is not None:
-        picture = shown.sheet(parsed.sheet.suffix.lower())
+        picture = shown.sheet(parsed.sheet.suffix.lower(), parsed.blur_faces)
         write_whole("--sheet", parsed.sheet, picture, parsed.overwrite)
         print(f"sheet: {parsed.sheet}")
     if parsed.export is not None:
@@ -123,6 +124,8 @@ def _check(parsed: argparse.Namespace) -> None:
         if parsed.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             faults.append(f"--sheet {parsed.sheet}: allowed are names that end in .png or .jpg")
         faults += output_faults("--sheet", parsed.sheet, Inputs({}), parsed.overwrite)
+    if parsed.blur_faces and parsed.sheet is None:
+        faults.append("--blur-faces: allowed is it with --sheet; exported frames are to learn from")
     if parsed.delete and (parsed.sheet or parsed.export):
         faults.append("--delete: allowed is it alone; export first, then delete")
     if parsed.before is not None:

@@ -50,12 +50,15 @@ class PrivacyConfig:
 
     masks  source -> polygons, 0 to 1 of its picture's width and height: what lies in them is black
            before anything reads, shows or stores the picture
+    blur_faces  in pictures that are shown or sent, and in videos of --save, as well as they are
+                found; what is recorded or kept has them
     """
 
     masks: dict[str, Any] = field(
         default_factory=dict,
         metadata={"check": _masks_fault, "schema": {"additionalProperties": _POLYGONS}},
     )
+    blur_faces: bool = False
 
     def of(self, source: str) -> tuple[Polygon, ...]:
         """Return the polygons of a source, none if it has no masks."""

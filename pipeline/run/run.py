@@ -250,6 +250,7 @@ def with_save(config: Config, folder: Path, run: str, overwrite: bool) -> Config
         "run": run,
         "overwrite": overwrite,
         "codec": config.save.codec,
+        "blur_faces": config.privacy.blur_faces,
     }
     save = StageEntry("save", OURS["save"], publisher.input, "wait", False, 1, options)
     return replace(config, stages=(*config.stages, save))
@@ -390,6 +391,7 @@ async def _supervise(
             digest,
             setup.config.http.origins,
             tuple(setup.config.sinks),
+            setup.config.privacy.blur_faces,
         )
         port = HttpPort(listening, spec, supervisor.status, supervisor.find_shared)
         beside.append(asyncio.create_task(port.serve()))

@@ -42,6 +42,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256  of the token that it asks for; empty: it asks for none
     origins       of pages of other hosts that may ask
     sinks         names of the run's sinks
+    blur_faces    in pictures
     """
 
     store: str
@@ -52,6 +53,7 @@ class WebSpec(msgspec.Struct, frozen=True):
     token_sha256: str = ""
     origins: tuple[str, ...] = ()
     sinks: tuple[str, ...] = ()
+    blur_faces: bool = False
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 
 

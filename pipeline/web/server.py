@@ -307,7 +307,8 @@ def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starle
     all_routes += recording_routes(Path(spec.folder), _write_clip)
     try:
         kind: Callable[..., Any] = load(spec.pictures)
-        all_routes += kind(frames.frame_store, spec.store, run.missing_pictures).routes()
+        pictures = kind(frames.frame_store, spec.store, run.missing_pictures, spec.blur_faces)
+        all_routes += pictures.routes()
     except Exception:
         log.exception("no pictures are served: %s cannot be loaded", spec.pictures)
     return Starlette(routes=all_routes, exception_handlers={FramegateError: _unavailable})

@@ -18,6 +18,7 @@ from framegate.models.preprocess import to_bgr
 from framegate.pipeline.cli.learn import ShownSource
 from framegate.pipeline.cli.meter import Tell
 from framegate.pipeline.errors import ConfigFaults, did_you_mean
+from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.footage.choose import evenly, shares
 from framegate.stages.footage.export import ExportFormat, export
 from framegate.stages.footage.kept import (
@@ -66,7 +67,7 @@ class KeptFootage:
     def _files(self) -> list[KeptFile]:
         return [file for kept in self._kept.values() for file in kept.files]
 
-    def sheet(self, suffix: str) -> bytes:
+    def sheet(self, suffix: str, blur_faces: bool) -> bytes:
         """Evenly spaced frames of each source as one image file, with what was found in them."""
         counts = [len(kept.files) for kept in self._kept.values()]
         rows = [
@@ -76,7 +77,7 @@ class KeptFootage:
         ]
         if not rows:
             raise ConfigFaults(["--sheet: there is no frame to show"])
-        _, coded = cv2.imencode(suffix, _drawn(rows))
+        _, coded = cv2.imencode(suffix, _drawn(rows, FaceBlur() if blur_faces else None))
         return coded.tobytes()
 
     def export(self, folder: Path, form: str, meter: Tell) -> int:
@@ -146,12 +147,12 @@ _INK, _SOFT = (30, 28, 28), (110, 100, 100)
 _HEAVY, _SERVED = (110, 118, 15), (12, 65, 194)  # B, G, R
 
 
-def _drawn(rows: Sequence[tuple[str, Sequence[KeptFile]]]) -> ByteArray:
+def _drawn(rows: Sequence[tuple[str, Sequence[KeptFile]]], faces: FaceBlur | None) -> ByteArray:
     """All sources below each other. uint8 (H, W, 3), B, G, R."""
     parts = [_legend()]
     for head, files in rows:
         parts.append(_line(head, _HEAD, 0.55, _INK))
-        tiles = [tile for file in files if (tile := _tile(file)) is not None]
+        tiles = [tile for file in files if (tile := _tile(file, faces)) is not None]
         for start in range(0, len(tiles), _COLUMNS):
             parts.append(_beside(tiles[start : start + _COLUMNS]))
     return np.concatenate(parts)
@@ -176,13 +177,15 @@ def _legend() -> ByteArray:
     return line
 
 
-def _tile(file: KeptFile) -> ByteArray | None:
+def _tile(file: KeptFile, faces: FaceBlur | None) -> ByteArray | None:
     """A frame with its boxes, and below it when and why it was kept."""
     record = file.record
     try:
         picture = read_picture(file)
     except PictureDamaged:
         return None
+    if faces is not None:
+        picture = faces.blurred(picture)
     scale = min(_WIDTH / picture.width, _TALLEST / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     seen = np.ascontiguousarray(to_bgr(picture, size))

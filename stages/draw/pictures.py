@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import cv2
 import msgspec
@@ -15,6 +16,7 @@ from framegate.pipeline.records import Object, Result
 from framegate.pipeline.web.frames import GetFrameStore, LastFrame, LastFrames
 from framegate.pipeline.web.pictures import picture_routes, sensitivity_routes
 from framegate.stages.draw import draw
+from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import draw_sensitivity, overlay_of
 from framegate.stages.planes import as_picture
 
@@ -27,27 +29,41 @@ class Pictures:
     """What `pipeline.web` loads by its dotted path; see picture_routes for what it serves."""
 
     def __init__(
-        self, frame_store: GetFrameStore, store_url: str, sources: Callable[[], Mapping[str, str]]
+        self,
+        frame_store: GetFrameStore,
+        store_url: str,
+        sources: Callable[[], Mapping[str, str]],
+        blur_faces: bool = False,
     ) -> None:
         """sources: the run's, each with why there may be no picture of it yet, or nothing."""
         self._frames = LastFrames(store_url, frame_store)
         self._sources = sources
+        self._faces = FaceBlur() if blur_faces else None
 
     def routes(self) -> list[Route]:
         """The page, snapshots, streams and sensitivity maps."""
         return [
-            *picture_routes(self._frames, as_jpeg, self._sources),
-            *sensitivity_routes(self._frames, as_map, self._sources),
+            *picture_routes(self._frames, partial(as_jpeg, faces=self._faces), self._sources),
+            *sensitivity_routes(self._frames, partial(as_map, faces=self._faces), self._sources),
         ]
 
 
-def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> bytes:
+def as_jpeg(
+    frame: LastFrame,
+    boxes: bool = True,
+    width: int | None = None,
+    faces: FaceBlur | None = None,
+) -> bytes:
     """The frame as a JPEG at most `width` pixels wide, with its objects drawn unless not wanted.
+
+    faces  what blurs them; None: they are shown
 
     Boxes and labels are drawn after shrinking: they stay sharp and can be read. Any thread.
     """
     whole = as_picture(memoryview(frame.pixels), frame.form)
     picture = whole if width is None else shrunk(whole, width)
+    if faces is not None:
+        picture = faces.blurred(picture)
     if boxes:
         objects = _moved(frame.result.objects, whole, picture)
         picture = draw(picture, objects, overlay_of(frame.result, whole, frame.before))
@@ -56,7 +72,7 @@ def as_jpeg(frame: LastFrame, boxes: bool = True, width: int | None = None) -> b
     return jpeg.tobytes()
 
 
-def as_map(result: Result, frame: LastFrame | None) -> bytes:
+def as_map(result: Result, frame: LastFrame | None, faces: FaceBlur | None = None) -> bytes:
     """The sensitivity map of a result over its frame, or over grey, as a PNG. Any thread.
 
     It is at most MAP_WIDTH pixels wide. ValueError if the result has no map.
@@ -68,7 +84,10 @@ def as_map(result: Result, frame: LastFrame | None) -> bytes:
     else:
         whole = from_bgr(np.full((result.height, result.width, 3), GREY, np.uint8))
     size = whole.width, whole.height
-    drawn = draw_sensitivity(shrunk(whole, MAP_WIDTH), result.gate, size)
+    behind = shrunk(whole, MAP_WIDTH)
+    if faces is not None:
+        behind = faces.blurred(behind)
+    drawn = draw_sensitivity(behind, result.gate, size)
     _, png = cv2.imencode(".png", to_bgr(drawn, (drawn.width, drawn.height)))
     return png.tobytes()
 

@@ -23,6 +23,7 @@ from framegate.pipeline.records import START, End, GateView, Position
 from framegate.pipeline.stage import Context, Item, Stage
 from framegate.stages.detections import last_detections
 from framegate.stages.draw import draw
+from framegate.stages.draw.faces import FaceBlur
 from framegate.stages.draw.gate_overlay import FADING, overlay_of
 from framegate.stages.draw.objects import Trails
 from framegate.stages.draw.video import Codec, VideoUnwritable, VideoWriter
@@ -38,13 +39,15 @@ _PART: Final = re.compile(r"[a-z0-9_]+\.framegate(?:-(\d+))?\.mp4\.([0-9a-z]*)\.
 class SaveOptions:
     """folder: where the videos go; made if it is not there. run: whose videos they are.
 
-    overwrite: a video of that name that another run made may be replaced. codec: see VideoWriter
+    overwrite: a video of that name that another run made may be replaced. codec: see VideoWriter.
+    blur_faces: in the videos
     """
 
     folder: str
     run: str = ""
     overwrite: bool = False
     codec: Codec = "vp9"
+    blur_faces: bool = False
 
 
 class SaveState(msgspec.Struct, frozen=True):
@@ -75,6 +78,7 @@ class Save(Stage[SaveState]):
     def __init__(self, options: SaveOptions, context: Context) -> None:
         super().__init__(options, context)
         self._folder = Path(options.folder)
+        self._faces = FaceBlur() if options.blur_faces else None
         self._videos: dict[str, _VideoPart | None] = {}
         self._states: dict[str, SaveState] = {}
         self._written: dict[str, Position] = {}
@@ -141,6 +145,8 @@ class Save(Stage[SaveState]):
             seconds = part.clock.time_of(item)
             part.trails.add(found.objects, seconds)
             look = overlay_of(found, picture, part.seen)
+            if self._faces is not None:
+                picture = self._faces.blurred(picture)
             drawn = draw(picture, found.objects, look, part.trails)
         if found.gate is not None:
             part.seen.appendleft(found.gate)

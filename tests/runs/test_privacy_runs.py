@@ -1,17 +1,29 @@
-"""`[privacy.masks]` in a run: what they hide is in nothing that it shows or stores."""
+"""`[privacy]` in a run: nothing shows or stores what masks hide, and faces shown are blurred."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import pytest
 
 from framegate.stages.footage.kept import kept_frames
 from tests.support import footage
 from tests.support.commands import Command, framegate
 from tests.support.runs import published_in, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "images/coco128/000000000113.jpg"
+PHOTOGRAPH = Path(os.environ.get("FRAMEGATE_DATA", ""), NAME)
+FACES = json.loads((ROOT / "benchmarks" / "faces" / "labels.json").read_text())[NAME]
+
+needs_data = pytest.mark.skipif(
+    not PHOTOGRAPH.is_file(), reason="FRAMEGATE_DATA has no images/coco128"
+)
 
 DONE, USAGE = 0, 2
 SIZE = (97, 63)  # odd, as colour has half of it
@@ -80,3 +92,73 @@ def test_a_mask_for_a_source_that_there_is_not_is_told(tmp_path: Path) -> None:
     assert ended.code == DONE, ended.err
     assert "privacy.masks: 'gate' is no source of this run yet; did you mean gat?" in ended.err
     assert "gate.masks: 'gte' is no source of this run yet; did you mean gat?" in ended.err
+
+
+@needs_data
+def test_faces_are_blurred_in_what_is_shown_and_saved(tmp_path: Path) -> None:
+    folder, other = tmp_path / "user", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (other / "state").symlink_to(folder / "state")
+    photograph = cv2.imread(str(PHOTOGRAPH))
+    footage.write_frames(
+        folder / "gate.mkv",
+        [av.VideoFrame.from_ndarray(photograph, "bgr24").reformat(format="yuv420p")] * 300,
+        footage.steady(300, fps=10),
+        "libx264",
+        {"preset": "ultrafast"},
+    )
+    (folder / "pipeline.toml").write_text(f"[privacy]\nblur_faces = true\n{DETECT}")
+    words = ("gate.mkv", "--pace", "realtime", "--save", "videos", "-d", "data")
+
+    def snapshot(name: str, *more: str) -> bool:
+        asked = ("snapshot", "gate", "-d", str(folder / "data"), "-o", name, "--overwrite", *more)
+        return framegate(other, *asked).code == DONE
+
+    with Command(folder, "run", *words) as run:
+        run.says("gate: running")
+        wait_until("there is a picture", lambda: snapshot("plain.jpg", "--plain"))
+        wait_until("there is one with boxes", lambda: snapshot("drawn.jpg"))
+        run.interrupt()
+        ended = run.wait()
+    assert ended.code == DONE, ended.err
+    shown = [cv2.imread(str(other / name)) for name in ("plain.jpg", "drawn.jpg")]
+    [video] = (folder / "videos").glob("*.mp4")
+    with av.open(str(video)) as saved:
+        shown += [frame.to_ndarray(format="bgr24") for frame in saved.decode(video=0)]
+    for picture in shown:
+        assert picture.shape == photograph.shape
+        for left, top, right, bottom in FACES:
+            face = np.s_[top:bottom, left:right]
+            assert _detail(picture[face]) < 0.25 * _detail(photograph[face])
+    elsewhere = np.s_[400:, :]
+    assert _detail(shown[0][elsewhere]) > 0.5 * _detail(photograph[elsewhere])
+
+
+def _detail(picture: np.ndarray) -> float:
+    """How much neighbouring pixels differ, in the mean."""
+    return float(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.CV_64F).std())
+
+
+@needs_data
+def test_a_clip_is_exported_with_its_faces_blurred(tmp_path: Path) -> None:
+    photograph = cv2.imread(str(PHOTOGRAPH))
+    frame = av.VideoFrame.from_ndarray(photograph, "bgr24").reformat(format="yuv420p")
+    times = footage.steady(12, fps=4)
+    options = {"preset": "ultrafast", "g": "4"}
+    footage.write_frames(tmp_path / "gate.mkv", [frame] * 12, times, "libx264", options)
+    (tmp_path / "pipeline.toml").write_text(f'{DETECT}[record]\nsources = ["gate"]\n')
+    ended = framegate(tmp_path, "run", "gate.mkv", "-d", "data")
+    assert ended.code == DONE, ended.err
+    for name, more in (("as-it-came.mp4", ()), ("blurred.mp4", ("--blur-faces",))):
+        words = ("recordings", "export", "gate", "-d", "data", "-o", name, *more)
+        ended = framegate(tmp_path, *words)
+        assert ended.code == DONE, ended.err
+        with av.open(str(tmp_path / name)) as clip:
+            seen = [(f.time, f.to_ndarray(format="bgr24")) for f in clip.decode(video=0)]
+        assert [at for at, _ in seen] == pytest.approx(times, abs=0.002)
+        for left, top, right, bottom in FACES:
+            face = np.s_[top:bottom, left:right]
+            left_of_it = [_detail(picture[face]) / _detail(photograph[face]) for _, picture in seen]
+            assert (max(left_of_it) < 0.25) if more else (min(left_of_it) > 0.5)
+    assert not list(tmp_path.glob(".framegate-*"))
