@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ DoubleArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int32]
 IndexArray = npt.NDArray[np.intp]  # rows of an array
 AnyArray = npt.NDArray[Any]
+R = TypeVar("R")
 
 # -- Checks of shape and dtype that frozen records run at construction.
 
@@ -42,6 +43,17 @@ def read_only(
         view = view.view()
         view.flags.writeable = False
     return view
+
+
+def unchecked(record: R, **changed: Any) -> R:
+    """A copy of a frozen record with other values, for which the caller vouches: no check is run.
+
+    What cached properties worked out goes along: it must not depend on what changes. The record's
+    class has no slots.
+    """
+    copy: R = object.__new__(type(record))
+    copy.__dict__.update(record.__dict__, **changed)
+    return copy
 
 
 def _is_of(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

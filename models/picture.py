@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from framegate.models.errors import ArrayMismatch, PictureUnreadable
 
 ByteArray = npt.NDArray[np.uint8]
 Matrix = Literal["bt601", "bt709"]
+_MATRICES: Final = get_args(Matrix)  # for every frame, and to ask takes longer than to look
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +43,8 @@ class Picture:
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "u", read_only("u", self.u, np.uint8, half))
         object.__setattr__(self, "v", read_only("v", self.v, np.uint8, half))
-        if self.matrix not in get_args(Matrix):
-            raise ArrayMismatch("matrix", " or ".join(get_args(Matrix)), repr(self.matrix))
+        if self.matrix not in _MATRICES:
+            raise ArrayMismatch("matrix", " or ".join(_MATRICES), repr(self.matrix))
 
     @property
     def width(self) -> int:

@@ -121,7 +121,7 @@ class ChangedParts(msgspec.Struct, frozen=True, array_like=True):
 
 def changes_of(hot: BoolArray, grid: Grid) -> ChangedParts | None:
     """Of the tiles that changed, bool (tile_rows, tile_columns); None if none did."""
-    if not hot.any():
+    if not np.count_nonzero(hot):
         return None
     rows, columns = _spread(grid)
     parts = (rows @ hot.astype(np.float32) @ columns) > 0

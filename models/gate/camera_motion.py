@@ -38,7 +38,7 @@ STILL: Final = CameraMotion()
 
 def watch(
     motion: CameraMotion,
-    changed: BoolArray,
+    changed: BoolArray | None,
     reference: ByteArray,
     now: ByteArray,
     bound: FloatArray,
@@ -47,7 +47,7 @@ def watch(
 ) -> CameraMotion:
     """Go on by one look.
 
-    changed    bool (tile_rows, tile_columns)  tiles over their threshold
+    changed    bool (tile_rows, tile_columns)  tiles over their threshold; None: none is
     reference  uint8 (rows, columns)  cells of Y that they were compared with
     now        uint8 (rows, columns)  cells of Y
     bound      float32 (tile_rows, tile_columns)  stated bound of each tile for Y, in levels
@@ -58,10 +58,7 @@ def watch(
     passes over something plain, texture comes and goes. Where few tiles are of a kind, all count.
     """
     moved = noise = 0.0
-    # With fewer no share of a kind could reach any limit.
-    kind = min(_ENOUGH * changed.size, changed.size if watched is None else int(watched.sum()))
-    few = kind * min(settings.still_share, settings.moving_share, settings.noisy_share)
-    if np.count_nonzero(changed) > few:
+    if changed is not None and np.count_nonzero(changed) > _few(changed, watched, settings):
         contrast = np.minimum(contrasts(reference), contrasts(now))
         textured = contrast >= _TEXTURED * bound
         every = np.ones_like(changed) if watched is None else watched
@@ -72,6 +69,12 @@ def watch(
     limit = settings.still_looks if motion.moving else settings.moving_looks
     enough = (restful if motion.moving else restless) >= limit
     return CameraMotion(motion.moving != enough, restless, restful, noise >= settings.noisy_share)
+
+
+def _few(changed: BoolArray, watched: BoolArray | None, settings: GateSettings) -> float:
+    """Return of how many tiles no share of a kind could reach any limit."""
+    kind = min(_ENOUGH * changed.size, changed.size if watched is None else int(watched.sum()))
+    return kind * min(settings.still_share, settings.moving_share, settings.noisy_share)
 
 
 def _share(changed: BoolArray, kind: BoolArray, every: BoolArray) -> float:

@@ -20,7 +20,6 @@ _COLOURS_IN_TILE: Final = _IN_TILE // 2
 _LEAST_CELL: Final = 4
 _MOST_COLUMNS: Final = 250  # along the longer side
 _SQUARE: Final = np.ones((_IN_TILE, _IN_TILE), np.uint8)
-_COLOUR_SQUARE: Final = np.ones((_COLOURS_IN_TILE, _COLOURS_IN_TILE), np.uint8)
 _WRONG_BY: Final = 0.75  # most that one halving adds to the error of a difference of two means
 
 
@@ -202,18 +201,32 @@ def tiles_inside(areas: npt.NDArray[np.float32], grid: Grid) -> BoolArray:
     return inside
 
 
-def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.float32]:
-    """Return the largest value in each tile, of Y, and of Cb and Cr: float32 (2, *grid.tiles).
+def tile_maxima(levels: ByteArray, grid: Grid) -> npt.NDArray[np.int16]:
+    """Return the largest value in each tile, of Y, and of Cb and Cr: int16 (2, *grid.tiles).
 
     levels  uint8 (grid.cells,)
     """
     y, u, v = planes(levels, grid)
-    maxima = np.empty((2, *grid.tiles), np.float32)
-    # Of what lies after each cell.
-    maxima[0] = cv2.dilate(y, _SQUARE, anchor=(0, 0))[::_IN_TILE, ::_IN_TILE]
-    step = _COLOURS_IN_TILE
-    maxima[1] = cv2.dilate(cv2.max(u, v), _COLOUR_SQUARE, anchor=(0, 0))[::step, ::step]
+    maxima = np.empty((2, *grid.tiles), np.int16)
+    maxima[0] = _maxima(y, _IN_TILE, grid)
+    maxima[1] = _maxima(np.maximum(u, v), _COLOURS_IN_TILE, grid)
     return maxima
+
+
+def _maxima(plane: ByteArray, side: int, grid: Grid) -> ByteArray:
+    """Return the largest value in each square of so many cells, uint8 grid.tiles."""
+    rows, columns = grid.tiles
+    if plane.shape != (rows * side, columns * side):
+        missing = rows * side - plane.shape[0], columns * side - plane.shape[1]
+        plane = np.pad(plane, ((0, missing[0]), (0, missing[1])))
+    # One function over and over: at a live pace the first call of each waits for memory.
+    most = np.maximum(plane[::side], plane[1::side])
+    for at in range(2, side):
+        np.maximum(most, plane[at::side], out=most)
+    largest = np.maximum(most[:, ::side], most[:, 1::side])
+    for at in range(2, side):
+        np.maximum(largest, most[:, at::side], out=largest)
+    return largest
 
 
 def contrasts(plane: ByteArray) -> ByteArray:
@@ -245,6 +258,9 @@ def _spread(tiles: BoolArray, side: int) -> npt.NDArray[np.generic]:
 def _means(plane: ByteArray, side: int, out: ByteArray) -> None:
     """Write the means of `side` x `side` samples; the last ones are taken from the plane's end."""
     height, width = plane.shape
+    if not (height % side or width % side):
+        _halve(plane, side, out)
+        return
     if height < side or width < side:
         missing = max(0, side - height), max(0, side - width)
         plane = np.pad(plane, ((0, missing[0]), (0, missing[1])), "edge")
@@ -258,16 +274,18 @@ def _means(plane: ByteArray, side: int, out: ByteArray) -> None:
         stripes.append((slice(columns, None), slice(width - side, None)))
     for there, here in bands:
         for over, across in stripes:
-            out[there, over] = _halved(plane[here, across], side)
+            part = plane[here, across]
+            means = np.empty((part.shape[0] // side, part.shape[1] // side), np.uint8)
+            _halve(part, side, means)
+            out[there, over] = means
 
 
-def _halved(plane: ByteArray, side: int) -> npt.NDArray[np.uint8]:
-    while side > 1:
-        size = plane.shape[1] // 2, plane.shape[0] // 2
-        smaller = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
-        plane = smaller.reshape(size[::-1]).astype(np.uint8, copy=False)
-        side //= 2
-    return plane
+def _halve(plane: ByteArray, side: int, out: ByteArray) -> None:
+    while side > 2:
+        smaller = np.empty((plane.shape[0] // 2, plane.shape[1] // 2), np.uint8)
+        cv2.resize(plane, smaller.shape[::-1], smaller, 0, 0, cv2.INTER_AREA)
+        plane, side = smaller, side // 2
+    cv2.resize(plane, out.shape[::-1], out, 0, 0, cv2.INTER_AREA)
 
 
 # -- Polygons of a picture in which changes do not count, as tiles.

@@ -70,18 +70,20 @@ class Exposure:
 SAME: Final = Exposure()
 
 
-def fit(reference: ByteArray, now: ByteArray) -> Exposure:
+def fit(reference: ByteArray, now: ByteArray, apart: ByteArray) -> Exposure:
     """Return the line that most cells follow; SAME where it is too near, or few follow any line.
 
     reference, now  uint8 (rows, columns)  means of Y
+    apart           the same shape  `distance` between the two
 
     A line through the cells that lay near the line of the round before, first near a plain shift
     (as in least trimmed squares, Rousseeuw 1984): what covers less than half of the picture, and
     differs, does not bend it.
     """
-    before, after = reference[::_EVERY, ::_EVERY].ravel(), now[::_EVERY, ::_EVERY].ravel()
-    if np.count_nonzero(distance(before, after) >= _VISIBLE) <= _FEW * before.size:
+    visible = apart[::_EVERY, ::_EVERY] >= _VISIBLE
+    if np.count_nonzero(visible) <= _FEW * visible.size:
         return SAME
+    before, after = reference[::_EVERY, ::_EVERY].ravel(), now[::_EVERY, ::_EVERY].ravel()
     if _alike(before, after):
         return SAME
     old, new = before.astype(np.float32), after.astype(np.float32)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from framegate.models.boxes import BoolArray, FloatArray
 from framegate.models.errors import ArrayMismatch
@@ -72,18 +73,18 @@ def look(
     if state is None or state.grid != grid:
         state = _first(cells, settings)
     exposure, reference, age, difference = _compared(state, cells, key_frame, settings)
-    bound = state.bound
-    changed, above = _above(state, difference, bound, settings)
-    hot = (age == NEVER) | (above >= HOT).any(0)
+    changed, above = _above(state, difference, settings)
+    hot = age >= NEVER
+    if changed is not None or above is not state.above:
+        hot |= np.maximum(above[0], above[1]) >= HOT
     watched = None
     if ignored is not None:
         watched = ~ignored
         hot &= watched
-        above[:, ignored] = 0
+        above = np.where(ignored, np.uint8(0), above)
     before = luma_of(reference, grid)
-    motion = watch(state.motion, changed, before, cells.y, bound[0], watched, settings)
-    learned = state.origin, reference, state.tau, above, age, state.floor
-    state = GateState(grid, *learned, state.looks + 1, motion, exposure)
+    motion = watch(state.motion, changed, before, cells.y, state.bound[0], watched, settings)
+    state = state.looked(reference, above, age, motion, exposure)
     return DetectedChange(hot, motion.moving, _left_bound(exposure, settings), state)
 
 
@@ -181,44 +182,48 @@ def _first(cells: Cells, settings: GateSettings) -> GateState:
 
 def _compared(
     state: GateState, cells: Cells, key_frame: bool, settings: GateSettings
-) -> tuple[Exposure, ByteArray, ByteArray, FloatArray]:
+) -> tuple[Exposure, ByteArray, ByteArray, npt.NDArray[np.int16]]:
     """Return exposure, reference and its age from now on, and the largest difference in a tile.
 
     On a key frame the reference moves before it is compared, else after that.
     """
     now, grid = cells.levels, cells.grid
     reference, age = state.reference, state.age
-    exposure = fit(luma_of(reference, grid), cells.y)
+    apart = distance(reference, now)
+    exposure = fit(luma_of(reference, grid), cells.y, luma_of(apart, grid))
     expected = exposure.apply(reference, grid)
     if key_frame:
-        reference = _nearer(state.origin, reference, expected, now, settings.anchor)
+        reference = _nearer(reference, expected, now, state.reach(settings.anchor))
         expected = exposure.apply(reference, grid)
         age = np.where(age == NEVER, age, np.uint8(0))
-    difference = tile_maxima(distance(expected, now), grid)
+    if expected is not state.reference:
+        apart = distance(expected, now)
+    difference = tile_maxima(apart, grid)
     fresh = age < _AVERAGED
-    if fresh.any():
-        step = np.uint8(1) if fresh.all() else cells_of_tiles(fresh, grid)
-        reference = _nearer(state.origin, reference, expected, now, settings.anchor, step)
-        age = age + fresh
+    if count := np.count_nonzero(fresh):
+        moving = None if count == fresh.size else cells_of_tiles(fresh, grid)
+        reference = _a_level_nearer(reference, expected, now, state.reach(settings.anchor), moving)
+        age = age + fresh.view(np.uint8)
     return exposure, reference, age, difference
 
 
 def _above(
-    state: GateState, change: FloatArray, bound: FloatArray, settings: GateSettings
-) -> tuple[BoolArray, ByteArray]:
-    """Return which tiles changed, and for how many looks each was over its threshold in each plane.
+    state: GateState, change: npt.NDArray[np.int16], settings: GateSettings
+) -> tuple[BoolArray | None, ByteArray]:
+    """Return which tiles changed, None where none did; and for how many looks each was over its
+    threshold in each plane.
 
-    The threshold leaves room for what rounding and the anchor may hide, so that the stated bound
-    holds. With no room left every tile is over it, changed or not.
+    change  the largest difference of a cell in each tile, for luma and colour
     """
-    hidden = np.float32(state.grid.rounding + settings.anchor)
-    threshold = np.maximum(bound - hidden, np.float32(0))
-    over: Any = change >= threshold
+    levels = state.levels(settings)
+    over: Any = change >= levels.over
+    if not np.count_nonzero(over) and not np.count_nonzero(state.above):
+        return None, state.above
     above: ByteArray = np.minimum(state.above, _MOST) + over
-    above[change < settings.calm * threshold] = 0
-    above[change >= settings.at_once * threshold] = AT_ONCE
-    changed: BoolArray = (over & (threshold > 0)).any(0)
-    return changed, above
+    above[change < levels.calm] = 0
+    above[change >= levels.at_once] = AT_ONCE
+    over &= levels.counts
+    return np.logical_or(over[0], over[1]), above
 
 
 def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
@@ -230,43 +235,48 @@ def _left_bound(exposure: Exposure, settings: GateSettings) -> bool:
 
 
 def _nearer(
-    origin: ByteArray,
+    reference: ByteArray, expected: ByteArray, now: ByteArray, reach: tuple[ByteArray, ByteArray]
+) -> ByteArray:
+    """Return the reference moved by what came over the expected, yet within its reach.
+
+    All uint8 (n,): cells as they were remembered, what became of them, that is how they should look
+    at today's exposure, and how they look; the least and the most that they may become. Since a
+    reference stays near its origin in total, no number of key frames or looks can carry it away.
+    """
+    moved = np.empty_like(reference)
+    cv2.add(reference, _above_by(now, expected), moved)  # saturates, as what follows
+    cv2.subtract(moved, _above_by(expected, now), moved)
+    np.maximum(moved, reach[0], out=moved)
+    return np.minimum(moved, reach[1], out=moved)
+
+
+def _a_level_nearer(
     reference: ByteArray,
     expected: ByteArray,
     now: ByteArray,
-    reach: int,
-    step: ByteArray | np.uint8 | None = None,
+    reach: tuple[ByteArray, ByteArray],
+    moving: ByteArray | None,
 ) -> ByteArray:
-    """Return the reference moved by what came over the expected, yet within `reach` of the origin.
+    """As `_nearer`, by one level at most; moving, uint8 (n,): 1 in cells that move (None: in all).
 
-    origin, reference, expected, now  uint8 (n,)  cells when they were inferred, what
-        became of them, how they should look at today's exposure, and how they look
-    step  uint8 (n,), or one for all  at most so many levels at once; None: all the way
-
-    Moved by one level at a time a reference goes to the median of what it sees (sigma-delta
-    estimation, Manzanera and Richefeu 2004). Since it stays near its origin in total, no number of
-    key frames or looks can carry it away.
+    So a reference goes to the median of what it sees (sigma-delta estimation, Manzanera and
+    Richefeu 2004).
     """
-    up, down = _above_by(now, expected), _above_by(expected, now)
-    if step is not None:
-        np.minimum(up, step, out=up)
-        np.minimum(down, step, out=down)
-    moved = _above_by(_plus(reference, up), down)
-    np.maximum(moved, _above_by(origin, reach), out=moved)
-    return np.minimum(moved, _plus(origin, reach), out=moved)
+    up, down = now > expected, expected > now
+    up &= reach[1] > reference
+    down &= reference > reach[0]
+    if moving is not None:
+        up &= moving.view(np.bool_)
+        down &= moving.view(np.bool_)
+    moved: ByteArray = reference + up.view(np.uint8)
+    moved -= down.view(np.uint8)
+    return moved
 
 
-def _above_by(more: ByteArray, less: Any) -> ByteArray:
-    """Return how much `more` is above `less`, levels or one level for all; 0 where it is not."""
+def _above_by(more: ByteArray, less: ByteArray) -> ByteArray:
+    """Return how much `more` is above `less` in levels; 0 where it is not."""
     out = np.empty_like(more)
-    cv2.subtract(more, less, out)  # saturates
-    return out
-
-
-def _plus(levels: ByteArray, more: Any) -> ByteArray:
-    """Return the sum with more levels, or with one for all; at most 255."""
-    out = np.empty_like(levels)
-    cv2.add(levels, more, out)
+    cv2.subtract(more, less, out)
     return out
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from framegate.models.boxes import FloatArray, read_only
+from framegate.models.boxes import BoolArray, FloatArray, read_only, unchecked
 from framegate.models.errors import ModelError
 from framegate.models.gate.camera_motion import STILL, CameraMotion
 from framegate.models.gate.cells import Grid
 from framegate.models.gate.exposure import SAME, Exposure
+from framegate.models.gate.settings import GateSettings
 from framegate.models.picture import ByteArray
 
 NEVER: Final = 255  # `age` of a tile that no network has looked at
@@ -33,6 +36,24 @@ class GateStateUnreadable(ModelError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TileLevels:
+    """What thresholds mean for the largest difference of a cell in each tile, in whole levels.
+
+    int16 (2, tile_rows, tile_columns), for luma and colour
+    over     from which on it is over its threshold
+    at_once  from which on it is hot at once
+    calm     below which a change is forgotten
+    counts   bool, same shape: there is a threshold; without one all is over it, changed or not
+    """
+
+    settings: GateSettings
+    over: npt.NDArray[np.int16]
+    at_once: npt.NDArray[np.int16]
+    calm: npt.NDArray[np.int16]
+    counts: BoolArray
+
+
+@dataclass(frozen=True, eq=False)
 class GateState:
     """Arrays are read-only and may be shared between states; safe to share between threads.
 
@@ -74,11 +95,59 @@ class GateState:
         ):
             object.__setattr__(self, name, read_only(name, getattr(self, name), kind, shape))
 
-    @property
+    @cached_property
     def bound(self) -> FloatArray:
         """Stated bounds for luma and colour, float32 (2, tile_rows, tile_columns), in levels."""
         floor = np.array(self.floor, np.float32).reshape(2, 1, 1)
         return np.maximum(self.tau, floor)
+
+    def levels(self, settings: GateSettings) -> TileLevels:
+        """Return what the thresholds mean for differences of cells.
+
+        They leave room for what rounding and the anchor may hide, so that the stated bound holds.
+        """
+        known: TileLevels | None = self.__dict__.get("_levels")
+        if known is None or known.settings is not settings:
+            hidden = np.float32(self.grid.rounding + settings.anchor)
+            least = np.maximum(self.bound - hidden, np.float32(0))
+            over, at_once, calm = (
+                # Differences are whole numbers up to 255.
+                np.ceil(np.minimum(factor * least, np.float32(256))).astype(np.int16)
+                for factor in (1, settings.at_once, settings.calm)
+            )
+            known = self.__dict__["_levels"] = TileLevels(settings, over, at_once, calm, least > 0)
+        return known
+
+    def reach(self, anchor: int) -> tuple[ByteArray, ByteArray]:
+        """Return how dark and how bright a reference may become: so many levels from the origin."""
+        known: tuple[int, ByteArray, ByteArray] | None = self.__dict__.get("_reach")
+        if known is None or known[0] != anchor:
+            origin = self.origin.astype(np.int16)
+            least, most = np.maximum(origin - anchor, 0), np.minimum(origin + anchor, 255)
+            known = self.__dict__["_reach"] = (
+                anchor,
+                least.astype(np.uint8),
+                most.astype(np.uint8),
+            )
+        return known[1:]
+
+    def looked(
+        self,
+        reference: ByteArray,
+        above: ByteArray,
+        age: ByteArray,
+        motion: CameraMotion,
+        exposure: Exposure,
+    ) -> GateState:
+        """Return the state one look later.
+
+        Arrays as the fields have them; they become read-only, and are not checked again. What was
+        worked out of thresholds and origin is kept, as these stay.
+        """
+        for array in (reference, above, age):
+            array.flags.writeable = False
+        changed = {"reference": reference, "above": above, "age": age, "looks": self.looks + 1}
+        return unchecked(self, **changed, motion=motion, exposure=exposure)
 
     def to_bytes(self) -> bytes:
         """Return the state in `nbytes(grid)` bytes, the same on every machine."""
@@ -88,13 +157,19 @@ class GateState:
         head = _HEAD.pack(
             _VERSION, grid.width, grid.height, grid.cell, *self.floor, self.looks, *motion, *line
         )
-        offset = self.reference - self.origin + _MIDDLE  # wraps round, as it should
+        offset = self.reference - self.origin  # wraps round, as it should
+        offset += _MIDDLE
         half = _half(grid)
-        packed = offset[:half].copy()
-        packed[: grid.cells - half] |= offset[half:] << np.uint8(4)
-        tau = self.tau.astype("<f4", copy=False)
-        arrays = self.origin, packed, tau, self.above, self.age
-        return b"".join([head, *(array.tobytes() for array in arrays)])
+        packed = offset[:half]
+        packed[: grid.cells - half] += offset[half:] << np.uint8(4)
+        origin, tau = self._learned_bytes
+        rest = packed.tobytes(), tau, self.above.tobytes(), self.age.tobytes()
+        return b"".join([head, origin, *rest])
+
+    @cached_property
+    def _learned_bytes(self) -> tuple[bytes, bytes]:
+        """What no look changes, as bytes: the origin, and thresholds."""
+        return self.origin.tobytes(), self.tau.astype("<f4", copy=False).tobytes()
 
     @staticmethod
     def from_bytes(data: bytes) -> GateState:

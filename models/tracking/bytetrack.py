@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +33,7 @@ from framegate.models.boxes import (
     IndexArray,
     IntArray,
     read_only,
+    unchecked,
 )
 from framegate.models.errors import ModelError
 from framegate.models.matching import assigned
@@ -65,7 +67,7 @@ class StateUnreadable(ModelError, ValueError):
         self.expected, self.found = expected, found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class TrackState:
     """One row a track, oldest first; read-only arrays, safe to share between threads.
 
@@ -113,10 +115,28 @@ class TrackState:
     def to_bytes(self) -> bytes:
         """Return the state in 15 + 68 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
+        return _HEAD.pack(_VERSION, self.next_id, len(self), pts) + self._column_bytes
+
+    @cached_property
+    def _column_bytes(self) -> bytes:
         columns = (
             np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind, _ in _COLUMNS
         )
-        return _HEAD.pack(_VERSION, self.next_id, len(self), pts) + b"".join(columns)
+        return b"".join(columns)
+
+    @cached_property
+    def are_named(self) -> bool:
+        """Whether all have an id."""
+        return bool(np.count_nonzero(self.ids) == len(self.ids))
+
+    @cached_property
+    def are_seen(self) -> bool:
+        """Whether none is lost."""
+        return not np.count_nonzero(self.lost_s)
+
+    def at(self, pts: float | None) -> TrackState:
+        """Return the same at another time."""
+        return unchecked(self, pts=pts)
 
     @staticmethod
     def from_bytes(data: bytes) -> TrackState:
@@ -266,22 +286,23 @@ def step(
 
 def coast(
     state: TrackState,
-    moved: BoolArray,
+    moved: BoolArray | None,
     pts: float | None,
     settings: TrackSettings = _DEFAULT,
 ) -> TrackState:
     """Advance by one frame that nobody looked at; it is no evidence, and no track is lost by it.
 
-    Tracks of `moved`, bool (T,), go on with their speed and become less certain; others stay. What
-    was lost before is so for a tenth of the frame longer: it ends after ten times `max_lost_s`.
+    Tracks of `moved`, bool (T,) or None, go on with their speed and become less certain; others
+    stay. What was lost before is so for a tenth of the frame longer: it ends after ten times
+    `max_lost_s`.
     """
     latest = max((t for t in (state.pts, pts) if t is not None), default=None)
     elapsed = _elapsed_s(state.pts, pts, settings)
-    if (state.lost_s > 0).any():
+    if not state.are_seen:
         lost_s = state.lost_s + np.float32(_UNSEEN * elapsed) * (state.lost_s > 0)
         state = replace(state, lost_s=lost_s.astype(np.float32, copy=False))
-    if not moved.any():
-        return replace(state, pts=latest)
+    if moved is None or not moved.any():
+        return state.at(latest)
     ahead = _predicted(state, elapsed, settings)
     rows = moved[:, None]
     mean = np.where(rows, ahead.mean.astype(np.float32), state.mean)

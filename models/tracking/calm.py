@@ -15,6 +15,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,7 @@ from framegate.models.boxes import (
     iou,
     read_only,
     suppress,
+    unchecked,
 )
 from framegate.models.errors import ModelError
 
@@ -56,7 +58,7 @@ class CalmStateUnreadable(ModelError, ValueError):
         self.expected, self.found = expected, found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class CalmState:
     """One row an object; read-only arrays, safe to share between threads.
 
@@ -89,15 +91,19 @@ class CalmState:
 
     def at(self, pts: float | None) -> CalmState:
         """Return the same at another time."""
-        return CalmState(pts, self.xyxy, self.means, self.lost_s, self.looks, self.ids)
+        return unchecked(self, pts=pts)
 
     def to_bytes(self) -> bytes:
         """Return the state in 11 + 32 T bytes, the same on every machine."""
         pts = math.nan if self.pts is None else self.pts
+        return _HEAD.pack(_VERSION, len(self), pts) + self._column_bytes
+
+    @cached_property
+    def _column_bytes(self) -> bytes:
         columns = (
             np.ascontiguousarray(getattr(self, name), kind).tobytes() for name, kind, _ in _COLUMNS
         )
-        return _HEAD.pack(_VERSION, len(self), pts) + b"".join(columns)
+        return b"".join(columns)
 
     @staticmethod
     def from_bytes(data: bytes) -> CalmState:

@@ -123,7 +123,7 @@ def conclude(
 
 def _oldest_s(memory: SourceMemory) -> float:
     """Return when the oldest look was that holds: of the whole, or of what that could not see."""
-    return float(memory.known.seen_s.min(initial=memory.whole_s))
+    return min(memory.whole_s, memory.known.oldest_s)
 
 
 def _merged(
@@ -227,29 +227,27 @@ def _held(frame: CurrentFrame, plan: LookPlan, settings: TrackSettings) -> Estim
     That is no evidence for tracks, but one that just began is confirmed by what did not change.
     """
     memory, tracks, known = frame.memory, frame.tracks, frame.memory.known
-    moved: BoolArray = np.zeros(len(known.ids), np.bool_)
+    moved: BoolArray | None = None
     if plan.change is not None and plan.reason != "unchanged":
         known, moved = move_along(known, tracks, plan.change, frame.size, plan.now_s)
-    if plan.reason == "unchanged" and (tracks.ids == 0).any():
+    if plan.reason == "unchanged" and not tracks.are_named:
         nobody = np.zeros(len(known.ids), np.bool_)
         tracks, ids = bytetrack.step(tracks, known.boxes, frame.pts, settings, nobody)
         known = replace(known, ids=ids)
     else:
-        gone_on = set(known.ids[moved].tolist())
-        going = np.array([track in gone_on for track in tracks.ids.tolist()], np.bool_)
+        going = None if moved is None else _tracks_of(known.ids[moved], tracks)
         tracks = bytetrack.coast(tracks, going, frame.pts, settings)
-    after = replace(
-        memory,
-        pts=frame.pts,
-        clock_s=plan.now_s,
-        waited=memory.waited + 1 if plan.reason == "waiting" else 0,
-        known=known,
-        calm=memory.calm.at(tracks.pts),
-        gate=None if plan.change is None else plan.change.state,
-    )
-    rows = known.shown()
-    boxes = known.boxes
-    shown = Boxes(boxes.xyxy[rows], known.means[rows], boxes.class_ids[rows])
-    origins: list[Origin] = ["moved" if has_moved else "carried" for has_moved in moved[rows]]
-    age_s = plan.now_s - _oldest_s(after)
-    return Estimate(after, tracks, shown, known.ids[rows], tuple(origins), age_s)
+    gate = None if plan.change is None else plan.change.state
+    is_waiting, calm = plan.reason == "waiting", memory.calm.at(tracks.pts)
+    after = memory.held(frame.pts, plan.now_s, is_waiting, known, calm, gate)
+    shown, age_s = known.shown, plan.now_s - _oldest_s(after)
+    origins = shown.carried
+    if moved is not None:
+        origins = tuple("moved" if moved[row] else "carried" for row in shown.rows.tolist())
+    return Estimate(after, tracks, shown.boxes, shown.ids, origins, age_s)
+
+
+def _tracks_of(ids: IntArray, tracks: TrackState) -> BoolArray:
+    """Return which tracks have one of these ids."""
+    wanted = set(ids.tolist())
+    return np.array([track in wanted for track in tracks.ids.tolist()], np.bool_)

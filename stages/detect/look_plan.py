@@ -112,16 +112,17 @@ def _choice(
         is_due |= _any_too_old(frame, using)
         return "whole" if is_due else "no", "moving", _NO_PLACES
     changed = _NO_PLACES
-    if change.hot.any():
+    is_hot = np.count_nonzero(change.hot)
+    if is_hot:
         if _may_wait(frame, change, using):
             return "no", "waiting", _NO_PLACES
         changed = crops.places_of(change.hot, change.state.grid.tile_px)
     if len(memory.doubted):
         return "whole", "doubted", _NO_PLACES
     too_old = _aged(frame, using)
-    places = np.concatenate([changed, memory.cut, too_old])
-    if not len(places):
+    if not is_hot and not len(memory.cut) and not len(too_old):
         return "no", "unchanged", _NO_PLACES
+    places = np.concatenate([changed, memory.cut, too_old])
     why: Reason = "age" if len(places) == len(too_old) else "changed"
     can_be_part = options.mode == "crops" and memory.trust >= _LEAST_TRUST
     return "part" if can_be_part else "whole", why, places
@@ -133,9 +134,11 @@ def _reason_for_whole(
     memory = frame.memory
     if memory.gate is None:
         return frame.anew
-    drawn = (round(memory.whole_s * 1000),)
-    if frame.now_s - memory.whole_s >= age_limit(options.frame_age_s, frame.source_key, drawn):
-        return "frame_age"
+    age_s = frame.now_s - memory.whole_s
+    if age_s >= SHORTEST * options.frame_age_s:  # before that it costs no draw
+        drawn = (round(memory.whole_s * 1000),)
+        if age_s >= age_limit(options.frame_age_s, frame.source_key, drawn):
+            return "frame_age"
     return "exposure" if change.exposure else None
 
 
@@ -205,7 +208,7 @@ def _any_too_old(frame: CurrentFrame, using: PlanSettings) -> bool:
 
 def _all_fresh(memory: SourceMemory, now_s: float, age_s: float) -> bool:
     """Return whether all was looked at within the shortest age: then no ages are compared."""
-    return bool(now_s - memory.known.seen_s.min(initial=now_s) < age_s)
+    return now_s - memory.known.oldest_s < age_s
 
 
 def ages_of(frame: CurrentFrame, using: PlanSettings) -> tuple[DoubleArray, DoubleArray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -19,12 +20,13 @@ from framegate.models.boxes import (
     empty,
     read_only,
     suppress,
+    unchecked,
 )
 from framegate.models.gate.cells import Grid
 from framegate.models.gate.state import GateState, nbytes
 from framegate.models.tracking.bytetrack import TrackState
 from framegate.models.tracking.calm import CalmState, not_calmed
-from framegate.pipeline.records import BeginReason
+from framegate.pipeline.records import BeginReason, Origin
 
 MOST_KNOWN: Final = 256  # boxes of a source; more are forgotten, those with the least scores
 _ROOM: Final = 64 * 1024  # bytes for boxes, cuts and the calm rule's tracks
@@ -50,6 +52,20 @@ _COLUMNS: Final = ("xyxy", "score", "class_id", "seen_s", "since_s", "id", "mean
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ShownBoxes:
+    """What of the known a frame's result has, highest mean first.
+
+    rows  of the known; boxes  with their means as scores; ids  int32 (N,) tracks, 0 without one
+    carried  the origin of each where none moved
+    """
+
+    rows: IndexArray
+    boxes: Boxes
+    ids: IntArray
+    carried: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class KnownBoxes:
     """Boxes that hold until a look says otherwise; read-only arrays, one row a box.
 
@@ -73,13 +89,32 @@ class KnownBoxes:
         object.__setattr__(self, "ids", read_only("ids", self.ids, np.int32, (n,)))
         object.__setattr__(self, "means", read_only("means", self.means, np.float32, (n,)))
 
-    def shown(self) -> IndexArray:
-        """Return rows that the frame's result has, highest mean first.
+    @cached_property
+    def shown(self) -> ShownBoxes:
+        """What the result of a frame has in which nobody looked.
 
         Boxes that moved on may have come to lie on each other; then the surest stands for them.
         """
-        rows = np.flatnonzero(self.means)
-        return rows[suppress(self.boxes.xyxy[rows], self.means[rows])]
+        rows, boxes = np.flatnonzero(self.means), self.boxes
+        rows = rows[suppress(boxes.xyxy[rows], self.means[rows])]
+        shown = Boxes(boxes.xyxy[rows], self.means[rows], boxes.class_ids[rows])
+        origin: Origin = "carried"
+        return ShownBoxes(rows, shown, self.ids[rows], (origin,) * len(rows))
+
+    @cached_property
+    def oldest_s(self) -> float:
+        """When the network saw that which it has not seen for longest; inf where nothing is."""
+        return float(self.seen_s.min(initial=np.inf))
+
+    @cached_property
+    def row_bytes(self) -> bytes:
+        """All rows as they are stored."""
+        rows = np.empty(len(self.ids), _ROW)
+        boxes = self.boxes
+        rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
+        rows["seen_s"], rows["since_s"] = self.seen_s, self.since_s
+        rows["id"], rows["mean"] = self.ids, self.means
+        return rows.tobytes()
 
     def take(self, rows: IndexArray | BoolArray) -> KnownBoxes:
         """Return the rows of an index array or a Boolean mask, in that order."""
@@ -96,7 +131,7 @@ NOTHING: Final = KnownBoxes(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SourceMemory:
     """Everything but the tracks; the next frame makes another one of it.
 
@@ -136,20 +171,34 @@ class SourceMemory:
 
     def to_bytes(self) -> bytes:
         """Return all of it, the same on every machine."""
-        rows = np.empty(len(self.known.ids), _ROW)
-        boxes = self.known.boxes
-        rows["xyxy"], rows["score"], rows["class_id"] = boxes.xyxy, boxes.scores, boxes.class_ids
-        rows["seen_s"], rows["since_s"] = self.known.seen_s, self.known.since_s
-        rows["id"], rows["mean"] = self.known.ids, self.known.means
         calm = self.calm.to_bytes()
         gate = b"" if self.gate is None else self.gate.to_bytes()
         pts = math.nan if self.pts is None else self.pts
         times = pts, self.clock_s, self.whole_s, self.look_s
-        sizes = len(rows), len(self.cut), len(self.doubted), len(calm), len(gate)
-        places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
+        sizes = len(self.known.ids), len(self.cut), len(self.doubted), len(calm), len(gate)
         head = _HEAD.pack(*times, self.waited, self.patience, self.trust, *sizes)
-        watched = np.packbits(self.watched).tobytes()
-        return b"".join([head, rows.tobytes(), places, calm, gate, watched])
+        places, watched = self._look_bytes
+        return b"".join([head, self.known.row_bytes, places, calm, gate, watched])
+
+    @cached_property
+    def _look_bytes(self) -> tuple[bytes, bytes]:
+        """What only a look changes, as bytes: places, and the tiles that are watched."""
+        places = np.concatenate([self.cut, self.doubted]).astype("<f4").tobytes()
+        return places, np.packbits(self.watched).tobytes()
+
+    def held(
+        self,
+        pts: float | None,
+        now_s: float,
+        is_waiting: bool,
+        known: KnownBoxes,
+        calm: CalmState,
+        gate: GateState | None,
+    ) -> SourceMemory:
+        """Return the memory after a frame in which nobody looked; as the fields have them."""
+        waited = self.waited + 1 if is_waiting else 0
+        changed = {"pts": pts, "clock_s": now_s, "waited": waited}
+        return unchecked(self, **changed, known=known, calm=calm, gate=gate)
 
     @staticmethod
     def from_bytes(data: bytes) -> SourceMemory:

@@ -23,8 +23,9 @@ def move_along(
     change: DetectedChange,
     size: tuple[int, int],
     now_s: float,
-) -> tuple[KnownBoxes, BoolArray]:
-    """Return the boxes a frame later, and which rows were moved: those in which something changed.
+) -> tuple[KnownBoxes, BoolArray | None]:
+    """Return the boxes a frame later, and which rows were moved: those in which something changed;
+    None where none were.
 
     size   (width, height) of the picture; now_s  the source's clock
 
@@ -32,8 +33,8 @@ def move_along(
     """
     touched = tiles_of(known.boxes.xyxy, change.state.grid)
     moved = (touched & change.hot).any(axis=(1, 2)) & (known.ids > 0)
-    if not moved.any():
-        return known, moved
+    if not np.count_nonzero(moved):
+        return known, None
     speeds = np.where(moved[:, None], _motion_of(known, tracks).speeds, np.float32(0))
     limit = np.array(size * 2, np.float32)
     xyxy = np.clip(known.boxes.xyxy + speeds, np.float32(0), limit)

@@ -102,7 +102,7 @@ class StateKeeper:
         by = serving.identity, serving.labels
         if now is None and state.epoch == item.position.epoch and state.model == serving.identity:
             known = self._known.get(item.source)
-            if known is not None and known[0] == state:
+            if known is not None and (known[0] is state or known[0] == state):
                 return known[1]
         tracks = _tracks(state) if now is None else now.tracks
         if now is not None or state.epoch != item.position.epoch:

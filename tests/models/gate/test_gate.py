@@ -145,3 +145,55 @@ def test_another_size_begins_anew() -> None:
     change = look(settled(scene()), black, grid, False)
     assert change.hot.shape == (4, 4)
     assert change.hot.all()
+
+
+@given(
+    st.lists(st.floats(0, 260, width=32), min_size=2, max_size=2),
+    st.floats(0, 24, width=32),
+    st.integers(0, 7),
+    st.integers(0, 255),
+)
+def test_whole_levels_say_what_thresholds_say(tau, floor, anchor, difference) -> None:
+    grid = grid_of(16, 16)
+    using = replace(DEFAULT, anchor=anchor, tau_most=260)
+    state = replace(
+        look(None, Cells(grid, np.zeros(grid.cells, np.uint8)), grid, True, using).state,
+        tau=np.array(tau, np.float32).reshape(2, 1, 1),
+        floor=(floor, floor),
+    )
+    hidden = np.float32(grid.rounding + anchor)
+    threshold = np.maximum(np.maximum(state.tau, np.float32(floor)) - hidden, np.float32(0))
+    levels = state.levels(using)
+    assert ((difference >= levels.over) == (np.float32(difference) >= threshold)).all()
+    assert ((difference >= levels.at_once) == (difference >= using.at_once * threshold)).all()
+    assert ((difference < levels.calm) == (difference < using.calm * threshold)).all()
+    assert (levels.counts == (threshold > 0)).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.booleans())
+def test_a_reference_goes_a_level_a_look_towards_what_it_sees_yet_not_far(
+    seed, anchor, partly
+) -> None:
+    """By the rule spelt out in whole numbers; levels reach both ends of their range."""
+    drawn = np.random.default_rng(seed)
+    using = replace(DEFAULT, anchor=anchor)
+    origin = drawn.choice(np.array([0, 1, 2, 100, 253, 254, 255], np.uint8), GRID.cells)
+    state = settled(Cells(GRID, origin), looks=0, settings=using)
+    if partly:
+        state = replace(state, age=drawn.choice(np.array([0, 7], np.uint8), GRID.tiles))
+    moves = np.ones(GRID.cells, np.bool_)
+    y, u, v = planes(moves, GRID)
+    y[:] = np.kron(state.age < 7, np.ones((4, 4), np.bool_))
+    u[:] = v[:] = np.kron(state.age < 7, np.ones((2, 2), np.bool_))
+    expected = origin.astype(int)
+    for _ in range(5):
+        noise = drawn.integers(-3, 4, GRID.cells)
+        now = np.clip(origin + noise, 0, 255).astype(np.uint8)
+        change = look(state, Cells(GRID, now), GRID, False, using)
+        assert change.state.exposure.same
+        towards = expected + np.where(moves, np.sign(now - expected), 0)
+        expected = np.clip(
+            towards, np.maximum(origin.astype(int) - anchor, 0), origin.astype(int) + anchor
+        )
+        assert (change.state.reference == expected).all()
+        state = change.state
