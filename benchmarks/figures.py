@@ -500,6 +500,31 @@ def _networks(result: dict[str, Any]) -> str:
     return head + "".join(lines) + f"\nSo far {so_far}.\n" + _people(result)
 
 
+def _curves(result: dict[str, Any]) -> str:
+    """Points that were trained, by what is changed."""
+    head = (
+        "| clip | pictures that teach | steps | input | F1 | ... of the light detector, tuned to "
+        "them | CPU min of training |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+    )
+    lines = []
+    for clip in result["clips"]:
+        tuned = {one["frames"]: one["f1"] for one in clip["tuned"]}
+        for one in sorted(
+            clip["points"] or (), key=lambda one: (one["frames"], one["steps"], one["side"])
+        ):
+            cells = (
+                clip["clip"],
+                f"{one['frames']}",
+                f"{one['steps']}",
+                f"{one['side']}",
+                f"{one['f1']:.3f}",
+                f"{tuned[one['frames']]:.3f}",
+                f"{one['train_cpu_s'] / 60:.1f}",
+            )
+            lines.append(f"| {' | '.join(cells)} |\n")
+    return head + "".join(lines)
+
+
 def _people(result: dict[str, Any]) -> str:
     """What people's labels say of who shows people, where a clip has labels."""
     lines = []
@@ -611,6 +636,7 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], str]] = {
     "faces": _faces,
     "learn": _learn,
     "networks": _networks,
+    "curves": _curves,
     "first_contact": _first_contact,
     "detectors": _detectors,
     "live": _live,

@@ -56,7 +56,7 @@ def whole(given: argparse.Namespace) -> report.BenchmarkResult:
     if find_spec("torch") is None:
         left_out = "networks of their own, for which the extra `train` is needed"
         print(f"left out: {left_out}", flush=True)
-    with _folder(given.kept) as folder:
+    with place_for(given.kept) as folder:
         clips = [Clip(given.data / "clips" / name, folder, given) for name in named]
         if not left_out:
             _train(clips, given)
@@ -77,7 +77,8 @@ def whole(given: argparse.Namespace) -> report.BenchmarkResult:
 
 
 @contextmanager
-def _folder(kept: str | None) -> Iterator[Path]:
+def place_for(kept: str | None) -> Iterator[Path]:
+    """The folder for parts; without --kept one that is gone after the block."""
     if kept is not None:
         yield Path(kept)
         return
@@ -189,7 +190,7 @@ def means(rows: Sequence[Row]) -> report.BenchmarkResult:
         "clips": rows,
         "networks": networks,
         "mean_tune_gain": _mean(gains),
-        "worst_tune_gain": min(gains),
+        "worst_tune_gain": min(gains, default=None),
         "mean_tune_gain_usable": _mean(row["gain"] for row in rows if not row["refused"]),
         "mean_tune_gain_others": _mean(row["gain"] for row in rows if not row["chose"]),
         "mean_gain_shipped": _mean(row["gain_shipped"] for row in rows if row["chose"]),

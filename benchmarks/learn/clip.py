@@ -35,14 +35,19 @@ CLASSES = range(len(coco.LABELS))  # which are off is for the thresholds to say
 
 
 class Clip:
-    """A clip for a camera. Parts that are done are in its folder, and read where they are."""
+    """A clip for a camera. Parts that are done are in its folder, and read where they are.
 
-    def __init__(self, path: Path, folder: Path, given: argparse.Namespace) -> None:
+    code  of which benchmark they are parts
+    """
+
+    def __init__(
+        self, path: Path, folder: Path, given: argparse.Namespace, code: str = "benchmarks.learn"
+    ) -> None:
         self.path, self.given = path, given
-        self.parts = KeptParts(folder / path.stem, digest_of("benchmarks.learn"))
+        self.parts = KeptParts(folder / path.stem, digest_of(code))
         self._answers = self.parts.folder / "teacher"
         settings = {name: getattr(given, name) for name in ("frames", "judging", "sides", "steps")}
-        settings["sides"] = list(settings["sides"])
+        settings |= {name: [*of] for name, of in settings.items() if isinstance(of, tuple)}
         if self.parts.of("settings", lambda: settings) != settings:
             raise SystemExit(f"--kept {folder}: its parts are of other options")
 

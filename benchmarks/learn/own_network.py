@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,54 +20,74 @@ from framegate.models.detector import detector, policy, precision_trial
 from framegate.models.detector.network import Precision, supported
 from framegate.models.detector.precision_trial import TrialSetting
 from framegate.models.learning import teacher
+from framegate.models.learning.tuning import Tuning
 from framegate.models.registry.model_folder import ModelFolder
 from framegate.models.registry.open import open_model
 from framegate.models.training.lessons import pictured
-from framegate.models.training.train_student import Course, train
+from framegate.models.training.train_student import Course, Training, train
 from framegate.pipeline.cli.train import SIDES
-from framegate.stages.commands.judged_student import as_model, judged
+from framegate.stages.commands.judged_student import JudgedStudent, as_model, judged
 from framegate.stages.commands.train import begun, lessons_of, share_of
 
 _TIMED_S = 1.0
 _SMALL = 224  # of the general network that takes about as long as a compact one
 
 
-def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
-    """Trained, judged, and asked about photographs of anything.
+@dataclass(frozen=True, slots=True)
+class OwnNetwork:
+    """A student that was trained and judged on a clip; its files are there as long as `taught` is.
+
+    train_cpu_s, cpu_s  CPU seconds until it was trained, and until it was judged
+    """
+
+    training: Training
+    came: JudgedStudent
+    train_cpu_s: float
+    cpu_s: float
+
+
+@contextmanager
+def taught(clip: Clip, found: Tuning, side: int, course: Course) -> Iterator[OwnNetwork]:
+    """A student whose input has that longer side, of the earlier looks in `found`.
 
     Of the classes, one is learned where the teacher shows it in two earlier pictures. What it shows
     of others later on is missed.
     """
     torch.set_num_threads(1)
-    before = clip.tuned()["cpu_s"]
-    _, found = clip.seen
     began = time.process_time()
     kept = sorted(one.class_id for one in teacher.seen([look.said for look in found.earlier]))
     pictures = {
-        (frame.source, frame.moment_s): pictured(frame.picture, SIDES[size])
-        for frame in clip.footage
+        (frame.source, frame.moment_s): pictured(frame.picture, side) for frame in clip.footage
     }
     earlier, later = (
         [replace(look, said=teacher.chosen(look.said, kept, {})) for look in part]
         for part in (found.earlier, found.later)
     )
-    lessons = lessons_of(earlier, later, pictures, kept, SIDES[size])
+    lessons = lessons_of(earlier, later, pictures, kept, side)
     with tempfile.TemporaryDirectory(prefix="framegate-learn-") as folder:
-        training = begun(lessons, Course(clip.given.steps, seed), _quiet)
+        training = begun(lessons, course, _quiet)
         train(training, Path(folder), _quiet, lambda: False)
         trained_s = time.process_time() - began
         path = Path(folder) / "model"
         path.mkdir()
         model = as_model(path, "own", training.student(), lessons, _quiet)
         came = judged(model, clip.footage, found, _quiet)
-        cpu_s = time.process_time() - began
+        yield OwnNetwork(training, came, trained_s, time.process_time() - began)
+
+
+def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
+    """Trained, judged, and asked about photographs of anything."""
+    before = clip.tuned()["cpu_s"]
+    _, found = clip.seen
+    with taught(clip, found, SIDES[size], Course(clip.given.steps, seed)) as own:
+        came, training = own.came, own.training
         raw = {moment: boxes for (_, moment), boxes in came.raw.items()}
         people = clip.by_people({"own": (raw, came.side.least)})
         return {
             "f1_earlier": round(came.side.f1, 4),
             "sums": sums_of(came.side.later),
             "refused": came.verdict.refused,
-            "labels": list(lessons.labels),
+            "labels": list(training.lessons.labels),
             "min_scores": came.folder.manifest.min_scores,
             "precision": came.folder.manifest.metrics["precision"],
             "ms": [round(ms, 3) for ms in came.ms],
@@ -74,8 +95,8 @@ def own_network(clip: Clip, size: str, seed: int) -> KeptPart:
             "share": round(share_of(training), 4),
             "arithmetic": training.course.arithmetic,
             "steps": training.done,
-            "train_cpu_s": round(trained_s, 1),
-            "cpu_s": round(before + cpu_s, 1),
+            "train_cpu_s": round(own.train_cpu_s, 1),
+            "cpu_s": round(before + own.cpu_s, 1),
             "forgotten": _forgotten(clip, came.folder),
             "people": people.get("own"),
         }

@@ -1,0 +1,89 @@
+"""Draws the figure of benchmarks.curves from its result (needs the `bench` extra: matplotlib).
+
+python -m benchmarks.curves.figure
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from benchmarks.harness.report import RESULTS
+from benchmarks.window.figure import DOCS, STYLE, Row
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
+
+
+def draw(result: Row, path: Path = DOCS / "learning-curves.png") -> Path:
+    """Write the figure; its path. `result` as benchmarks.curves tells it."""
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 3, figsize=(8.6, 2.4), sharey=True)
+        for clip, colour in zip(result["clips"], _COLOURS, strict=False):
+            for panel, curve in zip(panels, _curves(clip), strict=True):
+                panel.plot(*curve, "o-", color=colour, ms=3, lw=1.2, label=clip["clip"])
+            tuned = [(one["frames"], one["f1"]) for one in clip["tuned"]]
+            panels[0].plot(*zip(*tuned, strict=True), "x:", color=colour, ms=4, lw=1)
+            for panel in panels[1:]:
+                panel.axhline(tuned[-1][1], color=colour, lw=0.8, ls=":")
+        _named(panels)
+        figure.tight_layout(w_pad=1.2)
+        figure.savefig(path)
+        plt.close(figure)
+    return path
+
+
+def _curves(clip: Row) -> list[tuple[list[float], list[float]]]:
+    """Footage, minutes and size: x and F1 of the points in which that alone is changed."""
+    points = clip["points"] or []
+    if not points:
+        return [([], [])] * 3
+    usual = points[0]
+    told = []
+    kinds: tuple[tuple[str, Callable[[Row], float]], ...] = (
+        ("frames", lambda one: one["frames"]),
+        ("steps", lambda one: one["train_cpu_s"] / 60),
+        ("side", lambda one: one["side"]),
+    )
+    for kind, x in kinds:
+        same = {"frames", "steps", "side"} - {kind}
+        own = [one for one in points if all(one[key] == usual[key] for key in same)]
+        own.sort(key=x)
+        told.append(([x(one) for one in own], [one["f1"] for one in own]))
+    return told
+
+
+def _named(panels: list[Axes]) -> None:
+    words = (
+        ("pictures that teach", "footage"),
+        ("CPU minutes of training", "minutes"),
+        ("longer side of the input", "size"),
+    )
+    for panel, (x, title) in zip(panels, words, strict=True):
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set(xlabel=x, title=title)
+    panels[0].set_xticks([20, 60, 200, 400])
+    panels[1].set_xticks([0.5, 1, 2, 4])
+    panels[2].set_xticks([224, 320, 416])
+    panels[0].set_ylabel("F1 later")
+    panels[0].plot([], [], "kx:", ms=4, lw=1, label="tuned, no training")
+    panels[0].legend(fontsize=6)
+
+
+def main() -> None:
+    print(draw(json.loads((RESULTS / "curves.json").read_text())))
+
+
+if __name__ == "__main__":
+    main()
