@@ -46,7 +46,7 @@ class TrainRequest:
     """What is wanted.
 
     sources   of footage, as read_footage takes them; frames  pictures of them at most
-    side      longer side of the input
+    side      longer side of the input; None: the smallest of SIDES that is good enough
     minutes   of training; None: STEPS steps
     folder    where the training is kept until it is over
     wishes    about classes, as wishes_of has them
@@ -55,7 +55,7 @@ class TrainRequest:
     name: str
     sources: tuple[str, ...]
     folder: Path
-    side: int = SIDES["compact"]
+    side: int | None = None
     minutes: float | None = None
     processes: int = 1
     device: str = "cpu"
@@ -84,6 +84,8 @@ class Trained:
     cpu_s    of training, of this process
     share    of the general model's multiplications
     registry  that the request names
+    light    F1 of the light detector, tuned to what taught, by longer side of its input: what the
+             student's was chosen by; {}: it was said
     """
 
     found: Tuned | None
@@ -92,6 +94,7 @@ class Trained:
     cpu_s: float
     share: float
     registry: Path | None
+    light: dict[int, float]
 
 
 def default_folder(name: str) -> Path:
@@ -125,8 +128,9 @@ def register(commands: Any) -> None:
     add_classes(command)
     group = command.add_argument_group("training")
     group.add_argument(
-        "--size", choices=SIDES, default="compact",
-        help="compact: an input of 320 pixels; accurate: of 416, for small objects (compact)",
+        "--size", choices=("auto", *SIDES), default="auto",
+        help="compact: an input of 320 pixels; accurate: of 416, for small objects; auto: compact, "
+        "unless the light detector loses by 320 (auto)",
     )  # fmt: skip
     group.add_argument(
         "--minutes", type=float, metavar="M",
@@ -170,7 +174,7 @@ def _train(parsed: argparse.Namespace) -> Exit:
         parsed.name,
         tuple(parsed.sources),
         parsed.folder or default_folder(parsed.name),
-        SIDES[parsed.size],
+        SIDES.get(parsed.size),
         parsed.minutes,
         parsed.processes,
         parsed.device,
@@ -222,6 +226,9 @@ def _tell(done: Trained, parsed: argparse.Namespace) -> Exit:
     console = Console(highlight=False)
     console.print(size_table(found))
     console.print(class_table(found, of=("tuned", "trained")))
+    if done.light:
+        told = ", ".join(f"{f1:.3f} at {side}" for side, f1 in done.light.items())
+        say(f"chosen by F1 of the light detector, tuned to these pictures: {told}", "size: ")
     say(f"{done.steps} steps in {done.cpu_s:.0f} CPU seconds; the network has {done.share:.0%} of "
         "the light detector's multiplications", "trained: ")  # fmt: skip
     middle, low, high = found.difference

@@ -62,7 +62,7 @@ from framegate.models.training.train_student import (
 )
 from framegate.models.training.train_student import train as train_student
 from framegate.pipeline.cli.meter import Tell
-from framegate.pipeline.cli.train import STEPS, Trained, TrainRequest, Views
+from framegate.pipeline.cli.train import SIDES, STEPS, Trained, TrainRequest, Views
 from framegate.pipeline.cli.tune import ClassChoice, SizeRow, Tuned
 from framegate.pipeline.errors import ConfigFaults
 from framegate.pipeline.outputs import write_whole
@@ -112,23 +112,29 @@ def train(
         settle_down()
         footage = read_footage(request.sources, request.frames, meter)
         check_length(len(footage))
-        pictures: dict[PictureKey, Lesson] = {}
+        wanted = (request.side,) if request.side else tuple(SIDES.values())
+        pictures: dict[int, dict[PictureKey, Lesson]] = {side: {} for side in wanted}
 
         def keep(frame: FootageFrame) -> None:
-            pictures[frame.source, frame.moment_s] = pictured(frame.picture, request.side)
+            for side, kept in pictures.items():
+                kept[frame.source, frame.moment_s] = pictured(frame.picture, side)
 
-        seen = look_through(footage, (general().side,), request.teacher, store, meter, keep)
+        looked_at = (general().side, *(() if request.side else wanted))
+        sides = tuple(dict.fromkeys(looked_at))  # what the student is held against is the first
+        seen = look_through(footage, sides, request.teacher, store, meter, keep)
         if asked.choice is None:
             choice = chosen_classes(seen, views.sheet, views.overwrite, choose)
             asked = _SavedRequest(request, choice)
             _write(request.folder / ASKED, msgspec.msgpack.encode(asked, enc_hook=str))
         found = tuning.tune(seen.looks, asked.kept, asked.merged, general(), len(coco.LABELS))
-        lessons = _lessons(request, found, pictures, asked.kept)
+        side = request.side or found.best({one.side: one.side for one in found.sides}).side
+        lessons = _lessons(request.folder, found, pictures[side], asked.kept, side)
         if views.show is not None:
             _show(lessons, request.seed, views.show, views.overwrite)
         training, cpu_s, is_over = _trained(request, lessons, meter)
         if not is_over:
-            return Trained(None, training.done, training.course.steps, cpu_s, 0.0, request.registry)
+            steps = training.course.steps
+            return Trained(None, training.done, steps, cpu_s, 0.0, request.registry, {})
         share = share_of(training)
         metrics = {"share": round(share, 3), "training_cpu_s": round(cpu_s)} | _facts(training)
         learned = replace(learned_of(found, seen, asked.classes), merged=asked.classes.merged)
@@ -140,8 +146,9 @@ def train(
         for name in (ASKED, LESSONS, CHECKPOINT):
             (request.folder / name).unlink()
         came = _compared(outcome, found, asked.classes, seen.teacher, added)
+        light = {} if request.side else {one.side: one.f1 for one in found.sides}
         steps = training.course.steps
-        return Trained(came, training.done, steps, cpu_s, share, request.registry)
+        return Trained(came, training.done, steps, cpu_s, share, request.registry, light)
 
 
 # -- What was asked for, and the folder in which it is kept until it is over.
@@ -230,13 +237,17 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _lessons(
-    request: TrainRequest, found: Tuning, pictures: Mapping[PictureKey, Lesson], kept: Sequence[int]
+    folder: Path,
+    found: Tuning,
+    pictures: Mapping[PictureKey, Lesson],
+    kept: Sequence[int],
+    side: int,
 ) -> Lessons:
     """Those of the folder; else made and written there."""
-    if (request.folder / LESSONS).exists():
-        return Lessons.read(request.folder)
-    lessons = lessons_of(found.earlier, found.later, pictures, kept, request.side)
-    lessons.write(request.folder)
+    if (folder / LESSONS).exists():
+        return Lessons.read(folder)
+    lessons = lessons_of(found.earlier, found.later, pictures, kept, side)
+    lessons.write(folder)
     return lessons
 
 

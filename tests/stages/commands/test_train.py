@@ -77,6 +77,7 @@ def test_from_footage_to_a_trained_model(
     code = main([*words, "--resume"])
     printed = capsys.readouterr().out
     assert "trained: 100 steps" in printed
+    assert "size: chosen by F1 of the light detector, tuned to these pictures" in printed
     if code == Exit.DONE:  # else the same street says that it may not serve
         folder = Registry(registry).find("street@1")
         assert folder.manifest.learned is not None
