@@ -8,7 +8,9 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -19,16 +21,21 @@ import msgspec
 from framegate.pipeline import machine
 from framegate.pipeline.cli.arguments import add_config_file, ending
 from framegate.pipeline.cli.lines import say
+from framegate.pipeline.cli.watch import counts_of
 from framegate.pipeline.config.config import Config, find_config, read_config
-from framegate.pipeline.errors import Exit
+from framegate.pipeline.errors import ConfigFaults, Exit
 from framegate.pipeline.loading import ours
 from framegate.pipeline.redaction import redacted
 from framegate.pipeline.run.folder import runs_folder
+from framegate.pipeline.run.rpc import NoRun, find_run
 from framegate.pipeline.run.sources import is_camera, shared_bytes
 from framegate.pipeline.shared_memory.mapping import FOLDER, free_bytes, usual_barrier
 from framegate.pipeline.source import Form
+from framegate.pipeline.store.client import store_errors
 from framegate.pipeline.store.embedded import EmbeddedStore
 from framegate.pipeline.store.listen import check_free
+from framegate.pipeline.telemetry.beside import Beside, in_lines, is_in_trouble, look_beside
+from framegate.pipeline.telemetry.view import Viewer
 
 MIB, GIB = 1 << 20, 1 << 30
 PYTHONS = ((3, 11), (3, 13))
@@ -57,8 +64,9 @@ def register(commands: Any) -> None:
     command = commands.add_parser(
         "doctor",
         help="say what this machine lacks to run Framegate, and how to get it",
-        description="Looks at Python, packages, models, store, memory, disk, clock and devices. "
-        "Exit code 1 if something is missing.",
+        description="Looks at Python, packages, models, store, memory, disk, clock and devices, "
+        "and at what a run that goes on records, hears and tells. Exit code 1 if something is "
+        "missing.",
         epilog=ending("framegate doctor", "framegate doctor --json", page="running"),
     )
     command.set_defaults(command=_doctor)
@@ -69,12 +77,12 @@ def register(commands: Any) -> None:
 
 def _doctor(parsed: argparse.Namespace) -> Exit:
     origin, text = find_config(parsed.config)
-    return doctor(read_config(origin, text), parsed.data or runs_folder(), parsed.json)
+    return doctor(read_config(origin, text), parsed.data, parsed.json)
 
 
-def doctor(config: Config, folder: Path, as_json: bool) -> Exit:
+def doctor(config: Config, data: Path | None, as_json: bool) -> Exit:
     """Look at all of it and print it; SOURCE_FAILED (1) if something is missing."""
-    findings = list(examined(config, folder))
+    findings = list(examined(config, data))
     if as_json:
         print(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
     else:
@@ -85,8 +93,9 @@ def doctor(config: Config, folder: Path, as_json: bool) -> Exit:
     return Exit.SOURCE_FAILED if any(f.level == "FAIL" for f in findings) else Exit.DONE
 
 
-def examined(config: Config, folder: Path) -> Iterator[Finding]:
+def examined(config: Config, data: Path | None) -> Iterator[Finding]:
     """One finding after another; what goes wrong while looking is a finding, too."""
+    folder = data or runs_folder()
     looks: dict[str, tuple[Callable[[], Finding], str]] = {
         "python": (lambda: python(sys.version_info[:2]), _REPORT),
         "cpu": (_cpu, "take a Linux of 4.16 or later, and let the container use membarrier"),
@@ -103,6 +112,7 @@ def examined(config: Config, folder: Path) -> Iterator[Finding]:
         "webcams": (lambda: webcams(machine.devices(["video*"])), _REPORT),
         "earlier runs": (_earlier_runs, "look at the folder that it names"),
         "ports": (lambda: _ports(config), "stop what listens there (ss -ltnp shows it)"),
+        "run": (lambda: _run(data), "framegate watch shows it"),
     }
     for name, (look, remedy) in looks.items():
         try:
@@ -220,6 +230,14 @@ def webcams(found: dict[str, bool]) -> Finding:
     return Finding("webcams", "OK", ", ".join(found) or "none")
 
 
+def run_beside(beside: Mapping[str, Beside], now: float) -> Finding:
+    """What goes on beside the frames of the run; UNIX seconds."""
+    text = "; ".join(in_lines(beside, now)) or "it records nothing, hears nothing, tells nobody"
+    if any(map(is_in_trouble, beside.values())):
+        return Finding("run", "WARN", text, "framegate watch shows it as it goes on")
+    return Finding("run", "OK", text)
+
+
 # -- looks
 
 
@@ -284,6 +302,21 @@ def _video_hardware() -> Finding:
         remedy = "add this user to the group render, or pass the device to the container"
         return Finding("video hardware", "WARN", text, remedy)
     return Finding("video hardware", "OK", text)
+
+
+def _run(data: Path | None) -> Finding:
+    try:
+        run = find_run(data)
+    except NoRun:
+        return Finding("run", "OK", "none goes on")
+    except ConfigFaults as several:
+        return Finding("run", "OK", str(several))
+    folder = Path(run.folder)
+    counts = counts_of(folder)
+    with store_errors(run.store), closing(Viewer(run.store)) as viewer:
+        names = viewer.sources()
+        beside = look_beside(viewer.client, folder, names, counts.sinks, counts.hears)
+    return run_beside(beside, time.time())
 
 
 def _ports(config: Config) -> Finding:

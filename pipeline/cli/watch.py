@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +28,8 @@ from framegate.pipeline.outputs import Inputs, add_overwrite, output_faults, wri
 from framegate.pipeline.run.ended import OpenedStore, open_store
 from framegate.pipeline.run.rpc import GetCounts, Running, StageCounts, ask, find_run
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts
+from framegate.pipeline.store.client import store_errors
+from framegate.pipeline.telemetry.beside import Beside, in_lines, look_beside
 from framegate.pipeline.telemetry.view import View, Viewer, as_table
 from framegate.pipeline.web.pictures import AGE, STATE
 
@@ -94,14 +97,13 @@ def _snapshot(parsed: argparse.Namespace) -> Exit:
 PATIENCE_S = 3.0
 
 
-def count_lines(folder: Path) -> list[str]:
-    """A line for each stage that asks or looks up, from the run in a folder; none if it ended."""
+def counts_of(folder: Path | None) -> StageCounts:
+    """What the run in a folder counts; nothing if it ended, or none is known."""
     try:
-        counts = ask(folder, GetCounts(), PATIENCE_S)
+        counts = ask(folder, GetCounts(), PATIENCE_S) if folder is not None else None
     except (ConfigFaults, RunRefused):
-        return []
-    assert isinstance(counts, StageCounts)
-    return list(as_lines(counts))
+        counts = None
+    return counts if isinstance(counts, StageCounts) else StageCounts({}, {})
 
 
 def as_lines(counts: StageCounts) -> Iterator[str]:
@@ -154,7 +156,7 @@ def watch(
         viewer = Viewer(opened.url, opened.ended)
         try:
             if as_json:
-                _print_lines(viewer, names, once, opened.ended)
+                _print_lines(viewer, names, once, opened)
             else:
                 _show_table(viewer, names, once, opened)
         except KeyboardInterrupt:
@@ -187,15 +189,26 @@ def _look_twice(viewer: Viewer, names: list[str]) -> list[View]:
     return _look(viewer, names)
 
 
+def _look_beside(
+    viewer: Viewer, views: list[View], opened: OpenedStore
+) -> tuple[StageCounts, dict[str, Beside]]:
+    counts = counts_of(None if opened.ended else opened.folder)
+    names = [view.source for view in views]
+    with store_errors(opened.url):
+        beside = look_beside(viewer.client, opened.folder, names, counts.sinks, counts.hears)
+    return counts, beside
+
+
 def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
     """Only a run on this host that goes on tells what its workers counted."""
     console = Console(highlight=False)
-    folder = None if opened.ended else opened.folder
 
     def shown(views: list[View]) -> Group:
-        lines = count_lines(folder) if folder else []
-        height = None if once or opened.ended else console.height - 1 - len(lines)
-        return Group(as_table(views, console.width, height), *map(escape, lines))
+        counts, beside = _look_beside(viewer, views, opened)
+        lines = [*in_lines(beside, time.time()), *as_lines(counts)]
+        folded = [wrapped for line in lines for wrapped in wrap(line, console.width)]
+        height = None if once or opened.ended else console.height - 1 - len(folded)
+        return Group(as_table(views, console.width, height), *map(escape, folded))
 
     if once or opened.ended:
         console.print(shown((_look if opened.ended else _look_twice)(viewer, names)))
@@ -206,12 +219,14 @@ def _show_table(viewer: Viewer, names: list[str], once: bool, opened: OpenedStor
             time.sleep(EVERY_S)
 
 
-def _print_lines(viewer: Viewer, names: list[str], once: bool, ended: bool) -> None:
-    look = _look_twice if once and not ended else _look
+def _print_lines(viewer: Viewer, names: list[str], once: bool, opened: OpenedStore) -> None:
+    look = _look_twice if once and not opened.ended else _look
     while True:
-        line = msgspec.json.encode([asdict(view) for view in look(viewer, names)])
-        print(line.decode(), flush=True)
-        if once or ended:
+        views = look(viewer, names)
+        _, beside = _look_beside(viewer, views, opened)
+        said = [{**asdict(view), **asdict(beside[view.source])} for view in views]
+        print(msgspec.json.encode(said).decode(), flush=True)
+        if once or opened.ended:
             return
         time.sleep(EVERY_S)
 

@@ -35,6 +35,7 @@ class Plan:
     pictures    whether somebody may look at what its sources showed last
     episodes    how many events.db keeps, and for how many seconds
     replicas    on which tokens and epochs must be before they are used
+    sinks       names of those who are told of episodes
     began_mono  monotonic seconds at which this process of the run began
     """
 
@@ -54,6 +55,7 @@ class Plan:
     fill: int = 1
     pictures: bool = True
     replicas: int = 0
+    sinks: tuple[str, ...] = ()
     began_mono: float = field(default_factory=time.monotonic)
 
     def spec(

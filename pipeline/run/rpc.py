@@ -131,10 +131,14 @@ class HttpToken(msgspec.Struct, frozen=True, tag=True):
 
 
 class StageCounts(msgspec.Struct, frozen=True, tag=True):
-    """What became of questions and of cache look-ups, by stage, over all its workers' lives."""
+    """What became of questions and of cache look-ups, by stage, over all its workers' lives; and
+    what goes on beside its frames: its sinks, and the sources that it listens to.
+    """
 
     asks: dict[str, AskCounts]
     cache: dict[str, CacheCounts]
+    sinks: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
 
 
 class NoRun(ConfigFaults):

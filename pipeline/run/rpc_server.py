@@ -148,4 +148,6 @@ def _counts(status: RunStatus) -> StageCounts:
     return StageCounts(
         asks={stage: spent.asks for stage, spent in times.items() if spent.asks is not None},
         cache={stage: spent.cache for stage, spent in times.items() if spent.cache is not None},
+        sinks=status.sinks,
+        hears=tuple(source.name for source in status.sources if source.hears),
     )

@@ -348,6 +348,7 @@ def make_plan(
         fill=config.workers.fill,
         pictures=config.http.listen not in OFF,
         replicas=config.store.replicas,
+        sinks=tuple(config.sinks),
     )
 
 
@@ -390,7 +391,6 @@ async def _supervise(
             plan.log_format,
             digest,
             setup.config.http.origins,
-            tuple(setup.config.sinks),
             setup.config.privacy.blur_faces,
         )
         port = HttpPort(listening, spec, supervisor.status, supervisor.find_shared)

@@ -210,10 +210,12 @@ class Workers:
                     credit=spec.credit,
                     slots=spec.slots,
                     shared_bytes=self.shared.nbytes(spec.name),
+                    hears=spec.request.sound > 0,
                 )
                 for spec in self._sources.specs()
             ],
             times=times,
+            sinks=self._plan.sinks,
         )
 
     async def stop(self) -> list[BaseException]:

@@ -39,7 +39,7 @@ from framegate.pipeline.sinks.webhook import Webhook
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
 from framegate.pipeline.store.connection import readable
-from framegate.pipeline.telemetry.sinks import look_at_sinks
+from framegate.pipeline.telemetry.beside import look_at_sinks
 
 log = logging.getLogger(__name__)
 

@@ -297,7 +297,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True):
-    """What was decided of one source. url: without user and password."""
+    """What was decided of one source. url: without user and password; hears: it is listened to."""
 
     name: str
     url: str
@@ -306,10 +306,13 @@ class SourceStatus(msgspec.Struct, frozen=True):
     credit: int
     slots: int
     shared_bytes: int
+    hears: bool = False
 
 
 class RunStatus(msgspec.Struct, frozen=True):
-    """unready: why the run is not ready, nothing if it is. times: by stage, over all lives."""
+    """unready: why the run is not ready, nothing if it is. times: by stage, over all lives. sinks:
+    their names.
+    """
 
     run: str
     draining: bool
@@ -317,3 +320,4 @@ class RunStatus(msgspec.Struct, frozen=True):
     workers: list[WorkerStatus]
     sources: list[SourceStatus]
     times: dict[str, StageTimes]
+    sinks: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final, get_args
 
@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from framegate.pipeline.process import ProcessUse
 from framegate.pipeline.records import Verdict
 from framegate.pipeline.retry import BreakerState
+from framegate.pipeline.telemetry.beside import Beside, recordings, sinks
 from framegate.pipeline.telemetry.counters import (
     SHORT_BOUNDS_S,
     SOUND_BLOCKS,
@@ -34,7 +35,6 @@ from framegate.pipeline.telemetry.counters import (
     sounds_of,
     upper_bounds,
 )
-from framegate.pipeline.telemetry.sinks import SinkView, sinks
 from framegate.pipeline.telemetry.view import State, View, drops_of
 
 # -- What Prometheus scrapes of questions to the heavy model, and of the promise.
@@ -237,7 +237,7 @@ class Scrape:
     labels            by source that runs, of each object in its last result that did not fail
     uses              memory and CPU by worker; own: the supervisor's
     store             INFO of the store, None while it does not answer
-    sinks             how they get on
+    beside            what goes on beside their frames, by source
     """
 
     status: RunStatus
@@ -248,7 +248,7 @@ class Scrape:
     uses: Mapping[str, ProcessUse]
     own: ProcessUse | None
     store: Mapping[str, object] | None
-    sinks: Sequence[SinkView] = ()
+    beside: Mapping[str, Beside] = field(default_factory=dict)
 
     def collect(self) -> Iterator[Metric]:
         """The metric families, as a prometheus_client collector gives them."""
@@ -267,7 +267,8 @@ class Scrape:
         yield from sounds(self.counters)
         yield from promises(self.views)
         yield from guards(self.views)
-        yield from sinks(self.sinks)
+        yield from recordings(self.beside)
+        yield from sinks(self.beside)
         yield from self._sources()
         yield self._latency()
         yield from self._stages()

@@ -119,18 +119,18 @@ class View:
 
 
 class Viewer:
-    """Samples sources over its own connection. One thread."""
+    """Samples sources over its own connection, `client`. One thread."""
 
     def __init__(self, url: str, ended: bool = False) -> None:
         """ended: no run goes on there, whatever a killed one has left in the store."""
-        self._client = connect(url)
+        self.client = connect(url)
         self._url, self._ended = url, ended
         self._before: dict[str, tuple[Sample, Sample]] = {}  # an older and a younger one
 
     def sources(self) -> list[str]:
         """Names of all sources of the store, sorted."""
         with store_errors(self._url):
-            return sorted(name.decode() for name in self._client.hkeys(keys.SOURCES))
+            return sorted(name.decode() for name in self.client.hkeys(keys.SOURCES))
 
     def look(self, sources: Sequence[str]) -> list[View]:
         """Each source since a look some seconds ago, or the last (at first: since its beginning).
@@ -161,7 +161,7 @@ class Viewer:
     def sample(self, source: str) -> Sample:
         """A source at this moment."""
         with store_errors(self._url):
-            pipe = self._client.pipeline(transaction=False)
+            pipe = self.client.pipeline(transaction=False)
             pipe.hgetall(keys.count(source))
             pipe.xrevrange(keys.results(source), count=RECENT)
             pipe.hmget(keys.at(source, "decode"), "p", "s", "c")
@@ -194,7 +194,7 @@ class Viewer:
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self.client.close()
 
 
 def _published(sample: Sample) -> int:

@@ -18,6 +18,7 @@ from framegate.pipeline.client.when import WHEN
 from framegate.pipeline.config.settings import lead, meanings, sentence
 from framegate.pipeline.episodes import Change
 from framegate.pipeline.records import Output, Result
+from framegate.pipeline.telemetry.beside import Beside
 from framegate.pipeline.telemetry.counters import SourceStatus
 from framegate.pipeline.telemetry.view import View
 
@@ -160,7 +161,9 @@ AT_MOST: Final = parameter(
     {"type": "integer", "minimum": 1, "maximum": MOST_LIMIT, "default": LIMIT},
 )
 
-_ALWAYS: Final = (Result, Output[Any], Change, Trimmed, SourceEnd, ApiFault, View, SourceStatus)
+_ALWAYS: Final = (
+    *(Result, Output[Any], Change, Trimmed, SourceEnd, ApiFault, View, SourceStatus, Beside),
+)
 """What faults, streams of events and sources are made of."""
 
 
@@ -206,6 +209,7 @@ def _schemas(kinds: Sequence[Any], found: dict[str, Schema]) -> dict[str, Schema
     fields = source["properties"]
     fields["dropped"] = fields.pop("drops")
     fields |= {name: status["properties"][name] for name in ("live", "url", "credit")}
+    fields |= schemas.pop("Beside")["properties"]
     source |= {"title": "Source", "required": sorted(fields)}
     output = schemas.pop("Output_Any_") | {"title": "Output"}
     if "Page" in schemas:

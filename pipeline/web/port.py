@@ -41,7 +41,6 @@ class WebSpec(msgspec.Struct, frozen=True):
     pictures      class that serves pictures, by its dotted path
     token_sha256  of the token that it asks for; empty: it asks for none
     origins       of pages of other hosts that may ask
-    sinks         names of the run's sinks
     blur_faces    in pictures
     """
 
@@ -52,7 +51,6 @@ class WebSpec(msgspec.Struct, frozen=True):
     log_format: LogFormat
     token_sha256: str = ""
     origins: tuple[str, ...] = ()
-    sinks: tuple[str, ...] = ()
     blur_faces: bool = False
     idle_s: float = 75.0  # above a minute: who scrapes once a minute does not start one each time
 

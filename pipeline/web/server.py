@@ -17,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ from framegate.pipeline.redaction import redacted
 from framegate.pipeline.source import Request as SourceRequest
 from framegate.pipeline.spec import SourceSpec
 from framegate.pipeline.store.client import connect, store_errors
+from framegate.pipeline.telemetry.beside import Beside, look_beside
 from framegate.pipeline.telemetry.counters import RunStatus, SourceStatus
 from framegate.pipeline.telemetry.metrics import Scrape
-from framegate.pipeline.telemetry.sinks import SinkView, look_at_sinks
 from framegate.pipeline.telemetry.view import Sample, View, Viewer, view
 from framegate.pipeline.web.access import guarded
 from framegate.pipeline.web.api import api_routes
@@ -141,10 +142,10 @@ class RunReader:
     """What the store and the supervisor know. Any thread, one at a time."""
 
     def __init__(
-        self, line: ControlLine, store: str, frames: FrameViews, sinks: Sequence[str] = ()
+        self, line: ControlLine, store: str, frames: FrameViews, data: Path | None = None
     ) -> None:
-        """sinks: names of the run's."""
-        self._line, self._url, self._frames, self._sinks = line, store, frames, sinks
+        """data: the run's folder."""
+        self._line, self._url, self._frames, self._data = line, store, frames, data
         self._lock = threading.Lock()
         self._looking = threading.Lock()  # apart: a store that hangs must not hold up health
         self._viewer: Viewer | None = None
@@ -165,12 +166,21 @@ class RunReader:
         """Names of the run's sources. NoReply."""
         return [source.name for source in self.status().sources]
 
-    def views(self) -> list[tuple[View, SourceStatus]]:
+    def views(self) -> list[tuple[View, SourceStatus, Beside]]:
         """The run's sources, each with its rates of late. StoreLost, StoreBusy."""
-        sources = self.status().sources
-        with self._looking:
-            views = self._there().look([source.name for source in sources])
-        return list(zip(views, sources, strict=True))
+        status = self.status()
+        with self._looking, store_errors(self._url):
+            views = self._there().look([source.name for source in status.sources])
+            beside = self._beside(self._there().client, status)
+        return [
+            (view, source, beside[source.name])
+            for view, source in zip(views, status.sources, strict=True)
+        ]
+
+    def _beside(self, client: Any, status: RunStatus) -> dict[str, Beside]:
+        names = [source.name for source in status.sources]
+        hears = {source.name for source in status.sources if source.hears}
+        return look_beside(client, self._data, names, status.sinks, hears)
 
     def _there(self) -> Viewer:
         if self._viewer is None:
@@ -191,7 +201,7 @@ class RunReader:
         """All that is measured; without a store that answers, the rest. NoReply."""
         status = self.status()
         try:
-            samples, info, sinks = self._read([source.name for source in status.sources])
+            samples, info, beside = self._read(status)
         except (StoreLost, StoreBusy):
             return Scrape(status, {}, [], {}, {}, _uses(status), _own_use(), None)
         views = [view(name, None, sample) for name, sample in samples.items()]
@@ -205,17 +215,15 @@ class RunReader:
             uses=_uses(status),
             own=_own_use(),
             store=info,
-            sinks=sinks,
+            beside=beside,
         )
 
-    def _read(self, names: list[str]) -> tuple[dict[str, Sample], dict[str, Any], list[SinkView]]:
-        viewer = Viewer(self._url)
-        try:
-            samples = {name: viewer.sample(name) for name in names}
-        finally:
-            viewer.close()
-        with store_errors(self._url), connect(self._url) as client:
-            return samples, client.info(), look_at_sinks(client, self._sinks, names)
+    def _read(
+        self, status: RunStatus
+    ) -> tuple[dict[str, Sample], dict[str, Any], dict[str, Beside]]:
+        with store_errors(self._url), closing(Viewer(self._url)) as viewer:
+            samples = {source.name: viewer.sample(source.name) for source in status.sources}
+            return samples, viewer.client.info(), self._beside(viewer.client, status)
 
     def store_fault(self) -> str | None:
         """Why the store does not answer, None if it does."""
@@ -276,7 +284,7 @@ def routes(run: RunReader) -> list[Route]:
 
     def sources(request: Request) -> Response:  # noqa: ARG001
         """Each source as JSON: state, rates, latency, drops by reason, objects a frame."""
-        listed = [as_json(view, source) for view, source in run.views()]
+        listed = [as_json(*each) for each in run.views()]
         return Response(msgspec.json.encode(listed), 200, _NO_STORE, "application/json")
 
     return [
@@ -287,20 +295,21 @@ def routes(run: RunReader) -> list[Route]:
     ]
 
 
-def as_json(view: View, source: SourceStatus) -> dict[str, Any]:
+def as_json(view: View, source: SourceStatus, beside: Beside) -> dict[str, Any]:
     """One source as the page and programs get it."""
     if view.promise is not None:  # what is declared and closed is no JSON yet
         news = msgspec.structs.replace(view.promise, declared=(), closed=())
         view = replace(view, promise=news)
     told: dict[str, Any] = msgspec.to_builtins(view)
     told["dropped"] = told.pop("drops")
-    return {**told, "live": source.live, "url": source.url, "credit": source.credit}
+    told |= {"live": source.live, "url": source.url, "credit": source.credit}
+    return {**told, **msgspec.to_builtins(beside)}
 
 
 def make_app(line: ControlLine, spec: WebSpec, leaving: asyncio.Event) -> Starlette:
     """All routes. Without the class for pictures there are none of them; that is logged."""
     frames = FrameViews(line)
-    run = RunReader(line, spec.store, frames, spec.sinks)
+    run = RunReader(line, spec.store, frames, Path(spec.folder))
     all_routes = routes(run) + api_routes(spec.store, run.names, leaving)
     all_routes += episode_routes(Path(spec.folder), spec.store)
     all_routes += rule_routes(spec.store, run.names)

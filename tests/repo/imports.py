@@ -24,7 +24,7 @@ LAYERS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "promise": (),
         "recording": (),
         "config": ("store",),
-        "telemetry": ("store",),
+        "telemetry": ("recording", "store"),
         "heavy": ("store",),
         "engine": ("shared_memory", "store", "telemetry"),
         "ingest": ("engine", "recording", "shared_memory", "store"),

@@ -46,6 +46,9 @@ def door(**changes: Any) -> dict[str, Any]:
         "dropped": {"replaced": 40, "frame_lost": 7},
         "reconnects": 3,
         "looks": {"part": {"changed": 60, "age": 2}, "no": {"unchanged": 938}},
+        "recording": None,
+        "sound": None,
+        "sinks": [],
     }
     return {**usual, **changes}
 
@@ -181,6 +184,47 @@ def test_sources_can_be_filtered_and_ordered_and_the_address_remembers_it(
     again.until("document.querySelectorAll('article').length === 3")
     assert shown(again) == "gate"
     again.close()
+    _nothing_else(visit, site)
+
+
+@needs_chromium
+def test_what_goes_on_beside_the_frames_is_told(browser: Any, site: Site) -> None:
+    recorded = {
+        "does": "records", "since": None, "why": None, "seconds": 51_120.0,
+        "nbytes": 31_000_000_000, "pinned_bytes": 0, "oldest": 1e9, "total_bytes": 123_456_000_000,
+        "most_bytes": 200_000_000_000, "lost": {"slow_disk": 12.0},
+    }  # fmt: skip
+    cannot = {**recorded, "does": "cannot", "since": 1.0, "why": EVIL, "lost": {}}
+    heard = {
+        "track": True, "windows": {"heard": 38, "unchanged": 40, "quiet": 20, "lost": 2},
+        "looked": 0.388, "level_db": -20.0, "labels": [{"label": "Speech", "score": 0.812}],
+        "ago_s": 3.4,
+    }  # fmt: skip
+    deaf = {"track": False, "windows": {}, "looked": None, "labels": [], "ago_s": None}
+    phone = {
+        "sink": "phone", "source": "door", "delivered": 12, "muted": 3, "lost": 0, "waiting": 0,
+        "since": None, "why": None,
+    }  # fmt: skip
+    home = {**phone, "sink": "home", "waiting": 4, "lost": 5, "since": 1.0, "why": EVIL}
+    site.sources = [
+        door(recording=recorded, sound=heard, sinks=[phone, home]),
+        door(source="gate", recording=cannot, sound=deaf),
+        door(source="yard"),
+    ]
+    visit = Visit(browser, site.url)
+    visit.until("document.querySelectorAll('article').length === 3")
+    said = re.sub(r"\s+", " ", text_of(visit, "[data-source=door] .beside"))
+    for words in (
+        "recording 14 h kept, 31 GB · 123 GB of 200 GB taken · 12 s of a day not recorded: slow",
+        "sound Speech 0.81, 3 s ago · listened to 39 % of it · 2 lost",
+        "phone 12 told · 3 muted",
+        f": {EVIL} · 12 told · 3 muted · 4 waiting · 5 lost",
+    ):
+        assert words in said, said
+    said = re.sub(r"\s+", " ", text_of(visit, "[data-source=gate] .beside"))
+    assert f": {EVIL} · 14 h kept" in said  # text, not HTML
+    assert "sound none comes" in said
+    assert not visit.look("document.querySelector('[data-source=yard] .beside').checkVisibility()")
     _nothing_else(visit, site)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framegate.pipeline.cli.watch import as_lines, count_lines
+from framegate.pipeline.cli.watch import as_lines, counts_of
 from framegate.pipeline.run.rpc import StageCounts
 from framegate.pipeline.stage_counts import AskCounts, CacheCounts
 
@@ -25,4 +25,4 @@ def test_a_stage_that_looked_nothing_up_says_nothing() -> None:
 
 
 def test_where_no_run_goes_on_nothing_is_said(tmp_path: Path) -> None:
-    assert count_lines(tmp_path) == []
+    assert list(as_lines(counts_of(tmp_path))) == []
